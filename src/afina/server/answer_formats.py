@@ -1,6 +1,6 @@
-"""How the answers of each kind of task are written, shown and compared: one entry for each kind.
+"""How the answers of each kind of task are written as JSON and tensors, shown on a page, and compared.
 
-No other module of this package compares with a kind. Knows an answer as what an adapter computed; knows no request.
+All branches of the server on the kind of task are in this module. An answer is what an adapter computed for a text.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ _PROBABILITIES = about(by_name(ANY_NUMBER), "the probability of each label, by i
 
 
 class LabelScore(NamedTuple):
-    """A label and its probability. For a numeric task: the name of the number and its value."""
+    """A label and its probability. For regression: the name of the number and its value."""
 
     label: str
     score: float
 
 
 class TensorType(NamedTuple):
-    """An output of the Open Inference Protocol. `width`: values of one text; None if the tensor has a single axis."""
+    """An output tensor of the Open Inference Protocol. `width`: values of one text; None if the tensor has one axis."""
 
     name: str
     datatype: str
     width: int | None = None
 
     def shape(self, texts: int) -> list[int]:
-        """Return the shape for this number of texts; -1 stands for any number."""
+        """Return the tensor's shape for this number of texts; -1 stands for any number."""
         return [texts] if self.width is None else [texts, self.width]
 
 
@@ -65,20 +65,20 @@ class AnswerFormat(ABC):
         return [LabelScore(*each) for each in zip(objective.label_names, one.outputs.tolist(), strict=True)]
 
     def label(self, objective: Objective, one: Prediction) -> str:
-        """Return the label of the answer: by default the one with the highest score."""
+        """Return the label of an answer: by default the label with the highest score."""
         return max(self.scores(objective, one), key=lambda each: each.score).label
 
     @abstractmethod
     def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
-        """Return the answer in words, and the scores to show below in falling order."""
+        """Return the answer in words, and the scores to show below in descending order."""
 
     @abstractmethod
     def tensor_types(self, objective: Objective) -> Sequence[TensorType]:
-        """Return the outputs of the Open Inference Protocol."""
+        """Return the output tensors of the Open Inference Protocol."""
 
     @abstractmethod
     def tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
-        """Return the values of each output in row-major order."""
+        """Return the values of each output tensor in row-major order."""
 
     @abstractmethod
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
@@ -86,7 +86,7 @@ class AnswerFormat(ABC):
 
 
 class _ByLabel(AnswerFormat):
-    """Base of formats with a probability for each label."""
+    """The base class of formats with a probability for each label."""
 
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
         return [LabelScore(*each) for each in one.answer["probabilities"].items()]
@@ -99,7 +99,7 @@ class _ByLabel(AnswerFormat):
 
 
 class _Classes(_ByLabel):
-    """Exactly one label."""
+    """Single-label classification."""
 
     fields: ClassVar[Mapping[str, Shape]] = {
         "label": about(ANY_TEXT, "the predicted label: the label with the highest probability"),
@@ -126,7 +126,7 @@ class _Classes(_ByLabel):
 
 
 class _Labels(_ByLabel):
-    """Any number of labels (multi-label)."""
+    """Multi-label classification."""
 
     fields: ClassVar[Mapping[str, Shape]] = {
         "labels": about(array(ANY_TEXT), "the predicted labels; the array may be empty"),
@@ -145,14 +145,14 @@ class _Labels(_ByLabel):
         return decoded.astype(bool).ravel().tolist(), self._probabilities(objective, several)
 
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
-        """Compare the probabilities of the label that is the most probable in the current answer."""
+        """Compare the probabilities of the label that is most probable in the current answer."""
         chances = current["probabilities"]
         flipped = {*current["labels"]} != {*candidate["labels"]}
         return AnswerDifference(flipped, _drift(max(chances, key=chances.__getitem__), current, candidate))
 
 
 class _Number(AnswerFormat):
-    """A number (regression)."""
+    """Regression."""
 
     fields: ClassVar[Mapping[str, Shape]] = {
         "value": about(ANY_NUMBER, "the predicted number, in the unit of the data")
@@ -163,7 +163,7 @@ class _Number(AnswerFormat):
         return [LabelScore(objective.label_names[0], one.answer["value"])]
 
     def raw_scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
-        """Return the number itself: no function makes it of a logit."""
+        """Return the predicted number, which has no logit."""
         return self.scores(objective, one)
 
     def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
@@ -180,14 +180,14 @@ class _Number(AnswerFormat):
 
 
 class _Text(AnswerFormat):
-    """A text."""
+    """Text-to-text."""
 
     fields: ClassVar[Mapping[str, Shape]] = {"answer": about(ANY_TEXT, "the text that the model wrote")}
     function = "none"
     streams = True
 
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
-        """Raise InvalidData: a text has no labels."""
+        """Raise InvalidData: an answer that is a text has no label scores."""
         raise problems.NO_SCORES(found="answer", expected="label")
 
     def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
@@ -200,14 +200,14 @@ class _Text(AnswerFormat):
         return [[one.answer["answer"] for one in several]]
 
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
-        """Return whether the texts differ. A difference of two texts has no size."""
+        """Return whether two answers differ. The difference of two texts has no size."""
         return AnswerDifference(current["answer"] != candidate["answer"], 0.0)
 
 
 def _drift(label: str, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> float:
-    """Return how much higher the candidate's probability of the label is.
+    """Return the candidate's probability of the label minus the current answer's probability.
 
-    A label that the candidate lacks has probability 0.
+    A label that the candidate lacks has the probability 0.
     """
     drift: float = candidate["probabilities"].get(label, 0.0) - current["probabilities"][label]
     return drift

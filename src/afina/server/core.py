@@ -1,7 +1,7 @@
-"""The core of the server: from a client's texts to answers, in any protocol. Knows no protocol.
+"""The core of the server: from a client's texts to answers, for all protocols.
 
-A request is accepted, queued, computed and answered. The calling threads read the store, load adapters and encode
-texts. One further thread computes.
+A request is accepted, queued, computed and answered. The threads that call the core read the store, load adapters and
+tokenize texts. One further thread computes all answers.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ __all__ = ["LOADING", "Core"]
 
 
 class Core:
-    """The state of a server: engine, store, queue, keys, metrics. Thread-safe between `start` and `close`."""
+    """A server's engine, store, queue, API keys and metrics. Thread-safe between `start` and `close`."""
 
     def __init__(
         self, engine: Engine, store: AdapterStore, settings: Settings | None = None, traces: Traces | None = None
@@ -79,9 +79,9 @@ class Core:
         self._noted: set[str] = set()
 
     def open_backbone(self) -> None:
-        """Open the backbone in the precisions of the store's adapters, and log what each takes.
+        """Open the backbone in each precision of the store's adapters, and log the memory of each.
 
-        Raises the errors of opening in the first precision. Errors of further precisions are logged.
+        Raises the errors of opening the backbone in the first precision. Errors in further precisions are logged.
         """
         for error in self.engine.open_for_store():
             logs_and_traces.note("backbone not opened", logging.WARNING, problem=str(error))
@@ -91,7 +91,7 @@ class Core:
         self._note_hosts()
 
     def _note_hosts(self) -> None:
-        """Log what the backbone takes in each precision that was opened since the last call."""
+        """Log the backbone's memory in each precision that was opened since the last call."""
         for precision, size in self.engine.hosts.sizes.items():
             if precision not in self._noted:
                 self._noted.add(precision)
@@ -110,7 +110,7 @@ class Core:
         self._preloading.start()
 
     def close(self) -> None:
-        """Accept no more requests, finish the accepted ones, and stop."""
+        """Accept no more requests, finish the accepted requests, and stop."""
         self._preloading.close()
         self.shadows.close()
         self.batching.close()
@@ -123,11 +123,11 @@ class Core:
             self.traces.close()
 
     def drain(self) -> None:
-        """Report the server as not ready, so that load balancers send no more requests. Requests are still answered."""
+        """Report the server as not ready, so that load balancers send no more requests; requests are still answered."""
         self._draining = True
 
     def give_up(self) -> None:
-        """Refuse waiting and new requests. Texts that are being computed are answered."""
+        """Refuse waiting and new requests. Texts that are being computed are still answered."""
         self.batching.give_up()
 
     @property
@@ -137,7 +137,7 @@ class Core:
 
     @property
     def tried_preloading(self) -> bool:
-        """Whether the server has tried once to load each model that it should preload."""
+        """Whether the server has tried at least once to load each model of `Settings.preload`."""
         return self._preloading.tried
 
     @property
@@ -152,11 +152,11 @@ class Core:
 
     @property
     def held_names(self) -> set[str]:
-        """Names of adapters of which a version that was asked for is in memory."""
+        """Names of adapters with a requested version in memory."""
         return self.current.named({one.digest for one in self.engine.residents})
 
     def _follow_versions(self) -> None:
-        """Follow aliases, versions and shadows. Raises the errors of reading the store."""
+        """Read changed aliases, versions and shadows from the store. Raises the errors of reading the store."""
         self._note_hosts()
         self.writes.refresh()
         self.current.refresh()
@@ -164,7 +164,7 @@ class Core:
         self.shadows.names.refresh()
 
     def failed(self, what: str, error: BaseException) -> None:
-        """Count and log an unexpected error, without its message."""
+        """Count and log an unexpected error, without the error's message, which may have a client's text."""
         logs_and_traces.note_failure(self.metrics, what, error)
 
     def _count(self, computed: ComputedBatch | ComputedStep) -> None:
@@ -203,7 +203,7 @@ class Core:
         return self._answering(reference_of(model, key), sticky)[1]
 
     def _answering(self, reference: Reference, sticky: str | None) -> tuple[Reference, Version]:
-        """Return the version that is to answer, and its reference: a canary's, or the given one."""
+        """Return the version that answers a reference, and its reference: the canary's, or the given reference."""
         if sticky is not None and (drawn := self.canaries.drawn(reference, sticky)) != reference:
             with suppress(AfinaError):  # a canary that cannot answer leaves the request to production
                 version = self._find(drawn)
@@ -212,7 +212,7 @@ class Core:
         return reference, self._find(reference)
 
     def _find(self, reference: Reference) -> Version:
-        """Return the served version of a reference. Raises Missing, the errors of `ServedVersions.find`, and Busy."""
+        """Return the served version of a reference. Raises Missing, errors of `ServedVersions.find`, and Busy."""
         if not self.current.knows(reference):
             self._demand_store()
         return self.current.find(reference)
@@ -225,8 +225,8 @@ class Core:
     def listed(self, key: Key) -> Sequence[NameSummary]:
         """Return the models of the key's client that this server can answer with.
 
-        A name counts by its version in production, or by its newest version if none is in production. Raises Busy, and
-        the errors of reading the store.
+        A name has the entry of its version in production, or of its newest version if no version is in production.
+        Raises Busy, and the errors of reading the store.
         """
         self._demand_store()
         try:
@@ -253,7 +253,7 @@ class Core:
         share: float | None,
         message: str | None,
     ) -> AliasMove:
-        """Point an alias of the key's client to a version. The audit log names the key.
+        """Point an alias of the key's client to a version. The audit log has the id of the key.
 
         Raises:
             Missing: the key's client has no such version.
@@ -267,12 +267,12 @@ class Core:
             return store.alias(str(reference), alias, expected=expected or ANY, share=share, message=message)
 
     def keys(self) -> Sequence[Key]:
-        """Return the keys of all clients, also revoked ones. Raises the errors of reading the store."""
+        """Return the API keys of all clients, including revoked keys. Raises the errors of reading the store."""
         self._demand_store()
         return self.store.keys()
 
     def create_key(self, key: Key, **asked: Any) -> MadeKey:
-        """Create a key of any client; the audit log names `key`. Arguments and errors as `AdapterStore.create_key`.
+        """Create an API key of any client; the audit log has the id of `key`. Arguments: `AdapterStore.create_key`.
 
         Raises Overloaded too: the client of `key` has made too many changes in the last minute.
         """
@@ -282,10 +282,9 @@ class Core:
         return made
 
     def revoke_key(self, key: Key, id: str, message: str | None) -> Key:
-        """Revoke a key of any client; the audit log names `key`. Raises NotFound, and the errors of the store.
+        """Revoke an API key of any client; the audit log has the id of `key`. Raises NotFound and store errors.
 
-        Revocations are not limited, so that a stolen admin key cannot keep its client from revoking that key. They are
-        at most as many as created keys.
+        Revocations have no rate limit, so that a stolen admin key cannot keep its client from revoking the stolen key.
         """
         with self.writes.attempt():
             revoked = self.store.on_behalf_of(f"key {key.id}").revoke_key(id, message=message)
@@ -300,14 +299,14 @@ class Core:
             yield self.store.on_behalf_of(f"key {key.id}")
 
     def _follow_keys(self) -> None:
-        """Let a change of the keys take effect on this server at once; other servers follow within a second."""
+        """Let a change of API keys take effect on this server at once; other servers follow within a second."""
         with suppress(AfinaError):  # the change was made: its answer must not be lost
             self.tenants.refresh()
 
     def begin(self, asked: Sequence[TextRequest], check: Check = no_check) -> Sequence[AcceptedRequest]:
-        """Accept requests, and put their texts into the queue together. `close` the results.
+        """Accept requests, and put their texts into the queue together. The caller must `close` the results.
 
-        Raises the errors of `accept` and `submit`.
+        Raises the errors of `Core.accept` and `Core.submit`.
         """
         accepted = self.accept(asked, check)
         try:
@@ -320,12 +319,12 @@ class Core:
         return accepted
 
     def accept(self, asked: Sequence[TextRequest], check: Check = no_check) -> Sequence[AcceptedRequest]:
-        """Find and load the adapter that is to answer each request, and encode the texts. `close` the results.
+        """For each request, find and load its adapter, and tokenize its texts. The caller must `close` the results.
 
         Raises:
             Missing: the key's client has no such model.
-            InvalidData: a text is empty or too long, the texts have more tokens than the key may ever send in a
-                minute, the adapter answers in another way, or the options of generation exceed a limit.
+            InvalidData: a text is empty or too long, the texts have more tokens than the key may ever send in a minute,
+                the adapter gives another kind of answer, or the options of generation exceed a limit.
             Overloaded: the key has too few tokens left.
             AfinaError: errors of loading and of `check`.
         """
@@ -363,9 +362,9 @@ class Core:
             return made
 
     def _load(self, lease: Lease, version: Version) -> None:
-        """Load the adapter of a lease.
+        """Load the adapter of a version, which the lease keeps in memory.
 
-        Raises the errors of loading. A damaged version is not loaded again before a pause.
+        Raises the errors of loading the adapter. A damaged version is not loaded again before a pause.
         """
         try:
             lease.resident(LOADING)
@@ -376,10 +375,10 @@ class Core:
             raise
 
     def submit(self, accepted: AcceptedRequest) -> Sequence[Future[Any]]:
-        """Put the texts into the queue and return a future for each outcome. Raises Overloaded, Busy.
+        """Put the texts into the queue and return a future of each answer. Raises Overloaded, Busy.
 
-        An outcome is a Prediction, a GeneratedText or the AfinaError of the text. There are `n` generated answers to
-        each text, those of the first text first.
+        The result of a future is a Prediction, a GeneratedText or the AfinaError of the text. Each text has `n`
+        generated answers, those of the first text first.
         """
         works = works_of(accepted, self.settings)
         accepted.futures = self.batching.submit(works)
@@ -395,7 +394,7 @@ class Core:
 
 
 def _give_back(accepted: AcceptedRequest, number: int, work: Work, answered: Future[Any]) -> None:
-    """Give the key back the reserved tokens of one answer that were not computed."""
+    """Give back to the key's rate limit the reserved tokens of an answer that were not computed."""
     text, choice = divmod(number, accepted.answers)
     prompt = 0 if choice else accepted.tokens[text]
     new = work.generated if isinstance(work, GeneratedAnswer) else 0

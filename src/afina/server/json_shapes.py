@@ -1,4 +1,4 @@
-"""Parts of JSON Schema: the shapes of what the server answers. Knows no protocol, and imports nothing."""
+"""Functions that build JSON Schemas of responses."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ NOTHING: Shape = {"type": "null"}
 
 
 def about(shape: Shape, description: str) -> Shape:
-    """Return the shape with a description."""
+    """Return the schema with a description."""
     return {**shape, "description": description}
 
 
 def array(items: Shape) -> Shape:
-    """Return the shape of an array of any length."""
+    """Return the schema of an array of any length."""
     return {"type": "array", "items": items}
 
 
 def by_name(values: Shape) -> Shape:
-    """Return the shape of an object with arbitrary names."""
+    """Return the schema of an object with arbitrary names."""
     return {"type": "object", "additionalProperties": values}
 
 
 def record(fields: dict[str, Shape], *optional: str) -> Shape:
-    """Return the shape of an object with exactly these fields. All are required except the optional ones."""
+    """Return the schema of an object with exactly these fields, which are required unless optional."""
     required = [name for name in fields if name not in optional]
     return {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
 
 
 def either(*shapes: Shape) -> Shape:
-    """Return the shape of a value that has one of several shapes."""
+    """Return the schema of a value that has one of several schemas."""
     return {"anyOf": [*shapes]}
 
 
 def one_of(*values: object) -> Shape:
-    """Return the shape of a value from a fixed set."""
+    """Return the schema of a value from a fixed set."""
     return {"enum": [*values]}
 
 

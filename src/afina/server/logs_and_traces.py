@@ -1,4 +1,4 @@
-"""Log lines of the server, and OpenTelemetry traces of requests and batches. Knows no request's content.
+"""Log lines of the server, and OpenTelemetry traces of requests and batches, without the content of requests.
 
 Every line on standard error has a time, a level and a message, including lines of other libraries. The message of an
 unexpected error may contain a client's text, so only its type and place are written.
@@ -40,7 +40,7 @@ JSON, TEXT = "json", "text"
 
 
 def note(message: str, level: int = logging.INFO, **fields: Any) -> None:
-    """Write a log line of the server, with fields beside the message.
+    """Write a log line of the server, with `fields` besides the message.
 
     No field may contain a client's text or a secret.
     """
@@ -52,9 +52,9 @@ RARELY = 10.0
 
 
 class RareLine:
-    """A log line of what strangers can cause at any speed: at once, and then at most every `RARELY` seconds.
+    """A log line for events that strangers can cause at any rate: written at once, then at most every `RARELY` seconds.
 
-    The next line has the number of events since the last line, in the field `count`. For one event loop.
+    The field `count` of a line has the number of events since the line before. For one event loop.
     """
 
     def __init__(self, message: str, **fields: Any) -> None:
@@ -62,7 +62,7 @@ class RareLine:
         self._count, self._waits, self._last = 0, False, dict[str, Any]()
 
     def note(self, **fields: Any) -> None:
-        """Count an event. Its fields are those of the line if the event is the last one before the line."""
+        """Count an event. Its fields are written if the event is the last before the next line."""
         self._count, self._last = self._count + 1, fields
         if not self._waits:
             self._write()
@@ -78,8 +78,8 @@ class RareLine:
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     """Return the fields of a log line: time (UTC), level, logger, message, and the fields passed to `note`.
 
-    Messages of asyncio contain the failed object, so only their beginning is kept. If a library logs a traceback as its
-    message, only the type of the error is kept.
+    Messages of asyncio contain the failed object, so only the beginning of such a message is kept. If a library logs a
+    traceback as its message, only the type of the error is kept.
     """
     message = record.getMessage()
     if record.name == "asyncio":
@@ -94,14 +94,14 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class JsonLines(logging.Formatter):
-    """Formatter: one JSON object per record."""
+    """A logging formatter: one JSON object per record."""
 
     def format(self, record: logging.LogRecord) -> str:
         return json.dumps(fields_of(record))
 
 
 class TextLines(logging.Formatter):
-    """Formatter: `TIME LEVEL LOGGER: MESSAGE name=value ...`. Ambiguous messages and values are quoted."""
+    """A logging formatter: `TIME LEVEL LOGGER: MESSAGE name=value ...`. Ambiguous messages and values are quoted."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = fields_of(record)
@@ -117,7 +117,7 @@ def _shown(value: Any) -> str:
 
 
 def error_place(error: BaseException) -> tuple[str, str]:
-    """Return the type of an error, and file and line that raised it."""
+    """Return the type of an error, and the file and line that raised the error."""
     at, trace = "", error.__traceback__
     while trace is not None:
         at = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
@@ -128,7 +128,7 @@ def error_place(error: BaseException) -> tuple[str, str]:
 def note_failure(metrics: Metrics, what: str, error: BaseException) -> None:
     """Count and log an unexpected error.
 
-    The message may contain a client's text, so only type and place are logged.
+    The error's message may contain a client's text, so only type, file and line are logged.
     """
     metrics.failures.labels(what).inc()
     unforeseen, at = error_place(error)
@@ -154,7 +154,7 @@ def begin_logging(form: str = JSON) -> None:
 
 
 def adopt_loggers() -> None:
-    """Remove the stream handlers of other libraries' loggers, so that their lines get our format."""
+    """Remove the stream handlers of other libraries' loggers, so that their lines get this module's format."""
     for one in logging.root.manager.loggerDict.values():
         if isinstance(one, logging.Logger):
             for handler in [*one.handlers]:
@@ -181,8 +181,8 @@ class TracedRequest:
 
     Attributes:
         tokens: tokens of the texts.
-        wait: longest wait of a text in the queue, in seconds.
-        compute: seconds of all batches with a text of the request.
+        wait: the longest time that a text of the request waited in the queue, in seconds.
+        compute: seconds of computing all batches with a text of the request.
     """
 
     span: Span
@@ -192,7 +192,7 @@ class TracedRequest:
 
 
 class Traces:
-    """Exporter of traces. Thread-safe."""
+    """Exports spans of requests and batches by OpenTelemetry. Thread-safe."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
@@ -255,9 +255,9 @@ def traces_wanted() -> bool:
 
 
 def make_traces() -> Traces | None:
-    """Return an exporter (OTLP over HTTP) as the environment says.
+    """Return an exporter of traces (OTLP over HTTP), configured by OpenTelemetry's environment variables.
 
-    None: the environment names no exporter, or a package is missing.
+    Returns None if the environment names no exporter, or a package is missing.
     """
     if not traces_wanted():
         return None

@@ -1,7 +1,7 @@
 """Prometheus metrics of a server, and each client's throughput in the last seconds.
 
-Label values are bounded: they are clients with keys, versions that cannot be served, and versions beside a canary,
-never texts or names from requests. Knows no protocol.
+The number of label values is bounded: they are clients with keys, versions that cannot be served, and versions of names
+with a canary, never texts or names from requests.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class ComputedBatch(NamedTuple):
 
     Attributes:
         tokens: tokens in the batch.
-        texts: texts that are complete with the batch.
-        budget: largest number of tokens of the batch.
+        texts: number of texts whose last token was in the batch.
+        budget: largest number of tokens that the batch could have had.
         seconds: duration of the computation.
-        asked: for each text that is traced: the traced request, seconds in the queue before its first tokens were
-            computed (0 for a later chunk), tokens in the batch.
-        clients: for each text that is complete: its client, all its tokens.
+        asked: for each traced text: the traced request, seconds in the queue before its first tokens were computed (0
+            for a later chunk), tokens in the batch.
+        clients: for each completed text: the client and the number of all tokens of the text.
     """
 
     tokens: int
@@ -54,11 +54,11 @@ class ComputedStep(NamedTuple):
     """A step of all running generations.
 
     Attributes:
-        tokens: new tokens.
-        running: generations that took part.
-        seconds: duration of the computation, with the prompts that entered.
+        tokens: number of new tokens.
+        running: number of generations in the step.
+        seconds: duration of the computation, including new prompts.
         clients: new tokens by client.
-        firsts: for each generation with its first token: seconds since its arrival.
+        firsts: for each generation with its first token: seconds since its prompt arrived.
     """
 
     tokens: int
@@ -74,7 +74,7 @@ CLIENTS, OTHERS = 200, "(others)"
 
 
 class ClientUsage:
-    """Usage by client. A client becomes a label value when it first uses a key; operators make keys."""
+    """Usage by client. A client becomes a label value when it first uses an API key, which operators create."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._known: set[str] = set()
@@ -108,7 +108,7 @@ class ClientUsage:
 
 
 class VersionUsage:
-    """Answers by version, of models with a canary: its own, and those of the version in production."""
+    """Answers by version, for models with a canary: answers of the canary and of the version in production."""
 
     def __init__(self, registry: CollectorRegistry, clock: Callable[[], float] = meter.now) -> None:
         self._known: set[str] = set()
@@ -142,10 +142,10 @@ class VersionUsage:
 
 
 class Metrics:
-    """The metrics of one server, in a registry of its own.
+    """The metrics of one server, in a new Prometheus registry.
 
     Attributes:
-        seconds: Seconds in which the server computed, since its start.
+        seconds: Seconds that the server has spent computing since its start.
     """
 
     def __init__(self) -> None:
@@ -220,7 +220,7 @@ class Metrics:
         damaged: Callable[[], Sequence[str]],
         sizes: Callable[[], Mapping[str, int]],
     ) -> None:
-        """Add gauges that are looked up at each scrape.
+        """Add gauges: `look` is called at each scrape, and returns their values by name.
 
         Args:
             values: returns the values of gauges by their names.
@@ -264,7 +264,7 @@ REQUESTS, TOKENS, TEXTS = "requests", "tokens", "texts"
 
 
 class _Counted(NamedTuple):
-    """Key of a count: the client and the unit."""
+    """The key of a count: the client, and the unit such as tokens."""
 
     client: str
     what: str
@@ -272,7 +272,7 @@ class _Counted(NamedTuple):
 
 @dataclass(frozen=True)
 class Rates:
-    """Rates per second."""
+    """A client's rates per second."""
 
     requests: float
     tokens: float
@@ -280,7 +280,7 @@ class Rates:
 
 
 class Throughput:
-    """Counts of each client in the last seconds. Thread-safe. `clock`: returns seconds."""
+    """Counts of each client in the last seconds. Thread-safe. `clock`: a function that returns seconds."""
 
     def __init__(self, clock: Callable[[], float] = meter.now) -> None:
         self._clock = clock
@@ -305,7 +305,7 @@ class Throughput:
                 now[_Counted(client, TOKENS)] += tokens
 
     def _now(self) -> collections.Counter[_Counted]:
-        """Return the counts of the current second, and delete old ones. The caller holds the lock."""
+        """Return the counts of the current second, and delete old counts. The caller holds the lock."""
         at = int(self._clock())
         if at not in self._seconds:
             self._seconds = {when: one for when, one in self._seconds.items() if at - when <= WINDOW}
@@ -315,7 +315,7 @@ class Throughput:
     def rates(self, client: str) -> Rates:
         """Return the rates over the last `WINDOW` complete seconds.
 
-        The current second is incomplete, so it is left out.
+        The current second is incomplete, and is left out.
         """
         with self._lock:
             at = int(self._clock())

@@ -1,6 +1,6 @@
-"""Receipts: what computed an answer, so that `afina replay` can compute the answer again. They contain no text.
+"""Receipts: what computed an answer, so that `afina replay` can compute the answer again. Receipts contain no text.
 
-Knows no engine and no protocol.
+A receipt names version, backbone, dtype and decoding settings.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ PROMPTS: dict[str, Template | None] = {
 
 
 class GenerationFacts(Frozen):
-    """How an answer was generated: the settings of `Decoding` by the same names, and what else the answer depends on.
+    """How an answer was generated: the settings of `Decoding`, seed, number of choices and guide.
 
     Attributes:
         max_new_tokens: Most new tokens, the end token included.
-        seed: Seed of choice 0. `choice_seed` gives the seeds of the others.
+        seed: Random seed of choice 0. `choice_seed` returns the seeds of the other choices.
         n: Number of choices.
-        stop: Digest of the stop strings. None: there were none.
-        guide: Digest of what the answer had to follow, such as a JSON schema. None: nothing.
+        stop: Digest of the stop strings. None: there were no stop strings.
+        guide: Digest of the grammar of the answer, such as a JSON schema. None: the answer had no grammar.
         prompt: How the text became the prompt.
     """
 
@@ -70,25 +70,25 @@ class GenerationFacts(Frozen):
 
     @classmethod
     def of(cls, decoding: Decoding, n: int = 1, guide: str | None = None, prompt: Prompt = "text") -> Self:
-        """Return the facts of a generation.
+        """Return the facts of a generation for a receipt.
 
         Args:
-            decoding: The settings, with `max_new_tokens` filled in.
+            decoding: The decoding settings, with `max_new_tokens` filled in.
             n: Number of choices.
-            guide: Digest of what the answer has to follow.
+            guide: Digest of the grammar of the answer.
             prompt: How the text became the prompt.
         """
         said = decoding.model_dump(exclude={"stop"})
         return cls(**said, n=n, stop=_digest_of(decoding.stop), guide=guide, prompt=prompt)
 
     def decoding(self, stop: Sequence[str], choice: int = 0) -> Decoding:
-        """Return the settings of a choice.
+        """Return the decoding settings of a choice.
 
         Args:
             choice: Number of the choice, from 0.
 
         Raises:
-            Refused: There is no such choice, the stop strings are others, or the settings are invalid.
+            Refused: The choice does not exist, the stop strings differ, or the settings are invalid.
         """
         if choice >= self.n:
             raise problems.CHOICE_UNKNOWN(choice=choice, choices=self.n, what="choice")
@@ -103,11 +103,11 @@ class GenerationFacts(Frozen):
 
 
 class TruncationFacts(Frozen):
-    """How the texts of a request were truncated, where the request asked for it.
+    """How the texts of a request were truncated, if the request asked for truncation.
 
     Attributes:
-        max_length: Most tokens of a text. None: the adapter's own.
-        side: The side at which a text lost tokens. None: the tokenizer's own.
+        max_length: Most tokens of a text. None: the adapter's maximum length.
+        side: The side at which a text lost tokens. None: the tokenizer's default.
     """
 
     max_length: Annotated[int, Field(ge=1)] | None = None
@@ -135,10 +135,10 @@ class Receipt(Frozen):
         adapter: digest of the adapter.
         base: digest of the backbone.
         dtype: dtype of the computation.
-        precision: precision of the backbone's frozen weights. "float" is not written.
-        generation: how the answer was generated. None: the answer is not a text; not written.
-        truncation: how the texts were truncated, if the request asked for it and a text was truncated. None: as in
-            training; not written.
+        precision: precision of the backbone's frozen weights. The receipt omits "float".
+        generation: how the answer was generated. None (omitted in the receipt): the answer is not a text.
+        truncation: how the texts were truncated, if the request asked for truncation and a text was truncated. None
+            (omitted in the receipt): as in training.
     """
 
     version: str
@@ -156,7 +156,7 @@ class Receipt(Frozen):
         return self.non_defaults()
 
     def check(self, adapter: str, manifest: Manifest) -> None:
-        """Raise Refused unless a version is the one that answered."""
+        """Raise Refused unless this adapter and manifest are those of the version that answered."""
         for what, found, expected in (
             ("adapter", adapter, self.adapter),
             ("backbone", manifest.backbone_digest, self.base),
@@ -169,7 +169,7 @@ class Receipt(Frozen):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the receipt in a JSON text. Raises InvalidName."""
+        """Return the receipt in a text of JSON. Raises InvalidName."""
         try:
             return cls.model_validate_json(text, strict=True)
         except ValidationError:

@@ -1,4 +1,4 @@
-"""Replay: an answer computed again from its receipt, by the adapter alone. Knows no store and no engine."""
+"""Replay: compute an answer again from its receipt, with the adapter that the receipt names."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ def replayed(
     grammar: Grammar | None = None,
     truncation: Truncation | None = None,
 ) -> dict[str, Any]:
-    """Return an answer as JSON values, as `Predictor` returns it.
+    """Return an answer as JSON values, computed as the receipt says.
 
     Args:
         predictor: The adapter that answered, in the dtype of the receipt.
         facts: How the answer was generated. None: the answer is not a text.
-        text: The text of the request. For a chat, or a prompt of token ids: the array of the request, as JSON.
+        text: The text of the request. For a chat, or a prompt of token ids: the request's array, as JSON.
         pair: The second text of a pair.
-        stop: Stop strings of the request. None: the request had none of its own.
+        stop: Stop strings of the request. None: the request had no stop strings.
         choice: Number of the choice, from 0.
-        grammar: The grammar that the answer followed. None: it followed none.
-        truncation: How the request wanted long texts truncated. None: as in training.
+        grammar: The grammar of the answer. None: the answer had no grammar.
+        truncation: How the request asked to truncate long texts. None: as in training.
 
     Raises:
-        Refused: The receipt does not match.
+        Refused: The receipt does not match the adapter or the arguments.
         InvalidData: The text is not an array of messages, or of token ids.
-        AfinaError: Errors of the predictor and of the grammar.
+        AfinaError: any error of the predictor or the grammar.
     """
     pairs = None if pair is None else [pair]
     if truncation is not None and isinstance(predictor, ModelPredictor):
@@ -77,10 +77,10 @@ def replayed(
 
 
 def grammar_of(given: Mapping[str, Any]) -> Grammar:
-    """Return the grammar of fields of a request, such as `structured_outputs`, or `tools` and `tool_choice`.
+    """Return the grammar in fields of a request, such as `structured_outputs`, or `tools` and `tool_choice`.
 
     Raises:
-        InvalidData: There is no valid grammar.
+        InvalidData: The fields contain no valid grammar.
         NotFound: llguidance is not installed.
     """
     from afina.server.http.refusals import Refusal
@@ -110,7 +110,7 @@ def _brief(digest: str | None) -> str:
 
 
 def _formed(fields: Mapping[str, Any]) -> ChatRequest:
-    """Return a request with the fields that give an answer its form. Raises ValidationError and Refusal."""
+    """Return a request with the fields that restrict an answer. Raises ValidationError and Refusal."""
     try:
         return _request({**fields, "messages": [{"role": "user", "content": ""}]})
     except ValidationError:
@@ -118,7 +118,7 @@ def _formed(fields: Mapping[str, Any]) -> ChatRequest:
 
 
 def _request(fields: Mapping[str, Any]) -> ChatRequest:
-    """Return the chat request with some fields, of `/v1/responses` if one is `input`.
+    """Return the chat request with these fields, which are of `/v1/responses` if there is an `input`.
 
     Raises ValidationError and Refusal.
     """
@@ -142,7 +142,7 @@ def _tokens(text: str, size: int) -> np.ndarray:
 
 
 def _messages(text: str) -> list[dict[str, str]]:
-    """Return the messages of a chat, as the chat template reads them. Raises InvalidData."""
+    """Return the messages of a chat in the form that chat templates expect. Raises InvalidData."""
     from afina.server.http.refusals import Refusal
 
     try:

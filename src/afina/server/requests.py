@@ -1,4 +1,4 @@
-"""Texts of a request and their answers: checks and tokens. Knows no protocol and no store."""
+"""The texts of a request and their answers: checks, limits and tokenization."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from afina.store.versions import Name
 
 
 class Text(NamedTuple):
-    """One text, or a pair of texts, as the client sent it.
+    """A text, or a pair of texts, as the client sent it.
 
     Attributes:
         text: the text; empty if `tokens` are given.
-        pair: the second text of a pair. None: a single text.
-        tokens: a prompt as token ids, which is taken as it is. None: a text.
+        pair: the second text of a pair. None: there is only one text.
+        tokens: a prompt as token ids, used unchanged. None: a text.
     """
 
     text: str
@@ -48,21 +48,21 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class GenerationOptions:
-    """How a request wants its texts answered by an adapter that generates.
+    """A request's options for generated answers.
 
     Attributes:
         decoding: fields of `Decoding` that replace the adapter's, such as temperature or max_new_tokens. A field with
-            the value None is left as it is.
-        n: number of answers to each text, with the seeds of `choice_seed`.
+            the value None replaces nothing.
+        n: number of answers to each text, whose seeds are those of `choice_seed`.
         logprobs: number of most probable tokens to report at each step. None: no log-probabilities.
-        make_guide: returns a new guide, which restricts the tokens of one answer. None: every token is allowed.
-        guide: digest of what the guides follow, for the receipt.
-        prompt_as: what a text is. "text": the text in the adapter's template. "raw": a prompt, taken as it is. "chat":
+        make_guide: returns a new guide, which restricts one answer to a grammar. None: every token is allowed.
+        guide: digest of the guides' grammar, for the receipt.
+        prompt_as: the form of a text. "text": a text for the adapter's prompt template. "raw": a whole prompt. "chat":
             a rendered chat, which has its special tokens already. "tokens": token ids.
         echo: whether the log-probabilities of the prompt's tokens are reported too, if `logprobs` is given.
         heard: called with the number of an answer and its new tokens after each step, on the computing thread; must
             return at once. The answers of the first text have the numbers 0 to n - 1, and so on.
-        longest: most new tokens if `decoding` names none. None: the adapter's or the server's number.
+        longest: most new tokens if `decoding` has no number. None: the adapter's or the server's number.
     """
 
     decoding: Mapping[str, Any] = field(default_factory=dict)
@@ -78,14 +78,14 @@ class GenerationOptions:
 
 @dataclass(frozen=True, eq=False)
 class TextRequest:
-    """A request of a client to a model: texts, and how the model answers.
+    """A client's request to a model: texts, and options for the answers.
 
     Attributes:
-        generation: how an adapter that generates is to answer. None: the adapter does not generate.
+        generation: options for generated answers. None: the adapter does not generate text.
         truncation: how long texts are truncated. None: as in training.
-        sticky: decides whether the model's canary answers: the end user's name, or the id of the request. None: no
-            canary answers.
-        traced: passed unchanged to the batch listener. None: not traced.
+        sticky: a text whose hash decides whether the model's canary answers: the end user's name, or the id of the
+            request. None: no canary answers.
+        traced: the traced request, passed unchanged to the batch listener. None: not traced.
     """
 
     key: Key
@@ -99,7 +99,7 @@ class TextRequest:
 
 @dataclass(frozen=True, eq=False)
 class ServedAnswer:
-    """The answer to one text. `tokens`: tokens that were computed or, if the adapter reads no tokens, counted."""
+    """The answer to one text. `tokens`: number of tokens that were computed."""
 
     prediction: Prediction
     objective: Objective
@@ -112,7 +112,7 @@ class ServedAnswer:
         return (written.raw_scores if raw else written.scores)(self.objective, self.prediction)
 
     def ranked(self, *, raw: bool = False, most: int | None = None) -> Sequence[dict[str, object]]:
-        """Return scores as JSON values, in falling order. `most`: number of labels; None: all."""
+        """Return labels and scores as JSON values, in descending order. `most`: number of labels; None: all."""
         ordered = sorted(self.scores(raw=raw), key=lambda one: -one.score)
         return [one._asdict() for one in ordered[:most]]
 
@@ -124,17 +124,17 @@ class ServedAnswer:
 
 @dataclass(eq=False)
 class AcceptedRequest:
-    """The texts of a request as an adapter reads them, and a lease of that adapter until `close`.
+    """The tokenized texts of a request, and a lease that keeps the adapter in memory until `close`.
 
     Attributes:
-        encoded: each text as the adapter reads it.
+        encoded: the token ids of each text, or the text for an adapter without tokens.
         tokens: number of tokens of each text, at least 1.
-        decoding: how the answers are generated, with the adapter's own settings and the server's limits. None: the
-            adapter does not generate.
-        reservation: tokens that count for the key's rate. None: nothing was counted yet.
-        compared: whether the metrics count the answers by version, since the model has a canary.
-        shadowed: the name whose shadow answers the texts too, since its version in production does. None: none does.
-        futures: the outcomes, once the texts are in the queue. They give back the tokens that are not computed.
+        decoding: the decoding settings of the request, the adapter and the server's limits together. None: the adapter
+            does not generate text.
+        reservation: tokens that count for the key's rate limit. None: no tokens are counted yet.
+        compared: whether the metrics count the answers by version, because the model has a canary.
+        shadowed: the name whose shadow version also computes the texts. None: no shadow version does.
+        futures: the futures of the answers, once the texts are in the queue.
     """
 
     request: TextRequest
@@ -164,11 +164,11 @@ class AcceptedRequest:
 
     @property
     def needed(self) -> int:
-        """Tokens that the request may need: those of its texts, and the most new tokens of every answer."""
+        """The most tokens that the request may need: those of its texts and the new tokens of every answer."""
         return sum(self.tokens) + len(self.texts) * self.answers * self.longest
 
     def close(self) -> None:
-        """Give up answers that are not done, and release lease and reservation. Call this once."""
+        """Give up unfinished answers, and release the adapter and the reserved tokens. Call this once."""
         for future in self.futures:
             future.cancel()
         if self.reservation is not None and not self.futures:
@@ -176,7 +176,7 @@ class AcceptedRequest:
         self.lease.release()
 
     def answer(self, index: int, outcome: Prediction | AfinaError) -> ServedAnswer:
-        """Return the answer to the text at `index`. Raises the outcome if it is an error."""
+        """Return the answer to the text at `index`. Raises `outcome` if it is an error."""
         if isinstance(outcome, AfinaError):
             raise outcome
         return ServedAnswer(outcome, self.objective, self.receipt, outcome.tokens or self.tokens[index])
@@ -187,11 +187,11 @@ Check = Callable[[AcceptedRequest], object]
 
 
 def no_check(accepted: AcceptedRequest) -> None:
-    """Accept every request."""
+    """Accept every request; the default of `check`."""
 
 
 def check_pairs(texts: Sequence[Text], manifest: Manifest) -> None:
-    """Raise InvalidData for pairs if the adapter was trained on single texts, and the reverse."""
+    """Raise InvalidData for pairs if the adapter was trained on single texts, and vice versa."""
     takes = takes_pairs(manifest)
     if takes is False and any(text.pair is not None for text in texts):
         raise problems.TAKES_TEXTS(expected="texts")
@@ -232,7 +232,7 @@ def check_lengths(key: Key, resident: Resident, tokens: Sequence[int], settings:
 
 
 def decoding_of(objective: Objective, options: GenerationOptions, settings: Settings, vocabulary: int) -> Decoding:
-    """Return how an adapter's answers are generated for a request.
+    """Return the decoding settings for an adapter's answers to a request.
 
     Raises InvalidData for a value that is invalid or exceeds a limit, and a token id that is not below `vocabulary`.
     """
@@ -256,11 +256,11 @@ def decoding_of(objective: Objective, options: GenerationOptions, settings: Sett
 
 
 def within_rate(options: GenerationOptions, prompts: Sequence[int], rate: int | None) -> GenerationOptions:
-    """Return options whose default of new tokens is not beyond the rate of the key.
+    """Return options whose default number of new tokens is at most the key's tokens a minute.
 
     Args:
-        options: the options. A number of new tokens that they name is left as it is.
-        prompts: tokens of each text.
+        options: the request's options. A number of new tokens in the options is not changed.
+        prompts: number of tokens of each text.
         rate: tokens a minute; None: no limit.
     """
     if rate is None:
@@ -269,10 +269,10 @@ def within_rate(options: GenerationOptions, prompts: Sequence[int], rate: int | 
 
 
 def most_tokens(texts: Sequence[Text], options: GenerationOptions | None, longest: int, settings: Settings) -> int:
-    """Return an upper bound of the tokens that a request may need, without counting tokens.
+    """Return an upper bound of the tokens that a request may need, without tokenizing.
 
     Args:
-        options: how answers are generated. None: they are not.
+        options: options for generated answers. None: the answers are not generated.
         longest: most tokens that the backbone reads.
     """
     sizes = (
@@ -293,9 +293,9 @@ CHARACTERS = 4
 
 
 class RequestEncoder:
-    """Encodes the texts of requests. Thread-safe; encodes a few short texts, or one long text, per client at a time.
+    """Tokenizes the texts of requests. Thread-safe; for each client, tokenizes a few short or one long text at a time.
 
-    A client with many long texts, on many threads, would otherwise take the processor from the other clients.
+    Without this limit, a client with many long texts would take the processor from the other clients.
     """
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
@@ -303,15 +303,15 @@ class RequestEncoder:
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def accepted(self, asked: TextRequest, lease: Lease, most: int | None, rate: int | None = None) -> AcceptedRequest:
-        """Check and encode the texts of a request for an adapter.
+        """Check and tokenize the texts of a request for an adapter.
 
         Args:
-            lease: a lease of the adapter, which is loaded. The result has it.
+            lease: a lease of the loaded adapter, which the result keeps.
             most: tokens that the key may send now. None: no limit.
-            rate: tokens a minute of the key. None: no limit.
+            rate: the key's limit of tokens a minute. None: no limit.
 
         Raises:
-            InvalidData: as `Core.accept`.
+            InvalidData: the errors of `Core.accept`.
         """
         resident, key, generation, decoding = lease.resident(), asked.key, asked.generation, None
         manifest, objective = resident.manifest, resident.objective
@@ -347,15 +347,15 @@ class RequestEncoder:
     def encode(
         self, asked: TextRequest, resident: Resident, texts: Sequence[Text], most: int | None
     ) -> list[EncodedText]:
-        """Return texts of a request as an adapter reads them.
+        """Return the token ids of a request's texts.
 
-        Stops after the texts with which the sum of tokens exceeds `most`.
+        Stops when the sum of tokens exceeds `most`.
 
         Args:
-            most: tokens of all texts that are needed. None: no limit.
+            most: number of tokens above which the caller refuses the request. None: no limit.
 
         Raises:
-            AfinaError: a text cannot be encoded.
+            AfinaError: a text cannot be tokenized.
         """
         prompt_as: Prompt = "text" if asked.generation is None else asked.generation.prompt_as
         if prompt_as == "tokens":
@@ -377,7 +377,7 @@ class RequestEncoder:
         return found
 
     def _from_tokens(self, resident: Resident, tokens: Sequence[int]) -> EncodedText:
-        """Return a prompt of token ids. Raises InvalidData for an id that is not in the vocabulary."""
+        """Return a prompt of token ids. Raises InvalidData for an id outside the vocabulary."""
         size, largest = self._engine.backbone.vocabulary, max(tokens)
         if largest >= size:
             raise problems.TOKEN_UNKNOWN(_last=size - 1, found=largest, vocabulary=size)
@@ -386,7 +386,7 @@ class RequestEncoder:
 
 
 def tokens_of(encoded: EncodedText) -> int:
-    """Return the number of tokens of a text, at least 1; estimated if the adapter reads no tokens."""
+    """Return the number of tokens of a text, at least 1; an estimate if the adapter reads no tokens."""
     if len(encoded.tokens):
         return len(encoded.tokens)
     return max(1, len(encoded.text + (encoded.pair or "")) // CHARACTERS)
@@ -406,7 +406,7 @@ def truncation_facts(
 
 
 def _pieces(texts: Sequence[Text]) -> Sequence[Sequence[Text]]:
-    """Split texts into pieces with at most `TOGETHER` characters, or one text."""
+    """Split texts into groups of at most `TOGETHER` characters, or of one text."""
     pieces, size = list[list[Text]](), 0
     for text in texts:
         length = len(text.text) + len(text.pair or "")

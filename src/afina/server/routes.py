@@ -1,8 +1,8 @@
 """Every route of the server, declared once: path, method, scope, protocol, and whether a proxy may repeat a request.
 
-The gate, the application and a proxy read this table, and take the id of a request and the headers of every answer from
-here. A protocol is declared here with the body of its errors, and a module of its own in `protocols/` answers its
-routes. Knows no answer; imports no model, since a proxy starts without.
+The middleware, the application and a proxy read this table, and take the id of a request and the headers of every
+response from this module. A protocol is declared here with the body of its errors, and a module in `protocols/` answers
+its routes. The module imports no model code, since a proxy starts without.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ An id with a key in it is not taken.
 
 
 def id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return the id of a request: the id that the client gave, unless it is not taken or one of several; or a new one.
+    """Return the id of a request: the client's single valid id in the headers, or a new id.
 
-    `headers`: those of the request, with lower-case names.
+    `headers`: the headers of the request, with lower-case names.
     """
     given = [value for name, value in headers if name == REQUEST_ID]
     return given[0].decode() if len(given) == 1 and _IDS.fullmatch(given[0]) else secrets.token_hex(8)
@@ -78,13 +78,13 @@ def _of_openai(status: int, kind: str, message: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ClientProtocol:
-    """A protocol of clients.
+    """A protocol of clients, such as OpenAI's.
 
     Attributes:
-        title: its name in the description of the API.
-        error: returns the body of an error, from the HTTP status, the kind of refusal and the message.
-        shape: shape of that body.
-        invalid: status of a request with a wrong field.
+        title: name of the protocol in the OpenAPI description.
+        error: returns the body of an error response from the HTTP status, the kind of refusal and the message.
+        shape: JSON schema of the body of an error response.
+        invalid: HTTP status for a request with a wrong field.
     """
 
     title: str
@@ -137,15 +137,15 @@ class Route:
     """A route, or all paths below a prefix that have no other route.
 
     Attributes:
-        method: the HTTP method. A route of GET answers HEAD too. None: no request is answered.
-        paths: its paths, as FastAPI writes them.
-        protocol: the protocol whose errors it speaks.
+        method: the HTTP method. A GET route answers HEAD too. None: no request is answered.
+        paths: paths of the route, as FastAPI writes them.
+        protocol: the protocol whose format the errors have.
         scope: the scope that a key needs. None: no key is needed, and the answer has no data of any client.
         repeats: whether a request may be sent again, to another replica, since it changes nothing.
         streams: whether the body is read while it arrives, so that its limits apply to each line.
-        counts: whether requests count as those of a client. Monitoring, which polls, does not.
-        waits: whether a request counts as one without a valid key, which is answered later if there are many.
-        title: the protocol in the description of the API, if it is not `protocol`.
+        counts: whether requests count for the client's usage. Requests of monitoring do not.
+        waits: whether responses are delayed if there are many, as for requests without a valid key.
+        title: name of the protocol in the OpenAPI description, if it is not `protocol`.
     """
 
     method: str | None
@@ -163,7 +163,7 @@ class Route:
         return [re.compile(_PARAMETER.sub(_group, path)) for path in self.paths]
 
     def match(self, path: str) -> dict[str, str] | None:
-        """Return the values of a path's parameters, or None if it is no path of this route."""
+        """Return the values of a path's parameters, or None if the route does not have this path."""
         return next((found.groupdict() for one in self._patterns if (found := one.fullmatch(path))), None)
 
 
@@ -265,7 +265,7 @@ for _one in ROUTES:
 
 
 def route_of(path: str) -> Route:
-    """Return the route of a request's path. A path that ends in `/` needs the same key, and is answered 404."""
+    """Return the route of a request's path. A path that ends in `/` needs the same scope, and is answered 404."""
     bare = path.rstrip("/") or path
     for route in _BY_HEAD.get(bare.partition("/")[2].partition("/")[0], ()):
         if route.match(bare) is not None and (bare == path or route.scope is not None):

@@ -1,8 +1,8 @@
-"""A server on a port: sockets, connections, draining and shutdown within a time limit. Knows no protocol.
+"""A server on a port: sockets, connections, draining, and shutdown within a time limit.
 
-uvicorn limits only the time between an answer and the next request. It keeps a connection that sends nothing, or a byte
-now and then, for ever, and at its limit of connections it answers 503 to all clients. This server instead closes an
-idle connection for each new one, and first those that never sent a valid key.
+uvicorn limits only the time between a response and the next request. It keeps a connection that sends nothing, or a
+byte now and then, for ever, and at its limit of connections it answers 503 to all clients. This server instead closes
+an idle connection for each new connection, first those that never sent a valid key.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ The rest is for closing.
 
 
 def bind(host: str, port: int) -> Sequence[socket.socket]:
-    """Return sockets bound to a port on each address of a host. They do not listen yet.
+    """Return sockets bound to a port on each address of a host. The sockets do not listen yet.
 
     Args:
         host: name or address of this machine.
@@ -89,10 +89,10 @@ def _unbound(host: str, port: int, error: OSError) -> Exception:
 
 
 class Server(uvicorn.Server):
-    """A server of a core on given sockets. `run` returns when the server was told to end.
+    """A uvicorn server of a core on given sockets. `run` returns when the server was told to end.
 
     SIGTERM and SIGHUP start draining: `/health/ready` answers 503, and requests are still answered. SIGINT, or a second
-    signal, ends the draining. One more signal cuts open responses.
+    signal, ends the draining. A third signal cuts open responses.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle a signal.
 
-        Unlike uvicorn, the signal is not raised again after the shutdown: ending a server is not a failure.
+        Unlike in uvicorn, the signal is not raised again after the shutdown: ending a server is not a failure.
         """
         drains = sig != signal.SIGINT and self._settings.drain > 0
         if self.should_exit:
@@ -134,7 +134,7 @@ class Server(uvicorn.Server):
     def limit(self) -> None:
         """Wait for a signal, then end the process after the shutdown time even if something hangs.
 
-        For a thread of its own.
+        Runs in a new thread.
         """
         self._signalled.wait()
         limit = self._settings.shutdown
@@ -145,7 +145,7 @@ class Server(uvicorn.Server):
         os._exit(1)
 
     async def on_tick(self, counter: int) -> bool:
-        """Return whether to end. uvicorn calls this ten times a second."""
+        """Return whether the server must end. uvicorn calls this ten times a second."""
         if self._signalled_at is not None and not (self._drains or self.should_exit):
             self._drains = True
             logs_and_traces.note("draining", seconds=self._settings.drain)
@@ -154,7 +154,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept no more connections and finish the open requests. Late ones are refused first and cut later."""
+        """Accept no more connections and finish the open requests. Late requests are refused first and cut later."""
         self._core.drain()
         signalled_at = meter.now() if self._signalled_at is None else self._signalled_at
         left = max(0.0, signalled_at + self._settings.shutdown - meter.now())
@@ -169,11 +169,11 @@ class Server(uvicorn.Server):
 
 
 def server(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str], None] = lambda url: None) -> Server:
-    """Return a server that has not started.
+    """Return a server that has not been started.
 
     Args:
         sockets: sockets from `bind`.
-        listening: called with the URL.
+        listening: called with the server's URL when it listens.
     """
     settings = core.settings
     places = Places.of(settings.connections)
@@ -202,10 +202,10 @@ def server(core: Core, sockets: Sequence[socket.socket], listening: Callable[[st
 
 
 def serve(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str], None] = lambda url: None) -> Never:
-    """Serve until SIGTERM or SIGINT, then end the process. Arguments as for `server`.
+    """Serve until SIGTERM or SIGINT, then end the process. The arguments are those of `server`.
 
-    The process ends without the interpreter's own shutdown: that would wait for threads with abandoned lookups, and
-    clean up torch. On a busy machine, shutdown took 0.1 s without and 5 s with these steps.
+    The process ends without the interpreter's shutdown, which would wait for threads with abandoned lookups, and clean
+    up torch. On a busy machine, ending took 0.1 s without and 5 s with the interpreter's shutdown.
     """
     logs_and_traces.adopt_loggers()
     made = server(core, sockets, listening)
@@ -244,15 +244,15 @@ SWEEPS = 8
 class ConnectionLimit:
     """The open connections of a server, with limits. For one event loop.
 
-    A connection counts as a stranger's until a request on it has a valid key, and again from a request without one. A
+    A connection counts as a stranger's until it sends a request with a valid key, and again after a request without. A
     stranger's connection may be closed at any time to make room. A client's connection may be closed while it is idle.
 
     Args:
-        places: connections that may be open, and how many of them clients may have.
-        seconds: time for a request's head to arrive, counted from its first byte; for the first request from the start
-            of the connection.
+        places: number of connections that may be open, and how many of them clients may have.
+        seconds: time limit for a request's headers to arrive, counted from the first byte; for the first request, from
+            the start of the connection.
         closed: called with the reason when a connection is closed (slow, crowded, full, unread or malformed), and with
-            the address of its other end.
+            the client's address.
     """
 
     def __init__(
@@ -277,7 +277,7 @@ class ConnectionLimit:
         return type("Connection", (Connection,), {"doors": self})
 
     def enter(self, new: Connection) -> None:
-        """Add a connection. At the limit, close a stranger's, or an idle one; if all are busy, close the new one."""
+        """Add a connection. At the limit, close a stranger's or idle one; if all are busy, the new connection."""
         if len(self._strangers) + len(self._idle) + len(self._busy) >= self._places.all:
             oldest = next(iter(self._strangers or self._idle), None)
             if oldest is None:
@@ -289,7 +289,7 @@ class ConnectionLimit:
             self._sweeper = new.loop.call_later(self.seconds / SWEEPS, self._sweep, new.loop)
 
     def admit(self, one: Connection, *, known: bool) -> bool:
-        """Say whether the request on a connection has a valid key. Return whether there is a place for it."""
+        """Note whether the request on a connection has a valid key. Return whether clients may have the connection."""
         if one in self._strangers and known:
             if len(self._idle) + len(self._busy) >= self._places.clients:
                 oldest = next(iter(self._idle), None)
@@ -305,7 +305,7 @@ class ConnectionLimit:
         return True
 
     def idle(self, one: Connection) -> None:
-        """Mark a client's connection as idle. One of a stranger stays a stranger's."""
+        """Mark a client's connection as idle. A stranger's connection stays a stranger's."""
         if one in self._busy:
             self._busy.discard(one)
             self._idle[one] = None
@@ -322,13 +322,13 @@ class ConnectionLimit:
         self._busy.discard(one)
 
     def end(self, one: Connection, reason: str) -> None:
-        """Close a connection at once, without sending its remaining output."""
+        """Close a connection at once, without sending its buffered output."""
         self.leave(one)
         one.transport.abort()
         self._closed(reason, one.peer)
 
     def refuse(self, one: Connection) -> None:
-        """Note a connection that is closed because of malformed HTTP."""
+        """Note that a connection is closed because of malformed HTTP."""
         self._closed("malformed", one.peer)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -344,7 +344,7 @@ CHUNK_BYTES, CHUNKS = 16, 1024
 
 
 class Parser(h11.Connection):
-    """h11's parser of a connection, which refuses a body in very many tiny chunks."""
+    """h11's parser of a connection, which also refuses a body in very many tiny chunks."""
 
     _chunks, _size = 0, 0
 
@@ -363,7 +363,7 @@ class Parser(h11.Connection):
 
 
 def _is_logged(record: logging.LogRecord) -> bool:
-    """Whether a line of uvicorn's may be logged. Strangers can cause any number of lines about malformed HTTP."""
+    """Whether a log record of uvicorn is logged. Strangers can cause any number of lines about malformed HTTP."""
     return not record.getMessage().startswith("Invalid HTTP request")
 
 
@@ -390,7 +390,7 @@ class Connection(H11Protocol):
         self.doors.enter(self)
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Write no warning: a client may ask for an upgrade, and is answered in HTTP."""
+        """Log no warning: a client may ask for an upgrade, and is answered in HTTP/1.1."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.doors.leave(self)
@@ -407,7 +407,7 @@ class Connection(H11Protocol):
             self._since = self.loop.time()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer malformed HTTP. If an answer has begun or was sent already, close the connection."""
+        """Answer malformed HTTP. If a response has begun or was sent already, close the connection."""
         self.doors.refuse(self)
         try:
             super().send_400_response(msg)
@@ -424,12 +424,12 @@ class Connection(H11Protocol):
             self.doors.idle(self)
 
     def _begin(self) -> None:
-        """Mark the connection as busy, and let the request say whether it has a key."""
+        """Mark the connection as busy, and let the request's middleware report whether it has a valid key."""
         self.doors.begin(self)
         cast(dict[str, Any], self.scope)[ADMIT] = partial(self.doors.admit, self)
 
     def overdue(self, now: float) -> str | None:
-        """Return the reason to close the connection now, or None."""
+        """Return the reason for closing the connection now, or None."""
         if not self._answers and self._since is not None and now - self._since > self.doors.seconds:
             return "slow"
         unsent = self.transport.get_write_buffer_size()

@@ -1,4 +1,4 @@
-"""Settings of the server: limits of batches, requests and connections. Imports no model and no store."""
+"""Settings: the limits of the server on batches, requests and connections."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ class Settings:
     """Limits of a server. Tokens are tokens of the backbone; times are seconds.
 
     Attributes:
-        batch_tokens: tokens of a batch while a single client sends requests.
-        shared_tokens: tokens of a batch while several clients do. Smaller, so that a client with few requests waits for
-            at most one short batch of other clients.
-        whole_tokens: tokens of a text that cannot be computed in chunks, as by an encoder. Nobody else is answered
-            while such a text is computed.
-        delay: how long a text waits for others before a batch starts, while nothing is being computed.
-        queue_tokens: tokens that may wait. If several clients wait, each has an equal share.
+        batch_tokens: most tokens of a batch while a single client sends requests.
+        shared_tokens: most tokens of a batch while several clients send requests. Smaller than `batch_tokens`, so that
+            a client with few requests waits for at most one short batch of other clients.
+        whole_tokens: most tokens of a text that cannot be computed in chunks, as by an encoder. No other client is
+            answered while such a text is computed.
+        delay: how long a text waits for other texts before a batch starts, while nothing is being computed.
+        queue_tokens: most tokens in the queue. If several clients wait, each has an equal share.
         timeout: time after which a request fails.
         generation_timeout: time after which a generated answer fails.
-        max_new_tokens: tokens of a generated answer. Also the limit of answers for which the request names none.
-        choices: generated answers to a text (`n` in OpenAI's protocol).
-        logprobs: most probable tokens that are reported at each step of a generated answer.
-        connections: open connections. At most half of the files that the process may open.
-        at_once: open requests of one client.
-        head_seconds: time for a request's head to arrive.
-        body_bytes: bytes of a request, or of a line of `/bulk`.
-        body_seconds: time for a request's body to arrive.
+        max_new_tokens: most tokens of a generated answer; also the default if the request has no limit.
+        choices: most generated answers to a text (`n` in OpenAI's protocol).
+        logprobs: most alternatives that are reported for each token of a generated answer.
+        connections: most open connections; at most half of the files that the process may open.
+        at_once: most open requests of one client.
+        head_seconds: time limit for a request's headers to arrive.
+        body_bytes: most bytes of a request's body, or of a line of `/bulk`.
+        body_seconds: time limit for a request's body to arrive.
         bytes_a_second: bytes of bodies read per second and client, with a burst of twice as many. Further bytes wait.
         refusals_a_second: refusals sent at once per second and client, with a burst of four times as many. Further ones
             wait for at most two seconds.
-        texts: texts of a request.
-        characters: characters of a text.
-        tokens_per_minute: rate limit of keys without their own; None: no limit.
+        texts: most texts of a request.
+        characters: most characters of a text.
+        tokens_per_minute: rate limit of API keys that have no limit of their own; None: no limit.
         writes_per_minute: aliases that the keys of a client may move, and keys that they may create, in a minute.
-        every: interval of looking for changes in the store. A moved alias or revoked key takes effect at most so much
-            later, and the time of reading.
-        key_seconds: time for which known keys are accepted while the store does not answer. Then every request that
-            needs a key is refused, since a key may have been revoked.
+        every: interval of reading changes from the store. A moved alias or revoked key takes effect after at most this
+            interval and the time of reading.
+        key_seconds: how long known API keys are accepted while the store does not answer. After this time, every
+            request that needs a key is refused, since a key may have been revoked.
         public_description: whether `/openapi.json` needs no key.
-        window: lines of a `/bulk` request that are being answered.
+        window: most lines of a `/bulk` request that are read ahead of their answers.
         preload: models that are loaded, and have passed their golden tests, before the server is ready.
-        drain: time between SIGTERM and the end of listening. The server answers but is not ready.
+        drain: time between SIGTERM and the end of listening, in which the server answers but is not ready.
         shutdown: time between SIGTERM and the end of the process, draining included.
     """
 
@@ -90,13 +90,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Places:
-    """Numbers of connections.
+    """How many connections may be open.
 
     Attributes:
-        all: connections that may be open.
-        clients: those of clients with a valid key. The rest is for new connections, such as health probes.
-        accepted: connections that may be accepted in one turn of the event loop. An accepted connection waits some
-            turns before it is read, and must not become the oldest one in that time.
+        all: most open connections.
+        clients: most connections of clients with a valid key. The rest is for new connections, such as health probes.
+        accepted: most connections accepted in one turn of the event loop. An accepted connection waits some turns
+            before it is read, and must not become the oldest connection in this time.
     """
 
     all: int
@@ -105,10 +105,10 @@ class Places:
 
     @classmethod
     def of(cls, most: int) -> Self:
-        """Return the numbers for this process: half of the files that it may open are for connections.
+        """Return the limits for this process: half of the files that it may open are for connections.
 
         Args:
-            most: connections that may be open (`Settings.connections`).
+            most: most open connections (`Settings.connections`).
         """
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         found = most if files == resource.RLIM_INFINITY else max(2, min(most, files // 2))

@@ -1,6 +1,6 @@
-"""Authentication: each key's client, scopes and rate limit.
+"""Authentication: the client, scopes and rate limit of each API key, read from the store.
 
-Follows the keys in the store. Knows no protocol.
+Changes of API keys in the store are read again and again.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ MINUTE = 60.0
 
 @dataclass(eq=False)
 class Counted:
-    """An amount that counts for a rate limit until `until`, in seconds of the clock."""
+    """An amount of tokens or writes that counts for a rate limit until `until`, in seconds of the clock."""
 
     amount: int
     until: float
 
 
 class MinuteWindow:
-    """The amounts that were counted in the last minute (sliding window log). Not thread-safe.
+    """The amounts of tokens or writes in the last minute (sliding window log). Not thread-safe.
 
-    The package `limits` has no such window: amounts cannot be given back there, and it tells no time at which a certain
-    amount fits.
+    The package `limits` has no such window: its amounts cannot be given back, and it has no function for the time at
+    which an amount fits.
 
     Args:
         clock: returns seconds.
@@ -73,13 +73,13 @@ class MinuteWindow:
         return counted
 
     def give_back(self, counted: Counted, amount: int) -> None:
-        """Count less of an amount, as far as it still counts."""
+        """Subtract from a counted amount, as far as it still counts."""
         amount = min(amount, counted.amount)
         counted.amount -= amount
         self._total -= amount
 
     def wait(self, room: int) -> float:
-        """Return the seconds until the sum is at most `room`, if nothing else is counted or given back."""
+        """Return the seconds until the sum of amounts is at most `room`, if nothing else is counted or given back."""
         left, now = self.total, self._clock()
         if left <= room:
             return 0.0
@@ -92,23 +92,23 @@ class MinuteWindow:
 
 @dataclass(frozen=True)
 class Reservation:
-    """Tokens of a request that count for a key's rate limit. `window`: None: the key has no limit."""
+    """Tokens of a request that count for a key's rate limit. `window` None: the key has no limit."""
 
     tenants: Tenants
     window: MinuteWindow | None
     counted: Counted
 
     def give_back(self, tokens: int | None = None) -> None:
-        """Count fewer tokens, because they were not computed. None: no token was computed. Thread-safe."""
+        """Stop counting tokens that were not computed. None: no token was computed. Thread-safe."""
         if self.window is not None:
             self.tenants.give_back(self.window, self.counted, self.counted.amount if tokens is None else tokens)
 
 
 class _KnownKeys(NamedTuple):
-    """The keys of the store at one time.
+    """The API keys of the store at one time.
 
     Attributes:
-        by_id: the keys.
+        by_id: the API keys by id.
         last: number of the log's last entry before the keys were read.
         at: time at which the store was last asked for changes, in seconds of the clock.
     """
@@ -119,7 +119,7 @@ class _KnownKeys(NamedTuple):
 
 
 class Tenants:
-    """Keys of the store, with rate limits. Thread-safe.
+    """API keys of the store, with their rate limits. Thread-safe.
 
     Args:
         clock: returns seconds.
@@ -135,7 +135,7 @@ class Tenants:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the keys from the store again if the store has changed. Raises the errors of reading."""
+        """Read the API keys again if the store has changed. Raises the errors of reading the store."""
         known, now = self._known, self._clock()
         last, _ = self._store.news(known.last, ())
         by_id = known.by_id
@@ -145,33 +145,33 @@ class Tenants:
         self._known = _KnownKeys(by_id, last, now)  # at once: another thread may refresh at the same time
 
     def key_of(self, secret: str) -> Key | None:
-        """Return the key with this secret; None if there is none, or it was revoked. Raises Busy, as `_by_id`."""
+        """Return the API key with this secret; None if it does not exist or was revoked. Raises Busy, as `_by_id`."""
         key = self._by_id().get(api_keys.id_of(secret) or "")
         return key if api_keys.matches(secret, key) else None
 
     def holds(self, key: Key) -> bool:
-        """Return whether a key that was valid when a request began is still valid. Raises Busy, as `_by_id`."""
+        """Return whether an API key that was valid when a request began is still valid. Raises Busy, as `_by_id`."""
         found = self._by_id().get(key.id)
         return found is not None and found.is_valid
 
     def _by_id(self) -> Mapping[str, Key]:
-        """Return the known keys. Raises Busy if the store has not answered for too long to know which were revoked."""
+        """Return the API keys. Raises Busy if the store has not answered for too long to know which are revoked."""
         known = self._known
         if self._clock() - known.at > self._hold:
             raise problems.KEYS_UNKNOWN(seconds=self._hold)
         return known.by_id
 
     def rate_of(self, key: Key) -> int | None:
-        """Return the tokens a minute of a key; None: no limit."""
+        """Return the rate limit of an API key in tokens a minute; None: no limit."""
         return key.rate if key.rate is not None else self._rate
 
     def most(self, key: Key, expected: int = 1) -> int | None:
-        """Return the number of tokens above which a request of the key is refused; None: no limit.
+        """Return the number of tokens above which a request of an API key is refused; None: no limit.
 
-        The caller can stop counting tokens above this number.
+        The caller can stop tokenizing above this number.
 
         Args:
-            expected: tokens of the request, or more, as they are not counted yet.
+            expected: an upper bound of the tokens of the request, which is not tokenized yet.
 
         Raises:
             Overloaded: the key has no tokens left.
@@ -186,15 +186,15 @@ class Tenants:
         return max(left, min(rate, LITTLE))
 
     def reserve(self, key: Key, tokens: int, uncounted: int = 0) -> Reservation:
-        """Count the tokens that a request may need, before anything is computed.
+        """Count the tokens that a request may need for the key's rate limit, before anything is computed.
 
         Args:
-            tokens: tokens of the texts that were counted, and the most new tokens of the answers.
-            uncounted: tokens of further texts, or more: they were not counted, because the counted ones are too many.
+            tokens: tokens of the tokenized texts, and the most new tokens of the answers.
+            uncounted: an upper bound of the tokens of further texts, which were not tokenized.
 
         Raises:
-            Overloaded: the key has too few tokens left in this minute.
-            InvalidData: the request has more tokens than the key may send in any minute.
+            Overloaded: the API key has too few tokens left in this minute.
+            InvalidData: the request has more tokens than the API key may send in any minute.
         """
         if (rate := self.rate_of(key)) is None:
             return Reservation(self, None, Counted(0, 0.0))
@@ -211,7 +211,7 @@ class Tenants:
             window.give_back(counted, tokens)
 
     def write(self, key: Key) -> None:
-        """Count a change of the store by a key. Raises Overloaded if the client may make no more changes now."""
+        """Count a change of the store by an API key. Raises Overloaded if the client may make no more changes now."""
         with self._lock:
             window = self._window(WRITES, key.client)
             if window.total >= self._writes:
@@ -237,11 +237,11 @@ class Tenants:
 
 
 def reference_of(model: str, key: Key) -> Reference:
-    """Return the reference that a model name stands for, as far as the key may use it.
+    """Return the store reference of a model name, within the client of the API key.
 
     Raises Missing for malformed names.
 
-    A name of another client becomes a name that no store has. So the answer does not show whether that name exists.
+    A name of another client becomes a name that no store has: responses do not show whether a name exists.
     """
     try:
         asked = Reference.parse(model)
@@ -262,7 +262,7 @@ class Missing(NotFound):
 
 
 class OtherBackbone(Missing):
-    """The version was made for another backbone than the server's."""
+    """Raised if the version was made for another backbone than the server's."""
 
     code = "server.other-backbone"
 

@@ -1,6 +1,6 @@
 """Delete versions, all data of a client (`erase`), and unused blobs (`gc`). The audit log keeps their digests.
 
-Knows no adapter.
+A deleted version's number and digests stay in the audit log.
 """
 
 from __future__ import annotations

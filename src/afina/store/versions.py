@@ -1,6 +1,6 @@
 """Names, references and versions (`client/task@3`, `client/task@production`), and the results of store methods.
 
-Knows no database.
+Names and versions are read from the database by `catalog.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The FastAPI application: the routes of all protocols, behind the gate. Knows no answer."""
+"""The FastAPI application: the routes of all protocols, behind the middleware `gate.py`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class App(FastAPI):
 
 
 def make_app(core: Core) -> App:
-    """Return an application. The application starts the core when it starts, and closes the core when it ends."""
+    """Return the ASGI application, which starts the core at its startup and closes the core at its shutdown."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -86,7 +86,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _by_starlette(request: Request, error: Exception) -> Response:
-    """Answer a request for an unknown path, or with a method that the path does not support."""
+    """Return the error response for an unknown path, or for a method that the path does not support."""
     assert isinstance(error, HTTPException)
     kind = {404: "not_found", 405: "no_such_method"}.get(error.status_code, "invalid")
     path, message = request.url.path, str(error.detail)

@@ -1,7 +1,7 @@
-"""Strict parsing of request bodies into pydantic models.
+"""Strict parsing of request bodies into pydantic models; `server/settings.py` has the largest size of a body.
 
-The cost of a body is bounded before it is parsed: its values are counted in the bytes, and parsing stops at the first
-error. Only this module parses bodies; FastAPI only gets their description. Knows no protocol.
+The cost of parsing is bounded: the values of a body are counted in its bytes before it is parsed, and parsing stops at
+the first error. Only this module parses bodies; FastAPI only gets their JSON schemas.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class Body(BaseModel):
 
 
 def without_nulls(given: Any) -> Any:
-    """Return an object without the fields that are null."""
+    """Return a JSON object without the fields that are null."""
     return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
 
 
 class Strict(Body):
-    """A body that refuses unknown fields: an option that is ignored would change answers unnoticed.
+    """A body that refuses unknown fields: an option that is ignored would change answers without notice.
 
-    Clients send null for options that they do not set, also for options that this server does not have.
+    A field that is null counts as absent: clients send null for options that they do not set, also for unknown options.
     """
 
     model_config = ConfigDict(
@@ -121,8 +121,8 @@ _EXPECTED: Mapping[str, str] = {
 def _wrong_field(found: Any, error: ValidationError) -> Refusal:
     """Return the refusal of a body for its first wrong field.
 
-    A field with several types has an error for each type. The error that lies deepest in the body counts, and of these
-    an error about the value before one about its type, so that an array of 17 strings is not "no string".
+    pydantic reports an error for each type that a field may have. The error deepest in the body is taken, and among
+    these an error about the value before an error about the type, so that an array of 17 strings is not "no string".
     """
     errors = error.errors(include_url=False)
     places = [_place(found, one) for one in errors]
@@ -135,17 +135,17 @@ def _wrong_field(found: Any, error: ValidationError) -> Refusal:
 
 
 def _unsupported(error: ErrorDetails) -> bool:
-    """Whether an error is about a field or a value that the server does not have."""
+    """Whether an error is about an unknown field, or a value that the server does not support."""
     return _is_full(error) or error["type"] in ("extra_forbidden", "literal_error", "union_tag_invalid")
 
 
 def _is_full(error: ErrorDetails) -> bool:
-    """Whether a field has something, and may only be empty."""
+    """Whether an error is about a field that is not empty but must be empty."""
     return error["type"] == "too_long" and error["ctx"]["max_length"] == 0
 
 
 def _place(found: Any, error: ErrorDetails) -> tuple[int | str, ...]:
-    """Return the path to a wrong field. An error's own path also has the names of the types of a field."""
+    """Return the path to a wrong field, without the names of types that pydantic's path contains."""
     place, last = list[int | str](), len(error["loc"]) - 1
     for index, part in enumerate(error["loc"]):
         inside = (isinstance(found, dict) and part in found) or (isinstance(found, list) and isinstance(part, int))
@@ -159,7 +159,7 @@ def _place(found: Any, error: ErrorDetails) -> tuple[int | str, ...]:
 
 
 def _problem(errors: Sequence[ErrorDetails]) -> str:
-    """Return what is wrong with a field. Errors: of the same kind, one for each type that the field may have."""
+    """Return what is wrong with a field. `errors`: of the same kind, one for each type that the field may have."""
     first = errors[0]
     if first["type"] in ("missing", "union_tag_not_found"):
         return "is missing or null"
@@ -176,7 +176,7 @@ def _problem(errors: Sequence[ErrorDetails]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a JSON value in a few words."""
+    """Return a JSON value in a few words, for a message."""
     if isinstance(value, list):
         return f"an array of {len(value):,}"
     if isinstance(value, dict):
@@ -189,7 +189,7 @@ def _shown(value: Any) -> str:
 def count_values(content: bytes, most: int = MOST_VALUES) -> int:
     """Return an upper bound of the number of arrays, objects and elements in JSON bytes.
 
-    Takes a few milliseconds per MiB. With more than 2 * `most` strings, only the strings are counted.
+    Counting takes a few milliseconds per MiB. With more than 2 * `most` strings, only the strings are counted.
     """
     bare = content.replace(b"\\\\", b"").replace(b'\\"', b"")
     strings = bare.count(b'"') // 2
@@ -227,7 +227,7 @@ EXACT = 2**53
 
 
 def _number(text: str) -> int | float:
-    """Return the number. JSON does not tell 3.0 from 3, so both are integers, as in JSON Schema."""
+    """Return the number of a JSON text. JSON does not distinguish 3.0 from 3, so both become integers."""
     found = float(text)
     return int(found) if found.is_integer() and abs(found) <= EXACT else found
 
@@ -237,7 +237,7 @@ def _not_a_number(text: str) -> NoReturn:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object. A repeated name is refused, because JSON parsers disagree about which value counts."""
+    """Return the JSON object. A repeated name is refused, because JSON parsers disagree about which value counts."""
     found = dict(pairs)
     if len(found) < len(pairs):
         name = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))
@@ -247,7 +247,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _half(found: Any) -> str | None:
-    """Return the path of the first string with a lone surrogate. Not recursive, because the nesting may be deep."""
+    """Return the path of the first string with a lone surrogate. Not recursive, since a body may be deeply nested."""
     left: list[tuple[str, Any]] = [("", found)]
     while left:
         where, one = left.pop()

@@ -1,6 +1,6 @@
-"""Calls of clients: from an HTTP request to the core, in a pool of threads that clients share fairly.
+"""Calls of clients: from an HTTP request to the core, in a thread pool that clients share fairly.
 
-Store lookups and adapter loading happen in the pool, so that one client cannot block the others. Knows no protocol.
+Store lookups and adapter loading run in the pool, so that one client cannot block the others.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Given = TypeVar("Given", bound=Body)
 
 
 class RequestPool:
-    """Threads for requests of one event loop."""
+    """The threads for the requests of an event loop."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -66,7 +66,7 @@ class RequestPool:
     ) -> Sequence[AcceptedRequest]:
         """Call `Core.accept` or `Core.begin` in the pool. If the caller is cancelled, the results are closed.
 
-        Raises TimeoutError too.
+        Raises TimeoutError if `accept` takes too long, and its errors.
         """
         accepting: asyncio.Future[Sequence[AcceptedRequest]] | None = None
         try:
@@ -81,19 +81,19 @@ class RequestPool:
     async def look(
         self, key: Key, what: Callable[Arguments, Found], *given: Arguments.args, **named: Arguments.kwargs
     ) -> Found:
-        """Call another function that reads the store, in the pool. Raises TimeoutError if the store hangs."""
+        """Call a function that reads the store, in the pool. Raises TimeoutError if the store does not respond."""
         async with asyncio.timeout(self._core.settings.timeout):
             looking = await self._begin(key, lambda: what(*given, **named))
             return await asyncio.shield(looking)
 
     async def parse(self, key: Key, content: bytes, kind: type[Given]) -> Given:
-        """Parse a body, in the pool if the body is large. Raises Refusal."""
+        """Parse a body, in the pool if the body is large. Raises Refusal for an invalid body."""
         if len(content) <= AT_ONCE:
             return parse_body(content, kind)
         return await self.look(key, parse_body, content, kind)
 
     async def _begin(self, key: Key, what: Callable[[], Found]) -> asyncio.Future[Found]:
-        """Begin a call in the pool. The client's place is free once the call has ended, even if nobody waits for it."""
+        """Begin a call in the pool. The client's thread is free once the call has ended, even if nobody waits."""
         place = self._places[key.client]
         await place.acquire()
         try:
@@ -116,17 +116,17 @@ def _closed(accepting: asyncio.Future[Sequence[AcceptedRequest]]) -> None:
 
 
 def _forgotten(waiting: asyncio.Future[Any]) -> None:
-    """Retrieve the exception, because asyncio reports exceptions that were never retrieved."""
+    """Retrieve the exception of a future, because asyncio reports exceptions that were never retrieved."""
     with suppress(asyncio.CancelledError):
         waiting.exception()
 
 
 class ClientWatch:
-    """Whether the client of a request has closed its connection. `close` ends the watching.
+    """Watches whether the client of a request has closed its connection. `close` ends the watching.
 
     Args:
-        receive: the rest of the request, whose body was read. None: the body is still being read, so that only a closed
-            connection is noticed, until `watch` is called.
+        receive: ASGI's `receive` of the request, after its body was read. None: the body is still being read; until
+            `watch` is called, only a closed connection is noticed.
     """
 
     def __init__(self, scope: Scope, receive: Receive | None = None) -> None:
@@ -140,14 +140,14 @@ class ClientWatch:
             self._leaving = asyncio.create_task(_until_left(receive))
 
     async def wait(self, waiting: asyncio.Future[Any], until: float | None = None) -> None:
-        """Wait for an outcome.
+        """Wait for a future's result.
 
         Args:
-            until: time on the clock `meter.now`. None: no limit.
+            until: time on the clock `meter.now` at which to stop waiting. None: no limit.
 
         Raises:
-            Refusal: the client has left.
-            TimeoutError: the time is over.
+            Refusal: the client has closed the connection.
+            TimeoutError: the time `until` is past.
         """
         both = [waiting, *([] if self._leaving is None else [self._leaving])]
         while not waiting.done():
@@ -174,7 +174,7 @@ async def _until_left(receive: Receive) -> None:
 
 
 def refusal_of(core: Core, what: str, error: Exception) -> Refusal:
-    """Return the refusal for an error. An error that nobody foresaw (status 500) is counted and logged."""
+    """Return the refusal for an error. An unexpected error (status 500) is counted and logged."""
     refusal = Refusal.of(error)
     if refusal.status == 500:
         core.failed(what, error)
@@ -182,10 +182,10 @@ def refusal_of(core: Core, what: str, error: Exception) -> Refusal:
 
 
 class ClientCall:
-    """A request of a client, for the function that answers its route.
+    """A client's request, for the function that answers its route.
 
     Attributes:
-        id: id of the request.
+        id: id of the request, in the response's headers too.
     """
 
     def __init__(self, request: Request) -> None:
@@ -196,24 +196,24 @@ class ClientCall:
 
     @property
     def key(self) -> Key:
-        """The client's key. The gate has made sure that there is one, unless the route needs none."""
+        """The client's API key. The middleware has checked that there is one, unless the route needs none."""
         found: Key = self.request.scope["afina.key"]
         return found
 
     async def body(self, kind: type[Given]) -> Given:
-        """Return the request's body, parsed. Raises Refusal."""
+        """Return the request's body, parsed. Raises Refusal for an invalid body."""
         return await self.pool.parse(self.key, await self.request.body(), kind)
 
     @property
     def model_in_query(self) -> str | None:
-        """The query's `model`. Raises Refusal if the query has two."""
+        """The query's parameter `model`. Raises Refusal if the query has two."""
         found = self.request.query_params.getlist("model")
         if len(found) > 1:
             raise Refusal(422, "invalid", "`model` occurs twice in the query. Leave one out.")
         return found[0] if found else None
 
     async def look(self, what: Callable[Arguments, Found], *given: Arguments.args, **named: Arguments.kwargs) -> Found:
-        """Call a function that reads the store, in the pool. Raises TimeoutError if the store hangs."""
+        """Call a function that reads the store, in the pool. Raises TimeoutError if the store does not respond."""
         return await self.pool.look(self.key, what, *given, **named)
 
     def asks(
@@ -224,12 +224,12 @@ class ClientCall:
         truncation: Truncation | None = None,
         user: str | None = None,
     ) -> TextRequest:
-        """Return what the client asks of a model. `user`: the end user, all of whose requests one version answers."""
+        """Return the client's request to a model. `user`: the end user; one version answers all their requests."""
         traced = self.request.scope.get("afina.traced")
         return TextRequest(self.key, model, texts, generation, truncation, user or self.id, traced)
 
     async def begin(self, asked: Sequence[TextRequest], check: Check = no_check) -> Sequence[AcceptedRequest]:
-        """Accept requests, and put their texts into the queue. `close` the results."""
+        """Accept requests, and put their texts into the queue. The caller must `close` the results."""
         return await self.pool.accept(self.core.begin, asked, check)
 
     def watch(self) -> ClientWatch:
@@ -243,7 +243,7 @@ class ClientCall:
         truncation: Truncation | None = None,
         check: Check = no_check,
     ) -> Sequence[ServedAnswer]:
-        """Return the answers of one model.
+        """Return the answers of one model to the texts.
 
         Raises Refusal if the client disconnects, and the errors of `check` and `Core.begin`.
         """
@@ -251,11 +251,11 @@ class ClientCall:
         return found
 
     def answered(self, content: Any, found: Sequence[ServedAnswer]) -> Response:
-        """Return answers as JSON, with their receipt in a header."""
+        """Return answers as a JSON response, with the receipt in a header."""
         return JSONResponse(content, headers={RECEIPT: str(found[0].receipt)})
 
     async def together(self, asked: Sequence[TextRequest], check: Check = no_check) -> Sequence[Sequence[ServedAnswer]]:
-        """Return the answers of several models, each to its texts. They are computed in one batch if there is room."""
+        """Return the answers of several models, each to its texts, computed in one batch if there is room."""
         accepted = await self.begin(asked, check)
         try:
             flat = asyncio.gather(*(asyncio.wrap_future(future) for one in accepted for future in one.futures))
@@ -283,7 +283,7 @@ class ClientCall:
         return await self._awaited(asyncio.gather(*map(one, asked)), LOADING + self.core.settings.timeout + SPARE)
 
     async def _awaited(self, waiting: asyncio.Future[Found], seconds: float) -> Found:
-        """Wait for the outcome. If the client disconnects, the rest is not computed."""
+        """Wait for the futures' results. If the client disconnects, the rest is not computed."""
         watch = self.watch()
         try:
             await watch.wait(waiting, meter.now() + seconds)
@@ -296,7 +296,7 @@ class ClientCall:
 
 
 async def _call_of(request: Request) -> ClientCall:
-    """Return the call. Raises Refusal for a parameter in the query that a route with a body does not describe."""
+    """Return the call of a request. Raises Refusal for a query parameter that the route does not describe."""
     if request.method not in (HTTPMethod.GET, HTTPMethod.HEAD) and request.query_params:
         route = request.scope["route"]
         if route_of(request.scope["path"]).protocol is not OPENAI:

@@ -1,7 +1,4 @@
-"""Compressed bodies: gzip and deflate of requests, expanded with a bound, and of responses if the client asks for it.
-
-Knows no route and no protocol.
-"""
+"""Compressed bodies: gzip and deflate of requests, expanded with a bound, and of responses if the client asks."""
 
 from __future__ import annotations
 

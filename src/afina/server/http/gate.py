@@ -1,6 +1,6 @@
-"""The ASGI middleware before every route: authentication, scopes, rate limits, sizes, and a log line for each request.
+"""The ASGI middleware before all routes: authentication, scopes, rate limits, body sizes, and a log line per request.
 
-What each path needs is in `server/routes.py`. Knows no protocol.
+The scope and the limits of each path are in `server/routes.py`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class TokenBucket:
     Args:
         rate: tokens per second.
         burst: tokens in a full bucket.
-        longest: longest wait in seconds.
-        clock: returns seconds.
+        longest: longest wait for tokens in seconds.
+        clock: a function that returns the time in seconds.
     """
 
     def __init__(self, rate: float, burst: float, longest: float, clock: Callable[[], float] = meter.now) -> None:
@@ -41,7 +41,7 @@ class TokenBucket:
         self._left, self._at = burst, clock()
 
     def wait(self, amount: float) -> float:
-        """Take `amount` tokens. Return the seconds to wait for them."""
+        """Take `amount` tokens from the bucket. Return the seconds to wait for them."""
         now = self._clock()
         left = min(self._burst, self._left + (now - self._at) * self._rate) - amount
         self._left, self._at = max(left, -self._longest * self._rate), now
@@ -87,7 +87,7 @@ UNAUTHORIZED = 401
 
 
 def _framed(scope: Scope) -> None:
-    """Raise Refusal for a body of ambiguous length.
+    """Raise Refusal for a request whose body has an ambiguous length.
 
     A request with both Content-Length and Transfer-Encoding may hide a second request from a proxy. The connection is
     closed after such a request (RFC 9112, section 6.1).
@@ -100,7 +100,7 @@ def _framed(scope: Scope) -> None:
 
 @dataclass(eq=False)
 class _Seen:
-    """State of one request."""
+    """What the middleware notes of a request: the response's status, the API key, and the trace."""
 
     status: int = 0
     key: Key | None = None
@@ -108,7 +108,7 @@ class _Seen:
 
 
 class Gate:
-    """ASGI middleware around an application."""
+    """ASGI middleware before an application."""
 
     def __init__(self, app: ASGIApp, core: Core) -> None:
         self._app, self._core = app, core
@@ -169,10 +169,10 @@ class Gate:
             self._note(inner, scope["method"], route, seen, meter.now() - started)
 
     def _admitted(self, scope: Scope, route: Route) -> Key | None:
-        """Return the key of a request. None: its path needs none.
+        """Return the API key of a request. None: the path needs no key.
 
-        Raises Refusal, also if no connection is left for clients. A connection without a valid key may be closed while
-        it is answered.
+        Raises Refusal, also if no connection is left for clients. The connection of a request without a valid key may
+        be closed while the request is answered.
         """
         admit, key = scope.get(ADMIT, lambda known: True), None
         try:
@@ -203,7 +203,7 @@ class Gate:
 
     @contextmanager
     def _counted(self, key: Key | None) -> Iterator[None]:
-        """Refuse a client's request if too many of its requests are open, so that those of other clients find room."""
+        """Refuse a client's request if too many of its requests are open, so that other clients' requests find room."""
         if key is None:
             yield
             return
@@ -220,7 +220,7 @@ class Gate:
                 del self._asking[key.client]
 
     async def _slow(self) -> None:
-        """Delay answers to requests without a valid key, so that requests with a key get the processor."""
+        """Delay the response to a request without a valid key, so that requests with a key get the processor."""
         seconds = self._strangers.wait(1)
         if seconds and self._slowed < SLOWED:
             self._slowed += 1
@@ -230,7 +230,7 @@ class Gate:
                 self._slowed -= 1
 
     async def _taken(self, scope: Scope, message: Message) -> float:
-        """Wait until the client may send this many further bytes. Return the seconds waited."""
+        """Wait until the client may send the bytes of this message. Return the seconds waited."""
         key, size = scope["afina.key"], len(message.get("body", b""))
         return 0.0 if key is None else await self._buckets.take(key.client, size)
 
@@ -246,7 +246,7 @@ class Gate:
         return receiving
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        """Expand a compressed body. Refuse a body that is too large (before reading it) or arrives too slowly."""
+        """Expand a compressed body. Refuse a body that is too large (before it is read) or arrives too slowly."""
         settings, state = self._core.settings, {"bytes": 0, "over": False, "until": 0.0}
         length = dict(scope["headers"]).get(b"content-length", b"0")
         large = Refusal(413, "too_large", f"a request may have at most {settings.body_bytes:,} bytes.")

@@ -1,4 +1,4 @@
-"""An error as HTTP status, kind and message: why a request is refused. Knows no protocol."""
+"""Refusal: an error as HTTP status, kind and message, for every protocol."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ GONE = 499
 
 @dataclass
 class Refusal(Exception):
-    """The refusal of a request.
+    """The reason why a request is refused.
 
     Attributes:
-        kind: one word for programs. Metrics count by kind.
+        kind: the kind of error in one word, for programs; metrics count refusals by kind.
     """
 
     status: int
@@ -44,9 +44,9 @@ class Refusal(Exception):
 
     @classmethod
     def of(cls, error: Exception) -> Refusal:
-        """Return the refusal for an error.
+        """Return the refusal for an exception.
 
-        Messages about errors that the caller did not cause name nothing of the store.
+        The message about an error that the client did not cause names nothing in the store.
         """
         match error:
             case Refusal():
@@ -81,6 +81,6 @@ class Refusal(Exception):
 
 
 def error_response(route: Route, refusal: Refusal) -> JSONResponse:
-    """Return a refusal in the format of the route's protocol. A header has the kind in every protocol."""
+    """Return a refusal in the format of the route's protocol, with its kind in a header."""
     headers, status = {ERROR_KIND: refusal.kind, **refusal.headers}, route.protocol.status(refusal.status)
     return JSONResponse(route.protocol.error(status, refusal.kind, refusal.message), status, headers)

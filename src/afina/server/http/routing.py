@@ -1,4 +1,4 @@
-"""The routes of a protocol, with their description in OpenAPI. Knows no protocol; `server/routes.py` has the paths."""
+"""ProtocolRouter: the routes of a protocol, with their description in OpenAPI. `server/routes.py` has the paths."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FAILURES = {
 
 
 class ProtocolRouter(APIRouter):
-    """The routes that a module of `protocols` answers."""
+    """The routes that a module of `protocols` answers, as a FastAPI router."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,13 +57,13 @@ class ProtocolRouter(APIRouter):
         events: Shape | None = None,
         binary: str | None = None,
     ) -> Callable[[Handler], Handler]:
-        """Return a decorator of the function that answers a route.
+        """Return a decorator of the function that answers a route with an API key.
 
         Args:
-            answer: shape of the response; None: text.
-            lines: example of a body of JSON lines, instead of `body`.
+            answer: JSON schema of the response; None: the response is text.
+            lines: example of a body that is JSON lines, instead of `body`.
             media: media type of the response.
-            events: shape of the JSON in each event, if a body with `stream` gets server-sent events.
+            events: JSON schema of each server-sent event, if a body with `stream` gets events.
             binary: header with the length of the JSON, if binary data may follow the JSON of request and response.
         """
         answered = _response("The answer.", media, answer or TEXT)
@@ -93,10 +93,10 @@ class ProtocolRouter(APIRouter):
     def answers_all(
         self, route: Route, *responses: tuple[int, str, Shape | None], media: str = "application/json"
     ) -> Callable[[Handler], Handler]:
-        """Return a decorator of the function that answers a route without a key.
+        """Return a decorator of the function that answers a route without an API key.
 
         Args:
-            responses: each status, what it means, and the shape of the response; None: the response is empty.
+            responses: each HTTP status, its meaning, and the JSON schema of the response; None: the response is empty.
             media: media type of the response.
         """
         described = {
@@ -123,7 +123,7 @@ class ProtocolRouter(APIRouter):
 
 
 def _event(content: Shape) -> Shape:
-    """Return the shape of each server-sent event: what `schema` means for event streams before OpenAPI 3.2."""
+    """Return the JSON schema of each server-sent event, where `schema` of an event stream is (before OpenAPI 3.2)."""
     data = either(one_of("[DONE]"), {**TEXT, "contentMediaType": "application/json", "contentSchema": content})
     return {
         "type": "object",
@@ -137,7 +137,7 @@ def _response(why: str, media: str, shape: Shape) -> dict[str, Any]:
 
 
 def body_schemas(bodies: list[type[Body]]) -> dict[str, Any]:
-    """Return the JSON Schema of each body, and of the models inside, by name."""
+    """Return the JSON Schema of each request body, and of the models inside, by name."""
     _, found = models_json_schema([(one, "validation") for one in bodies], ref_template=REFERENCE)
     made: dict[str, Any] = found["$defs"]
     return made

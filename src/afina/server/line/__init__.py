@@ -1,4 +1,4 @@
-"""From accepted texts to outcomes: works, the fair queue in which they wait, and the one thread that computes them.
+"""The fair queue of accepted texts and tests, called works, and the one thread that computes them.
 
-Knows no protocol and no store.
+The package knows no protocol and no store.
 """

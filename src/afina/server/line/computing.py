@@ -1,6 +1,6 @@
-"""The computing thread: turn by turn, it computes texts that are due and one step of every running generation.
+"""The computing thread: in turn, it computes a batch of texts and one step of all running generations.
 
-A text of one forward pass waits for at most one step of generations, however long they are.
+A text that needs one forward pass waits for at most one step of generations, however long their answers are.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ LINE, COMPUTE, STEP, WATCH = "line", "compute", "step", "watch"
 
 
 class _Turn(NamedTuple):
-    """The works of one turn, which were taken at a time.
+    """The works (texts, prompts, tests) that the thread takes from the queue at one time.
 
     Attributes:
-        budget: tokens of the turn.
-        room: tokens of prompts.
-        texts: texts of one forward pass.
-        prompts: texts to generate that begin.
-        late: works whose time is over.
-        ending: whether generations are given up.
+        budget: largest number of tokens of the turn.
+        room: largest number of tokens of new prompts.
+        texts: texts that need one forward pass.
+        prompts: prompts whose generation begins.
+        late: works whose time limit is past.
+        ending: whether running generations are given up.
     """
 
     now: float
@@ -51,8 +51,8 @@ class Batcher:
     """A thread that computes the queued works. Thread-safe. Only `close` ends the thread.
 
     Args:
-        watch: listener of batches, and of steps of generations.
-        failed: called with what failed, and the error.
+        watch: listener that is called after each batch and each step of generations.
+        failed: called with the name of the operation that failed, and the error.
         clock: returns seconds.
     """
 
@@ -101,7 +101,7 @@ class Batcher:
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """In this block, a text is on its way: the first waiting text gives it a short time to join its batch."""
+        """In the `with` block, a text will be submitted soon: a waiting text waits a short time for it."""
         with self._changed:
             self._expected += 1
         try:
@@ -114,10 +114,10 @@ class Batcher:
     def submit(self, works: Sequence[Work], *, asks: bool = True) -> Sequence[Future[Any]]:
         """Put works of one client into the queue, all or none. Return their futures.
 
-        A future raises TimeoutError after its work's time. Works with cancelled futures are not computed.
+        A future raises TimeoutError after its work's time limit. Works with cancelled futures are not computed.
 
         Args:
-            asks: as in `FairQueue.offer`.
+            asks: whether the client counts as active, as in `FairQueue.offer`.
 
         Raises:
             Overloaded: the client's share of the queue is full.
@@ -147,7 +147,7 @@ class Batcher:
         return bool(self._running) or self.computer.generations.active > 0
 
     def step(self) -> bool:
-        """Take a turn: compute the texts that are due, and a step of generations. Return whether there was one."""
+        """Take a turn: compute the texts that are due, and a step of generations. Return whether there were any."""
         with self._changed:
             turn = self._taken()
         if turn is None:
@@ -211,13 +211,13 @@ class Batcher:
             item.settle(outcome)
 
     def _forget(self, ended: Sequence[Work]) -> None:
-        """Compute no further chunks of works that have ended."""
+        """Stop computing the chunks of works that have ended."""
         if any(item.left for item in ended):
             with self._changed:
                 self._line.forget(ended)
 
     def _generate(self, turn: _Turn) -> None:
-        """Begin the generations that were taken, end those that nobody waits for, and take a step."""
+        """Begin the turn's new generations, end those that nobody waits for, and compute a step of all."""
         for work in turn.prompts:
             assert isinstance(work, GeneratedAnswer)
             self._begin(work)
@@ -242,7 +242,7 @@ class Batcher:
             self._give_back(turn.prompts)
 
     def _give_back(self, prompts: Sequence[Work]) -> None:
-        """Put generations for which there was no memory back into the queue, where clients take turns."""
+        """Put prompts for whose generation there was no memory back into the queue."""
         generations = self.computer.generations
         held = [work for work in self._running.values() if work in prompts and generations.waits(work.generation)]
         for work in held:
@@ -252,7 +252,7 @@ class Batcher:
             self._line.give_back(held)
 
     def _settle(self, ended: Sequence[tuple[GeneratedAnswer, Any]]) -> None:
-        """Give generations their outcomes. If a step failed with works in the background, begin the others again."""
+        """Set the results of ended generations. If a step failed because of background works, restart the others."""
         failed = {work for work, outcome in ended if isinstance(outcome, Busy)}
         blamed = any(work.in_background for work in failed)
         again = []
@@ -284,7 +284,7 @@ class Batcher:
         self.computer.generations.cancel(work.generation)
 
     def _broken(self, error: BaseException) -> None:
-        """End generations after an unexpected error: those in the background first, as they may have caused it."""
+        """End generations after an unexpected error; those in the background first, as they may be its cause."""
         blamed = [work for work in self._running.values() if work.in_background]
         for work in blamed or [*self._running.values()]:
             with suppress(Exception):
@@ -294,7 +294,7 @@ class Batcher:
             self._running = {}
 
     def _stepped(self, began: float) -> None:
-        """Charge the clients for the tokens of a step, and tell the listener of it."""
+        """Charge the clients for the tokens of a step, and call the listener."""
         now, generated, firsts, tokens = self._clock(), dict[str, int](), list[float](), 0
         for generation, count in self.computer.generations.tokens_of.items():
             work = self._running.get(generation)
@@ -347,7 +347,7 @@ class Batcher:
                 self._abandon(error)
 
     def _abandon(self, error: BaseException) -> None:
-        """Fail all waiting works and empty the queue, because its state may be inconsistent."""
+        """Fail all waiting works and empty the queue, because the queue may be inconsistent after an error."""
         with self._changed:
             waiting = self._line.clear()
         for item in waiting:
@@ -358,7 +358,7 @@ class Batcher:
     def give_up(self) -> None:
         """Refuse new works. Waiting and running generations, and waiting texts, fail with Busy.
 
-        The texts of the current batch are still computed.
+        The texts of the batch in progress are still computed.
         """
         with self._changed:
             self._closing, self._giving_up = True, True
@@ -368,7 +368,7 @@ class Batcher:
             item.fail(problems.ENDING())
 
     def close(self) -> None:
-        """Refuse new works, and return when all accepted works are computed."""
+        """Refuse new works, and return when all accepted works have been computed."""
         with self._changed:
             self._closing = True
             self._changed.notify()

@@ -1,11 +1,11 @@
-"""The fair queue of works that wait for the computing thread.
+"""The fair queue of works (texts and prompts) that wait for the computing thread.
 
-Clients take turns by tokens (start-time fair queueing): the client that has received the fewest tokens is next, and a
-client that returns starts level with the others. So a client with few requests never waits for the whole queue of a
+Clients share the tokens equally (start-time fair queueing): the client that has received the fewest tokens is next, and
+a returning client starts with as many as the others. So a client with few requests never waits for the whole queue of a
 client with many. If a text is longer than a batch and can be computed in chunks, the batch takes its first tokens, and
-the rest is the next work of its client. Texts for one forward pass and texts to generate wait apart, because a text
-does not have to wait until there is memory for a generation; both count for the same share. Works in the background are
-taken while no client waits. Knows no model and no protocol.
+the rest becomes the client's next work. Texts for one forward pass and prompts for generation have separate queues,
+since only generation waits for memory; both count for the client's share. Background works, such as golden tests, are
+taken while no client waits.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ GUESSED = 0.1
 
 
 class ClientSpeed:
-    """How fast the works of a client leave the queue, measured while any wait.
+    """How many tokens per second of a client leave the queue, measured while any of its works wait.
 
     Args:
         now: the time at which the first work arrives.
-        guess: tokens per second, as long as nothing is measured.
+        guess: tokens per second that are assumed before anything is measured.
     """
 
     def __init__(self, now: float, guess: float) -> None:
@@ -47,7 +47,7 @@ class ClientSpeed:
         self._since, self._left, self._gap = now, now, 0.0
 
     def wait(self, now: float) -> None:
-        """Begin to measure: works wait again."""
+        """Begin to measure, because works of the client wait again."""
         self._since = self._left = now
 
     def leave(self, tokens: int, now: float) -> None:
@@ -60,7 +60,7 @@ class ClientSpeed:
         self._tokens = max(0.0, self._tokens - tokens)
 
     def seconds(self, tokens: int, now: float) -> float:
-        """Return the time until so many tokens have left: at the mean speed, and then until the next works leave."""
+        """Return the seconds until `tokens` have left the queue at the mean speed, plus the time between batches."""
         self._pass(now)
         gap = max(self._gap, now - self._left)
         # The first works left at the beginning: works left once more often than there were gaps.
@@ -83,10 +83,10 @@ class FairQueue:
     """A queue that gives clients equal shares of tokens. Not thread-safe.
 
     Args:
-        most: tokens of a batch while one client is active.
-        shared: tokens of a batch while several clients are active.
-        delay: how long the first text waits for others that are on their way, in seconds.
-        bound: tokens that may wait (`Settings.queue_tokens`).
+        most: largest number of tokens of a batch while one client is active.
+        shared: largest number of tokens of a batch while several clients are active.
+        delay: seconds that the first text waits for further texts that are announced.
+        bound: largest number of tokens that may wait (`Settings.queue_tokens`).
     """
 
     def __init__(self, most: int, shared: int, delay: float, bound: int) -> None:
@@ -104,12 +104,12 @@ class FairQueue:
         """Put works of one client into the queue, all or none.
 
         Args:
-            speed: tokens computed per second: a guess of when to retry, until the client's own speed is measured.
+            speed: tokens computed per second, to tell a client when to retry until its own speed is measured.
             asks: whether the client counts as active, which makes batches smaller.
 
         Raises:
-            Overloaded: the client's share of the queue is full. `after`: seconds until these works fit. A client
-                without waiting works may exceed its share once.
+            Overloaded: the client's share of the queue is full; its `after` is the seconds until these works fit. A
+                client without waiting works may exceed its share once.
         """
         client, asked, now = items[0].client, sum(item.tokens for item in items), items[0].arrived
         if items[0].in_background:
@@ -144,14 +144,14 @@ class FairQueue:
 
     @property
     def prompts(self) -> int:
-        """Number of waiting texts that generation answers."""
+        """Number of prompts that wait for generation."""
         return sum(map(len, self._prompts.values()))
 
     def texts_of(self, client: str) -> int:
         return len(self._texts.get(client, ())) + len(self._prompts.get(client, ()))
 
     def budget(self, now: float) -> int:
-        """Return the largest number of tokens of a batch made now."""
+        """Return the largest number of tokens of a batch at this time."""
         self._seen = {client: when for client, when in self._seen.items() if now - when < MEMORY}
         if len(self._speeds) > len(self._seen) + len(self._tokens):
             self._speeds = {
@@ -160,19 +160,19 @@ class FairQueue:
         return self.shared if len(self._seen) > 1 else self.most
 
     def room_for_chunks(self, left: int, now: float) -> int:
-        """Return how many of the `left` tokens of a batch made now may be chunks.
+        """Return how many of the `left` tokens of a batch may be chunks of long texts.
 
-        While several clients are active, chunks leave a quarter of a batch free. So a text that arrives when a chunk
-        begins waits for less time than its own batch takes.
+        While several clients are active, chunks of long texts leave a quarter of a batch free. So a text that arrives
+        when a chunk begins waits for less time than a batch takes.
         """
         budget = self.budget(now)
         return left if budget == self.most else left - budget // 4
 
     def due(self, now: float, *, expected: bool = True) -> float | None:
-        """Return the seconds until the next works should be taken; None if none waits.
+        """Return the seconds until the next works should be taken; None if no work waits.
 
         Args:
-            expected: whether further texts are on their way, for which the first one waits.
+            expected: whether further texts are announced, for which the first text waits.
         """
         if not self._texts and not self._prompts and self._background:
             return 0.0
@@ -184,20 +184,20 @@ class FairQueue:
         return max(0.0, oldest + self.delay - now)
 
     def take(self, now: float, opens: Callable[[Work], bool] = lambda item: True) -> list[Work]:
-        """Return the next texts: within the budget, but at least one if any waits. `due` of each is what is taken now.
+        """Return the next texts within the budget, but at least one. Each text's `due`: the tokens taken now.
 
         Args:
-            opens: called before the first of several chunks of a text is taken. If it returns False, the text waits,
-                and texts of other clients are taken.
+            opens: called before the first chunk of a text is taken. If it returns False, the text waits, and texts of
+                other clients are taken.
         """
         return self._taken(self._texts, now, self.budget(now), opens=opens) or self._spare(now, opens=opens)
 
     def take_prompts(self, now: float, room: int | None = None, without: Collection[str] = ()) -> list[Work]:
-        """Remove and return the next texts to generate: within the budget, but at least one if any waits.
+        """Remove and return the next prompts for generation within the budget, but at least one.
 
         Args:
-            room: tokens of the budget that are left. None: all.
-            without: clients whose earlier texts are still read.
+            room: tokens of the budget that are left. None: the whole budget.
+            without: clients whose earlier prompts are still being read.
         """
         left = self.budget(now) if room is None else room
         return self._taken(self._prompts, now, left, PROMPTS, without=without) or self._spare(now, prompts=True)
@@ -205,7 +205,7 @@ class FairQueue:
     def _spare(
         self, now: float, opens: Callable[[Work], bool] = lambda item: True, *, prompts: bool = False
     ) -> list[Work]:
-        """Take works in the background, if no client waits: a small batch, and of one version, which may fail."""
+        """If no client waits, take background works: a small batch, of one version, since its computation may fail."""
         batch, left = list[Work](), self.shared
         if self._texts or self._prompts:
             return batch
@@ -257,7 +257,7 @@ class FairQueue:
         return batch
 
     def give_back(self, items: Sequence[Work]) -> None:
-        """Put works that were taken before all others of their clients, as if they had not been taken."""
+        """Put works back before all others of their clients, as if they had not been taken."""
         for item in reversed(items):
             client, item.taken = item.client, 0
             if item.in_background:
@@ -272,7 +272,7 @@ class FairQueue:
             self._tokens[client] = self._tokens.get(client, 0) + item.tokens
 
     def charge(self, tokens: Mapping[str, int], now: float) -> None:
-        """Count generated tokens of clients for their shares. They stay active while they generate."""
+        """Count generated tokens for the clients' shares. Clients stay active while they generate."""
         for client, count in tokens.items():
             self._given[client] = max(self._given.get(client, 0), self._floor) + count
             if client in self._seen:
@@ -315,12 +315,12 @@ class FairQueue:
 
 
 def _share(item: Work, left: int, room: int, *, first: bool) -> int:
-    """Return the tokens of a work that a batch takes; 0: none.
+    """Return the number of tokens of a work that a batch takes; 0: the work does not fit.
 
     Args:
-        left: tokens that the batch has room for.
-        room: tokens of them for chunks.
-        first: whether the batch is empty.
+        left: tokens that still fit in the batch.
+        room: tokens of `left` that chunks of long texts may use.
+        first: whether the batch has no work yet.
     """
     if item.reach is None:
         return item.left if first or item.left <= left else 0

@@ -1,7 +1,7 @@
-"""The works that wait for the computing thread: texts to answer, golden tests, and texts to generate.
+"""Works, which wait for the computing thread: texts to predict, golden tests, and prompts to generate from.
 
-Each work knows its client, its tokens, its deadline and its future. Everything that the computing thread needs is in
-the work: texts are encoded before.
+Each work has its client, its token ids, its deadline and the future of its result. Texts are tokenized before they
+become works.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ BACKGROUND = "#"
 
 @dataclass(eq=False, kw_only=True)
 class Work:
-    """Something that is computed once.
+    """A computation that waits in the queue: one text, prompt or golden test.
 
     Attributes:
-        tokens: number of tokens, which count as the client's share.
+        tokens: number of tokens, which count for the client's share.
         timeout: seconds after the arrival after which the work fails with TimeoutError.
-        traced: passed unchanged to the batch listener; None: not traced.
-        arrived: time of arrival, in seconds of the queue's clock.
-        began: whether computing began before there is an outcome. Its tokens then count for the key's rate, also if
-            nobody waits for the answer any more.
-        reach: as in `Classifier`. None: the work cannot be computed in chunks.
-        taken: tokens that batches have taken.
-        due: tokens that the last batch has taken.
+        traced: the traced request, passed unchanged to the batch listener; None: not traced.
+        arrived: time at which the work entered the queue, in seconds of the queue's clock.
+        began: whether the computation has begun. Its tokens then count for the key's rate limit, also if nobody waits
+            for the answer any more.
+        reach: `Classifier.reach` of the model. None: the work cannot be computed in chunks.
+        taken: number of tokens that batches have taken so far.
+        due: number of tokens that the last batch has taken.
     """
 
     client: str
@@ -62,12 +62,12 @@ class Work:
         return self.tokens - self.taken
 
     def cost(self, tokens: int) -> int:
-        """Return how many first tokens of a text take the time of the next `tokens`, which attend to those before."""
+        """Return the time of computing the next `tokens`, in first tokens of a text, which attend to none before."""
         return tokens if self.reach is None else tokens + int(tokens * self.taken / self.reach)
 
     @property
     def in_background(self) -> bool:
-        """Whether no client waits for this work, which is computed while nothing else waits."""
+        """Whether no client waits for this work, which is then computed only while nothing else waits."""
         return self.client.startswith(BACKGROUND)
 
     @property
@@ -76,13 +76,13 @@ class Work:
         return self.arrived + self.timeout
 
     def settle(self, outcome: Any) -> None:
-        """Give the future its outcome. The AfinaError of a text is an outcome too."""
+        """Set the future's result. The AfinaError of a text is a result too."""
         with suppress(InvalidStateError):  # cancelled meanwhile
             self.future.set_result(outcome)
         self.dropped()
 
     def fail(self, error: BaseException) -> None:
-        """Let the future raise an error: not one that would end the waiting thread, task or iteration."""
+        """Set the future's exception; one such as SystemExit, which would end the waiting thread, is wrapped."""
         if not isinstance(error, Exception) or isinstance(error, CancelledError | StopIteration):
             error = RuntimeError(type(error).__name__)
         with suppress(InvalidStateError):
@@ -90,22 +90,22 @@ class Work:
         self.dropped()
 
     def dropped(self) -> None:
-        """End: there is an outcome, or the future was cancelled."""
+        """Called when the work ends: its future has a result or was cancelled."""
 
 
 @dataclass(eq=False, kw_only=True)
 class PredictedAnswer(Work):
-    """A text that one forward pass answers.
+    """A text for one forward pass, such as classification.
 
     Attributes:
-        chunked: the text while it is computed in chunks. None: it is computed whole, or not yet.
+        chunked: the partly computed text, if it is computed in chunks. None: computed whole, or not yet.
     """
 
     row: SinglePass
     chunked: ChunkedPass | None = None
 
     def dropped(self) -> None:
-        """Give back the memory of a text that was computed in part."""
+        """Free the memory of a text that was computed in part."""
         if self.chunked is not None:
             self.chunked.close()
 
@@ -119,11 +119,11 @@ class GoldenTest(Work):
 
 @dataclass(eq=False, kw_only=True)
 class GeneratedAnswer(Work):
-    """A text that generation answers, step by step. Its future can be cancelled until it has an outcome.
+    """A prompt whose answer is generated step by step. Its future can be cancelled until it has a result.
 
     Attributes:
-        heard: time of the first token, in seconds of the queue's clock; None: none yet.
-        generated: number of new tokens so far.
+        heard: time of the first new token, in seconds of the queue's clock; None: no token yet.
+        generated: number of tokens generated so far.
     """
 
     generation: Generation
@@ -132,22 +132,22 @@ class GeneratedAnswer(Work):
 
     @property
     def is_silent(self) -> bool:
-        """Whether there is no token yet. Beam search has no token before its end."""
+        """Whether no token has been sent yet. Beam search sends no token before its end."""
         return self.heard is None and self.generation.decoding.beams == 1
 
     @property
     def can_begin_again(self) -> bool:
-        """Whether a second beginning gives the same answer: no token was heard, and no guide has a state."""
+        """Whether a restart gives the same answer: no token was sent, and no guide has a state."""
         return self.generation.heard is None and self.generation.guide is None
 
     def begin_again(self) -> None:
-        """Take a new generation of the same answer, as the engine may still know the old one."""
+        """Replace the generation by a new one of the same answer, as the engine may still hold the old."""
         self.generation, self.heard, self.generated = replace(self.generation), None, 0
         self.began = False
 
 
 class EngineComputer:
-    """Computes works with an engine. For one thread."""
+    """Computes works with an engine, in one thread."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -187,11 +187,11 @@ def works_of(
     client: str | None = None,
     choices: Sequence[int] | None = None,
 ) -> Sequence[Work]:
-    """Return the works of a request: for each text one answer, or each choice of a generated answer.
+    """Return the works of a request: one for each text, or one for each choice of a generated answer.
 
     Args:
-        client: the client whose share the works count for. None: that of the key.
-        choices: numbers of the choices. None: all.
+        client: the client whose share the works count for. None: the client of the key.
+        choices: numbers of the choices to generate. None: all.
     """
     request, lease = accepted.request, accepted.lease
     given: dict[str, Any] = {"client": client or request.key.client, "traced": request.traced}

@@ -1,4 +1,4 @@
-"""The protocols of clients: one module each, with its requests, its answers and its routes (`server/routes.py`).
+"""The protocols of clients: a module each, with its request bodies, responses and routes (`server/routes.py`).
 
-A protocol turns JSON into texts, and answers into JSON. It does not know adapters and computes nothing.
+A protocol turns JSON into texts, and answers into JSON. The package does not know adapters and computes nothing.
 """

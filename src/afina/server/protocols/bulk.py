@@ -1,4 +1,4 @@
-"""`POST /bulk`: answers to JSON lines, in order, while the lines arrive, in bounded memory."""
+"""`POST /bulk`: answer JSON lines, in order, while they arrive, in bounded memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _ending() -> Refusal:
 
 
 class Line(Body):
-    """A line of `/bulk`. The model may be in the query instead."""
+    """A line of a `/bulk` request. The model may be in the query instead."""
 
     text: Readable = Field(description="the text, or the first text of a pair")
     pair: Readable | None = Field(None, description="the second text of a pair")
@@ -44,7 +44,7 @@ class Line(Body):
 
 
 def answered(answer: ServedAnswer) -> dict[str, Any]:
-    """Return a model's answer as `afina predict` prints it, with its receipt."""
+    """Return a model's answer as a JSON object in the form of `afina predict`, with its receipt."""
     return {**answer.prediction.answer, "truncated": answer.prediction.truncated, "receipt": answer.receipt.as_json()}
 
 
@@ -52,7 +52,7 @@ class Bulk(Response):
     """An ASGI response that reads at most `window` lines ahead of the answers.
 
     Args:
-        model: default for lines without a model.
+        model: the model for lines without a `model`.
     """
 
     def __init__(self, call: ClientCall, model: str | None) -> None:
@@ -62,7 +62,7 @@ class Bulk(Response):
         self._order = asyncio.Lock()  # keeps the order of lines that wait for the key's rate limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the lines. Reading stops at the first line that is too long or too late."""
+        """Answer the lines. Reading stops at the first line that is too long or arrives too late."""
         headers = [(b"content-type", b"application/x-ndjson")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         pending: deque[tuple[asyncio.Task[dict[str, Any]], int]] = deque()
@@ -76,7 +76,7 @@ class Bulk(Response):
             await send({"type": "http.response.body", "body": f"{line}\n".encode(), "more_body": True})
 
         def full() -> bool:
-            """Return whether no further line may wait, because of their number or their bytes."""
+            """Return whether no further line may wait, because of the number or the bytes of waiting lines."""
             settings = self._core.settings
             return len(pending) >= settings.window or sum(size for _, size in pending) >= settings.body_bytes
 
@@ -138,7 +138,7 @@ class Bulk(Response):
                 return
 
     def _stopped(self) -> Refusal | None:
-        """Return why no more lines are read: the server is shutting down, or the key was revoked meanwhile."""
+        """Return why no more lines are read: the server is shutting down, or the key has been revoked."""
         if self._core.batching.ending:
             return _ending()
         try:
@@ -155,7 +155,7 @@ class Bulk(Response):
                     pass
 
     async def _answered(self, line: bytes | Refusal) -> dict[str, Any]:
-        """Return a line's answer, or its error, as a JSON object."""
+        """Return the answer to a line, or its error, as a JSON object."""
         try:
             if isinstance(line, Refusal):
                 raise line
@@ -173,9 +173,9 @@ class Bulk(Response):
             return routes.AFINA.error(refusal.status, refusal.kind, refusal.message)
 
     async def _accepted(self, asked: TextRequest) -> AcceptedRequest:
-        """Call `Core.accept` once the key has tokens left.
+        """Call `Core.accept` once the key's rate limit has tokens left.
 
-        Lines wait for tokens in their order, until the server shuts down.
+        Lines wait for tokens in the order of the request, until the server shuts down.
         """
         if not self._order.locked():
             with suppress(Overloaded):
@@ -190,7 +190,7 @@ class Bulk(Response):
                     await asyncio.sleep(min(error.after, TURN))
 
     async def _outcome(self, accepted: AcceptedRequest) -> Any:
-        """Return the outcome of one line. A full queue slows the client down instead of refusing its line."""
+        """Return the answer to one line. If the queue is full, the line waits and is not refused."""
         async with asyncio.timeout(self._core.settings.timeout):
             while True:
                 try:

@@ -1,4 +1,4 @@
-"""Health of the server, for load balancers of several protocols, and its metrics."""
+"""Health endpoints of the server in several protocols, for load balancers, and its metrics."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def health(call: Called) -> Response:
 async def ready(call: Called) -> Response:
     """Return whether the server answers requests and its store responds. Status 503 if not. Needs no key.
 
-    `writes` does not change the status: a server whose store has a full disk still answers.
+    The field `writes` does not change the status: a server whose store has a full disk still answers.
     """
     is_ready = call.core.ready
     return JSONResponse({"ready": is_ready, "writes": call.core.writes.possible}, 200 if is_ready else 503)

@@ -3,9 +3,8 @@
 In `/predict`, `inputs` is a text, a pair of texts in an array, or an array of such arrays; scores are in falling order.
 The field `model` is an addition: text-embeddings-inference serves one model, afina many.
 
-The Hub's task is `POST /models/CLIENT/TASK`; `InferenceClient` sends such requests if its model is that URL. Clients of
-the Hub read the first element of the response, so the scores of a single text are inside an array too. This module does
-not know how answers are computed.
+The Hub's task is `POST /models/CLIENT/TASK`; `InferenceClient` sends such requests if its model is this URL. Clients of
+the Hub read the first element of the response, so the scores of a single text are inside an array too.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _Pair = Annotated[Array[Readable], Field(json_schema_extra={"minItems": 1, "maxI
 
 
 class Predict(Body):
-    """A request of text-embeddings-inference."""
+    """The body of `/predict`, as text-embeddings-inference defines it."""
 
     inputs: Readable | _Pair | Annotated[Array[_Pair], Field(json_schema_extra={"minItems": 1})] = Field(
         description="a text; a pair of texts as an array of two; or a batch: an array of arrays of one or two texts"
@@ -66,13 +65,13 @@ class Predict(Body):
         return Truncation(side=None if side is None else "left" if side.lower() == "left" else "right")
 
     def check(self, asked: AcceptedRequest) -> None:
-        """Raise InvalidData if a text is cut although `truncate` is false."""
+        """Raise InvalidData if a text was truncated although `truncate` is false."""
         if self.truncate is False and any(one.truncated for one in asked.encoded):
             raise problems.TEXT_WOULD_BE_CUT()
 
 
 def predict_texts(body: Predict) -> Sequence[Text]:
-    """Return the texts of a request. Raises InvalidData unless each array has one or two strings."""
+    """Return the texts of a `/predict` body. Raises InvalidData unless each array has one or two strings."""
     given = body.inputs if body.batch else [body.inputs]
     return [_text([one] if isinstance(one, str) else list(one)) for one in given]
 
@@ -85,7 +84,7 @@ def _text(given: list[Any]) -> Text:
 
 @router.answers(routes.TEI_PREDICT, PREDICT_ANSWER, Predict, PREDICT_EXAMPLE, query=["model"])
 async def predict(call: Called) -> Response:
-    """Classify texts (protocol of text-embeddings-inference). Labels and scores are ordered by falling score."""
+    """Classify texts (protocol of text-embeddings-inference). Labels and scores are sorted by descending score."""
     body = await call.body(Predict)
     asked = call.model_in_query
     if None not in (body.model, asked) and body.model != asked:
@@ -104,7 +103,7 @@ CLASSIFICATION_ANSWER = array(RANKED_SCORES)
 
 
 class Parameters(Body):
-    """Options of a request."""
+    """The options of a text-classification request."""
 
     top_k: int | None = Field(None, ge=1, description="return the labels with the top_k highest scores; default: all")
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = Field(
@@ -113,13 +112,13 @@ class Parameters(Body):
 
 
 class Classification(Body):
-    """A request of the Hub's text-classification task."""
+    """The body of the Hub's text-classification task."""
 
     inputs: Readable | Texts = Field(description="one text or several")
     parameters: Parameters | None = Field(None, description="options")
 
     def check(self, asked: AcceptedRequest) -> None:
-        """Raise InvalidData for a `function_to_apply` that the adapter's kind does not have."""
+        """Raise InvalidData for a `function_to_apply` that the adapter's kind of task does not have."""
         function = self.parameters and self.parameters.function_to_apply
         own = ANSWER_FORMATS[asked.objective.kind].function
         if function not in (None, "none", own):
@@ -128,7 +127,7 @@ class Classification(Body):
 
 @router.answers(routes.HUB_CLASSIFY, CLASSIFICATION_ANSWER, Classification, CLASSIFICATION_EXAMPLE)
 async def classification(call: Called, client: str, task: str) -> Response:
-    """Classify texts (the Hub's text-classification task). Labels and scores are ordered by falling score."""
+    """Classify texts (the Hub's text-classification task). Labels and scores are sorted by descending score."""
     body = await call.body(Classification)
     texts = [Text(one) for one in ([body.inputs] if isinstance(body.inputs, str) else body.inputs)]
     found = await call.answers(f"{client}/{task}", texts, check=body.check)
@@ -159,12 +158,12 @@ INFO = record(
 
 @router.answers(routes.INFO, INFO)
 async def described(call: Called) -> Response:
-    """Return backbone, dtype, version and limits of this server, with the fields of TEI and of TGI."""
+    """Return backbone, dtype, version and limits of this server, in the fields of TEI's and TGI's `/info`."""
     return JSONResponse(await call.look(_described, call.core))
 
 
 def _described(core: Core) -> dict[str, Any]:
-    """Return what describes the server. What describes one model, such as TEI's `model_type`, is left out."""
+    """Return the description of the server, without fields about a single model, such as TEI's `model_type`."""
     backbone, settings = core.engine.backbone, core.settings
     length = backbone.longest
     return {

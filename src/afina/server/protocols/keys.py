@@ -1,6 +1,6 @@
-"""Keys over HTTP: create, list and revoke the keys of all clients, by a key with the scope `admin`.
+"""API keys over HTTP: create, list and revoke the keys of all clients, by a key with the scope `admin`.
 
-Only the answer to the request that creates a key has its secret: the store keeps a hash, and no log line has a body.
+Only the response that creates a key has the key's secret: the store keeps a hash, and no log line has a body.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ router = ProtocolRouter()
 
 
 class NewKey(Body):
-    """The key to create."""
+    """The API key to create."""
 
     client: str = Field(description="the client: the first part of a model's name")
     scopes: Array[Literal["predict", "publish", "metrics", "admin"]] = Field(
@@ -65,14 +65,14 @@ class NewKey(Body):
 
 @router.answers(routes.KEYS, KEYS)
 async def listed(call: Called) -> Response:
-    """List the keys of all clients, without their secrets."""
+    """List the API keys of all clients, without their secrets."""
     found = await call.look(call.core.keys)
     return JSONResponse({"keys": [one.as_json() for one in found]})
 
 
 @router.answers(routes.NEW_KEY, NEW_KEY, NewKey, EXAMPLE)
 async def created(call: Called) -> Response:
-    """Create a key of any client. The answer has the secret, which is not shown again."""
+    """Create an API key of any client. The response has the secret, which is not shown again."""
     body = await call.body(NewKey)
     asked: dict[str, Any] = body.model_dump()
     made = await call.look(call.core.create_key, call.key, **asked)
@@ -81,7 +81,7 @@ async def created(call: Called) -> Response:
 
 @router.answers(routes.REVOKED_KEY, KEY, query=["message"])
 async def revoked(call: Called, key: str) -> Response:
-    """Revoke a key of any client for ever. The query's `message` is the reason for the audit log."""
+    """Revoke an API key of any client for ever. The query's `message` is the reason for the audit log."""
     given = call.request.query_params.getlist("message")
     message = given[0] if given else None
     if len(given) > 1 or len(message or "") > MESSAGE:

@@ -1,7 +1,7 @@
 """The Open Inference Protocol, version 2: infer, metadata and health, with texts as BYTES, in JSON or binary.
 
 In the extension `binary_tensor_data`, the values of a tensor follow the JSON in the body. The header
-`Inference-Header-Content-Length` says where the JSON ends. Does not know how answers are computed.
+`Inference-Header-Content-Length` has the length of the JSON.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ router = ProtocolRouter()
 
 
 class InferParameters(Body):
-    """Options of a request."""
+    """The options of an inference request."""
 
     binary_data_output: bool | None = Field(
         None, description="true: values of outputs that do not say otherwise follow the JSON as binary data"
@@ -115,7 +115,7 @@ class InferParameters(Body):
 
 
 class TensorParameters(Body):
-    """Options of an input."""
+    """The options of an input tensor."""
 
     binary_data_size: int | None = Field(
         None,
@@ -148,7 +148,7 @@ class Tensor(Body):
 
 
 class OutputParameters(Body):
-    """Options of an output."""
+    """The options of an output tensor."""
 
     binary_data: bool | None = Field(
         None,
@@ -157,14 +157,14 @@ class OutputParameters(Body):
 
 
 class Output(Body):
-    """An output to return."""
+    """An output tensor to return."""
 
     name: str = Field(description="name of the output, as in the model's metadata")
     parameters: OutputParameters | None = Field(None, description="options")
 
 
 class Infer(Body):
-    """A request of the Open Inference Protocol."""
+    """The body of an inference request of the Open Inference Protocol."""
 
     id: str | None = Field(None, max_length=1024, description="id of the request, repeated in the response")
     model_name: str | None = Field(None, description="name of the model, if given as in the path")
@@ -178,7 +178,7 @@ class Infer(Body):
     )
 
     def check(self, asked: AcceptedRequest) -> None:
-        """Raise InvalidData for an output that the model does not have, or that is named twice."""
+        """Raise InvalidData for an output tensor that the model does not have, or that is requested twice."""
         known = [one.name for one in ANSWER_FORMATS[asked.objective.kind].tensor_types(asked.objective)]
         names = [one.name for one in self.outputs or ()]
         for index, name in enumerate(names):
@@ -188,13 +188,13 @@ class Infer(Body):
 
 
 def parts(content: bytes, headers: Sequence[str]) -> tuple[bytes, bytes]:
-    """Return the JSON of a body, and the binary data that follows it.
+    """Return the JSON of a body, and the binary data after the JSON.
 
     Args:
         headers: the values of the header `Inference-Header-Content-Length`.
 
     Raises:
-        Refusal: the header is no length, or is longer than the body.
+        Refusal: the header is not a length, or exceeds the body.
     """
     if not headers:
         return content, b""
@@ -210,13 +210,13 @@ def parts(content: bytes, headers: Sequence[str]) -> tuple[bytes, bytes]:
 
 
 def texts(body: Infer, binary: bytes = b"") -> Sequence[Text]:
-    """Return the texts of a request: those of the input `text`, with those of the input `pair` if there is one.
+    """Return the texts of a request: of the tensor `text`, and of the tensor `pair` if there is one.
 
     Args:
         binary: the binary data after the JSON.
 
     Raises:
-        InvalidData: the inputs are not of this form.
+        InvalidData: the input tensors have another form.
     """
     names, columns = [one.name for one in body.inputs], dict[str, list[str]]()
     if TEXT not in names or len({*names}) < len(names):
@@ -282,7 +282,7 @@ def _from_binary(name: str, binary: bytes) -> list[str]:
 def answered(
     body: Infer, answers: Sequence[ServedAnswer], name: str, version: str
 ) -> tuple[dict[str, Any], Sequence[bytes]]:
-    """Return the JSON of the response, and the binary data of each output that the request wants so."""
+    """Return the JSON of the response, and the binary data of each output that the request wants as binary."""
     made = {one["name"]: one for one in _outputs(answers)}
     always = bool(body.parameters and body.parameters.binary_data_output)
     wanted = body.outputs or [Output(name=one, parameters=None) for one in made]
@@ -298,7 +298,7 @@ def answered(
 
 
 def _to_binary(datatype: str, values: Sequence[Any]) -> bytes:
-    """Return the values of a tensor as bytes, little endian."""
+    """Return the values of a tensor as little-endian bytes."""
     if datatype in _DTYPES:
         return np.asarray(values, _DTYPES[datatype]).tobytes()
     written = [one.encode() for one in values]
@@ -317,7 +317,7 @@ def _outputs(answers: Sequence[ServedAnswer]) -> list[dict[str, Any]]:
 
 @router.answers(routes.KSERVE_SERVER, SERVER)
 async def server(call: Called) -> Response:
-    """Return name and version of this server, and its protocol extensions."""
+    """Return the name and version of this server, and the protocol extensions that it supports."""
     return JSONResponse({"name": "afina", "version": __version__, "extensions": EXTENSIONS})
 
 
@@ -330,13 +330,13 @@ def _model(client: str, task: str, version: str | None) -> str:
 
 
 def _named(client: str, task: str) -> str:
-    """Return the name of a model in the Open Inference Protocol, which has the version apart."""
+    """Return the name of a model in the Open Inference Protocol, in which the version is not a part of the name."""
     return f"{client}/{task.partition('@')[0]}"
 
 
 @router.answers(routes.METADATA, METADATA)
 async def metadata(call: Called, client: str, task: str, version: str | None = None) -> Response:
-    """Return a model's versions, inputs, outputs, labels and kind of task."""
+    """Return a model's versions, input and output tensors, labels and kind of task."""
     described = await call.look(_described, call.core, call.key, _model(client, task, version))
     return JSONResponse({"name": _named(client, task), **described})
 
@@ -359,7 +359,7 @@ def _described(core: Core, key: Key, model: str) -> dict[str, Any]:
 
 @router.answers(routes.MODEL_READY, MODEL_READY)
 async def model_ready(call: Called, client: str, task: str, version: str | None = None) -> Response:
-    """Return whether the model exists and can be served."""
+    """Return whether a model exists and can be served."""
     await call.look(call.core.version, call.key, _model(client, task, version))
     return JSONResponse({"name": _named(client, task), "ready": True})
 

@@ -1,6 +1,6 @@
 """afina's own protocol: one text for several models (`POST /tasks`), lines (`POST /bulk`), aliases and shadows.
 
-Does not know how answers are computed.
+The request bodies and responses are afina's own.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Tasks(Body):
 
 
 class Alias(Body):
-    """The version that an alias is to point to."""
+    """The body with the version to which an alias is to point."""
 
     version: int = Field(ge=1, description="number of the version")
     expected: int | None = Field(
@@ -164,7 +164,7 @@ async def tasks(call: Called) -> Response:
 async def bulk(call: Called) -> Response:
     """Read JSON lines and return one JSON line for each, in the same order, while the lines arrive.
 
-    The query's `model` is the default for lines without a model.
+    The query's `model` is the model for lines without one.
     """
     return Bulk(call, call.model_in_query)
 
@@ -173,7 +173,7 @@ async def bulk(call: Called) -> Response:
 async def move(call: Called, client: str, task: str, alias: str) -> Response:
     """Point an alias to a version.
 
-    The audit log names the key. The version is served once it has passed its golden test.
+    The audit log has the id of the key. The version is served once it has passed its golden test.
     """
     body = await call.body(Alias)
     wanted = (f"{client}/{task}", alias, body.version, body.expected, body.share, body.message)
@@ -182,8 +182,8 @@ async def move(call: Called, client: str, task: str, alias: str) -> Response:
 
 @router.answers(routes.SHADOW, SHADOW)
 async def shadow(call: Called, client: str, task: str) -> Response:
-    """Return the shadow version of a model, and how often its answers differ from those of the production version.
+    """Return the shadow version of a model, and how often its answers differ from those in production.
 
-    The counts are of the texts that this server received.
+    The counts cover only the texts that this server received.
     """
     return JSONResponse(await call.look(call.core.shadow, call.key, f"{client}/{task}"))

@@ -1,8 +1,7 @@
 """OpenAI's protocol, as the package `openai` and clients of vLLM speak it: completions, chat completions, responses.
 
-The model's own template is put around a prompt, and the model's own settings of generation are the defaults, as in
-`afina predict`. A chat needs a model that was trained with the backbone's chat template. Does not know how answers are
-computed.
+The model's prompt template is put around a prompt, and the model's decoding settings are the defaults, as in `afina
+predict`. A chat needs a model that was trained with the backbone's chat template.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ router = ProtocolRouter()
 
 
 class TextTools:
-    """Texts and guides for the tokenizer of a server. Thread-safe."""
+    """Makes texts from token ids, and guides from grammars, with the tokenizer of the server. Thread-safe."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -46,7 +45,7 @@ class TextTools:
 
 
 async def _tools_of(call: ClientCall) -> TextTools:
-    """Return the tools of a server, which are made at the first request."""
+    """Return the TextTools of a server, which are made at the first request."""
     state = call.request.app.state
     if getattr(state, "text_tools", None) is None:
         state.text_tools = await call.look(TextTools, call.core.engine.backbone.tokenizer)
@@ -62,7 +61,7 @@ async def _tools_of(call: ClientCall) -> TextTools:
     events=openai_answers.COMPLETION_EVENT,
 )
 async def completions(call: Called) -> Response:
-    """Write an answer to each prompt (OpenAI's completions). The model's template is put around the prompt."""
+    """Generate an answer to each prompt (OpenAI's completions), inside the model's prompt template."""
     body = await call.body(CompletionRequest)
     return await _answered(call, body, openai_bodies.completion_texts(body))
 
@@ -71,7 +70,7 @@ async def completions(call: Called) -> Response:
     routes.CHAT, openai_answers.CHAT_ANSWER, ChatRequest, openai_bodies.CHAT_EXAMPLE, events=openai_answers.CHAT_EVENT
 )
 async def chat(call: Called) -> Response:
-    """Write the next message of a chat (OpenAI's chat completions), by a model that was trained on chats."""
+    """Generate the next message of a chat (OpenAI's chat completions), by a model that was trained on chats."""
     body = await call.body(ChatRequest)
     return await _answered(call, body, await _rendered(call, body))
 
@@ -84,7 +83,7 @@ async def chat(call: Called) -> Response:
     events=responses_answers.EVENT,
 )
 async def respond(call: Called) -> Response:
-    """Write the next message of a conversation (OpenAI's responses). No response is stored."""
+    """Generate the next message of a conversation (OpenAI's responses). No response is stored."""
     body = await call.body(ResponsesRequest)
     made = responses.chat_of(body)
     try:
@@ -99,7 +98,7 @@ async def _answered(
     texts: Sequence[Text],
     response: ResponsesRequest | None = None,
 ) -> Response:
-    """Return the answers. `response`: the request for a response that became `body`."""
+    """Return the answers. `response`: the `/v1/responses` request from which `body` was made."""
     try:
         return await _computed(call, body, texts, response)
     except InvalidData as error:
@@ -187,7 +186,7 @@ def _options(
     tools: TextTools,
     new: NewTokenQueue | None,
 ) -> GenerationOptions:
-    """Return how answers are generated. `new`: receives new tokens. Raises Refusal and the errors of a grammar."""
+    """Return the generation options of a request. `new`: receives tokens. Raises Refusal and errors of a grammar."""
     number = openai_bodies.answers_wanted(body, prompts)
     logprobs = openai_bodies.alternatives(body)
     try:
@@ -210,7 +209,7 @@ def _options(
 
 
 def _check(accepted: AcceptedRequest) -> None:
-    """Raise Refusal for what depends on the model."""
+    """Raise Refusal for options that the model does not support."""
     decoding, options = accepted.decoding, accepted.request.generation
     assert decoding is not None
     assert options is not None
@@ -232,7 +231,7 @@ def _check(accepted: AcceptedRequest) -> None:
 
 
 async def _rendered(call: ClientCall, body: ChatRequest) -> Sequence[Text]:
-    """Return the prompt of a chat. Raises Refusal, Missing and InvalidData."""
+    """Return a chat as a prompt, by the model's chat template. Raises Refusal, Missing and InvalidData."""
     manifest = (await call.look(call.core.version, call.key, body.model, body.user or call.id)).manifest
     _check_chat(objectives.make(tuple(manifest["label_names"]), manifest.get("objective")), manifest.get("template"))
     messages = [one.for_template() for one in body.messages]

@@ -1,4 +1,4 @@
-"""Answers in the format of OpenAI's protocol: whole, and in pieces. Does not know how answers are computed."""
+"""Answers in the format of OpenAI's protocol: whole responses, and streamed events."""
 
 from __future__ import annotations
 
@@ -124,12 +124,12 @@ CHAT_EVENT = _answer("chat.completion.chunk", {**_SAYS, "finish_reason": _CHAT_F
 
 
 class ReportedToken(NamedTuple):
-    """A token with its log-probability.
+    """A token with its log-probability, as a response reports it.
 
     Attributes:
-        token: the token.
-        logprobs: its log-probabilities. None: the first token of a prompt has none.
-        offset: characters of the answer before it.
+        token: the id of the token.
+        logprobs: log-probabilities of the token and its alternatives. None for the first token of a prompt.
+        offset: number of characters of the answer before the token.
     """
 
     token: int
@@ -138,7 +138,7 @@ class ReportedToken(NamedTuple):
 
 
 class EchoedPrompt(NamedTuple):
-    """A prompt that is returned before its answers. `text`: None for a prompt of token ids."""
+    """A prompt that the response returns before its answers. `text`: None for a prompt of token ids."""
 
     tokens: Sequence[int]
     text: str | None
@@ -146,13 +146,13 @@ class EchoedPrompt(NamedTuple):
 
 @dataclass(eq=False)
 class WrittenAnswer:
-    """One answer while its tokens arrive.
+    """One answer, whose text is written while its tokens arrive.
 
     Attributes:
-        index: number of the answer.
-        stream: turns tokens into text.
-        reported: tokens with log-probabilities that were not written yet.
-        seen: number of tokens so far.
+        index: number of the answer in the response.
+        stream: decodes tokens to text.
+        reported: tokens with log-probabilities that have not been written yet.
+        seen: number of tokens that have arrived.
     """
 
     index: int
@@ -170,7 +170,7 @@ class WrittenAnswer:
         return "".join(pieces)
 
     def end(self, outcome: GeneratedText) -> str:
-        """Return the rest of the text, also of tokens that were not heard. Raises InvalidData."""
+        """Return the rest of the text, also of tokens that did not arrive before. Raises InvalidData."""
         logprobs = None if outcome.logprobs is None else outcome.logprobs[self.seen :]
         text = self.add(NewTokens(outcome.tokens[self.seen :].tolist(), logprobs))
         return text + self.stream.end(outcome.text)
@@ -183,7 +183,7 @@ class WrittenAnswer:
 
 @dataclass(frozen=True, eq=False)
 class AnswerHead:
-    """The fields at the beginning of each response and each event of a request."""
+    """The fields at the beginning of each response and event, such as `id` and `model`."""
 
     request: str
     created: int
@@ -192,10 +192,10 @@ class AnswerHead:
 
 
 class OpenAIFormat(ABC):
-    """How one of the two kinds of responses is written.
+    """The base class of the formats of completions, chats and responses.
 
     Args:
-        texts: texts of tokens.
+        texts: decodes tokens to texts.
         reports: whether log-probabilities are written.
     """
 
@@ -225,16 +225,16 @@ class OpenAIFormat(ABC):
         return {**self._head(self.whole), "choices": choices, "usage": usage}
 
     def events(self, answer: WrittenAnswer, text: str, finish: str | None, *, first: bool) -> Iterator[dict[str, Any]]:
-        """Yield the events of a piece of an answer. `first`: it is the answer's first piece."""
+        """Yield the events of a piece of an answer. `first`: whether it is the answer's first piece."""
         logprobs = self._logprobs(answer.take_reported())
         yield {**self._head(self.part), "choices": [self._piece(answer.index, text, logprobs, finish, first)]}
 
     def last_events(self, usage: dict[str, int], *, wanted: bool) -> Sequence[dict[str, Any]]:
-        """Return the events after all answers. `wanted`: whether the request asks for the numbers of tokens."""
+        """Return the events after all answers. `wanted`: whether the request asks for the usage."""
         return [{**self._head(self.part), "choices": [], "usage": usage}] if wanted else []
 
     def failure(self, refusal: Refusal) -> dict[str, Any]:
-        """Return the event of an error after the first event."""
+        """Return the event of an error that occurs after the first event."""
         return OPENAI.error(refusal.status, refusal.kind, refusal.message)
 
     def encoded(self, event: dict[str, Any]) -> bytes:
@@ -254,27 +254,27 @@ class OpenAIFormat(ABC):
 
     @abstractmethod
     def _reported(self, reported: Sequence[ReportedToken]) -> dict[str, Any]:
-        """Return log-probabilities."""
+        """Return log-probabilities of tokens in the format of the response."""
 
     @abstractmethod
     def _choice(self, index: int, text: str, logprobs: dict[str, Any] | None, finish: str) -> dict[str, Any]:
-        """Return a whole answer."""
+        """Return the JSON of a whole answer."""
 
     @abstractmethod
     def _piece(
         self, index: int, text: str, logprobs: dict[str, Any] | None, finish: str | None, first: bool
     ) -> dict[str, Any]:
-        """Return a piece of an answer."""
+        """Return the JSON of a piece of an answer."""
 
 
 class CompletionFormat(OpenAIFormat):
     """Responses of `/v1/completions`.
 
     Args:
-        texts: texts of tokens.
+        texts: decodes tokens to texts.
         reports: whether log-probabilities are written.
         prompts: prompts that are returned before their answers. Empty: they are not returned.
-        n: number of answers to each prompt.
+        n: number of answers for each prompt.
     """
 
     prefix = "cmpl"
@@ -287,7 +287,7 @@ class CompletionFormat(OpenAIFormat):
         self._prompts, self._n = prompts, n
 
     def _before(self, index: int, outcome: GeneratedText) -> tuple[str, list[ReportedToken]]:
-        """Return an echoed prompt with the whitespace that was removed from the beginning of the answer."""
+        """Return an echoed prompt with the whitespace that was removed from the start of the answer."""
         if not self._prompts:
             return "", []
         prompt = self._prompts[index // self._n]
@@ -334,9 +334,9 @@ class ChatFormat(OpenAIFormat):
     """Responses of `/v1/chat/completions`.
 
     Args:
-        texts: texts of tokens.
+        texts: decodes tokens to texts.
         reports: whether log-probabilities are written.
-        function: name of the function that the answers call. None: they are texts.
+        function: name of the function that the answers call. None: the answers are texts.
     """
 
     prefix = "chatcmpl"

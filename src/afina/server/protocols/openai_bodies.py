@@ -1,7 +1,7 @@
-"""Request bodies of OpenAI's protocol, as the package `openai` sends them, and what they ask of the core.
+"""Request bodies of OpenAI's protocol, as the package `openai` sends them, and the generation options in them.
 
-A field that would change an answer and is not supported is refused, and so is every unknown field. A field with the
-value null is as one that is left out. This module does not know how answers are computed.
+An unknown field is refused, and so is a known field that would change an answer and is not supported. A field with the
+value null counts as left out.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ _VALUES: Mapping[str, Any] = {"json": dict, "json_object": (dict, type(None)), "
 
 
 class ResponseFormat(Strict):
-    """The format of an answer."""
+    """The format of an answer: text, JSON or a JSON schema."""
 
     type: Literal["text", "json_object", "json_schema", "json", "regex"] = Field(
         description="text: any text; json_object: a JSON object; json_schema: JSON that follows `json_schema`; "
@@ -97,7 +97,7 @@ class ResponseFormat(Strict):
 
 
 class StructuredOutputs(Strict):
-    """The form of an answer, as in vLLM. Exactly one field is given."""
+    """The grammar of an answer, as in vLLM. Exactly one field is given."""
 
     choice: Array[str] | None = Field(None, description="the answer is one of these texts")
     regex: str | None = Field(
@@ -137,7 +137,7 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class Unused(Strict):
-    """Fields that change no answer of this server, with the values that are accepted."""
+    """Fields that change no answer of this server, with their accepted values."""
 
     user: str | None = Field(None, description="the end user, all of whose requests one version answers")
     safety_identifier: str | None = Field(None, description="accepted and not used")
@@ -154,7 +154,7 @@ class Unused(Strict):
 
 
 class Sampled(Unused):
-    """The fields of every request for a generated answer."""
+    """The sampling fields of every request for a generated answer."""
 
     model: str = Field(description="client/task, client/task@alias or client/task@version")
     stream: bool | None = Field(None, description="true: return the answer in pieces, as server-sent events")
@@ -176,7 +176,7 @@ class Sampled(Unused):
 
 
 class Generate(Sampled):
-    """The fields of completions and of chats."""
+    """The generation fields of completions and of chats."""
 
     stream_options: StreamOptions | None = Field(None, description="options of a streamed response")
     stop: Stops = None
@@ -231,7 +231,7 @@ TokenIds = Annotated[Array[TokenId], Field(min_length=1)]
 
 
 def _form_of(prompt: Any) -> str:
-    """Return which form a prompt has, by its first element."""
+    """Return the form of a prompt, text or token ids, by its first element."""
     if isinstance(prompt, str):
         return "<text>"
     first = prompt[0] if prompt else ""
@@ -286,7 +286,7 @@ class CompletionRequest(Generate):
 
 
 class TextPart(Strict):
-    """A part of a message."""
+    """A text part of a message."""
 
     type: Literal["text"] = Field(description="only text is supported")
     text: str = Field(description="the text")
@@ -313,7 +313,7 @@ Content = str | Annotated[Array[TextPart], Field(min_length=1, max_length=MESSAG
 
 
 class Message(Strict):
-    """A message of a chat."""
+    """The base class of messages of a chat."""
 
     role: str
     content: Content | None = Field(description="the text, or parts of it, which are joined")
@@ -325,12 +325,12 @@ class Message(Strict):
         return content if isinstance(content, str) else "".join(part.text for part in content)
 
     def for_template(self) -> dict[str, str]:
-        """Return the message as the chat template reads it."""
+        """Return the message in the form that chat templates expect."""
         return {"role": self.role, "content": self.text, **({} if self.name is None else {"name": self.name})}
 
 
 class InstructingMessage(Message):
-    """A message of the system, which newer clients call developer."""
+    """A message with the role `system`, or `developer` in newer clients."""
 
     role: Literal["system", "developer"] = Field(description="the chat template reads system")
     content: Content = Field(description="the text, or parts of it, which are joined")
@@ -340,14 +340,14 @@ class InstructingMessage(Message):
 
 
 class UserMessage(Message):
-    """A message of the user."""
+    """A message with the role `user`."""
 
     role: Literal["user"] = Field(description="who says it")
     content: Content = Field(description="the text, or parts of it, which are joined")
 
 
 class AssistantMessage(Message):
-    """A message of the assistant: also each message that this server returns."""
+    """A message with the role `assistant`, such as each message that this server returns."""
 
     role: Literal["assistant"] = Field(description="who says it")
     content: Content | None = Field(None, description="the text, or parts of it, which are joined. Default: none")
@@ -357,10 +357,10 @@ class AssistantMessage(Message):
     annotations: Nothing | None = Field(None, description="not supported: only []")
 
     def for_template(self) -> dict[str, str]:
-        """Return the message as the chat template reads it.
+        """Return the message in the form that chat templates expect.
 
-        A tool call is what the model wrote: the arguments. Few chat templates have a form for tool calls, and a model
-        that was not trained on that form does not know it.
+        A tool call becomes the text that the model wrote: the arguments. Few chat templates have a form for tool calls,
+        and the model was not trained on that form.
         """
         calls = [call.function.arguments for call in self.tool_calls or []]
         return {**super().for_template(), "content": "\n".join([self.text, *calls] if self.text else calls)}
@@ -412,7 +412,7 @@ class ChatRequest(Generate, Tools):
 
 
 def completion_texts(body: CompletionRequest) -> Sequence[Text]:
-    """Return the texts of a request, or its prompts of token ids. Raises Refusal."""
+    """Return the prompts of a completions request, texts or token ids. Raises Refusal."""
     if isinstance(body.prompt, str):
         return [Text(body.prompt, body.pair)]
     if body.pair is not None:
@@ -427,14 +427,14 @@ def completion_texts(body: CompletionRequest) -> Sequence[Text]:
 
 
 def prompt_of(body: CompletionRequest) -> Prompt:
-    """Return what the prompts of a request are."""
+    """Return whether the prompts of a request are texts, raw prompts or token ids."""
     if isinstance(body.prompt, str) or isinstance(body.prompt[0], str):
         return "raw" if body.template is False else "text"
     return "tokens"
 
 
 def check_echo(body: CompletionRequest) -> None:
-    """Raise Refusal if a request asks for what `echo` does not have."""
+    """Raise Refusal if a request combines `echo` with an option that does not support it."""
     if not body.echo:
         if body.max_tokens == 0:
             raise Refusal(400, "invalid", "`max_tokens`: found 0, expected at least 1. Only `echo` allows 0.")
@@ -447,7 +447,7 @@ def check_echo(body: CompletionRequest) -> None:
 
 
 def refusal(body: CompletionRequest | ChatRequest, error: InvalidData) -> Refusal:
-    """Return the refusal for an error about the request, which names the field of the body that caused the error."""
+    """Return the refusal for an error about the request, with the body's field that caused the error."""
     text = "messages" if isinstance(body, ChatRequest) else "prompt"
     form = "structured_outputs" if body.structured_outputs is not None else "response_format"
     form = form if function_of(body) is None else "tools"
@@ -475,7 +475,7 @@ def refusal(body: CompletionRequest | ChatRequest, error: InvalidData) -> Refusa
 
 
 def _field(body: CompletionRequest | ChatRequest, option: str) -> str:
-    """Return the field of a body that sets an option of decoding."""
+    """Return the request field that sets this decoding option, such as `max_tokens` for `max_new_tokens`."""
     if option != "max_new_tokens":
         name = _OTHERWISE.get(option, option)
         return "top_logprobs" if name == "logprobs" and isinstance(body, ChatRequest) else name
@@ -484,7 +484,7 @@ def _field(body: CompletionRequest | ChatRequest, option: str) -> str:
 
 
 def answers_wanted(body: Generate, prompts: int) -> int:
-    """Return the number of answers to each prompt. Raises Refusal if a request has too many answers in all."""
+    """Return the number of answers for each prompt. Raises Refusal for too many answers in all."""
     number = body.n or 1
     if isinstance(body, CompletionRequest) and body.best_of not in (None, number):
         raise Refusal(400, "unsupported", f"`best_of`: found {body.best_of}, expected {number}, as `n`.")
@@ -515,8 +515,8 @@ _OTHERWISE = {"min_new_tokens": "min_tokens"}
 def decoding_changes(body: CompletionRequest | ChatRequest, *, guided: bool) -> Mapping[str, Any]:
     """Return the fields of `Decoding` that a request changes. Raises Refusal.
 
-    At temperature 0, top-p, top-k and min-p have no effect. A guided answer is not cut at stop strings or stop tokens,
-    and has no beams and no n-gram that is forbidden, so that it follows its grammar to the end.
+    At temperature 0, top-p, top-k and min-p have no effect. A guided answer has no stop strings, stop tokens, beams or
+    forbidden n-grams, so that it follows its grammar to the end.
     """
     most = [body.max_tokens, *([body.max_completion_tokens] if isinstance(body, ChatRequest) else [])]
     given = {one for one in most if one is not None}
@@ -551,7 +551,7 @@ def decoding_changes(body: CompletionRequest | ChatRequest, *, guided: bool) -> 
 
 
 def function_of(body: Generate) -> Function | None:
-    """Return the function that the answers call; None: they are texts. Raises Refusal."""
+    """Return the function that the answers must call; None: the answers are texts. Raises Refusal."""
     function = tools.forced(body) if isinstance(body, Tools) else None
     if function is not None and body.structured_outputs is not None:
         raise Refusal(400, "invalid", "`structured_outputs`: leave it out, or leave `tool_choice` out.")
@@ -559,15 +559,15 @@ def function_of(body: Generate) -> Function | None:
 
 
 def is_guided(body: Generate) -> bool:
-    """Whether the answers may have a grammar."""
+    """Whether a request restricts its answers by a grammar, such as a JSON schema."""
     given = body.structured_outputs, body.response_format, body.tools if isinstance(body, Tools) else None
     return any(one is not None for one in given)
 
 
 def grammar_of(body: Generate) -> Grammar | None:
-    """Return the grammar of the answers; None: any text. Raises Refusal and InvalidData.
+    """Return the grammar of the answers; None: any text is allowed. Raises Refusal and InvalidData.
 
-    The call of a function follows the schema of the function, and a text that of `response_format`.
+    A function call follows the function's JSON schema; a text follows `response_format`.
     """
     if (function := function_of(body)) is not None:
         guides.require()

@@ -1,6 +1,6 @@
-"""Generated answers of a request while they are computed: waiting for them, and sending them as server-sent events.
+"""Generated answers while they are computed: wait for their tokens, and send them as server-sent events.
 
-The computing thread only appends new tokens to a queue. The event loop turns them into text. A client that reads slowly
+The computing thread only appends new tokens to a queue. The event loop decodes them to text. A client that reads slowly
 gets fewer and longer pieces, so that at most the tokens of its answers wait in memory.
 """
 
@@ -26,7 +26,7 @@ from afina.server.requests import AcceptedRequest
 
 
 class NewTokenQueue:
-    """New tokens of a request's answers, from the computing thread to the event loop. Made on the event loop."""
+    """New tokens of a request's answers, passed from the computing thread to the event loop that creates the queue."""
 
     def __init__(self) -> None:
         self._loop, self._event = asyncio.get_running_loop(), asyncio.Event()
@@ -34,19 +34,19 @@ class NewTokenQueue:
         self._woken = False
 
     def put(self, number: int, new: NewTokens) -> None:
-        """Append new tokens of an answer. For the computing thread."""
+        """Append new tokens of an answer. Called in the computing thread."""
         self._new.append((number, new))
         self.wake()
 
     def wake(self) -> None:
-        """Let `wait` return. For any thread."""
+        """Let `wait` return. Can be called in any thread."""
         if not self._woken:
             self._woken = True
             with suppress(RuntimeError):  # the event loop has ended
                 self._loop.call_soon_threadsafe(self._event.set)
 
     async def wait(self) -> None:
-        """Wait for new tokens, or for another call of `wake`."""
+        """Wait for new tokens, or for a call of `wake`."""
         await self._event.wait()
         self._event.clear()
         self._woken = False
@@ -57,12 +57,12 @@ class NewTokenQueue:
 
 
 class PendingAnswers:
-    """The answers of an accepted request. `close` them.
+    """The answers of an accepted request. The caller must `close` them.
 
     Args:
         call: the client's call, whose body was read.
-        accepted: the request, whose texts are in the queue. It is closed by `close`.
-        new: where the core puts new tokens.
+        accepted: the request, whose texts are in the queue; closed by `close`.
+        new: the queue to which the core appends new tokens.
     """
 
     def __init__(self, call: ClientCall, accepted: AcceptedRequest, new: NewTokenQueue) -> None:
@@ -78,7 +78,7 @@ class PendingAnswers:
         return all(future.done() for future in self.futures)
 
     async def next(self) -> None:
-        """Wait for new tokens or outcomes. Raises Refusal if the client disconnects, and TimeoutError."""
+        """Wait for new tokens or the end of an answer. Raises Refusal if the client disconnects, and TimeoutError."""
         waking = asyncio.ensure_future(self.new.wait())
         try:
             await self._watch.wait(waking, self._until)
@@ -86,7 +86,7 @@ class PendingAnswers:
             waking.cancel()
 
     def outcome(self, number: int) -> GeneratedText:
-        """Return an answer that is done. Raises its error."""
+        """Return a finished answer. Raises its error if it failed."""
         found: GeneratedText | AfinaError = self.futures[number].result()
         if isinstance(found, AfinaError):
             raise found
@@ -96,22 +96,22 @@ class PendingAnswers:
         return self.usage_with(sum(len(self.outcome(number).tokens) for number in range(len(self.futures))))
 
     def usage_with(self, answers: int) -> dict[str, int]:
-        """Return the numbers of tokens with so many tokens of answers."""
+        """Return the usage: the numbers of prompt tokens and of this many answer tokens."""
         prompts = sum(len(one.tokens) for one in self.accepted.encoded)
         return {"prompt_tokens": prompts, "completion_tokens": answers, "total_tokens": prompts + answers}
 
     def close(self) -> None:
-        """Give up answers that are not done, and release the request."""
+        """Give up unfinished answers, and release the request's adapter."""
         self._watch.close()
         self.accepted.close()
 
 
 class EventStream(Response):
-    """An ASGI response that sends answers in pieces. The first piece has arrived before the response begins.
+    """An ASGI response that streams answers as server-sent events, which begin when the first piece has arrived.
 
     Args:
-        pending: the answers. The response closes them.
-        usage: whether a last event has the numbers of tokens.
+        pending: the answers, which the response closes.
+        usage: whether a last event has the numbers of tokens of the request.
         usage_so_far: whether each event has the numbers of tokens so far.
     """
 
@@ -161,7 +161,7 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": content})
 
     def _events(self) -> Iterator[bytes]:
-        """Yield events with what is new. Raises the error of an answer."""
+        """Yield events with the text of new tokens. Raises the error of an answer."""
         done = [number for number, future in enumerate(self._pending.futures) if future.done()]
         texts: dict[int, str] = {}
         for number, new in self._pending.new.take():

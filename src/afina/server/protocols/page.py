@@ -1,7 +1,7 @@
 """The page at `/`: the answers of all adapters of a client to a text, and the server's throughput.
 
 Names and labels come from clients, so jinja2 escapes all values. The page, its script and its style (in `page_files`)
-contain no data of any client, and need no key. Knows no model.
+contain no data of any client, and need no key.
 """
 
 from __future__ import annotations
@@ -59,17 +59,17 @@ TERMS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Card:
-    """The answer of one task.
+    """The answer of one task, as the page shows it.
 
     Attributes:
         name: `client/task`.
-        version: number of the version that answered, or was asked.
-        aliases: aliases of that version.
+        version: number of the version that answered or failed.
+        aliases: aliases that point to the version.
         labels: the answer in words: one label, several labels, or a number.
-        scores: labels with probabilities, in falling order; empty for numbers.
-        cut: whether the text was cut to the length that the adapter reads.
-        problem: why there is no answer; None if there is one.
-        model: the version whose answer the page's script streams; None if the answer is here.
+        scores: labels with probabilities, in descending order; empty for regression.
+        cut: whether the text was truncated to the adapter's maximum length.
+        problem: why there is no answer; None if there is an answer.
+        model: the version whose answer the page's script streams; None if the answer is in `labels`.
     """
 
     name: str
@@ -83,12 +83,12 @@ class Card:
 
 
 def render_page() -> str:
-    """Return the page. It contains no data of any client."""
+    """Return the page as HTML. It contains no data of any client."""
     return _environment().get_template("page.html.j2").render(terms=TERMS)
 
 
 def render_answers(cards: Sequence[Card], beyond: int) -> str:
-    """Return the answers of tasks as an HTML fragment. `beyond`: number of further tasks that were not asked."""
+    """Return the answers of tasks as an HTML fragment. `beyond`: number of tasks that were left out."""
     return _environment().get_template("answers.html.j2").render(cards=cards, beyond=beyond, shown=SHOWN)
 
 
@@ -100,7 +100,7 @@ def render_throughput(rates: Rates, waiting: int) -> str:
 
 @cache
 def page_file(name: str) -> str:
-    """Return the content of a file in `page_files`."""
+    """Return the content of a file in the folder `page_files`."""
     return (files("afina.server.protocols") / "page_files" / name).read_text(encoding="utf-8")
 
 
@@ -118,14 +118,14 @@ def _environment() -> Environment:
 
 
 def _anchor(term: str) -> str:
-    """Return the id of a term's definition. Raises KeyError for a word that is no term."""
+    """Return the HTML id of a glossary term's definition. Raises KeyError for a word without a definition."""
     if term not in TERMS:
         raise KeyError(term)
     return f"term-{term.lower().replace(' ', '-').replace('/', '-per-')}"
 
 
 def _inline(text: str) -> Markup:
-    """Return the text escaped, with `code` between backquotes as an element."""
+    """Return the text escaped for HTML, with a `code` element for text between backquotes."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
@@ -152,7 +152,7 @@ _FILE = 200, "The file.", TEXT
 
 
 class Sentence(Body):
-    """The text typed into the page."""
+    """The body with the text that was typed into the page."""
 
     text: Readable = Field(description="the text that the adapters answer")
 
@@ -183,8 +183,8 @@ async def style(call: Called) -> Response:
 async def answers(call: Called) -> Response:
     """Return the answers of every adapter of the key's client to a text, as an HTML fragment.
 
-    Each task answers with its version in production, or with its newest version if none is in production. A task that
-    writes a text has a place for the answer, which the page's script streams by `/v1/completions`.
+    Each task answers with its version in production, or with its newest version if none is in production. The card of a
+    text-to-text task is empty: the page's script streams the answer by `/v1/completions`.
     """
     body = await call.body(Sentence)
     listed = await call.look(call.core.listed, call.key)
@@ -211,7 +211,7 @@ def _served(one: NameSummary) -> str:
 
 
 def _streamed(core: Core, key: Key, asked: Sequence[NameSummary]) -> dict[str, Card]:
-    """Return a card for each task that writes a text, by its name."""
+    """Return an empty card for each text-to-text task, by its name; the page's script fills it."""
     cards = {}
     for one in asked:
         with suppress(AfinaError):  # the task is asked with the others, and its refusal says why

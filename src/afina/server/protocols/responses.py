@@ -1,6 +1,6 @@
-"""Requests of OpenAI's `/v1/responses`, as chats: `/v1/chat/completions` has the same answers in another form.
+"""Requests of OpenAI's `/v1/responses`, which are converted to requests of `/v1/chat/completions`.
 
-No response is stored: a request sends the whole conversation. This module does not know how answers are computed.
+No response is stored: each request sends the whole conversation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ EXAMPLE = {"model": "acme/replies@production", "input": "Where is my parcel?", "
 
 
 class InputText(Strict):
-    """A part of a message, or of the result of a function."""
+    """A text part of a message, or of the result of a function call."""
 
     type: Literal["input_text"] = Field(description="only text is supported")
     text: str = Field(description="the text")
@@ -42,7 +42,7 @@ class InputText(Strict):
 
 
 class OutputText(Strict):
-    """A part of an earlier answer, as this server returned it."""
+    """A text part of an earlier answer, as this server returned it."""
 
     type: Literal["output_text"] = Field(description="only text is supported")
     text: str = Field(description="the text")
@@ -54,7 +54,7 @@ Parts = Annotated[Array[InputText], Field(min_length=1, max_length=MESSAGES)]
 
 
 class MessageItem(Strict):
-    """A message of the conversation, also one that this server returned."""
+    """A message of the conversation, which may be an answer that this server returned."""
 
     type: Literal["message"] | None = Field(None, description="type of the item. Default: message")
     role: Literal["system", "developer", "user", "assistant"] = Field(
@@ -69,7 +69,7 @@ class MessageItem(Strict):
 
 
 class FunctionCall(Strict):
-    """A call of a function in an earlier answer."""
+    """A function call in an earlier answer."""
 
     type: Literal["function_call"] = Field(description="type of the item")
     call_id: str = Field(description="id of the call", max_length=256)
@@ -80,7 +80,7 @@ class FunctionCall(Strict):
 
 
 class FunctionResult(Strict):
-    """The result of a function that an earlier answer called."""
+    """The result of a function call in an earlier answer."""
 
     type: Literal["function_call_output"] = Field(description="type of the item")
     call_id: str = Field(description="id of the call", max_length=256)
@@ -90,7 +90,7 @@ class FunctionResult(Strict):
 
 
 def _kind(item: Any) -> str | None:
-    """Return the type of an item, parsed or not; None: this is no item."""
+    """Return the type of an item of the conversation, parsed or not; None: the value is not an item."""
     kind = item.get("type") if isinstance(item, dict) else getattr(item, "type", "")
     return "message" if kind is None else kind if isinstance(kind, str) else None
 
@@ -121,14 +121,14 @@ class TextFormat(Strict):
 
 
 class TextOptions(Strict):
-    """Options of a text."""
+    """The options of an answer that is a text."""
 
     format: TextFormat | None = Field(None, description="the format of the answer")
     verbosity: Literal["medium"] | None = Field(None, description="not supported: only medium")
 
 
 class Reasoning(Strict):
-    """Options of reasoning, which the models of this server do not have."""
+    """The options of reasoning, which the models of this server do not have."""
 
     effort: Literal["none"] | None = Field(None, description="not supported: only none")
     summary: Literal["auto"] | None = Field(None, description="accepted and not used: there is no reasoning")
@@ -145,7 +145,7 @@ class ResponseTool(Function, OfFunction):
 
 
 class ResponseNamedTool(NamedFunction, OfFunction):
-    """The function that the answer calls."""
+    """The function that the answer must call."""
 
 
 class ResponsesRequest(Sampled):
@@ -186,7 +186,7 @@ class ResponsesRequest(Sampled):
 
 
 def chat_of(body: ResponsesRequest) -> ChatRequest:
-    """Return the request for a chat completion with the same answer. Raises Refusal."""
+    """Return the chat completions request that has the same answer. Raises Refusal."""
     if body.top_logprobs and not body.reports:
         raise Refusal(400, "invalid", f"`top_logprobs`: needs `include` with {LOGPROBS}.")
     choice: Any = body.tool_choice
@@ -223,7 +223,7 @@ def _format(text: TextOptions | None) -> dict[str, Any] | None:
 def messages_of(body: ResponsesRequest) -> list[dict[str, Any]]:
     """Return the conversation as messages of a chat. Raises Refusal for the result of a call that is missing.
 
-    The calls after a message of the assistant, and after each other, belong to one message.
+    Consecutive function calls, and an assistant message before them, become one message.
     """
     made: list[dict[str, Any]] = [{"role": "system", "content": body.instructions}] if body.instructions else []
     if isinstance(body.input, str):
@@ -261,7 +261,7 @@ _FIELDS = {
 
 
 def refusal(body: ResponsesRequest, error: Refusal | InvalidData) -> Refusal:
-    """Return the refusal of the chat request with the names of this request's fields."""
+    """Return the refusal of the chat request, with the names of this request's fields."""
     found = Refusal.of(error)
     first = isinstance(error, InvalidData) and error.fields.get("number") == 1
     fields = {**_FIELDS, "messages": "instructions"} if first and body.instructions else _FIELDS

@@ -1,4 +1,4 @@
-"""Answers of OpenAI's `/v1/responses`: whole, and as events. Does not know how answers are computed."""
+"""Answers in the format of OpenAI's `/v1/responses`: whole responses, and streamed events."""
 
 from __future__ import annotations
 
@@ -151,12 +151,12 @@ EVENT = either(
 
 
 class ResponsesFormat(ChatFormat):
-    """Responses of `/v1/responses`. One for each request.
+    """The format of the response, or of the events, to one `/v1/responses` request.
 
     Args:
-        texts: texts of tokens.
+        texts: decodes tokens to texts.
         reports: whether log-probabilities are written.
-        function: the function that the answer calls. None: the answer is a text.
+        function: name of the function that the answer calls. None: the answer is a text.
         sampling: temperature and top-p of the answer.
     """
 
@@ -212,7 +212,7 @@ class ResponsesFormat(ChatFormat):
         yield self._event("output_item.done", output_index=0, item=self._item(self._ended))
 
     def last_events(self, usage: dict[str, int], *, wanted: bool) -> Sequence[dict[str, Any]]:
-        """Return the event with the whole response, whether or not the numbers of tokens are wanted."""
+        """Return the event with the whole response. `wanted` has no effect in this format."""
         return [self._event(self._ended, response=self._whole(self._ended, usage))]
 
     def failure(self, refusal: Refusal) -> dict[str, Any]:
@@ -259,7 +259,7 @@ class ResponsesFormat(ChatFormat):
         return {"type": "function_call", "id": self._id, **call, "status": status}
 
     def _whole(self, status: str, usage: dict[str, int] | None = None) -> dict[str, Any]:
-        """Return the response with a status. `usage`: numbers of tokens, once the answer has ended."""
+        """Return the response with this status. `usage`: numbers of tokens; None before the answer's end."""
         body = self._body
         return {
             "id": f"resp_{self.head.request}",

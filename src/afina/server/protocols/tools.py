@@ -1,7 +1,7 @@
-"""Functions in a request of OpenAI's protocol: an answer calls the one function that the request forces.
+"""Functions in a request of OpenAI's protocol: an answer calls only the function that the request forces.
 
-An adapter was not trained to choose among functions, and its prompt does not have them, so that a request says which
-function the answer calls. A grammar then makes the answer the arguments of the function.
+An adapter is not trained to choose among functions, and its prompt does not list them, so a request must say which
+function the answer calls. A grammar then restricts the answer to arguments of this function.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
 
 
 class OfFunction(Strict):
-    """Something about a function."""
+    """The base class of parts of a request about a function."""
 
     type: Literal["function"] = Field(description="only functions are supported")
 
@@ -46,7 +46,7 @@ class Tool(OfFunction):
 
 
 class NamedTool(OfFunction):
-    """The tool that an answer calls."""
+    """The tool that an answer must call."""
 
     function: NamedFunction = Field(description="the function")
 
@@ -55,7 +55,7 @@ Choice = Literal["none", "auto", "required"] | NamedTool | None
 
 
 class Tools(Strict):
-    """The fields of a request about tools."""
+    """The request fields `tools` and `tool_choice`."""
 
     tools: Array[Tool] | None = Field(None, description="functions; see `tool_choice`")
     tool_choice: Choice = Field(
@@ -66,7 +66,7 @@ class Tools(Strict):
 
 
 def forced(body: Tools) -> Function | None:
-    """Return the function that the answer calls; None: the answer is a text. Raises Refusal."""
+    """Return the function that the answer must call; None: the answer is a text. Raises Refusal."""
     tools, choice = body.tools or [], body.tool_choice
     functions = {one.function.name: one.function for one in tools}
     if len(functions) < len(tools):
@@ -91,7 +91,7 @@ def forced(body: Tools) -> Function | None:
 
 
 def schema_of(function: Function) -> Mapping[str, Any]:
-    """Return the JSON schema of the arguments of a function. Raises Refusal if they are no object."""
+    """Return the JSON schema of a function's arguments. Raises Refusal if the arguments are not an object."""
     given = function.parameters or {"properties": {}, "additionalProperties": False}
     if given.get("type", "object") != "object":
         message = f"`tools`: the parameters of {function.name} have the type {str(given['type'])[:40]}"

@@ -1,6 +1,6 @@
 """The protocol of vLLM: `POST /classify`, and `GET /v1/models`, which its clients call first.
 
-Does not know how answers are computed.
+The formats are those of vLLM's OpenAI-compatible server.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ _Tokens = Annotated[int, Field(ge=-1, json_schema_extra={"not": {"const": 0}}), 
 
 
 def _only(given: str, other: str) -> Shape:
-    """Return the shape of a body with one of two fields."""
+    """Return the JSON schema of a body that has exactly one of two fields."""
     some = about({"type": ["string", "array"]}, "what is classified")
     return {"required": [given], "properties": {given: some, other: about(NOTHING, "left out")}}
 
 
 class Classify(Body):
-    """A request of vLLM's classification API. Token ids as input are not supported."""
+    """The body of vLLM's classification request. Token ids as input are not supported."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [_only("input", "messages"), _only("messages", "input")]})
 
@@ -117,7 +117,7 @@ class Classify(Body):
 
 
 def texts(body: Classify) -> Sequence[Text]:
-    """Return the texts of a request. Raises InvalidData unless there is either `input` or `messages`."""
+    """Return the texts of a request. Raises InvalidData unless exactly one of `input` and `messages` is given."""
     if (body.input is None) == (body.messages is None):
         found = "both" if body.messages else "neither"
         raise problems.INPUT_OR_MESSAGES(found=found, option="input")
@@ -135,7 +135,7 @@ async def classify(call: Called) -> Response:
 
 
 def answered(body: Classify, answers: Sequence[ServedAnswer], request: str, created: int) -> dict[str, Any]:
-    """Return the response. `created`: seconds since 1970."""
+    """Return the JSON of the response. `created`: seconds since 1970."""
     data = []
     for index, one in enumerate(answers):
         found = [score.score for score in one.scores(raw=body.use_activation is False)]
@@ -161,6 +161,6 @@ async def one_model(call: Called, id: str) -> Response:
 
 
 def _model(name: str, created: str) -> dict[str, Any]:
-    """Return the entry of a model. `created`: time of publication in ISO format, UTC."""
+    """Return a model's entry in `/v1/models`. `created`: time of publication in ISO format, UTC."""
     seconds = int(datetime.fromisoformat(created).timestamp())
     return {"id": name, "object": "model", "created": seconds, "owned_by": name.partition("/")[0]}

@@ -1,6 +1,6 @@
-"""Which replica should answer a request: the model of the request, and an order of replicas by residency and load.
+"""Choose the replica for a request: its model, and an order of replicas by adapters in memory and load.
 
-Also the state that the middleware and the router of an HTTP proxy share: both live in the process of the proxy.
+`ProxyState` is shared by the middleware and the router of an HTTP proxy, which run in the proxy's process.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _BODY = re.compile(rb'"models?"\s*:\s*\[?\s*"([^"\\]{1,200})"')
 
 
 def model_of(path: str, query: bytes, body: bytes) -> str | None:
-    """Return the model that a request names in its path, query or JSON body. None: no model.
+    """Return the model that a request names in its path, query or JSON body. None: the request names no model.
 
-    The text is not parsed as JSON: a wrong guess costs the loading of an adapter, and changes no answer. A request for
-    several models counts as a request for the first one.
+    The body is searched without parsing the JSON: a wrong guess only loads an adapter unnecessarily. A request for
+    several models counts as a request for the first model.
     """
     if in_path := routes.model_of(path):
         return in_path
@@ -51,20 +51,20 @@ def model_of(path: str, query: bytes, body: bytes) -> str | None:
 def affinity_key(model: str) -> str:
     """Return the key of a model: a digest of its name without version or alias.
 
-    All versions of a name have one key. Ray's logs and states contain the key, and no name of a client.
+    All versions of a name have the same key. Ray's logs and states contain the key, and no client's name.
     """
     name = model.partition("@")[0]
     return hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
 
 
 class RankedReplica(NamedTuple):
-    """A replica that may answer.
+    """A replica that may answer a request.
 
     Attributes:
-        name: its name.
-        holds: whether it has the adapter in memory.
-        load: number of its unfinished requests.
-        held: number of models whose adapters it has in memory.
+        name: name of the replica.
+        holds: whether the replica has the adapter in memory.
+        load: number of the replica's unfinished requests.
+        held: number of models whose adapters the replica has in memory.
     """
 
     name: str
@@ -80,14 +80,13 @@ def _rank(key: str, name: str) -> bytes:
 def ordered(key: str | None, candidates: Sequence[RankedReplica]) -> list[str]:
     """Return the names of replicas in the order in which they should be tried.
 
-    A replica is busy if it has `SPILL` more requests than the least busy one. The first replica is one that holds the
-    adapter and is not busy. If several do, the order of rendezvous hashing decides, and not their load, unless one has
-    `SHARE` more requests: so copies of an adapter that are not needed get cold, and their memory is taken from them. If
-    no such replica holds the adapter, the request spills over to the replica that holds the fewest adapters and is not
-    busy.
+    A replica is busy if it has `SPILL` more requests than the replica with the fewest. A replica that has the adapter
+    in memory and is not busy comes first. Among several, rendezvous hashing decides and not the load, unless one has
+    `SHARE` more requests: so unneeded copies of an adapter are no longer used, and are evicted from memory. If no such
+    replica has the adapter, the replica with the fewest adapters that is not busy comes first.
 
     Args:
-        key: key of the model. None: any replica is as good as another.
+        key: affinity key of the model. None: all replicas are equally good.
     """
     if not candidates:
         return []
@@ -108,19 +107,19 @@ def ordered(key: str | None, candidates: Sequence[RankedReplica]) -> list[str]:
 
 @dataclass(eq=False)
 class Attempt:
-    """One try of a proxy to get an answer from a replica.
+    """A proxy's attempt to get an answer from a replica.
 
     Attributes:
-        key: key of the request's model. None: no model.
-        repeats: whether a second replica may get it, after the first one failed.
-        target: name of the replica that has to answer. None: any.
-        sent: name of the replica that the request was sent to last. None: no replica so far.
-        placed: name of the replica that accepted the request. None: none did so far.
-        lost: whether it needs a second replica that it may not get.
-        started: whether a byte of a replica's answer was passed on.
-        complete: whether the whole answer was passed on.
+        key: affinity key of the request's model. None: no model.
+        repeats: whether the request may be sent to a second replica after the first has failed.
+        target: name of the replica that must answer. None: any replica.
+        sent: name of the replica to which the request was last sent. None: no replica so far.
+        placed: name of the replica that has accepted the request. None: no replica so far.
+        lost: whether the first replica failed and the request may not be repeated.
+        started: whether a byte of a replica's answer was sent to the client.
+        complete: whether the whole answer was sent to the client.
         media_type: media type of the answer.
-        events: number of its server-sent events that were passed on.
+        events: number of server-sent events that were sent to the client.
     """
 
     key: str | None = None
@@ -136,9 +135,9 @@ class Attempt:
 
 
 class RequestLimits(NamedTuple):
-    """Limits of requests that a proxy keeps too: those fields of the server's `Settings`, which replicas report.
+    """Limits of requests that a proxy also enforces: fields of the server's `Settings`, reported by replicas.
 
-    Until a replica is known, a proxy keeps limits of its own, since a replica may accept more than the defaults.
+    Before a replica is known, a proxy enforces larger limits, since a replica may accept more than the defaults.
     """
 
     body_bytes: int = 256 << 20
@@ -151,18 +150,18 @@ class RequestLimits(NamedTuple):
 
     @classmethod
     def highest(cls, found: Iterable[Sequence[float]]) -> RequestLimits:
-        """Return the highest limits of some replicas: during an update, old and new ones may differ."""
+        """Return the highest limits of the replicas: during an update, old and new replicas may differ."""
         columns = [*zip(*found, strict=True)]
         return cls(*map(max, columns)) if columns else cls()
 
 
 @dataclass(eq=False)
 class ProxyState:
-    """State that the middleware and the router of a proxy share. They may run in different threads.
+    """The state that the middleware and the router of a proxy share. They may run in different threads.
 
     Attributes:
-        requests: attempts by the id that the middleware gave them.
-        late: names of those that do not respond.
+        requests: attempts by the request id that the middleware made.
+        late: names of the replicas that do not respond.
     """
 
     requests: dict[str, Attempt] = field(default_factory=dict)
@@ -176,11 +175,11 @@ class ProxyState:
         return tuple(name for name in self.replicas if name not in self.late)
 
     def is_computing(self, attempt: Attempt) -> bool:
-        """Return whether a replica that responds has accepted a request which any replica may answer."""
+        """Return whether a responding replica has accepted an attempt that any replica may answer."""
         return attempt.target is None and attempt.placed is not None and attempt.placed not in self.late
 
     def has_another(self, attempt: Attempt) -> bool:
-        """Return whether a request is with a late replica, while another replica responds and may get it."""
+        """Return whether a request is at a late replica, while another replica responds and may get the request."""
         elsewhere = attempt.repeats and attempt.target is None
         return elsewhere and attempt.sent in self.late and bool(self.responding)
 

@@ -1,4 +1,4 @@
-"""Parts of answers that a proxy writes: errors in each protocol's format, ends of broken streams, merged metrics."""
+"""Parts of responses that a proxy writes: errors in each protocol's format, ends of broken streams, merged metrics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BROKEN_LINES = "the server that computed the answers ended. Send the lines from 
 
 
 def refusal(path: str, status: int, kind: str, message: str, **headers: str) -> Response:
-    """Return an error in the format of the path's protocol, with the headers that the server itself sends."""
+    """Return an error in the format of the path's protocol, with the headers of the server's own errors."""
     named = {
         routes.ERROR_KIND: kind,
         **routes.ALWAYS,
@@ -37,17 +37,17 @@ def refusal(path: str, status: int, kind: str, message: str, **headers: str) -> 
 
 
 def unavailable(path: str, message: str) -> Response:
-    """Return status 503, which a client should answer by sending the request again after a second."""
+    """Return a response with status 503, after which a client should repeat the request in a second."""
     return refusal(path, 503, UNAVAILABLE, message, Retry_After="1")
 
 
 def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    """Return the first value of a header, whose name is given in lower case."""
+    """Return the first value of a header; `name` is in lower case."""
     return next((value for found, value in headers if found.lower() == name), None)
 
 
 def single_id(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return headers without the second id, which Ray Serve appends."""
+    """Return headers without the second request id, which Ray Serve appends."""
     found, seen = list[tuple[bytes, bytes]](), False
     for name, value in headers:
         if name.lower() == ID:
@@ -59,12 +59,12 @@ def single_id(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes
 
 
 def broken_end(path: str, media_type: bytes, events: int = 0) -> bytes | None:
-    """Return the last piece of an answer that a replica left unfinished. None: the answer has no such form.
+    """Return the last piece of a response that a replica left unfinished. None: its format has no error at the end.
 
     Args:
         path: path of the request.
         media_type: value of the header Content-Type.
-        events: number of server-sent events before.
+        events: number of server-sent events sent before.
     """
     if routes.route_of(path) is routes.RESPONSES and media_type.startswith(b"text/event-stream"):
         error = {"type": "error", "code": UNAVAILABLE, "message": BROKEN, "param": None, "sequence_number": events}
@@ -115,9 +115,9 @@ STATES = ("failed", "loading", "riding", "promoted", "none")
 
 
 def summed_shadows(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return the counts of a shadow over all replicas, from the answers of each.
+    """Return the counts of a shadow version, summed over all replicas.
 
-    None: the replicas compare different versions, as for a moment after an alias was moved.
+    Returns None if the replicas compare different versions, as for a moment after an alias was moved.
     """
     from afina.server.versions.shadow_counts import ShadowCounts
 
@@ -132,5 +132,5 @@ def summed_shadows(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def is_last(message: Message) -> bool:
-    """Return whether an ASGI message ends an answer."""
+    """Return whether an ASGI message is the last of a response."""
     return message["type"] == "http.response.body" and not message.get("more_body", False)

@@ -1,4 +1,4 @@
-"""A replica: the whole server in an actor of Ray Serve, with an engine and a core of its own."""
+"""A replica: the whole server in an actor of Ray Serve, with its own engine and core."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ PRELOADING = 0.1
 
 
 class ReplicaOptions(Frozen):
-    """Settings of a replica, as JSON values.
+    """Options of a replica, as JSON values.
 
     Attributes:
         backbone: Address of the backbone.
-        store: Address of the store, with its password. None: $AFINA_STORE of the replica's node.
+        store: Address of the store, with the password. None: $AFINA_STORE of the replica's node.
         dtype: Precision: float32, bfloat16, int8 or auto.
         memory: Most MiB for adapters, in addition to the backbone. None: no limit.
         settings: Values of `Settings` that are not the defaults.
         log_format: Format of log lines: json or text.
-        version: Version of afina. Another version makes other replicas, which replace the running ones.
+        version: Version of afina. A change of the version replaces the running replicas.
     """
 
     backbone: str
@@ -49,7 +49,7 @@ class ReplicaOptions(Frozen):
 
 
 class Replica:
-    """The server of one replica. Ray Serve calls its methods on the replica's event loop.
+    """A server in a Ray Serve replica. Ray Serve calls the methods on the replica's event loop.
 
     Args:
         options: the fields of `ReplicaOptions`.
@@ -76,28 +76,28 @@ class Replica:
         return True
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Return the HTTP application. Its start and end start and close the core."""
+        """Return the ASGI application. Its startup and shutdown start and close the core."""
         return NamedAnswers(make_app(self.core), self.name)
 
     async def reconfigure(self, configuration: dict[str, Any]) -> None:
         """Accept a user configuration, which only says who deployed the replica. Ray Serve requires the method.
 
-        Serve sends requests to the replica, and ends the replica in whose place it is, once the method has returned.
+        When the method has returned, Serve sends requests to this replica and ends the replaced replica.
         """
         while not self.core.tried_preloading:
             await asyncio.sleep(PRELOADING)
         logs_and_traces.note("deployed", owner=configuration.get("owner"))
 
     async def check_health(self) -> None:
-        """Raise RuntimeError if nothing can be computed: then Ray Serve replaces the replica.
+        """Raise RuntimeError if the server cannot compute: then Ray Serve replaces the replica.
 
-        A store that does not respond is no reason: the replica answers with the versions that it knows.
+        If the store does not respond, the replica stays healthy: it answers with the versions that it knows.
         """
         if not self.core.alive:
             raise RuntimeError("a thread of the server has ended")
 
     async def record_routing_stats(self) -> dict[str, Any]:
-        """Return the keys of the adapters in memory, and the limits of requests, for the proxies."""
+        """Return the affinity keys of the adapters in memory, and the limits of requests, for the proxies."""
         held = sorted(map(affinity.affinity_key, self.core.held_names))
         return {affinity.HELD: held, affinity.LIMITS: [*affinity.RequestLimits.of(self.core.settings)]}
 
@@ -110,14 +110,14 @@ class Replica:
         return {autoscaling.QUEUED: float(tokens), autoscaling.BUSY: min(1.0, busy)}
 
     async def drain(self) -> None:
-        """Report the replica as not ready. It still answers."""
+        """Report the replica as not ready. Requests are still answered."""
         self.core.drain()
 
 
 class NamedAnswers:
-    """ASGI application: `app`, with the replica's name in a header of each answer.
+    """ASGI middleware that adds the replica's name in a header of each response.
 
-    The header also tells the proxy that the answer is not one of Ray Serve itself.
+    The header also shows the proxy that the response was not made by Ray Serve itself.
     """
 
     def __init__(self, app: ASGIApp, name: str) -> None:
@@ -138,7 +138,7 @@ class NamedAnswers:
 
 
 def _name_traces(environment: MutableMapping[str, str], name: str) -> None:
-    """Let OpenTelemetry's resource name the replica, unless the environment names an instance."""
+    """Set OpenTelemetry's resource to the replica's name, unless the environment names an instance."""
     attributes = environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
     if "service.instance.id=" not in attributes:
         environment["OTEL_RESOURCE_ATTRIBUTES"] = ",".join(filter(None, [attributes, f"service.instance.id={name}"]))

@@ -1,4 +1,4 @@
-"""The number of replicas by their load: waiting tokens, and the share of time in which they compute.
+"""An autoscaling policy by the replicas' load: waiting tokens, and the share of time spent computing.
 
 Serve pickles this module by value into its controller, which does not import torch or the engine.
 """
@@ -19,19 +19,19 @@ FULL = 0.8
 class ByWaitingTokens:
     """An autoscaling policy of Ray Serve.
 
-    As many replicas are needed that each has at most `tokens` waiting tokens, and that they compute at most `FULL` of
-    the time. Without the second condition, replicas that work without a queue would be removed. Ray Serve keeps the
-    number within its limits, and waits before it follows a change.
+    The policy returns the number of replicas with which each has at most `tokens` waiting tokens and computes at most
+    `FULL` of the time. Without the second condition, busy replicas without a queue would be removed. Ray Serve keeps
+    the number within its limits, and delays changes.
 
     Args:
-        tokens: waiting tokens for which a replica suffices.
+        tokens: largest number of waiting tokens of a replica.
     """
 
     def __init__(self, tokens: int = 2048) -> None:
         self._tokens = tokens
 
     def __call__(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-        """Return the number of replicas, and no state."""
+        """Return the wanted number of replicas, and an empty state."""
         found = context.aggregated_metrics or {}
         queued, busy = found.get(QUEUED, {}), found.get(BUSY, {})
         if not busy:

@@ -1,4 +1,4 @@
-"""The deployment of replicas: numbers, resources, routing and draining, as Ray Serve takes them."""
+"""The Ray Serve deployment of replicas: their number, resources, routing and draining."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ class ReplicaRange(NamedTuple):
 
 
 class DeploymentOptions(ReplicaOptions):
-    """Settings of a deployment, as JSON values: also the arguments of `build`.
+    """Options of a deployment, as JSON values; they are also the arguments of `build`.
 
     Attributes:
         replicas: Number of replicas, or the least and the most, such as "1:4".
         threads: Threads and CPUs of a replica.
         gpus: GPUs of a replica.
         surge: Replicas of a new version that may start before those of the old version end.
-        owner: Random word of the command that deploys. Another word starts no other replicas.
+        owner: Random word of the command that deploys. A changed word does not restart replicas.
     """
 
     replicas: str = "1"
@@ -78,7 +78,7 @@ class DeploymentOptions(ReplicaOptions):
 
 
 def application(options: DeploymentOptions) -> serve.Application:
-    """Return the application that Ray Serve runs. Raises InvalidStudy."""
+    """Return the Ray Serve application. Raises InvalidStudy."""
     size, settings = ReplicaRange.parse(options.replicas), Settings(**options.settings)  # type: ignore[arg-type]
     own = ReplicaOptions(**options.model_dump(include=set(ReplicaOptions.model_fields), exclude={"version"}))
     deployed = serve.deployment(
@@ -109,7 +109,7 @@ def application(options: DeploymentOptions) -> serve.Application:
 
 
 def _number(size: ReplicaRange, settings: Settings) -> dict[str, Any]:
-    """Return the options of a fixed number of replicas, or of a number that follows the load."""
+    """Return Ray Serve's options for a fixed number of replicas, or for autoscaling."""
     if size.least == size.most:
         return {"num_replicas": size.least}
     policy = AutoscalingPolicy(
@@ -129,7 +129,7 @@ def _number(size: ReplicaRange, settings: Settings) -> dict[str, Any]:
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
-    """Return the application for `serve run` and for the resource RayService of KubeRay.
+    """Return the application, for `serve run` and for KubeRay's resource RayService.
 
     Args:
         arguments: fields of `DeploymentOptions`.

@@ -1,4 +1,4 @@
-"""Starts the deployment, watches it, and ends it in order: the foreground command of a server on Ray."""
+"""Start the deployment, watch it, and end it in order: the foreground command of a server on Ray."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def serve_on_ray(
     Args:
         address: address of the cluster. None: $RAY_ADDRESS, a cluster of this machine, or a new one.
         host: address on which the proxies listen.
-        port: their port.
-        listening: called with the URL.
+        port: port on which the proxies listen.
+        listening: called with the server's URL when it accepts requests.
 
     Raises:
-        Refused: nodes have other versions, the store is not visible to all nodes, or Ray Serve runs something else.
+        Refused: nodes differ in package versions, a node does not see the store, or Serve runs another application.
         Busy: the port is in use.
         RunFailed: the replicas did not start.
         UnknownName: the dtype is unknown.
@@ -115,7 +115,7 @@ def _connected(address: str | None) -> Iterator[ClusterConnection]:
 
 
 class _Signals:
-    """The signals that end the command. `wait` returns early if one arrives; a second one ends the draining."""
+    """Handles signals that end the command. `wait` returns early if a signal arrives; a second ends the draining."""
 
     def __init__(self) -> None:
         self._first, self._second = threading.Event(), threading.Event()
@@ -144,12 +144,12 @@ class _Signals:
         return self._first.wait(seconds)
 
     def drain(self, seconds: float) -> None:
-        """Wait until a second signal, or SIGINT."""
+        """Wait for this time, until a second signal, or until SIGINT."""
         self._second.wait(seconds)
 
 
 def _begin_serve(host: str, port: int) -> bool:
-    """Start Ray Serve's controller and proxies. Return whether they were started now.
+    """Start Ray Serve's controller and proxies. Return whether this call started them.
 
     Raises:
         Refused: Ray Serve runs already, with another application, or on another host or port.
@@ -187,7 +187,7 @@ def _status() -> ApplicationStatusOverview | None:
 
 
 def _owner() -> str | None:
-    """Return the owner of the deployment. None: there is no deployment."""
+    """Return the `owner` of the running deployment. None: there is no deployment."""
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is None:
         return None
@@ -196,7 +196,7 @@ def _owner() -> str | None:
 
 
 def _deploy(options: DeploymentOptions, signals: _Signals) -> bool:
-    """Deploy the application, and wait until it runs. Return whether it runs; else a signal arrived.
+    """Deploy the application, and wait until it runs. Return False if a signal arrived first.
 
     Raises RunFailed if the replicas do not start.
     """
@@ -220,14 +220,14 @@ def _reason(status: ApplicationStatusOverview) -> str:
 
 
 def _failed(message: str) -> RunFailed:
-    """Return the error of replicas that do not start: with the error of afina that their traceback ends with."""
+    """Return an error for replicas that do not start: the AfinaError at the end of their traceback, if there is one."""
     raised = re.findall(r"^(?:\w+\.)*errors\.\w+: (.+)$", message, re.MULTILINE)
     last = raised[-1:] or message.strip().splitlines()[-1:] or ["no reason is known"]
     return problems.REPLICAS_FAILED(reason=last[0])
 
 
 def _watch(owner: str, signals: _Signals) -> bool:
-    """Watch the deployment until a signal arrives. Return whether another command has deployed it again."""
+    """Watch the deployment until a signal arrives. Return whether another command has redeployed it."""
     before = ApplicationStatus.RUNNING
     while not signals.wait(LOOKS):
         status = _status()
@@ -243,7 +243,7 @@ def _watch(owner: str, signals: _Signals) -> bool:
 
 
 def _end(settings: Settings, signals: _Signals) -> None:
-    """Drain and end the replicas, and then Ray Serve. Accepted requests are finished."""
+    """Drain and end the replicas, then Ray Serve. Accepted requests are finished."""
     logs_and_traces.note("draining", seconds=settings.drain)
     if settings.drain > 0:
         with contextlib.suppress(Exception):  # a replica that cannot be told is ended all the same

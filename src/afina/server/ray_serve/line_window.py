@@ -1,6 +1,6 @@
-"""Flow control for a stream of lines: at most a bounded number of lines is ahead of their answers.
+"""Flow control for `/bulk`: at most a bounded number of lines is read ahead of their answers.
 
-Serve's proxies and replicas keep everything that a client sends in queues without a limit.
+Without this limit, Serve's proxies and replicas would queue everything that a client sends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ AHEAD = 4
 
 
 class LineWindow:
-    """The `receive` and `send` of a request that has one line of answer for each line that is not empty."""
+    """ASGI `receive` and `send` of a request whose response has one line for each non-empty line of the body."""
 
     def __init__(self, receive: Receive, send: Send, limits: RequestLimits) -> None:
         self._receive, self._send = receive, send
@@ -32,7 +32,7 @@ class LineWindow:
         return len(self._lines) >= self._lines_ahead or (bool(self._lines) and sum(self._lines) >= self._bytes)
 
     async def receive(self) -> Message:
-        """Return the next message of the client, once enough lines are answered."""
+        """Return the client's next message, once enough lines are answered."""
         while self._full:
             self._room.clear()
             await self._room.wait()
@@ -48,7 +48,7 @@ class LineWindow:
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass a message on to the client, and count its lines as answered."""
+        """Send a message to the client, and count its lines as answered."""
         for _ in range(message.get("body", b"").count(b"\n")):
             if self._lines:
                 self._lines.popleft()

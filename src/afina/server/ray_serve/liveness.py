@@ -1,6 +1,6 @@
-"""Which replicas are late: they have not answered a question of the proxy for some time.
+"""Find late replicas, which have not answered a health question of the proxy for some time.
 
-A process that hangs keeps its connections, so nothing else tells it from one that computes for long.
+A process that hangs keeps its connections, so only an unanswered question distinguishes it from a busy process.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ ROUNDS = 4
 
 
 class Liveness:
-    """Questions to replicas, at most one open question for each replica.
+    """Sends health questions to replicas, at most one open question for each replica.
 
-    Rounds are counted, and not seconds: if the proxy itself stands still, no replica gets late by that.
+    Lateness is counted in rounds and not in seconds, so that a pause of the proxy itself makes no replica late.
     """
 
     def __init__(self) -> None:
@@ -26,10 +26,10 @@ class Liveness:
         self._silent: dict[str, int] = {}
 
     def round(self, questions: Mapping[str, Callable[[], Awaitable[bool]]]) -> frozenset[str]:
-        """Ask each replica that has no open question. Return the names of the late replicas.
+        """Ask each replica without an open question. Return the names of the late replicas.
 
         Args:
-            questions: a function for each running replica, by its name. Its result says whether the replica answered.
+            questions: by replica name, a function that asks the replica and returns whether it answered.
         """
         for name in self._asked.keys() - questions.keys():
             self._asked.pop(name).cancel()

@@ -1,4 +1,4 @@
-"""Conditions that a cluster must meet for replicas, and the resources of a replica that suit the cluster."""
+"""Check that a cluster suits replicas, and choose the resources of a replica."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from afina.store.adapter_store import AdapterStore
 
 
 def check_cluster(nodes: Sequence[Node], store: AdapterStore) -> None:
-    """Check that all nodes have the same versions, and that all see the store.
+    """Check that all nodes have the same package versions, and that all see the store.
 
     Raises Refused.
     """
@@ -33,19 +33,19 @@ def _sees(path: str) -> bool:
 
 
 def check_machines(nodes: Sequence[Node], store: AdapterStore) -> None:
-    """Raise Refused if the store is a directory, and the nodes are on several machines."""
+    """Raise Refused if the store is a directory and the nodes are on several machines."""
     machines = sorted({_machine(node) for node in nodes})
     if store.address.directory is not None and len(machines) > 1:
         raise problems.SQLITE_ON_SEVERAL_MACHINES(store=store.address.shown, machines=machines)
 
 
 def _machine(node: Node) -> str:
-    """Return the machine of a node. Addresses of the loopback network are of one machine."""
+    """Return the machine of a node. All loopback addresses are the same machine."""
     return node.host if node.address.startswith("127.") else f"{node.host} {node.address}"
 
 
 def planned_options(options: DeploymentOptions, nodes: Sequence[Node], free: Mapping[str, float]) -> DeploymentOptions:
-    """Return the options with the resources of a replica that suit a cluster.
+    """Return the options, with the threads and GPUs of a replica filled in for a cluster.
 
     A replica has as many threads as $OMP_NUM_THREADS says. Otherwise the replicas of a node share its CPUs. If the
     cluster has GPUs, each replica has one. If there is room, a replica of a new version starts before one of the old

@@ -1,10 +1,10 @@
 """ASGI middleware in Serve's HTTP proxies: a request whose replica dies or hangs is sent to another replica.
 
-Serve itself sends a request again only until a replica has accepted it. This middleware reads the body of a request
-(except of `/bulk`) before it hands the request on. So it can repeat the request, and knows the request's model, which
-the router needs. A request is repeated only if no byte of its answer was sent, and if repeating it changes nothing.
+Serve itself repeats a request only until a replica has accepted it. This middleware reads the body of a request (except
+of `/bulk`) before it forwards the request. So it can repeat the request, and finds the request's model, which the
+router needs. A request is repeated only if no byte of its response was sent, and if repeating changes nothing.
 
-Serve calls `middlewares` in each proxy, because of the environment variable that `CALLBACK` names.
+Serve calls `middlewares` in each proxy: the environment variable named in `CALLBACK` requests this.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ _log = logging.getLogger("ray.serve")
 
 @dataclass(eq=False)
 class Collected:
-    """An answer of one replica that is not passed on as it is."""
+    """A replica's response that is kept and not forwarded."""
 
     status: int = 0
     headers: Sequence[tuple[bytes, bytes]] = ()
@@ -97,7 +97,7 @@ class Collected:
 
 
 class ClientEnd:
-    """The client's end of a request, once its body was read: whether the client has gone. Ended by `close`."""
+    """Watches whether the client has closed the connection, once the body was read. Ended by `close`."""
 
     def __init__(self, receive: Receive) -> None:
         self._gone = asyncio.Event()
@@ -113,7 +113,7 @@ class ClientEnd:
         return self._gone.is_set()
 
     def receiving(self, body: bytes) -> Receive:
-        """Return a `receive` for one attempt: the body, and then the end of the connection."""
+        """Return an ASGI `receive` for one attempt, which returns the body and then the end of the connection."""
         given = False
 
         async def receive() -> Message:
@@ -131,7 +131,7 @@ class ClientEnd:
 
 
 class RepeatingProxy:
-    """The middleware. `app` is Serve's proxy."""
+    """The middleware. `app` is Serve's HTTP proxy."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -177,9 +177,9 @@ class RepeatingProxy:
             self._buffered -= len(body)
 
     async def _read(self, scope: Scope, receive: Receive, body: bytearray) -> Response | None:
-        """Append a request's body to `body`. Return the answer to a request whose body is too large or too slow.
+        """Append a request's body to `body`. Return an error response if the body is too large or too slow.
 
-        A body that is too large by its header is not read: a replica refuses it, once it has checked the key.
+        A body that is too large by its Content-Length is not read: a replica refuses it after checking the key.
         """
         length = answers.header(scope["headers"], b"content-length") or b"0"
         limits = affinity.PROXY.limits
@@ -201,7 +201,7 @@ class RepeatingProxy:
         return answers.refusal(scope["path"], 408, "slow", "the request did not arrive in time.") if more else None
 
     async def _repeated(self, scope: Scope, client: ClientEnd, body: bytes, send: Send) -> None:
-        """Hand a request to replicas until one of them answers."""
+        """Send a request to replicas until one answers."""
         path, key, request = scope["path"], _key(scope, body), secrets.token_hex(8)
         repeats = scope["method"] in READS or routes.route_of(path).repeats
         until = meter.now() + PLACING
@@ -225,7 +225,7 @@ class RepeatingProxy:
         await answers.unavailable(path, answers.BROKEN)(scope, client.receiving(b""), send)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand on a request whose body is read while it is answered."""
+        """Forward a request whose body is read while it is answered."""
         attempt = Attempt(_key(scope), repeats=False)
         window, until = LineWindow(receive, send, affinity.PROXY.limits), meter.now() + PLACING
         await self._try(_scope(scope, secrets.token_hex(8)), window.receive, window.send, attempt, until)
@@ -235,15 +235,15 @@ class RepeatingProxy:
             await answers.unavailable(scope["path"], LATE)(scope, receive, send)
 
     async def _try(self, scope: Scope, receive: Receive, send: Send, attempt: Attempt, until: float) -> None:
-        """Hand a request to Serve's proxy once. Answers of Serve itself are not passed on.
+        """Send a request to Serve's proxy once. Responses of Serve itself are not forwarded.
 
-        Ends before an answer has begun if no replica that responds has accepted the request at `until`, or if another
-        replica should get the request.
+        Returns without a response if no responding replica has accepted the request at `until`, or if another replica
+        should get the request.
 
         Args:
-            scope: the request, with an id of its own.
-            attempt: what became of it.
-            until: time on the clock `meter.now`. A request for a certain replica ends then in any case.
+            scope: ASGI's scope of the request, with a new id.
+            attempt: receives what became of the request.
+            until: time limit on the clock `meter.now`. A request to a certain replica always ends then.
         """
         request = answers.header(scope["headers"], answers.ID) or b""
 
@@ -282,7 +282,7 @@ class RepeatingProxy:
             _log.warning(f"Request failed in the proxy: {type(error).__name__}")
 
     async def _of_all(self, scope: Scope, client: ClientEnd, send: Send) -> None:
-        """Ask every replica that responds. The cluster is ready if a replica is; the rest is of all replicas."""
+        """Ask every responding replica. The cluster is ready if one is; metrics and counts are of all replicas."""
         path, names, asked = scope["path"], affinity.PROXY.replicas, affinity.PROXY.responding
         route = routes.route_of(path)
         until = meter.now() + (ASKING_READY if route in READY else ASKING)
@@ -310,7 +310,7 @@ class RepeatingProxy:
             await send({"type": "http.response.body", "body": bytes(one.body)})
 
     async def _of_one(self, scope: Scope, client: ClientEnd, name: str, until: float) -> Collected:
-        """Return a replica's answer, with the status 0 if it did not answer in time."""
+        """Return a replica's response, with status 0 if the replica did not answer in time."""
         attempt, collected = Attempt(target=name), Collected()
         asked = _scope({**scope, "method": "GET"}, secrets.token_hex(8))
         await self._try(asked, client.receiving(b""), collected, attempt, until)
@@ -325,7 +325,7 @@ def _metrics(good: Mapping[str, Collected], names: Sequence[str]) -> Response:
 
 
 def _shadows(path: str, good: Mapping[str, Collected], names: Sequence[str]) -> Response:
-    """Return the counts of all replicas, or status 503 if one did not answer or compares other versions."""
+    """Return the summed counts of all replicas, or status 503 if one did not answer or compares other versions."""
     if missing := [name for name in names if name not in good]:
         return answers.unavailable(path, f"replica {', '.join(missing)} did not answer. Try again.")
     counts = answers.summed_shadows([json.loads(one.body) for one in good.values()])
@@ -335,7 +335,7 @@ def _shadows(path: str, good: Mapping[str, Collected], names: Sequence[str]) -> 
 
 
 def _wrong_head(scope: Scope) -> Response | None:
-    """Return the answer to a request with large headers, or with a path that Serve does not hand to replicas."""
+    """Return the error response to a request with large headers, or with a path that no replica gets."""
     path = scope["path"]
     if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_BYTES:
         return answers.refusal(path, 431, "too_large", f"the headers may have at most {HEAD_BYTES:,} bytes.")
@@ -345,15 +345,15 @@ def _wrong_head(scope: Scope) -> Response | None:
 
 
 def _key(scope: Scope, body: bytes = b"") -> str | None:
-    """Return the key of a request's model. None: no model."""
+    """Return the affinity key of a request's model. None: the request names no model."""
     model = affinity.model_of(scope["path"], scope["query_string"], body)
     return None if model is None else affinity.affinity_key(model)
 
 
 def _scope(scope: Scope, request: str) -> Scope:
-    """Return a copy of a request's scope for one attempt, with ids and without the headers that control Serve.
+    """Return a copy of a request's ASGI scope for one attempt, with ids and without headers that control Serve.
 
-    The id for Serve is a new one, since two clients may give their requests the same id.
+    The request id for Serve is new, since two clients may give their requests the same id.
     """
     headers = [(name, value) for name, value in scope["headers"] if name.lower().replace(b"_", b"-") not in CONTROLS]
     ids = [(answers.ID, request.encode()), (answers.CLIENT_ID, scope[REQUEST].encode())]
@@ -361,7 +361,7 @@ def _scope(scope: Scope, request: str) -> Scope:
 
 
 def _identified(send: Send, request: str) -> Send:
-    """Return a `send` that adds the request's id to an answer of the proxy itself."""
+    """Return a `send` that adds the request's id to a response of the proxy itself."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start" and answers.header(message["headers"], answers.ID) is None:
@@ -372,11 +372,11 @@ def _identified(send: Send, request: str) -> Send:
 
 
 async def _end(path: str, attempt: Attempt, send: Send) -> None:
-    """End an answer that its replica left unfinished. If its format has no such end, the connection is closed."""
+    """End a response that its replica left unfinished. If its format has no such end, the connection is closed."""
     if (last := answers.broken_end(path, attempt.media_type, attempt.events)) is not None:
         await send({"type": "http.response.body", "body": last})
 
 
 def middlewares() -> list[Middleware]:
-    """Return the middleware of a proxy of Serve."""
+    """Return the middleware list of a Serve proxy."""
     return [Middleware(RepeatingProxy)]

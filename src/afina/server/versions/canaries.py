@@ -1,6 +1,6 @@
 """Canary versions: a share of the requests for `production` is answered by the version with the alias `canary`.
 
-A request's sticky id decides, so that the same id is always answered by the same version. Knows no protocol.
+The sticky id of a request (the end user or the request id) decides, so that an id is always answered by one version.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def place(name: Name, sticky: str) -> float:
 
 
 class Canaries:
-    """The canaries of all names. Thread-safe; reads the store and loads versions in a thread of its own.
+    """The canary versions of all names. Thread-safe; reads the store and loads versions in a thread of its own.
 
     A canary answers requests once its version is loaded and has passed its golden test. Until then, and if that fails,
     `production` answers.
@@ -37,15 +37,15 @@ class Canaries:
 
     @property
     def count(self) -> int:
-        """Number of names whose canary answers requests."""
+        """Number of names whose canary version answers requests."""
         return sum(share > 0 for share in self.names.known)
 
     def answers(self, name: Name) -> bool:
-        """Return whether a canary of this name answers requests."""
+        """Return whether a canary version of this name answers requests."""
         return self.names.get(name) > 0
 
     def drawn(self, reference: Reference, sticky: str) -> Reference:
-        """Return the reference of the canary if it is to answer, otherwise the given reference. Does not wait."""
+        """Return the reference of the canary if the sticky id selects it, else the given reference. Does not wait."""
         name = reference.name
         if reference.alias != PRODUCTION and reference != Reference(name):
             return reference

@@ -1,4 +1,4 @@
-"""FollowedNames: a cache by name that is read from the store at the first request and after each change of the name."""
+"""FollowedNames: a cache of values by name, read from the store at the first request and after each change."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Known = TypeVar("Known")
 
 
 class FollowedNames(Generic[Known]):
-    """A cache by name. Thread-safe; reads the store in a thread of its own.
+    """A cache of values by name, read from the store. Thread-safe; reads the store in a thread of its own.
 
     Args:
-        look: reads what is to be known of a name, from the name and what was known before. Never raises.
-        unseen: what is known of a name that was not looked up yet.
+        look: reads the value of a name from the store, given the name and the value before. Never raises.
+        unseen: the value of a name that was not looked up yet.
     """
 
     def __init__(self, store: StoreReader, look: Callable[[Name, Known], Known], unseen: Known, thread: str) -> None:
@@ -40,7 +40,7 @@ class FollowedNames(Generic[Known]):
             return [*self._known.values()]
 
     def get(self, name: Name) -> Known:
-        """Return what is known of a name, and follow it from now on. Does not wait."""
+        """Return the cached value of a name, and update it from now on. Does not wait."""
         with self._lock:
             if name in self._known:
                 return self._known[name]
@@ -51,7 +51,7 @@ class FollowedNames(Generic[Known]):
         return self._unseen
 
     def looked_up(self, name: Name) -> Known:
-        """Return what is known of a name once it was looked up."""
+        """Return the value of a name, once it was looked up."""
         if (found := self._known.get(name, self._unseen)) is self._unseen:
             self._pool.submit(self._update, name).result()
             found = self._known[name]
@@ -63,7 +63,7 @@ class FollowedNames(Generic[Known]):
             self._again.add(name)
 
     def refresh(self) -> None:
-        """Follow the store. Raises the errors of reading the store."""
+        """Look up the names that changed in the store. Raises the errors of reading the store."""
         with self._lock:
             names = [*self._known]
         self._last, touched = self._store.news(self._last, names)
@@ -82,5 +82,5 @@ class FollowedNames(Generic[Known]):
             self._known[name] = found
 
     def close(self) -> None:
-        """Stop following the store."""
+        """Stop reading the store."""
         self._pool.shutdown(cancel_futures=True)

@@ -39,7 +39,7 @@ class GoldenTests:
         self.dtype = engine.computes
 
     def demand_backbone(self, version: Version) -> None:
-        """Raise OtherBackbone if the version states another backbone than the engine's, as far as is known."""
+        """Raise OtherBackbone if the version's manifest names another backbone than the engine's."""
         if self._engine.is_for_another(version.manifest):
             raise self._elsewhere(version)
 
@@ -49,7 +49,7 @@ class GoldenTests:
     def run(self, version: Version) -> None:
         """Load a version and run its golden test.
 
-        Raises the errors of loading, OtherBackbone, and CorruptAdapter if the test fails.
+        Raises the errors of loading, OtherBackbone, and CorruptAdapter if the golden test fails.
         """
         with self._engine.lease(version) as lease:
             try:

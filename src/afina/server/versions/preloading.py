@@ -27,7 +27,7 @@ class Preloading:
     """Loads models in a thread of its own, until each was served once.
 
     Args:
-        models: names, with an alias or a number if wanted.
+        models: model names, optionally with an alias or a version number.
     """
 
     def __init__(self, current: ServedVersions, models: Sequence[str]) -> None:
@@ -42,7 +42,7 @@ class Preloading:
 
     @property
     def tried(self) -> bool:
-        """Whether every model was loaded, or could not be loaded at the first try."""
+        """Whether each model was loaded, or could not be loaded at the first try."""
         return self._tried
 
     def start(self) -> None:

@@ -1,9 +1,9 @@
-"""Which version the server serves for each reference. Knows no protocol and no client.
+"""Which version the server serves for each reference, such as `client/task@production`.
 
-A version is served once it has been loaded and has passed its golden test, in threads of their own: `refresh` itself
-loads nothing, so that a version that was served before is back at once. If a version fails, the reference keeps the
-version that it had before. The failed version is tried again after a pause, since the store may have been repaired. The
-pause doubles each time, since loading may take most of the machine's time.
+A version is served once it has been loaded and has passed its golden test, in other threads: `refresh` itself loads
+nothing, so that a version that was served before is back at once. If a version fails, the reference keeps its previous
+version. The failed version is tried again after a pause, since the store may have been repaired. The pause doubles each
+time, since loading may take most of the machine's time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class LoadFailure:
     """Why a version is not served.
 
     Attributes:
-        tries: number of attempts.
+        tries: number of attempts to load the version.
         until: time of the next attempt, in seconds of the clock.
     """
 
@@ -57,7 +57,7 @@ class ServedVersions:
     """Served versions by reference. Thread-safe.
 
     Args:
-        tests: the golden tests; raise AfinaError if a version cannot be served.
+        tests: runs golden tests; raises AfinaError if a version cannot be served.
         clock: returns seconds.
     """
 
@@ -95,15 +95,15 @@ class ServedVersions:
         return {str(reference.name) for reference, version in served if version.digest in digests}
 
     def knows(self, reference: Reference) -> bool:
-        """Return whether `find` needs no answer of the store."""
+        """Return whether `find` can answer without reading the store."""
         return reference in self._served
 
     def find(self, reference: Reference) -> Version:
         """Return the served version of a reference.
 
         Raises:
-            Missing: the store has no such version, or it was made for another backbone (OtherBackbone).
-            AfinaError: errors of the golden test, if no version was served before.
+            Missing: the store has no such version, or the version was made for another backbone (OtherBackbone).
+            AfinaError: an error of the golden test, if no version was served before.
         """
         while (found := self._served.get(reference)) is None:
             turn = self._turn
@@ -119,7 +119,7 @@ class ServedVersions:
         return found
 
     def demand(self, version: Version) -> None:
-        """Prove a version, once for all versions with the same adapter. After a failure, wait until the pause is over.
+        """Run a version's golden test, once for all versions with the same adapter; after a failure, after a pause.
 
         Raises:
             OtherBackbone: the version was made for another backbone.
@@ -172,12 +172,12 @@ class ServedVersions:
         return any(version.digest in self._proven or self._may_try(version) for version in [*self._behind.values()])
 
     def _may_try(self, version: Version) -> bool:
-        """Return whether a version is not being loaded, and no pause after a failure is left."""
+        """Return whether a version is not being loaded, and its pause after a failure is over."""
         loading, failure = self._loading.get(str(version)), self._damaged.get(str(version))
         return (loading is None or loading.done()) and (failure is None or failure.until <= self._clock())
 
     def refresh(self) -> bool:
-        """Follow the store. Return whether the store has changed. Does not wait for the loading of a version.
+        """Read changes from the store. Return whether there were any. Does not wait for the loading of a version.
 
         Raises the errors of reading the store.
         """
@@ -202,7 +202,7 @@ class ServedVersions:
         return news
 
     def _follow(self, reference: Reference) -> None:
-        """Serve the current version of a reference, or begin to load it. Until it is loaded, the previous one stays."""
+        """Serve the present version of a reference, or begin to load it; until then, the previous version stays."""
         version = self._store.known(reference)
         if version is None or not self.fits(version):
             with self._lock:
@@ -222,7 +222,7 @@ class ServedVersions:
                 self._loading[str(version)] = self._pool.submit(self._load, version)
 
     def _load(self, version: Version) -> None:
-        """Prove a version. `refresh` serves it afterwards, if the reference still means this version."""
+        """Load and test a version. `refresh` serves it afterwards, if the reference still means this version."""
         with suppress(AfinaError):  # damaged, not loaded in time, or the store does not respond: recorded by `demand`
             self.demand(version)
 

@@ -1,6 +1,6 @@
 """Counts from comparing a shadow version with the production version. Counts of several servers can be added.
 
-Knows no model and keeps no text.
+The counts contain no text.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from afina.stats.intervals import Interval, around_mean, wilson
 
 
 class AnswerDifference(NamedTuple):
-    """The difference of two answers to a text.
+    """The difference of two answers to the same text.
 
-    `flipped`: whether the labels differ, None for numbers; `drift`: as in `ShadowCounts`.
+    `flipped`: whether the labels differ, None for regression; `drift`: one text's term of `ShadowCounts.drift`.
     """
 
     flipped: bool | None
@@ -26,16 +26,16 @@ class AnswerDifference(NamedTuple):
 
 @dataclass(frozen=True)
 class ShadowCounts:
-    """Counts over the texts that both versions answered.
+    """Counts over the texts that both the production version and the shadow version answered.
 
     Attributes:
         texts: number of texts.
-        flips: texts with another label, or another set of labels; None for numbers.
+        flips: number of texts with another label, or another set of labels; None for regression.
         drift: mean difference, candidate minus current, of the probability of the current label. For multi-label tasks:
-            of the most probable label. For numbers: of the value. A label that the candidate lacks has probability 0.
-        scatter: sum of squared deviations of those differences from their mean.
-        faults: texts that only the current version answered.
-        left_out: texts that the candidate did not compute: it was not in memory, the queue was full, or time was over.
+            of the most probable label. For regression: of the value. A missing label has probability 0.
+        scatter: sum of squared deviations of the differences from their mean `drift`.
+        faults: number of texts that only the current version answered.
+        left_out: number of texts that the candidate did not compute: not in memory, queue full, or time limit past.
     """
 
     texts: int = 0
@@ -71,7 +71,7 @@ class ShadowCounts:
 
     @property
     def flip_rate(self) -> float | None:
-        """Share of texts with another label; None for numbers, or without texts."""
+        """The share of texts with another label; None for regression, or without texts."""
         return None if self.flips is None or not self.texts else self.flips / self.texts
 
     @property
@@ -80,7 +80,7 @@ class ShadowCounts:
 
     @property
     def drift_interval(self) -> Interval | None:
-        """95 % confidence interval of the drift; None for less than two texts."""
+        """The 95 % confidence interval of the drift; None for fewer than two texts."""
         if self.texts < 2:
             return None
         within = None if self.flips is None else (-1.0, 1.0)
@@ -112,7 +112,7 @@ class ShadowCounts:
 
 
 def _sum(one: ShadowCounts, other: ShadowCounts) -> int | None:
-    """Return the flips of both. Counts without texts do not tell whether the answers are numbers."""
+    """Return the flips of both counts. Counts without texts do not show whether the task is a regression."""
     if not one.texts or not other.texts:
         return other.flips if other.texts else one.flips
     return None if one.flips is None or other.flips is None else one.flips + other.flips

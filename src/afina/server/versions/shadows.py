@@ -1,8 +1,8 @@
-"""Shadow versions: versions that answer the same texts as production, after it, for comparison.
+"""Shadow versions: versions that compute the same texts as production, afterwards, for comparison.
 
 The version with the alias `shadow` runs beside the version with the alias `production`, once it has been loaded and has
-passed its golden test. Its answers are works in the background, which are computed while no client waits. Clients never
-notice its answers, its errors or its loading time. Knows no protocol.
+passed its golden test. Its answers are background works, which are computed while no client waits. Clients never notice
+a shadow's answers, errors or loading time.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ UNFORESEEN = "the version failed with an unexpected {}."
 
 @dataclass(eq=False)
 class ShadowStatus:
-    """State of a name's shadow. Thread-safe.
+    """The state of a name's shadow version. Thread-safe.
 
     Attributes:
         version: the shadow version. None: no shadow.
-        state: its state.
-        problem: why it does not run.
-        counts_by_version: counts by the version that answered.
-        pending: its answers that are not computed yet.
+        state: state of the shadow version, such as running.
+        problem: why the shadow version does not run.
+        counts_by_version: counts of differences by the version that answered the client.
+        pending: number of the shadow's answers that are not computed yet.
     """
 
     version: Version | None
@@ -83,7 +83,7 @@ class ShadowStatus:
             future.cancel()
 
     def note(self, current: str, change: Callable[[ShadowCounts], ShadowCounts]) -> None:
-        """Change the counts beside a version that answers."""
+        """Change the counts of differences from a version that answers clients."""
         with self.lock:
             self.counts_by_version[current] = change(self.counts_by_version.pop(current, ShadowCounts()))
             while len(self.counts_by_version) > KEPT:
@@ -91,7 +91,7 @@ class ShadowStatus:
 
 
 class Shadows:
-    """The shadows of all names. Thread-safe; reads the store, loads, tests and encodes in threads of its own.
+    """The shadow versions of all names. Thread-safe; reads, loads, tests and tokenizes in other threads.
 
     Args:
         served: loads versions and runs their golden tests.
@@ -120,10 +120,10 @@ class Shadows:
         return sum(status.state == state for status in self.names.known)
 
     def follow(self, name: Name, accepted: AcceptedRequest) -> None:
-        """Let the shadow answer the texts of a request too, each once it is answered. Does not wait.
+        """Let the shadow version compute the texts of a request, each once it is answered. Does not wait.
 
         Args:
-            name: the name, whose version in production answers.
+            name: the name whose version in production answers the client.
             accepted: the request, whose texts are in the queue.
         """
         status = self.names.get(name)
@@ -135,7 +135,7 @@ class Shadows:
     def _answered(
         self, status: ShadowStatus, current: str, request: TextRequest, index: int, choice: int, done: Future[Any]
     ) -> None:
-        """Hand on a text that was answered. Called on the computing thread."""
+        """Pass on a text that was answered. Called in the computing thread."""
         if done.cancelled() or done.exception() is not None or isinstance(outcome := done.result(), AfinaError):
             return  # nothing to compare with; usually because of the text
         if not self._places.acquire(blocking=False):
@@ -183,7 +183,7 @@ class Shadows:
     def _compare(
         self, status: ShadowStatus, current: str, accepted: AcceptedRequest, outcome: Any, done: Future[Any]
     ) -> None:
-        """Count the difference of an answer and that of the shadow version."""
+        """Count the difference between an answer and the answer of the shadow version."""
         accepted.close()
         try:
             if done.cancelled() or status.state != RIDING:
@@ -215,12 +215,12 @@ class Shadows:
         status.note(current, change)
 
     def _broke(self, status: ShadowStatus, current: str, error: BaseException) -> None:
-        """End the comparison after an unexpected error. The error's message may hold a text."""
+        """End the comparison after an unexpected error. The error's message may contain a text."""
         self._note(status, current, "fault", ShadowCounts.fault)
         status.become(FAILED, UNFORESEEN.format(type(error).__name__))
 
     def status_json(self, name: Name, current: Version) -> dict[str, Any]:
-        """Return state and counts of a name's shadow as JSON values.
+        """Return the state and the counts of a name's shadow version as JSON values.
 
         Raises:
             Busy: the name was never looked up in the store, and the store does not respond now.
@@ -237,9 +237,9 @@ class Shadows:
         return {**head, "state": state, "problem": status.problem, **counts.as_json()}
 
     def _look(self, name: Name, before: ShadowStatus) -> ShadowStatus:
-        """Return the status of a name's shadow version in the store.
+        """Return the status of a name's shadow version, read from the store.
 
-        Another version that was running stops before the new one is loaded.
+        A running shadow of another version stops before the new version is loaded.
         """
         try:
             version = self._store.known(Reference(name, alias=SHADOW))
@@ -277,7 +277,7 @@ class Shadows:
             status.become(RIDING)
 
     def close(self) -> None:
-        """Stop following the store, and give up answers of shadow versions."""
+        """Stop reading the store, and give up answers of shadow versions."""
         self.names.close()
         for pool in (self._loading, self._asking):
             pool.shutdown(cancel_futures=True)

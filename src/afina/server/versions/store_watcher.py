@@ -1,6 +1,6 @@
-"""StoreWatcher: reads what a server follows in its store, again and again. Knows no key and no version.
+"""StoreWatcher: calls functions that read changes from the store, again and again.
 
-Each thing is read in a thread of its own, so a read that hangs delays no other read.
+Each function is called in a new thread, so that a read that hangs delays no other read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SILENT = 5.0
 
 @dataclass(eq=False)
 class _Reading:
-    """A thing that is read. `problem`: why the last read that ended has failed, or None."""
+    """A function that reads the store. `problem`: why its last finished call has failed, or None."""
 
     read: Callable[[], None]
     running: Future[None] | None = None
@@ -35,7 +35,7 @@ class StoreWatcher:
     Args:
         reads: the functions. Each is called again at most `every` seconds after its last call has ended.
         every: interval in seconds.
-        failed: receives errors that are no AfinaError.
+        failed: receives errors that are not AfinaErrors.
         clock: returns seconds.
     """
 
@@ -56,7 +56,7 @@ class StoreWatcher:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop reading. Does not wait for a read that hangs."""
+        """Stop reading the store. Does not wait for a read that hangs."""
         self._over.set()
         self._thread.join()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -75,7 +75,7 @@ class StoreWatcher:
             self.answers = problem is None
 
     def _turn(self, one: _Reading) -> str | None:
-        """Begin a read, unless the last one still runs. Return why the store does not answer, or None."""
+        """Begin a read, unless the last read still runs. Return why the store does not answer, or None."""
         if one.running is not None and not one.running.done():
             is_silent = self._clock() - one.began > SILENT
             return f"no answer within {SILENT:g} seconds" if is_silent else one.problem

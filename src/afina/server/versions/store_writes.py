@@ -20,7 +20,7 @@ PAUSE = 10.0
 class StoreWrites:
     """Whether the last write to the store was possible. Thread-safe.
 
-    If a write has failed, or the disk has little room, a write that changes nothing is tried now and then.
+    After a failed write, or with little room on the disk, a write that changes nothing is tried at intervals.
 
     Args:
         clock: returns seconds.
@@ -36,7 +36,7 @@ class StoreWrites:
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
-        """Learn from a write in the block. Its errors are raised again; a store that cannot be written is logged."""
+        """Note whether the write in the `with` block succeeds. Its errors are raised again, and logged."""
         try:
             yield
         except CannotWrite as error:
@@ -45,7 +45,7 @@ class StoreWrites:
         self._learn(None)
 
     def refresh(self) -> None:
-        """Check again, if it is time to. Does not wait: a write may wait for those of other processes."""
+        """Try a write again, if it is time to. Does not wait: a write may wait for those of other processes."""
         now = self._clock()
         if now >= self._next and (self._checking is None or self._checking.done()):
             self._next = now + PAUSE

@@ -297,7 +297,7 @@ class LabelMatching:
     def matched(
         self, name: str, first: LowRankProduct | Tensor, second: LowRankProduct | Tensor
     ) -> tuple[LowRankProduct | Tensor, LowRankProduct | Tensor] | None:
-        """Return a layer or tensor of both adapters with rows and columns in one order; None if no label is common."""
+        """Return a tensor or product of both adapters with rows and columns in one order; None: no common label."""
         if self.columns is not None and name in _COLUMNS:
             first, second = self._spread(first, 0), self._spread(second, 1)
         if self.rows is not None and (is_output(name) or name in _ROWS):
