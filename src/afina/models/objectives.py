@@ -395,7 +395,7 @@ class Classes(Objective):
     @property
     def settings(self) -> dict[str, Any] | None:
         """The kind and the temperature; None: the kind is the default, and the temperature 1."""
-        plain = self.kind == CLASSES and self.temperature == 1.0
+        plain = self.kind == Classes.kind and self.temperature == 1.0
         return None if plain else {"kind": self.kind, "temperature": self.temperature}
 
     def of(self, targets: np.ndarray, class_weights: str | None = None, weights: np.ndarray | None = None) -> Self:
