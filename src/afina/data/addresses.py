@@ -1,6 +1,6 @@
 """Addresses of tasks: GLUE, data sets of the Hub, snippets, ACLSum, E2E, SQuAD, and files or directories of the user.
 
-The module knows addresses, and which files belong to the user. It does not read files.
+No file is read in this module.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ FORMS = (
 
 @dataclass(frozen=True)
 class Origin:
-    """The source of the texts at an address.
+    """A named source of tasks, such as GLUE, and how its texts are loaded.
 
     Attributes:
-        load: Load the task. Arguments: how to read it; whether to stay offline.
+        load: Load the task, given the reading options and whether to stay offline.
         is_at_hand: Return whether loading needs no network.
         chooses: Whether the user may choose the columns.
-        check: Raise NotFound if nothing can be there. Takes no time.
+        check: Raise NotFound if the address cannot exist, without reading a file.
         reads_files: Whether the texts are files of the user, whose content may change.
-        files: Return these files.
+        files: Return the user's files.
         pinned: Whether a digest fixes the texts, so that they never change.
     """
 
@@ -140,7 +140,7 @@ def _of_hub(address: str) -> Origin:
 
 @contextmanager
 def _telling(address: str) -> Iterator[None]:
-    """Begin the message of a NotFound with the task's address."""
+    """Put the task's address before the message of a NotFound."""
     begins = f"task {address}: "
     try:
         yield
@@ -217,9 +217,9 @@ def names_file(address: str) -> bool:
 
 
 def moved(address: str, directory: Path, *, single: bool) -> str:
-    """Return the address of the same task after its own files were moved to `directory`.
+    """Return the address of the same task after the user's files were moved to `directory`.
 
-    Reads no file: `address` may be one of another machine.
+    No file is read: `address` may be an address on another machine.
 
     Args:
         single: Whether `address` names a file there (`names_file`).
@@ -229,7 +229,7 @@ def moved(address: str, directory: Path, *, single: bool) -> str:
 
 
 def check_address(address: str | os.PathLike[str], evaluation: str | os.PathLike[str] | None = None) -> None:
-    """Raise NotFound or UnknownName if there is no task at an address. Reads no file, so it takes no time."""
+    """Raise NotFound or UnknownName if there is no task at an address. Reads no file."""
     address = os.fspath(address)
     origin = named(address)
     if origin is None:
@@ -241,7 +241,7 @@ def check_address(address: str | os.PathLike[str], evaluation: str | os.PathLike
 
 
 def find(address: str) -> Path:
-    """Return the file or directory at an address that names no origin. Raises NotFound or UnknownName."""
+    """Return the file or directory at an address without a named origin. Raises NotFound or UnknownName."""
     path = Path(address).expanduser()
     if address and os.path.exists(path):  # Path.exists raises on names that are too long.
         return path

@@ -1,4 +1,4 @@
-"""The tokens of targets that are texts, and the sequences of prompt and target that a language model is trained on.
+"""The tokens of target texts, and the sequences of prompt and target on which a language model is trained.
 
 The span of a target is found by comparing the token ids of the prompt with those of the prompt and its target, never by
 searching for text. The module does not know models.
@@ -27,7 +27,7 @@ class References:
 
     Attributes:
         tokens: R sequences, each with the end-of-sequence token as its last.
-        owners: int64 [R], the example of each sequence, ascending.
+        owners: int64 [R], the index of the example of each sequence, ascending.
     """
 
     tokens: Encoded
@@ -55,7 +55,7 @@ class References:
         return tuple(Encoded(np.concatenate([none, *each]), offsets, 0) for each in (inputs, targets))  # type: ignore[return-value]
 
     def cut(self, most: int) -> References:
-        """Return the first `most` tokens of each target."""
+        """Return the references with only the first `most` tokens of each target."""
         return References(Encoded.of([self.tokens[number][:most] for number in range(len(self.tokens))]), self.owners)
 
     def take(self, examples: np.ndarray) -> References:
@@ -71,7 +71,7 @@ class LeftOut:
 
     Attributes:
         targets: The number of targets.
-        rows: The places of the examples in their split of which no target is left.
+        rows: The indices, in their split, of examples without a remaining target.
     """
 
     targets: int = 0
@@ -85,10 +85,10 @@ def without_long(
 
     Args:
         split: The examples.
-        references: The tokens of all their targets.
+        references: The tokens of all targets of the split.
         max_length: The most tokens of a prompt and its target together.
-        long: "refuse": such a target is an error. "skip": the target is left out, and an example without targets too.
-        where: Names the texts in messages.
+        long: "refuse": a too long target is an error. "skip": it is left out, and so is an example without targets.
+        where: The name of the texts in messages.
 
     Raises:
         InvalidData: A target is too long and `long` is "refuse", or each target is too long.
@@ -131,7 +131,7 @@ def encode_references(
     """Tokenise the targets as they follow their prompts. `where` names the texts in messages.
 
     Raises:
-        InvalidData: A target's tokens cannot be told from the prompt's.
+        InvalidData: A target's tokens cannot be separated from the prompt's tokens.
         InvalidStudy: The tokenizer has no end-of-sequence token.
     """
     if (end := tokenizer.eos_token_id) is None:

@@ -1,6 +1,6 @@
 """Packed batches: a batch as a single row of tokens with sequence boundaries and without padding.
 
-`Loader` chooses the examples of each batch. The module does not know tasks, models or devices.
+`Loader` chooses the examples of each batch.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ TOKEN_BUDGET = 2048
 
 @dataclass(frozen=True)
 class MicroBatchLimits:
-    """The limits of the part of a training batch that is computed at once.
+    """The limits of a micro-batch: the part of a training batch in one forward pass.
 
     Attributes:
         examples: The largest number of sequences.
@@ -155,7 +155,7 @@ class MicroBatchLimits:
     before: int = 0
 
     def cut(self, lengths: np.ndarray) -> list[np.ndarray]:
-        """Return the parts of a batch, as indices into `lengths` (int64 [B], the lengths of its sequences).
+        """Return the micro-batches, as indices into `lengths` (int64 [B], the lengths of the sequences).
 
         The batch is cut by examples first, in its order. A part with too many tokens is then cut by tokens, shortest
         sequence first, so that the attention grid has few unused cells. Parts that are not cut keep their order.
@@ -172,7 +172,7 @@ class MicroBatchLimits:
         return parts
 
     def parts(self, packed: Packed) -> list[Packed]:
-        """Return the parts of the batch that are computed at once; the batch itself if it stays within the limits."""
+        """Return the micro-batches of a batch; the batch itself if it stays within the limits."""
         cut = self.cut(np.diff(packed.bounds.numpy()).astype(np.int64))
         if len(cut) == 1:
             return [packed]
@@ -218,7 +218,7 @@ class Loader:
             yield self._packed(chosen)
 
     def largest(self, stop: int, limits: MicroBatchLimits = MicroBatchLimits()) -> Packed:
-        """Return the part with the most tokens of all parts that steps 0, ..., stop - 1 compute at once."""
+        """Return the micro-batch with the most tokens of steps 0, ..., stop - 1."""
         lengths = self.encoded.lengths
         largest, most = np.zeros(0, np.int64), 0
         for chosen in self.chosen(0, stop):
@@ -234,7 +234,7 @@ class Loader:
         return sum(int(lengths[chosen].sum()) for chosen in self.chosen(0, stop))
 
     def most_parts(self, stop: int, limits: MicroBatchLimits) -> int:
-        """Return the largest number of parts into which a batch of steps 0, ..., stop - 1 is cut."""
+        """Return the largest number of micro-batches into which a batch of steps 0, ..., stop - 1 is cut."""
         lengths = self.encoded.lengths
         return max(len(limits.cut(lengths[chosen])) for chosen in self.chosen(0, stop))
 

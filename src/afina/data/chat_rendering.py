@@ -1,8 +1,8 @@
 """Render a tokenizer's chat template, which is code of the backbone: it may raise, not end, or ask for the date.
 
-transformers renders it in jinja's sandbox, which limits what the code can reach, but not its time. The function of the
-date is undefined here, so that a prompt is the same on every day. Templates such as that of Llama 3.2 then write a date
-of their own.
+transformers renders chat templates in jinja's sandbox, which limits what the code can access, but not its time. The
+date function `strftime_now` is undefined here, so that a prompt is the same every day. Templates such as that of Llama
+3.2 then write a fixed date.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _NO_CLOCK = "{% set strftime_now = no_clock %}{{ '' }}"
 
 
 def rendered(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], *, prompt: bool) -> str:
-    """Return what the tokenizer's chat template makes of messages.
+    """Return the text that the tokenizer's chat template makes of messages.
 
     Args:
         tokenizer: A tokenizer with a chat template.
-        messages: Each with `role` and `content`.
-        prompt: Whether the start of an answer follows.
+        messages: The messages of a chat, each with `role` and `content`.
+        prompt: Whether to append the start of an answer (`add_generation_prompt`).
 
     Raises:
         ChatRefused: The template raises, needs the date, or takes more than SECONDS.
@@ -58,4 +58,4 @@ def rendered(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], *, pro
 
 
 class ChatRefused(Exception):
-    """Why a chat template does not render messages, as the end of a sentence."""
+    """Raised if a chat template does not render messages; its text is the end of a sentence."""

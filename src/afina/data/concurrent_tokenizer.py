@@ -1,4 +1,4 @@
-"""A tokenizer for many threads, with the results of transformers' own.
+"""ConcurrentTokenizer: a tokenizer for many threads, with the results of transformers' tokenizer.
 
 transformers' tokenizer changes its own truncation setting at every call, so two threads must not use it at once. It
 holds the GIL for a single text, and it tokenises a long text whole, even if a few tokens of the text are kept.
@@ -36,7 +36,7 @@ class ConcurrentTokenizer:
     """A tokenizer with the results of transformers' own. Thread-safe, without a lock.
 
     Attributes:
-        truncation_side: "right" or "left", the side at which a text loses tokens.
+        truncation_side: "right" or "left": the side at which a text loses tokens.
         eos_token_id: The end-of-sequence token. None: the tokenizer has none.
         model_input_names: The inputs of the model, which say whether it reads token types.
 
@@ -84,7 +84,7 @@ class ConcurrentTokenizer:
         return _Batch(results, made)
 
     def _truncated(self, given: str | tuple[str, str], max_length: int) -> Any:
-        """Return the encoding of a text or pair that is too long, cut as the tokenizers library does."""
+        """Return the encoding of a too long text or pair, truncated as by the tokenizers library."""
         parts = [given] if isinstance(given, str) else [*given]
         encodings = self._inner.encode_batch(parts, add_special_tokens=False)
         room = max_length - self._inner.num_special_tokens_to_add(len(parts) == 2)
@@ -131,7 +131,7 @@ _SPECIAL = 8
 
 
 class _Batch(dict[str, Any]):
-    """Results of texts: `input_ids`, `token_type_ids`, and `encodings` with `overflowing`."""
+    """The tokenized texts: `input_ids`, `token_type_ids`, and `encodings` with `overflowing`."""
 
     def __init__(self, made: dict[str, Any], encodings: list[Any]) -> None:
         super().__init__(made)
@@ -155,14 +155,14 @@ def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 def _splits_words(settings: dict[str, Any]) -> bool:
-    """Whether a tokenizer, given its `tokenizer.json`, tokenises the two sides of each `_BOUNDARY` independently."""
+    """Whether a tokenizer tokenizes the two sides of each `_BOUNDARY` independently, by its `tokenizer.json`."""
     if any(" " in each["content"] or each["lstrip"] or each["rstrip"] for each in settings["added_tokens"]):
         return False
     return all(map(_is_local, _steps(settings["normalizer"], "normalizers"))) and _has_words(settings["pre_tokenizer"])
 
 
 def _steps(step: dict[str, Any] | None, name: str) -> Sequence[dict[str, Any]]:
-    """Return the steps of a sequence, or the only step."""
+    """Return the steps of a `Sequence` in `tokenizer.json`, or the only step."""
     if step is None:
         return []
     return step[name] if step["type"] == "Sequence" else [step]
@@ -173,7 +173,7 @@ def _is_local(normalizer: dict[str, Any]) -> bool:
 
 
 def _has_words(pre_tokenizer: dict[str, Any] | None) -> bool:
-    """Whether a step splits texts into words, and no step undoes this."""
+    """Whether a pre-tokenizer's step splits texts into words, and no step undoes this."""
     found = False
     for step in _steps(pre_tokenizer, "pretokenizers"):
         match step:

@@ -1,7 +1,6 @@
 """Texts for measuring an adapter, without the texts of its training.
 
-The training texts are read again from the adapter's task, or recognised by hashes (`text_hashes`). The module knows an
-adapter only by what its manifest says.
+The training texts are read again from the adapter's task, or recognised by hashes (`text_hashes`).
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class TrainingInfo:
     Attributes:
         label_names: The label names, or None if only their number is known.
         width: The number of labels.
-        data: How the task was read.
+        data: The options with which the task was read.
         train_digest: The digest of the training split.
         kind: The kind of the task.
         calibrated: Whether some training texts were set aside to fit a temperature.
@@ -52,7 +51,7 @@ class TrainingInfo:
     trained_on: TextHashes | None = None
 
     def saw(self, split: Split) -> np.ndarray | None:
-        """Return for each example whether it was trained on, bool [N]; None if unknown."""
+        """Return for each example whether the adapter was trained on it, bool [N]; None if unknown."""
         if self.trained_on is not None:
             return self.trained_on.among(split)
         before = _training(self)
@@ -69,12 +68,12 @@ class EvaluationSet:
     Attributes:
         where: The file or task from which they come.
         kind: The kind of the labels.
-        held_out: Whether they are the texts that training held out of that file, and not the whole file.
-        leaked: The number of texts there that were trained on; None if unknown.
+        held_out: Whether these are the texts that training held out of the file, and not the whole file.
+        leaked: The number of texts at `where` on which the adapter was trained; None if unknown.
         left_out: The number of leaked texts that were left out of this set.
         metric: The standard metric of a benchmark's task.
-        columns, notes: For a file, as in `Task`.
-        long: As in `Task`.
+        columns, notes: The fields of `Task`, for a file.
+        long: How to treat target texts of too many tokens, as in `Task`.
         unmeasured: Labels of the adapter that are not among `label_names`, because the data do not say which texts
             have them.
         chosen: Whether somebody chose the order of the labels, so that the second of two is the positive label.
@@ -199,7 +198,7 @@ class EvaluationSet:
 def _rows(
     address: str, asked: ReadingOptions, trained: TrainingInfo, labels: tuple[str, ...] | None
 ) -> tuple[LabelledRows, Sequence[str], str, str | None]:
-    """Return the rows, the names of 0, 1, ... in them, their origin, and a benchmark's metric."""
+    """Return the labelled rows, the names of the integer labels in them, their origin, and a benchmark's metric."""
     origin = named(address)
     if origin is not None:
         read = replace(asked, allow_leakage=True)  # only the adapter's own training matters
@@ -227,7 +226,7 @@ def _place(address: str) -> Callable[[int], str]:
 
 
 def _read(address: str, trained: TrainingInfo, changed: Mapping[str, Any]) -> Task | None:
-    """Return the task at `address` if its training split is the one that the adapter was trained on, else None."""
+    """Return the task at `address` if the adapter was trained on its training split, else None."""
     if trained.train_digest is None:
         return None
     try:
@@ -240,7 +239,7 @@ def _read(address: str, trained: TrainingInfo, changed: Mapping[str, Any]) -> Ta
 
 
 def _training(trained: TrainingInfo) -> list[Example] | None:
-    """Return the adapter's training texts, including those of its temperature, if they are still available."""
+    """Return the adapter's training texts, including calibration texts, if they are still available."""
     if trained.task is None or not is_at_hand(trained.task):
         return None
     # The evaluation file may be gone. The training texts do not depend on it, so the task's own file replaces it.

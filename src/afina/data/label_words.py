@@ -1,6 +1,6 @@
-"""Label words: which label names a language model can answer with, and what training costs where there are none.
+"""Label words: which label names a language model can predict as words, and what a random head costs otherwise.
 
-The module does not know models. Starts without torch.
+The module loads without torch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ A test computes the figures again. docs/background/words.md has the same figures
 
 
 def no_words_note(label_names: Sequence[str], texts: int, how: str = "") -> str:
-    """Return a note on labels that are not words: what a random head cost, and how to give words.
+    """Return a note for the user on labels that are not words: the cost of a random head, and how to give words.
 
     Args:
         label_names: The names of all labels.
@@ -78,7 +78,7 @@ def _option(label_names: Sequence[str]) -> str:
 
 
 def needs_words(kind: str, label_names: Sequence[str], *, pairs: bool) -> bool:
-    """Whether training would start from words if words were given: classes of single texts whose names are not words.
+    """Whether training would start from label words if the user gave words, since the label names are not words.
 
     A head for pairs of texts starts from words only on request.
     """

@@ -1,6 +1,6 @@
 """Neutral texts: sentences on which a language model's loss is measured before and after an adaptation.
 
-The sentences must be new to the adaptation, so a task that holds one of them is refused. Does not know models.
+A model must not be trained on the sentences, so a task that contains one of them is refused.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ class NeutralTexts:
 
     @classmethod
     def load(cls, asked: str | bool, task: Task) -> Self:
-        """Return the sentences that a run asks for.
+        """Return the neutral sentences for a run.
 
         Args:
-            asked: True: the usual sentences. Otherwise a file with a column of texts, or one text a line.
+            asked: True: sentences of `snippets:editorials`. Otherwise a file with a column of texts, or one text a
+                line.
             task: The run's task.
 
         Raises:
-            NotFound: There is no such file.
-            InvalidData: The file cannot be read or has no text, or the task holds one of its sentences.
+            NotFound: The file does not exist.
+            InvalidData: The file cannot be read or has no text, or the task contains one of its sentences.
         """
         source = USUAL if asked is True else str(asked)
         made = cls(source, tuple(_chosen(_usual() if asked is True else _of_file(source))))
@@ -82,7 +83,7 @@ def _of_file(file: str) -> Iterator[str]:
 
 
 def _chosen(texts: Iterable[str]) -> list[str]:
-    """Return at most MOST different sentences with letters or digits, by a stable hash, in their order."""
+    """Return at most MOST different sentences with letters or digits, chosen by a stable hash, in their order."""
     once = list({normalised(text): text for text in texts if normalised(text)}.values())
     kept = set(sorted(once, key=lambda text: digest.of_strings([text]))[:MOST])
     return [text for text in once if text in kept]

@@ -1,4 +1,4 @@
-"""Prompts of tasks whose answers are texts: the template around an input, given, usual for its columns, or a chat's.
+"""Prompt templates of text-to-text tasks: given by the user, usual for the columns, or the chat template.
 
 The module does not know models.
 """
@@ -33,14 +33,14 @@ _ANSWER = "\x1fanswer\x1f"
 
 
 def prompt_of(asked: str | None, columns: Mapping[str, str], *, pairs: bool, tokenizer: Tokenizer) -> Template:
-    """Return the template of a task whose answers are texts.
+    """Return the prompt template of a text-to-text task.
 
     Args:
         asked: A template, in which the columns' own names in braces may stand for `{text}` and `{text_pair}`; `chat`
             for the tokenizer's chat template; None for the template that is usual for the columns.
-        columns: The columns by role, as in `Task`.
+        columns: The columns by role, as in `Task.columns`.
         pairs: Whether the inputs have two parts.
-        tokenizer: The tokenizer.
+        tokenizer: The backbone's tokenizer, which may have a chat template.
 
     Raises InvalidStudy.
     """
@@ -85,7 +85,7 @@ def rendered_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -
 
     Args:
         tokenizer: A tokenizer with a chat template.
-        messages: Each with `role` and `content`, and further fields that the template may read.
+        messages: The messages of a chat, each with `role` and `content`, and fields that the template may read.
 
     Raises InvalidData if a message has a special token, which could forge another message, if the template refuses
     the messages, or if the template leaves out the text of one.

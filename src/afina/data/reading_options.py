@@ -1,7 +1,7 @@
 """ReadingOptions: how a task is read. One declaration for the library, study files, the command line and manifests.
 
-The module knows the names of options, what they say in `--help`, and which values may be given together. It does not
-read files. Starts without pydantic, which checks the types and limits where a study is read.
+The module declares the options' names, `--help` texts, and which values may be given together. The module loads without
+pydantic, which checks types and limits where a study is read.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Split: labelled texts in a fixed order, and when two texts count as equal.
 
-The module does not know files, tokens or models.
+Texts become token ids in `tokenize.py`.
 """
 
 from __future__ import annotations

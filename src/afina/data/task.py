@@ -1,6 +1,6 @@
 """Task: a text task by its address, with a training split and an evaluation split.
 
-The module knows texts and labels. It does not know tokens or models.
+A task has texts and labels; `token_cache.py` tokenizes them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Task(ReprCard):
         selection: Texts set aside from the training split to select a model.
         data_digest: The digest of everything that was read at the address, before a part of it was chosen.
         long: How to treat a target text of too many tokens when the task is encoded.
-        data: How `load` reads the task at its address. None: the task was made by hand.
+        data: The options with which `load` read the task. None: the task was constructed directly.
     """
 
     address: str

@@ -1,4 +1,4 @@
-"""Texts to token ids, optionally in a `Template`. Truncation happens here only. The module does not know models."""
+"""Tokenize texts, optionally in a prompt `Template`. All truncation of texts is in this module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answer requests for many adapters with one frozen model, in mixed batches. Does not know training or studies.
+"""Answer requests for many adapters with one frozen model, in mixed batches. The package does not know training.
 
-`engine` is the entry point; the other modules are used by it.
+`engine.py` has the entry point, the class Engine, which uses the other modules.
 """

@@ -1,8 +1,8 @@
-"""Turn an address into an adapter in memory: resolve the address to a digest, and load the adapter.
+"""Load the adapter at an address: resolve the address to a digest, and read the adapter into memory.
 
-An adapter whose method supports mixed batches is loaded as a SharedResident, on the frozen model in its precision. Any
-other adapter is loaded as a SeparateResident with a model of its own. Does not know methods by name, and keeps no
-adapter.
+An adapter whose method supports mixed batches is loaded as a SharedResident, on the frozen model in the adapter's
+precision. Any other adapter is loaded as a SeparateResident with a model of its own. `residents.py` keeps the loaded
+adapters.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Address = str | Path | Adapter | Version
 
 
 class FoundAdapter(NamedTuple):
-    """The result of resolving an address: the adapter's digest, a function to read it, and its version in a store."""
+    """A resolved address: the adapter's digest, a function that reads the adapter, and its version in a store."""
 
     digest: str
     read: Callable[[], Adapter]
@@ -72,10 +72,10 @@ class AdapterSources:
 
         Args:
             address: The address.
-            anew: Whether to look a reference up even if it was resolved recently.
+            anew: Whether to resolve a reference again even if it was resolved recently.
 
         Raises:
-            NotFound: There is no such adapter.
+            NotFound: There is no adapter at the address.
             InvalidStudy: The address is a reference and there is no store.
             InvalidName: The reference is malformed.
         """
@@ -142,13 +142,13 @@ _KEPT = 64
 
 @dataclass(frozen=True, eq=False)
 class EmptyModel:
-    """A model without values with a method attached.
+    """A model on torch's meta device (without values) with a method attached.
 
     Attributes:
         model: The model.
-        saved: The tensors that it would save, by name.
+        saved: The meta tensors that the method would save, by name.
         layers: Computes the layers after the pooling. None: one linear layer, or the model answers with texts.
-        head_names: Names of the weights of these layers; empty for a model that answers with texts.
+        head_names: Names of the weights in `layers`; empty for a model that answers with texts.
         output: Path of the layer that returns the outputs.
     """
 
@@ -159,11 +159,11 @@ class EmptyModel:
     output: str
 
     def head_of(self, weights: Mapping[str, Tensor], *, pooled: bool) -> Callable[[Tensor], Tensor]:
-        """Return the head with these weights, as `SharedResident.head`.
+        """Return a function that computes the outputs with these head weights, for `SharedResident.head`.
 
         Args:
             weights: A weight for each of `head_names`.
-            pooled: Whether the adapter has a pooling of its own, whose result goes to the last layer at once.
+            pooled: Whether the adapter has its own pooling, whose result goes directly to the last layer.
         """
         if self.layers is not None and not pooled:
             return partial(self.layers.logits, weights)
@@ -174,10 +174,10 @@ class AdapterLoader:
     """Loads adapters for the shared frozen models of a backbone. Thread-safe.
 
     Attributes:
-        dtype: Compute dtype of adapters with a model of their own, as in `Predictor.of`.
+        dtype: Compute dtype of adapters with a model of their own, such as "float32".
 
     Args:
-        opened: Receives the bytes of the language model's output embedding, if the first adapter that answers with
+        opened: Called with the bytes of the language model's output embedding, when the first adapter that answers with
             texts opens it.
     """
 
@@ -194,7 +194,7 @@ class AdapterLoader:
         return shared or self._separate(adapter)
 
     def _shared(self, adapter: Adapter) -> SharedResident | None:
-        """Return None if the adapter cannot share a model."""
+        """Return the adapter as a SharedResident; None if it cannot share the frozen model."""
         manifest, there = adapter.manifest, self.hosts.all()
         method = method_of(adapter, self.backbone)
         opening = objectives.make(manifest.label_names, manifest.objective).opening
@@ -268,7 +268,7 @@ class AdapterLoader:
 
 
 def _above(host: MixedBatchModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the float32 weights of the layers after the pooling: the frozen model's, with the adapter's own."""
+    """Return the float32 weights of the layers after the pooling: the adapter's own, else the frozen model's."""
     frozen = host.classifier.model.named_parameters()
     weights = {name: one.detach() for name, one in frozen if is_after_pooling(name) and not is_head(name)}
     own = ((plain_name(name), tensor) for name, tensor in tensors.items())

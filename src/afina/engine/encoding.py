@@ -1,4 +1,4 @@
-"""Texts to the token ids that an adapter reads, on any thread."""
+"""Tokenize texts for an adapter, on any thread."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from afina.predicting.reading import Reading, Truncation
 
 @dataclass(frozen=True, eq=False)
 class EncodedText:
-    """A text, or a pair of texts, as its adapter reads it.
+    """The token ids of a text, or of a pair of texts, for an adapter.
 
     Attributes:
         tokens: int32 [L], with template and special tokens. Empty for an adapter that reads no tokens (bag of words).
         truncated: Whether the text was truncated.
-        pair: The second text of a pair. None: a single text.
-        second: The place of the first token of type 1. None: no token types.
+        pair: The second text of a pair. None: there is only one text.
+        second: The index of the first token of type 1. None: no token types.
     """
 
     tokens: np.ndarray
@@ -64,7 +64,7 @@ def encode(
 def _encoded(
     tokenizer: Tokenizer, resident: Resident, reads: Reading | None, given: Sequence[tuple[str, str | None]]
 ) -> list[EncodedText | AfinaError]:
-    """Encode texts or pairs, all together; one by one if their outcomes differ."""
+    """Tokenize texts or pairs, all together; one by one if some fail or differ in their outcome."""
     texts, pairs, made = [text for text, _ in given], [pair for _, pair in given if pair is not None] or None, None
     try:
         if reads is None:  # a bag of words, which reads no tokens

@@ -63,15 +63,15 @@ class Engine(ReprCard):
         Args:
             backbone: The backbone, or its address.
             store: Store for references such as `store:client/task`.
-            dtype: As in `Predictor.of`.
-            limit: Maximum memory of adapters in bytes, beside the backbone; see `Residents`. If the backbone is needed
-                in further precisions, these count too. None: no limit.
+            dtype: Compute type, "float32", "bfloat16", "int8" or "auto", as in `Predictor.of`.
+            limit: Maximum memory of adapters in bytes, in addition to the backbone. Further precisions of the backbone
+                count as well. None: no limit.
             loaders: Number of threads that load adapters.
             fresh: Time in seconds for which a resolved reference is reused, so a moved alias is seen this much later.
 
         Raises:
-            UnknownName: There is no such dtype.
-            NotFound: There is no such backbone.
+            UnknownName: The dtype does not exist.
+            NotFound: The backbone does not exist.
             InvalidStudy: The backbone is not supported, or the device does not support the dtype.
         """
         devices.compute_type(dtype, devices.choose())  # an unsuitable dtype is an error before any file is read
@@ -100,10 +100,10 @@ class Engine(ReprCard):
         }
 
     def open_for_store(self) -> Sequence[AfinaError]:
-        """Open the backbone in the precisions of the store's adapters now, so that no request waits for that.
+        """Open the backbone in each precision of the store's adapters now, so that no request waits for it.
 
-        Only versions with an alias and newest versions count. Raises the errors of opening in the first precision;
-        those of further precisions are returned.
+        Only versions with an alias and newest versions count. Raises the errors of opening the backbone in the first
+        precision; returns the errors of further precisions.
         """
         manifests = [] if self._sources.store is None else [*self._sources.store.served_manifests().values()]
         errors = []
@@ -117,7 +117,7 @@ class Engine(ReprCard):
         return errors
 
     def is_for_another(self, manifest: Mapping[str, Any]) -> bool:
-        """Return whether an adapter's manifest states another backbone, as `reading.states_another`."""
+        """Return whether an adapter's manifest names another backbone than the engine's."""
         return states_another(manifest, self.backbone)
 
     @property
@@ -151,7 +151,7 @@ class Engine(ReprCard):
         return self._residents.lease(found.digest, lambda: self._loader.load(found.read()), found.version)
 
     def load(self, *addresses: Address) -> tuple[Resident, ...]:
-        """Load adapters now, before they are needed. Raises the errors of loading."""
+        """Load adapters now, before a request needs them. Raises the errors of loading."""
         with ExitStack() as stack:
             leases = [stack.enter_context(self.lease(address)) for address in addresses]
             return tuple(lease.resident() for lease in leases)
@@ -192,7 +192,7 @@ class Engine(ReprCard):
         return self.predict(Request(adapter, text, pair) for adapter in adapters)
 
     def attempt(self, requests: Iterable[Request | tuple[Any, ...]]) -> list[Outcome]:
-        """Answer requests as `predict` does; an error is the outcome of its own request only."""
+        """Answer requests as `predict` does; the result of a request that fails is its error."""
         given = [Request(*one) for one in requests]
         groups: dict[object, list[int]] = {}
         for index, one in enumerate(given):
@@ -242,7 +242,7 @@ class Engine(ReprCard):
         return encode(self._tokenizer, resident, texts, pairs, template, truncation)
 
     def _answered(self, rows: Mapping[int, SinglePass]) -> dict[int, Outcome]:
-        """Answer texts of all kinds; those of adapters that answer with texts are generated as trained."""
+        """Answer texts of all kinds of adapters; answers that are texts are generated with the trained settings."""
         passes = {index: row for index, row in rows.items() if not row.lease.resident().generates}
         found = dict(zip(passes, self.compute([*passes.values()]), strict=True))
         generations = {
@@ -256,14 +256,14 @@ class Engine(ReprCard):
 
     @cached_property
     def generations(self) -> Generations:
-        """The answers that one computing thread generates, step by step. `predict` does not use them."""
+        """The running generations, computed step by step by one thread. `predict` does not use them."""
         return self._new_generations(self._memory)
 
     def _new_generations(self, memory: ReservedMemory) -> Generations:
         return Generations(self.hosts.computing, self._residents, self.backbone.tokenizer, memory)
 
     def probe(self, lease: Lease) -> np.ndarray:
-        """Return the outputs of an adapter for the built-in sentences, as a manifest records them.
+        """Return an adapter's outputs for the built-in sentences (golden test), as a manifest records them.
 
         Returns:
             [sentence, label], or the log-probabilities of given tokens, [sentence, token], if the adapter answers with
@@ -278,20 +278,20 @@ class Engine(ReprCard):
     def open(self, row: SinglePass) -> ChunkedPass | None:
         """Return a text that is computed in chunks; `close` it. None: there is no memory for its keys and values now.
 
-        The adapter must take chunks (`Resident.takes_chunks`).
+        The adapter's model must be able to compute chunks (`Resident.takes_chunks`).
         """
         return self._batches.open(row)
 
     def compute_chunks(self, chunks: Sequence[tuple[ChunkedPass, int]]) -> list[Outcome | None]:
-        """Compute the next tokens of texts. Return the outcome of each text, in order; None: it is not complete.
+        """Compute the next tokens of texts. Return each text's prediction or error; None: it is not complete.
 
         Args:
-            chunks: Texts of `open`, each with the most tokens that are computed now.
+            chunks: Texts returned by `open`, each with the most tokens to compute now.
         """
         return self._batches.chunk_outcomes(chunks)
 
     def _started(self, adapter: Address | Lease, stack: ExitStack) -> Lease | AfinaError:
-        """Return a lease on an adapter that may not be loaded yet, or the error."""
+        """Return a lease on an adapter, whose loading may not have ended, or the error."""
         if isinstance(adapter, Lease):
             return adapter
         try:

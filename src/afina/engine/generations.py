@@ -1,7 +1,7 @@
-"""Generations: answers in text for many adapters at once, step by step.
+"""Generations: answers in text for many adapters at once, computed step by step.
 
-Adapters that share a frozen model are generated in one continuous batch, of any number. Each adapter with a model of
-its own has a batch of its own. The keys and values of all running answers are reserved under the limit of
+Answers of all adapters that share a frozen model are generated in one continuous batch. Each adapter with a model of
+its own has a batch of its own. The keys and values of running answers are reserved under the memory limit of
 `Residents`, so that adapters without a lease are evicted to make room.
 """
 
@@ -38,19 +38,19 @@ from afina.models.objectives import Predictions
 
 @dataclass(eq=False)
 class Generation:
-    """A text that generation answers. For several answers to a text, give several generations with other seeds.
+    """A prompt whose answer is generated. For several answers to a text, give several generations with different seeds.
 
     Attributes:
         lease: A lease on the adapter, which is loaded. The caller releases it after the generation.
-        encoded: The text, encoded for that adapter.
-        decoding: How the answer is generated. `max_new_tokens` is the caller's limit; None: as many as the model has
+        encoded: The text, tokenized for the adapter.
+        decoding: The decoding settings. `max_new_tokens` is the caller's limit; None: as many as the model has
             positions for.
         logprobs: Number of most probable tokens that are reported at each step. None: no log-probabilities.
         guide: Restricts the tokens of the answer. None: every token is allowed. A guide has a state, so each
             generation needs its own.
         heard: Called with the new tokens of each step, on the computing thread; must return at once. Not called for
             beam search, whose tokens may still change.
-        prompt_logprobs: As `logprobs`, for each token of the text after the first.
+        prompt_logprobs: Number of most probable tokens reported for each token of the text after the first. None: none.
     """
 
     lease: Lease
@@ -70,11 +70,11 @@ class GeneratedText:
         text: The answer, without special tokens and surrounding whitespace, cut before the first stop string.
         tokens: int64 [number of new tokens], the end token included.
         ended: Whether the answer ended by an end token or a stop string, and not by the limit of new tokens.
-        logprobs: One for each token. None: not requested.
-        version: Version in a store, such as `client/task@3`. None: not from a store.
+        logprobs: Log-probabilities for each new token. None: not requested.
+        version: The adapter's version in a store, such as `client/task@3`. None: not from a store.
         truncated: Whether the text was truncated.
         prompt_tokens: Number of tokens of the encoded text.
-        prompt_logprobs: One for each token of the encoded text after the first. None: not requested.
+        prompt_logprobs: Log-probabilities for each token of the encoded text after the first. None: not requested.
     """
 
     text: str
@@ -88,7 +88,7 @@ class GeneratedText:
     prompt_logprobs: list[TokenLogprobs] | None = None
 
     def without_answer(self) -> Self:
-        """Return the same for a request that wants no token."""
+        """Return a copy with an empty answer, for a request that wants no new token."""
         logprobs = None if self.logprobs is None else self.logprobs[:0]
         return replace(self, text="", tokens=self.tokens[:0], ended=False, logprobs=logprobs)
 
@@ -98,9 +98,9 @@ Ended = list[tuple[Generation, GeneratedText | AfinaError]]
 
 
 class Generations:
-    """Answers that are generated together, step by step, by one computing thread.
+    """Answers that one computing thread generates together, step by step.
 
-    `cancel` may be called on any thread, and so may the properties. `add` and `step` are for the computing thread.
+    `cancel` and the properties may be used on any thread; `add` and `step` only on the computing thread.
 
     Attributes:
         tokens_of: Number of tokens that the last step generated for each generation; with beams, for all beams
@@ -135,7 +135,7 @@ class Generations:
         return sum(batch.bytes for batch in [*self._batches.values()])
 
     def add(self, generation: Generation) -> None:
-        """Let a generation wait.
+        """Add a generation to the waiting ones.
 
         Raises:
             InvalidStudy: The adapter does not answer with texts, beam search is asked for log-probabilities or has a
@@ -169,7 +169,7 @@ class Generations:
         self._all[generation] = batch
 
     def _batch(self, resident: Resident) -> ContinuousBatch[Generation]:
-        """Return the batch of an adapter: that of its shared model, or its own, by its digest."""
+        """Return the batch of an adapter: the batch of its shared model, or the adapter's own batch."""
         key = resident.host if isinstance(resident, SharedResident) else resident.digest
         if key not in self._batches:
             given = resident.next_tokens(), self._ends, self._tokenizer
@@ -182,12 +182,12 @@ class Generations:
             self._cancelled.add(generation)
 
     def waits(self, generation: Generation) -> bool:
-        """Whether a generation waits, with no token of its prompt computed. For the computing thread."""
+        """Whether a generation waits and no token of its prompt is computed. For the computing thread."""
         batch = self._all.get(generation)
         return batch is not None and batch.waits(generation)
 
     def step(self, most: int | None = None) -> Ended:
-        """Let waiting generations enter, compute the next token of every running one, and return those that ended.
+        """Admit waiting generations, compute the next token of every running one, and return those that ended.
 
         An error is the outcome of its own generation: CorruptAdapter if the adapter's logits are NaN or infinite, an
         error of its guide or listener, or Busy if the step failed otherwise.
@@ -212,7 +212,7 @@ class Generations:
     def _stepped(
         self, batch: ContinuousBatch[Generation], most: int | None
     ) -> Iterable[tuple[Generation, Continuation | Exception]]:
-        """Let a batch take a step, if a generation waits or runs in it; return those that ended."""
+        """Compute a step of a batch, if a generation waits or runs in it; return the generations that ended."""
         if not batch.active:
             return []
         try:
@@ -257,7 +257,7 @@ class Generations:
 
 
 def decoding_of(resident: Resident) -> Decoding:
-    """Return how an adapter generates its answers: as trained, with a limit of new tokens."""
+    """Return an adapter's trained decoding settings, with a limit of new tokens."""
     found = resident.objective.generation()
     assert found is not None
     return found

@@ -1,7 +1,7 @@
-"""Hosts: the frozen models of one backbone in memory, one for each precision that an adapter needs.
+"""Hosts: the frozen models of one backbone in memory, one for each precision in which adapters were trained.
 
-Adapters of a precision share the host of this precision. A host is opened for the first adapter that needs it, and is
-kept. Does not know adapters.
+Adapters of a precision share the host (frozen model) of this precision. A host is opened for the first adapter that
+needs it, and is kept.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Hosts:
     Attributes:
         computes: The compute type of all hosts.
         computing: Lock that is held during each forward pass of a host.
-        attaching: Lock that is held while a model is made, because transformers and peft change global state meanwhile.
-        copy_notes: `Backbone.copy_note` of the opening of each host, by precision.
+        attaching: Lock that is held while a model is built, because transformers and peft then change global state.
+        copy_notes: Notes on copied backbone files (`Backbone.copy_note`) for each host, by precision.
 
     Args:
-        dtype: As in `Predictor.of`.
+        dtype: Compute type, as in `Predictor.of`.
         residents: The adapters in memory. Their limit counts all hosts but the first that is opened.
     """
 
@@ -56,7 +56,7 @@ class Hosts:
         return self._sizes.copy()
 
     def of(self, precision: str) -> MixedBatchModel:
-        """Return the host of a precision; opened if it is not open.
+        """Return the frozen model of a precision, which is opened at the first call.
 
         Raises:
             InvalidStudy: The limit of memory leaves no room for another host.
@@ -105,8 +105,8 @@ class Hosts:
 def precisions_of(manifests: Sequence[Mapping[str, Any]], backbone: Backbone) -> Sequence[str]:
     """Return the precisions in which adapters were trained on a backbone, in the order of `PRECISIONS`.
 
-    An adapter is of the backbone if it names the same address. If no adapter does, the model may have moved: then an
-    adapter with the same family and tokenizer counts. The digest is not known before the weights are read.
+    An adapter belongs to the backbone if its manifest has the same address. If no manifest does, the model may have
+    moved: then adapters with the same family and tokenizer count. The digest is not known before the weights are read.
 
     Args:
         manifests: The adapters' manifests as JSON values.

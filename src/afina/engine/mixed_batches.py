@@ -1,7 +1,6 @@
-"""Mixed batches: texts for many adapters in a few packed rows of bounded size, and each adapter's own predictions.
+"""Mixed batches: texts for many adapters in a few packed rows of bounded size, and each adapter's predictions.
 
-Equal work is done once: the same text twice for an adapter, or for several adapters that leave the body unchanged.
-Does not know addresses, and loads nothing.
+A text that occurs twice for an adapter, or for several adapters that leave the body unchanged, is computed once.
 """
 
 from __future__ import annotations
@@ -103,7 +102,7 @@ class ChunkedPass:
 
 
 class _Sequence(NamedTuple):
-    """Tokens that are computed once: the changes of the model, the tokens, and the place of the first of type 1."""
+    """Tokens that are computed once: an adapter's changes of the model, token ids, index of the first of type 1."""
 
     batched: BatchedAdapter
     tokens: np.ndarray
@@ -161,7 +160,7 @@ def _features(host: MixedBatchModel, given: Sequence[_Sequence]) -> Tensor:
 
 
 def _adapter_groups(given: Sequence[_Sequence], among: Sequence[int]) -> tuple[list[AdapterGroup], list[int]]:
-    """Group sequences by adapter, those without a prefix first so that they share one attention; with their order."""
+    """Group sequences by adapter, first those without a prefix, which share one attention; return groups and order."""
     by_adapter: dict[int, list[int]] = {}
     for index in among:
         by_adapter.setdefault(id(given[index].batched), []).append(index)
@@ -178,7 +177,7 @@ class Prediction:
     """An adapter's answer to a text.
 
     Attributes:
-        answer: JSON values, as returned by `Predictor`.
+        answer: The prediction as JSON values, as `Predictor` returns it.
         kind: Kind of the task, which determines the form of answer and outputs.
         outputs: float [width of the head].
         version: Version in a store, such as `client/task@3`. None: not from a store.
@@ -199,7 +198,7 @@ Outcome = Prediction | AfinaError
 
 
 def kind_mismatch(resident: Resident, asked: str) -> InvalidStudy:
-    """Return the error for an adapter that answers in another way than it was asked for."""
+    """Return the error for a request of another kind of answer than the adapter gives."""
     answers = "with texts, which are generated" if resident.generates else f"with {resident.objective.kind}"
     return problems.OTHER_KIND_OF_ANSWER(
         where=resident.where, kind=resident.objective.kind, _asked=asked, _answers=answers
@@ -207,7 +206,7 @@ def kind_mismatch(resident: Resident, asked: str) -> InvalidStudy:
 
 
 class MixedBatches:
-    """Answers texts with shared frozen models, or with an adapter's own model, one forward pass at a time.
+    """Computes texts with shared frozen models, or with an adapter's own model, one forward pass at a time.
 
     Args:
         computing: Lock that is held during a forward pass, also by the shared models.
@@ -257,7 +256,7 @@ class MixedBatches:
         return ChunkedPass.open(row, resident.opened, self._memory, resident.virtual_tokens[0])
 
     def chunk_outcomes(self, chunks: Sequence[tuple[ChunkedPass, int]]) -> list[Outcome | None]:
-        """Compute the next tokens of texts; see `Engine.compute_chunks`."""
+        """Compute the next tokens of texts, as `Engine.compute_chunks` describes."""
         together = dict[MixedBatchModel, dict[int, AdapterChunk]]()
         made: dict[int, Tensor] = {}
         for index, (one, count) in enumerate(chunks):
@@ -279,7 +278,7 @@ class MixedBatches:
 
     @staticmethod
     def _chunk_outcome(one: ChunkedPass, count: int, made: Tensor | None) -> Outcome | None:
-        """Return the outcome of a text after a chunk.
+        """Return a text's prediction or error after a chunk; None: it is not complete.
 
         Args:
             count: Number of the chunk's tokens.
@@ -311,7 +310,7 @@ def _shared(one: SinglePass) -> SharedResident:
 
 
 def _predictions(rows: Sequence[SinglePass], mine: Sequence[int], outputs: Sequence[np.ndarray]) -> dict[int, Outcome]:
-    """Return the outcomes of one adapter's texts by index; an error for all if an output is NaN or infinite.
+    """Return the predictions of one adapter's texts by index; an error for all if an output is NaN or infinite.
 
     Args:
         mine: Indices of the adapter's texts.

@@ -1,7 +1,7 @@
 """Residents: the adapters in memory, by digest. Loaded in background threads, evicted by least recent use (LRU).
 
-A resident answers with the shared frozen model, or with a model of its own. An adapter with a lease is never evicted
-by the limit; of the other adapters, the least recently used are evicted first.
+A resident (loaded adapter) answers with the shared frozen model, or with a model of its own. The limit never evicts an
+adapter with a lease; of the other adapters, the least recently used are evicted first.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Resident(ReprCard, ABC):
     Attributes:
         shares_model: Whether the adapter shares the frozen model.
         digest: The adapter's digest.
-        where: The directory that the adapter was read from, used in messages.
-        size: Memory in bytes, beside the shared model.
-        reading: How the adapter reads texts. None: it reads no tokens.
+        where: The directory from which the adapter was read, for messages.
+        size: Memory of the adapter in bytes, without the shared model.
+        reading: The adapter's template, maximum length and truncation. None: the adapter reads no tokens.
     """
 
     shares_model: ClassVar[bool]
@@ -66,13 +66,13 @@ class Resident(ReprCard, ABC):
 
     @property
     def takes_chunks(self) -> bool:
-        """Whether a text can be computed in chunks, each of which continues the kept keys and values of the others."""
+        """Whether the model can compute a text in chunks that continue the kept keys and values."""
         return self.reach is not None
 
     @property
     @abstractmethod
     def reach(self) -> float | None:
-        """`Classifier.reach`. None: a text cannot be computed in chunks."""
+        """The `Classifier.reach` of the model. None: a text cannot be computed in chunks."""
 
     @property
     @abstractmethod
@@ -82,7 +82,7 @@ class Resident(ReprCard, ABC):
     @property
     @abstractmethod
     def opened(self) -> KeyValueCache:
-        """The cache that opens sequences which are computed in chunks."""
+        """The cache of keys and values for texts that are computed in chunks."""
 
     @abstractmethod
     def next_tokens(self) -> NextTokenModel:
@@ -142,7 +142,7 @@ class SharedResident(Resident):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SeparateResident(Resident):
-    """An adapter with a model of its own."""
+    """A loaded adapter with a model of its own."""
 
     shares_model = False
 
@@ -150,7 +150,7 @@ class SeparateResident(Resident):
 
     @property
     def classifier(self) -> Classifier:
-        """The adapter's own model. Not for an adapter that reads no tokens."""
+        """The adapter's own model. An adapter that reads no tokens has none."""
         assert isinstance(self.predictor, ModelPredictor)
         return self.predictor.classifier
 
@@ -176,7 +176,7 @@ class SeparateResident(Resident):
 
 @dataclass(eq=False)
 class _Place:
-    """The slot of an adapter that is loaded or loading; `used` is a counter of the last lease or release."""
+    """An entry for an adapter that is loaded or loading; `used` is a counter of the last lease or release."""
 
     future: Future[Resident]
     leases: int = 0
@@ -185,14 +185,14 @@ class _Place:
 
     @property
     def size(self) -> int:
-        """Memory in bytes; 0 while loading."""
+        """Memory of the adapter in bytes; 0 while it is loading."""
         there = self.future.done() and not self.future.cancelled() and self.future.exception() is None
         return self.future.result().size if there else 0
 
 
 @dataclass
 class ResidentCounts:
-    """Numbers of loads started and of evictions since the start."""
+    """The numbers of loads and evictions since the start."""
 
     loads: int = 0
     evictions: int = 0
@@ -225,7 +225,7 @@ class Lease:
             timeout: Maximum time in seconds. None: no limit.
 
         Raises:
-            Busy: The time is over.
+            Busy: The adapter was not loaded within `timeout`.
             AfinaError: Loading failed.
         """
         try:
@@ -252,8 +252,8 @@ class Residents:
     """Loads, keeps and evicts adapters. Thread-safe.
 
     Attributes:
-        limit: Maximum memory in bytes of all adapters and of what is reserved beside them, such as keys and values.
-            Exceeded while leases require it, because adapters with a lease are not evicted. None: no limit.
+        limit: Maximum memory in bytes of all adapters and of reserved memory, such as keys and values. The limit is
+            exceeded while leases require it, because adapters with a lease are not evicted. None: no limit.
 
     Args:
         loaders: Number of threads that load adapters.
@@ -268,7 +268,7 @@ class Residents:
         self._lock, self._clock = RLock(), count(1)  # reentrant: a load that is already done calls back in this thread
 
     def lease(self, digest: str, load: Callable[[], Resident], version: str | None = None) -> Lease:
-        """Return a lease on the adapter with this digest; starts `load` if it is missing, but does not wait."""
+        """Return a lease on the adapter with this digest; starts `load` if it is not loaded, but does not wait."""
         with self._lock:
             place = self._places.get(digest)
             if place is None:
@@ -307,7 +307,7 @@ class Residents:
             self._make_room()
 
     def _make_room(self) -> None:
-        """Evict the least recently used adapters until the limit is kept. The caller holds the lock."""
+        """Evict the least recently used adapters until memory is within the limit. The caller holds the lock."""
         if self.limit is None:
             return
         size = self._reserved + sum(place.size for place in self._places.values())
@@ -320,7 +320,7 @@ class Residents:
 
     @property
     def reserved(self) -> int:
-        """Bytes that are reserved beside adapters."""
+        """Bytes that are reserved in addition to adapters."""
         return self._reserved
 
     def reserve(self, size: int, *, force: bool = False) -> bool:
@@ -342,7 +342,7 @@ class Residents:
             return True
 
     def hold(self, size: int) -> None:
-        """Reserve bytes for good, even if that exceeds the limit: weights that several adapters use."""
+        """Reserve bytes permanently, even beyond the limit, for weights that several adapters use."""
         with self._lock:
             self._held += size
             self.reserve(size, force=True)
@@ -353,9 +353,9 @@ class Residents:
             self._reserved -= size
 
     def room(self, digest: str | None = None) -> int | None:
-        """Return the most bytes that `reserve` could ever reserve for an adapter, or beside all; None: no limit.
+        """Return the most bytes that `reserve` can ever reserve for an adapter, or in all; None: no limit.
 
-        Pinned adapters, the adapter itself and what `hold` reserved stay; all else may leave.
+        Pinned adapters, the adapter itself and bytes reserved by `hold` stay; all else may be evicted.
         """
         with self._lock:
             kept = self._held + sum(place.size for key, place in self._places.items() if place.pins or key == digest)
@@ -397,11 +397,11 @@ class Residents:
 
 
 class ReservedMemory:
-    """Reserves keys and values under the limit of `Residents`: of running answers, and of texts in chunks. Thread-safe.
+    """Reserves keys and values of running answers and chunked texts, under the limit of `Residents`. Thread-safe.
 
-    Besides, each adapter with a running answer reserves twice its own size for `LoraStacks`. If nothing is reserved, an
-    answer or a text may enter even if leased adapters exceed the limit: otherwise those that wait would keep each other
-    from starting.
+    Each adapter with a running answer also reserves twice its size for `LoraStacks`. If nothing is reserved, an answer
+    or a text may start even if leased adapters exceed the limit: otherwise waiting answers would keep each other from
+    starting.
     """
 
     def __init__(self, residents: Residents) -> None:
@@ -427,5 +427,5 @@ class ReservedMemory:
 
 
 def stacked_bytes(adapter: BatchedAdapter | None) -> int:
-    """Return the most bytes that an adapter takes beside itself while it generates."""
+    """Return the most bytes that an adapter takes for `LoraStacks` while it generates."""
     return 0 if adapter is None else 2 * adapter.size

@@ -1,4 +1,4 @@
-"""ClassTargets: one class per text. How classes are read from cells, ordered, and matched with those of an adapter."""
+"""ClassTargets: single-label classification. Classes are read, ordered, and matched with an adapter's classes."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class ClassTargets(TargetKind):
         names: Sequence[str] = (),
         whose: str = "the adapter's",
     ) -> Split:
-        """Return a split of labels that are matched by name, or by the integer that stands for the name."""
+        """Return a split whose labels are matched by name, or by the integer that stands for the name."""
         index = {name: i for i, name in enumerate(label_names)}
         seen = {str(label) for label in rows.labels}
         whole = all(WHOLE.fullmatch(label) for label in seen)
@@ -135,7 +135,7 @@ class ClassTargets(TargetKind):
 
 
 def _check_complete(labels: Sequence[str], label_names: Sequence[str], whose: str) -> None:
-    """Raise InvalidData if `labels` are not the label names in some order."""
+    """Raise InvalidData unless `labels` are the label names in some order."""
     if sorted(labels) != sorted(label_names):
         raise problems.LABELS_INCOMPLETE(
             labels=labels, expected=label_names, _known=in_words(label_names), _whose=whose

@@ -1,6 +1,6 @@
-"""The roles of columns: the text, a second text, the target. Named by the user, or recognised by usual names.
+"""The roles of columns: text, second text, target. Named by the user, or recognised by usual names.
 
-The module does not know the rows below the names.
+Only the names of columns are used, not the rows.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class ColumnNames:
         labels: Empty if no label is asked for; several if each column is about one label.
         others: Columns that are not read.
         kind: The kind of task that the names of the columns, or the user, say; None: recognised from the labels.
-        group: A column whose rows stay on one side of each cut.
+        group: A column: rows with the same value stay in the same split.
     """
 
     text: str
@@ -100,10 +100,10 @@ def of_texts(
     """Return the columns of the texts: the named columns, or columns with usual names, compared without case.
 
     Args:
-        where: Begins the error messages.
+        where: The beginning of error messages.
         label: Columns that are not texts.
-        first: Take the first name of TEXT if several columns may be the text.
-        written: Whether the targets are texts to write, so that the columns of WRITTEN are usual too.
+        first: Whether to take the first name of TEXT if several columns may be the text.
+        written: Whether the targets are texts, so that the column names of WRITTEN are usual too.
 
     Raises InvalidData, also if several columns may be the text.
     """
@@ -151,9 +151,9 @@ def _inputs(where: str, names: Sequence[str], label: Sequence[str]) -> ColumnNam
 
 
 def _of_written(table: FileTable, asked: ReadingOptions, *, asks: bool, first: bool) -> ColumnNames | None:
-    """Return the columns of a task whose targets are texts to write.
+    """Return the columns of a text-to-text task.
 
-    asks: Whether the user has said that the targets are such texts. If not, return None unless WRITTEN has the names.
+    asks: Whether the user has set the kind `text`. If not, return None unless WRITTEN has the column names.
     """
     text, text_pair, target = asked.text, asked.text_pair, asked.label
     where, names = str(table.path), list(table.columns)
@@ -225,7 +225,7 @@ def _among(names: Iterable[str], usual: Iterable[str]) -> list[str]:
 
 
 def _check_one(where: str, names: Sequence[str], taken: Sequence[str], known: Iterable[str]) -> None:
-    """Raise InvalidData if another column may be the text too."""
+    """Raise InvalidData if another column may be the text as well."""
     usual = {*TEXT, *BESIDE, *(name for pair in PAIRS for name in pair)}
     others = [name for name in _among(names, usual) if name not in set(known)]
     if others:

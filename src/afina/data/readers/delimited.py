@@ -1,7 +1,6 @@
 """Rows of csv and tsv files: the separator, and whether quotation marks quote fields or belong to the texts.
 
-GLUE's tsv files are not quoted; tsv files of pandas and of spreadsheets are quoted. The module has to find out which.
-It knows quotation marks and headers. It does not know which column is the text.
+GLUE's tsv files are not quoted; tsv files written by pandas and spreadsheets are quoted. `is_quoted` recognises which.
 """
 
 from __future__ import annotations
@@ -59,8 +58,8 @@ class _Plain:
 
     Attributes:
         fits: Whether each line has as many fields as the first.
-        marked: The first line with a quotation mark; 0: none.
-        stray: The first line with a quotation mark in a field that is not completely quoted.
+        marked: The number of the first line with a quotation mark; 0: there is none.
+        stray: The number of the first line with a quotation mark in a field that is not completely quoted.
     """
 
     def __init__(self) -> None:
@@ -108,7 +107,7 @@ class _Quoted:
 
     @property
     def fits(self) -> bool:
-        """Whether the lines so far can be read; False while a quoted field is not closed."""
+        """Whether all lines so far can be read as quoted; False while a quoted field is not closed."""
         return self._fits and not self.open
 
     def add(self, line: str, bare: str) -> None:
@@ -217,9 +216,9 @@ def _separator(header: str) -> str:
 def _delimited(
     file: Source, path: Path, lines: Iterator[str], separator: str, hint: str, *, before: int = 0
 ) -> RowStream:
-    """Yield rows by the csv module, which starts after `before` lines.
+    """Yield rows of the csv module, which starts after `before` lines.
 
-    The module's limit of 131,072 characters a field belongs to the whole process, so it is only raised.
+    Python's csv limit of 131,072 characters a field is global to the process, so this function only raises it.
     """
     if csv.field_size_limit() < LONGEST:
         csv.field_size_limit(LONGEST)

@@ -1,4 +1,4 @@
-"""Doubtful labels: labels that differ only in spelling, and texts with two labels. The module does not know files."""
+"""Doubtful labels: labels that differ only in spelling, and texts with two different labels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def folded(name: str) -> str:
 
 @dataclass(frozen=True)
 class Spellings:
-    """The spelling to keep for each label. Labels are the same if they are equal when `folded`.
+    """The spelling to keep for each label. Labels that are equal when `folded` count as the same label.
 
     Attributes:
         kept: The spelling by folded label; empty if labels keep their spelling.

@@ -1,6 +1,6 @@
 """Tasks from files: a directory of train and dev files, or one file of which a part is held out.
 
-The module knows which files make a task. `formats` knows the formats, and `columns` the columns.
+`formats.py` reads the formats of files, and `columns.py` finds the columns.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ UNLABELLED = -1
 
 
 def load(path: Path, asked: ReadingOptions, evaluation: Path | None = None) -> TaskData:
-    """Read the files at `path`, which exists. With `evaluation`, that file is evaluated, and a file all trains."""
+    """Read the files at the existing `path`. With `evaluation`, this file is evaluated, and all of `path` trains."""
     tables = [formats.read(_find(path, ("train",)) if path.is_dir() else path, asked.sheet)]
     if evaluation is not None or path.is_dir():
         tables.append(evaluation_table(evaluation or _find(path, EVALUATION), asked))
@@ -51,15 +51,16 @@ def evaluation_table(path: Path, asked: ReadingOptions) -> FileTable:
 
 @dataclass(frozen=True)
 class TableReading:
-    """How the tables of a task are read: which columns, and how their cells become targets.
+    """How the tables of a task are read: the columns, and how their cells become targets.
 
     Attributes:
         tables: The table to train on, or to measure with, and the evaluation table, if there is one; with names
             instead of class indices if the files name the classes of the label column.
         columns: The columns of the first table.
         form: How labels are read.
-        asked: What the user asks, and with `published`, how data of the Hub were read when runs on them were first
-            recorded: words such as `NA` are kept, the first usual column is taken, and labels keep their spelling.
+        asked: The user's reading options. With `published`, data of the Hub are read by the first version's rules,
+            since recorded runs used these: words such as `NA` are kept, the first usual column is taken, and labels
+            keep their spelling.
     """
 
     tables: tuple[FileTable, ...]
@@ -113,14 +114,14 @@ class TableReading:
         return labelled(table, chosen, self.form, None if kept else check_how(self.asked.missing or "refuse"))
 
     def _held_out_rows(self) -> LabelledRows:
-        """Return the rows of the evaluation table, read as the first. A column that it lacks is an error."""
+        """Return the rows of the evaluation table, read with the columns of the training table."""
         chosen, (_, table) = self.columns, self.tables
         texts = replace(self.asked, text=chosen.text, text_pair=chosen.text_pair, separator=self.form.separator)
         asked = replace(texts, label=",".join(chosen.labels), kind=self.form.kind)
         return self._rows(table, columns.choose(table, asked, first=self.published, kind=self.form.kind))
 
     def splits(self) -> TaskData:
-        """Return both splits; without an evaluation table, a part of the first is held out."""
+        """Return both splits; without an evaluation table, a part of the training table is held out."""
         rows, names = self.rows(), self.asked.labels
         merge = self.asked.merge_labels
         spellings = Spellings({}) if self.published else Spellings.of(rows, names, merge=merge)
@@ -223,7 +224,7 @@ def files_of(directory: Path, *, evaluated: bool = True) -> list[Path]:
 
 
 def _find(directory: Path, stems: Sequence[str]) -> Path:
-    """Return the only readable file in `directory` with one of these stems."""
+    """Return the only readable file in `directory` whose name without suffix is in `stems`."""
     wanted = ", ".join(f"{stem}.*" for stem in stems)
     found = sorted(
         path

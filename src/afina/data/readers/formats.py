@@ -1,6 +1,6 @@
 """The rows of a file in any format (csv, tsv, jsonl, json, parquet, xlsx), as a stream or as a FileTable.
 
-The module knows how values are stored. It does not know which column is the text.
+All columns are read, whichever of them is the text.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class FileTable:
     """A table: `columns[name][i]` is a value of the row at `places[i]` (a line or row number, from 1).
 
     Attributes:
-        classes: As in `RowStream`.
+        classes: The names of the integers 0, 1, ... by column, if the file has them.
         notes: Sentences about unexpected findings in the file.
     """
 
@@ -278,7 +278,7 @@ _DAMAGED = (*source.DAMAGED, ParseError, LookupError, ValueError, TypeError)
 
 
 def sheet_rows(stream: BinaryIO, path: Path, sheet: str | None) -> tuple[str, Iterator[tuple[int, Sequence[Any]]]]:
-    """Return the sheet's name, and an iterator of (row number, cells) of its non-empty rows, with saved formula values.
+    """Return a sheet's name, and an iterator of (row number, cells) of its non-empty rows, with saved formula values.
 
     `sheet` None: the only sheet that is not empty. Raises InvalidData if the file is damaged, the sheet does not exist,
     or several sheets are not empty and none is named.

@@ -1,7 +1,7 @@
 """Tables in memory, such as a DataFrame or lists of texts and labels: as FileTables, and as files of the cache.
 
 A run is executed in another process, which reads its task at an address. So the columns of a task are written to a file
-whose name is the digest of its content. The module does not know which columns those are.
+whose name is the digest of the content.
 """
 
 from __future__ import annotations

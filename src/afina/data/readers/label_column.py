@@ -1,6 +1,6 @@
 """LabelColumn: the cells of a label column, and LabelFormat: how they are read.
 
-The module does not know how a format is recognised, which labels a task has, or their order.
+`label_recognition.py` recognises the format of a label column.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The format of a label column: recognised, or what the user has set. Classes, numbers, or several labels per text.
 
-The module knows cell values of files. It does not know which labels a task has, or their order.
+Only the values of the cells decide.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def form_found(column: LabelColumn, labels: Sequence[str] | None, published: boo
 
 
 def _recur(known: Sequence[Any], separator: str) -> bool:
-    """Return whether a name between separators occurs in different cells."""
+    """Return whether a name between separators occurs in several cells."""
     distinct = [{part.strip() for part in cell.split(separator)} for cell in set(map(str, known))]
     return max(Counter(part for parts in distinct for part in parts).values(), default=0) > 1
 

@@ -1,4 +1,4 @@
-"""LabelTargets: any number of labels per text."""
+"""LabelTargets: multi-label classification, any number of labels per text."""
 
 from __future__ import annotations
 

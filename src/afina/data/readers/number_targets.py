@@ -1,4 +1,4 @@
-"""NumberTargets: a number per text."""
+"""NumberTargets: regression, a number per text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _INFINITE = re.compile(r"[-+]?inf(?:inity)?", re.IGNORECASE)
 
 
 class NumberTargets(TargetKind):
-    """A number: float64 [N]."""
+    """Targets of regression: float64 [N]."""
 
     kind = NUMBER
     expected = "a number"

@@ -1,6 +1,6 @@
 """Kinds of targets: a class, a number, several labels, or a text.
 
-`TARGETS` has an entry for each kind; no other code in `data` asks for the kind. The module does not know file formats.
+`TARGETS` has an entry for each kind; all branches on the kind in `afina.data` are methods of these entries.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Targets that are texts: references in cells, a training row for each reference, one evaluation row for each input.
 
-The module knows cells and rows. It does not know file formats or the names of columns.
+A reference is a right answer to an input, as in machine translation.
 """
 
 from __future__ import annotations
