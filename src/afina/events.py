@@ -1,4 +1,4 @@
-"""Progress of a run: events that training produces and listeners receive. Knows no training and no display."""
+"""Progress of a run: events that training produces and listeners receive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Download and upload of files on the Hugging Face Hub. Knows repositories, but no models or tasks."""
+"""Download and upload of files on the Hugging Face Hub. The module knows repositories, but no models or tasks."""
 
 from __future__ import annotations
 

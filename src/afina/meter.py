@@ -1,6 +1,6 @@
 """The only module that reads clocks and memory counters. docs/reference/figures.md defines each figure.
 
-Knows no model.
+The module knows no model.
 """
 
 from __future__ import annotations

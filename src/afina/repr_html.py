@@ -1,6 +1,6 @@
 """Base of objects with a short repr: one line of text, or a small table in a notebook. Also hooks for showing results.
 
-The HTML has no colour, script or address, so it suits light and dark pages. Knows none of the objects.
+The HTML has no colour, script or address, so it suits light and dark pages. The module knows none of the objects.
 """
 
 from __future__ import annotations

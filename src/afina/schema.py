@@ -1,6 +1,6 @@
 """Base classes of facts that are stored as JSON. Also pydantic's errors in plain words, and sizes such as "8GiB".
 
-Knows none of the facts.
+The module knows none of the facts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Named tensors and a few strings in one safetensors file. Only this module imports safetensors. Starts without torch.
+"""Read and write named tensors and a few strings in a safetensors file. The module loads without torch.
 
-Knows no adapter.
+The module knows no adapter.
 """
 
 from __future__ import annotations

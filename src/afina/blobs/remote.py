@@ -1,4 +1,4 @@
-"""Blobs in an object store: S3 and compatible services, Google Cloud Storage, Azure. Knows obstore, not the content.
+"""Blobs in an object store by obstore: S3 and compatible services, Google Cloud Storage, Azure.
 
 obstore reads settings and credentials from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...). For most
 failures, only the text of obstore's error tells the cause. Messages of afina never repeat that text: it may contain a

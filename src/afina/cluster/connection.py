@@ -1,7 +1,7 @@
 """Connection to a Ray cluster: which cluster, and the errors if no cluster can be used.
 
-Ray keeps one connection per process, so a connection that exists already is used. Does not know what the cluster is
-used for.
+Ray keeps one connection per process, so a connection that exists already is used. The module does not know what the
+cluster is used for.
 """
 
 from __future__ import annotations

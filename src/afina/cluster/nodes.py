@@ -1,6 +1,6 @@
 """Nodes of a Ray cluster: facts about each, a check that all have the same versions, and room for work.
 
-Does not know what the nodes execute.
+The module does not know what the nodes execute.
 """
 
 from __future__ import annotations

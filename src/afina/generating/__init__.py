@@ -1,4 +1,4 @@
-"""A language model writes answers: tokens by greedy search, sampling or beams, guided by a grammar, as a stream.
+"""A language model generates answers: greedy search, sampling or beam search, guided by a grammar, as a stream.
 
-Knows no methods, adapters or files.
+The package knows no methods, adapters or files.
 """

@@ -1,4 +1,4 @@
-"""Answer streams: an answer's tokens to pieces of its text, while the tokens arrive. Knows no models and no protocols.
+"""Answer streams: decode an answer's tokens to pieces of text while the tokens arrive.
 
 The pieces together are exactly the answer's text as `afina.generating.answers.text_of` returns it. A piece is held back
 while later tokens could still change it: an incomplete character, the beginning of a stop string, whitespace at the
@@ -77,7 +77,7 @@ class TokenTexts:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
 
     def is_known(self, token: int) -> bool:
-        """Whether the vocabulary has a token; others have no text, and do not end a run of bytes."""
+        """Whether the vocabulary has a token; other ids have no text."""
         return self._name(token) is not None
 
     def is_byte(self, token: int) -> bool:
@@ -88,7 +88,7 @@ class TokenTexts:
 
 
 class _Decoded:
-    """The text of tokens while they arrive, without special tokens. Decodes each token a few times only."""
+    """The text of tokens while they arrive, without special tokens. Decodes each token only a few times."""
 
     def __init__(self, texts: TokenTexts, hidden: Collection[int]) -> None:
         self._texts, self._hidden = texts, hidden
@@ -98,7 +98,7 @@ class _Decoded:
         """The text of the tokens from `_from` to `_to`, which begin the next window."""
 
     def add(self, tokens: Sequence[int]) -> str:
-        """Return the text that is certain with these tokens, after that of earlier calls."""
+        """Return the further text that is certain after these tokens."""
         self._tokens += [token for token in tokens if token not in self._hidden and self._texts.is_known(token)]
         if not self._texts.is_steady or self._to == len(self._tokens) or self._texts.is_byte(self._tokens[-1]):
             return ""
@@ -123,7 +123,7 @@ class AnswerStream:
 
     @property
     def length(self) -> int:
-        """Number of characters of the answer that are certain, those held back included."""
+        """Number of characters of the answer that are certain, including those that are held back."""
         return len(self._sent) + (len(self._held) if self._begun else 0)
 
     def add(self, tokens: Sequence[int]) -> str:

@@ -1,8 +1,8 @@
 """JSON schemas whose objects have no other keys than the named ones, as in OpenAI's strict mode.
 
 In JSON Schema, an object without `additionalProperties` may have any further key, and a model that may write further
-keys writes them without end. Only restrictions are added, so every answer also follows the given schema. Knows no
-grammar.
+keys writes them without end. Only restrictions are added, so every answer also follows the given schema. The module
+knows no grammar.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def closed(schema: Schema) -> dict[str, Any]:
 
 
 class _Closing:
-    """One schema while it is closed."""
+    """The conversion of one JSON schema to a closed one."""
 
     def __init__(self, root: Schema) -> None:
         self._root = root

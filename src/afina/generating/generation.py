@@ -1,8 +1,8 @@
-"""Generation: answers to prompts by a language model, with continuous batching.
+"""Generation: a language model answers prompts, with continuous batching.
 
 Running sequences of unequal length take a step together: one packed row with a token of each, without padding. A
-sequence that has ended leaves at once, and a waiting prompt enters. `ContinuousBatch` is driven step by step;
-`answers` drives it over any number of prompts. Does not know tasks, templates or files.
+sequence that has ended leaves at once, and a waiting prompt enters. `ContinuousBatch` is driven step by step; `answers`
+drives it over any number of prompts. The module does not know tasks, templates or files.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ WINDOW = 1024
 
 
 class Admission(Protocol):
-    """Decides whether a request may enter, by the memory that it needs."""
+    """Decides by memory whether a request may start."""
 
     def take(self, size: int, adapter: BatchedAdapter | None) -> bool:
-        """Take `size` bytes of keys and values for a request of an adapter. Return False if there is no room now."""
+        """Reserve `size` bytes of keys and values for a request of an adapter. Return False if there is no room now."""
 
     def give_back(self, size: int, adapter: BatchedAdapter | None) -> None:
-        """Return what `take` took."""
+        """Release the bytes that `take` reserved."""
 
 
 class NewTokens(NamedTuple):
@@ -71,14 +71,14 @@ class _Request(Generic[Key]):
     """A request, and its sequences in the cache; none while it waits, and none before its prompt is complete.
 
     Attributes:
-        need: Most tokens that its sequences may have together.
-        size: Most bytes of its keys and values.
+        need: Most tokens that the request's sequences may have together.
+        size: Most bytes of the request's keys and values.
         adapter: The adapter that answers. None: the model itself.
         reported: Number of most probable tokens in the log-probabilities of the prompt. None: not requested.
-        told: Number of tokens that `heard` has received.
-        opened: The sequence of a prompt that is computed in chunks.
-        filled: Number of tokens of the prompt that are computed.
-        prompt_logprobs: The log-probabilities of the prompt, once it is computed.
+        told: Number of tokens that the listener `heard` has received.
+        opened: The sequence in the cache of a prompt that is computed in chunks.
+        filled: Number of the prompt's tokens that are computed.
+        prompt_logprobs: The log-probabilities of the prompt's tokens, once the prompt is computed.
     """
 
     key: Key
@@ -97,7 +97,7 @@ class _Request(Generic[Key]):
     prompt_logprobs: list[TokenLogprobs] | None = None
 
     def tell(self) -> None:
-        """Give `heard` the tokens that it has not received. Beam search has none, as its tokens may still change."""
+        """Pass new tokens to the listener `heard`, but not with beam search, whose tokens may still change."""
         search, start = self.search, self.told
         if self.heard is None or not isinstance(search, SingleSearch) or start == len(search.tokens):
             return
@@ -121,7 +121,7 @@ class ContinuousBatch(Generic[Key]):
         columns: Most tokens of all running sequences, counting each answer's longest possible length. A request that
             is longer runs alone.
         budget: Most prompt tokens that are computed at once; a longer prompt is computed alone.
-        memory: Asked before a request enters, and told when it leaves. None: memory is not limited.
+        memory: Reserves memory before a request starts, and releases it at the end. None: memory is not limited.
         checked: Whether a request fails if its logits are NaN or infinite.
     """
 
@@ -163,16 +163,16 @@ class ContinuousBatch(Generic[Key]):
 
     @property
     def entering(self) -> bool:
-        """Whether a prompt waits or is not complete."""
+        """Whether a prompt waits or is not completely computed."""
         return bool(self._waiting or self._filling)
 
     @property
     def _filling(self) -> list[_Request[Key]]:
-        """The requests that have entered, and whose prompts are not complete."""
+        """The requests that have started, and whose prompts are not completely computed."""
         return [one for one in self._running.values() if not one.sequences]
 
     def room(self, prompt: np.ndarray, adapter: BatchedAdapter | None = None) -> int:
-        """Return the number of positions that the model has for an answer to a prompt."""
+        """Return the number of positions that the model has left for an answer to a prompt."""
         return self._model.longest - self._model.before(adapter) - len(prompt)
 
     def add(
@@ -187,7 +187,7 @@ class ContinuousBatch(Generic[Key]):
         heard: Callable[[NewTokens], None] | None = None,
         prompt_logprobs: int | None = None,
     ) -> None:
-        """Let a request wait.
+        """Add a request to the waiting requests.
 
         Args:
             key: Names the request; no other request that waits or runs has this key.
@@ -247,7 +247,7 @@ class ContinuousBatch(Generic[Key]):
         return told
 
     def _told(self, ended: Ended[Key]) -> list[tuple[Key, Continuation | Exception]]:
-        """Give listeners the tokens of a step. Return the ended requests: an error of a listener ends its own."""
+        """Pass the tokens of a step to listeners. Return ended requests: a listener's error ends its request."""
         outcomes: dict[_Request[Key], Continuation | Exception | None] = dict.fromkeys(self._running.values())
         outcomes |= ended
         found = []
@@ -263,7 +263,7 @@ class ContinuousBatch(Generic[Key]):
         return found
 
     def _enter(self, *, limited: bool) -> None:
-        """Let waiting requests enter for which there is room; if not `limited`, with at most `budget` tokens."""
+        """Start waiting requests for which there is room; if not `limited`, with at most `budget` tokens."""
         tokens = 0
         rows = sum(one.search.rows for one in self._running.values())
         columns = sum(one.need for one in self._running.values())
@@ -282,7 +282,7 @@ class ContinuousBatch(Generic[Key]):
                 return
 
     def _fill(self, most: int | None) -> Ended[Key]:
-        """Compute tokens of prompts that are not complete: prompts of one chunk together, and then other chunks."""
+        """Compute tokens of incomplete prompts: prompts of one chunk together, and then other chunks."""
         filling = self._filling
         left = [len(one.prompt) - one.filled for one in filling]
         counts = shared_out(left, most)

@@ -2,7 +2,7 @@
 
 A real generation asks values which token is best, and whether a sequence has ended. The rehearsal lets the longest
 prompts enter, and no sequence ends before its longest possible answer: the cache of keys and values is then as large as
-it can become. Does not know tasks.
+it can become. The module does not know tasks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Guided decoding: answers that follow a choice, a regular expression or a JSON schema, by llguidance.
 
-A grammar comes from a client, so its cost is bounded four times: by its size, by a trial in a separate process that
-the system ends after a second, by a rehearsal with the vocabulary, and by the processor time of each step. Knows no
-server and no model.
+A grammar comes from a client, so its cost is bounded four times: by its size, by a trial in a separate process that the
+system ends after a second, by a rehearsal with the vocabulary, and by the processor time of each step. The module knows
+no server and no model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Searches: how one request goes from next-token logits to the tokens of its answer.
 
 A greedy search, sampling and beam search follow transformers' `generate` on the prompt alone. Each search sees only its
-own logits, so other requests cannot change its answer. Does not know models, caches or other requests.
+own logits, so other requests cannot change its answer. The module does not know models, caches or other requests.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The methods: every way of adapting a model. METHODS holds them by key, including those of other packages.
 
-All that differs between methods is in this package; no other package names a method. This package does not know tasks
-or runs, and does not import torch.
+All code that differs between methods is in this package; no other package names a method. The package does not know
+tasks or runs, and does not import torch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def entry_point_methods(known: Iterable[str]) -> tuple[dict[str, type[Method]], 
     """Load the methods of other packages.
 
     Args:
-        known: Keys that are taken.
+        known: Keys of methods that exist already.
 
     Returns:
         The usable classes by key, and for each unusable entry point the reason by its name.
@@ -103,10 +103,10 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
 
     Args:
         name: Key in METHODS, or several keys joined by "+".
-        where: Begins error messages.
+        where: The beginning of error messages.
 
     Raises:
-        UnknownName: There is no such method or hyperparameter.
+        UnknownName: The method or the hyperparameter does not exist.
         InvalidStudy: A value is invalid, or parts contradict each other.
     """
     given = dict(hyperparameters or {})

@@ -1,8 +1,8 @@
 """Attach a method to a classifier, check the method against its contract, and count trained parameters.
 
 All training starts here. A method that trains nothing by mistake, or changes the pretrained model's outputs at the
-start, therefore fails in seconds and not after a run. Counting needs only a configuration. Does not know methods by
-name.
+start, therefore fails in seconds and not after a run. Counting needs only a configuration. The module does not know
+methods by name.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ TOLERANCE = 1e-5
 
 
 def attach(classifier: Classifier, method: Method) -> None:
-    """Let `method` prepare the classifier, and switch to evaluation mode. Draws only the method's random numbers.
+    """Attach a method to a classifier, and switch to evaluation mode. Draws only the method's random numbers.
 
     The logits of a few tokens are compared before and after, except on the `meta` device and for a method with
     `starts_apart`.
 
     Raises:
-        InvalidStudy: Other parts train than the method states, or the logits change, or the method reads frozen
+        InvalidStudy: Other parts train than the method declares, or the logits change, or the method reads frozen
             weights that are stored in another precision, or trains matrices of a backbone in another precision.
     """
     if classifier.precision != FLOAT and not method.packs:
@@ -61,7 +61,7 @@ def attach(classifier: Classifier, method: Method) -> None:
 
 
 def _check_needs_no_head(method: Method) -> None:
-    """Raise InvalidStudy for a method that consists of a classification head, on a language model."""
+    """Raise InvalidStudy for a method that is only a classification head, on a language model."""
     if method.trains_body or method.head == "words":
         return
     instead = "Use lora, or a method that trains parts of the model." if method.trains_head else "Use zero-shot."
@@ -71,7 +71,7 @@ def _check_needs_no_head(method: Method) -> None:
 def _check_stays_frozen(method: Method, classifier: Classifier) -> None:
     """Raise InvalidStudy for a method that trains matrices of the backbone: they would be stored and saved as floats.
 
-    Biases and norms are small, and may train.
+    Biases and norms are stored as floats anyway, and may train.
     """
     trained = method.pretrained(classifier.model)
     for name, parameter in classifier.model.named_parameters():
@@ -105,7 +105,7 @@ class BackboneCounts:
     """Parameter counts of a backbone with a head for two labels.
 
     Attributes:
-        total: Parameters of the classifier without a method.
+        total: Number of parameters of the classifier without a method.
         methods: Trained parameters by method, with the settings given to `count`.
         as_run: Trained parameters by method, with default settings.
     """

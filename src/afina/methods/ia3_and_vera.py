@@ -1,4 +1,4 @@
-"""(IA)^3 and VeRA: trained vectors that scale frozen weights, implemented by peft. Does not import torch."""
+"""(IA)^3 and VeRA: trained vectors that scale frozen weights, implemented by peft. The module does not import torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Linear probe: scikit-learn fits the head to features of the frozen body, without gradient steps.
 
-The method says how features are pooled, and what is saved. `afina.training` computes the features, and
-`afina.stats.linear_models` fits. Reads how a sentence-transformers directory pools. Does not import torch.
+The method defines how features are pooled, also as a sentence-transformers directory does. `afina.training` computes
+the features, and `afina.stats.linear_models` fits the head. The module does not import torch.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class LinearProbe(Selective):
         object.__setattr__(self, "starts_apart", not own)  # another pooling changes the logits
 
     def chosen(self, model: Any) -> set[str]:
-        """Return the parameters of the head's last layer; other layers of a head keep their drawn weights."""
+        """Return the parameters of the head's last layer; other layers of a head keep their random weights."""
         last = f"{architecture_of(model).head[-1]}."
         return {name for name in set.union(*weight_names(model)) if name.startswith(last)}
 
@@ -123,7 +123,7 @@ class LinearProbe(Selective):
 
 
 class SentencePooling(NamedTuple):
-    """How a sentence-transformers model makes one vector of a text's hidden states."""
+    """How a sentence-transformers model pools a text's hidden states into one vector."""
 
     pooling: Pooling
     normalize: bool
@@ -140,7 +140,7 @@ _MODES: Mapping[str, Pooling] = {
 
 
 def sentence_pooling(directory: Path) -> SentencePooling | None:
-    """Return what the sentence-transformers files in `directory` say; None without such files.
+    """Return the pooling in the sentence-transformers files of `directory`; None without such files.
 
     Raises InvalidStudy if the files are malformed, or ask for a pooling or a layer that the probe does not have.
     """

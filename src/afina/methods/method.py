@@ -1,9 +1,9 @@
-"""The Method contract: a way to adapt a classifier.
+"""Method: the base class of all ways to adapt a classifier.
 
 A method has four base classes. `Adaptation` says what is attached, trained and saved; `Description`, `Serving` and
 `Format` have defaults. A method must implement `attach` and set `name`, `title` and `summary`. Training, measuring and
-saving only use the `Adaptation`. `afina.methods.attachment` checks a method against its statements. Does not know any
-method, and does not import torch.
+saving only use the `Adaptation`. `afina.methods.attachment` checks a method against its statements. The module does not
+know any method, and does not import torch.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 class Description:
-    """Properties of a method for tables, tuning and recommendations. Every method sets the first three.
+    """A method's names, search space and default learning rate. Every method sets the first three attributes.
 
     Attributes:
         name: Key in METHODS.
         title: Name in tables.
-        summary: One line that says what the method does.
+        summary: One line on what the method trains.
         learning_rate: Default learning rate. LoRA's and PreLayer's are the quickstart's, see docs/LOG.md.
         search: Values for tuning by hyperparameter, in addition to learning rates from a tenth of the default to ten
             times the default. None: nothing to tune.
@@ -52,10 +52,10 @@ REQUIRED = ("name", "title", "summary")
 
 
 class Serving:
-    """How a trained adapter takes part in a mixed batch; by default it does not, and has a model of its own."""
+    """The part of a method for mixed batches; by default the adapter is served by a model of its own."""
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return what a saved adapter does in a mixed batch; None: the adapter needs a model of its own.
+        """Return an adapter's changes of a frozen model in a mixed batch; None: it needs a model of its own.
 
         An adapter also gets a model of its own if `state` has tensors that are not in the result's `tensor_names`.
 
@@ -78,8 +78,8 @@ class Format:
     """Files of a saved adapter for afina and other libraries; by default afina's own format only.
 
     Attributes:
-        tensor_file: Name of the file that `state` is saved to, as expected by the library that reads it.
-        said_by_peft: Whether peft's settings can express what the method trains, beside a peft method; see `in_peft`.
+        tensor_file: Name of the file of saved tensors, as expected by the library that reads it.
+        said_by_peft: Whether peft's settings can express what the method trains beside a peft method (`in_peft`).
     """
 
     tensor_file: ClassVar[str] = "delta.safetensors"
@@ -106,9 +106,9 @@ class Adaptation(ABC):
         adds_parameters: Whether trained parameters outside the head are added to the backbone's, rather than being the
             backbone's own. None: some of them.
         is_fitted: Whether scikit-learn fits the head to features of the frozen body, without gradient steps.
-        ignores: Settings of training and asking without effect on the method; a run that sets one is refused.
-        stated: Names of the hyperparameters that manifests, records and tables state at their defaults too. None: all.
-            Others are stated where they differ from their defaults, so a new one changes no digest of an adapter.
+        ignores: Fields of [train] and [ask] without effect on the method; a run that sets such a field is refused.
+        stated: Names of the hyperparameters that manifests, records and tables contain also at their defaults. None:
+            all. Others are contained if they differ from their defaults, so a new one changes no digest.
     """
 
     trains_body: ClassVar[bool] = True
@@ -121,11 +121,11 @@ class Adaptation(ABC):
     stated: ClassVar[frozenset[str] | None] = None
 
     def for_backbone(self, backbone: Backbone) -> Self:
-        """Return the method with the backbone's defaults; by default those of its family. Raises as `for_family`."""
+        """Return the method with the backbone's default hyperparameters; by default those of its family."""
         return self.for_family(backbone.family)
 
     def for_family(self, family: str) -> Self:
-        """Return the method with the family's defaults. Raises InvalidStudy if the family is not supported."""
+        """Return the method with the family's default hyperparameters. Raises InvalidStudy if unsupported."""
         return self
 
     @property
@@ -153,7 +153,7 @@ class Adaptation(ABC):
 
     @property
     def takes_positions(self) -> int:
-        """Number of tokens by which the method shortens a text's maximum length."""
+        """Number of virtual tokens, by which the method shortens a text's maximum length."""
         return 0
 
     @property
@@ -171,7 +171,7 @@ class Adaptation(ABC):
         """
 
     def owns(self, name: str) -> bool:
-        """Whether this method trains the parameter with this `plain_name`, if other methods train beside it."""
+        """Whether this method trains the parameter with this `plain_name`, in a combination of methods."""
         return False
 
     def owned(self, model: Any) -> set[str]:
@@ -239,7 +239,7 @@ class Adaptation(ABC):
 
 @dataclass(frozen=True)
 class Method(Adaptation, Description, Serving, Format):
-    """A way to adapt a classifier; the fields are the hyperparameters."""
+    """The base class of ways to adapt a classifier; the fields of a subclass are its hyperparameters."""
 
 
 def plain_name(name: str) -> str:

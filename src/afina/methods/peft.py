@@ -1,4 +1,4 @@
-"""Base class of all methods that peft implements, saved as peft saves them. Does not import torch."""
+"""Base class of all methods that peft implements, saved as peft saves them. The module does not import torch."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ peft also imports the module that `megatron_core` names, and allocates any size.
 linear time (RE2), and gives peft the matching names.
 
 No digest covers the settings: an edited scale changes peft's answers, but not afina's. `disagreement` and
-`check_agrees` therefore compare the settings with the manifest. Does not import torch.
+`check_agrees` therefore compare the settings with the manifest. The module does not import torch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Prompt tuning and prefix tuning: trained virtual tokens before every text. Saved in afina's own format.
 
-Knows the number and the initial values of virtual tokens; `afina.models.added_modules` knows where they are in a
-model. Does not import torch.
+The module knows the number and the initial values of virtual tokens; `afina.models.added_modules` knows where they are
+in a model. The module does not import torch.
 """
 
 from __future__ import annotations

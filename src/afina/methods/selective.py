@@ -1,7 +1,7 @@
 """Selective methods: train some of the model's own parameters, or none, and add none.
 
 Zero-shot, untrained baseline, linear probe by gradient, full fine-tuning, last blocks, BitFit, norms, and PreLayer (the
-embeddings). Knows which parameters train, and not how layers compute. Does not import torch.
+embeddings). The module knows which parameters train, and not how layers compute. The module does not import torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
 """Backbones, classifiers, objectives, verbalizers and saved adapters; faster kernels in `kernels/`.
 
-This package does not know tasks, methods or runs.
+The package does not know tasks, methods or runs.
 """

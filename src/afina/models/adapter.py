@@ -2,7 +2,7 @@
 
 This module is the only one that reads and writes an adapter's directory: `manifest.json`, one safetensors file, and
 optionally a vocabulary and hashes of the training texts. peft's or transformers' own small files lie beside them, so
-that these libraries can open the same tensors. Does not know methods or models.
+that these libraries can open the same tensors. The module does not know methods or models.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A prompt is trained rows of the model's input; a prefix is trained keys and values in every attention. Both act as
 virtual tokens before every text. A bottleneck is two small linear layers with a nonlinearity between them, placed
 beside or behind a module of a block. A readout replaces the pooling of the hidden states. Each module has a fixed name,
-so its parameters are saved like any other. Knows where the modules are in a model; does not know methods.
+so its parameters are saved like any other. The module knows where the modules are in a model; does not know methods.
 """
 
 from __future__ import annotations

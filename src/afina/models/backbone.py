@@ -1,4 +1,4 @@
-"""Backbone: a pretrained language model or encoder and its tokenizer, by address. Does not know tasks or methods."""
+"""Backbone: a pretrained language model or encoder and its tokenizer, by address."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 An address names a directory or a model to download. Shapes are computed from the configuration and the architecture's
 entry. Tensors from untrusted adapters are checked against these shapes before memory is allocated, and no model is
-built from an untrusted configuration. A test compares the shapes with transformers' model on the `meta` device. Does
-not import torch, and does not know models that are open.
+built from an untrusted configuration. A test compares the shapes with transformers' model on the `meta` device. The
+module does not import torch, and does not know models that are open.
 """
 
 from __future__ import annotations

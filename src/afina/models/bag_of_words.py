@@ -1,7 +1,8 @@
 """Bag of words: a linear model on TF-IDF features of words and word pairs. Needs no backbone.
 
-Computes what scikit-learn's TfidfVectorizer and LogisticRegression compute, from stored numbers alone. A saved model
-is therefore data and not code, and does not depend on a version of scikit-learn. Does not know tasks or training.
+Computes what scikit-learn's TfidfVectorizer and LogisticRegression compute, from stored numbers alone. A saved model is
+therefore data and not code, and does not depend on a version of scikit-learn. The module does not know tasks or
+training.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Classifier: backbone, pooling and head. Only the forward pass is afina's own.
 
 The model inside is transformers' `...ForSequenceClassification`, wrapped by peft if the method needs peft. Parameter
-names and saved files are therefore those of transformers and peft. Does not know methods.
+names and saved files are therefore those of transformers and peft. The module does not know methods.
 """
 
 from __future__ import annotations

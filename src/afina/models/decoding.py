@@ -1,4 +1,4 @@
-"""Decoding: how an answer is generated. Does not import torch and does not know models."""
+"""Decoding: how an answer is generated. The module does not import torch and does not know models."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """LanguageModel: a backbone under its own head over a packed row, for answers that are texts.
 
 The model inside is transformers' `...ForCausalLM`, wrapped by peft if the method needs peft. Parameter names and saved
-files are therefore those of transformers and peft. Does not know methods, tokenizers or how answers are chosen.
+files are therefore those of transformers and peft. The module does not know methods, tokenizers or how answers are
+chosen.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Manifest: what an adapter is and where it comes from, with digests. Does not know tensors or methods."""
+"""Manifest: what an adapter is and where it comes from, with digests. The module does not know tensors or methods."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Mixed batch: one frozen model computes a packed row for several adapters at once.
 
 The row is sorted by adapter, so each adapter has one contiguous segment. Layers that no adapter changes are computed
-once for the whole row. Does not know methods, tasks or texts.
+once for the whole row. The module does not know methods, tasks or texts.
 """
 
 from __future__ import annotations

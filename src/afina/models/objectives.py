@@ -2,8 +2,8 @@
 
 The kinds are one label of several, a number, any number of labels, and a text. Training, studies and the report call
 the objective and do not assume labels. `Predictions` are a model's answers; packages above `models` only use their
-length, selection and file. Passes arrays to `afina.stats`, which does not know objectives. Imports torch only in
-`loss`. Does not know models.
+length, selection and file. Passes arrays to `afina.stats`, which does not know objectives. The module imports torch
+only in `loss`. The module does not know models.
 """
 
 from __future__ import annotations

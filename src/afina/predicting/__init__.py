@@ -1,1 +1,1 @@
-"""From adapters and texts to predictions, metrics and probes. Does not know training, runs or studies."""
+"""From adapters and texts to predictions, metrics and probes. The package does not know training, runs or studies."""

@@ -1,4 +1,4 @@
-"""Evaluate an adapter on labelled texts. Does not read files of texts."""
+"""Evaluate an adapter on labelled texts."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Evaluation:
         task: Address of the texts.
         metric: Name of the headline metric.
         metrics: All metrics of the objective.
-        interval: 95 % confidence interval of the headline metric, for other texts of this kind.
+        interval: 95 % confidence interval of the headline metric, over texts.
         examples: Number of texts.
         truncated: Number of texts that were truncated to the adapter's maximum length.
         dtype: The compute dtype.
-        where: As in `EvaluationSet`, like `held_out`, `leaked` and `left_out`.
+        where: The file or task of the texts, as in `EvaluationSet`; so are `held_out`, `leaked` and `left_out`.
         kind: Kind of the task.
         label_names: Names of the labels; of two labels, the second is the positive label.
-        answered: Targets and answers.
+        answered: Targets and predictions of all texts.
         max_length: Maximum length in tokens. None: the adapter reads whole texts.
         chosen: Whether somebody chose the positive label of two.
         too_long: Number of target texts that were left out because they have too many tokens.
@@ -68,7 +68,7 @@ class Evaluation:
 
 
 def trained(adapter: Adapter) -> TrainingInfo:
-    """Return what an adapter's manifest says about the texts that it was trained on."""
+    """Return the facts in an adapter's manifest about its training texts."""
     manifest = adapter.manifest
     names = None if manifest.method == FOREIGN else manifest.label_names
     kind = objectives.make(manifest.label_names, manifest.objective).kind
@@ -93,17 +93,17 @@ def evaluate(
         adapter: The adapter.
         texts: The labelled texts, read with the result of `trained`, so that training texts are recognised.
         backbone: Address of the backbone. None: the adapter's own.
-        check_probe: Whether to compare the recorded probe first.
-        dtype: As in `Predictor.of`.
+        check_probe: Whether to check the golden test (recorded outputs) first.
+        dtype: Compute type, as in `Predictor.of`.
         metric: The headline metric. None: the task's, else the kind's default.
         positive: The positive label of two, for F1 and AUROC. None: the second of `texts`.
 
     Raises:
-        InvalidStudy: The kind does not have the metric.
-        InvalidData: `positive` is no label of the adapter, or does not apply.
-        NotFound: There is no such backbone, or the adapter names none.
+        InvalidStudy: The kind of task does not have the metric.
+        InvalidData: `positive` is not a label of the adapter, or the adapter has not two labels.
+        NotFound: The backbone does not exist, or the adapter names none.
         WrongBackbone: The adapter was made for another backbone.
-        CorruptAdapter: The tensors do not fit, or the probe differs.
+        CorruptAdapter: The tensors do not fit the backbone, or the golden test fails.
     """
     manifest = adapter.manifest
     if manifest.method == FOREIGN:  # peft stores no label names

@@ -1,6 +1,6 @@
-"""Write each row of a file with its answer: as objects, or as a table beside the file's own columns.
+"""Write each row of a file with its prediction, as JSON objects or as a table with the file's columns.
 
-A row without a text gets an answer without values, so rows stay aligned. Does not know models.
+A row without a text gets an answer without values, so rows stay aligned. The module does not know models.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Predictor: an opened adapter that answers for any number of texts, on its backbone or without a backbone.
+"""Predictor: an opened adapter that predicts any number of texts, on its backbone or without a backbone.
 
-The order of texts and the batches do not change answers. Does not know tasks, files of texts or probes.
+The order of texts and the batches do not change answers. The module does not know tasks, files of texts or probes.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Predictor(ReprCard, ABC):
                 products of the backbone's linear layers in int8, all else as with "auto".
 
         Raises:
-            UnknownName: There is no such dtype.
+            UnknownName: The dtype does not exist.
             NotFound: The adapter needs a backbone and `backbone` is None.
             WrongBackbone: The backbone's digest differs from the manifest's.
             CorruptAdapter: The tensors do not fit.
@@ -150,7 +150,7 @@ class Predictor(ReprCard, ABC):
         return made.decoding_changed(**self.decoding) if self.decoding else made
 
     def generating(self, **changes: Any) -> Self:
-        """Return this predictor with other settings of generation; the model is shared.
+        """Return this predictor with other decoding settings; the model is shared.
 
         Args:
             **changes: Fields of `Decoding`, such as max_new_tokens, beams, temperature or seed.
@@ -192,7 +192,7 @@ class Predictor(ReprCard, ABC):
         return self._predict(*as_lists(texts, pairs), where, before)
 
     def measure(self, split: Split, *, where: str = "text") -> tuple[Predictions, int]:
-        """Predict a split; the predictions have its targets, and what else the metrics need.
+        """Predict a split; the predictions also have its targets, and further values for the metrics.
 
         Returns and raises as `predict`.
         """
@@ -240,7 +240,7 @@ def backbone_of(adapter: Adapter, address: str | None = None) -> Backbone | None
 
 @dataclass(frozen=True, eq=False, repr=False)
 class WordsPredictor(Predictor):
-    """A bag-of-words adapter, which needs no backbone and reads every text whole."""
+    """The predictor of a bag-of-words adapter, which needs no backbone and reads every text whole."""
 
     model: BagOfWords
 
@@ -261,13 +261,13 @@ class WordsPredictor(Predictor):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ModelPredictor(Predictor):
-    """An adapter on its backbone, on the device that `afina.device` chooses.
+    """The predictor of an adapter on its backbone, on the device that `afina.device` chooses.
 
     Attributes:
         classifier: The backbone with the adapter's method and head.
         backbone: The backbone.
         method: The adapter's method, with the defaults of the backbone's family.
-        truncation: How long texts are truncated.
+        truncation: Maximum length and side of truncation. None: as in training.
     """
 
     classifier: Classifier
@@ -355,7 +355,7 @@ class ModelPredictor(Predictor):
 
 
 def int8_factors(backbone: Backbone, precision: str, opened: Classifier | None = None) -> dict[str, Tensor]:
-    """Return what `Classifier.use_int8` needs, measured on the built-in sentences of the golden probe.
+    """Return the factors for `Classifier.use_int8`, measured on the built-in sentences of the golden test.
 
     No method is attached for this. So every adapter has the same layers in int8, with the same factors, in a predictor,
     in an engine with many adapters, and in `afina replay`. Measured once for each precision of the frozen weights.

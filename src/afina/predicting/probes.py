@@ -1,4 +1,4 @@
-"""Probes: check that an adapter still computes what it computed after training. Does not know tasks or users' texts."""
+"""Probes (golden tests): check that an adapter still computes the outputs that were recorded after training."""
 
 from __future__ import annotations
 
@@ -115,19 +115,19 @@ def difference(predictor: Predictor) -> float:
 
 
 def asked(manifest: Manifest) -> list[tuple[str, str | None]]:
-    """Return the built-in sentences as an adapter reads them, each with its second text or None."""
+    """Return the built-in sentences in the form that an adapter reads, each with a second text or None."""
     return [*zip(PROBE, _pairs(manifest.template) or [None] * len(PROBE), strict=True)]
 
 
 def compared(actual: np.ndarray, expected: np.ndarray, where: str) -> float:
-    """Return the largest difference, divided by the largest expected output. Raises CorruptAdapter: other shapes."""
+    """Return the largest difference, divided by the largest expected output. Raises CorruptAdapter if shapes differ."""
     if actual.shape != expected.shape:
         raise problems.PROBE_SHAPE(where=where, found=actual.shape, expected=expected.shape)
     return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-12))
 
 
 def recorded(manifest: Manifest, where: str) -> np.ndarray:
-    """Return the probe's outputs in the manifest, [sentence, label]. Raises InvalidStudy if there are none."""
+    """Return the outputs in the manifest, [sentence, label]. Raises InvalidStudy if the manifest has none."""
     if manifest.probe is None:
         raise problems.PROBE_MISSING(where=where)
     return np.array(manifest.probe)

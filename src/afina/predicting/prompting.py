@@ -1,7 +1,7 @@
-"""Prompting: the answers of an untrained language model to a task's texts, for several templates.
+"""Prompting: zero-shot predictions of an untrained language model for a task's texts, with several templates.
 
-An offset corrects labels that the model answers too often; it is estimated on texts without using their labels. Does
-not train.
+An offset of the logits corrects labels that the model predicts too often; it is estimated on texts without their
+labels.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ class TemplateComparison:
 
 @dataclass(frozen=True, repr=False)
 class Answer(ReprCard):
-    """The answers of an untrained model.
+    """The zero-shot predictions of an untrained model.
 
     Attributes:
-        template: The template that was used.
-        usual: The template that training uses by default.
-        words: Words by label.
-        offset: Whether an offset was added.
+        template: The prompt template that was used.
+        usual: The prompt template that training uses by default.
+        words: Label words by label.
+        offset: Whether an offset was added to the logits.
         metrics: Metrics on `examples` held-out texts, the headline metric first.
-        score: Whether each answer is right, bool [examples].
+        score: Whether each prediction is right, bool [examples].
         compared: All compared templates in order; empty if there was one template.
     """
 
@@ -99,7 +99,7 @@ def ask(
     offset: bool = False,
     says: Says = silent,
 ) -> Answer:
-    """Ask `backbone`, untrained, about a task's held-out texts, in one template.
+    """Predict a task's held-out texts zero-shot with `backbone`, in the best of several templates.
 
     Args:
         backbone: The backbone.
@@ -186,7 +186,7 @@ def _source(question: Verbalizer) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Asking:
-    """An untrained classifier that answers in words, for any template."""
+    """An untrained classifier whose head is made of label words, for any template."""
 
     backbone: Backbone
     classifier: Classifier

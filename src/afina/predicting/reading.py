@@ -1,4 +1,4 @@
-"""Reading: how an adapter tokenises texts, and whether it fits a backbone. Opens no model and computes nothing."""
+"""Reading: how an adapter tokenizes texts, and whether the adapter fits a backbone. Opens no model."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ PROBE = (
 
 @dataclass(frozen=True)
 class Truncation:
-    """How long texts are truncated, instead of as in training.
+    """Where and at which length a request wants long texts truncated, instead of as in training.
 
     Attributes:
         max_length: Most tokens of a text, template and special tokens included; the adapter's own maximum still holds.
             None: the adapter's own.
-        side: The side at which a text loses tokens, "left" or "right". None: the tokenizer's own.
+        side: The side at which a text loses tokens, "left" or "right". None: the tokenizer's default.
     """
 
     max_length: int | None = None
@@ -55,12 +55,12 @@ AS_TRAINED = Truncation()
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """How an adapter on a backbone reads texts: as in training, except for what a request asks for.
+    """Template, maximum length and truncation with which an adapter on a backbone tokenizes texts.
 
     Attributes:
         where: The adapter's directory, used in messages.
         method: The adapter's method, with the defaults of the backbone's family.
-        other: Replaces the adapter's template. None: the adapter's template.
+        other: A template in place of the adapter's. None: the adapter's template.
     """
 
     manifest: Manifest
@@ -167,7 +167,7 @@ def method_of(adapter: Adapter, backbone: Backbone) -> Method:
     """Return the adapter's method, with the defaults of the backbone's family.
 
     Raises:
-        UnknownName: There is no such method.
+        UnknownName: The method does not exist.
         InvalidStudy: The hyperparameters are not supported.
         CorruptAdapter: A size in the manifest is impossible, or the settings for peft differ from the manifest.
     """

@@ -1,4 +1,4 @@
-"""Retention: the language-model loss of a backbone or an adapted model on sentences. Does not know tasks or methods."""
+"""Retention: the language-model loss of a backbone or an adapted model on neutral sentences."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The cost of answers, where backbones are compared: seconds a text, bytes to serve, and which method answers faster.
+"""The cost of predictions of several backbones: seconds per text, bytes to serve, and which method is faster.
 
-docs/reference/figures.md defines both figures. Times are compared only between runs of one machine.
+docs/reference/figures.md defines seconds per text and bytes to serve. Times are compared only within one machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FLOAT32 = 4
 
 
 def seconds_a_text(record: Record) -> float | None:
-    """Return the seconds of the `evaluate` phase per text; None if the phase answered an unknown number of texts."""
+    """Return the seconds of the `evaluate` phase per text; None if the number of texts is unknown."""
     texts = record.examples + (record.selection.examples if record.selection else 0)
     if record.training.get("temperature") or not texts:
         return None
@@ -52,7 +52,7 @@ def bytes_to_serve(record: Record) -> int | None:
 
 
 def are_comparable(arms: Sequence[Arm]) -> bool:
-    """Return whether the times of the arms were measured on one machine, beside the same number of runs."""
+    """Return whether the methods' times were measured on one machine, beside equally many runs."""
     machines = set().union(*(arm.machines for arm in arms))
     return len(machines) == 1 and len({record.at_once for arm in arms for record in arm.records}) == 1
 
@@ -60,7 +60,7 @@ def are_comparable(arms: Sequence[Arm]) -> bool:
 def answer_cost_table(arms: Sequence[Arm], more: Sequence[str] = ()) -> Table | None:
     """Return a row per method: headline metric, milliseconds a text and bytes to serve; None for one backbone.
 
-    `more` are further notes.
+    `more` are further notes below the table.
     """
     if not has_several_backbones(arms):
         return None
@@ -90,7 +90,7 @@ def _beside_float32(arms: Sequence[Arm]) -> str:
 
 
 def answer_costs_as_json(arms: Sequence[Arm]) -> list[dict[str, object]]:
-    """Return the plain numbers of the table for each row: `backbone`, `seconds_a_text`, `bytes_to_serve`."""
+    """Return the values of each row of the table: `backbone`, `seconds_a_text`, `bytes_to_serve`."""
     found: list[dict[str, object]] = []
     for arm in lines(arms):
         found.append(
@@ -108,7 +108,7 @@ def answer_costs_as_json(arms: Sequence[Arm]) -> list[dict[str, object]]:
 def faster_sentence(leader: Arm, others: Sequence[Arm], found: Verdicts) -> str:
     """Return how close the best of the much faster methods on other backbones is to the leader; empty without any.
 
-    The distance is the end of the interval of the difference that is worse for the faster method.
+    How close: the end of the difference's 95 % interval that is worse for the faster method.
     """
     other = [arm for arm in others if arm.record.backbone != leader.record.backbone and _answers(arm)]
     fast = [arm for arm in other if _times_as_fast(arm, leader) >= FASTER]
@@ -138,7 +138,7 @@ def faster_sentence(leader: Arm, others: Sequence[Arm], found: Verdicts) -> str:
 
 
 def _answers(arm: Arm) -> bool:
-    """Whether the arm's answers mean something: not those of an untrained model under a random head."""
+    """Whether a method's predictions mean something: not those of an untrained model with a random head."""
     return not isnan(arm.headline) and (arm.trained or make(arm.record.method).head != "random")
 
 
@@ -157,12 +157,12 @@ def _three_digits(value: float) -> str:
 
 
 def _times(ratio: float) -> str:
-    """A ratio rounded down, so that it is never exaggerated: `15`, `2.4`."""
+    """Return a ratio rounded down, so that it is never exaggerated: `15`, `2.4`."""
     return f"{int(ratio):,}" if ratio >= 10 else f"{int(10 * ratio) / 10:g}"
 
 
 def _distance(worst: float, metric: Metric) -> str:
-    """A distance rounded up, such as `3 points`, `0.4 points` or `0.0512`."""
+    """Return a difference rounded up, such as `3 points`, `0.4 points` or `0.0512`."""
     if not metric.points:
         return f"{ceil(10_000 * worst) / 10_000:g}"
     points = 100 * worst

@@ -1,6 +1,6 @@
-"""Arm: one setting of one method with its seeds, the unit of every table, verdict, claim and plot.
+"""Arm: a method with its hyperparameters and all its seeds, the unit of every table, comparison, claim and plot.
 
-The module knows which results make an arm and how the arm is called; it does not know which figures are shown.
+`arms` groups the results of a study into arms, and names each arm.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Value = Callable[[Record], float | None]
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """S results on the same N examples that differ only in the seed.
+    """A method with its hyperparameters: S results on the same N examples that differ only in the seed.
 
     Attributes:
-        label: Name in words, unique in a report.
+        label: Name of the arm in words, unique in a report.
         results: Results by seed, at least one.
-        place: Index among the arms of a report; it sets colour and marker in every plot.
+        place: Index among the arms of a report, which sets the arm's colour and marker in every plot.
     """
 
     label: str
@@ -46,7 +46,7 @@ class Arm:
 
     @property
     def record(self) -> Record:
-        """The first record, for fields that all seeds share."""
+        """The record of the first seed, for fields that all seeds share."""
         return self.results[0].record
 
     @property
@@ -55,7 +55,7 @@ class Arm:
 
     @property
     def whatever_size(self) -> str:
-        """The label without the number of texts."""
+        """The label without the number of training texts."""
         return self.label.removesuffix(f", {_texts(self.size)}")
 
     @property
@@ -95,11 +95,11 @@ class Arm:
 
     @cached_property
     def scores(self) -> np.ndarray:
-        """The value of each answer for the headline metric, shape [S, N]; for accuracy, 1 if right, else 0."""
+        """The contribution of each prediction to the headline metric, [S, N]; for accuracy, 1 if right, else 0."""
         return self.values(self.record.metric)
 
     def values(self, metric: str) -> np.ndarray:
-        """Return the value of each answer for `metric`, shape [S, N]."""
+        """Return the contribution of each prediction to `metric`, [S, N]."""
         return np.stack([result.values(metric) for result in self.results])
 
     @cached_property
@@ -135,13 +135,13 @@ class Arm:
 
 
 def arms(results: Iterable[Result], backbones: Sequence[str] = ()) -> list[Arm]:
-    """Group results into arms, in the order of their first results.
+    """Group results into arms (methods with their seeds), in the order of their first results.
 
-    Of equal results, such as those of two sizes above the training split, the first one counts.
+    Of equal results, such as those of two sizes above the training split, the first counts.
 
     Args:
         results: The results of a study or a recommendation.
-        backbones: The addresses of the study's backbones. Of several, each label names its backbone.
+        backbones: The addresses of the study's backbones. If there are several, each label names its backbone.
     """
     groups: list[list[Result]] = []
     for result in results:
@@ -163,7 +163,7 @@ def has_several_backbones(arms: Sequence[Arm]) -> bool:
 
 
 def is_curve(arms: Sequence[Arm]) -> bool:
-    """Return whether a method was trained on several numbers of texts."""
+    """Return whether a method was trained on several numbers of texts, so that a learning curve can be drawn."""
     sizes: dict[str, set[int]] = {}
     for arm in arms:
         sizes.setdefault(arm.record.name, set()).add(arm.size)
@@ -179,7 +179,7 @@ def of_greatest_size(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def lines(shown: Iterable[Arm]) -> list[Arm]:
-    """Return the rows of a table: one arm per seed, then the arm with all seeds if there are several."""
+    """Return the rows of a table: one arm for each seed, then the arm with all seeds if there are several."""
     return [line for arm in shown for line in (*arm.each(), *([arm] if len(arm.results) > 1 else []))]
 
 
@@ -189,12 +189,12 @@ def measured_on(result: Result) -> tuple[str, bytes]:
 
 
 def training(record: Record) -> dict[str, object]:
-    """Return the training settings that can change a result."""
+    """Return the training settings of a record that can change the result."""
     return {key: value for key, value in record.training.items() if key not in NO_EFFECT}
 
 
 def differing(several: Sequence[Mapping[str, object]]) -> list[str]:
-    """Return the keys whose values differ, in order of appearance."""
+    """Return the keys whose values differ between the mappings, in order of appearance."""
     keys = dict.fromkeys(key for one in several for key in one)
     return [key for key in keys if any(one.get(key) != several[0].get(key) for one in several)]
 
@@ -219,7 +219,7 @@ def _settings(record: Record) -> dict[str, object]:
 
 
 def titles_of(records: Sequence[Record], backbones: Sequence[str] = ()) -> list[str]:
-    """Return the title of the method of each record; of several backbones, such as `LoRA on minilm`."""
+    """Return the method's title of each record; with several backbones, such as `LoRA on minilm`."""
     return _on([record.title for record in records], records, backbones)
 
 
@@ -230,7 +230,7 @@ def _names(records: Sequence[Record], backbones: Sequence[str]) -> dict[str, str
 
 
 def _on(texts: Sequence[str], records: Sequence[Record], backbones: Sequence[str]) -> list[str]:
-    """The texts, each with the name of its record's backbone if there are several backbones."""
+    """Return the texts, each with the name of its record's backbone if there are several backbones."""
     names = _names(records, backbones)
     if not names:
         return list(texts)
@@ -264,7 +264,7 @@ def _texts(size: int) -> str:
 
 
 def _label(record: Record, name: str) -> str:
-    """The title of the method, with the run's `name` if the two differ, and whether PreLayer's head was trained."""
+    """Return the method's title, with the run's `name` if the two differ, and whether PreLayer trained the head."""
     remarks = [] if name == record.method else [name]
     train_head = record.hyperparameters.get("train_head")
     if train_head is False:

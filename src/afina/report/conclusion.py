@@ -1,8 +1,7 @@
-"""Conclusion and headline: the result of a study or a recommendation, in sentences and in one line.
+"""The conclusion and the headline of a report: the result of a study or a recommendation, in words.
 
-A headline has three figures: headline metric, training time and memory. Every statement follows from a verdict:
-"equivalent" is said only of pairs with that verdict. The module knows arms and verdicts; it does not know how a report
-is written.
+A headline has three figures: headline metric, training time and memory. Every statement follows from the verdict of a
+paired comparison: "equivalent" is written only of pairs with this verdict.
 """
 
 from __future__ import annotations
@@ -54,13 +53,13 @@ def sentences(
     waiting: int = 0,
     against: Sequence[Comparison] = (),
 ) -> list[str]:
-    """Return the conclusion, the answer first.
+    """Return the sentences of the conclusion, the recommended method first.
 
     Args:
-        arms: The settings with results.
-        found: Their verdicts.
+        arms: The methods with their results over the seeds.
+        found: The paired comparisons of the arms, with their verdicts.
         failed: Runs of the study that failed.
-        waiting: How many runs have not finished.
+        waiting: The number of runs that have not finished.
         against: The comparisons with the best baseline, for a study of one method.
     """
     if not arms:
@@ -77,9 +76,9 @@ def sentences(
 
 
 def unasked(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
-    """Return what labels that are not words cost, if a method started from a random head because of them.
+    """Return a sentence on the cost of labels that are not words, if a method therefore started from a random head.
 
-    `data` has the settings by which the task was read.
+    `data` has the options with which the task was read.
     """
     for arm in arms:
         one = arm.record
@@ -105,10 +104,10 @@ def _is_decoder(backbone: str) -> bool:
 
 
 def of_one_method(arm: Arm, baselines: Sequence[MeasuredBaseline], against: Sequence[Comparison] = ()) -> Iterator[str]:
-    """Yield the result of the only method of a study: its figure, the baselines, and what it took.
+    """Yield the result of the only method of a study: its metric, the baselines, time and memory.
 
     Args:
-        against: The comparison with the best baseline, if there is one.
+        against: The paired comparison with the best baseline, if there is one.
     """
     record, metric = arm.record, METRICS[arm.record.metric]
     found = arm.interval(record.metric)
@@ -130,7 +129,7 @@ def of_one_method(arm: Arm, baselines: Sequence[MeasuredBaseline], against: Sequ
 
 
 def leading(arms: Sequence[Arm], found: Verdicts) -> tuple[str, Arm]:
-    """Return the answer in at most about ten words, and the leading arm."""
+    """Return the result in at most about ten words, and the best arm."""
     field = _field(arms, found)
     return field.headline(), field.leader
 
@@ -142,14 +141,14 @@ def _field(arms: Sequence[Arm], found: Verdicts) -> _Field:
 
 
 def _weight(group: Sequence[Arm]) -> tuple[bool, int, int, int]:
-    """A sort key: how many comparisons the arms of a group allow."""
+    """Return a sort key of a group of arms: how many comparisons are possible in it."""
     return not isnan(group[0].headline), sum(arm.trained for arm in group), len(group), group[0].size
 
 
 def leader(arms: Sequence[Arm]) -> Arm:
     """Return the arm with the best headline metric in the largest group of comparable arms.
 
-    Of arms with equal figures, a trained arm is returned, and of these the arm that trains the fewest parameters.
+    Among arms with equal metrics, returns a trained arm, and among these the arm with the fewest trainable parameters.
     """
     return max(_ground(arms), key=lambda arm: (round(arm.gain, 4), arm.trained, -arm.record.trainable, arm.gain))
 
@@ -160,14 +159,14 @@ def _ground(arms: Sequence[Arm]) -> Sequence[Arm]:
 
 @dataclass(frozen=True, eq=False)
 class _Field:
-    """The arm with the best headline metric, and the arms that can be compared with it."""
+    """The arm with the best headline metric, and the other arms that can be compared with it."""
 
     leader: Arm
     others: tuple[Arm, ...]
     found: Verdicts
 
     def headline(self) -> str:
-        """The answer, short enough for the heading of a page."""
+        """The result of the study, short enough for the heading of a page."""
         arm, name = self.leader, self.leader.record.metric
         metric = METRICS[name]
         if isnan(arm.headline):
@@ -201,7 +200,7 @@ class _Field:
         return " ".join([*said, *([SIGNIFICANT] if better else [])])
 
     def _is_tied(self, arm: Arm) -> bool:
-        """Whether both figures are the same to four digits, and the arm is not significantly worse."""
+        """Whether two metrics are equal to four digits, and the arm is not significantly worse."""
         return share(arm.headline) == share(self.leader.headline) and arm not in self.of("better")
 
     def cheaper(self) -> str:
@@ -221,7 +220,7 @@ class _Field:
         return "No cheaper method is as good." if dearer else ""
 
     def settle(self) -> str:
-        """How the first undecided comparison could be settled; with one seed, also the caveat of one seed."""
+        """A sentence on how many texts would decide the first undecided comparison; with one seed, also that caveat."""
         open_, said = self.of("undecided"), []
         if open_:
             said.append(f"{self._against[open_[0].label].sentence}.")
@@ -248,7 +247,7 @@ class _Field:
 
 
 def _costs(arm: Arm, dear: Arm) -> str:
-    """The costs of both arms; time and memory only where both were measured on one machine."""
+    """Return the costs of both arms; time and memory only where both were measured on one machine."""
     if not arm.trained:
         return "it trains nothing"
     mine, yours = arm.record, dear.record
@@ -284,7 +283,7 @@ def _measured(arm: Arm, dear: Arm) -> dict[str, tuple[float, float]]:
 
 
 def _absent(arms: Sequence[Arm], ground: Sequence[Arm], failed: Sequence[Failure], waiting: int) -> str:
-    """The arms and runs that the other sentences leave out."""
+    """Return sentences on the arms and runs that the other sentences leave out."""
     apart = [arm.label for arm in arms if arm not in ground]
     lost = [f"{one.name}, seed {one.seed}" for one in failed]
     parts = [f"{listed(apart)}, measured on other texts or seeds"] if apart else []
@@ -315,7 +314,7 @@ Interval = tuple[float, float] | None
 
 @dataclass(frozen=True)
 class Figure:
-    """One large figure below the headline, such as `Training time`, `60 s`, `mean of 3 seeds`."""
+    """A large number below the headline, such as `Training time`, `60 s`, `mean of 3 seeds`."""
 
     name: str
     value: str
@@ -324,14 +323,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Headline:
-    """The answer in one line, and three figures: headline metric, training time, memory."""
+    """The result in one line, and three figures: headline metric, training time, memory."""
 
     text: str
     figures: tuple[Figure, ...]
 
 
 def of_study(arms: Sequence[Arm], found: Verdicts) -> Headline:
-    """Return the headline of a study's arms and their verdicts."""
+    """Return the headline of a study from its arms and their paired comparisons."""
     text, arm = leading(arms, found)
     return Headline(text, _of_arm(arm))
 

@@ -1,6 +1,6 @@
 """Values in words: settings, counts, seconds, bytes, shares, points; names and figures of metrics; templates.
 
-`afina.stats` defines the metrics. The module does not know tables or whole sentences.
+`afina.stats` defines the metrics.
 """
 
 from __future__ import annotations

@@ -225,7 +225,7 @@ Args: the verdict on the first method, whether the two are equivalent, whether t
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim, tested on one pair of settings.
+    """One claim of the paper, tested on one pair of methods.
 
     Attributes:
         evidence: Other measurements, and what would settle the claim; the missing runs if the claim is not tested.
@@ -409,7 +409,7 @@ def _seconds(records: Sequence[Record]) -> tuple[str, list[float]]:
 
 
 def _needed(records: Sequence[Record]) -> tuple[str, list[float]]:
-    """The memory that a GPU needs: PyTorch's allocated peak, or state and activations for runs without a GPU."""
+    """Return the memory that a GPU needs: PyTorch's allocated peak, or state and activations for runs without a GPU."""
     if all(measured_on_gpu(record) for record in records):
         return "GPU memory allocated at the peak", _all([record.memory.allocated_peak for record in records])
     activations = [record.memory.activation_bytes for record in records]

@@ -1,6 +1,6 @@
 """Figures of each label (precision, recall, F1, number of texts) and the most frequent confusions.
 
-The functions are pure. They take labels as arrays and do not know kinds of task, which are in `kinds.py`.
+The functions are pure and take labels as arrays.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ class Answered:
     Attributes:
         targets: Classes: int64 [N]. Numbers: float64 [N]. Labels: bool or int [N, L]. Texts: tuples of one or more
             references, object [N].
-        answers: In the form of targets. Texts: strings, object [N].
-        chances: Probabilities. Classes: float [N, C]. Labels: float [N, L]. None for numbers and texts.
+        answers: Predictions in the form of targets. Texts: strings, object [N].
+        chances: Predicted probabilities. Classes: float [N, C]. Labels: float [N, L]. None for numbers and texts.
         extras: For texts that a language model answered. `nll`: negative log-likelihood of all references in nats,
             float64 [N]. `reference_tokens`: tokens of all references with eos, int64 [N]. `new_tokens`: tokens of the
             answer with eos, int64 [N]. `ended`: whether eos or a stop string ended the answer, bool [N].

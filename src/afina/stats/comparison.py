@@ -1,4 +1,4 @@
-"""Which of two methods is better, how certain this is, and how much more data would decide it.
+"""Paired comparison of methods: which of two is better, how certain this is, and how much more data would decide.
 
 Pure functions of arrays and numbers. Each pair is compared on the same examples and seeds.
 """
@@ -127,7 +127,7 @@ def compare(
     """Compare every pair of methods.
 
     Args:
-        values: What `metric.values` returns for each method, [S, N]: bool for accuracy and exact matches, else float.
+        values: The result of `metric.values` for each method, [S, N]: bool for accuracy and exact matches, else float.
             Row s of all methods has the same seed, and column i the same example.
         references: Methods that are not candidates, such as an untrained model. Pairs with a reference are corrected
             separately, so that their number does not weaken other comparisons.

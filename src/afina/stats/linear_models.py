@@ -1,4 +1,4 @@
-"""Linear models by scikit-learn on any features, regularized by cross-validation. Does not know texts and models.
+"""Linear models by scikit-learn on any features, regularized by cross-validation.
 
 Logistic regression for classes, ridge regression for a number, a logistic regression for each of several labels. The
 baselines of a kind (features: TF-IDF) and the method `linear_probe` (features: hidden states) share this module.

@@ -1,1 +1,1 @@
-"""Training sessions: from a classifier, a method and batches to trained weights. Does not know tasks or studies."""
+"""Train a classifier by a method on batches. The package does not know tasks or studies."""

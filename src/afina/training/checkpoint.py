@@ -1,6 +1,6 @@
-"""Checkpoint: the state from which an interrupted run continues with the same result. Knows only tensors and numbers.
+"""Checkpoint: parameters, optimizer state and step, from which an interrupted run continues with the same result.
 
-No generator state is saved: data order and dropout depend only on (seed, step), see `afina.digest`.
+No random state is saved: the order of texts and dropout depend only on the seed and the step (`afina.digest`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _AVERAGE = "average/"
 
 @dataclass
 class Account:
-    """Progress of a run: steps, real tokens, seconds by phase, loss of each step, peak resident memory in bytes."""
+    """What a training has done: steps, tokens, seconds by phase, loss of each step, peak resident memory in bytes."""
 
     step: int = 0
     tokens: int = 0
@@ -59,7 +59,7 @@ def load(
 ) -> Account:
     """Restore a checkpoint of the run with this key in place, and return its account.
 
-    If the checkpoint is missing, damaged, or of another run, nothing is changed and the account is empty.
+    If the checkpoint is missing, damaged, or of another run, no parameter is changed and the account is empty.
     """
     try:
         tensors, metadata = tensorfile.read(path) if path.exists() else ({}, {})

@@ -1,8 +1,8 @@
-"""Dry run: training steps without values, which measure memory before the weights exist.
+"""Dry run: training steps on tensors without values, which measure memory before the weights are read.
 
 The real training code runs on torch's fake tensors, which have shapes, dtypes and a device but no values. The figures
-therefore follow the training code for every family and method, and 13 billion parameters take seconds. Does not know
-tasks.
+therefore follow the training code for every family and method, and 13 billion parameters take seconds. The module does
+not know tasks.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class DryRun:
     """Parameter counts, and memory in bytes as docs/reference/figures.md defines it.
 
     Attributes:
-        state_bytes: Parameters, gradients, optimiser state and what else is kept between steps.
+        state_bytes: Bytes of parameters, gradients, optimiser state and everything else that is kept between steps.
         gpu_state_bytes: `state_bytes` without the second copy of packed weights, which only a CPU keeps.
-        activation_bytes: None if nothing is trained, and with activation checkpointing.
-        beyond_state: Memory beside the state: activations, or the peak during a step with activation checkpointing.
-        evaluation: Peak of all tensors during the evaluation, after training.
-        tensors: Peak of all tensors over training, evaluation and the time between.
+        activation_bytes: Bytes of activations. None if nothing is trained, and with activation checkpointing.
+        beyond_state: Memory in addition to the state: activations, or the peak of a step with activation checkpointing.
+        evaluation: Peak bytes of all tensors during the evaluation after training.
+        tensors: Peak bytes of all tensors from the start of training to the end of evaluation.
     """
 
     counts: ParameterCounts
@@ -146,7 +146,7 @@ def _fake(classifier: Classifier) -> Classifier:
 
 
 class Alive(TorchDispatchMode):
-    """Tracks every storage from its creation to its release. `peak` is the largest total in bytes."""
+    """Tracks every tensor storage from its creation to its release. `peak` is the largest total in bytes."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -154,7 +154,7 @@ class Alive(TorchDispatchMode):
         self._sizes: dict[int, int] = {}
 
     def restart(self) -> int:
-        """Return the peak so far, and begin another one at the present total."""
+        """Return the peak so far in bytes, and restart the measurement at the present total."""
         before, self.peak = self.peak, self.now
         return before
 

@@ -1,9 +1,9 @@
-"""Fit: a training session. The same code for every method: it uses a classifier, named parameters and batches.
+"""Fit: a training session of a classifier by any method.
 
-AdamW with Trainer's parameter groups, linear decay to zero after an optional linear warm-up, clipping by the total
-norm. The loss is the objective's mean over a batch. Activation checkpointing is torch's `checkpoint` around each
-transformer block, with any patched forward. It restores the random state, so the second pass draws the same dropout
-masks. Does not know tasks or runs, and reads no file except its checkpoint.
+The optimizer is AdamW with Trainer's parameter groups, linear decay to zero after an optional linear warm-up, and
+clipping by the total norm. The loss is the objective's mean over a batch. Activation checkpointing is torch's
+`checkpoint` around each transformer block; the second pass draws the same dropout masks. The module reads no file
+except the checkpoint.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CHECKPOINT_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Measured:
-    """Memory of training, as docs/reference/figures.md defines it; activations are None if they cannot be measured."""
+    """Memory of a training in bytes, as docs/reference/figures.md defines it; None if it cannot be measured."""
 
     state_bytes: int
     activation_bytes: int | None = None
@@ -100,10 +100,10 @@ class Fit:
         listen: Listener = ignore,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Take the remaining steps.
+        """Take the remaining optimizer steps, or those up to `stop`.
 
         Args:
-            stop: Pause after this many steps in total; a later call continues with the same result. None: all steps.
+            stop: Pause after this total number of steps; a later call continues with the same result. None: all.
             keep: Called with the account from time to time, to write a checkpoint.
             listen: Receives a `Progress` after every step.
             stopped: Called after every step. If true, a checkpoint is kept and KeyboardInterrupt is raised.
@@ -164,14 +164,14 @@ class Fit:
         return loss
 
     def update(self, parts: Sequence[MicroBatch]) -> torch.Tensor:
-        """Update the weights with the gradients of a batch's parts; return the batch's mean loss, float32, detached."""
+        """Update the weights with the summed gradients of a batch's micro-batches; return the mean loss, float32."""
         self.weights.clear()
         loss = self._backward(parts)
         self._take()
         return loss
 
     def warm_up(self) -> None:
-        """Update with gradients of zero: the optimiser has its state afterwards, as after a first step."""
+        """Make a step with zero gradients, after which the optimizer has its state, as after a first step."""
         for weight in self.weights.trained.values():
             weight.grad = torch.zeros_like(weight)
         self._take()
@@ -209,7 +209,7 @@ class Fit:
     ) -> ValidationScore:
         """Evaluate the current weights on `split` by `metric`, in the compute dtype, which suffices to select settings.
 
-        The score has no figures if the last step made an output NaN or infinite.
+        The score has the value None if the last step made an output NaN or infinite.
 
         Args:
             predict: Returns the classifier's predictions for a split.
@@ -248,7 +248,7 @@ class Fit:
 
     @property
     def beside_bytes(self) -> int:
-        """Bytes of arrays that are no tensors, at their peak."""
+        """Peak bytes of numpy arrays that are not tensors."""
         return 0
 
     def activation_bytes(self, part: MicroBatch) -> int | None:
@@ -256,14 +256,14 @@ class Fit:
         return meter.activation_bytes(self.classifier, lambda: self._loss(part))
 
     def pace(self, first: int, count: int) -> float:
-        """Return the seconds of a token, measured over `count` steps after `first` steps; ends the session."""
+        """Return the training seconds per token, measured over `count` steps after `first` steps; ends the session."""
         self.advance(first)
         tokens, seconds = self.account.tokens, self.account.seconds["train"]
         self.advance(first + count)
         return (self.account.seconds["train"] - seconds) / (self.account.tokens - tokens)
 
     def measure(self) -> Measured:
-        """Measure memory after the last step: the state, and the activations of the largest part of a batch."""
+        """Measure memory after the last step: the state, and the activations of the largest micro-batch."""
         if not self.parameters or self.recipe.checkpointing:
             return Measured(self.state_bytes)  # activations that are recomputed are not saved and cannot be counted
         largest = self.inputs.largest(self.loader, self.recipe)

@@ -1,8 +1,8 @@
-"""Inputs of a training step: packed texts through the whole model, or features of texts if only the head changes.
+"""Inputs of a training step: packed texts for the whole model, or features of texts if only the head trains.
 
-Features are the frozen body's outputs. They are computed once for each text and kept, so all steps together cost one
-forward pass over each text. They are computed without dropout, in the batches of prediction and the compute dtype of
-training. Does not know optimisers, and knows only which parts a method trains.
+Features are the frozen body's outputs. The features of each text are computed once and kept, so all steps together cost
+one forward pass over each text. Features are computed without dropout, in the batches of prediction and the compute
+dtype of training.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from afina.training.optimizer import Recipe
 
 
 class MicroBatch(Protocol):
-    """A part of a batch that is computed at once; its length is the number of examples."""
+    """The part of a batch in one forward pass; its length is the number of examples."""
 
     @property
     def learnt(self) -> int:
-        """Number of targets that the mean loss is taken over."""
+        """Number of targets over which the mean loss is taken."""
 
     @property
     def targets(self) -> Tensor:
@@ -68,7 +68,7 @@ class TextBatch:
 
 
 class Inputs(ABC):
-    """Inputs of the steps of one training session; `classifier`: in the weights that it computes with."""
+    """The inputs of all steps of a training session."""
 
     def __init__(self, classifier: Classifier, loader: Loader, recipe: Recipe) -> None:
         self.classifier, self.loader, self.recipe = classifier, loader, recipe
@@ -79,7 +79,7 @@ class Inputs(ABC):
 
     @property
     def held(self) -> Sequence[Tensor]:
-        """Tensors kept between steps, beside weights."""
+        """Tensors kept between steps in addition to weights."""
         return ()
 
     @abstractmethod
@@ -92,7 +92,7 @@ class Inputs(ABC):
 
     @abstractmethod
     def parts(self, batch: Any) -> Sequence[MicroBatch]:
-        """Return the parts of a batch that are computed at once, on the device."""
+        """Return the micro-batches of a batch, on the device."""
 
     @abstractmethod
     def tokens(self, batch: Any) -> int:
@@ -100,7 +100,7 @@ class Inputs(ABC):
 
     @abstractmethod
     def prepare(self, step: int) -> None:
-        """Compute what a step needs before its outputs; counts towards the step's time."""
+        """Compute what a step needs before its forward pass; this time counts as the step's."""
 
     @abstractmethod
     def outputs(self, part: Any) -> Tensor:
@@ -108,16 +108,16 @@ class Inputs(ABC):
 
     @abstractmethod
     def stand_in(self, largest: Packed) -> MicroBatch:
-        """Return the part for the batch `largest`, used to measure activations."""
+        """Return a micro-batch in place of `largest`, on which activations are measured."""
 
     @abstractmethod
     def rehearse(self, made: Sequence[TextBatch]) -> Sequence[MicroBatch]:
-        """Run all computations of a step on fake tensors from `rehearsal`; return the parts of such a step."""
+        """Run all computations of a step on fake tensors from `rehearsal`; return the step's micro-batches."""
 
     @classmethod
     @abstractmethod
     def largest(cls, loader: Loader, recipe: Recipe) -> Packed:
-        """Return the part with the most tokens that any step computes at once."""
+        """Return the micro-batch with the most tokens of all steps."""
 
     @classmethod
     @abstractmethod
@@ -256,7 +256,6 @@ class FeatureInputs(Inputs):
         return [FeatureBatch(batch.rows.to(self.device), batch.targets.to(self.device), batch.tokens, weights)]
 
     def tokens(self, batch: FeatureBatch) -> int:
-        """Return the number of tokens of the batch's texts, computed now or earlier."""
         return batch.tokens
 
     def prepare(self, step: int) -> None:

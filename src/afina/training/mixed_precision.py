@@ -1,8 +1,8 @@
-"""Mixed precision: the weights that a model computes with in training, and the float32 weights that are trained.
+"""Mixed precision: the weights with which a model computes in training, and the float32 master weights.
 
 In float32, both are the same tensors. In bfloat16, the model holds bfloat16 weights, so no step casts a frozen weight.
 Each trained weight has a float32 master copy: the optimiser updates the copy, and the bfloat16 weight is written from
-it after every step. The head and the pooler stay float32. Does not know batches or steps.
+it after every step. The head and the pooler stay float32. The module does not know batches or steps.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class WorkingWeights:
         parameter.data = parameter.data.to(dtype)
 
     def clear(self) -> None:
-        """Clear the gradients of the last step; their memory is reused."""
+        """Clear the gradients of the last step; the memory is reused."""
         for rows in self._rows:
             rows.clear()
         for master in self._masters:

@@ -1,6 +1,6 @@
 """Optimiser: AdamW with torch's defaults (as in Trainer), training settings, L2-SP and weight averaging.
 
-Does not know batches or losses.
+The module does not know batches or losses.
 """
 
 from __future__ import annotations

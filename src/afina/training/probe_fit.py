@@ -1,7 +1,7 @@
 """ProbeFit: a session in which scikit-learn fits the head to features of all texts, in place of gradient steps.
 
-The whole fit counts as one step. Does not know tasks or runs, and writes no checkpoint: a fit that is interrupted
-starts again.
+The whole fit counts as one step. The module does not know tasks or runs, and writes no checkpoint: a fit that is
+interrupted starts again.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ COPIES = 3
 
 @dataclass(frozen=True)
 class FittedHead:
-    """The result of a fit.
+    """How scikit-learn fitted a head.
 
     Attributes:
         parameter: Name of the regularization parameter: `C` or `alpha`.
-        strength: The value that cross-validation chose.
+        strength: The value of the regularization parameter that cross-validation chose.
         seconds: Time of the fit on the features, without computing the features.
         iterations: Iterations of the solver. None: a closed formula.
         converged: Whether the solver converged.
@@ -56,7 +56,7 @@ class ProbeFit(Fit):
     """A session that computes the features of all texts once, and fits the last layer of the head to them.
 
     Attributes:
-        fitted: The result. None: not fitted yet.
+        fitted: How scikit-learn fitted the head. None: the head is not fitted yet.
     """
 
     inputs: AllFeatures

@@ -1,8 +1,8 @@
 """Data sets of the Hub: GLUE's tasks, and all others from the parquet files into which the Hub converts them.
 
 GLUE is read from the Hub's copy or from a directory of GLUE's own files (A. Wang et al., GLUE: A Multi-Task Benchmark
-and Analysis Platform for Natural Language Understanding, ICLR 2019). Knows columns, and the
-column and label names of GLUE only.
+and Analysis Platform for Natural Language Understanding, ICLR 2019). The module knows columns, and the column and label
+names of GLUE only.
 """
 
 from __future__ import annotations

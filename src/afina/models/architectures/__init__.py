@@ -1,6 +1,7 @@
 """Architectures: one entry for each family of models, by transformers' `model_type`.
 
-No other module names a family or a module inside one. Knows only names and numbers, and does not import torch.
+No other module names a family or a module inside one. The package knows only names and numbers, and does not import
+torch.
 """
 
 from __future__ import annotations

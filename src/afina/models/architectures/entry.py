@@ -1,4 +1,4 @@
-"""Architecture: what an entry of a family says, as names and numbers. Does not import torch."""
+"""Architecture: what an entry of a family says, as names and numbers. The module does not import torch."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Well-known configurations, so that counting parameters and planning need no network.
 
-Does not import torch.
+The module does not import torch.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Faster computations of a model's parts with the same results. Knows layers; does not know models or methods."""
+"""Faster computations of a model's layers with the same results. The package does not know models or methods."""

@@ -2,8 +2,8 @@
 
 Each sequence attends only to itself, causally or in both directions. On a CPU the row is arranged as a grid of lines
 (`layout.py`), so the cost depends on the texts' own lengths and not on the square of all tokens. On a CUDA device,
-torch's kernel for sequences of varying length computes the row directly, if it supports the inputs. Does not know
-models.
+torch's kernel for sequences of varying length computes the row directly, if it supports the inputs. The module does not
+know models.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """peft's DoRA layers with a frozen weight: a backward pass, and DoRA in a mixed batch.
 
-Results equal peft's except for rounding. DoRA is m / ||W + s B A|| (W + s B A) x + b, where the length of each row is
-a constant for gradients (Liu et al. 2024, section 4.3). peft computes the sum at every pass. Here the lengths are
-computed from products of A's and B's size, and W may stay packed: ||W + s B A||^2 = ||W||^2 + 2 s <W A^T, B> +
-s^2 <B A A^T, B>, each by row. ||W||^2 never changes. Knows peft's layers, not models.
+Results equal peft's except for rounding. DoRA is m / ||W + s B A|| (W + s B A) x + b, where the length of each row is a
+constant for gradients (Liu et al. 2024, section 4.3). peft computes the sum at every pass. Here the lengths are
+computed from products of A's and B's size, and W may stay packed: ||W + s B A||^2 = ||W||^2 + 2 s <W A^T, B> + s^2 <B A
+A^T, B>, each by row. ||W||^2 never changes. The module knows peft's layers, not models.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Dropout and GELU, faster than torch's and transformers', with equal results. Does not know models.
+"""Dropout and GELU, faster than torch's and transformers', with equal results. The module does not know models.
 
 Dropout keeps an element if a 16-bit random word is at least rate * 2^16. `bernoulli_` took a fifth of a plain packed
 step on two cores; raw words of the same seeded generator take a tenth of that. The rate is rounded to a multiple of

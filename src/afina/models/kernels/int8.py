@@ -2,7 +2,7 @@
 
 One copy serves both directions. A product casts the codes to the compute dtype, multiplies by oneDNN or torch, and
 scales the result: x W^T = (x codes^T) * scales, and g W = (g * scales) codes. Codes and scales are exact in bfloat16,
-so bfloat16 and float32 compute with the same weight. Does not know models.
+so bfloat16 and float32 compute with the same weight. The module does not know models.
 """
 
 from __future__ import annotations

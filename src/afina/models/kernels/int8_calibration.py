@@ -5,7 +5,7 @@ measurements: the change of a layer's own results, and the change that it causes
 of the embedded model, the latter is 0.05 to 1.2 %. Much of it is caused by layers that are cheap to compute. So a
 twentieth of the multiplications, left in floats, avoids half of the squared change (docs/LOG.md).
 
-Does not know models.
+The module does not know models.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ channel is multiplied by it (SmoothQuant: Xiao et al. 2023, equation 4 with alph
 such as the projections to queries, keys and values, have the same factors, and the tensor is quantised once for them.
 
 oneDNN is faster for unsigned inputs: the codes of inputs are shifted by 128, and oneDNN subtracts the shift again. For
-signed inputs, torch 2.13 takes a reference kernel that needs seconds (docs/LOG.md). Does not know models.
+signed inputs, torch 2.13 takes a reference kernel that needs seconds (docs/LOG.md). The module does not know models.
 """
 
 from __future__ import annotations

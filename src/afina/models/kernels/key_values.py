@@ -3,7 +3,7 @@
 Sequences of similar length share a pool, so that attention computes few columns that are not read, and so that a
 sequence that grows never makes the others move. In a pool the running sequences are in the first slots, without gaps:
 attention then reads views and copies nothing. Keys are stored as [D, columns], which bfloat16 products on a CPU read
-more than twice as fast as [columns, D]. Does not know models, requests or tokens.
+more than twice as fast as [columns, D]. The module does not know models, requests or tokens.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Layer changes: the effect of each adapter of a mixed batch on its own rows, with one frozen model computed once.
 
 A `LayerChange` is what an adapter adds to a layer's output or does to its input. A `BatchedAdapter` holds all changes
-of an adapter, its prompt and its prefix. `changed_forward` computes a layer with the changes of the current row. Does
-not know methods, families or models.
+of an adapter, its prompt and its prefix. `changed_forward` computes a layer with the changes of the current row. The
+module does not know methods, families or models.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Layout of a packed row: the grid of lines, virtual tokens before each text, pooling.
 
 Several short sequences share a line, and each attends only to itself. The grid then has few empty cells: a batch of 16
-SST-2 sentences takes about 7 lines of its longest text's length instead of 16. Does not know models.
+SST-2 sentences takes about 7 lines of its longest text's length instead of 16. The module does not know models.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ memory figures ask for the tensors. So a packed or quantized weight is never mis
 
 torch computes float32 products on a CPU with MKL. On processors with AVX-512 that are not Intel's, MKL takes more than
 twice as long as oneDNN. Without AVX-512, and on Intel's, oneDNN takes up to twice as long, for weights in Conv1D's
-order (docs/LOG.md). In bfloat16, oneDNN first copies a weight into its own memory layout. A frozen weight is packed
-in that layout once for each direction, which saves a sixth of a product. Results are equal except for rounding;
-`tests/models/kernels/test_linear.py` compares them with torch's. Does not know models.
+order (docs/LOG.md). In bfloat16, oneDNN first copies a weight into its own memory layout. A frozen weight is packed in
+that layout once for each direction, which saves a sixth of a product. Results are equal except for rounding;
+`tests/models/kernels/test_linear.py` compares them with torch's. The module does not know models.
 """
 
 from __future__ import annotations

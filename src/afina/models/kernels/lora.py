@@ -4,7 +4,7 @@ Results equal peft's except for rounding.
 
 In a mixed batch, products of a few rows and ranks cost less than the call itself. Neighbouring adapters therefore share
 a product until its cost equals a call's. Each row is also multiplied by its neighbours' ranks, and a mask sets these
-results to zero. Knows peft's layers, not models.
+results to zero. The module knows peft's layers, not models.
 """
 
 from __future__ import annotations

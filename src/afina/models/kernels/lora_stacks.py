@@ -5,8 +5,8 @@ decoding row has one token of each sequence, and its adapters stay the same for 
 kept: an adapter's weights are copied into a stack when its first sequence enters, and stay until its last one leaves.
 
 A row's own ranks are chosen by overwriting the products with other ranks by 0, so that an adapter whose products are
-infinite or NaN spoils no other row. An adapter with weights that are not finite is not stacked. Knows layers' changes,
-not models.
+infinite or NaN spoils no other row. An adapter with weights that are not finite is not stacked. The module knows
+layers' changes, not models.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The codes and scales are those of bitsandbytes' `Linear4bit(quant_type="nf4", compress_statistics=True)`, so adapters on
 such layers open here and there. Each product dequantizes the weight in the compute dtype. bitsandbytes' own layer is
 not used: on a CPU with AVX512-BF16, in evaluation, that layer changes its weight to a layout without gradients, and
-rounds the scales to bfloat16. Does not know models.
+rounds the scales to bfloat16. The module does not know models.
 """
 
 from __future__ import annotations

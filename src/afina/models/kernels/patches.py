@@ -2,8 +2,8 @@
 
 Patches do not add, rename or move trained parameters, so names and saved files stay those of transformers and peft. A
 frozen weight that is held in another form is no longer a parameter. Each patch computes what the plain module computes,
-except for rounding and the random numbers of dropout; `tests/models/kernels` compares each with the plain module.
-Does not know how kernels compute, except for the last block, which is computed only where it is read.
+except for rounding and the random numbers of dropout; `tests/models/kernels` compares each with the plain module. The
+module does not know how kernels compute, except for the last block, which is computed only where it is read.
 """
 
 from __future__ import annotations

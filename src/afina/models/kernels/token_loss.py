@@ -5,7 +5,7 @@ again. `token_losses` computes the logits of a block of words at a time, for all
 (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"). Blocks of words read each row of the weight
 once for each product. Blocks of tokens would read the whole weight for each block, and oneDNN would bring a bfloat16
 weight into its own order for each block. `tests/models/kernels/test_token_loss.py` compares values and gradients with
-torch's `cross_entropy`. Does not know models.
+torch's `cross_entropy`. The module does not know models.
 """
 
 from __future__ import annotations

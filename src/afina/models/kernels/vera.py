@@ -2,7 +2,7 @@
 
 Results equal peft's except for rounding. VeRA is W x + b + l_b * B (l_d * A x). All layers share the random, frozen A
 and B, and use slices of them. A and B stay float32 and are cast when used: the cast is cheap compared with the product,
-and no copy is kept. Knows peft's layers, not models.
+and no copy is kept. The module knows peft's layers, not models.
 """
 
 from __future__ import annotations

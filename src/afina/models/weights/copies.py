@@ -10,7 +10,7 @@ except of files in the Hub's cache, which are named by their sha256. The Hub's c
 user may write into such a file. So before a copy is written, all files are hashed, also to see that none changed while
 it was quantised. The copy records size, inode and times of such files; if one differs, the files are hashed again.
 
-Does not know families or heads.
+The module does not know families or heads.
 """
 
 from __future__ import annotations

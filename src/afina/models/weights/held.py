@@ -2,7 +2,7 @@
 
 transformers reads, renames and ties the weights as always. A quantizer of transformers receives each tensor: it keeps
 the held form of a linear layer's weight, and a copy of any other tensor. At most one tensor is in float32 at a time,
-beside the model. Does not know heads, except which layers come after the pooling.
+beside the model. The module does not know heads, except which layers come after the pooling.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
 """Tables and plots of measurements that only some runs have: fitted heads, retention.
 
-Knows records and arms, and does not know how a run is made or how a report is written.
+The package does not know how a run is executed or how a report is written.
 """

@@ -1,4 +1,4 @@
-"""Plans: a table of the forecast costs of each method, and one of several precisions of the frozen weights."""
+"""Tables of `afina plan`: forecast costs of each method, and of several precisions of the frozen weights."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _time_note(forecasts: Sequence[Forecast]) -> str:
 
 
 def in_int8(needed: int) -> str:
-    """Return what a recommendation says of a method that would fit in memory in int8, as a clause."""
+    """Return a clause for a recommendation on a method that would fit in memory with weights in int8."""
     return f"`afina train --set precision=int8` needs about {size(needed)}, but rounds each frozen weight to 8 bits"
 
 
@@ -132,7 +132,7 @@ def _offer(forecasts: Sequence[Forecast]) -> Iterator[str]:
 
 
 def precision_table(plans: Sequence[Sequence[Forecast]]) -> Table:
-    """Return a row for each method and precision of one backbone, given a plan in each precision."""
+    """Return a row for each method and precision of one backbone, from a forecast in each precision."""
     terms = plans[0][0].terms
     titles = dict.fromkeys(one.title for plan in plans for one in plan)
     rows = [_row(one) for title in titles for plan in plans for one in plan if one.title == title]

@@ -1,4 +1,4 @@
-"""The table of retention: the language-model loss on neutral sentences, before and after."""
+"""The table of retention: the language-model loss on neutral sentences, before and after training."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def retention_table(arms: Sequence[Arm]) -> Table | None:
 
 
 def retention_as_json(arms: Sequence[Arm]) -> list[dict[str, object]]:
-    """Return the figures of each row: `before`, `after`, `change`, and the ends of the interval of the change."""
+    """Return the values of each row: `before`, `after`, `change`, and the ends of the change's interval."""
     found: list[dict[str, object]] = []
     for arm in lines(measured_arms(arms)):
         low, high = change_ends(arm)

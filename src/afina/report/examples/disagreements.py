@@ -1,7 +1,7 @@
 """The evaluation texts on which methods disagree most, by votes (labels), distance (numbers) or words (texts).
 
-Records hold no texts: `EvaluationTexts` reads the task again, or gives the reason why the texts are not shown. The
-module uses no network.
+Records contain no texts: `EvaluationTexts` reads the task again without the network, or has the reason why the texts
+are not shown.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class EvaluationTexts:
         texts: N strings; None if the texts must not be shown or cannot be read.
         digest: The digest of the split. Texts are shown only if this digest equals the digest in the records.
         reason: Why `texts` is None.
-        withheld: Whether somebody asked for a report without texts.
+        withheld: Whether the user asked for a report without texts.
     """
 
     texts: Sequence[str] | None = None
@@ -45,7 +45,7 @@ class EvaluationTexts:
     withheld: bool = False
 
     def shown(self, record: Record) -> tuple[Sequence[str] | None, str]:
-        """Return the texts that the run of `record` answered, or None and the reason."""
+        """Return the texts that the run of `record` predicted, or None and the reason."""
         if self.texts is not None and self.digest != record.environment.evaluation_digest:
             return None, "the task's evaluation texts are no longer those of these runs"
         if self.texts is None or not record.too_long_rows:
@@ -79,8 +79,8 @@ class Disagreement:
 
     Attributes:
         index: Row in the evaluation split, from 0.
-        right: The target in words.
-        answers: For each method, the number of seeds by answer in words.
+        right: The target of the text, in words.
+        answers: For each method, the number of seeds by prediction in words.
     """
 
     index: int
