@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -57,6 +58,11 @@ def probed(made: Adapter, backbone: Backbone, off: float = 0.0) -> Adapter:
     return replace(made, manifest=made.manifest.model_copy(update={"probe": recorded}).sealed())
 
 
+@cache
+def predictor(made: Adapter, backbone: Backbone) -> Predictor:
+    return Predictor.of(made, backbone)
+
+
 @dataclass
 class Served:
     """What a test has of a server."""
@@ -70,7 +76,7 @@ class Served:
 
     def alone(self, name: str, *texts: str) -> list[dict[str, Any]]:
         """What an adapter answers by itself."""
-        return Predictor.of(self.adapters[name], self.backbone)(texts)
+        return predictor(self.adapters[name], self.backbone)(texts)
 
     def auth(self, who: str = "acme") -> dict[str, str]:
         return {"Authorization": f"Bearer {self.secrets[who]}"}

@@ -18,7 +18,7 @@ import torch
 from jsonschema import Draft202012Validator
 from openai import OpenAI
 
-from afina import Adapter, Backbone, Predictor
+from afina import Adapter, Backbone
 from afina.data.batch import pack
 from afina.data.tokenize import Template
 from afina.errors import InvalidData
@@ -30,7 +30,7 @@ from afina.server.protocols.openai_answers import CompletionFormat, WrittenAnswe
 from afina.server.receipts import Receipt
 from crowd import adapter
 from fakes import VOCABULARY
-from servers import TOLD, Listening, Served, listening, serving, talk, within
+from servers import TOLD, Listening, Served, listening, predictor, serving, talk, within
 
 PROMPT = "the soup was bright."
 
@@ -71,8 +71,7 @@ def listened(
 
 def alone(served: Served, name: str, text: str, **decoding: Any) -> str:
     """The answer of an adapter by itself."""
-    predictor = Predictor.of(served.adapters[name], served.backbone).generating(**decoding)
-    (answer,) = predictor([text])
+    (answer,) = predictor(served.adapters[name], served.backbone).generating(**decoding)([text])
     return str(answer["answer"])
 
 
@@ -225,9 +224,9 @@ def test_prompts_of_token_ids_are_taken_as_they_are(served: Served, client: Open
 
 def logprobs_alone(served: Served, name: str, prompt: list[int]) -> torch.Tensor:
     """Log-probabilities of the tokens after each token of a prompt but the last, by the adapter alone, [L - 1, V]."""
-    predictor = Predictor.of(served.adapters[name], served.backbone)
-    assert isinstance(predictor, ModelPredictor)
-    model = predictor.classifier.eval()
+    found = predictor(served.adapters[name], served.backbone)
+    assert isinstance(found, ModelPredictor)
+    model = found.classifier.eval()
     with torch.inference_mode():
         rows = [np.array(prompt[:count]) for count in range(1, len(prompt))]
         return model.answer(model.features(pack(rows))).log_softmax(-1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from afina import Adapter, Backbone, Predictor
+from afina import Adapter, Backbone
 from afina.engine.generations import GeneratedText
 from afina.errors import Busy, CorruptAdapter, InvalidData, Overloaded
 from afina.generating.generation import NewTokens
@@ -21,7 +21,7 @@ from afina.server.core import Core
 from afina.server.requests import GenerationOptions, Text
 from crowd import adapter
 from raises import raises
-from servers import TOLD, Held, Served, accepted, accepting, give_up, logged, within
+from servers import TOLD, Held, Served, accepted, accepting, give_up, logged, predictor, within
 
 CODE = "data.kind-mismatch"
 WARM = Text("warm soup")
@@ -31,7 +31,7 @@ WARM = Text("warm soup")
 def told_by(gpt2: Backbone, seed: int, off: float = 0.0, **more: Any) -> Adapter:
     """An adapter that tells, with the golden probe that it computes, or one that is so far off."""
     made = adapter(gpt2, "lora", {"r": 2}, seed=seed, **TOLD | more)
-    alone = Predictor.of(made, gpt2)
+    alone = predictor(made, gpt2)
     assert isinstance(alone, ModelPredictor)
     found = probes.probe(alone.classifier, gpt2, alone.max_length, alone.template)
     outputs = tuple(tuple(value + off for value in row) for row in found)
@@ -63,7 +63,7 @@ def long(served: Served, model: str = "acme/told@production", **more: Any) -> An
 
 
 def generated_alone(backbone: Backbone, made: Adapter, **decoding: Any) -> str:
-    (found,) = Predictor.of(made, backbone).generating(**decoding)([WARM.text])
+    (found,) = predictor(made, backbone).generating(**decoding)([WARM.text])
     return str(found["answer"])
 
 
