@@ -1,4 +1,4 @@
-"""Blobs: immutable files, each at a place. This package does not know their content or their users.
+"""Blobs: immutable files, each with a key called place. The package does not know their content or their users.
 
 A place is `sha256-<64 hex digits>-<8 hex digits>`: the hash of the content, and a random word for this copy. A file
 that was removed and is stored again gets another word. So a process that is late in removing removes only the old copy.
@@ -22,7 +22,7 @@ from afina.errors import CannotWrite
 
 
 class StoredBlob(NamedTuple):
-    """A stored file: its place, its size in bytes, and its age in seconds."""
+    """A stored file: its place (key), its size in bytes, and its age in seconds."""
 
     place: str
     size: int
@@ -30,11 +30,11 @@ class StoredBlob(NamedTuple):
 
 
 class Blobs(ABC):
-    """A place for blobs. Methods may be called by many processes at once, also for the same place."""
+    """A store of immutable files. Methods may be called by many processes at once, also for the same place."""
 
     @abstractmethod
     def scratch(self) -> AbstractContextManager[Path]:
-        """Yield an empty directory for files to `put`. The directory is removed after the block."""
+        """Yield an empty directory for files to `put`. The directory is removed after the `with` block."""
 
     @abstractmethod
     def put(self, place: str, file: Path) -> None:
@@ -44,33 +44,33 @@ class Blobs(ABC):
         at the place has the same content.
 
         Raises:
-            CannotWrite: nothing can be written.
+            CannotWrite: the file cannot be written.
             NotFound: the service does not respond.
         """
 
     @abstractmethod
     def size(self, place: str) -> int | None:
-        """Return the bytes of the file at a place; None if there is none.
+        """Return the bytes of the file at a place; None if no file is there.
 
         Raises NotFound if the service does not respond.
         """
 
     @abstractmethod
     def file(self, place: str) -> AbstractContextManager[Path]:
-        """Yield the content as a local file, for reading only, until the end of the block.
+        """Yield the content as a local file, for reading only, until the end of the `with` block.
 
         Raises:
-            CorruptStore: there is no file at the place.
+            CorruptStore: no file is at the place.
             NotFound: the service does not respond.
         """
 
     @abstractmethod
     def remove(self, place: str) -> None:
-        """Remove the file at a place, if there is one. Raises CannotWrite; NotFound if the service does not respond."""
+        """Remove the file at a place, if it exists. Raises CannotWrite; NotFound if the service does not respond."""
 
     @abstractmethod
     def all(self) -> Iterator[StoredBlob]:
-        """Yield all files, in any order. Files added or removed meanwhile may be missing. Raises NotFound."""
+        """Yield all files, in any order. Files added or removed during the call may be missing. Raises NotFound."""
 
     @abstractmethod
     def sweep(self, age: float) -> None:
@@ -95,14 +95,14 @@ def sweep_directories(directories: Iterable[Path], age: float) -> None:
 
 
 class LocalBlobs(Blobs):
-    """Blobs in a directory."""
+    """Blobs in a directory of this machine."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Yield a directory beside the blobs, so that `put` need not copy."""
+        """Yield a directory on the blobs' file system, so that `put` need not copy."""
         with file_io.writing(self.root):
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ class LocalBlobs(Blobs):
             shutil.rmtree(made, ignore_errors=True)
 
     def put(self, place: str, file: Path) -> None:
-        """Store a file as a hard link if the file system has them, otherwise as a copy."""
+        """Store a file as a hard link if the file system supports hard links, otherwise as a copy."""
         target = self._path(place)
         with file_io.replacing(target) as fresh:
             try:

@@ -1,4 +1,4 @@
-"""The errors of `afina.blobs`, with their codes and sentences."""
+"""The errors of `afina.blobs`, each with its exception class, code and message."""
 
 from __future__ import annotations
 

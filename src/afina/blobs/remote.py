@@ -65,7 +65,7 @@ def open_blobs(address: str) -> Blobs:
 
 
 class RemoteBlobs(Blobs):
-    """Blobs under a prefix of a bucket.
+    """Blobs under a prefix of a bucket in an object store.
 
     A request times out after `timeout_s` seconds. It is repeated at most `retries` times, and not after 2 * `timeout_s`
     seconds. So a call to a service that does not respond takes at most three times `timeout_s`.
@@ -142,7 +142,7 @@ class RemoteBlobs(Blobs):
             yield path
 
     def _fetch(self, place: str, path: Path) -> None:
-        """Download a file in parts, each with its own timeout. Raises FileNotFoundError if there is none."""
+        """Download a file in parts, each with a timeout. Raises FileNotFoundError if the file does not exist."""
         import obstore
 
         with path.open("wb") as target:
@@ -193,7 +193,7 @@ class RemoteBlobs(Blobs):
 
     @contextmanager
     def _asking(self, *, writes: bool = False) -> Iterator[None]:
-        """Turn errors of a request in the block into errors of afina. FileNotFoundError is passed on."""
+        """Turn errors of a request in the `with` block into errors of afina. FileNotFoundError is passed on."""
         from obstore.exceptions import BaseError
 
         try:
@@ -233,7 +233,7 @@ def _split(address: str) -> SplitResult:
 
 
 def _switches() -> list[str]:
-    """Return the client options of the environment. obstore ignores these once any client option is passed to it."""
+    """Return the client options set in the environment. obstore ignores these once any client option is passed."""
     true = ("1", "true", "yes", "on")
     return [switch for switch in _SWITCHES if os.environ.get(f"AWS_{switch.upper()}", "").lower() in true]
 
@@ -306,7 +306,7 @@ def _unusable_settings(url: str) -> NotFound:
 
 
 def _panicked(error: BaseException) -> bool:
-    """Return whether obstore's Rust code panicked. The class of this error is no Exception and has no public name."""
+    """Return whether obstore's Rust code panicked. The class of such an error is no Exception and not public."""
     return type(error).__name__ == "PanicException"
 
 
@@ -328,6 +328,6 @@ def _status(said: str) -> int | None:
 
 
 def _code(said: str) -> str | None:
-    """Return the service's code of an error, such as NoSuchBucket."""
+    """Return the service's code in the text of an error, such as NoSuchBucket."""
     found = re.search(r"<Code>([A-Za-z]{1,60})</Code>", said)
     return found[1] if found else None

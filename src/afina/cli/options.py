@@ -1,6 +1,6 @@
 """Options that several commands share, and the fields of a task that these options set.
 
-The module does not know any command.
+The commands themselves are in the other modules.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ Overrides = Annotated[
 
 
 def check_different(backbones: list[str]) -> list[str]:
-    """Return the backbones. Raises InvalidStudy if one is given twice."""
+    """Return the backbones. Raises InvalidStudy if a backbone is given twice."""
     again = next((one for one in backbones if backbones.count(one) > 1), None)
     if again is not None:
         raise problems.BACKBONE_TWICE(option="backbone", found=again)
@@ -119,7 +119,7 @@ def check_different(backbones: list[str]) -> list[str]:
 
 
 def only(backbones: list[str]) -> str:
-    """Return the only backbone. Raises InvalidStudy if several are given."""
+    """Return the only backbone. Raises InvalidStudy if several backbones are given."""
     if len(backbones) > 1:
         raise problems.SEVERAL_BACKBONES(option="backbone", found=backbones)
     return backbones[0]
@@ -132,7 +132,7 @@ def reading_option(name: str, about: str | None = None) -> Any:
 
 
 def takes(**groups: Callable[..., Any]) -> Callable[[Command], Command]:
-    """Return a decorator: a parameter stands for the options of a function, and gets what the function returns."""
+    """Return a decorator that replaces a parameter of a command by the options of a function, and passes its result."""
     options = {name: inspect.signature(made, eval_str=True).parameters for name, made in groups.items()}
 
     def decorated(command: Command) -> Command:
@@ -231,7 +231,7 @@ def asking(
     ] = None,
     words: WordsOption = None,
 ) -> dict[str, Any]:
-    """Return the options of asking that were given, under their names in [ask] of a study file."""
+    """Return the given prompt options, under their names in [ask] of a study file."""
     asked: dict[str, Any] = {} if template is None else {"template": template_option(template)}
     return asked | ({"head": "words", "words": words_option(words)} if words else {})
 
@@ -273,7 +273,7 @@ def decoding(
         ),
     ] = None,
 ) -> dict[str, Any]:
-    """Return the options of generation that were given, as fields of `Decoding`."""
+    """Return the given generation options, as fields of `Decoding`."""
     given = {**locals(), "seed": sample_seed, "stop": [template_option(one) for one in stop] if stop else None}
     del given["sample_seed"]
     return {name: value for name, value in given.items() if value is not None}
@@ -312,7 +312,7 @@ def locate(
 
     Raises:
         InvalidStudy: `method`, `seed` or `precision` is given for a version of a store.
-        NotFound: There is no such adapter.
+        NotFound: The adapter does not exist.
     """
     if adapter.startswith(PREFIX):
         given = {"method": method, "seed": seed, "precision": precision}

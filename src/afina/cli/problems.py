@@ -1,4 +1,4 @@
-"""The errors of `afina.cli`, with their codes and sentences."""
+"""The errors of `afina.cli`, each with its exception class, code and message."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def watcher(console: Console, write: Callable[[Results], object]) -> Watcher:
 
 
 def bars(console: Console) -> RichProgress:
-    """Return progress bars with a description and figures, which disappear when they stop."""
+    """Return progress bars with a description and numbers, which disappear when they stop."""
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn
     from rich.progress import Progress as RichProgress
 

@@ -1,6 +1,6 @@
 """Results on the terminal, the files of the report, and the adapter that `--publish` keeps.
 
-The module runs nothing.
+No command in this module executes a run.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _adapters(results: Results) -> list[Path]:
 
 
 def _asked_for(results: Results) -> list[str]:
-    """The key of the only trained run, if there is one: users who train one method want to use it, best or not."""
+    """Return the key of the only trained run, if there is one: users who train one method want to use it."""
     trained = [one.key for one in results.records if one.steps]
     return trained if len(trained) == 1 and not results.recommendation else []
 
@@ -97,7 +97,7 @@ def _trained(results: Results) -> set[tuple[str, str]]:
 
 
 def _use(results: Results, record: Record) -> str:
-    """The command that labels a text with the adapter of `record`."""
+    """Return the command that labels a text with the adapter of `record`."""
     from afina.report.formatting import asks_pairs
 
     alone = results.recommendation or len(_trained(results)) < 2

@@ -39,7 +39,7 @@ RateOption = Annotated[
 
 
 class LogFormat(StrEnum):
-    """How lines of the log are written."""
+    """The format of log lines: text or JSON."""
 
     json = "json"
     text = "text"

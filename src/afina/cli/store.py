@@ -112,7 +112,7 @@ def store_options(
 
 
 def with_store(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with an option `--store`, so that `--store` can also be typed after the command's name."""
+    """Return the command with an option `--store`, so that `--store` can be typed after the command's name."""
 
     @wraps(command)
     def run(*given: Any, store: str | None = None, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Connection to a Ray cluster: which cluster, and the errors if no cluster can be used.
+"""Connection to a Ray cluster: which cluster is used, and the errors if no cluster can be used.
 
 Ray keeps one connection per process, so a connection that exists already is used. The module does not know what the
 cluster is used for.
@@ -113,7 +113,7 @@ def _named(address: str | None) -> tuple[str | None, str]:
 
 
 def _init_at(address: str, found: str) -> None:
-    """Connect to the cluster at a given address, and say why if that fails."""
+    """Connect to the cluster at a given address, and raise an error with the reason if this fails."""
     try:
         _greet(address)
         _init(address)
@@ -125,7 +125,7 @@ def _init_at(address: str, found: str) -> None:
 
 
 def _greet(address: str) -> None:
-    """Ask the cluster for its id: `ray.init` does not say that an address is wrong, or that a token is rejected.
+    """Ask the cluster for its id: `ray.init` does not report that an address is wrong, or that a token is rejected.
 
     If the user has a token and has not said whether to use it, the token is used where the cluster requires one.
     """
@@ -163,7 +163,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Drop what Ray's C++ code writes to standard error in the block; the caller's error says the same."""
+    """Discard what Ray's C++ code writes to standard error in the `with` block; the caller's error has the reason."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
@@ -178,7 +178,7 @@ def _without_stderr() -> Iterator[None]:
 def _quietly() -> Iterator[None]:
     """Keep this process's handler of SIGTERM, which Ray replaces, and keep Ray's lines off the terminal.
 
-    Ray prints messages about workers and nodes that died even without `log_to_driver`. The caller says the same in a
+    Ray prints messages about workers and nodes that died even without `log_to_driver`. The caller reports them in a
     sentence.
     """
     logging.getLogger("ray").setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""Nodes of a Ray cluster: facts about each, a check that all have the same versions, and room for work.
+"""Nodes of a Ray cluster: facts about each, a check that all have the same versions, and free resources.
 
 The module does not know what the nodes execute.
 """
@@ -25,7 +25,7 @@ Value = TypeVar("Value")
 
 
 class Room(NamedTuple):
-    """Resources that a piece of work needs, or that a node has.
+    """Resources that a run or a replica needs, or that a node has.
 
     Attributes:
         cpus: Processors.
@@ -38,20 +38,20 @@ class Room(NamedTuple):
     gpus: int = 0
 
     def holds(self, other: Room) -> bool:
-        """Return whether a node with this room can hold work that needs `other`."""
+        """Return whether a node with these resources has enough for work that needs `other`."""
         return all(needed <= mine for mine, needed in zip(self, other, strict=True))
 
     def times(self, other: Room) -> int:
-        """Return how often `other` fits into this room."""
+        """Return how often the resources `other` fit into these resources."""
         return min((mine // needed for mine, needed in zip(self, other, strict=True) if needed), default=0)
 
     def less(self, others: Iterable[Room]) -> Room:
-        """Return what others leave of this room."""
+        """Return these resources minus the sum of `others`."""
         taken = together(others)
         return Room(*(max(0, mine - others) for mine, others in zip(self, taken, strict=True)))
 
     def __str__(self) -> str:
-        """Return the room in words, such as "3.1 GiB and 1 CPU"."""
+        """Return the resources in words, such as "3.1 GiB and 1 CPU"."""
         parts = [f"{self.memory / GIB:.1f} GiB"] if self.memory else []
         parts.append(f"{self.cpus} CPU{'s' * (self.cpus != 1)}")
         if self.gpus:
@@ -76,7 +76,7 @@ class Node:
 
     @property
     def name(self) -> str:
-        """The node in messages."""
+        """The name of the node in messages."""
         return f"{self.host} ({self.address}, {self.key[:8]})"
 
 
@@ -100,18 +100,18 @@ def living() -> list[Node]:
 
 
 def working() -> list[Node]:
-    """Return the living nodes that have processors for work."""
+    """Return the living nodes that have processors for runs or replicas."""
     return [node for node in living() if node.room.cpus]
 
 
 def elsewhere() -> list[Node]:
-    """Return the nodes for work that are not the node of this process."""
+    """Return the nodes for runs that are not the node of this process."""
     here = ray.get_runtime_context().get_node_id()
     return [node for node in working() if node.key != here]
 
 
 def together(rooms: Iterable[Room]) -> Room:
-    """Return the sum of rooms."""
+    """Return the sum of resources."""
     return Room(*map(sum, zip(Room(0), *rooms, strict=True)))
 
 
@@ -121,7 +121,7 @@ def is_alive(key: str) -> bool:
 
 
 def scales() -> bool:
-    """Return whether the cluster starts nodes by itself when work waits."""
+    """Return whether the cluster's autoscaler starts nodes when work waits."""
     config = ray._private.state.state.get_cluster_config()
     return config is not None and any(group.max_count for group in config.node_group_configs)
 
@@ -131,7 +131,7 @@ Versions = Mapping[str, str | None]
 
 
 def _make_finder() -> Callable[[], dict[str, str | None]]:
-    """Return a function that finds the versions on the machine it is called on, without importing the packages.
+    """Return a function that finds package versions on the machine on which it is called, without imports.
 
     Ray sends a nested function as code, so that it also runs on a node with another afina, or without afina.
     """
@@ -162,7 +162,7 @@ def _make_finder() -> Callable[[], dict[str, str | None]]:
 
 @cache
 def versions_here() -> Versions:
-    """Return the versions on this machine, as this process found them first."""
+    """Return the package versions on this machine, as this process found them first."""
     return _make_finder()()
 
 
@@ -184,7 +184,7 @@ def on_each(nodes: Iterable[Node], function: Callable[..., Value], *arguments: o
 
 
 def check_versions(nodes: Sequence[Node]) -> None:
-    """Raise Refused if a node has other versions than this machine, and name nodes and versions."""
+    """Raise Refused if a node has other package versions than this machine, with nodes and versions."""
     here = versions_here()
     there: Mapping[str, Versions] = on_each(nodes, _make_finder())
     wrong = [

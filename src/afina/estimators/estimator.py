@@ -1,6 +1,6 @@
 """TextClassifier and TextRegressor: scikit-learn estimators of texts.
 
-`Run` trains and `Predictor` answers; this module only adapts both to scikit-learn's interface. Importing this module
+`Run` trains and `Predictor` predicts; this module only adapts both to scikit-learn's interface. Importing this module
 loads scikit-learn, but not torch.
 """
 
@@ -51,12 +51,12 @@ _OPENED: WeakKeyDictionary[_TextEstimator, Predictor] = WeakKeyDictionary()
 
 
 class _TextEstimator(BaseEstimator):  # type: ignore[misc]
-    """The part that both estimators share: `fit` executes a run, and a predictor answers.
+    """The base class of both estimators: `fit` executes a run, and a predictor predicts.
 
     Attributes:
         adapter_: The `Adapter`, manifest and tensors, after `fit`.
         loss_curve_: The mean training loss of each step, or of groups of steps if there are many.
-        n_iter_: The number of steps.
+        n_iter_: The number of optimizer steps.
         n_features_in_: The number of columns, if X was a frame, an array of two dimensions or a list of pairs.
         feature_names_in_: The column names, if X was a frame.
     """
@@ -165,7 +165,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
 
     @property
     def predictor_(self) -> Predictor:
-        """The adapter, opened once on its backbone; not pickled. Raises NotFittedError."""
+        """The predictor of the adapter, opened once on its backbone; not pickled. Raises NotFittedError."""
         check_is_fitted(self, "adapter_")
         if self not in _OPENED:
             from afina.predicting.predictor import Predictor
@@ -202,19 +202,19 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
     After `fit`, `classes_` holds the labels in the order of the columns of `predict_proba`.
 
     Args:
-        method, hyperparameters: As `afina methods` lists them, such as "lora" and {"r": 8}.
+        method, hyperparameters: A method and its hyperparameters, such as "lora" and {"r": 8} (`afina methods`).
         backbone: The address of the language model.
-        template, words, head: How texts are asked about, as in `afina.studies.runs.spec.Ask`. Default: what suits the
-            labels (docs/background/words.md). `fit` warns if the labels are not words, because training then starts
-            from a random head.
-        epochs, batch_size: Of training.
+        template, words, head: Prompt template, label words and start of the head, as in `afina.studies.runs.spec.Ask`.
+            Default: those that suit the labels (docs/background/words.md). `fit` warns if the labels are not words,
+            because training then starts from a random head.
+        epochs, batch_size: Epochs and batch size of training.
         learning_rate: None: the method's default.
-        max_length: In tokens. None: 512, or the backbone's limit if that is lower.
-        class_weight: "balanced", or None.
+        max_length: Most tokens of a text. None: 512, or the backbone's limit if it is lower.
+        class_weight: "balanced" as in scikit-learn, or None.
         training: Further fields of `afina.studies.runs.spec.Training`, such as {"max_steps": 100}.
         out: A directory for the adapter, which `Predictor.load` and `afina predict` open. None: memory only.
-        random_state: The seed of the head, the order and the dropout: an int, a RandomState, or None for a new seed
-            each time.
+        random_state: The seed of the head, the order of texts and dropout: an int, a RandomState, or None for a new
+            seed each time.
     """
 
     kind = CLASSES
@@ -361,7 +361,7 @@ def _check_weighted(run: Run) -> None:
 
 
 def _place(out: str | Path | None) -> Path | None:
-    """Return where to write the adapter. Raises InvalidStudy, before training, if something else is there."""
+    """Return the directory for the adapter. Raises InvalidStudy, before training, if it has other content."""
     if out is None:
         return None
     path = Path(out).expanduser()

@@ -19,10 +19,10 @@ from afina.estimators import problems
 
 @dataclass(frozen=True)
 class TextInputs:
-    """The content of X.
+    """The texts in a user's X.
 
     Attributes:
-        texts: The texts.
+        texts: The texts, or the first texts of pairs.
         pairs: The second texts of pairs, or None.
         names: The column names of a frame, or None.
         columns: The number of columns: of a frame or an array of two dimensions, and 2 for pairs; else None.

@@ -1,4 +1,4 @@
-"""The errors of `afina.estimators`, with their codes and sentences."""
+"""The errors of `afina.estimators`, each with its exception class, code and message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapter: the result of a run, the changed tensors and a manifest that describes them.
+"""Adapter: the changed tensors of a run and a manifest that describes them.
 
 This module is the only one that reads and writes an adapter's directory: `manifest.json`, one safetensors file, and
 optionally a vocabulary and hashes of the training texts. peft's or transformers' own small files lie beside them, so
@@ -55,7 +55,7 @@ class Adapter(ReprCard):
 
     Attributes:
         tensors: The changed tensors, by name.
-        where: The directory that the adapter was read from, used in messages.
+        where: The directory from which the adapter was read, for messages.
         vocabulary: Terms (words or word sequences) that the tensors' columns stand for. None: no vocabulary.
         trained_on: Hashes of the training texts. None: unknown. Not part of the adapter's digest.
         peft_settings: Content of the file of peft's settings beside the manifest. None: there is no such file. Not
@@ -119,20 +119,20 @@ class Adapter(ReprCard):
 
         Args:
             precision: How the backbone's frozen weights were stored when peft trained the adapter, a key of
-                `PRECISIONS`; peft's files do not say. None: as floats, or as the manifest of an adapter of afina says.
+                `PRECISIONS`, which peft's files do not contain. None: as floats, or as in afina's manifest.
 
         Raises:
             NotFound: The directory has no adapter.
             CorruptAdapter: A file is damaged, has another format, or differs from the manifest.
-            UnknownName: There is no such precision.
-            InvalidStudy: The manifest says another precision.
+            UnknownName: The precision does not exist.
+            InvalidStudy: The manifest has another precision.
         """
         path = Path(path)
         return cls.of_files(path, read_manifest(path) if _lies(path / MANIFEST) else None, precision)
 
     @classmethod
     def of_files(cls, path: Path, manifest: Manifest | None, precision: str | None = None) -> Adapter:
-        """Read an adapter whose manifest was read already; None: an adapter of peft. The rest is as `load`."""
+        """Read an adapter whose manifest was read already; None: made by peft. Other arguments: as `load`."""
         if precision is not None:
             precision_of(precision, str(path))
         if manifest is None:
@@ -194,12 +194,12 @@ class Adapter(ReprCard):
 
 
 def answers_with_texts(settings: Mapping[str, Any]) -> bool:
-    """Return whether peft's settings are those of an adapter of a language model under its own head."""
+    """Return whether peft's settings are those of a language model's adapter, without a classification head."""
     return settings.get("task_type") == "CAUSAL_LM"
 
 
 def is_of_peft(path: Path) -> bool:
-    """Return whether `Adapter.load` reads peft's files in `path`, which do not say the precision of the base."""
+    """Return whether `path` has an adapter made by peft, whose files do not contain the precision of the base model."""
     return not _lies(path / MANIFEST) and _lies(path / PEFT_SETTINGS)
 
 
@@ -210,12 +210,12 @@ def check_there(path: Path) -> None:
 
 
 def refuse_incomplete(path: Path, own: str | None = None) -> None:
-    """Raise CorruptAdapter if `path` has no manifest, but is the directory of an adapter of afina.
+    """Raise CorruptAdapter if `path` has no manifest, but is an adapter's directory that afina wrote.
 
-    Other files do not have the label names, the template and the maximum length: the answers would be others.
+    Without the manifest, label names, prompt template and maximum length are missing, so predictions would differ.
 
     Args:
-        own: Words for what says that afina wrote the directory. None: one of its files has to say so.
+        own: What shows that afina wrote the directory, in words. None: one of its files must show it.
     """
     own = own or next((name for name in _OWN_FILES if _lies(path / name)), None)
     if own is not None and not _lies(path / MANIFEST):
@@ -270,5 +270,5 @@ def read_vocabulary(file: Path) -> tuple[str, ...]:
 
 
 def words_changed(file: Path, wrong: Mismatch) -> CorruptAdapter:
-    """Return the error for a vocabulary file whose digest differs from the manifest's."""
+    """Return the error for a vocabulary file with another digest than in the manifest."""
     return problems.VOCABULARY_CHANGED(path=file, found=wrong.found, expected=wrong.stated)

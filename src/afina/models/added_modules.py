@@ -1,4 +1,4 @@
-"""Modules that methods add to a transformers model: prompts, prefixes, bottleneck adapters and readouts.
+"""Modules that methods add to a transformers model: prompts, prefixes, bottleneck adapters and poolings.
 
 A prompt is trained rows of the model's input; a prefix is trained keys and values in every attention. Both act as
 virtual tokens before every text. A bottleneck is two small linear layers with a nonlinearity between them, placed
@@ -78,7 +78,7 @@ class PoolingReadout(nn.Module):
 
 
 def readout_of(body: nn.Module) -> Pooled | None:
-    """Return how the head's input is made in place of the family's pooling; None: by the family's pooling."""
+    """Return the module that makes the head's input in place of the family's pooling; None: no such module."""
     found = body._modules.get(READOUT)
     return found.settings if isinstance(found, PoolingReadout) else None
 
@@ -181,7 +181,7 @@ class Bottleneck(nn.Module):
     `down` starts with torch's default initialisation.
 
     Args:
-        width: Size of the input and the output.
+        width: Size of the bottleneck's input and output.
         activation: A key of `ACTIVATIONS`.
     """
 

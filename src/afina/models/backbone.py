@@ -34,14 +34,14 @@ class Backbone(ReprCard):
     """A pretrained causal language model or encoder that can be opened as a classifier.
 
     Attributes:
-        address: As the user wrote it: a Hub id with optional `@revision`, a directory, `embedded`, `minilm`, or
-            `random:DIR`.
+        address: The address that the user gave: a Hub id with optional `@revision`, a directory, `embedded`, `minilm`,
+            or `random:DIR`.
         path: A directory that every `from_pretrained` of transformers opens.
         config: transformers' configuration.
         tokenizer: transformers' fast tokenizer.
         drawn: Names of pretrained weights that the files lack, known after the weights were opened. These weights are
             drawn from a fixed seed, so the backbone is the same at each opening.
-        int8_factors: What `afina.predicting.predictor.int8_factors` has measured, by precision.
+        int8_factors: The factors that `afina.predicting.predictor.int8_factors` has measured, by precision.
         copy_note: A sentence on the quantised copy that the last opening wrote, or on why it wrote none; "" if there is
             nothing to say.
     """
@@ -71,11 +71,11 @@ class Backbone(ReprCard):
         """Open the configuration and tokenizer at `address`; downloads or converts the model the first time.
 
         Args:
-            address: As described for the class.
+            address: The address, as described for the class.
             weights: If False, do not download or draw weights; `open` then works only if `complete` is true.
 
         Raises:
-            NotFound: There is no model at the address.
+            NotFound: No model exists at the address.
             InvalidStudy: afina does not support the model's family.
         """
         path = locate(address, weights=weights)
@@ -137,7 +137,8 @@ class Backbone(ReprCard):
                 tokens' output embeddings. None: the head is drawn at random.
             exact: If True, outputs are the language model's logits, and the offset is the mean of the tokens' biases.
                 If False, rows are centred and scaled like drawn rows, which training can change (background/words.md).
-            opening: `Objective.opening`. A language model keeps its own head and has no offset.
+            opening: `Objective.opening`: classifier or language model. A language model keeps its own head and has no
+                offset.
             precision: How the frozen weights of the body's linear layers are stored, a key of `PRECISIONS`.
 
         Raises:
@@ -212,7 +213,7 @@ class Backbone(ReprCard):
         return CopyPlace.of(self.path, stored, {"precision": precision, **made.form()}, decisive, made.cost)
 
     def _keep(self, opened: HeldModel, place: CopyPlace | None) -> str:
-        """Take the digest from the copy that was read, or write a copy; return a sentence for the user, or ""."""
+        """Use the digest in the copy that was read, or write a copy; return a note for the user, or ""."""
         if place is None:
             return ""
         if opened.copy is not None:
@@ -268,7 +269,7 @@ class Backbone(ReprCard):
 
     @property
     def shown(self) -> str:
-        """The address for clients of a server: of a directory, its name only."""
+        """The address for clients of a server: of a directory, only the name."""
         return self.address.replace(str(self.path), self.path.name)
 
     @property

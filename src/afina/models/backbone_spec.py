@@ -58,7 +58,7 @@ LONGEST_ADDRESS = 4096
 
 
 def packaged(address: str) -> str | None:
-    """Return the asset with a packaged backbone, a key of `afina.assets.ASSETS`; None: the address is another one.
+    """Return the asset with a packaged backbone, a key of `afina.assets.ASSETS`; None for any other address.
 
     Raises InvalidStudy if there is also a directory with a model of that name.
     """
@@ -101,7 +101,7 @@ def backbone_files(address: str) -> list[Path]:
 
 
 def name_in_backbone(address: str, file: Path) -> str:
-    """Return the name of a file of `backbone_files`, with the directory below the backbone's if there is one."""
+    """Return the name of a file of `backbone_files`, relative to the backbone's directory."""
     path = directory_of(address)
     return file.name if path is None else file.relative_to(path).as_posix()
 
@@ -122,7 +122,7 @@ that results depend on."""
 
 
 def decisive(settings: Mapping[str, Any], usual: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-    """Return the settings of a configuration that results depend on, in a form that does not depend on who wrote them.
+    """Return the settings of a configuration on which results depend, in a normal form.
 
     Args:
         settings: The content of a `config.json`.
@@ -139,7 +139,7 @@ def decisive(settings: Mapping[str, Any], usual: Mapping[str, Any] = MappingProx
 
 
 def _plain(value: Any) -> Any:
-    """Return a JSON value with text as names, and with whole numbers in one form: 10000.0 is 10000."""
+    """Return a JSON value with text keys, and with whole numbers in one form: 10000.0 becomes 10000."""
     if isinstance(value, Mapping):
         return {str(name): _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
@@ -150,7 +150,7 @@ def _plain(value: Any) -> Any:
 def files_digest(address: str) -> str | None:
     """Return the digest of the files of a backbone in a directory; None if the address identifies the backbone.
 
-    Of `config.json`, only the settings that results depend on are covered.
+    For `config.json`, the digest covers only the settings on which results depend.
     """
     found = {name_in_backbone(address, file): _file_digest(file) for file in backbone_files(address)}
     return digest.of_json(found) if found else None
@@ -175,9 +175,9 @@ def absolute_address(address: str) -> str:
 
 
 def backbone_revision(address: str) -> str | None:
-    """Return what pins a downloadable backbone: the digest of its package, or the commit of the Hub copy.
+    """Return the digest of the package of a backbone, or the commit of its Hub copy.
 
-    None for a directory, and if this machine has no copy.
+    Returns None for a directory, and if this machine has no copy of the backbone.
     """
     if (asset := packaged(address)) is not None:
         return digest.PREFIX + assets.ASSETS[asset].sha256
@@ -230,7 +230,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Dimensions:
-    """Dimensions of a backbone under a head.
+    """Sizes of a backbone's layers, under a head.
 
     Attributes:
         layers: Number of blocks.
@@ -263,7 +263,7 @@ def dimensions(configuration: Mapping[str, Any], labels: int, where: str = "conf
 
     Args:
         labels: Number of labels, the head's rows.
-        where: Begins error messages.
+        where: The beginning of error messages.
 
     Raises InvalidStudy if the family is not supported, or a size is not a positive integer.
     """
@@ -326,7 +326,7 @@ _RARE = {"types": "hidden", "embedding": "hidden"}
 
 
 def _follows(size: str, found: Mapping[str, int]) -> int:
-    """Return the default of a size that a configuration may leave out, computed from sizes earlier in `_FIELDS`."""
+    """Return the default of a size that a configuration may leave out, computed from earlier sizes in `_FIELDS`."""
     if size == "inner":
         return 4 * found["hidden"]
     return found["heads"] if size == "key_heads" else found["hidden"] // found["heads"]
@@ -337,12 +337,13 @@ class Precision:
     """How the frozen weights of a backbone's linear layers are stored, apart from the compute dtype.
 
     Attributes:
-        words: What is stored, in a few words, for help and documentation.
+        words: The form of the stored weights in a few words, for help and documentation.
         hold: Turns a float32 weight [M, K] into a `HeldWeight`. None: weights stay parameters in the compute dtype.
         needs: The optional extra of afina that must be installed. None: no extra.
-        form: Returns all that decides the held form beside the weight: versions, and the processor where it matters.
-            Kept copies are named by it. None: no copy is kept.
-        cost: Time to compute the held form, as a multiple of int8's. So much smaller backbones have a kept copy.
+        form: Returns what the held form depends on in addition to the weight: package versions, and sometimes the
+            processor. Kept copies are named by this value. None: no copy is kept.
+        cost: Time to compute the held form, as a multiple of int8's. Backbones that are smaller by this factor have a
+            kept copy.
     """
 
     words: str

@@ -1,8 +1,7 @@
 """Bag of words: a linear model on TF-IDF features of words and word pairs. Needs no backbone.
 
-Computes what scikit-learn's TfidfVectorizer and LogisticRegression compute, from stored numbers alone. A saved model is
-therefore data and not code, and does not depend on a version of scikit-learn. The module does not know tasks or
-training.
+The model computes what scikit-learn's TfidfVectorizer and LogisticRegression compute, from stored numbers alone. A
+saved model is therefore data and not code, and does not depend on a version of scikit-learn.
 """
 
 from __future__ import annotations
@@ -76,8 +75,8 @@ class BagOfWords:
 
         Args:
             label_names: Names of the labels, in the order of the rows of `weights`.
-            hyperparameters: Stored in the manifest.
-            **origin: Further fields of the manifest that say where the model comes from.
+            hyperparameters: Hyperparameters that are stored in the manifest. **origin: Further fields of the manifest
+            that say where the model comes from.
         """
         import torch
 

@@ -1,4 +1,4 @@
-"""Classifier: backbone, pooling and head. Only the forward pass is afina's own.
+"""Classifier: a transformers model with its pooling and head, and afina's forward pass over packed batches.
 
 The model inside is transformers' `...ForSequenceClassification`, wrapped by peft if the method needs peft. Parameter
 names and saved files are therefore those of transformers and peft. The module does not know methods.
@@ -139,7 +139,7 @@ class Classifier(nn.Module):
 
     @property
     def own_linear(self) -> Mapping[str, nn.Module]:
-        """The linear layers of the body, by path in the body without a method; those of a method are not among them."""
+        """The linear layers of the body by path, without those that a method has added."""
         return self._own_linear
 
     def use_int8(self, factors: Mapping[str, Tensor]) -> None:
@@ -157,7 +157,7 @@ class Classifier(nn.Module):
 
     @property
     def not_in_int8(self) -> str | None:
-        """The linear layers that `use_int8` has left as they are, in words; None: all are in int8, or all are not."""
+        """The linear layers that `use_int8` has left in floats, in words; None: all or none are in int8."""
         kept = [] if self.in_int8 is None else [path for path in self._own_linear if path not in self.in_int8]
         if not kept:
             return None
@@ -197,7 +197,7 @@ class Classifier(nn.Module):
 
     @property
     def prefix(self) -> int:
-        """Number of keys and values before each text that are not cells of a row."""
+        """Number of keys and values (prefix) before each text that are not cells of a row."""
         return layout_of(self.body, torch.zeros(1, dtype=torch.int32)).prefix
 
     @property
@@ -261,7 +261,7 @@ class Classifier(nn.Module):
 
         Args:
             tokens: The chunk's tokens, int64 [T]. The first chunk has the virtual tokens before them.
-            chunk: Where the text's keys and values are kept.
+            chunk: The chunk's place in the cache of keys and values.
             each: Whether the body's output at each of the tokens is returned instead, [T, width].
         """
         prompt = prompt_of(self.body) if chunk.begins else None
@@ -352,7 +352,7 @@ class FamilyHead(nn.Module):
 
 
 def types_of(body: Any, types: Tensor | None) -> dict[str, Tensor]:
-    """Return token types, int64 [T], as an input of the body; nothing for a body that does not tell them apart."""
+    """Return token types, int64 [T], as an input of the body; nothing for a body without token types."""
     if types is None or not architecture_of(body).token_types or body.config.type_vocab_size < 2:
         return {}
     return {"token_type_ids": types[None]}

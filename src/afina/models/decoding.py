@@ -18,7 +18,7 @@ _SINGLE = ("min_new_tokens", "presence_penalty", "frequency_penalty", "repetitio
 
 
 class Decoding(Frozen):
-    """How an answer is generated, token by token.
+    """The settings with which an answer is generated, token by token.
 
     Attributes:
         max_new_tokens: Most tokens of an answer, the end token included. None: as many as the model has positions for.
@@ -66,7 +66,7 @@ class Decoding(Frozen):
 
     @property
     def in_words(self) -> str:
-        """How answers are generated, to follow the word "by"."""
+        """The decoding method in words, to follow the word "by"."""
         if self.samples:
             limits = [f"top-p {self.top_p:g}"] * (self.top_p < 1) + [f"top-k {self.top_k}"] * (self.top_k > 0)
             limits += [f"min-p {self.min_p:g}"] * (self.min_p > 0)
@@ -87,10 +87,10 @@ class Decoding(Frozen):
     def for_transformers(self, most: int | None = None) -> dict[str, Any]:
         """Return the arguments of `generate` in transformers, without those at their defaults.
 
-        Stop strings, end tokens, `logit_bias`, and the penalties for presence and frequency are not among them.
+        The arguments do not include stop strings, end tokens, `logit_bias`, and penalties for presence and frequency.
 
         Args:
-            most: Most new tokens where `max_new_tokens` is None. None: no limit is named.
+            most: Most new tokens if `max_new_tokens` is None. None: no limit.
         """
         sampling = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k} if self.samples else {}
         sampling |= {"min_p": self.min_p} if self.min_p else {}
@@ -139,7 +139,7 @@ class Decoding(Frozen):
 
     @property
     def keeps_logits(self) -> bool:
-        """Whether the most probable token is chosen by the model's own logits, while no token is forbidden."""
+        """Whether the most probable token is chosen by the model's unchanged logits."""
         changes = self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1 or self.logit_bias
         return not (self.samples or self.no_repeat_ngram or self.min_new_tokens or changes)
 

@@ -1,4 +1,4 @@
-"""LanguageModel: a backbone under its own head over a packed row, for answers that are texts.
+"""LanguageModel: a backbone with its pretrained output embedding over a packed row, for answers that are texts.
 
 The model inside is transformers' `...ForCausalLM`, wrapped by peft if the method needs peft. Parameter names and saved
 files are therefore those of transformers and peft. The module does not know methods, tokenizers or how answers are

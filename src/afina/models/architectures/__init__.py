@@ -1,7 +1,7 @@
 """Architectures: one entry for each family of models, by transformers' `model_type`.
 
-No other module names a family or a module inside one. The package knows only names and numbers, and does not import
-torch.
+All names of families and of their modules are in this package. The package knows only names and numbers, and does not
+import torch.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def supported(family: object, where: str) -> Architecture:
 
 
 def check_can_be_asked(entry: Architecture, where: str) -> None:
-    """Raise InvalidStudy if a model of this family cannot answer in words; `where` begins the error message."""
+    """Raise InvalidStudy if a model of this family cannot predict label words; `where` begins the message."""
     if entry.is_encoder:
         raise problems.ENCODER_ASKED_IN_WORDS(where=where, family=entry.family)
 
 
 def check_can_write(entry: Architecture, where: str) -> None:
-    """Raise InvalidStudy if a model of this family cannot write texts; `where` begins the error message."""
+    """Raise InvalidStudy if a model of this family cannot generate text; `where` begins the message."""
     if entry.is_encoder:
         raise problems.ENCODER_GENERATES(where=where, family=entry.family)
 

@@ -1,4 +1,4 @@
-"""Entries of causal language models (decoders)."""
+"""Architecture entries of causal language models (decoders)."""
 
 from __future__ import annotations
 

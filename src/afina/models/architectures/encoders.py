@@ -1,4 +1,4 @@
-"""Entries of encoders: each token attends to all tokens of its text."""
+"""Architecture entries of encoders, in which each token attends to all tokens of its text."""
 
 from __future__ import annotations
 

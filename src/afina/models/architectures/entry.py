@@ -1,4 +1,4 @@
-"""Architecture: what an entry of a family says, as names and numbers. The module does not import torch."""
+"""Architecture: the entry of a model family: names of modules, sizes, pooling. The module does not import torch."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Sizes:
-    """transformers' default sizes, used where a configuration leaves a size out; None: computed from other sizes.
+    """transformers' default sizes, used if a configuration has no value; None: computed from other sizes.
 
     Attributes:
         vocabulary: Tokens in the vocabulary.
@@ -109,7 +109,7 @@ class Sizes:
         key_heads: Key and value heads of an attention.
         head: Width of a head.
         types: Token types. None: the family has no embedding of token types.
-        embedding: Width of the embeddings. None: always `hidden`.
+        embedding: Width of the token embeddings. None: always `hidden`.
         fields: Further names of sizes in a configuration; they take precedence over transformers' standard names.
     """
 
@@ -128,7 +128,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Architecture:
-    """The entry of a family of models: names, sizes and properties that differ between families.
+    """The entry of a model family: names, sizes and properties that differ between families.
 
     Attributes:
         family: transformers' `model_type`.
@@ -145,7 +145,7 @@ class Architecture:
             them. Weights that the files lack are drawn.
         pooling: The hidden state that the head reads.
         poolings: Pooling by value of the configuration's field `pooling_field`; a family may leave this to the field.
-        pooling_field: Name of the field. None: the pooling is always `pooling`.
+        pooling_field: Name of the configuration's field for the pooling. None: the pooling is always `pooling`.
         mask: The tokens that a token attends to.
         after_padding: Whether the position ids of a text begin after the padding token's id instead of at 0.
         token_types: Whether the body takes token types.

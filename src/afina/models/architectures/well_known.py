@@ -1,4 +1,4 @@
-"""Well-known configurations, so that counting parameters and planning need no network.
+"""Configurations of well-known models, so that counting parameters and planning need no network.
 
 The module does not import torch.
 """

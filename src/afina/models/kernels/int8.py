@@ -42,7 +42,7 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def form() -> dict[str, object]:
-    """Return all that decides codes and scales, beside the weight."""
+    """Return everything on which codes and scales depend in addition to the weight."""
     return {"version": FORM, "torch": torch.__version__, "processor": torch.backends.cpu.get_cpu_capability()}
 
 
@@ -105,7 +105,7 @@ class Int8Weight(HeldWeight):
 
     @property
     def _blocks(self) -> range:
-        """First rows of the blocks of a product."""
+        """The first rows of the blocks in which a product is computed."""
         rows, step = self.codes.shape[0], self._rows_at_once
         if isinstance(self.codes, FakeTensor):  # in a dry run (`afina.training.dry_run`), two need the memory of all
             rows = min(rows, 2 * step)

@@ -95,7 +95,7 @@ class Pool:
 
 @dataclass(eq=False)
 class CachedSequence:
-    """The place of a running sequence.
+    """A running sequence's place in the cache.
 
     Attributes:
         length: Number of columns in use, a prefix included.
@@ -138,7 +138,7 @@ class KeyValueCache:
         return [owner for pool in self._pools.values() for owner in pool.owners]
 
     def open(self, columns: int, prefix: int = 0, adapter: BatchedAdapter | None = None) -> OpenSequence:
-        """Return a sequence without columns, whose chunks are computed one after the other; it does not run yet.
+        """Return a sequence without columns, whose prompt is computed in chunks; it does not run yet.
 
         Args:
             columns: Most columns that the sequence will have, virtual tokens included.
@@ -153,7 +153,7 @@ class KeyValueCache:
         return TokenChunk(self._layers, sequence, sequence.length or sequence.prefix, not sequence.length)
 
     def opened_bytes(self, columns: int) -> int:
-        """Return the bytes of a sequence of `open`."""
+        """Return the bytes that `open` reserves for a sequence."""
         layers, groups, width = self._sizes
         return 2 * layers * groups * width * columns * self._dtype.itemsize
 
@@ -369,7 +369,7 @@ class OpenSequence:
 
     Attributes:
         keys: [layers, G, L, D], of which the first columns are written.
-        values: Likewise.
+        values: [layers, G, L, D], of which the first columns are written.
         prefix: Number of columns of a prefix.
         adapter: The adapter that computes the sequence. None: the model itself.
         length: Number of columns that are written, a prefix included.
