@@ -35,7 +35,7 @@ def test_how_often_work_fits_into_a_node() -> None:
     assert place.holds(Room(8, 10 * GIB))
     assert not place.holds(Room(9))
     assert place.less([Room(3, 4 * GIB), Room(6, GIB)]) == Room(0, 5 * GIB)
-    assert nodes.together([node("a", place), node("b", Room(1, GIB, 2))]) == Room(9, 11 * GIB, 2)
+    assert nodes.together([place, Room(1, GIB, 2)]) == Room(9, 11 * GIB, 2)
 
 
 def test_nodes_with_other_versions_are_named_with_their_versions(monkeypatch: pytest.MonkeyPatch) -> None:
