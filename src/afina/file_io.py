@@ -1,6 +1,6 @@
 """Atomic writing and strict reading. A file is written completely or not at all; untrusted JSON is checked.
 
-Writing: a temporary file beside the target, fsync, rename. Knows nothing of the content.
+Writing: a temporary file beside the target, fsync, rename. The module does not know the content of the files.
 """
 
 from __future__ import annotations

@@ -67,8 +67,8 @@ def open_blobs(address: str) -> Blobs:
 class RemoteBlobs(Blobs):
     """Blobs under a prefix of a bucket in an object store.
 
-    A request times out after `timeout_s` seconds. It is repeated at most `retries` times, and not after 2 * `timeout_s`
-    seconds. So a call to a service that does not respond takes at most three times `timeout_s`.
+    A request times out after `timeout_s` seconds. A request is repeated at most `retries` times, and not after 2 *
+    `timeout_s` seconds. So a call to a service that does not respond takes at most three times `timeout_s`.
     """
 
     def __init__(self, store: ObjectStore, url: str, timeout_s: float = TIMEOUT_S) -> None:

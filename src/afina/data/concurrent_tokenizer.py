@@ -1,7 +1,7 @@
 """ConcurrentTokenizer: a tokenizer for many threads, with the results of transformers' tokenizer.
 
-transformers' tokenizer changes its own truncation setting at every call, so two threads must not use it at once. It
-holds the GIL for a single text, and it tokenises a long text whole, even if a few tokens of the text are kept.
+transformers' tokenizer changes its own truncation setting at every call, so two threads must not use it at once.
+transformers' tokenizer holds the GIL for a single text, and tokenizes a long text whole, even if few tokens are kept.
 `ConcurrentTokenizer` changes no state, releases the GIL, and leaves out the middle of a long text where the rest has
 the same tokens.
 """
@@ -97,8 +97,8 @@ class ConcurrentTokenizer:
         """Return a text with the same first (last, if the left side is truncated) `most` tokens, also in a template.
 
         The middle is left out if the text is long, the tokenizer splits texts into words by a known rule, and there are
-        words of plain letters to cut between. Otherwise the text is returned whole. A text with more than `most`
-        tokens keeps more than `most` tokens.
+        words of plain letters to cut between. If not, the whole text is returned. A text with more than `most` tokens
+        keeps more than `most` tokens.
         """
         size = CHARACTERS * (most + 1)
         while self._splits_words and 4 * size < len(text):

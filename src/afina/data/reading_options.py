@@ -53,13 +53,13 @@ class ReadingOptions:
         text, text_pair: None: a usual name is recognised (`columns.TEXT`, `columns.PAIRS`).
         label: None: a usual name is recognised. `a,b,c` names several columns, each with 0 or 1 for one label.
         target: Kept as `label` with `kind` text.
-        labels: As the data spell them; or names for 0 to n-1, or for the places of multi-hot lists.
+        labels: The labels as the data spell them; or names for 0 to n-1, or for the positions of multi-hot lists.
         separator: None: recognised.
         missing, long: None: refuse.
-        merge_labels: The most frequent spelling is kept.
+        merge_labels: Whether labels that differ only in spelling become one label, with the most frequent spelling.
         sheet: None: the only sheet that is not empty.
-        train_examples, evaluation_examples: They are chosen by a stable hash of the text.
-        validation: The evaluation split is then not used at all.
+        train_examples, evaluation_examples: The number of texts, which are chosen by a stable hash.
+        validation: The share of the training split that replaces the evaluation split, which is then not used at all.
         selection: The trained model is scored on these texts too, so that one of several models can be selected.
     """
 

@@ -202,7 +202,7 @@ def told(
 
 
 def _set_aside(train: Split, kind: Kind, shares: Mapping[str, float | None]) -> tuple[Split, dict[str, Split]]:
-    """Return the rest of the training texts, and the texts of each share that is not None, by its name."""
+    """Return the remaining training texts, and by name the texts of each share that is not None."""
     rest, cut = splitting.cuts(train, {name: share for name, share in shares.items() if share is not None})
     return rest, {name: TARGETS[kind].grouped(split) for name, split in cut.items()}
 

@@ -4,7 +4,7 @@ S. Takeshita et al., ACLSum: A New Dataset for Aspect-based Summarization of Sci
 files of aclsum 0.1.2, MIT). J. Novikova et al., The E2E Dataset: New Challenges For End-to-End Generation, SIGDIAL
 2017. P. Rajpurkar et al., SQuAD: 100,000+ Questions for Machine Comprehension of Text, EMNLP 2016.
 
-The module knows the files' formats. It does not know how an asset is fetched.
+`afina.assets` fetches the files of ACLSum.
 """
 
 from __future__ import annotations

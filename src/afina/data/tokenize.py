@@ -235,7 +235,7 @@ class Template:
             )
 
     def check_fields(self, columns: Sequence[str] = ()) -> None:
-        """Raise InvalidStudy for another name in braces, which would stand in each prompt as it is.
+        """Raise InvalidStudy for another name in braces, which would stand unchanged in each prompt.
 
         columns: The names in braces that the user may give, for the message; empty: those of the texts.
         """
@@ -253,7 +253,7 @@ class Template:
         return found
 
     def followed(self, prompt: str, answer: str) -> str:
-        """Return a rendered prompt and its answer, with a space between them unless a line break is there."""
+        """Return a rendered prompt and its answer, with a space between them unless a line break separates them."""
         joined = not self.special_tokens or prompt.endswith("\n")
         return f"{prompt}{'' if joined else ' '}{answer}"
 
@@ -317,8 +317,8 @@ def _cut(parts: list[str], spans: list[tuple[int, int]], offsets: np.ndarray, ov
     """Return the parts without `over` tokens, as near as whole characters allow, and at least one character shorter.
 
     Args:
-        spans: The place of each part in the tokenized string.
-        offsets: int64 [T, 2], the place of each token.
+        spans: The (start, end) of each part in the tokenized string.
+        offsets: int64 [T, 2], the start and end of each token in the string.
     """
     inside = [offsets[(offsets[:, 0] >= a) & (offsets[:, 1] <= b) & (offsets[:, 0] < offsets[:, 1])] for a, b in spans]
     keep = [len(tokens) for tokens in inside]

@@ -300,7 +300,7 @@ class Engine(ReprCard):
             return error
 
     def _loaded(self, lease: Lease | AfinaError, adapter: Address | Lease, stack: ExitStack) -> Lease:
-        """Return a lease on a loaded adapter; retries once if the adapter was removed or replaced meanwhile."""
+        """Return a lease on a loaded adapter; retries once if the adapter was removed or replaced while it loaded."""
         if isinstance(lease, AfinaError):
             raise lease
         try:

@@ -1,1 +1,1 @@
-"""scikit-learn estimators for texts, on top of a run and a predictor. They do not know stores, servers or reports."""
+"""scikit-learn estimators for texts: a run trains, a predictor predicts. The package knows no stores or reports."""

@@ -400,7 +400,7 @@ def chunk_size(left: int, most: int, computed: int, reach: float) -> int:
 
 
 def shared_out(needs: Sequence[int], most: int | None) -> list[int]:
-    """Share `most` tokens out as equally as the needs allow: what one does not need goes to the others.
+    """Share `most` tokens out as equally as the needs allow: tokens that one request does not need go to others.
 
     Args:
         most: Tokens to share out. None: each gets what it needs.

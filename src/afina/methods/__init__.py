@@ -1,4 +1,4 @@
-"""The methods: every way of adapting a model. METHODS holds them by key, including those of other packages.
+"""The methods of adapting a model. METHODS has them by key, including the methods of other packages.
 
 All code that differs between methods is in this package; no other package names a method. The package does not know
 tasks or runs, and does not import torch.

@@ -90,8 +90,8 @@ class VirtualTokens(Method):
 class PromptTuning(VirtualTokens):
     """Prompt tuning: trains `tokens` rows of the input, and the head (Lester et al. 2021, arXiv 2104.08691).
 
-    The rows take the first positions of every text, and the text's tokens attend to them. They start as embeddings of
-    random tokens of the vocabulary, as in peft; the paper finds this better than random rows (section 3.2).
+    The rows take the first positions of every text, and the text's tokens attend to them. The rows start as embeddings
+    of random tokens of the vocabulary, as in peft; the paper finds this better than random rows (section 3.2).
     """
 
     name: ClassVar[str] = "prompt"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Selective(Method):
-    """Base class: trains parameters chosen by name (`trains`), or in another way (`chosen`)."""
+    """Base class: trains parameters chosen by name (`trains`), or by another rule (`chosen`)."""
 
     adds_parameters: ClassVar[bool | None] = False
 
@@ -79,7 +79,7 @@ class Selective(Method):
 
 @dataclass(frozen=True)
 class _Untrained(Selective):
-    """Base class: trains nothing, so the model is evaluated as it is."""
+    """Base class: trains nothing, so that the pretrained model is evaluated."""
 
     search: ClassVar[None] = None
     practical: ClassVar[bool] = False

@@ -248,8 +248,8 @@ class Classifier(nn.Module):
     def reach(self) -> float:
         """Number of earlier tokens to which a token attends in the time that its linear layers take.
 
-        By operations: 2 for each weight of the linear layers, and 4 * width for each earlier token and layer. Those of
-        the attention take about `ATTENTION` times as long.
+        By operations: 2 for each weight of the linear layers, and 4 * width for each earlier token and layer.
+        Operations of the attention take about `ATTENTION` times as long.
         """
         shapes = [linear.frozen_weight(layer).shape for layer in self.own_linear.values()]
         heads = sum(int(self.body.config.num_attention_heads) for _ in attentions(self.body))

@@ -185,8 +185,8 @@ class Predictor(ReprCard, ABC):
             The predictions, and the number of truncated texts.
 
         Raises:
-            InvalidData: A text is unreadable or blank; or pairs are given and the adapter reads single texts, or the
-                other way round.
+            InvalidData: A text is unreadable or blank; or pairs are given and the adapter reads single texts, or vice
+                versa.
             CorruptAdapter: An output is NaN or infinite.
         """
         return self._predict(*as_lists(texts, pairs), where, before)

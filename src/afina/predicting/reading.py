@@ -126,7 +126,7 @@ class Reading:
         return encode(reads, texts, pairs, max_length=most, template=template, where=where, before=before)
 
     def _check_room(self, tokenizer: Tokenizer, *, pairs: bool) -> None:
-        """Raise InvalidData if the truncation that was asked for leaves no token for a text."""
+        """Raise InvalidData if the request's truncation leaves no token for a text."""
         template = self.template
         if template is None:
             taken = self.backbone.tokenizer.num_special_tokens_to_add(pair=pairs)

@@ -90,7 +90,7 @@ def unasked(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
 
 
 def _starts_from_words(record: Record) -> bool:
-    """Whether the run's method takes its head from words if there are any, and no words were given."""
+    """Whether the run's method starts its head from label words if possible, and no words were given."""
     prescribed = METHODS[record.method].head if record.method in METHODS else None
     return prescribed is None and not record.ask.words
 

@@ -151,7 +151,7 @@ def metrics_of(record: Record) -> tuple[str, ...]:
 
 
 def headline_first(names: Iterable[str], headline: str) -> tuple[str, ...]:
-    """Return the headline metric, then the other main metrics, then the rest."""
+    """Return the headline metric, then the other main metrics, then all further metrics."""
     return (headline, *sorted((name for name in names if name != headline), key=lambda name: not METRICS[name].main))
 
 

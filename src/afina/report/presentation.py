@@ -32,7 +32,7 @@ Draw = Callable[[Sequence[Arm]], Sequence[Plot | None]]
 
 
 class Presentation(ABC):
-    """The way in which a report presents a kind of task.
+    """How a report presents a kind of task.
 
     Attributes:
         right: Heading of the column of targets.

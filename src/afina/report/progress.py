@@ -1,6 +1,6 @@
 """The progress of runs in words: the lines of a log, and the parts of a progress bar or table.
 
-The module knows the events of a `Watcher`. It does not know where the words are shown.
+The module knows the events of a `Watcher`. The command line and notebooks show the words.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def attempt(run: Run, number: int, trial: Trial, length: int) -> str:
 
 
 def selected(record: Record) -> str:
-    """Return a sentence on a training's figure on the validation texts; empty if there are no validation texts."""
+    """Return a sentence on a training's metric on the validation set; empty without a validation set."""
     seen = record.selection
     if seen is None:
         return ""

@@ -395,7 +395,7 @@ def why_left_out(one: Dropped) -> str:
 
 
 def titled(one: Comparison) -> Comparison:
-    """Return the comparison with titles in place of names."""
+    """Return the comparison with the methods' titles in place of their names."""
     return replace(one, first=title(one.first), second=title(one.second))
 
 

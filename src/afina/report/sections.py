@@ -268,7 +268,7 @@ def notes(arms: Sequence[Arm], data: ReadingOptions, found: int = 0, told: Seque
 
     Args:
         found: The number of results of which `arms` were made.
-        told: Sentences about what was carried out otherwise than asked for.
+        told: Sentences about what the study did differently from the request.
     """
     if not arms:
         return []

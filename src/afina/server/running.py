@@ -1,8 +1,8 @@
 """A server on a port: sockets, connections, draining, and shutdown within a time limit.
 
-uvicorn limits only the time between a response and the next request. It keeps a connection that sends nothing, or a
-byte now and then, for ever, and at its limit of connections it answers 503 to all clients. This server instead closes
-an idle connection for each new connection, first those that never sent a valid key.
+uvicorn limits only the time between a response and the next request. uvicorn keeps a connection that sends nothing, or
+a byte now and then, for ever, and at its limit of connections answers 503 to all clients. This server instead closes an
+idle connection for each new connection, first those that never sent a valid key.
 """
 
 from __future__ import annotations

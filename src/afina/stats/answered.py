@@ -86,7 +86,7 @@ class Order:
     """Numbers by rank; equal numbers share a place.
 
     Attributes:
-        place: The place of each number, int [N].
+        place: The rank of each number among the different numbers, int [N].
         counts: The count of numbers in each place.
     """
 

@@ -224,7 +224,7 @@ def _counted(database: Database, place: str, copied: int) -> Backup:
 
 
 def _check_recoverable(database: Database, backup: Path) -> None:
-    """Raise NotFound without a backup, and Refused if it has another format or a store is there already."""
+    """Raise NotFound without a backup, and Refused if it has another format or a store exists already."""
     if not (backup / engine.DATABASE).is_file():
         raise problems.BACKUP_MISSING(expected=engine.DATABASE, path=backup)
     _opened(backup / engine.DATABASE).demand()

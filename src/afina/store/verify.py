@@ -84,7 +84,7 @@ def verify(database: Database, blobs: Blobs, last: str | None = None) -> list[Da
 
 
 def _place(connection: Connection, entries: list[LogEntry], shown: str) -> Iterator[Damage]:
-    """Compare the place of the blobs with the log.
+    """Yield damage if the log and the database disagree on whether the blobs are beside the database.
 
     The log only records whether the blobs are beside the database, because a URL may be secret.
     """

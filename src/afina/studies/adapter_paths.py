@@ -65,8 +65,8 @@ def find_adapter(
         method: The method, or the run's name in the study. Default: the recommended method, or the only method that the
             last request trained. If the study has several sizes of the training split, the largest counts.
         seed: Default: the first seed of the study.
-        backbone: The address of a backbone, if the method was trained on several. Any other address chooses nothing:
-            it is the present place of a backbone that has moved.
+        backbone: The address of a backbone, if the method was trained on several. Any other address is ignored: it is
+            the present address of a backbone that has moved.
 
     Raises NotFound, UnknownName, InvalidData or InvalidStudy; the message lists the adapters that exist. Raises
     CorruptAdapter for a recorded adapter without its manifest.

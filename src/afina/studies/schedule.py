@@ -75,7 +75,7 @@ class Watcher:
 
 
 class WithBackbones(Watcher):
-    """Passes progress of a study of several backbones on to another watcher; runs are named by method and backbone."""
+    """Passes progress on to another watcher; names each run by its method and backbone."""
 
     @classmethod
     def of(cls, watcher: Watcher, backbones: Sequence[str]) -> Watcher:

@@ -118,7 +118,7 @@ def settled(run: Run, setting: Mapping[str, Any]) -> Run:
 
 
 def candidate_run(run: Run, setting: Mapping[str, Any], how: Tune) -> Run:
-    """Return the run that tries a setting on the validation split. It never reads the held-out split.
+    """Return the run that tries a setting on the validation split. The trial never reads the held-out split.
 
     The run's seed is derived from `how.seed`, so that runs of the study are unlikely to have the same seed.
     """

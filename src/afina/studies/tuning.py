@@ -253,7 +253,7 @@ def _name(run: Run, space: Space, how: Tune) -> str:
 
 @contextmanager
 def _memory(path: Path) -> Iterator[optuna.storages.RDBStorage]:
-    """Open Optuna's database, and silence Optuna's log meanwhile."""
+    """Open Optuna's database; Optuna's log is silenced in the `with` block."""
     if path.exists():
         with path.open("rb") as file:
             if file.read(16) not in (b"", b"SQLite format 3\0"):

@@ -58,7 +58,7 @@ class ColumnNames:
     """Names of columns by role.
 
     Attributes:
-        labels: Empty if no label is asked for; several if each column is about one label.
+        labels: Names of label columns: empty if none is read, several if each column is about one label.
         others: Columns that are not read.
         kind: The kind of task that the names of the columns, or the user, say; None: recognised from the labels.
         group: A column: rows with the same value stay in the same split.

@@ -45,7 +45,7 @@ def load(path: Path, asked: ReadingOptions, evaluation: Path | None = None) -> T
 
 
 def evaluation_table(path: Path, asked: ReadingOptions) -> FileTable:
-    """Return the table of an evaluation file, which has the sheet that is asked for, or a single one."""
+    """Return the table of an evaluation file: of the sheet in `asked.sheet`, or of the only sheet."""
     return formats.read(path, asked.sheet if formats.has_sheet(path, asked.sheet) else None)
 
 

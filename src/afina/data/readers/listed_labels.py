@@ -52,7 +52,7 @@ def split_labels(value: Any, separator: str | None) -> list[Any]:
 
 
 def multi_hot_names(column: LabelColumn, separator: str | None, labels: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the names of the places of multi-hot lists; empty if the cells hold label names.
+    """Return the label names of the positions of multi-hot lists; empty if the cells hold label names.
 
     Lists are multi-hot if they have one length, two or more, and hold only 0 and 1. Raises InvalidData if both readings
     are possible, or if only some lists are multi-hot.

@@ -190,7 +190,7 @@ def _refuse(table: FileTable, rows: Sequence[int], name: str, expected: str) -> 
 
 
 def rows_in_words(table: FileTable, rows: Sequence[int]) -> str:
-    """Return the places of rows, such as `lines 3, 7 and 12`; at most SHOWN."""
+    """Return the numbers of rows in words, such as `lines 3, 7 and 12`; at most SHOWN."""
     places = [f"{table.places[row]:,}" for row in rows[:SHOWN]]
     unit = table.unit if len(rows) == 1 else f"{table.unit}s"
     return f"{unit} {', '.join(places)}{', ...' if len(rows) > SHOWN else ''}"

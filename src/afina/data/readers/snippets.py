@@ -1,8 +1,7 @@
 """Tasks in the `snippets` asset: sentences of four domains with the mean mark of 15 or more raters, from -4 to 4.
 
-C.J. Hutto and E. Gilbert, VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social
-Media Text, ICWSM 2014; the files of vaderSentiment 3.3.2 (MIT). The module knows the files' format. It does
-not know how the asset is fetched.
+C.J. Hutto and E. Gilbert, VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text, ICWSM
+2014; the files of vaderSentiment 3.3.2 (MIT). The module knows the files' format. `afina.assets` fetches the files.
 
 A hash of the normalised text decides the split, so a sentence is in the same split of every task here. The ceiling of a
 task is how well one human predicts what others say: the j-th mark of every text is compared with the mean of the text's
@@ -206,7 +205,7 @@ def _of_one_domain(found: list[Snippet]) -> list[Snippet]:
 
 
 def pairs(labels: Sequence[str] | None = None, *, offline: bool = False) -> TaskData:
-    """Return a task of sentence pairs: which sentence is rated higher, `first` or `second`. Both are equally frequent.
+    """Return a task of sentence pairs, equally often labelled `first` or `second`: which sentence is rated higher.
 
     The sentences of each domain and split are paired in the order of a hash. Pairs whose ratings differ by less than
     APART are left out. A sentence that occurs more than once, or has no letter and no digit, is in no pair. The order

@@ -1,6 +1,6 @@
 """A file or standard input as lines of text, and how far it has been read.
 
-The module knows encodings and compression. It does not know formats.
+The module handles encodings and compression; `formats.py` handles formats.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class LabelledRows:
 
     Attributes:
         labels: N labels as the data spell them: names or integers, numbers, several names each, or references.
-        where: Return the place of row i, such as `train.csv, line 7`.
+        where: A function that returns file and line of row i, such as `train.csv, line 7`.
         column: The name of the label column.
         names: All names of the labels in their order, if the file has them, lists are multi-hot, or each label has a
             column. Empty: every label may occur.
@@ -181,7 +181,7 @@ def first(split: Split, count: int | None, field: str) -> Split:
 
 
 def cuts(train: Split, shares: Mapping[str, float]) -> tuple[Split, dict[str, Split]]:
-    """Cut shares from a training split, one after another. Return the rest, and the cut splits by name.
+    """Cut shares from a training split, one after another. Return the remaining split, and the cut splits by name.
 
     A hash of the text, or of the group, decides. So duplicates stay together and no text depends on other texts. The
     order is kept. The first cut does not depend on the share's name. Shares are approximate. Raises InvalidData if a

@@ -1,6 +1,6 @@
 """TargetKind: how a kind of task reads its targets from cells, and splits, compares, spells and shows them.
 
-The module does not know which kinds there are.
+`target_kinds.py` has the list of kinds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Texts without labels: from a file or standard input in chunks, or from lists, arrays, Series and frames.
 
-A file is read in chunks, so that few of its texts are in memory. The module knows lines, and rows with columns. It does
-not know tasks or models, and does not import the libraries of the frames that it reads.
+A file is read in chunks, so that few of its texts are in memory. The module does not import pandas, polars or other
+libraries whose frames it reads.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class TextStream:
 
     Attributes:
         blank: The number of rows without a text so far.
-        first_blank: The place of the first of these rows.
+        first_blank: File and line of the first row without a text.
         columns: The columns by role, as far as known (`ColumnNames.roles`).
     """
 

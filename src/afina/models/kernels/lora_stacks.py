@@ -94,7 +94,7 @@ class LoraStack:
             self._resize(self.used)
 
     def _free(self, rank: int) -> int | None:
-        """Return the first of `rank` free ranks; None: there are not enough in one piece."""
+        """Return the first of `rank` adjacent free ranks; None: too few adjacent ranks are free."""
         start = 0
         for ranks in sorted(self.ranks.values(), key=lambda one: one.start):
             if ranks.start - start >= rank:
@@ -151,7 +151,7 @@ class LoraStacks:
         self.arranged(())
 
     def arranged(self, adapters: Iterable[BatchedAdapter]) -> dict[int, int]:
-        """Return the place of each running adapter in a row, by its id. Other adapters leave the stacks."""
+        """Return the row segment of each running adapter, by its id. Other adapters leave the stacks."""
         given = {id(one): one for one in adapters}
         if given.keys() != self._adapters.keys():
             for key in self._adapters.keys() - given.keys():

@@ -41,7 +41,7 @@ class Words:
 
     Attributes:
         shown: The words as they are written, each with a space if one follows.
-        keys: The words as they are compared.
+        keys: The words without case and outer punctuation, for comparison.
     """
 
     shown: tuple[str, ...]
@@ -83,7 +83,7 @@ def pieces(answer: Words, reference: Words) -> tuple[Piece, ...]:
 
 
 def cut(found: Sequence[Piece], most: int) -> tuple[Piece, ...]:
-    """Return the pieces up to `most` characters, and an ellipsis if there are more."""
+    """Return the pieces up to `most` characters, with an ellipsis if pieces were left out."""
     made, left = list[Piece](), most
     for one in found:
         if len(one.text) > left:

@@ -86,7 +86,7 @@ ROWS = 10
 
 
 def forest(found: Sequence[MethodDifference], name: str) -> Plot | None:
-    """Return a forest plot of one method's differences from the others; None if there is no comparison."""
+    """Return a forest plot of one method's differences from the other methods; None without a comparison."""
     if not found:
         return None
     shown, metric, first = found[:ROWS], METRICS[name], found[0]

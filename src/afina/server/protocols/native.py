@@ -152,7 +152,7 @@ class Alias(Body):
 
 @router.answers(routes.TASKS, TASKS_ANSWER, Tasks, TASKS_EXAMPLE)
 async def tasks(call: Called) -> Response:
-    """Return the answers of several models of the key's client to one text. They are computed in one batch."""
+    """Return the answers of several models of the key's client to one text. All answers are computed in one batch."""
     body = await call.body(Tasks)
     text = [Text(body.text, body.pair)]
     found = await call.together([call.asks(model, text) for model in body.models])

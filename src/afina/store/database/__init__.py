@@ -103,7 +103,7 @@ class Database:
             raise problems.STORE_UNREADABLE(reason=file_io.reason(error), store=self.address.shown) from None
 
     def _missing(self) -> bool:
-        """Return False. Raises CorruptStore if there are blobs without a database file."""
+        """Return False. Raises CorruptStore if blobs exist without a database file."""
         if self.is_file and engine.has_blobs_alone(Path(self.address.url)):
             raise engine.damaged(self.address, "the file is missing or empty, although there are blobs")
         return False
@@ -143,7 +143,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Begin the only write transaction. It is committed after the block, or rolled back if the block raises.
+        """Begin the only write transaction, which the end of the `with` block commits, or an error rolls back.
 
         Raises:
             NotFound: there is no store.

@@ -198,9 +198,9 @@ def milliseconds(setting: ChoiceSetup, way: Way, *, bare: bool) -> float:
 
 
 def leave_out_slow(setting: ChoiceSetup, tried: Eligible) -> None:
-    """Leave out ways whose answers take longer than `setting.latency`, and note the measured times in `tried`.
+    """Drop methods whose predictions take longer than `setting.latency`, and note the measured times in `tried`.
 
-    Raises InvalidStudy if no way is fast enough.
+    Raises InvalidStudy if no method on any backbone is fast enough.
     """
     if setting.latency is None or not tried.ways:
         return

@@ -1,9 +1,9 @@
 """Worker: the process that executes one run; a `WorkerProcess` starts it.
 
 Messages are lines of JSON in both directions. The worker reads one request from standard input: CarryOut, TryOut,
-Foresee or TimeAnswers. It writes Progressed messages to standard output, and Failed if the run ends in an error that
-the user can correct. A worker ends at once when its standard input closes, so no run outlives its caller. A Stop
-message ends the worker after a checkpoint.
+Foresee or TimeAnswers. The worker writes Progressed messages to standard output, and Failed for an error that the user
+can correct. A worker ends at once when its standard input closes, so no run outlives its caller. A Stop message ends
+the worker after a checkpoint.
 """
 
 from __future__ import annotations

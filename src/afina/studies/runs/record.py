@@ -65,9 +65,9 @@ class HeadFit(Frozen):
 
     Attributes:
         parameter: The name of the regularization parameter, `C` or `alpha`.
-        strength: The value that cross-validation on the training texts chose.
-        seconds: The time of the fit on the features, a part of `seconds.train`.
-        iterations: The iterations of the solver. None: a closed formula.
+        strength: The value of the regularization parameter that cross-validation on the training texts chose.
+        seconds: The time of fitting the head on the features, a part of `seconds.train`.
+        iterations: The iterations of the solver. None: the solution is a closed formula.
         converged: Whether the solver converged.
         pooling: How the features were pooled: "first", "last" or "mean".
         normalize: Whether the features were divided by their Euclidean norm.
@@ -88,15 +88,15 @@ class Retention(Frozen):
     Losses are nats per token, means over all tokens. Each interval is a 95 % interval over sentences.
 
     Attributes:
-        source: Where the sentences come from.
+        source: The address or file of the neutral sentences.
         texts_digest: The digest of the sentences.
         sentences: The number of sentences.
         tokens: The number of tokens that were predicted.
         before: The loss of the backbone.
         after: The loss of the adapted model.
-        change: `after` minus `before`; positive if the adaptation made the model worse on other texts.
+        change: `after` minus `before`; positive if the adaptation made the model worse on neutral sentences.
         before_interval, after_interval, change_interval: The intervals; that of the change compares the same sentences.
-        seconds: The time of both measurements, which no phase contains.
+        seconds: The time of both measurements, which is not part of any phase of the run's `seconds`.
     """
 
     source: str
