@@ -1,6 +1,6 @@
 """Memory that a process keeps after freeing it, oneDNN's kernels, Python's collector, and errors when memory runs out.
 
-The module does not know what is computed.
+Workers, servers and the command line call these functions.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ PATIENCE = timedelta(days=1)
 
 
 def cache_directory() -> Path:
-    """Return the directory of unpacked assets: $AFINA_CACHE, or the platform's cache folder. It may not exist yet."""
+    """Return the directory of unpacked assets, which may not exist: $AFINA_CACHE, or the platform's cache folder."""
     return Path(os.environ.get("AFINA_CACHE") or user_cache_dir("afina", appauthor=False)).expanduser().absolute()
 
 

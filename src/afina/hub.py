@@ -53,10 +53,10 @@ def snapshot(address: str, *, weights: bool = True, known: Iterable[str] = ()) -
     Args:
         address: `owner/name` or `name`, optionally with `@revision`.
         weights: False: without the weights.
-        known: other addresses of backbones, of which an error suggests the one that was probably meant.
+        known: other addresses of backbones, of which the error message suggests the most similar.
 
     Raises:
-        NotFound: no such repository, or the Hub cannot be reached and no copy is cached.
+        NotFound: the repository does not exist, or the Hub cannot be reached and no copy is cached.
     """
     repository, _, revision = address.partition("@")
     near = nearest(address, known)
@@ -107,11 +107,11 @@ def converted(repository: str, config: str | None, *, offline: bool = False) -> 
     """Return the parquet files that the Hub made of a data set: by split, for `train` and for evaluation.
 
     Args:
-        config: name of the configuration. None: the only one, or `default`.
+        config: name of the configuration. None: the only configuration, or `default`.
         offline: use cached files only. Cached files are also used if the Hub cannot be reached.
 
     Raises:
-        NotFound: no such data set, configuration or split, or the Hub cannot be reached and no copy is cached.
+        NotFound: data set, configuration or split does not exist, or the Hub cannot be reached without a copy.
     """
     try:
         names = _cached_conversion(repository) if offline else _conversion(repository)
@@ -313,7 +313,7 @@ LEAST = 1_000_000
 
 
 def _told_by(tell: Callable[[int, int], None]) -> type[tqdm]:
-    """Return a progress bar that shows nothing, and tells how many bytes of how many are there."""
+    """Return a tqdm progress bar that shows nothing, and calls `tell` with the bytes done and in all."""
     lock = Lock()  # files are downloaded in several threads
 
     class Told(tqdm):  # type: ignore[misc]

@@ -431,9 +431,9 @@ def answers(
     Args:
         prompts: Token ids of each prompt; read `window` prompts ahead.
         make_guide: Makes what restricts the tokens of an answer. None: every token is allowed.
-        window: Most prompts whose answers are not yet yielded. It bounds memory.
+        window: Most prompts whose answers are not yet yielded. The window bounds memory.
         listen: Receives the number of ended requests after each step in which one ended.
-        rows: As in `ContinuousBatch`.
+        rows: Most sequences in a step, as in `ContinuousBatch`.
     """
     model.eval()
     batch = ContinuousBatch[int](OwnNextTokenModel(model), ends, tokenizer, rows=rows)

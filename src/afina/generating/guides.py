@@ -136,7 +136,7 @@ class TokenGuide:
     """The allowed next tokens of one answer. Not thread-safe.
 
     Args:
-        matcher: llguidance's matcher at the beginning of the answer. It belongs to the guide.
+        matcher: llguidance's matcher at the beginning of the answer. No other guide may use the matcher.
     """
 
     def __init__(self, matcher: LLMatcher) -> None:

@@ -1,6 +1,6 @@
 """Next-token logits of running sequences, whose keys and values are kept: by one model, or by many adapters on it.
 
-Chooses no tokens.
+`searches.py` chooses the tokens.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Begun(NamedTuple):
     """Prompts that were computed.
 
     Attributes:
-        sequences: Their sequences, in their order.
+        sequences: The sequences of the prompts, in the prompts' order.
         logits: Logits of the token after each, float32 [B, V].
         logprobs: For each prompt, one for each token after the first. None: not requested.
     """
@@ -68,7 +68,7 @@ class PromptChunk(NamedTuple):
 
     Attributes:
         tokens: The tokens that are not computed, integers.
-        length: Number of them that the chunk has.
+        length: Number of tokens in the chunk.
         reported: Number of most probable tokens in the log-probabilities of the prompt. None: no log-probabilities.
     """
 
@@ -101,7 +101,7 @@ class NextTokenModel(ABC):
 
     @abstractmethod
     def prefix(self, adapter: BatchedAdapter | None) -> int:
-        """Return how many of these virtual tokens are keys and values only."""
+        """Return how many of an adapter's virtual tokens are keys and values only."""
 
     def _chosen(self, adapter: BatchedAdapter | None) -> BatchedAdapter | None:
         """Return the adapter of a sequence."""
@@ -157,7 +157,7 @@ class NextTokenModel(ABC):
         """
 
     def open(self, prompt: np.ndarray, adapter: BatchedAdapter | None) -> OpenSequence:
-        """Return a sequence for a prompt that is computed in chunks. It does not run before `run`."""
+        """Return a sequence for a prompt that is computed in chunks. The sequence does not run before `run`."""
         return self.cache.open(self.before(adapter) + len(prompt), self.prefix(adapter), self._chosen(adapter))
 
     def fill(self, chunks: Sequence[PromptChunk]) -> tuple[Tensor, list[list[TokenLogprobs] | None]]:
@@ -223,7 +223,7 @@ class NextTokenModel(ABC):
 
     @abstractmethod
     def rest(self) -> None:
-        """Drop what is only kept while sequences run."""
+        """Free what is only kept while sequences run."""
 
 
 class OwnNextTokenModel(NextTokenModel):

@@ -1,4 +1,4 @@
-"""Every error of `afina.generating` that a user can cause: class, code and sentence."""
+"""Every error of `afina.generating` that a user can cause, each with its exception class, code and message."""
 
 from __future__ import annotations
 

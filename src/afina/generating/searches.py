@@ -40,7 +40,7 @@ class TokenLogprobs(NamedTuple):
 
 
 class Guide(Protocol):
-    """Restricts the tokens of one answer, such as to the words of a grammar. It has a state."""
+    """Restricts the tokens of one answer, such as to the words of a grammar. A guide has a state."""
 
     @property
     def finished(self) -> bool:
@@ -86,7 +86,7 @@ class Limits:
     """The conditions that end an answer.
 
     Attributes:
-        most: Most new tokens.
+        most: Most new tokens of the answer.
         stops: Whether an answer contains a stop string. None: there are no stop strings.
     """
 
@@ -100,7 +100,7 @@ class Limits:
 
 
 class Search(ABC):
-    """The search of one request; `answer`: the answer; None while the search is running."""
+    """The search for the answer to one request; `answer` is None while the search is running."""
 
     answer: Continuation | None = None
 
@@ -344,7 +344,7 @@ class BeamSearch(Search):
 def search_for(
     prompt: np.ndarray, decoding: Decoding, limits: Limits, alternatives: int | None = None, guide: Guide | None = None
 ) -> Search:
-    """Return the search that `decoding` asks for; the last arguments as for `SingleSearch`.
+    """Return the search for these decoding settings; the last arguments are those of `SingleSearch`.
 
     Raises InvalidStudy for beam search with log-probabilities or a guide.
     """

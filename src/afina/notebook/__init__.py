@@ -1,1 +1,1 @@
-"""The progress display of a notebook. It knows IPython if a kernel has loaded it; it does not know the command line."""
+"""The progress display of a notebook, by IPython if a kernel has loaded it. The package knows no command line."""

@@ -1,4 +1,4 @@
-"""The words, notes, tables and plots of a report for each kind of task.
+"""How a report presents each kind of task: words, notes, tables and plots.
 
 Only this module of the package depends on the kind of a task.
 """
@@ -35,10 +35,10 @@ class Presentation(ABC):
     """How a report presents a kind of task.
 
     Attributes:
-        right: Heading of the column of targets.
-        by_distance: Disagreement on a text is the distance between the arms' means over the seeds; else votes.
-        side_by_side: Answers are texts, shown below each other with the differences from a reference marked.
-        headed: Models have a classification head.
+        right: Heading of the column of targets in tables.
+        by_distance: Whether disagreement is the distance between the arms' mean predictions, and not votes.
+        side_by_side: Whether predictions are texts, shown with the differences from a reference marked.
+        headed: Whether models have a classification head.
     """
 
     right: ClassVar[str]
@@ -53,36 +53,36 @@ class Presentation(ABC):
 
     @abstractmethod
     def asked(self, names: Sequence[str]) -> str:
-        """Return what a text is answered with, in words, such as `3 labels`."""
+        """Return what is predicted for a text, in words, such as `3 labels`."""
 
     def told_targets(self, names: Sequence[str]) -> str:
         return f"labels {', '.join(f'`{name}`' for name in names)}"
 
     @abstractmethod
     def in_words(self, names: Sequence[str], answer: Any) -> str:
-        """Return a target or an answer in words; `answer` is an element of `tolist` of an array of targets."""
+        """Return a target or a prediction in words; `answer` is an element of `tolist` of an array of targets."""
 
     def positive(self, names: Sequence[str]) -> str | None:
         """Return the positive label, whose F1 is reported; None if F1 is not of one label."""
         return None
 
     def meaning(self, record: Record, data: ReadingOptions) -> list[str]:
-        """Return sentences that define the figures; `data` has the settings by which the task was read."""
+        """Return sentences that define the metrics; `data` has the reading options of the task."""
         return []
 
     def metric_notes(self, record: Record) -> list[str]:
         return []
 
     def least(self, names: Sequence[str], targets: Sequence[Any]) -> list[str]:
-        """Return a note on the score of a constant answer; empty if that score is not informative."""
+        """Return a note on the score of a constant prediction; empty if this score is not informative."""
         return []
 
     def same(self, names: Sequence[str], answer: Any) -> str | None:
-        """Return the answer of a run that gave every text the same answer; None if only one answer is possible."""
+        """Return the prediction of a run that is the same for every text; None if only one prediction is possible."""
         return "the same"
 
     def untrained(self, arms: Sequence[Arm]) -> list[str]:
-        """Return notes on the rows of the untrained model."""
+        """Return notes on the table rows of the untrained model."""
         return [
             f"{arm.label} is the pretrained model under a random head, which knows nothing of the task."
             for arm in arms
@@ -135,7 +135,7 @@ class Presentation(ABC):
 
 
 class _Classes(Presentation):
-    """The presentation of tasks with one of several labels per text."""
+    """The presentation of single-label classification."""
 
     right = "Right label"
 
@@ -214,7 +214,7 @@ class _Classes(Presentation):
 
 
 class _Number(Presentation):
-    """The presentation of tasks with a number per text."""
+    """The presentation of regression."""
 
     right = "Given"
     by_distance = True
@@ -242,7 +242,7 @@ class _Number(Presentation):
 
 
 class _Labels(Presentation):
-    """The presentation of tasks with any number of labels per text."""
+    """The presentation of multi-label classification."""
 
     right = "Right labels"
 
@@ -261,7 +261,7 @@ class _Labels(Presentation):
 
 
 class _Text(Presentation):
-    """The presentation of tasks with a text per text."""
+    """The presentation of text-to-text tasks."""
 
     right = "Reference"
     side_by_side = True

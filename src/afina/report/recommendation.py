@@ -1,6 +1,6 @@
-"""A recommendation in a few sentences, and as a table of evidence.
+"""A recommendation in a few sentences, and the table of the methods that were tried.
 
-The functions are pure. The module does not know how a recommendation is made.
+All functions are pure.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Interval = tuple[float, float] | None
 
 
 def sentences(made: Recommendation, interval: Interval = None) -> tuple[str, ...]:
-    """Return the recommendation in sentences, the answer first, then what labels that are not words cost.
+    """Return the recommendation in sentences: first the recommended method, then the cost of labels that are not words.
 
     The other sentences give the reason, the costs, the confidence, and the probable effect of more minutes and labels.
     """
@@ -55,7 +55,7 @@ def sentences(made: Recommendation, interval: Interval = None) -> tuple[str, ...
 
 
 def _speed(made: Recommendation, chosen: Contender) -> str:
-    """A sentence on the time of an answer if a limit was given; empty for a baseline without a language model."""
+    """Return a sentence on the time of a prediction if a limit was given; empty for a baseline."""
     if made.latency is None or chosen.key is None:
         return ""
     on = chosen.name.partition(ON)[2] or next(iter(made.latencies))
@@ -64,7 +64,7 @@ def _speed(made: Recommendation, chosen: Contender) -> str:
 
 
 def headline(made: Recommendation, interval: Interval = None) -> str:
-    """Return the answer in about ten words: `Use LoRA: accuracy 0.88 (0.78 to 0.95)`."""
+    """Return the recommended method in about ten words: `Use LoRA: accuracy 0.88 (0.78 to 0.95)`."""
     chosen = made.contender(made.recommended)
     if chosen.trained:
         use = title(chosen.name)
@@ -186,7 +186,7 @@ def _why_it(made: Recommendation, chosen: Contender) -> str:
 
 
 def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
-    """A baseline without a language model, or the untrained model."""
+    """Return a sentence on a recommended baseline without a language model, or zero-shot model."""
     tried = [one for one in made.contenders if one.trained]
     trained = [one for one in tried if not made.is_short(one)]
     if trained:
@@ -237,7 +237,7 @@ def _simple(made: Recommendation) -> list[Contender]:
 
 
 def _sure(compared: Sequence[Comparison], name: str) -> str:
-    """The verdicts of the comparisons with `name`, and the caveat of one seed."""
+    """Return the verdicts of the comparisons with `name`, and the caveat of one seed."""
     titles = [titled(one) for one in compared]
     against: dict[str, list[str]] = {}
     for one in titles:
@@ -258,7 +258,7 @@ _VERDICT_WORDS = {
 
 
 def evidence(made: Recommendation) -> Table:
-    """Return a row per method that was tried, with its figures and costs."""
+    """Return a table with a row for each method that was tried, with its metrics and costs."""
     names = _metrics(made)
     headings = (*map(metric_heading, names), "Trained on", "Steps", "Training (s)", "Process, peak")
     lines = [
@@ -315,7 +315,7 @@ _AT_ONCE = (
 
 
 def _latencies(made: Recommendation) -> str:
-    """The measured times of an answer."""
+    """Return a note on the measured times of a prediction."""
     each = ", ".join(f"{title(name)} {time:,.3g} ms" for name, time in made.latencies.items())
     return (
         f"Answers to single texts, on the machine that chose: {each} (median of held-out texts, before training, "
@@ -361,7 +361,7 @@ def _asked(one: Contender) -> str:
 
 
 def setting_note(one: Contender, metric: str) -> str:
-    """Return the learning rate, and the figure on the validation texts."""
+    """Return the learning rate of a training, and its metric on the validation set."""
     said = [] if one.rate is None else [f"learning rate {one.rate:.2g}"]
     if one.validation is not None and one.validation_examples is not None:
         figure = f"{metric_name(metric)} {share(one.validation)}"

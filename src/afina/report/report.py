@@ -1,7 +1,6 @@
 """Report: results in tables, verdicts, claims and plots, and the files that hold them.
 
-The module knows facts and where their files are. It does not know how a run is made or how a report is shown, and it
-starts without torch.
+The formats of a report, such as HTML, are in `writers`. The module loads without torch.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ ANSWER, TRAINING = "Answer", "Training"
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is said about results. Each part is computed when it is first read.
+    """The tables, plots and sentences about results. Each part is computed when it is first read.
 
     Attributes:
         evaluated: The texts that the runs were evaluated on, or why they are not shown.
@@ -125,7 +124,7 @@ class Report:
 
     @cached_property
     def sentences(self) -> tuple[str, ...]:
-        """The answer in sentences, the most important first: the recommendation, or the conclusion of the study."""
+        """The conclusion in sentences, the most important first: the recommendation, or the result of the study."""
         from afina.report import recommendation
 
         made = self.results.recommendation
@@ -145,14 +144,14 @@ class Report:
 
     @cached_property
     def headline(self) -> Headline | None:
-        """The answer in one line, with three figures; None if no run has finished."""
+        """The result in one line, with three figures; None if no run has finished."""
         if self.results.recommendation:
             return conclusion.of_recommendation(self.results.recommendation, self.arms)
         return conclusion.of_study(self.arms, self.verdicts) if self.arms else None
 
     @cached_property
     def of_use(self) -> Record | None:
-        """The run whose adapter to use: the recommended or the leading method; never a model under a random head."""
+        """The run whose adapter to use: of the recommended or the leading method; never a model with a random head."""
         made = self.results.recommendation
         if made:
             return next((one for one in self.results.records if one.adapter == made.adapter), None)

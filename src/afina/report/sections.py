@@ -1,6 +1,6 @@
 """The sections of a report: prose, notes, tables and plots, in reading order.
 
-The module knows the content of a report. It does not know the formats, which are in `writers`.
+The formats of a report, such as HTML, are in `writers`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prose:
-    """A paragraph."""
+    """A paragraph of a report."""
 
     text: str
 
@@ -63,7 +63,7 @@ class Subheading:
 
 @dataclass(frozen=True)
 class Notes:
-    """Items of a list."""
+    """The items of a list in a report."""
 
     items: tuple[str, ...]
 
@@ -77,7 +77,7 @@ class Code:
 
 @dataclass(frozen=True)
 class AnswerBlock:
-    """The sentences of the answer, the headline first, and the plots beside the sentences."""
+    """The sentences of the conclusion, the headline first, and the plots beside the sentences."""
 
     sentences: tuple[str, ...]
     plots: tuple[Plot, ...] = ()

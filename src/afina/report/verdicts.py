@@ -1,6 +1,6 @@
 """Verdicts: which method is better, pair by pair, with confidence, and how many labels a method needs.
 
-The module knows which arms can be compared; `afina.stats` knows how two arms are compared.
+`afina.stats.comparison` compares two arms.
 """
 
 from __future__ import annotations

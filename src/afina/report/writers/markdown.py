@@ -1,6 +1,6 @@
 """`report.md`: Markdown that is readable as plain text and when rendered.
 
-The module knows Markdown; `sections` and the tables have the content. It writes no file.
+`sections.py` and the tables have the content. The module writes no file.
 """
 
 from __future__ import annotations
