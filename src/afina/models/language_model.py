@@ -71,7 +71,7 @@ def open_model(
     exact: bool = False,
     precision: str = FLOAT,
 ) -> Classifier:
-    """Open a backbone as `opening` says: a classifier under a new head, or a language model under its own.
+    """Open a backbone as `opening` says: a classifier with a new head, or a language model with its own.
 
     `Backbone.open` describes the arguments.
     """

@@ -1,4 +1,4 @@
-"""Manifest: what an adapter is and where it comes from, with digests. The module does not know tensors or methods."""
+"""Manifest: the description of an adapter and of its training, with digests."""
 
 from __future__ import annotations
 
@@ -54,23 +54,23 @@ Addresses are covered by no digest, because files may move."""
 
 
 class Manifest(Frozen):
-    """The description of an adapter: its identity, its origin and its measurements.
+    """The description of an adapter: method, backbone, training data, metrics and digests.
 
     Attributes:
-        backbone: Address as the user wrote it. None: the adapter needs no backbone, or peft's settings name none.
-        backbone_digest: None for an adapter that afina did not make, or that needs no backbone.
-        configuration: `Backbone.settings`, which `backbone_digest` covers, to say what differs. None: as there.
+        backbone: Address that the user gave. None: the adapter needs no backbone, or peft's settings name none.
+        backbone_digest: Digest of the backbone. None for an adapter that afina did not make, or that needs no backbone.
+        configuration: `Backbone.settings`, a part of `backbone_digest`, so that messages can name differences.
         tensor_file: Name of the safetensors file beside the manifest.
         vocabulary_digest: Digest of the vocabulary. None: no vocabulary.
         pairs: Whether the training data were pairs of texts. None: unknown.
         max_length: Number of tokens that texts are truncated to. 0: the backbone's maximum.
         template: Template around each text (`afina.data.tokenize`). None: no template.
-        words: For each label, the words whose output embeddings initialised the head. None: drawn at random.
-        offset: Added to the head's output for each label. None: no offset.
+        words: For each label, the words whose output embeddings initialised the head. None: a random head.
+        offset: Number added to the head's output for each label. None: no offset.
         objective: `Objective.settings`. None: one label for each text, with default settings.
         precision: How the backbone's frozen weights were stored, a key of PRECISIONS.
-        data: How the task was read, with the kind and the separator that were recognised. The file has the options that
-            differ from their defaults.
+        data: The options with which the task was read, with the recognised kind and separator. The file has only the
+            options that differ from their defaults.
         probe: Logits of the built-in sentences (`afina.predicting.probes.PROBE`), [sentence][label].
         environment: Platform, device, dtype, threads and source revision of the training run.
         claims_digest: Digest of the adapter's digest and the CLAIMED fields; reveals edited metrics. None: no field of
@@ -131,7 +131,7 @@ class Manifest(Frozen):
 
     @property
     def summary(self) -> dict[str, object]:
-        """A few facts for a repr."""
+        """A few facts about the adapter for a repr."""
         return {
             "method": self.method,
             "kind": self.objective["kind"] if self.objective else None,
@@ -144,7 +144,7 @@ class Manifest(Frozen):
 
     @property
     def digest(self) -> str:
-        """Digest that identifies the adapter; covers the fields in ALWAYS and WHERE_GIVEN."""
+        """The digest that identifies the adapter; it covers the fields in ALWAYS and WHERE_GIVEN."""
         return digest.of_json(self.model_dump(mode="json", include={*ALWAYS, *self._differing(WHERE_GIVEN)}))
 
     def sealed(self) -> Manifest:

@@ -52,8 +52,8 @@ class AdapterGroup(NamedTuple):
 
     Attributes:
         sequences: The texts, each an integer array of at least one token id.
-        second: For each text, the place of the first token of type 1, or None; None: no token types.
-        chunks: For each text, what its tokens continue, or None for a whole text; None: whole texts.
+        second: For each text, the index of the first token of type 1, or None; None: no token types.
+        chunks: For each text, the keys and values that it continues, or None for a whole text; None: whole texts.
     """
 
     adapter: BatchedAdapter
@@ -121,7 +121,7 @@ class MixedBatchModel:
     def open_output(self, backbone: Backbone) -> int:
         """Open the language model's output embedding, unless it is open. Return the bytes that it newly takes.
 
-        Raises NotFound if the weight files have none.
+        Raises NotFound if the weight files have no output embedding.
         """
         with self._patching:
             if self.output_embedding is not None:
@@ -139,7 +139,7 @@ class MixedBatchModel:
         Every adapter must be admitted and occur in one group only. NaN in one group may spread to other groups.
 
         Args:
-            cached: Where keys and values are kept. None: they are not kept.
+            cached: The cache for keys and values. None: keys and values are not kept.
             tokens: Tokens of the row, int64 [M] in rising order, virtual tokens left out: the result is the body's
                 output at these tokens, float32 [M, width]. None: each text is pooled.
         """
@@ -263,7 +263,7 @@ class _Row(NamedTuple):
         layout: Where the sequences are in the row.
         bounds: The first cell of each sequence, and the end of the last.
         placed: Each group's adapter, and the slice of its sequences.
-        chunks: What each sequence continues. None: it is a whole text.
+        chunks: The keys and values that each sequence continues. None: a whole text.
         changes: The adapters' changes by path of a layer.
         types: Token types, int64 [T]. None: no text has types.
     """

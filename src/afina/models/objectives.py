@@ -1,9 +1,9 @@
-"""Objective: the kind of answer that a model gives to a text, with its loss, head width, decoding and metrics.
+"""Objective: a kind of task, with its loss, head width, decoding of outputs and metrics.
 
-The kinds are one label of several, a number, any number of labels, and a text. Training, studies and the report call
-the objective and do not assume labels. `Predictions` are a model's answers; packages above `models` only use their
-length, selection and file. Passes arrays to `afina.stats`, which does not know objectives. The module imports torch
-only in `loss`. The module does not know models.
+The kinds are single-label classification, regression, multi-label classification, and text-to-text. Training, studies
+and the report call the objective and do not assume labels. `Predictions` are a model's outputs; packages above `models`
+only use their length, selection and file. Passes arrays to `afina.stats`, which does not know objectives. The module
+imports torch only in `loss`. The module does not know models.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _EXTRA = "extra."
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """A model's answers to N texts in order, with the targets if they are known.
+    """A model's outputs for N texts in order, with the targets if they are known.
 
     Attributes:
-        outputs: One answer for each text: float [N, width], or strings, object [N].
+        outputs: The output for each text: float [N, width], or strings, object [N].
         targets: [N, ...] in the form of the kind of task; tuples of strings are object [N]. None: unknown.
         extras: Other arrays [N] by name that metrics of the kind need; empty for most kinds.
     """
@@ -66,12 +66,12 @@ class Predictions:
         )
 
     def against(self, targets: np.ndarray) -> Self:
-        """Return the same answers with these targets."""
+        """Return the same outputs with these targets."""
         return replace(self, targets=targets)
 
     @property
     def right(self) -> np.ndarray:
-        """The targets. Raises ValueError if they are unknown."""
+        """The targets. Raises ValueError if the targets are unknown."""
         if self.targets is None:
             raise ValueError("expected predictions with targets, found none")
         return self.targets
@@ -160,17 +160,17 @@ SINGLE_LABEL = Opening("single_label_classification")
 
 @dataclass(frozen=True)
 class Objective(ABC):
-    """One kind of task: how a model is trained on targets, and what `Predictions` mean.
+    """A kind of task: how a model is trained on targets, and the meaning of its outputs.
 
     Attributes:
         kind: afina's name of the kind.
         problem_type: transformers' name of the kind.
         auto_class: transformers' auto class of the kind's models.
-        column: Name of the answer in predictions for users.
-        has_probabilities: Whether an answer has probabilities.
+        column: Name of the prediction's field in results for users.
+        has_probabilities: Whether predictions have probabilities.
         can_be_weighted: Whether labels may have weights in the loss.
         texts_can_be_weighted: Whether texts may have weights in the loss.
-        can_be_asked: Whether label words exist, so that an untrained language model can answer.
+        can_be_asked: Whether label words exist, so that an untrained language model can predict zero-shot.
         label_names: Names of the labels; for a number, its own name.
     """
 
@@ -240,19 +240,19 @@ class Objective(ABC):
     def prompt(
         cls, asked: str | None, columns: Mapping[str, str], *, pairs: bool, tokenizer: Tokenizer
     ) -> Template | None:
-        """Return the template of a kind without label words, `asked` or usual; None: templates go with label words."""
+        """Return the prompt template of a text-to-text kind; None: templates go with label words."""
         return None
 
     def generating(self, answer_tokens: int | None, decoding: Decoding, *, chat: bool) -> Self:
-        """Return the objective with the settings of generation; unchanged if answers are not generated."""
+        """Return the objective with these decoding settings; unchanged if predictions are not generated."""
         return self
 
     def generation(self) -> Decoding | None:
-        """Return how answers are generated, with a limit of new tokens; None: they are not generated."""
+        """Return the decoding settings, with a limit of new tokens; None: predictions are not generated."""
         return None
 
     def decoding_changed(self, **given: Any) -> Self:
-        """Return the objective with other settings of generation. Raises InvalidStudy if answers are not generated."""
+        """Return the objective with other decoding settings. Raises InvalidStudy if it does not generate."""
         option = min(given)
         raise problems.DECODING_INAPPLICABLE(option=option, kind=self.kind)
 
@@ -281,7 +281,7 @@ class Objective(ABC):
 
     @abstractmethod
     def decode(self, predictions: Predictions) -> np.ndarray:
-        """Return the answer to each example, in the form of targets."""
+        """Return the prediction for each example, in the form of targets."""
 
     def probabilities(self, predictions: Predictions) -> np.ndarray | None:
         """Return probabilities, [N, width]; None: the kind has no probabilities."""
@@ -298,7 +298,7 @@ class Objective(ABC):
         return predictions.outputs.shape == (len(predictions.targets), self.width)
 
     def answered(self, predictions: Predictions, names: Sequence[str] | None = None) -> Answered:
-        """Return the input of metrics, for predictions with targets.
+        """Return the input of metrics (targets and predictions), for outputs with targets.
 
         Args:
             names: The labels that the targets are about, in the order of the targets. None: `label_names`.
@@ -340,16 +340,16 @@ class Objective(ABC):
         return {self.column: None, **({"probabilities": None} if self.has_probabilities else {})}
 
     def as_cell(self, answer: Mapping[str, Any], between: str) -> Any:
-        """Return an answer without probabilities as one table cell; `between` separates several labels."""
+        """Return a prediction without probabilities as a table cell; `between` separates several labels."""
         return answer[self.column]
 
     @abstractmethod
     def perfect(self, targets: np.ndarray) -> Answered:
-        """Return the input of metrics for answers that are all right and certain."""
+        """Return the input of metrics for predictions that are all right and certain."""
 
     @abstractmethod
     def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
-        """Yield each example's answer as JSON values for users."""
+        """Yield each example's prediction as JSON values for users."""
 
 
 def metric_for(objective: Objective, asked: str | None = None, standard: str | None = None) -> str:
@@ -357,7 +357,7 @@ def metric_for(objective: Objective, asked: str | None = None, standard: str | N
 
     Raises:
         UnknownName: No metric has this name.
-        InvalidStudy: The kind does not have the metric, or the metric is no mean over texts.
+        InvalidStudy: The kind does not have the metric, or the metric is not a mean over texts.
     """
     name = (standard or objective.metric) if asked is None else asked
     if name not in METRICS:
@@ -372,10 +372,10 @@ def metric_for(objective: Objective, asked: str | None = None, standard: str | N
 
 @dataclass(frozen=True)
 class Classes(Objective):
-    """One label for each text. Targets are int64 [N], indices into the label names.
+    """Single-label classification. Targets are int64 [N], indices into the label names.
 
     Attributes:
-        temperature: Outputs are divided by it before the softmax (Guo et al. 2017).
+        temperature: Divisor of outputs before the softmax (Guo et al. 2017).
         weights: Weight of each class in the loss. None: all 1.
     """
 
@@ -462,7 +462,7 @@ class Classes(Objective):
 
 @dataclass(frozen=True)
 class Number(Objective):
-    """A number. Targets are float64 [N] in the user's unit; outputs are (number - mean) / scale."""
+    """Regression. Targets are float64 [N] in the user's unit; outputs are (number - mean) / scale."""
 
     kind: ClassVar[Kind] = NUMBER
     problem_type: ClassVar[str] = "regression"
@@ -519,10 +519,10 @@ class Number(Objective):
 
 @dataclass(frozen=True)
 class Labels(Objective):
-    """Any number of labels for each text. Targets are int64 [N, L], 0 or 1.
+    """Multi-label classification. Targets are int64 [N, L], 0 or 1.
 
     Attributes:
-        temperature: Outputs are divided by it before the logistic function.
+        temperature: Divisor of outputs before the logistic function.
         thresholds: For each label, the probability from which on a text has the label. None: 0.5 for all.
     """
 
@@ -610,7 +610,7 @@ class Labels(Objective):
 
 @dataclass(frozen=True)
 class Texts(Objective):
-    """A text for each text. Targets are object [N], tuples of the strings that are right answers.
+    """Text-to-text. Targets are object [N], tuples of the strings that are right answers.
 
     Attributes:
         answer_tokens: Tokens of the longest training target, its end included, which are kept free after each prompt.
@@ -645,7 +645,7 @@ class Texts(Objective):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The kind, and what the generation of answers depends on."""
+        """The kind of task, and the decoding settings, answer length and template type."""
         how = self.decoding.non_defaults()
         made = {"kind": self.kind, "answer_tokens": self.answer_tokens, "chat": self.chat, "decoding": how}
         return {name: value for name, value in made.items() if value}
@@ -654,7 +654,7 @@ class Texts(Objective):
         return replace(self, answer_tokens=answer_tokens, decoding=decoding, chat=chat)
 
     def generation(self) -> Decoding:
-        """Return how answers are generated; without a limit of new tokens, the longest training target is the limit."""
+        """Return the decoding settings; by default the longest training target is the limit of new tokens."""
         return self.decoding.model_copy(update={"max_new_tokens": self.decoding.max_new_tokens or self.answer_tokens})
 
     def decoding_changed(self, **given: Any) -> Self:
@@ -717,8 +717,8 @@ def of_problem(label_names: Sequence[str], problem_type: str | None, where: str)
     """Return the objective of a transformers model.
 
     Args:
-        problem_type: From the model's configuration. None: chosen by the number of labels.
-        where: Names the configuration in messages.
+        problem_type: Value in the model's configuration. None: chosen by the number of labels.
+        where: The name of the configuration in messages.
 
     Raises InvalidStudy if no kind has this problem type, or the number of labels does not fit.
     """

@@ -47,7 +47,7 @@ def locate(address: str, *, weights: bool = True) -> Path:
     """Return the directory of a backbone.
 
     Args:
-        weights: If False, only the configuration and the tokenizer have to be there.
+        weights: If False, only the configuration and the tokenizer must exist.
 
     Raises NotFound if there is no model at the address, and InvalidStudy if afina does not support the model.
     """
@@ -193,7 +193,7 @@ def first_line(error: Exception) -> str:
 def quiet() -> Iterator[None]:
     """Suppress transformers' progress bars and log messages while a model is opened.
 
-    Otherwise transformers would warn about a newly initialised head, which is expected here.
+    Without `quiet`, transformers would warn about a newly initialised head, which is expected here.
     """
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -1,9 +1,9 @@
-"""Verbalizer: the template around a text, and the tokens that answer for each label (label words).
+"""Verbalizer: the prompt template around a text, and the tokens that stand for each label (label words).
 
-The language model's output embeddings of the label words form the head. The classifier's answer is then the language
-model's own answer (T. Schick and H. Schütze, 2021, https://arxiv.org/abs/2001.07676). A classifier has no output
-embedding. If it is not tied to the input embedding, only the needed rows are read from the weight files. The module
-does not know methods or runs.
+The language model's output embeddings of the label words form the head. The classifier's prediction is then the
+language model's zero-shot prediction (T. Schick and H. Schütze, 2021, https://arxiv.org/abs/2001.07676). A classifier
+has no output embedding. If it is not tied to the input embedding, only the needed rows are read from the weight files.
+The module does not know methods or runs.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _SENTIMENTS = frozenset(("positive", "negative", "neutral", "mixed"))
 
 @dataclass(frozen=True)
 class Verbalizer:
-    """The template around a text, with the words and tokens that answer for each label.
+    """The prompt template around a text, with the words and tokens that stand for each label.
 
     Attributes:
         template: Template around each text. None: no template.
-        words: Words by label name, in the labels' order. None: the head is drawn at random.
-        tokens: For each label, the tokens of the model's vocabulary that answer for it.
+        words: Label words by label name, in the labels' order. None: the head is random.
+        tokens: For each label, the tokens of the model's vocabulary that stand for it.
         offset: Whether to add an offset for each label, estimated on the training texts without their labels.
     """
 
@@ -75,7 +75,7 @@ class Verbalizer:
                 are words with different first tokens; otherwise "random".
             template: None: a template that suits the labels if `head` is "words", otherwise no template.
             words: Words for each label. None: the label names.
-            offset: As described for the class.
+            offset: Whether to add an offset for each label, as described for the class.
 
         Raises:
             InvalidStudy: The settings contradict each other or the labels.

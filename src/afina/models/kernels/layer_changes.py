@@ -103,7 +103,7 @@ class BatchedAdapter:
         prompt: Rows before the embeddings of each text, [K, width].
         prefix: Keys and values by path of an attention, with the same P everywhere.
         tensor_names: The saved tensors that are covered. An adapter with other tensors needs a model of its own.
-        pooled: How the head's input is made of hidden states. None: by the family's own pooling.
+        pooled: The pooling that makes the head's input from hidden states. None: the family's pooling.
     """
 
     changes: Mapping[str, tuple[LayerChange, ...]] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class BatchedAdapter:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no change, so that hidden states are the frozen model's own."""
+        """Whether the adapter changes nothing, so that hidden states are the frozen model's."""
         return not self.changes and self.prompt is None and not self.prefix
 
     @property

@@ -303,7 +303,7 @@ class _TakeOut(torch.autograd.Function):
 
 
 class Pooled(NamedTuple):
-    """How the head's input is made of hidden states: pooled, and then divided by the Euclidean norm if `normalize`."""
+    """The pooling that makes the head's input from hidden states, divided by the Euclidean norm if `normalize`."""
 
     pooling: Pooling
     normalize: bool = False
