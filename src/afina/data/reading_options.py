@@ -50,17 +50,19 @@ class ReadingOptions:
     """How to read a task: the [data] section of a study, and keyword arguments of `Task.load`.
 
     Attributes:
-        text, text_pair: None: a usual name is recognised (`columns.TEXT`, `columns.PAIRS`).
-        label: None: a usual name is recognised. `a,b,c` names several columns, each with 0 or 1 for one label.
-        target: Kept as `label` with `kind` text.
-        labels: The labels as the data spell them; or names for 0 to n-1, or for the positions of multi-hot lists.
-        separator: None: recognised.
+        text, text_pair: None: the column with a usual name (`columns.TEXT`, `columns.PAIRS`).
+        label: None: the column with a usual name. `a,b,c` names several columns, each with 0 or 1 for one label.
+        target: The name is stored in `label`, and `kind` becomes `text`.
+        labels: Labels are spelled as in the data; or they are names for 0 to n-1, or for the positions of multi-hot
+            lists.
+        separator: None: the separator is recognised.
         missing, long: None: refuse.
-        merge_labels: Whether labels that differ only in spelling become one label, with the most frequent spelling.
+        merge_labels: Merged labels have their most frequent spelling.
         sheet: None: the only sheet that is not empty.
-        train_examples, evaluation_examples: The number of texts, which are chosen by a stable hash.
-        validation: The share of the training split that replaces the evaluation split, which is then not used at all.
-        selection: The trained model is scored on these texts too, so that one of several models can be selected.
+        train_examples, evaluation_examples: Texts are chosen by a stable hash of the text.
+        validation: With a validation share, the evaluation split is not used at all.
+        selection: The trained model is also scored on the texts that were set aside, so that the best model can be
+            selected.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - an annotation would make it a field
