@@ -70,6 +70,14 @@ def test_commands_named_in_the_text_exist() -> None:
     assert named <= COMMANDS.commands.keys()
 
 
+def test_options_named_in_the_readme_exist() -> None:
+    every = [*COMMANDS.commands.values(), *COMMANDS.commands["store"].commands.values()]
+    options = {name for command in every for parameter in command.params for name in parameter.opts}
+    named = set(re.findall(r"`(--[a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert named
+    assert named <= options
+
+
 def test_settings_named_in_the_text_are_fields_of_a_study() -> None:
     """Those of `afina train`, which have no dot, are typed in tests/test_typed_pages.py."""
     texts = [page.read_text(encoding="utf-8") for page in PAGES]
@@ -171,6 +179,16 @@ def test_the_pictures_are_drawn_from_the_recorded_reports(drawn: Any) -> None:
             kept, anew = (numbers.split(one) for one in (text, drawn.standalone(plot, theme)))
             assert kept[::2] == anew[::2], "draw it again: python benchmarks/pictures.py"
             assert [*map(float, kept[1::2])] == pytest.approx([*map(float, anew[1::2])], abs=1e-3)
+
+
+def test_both_themes_of_a_picture_differ_by_colours_alone() -> None:
+    """The records of the learning curve are not kept, so its dark picture is held to the light one."""
+    light = sorted(PICTURES.glob("*-light.svg"))
+    assert len([*PICTURES.iterdir()]) == 2 * len(light)
+    for path in light:
+        dark = path.with_name(path.name.replace("-light", "-dark")).read_text(encoding="utf-8")
+        first, second = (re.sub(r"#[0-9a-f]{6}", "", one) for one in (path.read_text(encoding="utf-8"), dark))
+        assert first == second
 
 
 def test_the_alternative_text_of_a_picture_says_what_it_shows(drawn: Any) -> None:

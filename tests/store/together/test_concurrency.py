@@ -245,4 +245,10 @@ def test_verify_takes_no_blob_for_lost_that_was_published_again_meanwhile(
     assert seen
 
 
-# SQLite
+def test_the_tables_are_those_that_migrations_make(store: AdapterStore) -> None:
+    """In PostgreSQL too."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with store._database.reading() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), storing.metadata) == []

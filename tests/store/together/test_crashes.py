@@ -90,6 +90,18 @@ def copy_in_postgres(postgres: Postgres, begun: tuple[str, Path], to: Path) -> A
     return store
 
 
+@pytest.mark.parametrize("operation", REACHED)
+def test_every_step_is_reached_by_an_operation(
+    operation: str, adapters: Adapters, begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached: list[str] = []
+    assert {step for _, step in PAIRS} == set(audit_log.CRASH_POINTS)
+    store = AdapterStore(tmp_path / "store") if operation == "init" else copy_of(begun, tmp_path / "store")
+    monkeypatch.setattr(audit_log, "crash_point", reached.append)
+    storing.OPERATIONS[operation](store, adapters.directory)
+    assert set(reached) == set(REACHED[operation])
+
+
 @pytest.fixture(scope="module")
 def after(adapters: Adapters, begun: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """By operation, what there is after it, where nobody was killed."""
@@ -173,10 +185,6 @@ def test_on_postgres_too(
         store = copy_in_postgres(postgres, begun_in_postgres, tmp_path / "blobs")
     url = store.address.url.replace("+psycopg", "")
     killed(crew, store, url, after[operation], operation, step, adapters)
-
-
-def test_every_step_is_tried() -> None:
-    assert {step for _, step in PAIRS} == set(audit_log.CRASH_POINTS)
 
 
 # Killed at random
