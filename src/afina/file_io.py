@@ -122,7 +122,7 @@ def _remove_killed(temporaries: Iterable[Path]) -> None:
 def trim(kept: Path, most: int) -> None:
     """Remove the least recently used files and directories beside `kept` until all take at most `most` bytes.
 
-    `kept` stays, and so does what a living process writes with `replacing`. Temporaries of killed processes go.
+    `kept` stays, and so does what a living process writes with `replacing`. Files of killed processes are removed.
     """
     _remove_killed(kept.parent.glob(f"{TEMPORARY}*"))
     room = most - _size(kept)

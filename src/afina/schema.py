@@ -60,7 +60,7 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def non_defaults(self, without: Collection[str] | Mapping[str, Any] = ()) -> dict[str, Any]:
-        """Return the fields that differ from their defaults, as JSON values; the same of fields that are models.
+        """Return the fields that differ from their defaults, as JSON values; recursively for fields that are models.
 
         `digest.of_settings` says why keys cover these.
 

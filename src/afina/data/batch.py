@@ -94,8 +94,8 @@ def pack(
     Args:
         targets: A target for each sequence; None: unknown.
         per_token: Each target is an integer array as long as its sequence.
-        second: As `Encoded.second`.
-        weights: As `Packed.weights`.
+        second: The index in each sequence of the first token of type 1. None: no token types.
+        weights: The weight of each sequence in the loss. None: all 1.
     """
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     if not len(lengths) or not lengths.all():

@@ -120,7 +120,7 @@ class EvaluationSet:
         those of the adapter's own task, if the file has its columns.
 
         Args:
-            options, by_name: As in `Task.load`; not those that choose or divide the texts of a task.
+            options, by_name: Reading options, as in `Task.load`, except those that choose or divide a task's texts.
 
         Raises the errors of `Task.load`, and Leakage if all texts were trained on.
         """

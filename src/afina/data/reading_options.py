@@ -180,7 +180,7 @@ def shows_options(*, measuring: bool = False) -> Callable[[Function], Function]:
     """Return a decorator: the signature of a function that takes options by name shows them, for `help` and notebooks.
 
     Args:
-        measuring: As in `ReadingOptions.of`.
+        measuring: Whether to show only the options for measuring an adapter.
     """
 
     def shown(function: Function) -> Function:

@@ -40,7 +40,7 @@ class Task(ReprCard):
         label_names: The names of the integer labels. Index 1 is the positive class in binary F1. For numbers, the name
             of the target.
         leaked: The number of evaluation texts that also occur in the training split, compared in normalised form.
-        metric, ceiling, separator: As in `TaskData`.
+        metric, ceiling, separator: The fields of `TaskData`.
         columns: For a file, the columns by role: `text`, `text_pair`, `label` or `target`, `group` (rows that stay on
             one side of a cut), and `others`, which are not read.
         other: How to read the labels as another kind, in words, if the kind is a question.
@@ -148,7 +148,7 @@ class Task(ReprCard):
             targets: A label, number, list of labels or text to write for each text of `data`.
             evaluation: Data of the same form that replace the evaluation split, for texts and labels a pair of these;
                 or a file, as in `load`.
-            options, calibration, named: As in `load`.
+            options, calibration, named: The same as the arguments of `load`.
 
         Raises InvalidData, Leakage, or CannotWrite if the cache cannot be written to.
         """
@@ -260,7 +260,7 @@ def _of_origin(address: str, origin: Origin, asked: ReadingOptions, offline: boo
 
 
 def _of_file(asked: ReadingOptions, address: str, named: TaskData) -> tuple[Split, tuple[str, ...]]:
-    """Return all texts of the file `evaluation`, to evaluate what is trained on the named task at `address`."""
+    """Return all texts of the file `evaluation` as the evaluation split of the named task at `address`."""
     assert asked.evaluation is not None
     pairs, form = named.train.pairs is not None, LabelFormat(named.kind, asked.separator, keeps=asked.missing == "keep")
     path = evaluation_file(asked.evaluation)

@@ -45,7 +45,7 @@ class EncodedSplit:
     Attributes:
         digest: The digest of the split as it was read, before targets that are too long were left out.
         references: The tokens of targets that are texts; `encoded` then has the prompts.
-        weights: As `Split.weights`.
+        weights: The weight of each text in the loss. None: all 1.
     """
 
     encoded: Encoded

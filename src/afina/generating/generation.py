@@ -196,7 +196,7 @@ class ContinuousBatch(Generic[Key]):
             logprobs: Number of most probable tokens that are reported at each step. None: no log-probabilities.
             guide: Restricts the tokens of the answer. None: every token is allowed.
             heard: Called with the new tokens of each step; with beams, not called.
-            prompt_logprobs: As `logprobs`, for each token of the prompt after the first.
+            prompt_logprobs: Number of most probable tokens reported for each token of the prompt after the first.
 
         Raises:
             InvalidStudy: Beam search with log-probabilities or a guide, or a token id that the model does not have.
@@ -392,9 +392,9 @@ def chunk_size(left: int, most: int, computed: int, reach: float) -> int:
 
     Args:
         left: Number of the text's tokens that are not computed.
-        most: As above.
+        most: Number of first tokens of a text that take the time of the chunk.
         computed: Number of the text's tokens that are computed; each token of the chunk attends to them.
-        reach: As in `Classifier`.
+        reach: The number of earlier tokens to which a token attends in the time of its linear layers.
     """
     return min(left, max(SMALLEST, int(most / (1 + computed / reach))))
 

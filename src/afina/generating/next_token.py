@@ -84,7 +84,7 @@ class NextTokenModel(ABC):
     Attributes:
         cache: The keys and values of the running sequences.
         longest: Most tokens of a sequence, virtual tokens included.
-        reach: As in `Classifier`.
+        reach: The number of earlier tokens to which a token attends in the time of its linear layers.
         vocabulary: Number of tokens, whose ids are 0 to this number - 1.
     """
 

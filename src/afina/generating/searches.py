@@ -235,9 +235,9 @@ class SingleSearch(Search):
     def _draw(self, scores: np.ndarray) -> int:
         """Draw from softmax(scores / temperature), among the tokens that min-p, then top-k and then top-p leave.
 
-        Each token of the vocabulary gets an exponential time at the rate of its weight, and the first one is drawn. So
-        rounding changes the draw only if two times are nearly equal. A draw from cumulated weights would change more
-        often, as each of thousands of sums is rounded.
+        Each token of the vocabulary gets an exponential time at the rate of its weight, and the token with the first
+        time is drawn. So rounding changes the draw only if two times are nearly equal. A draw from cumulated weights
+        would change more often, as each of thousands of sums is rounded.
         """
         scores = scores / self.decoding.temperature
         weights = np.exp(scores - scores.max())

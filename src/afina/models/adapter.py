@@ -1,8 +1,8 @@
 """Adapter: the changed tensors of a run and a manifest that describes them.
 
 This module is the only one that reads and writes an adapter's directory: `manifest.json`, one safetensors file, and
-optionally a vocabulary and hashes of the training texts. peft's or transformers' own small files lie beside them, so
-that these libraries can open the same tensors. The module does not know methods or models.
+optionally a vocabulary and hashes of the training texts. The directory also has the small files with which peft or
+transformers opens the same tensors. The module does not know methods or models.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def refuse_incomplete(path: Path, own: str | None = None) -> None:
     Without the manifest, label names, prompt template and maximum length are missing, so predictions would differ.
 
     Args:
-        own: What shows that afina wrote the directory, in words. None: one of its files must show it.
+        own: The evidence that afina wrote the directory, in words. None: one of its files must show it.
     """
     own = own or next((name for name in _OWN_FILES if _lies(path / name)), None)
     if own is not None and not _lies(path / MANIFEST):

@@ -41,7 +41,7 @@ class Evaluation:
         max_length: Maximum length in tokens. None: the adapter reads whole texts.
         chosen: Whether somebody chose the positive label of two.
         too_long: Number of target texts that were left out because they have too many tokens.
-        unmeasured, repeated: As in `EvaluationSet`.
+        unmeasured, repeated: The fields of `EvaluationSet`.
     """
 
     adapter: str

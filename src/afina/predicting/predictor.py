@@ -106,7 +106,7 @@ class Predictor(ReprCard, ABC):
         Args:
             adapter: The adapter, or its directory.
             backbone: Address of the backbone. None: the backbone that the adapter names.
-            dtype: As in `of`.
+            dtype: Compute type: "float32", "bfloat16", "auto" or "int8"; details in `of`.
 
         Raises:
             NotFound: The adapter or the backbone is missing.
@@ -194,7 +194,7 @@ class Predictor(ReprCard, ABC):
     def measure(self, split: Split, *, where: str = "text") -> tuple[Predictions, int]:
         """Predict a split; the predictions also have its targets, and further values for the metrics.
 
-        Returns and raises as `predict`.
+        Returns and raises the same as `predict`.
         """
         found, truncated = self.predict(split.texts, split.pairs, where=where)
         return found.against(split.labels), truncated

@@ -68,7 +68,7 @@ def opened(adapter: Adapter, backbone: str | None, dtype: str = "float32", *, ch
 
     Args:
         backbone: Address of the backbone. None: the adapter's own.
-        dtype: As in `Predictor.of`.
+        dtype: Compute type of the predictor, such as "float32" or "auto".
         checked: Whether to compare the probe first. This is done in float32, as recorded, before using `dtype`.
 
     Raises the errors of `Predictor.of` and `check`.

@@ -81,7 +81,7 @@ class Metric:
 
 
 def _mean(values: Callable[[Answered], np.ndarray]) -> Callable[[Answered], float]:
-    """Return the metric that is a plain mean over examples."""
+    """Return a metric that is the plain mean of its per-example values."""
     return lambda answered: float(np.mean(values(answered)))
 
 

@@ -265,7 +265,7 @@ class NameRow(NamedTuple):
 
 
 def find_name(connection: Connection, name: Name) -> NameRow:
-    """Return the row of a name. Raises NotFound; the message has the most similar name."""
+    """Return the database row of a name. Raises NotFound; the message has the most similar name."""
     found = name_row(connection, name)
     if found is None:
         raise problems.NAME_MISSING(_there=_nearest(connection, name), name=str(name))

@@ -415,7 +415,7 @@ class TokenChunk:
         Args:
             row: Query [H, T, D], key and value [G, T, D].
             prefix: The attention's prefix, each [G, P, D]; written with the first chunk.
-            window: As in `packed_attention`.
+            window: Number of tokens to which a token attends, as in `packed_attention`.
         """
         keys, values = (part[self.layers[module]] for part in (self.sequence.keys, self.sequence.values))
         query, key, value = (states.to(keys.dtype) for states in row)

@@ -50,7 +50,7 @@ class TryOut(_Message):
     """To a worker: execute a tuning trial. After each Scored message except the last, the worker waits for GoOn.
 
     Attributes:
-        located: As in `CarryOut`.
+        located: The paths of task and backbone on the worker's machine, as in `CarryOut`.
     """
 
     kind: Literal["try out"] = "try out"
