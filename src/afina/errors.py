@@ -279,7 +279,7 @@ class RunFailed(AfinaError):
 
 
 class Busy(AfinaError):
-    """Another process uses the place that this process would write to."""
+    """Something is in use, is being changed or answers too late now; the same call may succeed later."""
 
 
 class Overloaded(Busy):

@@ -134,8 +134,8 @@ def predict(
 ) -> None:
     """Label texts, or write answers to them; print one JSON object per line.
 
-    Each object has the predicted label and the probability of each label. For a task with numbers, it has the
-    predicted number; for a task with texts, the answer.
+    Each object has the predicted label and the probability of each label. For a task with numbers, each
+    object has the predicted number; for a task with texts, the answer.
     """
     from afina.data.readers.texts import Chunk, check_there, chunks, refuse_blank
 

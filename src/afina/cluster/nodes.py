@@ -133,7 +133,7 @@ Versions = Mapping[str, str | None]
 def _make_finder() -> Callable[[], dict[str, str | None]]:
     """Return a function that finds package versions on the machine on which it is called, without imports.
 
-    Ray sends a nested function as code, so that it also runs on a node with another afina, or without afina.
+    Ray sends a nested function as code, so that it also runs on a node with another version of afina, or without afina.
     """
 
     def find() -> dict[str, str | None]:

@@ -63,7 +63,7 @@ class ChunkedPass:
 
     @classmethod
     def open(cls, row: SinglePass, cache: KeyValueCache, memory: ReservedMemory, before: int) -> Self | None:
-        """Return the text with memory for its keys and values; None: there is no memory now.
+        """Reserve memory for the keys and values of a text, and return the text; None if too little memory is free now.
 
         Args:
             before: Number of virtual tokens.

@@ -140,5 +140,8 @@ class Lora(PeftMethod):
 
 
 def _first_of_head(family: Architecture) -> list[str]:
-    """Return the linear layers of a head that peft would adapt and train whole: it leaves out the last layer only."""
+    """Return the layers of a head to which `all-linear` of peft would add LoRA although they are trained in full.
+
+    peft leaves out the last layer of a head only.
+    """
     return [path for path in family.head[:-1] if "." not in path]

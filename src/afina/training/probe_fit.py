@@ -41,7 +41,7 @@ class FittedHead:
         parameter: Name of the regularization parameter: `C` or `alpha`.
         strength: The value of the regularization parameter that cross-validation chose.
         seconds: Time of the fit on the features, without computing the features.
-        iterations: Iterations of the solver. None: a closed formula.
+        iterations: Iterations of the solver; None if a closed formula gave the solution.
         converged: Whether the solver converged.
     """
 

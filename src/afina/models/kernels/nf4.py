@@ -102,7 +102,7 @@ def form() -> dict[str, object]:
 
 
 def _has_no_values(tensor: Tensor) -> bool:
-    """Whether memory alone is computed (`afina.training.dry_run`), which does not need bitsandbytes."""
+    """Whether a tensor has a shape but no values, as in `training.dry_run`, which does not need bitsandbytes."""
     return tensor.is_meta or isinstance(tensor, FakeTensor)
 
 

@@ -86,7 +86,7 @@ class LocalExecutor(Executor):
 
     @contextmanager
     def _worker(self, request: Request, until: float | None = None) -> Iterator[WorkerProcess]:
-        """Yield a worker process for a request; `cancel` can end it during the `with` block."""
+        """Yield a worker process for a run or a measurement; `cancel` can end it during the `with` block."""
         worker = WorkerProcess(request, until, self._threads)
         with self._lock:  # before it starts, so that `cancel` does not wait for the imports of its server
             self._workers.add(worker)
