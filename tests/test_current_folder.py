@@ -55,6 +55,7 @@ def test_every_python_process_is_started_with_a_safe_path() -> None:
     assert found >= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forks", [True, False])
 def test_a_worker_does_not_import_from_the_current_folder(
     hostile: Path, monkeypatch: pytest.MonkeyPatch, forks: bool

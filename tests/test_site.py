@@ -42,6 +42,7 @@ def test_the_navigation_names_every_page_once() -> None:
     assert sorted(named) == sorted(pages())
 
 
+@pytest.mark.slow
 def test_the_extra_of_the_docs_has_all_that_the_pages_are_made_with() -> None:
     """Packages of the other extras cannot be imported, as in an environment with `.[docs]` alone."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]

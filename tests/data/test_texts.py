@@ -215,6 +215,7 @@ def test_lines_of_no_table_have_no_columns_to_name(tmp_path: Path) -> None:
         read(tmp_path / "a.txt", "body")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".jsonl", ".parquet"])
 def test_memory_does_not_grow_with_the_number_of_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str

@@ -10,6 +10,7 @@ from afina import Backbone
 from pages import ROOT, blocks
 
 
+@pytest.mark.slow
 def test_the_example_of_the_page_runs(
     gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

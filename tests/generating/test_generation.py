@@ -133,6 +133,7 @@ def test_unusual_settings_change_nothing(backbones: Backbones, tmp_path: Any, fa
     assert all(reference.agrees(prompt, GREEDY, each) for prompt, each in zip(asked, found, strict=True))
 
 
+@pytest.mark.slow
 def test_two_hundred_prompts_answer_as_alone(llama: Backbone) -> None:
     reference, model = Reference(llama.path), language_model(llama)
     asked, decoding = prompts(200, longest=150), Decoding(max_new_tokens=40)

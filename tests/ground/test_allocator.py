@@ -54,6 +54,7 @@ def test_what_this_process_chose_for_itself_is_nothing_to_the_process_of_a_run()
     assert given["PATH"] == os.environ["PATH"]
 
 
+@pytest.mark.slow
 def test_the_environment_of_a_run_is_the_same_before_and_after_torch_is_imported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -73,6 +74,7 @@ def test_the_environment_of_a_run_is_the_same_before_and_after_torch_is_imported
     assert allocator.environment_of_one_run()["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
 
 
+@pytest.mark.slow
 def test_kernels_for_ever_other_numbers_of_tokens_take_a_bounded_amount_of_memory() -> None:
     """450 of a third of a MiB each would be 150."""
     script = """

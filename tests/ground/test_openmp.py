@@ -59,6 +59,7 @@ print(os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules, file=sys.stderr)
     assert done.stderr.split() == [openmp.SPINS["GOMP_SPINCOUNT"], "False"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="torch has libgomp on Linux only")
 def test_the_variable_takes_effect_if_it_is_set_before_torch_is_imported() -> None:
     code = "from afina import openmp; openmp.wait_briefly(); import torch"

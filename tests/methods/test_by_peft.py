@@ -99,6 +99,7 @@ def test_what_cannot_be_is_an_error(gpt2: Backbone, given: dict[str, Any], field
         opened(gpt2, make("lora", given).for_family("gpt2"))
 
 
+@pytest.mark.slow
 def test_doras_memory_is_foreseen_and_peft_opens_its_adapter(runs: Runs, tmp_path: Path) -> None:
     run = runs.run("gpt2", "lora", dtype="bfloat16").model_copy(update={"hyperparameters": {"dora": True, "plus": 2.0}})
     one, record = forecast_run(run, calibrate=False), run.execute(tmp_path)

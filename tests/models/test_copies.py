@@ -192,6 +192,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 def test_a_damaged_copy_is_never_used_and_is_made_again(llama: Path, cache: Path) -> None:
     assert_right(llama, "keeps")
     (copy,) = cache.iterdir()

@@ -134,6 +134,7 @@ def test_a_weight_that_another_reads_is_found_out(gpt2: Backbone) -> None:
     assert "weight" not in dict(layer.named_parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "case"),
     [

@@ -111,6 +111,7 @@ def test_a_head_that_does_not_come_is_not_waited_for_and_others_are_answered(
         assert asked(server, quick) == OK  # which had waited, too, but owed nothing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [len(BODY), None])
 def test_a_body_that_comes_slowly_is_refused_and_others_are_answered(
     listen: Callable[..., Listening], length: int | None
@@ -264,6 +265,7 @@ STRANGER = b"POST /predict HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer no\r\
 SCRIPT = b"GET /page/script.js HTTP/1.1\r\nHost: test\r\n\r\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [STRANGER, SCRIPT * 100], ids=["waits for its refusal", "reads no answer"])
 def test_strangers_that_are_answered_keep_nobody_out(
     listen: Callable[..., Listening], monkeypatch: pytest.MonkeyPatch, sent: bytes

@@ -196,6 +196,7 @@ def told(view: View) -> Locator:
     return view.page.get_by_role("article").filter(has=view.page.get_by_role("heading", name="acme/told"))
 
 
+@pytest.mark.slow
 @VIEWS
 def test_a_text_is_shown_while_it_is_written(
     chromium: Browser, writer: Writer, width: int, scheme: Literal["light", "dark"]

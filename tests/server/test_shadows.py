@@ -156,6 +156,7 @@ def test_one_whose_probe_fails_does_not_ride_and_is_told_of(served: Served, gpt2
     assert in_state(served, "riding")
 
 
+@pytest.mark.slow
 def test_one_that_is_not_loaded_in_time_is_tried_again_and_keeps_nobody_waiting(serve: Callable[..., Served]) -> None:
     served, go, tried = serve(), threading.Event(), list[str]()
     run = served.core.current._tests.run

@@ -181,6 +181,7 @@ class Steps:
         generations.step = counted  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 def test_a_text_of_another_client_waits_for_at_most_a_step_of_a_long_generation(told: Served) -> None:
     steps = Steps(told.core)
     one = long(told)

@@ -32,6 +32,7 @@ def simulated(coverage: ModuleType, place: int, cell: tuple[int, int], studies: 
     return coverage.coverage(task, coverage.truth(known, task.metrics, seeds_vary=cell[0] > 1), *cell, studies)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [1, 2, 3])
 def test_intervals_of_one_seed_cover_the_truth(place: int, coverage: ModuleType) -> None:
     """Of 500 studies: the standard error is 0.010."""

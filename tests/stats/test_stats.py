@@ -421,6 +421,7 @@ def test_ten_comparisons_take_less_than_a_second() -> None:
 # By simulation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seeds", "sd", "examples"), [(1, 0.0, 200), (3, 0.005, 1000), (3, 0.015, 200), (5, 0.015, 1000)]
 )

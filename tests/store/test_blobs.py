@@ -287,6 +287,7 @@ def test_a_service_that_fails_once_is_asked_again(
     assert [seen.fault for seen in proxy.seen].count("status") == 1
 
 
+@pytest.mark.slow
 def test_a_service_that_always_fails_is_an_error_in_time(
     remote: RemoteBlobs, proxy: Proxy, call: Callable[[RemoteBlobs], object]
 ) -> None:
@@ -297,6 +298,7 @@ def test_a_service_that_always_fails_is_an_error_in_time(
     assert len(proxy.seen) == 3
 
 
+@pytest.mark.slow
 def test_a_service_that_takes_requests_and_never_answers_is_an_error_in_time(
     proxy: Proxy, call: Callable[[RemoteBlobs], object]
 ) -> None:

@@ -120,6 +120,7 @@ HARMLESS |= {("store", "id"), ("versions", "method"), ("log", "payload"), ("alem
 that is deleted, spaces in JSON."""
 
 
+@pytest.mark.slow
 def test_a_cell_of_each_column_that_changes_is_found_and_named(
     whole: Path, before: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -1232,6 +1232,7 @@ def test_if_no_model_is_fast_enough_the_error_has_the_times(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_time_of_an_answer_is_measured_in_a_process_of_its_own(gpt2: Backbone, toy: str) -> None:
     task, objective = Task.load(toy), objectives.make(("bad", "good"))
     clock = TimeBudget(meter.now(), 1.0)

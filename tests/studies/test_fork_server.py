@@ -191,6 +191,7 @@ def test_the_memory_of_a_worker_is_measured_in_one_of_the_server_that_is_prepare
     assert measured < alone < 1.5 * measured
 
 
+@pytest.mark.slow
 def test_the_second_worker_of_a_server_starts_at_once(servers: fork_server._Servers) -> None:
     """In less than half of the time of the imports, however busy the machine is."""
     from afina import meter

@@ -99,6 +99,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_ends_in_a_report_and_an_adapter(
     done: Callable[[str], Results], files: dict[str, str], name: str

@@ -110,6 +110,7 @@ def test_the_plan_for_gpt2_has_the_papers_allocated_memory_and_needs_no_network(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "total"),
     some_slow(
@@ -231,6 +232,7 @@ HEEDED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "method", "dtype"), some_slow(HEEDED, quick=HEEDED[:4]))
 def test_a_forecast_heeds_how_the_run_trains(runs: Runs, tmp_path: Path, case: str, method: str, dtype: str) -> None:
     settings = {"max_steps": None, "epochs": 1, "dtype": dtype} | SETTINGS[case]

@@ -26,6 +26,7 @@ from fakes import encoded, fit_of, opened, sentences
 INT8 = "int8"
 
 
+@pytest.mark.slow
 def test_a_method_that_does_not_fit_is_offered_in_int8(gpt2: Backbone) -> None:
     methods, training = [make("lora"), make("full")], Training(dtype="bfloat16", batch_size=1, max_length=8)
     plain = forecast_methods(gpt2.address, methods[:1], training=training)
@@ -44,6 +45,7 @@ def test_a_method_that_does_not_fit_is_offered_in_int8(gpt2: Backbone) -> None:
     assert not any(INT8 in note for note in forecast_table(less).notes)
 
 
+@pytest.mark.slow
 def test_precisions_are_compared(afina: Command, gpt2: Backbone) -> None:
     asked = ["plan", "--backbone", gpt2.address, "--method", "lora", "--method", "full", "--dtype", "bfloat16"]
     both = json.loads(afina(*asked, "--precision", "float", "--precision", INT8, "--json").out)["backbones"]

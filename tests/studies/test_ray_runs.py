@@ -212,6 +212,7 @@ def run_of(content: dict[str, Any], out: Path, executor: Any, watcher: Watcher |
     return Study.parse(content, "remote").run(out, watcher, executor=executor)
 
 
+@pytest.mark.slow
 def test_a_run_on_a_host_gives_the_same_digests_and_leaves_only_its_inputs_in_the_storage(
     own: dict[str, Any], tmp_path: Path, pool: Pool, storage: Path, executor: Callable[[], RayExecutor]
 ) -> None:
@@ -233,6 +234,7 @@ def test_a_run_on_a_host_gives_the_same_digests_and_leaves_only_its_inputs_in_th
     assert str(tmp_path / "node") not in said
 
 
+@pytest.mark.slow
 def test_trials_on_hosts_are_as_on_this_machine(
     own: dict[str, Any], tmp_path: Path, executor: Callable[[], RayExecutor]
 ) -> None:

@@ -587,6 +587,7 @@ def test_a_worker_makes_the_same_record_as_this_process(
     assert there.memory.rss_peak is not None
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_in_its_process_has_that_errors_code(
     gpt2: Backbone, toy: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

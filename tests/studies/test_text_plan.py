@@ -70,6 +70,7 @@ QUICK = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "method", "dtype"), some_slow(CASES, QUICK))
 def test_a_forecast_is_what_the_run_measures(
     backbones: Backbones, task: str, tmp_path: Path, family: str, method: str, dtype: str
@@ -84,6 +85,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "method"), [*zip(SETTINGS, ("lora", "full", "lora"), strict=True)])
 def test_a_forecast_heeds_how_the_run_trains(
     backbones: Backbones, task: str, tmp_path: Path, case: str, method: str
@@ -118,6 +120,7 @@ def longest_first(prompts: Encoded) -> list[Any]:
     return sorted((prompts[index] for index in range(len(prompts))), key=lambda each: -len(each))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("beams", "method"), [(1, "prefix"), (3, None)])
 def test_the_memory_of_generation_is_foreseen(backbones: Backbones, beams: int, method: str | None) -> None:
     backbone, most = Backbone.load(str(backbones.path("gpt2"))), 40

@@ -171,6 +171,7 @@ def test_a_run_computes_no_more_tokens_at_once_than_its_budget_and_measures_the_
 # Activation checkpointing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "name", "dtype"),
     [

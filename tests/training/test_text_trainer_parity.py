@@ -106,6 +106,7 @@ PEFT_CASES = [
 PEFT_QUICK = {("llama", "lora"), ("gpt2", "vera")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "name"), some_slow(PEFT_CASES, PEFT_QUICK))
 def test_steps_of_what_peft_implements_are_trainers(
     backbones: Backbones, family: str, name: str, tmp_path: Path, steps: int
@@ -143,6 +144,7 @@ def as_one(parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([parts[f"{block}.{kind}"].flatten(1) for block in blocks for kind in ("key", "value")], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "name"), [("gpt2", "prefix"), pytest.param("llama", "prompt", marks=pytest.mark.slow)]
 )
@@ -169,6 +171,7 @@ ACCUMULATE, LOOSER = 2, 2.0
 """Batches a step, and a largest norm that clips some of their steps and not others, so that scale matters."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_accumulated_steps_are_trainers_which_divides_by_all_their_target_tokens(
     backbones: Backbones, name: str, tmp_path: Path

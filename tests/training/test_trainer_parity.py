@@ -173,6 +173,7 @@ def test_losses_rates_and_weights_of_a_training_are_those_of_trainer(
     compare(found, expected, family, beyond=1e-3)
 
 
+@pytest.mark.slow
 def test_label_smoothing_is_trainers(backbones: Backbones, plain: Callable[[str], Outcome], tmp_path: Path) -> None:
     backbone, method = load(backbones, "gpt2"), make("lora", "gpt2")
     found = ours(backbone, method, label_smoothing=0.2)
@@ -181,6 +182,7 @@ def test_label_smoothing_is_trainers(backbones: Backbones, plain: Callable[[str]
     assert loss_difference(plain("lora"), expected) > 100 * TOLERANCE
 
 
+@pytest.mark.slow
 def test_warm_up_is_trainers(backbones: Backbones, plain: Callable[[str], Outcome], tmp_path: Path) -> None:
     backbone, method = load(backbones, "gpt2"), make("full", "gpt2")
     found = ours(backbone, method, warmup=7)
@@ -212,6 +214,7 @@ def recipe(training: Training) -> Recipe:
     return recipe_of(run, METHODS["full"](), Loader(tokens, np.zeros(20, np.int64), BATCH, SEED))
 
 
+@pytest.mark.slow
 def test_a_rate_that_falls_with_depth_is_trainers_with_such_groups(
     backbones: Backbones, plain: Callable[[str], Outcome], tmp_path: Path
 ) -> None:
@@ -248,6 +251,7 @@ def accumulated_by_trainer(backbone: Backbone, method: Method, path: Path) -> Ou
     return by_trainer(model, padded(backbone, 9), path, num_train_epochs=2, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_accumulated_steps_are_trainers_also_at_an_epochs_end(backbones: Backbones, name: str, tmp_path: Path) -> None:
     """Nine batches an epoch, two a step: the fifth step has the one that is left, of six examples."""
@@ -350,6 +354,7 @@ def test_max_steps_is_the_horizon_of_the_decay_and_epochs_are_without_it(
 PEFT_CASES = [(ONE_FAMILY[name], name) for name in BY_PEFT if not name.startswith("lora")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "name"), some_slow(PEFT_CASES, quick=[(ONE_FAMILY[name], name) for name in ("dora", "ia3", "miss")])
 )
@@ -369,6 +374,7 @@ def test_what_peft_implements_trains_as_under_trainer(
     compare(found, expected, family, most=RATE / 50)
 
 
+@pytest.mark.slow
 def test_lora_plus_is_pefts(backbones: Backbones, plain: Callable[[str], Outcome], tmp_path: Path) -> None:
     backbone = load(backbones, "gpt2")
     method = make_by_name("lora", {"plus": 8.0, "dropout": 0}).for_family("gpt2")
@@ -399,6 +405,7 @@ KINDS = ("number", "labels", "balanced")
 KIND_CASES = [*(("gpt2", kind) for kind in KINDS), *zip(("llama", "bert", "modernbert"), KINDS, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "kind"), some_slow(KIND_CASES, quick=KIND_CASES[:3]))
 def test_losses_of_every_kind_of_task_are_trainers(
     backbones: Backbones, kind: str, family: str, tmp_path: Path, steps: int

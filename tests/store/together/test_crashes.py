@@ -161,6 +161,7 @@ def test_killed_at_a_step_it_keeps_what_it_had_and_the_same_again_comes_to_the_e
     killed(crew, store, str(tmp_path / "store"), after[operation], operation, step, adapters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("operation", "step"),
     [
@@ -245,6 +246,7 @@ def _check_shared(store: AdapterStore, acknowledged: list[Any]) -> None:
         assert moves.count(move) >= sum((told["from"], told["to"]) == move for _, told in acknowledged)
 
 
+@pytest.mark.slow
 def test_killed_at_random_nothing_acknowledged_is_lost(
     store: AdapterStore, url: str, adapters: Adapters, crew: Crew
 ) -> None:
