@@ -37,7 +37,7 @@ test: $(READY) ## format, lint and type checks, and the tests but the slow ones
 	$(COMPILE)
 	$(PYTEST) -m 'not slow and not endurance and not bench'
 
-test-slow: $(READY) ## the tests that take more than ten seconds each
+test-slow: $(READY) ## the slow tests, which take seconds each
 	$(COMPILE)
 	$(PYTEST) -m 'slow and not endurance and not bench'
 
