@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from afina.errors import AfinaError, InvalidName
@@ -98,6 +98,7 @@ def test_what_is_no_client(client: str) -> None:
 
 
 @given(TEXTS)
+@example("a" * 300)
 def test_whatever_is_written_is_an_address_or_is_refused(text: str) -> None:
     found = _or_refusal(Address.parse, text)
     assert "`store`" in found if isinstance(found, str) else found.shown

@@ -393,6 +393,7 @@ _store_address_malformed = partial(Problem, InvalidName, "store.address-malforme
 NOT_AN_ADDRESS = _store_address_malformed(
     "`store` {found!r}: not the address of a store. Expected a directory, or postgresql://USER:PASSWORD@HOST/DATABASE."
 )
+PLACE_UNUSABLE = _store_address_malformed("`store` {path}: cannot be used ({reason}). Expected a directory.")
 STORE_IS_A_FILE = _store_address_malformed("`store` {path}: is a file, expected a directory.")
 URL_MALFORMED = _store_address_malformed(
     "store {store}: malformed URL. Expected postgresql://USER:PASSWORD@HOST/DATABASE."

@@ -66,7 +66,11 @@ class Address:
             path = Path(written).expanduser()
         except RuntimeError:
             raise problems.NO_SUCH_USER(found=written[:80]) from None
-        if path.is_file():
+        try:
+            is_file = path.is_file()
+        except OSError as error:  # such as a name that is too long
+            raise problems.PLACE_UNUSABLE(path=written[:80], reason=error.strerror) from None
+        if is_file:
             raise problems.STORE_IS_A_FILE(path=path)
         return cls(path, str(path / DATABASE), str(path))
 
