@@ -1,6 +1,10 @@
-"""The server of an engine: authentication, batches, several protocols. The package knows no training and no study.
+"""The HTTP server: it answers requests with an engine's adapters. The package imports no code of training or studies.
 
-`routes` declares the paths, `http` has the application and its middleware, `protocols` answers the routes, `core`
-accepts requests, `versions` says which version of an adapter answers, `line` has the fair queue and the computing
-thread, and `running` starts and ends the server.
+- `routes`: the table of all paths.
+- `http`: the FastAPI application and its middleware.
+- `protocols`: the functions that answer the routes.
+- `core`: accepts requests.
+- `versions`: decides which version of an adapter answers a request.
+- `line`: the fair queue and the computing thread.
+- `running`: starts and ends the server.
 """

@@ -1,6 +1,7 @@
-"""How the answers of each kind of task are written as JSON and tensors, shown on a page, and compared.
+"""Classes that write a model's answers as JSON or tensors, show them on a web page, and compare two answers.
 
-All branches of the server on the kind of task are in this module. An answer is what an adapter computed for a text.
+There is one class for each kind of task, such as regression. No other module of the server branches on the kind of
+task. An answer is what an adapter computed for a text.
 """
 
 from __future__ import annotations
@@ -25,31 +26,34 @@ _PROBABILITIES = about(by_name(ANY_NUMBER), "the probability of each label, by i
 
 
 class LabelScore(NamedTuple):
-    """A label and its probability. For regression: the name of the number and its value."""
+    """A label and its probability. For regression, `label` is the name of the number and `score` is its value."""
 
     label: str
     score: float
 
 
 class TensorType(NamedTuple):
-    """An output tensor of the Open Inference Protocol. `width`: values of one text; None if the tensor has one axis."""
+    """The name, data type and shape of an output tensor in the Open Inference Protocol.
+
+    `width`: The number of values for one text. None: the tensor has one axis, with one value for each text.
+    """
 
     name: str
     datatype: str
     width: int | None = None
 
     def shape(self, texts: int) -> list[int]:
-        """Return the tensor's shape for this number of texts; -1 stands for any number."""
+        """Return the tensor's shape for a number of texts; -1 stands for any number of texts."""
         return [texts] if self.width is None else [texts, self.width]
 
 
 class AnswerFormat(ABC):
-    """How the answers of one kind of task are written.
+    """The base class of formats; a format writes the answers of one kind of task, such as single-label classification.
 
     Attributes:
-        fields: JSON Schema of the fields of an answer, as `afina predict` prints them.
-        function: the Hub's name of the function from logits to scores.
-        streams: whether an answer can be sent in pieces.
+        fields: JSON Schema of the fields of an answer that `afina predict` prints.
+        function: the function from logits to scores, by its name in the Hugging Face API, such as "softmax".
+        streams: whether the server can send an answer in pieces while the model generates it.
     """
 
     fields: ClassVar[Mapping[str, Shape]]
@@ -58,10 +62,10 @@ class AnswerFormat(ABC):
 
     @abstractmethod
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
-        """Return the score of each label, in the adapter's order."""
+        """Return the score of each label, in the order of the adapter's labels."""
 
     def raw_scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
-        """Return the logit of each label, in the adapter's order."""
+        """Return the logit of each label, in the order of the adapter's labels."""
         return [LabelScore(*each) for each in zip(objective.label_names, one.outputs.tolist(), strict=True)]
 
     def label(self, objective: Objective, one: Prediction) -> str:
@@ -70,23 +74,23 @@ class AnswerFormat(ABC):
 
     @abstractmethod
     def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
-        """Return the answer in words, and the scores to show below in descending order."""
+        """Return what the server's web page shows for an answer: words, and label scores in descending order."""
 
     @abstractmethod
     def tensor_types(self, objective: Objective) -> Sequence[TensorType]:
-        """Return the output tensors of the Open Inference Protocol."""
+        """Return the name, data type and shape of each output tensor for a task in the Open Inference Protocol."""
 
     @abstractmethod
     def tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
-        """Return the values of each output tensor in row-major order."""
+        """Return the values of each output tensor for several predictions, in row-major order."""
 
     @abstractmethod
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
-        """Return the difference between two answers to the same text, both as `Objective.answers` returns them."""
+        """Return the difference between two versions' answers to a text; each answer is one of `Objective.answers`."""
 
 
 class _ByLabel(AnswerFormat):
-    """The base class of formats with a probability for each label."""
+    """The base class of the answer formats that have a probability for each label."""
 
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
         return [LabelScore(*each) for each in one.answer["probabilities"].items()]
@@ -120,7 +124,7 @@ class _Classes(_ByLabel):
         return [self.label(objective, one) for one in several], self._probabilities(objective, several)
 
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
-        """Compare the probabilities of the current answer's label."""
+        """Return whether the labels differ, and by how much the probability of the current answer's label differs."""
         label = current["label"]
         return AnswerDifference(label != candidate["label"], _drift(label, current, candidate))
 
@@ -145,7 +149,10 @@ class _Labels(_ByLabel):
         return decoded.astype(bool).ravel().tolist(), self._probabilities(objective, several)
 
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
-        """Compare the probabilities of the label that is most probable in the current answer."""
+        """Return whether the sets of labels differ, and the difference of one label's probability.
+
+        This label is the most probable label of the current answer.
+        """
         chances = current["probabilities"]
         flipped = {*current["labels"]} != {*candidate["labels"]}
         return AnswerDifference(flipped, _drift(max(chances, key=chances.__getitem__), current, candidate))
@@ -163,7 +170,7 @@ class _Number(AnswerFormat):
         return [LabelScore(objective.label_names[0], one.answer["value"])]
 
     def raw_scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
-        """Return the predicted number, which has no logit."""
+        """Return the predicted number: a regression has no logits."""
         return self.scores(objective, one)
 
     def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
@@ -187,7 +194,7 @@ class _Text(AnswerFormat):
     streams = True
 
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
-        """Raise InvalidData: an answer that is a text has no label scores."""
+        """Raise InvalidData, because a generated text has no label scores."""
         raise problems.NO_SCORES(found="answer", expected="label")
 
     def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
@@ -200,14 +207,14 @@ class _Text(AnswerFormat):
         return [[one.answer["answer"] for one in several]]
 
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
-        """Return whether two answers differ. The difference of two texts has no size."""
+        """Return whether two generated texts differ. The size of the difference is always 0."""
         return AnswerDifference(current["answer"] != candidate["answer"], 0.0)
 
 
 def _drift(label: str, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> float:
-    """Return the candidate's probability of the label minus the current answer's probability.
+    """Return a label's probability in the candidate's answer minus its probability in the current answer.
 
-    A label that the candidate lacks has the probability 0.
+    If the candidate's answer does not have the label, its probability there is 0.
     """
     drift: float = candidate["probabilities"].get(label, 0.0) - current["probabilities"][label]
     return drift
@@ -217,7 +224,10 @@ ANSWER_FORMATS: Mapping[str, AnswerFormat] = {CLASSES: _Classes(), LABELS: _Labe
 
 
 def compared(current: Prediction | GeneratedText, candidate: Prediction | GeneratedText) -> AnswerDifference:
-    """Return the difference between two answers to a text. Raises InvalidData if their kinds of task differ."""
+    """Return the difference between two versions' answers to the same text.
+
+    Raises InvalidData if the versions have different kinds of task, such as classification and regression.
+    """
     kind, other = (TEXT if isinstance(one, GeneratedText) else one.kind for one in (current, candidate))
     if kind != other:
         named = [OBJECTIVES[one].column for one in (kind, other)]

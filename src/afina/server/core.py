@@ -1,4 +1,4 @@
-"""The core of the server: from a client's texts to answers, for all protocols.
+"""The core of the server, which computes the answers to clients' texts for all protocols.
 
 A request is accepted, queued, computed and answered. The threads that call the core read the store, load adapters and
 tokenize texts. One further thread computes all answers.
@@ -79,9 +79,10 @@ class Core:
         self._noted: set[str] = set()
 
     def open_backbone(self) -> None:
-        """Open the backbone in each precision of the store's adapters, and log the memory of each.
+        """Open the backbone in each precision of the store's adapters, and log the memory that each precision takes.
 
-        Raises the errors of opening the backbone in the first precision. Errors in further precisions are logged.
+        Raises the errors of opening the backbone in the first precision. Errors of opening the backbone in further
+        precisions are logged.
         """
         for error in self.engine.open_for_store():
             logs_and_traces.note("backbone not opened", logging.WARNING, problem=str(error))
@@ -110,7 +111,7 @@ class Core:
         self._preloading.start()
 
     def close(self) -> None:
-        """Accept no more requests, finish the accepted requests, and stop."""
+        """Stop the core: accept no more requests, finish the accepted requests, and end all threads."""
         self._preloading.close()
         self.shadows.close()
         self.batching.close()
@@ -123,16 +124,19 @@ class Core:
             self.traces.close()
 
     def drain(self) -> None:
-        """Report the server as not ready, so that load balancers send no more requests; requests are still answered."""
+        """Report the server as not ready, so that load balancers stop sending requests.
+
+        Requests that still arrive are answered.
+        """
         self._draining = True
 
     def give_up(self) -> None:
-        """Refuse waiting and new requests. Texts that are being computed are still answered."""
+        """Refuse the requests in the queue and all new requests. Texts that are being computed are still answered."""
         self.batching.give_up()
 
     @property
     def ready(self) -> bool:
-        """Whether the server answers, is not draining, has preloaded its models, and its store responds."""
+        """Whether the server can answer, is not draining, has preloaded its models, and its store responds."""
         return self.follows and not self._draining and self._preloading.done
 
     @property
@@ -142,21 +146,21 @@ class Core:
 
     @property
     def follows(self) -> bool:
-        """Whether the server answers and its store responds."""
+        """Whether the server can answer requests and its store responds."""
         return self.alive and self._watcher.answers
 
     @property
     def alive(self) -> bool:
-        """Whether the server answers, also if its store does not respond."""
+        """Whether the computing thread and the store-watching thread run. The store itself need not respond."""
         return self.batching.alive and self._watcher.alive
 
     @property
     def held_names(self) -> set[str]:
-        """Names of adapters with a requested version in memory."""
+        """Names of adapters (`client/task`) of which a version that was requested before is in memory."""
         return self.current.named({one.digest for one in self.engine.residents})
 
     def _follow_versions(self) -> None:
-        """Read changed aliases, versions and shadows from the store. Raises the errors of reading the store."""
+        """Read changed aliases, versions, canaries and shadows from the store. Raises the store's reading errors."""
         self._note_hosts()
         self.writes.refresh()
         self.current.refresh()
@@ -164,7 +168,7 @@ class Core:
         self.shadows.names.refresh()
 
     def failed(self, what: str, error: BaseException) -> None:
-        """Count and log an unexpected error, without the error's message, which may have a client's text."""
+        """Count and log an unexpected error. Its message is not logged, because it may contain a client's text."""
         logs_and_traces.note_failure(self.metrics, what, error)
 
     def _count(self, computed: ComputedBatch | ComputedStep) -> None:
@@ -199,11 +203,21 @@ class Core:
         }
 
     def version(self, key: Key, model: str, sticky: str | None = None) -> Version:
-        """Return the version of a model name for this key. Raises Missing. `sticky`: as in `TextRequest`."""
+        """Return the version that a model name means for an API key.
+
+        Args:
+            sticky: the text whose hash decides whether the canary version answers. None: no canary answers.
+
+        Raises:
+            Missing: the key's client has no such model.
+        """
         return self._answering(reference_of(model, key), sticky)[1]
 
     def _answering(self, reference: Reference, sticky: str | None) -> tuple[Reference, Version]:
-        """Return the version that answers a reference, and its reference: the canary's, or the given reference."""
+        """Return the version that answers a request for a reference, and the reference of this version.
+
+        The version and its reference are the canary's if the hash of `sticky` selects the canary.
+        """
         if sticky is not None and (drawn := self.canaries.drawn(reference, sticky)) != reference:
             with suppress(AfinaError):  # a canary that cannot answer leaves the request to production
                 version = self._find(drawn)
@@ -212,7 +226,10 @@ class Core:
         return reference, self._find(reference)
 
     def _find(self, reference: Reference) -> Version:
-        """Return the served version of a reference. Raises Missing, errors of `ServedVersions.find`, and Busy."""
+        """Return the version that the server serves for a reference.
+
+        Raises Busy if the store must be read and does not respond, and the errors of `ServedVersions.find`.
+        """
         if not self.current.knows(reference):
             self._demand_store()
         return self.current.find(reference)
@@ -223,10 +240,13 @@ class Core:
             raise problems.STORE_SILENT()
 
     def listed(self, key: Key) -> Sequence[NameSummary]:
-        """Return the models of the key's client that this server can answer with.
+        """Return the models of the key's client that were made for the server's backbone.
 
-        A name has the entry of its version in production, or of its newest version if no version is in production.
-        Raises Busy, and the errors of reading the store.
+        The backbone is compared for the version in production, or for the newest version if none is in production.
+
+        Raises:
+            Busy: the store does not respond.
+            AfinaError: errors of reading the store.
         """
         self._demand_store()
         try:
@@ -239,7 +259,10 @@ class Core:
         return [one for one, version in current if not self.engine.is_for_another(manifests.get(version, {}))]
 
     def shadow(self, key: Key, model: str) -> dict[str, Any]:
-        """Return state and counts of a model's shadow version as JSON values. Raises Missing."""
+        """Return the state of a model's shadow version, and its counts of differences from production, as JSON values.
+
+        Raises Missing if the key's client has no such model.
+        """
         reference = reference_of(f"{model}@{PRODUCTION}", key)
         return self.shadows.status_json(reference.name, self._find(reference))
 
@@ -253,7 +276,7 @@ class Core:
         share: float | None,
         message: str | None,
     ) -> AliasMove:
-        """Point an alias of the key's client to a version. The audit log has the id of the key.
+        """Make an alias of one of the client's models point to a version. The audit log records the id of the key.
 
         Raises:
             Missing: the key's client has no such version.
@@ -272,9 +295,14 @@ class Core:
         return self.store.keys()
 
     def create_key(self, key: Key, **asked: Any) -> MadeKey:
-        """Create an API key of any client; the audit log has the id of `key`. Arguments: `AdapterStore.create_key`.
+        """Create an API key of any client. The audit log records the id of the administrator's key `key`.
 
-        Raises Overloaded too: the client of `key` has made too many changes in the last minute.
+        Args:
+            asked: the arguments of `AdapterStore.create_key`.
+
+        Raises:
+            Overloaded: the client of `key` has made too many changes in the last minute.
+            AfinaError: errors of `AdapterStore.create_key`.
         """
         with self._writing(key) as store:
             made = store.create_key(**asked)
@@ -282,9 +310,12 @@ class Core:
         return made
 
     def revoke_key(self, key: Key, id: str, message: str | None) -> Key:
-        """Revoke an API key of any client; the audit log has the id of `key`. Raises NotFound and store errors.
+        """Revoke an API key of any client. The audit log records the id of the administrator's key `key`.
 
-        Revocations have no rate limit, so that a stolen admin key cannot keep its client from revoking the stolen key.
+        Revocations have no rate limit. Otherwise a thief of an admin key could use up the rate limit of the client, who
+        could then not revoke the stolen key.
+
+        Raises NotFound if no key has the id `id`, and errors of writing to the store.
         """
         with self.writes.attempt():
             revoked = self.store.on_behalf_of(f"key {key.id}").revoke_key(id, message=message)
@@ -293,18 +324,24 @@ class Core:
 
     @contextmanager
     def _writing(self, key: Key) -> Iterator[AdapterStore]:
-        """Yield the store, for a change that the audit log attributes to a key. Raises Overloaded."""
+        """Yield the store, whose changes in the `with` block the audit log attributes to an API key.
+
+        Raises Overloaded if the client has made too many changes in the last minute.
+        """
         self.tenants.write(key)
         with self.writes.attempt():
             yield self.store.on_behalf_of(f"key {key.id}")
 
     def _follow_keys(self) -> None:
-        """Let a change of API keys take effect on this server at once; other servers follow within a second."""
+        """Read the API keys again, so that a created or revoked key takes effect on this server at once.
+
+        Other servers of the same store read their keys within about a second.
+        """
         with suppress(AfinaError):  # the change was made: its answer must not be lost
             self.tenants.refresh()
 
     def begin(self, asked: Sequence[TextRequest], check: Check = no_check) -> Sequence[AcceptedRequest]:
-        """Accept requests, and put their texts into the queue together. The caller must `close` the results.
+        """Accept requests, and put their texts into the queue. The caller must `close` each accepted request.
 
         Raises the errors of `Core.accept` and `Core.submit`.
         """
@@ -319,14 +356,20 @@ class Core:
         return accepted
 
     def accept(self, asked: Sequence[TextRequest], check: Check = no_check) -> Sequence[AcceptedRequest]:
-        """For each request, find and load its adapter, and tokenize its texts. The caller must `close` the results.
+        """Find and load the adapter of each request, and tokenize its texts.
+
+        The caller must `close` each accepted request.
+
+        Args:
+            check: called with each accepted request; raises an error to refuse the request.
 
         Raises:
             Missing: the key's client has no such model.
-            InvalidData: a text is empty or too long, the texts have more tokens than the key may ever send in a minute,
-                the adapter gives another kind of answer, or the options of generation exceed a limit.
-            Overloaded: the key has too few tokens left.
-            AfinaError: errors of loading and of `check`.
+            InvalidData: a text is empty or too long, the texts have more tokens than the key may send in any minute,
+                the request asks for a generated text and the adapter does not generate (or the reverse), or the options
+                of generation exceed a limit.
+            Overloaded: the key has too few tokens left in this minute.
+            AfinaError: errors of loading the adapter and of `check`.
         """
         accepted: list[AcceptedRequest] = []
         try:
@@ -362,9 +405,10 @@ class Core:
             return made
 
     def _load(self, lease: Lease, version: Version) -> None:
-        """Load the adapter of a version, which the lease keeps in memory.
+        """Load the adapter of a version. The lease keeps the adapter in memory.
 
-        Raises the errors of loading the adapter. A damaged version is not loaded again before a pause.
+        Raises the errors of loading the adapter. If the version is damaged, the server waits before it loads the
+        version again.
         """
         try:
             lease.resident(LOADING)
@@ -375,10 +419,14 @@ class Core:
             raise
 
     def submit(self, accepted: AcceptedRequest) -> Sequence[Future[Any]]:
-        """Put the texts into the queue and return a future of each answer. Raises Overloaded, Busy.
+        """Put the texts of an accepted request into the queue, and return a future of each answer.
 
-        The result of a future is a Prediction, a GeneratedText or the AfinaError of the text. Each text has `n`
-        generated answers, those of the first text first.
+        The result of a future is a Prediction, a GeneratedText, or the AfinaError for a text that failed. If answers
+        are generated, each text has `n` answers, and the answers of the first text are the first in the list.
+
+        Raises:
+            Overloaded: the client's share of the queue is full.
+            Busy: the server is shutting down.
         """
         works = works_of(accepted, self.settings)
         accepted.futures = self.batching.submit(works)
@@ -394,7 +442,7 @@ class Core:
 
 
 def _give_back(accepted: AcceptedRequest, number: int, work: Work, answered: Future[Any]) -> None:
-    """Give back to the key's rate limit the reserved tokens of an answer that were not computed."""
+    """Stop counting, for the key's rate limit, the tokens that were reserved for an answer but not computed."""
     text, choice = divmod(number, accepted.answers)
     prompt = 0 if choice else accepted.tokens[text]
     new = work.generated if isinstance(work, GeneratedAnswer) else 0

@@ -25,18 +25,18 @@ def array(items: Shape) -> Shape:
 
 
 def by_name(values: Shape) -> Shape:
-    """Return the schema of an object with arbitrary names."""
+    """Return the JSON Schema of an object with arbitrary property names and values of one schema."""
     return {"type": "object", "additionalProperties": values}
 
 
 def record(fields: dict[str, Shape], *optional: str) -> Shape:
-    """Return the schema of an object with exactly these fields, which are required unless optional."""
+    """Return the JSON Schema of an object with exactly these fields. All fields are required except `optional`."""
     required = [name for name in fields if name not in optional]
     return {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
 
 
 def either(*shapes: Shape) -> Shape:
-    """Return the schema of a value that has one of several schemas."""
+    """Return the JSON Schema of a value that matches at least one of several schemas."""
     return {"anyOf": [*shapes]}
 
 
@@ -46,4 +46,4 @@ def one_of(*values: object) -> Shape:
 
 
 RANKED_SCORES = array(record({"label": about(TEXT, "name of the label"), "score": about(NUMBER, "its probability")}))
-"""Labels with scores, for several protocols."""
+"""JSON Schema of an array of labels with scores, for several protocols."""

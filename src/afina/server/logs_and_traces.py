@@ -1,11 +1,11 @@
-"""Log lines of the server, and OpenTelemetry traces of requests and batches, without the content of requests.
+"""The server's log lines, and OpenTelemetry traces of requests and batches, without the texts of requests.
 
-Every line on standard error has a time, a level and a message, including lines of other libraries. The message of an
-unexpected error may contain a client's text, so only its type and place are written.
+Every log line on standard error has a time, a level and a message, also if another library logs the line. The message
+of an unexpected error may contain a client's text, so only the error's type, file and line are logged.
 
-Traces are sent if OpenTelemetry is installed and its environment variables are set. They contain times, counts, route
-templates, status codes and the ids of requests, but no text, client, model, raw path or other header. A request's
-`traceparent` is ignored, since clients could otherwise choose the trace that their requests belong to.
+Traces are sent if OpenTelemetry is installed and its environment variables are set. Traces contain times, counts, route
+templates, status codes and the ids of requests, but no texts, clients, models, raw paths or further headers. The
+header `traceparent` of a request is ignored, since clients could otherwise choose the trace of their requests.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ NAME = "afina.server"
 """Name of the logger for the server's own lines."""
 
 JSON, TEXT = "json", "text"
-"""Formats of log lines: a JSON object for programs, or text for people."""
+"""The formats of log lines: JSON is an object for programs, TEXT is for people."""
 
 
 def note(message: str, level: int = logging.INFO, **fields: Any) -> None:
-    """Write a log line of the server, with `fields` besides the message.
+    """Write a log line of the server with a message and further fields.
 
     No field may contain a client's text or a secret.
     """
@@ -52,9 +52,10 @@ RARELY = 10.0
 
 
 class RareLine:
-    """A log line for events that strangers can cause at any rate: written at once, then at most every `RARELY` seconds.
+    """A log line for events that anyone can cause at any rate, such as requests without an API key.
 
-    The field `count` of a line has the number of events since the line before. For one event loop.
+    The first event is logged at once; after it, a line is logged at most every `RARELY` seconds. The field `count` of
+    each line is the number of events since the line before it. Not thread-safe: for one event loop.
     """
 
     def __init__(self, message: str, **fields: Any) -> None:
@@ -62,7 +63,7 @@ class RareLine:
         self._count, self._waits, self._last = 0, False, dict[str, Any]()
 
     def note(self, **fields: Any) -> None:
-        """Count an event. Its fields are written if the event is the last before the next line."""
+        """Count an event. The next log line has the fields of the last event before the line."""
         self._count, self._last = self._count + 1, fields
         if not self._waits:
             self._write()
@@ -78,7 +79,7 @@ class RareLine:
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     """Return the fields of a log line: time (UTC), level, logger, message, and the fields passed to `note`.
 
-    Messages of asyncio contain the failed object, so only the beginning of such a message is kept. If a library logs a
+    A message of asyncio contains the failed object, so only the message's beginning is kept. If a library logs a
     traceback as its message, only the type of the error is kept.
     """
     message = record.getMessage()
@@ -101,7 +102,7 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """A logging formatter: `TIME LEVEL LOGGER: MESSAGE name=value ...`. Ambiguous messages and values are quoted."""
+    """A logging formatter that writes `TIME LEVEL LOGGER: MESSAGE name=value ...`, and quotes ambiguous values."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = fields_of(record)
@@ -117,7 +118,7 @@ def _shown(value: Any) -> str:
 
 
 def error_place(error: BaseException) -> tuple[str, str]:
-    """Return the type of an error, and the file and line that raised the error."""
+    """Return the name of an error's type, and the place that raised the error as `file:line`."""
     at, trace = "", error.__traceback__
     while trace is not None:
         at = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
@@ -128,7 +129,7 @@ def error_place(error: BaseException) -> tuple[str, str]:
 def note_failure(metrics: Metrics, what: str, error: BaseException) -> None:
     """Count and log an unexpected error.
 
-    The error's message may contain a client's text, so only type, file and line are logged.
+    The error's message may contain a client's text, so only the error's type, file and line are logged.
     """
     metrics.failures.labels(what).inc()
     unforeseen, at = error_place(error)
@@ -136,7 +137,10 @@ def note_failure(metrics: Metrics, what: str, error: BaseException) -> None:
 
 
 def begin_logging(form: str = JSON) -> None:
-    """Configure logging for this process, including warnings and uncaught errors. `form`: JSON or TEXT."""
+    """Configure logging to standard error for this process, including warnings and uncaught exceptions.
+
+    `form`: the format of the lines, JSON or TEXT.
+    """
     logging.config.dictConfig(
         {
             "version": 1,
@@ -154,7 +158,7 @@ def begin_logging(form: str = JSON) -> None:
 
 
 def adopt_loggers() -> None:
-    """Remove the stream handlers of other libraries' loggers, so that their lines get this module's format."""
+    """Remove the stream handlers of other libraries' loggers, so that all log lines have this module's format."""
     for one in logging.root.manager.loggerDict.values():
         if isinstance(one, logging.Logger):
             for handler in [*one.handlers]:
@@ -180,9 +184,9 @@ class TracedRequest:
     """A request that is being traced.
 
     Attributes:
-        tokens: tokens of the texts.
+        tokens: the number of tokens of the request's texts.
         wait: the longest time that a text of the request waited in the queue, in seconds.
-        compute: seconds of computing all batches with a text of the request.
+        compute: the seconds that the batches with texts of the request took to compute.
     """
 
     span: Span
@@ -192,7 +196,7 @@ class TracedRequest:
 
 
 class Traces:
-    """Exports spans of requests and batches by OpenTelemetry. Thread-safe."""
+    """An exporter of OpenTelemetry spans of requests and batches. Thread-safe."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
@@ -221,7 +225,7 @@ class Traces:
         traced.span.end()
 
     def computed(self, batch: ComputedBatch) -> None:
-        """Add the span of a batch, linked to the traced requests in the batch."""
+        """Add a span for a computed batch, with links to the spans of the requests in the batch."""
         from opentelemetry.context import Context
         from opentelemetry.trace import Link
 
@@ -247,7 +251,7 @@ class Traces:
 
 
 def traces_wanted() -> bool:
-    """Return whether OpenTelemetry's environment variables ask for traces by OTLP."""
+    """Return whether OpenTelemetry's environment variables say that traces are exported by OTLP."""
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
     exporters = os.environ.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
@@ -257,7 +261,7 @@ def traces_wanted() -> bool:
 def make_traces() -> Traces | None:
     """Return an exporter of traces (OTLP over HTTP), configured by OpenTelemetry's environment variables.
 
-    Returns None if the environment names no exporter, or a package is missing.
+    Returns None if the environment variables name no OTLP endpoint, or a package of OpenTelemetry is not installed.
     """
     if not traces_wanted():
         return None

@@ -1,7 +1,7 @@
-"""Prometheus metrics of a server, and each client's throughput in the last seconds.
+"""Prometheus metrics of a server, and each client's throughput in the last five seconds.
 
-The number of label values is bounded: they are clients with keys, versions that cannot be served, and versions of names
-with a canary, never texts or names from requests.
+The number of label values is bounded. Label values are clients with API keys, versions that cannot be served, and
+versions of models with a canary. Texts and model names from requests are never label values.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from afina import meter
 from afina.errors import AfinaError
 
 NAMED = 20
-"""Largest number of versions that are label values."""
+"""Largest number of versions that cannot be served and are named by the label `version`."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -33,13 +33,13 @@ class ComputedBatch(NamedTuple):
     """A batch that was computed.
 
     Attributes:
-        tokens: tokens in the batch.
-        texts: number of texts whose last token was in the batch.
-        budget: largest number of tokens that the batch could have had.
-        seconds: duration of the computation.
-        asked: for each traced text: the traced request, seconds in the queue before its first tokens were computed (0
-            for a later chunk), tokens in the batch.
-        clients: for each completed text: the client and the number of all tokens of the text.
+        tokens: the number of tokens in the batch.
+        texts: the number of texts whose last token was in the batch.
+        budget: the largest number of tokens that the batch could have had.
+        seconds: the duration of the computation.
+        asked: a tuple for each text of a traced request: the request, the text's seconds in the queue before its first
+            tokens were computed (0 for a later chunk of the text), and its number of tokens in the batch.
+        clients: a tuple for each text whose last token was in the batch: the client and the text's number of tokens.
     """
 
     tokens: int
@@ -51,14 +51,14 @@ class ComputedBatch(NamedTuple):
 
 
 class ComputedStep(NamedTuple):
-    """A step of all running generations.
+    """A step that computed the next token of all running generations.
 
     Attributes:
-        tokens: number of new tokens.
-        running: number of generations in the step.
-        seconds: duration of the computation, including new prompts.
-        clients: new tokens by client.
-        firsts: for each generation with its first token: seconds since its prompt arrived.
+        tokens: the number of new tokens.
+        running: the number of generations in the step.
+        seconds: the duration of the step, including the computation of new prompts.
+        clients: the number of new tokens of each client.
+        firsts: for each generation that got its first token: the seconds since its prompt arrived in the queue.
     """
 
     tokens: int
@@ -69,12 +69,17 @@ class ComputedStep(NamedTuple):
 
 
 CLIENTS, OTHERS = 200, "(others)"
-"""Largest number of clients that are label values, and the label value for all others, which cannot be a client's name.
+"""The largest number of clients (or versions) that are label values, and the label value for all further ones.
+
+No client can have the name `(others)`.
 """
 
 
 class ClientUsage:
-    """Usage by client. A client becomes a label value when it first uses an API key, which operators create."""
+    """Counters of requests, texts and tokens by client.
+
+    A client becomes a label value at its first request with a valid API key. Only operators create API keys.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._known: set[str] = set()
@@ -108,7 +113,7 @@ class ClientUsage:
 
 
 class VersionUsage:
-    """Answers by version, for models with a canary: answers of the canary and of the version in production."""
+    """Counts and durations of answers, for each canary version and for the version in production of the same model."""
 
     def __init__(self, registry: CollectorRegistry, clock: Callable[[], float] = meter.now) -> None:
         self._known: set[str] = set()
@@ -128,7 +133,7 @@ class VersionUsage:
         )
 
     def answered(self, version: str, began: float, answer: Future[Any]) -> None:
-        """Count an answer that was put into the queue at the time `began`."""
+        """Count an answer whose text was put into the queue at the time `began`, in seconds of the clock."""
         if version not in self._known and len(self._known) >= CLIENTS:
             version = OTHERS
         self._known.add(version)
@@ -145,7 +150,7 @@ class Metrics:
     """The metrics of one server, in a new Prometheus registry.
 
     Attributes:
-        seconds: Seconds that the server has spent computing since its start.
+        seconds: The seconds that the server has spent on computing batches and generation steps since its start.
     """
 
     def __init__(self) -> None:
@@ -220,12 +225,12 @@ class Metrics:
         damaged: Callable[[], Sequence[str]],
         sizes: Callable[[], Mapping[str, int]],
     ) -> None:
-        """Add gauges: `look` is called at each scrape, and returns their values by name.
+        """Add gauges to the registry. Each scrape of the metrics calls the three functions.
 
         Args:
-            values: returns the values of gauges by their names.
-            damaged: returns the versions that cannot be served, of which at most `NAMED` are named.
-            sizes: returns the bytes of the backbone in memory by precision.
+            values: returns the values of gauges by the gauges' names.
+            damaged: returns the versions that cannot be served; the first `NAMED` of them become label values.
+            sizes: returns the bytes that the backbone's weights take in memory, by precision.
         """
         self.registry.register(_Watched(values, damaged, sizes))
 
@@ -258,13 +263,13 @@ class _Watched(Collector):
 
 
 WINDOW = 5
-"""Seconds over which rates are computed."""
+"""Seconds over which `Throughput` averages the rates of a client."""
 
 REQUESTS, TOKENS, TEXTS = "requests", "tokens", "texts"
 
 
 class _Counted(NamedTuple):
-    """The key of a count: the client, and the unit such as tokens."""
+    """The key of a count in `Throughput`: the client and what is counted (requests, tokens or texts)."""
 
     client: str
     what: str
@@ -280,7 +285,10 @@ class Rates:
 
 
 class Throughput:
-    """Counts of each client in the last seconds. Thread-safe. `clock`: a function that returns seconds."""
+    """Counts of each client's requests, tokens and texts in the last seconds. Thread-safe.
+
+    `clock`: a function that returns the time in seconds.
+    """
 
     def __init__(self, clock: Callable[[], float] = meter.now) -> None:
         self._clock = clock
@@ -305,7 +313,10 @@ class Throughput:
                 now[_Counted(client, TOKENS)] += tokens
 
     def _now(self) -> collections.Counter[_Counted]:
-        """Return the counts of the current second, and delete old counts. The caller holds the lock."""
+        """Return the counts of the current second, and delete counts older than `WINDOW` seconds.
+
+        The caller must hold the lock `self._lock`.
+        """
         at = int(self._clock())
         if at not in self._seconds:
             self._seconds = {when: one for when, one in self._seconds.items() if at - when <= WINDOW}
@@ -313,9 +324,9 @@ class Throughput:
         return self._seconds[at]
 
     def rates(self, client: str) -> Rates:
-        """Return the rates over the last `WINDOW` complete seconds.
+        """Return a client's mean rates per second over the last `WINDOW` complete seconds.
 
-        The current second is incomplete, and is left out.
+        The current second is incomplete, so its counts are left out.
         """
         with self._lock:
             at = int(self._clock())

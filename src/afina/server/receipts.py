@@ -1,6 +1,7 @@
-"""Receipts: what computed an answer, so that `afina replay` can compute the answer again. Receipts contain no text.
+"""Receipts, with which `afina replay` computes an answer of the server again.
 
-A receipt names version, backbone, dtype and decoding settings.
+A receipt names the version, backbone, dtype and decoding settings that computed an answer. Receipts contain no text of
+the request or the answer.
 """
 
 from __future__ import annotations
@@ -21,29 +22,34 @@ from afina.schema import Frozen
 from afina.server import problems
 
 RECEIPT = "Afina-Receipt"
-"""Header of an answer with its receipt."""
+"""The HTTP header that holds the receipt of a response."""
 
 Prompt = Literal["text", "raw", "chat", "tokens"]
-"""How a text became a prompt: in the adapter's template, as it is, as messages in the tokenizer's chat template, or as
-token ids."""
+"""How a text of a request becomes the model's prompt.
+
+- "text": the text is put into the adapter's template.
+- "raw": the text is used unchanged.
+- "chat": the messages are rendered with the tokenizer's chat template.
+- "tokens": the request has token ids, which are used unchanged.
+"""
 
 PROMPTS: dict[str, Template | None] = {
     "text": None,
     "raw": Template("{text}"),
     "chat": Template("{text}", special_tokens=False),
 }
-"""Template of each way in which a text, and not token ids, becomes a prompt. None: the adapter's own."""
+"""The template for each value of `Prompt` except "tokens". None: the adapter's own template."""
 
 
 class GenerationFacts(Frozen):
-    """How an answer was generated: the settings of `Decoding`, seed, number of choices and guide.
+    """The part of a receipt that says how an answer was generated.
 
     Attributes:
-        max_new_tokens: Most new tokens, the end token included.
-        seed: Random seed of choice 0. `choice_seed` returns the seeds of the other choices.
-        n: Number of choices.
-        stop: Digest of the stop strings. None: there were no stop strings.
-        guide: Digest of the grammar of the answer, such as a JSON schema. None: the answer had no grammar.
+        max_new_tokens: The largest number of generated tokens, the end token included.
+        seed: The random seed of choice 0. `choice_seed` returns the seeds of the further choices.
+        n: The number of choices, which are independent answers to one text.
+        stop: The digest of the stop strings. None: the request had no stop strings.
+        guide: The digest of the grammar that restricted the answer, such as a JSON schema. None: no grammar.
         prompt: How the text became the prompt.
     """
 
@@ -73,22 +79,24 @@ class GenerationFacts(Frozen):
         """Return the facts of a generation for a receipt.
 
         Args:
-            decoding: The decoding settings, with `max_new_tokens` filled in.
-            n: Number of choices.
-            guide: Digest of the grammar of the answer.
+            decoding: The decoding settings of the request, in which `max_new_tokens` is not None.
+            n: The number of choices, which are independent answers to one text.
+            guide: The digest of the grammar that restricted the answer. None: no grammar.
             prompt: How the text became the prompt.
         """
         said = decoding.model_dump(exclude={"stop"})
         return cls(**said, n=n, stop=_digest_of(decoding.stop), guide=guide, prompt=prompt)
 
     def decoding(self, stop: Sequence[str], choice: int = 0) -> Decoding:
-        """Return the decoding settings of a choice.
+        """Return the decoding settings that generated a choice, which is one of a text's several answers.
 
         Args:
-            choice: Number of the choice, from 0.
+            stop: The stop strings of the request.
+            choice: The number of the choice, from 0.
 
         Raises:
-            Refused: The choice does not exist, the stop strings differ, or the settings are invalid.
+            Refused: The receipt has no such choice, `stop` has another digest than the receipt's, or the receipt's
+                decoding settings are invalid.
         """
         if choice >= self.n:
             raise problems.CHOICE_UNKNOWN(choice=choice, choices=self.n, what="choice")
@@ -103,11 +111,11 @@ class GenerationFacts(Frozen):
 
 
 class TruncationFacts(Frozen):
-    """How the texts of a request were truncated, if the request asked for truncation.
+    """The part of a receipt that says how texts were truncated, if the request had options for truncation.
 
     Attributes:
-        max_length: Most tokens of a text. None: the adapter's maximum length.
-        side: The side at which a text lost tokens. None: the tokenizer's default.
+        max_length: The largest number of tokens of a text. None: the adapter's maximum length.
+        side: The side at which a text lost tokens. None: the tokenizer's default side.
     """
 
     max_length: Annotated[int, Field(ge=1)] | None = None
@@ -119,7 +127,7 @@ class TruncationFacts(Frozen):
 
 
 def choice_seed(seed: int, choice: int) -> int:
-    """Return the seed of a choice. Choice 0 keeps the seed of the request."""
+    """Return the random seed of a choice (one of a text's several answers): the request's seed plus the number."""
     return seed + choice
 
 
@@ -128,17 +136,17 @@ def _digest_of(stop: Sequence[str]) -> str | None:
 
 
 class Receipt(Frozen):
-    """The version, backbone and dtype that computed an answer.
+    """The version, backbone, dtype and options that computed an answer.
 
     Attributes:
-        version: `client/task@number`.
-        adapter: digest of the adapter.
-        base: digest of the backbone.
-        dtype: dtype of the computation.
-        precision: precision of the backbone's frozen weights. The receipt omits "float".
-        generation: how the answer was generated. None (omitted in the receipt): the answer is not a text.
-        truncation: how the texts were truncated, if the request asked for truncation and a text was truncated. None
-            (omitted in the receipt): as in training.
+        version: the adapter's version as `client/task@number`.
+        adapter: the digest of the adapter.
+        base: the digest of the backbone.
+        dtype: the dtype of the computation.
+        precision: the precision of the backbone's frozen weights. The JSON omits this field if the value is "float".
+        generation: how the answer was generated. None (omitted in the JSON): the answer was not generated.
+        truncation: how the texts were truncated. None (omitted in the JSON): long texts were truncated as in training,
+            or no text was truncated.
     """
 
     version: str
@@ -156,7 +164,7 @@ class Receipt(Frozen):
         return self.non_defaults()
 
     def check(self, adapter: str, manifest: Manifest) -> None:
-        """Raise Refused unless this adapter and manifest are those of the version that answered."""
+        """Raise Refused if the digest of an adapter, or its manifest, differs from what the receipt names."""
         for what, found, expected in (
             ("adapter", adapter, self.adapter),
             ("backbone", manifest.backbone_digest, self.base),
@@ -169,7 +177,7 @@ class Receipt(Frozen):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the receipt in a text of JSON. Raises InvalidName."""
+        """Return the receipt that a string of JSON contains. Raises InvalidName if the string is not a receipt."""
         try:
             return cls.model_validate_json(text, strict=True)
         except ValidationError:

@@ -1,4 +1,4 @@
-"""Replay: compute an answer again from its receipt, with the adapter that the receipt names."""
+"""Functions of `afina replay`, which computes an answer of the server again from the answer's receipt."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ def replayed(
     grammar: Grammar | None = None,
     truncation: Truncation | None = None,
 ) -> dict[str, Any]:
-    """Return an answer as JSON values, computed as the receipt says.
+    """Compute an answer again as its receipt says, and return the answer as JSON values.
 
     Args:
-        predictor: The adapter that answered, in the dtype of the receipt.
-        facts: How the answer was generated. None: the answer is not a text.
-        text: The text of the request. For a chat, or a prompt of token ids: the request's array, as JSON.
-        pair: The second text of a pair.
-        stop: Stop strings of the request. None: the request had no stop strings.
-        choice: Number of the choice, from 0.
-        grammar: The grammar of the answer. None: the answer had no grammar.
-        truncation: How the request asked to truncate long texts. None: as in training.
+        predictor: The predictor of the adapter that answered, in the dtype of the receipt.
+        facts: The receipt's part about generation. None: the answer was not generated.
+        text: The text of the request. For a chat or a prompt of token ids, the request's JSON array as a string.
+        pair: The second text of a pair. None: the request had a single text.
+        stop: The stop strings of the request. None: the request had no stop strings.
+        choice: The number of the choice (one of several answers to the text), from 0.
+        grammar: The grammar that restricted the answer. None: the answer had no grammar.
+        truncation: How the request wanted long texts truncated. None: long texts are truncated as in training.
 
     Raises:
         Refused: The receipt does not match the adapter or the arguments.
-        InvalidData: The text is not an array of messages, or of token ids.
-        AfinaError: any error of the predictor or the grammar.
+        InvalidData: The receipt is for a chat or for token ids, and `text` is not such a JSON array.
+        AfinaError: Any error of the predictor or the grammar.
     """
     pairs = None if pair is None else [pair]
     if truncation is not None and isinstance(predictor, ModelPredictor):
@@ -77,7 +77,7 @@ def replayed(
 
 
 def grammar_of(given: Mapping[str, Any]) -> Grammar:
-    """Return the grammar in fields of a request, such as `structured_outputs`, or `tools` and `tool_choice`.
+    """Return the grammar that a request's fields describe, such as `structured_outputs`, or `tools` and `tool_choice`.
 
     Raises:
         InvalidData: The fields contain no valid grammar.
@@ -110,7 +110,10 @@ def _brief(digest: str | None) -> str:
 
 
 def _formed(fields: Mapping[str, Any]) -> ChatRequest:
-    """Return a request with the fields that restrict an answer. Raises ValidationError and Refusal."""
+    """Return a chat request with fields that restrict the answer, and an empty message or `input`.
+
+    Raises ValidationError and Refusal if the fields are not those of a request.
+    """
     try:
         return _request({**fields, "messages": [{"role": "user", "content": ""}]})
     except ValidationError:
@@ -118,9 +121,10 @@ def _formed(fields: Mapping[str, Any]) -> ChatRequest:
 
 
 def _request(fields: Mapping[str, Any]) -> ChatRequest:
-    """Return the chat request with these fields, which are of `/v1/responses` if there is an `input`.
+    """Return the chat request that has the given fields.
 
-    Raises ValidationError and Refusal.
+    If the fields contain `input`, they are read as a request to `/v1/responses`, otherwise as one to
+    `/v1/chat/completions`. Raises ValidationError and Refusal if the fields are invalid.
     """
     from afina.server.protocols import responses
     from afina.server.protocols.openai_bodies import ChatRequest
@@ -131,7 +135,10 @@ def _request(fields: Mapping[str, Any]) -> ChatRequest:
 
 
 def _tokens(text: str, size: int) -> np.ndarray:
-    """Return the token ids of a prompt, int32 [L]; `size`: that of the vocabulary. Raises InvalidData."""
+    """Return the token ids of a prompt, int32 [length], from a JSON array. `size`: the number of the model's tokens.
+
+    Raises InvalidData if `text` is not a JSON array of token ids below `size`.
+    """
     try:
         given = json.loads(text)
     except (ValueError, RecursionError):
@@ -142,7 +149,10 @@ def _tokens(text: str, size: int) -> np.ndarray:
 
 
 def _messages(text: str) -> list[dict[str, str]]:
-    """Return the messages of a chat in the form that chat templates expect. Raises InvalidData."""
+    """Return the messages of a chat, parsed from JSON, in the form that transformers' chat templates expect.
+
+    Raises InvalidData if `text` is not the JSON of a chat.
+    """
     from afina.server.http.refusals import Refusal
 
     try:

@@ -1,4 +1,4 @@
-"""The texts of a request and their answers: checks, limits and tokenization."""
+"""Checks, limits and tokenization of the texts of a request, and the answers to the texts."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Text(NamedTuple):
     """A text, or a pair of texts, as the client sent it.
 
     Attributes:
-        text: the text; empty if `tokens` are given.
-        pair: the second text of a pair. None: there is only one text.
-        tokens: a prompt as token ids, used unchanged. None: a text.
+        text: the single text, or the first text of a pair; empty if `tokens` is given.
+        pair: the second text of a pair. None: the client sent a single text.
+        tokens: the token ids of a prompt, which are used unchanged. None: the client sent a text.
     """
 
     text: str
@@ -51,18 +51,21 @@ class GenerationOptions:
     """A request's options for generated answers.
 
     Attributes:
-        decoding: fields of `Decoding` that replace the adapter's, such as temperature or max_new_tokens. A field with
-            the value None replaces nothing.
-        n: number of answers to each text, whose seeds are those of `choice_seed`.
-        logprobs: number of most probable tokens to report at each step. None: no log-probabilities.
-        make_guide: returns a new guide, which restricts one answer to a grammar. None: every token is allowed.
-        guide: digest of the guides' grammar, for the receipt.
-        prompt_as: the form of a text. "text": a text for the adapter's prompt template. "raw": a whole prompt. "chat":
-            a rendered chat, which has its special tokens already. "tokens": token ids.
-        echo: whether the log-probabilities of the prompt's tokens are reported too, if `logprobs` is given.
-        heard: called with the number of an answer and its new tokens after each step, on the computing thread; must
-            return at once. The answers of the first text have the numbers 0 to n - 1, and so on.
-        longest: most new tokens if `decoding` has no number. None: the adapter's or the server's number.
+        decoding: values for fields of `Decoding`, such as temperature, that replace the adapter's values. A field with
+            the value None keeps the adapter's value.
+        n: the number of answers to each text. `choice_seed` returns the random seed of each answer.
+        logprobs: the number of most probable tokens to report at each step. None: no log-probabilities.
+        make_guide: returns a new guide, which restricts the tokens of one answer to a grammar. None: every token is
+            allowed.
+        guide: the digest of the grammar of `make_guide`, for the receipt.
+        prompt_as: the form of the texts. "text": a text for the adapter's prompt template. "raw": a complete prompt.
+            "chat": a rendered chat, which has its special tokens already. "tokens": token ids.
+        echo: whether the log-probabilities of the prompt's tokens are reported too, if `logprobs` is not None.
+        heard: called on the computing thread after each step, with the number of an answer and the answer's new tokens;
+            must return at once. The answers to the first text have the numbers 0 to n - 1, those to the second text the
+            numbers n to 2n - 1, and so on.
+        longest: the largest number of new tokens if `decoding` has no `max_new_tokens`. None: the largest number of the
+            adapter or the server applies.
     """
 
     decoding: Mapping[str, Any] = field(default_factory=dict)
@@ -81,11 +84,11 @@ class TextRequest:
     """A client's request to a model: texts, and options for the answers.
 
     Attributes:
-        generation: options for generated answers. None: the adapter does not generate text.
-        truncation: how long texts are truncated. None: as in training.
-        sticky: a text whose hash decides whether the model's canary answers: the end user's name, or the id of the
-            request. None: no canary answers.
-        traced: the traced request, passed unchanged to the batch listener. None: not traced.
+        generation: options for generated answers. None: the request asks for a prediction such as a label.
+        truncation: how texts that are too long are truncated. None: as in training.
+        sticky: the end user's name or the request's id. Its hash decides whether the model's canary version answers.
+            None: the canary version does not answer.
+        traced: the traced request, passed unchanged to the batch listener. None: the request is not traced.
     """
 
     key: Key
@@ -99,7 +102,7 @@ class TextRequest:
 
 @dataclass(frozen=True, eq=False)
 class ServedAnswer:
-    """The answer to one text. `tokens`: number of tokens that were computed."""
+    """The answer to one text. `tokens`: the number of the text's tokens that the model computed."""
 
     prediction: Prediction
     objective: Objective
@@ -107,18 +110,26 @@ class ServedAnswer:
     tokens: int
 
     def scores(self, *, raw: bool = False) -> Sequence[LabelScore]:
-        """Return the score of each label, in the adapter's order. `raw`: logits instead of probabilities."""
+        """Return the score of each label, in the order of the adapter's labels.
+
+        `raw`: whether the scores are logits instead of probabilities.
+        """
         written = ANSWER_FORMATS[self.objective.kind]
         return (written.raw_scores if raw else written.scores)(self.objective, self.prediction)
 
     def ranked(self, *, raw: bool = False, most: int | None = None) -> Sequence[dict[str, object]]:
-        """Return labels and scores as JSON values, in descending order. `most`: number of labels; None: all."""
+        """Return labels and their scores as JSON values, with the highest score first.
+
+        Args:
+            raw: whether the scores are logits instead of probabilities.
+            most: the largest number of labels to return. None: all labels.
+        """
         ordered = sorted(self.scores(raw=raw), key=lambda one: -one.score)
         return [one._asdict() for one in ordered[:most]]
 
     @property
     def label(self) -> str:
-        """The label of the answer. For multi-label tasks: the most probable label."""
+        """The predicted label. For multi-label tasks, the most probable label."""
         return ANSWER_FORMATS[self.objective.kind].label(self.objective, self.prediction)
 
 
@@ -127,14 +138,15 @@ class AcceptedRequest:
     """The tokenized texts of a request, and a lease that keeps the adapter in memory until `close`.
 
     Attributes:
-        encoded: the token ids of each text, or the text for an adapter without tokens.
-        tokens: number of tokens of each text, at least 1.
-        decoding: the decoding settings of the request, the adapter and the server's limits together. None: the adapter
-            does not generate text.
-        reservation: tokens that count for the key's rate limit. None: no tokens are counted yet.
-        compared: whether the metrics count the answers by version, because the model has a canary.
-        shadowed: the name whose shadow version also computes the texts. None: no shadow version does.
-        futures: the futures of the answers, once the texts are in the queue.
+        encoded: the token ids of each text, or the text itself for an adapter that does not read tokens.
+        tokens: the number of tokens of each text, at least 1.
+        decoding: the decoding settings of the answers, from the request, the adapter and the server's limits. None: the
+            adapter does not generate text.
+        reservation: the tokens that count for the key's rate limit. None: no tokens are counted yet.
+        compared: whether the metrics count the answers by version, because the model has a canary version.
+        shadowed: the name of the model whose shadow version, if there is one, also computes the texts. None: the
+            request is not for the production version.
+        futures: the futures of the answers. Empty until the texts are in the queue.
     """
 
     request: TextRequest
@@ -164,11 +176,11 @@ class AcceptedRequest:
 
     @property
     def needed(self) -> int:
-        """The most tokens that the request may need: those of its texts and the new tokens of every answer."""
+        """The largest number of tokens that the request may need: its texts' tokens and all answers' new tokens."""
         return sum(self.tokens) + len(self.texts) * self.answers * self.longest
 
     def close(self) -> None:
-        """Give up unfinished answers, and release the adapter and the reserved tokens. Call this once."""
+        """Cancel unfinished answers, and release the adapter and the tokens that were reserved. Call `close` once."""
         for future in self.futures:
             future.cancel()
         if self.reservation is not None and not self.futures:
@@ -176,22 +188,25 @@ class AcceptedRequest:
         self.lease.release()
 
     def answer(self, index: int, outcome: Prediction | AfinaError) -> ServedAnswer:
-        """Return the answer to the text at `index`. Raises `outcome` if it is an error."""
+        """Return the answer to the text number `index`, made from the result `outcome`. Raises an `outcome` error."""
         if isinstance(outcome, AfinaError):
             raise outcome
         return ServedAnswer(outcome, self.objective, self.receipt, outcome.tokens or self.tokens[index])
 
 
 Check = Callable[[AcceptedRequest], object]
-"""Raises an error for options that do not suit the model or its texts. Called before anything is computed."""
+"""A function that raises an error if a request's options do not suit the model or the texts.
+
+The function is called with an accepted request before anything is computed.
+"""
 
 
 def no_check(accepted: AcceptedRequest) -> None:
-    """Accept every request; the default of `check`."""
+    """Accept every request. This function is the default of the argument `check`."""
 
 
 def check_pairs(texts: Sequence[Text], manifest: Manifest) -> None:
-    """Raise InvalidData for pairs if the adapter was trained on single texts, and vice versa."""
+    """Raise InvalidData for pairs if the adapter was trained on single texts, and for single texts if on pairs."""
     takes = takes_pairs(manifest)
     if takes is False and any(text.pair is not None for text in texts):
         raise problems.TAKES_TEXTS(expected="texts")
@@ -200,7 +215,7 @@ def check_pairs(texts: Sequence[Text], manifest: Manifest) -> None:
 
 
 def check_texts(texts: Sequence[Text], settings: Settings) -> None:
-    """Raise InvalidData for too many texts, and for empty or too long texts."""
+    """Raise InvalidData if a request has no text or too many texts, or if a text is empty or too long."""
     if not 1 <= len(texts) <= settings.texts:
         raise problems.TEXTS_COUNT(found=len(texts), most=settings.texts)
     for number, text in enumerate(texts, start=1):
@@ -217,9 +232,13 @@ def check_texts(texts: Sequence[Text], settings: Settings) -> None:
 
 
 def check_lengths(key: Key, resident: Resident, tokens: Sequence[int], settings: Settings) -> None:
-    """Raise InvalidData for a text with more tokens than the key allows, or than an adapter without chunks computes.
+    """Raise InvalidData if a text has too many tokens.
 
-    `tokens`: of each text.
+    The API key may have a limit (`Key.text_tokens`), and the server has the limit `Settings.whole_tokens` for models
+    that cannot compute a text in chunks.
+
+    Args:
+        tokens: The number of tokens of each text.
     """
     limits = [(key.text_tokens, "A text of this key may have")]
     if resident.reading is not None and not resident.generates and not resident.takes_chunks:
@@ -234,7 +253,8 @@ def check_lengths(key: Key, resident: Resident, tokens: Sequence[int], settings:
 def decoding_of(objective: Objective, options: GenerationOptions, settings: Settings, vocabulary: int) -> Decoding:
     """Return the decoding settings for an adapter's answers to a request.
 
-    Raises InvalidData for a value that is invalid or exceeds a limit, and a token id that is not below `vocabulary`.
+    Raises InvalidData if an option is invalid or exceeds a limit of the server, or if a token id in the options is not
+    below `vocabulary`, the number of the model's tokens.
     """
     trained = objective.generation()
     assert trained is not None
@@ -256,12 +276,12 @@ def decoding_of(objective: Objective, options: GenerationOptions, settings: Sett
 
 
 def within_rate(options: GenerationOptions, prompts: Sequence[int], rate: int | None) -> GenerationOptions:
-    """Return options whose default number of new tokens is at most the key's tokens a minute.
+    """Return the options with a default for `max_new_tokens` with which the request fits the key's rate limit.
 
     Args:
-        options: the request's options. A number of new tokens in the options is not changed.
-        prompts: number of tokens of each text.
-        rate: tokens a minute; None: no limit.
+        options: the request's options. If they have a `max_new_tokens`, it is not changed.
+        prompts: the number of tokens of each text.
+        rate: the key's rate limit in tokens a minute. None: no limit.
     """
     if rate is None:
         return options
@@ -269,11 +289,11 @@ def within_rate(options: GenerationOptions, prompts: Sequence[int], rate: int | 
 
 
 def most_tokens(texts: Sequence[Text], options: GenerationOptions | None, longest: int, settings: Settings) -> int:
-    """Return an upper bound of the tokens that a request may need, without tokenizing.
+    """Return an upper bound of the tokens that a request may need, without tokenizing the texts.
 
     Args:
         options: options for generated answers. None: the answers are not generated.
-        longest: most tokens that the backbone reads.
+        longest: the largest number of tokens that the backbone can read.
     """
     sizes = (
         sum(len(part.encode("utf-8", "replace")) for part in (one.text, one.pair or "")) + len(one.tokens or ())
@@ -286,16 +306,17 @@ def most_tokens(texts: Sequence[Text], options: GenerationOptions | None, longes
 
 
 TOGETHER = 1 << 13
-"""Characters of the texts of one client that are encoded at a time."""
+"""The largest number of characters of one client's texts that are tokenized at a time."""
 
 CHARACTERS = 4
-"""Characters that count as a token for an adapter that reads no tokens."""
+"""The number of characters that count as one token for an adapter that reads text and not tokens."""
 
 
 class RequestEncoder:
-    """Tokenizes the texts of requests. Thread-safe; for each client, tokenizes a few short or one long text at a time.
+    """Tokenizes the texts of requests. Thread-safe.
 
-    Without this limit, a client with many long texts would take the processor from the other clients.
+    For each client, at most `TOGETHER` characters of short texts, or one longer text, are tokenized at a time.
+    Otherwise a client with many long texts would take the processor from the other clients.
     """
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
@@ -306,12 +327,12 @@ class RequestEncoder:
         """Check and tokenize the texts of a request for an adapter.
 
         Args:
-            lease: a lease of the loaded adapter, which the result keeps.
-            most: tokens that the key may send now. None: no limit.
-            rate: the key's limit of tokens a minute. None: no limit.
+            lease: a lease on the loaded adapter. The accepted request owns the lease.
+            most: the number of tokens that the key may send now. None: no limit.
+            rate: the key's rate limit in tokens a minute. None: no limit.
 
         Raises:
-            InvalidData: the errors of `Core.accept`.
+            InvalidData: a text or an option is invalid, as described in `Core.accept`.
         """
         resident, key, generation, decoding = lease.resident(), asked.key, asked.generation, None
         manifest, objective = resident.manifest, resident.objective
@@ -349,10 +370,9 @@ class RequestEncoder:
     ) -> list[EncodedText]:
         """Return the token ids of a request's texts.
 
-        Stops when the sum of tokens exceeds `most`.
-
         Args:
-            most: number of tokens above which the caller refuses the request. None: no limit.
+            most: the number of tokens above which the caller refuses the request. If the texts have more tokens, the
+                last texts are not tokenized. None: no limit.
 
         Raises:
             AfinaError: a text cannot be tokenized.
@@ -377,7 +397,7 @@ class RequestEncoder:
         return found
 
     def _from_tokens(self, resident: Resident, tokens: Sequence[int]) -> EncodedText:
-        """Return a prompt of token ids. Raises InvalidData for an id outside the vocabulary."""
+        """Return given token ids as an encoded text. Raises InvalidData for an id outside the vocabulary."""
         size, largest = self._engine.backbone.vocabulary, max(tokens)
         if largest >= size:
             raise problems.TOKEN_UNKNOWN(_last=size - 1, found=largest, vocabulary=size)
@@ -386,7 +406,7 @@ class RequestEncoder:
 
 
 def tokens_of(encoded: EncodedText) -> int:
-    """Return the number of tokens of a text, at least 1; an estimate if the adapter reads no tokens."""
+    """Return the number of tokens of a text, at least 1. If the adapter reads no tokens, the number is an estimate."""
     if len(encoded.tokens):
         return len(encoded.tokens)
     return max(1, len(encoded.text + (encoded.pair or "")) // CHARACTERS)
@@ -395,7 +415,10 @@ def tokens_of(encoded: EncodedText) -> int:
 def truncation_facts(
     resident: Resident, truncation: Truncation | None, encoded: Sequence[EncodedText]
 ) -> TruncationFacts | None:
-    """Return how texts were truncated, for the receipt; None: as in training, or no text was truncated."""
+    """Return the receipt's part about the truncation of texts.
+
+    Returns None if no text was truncated, or if texts were truncated as in training.
+    """
     own = resident.reading
     if own is None or truncation is None or not any(one.truncated for one in encoded):
         return None
@@ -406,7 +429,7 @@ def truncation_facts(
 
 
 def _pieces(texts: Sequence[Text]) -> Sequence[Sequence[Text]]:
-    """Split texts into groups of at most `TOGETHER` characters, or of one text."""
+    """Split texts into groups. A group has at most `TOGETHER` characters, or a single text that is longer."""
     pieces, size = list[list[Text]](), 0
     for text in texts:
         length = len(text.text) + len(text.pair or "")

@@ -1,8 +1,8 @@
-"""Every route of the server, declared once: path, method, scope, protocol, and whether a proxy may repeat a request.
+"""The table of the server's routes, with each route's path, method, scope and protocol.
 
-The middleware, the application and a proxy read this table, and take the id of a request and the headers of every
-response from this module. A protocol is declared here with the body of its errors, and a module in `protocols/` answers
-its routes. The module imports no model code, since a proxy starts without.
+The middleware, the application and the proxy of Ray Serve read this table. The modules of `protocols/` answer the
+routes. This module also declares how each protocol writes an error response, which headers every response has, and
+which id a request has. The module imports no code of models, so that a proxy starts quickly.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from afina.server.json_shapes import COUNT, NOTHING, TEXT, Shape, about, either,
 from afina.store.api_keys import ADMIN, METRICS, PREDICT, PUBLISH
 
 NO_MODEL = "no such model"
-"""The message for a model that the key's client does not have."""
+"""The error message for a model that the key's client does not have."""
 
 ERROR_KIND = "Afina-Error"
-"""Header of a refused request with the kind of refusal: one word for programs."""
+"""The HTTP header of an error response with the kind of error, in one word for programs."""
 
 ALWAYS: Mapping[str, str] = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-"""Headers of every answer."""
+"""HTTP headers of every response."""
 
 REQUEST_ID = b"x-request-id"
-"""Header of requests and answers with the id of the request."""
+"""The HTTP header of requests and responses with the id of the request."""
 
 _IDS = re.compile(rb"(?!.*afina_[0-9a-f]{16}_)[A-Za-z0-9._:;=+/@-]{1,128}")
-"""Ids of clients that are taken: they stand in log lines, traces, headers and the ids of answers.
+"""Pattern of the request ids that the server accepts from clients.
 
-An id with a key in it is not taken.
+The server writes accepted ids into log lines, traces, headers and the ids of generated answers, so the pattern excludes
+ids that contain an API key.
 """
 
 
 def id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return the id of a request: the client's single valid id in the headers, or a new id.
+    """Return the id of a request: the valid id in its header `x-request-id`, or a new random id.
 
-    `headers`: the headers of the request, with lower-case names.
+    `headers`: the headers of the request, with lower-case names. Two ids in the headers count as none.
     """
     given = [value for name, value in headers if name == REQUEST_ID]
     return given[0].decode() if len(given) == 1 and _IDS.fullmatch(given[0]) else secrets.token_hex(8)
@@ -64,11 +65,11 @@ def _of_tei(status: int, kind: str, message: str) -> dict[str, Any]:
 
 
 _PARAM = re.compile(r"`([A-Za-z_.0-9\[\]-]{1,60})`")
-"""The field at the beginning of a message."""
+"""Pattern of a field's name in backquotes, which error messages about a field begin with."""
 
 
 def _of_openai(status: int, kind: str, message: str) -> dict[str, Any]:
-    """Return an error in the protocol of OpenAI. An unknown model has the code `model_not_found`."""
+    """Return the body of an error response in OpenAI's protocol. An unknown model has the code `model_not_found`."""
     field = _PARAM.match(message)
     of = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
     missing = kind == "not_found" and message.startswith(NO_MODEL)
@@ -78,13 +79,13 @@ def _of_openai(status: int, kind: str, message: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ClientProtocol:
-    """A protocol of clients, such as OpenAI's.
+    """A protocol that clients use, such as OpenAI's.
 
     Attributes:
-        title: name of the protocol in the OpenAPI description.
-        error: returns the body of an error response from the HTTP status, the kind of refusal and the message.
-        shape: JSON schema of the body of an error response.
-        invalid: HTTP status for a request with a wrong field.
+        title: the name of the protocol in the OpenAPI description.
+        error: a function that returns the body of an error response, given HTTP status, kind of error and message.
+        shape: the JSON Schema of the body of an error response.
+        invalid: the HTTP status of the response to a request with a wrong field.
     """
 
     title: str
@@ -129,23 +130,25 @@ _OPENAI = {
     "code": about(TEXT, "one word for programs, such as model_not_found"),
 }
 OPENAI = ClientProtocol("OpenAI", _of_openai, record({"error": about(record(_OPENAI), "the error")}), invalid=400)
-"""OpenAI's clients take 422 for another error than 400."""
+"""OpenAI's protocol. A request with a wrong field gets status 400: OpenAI's client raises BadRequestError only for 400.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """A route, or all paths below a prefix that have no other route.
+    """A route of the server, or a prefix whose further paths all get an error response.
 
     Attributes:
-        method: the HTTP method. A GET route answers HEAD too. None: no request is answered.
-        paths: paths of the route, as FastAPI writes them.
-        protocol: the protocol whose format the errors have.
-        scope: the scope that a key needs. None: no key is needed, and the answer has no data of any client.
-        repeats: whether a request may be sent again, to another replica, since it changes nothing.
-        streams: whether the body is read while it arrives, so that its limits apply to each line.
-        counts: whether requests count for the client's usage. Requests of monitoring do not.
-        waits: whether responses are delayed if there are many, as for requests without a valid key.
-        title: name of the protocol in the OpenAPI description, if it is not `protocol`.
+        method: the HTTP method. A GET route answers HEAD requests too. None: every request gets an error response.
+        paths: the route's paths in the syntax of FastAPI.
+        protocol: the protocol that defines the format of error responses.
+        scope: the scope that an API key needs. None: no key is needed, and the response has no data of any client.
+        repeats: whether a proxy may send a request again to another replica, because the request changes nothing.
+        streams: whether the request's body is read while it arrives, so that size limits apply to each line of it.
+        counts: whether requests count for the client's usage. Requests for monitoring do not count.
+        waits: whether responses are delayed if there are many requests in a second, as for requests without a valid
+            key.
+        title: the name of the protocol in the OpenAPI description, if it differs from `protocol.title`.
     """
 
     method: str | None
@@ -163,7 +166,7 @@ class Route:
         return [re.compile(_PARAMETER.sub(_group, path)) for path in self.paths]
 
     def match(self, path: str) -> dict[str, str] | None:
-        """Return the values of a path's parameters, or None if the route does not have this path."""
+        """Return the values of the parameters in a request's path, or None if the path does not belong to the route."""
         return next((found.groupdict() for one in self._patterns if (found := one.fullmatch(path))), None)
 
 
@@ -175,7 +178,7 @@ def _group(parameter: re.Match[str]) -> str:
 
 
 ROUTES: list[Route] = []
-"""All routes. If several have a path, the first one counts for errors, keys and proxies."""
+"""All routes. If several routes match a path, the first one defines its scope and its error format."""
 
 
 def _route(
@@ -231,7 +234,7 @@ NEW_KEY = _route("POST", "/keys", of=AFINA, scope=ADMIN, repeats=False)
 REVOKED_KEY = _route("DELETE", "/keys/{key}", of=AFINA, scope=ADMIN, repeats=False)
 
 DESCRIPTION = _route("GET", "/openapi.json", of=AFINA)
-"""The description of the API, which needs no key if `Settings.public_description` is set."""
+"""The route of the OpenAPI description, which needs no API key if `Settings.public_description` is set."""
 
 PARAMETERS = {
     "client": "the client: the first part of a model's name",
@@ -244,7 +247,7 @@ PARAMETERS = {
     "model": "client/task, client/task@alias or client/task@version, for requests and lines without a model",
     "Inference-Header-Content-Length": "number of bytes of the JSON, if binary data follows the JSON in the body",
 }
-"""Descriptions of the parameters in paths and queries, by name."""
+"""Descriptions of the parameters in paths, queries and headers for the OpenAPI description, by parameter name."""
 
 for _path, _of, _scope in (
     ("/v1/{rest:path}", OPENAI, PREDICT),
@@ -256,7 +259,10 @@ for _path, _of, _scope in (
     _route(None, _path, of=_of, scope=_scope)
 
 UNKNOWN = _route(None, "/{rest:path}", of=AFINA, scope=ADMIN, repeats=False)
-"""Every other path needs a key of an administrator, so that a route that is forgotten here is closed."""
+"""The route of all paths that no other route has.
+
+It needs the key of an administrator, so that a path that is missing in `ROUTES` is not open to everyone.
+"""
 
 _BY_HEAD: defaultdict[str, list[Route]] = defaultdict(list)
 for _one in ROUTES:
@@ -265,7 +271,11 @@ for _one in ROUTES:
 
 
 def route_of(path: str) -> Route:
-    """Return the route of a request's path. A path that ends in `/` needs the same scope, and is answered 404."""
+    """Return the route of a request's path.
+
+    A path with an additional `/` at its end needs the same scope as the path without it. The application answers such a
+    path with 404.
+    """
     bare = path.rstrip("/") or path
     for route in _BY_HEAD.get(bare.partition("/")[2].partition("/")[0], ()):
         if route.match(bare) is not None and (bare == path or route.scope is not None):
@@ -274,7 +284,10 @@ def route_of(path: str) -> Route:
 
 
 def model_of(path: str) -> str | None:
-    """Return the model in a request's path, as client/task or client/task@version; None: the path names no model."""
+    """Return the model that a request's path names, as `client/task`; None: the path names no model.
+
+    For `/v1/models/`, the model may have a version or an alias, as in `client/task@2`.
+    """
     found = route_of(path).match(path) or {}
     if "client" in found:
         return f"{found['client']}/{found['task']}"

@@ -1,8 +1,9 @@
-"""A server on a port: sockets, connections, draining, and shutdown within a time limit.
+"""The server on a port: sockets, limits on connections, draining, and shutdown within a time limit.
 
-uvicorn limits only the time between a response and the next request. uvicorn keeps a connection that sends nothing, or
-a byte now and then, for ever, and at its limit of connections answers 503 to all clients. This server instead closes an
-idle connection for each new connection, first those that never sent a valid key.
+uvicorn limits only the time between a response and the next request. uvicorn never closes a connection whose client
+sends nothing or only single bytes, and it answers 503 to all clients when its limit of connections is reached. At its
+limit, afina's server instead closes an idle connection for each new connection. The server first closes connections
+that have not sent a valid API key.
 """
 
 from __future__ import annotations
@@ -35,29 +36,30 @@ from afina.server.logs_and_traces import RareLine
 from afina.server.settings import Places
 
 QUEUE = 2048
-"""Connections that may wait to be accepted."""
+"""The largest number of TCP connections that wait to be accepted (the backlog of the listening socket)."""
 
 KEEP_ALIVE = 10
-"""Seconds for which a connection may stay open between an answer and the next request."""
+"""Seconds for which a connection stays open between a response and the next request."""
 
 GIVE_UP, CUT = 0.6, 0.9
-"""Shares of the shutdown time (after draining) at which waiting requests are refused, and open responses are cut.
+"""Shares of the time between draining and the end of the shutdown.
 
-The rest is for closing.
+After the share `GIVE_UP`, waiting requests are refused. After the share `CUT`, unfinished responses are cut off. The
+remaining time is for closing the store and the engine.
 """
 
 
 def bind(host: str, port: int) -> Sequence[socket.socket]:
-    """Return sockets bound to a port on each address of a host. The sockets do not listen yet.
+    """Return a socket for each address of a host, bound to a port. The sockets do not listen yet.
 
     Args:
-        host: name or address of this machine.
+        host: the name or an address of this machine.
         port: the port; 0: any free port.
 
     Raises:
         NotFound: the host is not an address of this machine.
-        Busy: the port is in use.
-        Refused: this user may not use the port.
+        Busy: another process uses the port.
+        Refused: the operating system does not allow this user to use the port.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -89,10 +91,11 @@ def _unbound(host: str, port: int, error: OSError) -> Exception:
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server of a core on given sockets. `run` returns when the server was told to end.
+    """A uvicorn server that serves a core on given sockets. `run` returns after a signal has ended the server.
 
-    SIGTERM and SIGHUP start draining: `/health/ready` answers 503, and requests are still answered. SIGINT, or a second
-    signal, ends the draining. A third signal cuts open responses.
+    If `Settings.drain` is not 0, SIGTERM or SIGHUP starts draining: `/health/ready` answers 503, and all other requests
+    are still answered. SIGINT or a second signal ends the draining and starts the shutdown. A further signal cuts off
+    unfinished responses.
     """
 
     def __init__(
@@ -108,7 +111,7 @@ class Server(uvicorn.Server):
         super().run(self._sockets if sockets is None else sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start listening, then report the URL."""
+        """Start listening, then call the function `listening` with the server's URL."""
         await super().startup(sockets)
         for one in sockets or []:  # uvicorn's `backlog` also limits asyncio's accepts per turn; more may queue
             one.listen(QUEUE)
@@ -116,9 +119,10 @@ class Server(uvicorn.Server):
         self._listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Handle a signal.
+        """Handle a signal: start draining, start the shutdown, or cut off unfinished responses.
 
-        Unlike in uvicorn, the signal is not raised again after the shutdown: ending a server is not a failure.
+        uvicorn's own method also raises the signal again after the shutdown, so that the process exits as if it had
+        failed. Here the signal is not raised again, because ending a server is not a failure.
         """
         drains = sig != signal.SIGINT and self._settings.drain > 0
         if self.should_exit:
@@ -132,9 +136,9 @@ class Server(uvicorn.Server):
             self._signalled.set()
 
     def limit(self) -> None:
-        """Wait for a signal, then end the process after the shutdown time even if something hangs.
+        """End the process `Settings.shutdown` seconds after the first signal, even if the shutdown hangs.
 
-        Runs in a new thread.
+        Runs in a thread of its own.
         """
         self._signalled.wait()
         limit = self._settings.shutdown
@@ -145,7 +149,7 @@ class Server(uvicorn.Server):
         os._exit(1)
 
     async def on_tick(self, counter: int) -> bool:
-        """Return whether the server must end. uvicorn calls this ten times a second."""
+        """Return whether the server must end. uvicorn calls this method ten times a second."""
         if self._signalled_at is not None and not (self._drains or self.should_exit):
             self._drains = True
             logs_and_traces.note("draining", seconds=self._settings.drain)
@@ -154,7 +158,10 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept no more connections and finish the open requests. Late requests are refused first and cut later."""
+        """Accept no more connections, and finish the open requests.
+
+        Requests that are not finished in time are refused if they still wait, and their responses are cut off later.
+        """
         self._core.drain()
         signalled_at = meter.now() if self._signalled_at is None else self._signalled_at
         left = max(0.0, signalled_at + self._settings.shutdown - meter.now())
@@ -169,11 +176,11 @@ class Server(uvicorn.Server):
 
 
 def server(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str], None] = lambda url: None) -> Server:
-    """Return a server that has not been started.
+    """Return a server of a core that has not been started.
 
     Args:
-        sockets: sockets from `bind`.
-        listening: called with the server's URL when it listens.
+        sockets: the sockets that `bind` returned.
+        listening: called with the server's URL when the server listens.
     """
     settings = core.settings
     places = Places.of(settings.connections)
@@ -202,10 +209,15 @@ def server(core: Core, sockets: Sequence[socket.socket], listening: Callable[[st
 
 
 def serve(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str], None] = lambda url: None) -> Never:
-    """Serve until SIGTERM or SIGINT, then end the process. The arguments are those of `server`.
+    """Serve until SIGTERM, SIGHUP or SIGINT, then end the process.
 
-    The process ends without the interpreter's shutdown, which would wait for threads with abandoned lookups, and clean
-    up torch. On a busy machine, ending took 0.1 s without and 5 s with the interpreter's shutdown.
+    The process ends by `os._exit`, without the shutdown of the Python interpreter. The interpreter would wait for
+    threads whose store lookups hang, and would clean up torch. On a busy machine, the end of the process took 0.1 s
+    without the interpreter's shutdown and 5 s with it.
+
+    Args:
+        sockets: the sockets that `bind` returned.
+        listening: called with the server's URL when the server listens.
     """
     logs_and_traces.adopt_loggers()
     made = server(core, sockets, listening)
@@ -223,7 +235,7 @@ def serve(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str
 
 
 class ClosedConnections:
-    """Counts and logs the connections that the server closes."""
+    """A function that counts and logs each connection that the server closes, with the reason."""
 
     def __init__(self, core: Core) -> None:
         self._metrics = core.metrics
@@ -235,24 +247,25 @@ class ClosedConnections:
 
 
 UNREAD = 30.0
-"""Seconds after which a connection is closed if its peer reads nothing of the waiting output."""
+"""Seconds after which a connection is closed because its client reads nothing of the response that waits."""
 
 SWEEPS = 8
-"""Checks of all connections within `head_seconds`."""
+"""The number of times that all connections are checked within `Settings.head_seconds`."""
 
 
 class ConnectionLimit:
     """The open connections of a server, with limits. For one event loop.
 
-    A connection counts as a stranger's until it sends a request with a valid key, and again after a request without. A
-    stranger's connection may be closed at any time to make room. A client's connection may be closed while it is idle.
+    A connection is a client's connection if its last request had a valid API key; otherwise it is a stranger's. To make
+    room for a new connection, the server may close a stranger's connection at any time, and a client's connection while
+    it is idle.
 
     Args:
-        places: number of connections that may be open, and how many of them clients may have.
-        seconds: time limit for a request's headers to arrive, counted from the first byte; for the first request, from
-            the start of the connection.
-        closed: called with the reason when a connection is closed (slow, crowded, full, unread or malformed), and with
-            the client's address.
+        places: the largest number of open connections, and the largest number of connections of clients.
+        seconds: the time limit for the arrival of a request's headers. The time starts with the first byte of the
+            request; for the first request, it starts with the connection.
+        closed: called when a connection is closed, with the reason (slow, crowded, full, unread or malformed) and the
+            client's address.
     """
 
     def __init__(
@@ -273,11 +286,15 @@ class ConnectionLimit:
         return [*self._strangers, *self._idle, *self._busy]
 
     def protocol(self) -> type[asyncio.Protocol]:
-        """Return the protocol class that uvicorn uses for each connection."""
+        """Return the asyncio protocol class that uvicorn instantiates for each connection."""
         return type("Connection", (Connection,), {"doors": self})
 
     def enter(self, new: Connection) -> None:
-        """Add a connection. At the limit, close a stranger's or idle one; if all are busy, the new connection."""
+        """Add a new connection.
+
+        If the limit of connections is reached, another connection is closed: a stranger's, or else an idle connection
+        of a client. If all connections are busy with clients' requests, the new connection is closed.
+        """
         if len(self._strangers) + len(self._idle) + len(self._busy) >= self._places.all:
             oldest = next(iter(self._strangers or self._idle), None)
             if oldest is None:
@@ -289,7 +306,11 @@ class ConnectionLimit:
             self._sweeper = new.loop.call_later(self.seconds / SWEEPS, self._sweep, new.loop)
 
     def admit(self, one: Connection, *, known: bool) -> bool:
-        """Note whether the request on a connection has a valid key. Return whether clients may have the connection."""
+        """Record whether the request on a connection has a valid key (`known`).
+
+        Returns False if clients already have as many busy connections as they may have. The request must then be
+        refused.
+        """
         if one in self._strangers and known:
             if len(self._idle) + len(self._busy) >= self._places.clients:
                 oldest = next(iter(self._idle), None)
@@ -305,13 +326,13 @@ class ConnectionLimit:
         return True
 
     def idle(self, one: Connection) -> None:
-        """Mark a client's connection as idle. A stranger's connection stays a stranger's."""
+        """Mark a client's connection as idle, because its response is complete. Other connections are unchanged."""
         if one in self._busy:
             self._busy.discard(one)
             self._idle[one] = None
 
     def begin(self, one: Connection) -> None:
-        """Mark a client's connection as busy: a request has arrived."""
+        """Mark a client's connection as busy, because a request has arrived."""
         if one in self._idle:
             del self._idle[one]
             self._busy.add(one)
@@ -322,13 +343,13 @@ class ConnectionLimit:
         self._busy.discard(one)
 
     def end(self, one: Connection, reason: str) -> None:
-        """Close a connection at once, without sending its buffered output."""
+        """Close a connection at once, without sending the output that is still buffered."""
         self.leave(one)
         one.transport.abort()
         self._closed(reason, one.peer)
 
     def refuse(self, one: Connection) -> None:
-        """Note that a connection is closed because of malformed HTTP."""
+        """Report to `closed` that a connection is closed because its client sent malformed HTTP."""
         self._closed("malformed", one.peer)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -340,16 +361,19 @@ class ConnectionLimit:
 
 
 CHUNK_BYTES, CHUNKS = 16, 1024
-"""Least mean of the bytes of a body's chunks, from this number of chunks on: each chunk takes the event loop's time."""
+"""A body with more than `CHUNKS` HTTP chunks is refused if its chunks have on average less than `CHUNK_BYTES` bytes.
+
+Each chunk takes time of the event loop, so very many tiny chunks would slow the server down.
+"""
 
 
 class Parser(h11.Connection):
-    """h11's parser of a connection, which also refuses a body in very many tiny chunks."""
+    """h11's HTTP parser of a connection, which also refuses a body of very many tiny chunks."""
 
     _chunks, _size = 0, 0
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """Return the next event. Raises RemoteProtocolError for malformed HTTP, and for tiny chunks."""
+        """Return the next HTTP event. Raises RemoteProtocolError for malformed HTTP, and for too many tiny chunks."""
         event = super().next_event()
         if isinstance(event, h11.Request):
             self._chunks = self._size = 0
@@ -363,16 +387,20 @@ class Parser(h11.Connection):
 
 
 def _is_logged(record: logging.LogRecord) -> bool:
-    """Whether a log record of uvicorn is logged. Strangers can cause any number of lines about malformed HTTP."""
+    """Return whether a log record of uvicorn is logged.
+
+    Records about malformed HTTP are not logged, because anyone can cause any number of them.
+    """
     return not record.getMessage().startswith("Invalid HTTP request")
 
 
 class Connection(H11Protocol):
-    """uvicorn's protocol class, with the limits of `ConnectionLimit`."""
+    """uvicorn's protocol class of a connection, with the limits of `ConnectionLimit`."""
 
     doors: ClassVar[ConnectionLimit]
     _since: float | None = None
-    """Time at which the awaited head began; None: not yet, and uvicorn's own keep-alive limit applies."""
+    """Time at which the wait for the headers of a request began. None: a request is being answered, or the connection
+    is idle and uvicorn's keep-alive limit applies."""
     _unsent, _unread_since = 0, 0.0
 
     @property
@@ -390,7 +418,7 @@ class Connection(H11Protocol):
         self.doors.enter(self)
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Log no warning: a client may ask for an upgrade, and is answered in HTTP/1.1."""
+        """Log no warning if a client asks for a protocol upgrade. The server answers such requests in HTTP/1.1."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.doors.leave(self)
@@ -407,7 +435,7 @@ class Connection(H11Protocol):
             self._since = self.loop.time()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer malformed HTTP. If a response has begun or was sent already, close the connection."""
+        """Answer malformed HTTP with status 400. If a response was already started or sent, close the connection."""
         self.doors.refuse(self)
         try:
             super().send_400_response(msg)
@@ -416,7 +444,7 @@ class Connection(H11Protocol):
             self.transport.abort()
 
     def on_response_complete(self) -> None:
-        """Mark the connection as idle unless its next request has arrived already."""
+        """Mark the connection as idle, unless the client has already sent the next request."""
         super().on_response_complete()
         if self._answers:
             self._begin()
@@ -424,12 +452,12 @@ class Connection(H11Protocol):
             self.doors.idle(self)
 
     def _begin(self) -> None:
-        """Mark the connection as busy, and let the request's middleware report whether it has a valid key."""
+        """Mark the connection as busy, and give the middleware a function that records whether the key is valid."""
         self.doors.begin(self)
         cast(dict[str, Any], self.scope)[ADMIT] = partial(self.doors.admit, self)
 
     def overdue(self, now: float) -> str | None:
-        """Return the reason for closing the connection now, or None."""
+        """Return the reason why the connection must be closed now ("slow" or "unread"), or None."""
         if not self._answers and self._since is not None and now - self._since > self.doors.seconds:
             return "slow"
         unsent = self.transport.get_write_buffer_size()

@@ -1,4 +1,4 @@
-"""Settings: the limits of the server on batches, requests and connections."""
+"""The server's settings, which are mostly limits on batches, requests and connections."""
 
 from __future__ import annotations
 
@@ -13,42 +13,48 @@ from afina.server import problems
 
 @dataclass(frozen=True)
 class Settings:
-    """Limits of a server. Tokens are tokens of the backbone; times are seconds.
+    """The settings of a server. Tokens are counted by the backbone's tokenizer, and all times are in seconds.
 
     Attributes:
-        batch_tokens: most tokens of a batch while a single client sends requests.
-        shared_tokens: most tokens of a batch while several clients send requests. Smaller than `batch_tokens`, so that
-            a client with few requests waits for at most one short batch of other clients.
-        whole_tokens: most tokens of a text that cannot be computed in chunks, as by an encoder. No other client is
-            answered while such a text is computed.
-        delay: how long a text waits for other texts before a batch starts, while nothing is being computed.
-        queue_tokens: most tokens in the queue. If several clients wait, each has an equal share.
-        timeout: time after which a request fails.
-        generation_timeout: time after which a generated answer fails.
-        max_new_tokens: most tokens of a generated answer; also the default if the request has no limit.
-        choices: most generated answers to a text (`n` in OpenAI's protocol).
-        logprobs: most alternatives that are reported for each token of a generated answer.
-        connections: most open connections; at most half of the files that the process may open.
-        at_once: most open requests of one client.
-        head_seconds: time limit for a request's headers to arrive.
-        body_bytes: most bytes of a request's body, or of a line of `/bulk`.
-        body_seconds: time limit for a request's body to arrive.
-        bytes_a_second: bytes of bodies read per second and client, with a burst of twice as many. Further bytes wait.
-        refusals_a_second: refusals sent at once per second and client, with a burst of four times as many. Further ones
-            wait for at most two seconds.
-        texts: most texts of a request.
-        characters: most characters of a text.
-        tokens_per_minute: rate limit of API keys that have no limit of their own; None: no limit.
-        writes_per_minute: aliases that the keys of a client may move, and keys that they may create, in a minute.
-        every: interval of reading changes from the store. A moved alias or revoked key takes effect after at most this
-            interval and the time of reading.
-        key_seconds: how long known API keys are accepted while the store does not answer. After this time, every
-            request that needs a key is refused, since a key may have been revoked.
-        public_description: whether `/openapi.json` needs no key.
-        window: most lines of a `/bulk` request that are read ahead of their answers.
-        preload: models that are loaded, and have passed their golden tests, before the server is ready.
-        drain: time between SIGTERM and the end of listening, in which the server answers but is not ready.
-        shutdown: time between SIGTERM and the end of the process, draining included.
+        batch_tokens: The largest number of tokens in a batch while only one client sends requests.
+        shared_tokens: The largest number of tokens in a batch while several clients send requests. `shared_tokens` is
+            smaller than `batch_tokens`, so that a client waits at most for one short batch of other clients.
+        whole_tokens: The largest number of tokens of a text for a model that cannot compute a text in chunks, such as
+            an encoder. While such a model computes a text, no other client is answered.
+        delay: How long a text waits for further texts before a batch starts, while nothing is being computed.
+        queue_tokens: The largest number of tokens in the queue. If texts of several clients wait, each client has an
+            equal share of these tokens.
+        timeout: The time after which a request fails.
+        generation_timeout: The time after which a generated answer fails.
+        max_new_tokens: The largest number of tokens of a generated answer, and the default if neither the request nor
+            the adapter has a limit.
+        choices: The largest number of generated answers to one text (`n` in OpenAI's protocol).
+        logprobs: The largest number of alternatives that are reported for each token of a generated answer.
+        connections: The largest number of open connections. The server opens at most half as many connections as the
+            process may open files.
+        at_once: The largest number of open requests of one client.
+        head_seconds: The time limit for the arrival of a request's headers.
+        body_bytes: The largest size of a request's body, or of a line of a `/bulk` request, in bytes.
+        body_seconds: The time limit for the arrival of a request's body.
+        bytes_a_second: The number of bytes that the server reads from bodies, per second and client. A burst may have
+            twice as many bytes. The server reads further bytes later.
+        refusals_a_second: The number of error responses that the server sends without delay, per second and client. A
+            burst may have four times as many. Further error responses are delayed by at most two seconds.
+        texts: The largest number of texts in a request.
+        characters: The largest number of characters of a text.
+        tokens_per_minute: The rate limit of API keys without a rate limit of their own. None: no limit.
+        writes_per_minute: The largest number of changes that a client may make with its API keys in a minute: aliases
+            moved and keys created.
+        every: The interval at which the server reads changes from the store. A moved alias or a revoked key takes
+            effect after at most this interval and the time of reading.
+        key_seconds: How long the server accepts the API keys that it has read while the store does not respond. After
+            this time, the server refuses every request that needs a key, since a key may have been revoked.
+        public_description: Whether `/openapi.json` needs no API key.
+        window: The largest number of lines of a `/bulk` request that are read before the first of them is answered.
+        preload: The models that are loaded, and have passed their golden tests, before the server reports that it is
+            ready.
+        drain: The time after SIGTERM in which the server still accepts requests, but reports that it is not ready.
+        shutdown: The time between SIGTERM and the end of the process, draining included.
     """
 
     batch_tokens: int = 1024
@@ -90,13 +96,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Places:
-    """How many connections may be open.
+    """The limits on the number of open connections.
 
     Attributes:
-        all: most open connections.
-        clients: most connections of clients with a valid key. The rest is for new connections, such as health probes.
-        accepted: most connections accepted in one turn of the event loop. An accepted connection waits some turns
-            before it is read, and must not become the oldest connection in this time.
+        all: The largest number of open connections.
+        clients: The largest number of connections of clients with a valid key. The other connections are left for new
+            connections, such as health probes.
+        accepted: The largest number of connections that are accepted in one turn of the event loop. An accepted
+            connection waits some turns before it is read. It must not become the oldest connection in this time, since
+            the oldest connection is closed to make room.
     """
 
     all: int
@@ -105,10 +113,10 @@ class Places:
 
     @classmethod
     def of(cls, most: int) -> Self:
-        """Return the limits for this process: half of the files that it may open are for connections.
+        """Return the connection limits for this process, with at most half as many connections as it may open files.
 
         Args:
-            most: most open connections (`Settings.connections`).
+            most: The setting `Settings.connections`: the largest number of open connections.
         """
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         found = most if files == resource.RLIM_INFINITY else max(2, min(most, files // 2))

@@ -1,6 +1,6 @@
-"""Authentication: the client, scopes and rate limit of each API key, read from the store.
+"""Authentication and rate limits: the client, scopes and rate limit of each API key, read from the store.
 
-Changes of API keys in the store are read again and again.
+The server reads changes of API keys from the store at short intervals.
 """
 
 from __future__ import annotations
@@ -22,35 +22,36 @@ from afina.store.reader import StoreReader
 from afina.store.versions import Name, Reference, Version
 
 LITTLE = 512
-"""Tokens that are counted even if the key has none left, at negligible cost.
+"""A request is tokenized up to this number of tokens even if its key has fewer tokens left.
 
-So a request larger than a small rate limit is refused for the right reason at once.
+So a request that is larger than a small rate limit is refused at once and with the right error. Tokenizing this many
+tokens costs almost nothing.
 """
 
 
 WRITES = "#writes"
-"""Namespace of the rate limit for changes of the store. It cannot be the name of a client."""
+"""The first part of the names of the rate limits on changes of the store. No client can have the name `#writes`."""
 
 MINUTE = 60.0
-"""Seconds for which an amount counts for a rate limit."""
+"""The seconds for which an amount of tokens or writes counts for a rate limit."""
 
 
 @dataclass(eq=False)
 class Counted:
-    """An amount of tokens or writes that counts for a rate limit until `until`, in seconds of the clock."""
+    """An amount of tokens or writes that counts for a rate limit until the time `until`, in seconds of the clock."""
 
     amount: int
     until: float
 
 
 class MinuteWindow:
-    """The amounts of tokens or writes in the last minute (sliding window log). Not thread-safe.
+    """A sliding window log: the amounts of tokens or writes that were counted in the last minute. Not thread-safe.
 
-    The package `limits` has no such window: its amounts cannot be given back, and it has no function for the time at
-    which an amount fits.
+    The package `limits` is not used: it cannot subtract from a counted amount, and cannot tell when a further amount
+    fits into the rate limit.
 
     Args:
-        clock: returns seconds.
+        clock: a function that returns the time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -73,13 +74,16 @@ class MinuteWindow:
         return counted
 
     def give_back(self, counted: Counted, amount: int) -> None:
-        """Subtract from a counted amount, as far as it still counts."""
+        """Subtract `amount` from a counted amount. An amount that is older than a minute is 0 and stays 0."""
         amount = min(amount, counted.amount)
         counted.amount -= amount
         self._total -= amount
 
     def wait(self, room: int) -> float:
-        """Return the seconds until the sum of amounts is at most `room`, if nothing else is counted or given back."""
+        """Return the seconds until the sum of the amounts in the window is at most `room`.
+
+        The seconds are right if no amount is added or subtracted until then.
+        """
         left, now = self.total, self._clock()
         if left <= room:
             return 0.0
@@ -92,25 +96,25 @@ class MinuteWindow:
 
 @dataclass(frozen=True)
 class Reservation:
-    """Tokens of a request that count for a key's rate limit. `window` None: the key has no limit."""
+    """The tokens of a request that count for a key's rate limit. `window` is None if the key has no rate limit."""
 
     tenants: Tenants
     window: MinuteWindow | None
     counted: Counted
 
     def give_back(self, tokens: int | None = None) -> None:
-        """Stop counting tokens that were not computed. None: no token was computed. Thread-safe."""
+        """Stop counting `tokens` that were not computed; None: all tokens of the reservation. Thread-safe."""
         if self.window is not None:
             self.tenants.give_back(self.window, self.counted, self.counted.amount if tokens is None else tokens)
 
 
 class _KnownKeys(NamedTuple):
-    """The API keys of the store at one time.
+    """The API keys that the server has read from the store.
 
     Attributes:
-        by_id: the API keys by id.
-        last: number of the log's last entry before the keys were read.
-        at: time at which the store was last asked for changes, in seconds of the clock.
+        by_id: The API keys by their ids.
+        last: The number of the last entry of the store's audit log before the keys were read.
+        at: The time at which the server last asked the store for changes, in seconds of the clock.
     """
 
     by_id: Mapping[str, Key]
@@ -119,10 +123,10 @@ class _KnownKeys(NamedTuple):
 
 
 class Tenants:
-    """API keys of the store, with their rate limits. Thread-safe.
+    """The API keys of the store, with the tokens and writes that count for their rate limits. Thread-safe.
 
     Args:
-        clock: returns seconds.
+        clock: a function that returns the time in seconds.
     """
 
     def __init__(self, store: StoreReader, settings: Settings, *, clock: Callable[[], float] = meter.now) -> None:
@@ -145,17 +149,26 @@ class Tenants:
         self._known = _KnownKeys(by_id, last, now)  # at once: another thread may refresh at the same time
 
     def key_of(self, secret: str) -> Key | None:
-        """Return the API key with this secret; None if it does not exist or was revoked. Raises Busy, as `_by_id`."""
+        """Return the API key with a given secret, or None if the key does not exist or is not valid any more.
+
+        Raises Busy if the store has not responded for `Settings.key_seconds`.
+        """
         key = self._by_id().get(api_keys.id_of(secret) or "")
         return key if api_keys.matches(secret, key) else None
 
     def holds(self, key: Key) -> bool:
-        """Return whether an API key that was valid when a request began is still valid. Raises Busy, as `_by_id`."""
+        """Return whether an API key that was valid when a request began is still valid.
+
+        Raises Busy if the store has not responded for `Settings.key_seconds`.
+        """
         found = self._by_id().get(key.id)
         return found is not None and found.is_valid
 
     def _by_id(self) -> Mapping[str, Key]:
-        """Return the API keys. Raises Busy if the store has not answered for too long to know which are revoked."""
+        """Return the API keys by their ids.
+
+        Raises Busy if the store has not responded for `Settings.key_seconds`: a key may have been revoked since.
+        """
         known = self._known
         if self._clock() - known.at > self._hold:
             raise problems.KEYS_UNKNOWN(seconds=self._hold)
@@ -166,15 +179,15 @@ class Tenants:
         return key.rate if key.rate is not None else self._rate
 
     def most(self, key: Key, expected: int = 1) -> int | None:
-        """Return the number of tokens above which a request of an API key is refused; None: no limit.
+        """Return the number of tokens above which a request with an API key is refused; None: no limit.
 
-        The caller can stop tokenizing above this number.
+        The caller can stop tokenizing a request that has more tokens.
 
         Args:
-            expected: an upper bound of the tokens of the request, which is not tokenized yet.
+            expected: an upper bound of the request's tokens before the request is tokenized.
 
         Raises:
-            Overloaded: the key has no tokens left.
+            Overloaded: the key has no tokens left in this minute.
         """
         if (rate := self.rate_of(key)) is None:
             return None
@@ -186,11 +199,11 @@ class Tenants:
         return max(left, min(rate, LITTLE))
 
     def reserve(self, key: Key, tokens: int, uncounted: int = 0) -> Reservation:
-        """Count the tokens that a request may need for the key's rate limit, before anything is computed.
+        """Count, for the key's rate limit, the tokens that a request may need. Called before anything is computed.
 
         Args:
-            tokens: tokens of the tokenized texts, and the most new tokens of the answers.
-            uncounted: an upper bound of the tokens of further texts, which were not tokenized.
+            tokens: the tokens of the tokenized texts, plus the largest possible number of new tokens in the answers.
+            uncounted: an upper bound of the tokens of those texts of the request that were not tokenized.
 
         Raises:
             Overloaded: the API key has too few tokens left in this minute.
@@ -211,7 +224,10 @@ class Tenants:
             window.give_back(counted, tokens)
 
     def write(self, key: Key) -> None:
-        """Count a change of the store by an API key. Raises Overloaded if the client may make no more changes now."""
+        """Count a change that an API key makes in the store.
+
+        Raises Overloaded if the key's client has made as many changes in the last minute as the server allows.
+        """
         with self._lock:
             window = self._window(WRITES, key.client)
             if window.total >= self._writes:
@@ -237,11 +253,10 @@ class Tenants:
 
 
 def reference_of(model: str, key: Key) -> Reference:
-    """Return the store reference of a model name, within the client of the API key.
+    """Return the reference in the store for the model name of a request.
 
-    Raises Missing for malformed names.
-
-    A name of another client becomes a name that no store has: responses do not show whether a name exists.
+    If the name belongs to another client than the API key, the reference has a name that no store contains, so that
+    responses do not show whether another client's model exists. Raises Missing for a malformed name.
     """
     try:
         asked = Reference.parse(model)
@@ -253,7 +268,10 @@ def reference_of(model: str, key: Key) -> Reference:
 
 
 class Missing(NotFound):
-    """The key's client has no such model. Other NotFound errors mean that the store does not respond."""
+    """Raised if the client of the API key has no such model.
+
+    In the server, a NotFound error that is not a Missing error means that the store does not respond.
+    """
 
     code = "server.model-missing"
 
@@ -262,7 +280,7 @@ class Missing(NotFound):
 
 
 class OtherBackbone(Missing):
-    """Raised if the version was made for another backbone than the server's."""
+    """Raised if a version of an adapter was made for another backbone than the server's."""
 
     code = "server.other-backbone"
 
