@@ -1,4 +1,4 @@
-"""HTTP: the application, authentication, limits, bodies, and the threads in which requests call the core.
+"""The server's HTTP code: the FastAPI application, authentication, limits, request bodies and the thread pool.
 
-Only this package and `protocols` import FastAPI and starlette. The package does not know adapters and computes nothing.
+Only this package and `protocols` import FastAPI and starlette. This package imports no code of adapters and models.
 """

@@ -29,11 +29,14 @@ PROTOCOLS: Sequence[ModuleType] = [
     for found in pkgutil.iter_modules(protocols.__path__, f"{protocols.__name__}.")
     if hasattr(module := import_module(found.name), "router")
 ]
-"""The modules of `protocols` that answer routes."""
+"""The modules of `afina.server.protocols` that answer routes."""
 
 
 class App(FastAPI):
-    """A FastAPI application that also describes the request bodies, which FastAPI itself does not read."""
+    """A FastAPI application that adds the schemas of request bodies to the OpenAPI description.
+
+    FastAPI itself does not know these schemas, because afina's own code parses the bodies.
+    """
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -53,7 +56,7 @@ class App(FastAPI):
 
 
 def make_app(core: Core) -> App:
-    """Return the ASGI application, which starts the core at its startup and closes the core at its shutdown."""
+    """Return the ASGI application of a core. The application starts the core at startup, and closes it at shutdown."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

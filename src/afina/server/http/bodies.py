@@ -1,7 +1,7 @@
-"""Strict parsing of request bodies into pydantic models; `server/settings.py` has the largest size of a body.
+"""Strict parsing of request bodies into pydantic models. `Settings.body_bytes` is the largest size of a body.
 
-The cost of parsing is bounded: the values of a body are counted in its bytes before it is parsed, and parsing stops at
-the first error. Only this module parses bodies; FastAPI only gets their JSON schemas.
+The cost of parsing is bounded. The JSON values in a body are counted before the body is parsed, and the validation of
+an array stops at the first wrong element. FastAPI does not parse bodies; it only gets the JSON Schemas of the bodies.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ Given = TypeVar("Given", bound="Body")
 Item = TypeVar("Item")
 
 Array = Annotated[list[Item], Field(fail_fast=True)]
-"""A list whose validation stops at the first wrong element."""
+"""The type of a list whose validation stops at the first wrong element."""
 
 Readable = Annotated[str, Field(json_schema_extra={"minLength": 1, "pattern": r"\S"})]
-"""A text for a model. The description says that it is not blank; `Core.ask` checks it."""
+"""The type of a text for a model. Its JSON Schema excludes blank texts; `Core.accept` refuses blank texts."""
 
 Texts = Annotated[Array[Readable], Field(json_schema_extra={"minItems": 1})]
-"""Several texts. The description says that there is at least one; `Core.ask` checks it."""
+"""The type of a list of texts. Its JSON Schema excludes empty lists; `Core.accept` refuses empty lists."""
 
 MOST_VALUES = 8192
-"""Largest number of JSON values in a body: several times the largest number of texts."""
+"""The largest number of JSON values in a request's body, which is many times the largest number of texts."""
 
 _SHOWN = 80
-"""Characters of a path in a body that messages show."""
+"""The largest number of characters that error messages show of a value, or of a value's path in a body."""
 
 _HALF = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
-"""A JSON escape of a surrogate, lone or paired."""
+"""Pattern of a JSON escape of a surrogate, either lone or in a pair."""
 
 
 class Body(BaseModel):
-    """Base class of request bodies. Unknown fields are refused: an option that is ignored changes answers unnoticed.
+    """Base class of request bodies. Unknown fields are refused, since ignoring an option would change answers silently.
 
-    A field without effect says so in its description ("accepted without effect").
+    The description of a field that has no effect says "accepted without effect".
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -56,9 +56,10 @@ def without_nulls(given: Any) -> Any:
 
 
 class Strict(Body):
-    """A body that refuses unknown fields: an option that is ignored would change answers without notice.
+    """Base class of request bodies in which a field with the value null counts as absent.
 
-    A field that is null counts as absent: clients send null for options that they do not set, also for unknown options.
+    Clients send null for options that they do not set, also for options that this server does not have. An unknown
+    field with another value is refused, since ignoring an option would change answers silently.
     """
 
     model_config = ConfigDict(
@@ -75,11 +76,11 @@ class Strict(Body):
 
 
 def parse_body(content: bytes, kind: type[Given]) -> Given:
-    """Parse a JSON body.
+    """Parse the JSON body of a request into a pydantic model of the class `kind`.
 
     Raises:
-        Refusal: with status 400 if the body is not JSON or has too many values, and 422 if its fields are wrong. Kind
-            `unsupported`: a field or value that the server does not have; else `invalid`.
+        Refusal: The status is 400 if the body is not JSON or has too many values, and 422 if a field is wrong. The
+            refusal's kind is "unsupported" for a field or value that this server does not support, else "invalid".
     """
     if count_values(content, kind.most_values) > kind.most_values:
         raise Refusal(400, "invalid", f"The body has more than {kind.most_values:,} JSON values. Send less at once.")
@@ -115,14 +116,18 @@ _EXPECTED: Mapping[str, str] = {
     "string_too_long": "at most {max_length} characters",
     "string_too_short": "at least {min_length} characters",
 }
-"""What is expected, by the type of pydantic's error, with the error's own figures."""
+"""Texts for error messages that say which value is expected, by the type of pydantic's error.
+
+Names in braces are filled in from the context of pydantic's error.
+"""
 
 
 def _wrong_field(found: Any, error: ValidationError) -> Refusal:
     """Return the refusal of a body for its first wrong field.
 
-    pydantic reports an error for each type that a field may have. The error deepest in the body is taken, and among
-    these an error about the value before an error about the type, so that an array of 17 strings is not "no string".
+    pydantic reports an error for each type that a field may have. Of these errors, the error deepest in the body is
+    used. At the same depth, an error about a value is preferred to an error about a type. For example, the message
+    about an array of too many strings says that the array is too long, and not that a string is expected.
     """
     errors = error.errors(include_url=False)
     places = [_place(found, one) for one in errors]
@@ -135,17 +140,17 @@ def _wrong_field(found: Any, error: ValidationError) -> Refusal:
 
 
 def _unsupported(error: ErrorDetails) -> bool:
-    """Whether an error is about an unknown field, or a value that the server does not support."""
+    """Return whether pydantic's error is about an unknown field, or about a value that this server does not support."""
     return _is_full(error) or error["type"] in ("extra_forbidden", "literal_error", "union_tag_invalid")
 
 
 def _is_full(error: ErrorDetails) -> bool:
-    """Whether an error is about a field that is not empty but must be empty."""
+    """Return whether pydantic's error is about a field that must be empty and is not."""
     return error["type"] == "too_long" and error["ctx"]["max_length"] == 0
 
 
 def _place(found: Any, error: ErrorDetails) -> tuple[int | str, ...]:
-    """Return the path to a wrong field, without the names of types that pydantic's path contains."""
+    """Return the path of a wrong field in the body, from pydantic's path without the names of types in it."""
     place, last = list[int | str](), len(error["loc"]) - 1
     for index, part in enumerate(error["loc"]):
         inside = (isinstance(found, dict) and part in found) or (isinstance(found, list) and isinstance(part, int))
@@ -159,7 +164,10 @@ def _place(found: Any, error: ErrorDetails) -> tuple[int | str, ...]:
 
 
 def _problem(errors: Sequence[ErrorDetails]) -> str:
-    """Return what is wrong with a field. `errors`: of the same kind, one for each type that the field may have."""
+    """Return a text that says what is wrong with a field.
+
+    `errors`: pydantic's errors about the field, one for each type that the field may have.
+    """
     first = errors[0]
     if first["type"] in ("missing", "union_tag_not_found"):
         return "is missing or null"
@@ -176,7 +184,7 @@ def _problem(errors: Sequence[ErrorDetails]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a JSON value in a few words, for a message."""
+    """Return a short text that describes a JSON value in an error message."""
     if isinstance(value, list):
         return f"an array of {len(value):,}"
     if isinstance(value, dict):
@@ -187,9 +195,10 @@ def _shown(value: Any) -> str:
 
 
 def count_values(content: bytes, most: int = MOST_VALUES) -> int:
-    """Return an upper bound of the number of arrays, objects and elements in JSON bytes.
+    """Return an upper bound of the number of values in JSON, from a count of commas and brackets outside strings.
 
-    Counting takes a few milliseconds per MiB. With more than 2 * `most` strings, only the strings are counted.
+    Counting takes a few milliseconds per MiB. If there are more than 2 * `most` strings, the number of strings is
+    returned, which is more than `most` anyway.
     """
     bare = content.replace(b"\\\\", b"").replace(b'\\"', b"")
     strings = bare.count(b'"') // 2
@@ -200,9 +209,9 @@ def count_values(content: bytes, most: int = MOST_VALUES) -> int:
 
 
 def decoded(content: bytes) -> Any:
-    """Return the JSON value of a body.
+    """Return the JSON value of a request's body.
 
-    Raises Refusal for invalid UTF-8, NaN, lone surrogates, repeated names and deep nesting.
+    Raises Refusal for invalid JSON or UTF-8, NaN, lone surrogates, repeated names in an object, and deep nesting.
     """
     try:
         found = json.loads(
@@ -223,11 +232,14 @@ def decoded(content: bytes) -> Any:
 
 
 EXACT = 2**53
-"""Largest number up to which a float has every integer."""
+"""The largest number up to which a float represents every integer exactly."""
 
 
 def _number(text: str) -> int | float:
-    """Return the number of a JSON text. JSON does not distinguish 3.0 from 3, so both become integers."""
+    """Return the number that a JSON number with a fraction or an exponent represents.
+
+    JSON does not distinguish 3.0 from 3, so a whole number up to `EXACT` becomes an integer.
+    """
     found = float(text)
     return int(found) if found.is_integer() and abs(found) <= EXACT else found
 
@@ -237,7 +249,10 @@ def _not_a_number(text: str) -> NoReturn:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the JSON object. A repeated name is refused, because JSON parsers disagree about which value counts."""
+    """Return a JSON object as a dict.
+
+    Raises Refusal if a name is repeated, because JSON parsers differ in which value of such a name they keep.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         name = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))
@@ -247,7 +262,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _half(found: Any) -> str | None:
-    """Return the path of the first string with a lone surrogate. Not recursive, since a body may be deeply nested."""
+    """Return the path of a string in a JSON value that has a lone surrogate, or None if there is no such string.
+
+    The search is not recursive, since a body may be deeply nested.
+    """
     left: list[tuple[str, Any]] = [("", found)]
     while left:
         where, one = left.pop()

@@ -1,6 +1,7 @@
-"""Calls of clients: from an HTTP request to the core, in a thread pool that clients share fairly.
+"""Code that lets an HTTP request call the server's core in a thread pool, which all clients share.
 
-Store lookups and adapter loading run in the pool, so that one client cannot block the others.
+Store lookups and the loading of adapters run in the pool's threads. The number of threads for one client is limited, so
+that no client blocks the others.
 """
 
 from __future__ import annotations
@@ -31,19 +32,22 @@ from afina.server.routes import OPENAI, route_of
 from afina.store.api_keys import Key
 
 THREADS, OF_A_CLIENT = 64, 12
-"""Number of threads, and how many of them one client may use at a time."""
+"""The number of threads in a `RequestPool`, and the largest number of them that one client may use at a time."""
 
 AT_ONCE = 1 << 14
-"""Bodies of up to this many bytes are parsed on the event loop: starting a thread would take longer."""
+"""The largest size in bytes of a body that is parsed on the event loop. For such a body, a thread would take longer."""
 
 SPARE = 1.0
-"""Seconds added to a request's timeout, for texts that are being computed when it ends."""
+"""Seconds that are added to a request's timeout, so that texts which are being computed at its end are answered."""
 
 TURN = 0.5
-"""Seconds between looks whether the client has left, or the server is shutting down."""
+"""Seconds between checks whether the client has closed its connection, or the server is shutting down."""
 
 LEFT = "afina.left"
-"""Key in a request's scope: the connection was closed. Needed while an answer is sent and nothing is read."""
+"""The key of a flag in a request's ASGI scope; the flag is true once the client's connection was closed.
+
+The flag is needed while a response is sent and nothing is read from the connection.
+"""
 
 Arguments = ParamSpec("Arguments")
 Found = TypeVar("Found")
@@ -51,7 +55,7 @@ Given = TypeVar("Given", bound=Body)
 
 
 class RequestPool:
-    """The threads for the requests of an event loop."""
+    """A thread pool in which the requests of one event loop call the core and read the store."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -64,9 +68,10 @@ class RequestPool:
         asked: Sequence[TextRequest],
         check: Check = no_check,
     ) -> Sequence[AcceptedRequest]:
-        """Call `Core.accept` or `Core.begin` in the pool. If the caller is cancelled, the results are closed.
+        """Call `Core.accept` or `Core.begin` in the thread pool, and return the accepted requests.
 
-        Raises TimeoutError if `accept` takes too long, and its errors.
+        If the caller is cancelled or the call takes too long, the accepted requests are closed. Raises TimeoutError if
+        the call takes too long, and the errors of `Core.accept` or `Core.begin`.
         """
         accepting: asyncio.Future[Sequence[AcceptedRequest]] | None = None
         try:
@@ -81,19 +86,22 @@ class RequestPool:
     async def look(
         self, key: Key, what: Callable[Arguments, Found], *given: Arguments.args, **named: Arguments.kwargs
     ) -> Found:
-        """Call a function that reads the store, in the pool. Raises TimeoutError if the store does not respond."""
+        """Call a function that reads the store, in the thread pool. Raises TimeoutError if it takes too long."""
         async with asyncio.timeout(self._core.settings.timeout):
             looking = await self._begin(key, lambda: what(*given, **named))
             return await asyncio.shield(looking)
 
     async def parse(self, key: Key, content: bytes, kind: type[Given]) -> Given:
-        """Parse a body, in the pool if the body is large. Raises Refusal for an invalid body."""
+        """Parse a request's body, in the thread pool if the body is large. Raises Refusal for an invalid body."""
         if len(content) <= AT_ONCE:
             return parse_body(content, kind)
         return await self.look(key, parse_body, content, kind)
 
     async def _begin(self, key: Key, what: Callable[[], Found]) -> asyncio.Future[Found]:
-        """Begin a call in the pool. The client's thread is free once the call has ended, even if nobody waits."""
+        """Start a function in the thread pool, once the client uses fewer than `OF_A_CLIENT` threads.
+
+        The thread counts as used by the client until the function ends, even if nobody waits for the result.
+        """
         place = self._places[key.client]
         await place.acquire()
         try:
@@ -116,17 +124,17 @@ def _closed(accepting: asyncio.Future[Sequence[AcceptedRequest]]) -> None:
 
 
 def _forgotten(waiting: asyncio.Future[Any]) -> None:
-    """Retrieve the exception of a future, because asyncio reports exceptions that were never retrieved."""
+    """Retrieve the exception of a future, because asyncio logs exceptions that were never retrieved."""
     with suppress(asyncio.CancelledError):
         waiting.exception()
 
 
 class ClientWatch:
-    """Watches whether the client of a request has closed its connection. `close` ends the watching.
+    """A watch on a request's connection, which raises an error once the client has closed the connection.
 
     Args:
-        receive: ASGI's `receive` of the request, after its body was read. None: the body is still being read; until
-            `watch` is called, only a closed connection is noticed.
+        receive: The ASGI `receive` function of the request, whose body was already read. None: the body is still being
+            read. The watch then uses the flag `LEFT` in the scope, until the method `watch` gets the function.
     """
 
     def __init__(self, scope: Scope, receive: Receive | None = None) -> None:
@@ -140,14 +148,15 @@ class ClientWatch:
             self._leaving = asyncio.create_task(_until_left(receive))
 
     async def wait(self, waiting: asyncio.Future[Any], until: float | None = None) -> None:
-        """Wait for a future's result.
+        """Wait until a future is done.
 
         Args:
-            until: time on the clock `meter.now` at which to stop waiting. None: no limit.
+            waiting: the future.
+            until: the time, on the clock `meter.now`, at which the wait ends. None: no time limit.
 
         Raises:
-            Refusal: the client has closed the connection.
-            TimeoutError: the time `until` is past.
+            Refusal: the client has closed its connection.
+            TimeoutError: the future is not done at the time `until`.
         """
         both = [waiting, *([] if self._leaving is None else [self._leaving])]
         while not waiting.done():
@@ -164,7 +173,7 @@ class ClientWatch:
 
 
 def client_left() -> Refusal:
-    """Return the refusal for a client that has closed the connection."""
+    """Return the refusal of a request whose client has closed the connection. The refusal is only counted."""
     return Refusal(GONE, "gone", "the client closed the connection.")
 
 
@@ -174,7 +183,10 @@ async def _until_left(receive: Receive) -> None:
 
 
 def refusal_of(core: Core, what: str, error: Exception) -> Refusal:
-    """Return the refusal for an error. An unexpected error (status 500) is counted and logged."""
+    """Return the refusal for an exception. An unexpected exception (status 500) is counted and logged.
+
+    `what`: the operation that failed, for the log and the metrics.
+    """
     refusal = Refusal.of(error)
     if refusal.status == 500:
         core.failed(what, error)
@@ -182,10 +194,10 @@ def refusal_of(core: Core, what: str, error: Exception) -> Refusal:
 
 
 class ClientCall:
-    """A client's request, for the function that answers its route.
+    """A client's request, with the methods that a route's function needs to answer it.
 
     Attributes:
-        id: id of the request, in the response's headers too.
+        id: The id of the request. The response's headers contain the id too.
     """
 
     def __init__(self, request: Request) -> None:
@@ -196,24 +208,24 @@ class ClientCall:
 
     @property
     def key(self) -> Key:
-        """The client's API key. The middleware has checked that there is one, unless the route needs none."""
+        """The client's API key, which the middleware has checked. Do not use on a route that needs no key."""
         found: Key = self.request.scope["afina.key"]
         return found
 
     async def body(self, kind: type[Given]) -> Given:
-        """Return the request's body, parsed. Raises Refusal for an invalid body."""
+        """Return the request's body as a pydantic model. Raises Refusal for an invalid body."""
         return await self.pool.parse(self.key, await self.request.body(), kind)
 
     @property
     def model_in_query(self) -> str | None:
-        """The query's parameter `model`. Raises Refusal if the query has two."""
+        """The query parameter `model`, or None. Raises Refusal if the query has two parameters `model`."""
         found = self.request.query_params.getlist("model")
         if len(found) > 1:
             raise Refusal(422, "invalid", "`model` occurs twice in the query. Leave one out.")
         return found[0] if found else None
 
     async def look(self, what: Callable[Arguments, Found], *given: Arguments.args, **named: Arguments.kwargs) -> Found:
-        """Call a function that reads the store, in the pool. Raises TimeoutError if the store does not respond."""
+        """Call a function that reads the store, in the thread pool. Raises TimeoutError if it takes too long."""
         return await self.pool.look(self.key, what, *given, **named)
 
     def asks(
@@ -224,12 +236,15 @@ class ClientCall:
         truncation: Truncation | None = None,
         user: str | None = None,
     ) -> TextRequest:
-        """Return the client's request to a model. `user`: the end user; one version answers all their requests."""
+        """Return the client's texts and options as a request to a model.
+
+        `user`: the name of the end user. The same version (production or canary) answers all requests of an end user.
+        """
         traced = self.request.scope.get("afina.traced")
         return TextRequest(self.key, model, texts, generation, truncation, user or self.id, traced)
 
     async def begin(self, asked: Sequence[TextRequest], check: Check = no_check) -> Sequence[AcceptedRequest]:
-        """Accept requests, and put their texts into the queue. The caller must `close` the results."""
+        """Accept requests, and put their texts into the queue. The caller must `close` each accepted request."""
         return await self.pool.accept(self.core.begin, asked, check)
 
     def watch(self) -> ClientWatch:
@@ -245,17 +260,20 @@ class ClientCall:
     ) -> Sequence[ServedAnswer]:
         """Return the answers of one model to the texts.
 
-        Raises Refusal if the client disconnects, and the errors of `check` and `Core.begin`.
+        Raises Refusal if the client closes its connection, and the errors of `check` and `Core.begin`.
         """
         (found,) = await self.together([self.asks(model, texts, truncation=truncation)], check)
         return found
 
     def answered(self, content: Any, found: Sequence[ServedAnswer]) -> Response:
-        """Return answers as a JSON response, with the receipt in a header."""
+        """Return a JSON response with `content`, and with the receipt of the first answer in a header."""
         return JSONResponse(content, headers={RECEIPT: str(found[0].receipt)})
 
     async def together(self, asked: Sequence[TextRequest], check: Check = no_check) -> Sequence[Sequence[ServedAnswer]]:
-        """Return the answers of several models, each to its texts, computed in one batch if there is room."""
+        """Return the answers of several models, each to its own texts.
+
+        All texts are queued together, so that one batch computes them if they fit. Any error fails the whole call.
+        """
         accepted = await self.begin(asked, check)
         try:
             flat = asyncio.gather(*(asyncio.wrap_future(future) for one in accepted for future in one.futures))
@@ -267,7 +285,10 @@ class ClientCall:
                 one.close()
 
     async def each(self, asked: Sequence[TextRequest]) -> Sequence[Sequence[ServedAnswer] | Refusal]:
-        """Return the answers of several models. A model that fails gives a Refusal in its place; the others answer."""
+        """Return the answers of several models; the result of a model that fails is a Refusal.
+
+        A model that fails does not affect the answers of the other models.
+        """
 
         async def one(request: TextRequest) -> Sequence[ServedAnswer] | Refusal:
             try:
@@ -283,7 +304,10 @@ class ClientCall:
         return await self._awaited(asyncio.gather(*map(one, asked)), LOADING + self.core.settings.timeout + SPARE)
 
     async def _awaited(self, waiting: asyncio.Future[Found], seconds: float) -> Found:
-        """Wait for the futures' results. If the client disconnects, the rest is not computed."""
+        """Return the results of a future, or cancel the future if the client closes its connection.
+
+        Raises Refusal if the client closes its connection, and TimeoutError after `seconds`.
+        """
         watch = self.watch()
         try:
             await watch.wait(waiting, meter.now() + seconds)
@@ -296,7 +320,11 @@ class ClientCall:
 
 
 async def _call_of(request: Request) -> ClientCall:
-    """Return the call of a request. Raises Refusal for a query parameter that the route does not describe."""
+    """Return the `ClientCall` of an HTTP request.
+
+    Raises Refusal if a request other than GET or HEAD has a query parameter that the route's description does not have.
+    Routes of OpenAI's protocol accept any query parameter.
+    """
     if request.method not in (HTTPMethod.GET, HTTPMethod.HEAD) and request.query_params:
         route = request.scope["route"]
         if route_of(request.scope["path"]).protocol is not OPENAI:
@@ -314,4 +342,4 @@ def _check_query(request: Request, known: Set[str]) -> None:
 
 
 Called = Annotated[ClientCall, Depends(_call_of)]
-"""The argument of a function that answers a route."""
+"""The type of the argument of a function that answers a route; FastAPI fills in the `ClientCall`."""

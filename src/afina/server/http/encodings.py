@@ -1,4 +1,4 @@
-"""Compressed bodies: gzip and deflate of requests, expanded with a bound, and of responses if the client asks."""
+"""Compressed HTTP bodies: expand request bodies in gzip or deflate up to a largest size, and compress responses."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from afina.server.http.refusals import Refusal
 Headers = Sequence[tuple[bytes, bytes]]
 
 FORMATS: Mapping[str, int] = {"gzip": 31, "deflate": 15}
-"""Codings of HTTP, with the window bits by which zlib reads and writes their format. Deflate is the zlib format."""
+"""The content codings of HTTP that are supported, with the `wbits` argument of zlib for each.
+
+HTTP's "deflate" means the zlib format.
+"""
 
 LEAST = 1024
-"""Bytes from which on a response is compressed."""
+"""The smallest size in bytes of a response that is compressed."""
 
 FAST = 1
-"""Level of compression: the cheapest."""
+"""The compression level of zlib for responses, which is the fastest."""
 
 
 def coding_of(headers: Headers) -> str | None:
-    """Return the coding of a request's body; None: not compressed. Raises Refusal for any other coding, or several."""
+    """Return the content coding of a request's body ("gzip" or "deflate"); None: the body is not compressed.
+
+    Raises Refusal for any other coding, and for a body with several codings.
+    """
     given = [value.decode("latin-1").strip().lower() for name, value in headers if name == b"content-encoding"]
     found = [one.removeprefix("x-") for one in ",".join(given).replace(" ", "").split(",")]
     wanted = [one for one in found if one not in ("", "identity")]
@@ -32,10 +38,10 @@ def coding_of(headers: Headers) -> str | None:
 
 
 class Expansion:
-    """A compressed body that is expanded piece by piece, up to a number of bytes.
+    """A compressed request body that is expanded piece by piece.
 
     Args:
-        most: bytes of the expanded body.
+        most: The largest size of the expanded body in bytes.
     """
 
     def __init__(self, coding: str, most: int) -> None:
@@ -43,9 +49,9 @@ class Expansion:
         self._most, self._left = most, most
 
     def piece(self, compressed: bytes, *, last: bool) -> bytes:
-        """Return the next bytes of the expanded body.
+        """Expand the next piece of a compressed body, and return the bytes.
 
-        Raises Refusal for a body that is too large, damaged, cut off, or followed by other bytes.
+        Raises Refusal if the body is too large, damaged, incomplete, or followed by other bytes.
         """
         try:
             found = self._inner.decompress(compressed, self._left + 1)
@@ -65,7 +71,10 @@ class Expansion:
 
 
 def accepted(headers: Headers) -> str | None:
-    """Return the coding in which a client wants a response; None: not compressed."""
+    """Return the content coding that a client prefers for the response; None: do not compress the response.
+
+    `headers`: the headers of the request.
+    """
     best, chosen = 0.0, None
     for one in b",".join(value for name, value in headers if name == b"accept-encoding").split(b",")[:16]:
         coding, _, weight = one.decode("latin-1").lower().replace(" ", "").partition(";q=")
@@ -79,9 +88,9 @@ def accepted(headers: Headers) -> str | None:
 
 
 def compressed(content: bytes, headers: Headers) -> tuple[bytes, dict[str, str]]:
-    """Return a response's body in the coding that a request's headers accept, and the response's further headers.
+    """Return a response's body, compressed if the request's headers accept a coding, and headers for the response.
 
-    A small body is not compressed.
+    A body of less than `LEAST` bytes is not compressed.
     """
     vary = {"Vary": "Accept-Encoding"}
     coding = accepted(headers)

@@ -1,6 +1,6 @@
-"""The ASGI middleware before all routes: authentication, scopes, rate limits, body sizes, and a log line per request.
+"""The ASGI middleware that every request passes: it checks key, scope, rate and body size, and logs the request.
 
-The scope and the limits of each path are in `server/routes.py`.
+`server/routes.py` has the scope that each path needs.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class TokenBucket:
     """A rate limit (token bucket).
 
     Args:
-        rate: tokens per second.
-        burst: tokens in a full bucket.
-        longest: longest wait for tokens in seconds.
+        rate: the number of tokens that are added to the bucket per second.
+        burst: the number of tokens in a full bucket.
+        longest: the longest time that a caller waits for tokens, in seconds.
         clock: a function that returns the time in seconds.
     """
 
@@ -41,7 +41,7 @@ class TokenBucket:
         self._left, self._at = burst, clock()
 
     def wait(self, amount: float) -> float:
-        """Take `amount` tokens from the bucket. Return the seconds to wait for them."""
+        """Take `amount` tokens from the bucket. Return the seconds that the caller must wait for these tokens."""
         now = self._clock()
         left = min(self._burst, self._left + (now - self._at) * self._rate) - amount
         self._left, self._at = max(left, -self._longest * self._rate), now
@@ -53,14 +53,14 @@ class TokenBucket:
 
 
 class TokenBuckets:
-    """A token bucket for each name. Full buckets are removed. Not thread-safe: for one event loop."""
+    """A token bucket for each name, such as a client's name. Full buckets are deleted. For one event loop only."""
 
     def __init__(self, rate: float, burst: float, longest: float) -> None:
         self._made = rate, burst, longest
         self._buckets: dict[str, TokenBucket] = {}
 
     async def take(self, name: str, amount: float) -> float:
-        """Wait until `name` may take `amount` tokens. Return the seconds waited."""
+        """Wait until `amount` tokens can be taken from the bucket of `name`. Return the seconds that were waited."""
         if name not in self._buckets:
             self._buckets = {one: bucket for one, bucket in self._buckets.items() if not bucket.rested}
             self._buckets[name] = TokenBucket(*self._made)
@@ -70,20 +70,28 @@ class TokenBuckets:
 
 
 REFUSED = 50
-"""Requests per second without a valid key that are answered at once. Further ones wait for at most a second each."""
+"""The number of requests without a valid key that are answered without delay, per second.
+
+The responses to further requests without a valid key are delayed by at most one second.
+"""
 
 SLOWED = 500
-"""Number of requests without a valid key that may wait at a time. Their connections can be closed meanwhile."""
+"""The largest number of requests without a valid key whose responses are delayed at the same time.
+
+The connections of such requests can be closed during the delay.
+"""
 
 ADMIT = "afina.admit"
-"""Key in a request's scope: a function that is told whether the request has a valid key, and returns whether the
-connection has a place. Without it, the connection has one.
+"""The key, in a request's ASGI scope, of the method `ConnectionLimit.admit` for the request's connection.
+
+The middleware calls this method with `known` (whether the request has a valid key). It returns False if no connection
+is left for clients. If the scope does not have this key, connections are not limited.
 """
 
 _ALWAYS = [(name.lower().encode(), value.encode()) for name, value in ALWAYS.items()]
 
 UNAUTHORIZED = 401
-"""Status of requests without a valid key."""
+"""The HTTP status of the response to a request without a valid key."""
 
 
 def _framed(scope: Scope) -> None:
@@ -100,7 +108,7 @@ def _framed(scope: Scope) -> None:
 
 @dataclass(eq=False)
 class _Seen:
-    """What the middleware notes of a request: the response's status, the API key, and the trace."""
+    """Facts about a request for the log and the metrics: the response's status, the API key, and the trace."""
 
     status: int = 0
     key: Key | None = None
@@ -108,7 +116,7 @@ class _Seen:
 
 
 class Gate:
-    """ASGI middleware before an application."""
+    """The ASGI middleware that checks every request before the application gets the request."""
 
     def __init__(self, app: ASGIApp, core: Core) -> None:
         self._app, self._core = app, core
@@ -120,7 +128,7 @@ class Gate:
         self._strangers_lines: dict[tuple[str, int], RareLine] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one ASGI connection. WebSockets are not supported."""
+        """Handle one ASGI scope, either a lifespan or an HTTP request. WebSockets are not supported."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
@@ -169,10 +177,10 @@ class Gate:
             self._note(inner, scope["method"], route, seen, meter.now() - started)
 
     def _admitted(self, scope: Scope, route: Route) -> Key | None:
-        """Return the API key of a request. None: the path needs no key.
+        """Return the API key of a request; None: the path needs no key.
 
-        Raises Refusal, also if no connection is left for clients. The connection of a request without a valid key may
-        be closed while the request is answered.
+        Raises Refusal if the key is missing or invalid, if the key lacks the scope of the path, or if no connection is
+        left for clients. The server may close the connection of a request without a valid key at any time.
         """
         admit, key = scope.get(ADMIT, lambda known: True), None
         try:
@@ -203,7 +211,10 @@ class Gate:
 
     @contextmanager
     def _counted(self, key: Key | None) -> Iterator[None]:
-        """Refuse a client's request if too many of its requests are open, so that other clients' requests find room."""
+        """Count a client's open request in the `with` block.
+
+        Raises Refusal if the client already has `Settings.at_once` open requests, so that other clients are answered.
+        """
         if key is None:
             yield
             return
@@ -220,7 +231,10 @@ class Gate:
                 del self._asking[key.client]
 
     async def _slow(self) -> None:
-        """Delay the response to a request without a valid key, so that requests with a key get the processor."""
+        """Delay the response to a request without a valid key if there are many such requests.
+
+        The delay leaves the processor to requests with a valid key.
+        """
         seconds = self._strangers.wait(1)
         if seconds and self._slowed < SLOWED:
             self._slowed += 1
@@ -230,7 +244,10 @@ class Gate:
                 self._slowed -= 1
 
     async def _taken(self, scope: Scope, message: Message) -> float:
-        """Wait until the client may send the bytes of this message. Return the seconds waited."""
+        """Wait until the client's limit of bytes per second allows the body bytes of an ASGI message.
+
+        Returns the seconds that were waited.
+        """
         key, size = scope["afina.key"], len(message.get("body", b""))
         return 0.0 if key is None else await self._buckets.take(key.client, size)
 
@@ -246,7 +263,11 @@ class Gate:
         return receiving
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        """Expand a compressed body. Refuse a body that is too large (before it is read) or arrives too slowly."""
+        """Return an ASGI `receive` function that expands a compressed body and limits the body's size and duration.
+
+        Raises Refusal, before anything is read, if the header Content-Length is above the limit. The function raises
+        Refusal if the body turns out to be too large, or does not arrive in time.
+        """
         settings, state = self._core.settings, {"bytes": 0, "over": False, "until": 0.0}
         length = dict(scope["headers"]).get(b"content-length", b"0")
         large = Refusal(413, "too_large", f"a request may have at most {settings.body_bytes:,} bytes.")

@@ -1,4 +1,4 @@
-"""Refusal: an error as HTTP status, kind and message, for every protocol."""
+"""The class Refusal, an error as HTTP status, kind and message, which every protocol writes in its own format."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from afina.server.routes import ERROR_KIND, Route
 from afina.server.tenants import Missing
 
 GONE = 499
-"""Status in metrics for requests whose client closed the connection. It is never sent."""
+"""The status, in metrics only, of requests whose client closed the connection. The server never sends this status."""
 
 
 @dataclass
 class Refusal(Exception):
-    """The reason why a request is refused.
+    """The reason why a request is refused: HTTP status, kind, message and headers of the error response.
 
     Attributes:
-        kind: the kind of error in one word, for programs; metrics count refusals by kind.
+        kind: the kind of error in one word, for programs. Metrics count refused requests by kind.
     """
 
     status: int
@@ -46,7 +46,7 @@ class Refusal(Exception):
     def of(cls, error: Exception) -> Refusal:
         """Return the refusal for an exception.
 
-        The message about an error that the client did not cause names nothing in the store.
+        If the client did not cause the error, the refusal's message does not name anything in the store.
         """
         match error:
             case Refusal():
@@ -81,6 +81,6 @@ class Refusal(Exception):
 
 
 def error_response(route: Route, refusal: Refusal) -> JSONResponse:
-    """Return a refusal in the format of the route's protocol, with its kind in a header."""
+    """Return the error response for a refusal, in the format of the route's protocol and with the kind in a header."""
     headers, status = {ERROR_KIND: refusal.kind, **refusal.headers}, route.protocol.status(refusal.status)
     return JSONResponse(route.protocol.error(status, refusal.kind, refusal.message), status, headers)

@@ -1,4 +1,4 @@
-"""ProtocolRouter: the routes of a protocol, with their description in OpenAPI. `server/routes.py` has the paths."""
+"""The class ProtocolRouter, which adds routes of `server/routes.py` to FastAPI with their OpenAPI description."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Handler = Callable[..., Awaitable[Response]]
 REFERENCE = "#/components/schemas/{model}"
 
 OCTETS = "application/octet-stream"
-"""Media type of JSON that binary data follows."""
+"""The media type of a body that has JSON first and binary data after it."""
 
 FAILURES = {
     400: "The body is not valid JSON, or the request is malformed.",
@@ -38,7 +38,7 @@ FAILURES = {
 
 
 class ProtocolRouter(APIRouter):
-    """The routes that a module of `protocols` answers, as a FastAPI router."""
+    """A FastAPI router with the routes that one module of `afina.server.protocols` answers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,14 +57,18 @@ class ProtocolRouter(APIRouter):
         events: Shape | None = None,
         binary: str | None = None,
     ) -> Callable[[Handler], Handler]:
-        """Return a decorator of the function that answers a route with an API key.
+        """Return a decorator for the function that answers a route which needs an API key.
 
         Args:
-            answer: JSON schema of the response; None: the response is text.
-            lines: example of a body that is JSON lines, instead of `body`.
-            media: media type of the response.
-            events: JSON schema of each server-sent event, if a body with `stream` gets events.
-            binary: header with the length of the JSON, if binary data may follow the JSON of request and response.
+            answer: The JSON Schema of the response. None: the response is text.
+            body: The pydantic model of the request's body. None: the request has no body, or JSON lines.
+            example: An example of the request's body.
+            lines: An example of a request body that is JSON lines. None: the body is not JSON lines.
+            media: The media type of the response.
+            query: The names of the query parameters.
+            events: The JSON Schema of each server-sent event. None: the route sends no events.
+            binary: The header with the length of the JSON, if binary data may follow the JSON in the bodies of request
+                and response. None: no binary data.
         """
         answered = _response("The answer.", media, answer or TEXT)
         parameters = [{"name": name, "in": "query", "schema": TEXT} for name in query]
@@ -93,11 +97,12 @@ class ProtocolRouter(APIRouter):
     def answers_all(
         self, route: Route, *responses: tuple[int, str, Shape | None], media: str = "application/json"
     ) -> Callable[[Handler], Handler]:
-        """Return a decorator of the function that answers a route without an API key.
+        """Return a decorator for the function that answers a route which needs no API key.
 
         Args:
-            responses: each HTTP status, its meaning, and the JSON schema of the response; None: the response is empty.
-            media: media type of the response.
+            responses: A tuple for each possible response: the HTTP status, the meaning, and the JSON Schema of the body
+                (None: the body is empty).
+            media: The media type of the responses.
         """
         described = {
             code: {"description": why} if shape is None else _response(why, media, shape)
@@ -123,7 +128,10 @@ class ProtocolRouter(APIRouter):
 
 
 def _event(content: Shape) -> Shape:
-    """Return the JSON schema of each server-sent event, where `schema` of an event stream is (before OpenAPI 3.2)."""
+    """Return the JSON Schema of one server-sent event, whose `data` is JSON of the schema `content` or `[DONE]`.
+
+    OpenAPI before 3.2 has no `itemSchema`, so the OpenAPI description has this schema as the event stream's `schema`.
+    """
     data = either(one_of("[DONE]"), {**TEXT, "contentMediaType": "application/json", "contentSchema": content})
     return {
         "type": "object",
@@ -137,7 +145,7 @@ def _response(why: str, media: str, shape: Shape) -> dict[str, Any]:
 
 
 def body_schemas(bodies: list[type[Body]]) -> dict[str, Any]:
-    """Return the JSON Schema of each request body, and of the models inside, by name."""
+    """Return the JSON Schemas of request bodies and of all pydantic models inside them, by the models' names."""
     _, found = models_json_schema([(one, "validation") for one in bodies], ref_template=REFERENCE)
     made: dict[str, Any] = found["$defs"]
     return made

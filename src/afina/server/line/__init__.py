@@ -1,4 +1,4 @@
-"""The fair queue of accepted texts and tests, called works, and the one thread that computes them.
+"""The fair queue of works (accepted texts, prompts and golden tests), and the one thread that computes the works.
 
-The package knows no protocol and no store.
+The package imports no code of protocols and of the store.
 """

@@ -1,6 +1,6 @@
-"""The computing thread: in turn, it computes a batch of texts and one step of all running generations.
+"""The computing thread, which alternates between a batch of texts and one step of all running generations.
 
-A text that needs one forward pass waits for at most one step of generations, however long their answers are.
+A text that needs one forward pass waits for at most one step of generations, however long the generated answers are.
 """
 
 from __future__ import annotations
@@ -20,22 +20,25 @@ from afina.server.line.work import EngineComputer, GeneratedAnswer, Work
 from afina.server.metrics import ComputedBatch, ComputedStep
 
 FIRST_SPEED = 500.0
-"""Estimate of tokens per second before the first batch."""
+"""The estimate of the tokens that are computed per second, used before the first batch."""
 
 LINE, COMPUTE, STEP, WATCH = "line", "compute", "step", "watch"
-"""Steps that may fail: taking the next works, computing a batch, a step of generations, calling the batch listener."""
+"""The names of operations that may fail, for the log and the metrics.
+
+In this order: taking the next works, computing a batch, computing a step of generations, calling the batch listener.
+"""
 
 
 class _Turn(NamedTuple):
-    """The works (texts, prompts, tests) that the thread takes from the queue at one time.
+    """The works (texts, prompts, tests) that the computing thread takes from the queue at one time.
 
     Attributes:
-        budget: largest number of tokens of the turn.
-        room: largest number of tokens of new prompts.
-        texts: texts that need one forward pass.
-        prompts: prompts whose generation begins.
-        late: works whose time limit is past.
-        ending: whether running generations are given up.
+        budget: the largest number of tokens of all the works together.
+        room: the largest number of tokens of new prompts.
+        texts: the texts and tests that need one forward pass.
+        prompts: the prompts whose generation begins now.
+        late: the works whose time limit is past.
+        ending: whether running generations are ended, because the server is shutting down.
     """
 
     now: float
@@ -48,12 +51,12 @@ class _Turn(NamedTuple):
 
 
 class Batcher:
-    """A thread that computes the queued works. Thread-safe. Only `close` ends the thread.
+    """A thread that computes the works in the queue. Thread-safe. Only `close` and `give_up` end the thread.
 
     Args:
-        watch: listener that is called after each batch and each step of generations.
-        failed: called with the name of the operation that failed, and the error.
-        clock: returns seconds.
+        watch: the batch listener, which is called after each batch and each step of generations.
+        failed: called with the name of an operation that failed, and with the exception.
+        clock: a function that returns the time in seconds.
     """
 
     def __init__(
@@ -101,7 +104,10 @@ class Batcher:
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """In the `with` block, a text will be submitted soon: a waiting text waits a short time for it."""
+        """Announce, for the `with` block, that a text will be submitted soon.
+
+        A text that is already in the queue then waits a short time, so that one batch computes both texts.
+        """
         with self._changed:
             self._expected += 1
         try:
@@ -112,16 +118,16 @@ class Batcher:
                 self._changed.notify()
 
     def submit(self, works: Sequence[Work], *, asks: bool = True) -> Sequence[Future[Any]]:
-        """Put works of one client into the queue, all or none. Return their futures.
+        """Put works of one client into the queue, and return their futures. If the works do not fit, none is queued.
 
-        A future raises TimeoutError after its work's time limit. Works with cancelled futures are not computed.
+        A future raises TimeoutError after the time limit of its work. A work whose future is cancelled is not computed.
 
         Args:
-            asks: whether the client counts as active, as in `FairQueue.offer`.
+            asks: whether the client counts as active. While several clients are active, batches are smaller.
 
         Raises:
             Overloaded: the client's share of the queue is full.
-            Busy: the batcher is closed.
+            Busy: the server is shutting down.
         """
         now = self._clock()
         for work in works:
@@ -147,7 +153,7 @@ class Batcher:
         return bool(self._running) or self.computer.generations.active > 0
 
     def step(self) -> bool:
-        """Take a turn: compute the texts that are due, and a step of generations. Return whether there were any."""
+        """Compute the texts that are due, and one step of all generations. Return False if there was nothing to do."""
         with self._changed:
             turn = self._taken()
         if turn is None:
@@ -211,13 +217,16 @@ class Batcher:
             item.settle(outcome)
 
     def _forget(self, ended: Sequence[Work]) -> None:
-        """Stop computing the chunks of works that have ended."""
+        """Remove works that have ended from the queue, so that no further chunks of them are computed."""
         if any(item.left for item in ended):
             with self._changed:
                 self._line.forget(ended)
 
     def _generate(self, turn: _Turn) -> None:
-        """Begin the turn's new generations, end those that nobody waits for, and compute a step of all."""
+        """Begin the generations of new prompts, and compute one step of all running generations.
+
+        Before the step, generations are ended if they were cancelled or their time limit is past.
+        """
         for work in turn.prompts:
             assert isinstance(work, GeneratedAnswer)
             self._begin(work)
@@ -242,7 +251,7 @@ class Batcher:
             self._give_back(turn.prompts)
 
     def _give_back(self, prompts: Sequence[Work]) -> None:
-        """Put prompts for whose generation there was no memory back into the queue."""
+        """Put prompts back into the queue if there was no memory to generate their answers."""
         generations = self.computer.generations
         held = [work for work in self._running.values() if work in prompts and generations.waits(work.generation)]
         for work in held:
@@ -252,7 +261,11 @@ class Batcher:
             self._line.give_back(held)
 
     def _settle(self, ended: Sequence[tuple[GeneratedAnswer, Any]]) -> None:
-        """Set the results of ended generations. If a step failed because of background works, restart the others."""
+        """Set the results of ended generations.
+
+        If a step failed with Busy and background works took part in it, the clients' generations are restarted where
+        possible and do not get the error.
+        """
         failed = {work for work, outcome in ended if isinstance(outcome, Busy)}
         blamed = any(work.in_background for work in failed)
         again = []
@@ -284,7 +297,11 @@ class Batcher:
         self.computer.generations.cancel(work.generation)
 
     def _broken(self, error: BaseException) -> None:
-        """End generations after an unexpected error; those in the background first, as they may be its cause."""
+        """End generations after an unexpected error in a step.
+
+        If background works are running, only they are ended, because they may be the cause of the error. Otherwise all
+        generations are ended.
+        """
         blamed = [work for work in self._running.values() if work.in_background]
         for work in blamed or [*self._running.values()]:
             with suppress(Exception):
@@ -294,7 +311,7 @@ class Batcher:
             self._running = {}
 
     def _stepped(self, began: float) -> None:
-        """Charge the clients for the tokens of a step, and call the listener."""
+        """Count the tokens of a generation step for the clients' shares, and call the batch listener."""
         now, generated, firsts, tokens = self._clock(), dict[str, int](), list[float](), 0
         for generation, count in self.computer.generations.tokens_of.items():
             work = self._running.get(generation)
@@ -347,7 +364,7 @@ class Batcher:
                 self._abandon(error)
 
     def _abandon(self, error: BaseException) -> None:
-        """Fail all waiting works and empty the queue, because the queue may be inconsistent after an error."""
+        """Empty the queue and fail all its works, because the queue may be inconsistent after an unexpected error."""
         with self._changed:
             waiting = self._line.clear()
         for item in waiting:
@@ -356,9 +373,9 @@ class Batcher:
         self._note(LINE, error)
 
     def give_up(self) -> None:
-        """Refuse new works. Waiting and running generations, and waiting texts, fail with Busy.
+        """Refuse new works, and fail all waiting texts and all generations with Busy.
 
-        The texts of the batch in progress are still computed.
+        The texts of the batch that is being computed are still answered.
         """
         with self._changed:
             self._closing, self._giving_up = True, True

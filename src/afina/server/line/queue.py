@@ -1,11 +1,13 @@
 """The fair queue of works (texts and prompts) that wait for the computing thread.
 
-Clients share the tokens equally (start-time fair queueing): the client that has received the fewest tokens is next, and
-a returning client starts with as many as the others. So a client with few requests never waits for the whole queue of a
-client with many. If a text is longer than a batch and can be computed in chunks, the batch takes its first tokens, and
-the rest becomes the client's next work. Texts for one forward pass and prompts for generation have separate queues,
-since only generation waits for memory; both count for the client's share. Background works, such as golden tests, are
-taken while no client waits.
+- Clients share the computed tokens equally (start-time fair queueing). The client that has received the fewest tokens
+  is next. A client that returns after a pause starts with the count of the other clients. So a client with few
+  requests never waits for the whole queue of a client with many requests.
+- If a text is longer than a batch and can be computed in chunks, the batch takes the first tokens of the text. The
+  other tokens of the text become the client's next work.
+- Texts for one forward pass and prompts for generation have separate queues, since only generation waits for memory.
+  Both count for the client's share.
+- Background works, such as the texts of shadow versions, are taken while no client waits.
 """
 
 from __future__ import annotations
@@ -19,27 +21,27 @@ from afina.generating.generation import chunk_size
 from afina.server.line.work import GeneratedAnswer, Work
 
 MEMORY = 30.0
-"""Seconds for which a client counts as active after its last request."""
+"""The seconds for which a client counts as active after its last request."""
 
 PROMPTS = 8
-"""Largest number of texts to generate that are taken at a time."""
+"""The largest number of prompts for generation that are taken from the queue at a time."""
 
 LONGEST = 60.0
-"""Largest estimate of the time until a request fits, in seconds. Clients of OpenAI ignore a longer `Retry-After`."""
+"""The largest estimate of the seconds until a request fits into the queue. OpenAI's clients ignore a longer wait."""
 
 REMEMBERED = 30.0
-"""Seconds of waiting over which the speed of a client is averaged (time constant)."""
+"""The time constant, in seconds of waiting, of the exponential average of a client's speed."""
 
 GUESSED = 0.1
-"""Seconds for which a guess of the speed counts, beside the measured ones."""
+"""The weight, in seconds, of the first guess of a client's speed against the measured seconds."""
 
 
 class ClientSpeed:
-    """How many tokens per second of a client leave the queue, measured while any of its works wait.
+    """The speed at which a client's tokens leave the queue, measured while works of the client wait.
 
     Args:
-        now: the time at which the first work arrives.
-        guess: tokens per second that are assumed before anything is measured.
+        now: the time at which the client's first work arrives.
+        guess: the tokens per second that are assumed before anything is measured.
     """
 
     def __init__(self, now: float, guess: float) -> None:
@@ -47,7 +49,7 @@ class ClientSpeed:
         self._since, self._left, self._gap = now, now, 0.0
 
     def wait(self, now: float) -> None:
-        """Begin to measure, because works of the client wait again."""
+        """Start measuring again, because works of the client wait again."""
         self._since = self._left = now
 
     def leave(self, tokens: int, now: float) -> None:
@@ -60,7 +62,10 @@ class ClientSpeed:
         self._tokens = max(0.0, self._tokens - tokens)
 
     def seconds(self, tokens: int, now: float) -> float:
-        """Return the seconds until `tokens` have left the queue at the mean speed, plus the time between batches."""
+        """Return an estimate of the seconds until a number of the client's tokens has left the queue.
+
+        The estimate is the time at the client's mean speed plus the time between two batches; at most `LONGEST`.
+        """
         self._pass(now)
         gap = max(self._gap, now - self._left)
         # The first works left at the beginning: works left once more often than there were gaps.
@@ -73,20 +78,20 @@ class ClientSpeed:
 
 
 LEAST = 16
-"""Fewest tokens of a text whose other tokens are computed later: for fewer, a batch would not be worth its cost."""
+"""The smallest number of tokens in a chunk of a text. A batch with a smaller chunk would not be worth its cost."""
 
 Waiting = dict[str, OrderedDict[Work, None]]
-"""Works by client, in the order of their arrival; no client without works."""
+"""The waiting works of each client in the order of their arrival. A client without waiting works has no entry."""
 
 
 class FairQueue:
-    """A queue that gives clients equal shares of tokens. Not thread-safe.
+    """A queue of works that gives clients equal shares of the computed tokens. Not thread-safe.
 
     Args:
-        most: largest number of tokens of a batch while one client is active.
-        shared: largest number of tokens of a batch while several clients are active.
-        delay: seconds that the first text waits for further texts that are announced.
-        bound: largest number of tokens that may wait (`Settings.queue_tokens`).
+        most: the largest number of tokens in a batch while one client is active.
+        shared: the largest number of tokens in a batch while several clients are active.
+        delay: the seconds that the first text waits for further texts that are announced (`Batcher.expecting`).
+        bound: the largest number of tokens that may wait in the queue (`Settings.queue_tokens`).
     """
 
     def __init__(self, most: int, shared: int, delay: float, bound: int) -> None:
@@ -101,15 +106,17 @@ class FairQueue:
         self._speeds: dict[str, ClientSpeed] = {}
 
     def offer(self, items: Sequence[Work], speed: float, *, asks: bool = True) -> None:
-        """Put works of one client into the queue, all or none.
+        """Put works of one client into the queue. If the works do not fit, none of them is put into the queue.
 
         Args:
-            speed: tokens computed per second, to tell a client when to retry until its own speed is measured.
-            asks: whether the client counts as active, which makes batches smaller.
+            items: the works, all of one client.
+            speed: the tokens that the server computes per second. The time for a retry is estimated from this speed
+                until the client's own speed is measured.
+            asks: whether the client counts as active. While several clients are active, batches are smaller.
 
         Raises:
-            Overloaded: the client's share of the queue is full; its `after` is the seconds until these works fit. A
-                client without waiting works may exceed its share once.
+            Overloaded: the client's share of the queue is full. The exception's attribute `after` is an estimate of the
+                seconds until these works fit. A client without waiting works may exceed its share once.
         """
         client, asked, now = items[0].client, sum(item.tokens for item in items), items[0].arrived
         if items[0].in_background:
@@ -144,14 +151,14 @@ class FairQueue:
 
     @property
     def prompts(self) -> int:
-        """Number of prompts that wait for generation."""
+        """The number of prompts that wait for their generation to begin."""
         return sum(map(len, self._prompts.values()))
 
     def texts_of(self, client: str) -> int:
         return len(self._texts.get(client, ())) + len(self._prompts.get(client, ()))
 
     def budget(self, now: float) -> int:
-        """Return the largest number of tokens of a batch at this time."""
+        """Return the largest number of tokens that a batch may have at the time `now`."""
         self._seen = {client: when for client, when in self._seen.items() if now - when < MEMORY}
         if len(self._speeds) > len(self._seen) + len(self._tokens):
             self._speeds = {
@@ -160,19 +167,19 @@ class FairQueue:
         return self.shared if len(self._seen) > 1 else self.most
 
     def room_for_chunks(self, left: int, now: float) -> int:
-        """Return how many of the `left` tokens of a batch may be chunks of long texts.
+        """Return how many of the `left` tokens of a batch may belong to chunks of long texts.
 
-        While several clients are active, chunks of long texts leave a quarter of a batch free. So a text that arrives
-        when a chunk begins waits for less time than a batch takes.
+        While several clients are active, a quarter of each batch is kept free of chunks of long texts. So a text that
+        arrives when the computation of a chunk begins waits for less time than a full batch takes.
         """
         budget = self.budget(now)
         return left if budget == self.most else left - budget // 4
 
     def due(self, now: float, *, expected: bool = True) -> float | None:
-        """Return the seconds until the next works should be taken; None if no work waits.
+        """Return the seconds until the next works should be taken from the queue, or None if no work waits.
 
         Args:
-            expected: whether further texts are announced, for which the first text waits.
+            expected: whether further texts are announced (`Batcher.expecting`). The first text then waits for them.
         """
         if not self._texts and not self._prompts and self._background:
             return 0.0
@@ -184,20 +191,22 @@ class FairQueue:
         return max(0.0, oldest + self.delay - now)
 
     def take(self, now: float, opens: Callable[[Work], bool] = lambda item: True) -> list[Work]:
-        """Return the next texts within the budget, but at least one. Each text's `due`: the tokens taken now.
+        """Take the next texts from the queue: as many as fit into a batch, but at least one.
+
+        The attribute `due` of each text is set to the number of its tokens that the batch takes.
 
         Args:
-            opens: called before the first chunk of a text is taken. If it returns False, the text waits, and texts of
-                other clients are taken.
+            opens: Called with a text before its first chunk is taken. If `opens` returns False, the text waits, and
+                texts of other clients are taken.
         """
         return self._taken(self._texts, now, self.budget(now), opens=opens) or self._spare(now, opens=opens)
 
     def take_prompts(self, now: float, room: int | None = None, without: Collection[str] = ()) -> list[Work]:
-        """Remove and return the next prompts for generation within the budget, but at least one.
+        """Remove and return the next prompts for generation: as many as the token budget allows, but at least one.
 
         Args:
-            room: tokens of the budget that are left. None: the whole budget.
-            without: clients whose earlier prompts are still being read.
+            room: The number of tokens that are left of the budget of the batch. None: the whole budget.
+            without: Clients of whom no prompt is taken, because their earlier prompts are still being computed.
         """
         left = self.budget(now) if room is None else room
         return self._taken(self._prompts, now, left, PROMPTS, without=without) or self._spare(now, prompts=True)
@@ -205,7 +214,10 @@ class FairQueue:
     def _spare(
         self, now: float, opens: Callable[[Work], bool] = lambda item: True, *, prompts: bool = False
     ) -> list[Work]:
-        """If no client waits, take background works: a small batch, of one version, since its computation may fail."""
+        """Return a small batch of background works if no client's work waits, otherwise an empty list.
+
+        All works of the batch belong to one version, since the computation of a version may fail.
+        """
         batch, left = list[Work](), self.shared
         if self._texts or self._prompts:
             return batch
@@ -257,7 +269,7 @@ class FairQueue:
         return batch
 
     def give_back(self, items: Sequence[Work]) -> None:
-        """Put works back before all others of their clients, as if they had not been taken."""
+        """Put works that were taken back into the queue, before all other works of their clients."""
         for item in reversed(items):
             client, item.taken = item.client, 0
             if item.in_background:
@@ -272,7 +284,7 @@ class FairQueue:
             self._tokens[client] = self._tokens.get(client, 0) + item.tokens
 
     def charge(self, tokens: Mapping[str, int], now: float) -> None:
-        """Count generated tokens for the clients' shares. Clients stay active while they generate."""
+        """Count generated tokens for the shares of their clients. A client whose answers are generated stays active."""
         for client, count in tokens.items():
             self._given[client] = max(self._given.get(client, 0), self._floor) + count
             if client in self._seen:
@@ -315,11 +327,11 @@ class FairQueue:
 
 
 def _share(item: Work, left: int, room: int, *, first: bool) -> int:
-    """Return the number of tokens of a work that a batch takes; 0: the work does not fit.
+    """Return the number of a work's tokens that a batch takes; 0: the work does not fit into the batch.
 
     Args:
-        left: tokens that still fit in the batch.
-        room: tokens of `left` that chunks of long texts may use.
+        left: the number of tokens that still fit into the batch.
+        room: the number of tokens, of these, that chunks of long texts may use.
         first: whether the batch has no work yet.
     """
     if item.reach is None:

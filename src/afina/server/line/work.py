@@ -1,7 +1,7 @@
-"""Works, which wait for the computing thread: texts to predict, golden tests, and prompts to generate from.
+"""Works, which wait in the queue for the computing thread: texts to predict, prompts to generate from, golden tests.
 
-Each work has its client, its token ids, its deadline and the future of its result. Texts are tokenized before they
-become works.
+Each work has a client, token ids, a deadline and the future of its result. A text is tokenized before a work is made of
+it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OURS = ""
 """The client of golden tests."""
 
 BACKGROUND = "#"
-"""Beginning of the clients of works that nobody waits for, which is no client's name."""
+"""The first character of the attribute `client` of works that nobody waits for. No client's name begins with it."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -35,15 +35,16 @@ class Work:
     """A computation that waits in the queue: one text, prompt or golden test.
 
     Attributes:
-        tokens: number of tokens, which count for the client's share.
-        timeout: seconds after the arrival after which the work fails with TimeoutError.
-        traced: the traced request, passed unchanged to the batch listener; None: not traced.
-        arrived: time at which the work entered the queue, in seconds of the queue's clock.
-        began: whether the computation has begun. Its tokens then count for the key's rate limit, also if nobody waits
-            for the answer any more.
-        reach: `Classifier.reach` of the model. None: the work cannot be computed in chunks.
-        taken: number of tokens that batches have taken so far.
-        due: number of tokens that the last batch has taken.
+        client: the client whose fair share of the queue and of the computing time the work uses.
+        tokens: the number of tokens of the text or prompt.
+        timeout: the number of seconds in the queue after which the work fails with TimeoutError.
+        traced: the traced request, passed unchanged to the batch listener. None: the request is not traced.
+        arrived: the time at which the work entered the queue, in seconds of the queue's clock.
+        began: whether the computation of the work has begun. The work's tokens then count for the API key's rate limit,
+            even if nobody waits for the answer any more.
+        reach: `Classifier.reach` of the model, which `cost` uses. None: the work cannot be computed in chunks.
+        taken: the number of the work's tokens that batches have taken so far.
+        due: the number of the work's tokens that the last batch has taken.
     """
 
     client: str
@@ -62,27 +63,33 @@ class Work:
         return self.tokens - self.taken
 
     def cost(self, tokens: int) -> int:
-        """Return the time of computing the next `tokens`, in first tokens of a text, which attend to none before."""
+        """Return how long the next `tokens` of the work take to compute; the unit is the time for a text's first token.
+
+        Later tokens of a text take longer than the first, because they attend to the tokens before them.
+        """
         return tokens if self.reach is None else tokens + int(tokens * self.taken / self.reach)
 
     @property
     def in_background(self) -> bool:
-        """Whether no client waits for this work, which is then computed only while nothing else waits."""
+        """Whether this is a background work, which no client waits for. Clients' works are computed before it."""
         return self.client.startswith(BACKGROUND)
 
     @property
     def until(self) -> float:
-        """Time after which the work fails, in seconds of the queue's clock."""
+        """The time after which the work fails with TimeoutError, in seconds of the queue's clock."""
         return self.arrived + self.timeout
 
     def settle(self, outcome: Any) -> None:
-        """Set the future's result. The AfinaError of a text is a result too."""
+        """Set the result of the work's future. The AfinaError for a single text is also set as a result."""
         with suppress(InvalidStateError):  # cancelled meanwhile
             self.future.set_result(outcome)
         self.dropped()
 
     def fail(self, error: BaseException) -> None:
-        """Set the future's exception; one such as SystemExit, which would end the waiting thread, is wrapped."""
+        """Set the exception of the work's future.
+
+        An exception that would end the thread that waits for the future, such as SystemExit, becomes a RuntimeError.
+        """
         if not isinstance(error, Exception) or isinstance(error, CancelledError | StopIteration):
             error = RuntimeError(type(error).__name__)
         with suppress(InvalidStateError):
@@ -90,40 +97,41 @@ class Work:
         self.dropped()
 
     def dropped(self) -> None:
-        """Called when the work ends: its future has a result or was cancelled."""
+        """Free what the work uses, by default nothing. Called when its future has a result or was cancelled."""
 
 
 @dataclass(eq=False, kw_only=True)
 class PredictedAnswer(Work):
-    """A text for one forward pass, such as classification.
+    """A text whose prediction needs one forward pass, such as a classification.
 
     Attributes:
-        chunked: the partly computed text, if it is computed in chunks. None: computed whole, or not yet.
+        chunked: The state of a text that is computed in chunks. None: the text is computed at once, or its computation
+            has not begun.
     """
 
     row: SinglePass
     chunked: ChunkedPass | None = None
 
     def dropped(self) -> None:
-        """Free the memory of a text that was computed in part."""
+        """Free the keys and values of a text that was computed in chunks."""
         if self.chunked is not None:
             self.chunked.close()
 
 
 @dataclass(eq=False, kw_only=True)
 class GoldenTest(Work):
-    """The golden test of a version that generates texts: log-probabilities of afina's own sentences."""
+    """The golden test of a version that generates texts, which computes log-probabilities of built-in sentences."""
 
     lease: Lease
 
 
 @dataclass(eq=False, kw_only=True)
 class GeneratedAnswer(Work):
-    """A prompt whose answer is generated step by step. Its future can be cancelled until it has a result.
+    """A prompt whose answer is generated step by step. The work's future can be cancelled until it has a result.
 
     Attributes:
-        heard: time of the first new token, in seconds of the queue's clock; None: no token yet.
-        generated: number of tokens generated so far.
+        heard: the time of the first new token, in seconds of the queue's clock. None: there is no new token yet.
+        generated: the number of tokens that were generated so far.
     """
 
     generation: Generation
@@ -132,29 +140,35 @@ class GeneratedAnswer(Work):
 
     @property
     def is_silent(self) -> bool:
-        """Whether no token has been sent yet. Beam search sends no token before its end."""
+        """Whether the generation's first token is still being computed. Always False for beam search."""
         return self.heard is None and self.generation.decoding.beams == 1
 
     @property
     def can_begin_again(self) -> bool:
-        """Whether a restart gives the same answer: no token was sent, and no guide has a state."""
+        """Whether the generation can be restarted and then gives the same answer.
+
+        This is not so if the client gets each token at once, or if a guide with a state restricts the tokens.
+        """
         return self.generation.heard is None and self.generation.guide is None
 
     def begin_again(self) -> None:
-        """Replace the generation by a new one of the same answer, as the engine may still hold the old."""
+        """Replace the generation by a new object for the same answer: the engine may still use the old object."""
         self.generation, self.heard, self.generated = replace(self.generation), None, 0
         self.began = False
 
 
 class EngineComputer:
-    """Computes works with an engine, in one thread."""
+    """A class that computes works with an engine, called by one thread."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.generations = engine.generations
 
     def opens(self, work: Work) -> bool:
-        """Begin to compute a text in chunks. Return False if there is no memory for its keys and values now."""
+        """Reserve the memory for computing a text in chunks.
+
+        Returns False if there is now no memory for the text's keys and values.
+        """
         assert isinstance(work, PredictedAnswer)
         work.chunked = self._engine.open(work.row)
         return work.chunked is not None
@@ -187,11 +201,11 @@ def works_of(
     client: str | None = None,
     choices: Sequence[int] | None = None,
 ) -> Sequence[Work]:
-    """Return the works of a request: one for each text, or one for each choice of a generated answer.
+    """Return the works of a request: one for each text, or one for each choice (generated answer) of each text.
 
     Args:
-        client: the client whose share the works count for. None: the client of the key.
-        choices: numbers of the choices to generate. None: all.
+        client: the client whose share of the queue the works use. None: the client of the request's key.
+        choices: the numbers of the choices to generate for each text. None: all choices.
     """
     request, lease = accepted.request, accepted.lease
     given: dict[str, Any] = {"client": client or request.key.client, "traced": request.traced}

@@ -1,4 +1,4 @@
-"""Which version answers for each name: versions in production, canaries, shadows, golden tests, preloading.
+"""Code that decides which version of a model answers: production versions, canaries, shadows, golden tests, preloading.
 
-Changes in the store are read again and again. The package does not know protocols or the texts of clients.
+Changes in the store are read at short intervals. The package imports no code of protocols.
 """

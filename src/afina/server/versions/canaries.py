@@ -1,6 +1,7 @@
-"""Canary versions: a share of the requests for `production` is answered by the version with the alias `canary`.
+"""Canary versions: the version with the alias `canary` answers a share of the requests for `production`.
 
-The sticky id of a request (the end user or the request id) decides, so that an id is always answered by one version.
+A hash of the request's sticky id (the end user's name or the request's id) selects the version, so that the same
+version answers all requests with the same id.
 """
 
 from __future__ import annotations
@@ -16,19 +17,22 @@ from afina.store.versions import CANARY, PRODUCTION, Name, Reference
 
 
 def place(name: Name, sticky: str) -> float:
-    """Return a number from 0 to 100, the same for the same name and sticky id, and evenly distributed over ids."""
+    """Return a number from 0 to 100, which is a hash of a model's name and a request's sticky id.
+
+    The numbers of many ids are uniformly distributed. The canary version answers ids with a number below its percentage.
+    """
     drawn = hashlib.blake2b(f"{name}\0{sticky}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return 100 * int.from_bytes(drawn, "big") / 2**64
 
 
 class Canaries:
-    """The canary versions of all names. Thread-safe; reads the store and loads versions in a thread of its own.
+    """The canary versions of all models. Thread-safe; the store is read, and versions are loaded, in an own thread.
 
-    A canary answers requests once its version is loaded and has passed its golden test. Until then, and if that fails,
-    `production` answers.
+    A canary version answers requests once it is loaded and has passed its golden test. Until then, and if the golden
+    test fails, the version in production answers.
 
     Args:
-        served: loads versions and runs their golden tests.
+        served: The served versions, which loads a canary version and runs its golden test.
     """
 
     def __init__(self, store: StoreReader, served: ServedVersions) -> None:
@@ -37,15 +41,18 @@ class Canaries:
 
     @property
     def count(self) -> int:
-        """Number of names whose canary version answers requests."""
+        """The number of models whose canary version answers requests."""
         return sum(share > 0 for share in self.names.known)
 
     def answers(self, name: Name) -> bool:
-        """Return whether a canary version of this name answers requests."""
+        """Return whether the model with this name has a canary version that answers requests."""
         return self.names.get(name) > 0
 
     def drawn(self, reference: Reference, sticky: str) -> Reference:
-        """Return the reference of the canary if the sticky id selects it, else the given reference. Does not wait."""
+        """Return the reference of the canary version if a request's sticky id selects it, else the given reference.
+
+        Only references to production are changed. The method never waits for the store.
+        """
         name = reference.name
         if reference.alias != PRODUCTION and reference != Reference(name):
             return reference
@@ -53,7 +60,7 @@ class Canaries:
         return Reference(name, alias=CANARY) if share and place(name, sticky) < share else reference
 
     def _share(self, name: Name, before: float) -> float:
-        """Return the percentage of the requests that the canary of a name answers."""
+        """Return the percentage of a model's requests that its canary version answers; 0 if it cannot answer."""
         try:
             found = self._store.canary(name)
             if found is not None:

@@ -1,4 +1,7 @@
-"""FollowedNames: a cache of values by name, read from the store at the first request and after each change."""
+"""The class FollowedNames, a cache of values by model name.
+
+A value, such as the canary's percentage, is read from the store at the first request for a name and after each change.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,18 @@ from afina.store.reader import StoreReader
 from afina.store.versions import Name
 
 MOST = 65_536
-"""Largest number of remembered names."""
+"""The largest number of names in a cache. A full cache is emptied."""
 
 Known = TypeVar("Known")
 
 
 class FollowedNames(Generic[Known]):
-    """A cache of values by name, read from the store. Thread-safe; reads the store in a thread of its own.
+    """A cache of values by model name, which a thread of the cache reads from the store. Thread-safe.
 
     Args:
-        look: reads the value of a name from the store, given the name and the value before. Never raises.
-        unseen: the value of a name that was not looked up yet.
+        look: A function that reads the value of a name from the store, given the name and its previous value. It must
+            not raise.
+        unseen: The value of a name that was not read from the store yet.
     """
 
     def __init__(self, store: StoreReader, look: Callable[[Name, Known], Known], unseen: Known, thread: str) -> None:
@@ -40,7 +44,10 @@ class FollowedNames(Generic[Known]):
             return [*self._known.values()]
 
     def get(self, name: Name) -> Known:
-        """Return the cached value of a name, and update it from now on. Does not wait."""
+        """Return the cached value of a name without waiting for the store.
+
+        The first call for a name returns `unseen`, and starts reading the value from the store.
+        """
         with self._lock:
             if name in self._known:
                 return self._known[name]
@@ -51,19 +58,22 @@ class FollowedNames(Generic[Known]):
         return self._unseen
 
     def looked_up(self, name: Name) -> Known:
-        """Return the value of a name, once it was looked up."""
+        """Return the value of a name. Waits for the store if the value was not read yet."""
         if (found := self._known.get(name, self._unseen)) is self._unseen:
             self._pool.submit(self._update, name).result()
             found = self._known[name]
         return found
 
     def again(self, name: Name) -> None:
-        """Look a name up again at the next `refresh`."""
+        """Read the value of a name from the store again at the next call of `refresh`."""
         with self._lock:
             self._again.add(name)
 
     def refresh(self) -> None:
-        """Look up the names that changed in the store. Raises the errors of reading the store."""
+        """Start to read the values of cached names that have changed in the store.
+
+        Raises the errors of asking the store for changes.
+        """
         with self._lock:
             names = [*self._known]
         self._last, touched = self._store.news(self._last, names)

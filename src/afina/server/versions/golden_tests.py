@@ -1,4 +1,7 @@
-"""Golden tests: a version is loaded and computes afina's own sentences, before the server answers with the version."""
+"""Golden tests of versions: before a version answers requests, its outputs for built-in sentences are checked.
+
+The outputs are compared with the outputs that were recorded after training.
+"""
 
 from __future__ import annotations
 
@@ -21,25 +24,27 @@ from afina.server.tenants import OtherBackbone
 from afina.store.versions import Version
 
 TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.4, "int8": 0.4}
-"""Largest difference in a golden test, by dtype, as a share of the largest output.
+"""The largest allowed difference between outputs and recorded outputs, by dtype, relative to the largest output.
 
-Of 31 adapters of the embedded model, the largest difference is 0.24 in bfloat16 and 0.00003 in float32. Of 27 adapters
-of the embedded model and of minilm, it is 0.19 in int8, where it is 0.04 in bfloat16 (docs/LOG.md).
+The largest differences that were measured (docs/LOG.md):
+
+- 31 adapters of the embedded model: 0.24 in bfloat16 and 0.00003 in float32.
+- 27 adapters of the embedded model and of minilm: 0.19 in int8 and 0.04 in bfloat16.
 """
 
 LOADING = 20.0
-"""Timeout for loading an adapter, in seconds."""
+"""The timeout for loading an adapter, in seconds."""
 
 
 class GoldenTests:
-    """Loads versions and runs their golden tests. Thread-safe."""
+    """A class that loads versions and runs their golden tests. Thread-safe."""
 
     def __init__(self, engine: Engine, batching: Batcher, metrics: Metrics) -> None:
         self._engine, self._batching, self._metrics = engine, batching, metrics
         self.dtype = engine.computes
 
     def demand_backbone(self, version: Version) -> None:
-        """Raise OtherBackbone if the version's manifest names another backbone than the engine's."""
+        """Raise OtherBackbone if the manifest of a version names another backbone than the server's."""
         if self._engine.is_for_another(version.manifest):
             raise self._elsewhere(version)
 
@@ -49,7 +54,10 @@ class GoldenTests:
     def run(self, version: Version) -> None:
         """Load a version and run its golden test.
 
-        Raises the errors of loading, OtherBackbone, and CorruptAdapter if the golden test fails.
+        Raises:
+            OtherBackbone: the version was made for another backbone than the server's.
+            CorruptAdapter: the golden test fails.
+            AfinaError: errors of loading the version, and Busy if the golden test could not be computed.
         """
         with self._engine.lease(version) as lease:
             try:

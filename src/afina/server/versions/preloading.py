@@ -1,4 +1,4 @@
-"""Preloading: models that are loaded and have passed their golden tests before the server is ready."""
+"""Preloading of models: they are loaded and pass their golden tests before the server reports that it is ready."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from afina.store.reader import StoreReader
 from afina.store.versions import Reference
 
 AGAIN = 0.5
-"""Seconds until a model that could not be loaded is tried again. A version that failed has longer pauses of its own."""
+"""Seconds until the server tries again to load a model that it could not load.
+
+`ServedVersions` has further, longer pauses for a version that failed.
+"""
 
 
 def check_models(store: StoreReader, models: Sequence[str]) -> None:
-    """Raise InvalidName for a malformed name, and NotFound for a model that the store does not have."""
+    """Raise InvalidName if a model's name is malformed, and NotFound if the store does not have the model."""
     for model in models:
         if store.known(Reference.parse(model)) is None:
             store.show(model)  # raises an error that names what the store has
 
 
 class Preloading:
-    """Loads models in a thread of its own, until each was served once.
+    """A thread that loads models, and tries again until each of them is loaded and has passed its golden test.
 
     Args:
-        models: model names, optionally with an alias or a version number.
+        models: The names of the models, with or without an alias or a version number.
     """
 
     def __init__(self, current: ServedVersions, models: Sequence[str]) -> None:
@@ -42,7 +45,7 @@ class Preloading:
 
     @property
     def tried(self) -> bool:
-        """Whether each model was loaded, or could not be loaded at the first try."""
+        """Whether the server has tried at least once to load each model."""
         return self._tried
 
     def start(self) -> None:

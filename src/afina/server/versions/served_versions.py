@@ -1,9 +1,11 @@
-"""Which version the server serves for each reference, such as `client/task@production`.
+"""The version that the server serves for each reference, such as `client/task@production`.
 
-A version is served once it has been loaded and has passed its golden test, in other threads: `refresh` itself loads
-nothing, so that a version that was served before is back at once. If a version fails, the reference keeps its previous
-version. The failed version is tried again after a pause, since the store may have been repaired. The pause doubles each
-time, since loading may take most of the machine's time.
+- A version is served once it has been loaded and has passed its golden test.
+- If an alias moves to another version, a thread of a pool loads that version. Until then, the previous version answers.
+  If the server has served the version before, the version answers at once.
+- If a version cannot be loaded or fails its golden test, the previous version stays. The server tries the failed
+  version again after a pause, since the store may have been repaired. The pause doubles after each failure, since
+  loading may take most of the machine's time.
 """
 
 from __future__ import annotations
@@ -25,22 +27,24 @@ from afina.store.reader import StoreReader
 from afina.store.versions import Reference, Version
 
 MOST = 65_536
-"""Largest number of remembered references."""
+"""The largest number of references whose versions are cached. A full cache is emptied."""
 
 PAUSE, SHORT, LONGEST = 0.5, 5.0, 300.0
-"""Seconds before a failed version is tried again.
+"""The pauses before a version that failed is tried again, in seconds.
 
-First pause; longest pause after a temporary failure (not available at the moment); longest pause for a damaged version.
+In this order: the first pause, the longest pause after a temporary failure (such as a store that does not respond), and
+the longest pause for a damaged version.
 """
 
 
 @dataclass(frozen=True)
 class LoadFailure:
-    """Why a version is not served.
+    """The last failure of a version that cannot be served.
 
     Attributes:
-        tries: number of attempts to load the version.
-        until: time of the next attempt, in seconds of the clock.
+        error: The exception of the last attempt to load the version.
+        tries: The number of attempts to load the version.
+        until: The time of the next attempt, in seconds of the clock.
     """
 
     error: AfinaError
@@ -48,17 +52,17 @@ class LoadFailure:
     until: float = 0.0
 
     def again(self, now: float) -> LoadFailure:
-        """Return this failure with the next pause, which is shorter for temporary failures."""
+        """Return this failure with the time of the next attempt, which is sooner for temporary failures."""
         longest = SHORT if isinstance(self.error, Busy | NotFound | CannotWrite) else LONGEST
         return replace(self, until=now + min(longest, PAUSE * 2.0 ** min(self.tries - 1, 20)))
 
 
 class ServedVersions:
-    """Served versions by reference. Thread-safe.
+    """The versions that the server serves, by reference. Thread-safe.
 
     Args:
-        tests: runs golden tests; raises AfinaError if a version cannot be served.
-        clock: returns seconds.
+        tests: Loads versions and runs their golden tests. Raises AfinaError if a version cannot be served.
+        clock: A function that returns the time in seconds.
     """
 
     def __init__(
@@ -89,21 +93,21 @@ class ServedVersions:
         return [*self._damaged]
 
     def named(self, digests: Collection[str]) -> set[str]:
-        """Return the names that have a served version with one of these digests."""
+        """Return the names (`client/task`) that have a served version whose adapter has one of these digests."""
         with self._lock:
             served = [*self._served.items()]
         return {str(reference.name) for reference, version in served if version.digest in digests}
 
     def knows(self, reference: Reference) -> bool:
-        """Return whether `find` can answer without reading the store."""
+        """Return whether the version of a reference is cached, so that `find` does not read the store."""
         return reference in self._served
 
     def find(self, reference: Reference) -> Version:
-        """Return the served version of a reference.
+        """Return the version that the server serves for a reference, and load the version if it is not cached.
 
         Raises:
-            Missing: the store has no such version, or the version was made for another backbone (OtherBackbone).
-            AfinaError: an error of the golden test, if no version was served before.
+            Missing: The store has no such version, or the version was made for another backbone (OtherBackbone).
+            AfinaError: The version cannot be loaded or fails its golden test, and no previous version is served.
         """
         while (found := self._served.get(reference)) is None:
             turn = self._turn
@@ -119,11 +123,14 @@ class ServedVersions:
         return found
 
     def demand(self, version: Version) -> None:
-        """Run a version's golden test, once for all versions with the same adapter; after a failure, after a pause.
+        """Load a version and run its golden test, unless the test has passed before.
+
+        The test runs once for all versions with the same adapter. If the test has failed, it runs again after a pause;
+        until then, the exception of the failure is raised again.
 
         Raises:
-            OtherBackbone: the version was made for another backbone.
-            AfinaError: why the version cannot be served.
+            OtherBackbone: The version was made for another backbone than the server's.
+            AfinaError: The version cannot be served.
         """
         if version.digest in self._proven:
             return
@@ -146,7 +153,7 @@ class ServedVersions:
         self._damaged.pop(str(version), None)
 
     def fits(self, version: Version) -> bool:
-        """Return whether a version was made for the server's backbone, as far as is known."""
+        """Return False if a version is known to be made for another backbone than the server's, otherwise True."""
         try:
             self._tests.demand_backbone(version)
         except OtherBackbone:
@@ -154,7 +161,7 @@ class ServedVersions:
         return True
 
     def distrust(self, version: Version, error: AfinaError) -> None:
-        """Record why a version cannot be served, and start the pause before the next attempt."""
+        """Record the error because of which a version cannot be served, and start the pause before the next attempt."""
         with self._lock:
             self._proven.discard(version.digest)
             before = self._damaged.get(str(version))
@@ -168,18 +175,18 @@ class ServedVersions:
 
     @property
     def _due(self) -> bool:
-        """Whether a version that is not served can be served now, or tried again."""
+        """Whether a version that is not served yet has now passed its golden test, or may be tried again."""
         return any(version.digest in self._proven or self._may_try(version) for version in [*self._behind.values()])
 
     def _may_try(self, version: Version) -> bool:
-        """Return whether a version is not being loaded, and its pause after a failure is over."""
+        """Return whether the server may try to load a version: it is not being loaded, and no pause is running."""
         loading, failure = self._loading.get(str(version)), self._damaged.get(str(version))
         return (loading is None or loading.done()) and (failure is None or failure.until <= self._clock())
 
     def refresh(self) -> bool:
-        """Read changes from the store. Return whether there were any. Does not wait for the loading of a version.
+        """Read changed aliases and versions from the store, and return whether there were any.
 
-        Raises the errors of reading the store.
+        Versions are loaded in other threads, and the method does not wait for them. Raises the store's reading errors.
         """
         last, _ = self._store.news(self._last, ())
         if last == self._last and not self._due:
@@ -202,7 +209,10 @@ class ServedVersions:
         return news
 
     def _follow(self, reference: Reference) -> None:
-        """Serve the present version of a reference, or begin to load it; until then, the previous version stays."""
+        """Serve the version that a reference means in the store now, or start to load it.
+
+        The previous version is served until the new version is loaded.
+        """
         version = self._store.known(reference)
         if version is None or not self.fits(version):
             with self._lock:
@@ -222,7 +232,7 @@ class ServedVersions:
                 self._loading[str(version)] = self._pool.submit(self._load, version)
 
     def _load(self, version: Version) -> None:
-        """Load and test a version. `refresh` serves it afterwards, if the reference still means this version."""
+        """Load a version and run its golden test. The next `refresh` serves the version if the test has passed."""
         with suppress(AfinaError):  # damaged, not loaded in time, or the store does not respond: recorded by `demand`
             self.demand(version)
 

@@ -1,6 +1,6 @@
-"""Counts from comparing a shadow version with the production version. Counts of several servers can be added.
+"""Counts of differences between the answers of a shadow version and of the production version.
 
-The counts contain no text.
+The counts of several servers can be added. The counts contain no text.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from afina.stats.intervals import Interval, around_mean, wilson
 
 
 class AnswerDifference(NamedTuple):
-    """The difference of two answers to the same text.
+    """The difference between the production version's answer and the shadow version's answer to the same text.
 
-    `flipped`: whether the labels differ, None for regression; `drift`: one text's term of `ShadowCounts.drift`.
+    Attributes:
+        flipped: Whether the labels (or the generated texts) differ. None for regression.
+        drift: The difference in probability (or in the value), of which `ShadowCounts.drift` is the mean over texts.
     """
 
     flipped: bool | None
@@ -29,13 +31,17 @@ class ShadowCounts:
     """Counts over the texts that both the production version and the shadow version answered.
 
     Attributes:
-        texts: number of texts.
-        flips: number of texts with another label, or another set of labels; None for regression.
-        drift: mean difference, candidate minus current, of the probability of the current label. For multi-label tasks:
-            of the most probable label. For regression: of the value. A missing label has probability 0.
-        scatter: sum of squared deviations of the differences from their mean `drift`.
-        faults: number of texts that only the current version answered.
-        left_out: number of texts that the candidate did not compute: not in memory, queue full, or time limit past.
+        texts: The number of texts that were compared.
+        flips: The number of texts to which the two versions gave different labels (or sets of labels, or generated
+            texts). None for regression.
+        drift: The mean over texts of the probability that the shadow version gives to a label, minus the probability
+            that the production version gives to it. The label is the one that the production version predicts; for
+            multi-label tasks, its most probable label. A label that the shadow version does not have has probability 0.
+            For regression, `drift` is the mean difference of the predicted values. For generated texts, it is 0.
+        scatter: The sum of the squared deviations of the differences from their mean `drift`.
+        faults: The number of texts for which the shadow version failed; only the production version answered them.
+        left_out: The number of texts that the shadow version did not compute, because it was not in memory, the queue
+            was full, or the time limit was past.
     """
 
     texts: int = 0
@@ -55,7 +61,10 @@ class ShadowCounts:
         return replace(self, left_out=self.left_out + 1)
 
     def plus(self, other: ShadowCounts) -> ShadowCounts:
-        """Return the sum of both counts (Chan, Golub & LeVeque, The American Statistician 37, 1983, 242-247)."""
+        """Return the counts over the texts of both counts, with the mean and the squared deviations of all texts.
+
+        The formula is that of Chan, Golub & LeVeque, The American Statistician 37, 1983, 242-247.
+        """
         texts = self.texts + other.texts
         if not texts:
             return replace(self, faults=self.faults + other.faults, left_out=self.left_out + other.left_out)
@@ -71,7 +80,7 @@ class ShadowCounts:
 
     @property
     def flip_rate(self) -> float | None:
-        """The share of texts with another label; None for regression, or without texts."""
+        """The share of the texts to which the versions gave different labels. None for regression, or without texts."""
         return None if self.flips is None or not self.texts else self.flips / self.texts
 
     @property
@@ -80,7 +89,7 @@ class ShadowCounts:
 
     @property
     def drift_interval(self) -> Interval | None:
-        """The 95 % confidence interval of the drift; None for fewer than two texts."""
+        """The 95 % confidence interval of the mean difference `drift`. None if fewer than two texts were compared."""
         if self.texts < 2:
             return None
         within = None if self.flips is None else (-1.0, 1.0)
@@ -93,7 +102,7 @@ class ShadowCounts:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
-        """Return counts from the JSON of another server. Raises InvalidData."""
+        """Return the counts in the JSON values that another server sent. Raises InvalidData if they are malformed."""
         try:
             flips = given["flips"]
             counts = [int(given[name]) for name in ("texts", "faults", "left_out")]
@@ -112,7 +121,10 @@ class ShadowCounts:
 
 
 def _sum(one: ShadowCounts, other: ShadowCounts) -> int | None:
-    """Return the flips of both counts. Counts without texts do not show whether the task is a regression."""
+    """Return the sum of the `flips` of two counts, or None if the task is a regression.
+
+    Counts without texts are ignored, since they do not show whether the task is a regression.
+    """
     if not one.texts or not other.texts:
         return other.flips if other.texts else one.flips
     return None if one.flips is None or other.flips is None else one.flips + other.flips

@@ -1,8 +1,8 @@
-"""Shadow versions: versions that compute the same texts as production, afterwards, for comparison.
+"""Shadow versions, which compute the same texts as the production version for a comparison.
 
-The version with the alias `shadow` runs beside the version with the alias `production`, once it has been loaded and has
-passed its golden test. Its answers are background works, which are computed while no client waits. Clients never notice
-a shadow's answers, errors or loading time.
+After the version with the alias `production` has answered a client's text, the version with the alias `shadow` computes
+the same text. The shadow version must have passed its golden test. Its answers are background works, which are computed
+while no client waits. Clients never notice a shadow version's answers, errors or loading time.
 """
 
 from __future__ import annotations
@@ -32,33 +32,44 @@ from afina.store.reader import StoreReader
 from afina.store.versions import SHADOW, Name, Reference, Version
 
 WAITING = 1024
-"""Answers of clients that may wait for the thread that hands their texts to the shadow version."""
+"""The largest number of answered texts that wait to be tokenized and queued for the shadow version."""
 
 KEPT = 4
-"""Number of production versions for which a candidate's counts are kept, since an alias may be moved back."""
+"""The number of production versions for which a shadow version's counts are kept.
+
+The alias `production` may be moved back to an earlier version, whose counts then continue.
+"""
 
 UNSEEN, NONE, LOADING, RIDING, FAILED, PROMOTED = "unseen", "none", "loading", "riding", "failed", "promoted"
-"""States of a name's shadow:
+"""The states of a model's shadow version.
 
-not looked up yet; no alias; loading; being compared; cannot be served; is in production.
+- UNSEEN: the store has not been asked for a shadow version yet.
+- NONE: no version has the alias `shadow`.
+- LOADING: the shadow version is being loaded.
+- RIDING: the shadow version computes texts for the comparison.
+- FAILED: the shadow version cannot be served.
+- PROMOTED: the shadow version is the production version.
 """
 
 LATE = "the version was not loaded in time, or the store does not respond. The server tries again."
 UNSERVABLE = "the version fails its golden test, or cannot run here. `afina store check` says more."
 UNFORESEEN = "the version failed with an unexpected {}."
-"""Why a shadow version does not run. The message of an unexpected error may contain private data of other clients."""
+"""The reasons why a shadow version does not run, as the server's clients see them.
+
+The reason for an unexpected error leaves out the error's message, which may contain private data of other clients.
+"""
 
 
 @dataclass(eq=False)
 class ShadowStatus:
-    """The state of a name's shadow version. Thread-safe.
+    """The state of a model's shadow version. Thread-safe.
 
     Attributes:
-        version: the shadow version. None: no shadow.
-        state: state of the shadow version, such as running.
-        problem: why the shadow version does not run.
-        counts_by_version: counts of differences by the version that answered the client.
-        pending: number of the shadow's answers that are not computed yet.
+        version: The shadow version. None: the model has no shadow version.
+        state: The state of the shadow version: UNSEEN, NONE, LOADING, RIDING or FAILED.
+        problem: The reason why the shadow version does not run. None: it runs, is being loaded, or does not exist.
+        counts_by_version: The counts of differences, by the production version that answered the clients.
+        pending: The futures of the shadow version's answers that are not computed yet.
     """
 
     version: Version | None
@@ -73,7 +84,11 @@ class ShadowStatus:
         return None if self.version is None else (str(self.version), self.version.digest)
 
     def become(self, state: str, problem: str | None = None) -> None:
-        """Begin the comparison, unless the shadow was replaced while it was loading; or end it."""
+        """Set the state of the shadow version.
+
+        The state RIDING is set only if the shadow version was still loading, since it may have been replaced. Any other
+        state ends the comparison, and cancels the answers that are not computed yet.
+        """
         with self.lock:
             if state == RIDING and self.state != LOADING:
                 return
@@ -83,7 +98,7 @@ class ShadowStatus:
             future.cancel()
 
     def note(self, current: str, change: Callable[[ShadowCounts], ShadowCounts]) -> None:
-        """Change the counts of differences from a version that answers clients."""
+        """Replace the counts of differences from the production version `current` by `change(counts)`."""
         with self.lock:
             self.counts_by_version[current] = change(self.counts_by_version.pop(current, ShadowCounts()))
             while len(self.counts_by_version) > KEPT:
@@ -91,11 +106,11 @@ class ShadowStatus:
 
 
 class Shadows:
-    """The shadow versions of all names. Thread-safe; reads, loads, tests and tokenizes in other threads.
+    """The shadow versions of all models. Thread-safe; store lookups, loading and tokenizing run in own threads.
 
     Args:
-        served: loads versions and runs their golden tests.
-        encoder: encodes texts for the shadow version.
+        served: The served versions, which load the shadow version and run its golden test.
+        encoder: Tokenizes texts for the shadow version.
     """
 
     def __init__(
@@ -120,11 +135,13 @@ class Shadows:
         return sum(status.state == state for status in self.names.known)
 
     def follow(self, name: Name, accepted: AcceptedRequest) -> None:
-        """Let the shadow version compute the texts of a request, each once it is answered. Does not wait.
+        """Let the shadow version compute each text of a request after the production version has answered the text.
+
+        The method does not wait for any answer.
 
         Args:
-            name: the name whose version in production answers the client.
-            accepted: the request, whose texts are in the queue.
+            name: The name of the model, whose production version answers the client.
+            accepted: The accepted request, whose texts are in the queue.
         """
         status = self.names.get(name)
         if status.state == RIDING and status.version is not None and status.version.digest != accepted.lease.digest:
@@ -135,7 +152,10 @@ class Shadows:
     def _answered(
         self, status: ShadowStatus, current: str, request: TextRequest, index: int, choice: int, done: Future[Any]
     ) -> None:
-        """Pass on a text that was answered. Called in the computing thread."""
+        """Pass a text that was answered to the thread that queues texts for the shadow version.
+
+        The computing thread calls this method.
+        """
         if done.cancelled() or done.exception() is not None or isinstance(outcome := done.result(), AfinaError):
             return  # nothing to compare with; usually because of the text
         if not self._places.acquire(blocking=False):
@@ -149,7 +169,7 @@ class Shadows:
             self._asking.submit(self._ask, status, current, one, choice, outcome)
 
     def _ask(self, status: ShadowStatus, current: str, request: TextRequest, choice: int, outcome: Any) -> None:
-        """Put a text for the shadow version into the queue."""
+        """Tokenize a text for the shadow version, and put the text into the queue as a background work."""
         lease = None
         try:
             if status.state != RIDING or status.version is None:
@@ -183,7 +203,7 @@ class Shadows:
     def _compare(
         self, status: ShadowStatus, current: str, accepted: AcceptedRequest, outcome: Any, done: Future[Any]
     ) -> None:
-        """Count the difference between an answer and the answer of the shadow version."""
+        """Count the difference between the production version's answer and the shadow version's answer to a text."""
         accepted.close()
         try:
             if done.cancelled() or status.state != RIDING:
@@ -215,15 +235,18 @@ class Shadows:
         status.note(current, change)
 
     def _broke(self, status: ShadowStatus, current: str, error: BaseException) -> None:
-        """End the comparison after an unexpected error. The error's message may contain a text."""
+        """End the comparison after an unexpected error.
+
+        Only the error's type is kept, since the error's message may contain a text.
+        """
         self._note(status, current, "fault", ShadowCounts.fault)
         status.become(FAILED, UNFORESEEN.format(type(error).__name__))
 
     def status_json(self, name: Name, current: Version) -> dict[str, Any]:
-        """Return the state and the counts of a name's shadow version as JSON values.
+        """Return the state and the counts of a model's shadow version as JSON values.
 
         Raises:
-            Busy: the name was never looked up in the store, and the store does not respond now.
+            Busy: The model's shadow version was never read from the store, and the store does not respond now.
         """
         status = self.names.looked_up(name)
         if status.state == UNSEEN:
@@ -237,9 +260,9 @@ class Shadows:
         return {**head, "state": state, "problem": status.problem, **counts.as_json()}
 
     def _look(self, name: Name, before: ShadowStatus) -> ShadowStatus:
-        """Return the status of a name's shadow version, read from the store.
+        """Return the status of a model's shadow version, read from the store.
 
-        A running shadow of another version stops before the new version is loaded.
+        If the shadow version has changed, the comparison with the previous one ends before the new one is loaded.
         """
         try:
             version = self._store.known(Reference(name, alias=SHADOW))
@@ -277,7 +300,7 @@ class Shadows:
             status.become(RIDING)
 
     def close(self) -> None:
-        """Stop reading the store, and give up answers of shadow versions."""
+        """Stop reading the store, and cancel all answers of shadow versions that are not computed yet."""
         self.names.close()
         for pool in (self._loading, self._asking):
             pool.shutdown(cancel_futures=True)

@@ -1,6 +1,6 @@
-"""StoreWatcher: calls functions that read changes from the store, again and again.
+"""The class StoreWatcher, which calls functions that read changes from the store, at regular intervals.
 
-Each function is called in a new thread, so that a read that hangs delays no other read.
+The functions run in separate threads of a pool, so that a read that hangs does not delay other reads.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from afina.errors import AfinaError
 from afina.server import logs_and_traces
 
 SILENT = 5.0
-"""Seconds after which a read that has not ended means that the store does not answer."""
+"""Seconds after which a read that has not ended shows that the store does not respond."""
 
 
 @dataclass(eq=False)
 class _Reading:
-    """A function that reads the store. `problem`: why its last finished call has failed, or None."""
+    """A function that reads the store, and its running call.
+
+    `problem`: The error message of the function's last finished call. None: the call succeeded.
+    """
 
     read: Callable[[], None]
     running: Future[None] | None = None
@@ -30,13 +33,14 @@ class _Reading:
 
 
 class StoreWatcher:
-    """Calls functions that read the store, until `close`.
+    """A thread that calls functions which read the store, until the method `close` is called.
 
     Args:
-        reads: the functions. Each is called again at most `every` seconds after its last call has ended.
-        every: interval in seconds.
-        failed: receives errors that are not AfinaErrors.
-        clock: returns seconds.
+        reads: The functions that read the store. Each function is called again at most `every` seconds after its last
+            call has ended.
+        every: The interval between calls in seconds.
+        failed: A function that is called with each exception of a read that is not an AfinaError.
+        clock: A function that returns the time in seconds.
     """
 
     def __init__(
@@ -56,7 +60,7 @@ class StoreWatcher:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop reading the store. Does not wait for a read that hangs."""
+        """Stop reading the store, without waiting for a read that hangs."""
         self._over.set()
         self._thread.join()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -75,7 +79,10 @@ class StoreWatcher:
             self.answers = problem is None
 
     def _turn(self, one: _Reading) -> str | None:
-        """Begin a read, unless the last read still runs. Return why the store does not answer, or None."""
+        """Start the next call of a read function, unless its last call still runs.
+
+        Returns why the store does not respond, or None if it responds.
+        """
         if one.running is not None and not one.running.done():
             is_silent = self._clock() - one.began > SILENT
             return f"no answer within {SILENT:g} seconds" if is_silent else one.problem

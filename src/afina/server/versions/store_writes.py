@@ -1,4 +1,7 @@
-"""StoreWrites: whether the store can be written. A server answers from a store with a full disk; only changes fail."""
+"""The class StoreWrites, which checks whether the store can be written.
+
+If the disk of the store is full, the server still answers requests; only changes of the store fail.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,17 @@ from afina.server import logs_and_traces
 from afina.store.adapter_store import AdapterStore
 
 PAUSE = 10.0
-"""Seconds between checks."""
+"""Seconds between two checks of whether the store can be written."""
 
 
 class StoreWrites:
-    """Whether the last write to the store was possible. Thread-safe.
+    """A check of whether the store can be written. The attribute `possible` has the last result. Thread-safe.
 
-    After a failed write, or with little room on the disk, a write that changes nothing is tried at intervals.
+    After a failed write, or if the disk has little free space, the class tries a write that changes nothing every
+    `PAUSE` seconds.
 
     Args:
-        clock: returns seconds.
+        clock: a function that returns the time in seconds.
     """
 
     def __init__(self, store: AdapterStore, *, clock: Callable[[], float] = meter.now) -> None:
@@ -36,7 +40,7 @@ class StoreWrites:
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
-        """Note whether the write in the `with` block succeeds. Its errors are raised again, and logged."""
+        """Record whether the write to the store in the `with` block succeeds. A CannotWrite error is also logged."""
         try:
             yield
         except CannotWrite as error:
@@ -45,7 +49,10 @@ class StoreWrites:
         self._learn(None)
 
     def refresh(self) -> None:
-        """Try a write again, if it is time to. Does not wait: a write may wait for those of other processes."""
+        """Start a check in another thread if the last check is more than `PAUSE` seconds ago.
+
+        The method does not wait for the check, which may have to wait for writes of other processes.
+        """
         now = self._clock()
         if now >= self._next and (self._checking is None or self._checking.done()):
             self._next = now + PAUSE
