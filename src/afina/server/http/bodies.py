@@ -41,7 +41,7 @@ _HALF = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
 class Body(BaseModel):
     """Base class of request bodies. Unknown fields are refused, since ignoring an option would change answers silently.
 
-    The description of a field that has no effect says "accepted without effect".
+    The description of a field that has no effect says "accepted without effect" or "accepted and not used".
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")

@@ -27,7 +27,7 @@ FAILURES = {
     408: "The request did not arrive in time.",
     409: "The state is not the expected one, or the store refuses the change.",
     413: "The body is too large, or a text has too many tokens for a model that computes a text whole.",
-    415: "The body is compressed.",
+    415: "The Content-Encoding of the body is not supported.",
     422: "A field of the body or the query is wrong.",
     429: "A limit is exceeded. Retry after the seconds in Retry-After.",
     500: "The answer could not be computed.",

@@ -1,4 +1,5 @@
-"""The protocols of clients: a module each, with its request bodies, responses and routes (`server/routes.py`).
+"""The protocols that clients use, such as OpenAI's: one or more modules each, with request bodies and responses.
 
-A protocol turns JSON into texts, and answers into JSON. The package does not know adapters and computes nothing.
+A protocol's functions answer the routes of `server/routes.py`: they read texts from JSON, and write answers as JSON.
+The package imports no code of adapters and models.
 """

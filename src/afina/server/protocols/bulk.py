@@ -1,4 +1,4 @@
-"""`POST /bulk`: answer JSON lines, in order, while they arrive, in bounded memory."""
+"""The response to `POST /bulk`, which answers JSON lines in their order while they arrive, in bounded memory."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from afina.server.http.refusals import Refusal
 from afina.server.requests import AcceptedRequest, ServedAnswer, Text, TextRequest
 
 PATIENCE = 0.05
-"""Seconds before a line tries again to enter a full queue."""
+"""Seconds until the text of a line is offered again to a full queue."""
 
 LINGER = 1.0
-"""Seconds for reading and dropping the input after the last line that is processed.
+"""The longest time, in seconds, for reading and ignoring further input after the server has stopped answering lines.
 
-Closing a connection with unread input resets it, and the client may then never receive the reason.
+If a connection is closed with unread input, TCP resets the connection, and the client may never receive the error.
 """
 
 
@@ -36,7 +36,7 @@ def _ending() -> Refusal:
 
 
 class Line(Body):
-    """A line of a `/bulk` request. The model may be in the query instead."""
+    """A line of a `/bulk` request. A line without `model` has the model of the query parameter `model`."""
 
     text: Readable = Field(description="the text, or the first text of a pair")
     pair: Readable | None = Field(None, description="the second text of a pair")
@@ -44,15 +44,17 @@ class Line(Body):
 
 
 def answered(answer: ServedAnswer) -> dict[str, Any]:
-    """Return a model's answer as a JSON object in the form of `afina predict`, with its receipt."""
+    """Return a model's answer as a JSON object with the fields of `afina predict`'s output, and with the receipt."""
     return {**answer.prediction.answer, "truncated": answer.prediction.truncated, "receipt": answer.receipt.as_json()}
 
 
 class Bulk(Response):
-    """An ASGI response that reads at most `window` lines ahead of the answers.
+    """An ASGI response that answers the lines of a `/bulk` request while they arrive.
+
+    At most `Settings.window` lines wait for their answers at a time.
 
     Args:
-        model: the model for lines without a `model`.
+        model: the model for lines without the field `model`. None: such a line is answered with an error.
     """
 
     def __init__(self, call: ClientCall, model: str | None) -> None:
@@ -62,7 +64,7 @@ class Bulk(Response):
         self._order = asyncio.Lock()  # keeps the order of lines that wait for the key's rate limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the lines. Reading stops at the first line that is too long or arrives too late."""
+        """Answer the lines of the request. The server stops reading at a line that is too long or arrives too late."""
         headers = [(b"content-type", b"application/x-ndjson")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         pending: deque[tuple[asyncio.Task[dict[str, Any]], int]] = deque()
@@ -76,7 +78,7 @@ class Bulk(Response):
             await send({"type": "http.response.body", "body": f"{line}\n".encode(), "more_body": True})
 
         def full() -> bool:
-            """Return whether no further line may wait, because of the number or the bytes of waiting lines."""
+            """Return whether the waiting lines have reached the largest number of lines or of bytes."""
             settings = self._core.settings
             return len(pending) >= settings.window or sum(size for _, size in pending) >= settings.body_bytes
 
@@ -138,7 +140,10 @@ class Bulk(Response):
                 return
 
     def _stopped(self) -> Refusal | None:
-        """Return why no more lines are read: the server is shutting down, or the key has been revoked."""
+        """Return why no more lines may be read, or None if lines may be read.
+
+        Lines are not read if the server is shutting down, or if the API key is not valid any more.
+        """
         if self._core.batching.ending:
             return _ending()
         try:
@@ -155,7 +160,7 @@ class Bulk(Response):
                     pass
 
     async def _answered(self, line: bytes | Refusal) -> dict[str, Any]:
-        """Return the answer to a line, or its error, as a JSON object."""
+        """Return the answer to a line, or the error that the line caused, as a JSON object."""
         try:
             if isinstance(line, Refusal):
                 raise line
@@ -173,9 +178,9 @@ class Bulk(Response):
             return routes.AFINA.error(refusal.status, refusal.kind, refusal.message)
 
     async def _accepted(self, asked: TextRequest) -> AcceptedRequest:
-        """Call `Core.accept` once the key's rate limit has tokens left.
+        """Accept the request of a line, and wait first until the key's rate limit has enough tokens left.
 
-        Lines wait for tokens in the order of the request, until the server shuts down.
+        The lines that wait for the rate limit are accepted in their order. They are refused if the server shuts down.
         """
         if not self._order.locked():
             with suppress(Overloaded):
@@ -190,7 +195,7 @@ class Bulk(Response):
                     await asyncio.sleep(min(error.after, TURN))
 
     async def _outcome(self, accepted: AcceptedRequest) -> Any:
-        """Return the answer to one line. If the queue is full, the line waits and is not refused."""
+        """Return the prediction for one line, or its error. If the queue is full, the line is not refused but waits."""
         async with asyncio.timeout(self._core.settings.timeout):
             while True:
                 try:

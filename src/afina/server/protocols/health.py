@@ -1,4 +1,4 @@
-"""Health endpoints of the server in several protocols, for load balancers, and its metrics."""
+"""The server's health endpoints for load balancers, in several protocols, and the endpoint of its metrics."""
 
 from __future__ import annotations
 
@@ -25,22 +25,25 @@ router = ProtocolRouter()
 @router.answers_all(routes.LIVE, (200, "Yes.", _LIVE))
 @router.answers_all(routes.KSERVE_LIVE, (200, "Yes.", _LIVE))
 async def live(call: Called) -> Response:
-    """Return whether the process is running. Needs no key."""
+    """Return status 200 if the server's process is running. Needs no key."""
     return JSONResponse({"live": True})
 
 
 @router.answers_all(routes.VLLM_HEALTH, (200, "Yes.", None), (503, "No.", None))
 async def health(call: Called) -> Response:
-    """Return an empty response with status 200 if the server answers, also if its store does not. Needs no key."""
+    """Return an empty response, with status 200 if the server can answer requests, else 503. Needs no key.
+
+    The status does not depend on whether the server's store responds.
+    """
     return Response(status_code=200 if call.core.alive else 503)
 
 
 @router.answers_all(routes.READY, (200, "Yes.", _READY), (503, "No.", _READY))
 @router.answers_all(routes.KSERVE_READY, (200, "Yes.", _READY), (503, "No.", _READY))
 async def ready(call: Called) -> Response:
-    """Return whether the server answers requests and its store responds. Status 503 if not. Needs no key.
+    """Return status 200 if the server can answer requests and its store responds, else 503. Needs no key.
 
-    The field `writes` does not change the status: a server whose store has a full disk still answers.
+    The field `writes` does not change the status, because a server whose store has a full disk still answers.
     """
     is_ready = call.core.ready
     return JSONResponse({"ready": is_ready, "writes": call.core.writes.possible}, 200 if is_ready else 503)
@@ -48,5 +51,5 @@ async def ready(call: Called) -> Response:
 
 @router.answers(routes.EXPOSITION, media="text/plain")
 async def metrics(call: Called) -> Response:
-    """Return metrics in the format of Prometheus. Needs a key with scope `metrics` or `admin`."""
+    """Return the server's metrics in the text format of Prometheus. Needs a key with scope `metrics` or `admin`."""
     return Response(call.core.metrics.text(), media_type=CONTENT_TYPE)

@@ -1,10 +1,12 @@
 """Two protocols of Hugging Face: text-embeddings-inference (`POST /predict`), and the Hub's text-classification task.
 
-In `/predict`, `inputs` is a text, a pair of texts in an array, or an array of such arrays; scores are in falling order.
-The field `model` is an addition: text-embeddings-inference serves one model, afina many.
+The field `inputs` of `/predict` is a text, a pair of texts in an array, or an array of arrays with one or two texts.
+The labels of a response are in descending order of their scores. The field `model` of `/predict` is an addition of
+afina, because text-embeddings-inference serves only one model.
 
-The Hub's task is `POST /models/CLIENT/TASK`; `InferenceClient` sends such requests if its model is this URL. Clients of
-the Hub read the first element of the response, so the scores of a single text are inside an array too.
+`POST /models/CLIENT/TASK` is the Hub's text-classification task. `InferenceClient` sends such requests if its `model`
+is this URL. Clients of the Hub read the first element of the response, so the response to a single text is an array
+with one element, the scores.
 """
 
 from __future__ import annotations
@@ -38,11 +40,11 @@ PREDICT_ANSWER = either(RANKED_SCORES, array(RANKED_SCORES))
 router = ProtocolRouter()
 
 _Pair = Annotated[Array[Readable], Field(json_schema_extra={"minItems": 1, "maxItems": 2})]
-"""A text or a pair; `predict_texts` checks the number."""
+"""The type of an array with one or two texts; `predict_texts` checks their number."""
 
 
 class Predict(Body):
-    """The body of `/predict`, as text-embeddings-inference defines it."""
+    """The body of a `/predict` request, with the fields of text-embeddings-inference and the field `model`."""
 
     inputs: Readable | _Pair | Annotated[Array[_Pair], Field(json_schema_extra={"minItems": 1})] = Field(
         description="a text; a pair of texts as an array of two; or a batch: an array of arrays of one or two texts"
@@ -56,7 +58,7 @@ class Predict(Body):
 
     @property
     def batch(self) -> bool:
-        """Whether the response is an array with one element for each text."""
+        """Whether `inputs` is a batch, so that the response is an array with one element for each text."""
         return isinstance(self.inputs, list) and not all(isinstance(one, str) for one in self.inputs)
 
     @property
@@ -65,13 +67,13 @@ class Predict(Body):
         return Truncation(side=None if side is None else "left" if side.lower() == "left" else "right")
 
     def check(self, asked: AcceptedRequest) -> None:
-        """Raise InvalidData if a text was truncated although `truncate` is false."""
+        """Raise InvalidData if `truncate` is false and a text is too long."""
         if self.truncate is False and any(one.truncated for one in asked.encoded):
             raise problems.TEXT_WOULD_BE_CUT()
 
 
 def predict_texts(body: Predict) -> Sequence[Text]:
-    """Return the texts of a `/predict` body. Raises InvalidData unless each array has one or two strings."""
+    """Return the texts of a `/predict` request. Raises InvalidData unless each array has one or two strings."""
     given = body.inputs if body.batch else [body.inputs]
     return [_text([one] if isinstance(one, str) else list(one)) for one in given]
 
@@ -84,7 +86,7 @@ def _text(given: list[Any]) -> Text:
 
 @router.answers(routes.TEI_PREDICT, PREDICT_ANSWER, Predict, PREDICT_EXAMPLE, query=["model"])
 async def predict(call: Called) -> Response:
-    """Classify texts (protocol of text-embeddings-inference). Labels and scores are sorted by descending score."""
+    """Classify texts (protocol of text-embeddings-inference). The labels with the highest scores come first."""
     body = await call.body(Predict)
     asked = call.model_in_query
     if None not in (body.model, asked) and body.model != asked:
@@ -112,13 +114,13 @@ class Parameters(Body):
 
 
 class Classification(Body):
-    """The body of the Hub's text-classification task."""
+    """The body of a request for the Hub's text-classification task."""
 
     inputs: Readable | Texts = Field(description="one text or several")
     parameters: Parameters | None = Field(None, description="options")
 
     def check(self, asked: AcceptedRequest) -> None:
-        """Raise InvalidData for a `function_to_apply` that the adapter's kind of task does not have."""
+        """Raise InvalidData if `function_to_apply` does not fit the adapter, such as softmax for a multi-label task."""
         function = self.parameters and self.parameters.function_to_apply
         own = ANSWER_FORMATS[asked.objective.kind].function
         if function not in (None, "none", own):
@@ -127,7 +129,7 @@ class Classification(Body):
 
 @router.answers(routes.HUB_CLASSIFY, CLASSIFICATION_ANSWER, Classification, CLASSIFICATION_EXAMPLE)
 async def classification(call: Called, client: str, task: str) -> Response:
-    """Classify texts (the Hub's text-classification task). Labels and scores are sorted by descending score."""
+    """Classify texts (the Hub's text-classification task). The labels with the highest scores come first."""
     body = await call.body(Classification)
     texts = [Text(one) for one in ([body.inputs] if isinstance(body.inputs, str) else body.inputs)]
     found = await call.answers(f"{client}/{task}", texts, check=body.check)
@@ -158,12 +160,15 @@ INFO = record(
 
 @router.answers(routes.INFO, INFO)
 async def described(call: Called) -> Response:
-    """Return backbone, dtype, version and limits of this server, in the fields of TEI's and TGI's `/info`."""
+    """Return the backbone, dtype, version and limits of this server.
+
+    The fields are those of `/info` in text-embeddings-inference (TEI) and text-generation-inference (TGI).
+    """
     return JSONResponse(await call.look(_described, call.core))
 
 
 def _described(core: Core) -> dict[str, Any]:
-    """Return the description of the server, without fields about a single model, such as TEI's `model_type`."""
+    """Return the content of `/info`. Fields of TEI about a single model, such as `model_type`, are left out."""
     backbone, settings = core.engine.backbone, core.settings
     length = backbone.longest
     return {

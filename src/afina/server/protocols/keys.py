@@ -1,6 +1,7 @@
-"""API keys over HTTP: create, list and revoke the keys of all clients, by a key with the scope `admin`.
+"""Routes that create, list and revoke the API keys of all clients. They need a key with the scope `admin`.
 
-Only the response that creates a key has the key's secret: the store keeps a hash, and no log line has a body.
+Only the response that creates a key contains its secret. The store keeps a hash of the key, and request and response
+bodies are never logged.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from afina.store.api_keys import SCOPES
 EXAMPLE = {"client": "acme", "scopes": ["predict"], "rate": 60000, "name": "the shop's server", "expires": "90d"}
 
 MESSAGE = 1000
-"""Characters of a reason."""
+"""The largest number of characters of the reason that a request gives for creating or revoking a key."""
 
 _MAYBE = either(TEXT, NOTHING)
 _KEY = {
@@ -72,7 +73,7 @@ async def listed(call: Called) -> Response:
 
 @router.answers(routes.NEW_KEY, NEW_KEY, NewKey, EXAMPLE)
 async def created(call: Called) -> Response:
-    """Create an API key of any client. The response has the secret, which is not shown again."""
+    """Create an API key of any client. Only this response contains the key's secret."""
     body = await call.body(NewKey)
     asked: dict[str, Any] = body.model_dump()
     made = await call.look(call.core.create_key, call.key, **asked)
@@ -81,7 +82,7 @@ async def created(call: Called) -> Response:
 
 @router.answers(routes.REVOKED_KEY, KEY, query=["message"])
 async def revoked(call: Called, key: str) -> Response:
-    """Revoke an API key of any client for ever. The query's `message` is the reason for the audit log."""
+    """Revoke an API key of any client for ever. The query parameter `message` is the reason for the audit log."""
     given = call.request.query_params.getlist("message")
     message = given[0] if given else None
     if len(given) > 1 or len(message or "") > MESSAGE:

@@ -1,7 +1,7 @@
-"""The Open Inference Protocol, version 2: infer, metadata and health, with texts as BYTES, in JSON or binary.
+"""The Open Inference Protocol, version 2: inference and metadata. Texts are tensors of the datatype BYTES.
 
-In the extension `binary_tensor_data`, the values of a tensor follow the JSON in the body. The header
-`Inference-Header-Content-Length` has the length of the JSON.
+The server supports the protocol's extension `binary_tensor_data`, in which the values of tensors follow the JSON in the
+body as binary data. The header `Inference-Header-Content-Length` then has the length of the JSON.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from afina.store.api_keys import Key
 TEXT, PAIR = "text", "pair"
 
 EXTENSIONS = ("binary_tensor_data",)
-"""Extensions of the protocol that the server supports."""
+"""The extensions of the Open Inference Protocol that the server supports."""
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-"""Header of a request or response with binary data: bytes of the JSON."""
+"""The header, of a request or response with binary data, that has the number of bytes of the JSON."""
 
 LENGTH = struct.Struct("<I")
-"""The length of a text in binary data."""
+"""The format of the length before each text in binary data: four bytes, little endian."""
 
 _DIGITS = re.compile("[0-9]{1,10}")
 _DTYPES = {"BOOL": "?", "FP32": "<f4", "FP64": "<f8"}
@@ -127,7 +127,10 @@ class TensorParameters(Body):
 
 
 class Tensor(Body):
-    """An input tensor: texts, or the second texts of pairs. `data` is required, unless binary data follows the JSON."""
+    """An input tensor with texts, or with the second texts of pairs.
+
+    The field `data` is required, unless the texts follow the JSON as binary data.
+    """
 
     model_config = ConfigDict(json_schema_extra={"required": ["name", "shape", "datatype", "data"]})
 
@@ -143,7 +146,7 @@ class Tensor(Body):
 
     @property
     def binary_size(self) -> int | None:
-        """Bytes of the tensor after the JSON; None: the texts are in the JSON."""
+        """The number of bytes of the tensor's binary data after the JSON. None: the texts are in the JSON."""
         return None if self.parameters is None else self.parameters.binary_data_size
 
 
@@ -157,7 +160,7 @@ class OutputParameters(Body):
 
 
 class Output(Body):
-    """An output tensor to return."""
+    """An output tensor that the response should contain."""
 
     name: str = Field(description="name of the output, as in the model's metadata")
     parameters: OutputParameters | None = Field(None, description="options")
@@ -178,7 +181,7 @@ class Infer(Body):
     )
 
     def check(self, asked: AcceptedRequest) -> None:
-        """Raise InvalidData for an output tensor that the model does not have, or that is requested twice."""
+        """Raise InvalidData if a requested output tensor does not exist for the model, or is requested twice."""
         known = [one.name for one in ANSWER_FORMATS[asked.objective.kind].tensor_types(asked.objective)]
         names = [one.name for one in self.outputs or ()]
         for index, name in enumerate(names):
@@ -188,13 +191,13 @@ class Infer(Body):
 
 
 def parts(content: bytes, headers: Sequence[str]) -> tuple[bytes, bytes]:
-    """Return the JSON of a body, and the binary data after the JSON.
+    """Return the JSON of a request's body, and the binary data that follows the JSON.
 
     Args:
-        headers: the values of the header `Inference-Header-Content-Length`.
+        headers: the values of the header `Inference-Header-Content-Length`. Empty: the whole body is JSON.
 
     Raises:
-        Refusal: the header is not a length, or exceeds the body.
+        Refusal: there are several values, or the value is not a number of at most the body's bytes.
     """
     if not headers:
         return content, b""
@@ -210,13 +213,13 @@ def parts(content: bytes, headers: Sequence[str]) -> tuple[bytes, bytes]:
 
 
 def texts(body: Infer, binary: bytes = b"") -> Sequence[Text]:
-    """Return the texts of a request: of the tensor `text`, and of the tensor `pair` if there is one.
+    """Return the texts of an inference request, from the tensor `text` and, for pairs, the tensor `pair`.
 
     Args:
-        binary: the binary data after the JSON.
+        binary: the binary data that follows the JSON in the body.
 
     Raises:
-        InvalidData: the input tensors have another form.
+        InvalidData: the names, sizes, shapes or values of the input tensors are wrong.
     """
     names, columns = [one.name for one in body.inputs], dict[str, list[str]]()
     if TEXT not in names or len({*names}) < len(names):
@@ -262,7 +265,7 @@ def _column(tensor: Tensor, binary: bytes) -> list[str]:
 
 
 def _from_binary(name: str, binary: bytes) -> list[str]:
-    """Return the texts of a BYTES tensor. Raises InvalidData."""
+    """Return the texts in the binary data of a BYTES tensor. Raises InvalidData if the binary data is malformed."""
     found, place = list[str](), 0
     while place < len(binary):
         start = place + LENGTH.size
@@ -282,7 +285,7 @@ def _from_binary(name: str, binary: bytes) -> list[str]:
 def answered(
     body: Infer, answers: Sequence[ServedAnswer], name: str, version: str
 ) -> tuple[dict[str, Any], Sequence[bytes]]:
-    """Return the JSON of the response, and the binary data of each output that the request wants as binary."""
+    """Return the JSON of the response, and the binary data of each output tensor that is requested as binary data."""
     made = {one["name"]: one for one in _outputs(answers)}
     always = bool(body.parameters and body.parameters.binary_data_output)
     wanted = body.outputs or [Output(name=one, parameters=None) for one in made]
@@ -330,7 +333,7 @@ def _model(client: str, task: str, version: str | None) -> str:
 
 
 def _named(client: str, task: str) -> str:
-    """Return the name of a model in the Open Inference Protocol, in which the version is not a part of the name."""
+    """Return a model's name for the Open Inference Protocol, in which names contain no version: `client/task`."""
     return f"{client}/{task.partition('@')[0]}"
 
 
@@ -342,7 +345,7 @@ async def metadata(call: Called, client: str, task: str, version: str | None = N
 
 
 def _described(core: Core, key: Key, model: str) -> dict[str, Any]:
-    """Return the metadata of a model, without its name."""
+    """Return the metadata of a model, except the model's name."""
     found = core.version(key, model)
     there = core.store.versions(found.name)
     numbers = [one.number for one in there if not (one.deleted or core.engine.is_for_another(one.manifest))]
@@ -359,7 +362,7 @@ def _described(core: Core, key: Key, model: str) -> dict[str, Any]:
 
 @router.answers(routes.MODEL_READY, MODEL_READY)
 async def model_ready(call: Called, client: str, task: str, version: str | None = None) -> Response:
-    """Return whether a model exists and can be served."""
+    """Return status 200 if a model exists and can be served, else an error."""
     await call.look(call.core.version, call.key, _model(client, task, version))
     return JSONResponse({"name": _named(client, task), "ready": True})
 

@@ -1,6 +1,9 @@
-"""afina's own protocol: one text for several models (`POST /tasks`), lines (`POST /bulk`), aliases and shadows.
+"""afina's own HTTP protocol.
 
-The request bodies and responses are afina's own.
+- `POST /tasks` answers one text with several models.
+- `POST /bulk` answers JSON lines.
+- `PUT /aliases/...` moves an alias to another version.
+- `GET /shadows/...` compares a shadow version with the production version.
 """
 
 from __future__ import annotations
@@ -128,7 +131,7 @@ router = ProtocolRouter()
 
 
 class Tasks(Body):
-    """A text, or a pair of texts, and the models that answer."""
+    """A text or a pair of texts, and the models that answer it."""
 
     text: Readable = Field(description="the text, or the first text of a pair")
     pair: Readable | None = Field(None, description="the second text of a pair")
@@ -138,7 +141,7 @@ class Tasks(Body):
 
 
 class Alias(Body):
-    """The body with the version to which an alias is to point."""
+    """The version that an alias is moved to, and the reason for the audit log."""
 
     version: int = Field(ge=1, description="number of the version")
     expected: int | None = Field(
@@ -152,7 +155,7 @@ class Alias(Body):
 
 @router.answers(routes.TASKS, TASKS_ANSWER, Tasks, TASKS_EXAMPLE)
 async def tasks(call: Called) -> Response:
-    """Return the answers of several models of the key's client to one text. All answers are computed in one batch."""
+    """Return the answers of several models of the key's client to one text, computed in one batch if possible."""
     body = await call.body(Tasks)
     text = [Text(body.text, body.pair)]
     found = await call.together([call.asks(model, text) for model in body.models])
@@ -162,18 +165,20 @@ async def tasks(call: Called) -> Response:
 
 @router.answers(routes.BULK, lines=LINE_EXAMPLE, media="application/x-ndjson", query=["model"])
 async def bulk(call: Called) -> Response:
-    """Read JSON lines and return one JSON line for each, in the same order, while the lines arrive.
+    """Read JSON lines with texts, and return a JSON line with the answer to each line, in the same order.
 
-    The query's `model` is the model for lines without one.
+    The first answers are returned while further lines still arrive. The query parameter `model` is the model for lines
+    without the field `model`.
     """
     return Bulk(call, call.model_in_query)
 
 
 @router.answers(routes.ALIAS, ALIAS_ANSWER, Alias, ALIAS_EXAMPLE)
 async def move(call: Called, client: str, task: str, alias: str) -> Response:
-    """Point an alias to a version.
+    """Make an alias point to a version of a model.
 
-    The audit log has the id of the key. The version is served once it has passed its golden test.
+    The audit log records the id of the API key. The server answers with the version once the version has passed its
+    golden test.
     """
     body = await call.body(Alias)
     wanted = (f"{client}/{task}", alias, body.version, body.expected, body.share, body.message)
@@ -182,7 +187,7 @@ async def move(call: Called, client: str, task: str, alias: str) -> Response:
 
 @router.answers(routes.SHADOW, SHADOW)
 async def shadow(call: Called, client: str, task: str) -> Response:
-    """Return the shadow version of a model, and how often its answers differ from those in production.
+    """Return the state of a model's shadow version, and how often its answers differ from the production version's.
 
     The counts cover only the texts that this server received.
     """

@@ -1,7 +1,7 @@
-"""OpenAI's protocol, as the package `openai` and clients of vLLM speak it: completions, chat completions, responses.
+"""OpenAI's protocol for the package `openai` and for clients of vLLM: completions, chat completions and responses.
 
-The model's prompt template is put around a prompt, and the model's decoding settings are the defaults, as in `afina
-predict`. A chat needs a model that was trained with the backbone's chat template.
+The prompt of a completion is put into the adapter's prompt template, and the adapter's decoding settings are the
+defaults, as in `afina predict`. Chats need an adapter that was trained with the backbone's chat template.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ router = ProtocolRouter()
 
 
 class TextTools:
-    """Makes texts from token ids, and guides from grammars, with the tokenizer of the server. Thread-safe."""
+    """Objects that make texts from token ids, and guides from grammars, with the backbone's tokenizer. Thread-safe."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -45,7 +45,7 @@ class TextTools:
 
 
 async def _tools_of(call: ClientCall) -> TextTools:
-    """Return the TextTools of a server, which are made at the first request."""
+    """Return the server's TextTools object, which is made at the first request for it."""
     state = call.request.app.state
     if getattr(state, "text_tools", None) is None:
         state.text_tools = await call.look(TextTools, call.core.engine.backbone.tokenizer)
@@ -61,7 +61,10 @@ async def _tools_of(call: ClientCall) -> TextTools:
     events=openai_answers.COMPLETION_EVENT,
 )
 async def completions(call: Called) -> Response:
-    """Generate an answer to each prompt (OpenAI's completions), inside the model's prompt template."""
+    """Generate an answer to each prompt (OpenAI's completions).
+
+    A prompt that is a text is put into the model's prompt template, unless `template` is false.
+    """
     body = await call.body(CompletionRequest)
     return await _answered(call, body, openai_bodies.completion_texts(body))
 
@@ -70,7 +73,7 @@ async def completions(call: Called) -> Response:
     routes.CHAT, openai_answers.CHAT_ANSWER, ChatRequest, openai_bodies.CHAT_EXAMPLE, events=openai_answers.CHAT_EVENT
 )
 async def chat(call: Called) -> Response:
-    """Generate the next message of a chat (OpenAI's chat completions), by a model that was trained on chats."""
+    """Generate the next message of a chat (OpenAI's chat completions). The model must have been trained on chats."""
     body = await call.body(ChatRequest)
     return await _answered(call, body, await _rendered(call, body))
 
@@ -98,7 +101,10 @@ async def _answered(
     texts: Sequence[Text],
     response: ResponsesRequest | None = None,
 ) -> Response:
-    """Return the answers. `response`: the `/v1/responses` request from which `body` was made."""
+    """Return the HTTP response with the generated answers to the texts.
+
+    `response`: the request to `/v1/responses` from which the chat request `body` was made. None: another route.
+    """
     try:
         return await _computed(call, body, texts, response)
     except InvalidData as error:
@@ -186,7 +192,16 @@ def _options(
     tools: TextTools,
     new: NewTokenQueue | None,
 ) -> GenerationOptions:
-    """Return the generation options of a request. `new`: receives tokens. Raises Refusal and errors of a grammar."""
+    """Return the generation options of a request.
+
+    Args:
+        prompts: The number of prompts in the request.
+        new: The queue that receives new tokens while they are generated. None: the response is not streamed.
+
+    Raises:
+        Refusal: An option is invalid.
+        AfinaError: Errors of the grammar that the request gives.
+    """
     number = openai_bodies.answers_wanted(body, prompts)
     logprobs = openai_bodies.alternatives(body)
     try:
@@ -209,7 +224,7 @@ def _options(
 
 
 def _check(accepted: AcceptedRequest) -> None:
-    """Raise Refusal for options that the model does not support."""
+    """Raise Refusal if a request has options that the model does not support."""
     decoding, options = accepted.decoding, accepted.request.generation
     assert decoding is not None
     assert options is not None
@@ -231,7 +246,13 @@ def _check(accepted: AcceptedRequest) -> None:
 
 
 async def _rendered(call: ClientCall, body: ChatRequest) -> Sequence[Text]:
-    """Return a chat as a prompt, by the model's chat template. Raises Refusal, Missing and InvalidData."""
+    """Return the messages of a chat as one prompt, rendered with the backbone's chat template.
+
+    Raises:
+        Refusal: The model was not trained on chats.
+        Missing: The key's client has no such model.
+        InvalidData: The chat template cannot render the messages.
+    """
     manifest = (await call.look(call.core.version, call.key, body.model, body.user or call.id)).manifest
     _check_chat(objectives.make(tuple(manifest["label_names"]), manifest.get("objective")), manifest.get("template"))
     messages = [one.for_template() for one in body.messages]
@@ -239,7 +260,7 @@ async def _rendered(call: ClientCall, body: ChatRequest) -> Sequence[Text]:
 
 
 def _check_chat(objective: Objective, template: str | None) -> None:
-    """Raise Refusal for a model that was not trained on chats."""
+    """Raise Refusal if the model does not generate text, or was not trained on chats."""
     if objective.auto_class != "language_model":
         raise Refusal(400, "invalid", "`model`: this model gives no text. Ask for its labels or its number.")
     if not (objective.settings or {}).get("chat"):

@@ -1,4 +1,4 @@
-"""Answers in the format of OpenAI's protocol: whole responses, and streamed events."""
+"""Classes that write answers in the formats of OpenAI's protocol, as a whole response or as server-sent events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from afina.server.json_shapes import COUNT, NOTHING, NUMBER, TEXT, Shape, about,
 from afina.server.routes import OPENAI
 
 LEAST = -9999.0
-"""OpenAI's value for the log-probability of a token that is next to impossible. JSON has no infinity."""
+"""The log-probability that OpenAI reports for an almost impossible token. JSON has no infinity."""
 
 _NOTHING_OR_TEXT = either(TEXT, NOTHING)
 _USAGE = record(
@@ -128,8 +128,8 @@ class ReportedToken(NamedTuple):
 
     Attributes:
         token: the id of the token.
-        logprobs: log-probabilities of the token and its alternatives. None for the first token of a prompt.
-        offset: number of characters of the answer before the token.
+        logprobs: the log-probabilities of the token and its alternatives. None for the first token of a prompt.
+        offset: the number of characters of the returned text before the token.
     """
 
     token: int
@@ -138,7 +138,7 @@ class ReportedToken(NamedTuple):
 
 
 class EchoedPrompt(NamedTuple):
-    """A prompt that the response returns before its answers. `text`: None for a prompt of token ids."""
+    """A prompt that the response repeats before each answer to it. `text` is None for a prompt of token ids."""
 
     tokens: Sequence[int]
     text: str | None
@@ -146,13 +146,13 @@ class EchoedPrompt(NamedTuple):
 
 @dataclass(eq=False)
 class WrittenAnswer:
-    """One answer, whose text is written while its tokens arrive.
+    """One generated answer, whose tokens are decoded to text while they arrive.
 
     Attributes:
-        index: number of the answer in the response.
-        stream: decodes tokens to text.
-        reported: tokens with log-probabilities that have not been written yet.
-        seen: number of tokens that have arrived.
+        index: the number of the answer in the response, from 0.
+        stream: decodes the tokens to text.
+        reported: the tokens with log-probabilities that have arrived but have not been written to the response yet.
+        seen: the number of tokens that have arrived.
     """
 
     index: int
@@ -170,20 +170,23 @@ class WrittenAnswer:
         return "".join(pieces)
 
     def end(self, outcome: GeneratedText) -> str:
-        """Return the rest of the text, also of tokens that did not arrive before. Raises InvalidData."""
+        """Return the rest of the answer's text, including the tokens of `outcome` that did not arrive before.
+
+        Raises InvalidData if the decoded tokens do not give the text of `outcome`.
+        """
         logprobs = None if outcome.logprobs is None else outcome.logprobs[self.seen :]
         text = self.add(NewTokens(outcome.tokens[self.seen :].tolist(), logprobs))
         return text + self.stream.end(outcome.text)
 
     def take_reported(self) -> list[ReportedToken]:
-        """Return the tokens with log-probabilities since the last call."""
+        """Return the tokens with log-probabilities that have arrived since the last call."""
         taken, self.reported = self.reported, []
         return taken
 
 
 @dataclass(frozen=True, eq=False)
 class AnswerHead:
-    """The fields at the beginning of each response and event, such as `id` and `model`."""
+    """The fields that each response and each event begins with, such as `id` and `model`."""
 
     request: str
     created: int
@@ -192,27 +195,27 @@ class AnswerHead:
 
 
 class OpenAIFormat(ABC):
-    """The base class of the formats of completions, chats and responses.
+    """The base class of the formats in which OpenAI's routes return generated answers.
 
     Args:
         texts: decodes tokens to texts.
-        reports: whether log-probabilities are written.
+        reports: whether the response contains log-probabilities.
     """
 
     prefix: ClassVar[str]
     whole: ClassVar[str]
-    """Type of a whole response."""
+    """The value of the field `object` in a whole response."""
     part: ClassVar[str]
-    """Type of an event."""
+    """The value of the field `object` in an event."""
 
     done: ClassVar[bytes] = b"data: [DONE]\n\n"
-    """The bytes after the last event of a stream."""
+    """The bytes that end a stream of server-sent events."""
 
     def __init__(self, head: AnswerHead, texts: TokenTexts, *, reports: bool) -> None:
         self.head, self.texts, self.reports = head, texts, reports
 
     def response(self, outcomes: Sequence[GeneratedText], decoding: Decoding, usage: dict[str, int]) -> dict[str, Any]:
-        """Return a whole response. Raises InvalidData."""
+        """Return a whole response with all answers. Raises InvalidData if tokens and text of an answer differ."""
         choices = []
         for index, outcome in enumerate(outcomes):
             answer = WrittenAnswer(index, AnswerStream(self.texts, decoding))
@@ -225,23 +228,32 @@ class OpenAIFormat(ABC):
         return {**self._head(self.whole), "choices": choices, "usage": usage}
 
     def events(self, answer: WrittenAnswer, text: str, finish: str | None, *, first: bool) -> Iterator[dict[str, Any]]:
-        """Yield the events of a piece of an answer. `first`: whether it is the answer's first piece."""
+        """Yield the server-sent events for a piece of an answer.
+
+        Args:
+            text: The text of the piece.
+            finish: Why the answer has ended, "stop" or "length". None: the answer has not ended.
+            first: Whether the piece is the first piece of the answer.
+        """
         logprobs = self._logprobs(answer.take_reported())
         yield {**self._head(self.part), "choices": [self._piece(answer.index, text, logprobs, finish, first)]}
 
     def last_events(self, usage: dict[str, int], *, wanted: bool) -> Sequence[dict[str, Any]]:
-        """Return the events after all answers. `wanted`: whether the request asks for the usage."""
+        """Return the events that follow the last piece of the answers, with the numbers of tokens.
+
+        `wanted`: Whether the request asks for the numbers of tokens (`usage`).
+        """
         return [{**self._head(self.part), "choices": [], "usage": usage}] if wanted else []
 
     def failure(self, refusal: Refusal) -> dict[str, Any]:
-        """Return the event of an error that occurs after the first event."""
+        """Return the event for an error that occurs after the response has begun."""
         return OPENAI.error(refusal.status, refusal.kind, refusal.message)
 
     def encoded(self, event: dict[str, Any]) -> bytes:
         return f"data: {json.dumps(event, ensure_ascii=False)}\n\n".encode()
 
     def _before(self, index: int, outcome: GeneratedText) -> tuple[str, list[ReportedToken]]:
-        """Return the text before an answer, and its tokens with log-probabilities."""
+        """Return the text that is returned before an answer, and the tokens of this text with log-probabilities."""
         return "", []
 
     def _head(self, kind: str) -> dict[str, Any]:
@@ -254,7 +266,7 @@ class OpenAIFormat(ABC):
 
     @abstractmethod
     def _reported(self, reported: Sequence[ReportedToken]) -> dict[str, Any]:
-        """Return log-probabilities of tokens in the format of the response."""
+        """Return the log-probabilities of tokens in the JSON format of the response."""
 
     @abstractmethod
     def _choice(self, index: int, text: str, logprobs: dict[str, Any] | None, finish: str) -> dict[str, Any]:
@@ -268,13 +280,13 @@ class OpenAIFormat(ABC):
 
 
 class CompletionFormat(OpenAIFormat):
-    """Responses of `/v1/completions`.
+    """The format of the responses of `/v1/completions`.
 
     Args:
         texts: decodes tokens to texts.
-        reports: whether log-probabilities are written.
-        prompts: prompts that are returned before their answers. Empty: they are not returned.
-        n: number of answers for each prompt.
+        reports: whether the response contains log-probabilities.
+        prompts: the prompts, if the response repeats them before their answers. Empty: no prompt is repeated.
+        n: the number of answers to each prompt.
     """
 
     prefix = "cmpl"
@@ -287,7 +299,10 @@ class CompletionFormat(OpenAIFormat):
         self._prompts, self._n = prompts, n
 
     def _before(self, index: int, outcome: GeneratedText) -> tuple[str, list[ReportedToken]]:
-        """Return an echoed prompt with the whitespace that was removed from the start of the answer."""
+        """Return the prompt that is repeated before an answer, and the prompt's tokens with log-probabilities.
+
+        The whitespace that was removed from the start of the answer is appended to the prompt.
+        """
         if not self._prompts:
             return "", []
         prompt = self._prompts[index // self._n]
@@ -331,12 +346,12 @@ class CompletionFormat(OpenAIFormat):
 
 
 class ChatFormat(OpenAIFormat):
-    """Responses of `/v1/chat/completions`.
+    """The format of the responses of `/v1/chat/completions`.
 
     Args:
         texts: decodes tokens to texts.
-        reports: whether log-probabilities are written.
-        function: name of the function that the answers call. None: the answers are texts.
+        reports: whether the response contains log-probabilities.
+        function: the name of the function that the answers call. None: the answers are texts.
     """
 
     prefix = "chatcmpl"

@@ -1,7 +1,7 @@
-"""Request bodies of OpenAI's protocol, as the package `openai` sends them, and the generation options in them.
+"""Pydantic models of the request bodies of OpenAI's protocol, and functions that read generation options from them.
 
-An unknown field is refused, and so is a known field that would change an answer and is not supported. A field with the
-value null counts as left out.
+A field that is unknown is refused. A field of OpenAI's protocol is refused if it would change the answer and this
+server does not support it. A field with the value null counts as absent.
 """
 
 from __future__ import annotations
@@ -24,22 +24,28 @@ from afina.server.receipts import Prompt
 from afina.server.requests import Text
 
 PROMPTS, ANSWERS = 64, 64
-"""Most prompts of a request, and most answers of a request. `Settings` has the limit of answers to a prompt."""
+"""The largest number of prompts in a request, and the largest number of answers to all its prompts together.
+
+`Settings.choices` is the largest number of answers to one prompt.
+"""
 
 MESSAGES = 256
-"""Most messages of a chat."""
+"""The largest number of messages in a chat."""
 
 STOPS, STOP_CHARACTERS = 16, 64
-"""Most stop strings, and most characters of one."""
+"""The largest number of stop strings in a request, and the largest number of characters of a stop string."""
 
 BIASES = 128
-"""Most tokens with a bias. The receipt of an answer, a header, has all of them."""
+"""The largest number of tokens in `logit_bias`. The receipt, which is an HTTP header, contains all these tokens."""
 
 ECHOED = 1 << 17
-"""Most log-probabilities of the prompts of a request. Each takes a few hundred bytes in memory and in the response."""
+"""The largest number of log-probabilities of prompt tokens in a response.
+
+Each log-probability takes a few hundred bytes in memory and in the response.
+"""
 
 ALTERNATIVES = 20
-"""Most log-probabilities of alternatives at each token."""
+"""The largest number of alternative tokens whose log-probabilities a request may ask for at each token."""
 
 COMPLETION_EXAMPLE = {
     "model": "acme/replies@production",
@@ -57,7 +63,7 @@ _ANY_JSON = dict[str, Any]
 
 
 class StreamOptions(Strict):
-    """Options of a streamed response."""
+    """The options of a streamed response."""
 
     include_usage: bool | None = Field(None, description="true: the last event has the numbers of tokens")
     continuous_usage_stats: bool | None = Field(
@@ -80,7 +86,7 @@ class NamedSchema(Strict):
 
 
 _VALUES: Mapping[str, Any] = {"json": dict, "json_object": (dict, type(None)), "regex": str}
-"""Types of `value` by the type of a response format. Other types have no value."""
+"""The Python types of the field `value`, by the type of a response format. Other response formats have no `value`."""
 
 
 class ResponseFormat(Strict):
@@ -97,7 +103,7 @@ class ResponseFormat(Strict):
 
 
 class StructuredOutputs(Strict):
-    """The grammar of an answer, as in vLLM. Exactly one field is given."""
+    """The grammar that restricts an answer, as in vLLM. Exactly one of the fields must be given."""
 
     choice: Array[str] | None = Field(None, description="the answer is one of these texts")
     regex: str | None = Field(
@@ -118,7 +124,7 @@ SETTING = "Default: the model's own setting, as `afina predict` uses it"
 
 
 Nothing = Annotated[list[Any], Field(max_length=0)]
-"""An empty array."""
+"""The type of an array that must be empty."""
 
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
@@ -131,13 +137,13 @@ def _token_name(name: Any) -> Any:
 
 
 TokenName = Annotated[str, BeforeValidator(_token_name)]
-"""A token id as the name of a JSON field."""
+"""The type of a token id that is the name of a field in a JSON object."""
 
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class Unused(Strict):
-    """Fields that change no answer of this server, with their accepted values."""
+    """Request fields that are not generation options, with the values that this server accepts."""
 
     user: str | None = Field(None, description="the end user, all of whose requests one version answers")
     safety_identifier: str | None = Field(None, description="accepted and not used")
@@ -227,11 +233,11 @@ class Generate(Sampled):
 
 
 TokenIds = Annotated[Array[TokenId], Field(min_length=1)]
-"""A prompt as token ids."""
+"""The type of a prompt that is an array of token ids."""
 
 
 def _form_of(prompt: Any) -> str:
-    """Return the form of a prompt, text or token ids, by its first element."""
+    """Return the form of the field `prompt` by its first element: a text, texts, token ids or arrays of token ids."""
     if isinstance(prompt, str):
         return "<text>"
     first = prompt[0] if prompt else ""
@@ -248,7 +254,7 @@ class CompletionRequest(Generate):
     """A request of OpenAI's completions API."""
 
     most_values: ClassVar[int] = 1 << 16
-    """64 prompts of 1,000 token ids."""
+    """Largest number of JSON values in the body, which is enough for 64 prompts of 1,000 token ids."""
 
     prompt: Annotated[
         Annotated[str, Tag("<text>")]
@@ -325,7 +331,7 @@ class Message(Strict):
         return content if isinstance(content, str) else "".join(part.text for part in content)
 
     def for_template(self) -> dict[str, str]:
-        """Return the message in the form that chat templates expect."""
+        """Return the message as the dictionary that transformers' chat templates expect."""
         return {"role": self.role, "content": self.text, **({} if self.name is None else {"name": self.name})}
 
 
@@ -357,17 +363,17 @@ class AssistantMessage(Message):
     annotations: Nothing | None = Field(None, description="not supported: only []")
 
     def for_template(self) -> dict[str, str]:
-        """Return the message in the form that chat templates expect.
+        """Return the message as the dictionary that transformers' chat templates expect.
 
-        A tool call becomes the text that the model wrote: the arguments. Few chat templates have a form for tool calls,
-        and the model was not trained on that form.
+        A tool call becomes the text that the model wrote, which is the JSON of the arguments. Few chat templates have a
+        form for tool calls, and the model was not trained on such a form.
         """
         calls = [call.function.arguments for call in self.tool_calls or []]
         return {**super().for_template(), "content": "\n".join([self.text, *calls] if self.text else calls)}
 
 
 class ToolMessage(Message):
-    """The result of a tool call."""
+    """A message with the result of a tool call."""
 
     role: Literal["tool"] = Field(description="who says it")
     content: Content = Field(description="the text, or parts of it, which are joined")
@@ -412,7 +418,10 @@ class ChatRequest(Generate, Tools):
 
 
 def completion_texts(body: CompletionRequest) -> Sequence[Text]:
-    """Return the prompts of a completions request, texts or token ids. Raises Refusal."""
+    """Return the prompts of a completions request, which are texts or token ids.
+
+    Raises Refusal if `pair` or `template` cannot be combined with the prompts.
+    """
     if isinstance(body.prompt, str):
         return [Text(body.prompt, body.pair)]
     if body.pair is not None:
@@ -427,14 +436,14 @@ def completion_texts(body: CompletionRequest) -> Sequence[Text]:
 
 
 def prompt_of(body: CompletionRequest) -> Prompt:
-    """Return whether the prompts of a request are texts, raw prompts or token ids."""
+    """Return the form of a request's prompts: "text" for the adapter's template, "raw" for none, or "tokens"."""
     if isinstance(body.prompt, str) or isinstance(body.prompt[0], str):
         return "raw" if body.template is False else "text"
     return "tokens"
 
 
 def check_echo(body: CompletionRequest) -> None:
-    """Raise Refusal if a request combines `echo` with an option that does not support it."""
+    """Raise Refusal if a request combines `echo` with an option that cannot be combined with it."""
     if not body.echo:
         if body.max_tokens == 0:
             raise Refusal(400, "invalid", "`max_tokens`: found 0, expected at least 1. Only `echo` allows 0.")
@@ -447,7 +456,7 @@ def check_echo(body: CompletionRequest) -> None:
 
 
 def refusal(body: CompletionRequest | ChatRequest, error: InvalidData) -> Refusal:
-    """Return the refusal for an error about the request, with the body's field that caused the error."""
+    """Return the refusal for an error in the request. Its message begins with the field that caused the error."""
     text = "messages" if isinstance(body, ChatRequest) else "prompt"
     form = "structured_outputs" if body.structured_outputs is not None else "response_format"
     form = form if function_of(body) is None else "tools"
@@ -475,7 +484,7 @@ def refusal(body: CompletionRequest | ChatRequest, error: InvalidData) -> Refusa
 
 
 def _field(body: CompletionRequest | ChatRequest, option: str) -> str:
-    """Return the request field that sets this decoding option, such as `max_tokens` for `max_new_tokens`."""
+    """Return the request field that sets a decoding option, such as `max_tokens` for `max_new_tokens`."""
     if option != "max_new_tokens":
         name = _OTHERWISE.get(option, option)
         return "top_logprobs" if name == "logprobs" and isinstance(body, ChatRequest) else name
@@ -484,7 +493,7 @@ def _field(body: CompletionRequest | ChatRequest, option: str) -> str:
 
 
 def answers_wanted(body: Generate, prompts: int) -> int:
-    """Return the number of answers for each prompt. Raises Refusal for too many answers in all."""
+    """Return the number of answers to each prompt. Raises Refusal if all prompts together have too many answers."""
     number = body.n or 1
     if isinstance(body, CompletionRequest) and body.best_of not in (None, number):
         raise Refusal(400, "unsupported", f"`best_of`: found {body.best_of}, expected {number}, as `n`.")
@@ -494,7 +503,10 @@ def answers_wanted(body: Generate, prompts: int) -> int:
 
 
 def alternatives(body: CompletionRequest | ChatRequest) -> int | None:
-    """Return the number of alternatives at each token; None: no log-probabilities. Raises Refusal."""
+    """Return the number of alternative tokens whose log-probabilities are reported at each token.
+
+    None means that no log-probabilities are reported. Raises Refusal for `top_logprobs` without `logprobs`.
+    """
     if isinstance(body, CompletionRequest):
         return body.logprobs
     if body.top_logprobs is not None and not body.logprobs:
@@ -506,17 +518,17 @@ _ALIKE = (
     *("temperature", "top_p", "min_p", "seed", "ignore_eos"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
 )
-"""Fields that `Decoding` has by the same names."""
+"""The fields of a request body that have the same names in `Decoding`."""
 
 _OTHERWISE = {"min_new_tokens": "min_tokens"}
-"""Fields of a body by their names in `Decoding`."""
+"""The fields of a request body that have another name in `Decoding`, by that name."""
 
 
 def decoding_changes(body: CompletionRequest | ChatRequest, *, guided: bool) -> Mapping[str, Any]:
-    """Return the fields of `Decoding` that a request changes. Raises Refusal.
+    """Return the fields of `Decoding` that a request changes. Raises Refusal if fields contradict each other.
 
-    At temperature 0, top-p, top-k and min-p have no effect. A guided answer has no stop strings, stop tokens, beams or
-    forbidden n-grams, so that it follows its grammar to the end.
+    At temperature 0, top-p, top-k and min-p are switched off. An answer that a grammar restricts (`guided`) has no stop
+    strings, stop tokens, beams or forbidden n-grams, so that the answer follows its grammar to the end.
     """
     most = [body.max_tokens, *([body.max_completion_tokens] if isinstance(body, ChatRequest) else [])]
     given = {one for one in most if one is not None}
@@ -551,7 +563,10 @@ def decoding_changes(body: CompletionRequest | ChatRequest, *, guided: bool) -> 
 
 
 def function_of(body: Generate) -> Function | None:
-    """Return the function that the answers must call; None: the answers are texts. Raises Refusal."""
+    """Return the function that the answers must call, or None if the answers are texts.
+
+    Raises Refusal if the request forces a function call and also has `structured_outputs`.
+    """
     function = tools.forced(body) if isinstance(body, Tools) else None
     if function is not None and body.structured_outputs is not None:
         raise Refusal(400, "invalid", "`structured_outputs`: leave it out, or leave `tool_choice` out.")
@@ -559,15 +574,16 @@ def function_of(body: Generate) -> Function | None:
 
 
 def is_guided(body: Generate) -> bool:
-    """Whether a request restricts its answers by a grammar, such as a JSON schema."""
+    """Return whether a request has a field that can restrict its answers by a grammar, such as a JSON schema."""
     given = body.structured_outputs, body.response_format, body.tools if isinstance(body, Tools) else None
     return any(one is not None for one in given)
 
 
 def grammar_of(body: Generate) -> Grammar | None:
-    """Return the grammar of the answers; None: any text is allowed. Raises Refusal and InvalidData.
+    """Return the grammar that restricts the answers, or None if any text is allowed.
 
-    A function call follows the function's JSON schema; a text follows `response_format`.
+    The arguments of a function call must follow the function's JSON Schema. A text must follow `response_format` or
+    `structured_outputs`. Raises Refusal and InvalidData if the fields are invalid.
     """
     if (function := function_of(body)) is not None:
         guides.require()

@@ -1,7 +1,7 @@
-"""Generated answers while they are computed: wait for their tokens, and send them as server-sent events.
+"""Code that waits for the tokens of generated answers, and sends them as server-sent events.
 
-The computing thread only appends new tokens to a queue. The event loop decodes them to text. A client that reads slowly
-gets fewer and longer pieces, so that at most the tokens of its answers wait in memory.
+The computing thread only appends new tokens to a queue, and the event loop decodes the tokens to text. A client that
+reads slowly gets fewer and longer pieces of text, so that nothing but the tokens of its answers waits in memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ from afina.server.requests import AcceptedRequest
 
 
 class NewTokenQueue:
-    """New tokens of a request's answers, passed from the computing thread to the event loop that creates the queue."""
+    """A queue that passes new tokens of a request's answers from the computing thread to the event loop.
+
+    The queue must be created in the event loop.
+    """
 
     def __init__(self) -> None:
         self._loop, self._event = asyncio.get_running_loop(), asyncio.Event()
@@ -34,19 +37,19 @@ class NewTokenQueue:
         self._woken = False
 
     def put(self, number: int, new: NewTokens) -> None:
-        """Append new tokens of an answer. Called in the computing thread."""
+        """Append new tokens of the answer `number`. The computing thread calls this method."""
         self._new.append((number, new))
         self.wake()
 
     def wake(self) -> None:
-        """Let `wait` return. Can be called in any thread."""
+        """Let the method `wait` return. Can be called in any thread."""
         if not self._woken:
             self._woken = True
             with suppress(RuntimeError):  # the event loop has ended
                 self._loop.call_soon_threadsafe(self._event.set)
 
     async def wait(self) -> None:
-        """Wait for new tokens, or for a call of `wake`."""
+        """Wait until new tokens are appended, or `wake` is called."""
         await self._event.wait()
         self._event.clear()
         self._woken = False
@@ -57,12 +60,12 @@ class NewTokenQueue:
 
 
 class PendingAnswers:
-    """The answers of an accepted request. The caller must `close` them.
+    """The generated answers of an accepted request, some of which may not be complete. The caller must `close` them.
 
     Args:
-        call: the client's call, whose body was read.
-        accepted: the request, whose texts are in the queue; closed by `close`.
-        new: the queue to which the core appends new tokens.
+        call: the client's call, whose body was already read.
+        accepted: the accepted request, whose texts are in the queue. `close` also closes this request.
+        new: the queue to which the computing thread appends new tokens.
     """
 
     def __init__(self, call: ClientCall, accepted: AcceptedRequest, new: NewTokenQueue) -> None:
@@ -78,7 +81,10 @@ class PendingAnswers:
         return all(future.done() for future in self.futures)
 
     async def next(self) -> None:
-        """Wait for new tokens or the end of an answer. Raises Refusal if the client disconnects, and TimeoutError."""
+        """Wait for new tokens or the end of an answer.
+
+        Raises Refusal if the client closes its connection, and TimeoutError after `Settings.generation_timeout`.
+        """
         waking = asyncio.ensure_future(self.new.wait())
         try:
             await self._watch.wait(waking, self._until)
@@ -86,7 +92,7 @@ class PendingAnswers:
             waking.cancel()
 
     def outcome(self, number: int) -> GeneratedText:
-        """Return a finished answer. Raises its error if it failed."""
+        """Return the complete answer `number`. Raises the error of the answer if the generation failed."""
         found: GeneratedText | AfinaError = self.futures[number].result()
         if isinstance(found, AfinaError):
             raise found
@@ -96,22 +102,22 @@ class PendingAnswers:
         return self.usage_with(sum(len(self.outcome(number).tokens) for number in range(len(self.futures))))
 
     def usage_with(self, answers: int) -> dict[str, int]:
-        """Return the usage: the numbers of prompt tokens and of this many answer tokens."""
+        """Return the numbers of tokens in the format of OpenAI's `usage`. `answers`: the tokens of all answers."""
         prompts = sum(len(one.tokens) for one in self.accepted.encoded)
         return {"prompt_tokens": prompts, "completion_tokens": answers, "total_tokens": prompts + answers}
 
     def close(self) -> None:
-        """Give up unfinished answers, and release the request's adapter."""
+        """Cancel unfinished answers, and release the request's adapter."""
         self._watch.close()
         self.accepted.close()
 
 
 class EventStream(Response):
-    """An ASGI response that streams answers as server-sent events, which begin when the first piece has arrived.
+    """An ASGI response that streams generated answers as server-sent events.
 
     Args:
-        pending: the answers, which the response closes.
-        usage: whether a last event has the numbers of tokens of the request.
+        pending: the answers, some of whose tokens have arrived. The response closes them.
+        usage: whether a last event has the numbers of tokens of the request and the answers.
         usage_so_far: whether each event has the numbers of tokens so far.
     """
 
@@ -133,7 +139,7 @@ class EventStream(Response):
         self._begun, self._ended = set[int](), set[int]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send events until every answer has ended, or the client is gone."""
+        """Send events until every answer is complete, or the client has closed its connection."""
         headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
@@ -152,7 +158,7 @@ class EventStream(Response):
             self._pending.close()
 
     async def _fail(self, error: Exception, send: Send) -> None:
-        """Send an error as the last event, unless the client is gone."""
+        """Send an error as the last event, unless the client has closed its connection."""
         core = self._pending.core
         refusal = refusal_of(core, "stream", error)
         core.metrics.refused.labels(refusal.kind).inc()
@@ -161,7 +167,7 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": content})
 
     def _events(self) -> Iterator[bytes]:
-        """Yield events with the text of new tokens. Raises the error of an answer."""
+        """Yield encoded events with the text of new tokens. Raises the error of an answer whose generation failed."""
         done = [number for number, future in enumerate(self._pending.futures) if future.done()]
         texts: dict[int, str] = {}
         for number, new in self._pending.new.take():

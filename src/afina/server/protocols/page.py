@@ -1,7 +1,7 @@
-"""The page at `/`: the answers of all adapters of a client to a text, and the server's throughput.
+"""The server's web page at `/`, which shows the answers of all adapters of a client to a text, and the throughput.
 
-Names and labels come from clients, so jinja2 escapes all values. The page, its script and its style (in `page_files`)
-contain no data of any client, and need no key.
+Names and labels come from clients, so jinja2 escapes all values in the HTML. The page, its script and its style sheet
+(in `page_files`) contain no data of any client, and need no API key.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from afina.store.api_keys import Key
 from afina.store.versions import PRODUCTION, NameSummary
 
 SHOWN = 8
-"""Labels of a task that are shown at first. The others are folded away."""
+"""The number of a task's labels that the web page shows at first. The user can unfold the other labels."""
 
 TERMS: dict[str, str] = {
     "adapter": "The weights that a training changed or added for one task. The server uses them with its pretrained "
@@ -54,22 +54,23 @@ TERMS: dict[str, str] = {
     "Tokens/s": "Tokens that were computed for your client per second. A token is a word or a part of a word.",
     "Waiting texts": "Texts of your client in the queue of the server.",
 }
-"""Definitions of the page's terms, in their order. The page has its own, because a reader may not have the docs."""
+"""The glossary of the web page: definitions of its terms, in the order of the page."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """The answer of one task, as the page shows it.
+    """The answer of one task on the web page.
 
     Attributes:
-        name: `client/task`.
-        version: number of the version that answered or failed.
-        aliases: aliases that point to the version.
+        name: the name of the task's model, `client/task`.
+        version: the number of the version that answered or failed.
+        aliases: the aliases that point to this version.
         labels: the answer in words: one label, several labels, or a number.
-        scores: labels with probabilities, in descending order; empty for regression.
+        scores: the labels with their probabilities, the highest first; empty for regression.
         cut: whether the text was truncated to the adapter's maximum length.
-        problem: why there is no answer; None if there is an answer.
-        model: the version whose answer the page's script streams; None if the answer is in `labels`.
+        problem: why there is no answer. None: there is an answer.
+        model: the version whose generated answer the page's script requests as a stream. None: the answer is in
+            `labels`.
     """
 
     name: str
@@ -83,24 +84,27 @@ class Card:
 
 
 def render_page() -> str:
-    """Return the page as HTML. It contains no data of any client."""
+    """Return the web page as HTML. The page contains no data of any client."""
     return _environment().get_template("page.html.j2").render(terms=TERMS)
 
 
 def render_answers(cards: Sequence[Card], beyond: int) -> str:
-    """Return the answers of tasks as an HTML fragment. `beyond`: number of tasks that were left out."""
+    """Return the answers of tasks as an HTML fragment. `beyond`: the number of tasks that were left out."""
     return _environment().get_template("answers.html.j2").render(cards=cards, beyond=beyond, shown=SHOWN)
 
 
 def render_throughput(rates: Rates, waiting: int) -> str:
-    """Return the server's throughput for a client as an HTML fragment. `waiting`: number of texts in the queue."""
+    """Return the server's throughput for a client as an HTML fragment.
+
+    `waiting`: the number of the client's texts in the queue.
+    """
     template = _environment().get_template("figures.html.j2")
     return template.render(rates=rates, waiting=waiting, window=WINDOW)
 
 
 @cache
 def page_file(name: str) -> str:
-    """Return the content of a file in the folder `page_files`."""
+    """Return the content of a file in the package's folder `page_files`."""
     return (files("afina.server.protocols") / "page_files" / name).read_text(encoding="utf-8")
 
 
@@ -125,15 +129,15 @@ def _anchor(term: str) -> str:
 
 
 def _inline(text: str) -> Markup:
-    """Return the text escaped for HTML, with a `code` element for text between backquotes."""
+    """Return a text escaped for HTML, in which words between backquotes are `code` elements."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 MOST_TASKS = 64
-"""Largest number of tasks that are asked about one text, in the order of their names."""
+"""The largest number of tasks that answer a text on the web page. These are the first tasks by name."""
 
 OF_THE_TEXT = (422, 429)
-"""Status of refusals that concern the text or the rate limit, and no single task."""
+"""The HTTP statuses of errors that concern the text or the rate limit, and not a single task."""
 
 EXAMPLE = {"text": "It broke on the second day."}
 
@@ -144,7 +148,11 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""Nothing is loaded from another origin, no script or style is inline, and no other page can embed or open this one."""
+"""Security headers of the web page.
+
+With these headers, the browser loads nothing from another origin, ignores inline scripts and styles, and does not let
+other pages embed or open this page.
+"""
 
 router = ProtocolRouter()
 
@@ -152,7 +160,7 @@ _FILE = 200, "The file.", TEXT
 
 
 class Sentence(Body):
-    """The body with the text that was typed into the page."""
+    """The text that the user typed into the web page."""
 
     text: Readable = Field(description="the text that the adapters answer")
 
@@ -163,28 +171,28 @@ def _html(content: str) -> Response:
 
 @router.answers_all(routes.HOME, _FILE, media="text/html")
 async def page(call: Called) -> Response:
-    """Return the page: a text field, and the answers of every adapter of a client. Needs no key."""
+    """Return the web page, on which a user enters a text and sees the answer of each adapter. Needs no key."""
     return _html(render_page())
 
 
 @router.answers_all(routes.SCRIPT, _FILE, media="text/javascript")
 async def script(call: Called) -> Response:
-    """Return the page's script. Needs no key."""
+    """Return the script of the web page. Needs no key."""
     return Response(page_file("script.js"), media_type="text/javascript", headers=HEADERS)
 
 
 @router.answers_all(routes.STYLE, _FILE, media="text/css")
 async def style(call: Called) -> Response:
-    """Return the page's style sheet. Needs no key."""
+    """Return the style sheet of the web page. Needs no key."""
     return Response(page_file("style.css"), media_type="text/css", headers=HEADERS)
 
 
 @router.answers(routes.PAGE_ANSWERS, None, Sentence, EXAMPLE, media="text/html")
 async def answers(call: Called) -> Response:
-    """Return the answers of every adapter of the key's client to a text, as an HTML fragment.
+    """Return the answers of the models of the key's client (at most 64) to a text, as HTML for the web page.
 
-    Each task answers with its version in production, or with its newest version if none is in production. The card of a
-    text-to-text task is empty: the page's script streams the answer by `/v1/completions`.
+    Each model answers with its version in production, or with its newest version if none is in production. The card of
+    a text-to-text model is empty, and the page's script requests the answer from `/v1/completions` as a stream.
     """
     body = await call.body(Sentence)
     listed = await call.look(call.core.listed, call.key)
@@ -201,7 +209,7 @@ async def answers(call: Called) -> Response:
 
 @router.answers(routes.PAGE_FIGURES, media="text/html")
 async def figures(call: Called) -> Response:
-    """Return the server's current throughput for the key's client, as an HTML fragment."""
+    """Return the server's current throughput for the key's client, as an HTML fragment for the web page."""
     core, client = call.core, call.key.client
     return _html(render_throughput(core.metrics.throughput.rates(client), core.batching.waiting_of(client)))
 
@@ -211,7 +219,7 @@ def _served(one: NameSummary) -> str:
 
 
 def _streamed(core: Core, key: Key, asked: Sequence[NameSummary]) -> dict[str, Card]:
-    """Return an empty card for each text-to-text task, by its name; the page's script fills it."""
+    """Return an empty card for each text-to-text task, by the task's name. The page's script fills in the answer."""
     cards = {}
     for one in asked:
         with suppress(AfinaError):  # the task is asked with the others, and its refusal says why

@@ -1,6 +1,6 @@
-"""Requests of OpenAI's `/v1/responses`, which are converted to requests of `/v1/chat/completions`.
+"""Requests to OpenAI's `/v1/responses`, which are converted to requests to `/v1/chat/completions`.
 
-No response is stored: each request sends the whole conversation.
+The server stores no response, so each request must contain the whole conversation.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from afina.server.protocols.openai_bodies import (
 from afina.server.protocols.tools import Function, NamedFunction, OfFunction
 
 ITEMS = MESSAGES - 1
-"""Most items of an input. `instructions` are one more message."""
+"""The largest number of items in the field `input`. The field `instructions` counts as one more message of the chat."""
 
 LOGPROBS = "message.output_text.logprobs"
-"""The element of `include` that asks for log-probabilities."""
+"""The element of the request field `include` that asks for log-probabilities."""
 
 EXAMPLE = {"model": "acme/replies@production", "input": "Where is my parcel?", "max_output_tokens": 40}
 
@@ -42,7 +42,7 @@ class InputText(Strict):
 
 
 class OutputText(Strict):
-    """A text part of an earlier answer, as this server returned it."""
+    """A text part of an earlier answer, in the form in which this server returned it."""
 
     type: Literal["output_text"] = Field(description="only text is supported")
     text: str = Field(description="the text")
@@ -54,7 +54,7 @@ Parts = Annotated[Array[InputText], Field(min_length=1, max_length=MESSAGES)]
 
 
 class MessageItem(Strict):
-    """A message of the conversation, which may be an answer that this server returned."""
+    """A message of the conversation, which may also be an earlier answer of this server."""
 
     type: Literal["message"] | None = Field(None, description="type of the item. Default: message")
     role: Literal["system", "developer", "user", "assistant"] = Field(
@@ -90,7 +90,10 @@ class FunctionResult(Strict):
 
 
 def _kind(item: Any) -> str | None:
-    """Return the type of an item of the conversation, parsed or not; None: the value is not an item."""
+    """Return the type of an item of the conversation, or None if the value is not an item.
+
+    The item is a dictionary or a pydantic model.
+    """
     kind = item.get("type") if isinstance(item, dict) else getattr(item, "type", "")
     return "message" if kind is None else kind if isinstance(kind, str) else None
 
@@ -121,7 +124,7 @@ class TextFormat(Strict):
 
 
 class TextOptions(Strict):
-    """The options of an answer that is a text."""
+    """The options of an answer that is a text and not a function call."""
 
     format: TextFormat | None = Field(None, description="the format of the answer")
     verbosity: Literal["medium"] | None = Field(None, description="not supported: only medium")
@@ -135,7 +138,7 @@ class Reasoning(Strict):
 
 
 class ResponseStreamOptions(Strict):
-    """Options of a streamed response."""
+    """The options of a streamed response."""
 
     include_obfuscation: Literal[False] | None = Field(None, description="not supported: only false")
 
@@ -186,7 +189,10 @@ class ResponsesRequest(Sampled):
 
 
 def chat_of(body: ResponsesRequest) -> ChatRequest:
-    """Return the chat completions request that has the same answer. Raises Refusal."""
+    """Return the chat completions request that is equivalent to a request to `/v1/responses`.
+
+    Raises Refusal if fields of the request contradict each other.
+    """
     if body.top_logprobs and not body.reports:
         raise Refusal(400, "invalid", f"`top_logprobs`: needs `include` with {LOGPROBS}.")
     choice: Any = body.tool_choice
@@ -221,9 +227,10 @@ def _format(text: TextOptions | None) -> dict[str, Any] | None:
 
 
 def messages_of(body: ResponsesRequest) -> list[dict[str, Any]]:
-    """Return the conversation as messages of a chat. Raises Refusal for the result of a call that is missing.
+    """Return the items of a conversation as messages of a chat.
 
-    Consecutive function calls, and an assistant message before them, become one message.
+    Consecutive function calls, and an assistant message before them, become one message of the assistant. Raises
+    Refusal if the conversation has the result of a function call, but not the function call itself.
     """
     made: list[dict[str, Any]] = [{"role": "system", "content": body.instructions}] if body.instructions else []
     if isinstance(body.input, str):
@@ -257,11 +264,14 @@ _FIELDS = {
     "response_format": "text.format",
     "logprobs": "include",
 }
-"""Fields of this request by the name of the chat request's field."""
+"""The fields of a `/v1/responses` request, by the names of the corresponding fields of a chat request."""
 
 
 def refusal(body: ResponsesRequest, error: Refusal | InvalidData) -> Refusal:
-    """Return the refusal of the chat request, with the names of this request's fields."""
+    """Return the refusal of the chat request that was made from a `/v1/responses` request.
+
+    In the message, the fields of the chat request are replaced by the fields of the `/v1/responses` request.
+    """
     found = Refusal.of(error)
     first = isinstance(error, InvalidData) and error.fields.get("number") == 1
     fields = {**_FIELDS, "messages": "instructions"} if first and body.instructions else _FIELDS

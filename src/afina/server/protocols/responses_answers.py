@@ -1,4 +1,4 @@
-"""Answers in the format of OpenAI's `/v1/responses`: whole responses, and streamed events."""
+"""The class that writes answers in the format of OpenAI's `/v1/responses`, as a whole response or as events."""
 
 from __future__ import annotations
 
@@ -151,13 +151,14 @@ EVENT = either(
 
 
 class ResponsesFormat(ChatFormat):
-    """The format of the response, or of the events, to one `/v1/responses` request.
+    """The format of the response to one `/v1/responses` request, or of the response's events.
 
     Args:
         texts: decodes tokens to texts.
-        reports: whether log-probabilities are written.
-        function: name of the function that the answer calls. None: the answer is a text.
-        sampling: temperature and top-p of the answer.
+        reports: whether the response contains log-probabilities.
+        function: the name of the function that the answer calls. None: the answer is a text.
+        body: the request, from which the response repeats fields.
+        sampling: the temperature and the top-p with which the answer was sampled.
     """
 
     done = b""
@@ -212,7 +213,7 @@ class ResponsesFormat(ChatFormat):
         yield self._event("output_item.done", output_index=0, item=self._item(self._ended))
 
     def last_events(self, usage: dict[str, int], *, wanted: bool) -> Sequence[dict[str, Any]]:
-        """Return the event with the whole response. `wanted` has no effect in this format."""
+        """Return the event that contains the whole response. The argument `wanted` has no effect in this format."""
         return [self._event(self._ended, response=self._whole(self._ended, usage))]
 
     def failure(self, refusal: Refusal) -> dict[str, Any]:
@@ -259,7 +260,10 @@ class ResponsesFormat(ChatFormat):
         return {"type": "function_call", "id": self._id, **call, "status": status}
 
     def _whole(self, status: str, usage: dict[str, int] | None = None) -> dict[str, Any]:
-        """Return the response with this status. `usage`: numbers of tokens; None before the answer's end."""
+        """Return the JSON of the response with a status.
+
+        `usage`: The numbers of input and output tokens. None while the answer is not complete.
+        """
         body = self._body
         return {
             "id": f"resp_{self.head.request}",
@@ -297,7 +301,7 @@ class ResponsesFormat(ChatFormat):
 
 
 def _json(value: Any) -> Any:
-    """Return a part of the request as JSON."""
+    """Return a part of the request (text, pydantic model or None) as a JSON value."""
     return value if value is None or isinstance(value, str) else value.model_dump(by_alias=True, exclude_none=True)
 
 

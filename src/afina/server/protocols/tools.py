@@ -1,7 +1,7 @@
-"""Functions in a request of OpenAI's protocol: an answer calls only the function that the request forces.
+"""Function calling in OpenAI's protocol: an answer calls a function only if the request names the function.
 
-An adapter is not trained to choose among functions, and its prompt does not list them, so a request must say which
-function the answer calls. A grammar then restricts the answer to arguments of this function.
+An adapter is not trained to choose among functions, and its prompt does not list functions. So a request must say which
+function the answer calls. A grammar then restricts the answer to valid arguments of this function.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
 
 
 class OfFunction(Strict):
-    """The base class of parts of a request about a function."""
+    """The base class of parts of a request that have the type `function`."""
 
     type: Literal["function"] = Field(description="only functions are supported")
 
 
 class NamedFunction(Strict):
-    """The name of a function."""
+    """The base class of parts of a request that name a function."""
 
     name: str = Field(description="name of the function", pattern=_PATTERN)
 
@@ -66,7 +66,10 @@ class Tools(Strict):
 
 
 def forced(body: Tools) -> Function | None:
-    """Return the function that the answer must call; None: the answer is a text. Raises Refusal."""
+    """Return the function that the answer must call, or None if the answer is a text.
+
+    Raises Refusal if `tools` and `tool_choice` do not name exactly one function.
+    """
     tools, choice = body.tools or [], body.tool_choice
     functions = {one.function.name: one.function for one in tools}
     if len(functions) < len(tools):
@@ -91,7 +94,7 @@ def forced(body: Tools) -> Function | None:
 
 
 def schema_of(function: Function) -> Mapping[str, Any]:
-    """Return the JSON schema of a function's arguments. Raises Refusal if the arguments are not an object."""
+    """Return the JSON Schema of a function's arguments. Raises Refusal if the schema's type is not object."""
     given = function.parameters or {"properties": {}, "additionalProperties": False}
     if given.get("type", "object") != "object":
         message = f"`tools`: the parameters of {function.name} have the type {str(given['type'])[:40]}"

@@ -1,6 +1,6 @@
-"""The protocol of vLLM: `POST /classify`, and `GET /v1/models`, which its clients call first.
+"""The protocol of vLLM: `POST /classify`, and `GET /v1/models`, which clients of vLLM call first.
 
-The formats are those of vLLM's OpenAI-compatible server.
+Requests and responses have the formats of vLLM's OpenAI-compatible server.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ _Tokens = Annotated[int, Field(ge=-1, json_schema_extra={"not": {"const": 0}}), 
 
 
 def _only(given: str, other: str) -> Shape:
-    """Return the JSON schema of a body that has exactly one of two fields."""
+    """Return the JSON Schema of a body that must have the field `given` and must not have the field `other`."""
     some = about({"type": ["string", "array"]}, "what is classified")
     return {"required": [given], "properties": {given: some, other: about(NOTHING, "left out")}}
 
 
 class Classify(Body):
-    """The body of vLLM's classification request. Token ids as input are not supported."""
+    """The body of a classification request of vLLM. Token ids as input are not supported."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [_only("input", "messages"), _only("messages", "input")]})
 
@@ -117,7 +117,7 @@ class Classify(Body):
 
 
 def texts(body: Classify) -> Sequence[Text]:
-    """Return the texts of a request. Raises InvalidData unless exactly one of `input` and `messages` is given."""
+    """Return the texts of a classification request. Raises InvalidData unless it has either `input` or `messages`."""
     if (body.input is None) == (body.messages is None):
         found = "both" if body.messages else "neither"
         raise problems.INPUT_OR_MESSAGES(found=found, option="input")
@@ -128,14 +128,19 @@ def texts(body: Classify) -> Sequence[Text]:
 
 @router.answers(routes.CLASSIFY, ANSWER, Classify, EXAMPLE)
 async def classify(call: Called) -> Response:
-    """Classify texts (protocol of vLLM). Probabilities are in the adapter's order of labels."""
+    """Classify texts (protocol of vLLM). The probabilities are in the order of the adapter's labels."""
     body = await call.body(Classify)
     found = await call.answers(body.model, texts(body), truncation=body.truncation)
     return call.answered(answered(body, found, call.id, int(publishing._seconds())), found)
 
 
 def answered(body: Classify, answers: Sequence[ServedAnswer], request: str, created: int) -> dict[str, Any]:
-    """Return the JSON of the response. `created`: seconds since 1970."""
+    """Return the JSON of the response to a classification request.
+
+    Args:
+        request: The id of the request.
+        created: The time of the response, in seconds since 1970.
+    """
     data = []
     for index, one in enumerate(answers):
         found = [score.score for score in one.scores(raw=body.use_activation is False)]
@@ -148,19 +153,22 @@ def answered(body: Classify, answers: Sequence[ServedAnswer], request: str, crea
 
 @router.answers(routes.MODELS, MODELS)
 async def models(call: Called) -> Response:
-    """List the models (client/task) of the key's client."""
+    """List the models of the key's client. The id of a model is client/task."""
     listed = await call.look(call.core.listed, call.key)
     return JSONResponse({"object": "list", "data": [_model(one.name, one.created) for one in listed]})
 
 
 @router.answers(routes.MODEL, MODEL)
 async def one_model(call: Called, id: str) -> Response:
-    """Return a model of the key's client by its id."""
+    """Return the entry of one model of the key's client."""
     version = await call.look(call.core.version, call.key, id)
     return JSONResponse(_model(id, version.created))
 
 
 def _model(name: str, created: str) -> dict[str, Any]:
-    """Return a model's entry in `/v1/models`. `created`: time of publication in ISO format, UTC."""
+    """Return the entry of a model in the list of `/v1/models`.
+
+    `created`: The time of the version's publication in ISO format, UTC.
+    """
     seconds = int(datetime.fromisoformat(created).timestamp())
     return {"id": name, "object": "model", "created": seconds, "owned_by": name.partition("/")[0]}

@@ -1,6 +1,10 @@
-"""The server as replicas on a Ray cluster: a Ray Serve deployment of the same HTTP application.
+"""The server as a Ray Serve deployment, whose replicas on a Ray cluster run the same HTTP application.
 
-`application` is a replica, `lifecycle` starts and ends the deployment. In the processes of Serve's HTTP proxies,
-`proxy` repeats requests whose replica died, and `routing` prefers replicas that have the adapter in memory. `proxy`,
-`routing` and `autoscaling` do not import torch or the engine. The package does not know how answers are computed.
+- `application`: a replica of the server.
+- `lifecycle`: starts, watches and ends the deployment.
+- `proxy`: middleware in the processes of Ray Serve's HTTP proxies, which repeats requests whose replica died.
+- `routing`: the request router, which prefers replicas that have the request's adapter in memory.
+- `autoscaling`: the policy for the number of replicas.
+
+`proxy`, `routing` and `autoscaling` do not import torch or the engine.
 """

@@ -1,6 +1,6 @@
-"""Choose the replica for a request: its model, and an order of replicas by adapters in memory and load.
+"""Functions that choose a replica for a request, by the adapters in the replicas' memory and by their load.
 
-`ProxyState` is shared by the middleware and the router of an HTTP proxy, which run in the proxy's process.
+The middleware and the router of an HTTP proxy run in the proxy's process, and share a `ProxyState`.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ from afina.server import routes
 from afina.server.settings import Settings
 
 SPILL = 4
-"""Requests that a replica may have more than the least busy one before requests for its adapters go elsewhere.
+"""A replica with this many more unfinished requests than the least busy replica gets no requests for its adapters.
 
-A few requests that wait are computed in one batch, which costs less than loading the adapter once more.
+A replica with fewer requests is still preferred for its adapters: computing a few waiting requests in one batch costs
+less than loading the adapter on another replica.
 """
 
 HELD = "held"
-"""Name of a replica's routing statistic: the keys of the adapters in its memory."""
+"""The name of the routing statistic with the affinity keys of the adapters in a replica's memory."""
 
 SHARE = 2
-"""Requests that a replica may have more than another one which holds the adapter too."""
+"""Of two replicas that have an adapter in memory, one with this many more unfinished requests is not preferred."""
 
 LIMITS = "limits"
-"""Name of a replica's routing statistic: the values of its `RequestLimits`."""
+"""The name of the routing statistic with the values of a replica's `RequestLimits`."""
 
 _BODY = re.compile(rb'"models?"\s*:\s*\[?\s*"([^"\\]{1,200})"')
 
 
 def model_of(path: str, query: bytes, body: bytes) -> str | None:
-    """Return the model that a request names in its path, query or JSON body. None: the request names no model.
+    """Return the model that a request names in its path, query or JSON body, or None if the request names no model.
 
-    The body is searched without parsing the JSON: a wrong guess only loads an adapter unnecessarily. A request for
-    several models counts as a request for the first model.
+    The body is searched without parsing the JSON, since a wrong result does no harm except loading an adapter on
+    another replica. A request for several models counts as a request for the first model.
     """
     if in_path := routes.model_of(path):
         return in_path
@@ -49,9 +50,9 @@ def model_of(path: str, query: bytes, body: bytes) -> str | None:
 
 
 def affinity_key(model: str) -> str:
-    """Return the key of a model: a digest of its name without version or alias.
+    """Return the affinity key of a model, which is a digest of the model's name without version or alias.
 
-    All versions of a name have the same key. Ray's logs and states contain the key, and no client's name.
+    All versions of a model have the same affinity key. Ray's logs contain affinity keys, and so no names of clients.
     """
     name = model.partition("@")[0]
     return hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
@@ -61,10 +62,10 @@ class RankedReplica(NamedTuple):
     """A replica that may answer a request.
 
     Attributes:
-        name: name of the replica.
-        holds: whether the replica has the adapter in memory.
-        load: number of the replica's unfinished requests.
-        held: number of models whose adapters the replica has in memory.
+        name: The name of the replica.
+        holds: Whether the replica has the request's adapter in memory.
+        load: The number of the replica's unfinished requests.
+        held: The number of models of which the replica has an adapter in memory.
     """
 
     name: str
@@ -80,13 +81,17 @@ def _rank(key: str, name: str) -> bytes:
 def ordered(key: str | None, candidates: Sequence[RankedReplica]) -> list[str]:
     """Return the names of replicas in the order in which they should be tried.
 
-    A replica is busy if it has `SPILL` more requests than the replica with the fewest. A replica that has the adapter
-    in memory and is not busy comes first. Among several, rendezvous hashing decides and not the load, unless one has
-    `SHARE` more requests: so unneeded copies of an adapter are no longer used, and are evicted from memory. If no such
-    replica has the adapter, the replica with the fewest adapters that is not busy comes first.
+    A replica is busy if it has at least `SPILL` more unfinished requests than the least busy replica.
+
+    - If replicas that are not busy have the adapter in memory, one of them comes first. Rendezvous hashing chooses it
+      among those with fewer than `SHARE` more unfinished requests than the least busy of them. So a copy of an adapter
+      that is not needed is no longer used, and is evicted from memory.
+    - Otherwise the replica with the fewest adapters in memory that is not busy comes first.
+    - The other replicas follow in the order of their load.
 
     Args:
-        key: affinity key of the model. None: all replicas are equally good.
+        key: The affinity key of the request's model. None: the replicas are in the order of their load.
+        candidates: The replicas that may answer the request.
     """
     if not candidates:
         return []
@@ -107,19 +112,19 @@ def ordered(key: str | None, candidates: Sequence[RankedReplica]) -> list[str]:
 
 @dataclass(eq=False)
 class Attempt:
-    """A proxy's attempt to get an answer from a replica.
+    """A proxy's attempt to get a response to a request from a replica.
 
     Attributes:
-        key: affinity key of the request's model. None: no model.
-        repeats: whether the request may be sent to a second replica after the first has failed.
-        target: name of the replica that must answer. None: any replica.
-        sent: name of the replica to which the request was last sent. None: no replica so far.
-        placed: name of the replica that has accepted the request. None: no replica so far.
-        lost: whether the first replica failed and the request may not be repeated.
-        started: whether a byte of a replica's answer was sent to the client.
-        complete: whether the whole answer was sent to the client.
-        media_type: media type of the answer.
-        events: number of server-sent events that were sent to the client.
+        key: The affinity key of the request's model. None: the request names no model.
+        repeats: Whether the request may be sent to a second replica after the first replica has failed.
+        target: The name of the replica that must answer. None: any replica may answer.
+        sent: The name of the replica to which the request was last sent. None: the request was not sent yet.
+        placed: The name of the replica that has accepted the request. None: no replica has accepted the request yet.
+        lost: Whether the first replica failed and the request must not be repeated.
+        started: Whether the client has been sent the beginning of a replica's response.
+        complete: Whether the client has been sent the whole response.
+        media_type: The media type of the response.
+        events: The number of server-sent events that were sent to the client.
     """
 
     key: str | None = None
@@ -135,9 +140,10 @@ class Attempt:
 
 
 class RequestLimits(NamedTuple):
-    """Limits of requests that a proxy also enforces: fields of the server's `Settings`, reported by replicas.
+    """The limits on requests that a proxy enforces too. They are fields of the `Settings` that replicas report.
 
-    Before a replica is known, a proxy enforces larger limits, since a replica may accept more than the defaults.
+    Before a replica has reported its limits, a proxy enforces the defaults of this class. They are larger than those of
+    `Settings`, since a replica may accept larger bodies than the defaults of `Settings` allow.
     """
 
     body_bytes: int = 256 << 20
@@ -150,18 +156,20 @@ class RequestLimits(NamedTuple):
 
     @classmethod
     def highest(cls, found: Iterable[Sequence[float]]) -> RequestLimits:
-        """Return the highest limits of the replicas: during an update, old and new replicas may differ."""
+        """Return the highest of the replicas' limits, since old and new replicas may differ during an update."""
         columns = [*zip(*found, strict=True)]
         return cls(*map(max, columns)) if columns else cls()
 
 
 @dataclass(eq=False)
 class ProxyState:
-    """The state that the middleware and the router of a proxy share. They may run in different threads.
+    """The state that the middleware and the router of a proxy share, which may run in different threads.
 
     Attributes:
-        requests: attempts by the request id that the middleware made.
-        late: names of the replicas that do not respond.
+        requests: The attempts in progress, by the request id that the middleware has made for Ray Serve.
+        replicas: The names of all running replicas.
+        late: The names of the replicas that do not respond to health checks.
+        limits: The limits on requests that the proxy enforces.
     """
 
     requests: dict[str, Attempt] = field(default_factory=dict)
@@ -171,18 +179,18 @@ class ProxyState:
 
     @property
     def responding(self) -> tuple[str, ...]:
-        """Names of the replicas that respond."""
+        """The names of the replicas that respond to health checks."""
         return tuple(name for name in self.replicas if name not in self.late)
 
     def is_computing(self, attempt: Attempt) -> bool:
-        """Return whether a responding replica has accepted an attempt that any replica may answer."""
+        """Return whether any replica may answer an attempt, and a replica that responds has accepted it."""
         return attempt.target is None and attempt.placed is not None and attempt.placed not in self.late
 
     def has_another(self, attempt: Attempt) -> bool:
-        """Return whether a request is at a late replica, while another replica responds and may get the request."""
+        """Return whether a request was sent to a late replica, and should be sent to another replica that responds."""
         elsewhere = attempt.repeats and attempt.target is None
         return elsewhere and attempt.sent in self.late and bool(self.responding)
 
 
 PROXY = ProxyState()
-"""The state of this process."""
+"""The state of the proxy in this process."""

@@ -1,4 +1,4 @@
-"""Parts of responses that a proxy writes: errors in each protocol's format, ends of broken streams, merged metrics."""
+"""The responses that the proxy itself writes: errors, ends of streams whose replica died, and merged metrics."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from starlette.types import Message
 from afina.server import routes
 
 REPLICA = b"afina-replica"
-"""Header of an answer with the name of the replica that answered. Answers of Ray Serve itself have no such header."""
+"""The response header with the name of the replica that answered. Responses of Ray Serve itself do not have it."""
 
 ID = routes.REQUEST_ID
-"""Header with the id of a request. Ray Serve reads it too: in the proxy, its value is an id for Serve alone."""
+"""The header with the id of a request. Ray Serve reads this header too, so the proxy replaces the client's id by an id
+that only Ray Serve uses."""
 
 CLIENT_ID = b"afina-request-id"
-"""Header from the proxy to a replica with the id that the client gave, or gets."""
+"""The header with which the proxy tells a replica the request id for the client."""
 
 UNAVAILABLE = "unavailable"
 
@@ -27,7 +28,7 @@ BROKEN_LINES = "the server that computed the answers ended. Send the lines from 
 
 
 def refusal(path: str, status: int, kind: str, message: str, **headers: str) -> Response:
-    """Return an error in the format of the path's protocol, with the headers of the server's own errors."""
+    """Return an error response in the format of the path's protocol, with the headers of the server's own errors."""
     named = {
         routes.ERROR_KIND: kind,
         **routes.ALWAYS,
@@ -37,17 +38,17 @@ def refusal(path: str, status: int, kind: str, message: str, **headers: str) -> 
 
 
 def unavailable(path: str, message: str) -> Response:
-    """Return a response with status 503, after which a client should repeat the request in a second."""
+    """Return a response with status 503, which asks the client to repeat the request after a second."""
     return refusal(path, 503, UNAVAILABLE, message, Retry_After="1")
 
 
 def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    """Return the first value of a header; `name` is in lower case."""
+    """Return the first value of a header, or None. `name`: The name of the header in lower case."""
     return next((value for found, value in headers if found.lower() == name), None)
 
 
 def single_id(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return headers without the second request id, which Ray Serve appends."""
+    """Return the headers of a response without the second request id, which Ray Serve has appended."""
     found, seen = list[tuple[bytes, bytes]](), False
     for name, value in headers:
         if name.lower() == ID:
@@ -59,12 +60,14 @@ def single_id(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes
 
 
 def broken_end(path: str, media_type: bytes, events: int = 0) -> bytes | None:
-    """Return the last piece of a response that a replica left unfinished. None: its format has no error at the end.
+    """Return an error as the last bytes of a response whose replica died before the response was complete.
+
+    Returns None if the format of the response allows no error at the end.
 
     Args:
-        path: path of the request.
-        media_type: value of the header Content-Type.
-        events: number of server-sent events sent before.
+        path: The path of the request.
+        media_type: The value of the response's header Content-Type.
+        events: The number of server-sent events that were sent before.
     """
     if routes.route_of(path) is routes.RESPONSES and media_type.startswith(b"text/event-stream"):
         error = {"type": "error", "code": UNAVAILABLE, "message": BROKEN, "param": None, "sequence_number": events}
@@ -81,8 +84,8 @@ def merged_metrics(texts: Mapping[str, str], silent: Sequence[str] = ()) -> str:
     """Return the metrics of several replicas as one text in Prometheus' format, with the label `replica`.
 
     Args:
-        texts: the metrics of each replica, by its name.
-        silent: names of replicas that did not answer.
+        texts: The metrics of each replica, by the replica's name.
+        silent: The names of replicas that did not answer.
     """
     families: dict[str, tuple[list[str], list[str]]] = {}
     for replica, text in texts.items():
@@ -111,13 +114,15 @@ def _labelled(sample: str, replica: str) -> str:
 
 
 STATES = ("failed", "loading", "riding", "promoted", "none")
-"""States of a shadow. If replicas have different states, the first of these is that of all."""
+"""The states of a shadow version. If replicas report different states, the first of these states is returned."""
 
 
 def summed_shadows(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return the counts of a shadow version, summed over all replicas.
+    """Return the state and the counts of a shadow version, with the counts summed over all replicas.
 
-    Returns None if the replicas compare different versions, as for a moment after an alias was moved.
+    Returns None if the replicas compare different versions, which happens for a moment after an alias was moved.
+
+    `found`: The JSON of each replica's response to `GET /shadows/...`.
     """
     from afina.server.versions.shadow_counts import ShadowCounts
 
@@ -132,5 +137,5 @@ def summed_shadows(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def is_last(message: Message) -> bool:
-    """Return whether an ASGI message is the last of a response."""
+    """Return whether an ASGI message is the last message of a response."""
     return message["type"] == "http.response.body" and not message.get("more_body", False)

@@ -1,4 +1,4 @@
-"""A replica: the whole server in an actor of Ray Serve, with its own engine and core."""
+"""The class of a Ray Serve replica, which runs the whole server with its own engine and core."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ from afina.server.settings import Settings
 from afina.store.adapter_store import AdapterStore
 
 PRELOADING = 0.1
-"""Seconds between looks whether the models are preloaded."""
+"""Seconds between two checks whether the models are preloaded."""
 
 
 class ReplicaOptions(Frozen):
-    """Options of a replica, as JSON values.
+    """The options of a replica as JSON values.
 
     Attributes:
-        backbone: Address of the backbone.
-        store: Address of the store, with the password. None: $AFINA_STORE of the replica's node.
-        dtype: Precision: float32, bfloat16, int8 or auto.
-        memory: Most MiB for adapters, in addition to the backbone. None: no limit.
-        settings: Values of `Settings` that are not the defaults.
-        log_format: Format of log lines: json or text.
-        version: Version of afina. A change of the version replaces the running replicas.
+        backbone: The address of the backbone.
+        store: The address of the store, with the password. None: the environment variable AFINA_STORE on the replica's
+            node.
+        dtype: The precision of the computation: float32, bfloat16, int8 or auto.
+        memory: The largest memory for adapters in MiB, in addition to the backbone. None: no limit.
+        settings: The fields of `Settings` that differ from the defaults.
+        log_format: The format of log lines: json or text.
+        version: The version of afina. If the version changes, the running replicas are replaced.
     """
 
     backbone: str
@@ -52,7 +53,7 @@ class Replica:
     """A server in a Ray Serve replica. Ray Serve calls the methods on the replica's event loop.
 
     Args:
-        options: the fields of `ReplicaOptions`.
+        options: The fields of `ReplicaOptions`.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
@@ -76,33 +77,33 @@ class Replica:
         return True
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Return the ASGI application. Its startup and shutdown start and close the core."""
+        """Return the ASGI application, whose startup starts the core and whose shutdown closes the core."""
         return NamedAnswers(make_app(self.core), self.name)
 
     async def reconfigure(self, configuration: dict[str, Any]) -> None:
-        """Accept a user configuration, which only says who deployed the replica. Ray Serve requires the method.
+        """Wait until the models are preloaded, and log the owner of the deployment from the user configuration.
 
-        When the method has returned, Serve sends requests to this replica and ends the replaced replica.
+        After this method has returned, Ray Serve sends requests to this replica, and ends the replica that it replaces.
         """
         while not self.core.tried_preloading:
             await asyncio.sleep(PRELOADING)
         logs_and_traces.note("deployed", owner=configuration.get("owner"))
 
     async def check_health(self) -> None:
-        """Raise RuntimeError if the server cannot compute: then Ray Serve replaces the replica.
+        """Raise RuntimeError if a thread of the server has ended, so that Ray Serve replaces the replica.
 
-        If the store does not respond, the replica stays healthy: it answers with the versions that it knows.
+        A replica whose store does not respond is still healthy, because it answers with the versions that it knows.
         """
         if not self.core.alive:
             raise RuntimeError("a thread of the server has ended")
 
     async def record_routing_stats(self) -> dict[str, Any]:
-        """Return the affinity keys of the adapters in memory, and the limits of requests, for the proxies."""
+        """Return what the proxies need for routing: keys of the adapters in memory, and the limits on requests."""
         held = sorted(map(affinity.affinity_key, self.core.held_names))
         return {affinity.HELD: held, affinity.LIMITS: [*affinity.RequestLimits.of(self.core.settings)]}
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Return the load of the replica since the last call: waiting tokens, and the share of time spent computing."""
+        """Return the replica's number of waiting tokens, and the share of time that it computed since the last call."""
         (before, seconds), now = self._measured, (meter.now(), self.core.metrics.seconds)
         self._measured = now
         tokens, _ = self.core.batching.waiting
@@ -110,14 +111,14 @@ class Replica:
         return {autoscaling.QUEUED: float(tokens), autoscaling.BUSY: min(1.0, busy)}
 
     async def drain(self) -> None:
-        """Report the replica as not ready. Requests are still answered."""
+        """Report the replica as not ready. Requests that arrive are still answered."""
         self.core.drain()
 
 
 class NamedAnswers:
-    """ASGI middleware that adds the replica's name in a header of each response.
+    """ASGI middleware that adds a header with the replica's name to each response.
 
-    The header also shows the proxy that the response was not made by Ray Serve itself.
+    The header also shows the proxy that the response comes from a replica and not from Ray Serve itself.
     """
 
     def __init__(self, app: ASGIApp, name: str) -> None:
@@ -138,7 +139,7 @@ class NamedAnswers:
 
 
 def _name_traces(environment: MutableMapping[str, str], name: str) -> None:
-    """Set OpenTelemetry's resource to the replica's name, unless the environment names an instance."""
+    """Set OpenTelemetry's resource attribute `service.instance.id` to the replica's name, unless it is set already."""
     attributes = environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
     if "service.instance.id=" not in attributes:
         environment["OTEL_RESOURCE_ATTRIBUTES"] = ",".join(filter(None, [attributes, f"service.instance.id={name}"]))

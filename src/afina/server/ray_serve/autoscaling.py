@@ -1,6 +1,6 @@
-"""An autoscaling policy by the replicas' load: waiting tokens, and the share of time spent computing.
+"""An autoscaling policy for replicas, by the number of waiting tokens and the share of time that replicas compute.
 
-Serve pickles this module by value into its controller, which does not import torch or the engine.
+Ray Serve pickles this module by value into its controller, which does not import torch or the engine.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from typing import Any
 from ray.serve.config import AutoscalingContext
 
 QUEUED, BUSY = "queued_tokens", "busy"
-"""Names of a replica's statistics."""
+"""The names of the two statistics that a replica reports for autoscaling."""
 
 FULL = 0.8
-"""Share of time in which a replica may compute before another one is needed."""
+"""The largest share of the time that replicas may compute. If they compute more, further replicas are needed."""
 
 
 class ByWaitingTokens:
-    """An autoscaling policy of Ray Serve.
+    """An autoscaling policy of Ray Serve that depends on the number of waiting tokens.
 
-    The policy returns the number of replicas with which each has at most `tokens` waiting tokens and computes at most
-    `FULL` of the time. Without the second condition, busy replicas without a queue would be removed. Ray Serve keeps
-    the number within its limits, and delays changes.
+    The policy returns the number of replicas with which each replica has at most `tokens` waiting tokens and computes
+    at most the share `FULL` of the time. Without the condition about the time, replicas would be removed that are busy
+    but have no queue. Ray Serve keeps the number of replicas within the given limits, and delays changes.
 
     Args:
-        tokens: largest number of waiting tokens of a replica.
+        tokens: the largest number of waiting tokens of a replica.
     """
 
     def __init__(self, tokens: int = 2048) -> None:
         self._tokens = tokens
 
     def __call__(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-        """Return the wanted number of replicas, and an empty state."""
+        """Return the number of replicas that are needed, and an empty policy state."""
         found = context.aggregated_metrics or {}
         queued, busy = found.get(QUEUED, {}), found.get(BUSY, {})
         if not busy:

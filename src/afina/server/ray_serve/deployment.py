@@ -1,4 +1,4 @@
-"""The Ray Serve deployment of replicas: their number, resources, routing and draining."""
+"""The configuration of the Ray Serve deployment: number and resources of the replicas, routing and draining."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from afina.server.ray_serve.routing import ResidencyRouter
 from afina.server.settings import Settings
 
 NAME = "afina"
-"""Name of the application and of its deployment."""
+"""The name of the Ray Serve application and of its deployment."""
 
 OWNER = "owner"
-"""Key of the deployment's user configuration: the command that deployed it last."""
+"""The key, in the deployment's user configuration, of a random word for the command that deployed last."""
 
 HEALTH = 1.0, 5.0
-"""Seconds between health checks of a replica, and until a check that is not answered has failed.
+"""The seconds between two health checks of a replica, and the seconds after which an unanswered check has failed.
 
-Serve replaces a replica that fails three checks in a row.
+Ray Serve replaces a replica that fails three health checks in a row.
 """
 
 STATISTICS = 0.5
-"""Seconds between two looks at which adapters a replica has in memory."""
+"""Seconds between two reports of a replica about the adapters in its memory."""
 
 DRAINED = 0.2
-"""Seconds between looks whether a replica that ends has unfinished requests."""
+"""Seconds between two checks whether a replica that is being stopped still has unfinished requests."""
 
 MORE, FEWER = 5.0, 120.0
-"""Seconds for which more or fewer replicas are needed before their number changes."""
+"""The delays, in seconds, before replicas are added (`MORE`) or removed (`FEWER`) by the autoscaling policy."""
 
 LOOKED = 15.0
-"""Seconds over which the load of replicas is averaged."""
+"""The seconds over which the autoscaling policy averages the load of replicas."""
 
 
 class ReplicaRange(NamedTuple):
-    """The least and most number of replicas."""
+    """The smallest and the largest number of replicas."""
 
     least: int
     most: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse `N` or `MIN:MAX`. Raises InvalidStudy."""
+        """Parse a number of replicas, `N` or `MIN:MAX`. Raises InvalidStudy if the text has another form."""
         found = re.fullmatch(r"([0-9]{1,4})(?::([0-9]{1,4}))?", text.strip())
         made = cls(int(found[1]), int(found[2] or found[1])) if found else cls(0, 0)
         if not 1 <= made.least <= made.most:
@@ -60,14 +60,14 @@ class ReplicaRange(NamedTuple):
 
 
 class DeploymentOptions(ReplicaOptions):
-    """Options of a deployment, as JSON values; they are also the arguments of `build`.
+    """The options of a Ray Serve deployment as JSON values, which are also the arguments of `build`.
 
     Attributes:
-        replicas: Number of replicas, or the least and the most, such as "1:4".
-        threads: Threads and CPUs of a replica.
-        gpus: GPUs of a replica.
-        surge: Replicas of a new version that may start before those of the old version end.
-        owner: Random word of the command that deploys. A changed word does not restart replicas.
+        replicas: The number of replicas such as "2", or the smallest and the largest number such as "1:4".
+        threads: The number of threads, and of CPUs, of a replica.
+        gpus: The number of GPUs of a replica.
+        surge: The number of new replicas that a redeployment may start before old replicas end.
+        owner: A random word for the command that deploys. If only this word changes, the replicas are not restarted.
     """
 
     replicas: str = "1"
@@ -78,7 +78,7 @@ class DeploymentOptions(ReplicaOptions):
 
 
 def application(options: DeploymentOptions) -> serve.Application:
-    """Return the Ray Serve application. Raises InvalidStudy."""
+    """Return the Ray Serve application for some options. Raises InvalidStudy if the options are invalid."""
     size, settings = ReplicaRange.parse(options.replicas), Settings(**options.settings)  # type: ignore[arg-type]
     own = ReplicaOptions(**options.model_dump(include=set(ReplicaOptions.model_fields), exclude={"version"}))
     deployed = serve.deployment(
@@ -109,7 +109,7 @@ def application(options: DeploymentOptions) -> serve.Application:
 
 
 def _number(size: ReplicaRange, settings: Settings) -> dict[str, Any]:
-    """Return Ray Serve's options for a fixed number of replicas, or for autoscaling."""
+    """Return Ray Serve's options for a fixed number of replicas, or for autoscaling within a range."""
     if size.least == size.most:
         return {"num_replicas": size.least}
     policy = AutoscalingPolicy(
@@ -129,9 +129,9 @@ def _number(size: ReplicaRange, settings: Settings) -> dict[str, Any]:
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
-    """Return the application, for `serve run` and for KubeRay's resource RayService.
+    """Return the Ray Serve application, as `serve run` and KubeRay's resource RayService call it.
 
     Args:
-        arguments: fields of `DeploymentOptions`.
+        arguments: The fields of `DeploymentOptions`.
     """
     return application(DeploymentOptions(**arguments))

@@ -1,4 +1,4 @@
-"""Start the deployment, watch it, and end it in order: the foreground command of a server on Ray."""
+"""The foreground command of a server on Ray, which starts the Ray Serve deployment, watches it and ends it."""
 
 from __future__ import annotations
 
@@ -33,10 +33,13 @@ from afina.server.settings import Settings
 from afina.store.adapter_store import AdapterStore
 
 FORCED = {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1"}
-"""Variable of Serve's controller: a replica that fails its health checks is killed, not asked to end in order."""
+"""The environment variable of Ray Serve's controller with which a replica that fails its health checks is killed.
+
+Without the variable, such a replica would be asked to shut down.
+"""
 
 LOOKS = 1.0
-"""Seconds between looks at the state of the deployment."""
+"""Seconds between two checks of the deployment's state."""
 
 _LOOPBACK = re.compile(r"localhost|127\.[0-9.]+|::1")
 
@@ -48,20 +51,22 @@ def serve_on_ray(
     port: int,
     listening: Callable[[str], None] = lambda url: None,
 ) -> None:
-    """Serve on a Ray cluster until SIGTERM, SIGHUP or SIGINT, or until another such command takes over.
+    """Serve on a Ray cluster until SIGTERM, SIGHUP or SIGINT, or until another such command takes over the deployment.
 
     Args:
-        address: address of the cluster. None: $RAY_ADDRESS, a cluster of this machine, or a new one.
-        host: address on which the proxies listen.
-        port: port on which the proxies listen.
-        listening: called with the server's URL when it accepts requests.
+        address: The address of the Ray cluster. None: the cluster of the environment variable RAY_ADDRESS, else a
+            cluster on this machine, else a new cluster.
+        host: The address on which Ray Serve's HTTP proxies listen.
+        port: The port on which the HTTP proxies listen. 0: any free port.
+        listening: Called with the server's URL when the server accepts requests.
 
     Raises:
-        Refused: nodes differ in package versions, a node does not see the store, or Serve runs another application.
-        Busy: the port is in use.
-        RunFailed: the replicas did not start.
-        UnknownName: the dtype is unknown.
-        NotFound: the cluster does not answer.
+        Refused: Nodes have different package versions, a node cannot access the store, or Ray Serve runs another
+            application.
+        Busy: Another process uses the port.
+        RunFailed: The replicas did not start.
+        UnknownName: The dtype is unknown.
+        NotFound: The cluster does not respond.
     """
     settings = Settings(**options.settings)  # type: ignore[arg-type]
     check_backbone(options.backbone)
@@ -86,7 +91,7 @@ def _serve(
     listening: Callable[[str], None],
     signals: _Signals,
 ) -> None:
-    """Start Ray Serve and the deployment, watch it, and end it."""
+    """Start Ray Serve and the deployment, watch the deployment until a signal arrives, and end it."""
     began = _begin_serve(host, port)
     try:
         if _deploy(options, signals):
@@ -115,7 +120,10 @@ def _connected(address: str | None) -> Iterator[ClusterConnection]:
 
 
 class _Signals:
-    """Handles signals that end the command. `wait` returns early if a signal arrives; a second ends the draining."""
+    """A handler of the signals that end the command.
+
+    The first signal ends `wait`. A second signal, or SIGINT, ends the draining.
+    """
 
     def __init__(self) -> None:
         self._first, self._second = threading.Event(), threading.Event()
@@ -144,16 +152,16 @@ class _Signals:
         return self._first.wait(seconds)
 
     def drain(self, seconds: float) -> None:
-        """Wait for this time, until a second signal, or until SIGINT."""
+        """Wait for a number of seconds, or until a second signal or SIGINT arrives."""
         self._second.wait(seconds)
 
 
 def _begin_serve(host: str, port: int) -> bool:
-    """Start Ray Serve's controller and proxies. Return whether this call started them.
+    """Start Ray Serve's controller and proxies, unless they run already. Return whether this call has started them.
 
     Raises:
         Refused: Ray Serve runs already, with another application, or on another host or port.
-        Busy: the port is in use.
+        Busy: Another process uses the port.
     """
     running = _get_global_client(raise_if_no_controller_running=False)
     if running is not None:
@@ -175,7 +183,7 @@ def _begin_serve(host: str, port: int) -> bool:
 
 
 def _free_port(host: str) -> int:
-    """Return a port that is free on this machine. Raises the errors of `bind`."""
+    """Return the number of a port that is free on this machine. Raises the errors of `bind`."""
     with contextlib.ExitStack() as stack:
         bound = [stack.enter_context(one) for one in bind(host, 0)]
         found: int = bound[0].getsockname()[1]
@@ -187,7 +195,7 @@ def _status() -> ApplicationStatusOverview | None:
 
 
 def _owner() -> str | None:
-    """Return the `owner` of the running deployment. None: there is no deployment."""
+    """Return the random word (`owner`) of the command that deployed last. None: there is no deployment."""
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is None:
         return None
@@ -196,7 +204,7 @@ def _owner() -> str | None:
 
 
 def _deploy(options: DeploymentOptions, signals: _Signals) -> bool:
-    """Deploy the application, and wait until it runs. Return False if a signal arrived first.
+    """Deploy the application, and wait until it runs. Return False if a signal arrives before the application runs.
 
     Raises RunFailed if the replicas do not start.
     """
@@ -220,14 +228,20 @@ def _reason(status: ApplicationStatusOverview) -> str:
 
 
 def _failed(message: str) -> RunFailed:
-    """Return an error for replicas that do not start: the AfinaError at the end of their traceback, if there is one."""
+    """Return an error for replicas that do not start.
+
+    The reason in the error is the message of the last AfinaError in the replicas' tracebacks, else their last line.
+    """
     raised = re.findall(r"^(?:\w+\.)*errors\.\w+: (.+)$", message, re.MULTILINE)
     last = raised[-1:] or message.strip().splitlines()[-1:] or ["no reason is known"]
     return problems.REPLICAS_FAILED(reason=last[0])
 
 
 def _watch(owner: str, signals: _Signals) -> bool:
-    """Watch the deployment until a signal arrives. Return whether another command has redeployed it."""
+    """Watch the deployment until a signal arrives, and log changes of its state.
+
+    Returns True early if another command has redeployed or ended the deployment.
+    """
     before = ApplicationStatus.RUNNING
     while not signals.wait(LOOKS):
         status = _status()
@@ -243,7 +257,7 @@ def _watch(owner: str, signals: _Signals) -> bool:
 
 
 def _end(settings: Settings, signals: _Signals) -> None:
-    """Drain and end the replicas, then Ray Serve. Accepted requests are finished."""
+    """Drain and end the replicas, and then end Ray Serve. Requests that were accepted are finished."""
     logs_and_traces.note("draining", seconds=settings.drain)
     if settings.drain > 0:
         with contextlib.suppress(Exception):  # a replica that cannot be told is ended all the same

@@ -1,6 +1,6 @@
-"""Flow control for `/bulk`: at most a bounded number of lines is read ahead of their answers.
+"""Flow control for `/bulk` requests: the proxy limits the number of lines that are read but not answered yet.
 
-Without this limit, Serve's proxies and replicas would queue everything that a client sends.
+Without this limit, Ray Serve's proxies and replicas would queue everything that a client sends.
 """
 
 from __future__ import annotations
@@ -13,11 +13,17 @@ from starlette.types import Message, Receive, Send
 from afina.server.ray_serve.affinity import RequestLimits
 
 AHEAD = 4
-"""How many times a replica's own window may be ahead of the answers, so that the replica never waits for lines."""
+"""The number of unanswered lines that the proxy allows, as a multiple of the replica's own limit (`Settings.window`).
+
+With a multiple above 1, the replica never waits for lines.
+"""
 
 
 class LineWindow:
-    """ASGI `receive` and `send` of a request whose response has one line for each non-empty line of the body."""
+    """The ASGI functions `receive` and `send` of a `/bulk` request, with a limit on the lines that are not answered.
+
+    The response has one line for each non-empty line of the request's body.
+    """
 
     def __init__(self, receive: Receive, send: Send, limits: RequestLimits) -> None:
         self._receive, self._send = receive, send
@@ -32,7 +38,7 @@ class LineWindow:
         return len(self._lines) >= self._lines_ahead or (bool(self._lines) and sum(self._lines) >= self._bytes)
 
     async def receive(self) -> Message:
-        """Return the client's next message, once enough lines are answered."""
+        """Return the next ASGI message of the request, once fewer lines than the limit are unanswered."""
         while self._full:
             self._room.clear()
             await self._room.wait()
@@ -48,7 +54,7 @@ class LineWindow:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a message to the client, and count its lines as answered."""
+        """Send an ASGI message of the response, and count the lines in the message as answered."""
         for _ in range(message.get("body", b"").count(b"\n")):
             if self._lines:
                 self._lines.popleft()

@@ -1,6 +1,7 @@
-"""Find late replicas, which have not answered a health question of the proxy for some time.
+"""Detection of late replicas, which have not answered a health check of the proxy for about two seconds.
 
-A process that hangs keeps its connections, so only an unanswered question distinguishes it from a busy process.
+A process that hangs keeps its connections open, so only an unanswered health check distinguishes a process that hangs
+from a busy process.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 ROUND = 0.5
-"""Seconds between two rounds of questions."""
+"""Seconds between two rounds of health checks."""
 
 ROUNDS = 4
-"""Rounds without an answer after which a replica is late."""
+"""The number of rounds without an answer after which a replica is late."""
 
 
 class Liveness:
-    """Sends health questions to replicas, at most one open question for each replica.
+    """A class that sends health checks to replicas, with at most one unanswered check for each replica.
 
-    Lateness is counted in rounds and not in seconds, so that a pause of the proxy itself makes no replica late.
+    A replica is late after a number of rounds and not of seconds, so that a pause of the proxy itself makes no replica
+    late.
     """
 
     def __init__(self) -> None:
@@ -26,10 +28,11 @@ class Liveness:
         self._silent: dict[str, int] = {}
 
     def round(self, questions: Mapping[str, Callable[[], Awaitable[bool]]]) -> frozenset[str]:
-        """Ask each replica without an open question. Return the names of the late replicas.
+        """Send a health check to each replica without an unanswered check, and return the names of the late replicas.
 
         Args:
-            questions: by replica name, a function that asks the replica and returns whether it answered.
+            questions: for each replica name, a function that sends a health check and returns whether the replica
+                answered.
         """
         for name in self._asked.keys() - questions.keys():
             self._asked.pop(name).cancel()

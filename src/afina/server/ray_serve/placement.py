@@ -1,4 +1,4 @@
-"""Check that a cluster suits replicas, and choose the resources of a replica."""
+"""Functions that check whether replicas can run on a Ray cluster, and choose the CPUs and GPUs of a replica."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from afina.store.adapter_store import AdapterStore
 
 
 def check_cluster(nodes: Sequence[Node], store: AdapterStore) -> None:
-    """Check that all nodes have the same package versions, and that all see the store.
-
-    Raises Refused.
-    """
+    """Raise Refused unless all nodes of a cluster have the same package versions and can access the store."""
     check_versions(nodes)
     check_machines(nodes, store)
     for directory in filter(None, [store.address.directory, store.blobs_directory]):
@@ -33,23 +30,23 @@ def _sees(path: str) -> bool:
 
 
 def check_machines(nodes: Sequence[Node], store: AdapterStore) -> None:
-    """Raise Refused if the store is a directory and the nodes are on several machines."""
+    """Raise Refused if the store is a directory (with a SQLite file) and the nodes are on several machines."""
     machines = sorted({_machine(node) for node in nodes})
     if store.address.directory is not None and len(machines) > 1:
         raise problems.SQLITE_ON_SEVERAL_MACHINES(store=store.address.shown, machines=machines)
 
 
 def _machine(node: Node) -> str:
-    """Return the machine of a node. All loopback addresses are the same machine."""
+    """Return a name for the machine of a node. All loopback addresses belong to the same machine."""
     return node.host if node.address.startswith("127.") else f"{node.host} {node.address}"
 
 
 def planned_options(options: DeploymentOptions, nodes: Sequence[Node], free: Mapping[str, float]) -> DeploymentOptions:
-    """Return the options, with the threads and GPUs of a replica filled in for a cluster.
+    """Return the deployment options with the number of threads and GPUs of a replica, chosen for a cluster.
 
-    A replica has as many threads as $OMP_NUM_THREADS says. Otherwise the replicas of a node share its CPUs. If the
-    cluster has GPUs, each replica has one. If there is room, a replica of a new version starts before one of the old
-    version ends.
+    A replica has as many threads as the environment variable OMP_NUM_THREADS says. If the variable is not set, the
+    replicas on a node share its CPUs. If the cluster has GPUs, each replica has one GPU. If the cluster has enough free
+    CPUs and GPUs, a redeployment starts a new replica before an old replica ends.
     """
     most = ReplicaRange.parse(options.replicas).most
     working = [node.room.cpus for node in nodes if node.room.cpus >= 1]

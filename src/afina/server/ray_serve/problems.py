@@ -1,4 +1,4 @@
-"""Every error of `afina.server.ray_serve` that a user can cause, each with its exception class, code and message."""
+"""All errors of `afina.server.ray_serve` that a user can cause. Each error has an exception class, code and message."""
 
 from __future__ import annotations
 

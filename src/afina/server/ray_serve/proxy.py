@@ -1,10 +1,11 @@
-"""ASGI middleware in Serve's HTTP proxies: a request whose replica dies or hangs is sent to another replica.
+"""ASGI middleware in Ray Serve's HTTP proxies, which sends a request to another replica if its replica dies or hangs.
 
-Serve itself repeats a request only until a replica has accepted it. This middleware reads the body of a request (except
-of `/bulk`) before it forwards the request. So it can repeat the request, and finds the request's model, which the
-router needs. A request is repeated only if no byte of its response was sent, and if repeating changes nothing.
+Ray Serve itself repeats a request only until a replica has accepted the request. This middleware reads the body of a
+request (except of `/bulk`) before it forwards the request. So the middleware can repeat the request, and can find the
+request's model, which the router needs. A request is repeated only if no byte of its response was sent to the client,
+and if the request changes nothing.
 
-Serve calls `middlewares` in each proxy: the environment variable named in `CALLBACK` requests this.
+Ray Serve calls the function `middlewares` in each proxy, because the environment variable in `CALLBACK` names it.
 """
 
 from __future__ import annotations
@@ -29,31 +30,37 @@ from afina.server.ray_serve.affinity import Attempt
 from afina.server.ray_serve.line_window import LineWindow
 
 CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "afina.server.ray_serve.proxy.middlewares"}
-"""Environment variable of Serve's proxies: the function that returns their middleware."""
+"""The environment variable of Ray Serve's proxies that names the function which returns their middleware."""
 
 HEAD_BYTES = 16 << 10
-"""Bytes of the names and values of a request's headers, as in the server without Ray."""
+"""The largest number of bytes of a request's header names and values, which is the same in the server without Ray."""
 
 BUFFERED = 256 << 20
-"""Bytes of all bodies that a proxy keeps at a time."""
+"""The largest number of bytes of request bodies that a proxy keeps in memory at a time."""
 
 PLACING = 30.0
-"""Most seconds until a replica that responds accepts a request, with all tries."""
+"""The time limit, in seconds, for sending a request until a replica that responds has accepted it."""
 
 LOOKS = 0.5
-"""Seconds between looks whether the replica of a request still responds."""
+"""Seconds between two checks whether the replica of a request still responds."""
 
 TRIES, PAUSE = 4, 0.1
-"""How often a request is sent to a replica at most, and the first pause in seconds between; each next is longer."""
+"""The largest number of times that a request is sent, and the first pause between them in seconds.
+
+Each further pause is longer by the first pause.
+"""
 
 ASKING, ASKING_READY = 5.0, 0.9
-"""Most seconds for the answer of one replica to a request that all replicas get: metrics and counts, readiness."""
+"""The time limits, in seconds, for a replica's response to a request that the proxy sends to all replicas.
+
+`ASKING` is for metrics and shadow counts, and `ASKING_READY` is for readiness.
+"""
 
 SERVE = frozenset({"/-/healthz", "/-/routes"})
-"""Serve's own paths. All other requests are handled here, so that their headers cannot control Serve."""
+"""The paths that Ray Serve itself answers. All other requests pass the middleware, which removes `CONTROLS`."""
 
 REQUEST = "afina.request"
-"""Key in a request's scope: its id for the client, the log and traces."""
+"""The key, in a request's ASGI scope, of the request id for the client, the log and traces."""
 
 READS = (HTTPMethod.GET, HTTPMethod.HEAD)
 LIVE = (routes.LIVE, routes.KSERVE_LIVE)
@@ -70,7 +77,10 @@ CONTROLS = frozenset(
         b"x-request-disconnect-disabled",
     }
 )
-"""Headers by which any client could control Serve. They are removed; underscores count as hyphens."""
+"""The request headers with which any client could control Ray Serve. The proxy removes these headers.
+
+A header with underscores instead of hyphens is removed too.
+"""
 
 LATE = "no server was free in time. Try again."
 CHANGED = (
@@ -83,7 +93,7 @@ _log = logging.getLogger("ray.serve")
 
 @dataclass(eq=False)
 class Collected:
-    """A replica's response that is kept and not forwarded."""
+    """A replica's response that the proxy keeps in memory and does not forward."""
 
     status: int = 0
     headers: Sequence[tuple[bytes, bytes]] = ()
@@ -97,7 +107,10 @@ class Collected:
 
 
 class ClientEnd:
-    """Watches whether the client has closed the connection, once the body was read. Ended by `close`."""
+    """A watch on whether the client has closed its connection, for a request whose body was already read.
+
+    The caller must call `close`.
+    """
 
     def __init__(self, receive: Receive) -> None:
         self._gone = asyncio.Event()
@@ -113,7 +126,10 @@ class ClientEnd:
         return self._gone.is_set()
 
     def receiving(self, body: bytes) -> Receive:
-        """Return an ASGI `receive` for one attempt, which returns the body and then the end of the connection."""
+        """Return an ASGI `receive` function for one attempt to send the request.
+
+        The function first returns the body. It then waits until the client closes its connection.
+        """
         given = False
 
         async def receive() -> Message:
@@ -131,14 +147,14 @@ class ClientEnd:
 
 
 class RepeatingProxy:
-    """The middleware. `app` is Serve's HTTP proxy."""
+    """The ASGI middleware that repeats requests. `app`: Ray Serve's HTTP proxy."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._buffered = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one ASGI connection. WebSockets are not supported."""
+        """Handle one ASGI scope, such as an HTTP request. WebSockets are closed."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
         elif scope["type"] != "http" or scope["path"] in SERVE:
@@ -177,9 +193,9 @@ class RepeatingProxy:
             self._buffered -= len(body)
 
     async def _read(self, scope: Scope, receive: Receive, body: bytearray) -> Response | None:
-        """Append a request's body to `body`. Return an error response if the body is too large or too slow.
+        """Read a request's body into `body`. Return an error response if the body is too large or too slow, else None.
 
-        A body that is too large by its Content-Length is not read: a replica refuses it after checking the key.
+        A body whose Content-Length is too large is not read, because a replica refuses it after checking the key.
         """
         length = answers.header(scope["headers"], b"content-length") or b"0"
         limits = affinity.PROXY.limits
@@ -201,7 +217,7 @@ class RepeatingProxy:
         return answers.refusal(scope["path"], 408, "slow", "the request did not arrive in time.") if more else None
 
     async def _repeated(self, scope: Scope, client: ClientEnd, body: bytes, send: Send) -> None:
-        """Send a request to replicas until one answers."""
+        """Send a request to one replica after the other until a replica answers."""
         path, key, request = scope["path"], _key(scope, body), secrets.token_hex(8)
         repeats = scope["method"] in READS or routes.route_of(path).repeats
         until = meter.now() + PLACING
@@ -225,7 +241,7 @@ class RepeatingProxy:
         await answers.unavailable(path, answers.BROKEN)(scope, client.receiving(b""), send)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Forward a request whose body is read while it is answered."""
+        """Forward a `/bulk` request, whose body is read while the request is being answered."""
         attempt = Attempt(_key(scope), repeats=False)
         window, until = LineWindow(receive, send, affinity.PROXY.limits), meter.now() + PLACING
         await self._try(_scope(scope, secrets.token_hex(8)), window.receive, window.send, attempt, until)
@@ -235,15 +251,15 @@ class RepeatingProxy:
             await answers.unavailable(scope["path"], LATE)(scope, receive, send)
 
     async def _try(self, scope: Scope, receive: Receive, send: Send, attempt: Attempt, until: float) -> None:
-        """Send a request to Serve's proxy once. Responses of Serve itself are not forwarded.
+        """Send a request to Ray Serve's proxy once, and forward the response if a replica has made it.
 
-        Returns without a response if no responding replica has accepted the request at `until`, or if another replica
-        should get the request.
+        Returns without a response if no replica that responds has accepted the request at the time `until`, or if the
+        request should be sent to another replica. Responses of Ray Serve itself are not forwarded.
 
         Args:
-            scope: ASGI's scope of the request, with a new id.
-            attempt: receives what became of the request.
-            until: time limit on the clock `meter.now`. A request to a certain replica always ends then.
+            scope: The ASGI scope of the request, with a new request id for Ray Serve.
+            attempt: The object in which the result of the attempt is recorded.
+            until: The time limit, on the clock `meter.now`. A request to a certain replica always ends at this time.
         """
         request = answers.header(scope["headers"], answers.ID) or b""
 
@@ -282,7 +298,10 @@ class RepeatingProxy:
             _log.warning(f"Request failed in the proxy: {type(error).__name__}")
 
     async def _of_all(self, scope: Scope, client: ClientEnd, send: Send) -> None:
-        """Ask every responding replica. The cluster is ready if one is; metrics and counts are of all replicas."""
+        """Send a request to every replica that responds, and combine the responses.
+
+        For readiness, one ready replica is enough. Metrics and shadow counts are those of all replicas together.
+        """
         path, names, asked = scope["path"], affinity.PROXY.replicas, affinity.PROXY.responding
         route = routes.route_of(path)
         until = meter.now() + (ASKING_READY if route in READY else ASKING)
@@ -310,7 +329,7 @@ class RepeatingProxy:
             await send({"type": "http.response.body", "body": bytes(one.body)})
 
     async def _of_one(self, scope: Scope, client: ClientEnd, name: str, until: float) -> Collected:
-        """Return a replica's response, with status 0 if the replica did not answer in time."""
+        """Send a request to one replica, and return its response, with status 0 if it does not answer in time."""
         attempt, collected = Attempt(target=name), Collected()
         asked = _scope({**scope, "method": "GET"}, secrets.token_hex(8))
         await self._try(asked, client.receiving(b""), collected, attempt, until)
@@ -325,7 +344,10 @@ def _metrics(good: Mapping[str, Collected], names: Sequence[str]) -> Response:
 
 
 def _shadows(path: str, good: Mapping[str, Collected], names: Sequence[str]) -> Response:
-    """Return the summed counts of all replicas, or status 503 if one did not answer or compares other versions."""
+    """Return a response with the shadow counts of all replicas together.
+
+    The status is 503 if a replica did not answer, or if replicas compare different versions.
+    """
     if missing := [name for name in names if name not in good]:
         return answers.unavailable(path, f"replica {', '.join(missing)} did not answer. Try again.")
     counts = answers.summed_shadows([json.loads(one.body) for one in good.values()])
@@ -335,7 +357,7 @@ def _shadows(path: str, good: Mapping[str, Collected], names: Sequence[str]) -> 
 
 
 def _wrong_head(scope: Scope) -> Response | None:
-    """Return the error response to a request with large headers, or with a path that no replica gets."""
+    """Return an error response if a request's headers are too large or its path is invalid, else None."""
     path = scope["path"]
     if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_BYTES:
         return answers.refusal(path, 431, "too_large", f"the headers may have at most {HEAD_BYTES:,} bytes.")
@@ -345,15 +367,16 @@ def _wrong_head(scope: Scope) -> Response | None:
 
 
 def _key(scope: Scope, body: bytes = b"") -> str | None:
-    """Return the affinity key of a request's model. None: the request names no model."""
+    """Return the affinity key of the model that a request names. None: the request names no model."""
     model = affinity.model_of(scope["path"], scope["query_string"], body)
     return None if model is None else affinity.affinity_key(model)
 
 
 def _scope(scope: Scope, request: str) -> Scope:
-    """Return a copy of a request's ASGI scope for one attempt, with ids and without headers that control Serve.
+    """Return a copy of a request's ASGI scope for one attempt.
 
-    The request id for Serve is new, since two clients may give their requests the same id.
+    The copy has no headers that control Ray Serve. It has the request id for the client, and a new request id for Ray
+    Serve (`request`), since two clients may give their requests the same id.
     """
     headers = [(name, value) for name, value in scope["headers"] if name.lower().replace(b"_", b"-") not in CONTROLS]
     ids = [(answers.ID, request.encode()), (answers.CLIENT_ID, scope[REQUEST].encode())]
@@ -361,7 +384,7 @@ def _scope(scope: Scope, request: str) -> Scope:
 
 
 def _identified(send: Send, request: str) -> Send:
-    """Return a `send` that adds the request's id to a response of the proxy itself."""
+    """Return an ASGI `send` function that adds the request's id to a response which does not have the id yet."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start" and answers.header(message["headers"], answers.ID) is None:
@@ -372,11 +395,14 @@ def _identified(send: Send, request: str) -> Send:
 
 
 async def _end(path: str, attempt: Attempt, send: Send) -> None:
-    """End a response that its replica left unfinished. If its format has no such end, the connection is closed."""
+    """Send an error as the end of a response whose replica died.
+
+    If the format of the response allows no error at the end, nothing is sent and the connection is closed.
+    """
     if (last := answers.broken_end(path, attempt.media_type, attempt.events)) is not None:
         await send({"type": "http.response.body", "body": last})
 
 
 def middlewares() -> list[Middleware]:
-    """Return the middleware list of a Serve proxy."""
+    """Return the list of ASGI middleware for a Ray Serve proxy."""
     return [Middleware(RepeatingProxy)]

@@ -1,7 +1,7 @@
-"""The request router of a Serve deployment, which prefers replicas that have the adapter in memory.
+"""The request router of the Ray Serve deployment, which prefers replicas that have the request's adapter in memory.
 
-Serve pickles this module by value into the processes that route. So objects that the module shares with other modules
-of such a process are read as attributes (`affinity.PROXY`), and never imported by name.
+Ray Serve pickles this module by value into the processes that route requests. So this module must read objects that it
+shares with other modules of such a process as attributes (`affinity.PROXY`), and must not import them by name.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 from afina.server.ray_serve import affinity, liveness
 
 RECENT = 4096
-"""Number of models for which a router remembers where it sent the last request."""
+"""The number of models for which a router remembers the replica of the last request."""
 
 LATE = 2.0
-"""Seconds after which a replica's statistics contain an adapter that was loaded."""
+"""The seconds after which a replica's statistics contain an adapter that the replica has loaded."""
 
 
 class ResidencyRouter(RequestRouter):
     """A request router that tries replicas in the order of `affinity.ordered`.
 
-    Serve's own router is not used. `PowerOfTwoChoicesRequestRouter` with multiplexing keeps a hot model on one replica
-    until this replica rejects requests, needs an LRU cache by number of models, and lets a second request for an
-    unknown model wait.
+    Ray Serve's own `PowerOfTwoChoicesRequestRouter` with model multiplexing is not used, for three reasons. It keeps a
+    frequently requested model on one replica until this replica rejects requests. It needs an LRU cache that is limited
+    by the number of models. It lets a second request for an unknown model wait.
     """
 
     def __init__(self, *given: Any, **options: Any) -> None:
@@ -42,7 +42,7 @@ class ResidencyRouter(RequestRouter):
         self._watching: asyncio.Task[None] | None = None
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
-        """Receive the list of running replicas with their statistics."""
+        """Update the router's list of running replicas, with the statistics that the replicas report."""
         super().update_replicas(replicas)
         self._held = {_name(one): frozenset(one.routing_stats.get(affinity.HELD, ())) for one in replicas}
         affinity.PROXY.replicas = tuple(sorted(self._held))
@@ -52,7 +52,7 @@ class ResidencyRouter(RequestRouter):
             self._watching = self._event_loop.create_task(self._watch())
 
     async def _watch(self) -> None:
-        """Update the names of late replicas, as long as there are replicas."""
+        """Update the names of late replicas (`PROXY.late`) at intervals, as long as there are replicas."""
         asked = liveness.Liveness()
         while self.curr_replicas:
             questions = {_name(one): partial(_responds, one) for one in self.curr_replicas.values()}
@@ -61,20 +61,20 @@ class ResidencyRouter(RequestRouter):
         asked.round({})
 
     def create_replica_wrapper(self, replica_info: Any) -> RunningReplica:
-        """Return a wrapper of a replica that notes which requests are sent to the replica."""
+        """Return a wrapper of a replica that records each request which is sent to the replica."""
         replica = super().create_replica_wrapper(replica_info)
         replica.try_send_request = partial(_noted, replica.try_send_request, _name(replica))  # type: ignore[method-assign]
         return replica
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
-        """Remove a replica that died, before the controller notices."""
+        """Remove a replica that died from the router's list, without waiting for Ray Serve's controller."""
         super().on_replica_actor_died(replica_id)
         affinity.PROXY.replicas = tuple(sorted(map(_name, self.curr_replicas.values())))
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """Yield replicas one by one, the best first."""
+        """Return lists of one replica each, in the order in which the replicas should be tried for a request."""
         if pending_request is None:
             return [[*candidate_replicas]]
         pending_request.routing_context.should_backoff = True
@@ -96,7 +96,7 @@ class ResidencyRouter(RequestRouter):
         return affinity.RankedReplica(name, holds, load, len(known) + self._new[name])
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
-        """Note that a replica accepted a request, and will therefore have the adapter in memory."""
+        """Record that a replica has accepted a request, and so will have the request's adapter in memory."""
         request, name = affinity.PROXY.requests.get(pending_request.metadata.request_id), replica_id.unique_id
         if request is None:
             return
@@ -111,7 +111,7 @@ class ResidencyRouter(RequestRouter):
             del self._sent[next(iter(self._sent))]
 
     def _count_new(self, name: str) -> None:
-        """Count an adapter that a replica is loading, until the replica's statistics contain it."""
+        """Count an adapter that a replica is loading and that the replica's statistics do not contain yet."""
         now = self._get_curr_time_s()
         if now - self._since > LATE:
             self._new.clear()
@@ -120,7 +120,7 @@ class ResidencyRouter(RequestRouter):
 
 
 async def _responds(replica: RunningReplica) -> bool:
-    """Return whether a replica answers a health question, however long the answer takes."""
+    """Return whether a replica answers a health check. The answer may take any time."""
     try:
         await replica.get_queue_len(deadline_s=liveness.ROUND)
     except RayError:
@@ -129,7 +129,7 @@ async def _responds(replica: RunningReplica) -> bool:
 
 
 def _noted(send: Callable[..., ReplicaResult], name: str, pending: PendingRequest, **how: Any) -> ReplicaResult:
-    """Send a request to a replica, and note that the request may have reached it."""
+    """Send a request to a replica, and record that the request may have reached the replica."""
     if (request := affinity.PROXY.requests.get(pending.metadata.request_id)) is not None:
         request.sent = name
     return send(pending, **how)
