@@ -1,7 +1,8 @@
-"""Blobs: immutable files, each with a key called place. The package does not know their content or their users.
+"""Storage of blobs, which are immutable files, each with a key called place. The adapter store keeps its files here.
 
-A place is `sha256-<64 hex digits>-<8 hex digits>`: the hash of the content, and a random word for this copy. A file
-that was removed and is stored again gets another word. So a process that is late in removing removes only the old copy.
+A place is `sha256-<64 hex digits>-<8 hex digits>`: the SHA-256 of the file's content, and random digits for this copy.
+If a file is removed and later stored again, the new copy has other random digits. So a process that removes the old
+copy late does not remove the new copy.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from afina.errors import CannotWrite
 
 
 class StoredBlob(NamedTuple):
-    """A stored file: its place (key), its size in bytes, and its age in seconds."""
+    """A stored file, with its place (key), its size in bytes, and its age in seconds."""
 
     place: str
     size: int
@@ -30,57 +31,64 @@ class StoredBlob(NamedTuple):
 
 
 class Blobs(ABC):
-    """A store of immutable files. Methods may be called by many processes at once, also for the same place."""
+    """The base class of stores of immutable files. Many processes may call its methods at once, even for one place."""
 
     @abstractmethod
     def scratch(self) -> AbstractContextManager[Path]:
-        """Yield an empty directory for files to `put`. The directory is removed after the `with` block."""
+        """Yield an empty directory for files that `put` will store. The directory is removed after the `with` block."""
 
     @abstractmethod
     def put(self, place: str, file: Path) -> None:
-        """Store the content of `file`, atomically. The content is durable when this returns.
+        """Store the content of `file` at a place, atomically. When the method returns, the content is durable.
 
-        `file` is kept, since it may have to be stored again, and must not be changed afterwards. A file that is already
-        at the place has the same content.
+        The method does not remove `file`, since the caller may have to store it again. The caller must not change
+        `file` afterwards. If a file is at the place already, it has the same content.
 
         Raises:
-            CannotWrite: the file cannot be written.
-            NotFound: the service does not respond.
+            CannotWrite: The content cannot be written.
+            NotFound: The object store does not respond.
         """
 
     @abstractmethod
     def size(self, place: str) -> int | None:
-        """Return the bytes of the file at a place; None if no file is there.
+        """Return the size in bytes of the file at a place, or None if no file is there.
 
-        Raises NotFound if the service does not respond.
+        Raises NotFound if the object store does not respond.
         """
 
     @abstractmethod
     def file(self, place: str) -> AbstractContextManager[Path]:
-        """Yield the content as a local file, for reading only, until the end of the `with` block.
+        """Yield a local file with the content of a place. The file may only be read, and only in the `with` block.
 
         Raises:
-            CorruptStore: no file is at the place.
-            NotFound: the service does not respond.
+            CorruptStore: No file is at the place.
+            NotFound: The object store does not respond.
         """
 
     @abstractmethod
     def remove(self, place: str) -> None:
-        """Remove the file at a place, if it exists. Raises CannotWrite; NotFound if the service does not respond."""
+        """Remove the file at a place, if there is one.
+
+        Raises CannotWrite if the file cannot be removed, and NotFound if the object store does not respond.
+        """
 
     @abstractmethod
     def all(self) -> Iterator[StoredBlob]:
-        """Yield all files, in any order. Files added or removed during the call may be missing. Raises NotFound."""
+        """Yield all stored files in any order. Files that are added or removed during the call may be missing.
+
+        Raises NotFound if the object store does not respond.
+        """
 
     @abstractmethod
     def sweep(self, age: float) -> None:
-        """Remove incomplete files that killed processes left more than `age` seconds ago."""
+        """Remove incomplete files that are older than `age` seconds, which processes left behind that were killed."""
 
 
 def below(place: str) -> str:
-    """Return the path of a place inside a directory or bucket: a folder by the first two digits of the hash.
+    """Return the path of a place inside a directory or bucket, such as `ab/sha256-ab...`.
 
-    All implementations use this path, so a directory can be copied into a bucket and back.
+    The folder is named by the first two digits of the hash. All implementations use this path, so a directory can be
+    copied into a bucket and back.
     """
     return f"{place.removeprefix('sha256-')[:2]}/{place}"
 
@@ -102,7 +110,7 @@ class LocalBlobs(Blobs):
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Yield a directory on the blobs' file system, so that `put` need not copy."""
+        """Yield a directory on the file system of the blobs, so that `put` can make hard links and need not copy."""
         with file_io.writing(self.root):
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
@@ -115,7 +123,7 @@ class LocalBlobs(Blobs):
             shutil.rmtree(made, ignore_errors=True)
 
     def put(self, place: str, file: Path) -> None:
-        """Store a file as a hard link if the file system supports hard links, otherwise as a copy."""
+        """Store a file at a place, as a hard link if the file system supports hard links, otherwise as a copy."""
         target = self._path(place)
         with file_io.replacing(target) as fresh:
             try:
@@ -135,7 +143,7 @@ class LocalBlobs(Blobs):
 
     @contextmanager
     def file(self, place: str) -> Iterator[Path]:
-        """Yield the stored file itself."""
+        """Yield the path of the stored file itself."""
         path = self._path(place)
         if not path.is_file():
             raise problems.FILE_MISSING(path=path)
@@ -156,7 +164,7 @@ class LocalBlobs(Blobs):
             yield StoredBlob(path.name, status.st_size, now - status.st_mtime)
 
     def sweep(self, age: float) -> None:
-        """Remove old temporary directories."""
+        """Remove temporary directories that are older than `age` seconds."""
         sweep_directories(self.root.glob(f"{file_io.TEMPORARY}*"), age)
         sweep_directories(self.root.glob(f"??/{file_io.TEMPORARY}*"), age)
 

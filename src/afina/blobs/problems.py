@@ -1,4 +1,4 @@
-"""The errors of `afina.blobs`, each with its exception class, code and message."""
+"""All errors of `afina.blobs`. Each error has an exception class, a code and a message."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Blobs in an object store by obstore: S3 and compatible services, Google Cloud Storage, Azure.
+"""Blobs in an object store (S3 and compatible services, Google Cloud Storage, Azure), with the package obstore.
 
-obstore reads settings and credentials from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...). For most
-failures, only the text of obstore's error tells the cause. Messages of afina never repeat that text: it may contain a
-signed address or parts of a request.
+obstore reads settings and credentials from environment variables such as AWS_ENDPOINT_URL and AWS_ACCESS_KEY_ID. For
+most failures, only the text of obstore's exception tells the cause. Error messages of afina never repeat this text,
+because it may contain a signed URL or parts of a request.
 """
 
 from __future__ import annotations
@@ -29,30 +29,41 @@ if TYPE_CHECKING:
 
 
 TIMEOUT_S = 30.0
-"""Timeout of a request, in seconds. A request transfers at most PART bytes of a file."""
+"""The timeout of a request to the object store, in seconds. Most requests transfer at most `PART` bytes of a file."""
 
 RETRIES = 4
 
 PART = 5 << 20
-"""Bytes of a part: the smallest that S3 allows, so that each part has enough time on a slow line."""
+"""The size in bytes of the parts in which files are transferred.
+
+This is the smallest size that S3 allows, so that a part is transferred within the timeout even on a slow connection.
+"""
 
 MOST_PARTS = 10_000
-"""Largest number of parts of a file, by S3's limit."""
+"""The largest number of parts of a file, which is a limit of S3."""
 
 AT_ONCE = 2
-"""Number of parts transferred at a time. More parts would share a slow line, and each could exceed the timeout."""
+"""The number of parts that are uploaded at a time.
+
+With more parts at a time, each part would be slower and could exceed the timeout on a slow connection.
+"""
 
 SCRATCH = "afina-blobs-"
-"""Prefix of directories for files in transfer."""
+"""The prefix of the names of temporary directories for files that are being transferred."""
 
 _SWITCHES = ("allow_http", "allow_invalid_certificates")
 _PLACE = re.compile(r"sha256-[0-9a-f]{64}-[0-9a-f]{8}", re.ASCII)
 
 
 def open_blobs(address: str) -> Blobs:
-    """Return the blobs at an address: a directory or file:// URL, or the URL of an object store. Makes no request.
+    """Return the blobs at an address, without a request to the object store.
 
-    Raises InvalidName for a malformed address, and NotFound if obstore is missing or cannot use its settings.
+    Args:
+        address: A directory, a file:// URL, or the URL of an object store such as s3://bucket/prefix.
+
+    Raises:
+        InvalidName: The address is malformed.
+        NotFound: obstore is not installed, or cannot use the settings in the environment variables.
     """
     if "://" not in address:
         return LocalBlobs(Path(address))
@@ -67,8 +78,9 @@ def open_blobs(address: str) -> Blobs:
 class RemoteBlobs(Blobs):
     """Blobs under a prefix of a bucket in an object store.
 
-    A request times out after `timeout_s` seconds. A request is repeated at most `retries` times, and not after 2 *
-    `timeout_s` seconds. So a call to a service that does not respond takes at most three times `timeout_s`.
+    A request times out after `timeout_s` seconds. A failed request is repeated at most `retries` times, and no longer
+    than 2 * `timeout_s` seconds after its start. So a call takes at most 3 * `timeout_s` seconds if the object store
+    does not respond.
     """
 
     def __init__(self, store: ObjectStore, url: str, timeout_s: float = TIMEOUT_S) -> None:
@@ -78,9 +90,15 @@ class RemoteBlobs(Blobs):
 
     @classmethod
     def open(cls, url: str, *, timeout_s: float = TIMEOUT_S, retries: int = RETRIES) -> Self:
-        """Open s3://bucket/prefix, gs://, az://, or memory:/// (new and empty). Makes no request.
+        """Return the blobs at the URL of an object store, without a request.
 
-        Raises InvalidName for a malformed URL, and NotFound if obstore is missing or cannot use its settings.
+        Args:
+            url: A URL such as s3://bucket/prefix, gs://bucket/prefix or az://container/prefix. `memory:///` is a new
+                and empty store in memory.
+
+        Raises:
+            InvalidName: The URL is malformed.
+            NotFound: obstore is not installed, or cannot use the settings in the environment variables.
         """
         parts = _split(url)
         if parts.scheme not in VARIABLES or (not parts.hostname and parts.scheme != "memory"):
@@ -102,7 +120,7 @@ class RemoteBlobs(Blobs):
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Yield a directory in the system's directory for temporary files (TMPDIR)."""
+        """Yield a new directory in the system's directory for temporary files (environment variable TMPDIR)."""
         with file_io.writing(tempfile.gettempdir()):
             made = Path(tempfile.mkdtemp(prefix=SCRATCH))
         try:
@@ -111,7 +129,7 @@ class RemoteBlobs(Blobs):
             shutil.rmtree(made, ignore_errors=True)
 
     def put(self, place: str, file: Path) -> None:
-        """Upload a file in parts. The service joins the parts once all have arrived."""
+        """Upload a file in parts. The object store joins the parts when all parts have arrived."""
         import obstore
 
         size = file.stat().st_size
@@ -131,7 +149,10 @@ class RemoteBlobs(Blobs):
 
     @contextmanager
     def file(self, place: str) -> Iterator[Path]:
-        """Yield a local copy, which is removed after the block. Raises CannotWrite if the disk is full."""
+        """Yield a local copy of the file at a place. The copy is removed after the `with` block.
+
+        Raises CannotWrite if the disk is full.
+        """
         with self.scratch() as directory:
             path = directory / place
             try:
@@ -142,7 +163,7 @@ class RemoteBlobs(Blobs):
             yield path
 
     def _fetch(self, place: str, path: Path) -> None:
-        """Download a file in parts, each with a timeout. Raises FileNotFoundError if the file does not exist."""
+        """Download the file at a place in parts, each with a timeout. Raises FileNotFoundError if there is no file."""
         import obstore
 
         with path.open("wb") as target:
@@ -169,7 +190,10 @@ class RemoteBlobs(Blobs):
             return
 
     def all(self) -> Iterator[StoredBlob]:
-        """Yield all files. Ages are the service's time stamps compared with this machine's clock, and at least 0."""
+        """Yield all stored files.
+
+        The age of a file is the time on this machine's clock minus the object store's time stamp, and at least 0.
+        """
         import obstore
 
         pages = iter(obstore.list(self._store))
@@ -185,15 +209,18 @@ class RemoteBlobs(Blobs):
                     yield StoredBlob(place, each["size"], max(0.0, (now - each["last_modified"]).total_seconds()))
 
     def sweep(self, age: float) -> None:
-        """Remove old temporary directories of this machine.
+        """Remove temporary directories of this machine that are older than `age` seconds.
 
-        Parts of broken uploads are visible only to the service, which removes them by its own rules.
+        Parts of incomplete uploads are not visible. The object store removes them by its own rules.
         """
         sweep_directories(Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"), age)
 
     @contextmanager
     def _asking(self, *, writes: bool = False) -> Iterator[None]:
-        """Turn errors of a request in the `with` block into errors of afina. FileNotFoundError is passed on."""
+        """Convert exceptions of obstore in the `with` block to errors of afina.
+
+        A FileNotFoundError for a missing file is not converted. `writes`: Whether the request writes to the store.
+        """
         from obstore.exceptions import BaseError
 
         try:
@@ -209,9 +236,10 @@ class RemoteBlobs(Blobs):
 
 
 def _heeding(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Call a function of obstore in another thread and wait for it, so that Ctrl-C works while waiting.
+    """Call a function of obstore in another thread, and return its result.
 
-    Inside such a function, Ctrl-C would take effect only after the response or the timeout.
+    While the main thread waits for the other thread, Ctrl-C works. In a function of obstore itself, Ctrl-C would take
+    effect only after the response or the timeout.
     """
     outcome: Future[Any] = Future()
 
@@ -233,13 +261,16 @@ def _split(address: str) -> SplitResult:
 
 
 def _switches() -> list[str]:
-    """Return the client options set in the environment. obstore ignores these once any client option is passed."""
+    """Return the names of obstore's client options that are switched on by environment variables.
+
+    obstore ignores these environment variables if any client option is passed, so afina passes these options too.
+    """
     true = ("1", "true", "yes", "on")
     return [switch for switch in _SWITCHES if os.environ.get(f"AWS_{switch.upper()}", "").lower() in true]
 
 
 def _config(scheme: str) -> dict[str, str]:
-    """Return settings that obstore needs beyond the environment."""
+    """Return the settings that obstore needs in addition to the environment variables, for a scheme such as "s3"."""
     if scheme == "s3":
         # Files are removed one at a time; every service supports the simple request.
         return {"disable_bulk_delete": "true"}
@@ -252,7 +283,7 @@ def _config(scheme: str) -> dict[str, str]:
 
 @contextmanager
 def _settings(url: str) -> Iterator[None]:
-    """Turn obstore's errors about settings into errors of afina."""
+    """Convert exceptions of obstore about settings in the `with` block to errors of afina."""
     from obstore.exceptions import BaseError
 
     try:
@@ -269,16 +300,16 @@ VARIABLES = {
     "az": "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY",
     "memory": "none",
 }
-"""Environment variables of each scheme of addresses."""
+"""The environment variables with the settings of each kind of object store, by URL scheme, for error messages."""
 
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
 
 _METADATA = ("169.254.169.254", "metadata.google.internal")
-"""Hosts that providers' machines are asked for credentials if the environment has none."""
+"""The hosts that obstore asks for credentials on a cloud provider's machine if no environment variable has them."""
 
 
 def _failure_of(url: str, error: Exception, timeout_s: float, *, writes: bool) -> AfinaError:
-    """Return the error to raise for an error of obstore."""
+    """Return the error of afina that describes an exception of obstore."""
     said = str(error)
     status = _status(said)
     variables = VARIABLES[urlsplit(url).scheme]
@@ -301,17 +332,20 @@ def _failure_of(url: str, error: Exception, timeout_s: float, *, writes: bool) -
 
 
 def _unusable_settings(url: str) -> NotFound:
-    """Return the error for settings that obstore cannot use."""
+    """Return the error for settings in environment variables that obstore cannot use."""
     return problems.SETTINGS_UNUSABLE(variables=VARIABLES[urlsplit(url).scheme], url=url)
 
 
 def _panicked(error: BaseException) -> bool:
-    """Return whether obstore's Rust code panicked. The class of such an error is no Exception and not public."""
+    """Return whether an exception is a panic of obstore's Rust code.
+
+    The class of such an exception is not public, and is not a subclass of Exception.
+    """
     return type(error).__name__ == "PanicException"
 
 
 def _shown(address: str) -> str:
-    """Return an address without parts that may be secret."""
+    """Return an address for messages, without parts that may be secret, such as a password."""
     scheme, _, rest = address.partition("://")
     return f"{scheme}://{re.split('[?#]', rest.rpartition('@')[2])[0][:80]}"
 
@@ -328,6 +362,6 @@ def _status(said: str) -> int | None:
 
 
 def _code(said: str) -> str | None:
-    """Return the service's code in the text of an error, such as NoSuchBucket."""
+    """Return the object store's error code, such as NoSuchBucket, from the text of an exception; None: no code."""
     found = re.search(r"<Code>([A-Za-z]{1,60})</Code>", said)
     return found[1] if found else None

@@ -1,4 +1,4 @@
-"""Answer requests for many adapters with one frozen model, in mixed batches. The package does not know training.
+"""The engine, which answers requests for many adapters with one frozen model in mixed batches.
 
-`engine.py` has the entry point, the class Engine, which uses the other modules.
+The entry point is the class Engine in `engine.py`, which uses the other modules. The package imports no training code.
 """

@@ -1,8 +1,8 @@
-"""Load the adapter at an address: resolve the address to a digest, and read the adapter into memory.
+"""Classes that load an adapter: they resolve its address to a digest, and read the adapter into memory.
 
-An adapter whose method supports mixed batches is loaded as a SharedResident, on the frozen model in the adapter's
+An adapter whose method supports mixed batches is loaded as a SharedResident, which uses the shared frozen model of its
 precision. Any other adapter is loaded as a SeparateResident with a model of its own. `residents.py` keeps the loaded
-adapters.
+adapters in memory.
 """
 
 from __future__ import annotations
@@ -40,11 +40,17 @@ if TYPE_CHECKING:
 
 
 Address = str | Path | Adapter | Version
-"""A directory, `store:client/task@version`, an open adapter, or a version that was looked up."""
+"""The address of an adapter: a directory, `store:client/task@version`, an open Adapter, or a Version of a store."""
 
 
 class FoundAdapter(NamedTuple):
-    """A resolved address: the adapter's digest, a function that reads the adapter, and its version in a store."""
+    """An adapter that was found at an address.
+
+    Attributes:
+        digest: The adapter's digest.
+        read: A function that reads the adapter.
+        version: The adapter's version in a store, such as `client/task@3`. None: the adapter is not from a store.
+    """
 
     digest: str
     read: Callable[[], Adapter]
@@ -55,11 +61,11 @@ _Signature = tuple[tuple[str, int, int, int], ...]
 
 
 class AdapterSources:
-    """Resolves addresses to adapters. Thread-safe.
+    """A class that finds the adapters at addresses. Thread-safe.
 
     Attributes:
-        store: The store of versions. None: no store.
-        fresh: Time in seconds for which a resolved reference is reused.
+        store: The store of versions. None: references such as `store:client/task` are errors.
+        fresh: The time in seconds for which the version of a reference is cached.
     """
 
     def __init__(self, store: StoreReader | None, fresh: float) -> None:
@@ -68,15 +74,15 @@ class AdapterSources:
         self._directories: dict[Path, tuple[_Signature, str]] = {}
 
     def find(self, address: Address, *, anew: bool = False) -> FoundAdapter:
-        """Resolve an address.
+        """Find the adapter at an address.
 
         Args:
-            address: The address.
-            anew: Whether to resolve a reference again even if it was resolved recently.
+            address: The address of the adapter.
+            anew: Whether to look a reference up in the store even if its version is cached.
 
         Raises:
-            NotFound: There is no adapter at the address.
-            InvalidStudy: The address is a reference and there is no store.
+            NotFound: No adapter is at the address.
+            InvalidStudy: The address is a reference to a store, but there is no store.
             InvalidName: The reference is malformed.
         """
         if isinstance(address, Adapter):
@@ -123,11 +129,14 @@ class AdapterSources:
 
 
 _MOST = 65_536
-"""Maximum number of remembered references, and of remembered directories."""
+"""Maximum number of cached references, and of cached directories."""
 
 
 def _signature(path: Path) -> _Signature:
-    """Return a value that changes when a file of the directory changes; empty if the directory cannot be read."""
+    """Return names, times and sizes of a directory's files, which show whether a file has changed.
+
+    The result is empty if the directory cannot be read.
+    """
     try:
         files = sorted(path.iterdir())
         stats = [(file.name, file.stat()) for file in files]
@@ -137,19 +146,19 @@ def _signature(path: Path) -> _Signature:
 
 
 _KEPT = 64
-"""Maximum number of `EmptyModel`s; the least recently used is dropped."""
+"""Maximum number of cached `EmptyModel`s. If there are more, the least recently used one is dropped."""
 
 
 @dataclass(frozen=True, eq=False)
 class EmptyModel:
-    """A model on torch's meta device (without values) with a method attached.
+    """A model on torch's meta device, whose tensors have shapes but no values, with a method attached.
 
     Attributes:
         model: The model.
         saved: The meta tensors that the method would save, by name.
-        layers: Computes the layers after the pooling. None: one linear layer, or the model answers with texts.
-        head_names: Names of the weights in `layers`; empty for a model that answers with texts.
-        output: Path of the layer that returns the outputs.
+        layers: The layers after the pooling. None: there is only one linear layer, or the model generates text.
+        head_names: The names of the weights of the layers after the pooling. Empty if the model generates text.
+        output: The path of the layer that returns the outputs.
     """
 
     model: Any
@@ -159,10 +168,10 @@ class EmptyModel:
     output: str
 
     def head_of(self, weights: Mapping[str, Tensor], *, pooled: bool) -> Callable[[Tensor], Tensor]:
-        """Return a function that computes the outputs with these head weights, for `SharedResident.head`.
+        """Return the function that computes an adapter's outputs from pooled features, for `SharedResident.head`.
 
         Args:
-            weights: A weight for each of `head_names`.
+            weights: The weights of the adapter's head, by the names in `head_names`.
             pooled: Whether the adapter has its own pooling, whose result goes directly to the last layer.
         """
         if self.layers is not None and not pooled:
@@ -171,14 +180,14 @@ class EmptyModel:
 
 
 class AdapterLoader:
-    """Loads adapters for the shared frozen models of a backbone. Thread-safe.
+    """A class that loads adapters, on the shared frozen models of a backbone or with a model of their own. Thread-safe.
 
     Attributes:
-        dtype: Compute dtype of adapters with a model of their own, such as "float32".
+        dtype: The compute dtype of adapters with a model of their own, such as "float32".
 
     Args:
-        opened: Called with the bytes of the language model's output embedding, when the first adapter that answers with
-            texts opens it.
+        opened: Called when an adapter that generates text is loaded, with the number of bytes that its model's output
+            embedding has newly taken.
     """
 
     def __init__(self, hosts: Hosts, dtype: str, opened: Callable[[int], object]) -> None:
@@ -187,14 +196,14 @@ class AdapterLoader:
         self._empty_models: OrderedDict[str, EmptyModel] = OrderedDict()
 
     def load(self, adapter: Adapter) -> Resident:
-        """Load an adapter, ready to answer. Raises the errors of `Predictor.of`."""
+        """Return an adapter loaded into memory, ready to answer. Raises the errors of `Predictor.of`."""
         if (wrong := adapter.mismatch()) is not None:
             raise problems.ADAPTER_CHANGED(where=adapter.where, what=wrong.what, found=wrong.found, stated=wrong.stated)
         shared = None if adapter.vocabulary is not None else self._shared(adapter)
         return shared or self._separate(adapter)
 
     def _shared(self, adapter: Adapter) -> SharedResident | None:
-        """Return the adapter as a SharedResident; None if it cannot share the frozen model."""
+        """Return the adapter as a SharedResident, or None if the adapter cannot use a shared frozen model."""
         manifest, there = adapter.manifest, self.hosts.all()
         method = method_of(adapter, self.backbone)
         opening = objectives.make(manifest.label_names, manifest.objective).opening
@@ -222,9 +231,10 @@ class AdapterLoader:
     def _changes(
         self, adapter: Adapter, method: Method, opening: Opening, host: MixedBatchModel
     ) -> tuple[EmptyModel, BatchedAdapter | None]:
-        """Return the adapter's changes of a frozen model, and the model without values; None: it needs a model alone.
+        """Return the model without values for an adapter, and the adapter's changes of a shared frozen model.
 
-        Raises WrongBackbone and CorruptAdapter.
+        The changes are None if the adapter cannot use a shared model and needs a model of its own. Raises WrongBackbone
+        and CorruptAdapter if the adapter does not fit the backbone.
         """
         check_backbone(adapter, self.backbone, host.classifier.body)
         empty_model = self._empty_model(adapter, method, opening)
@@ -235,7 +245,7 @@ class AdapterLoader:
         return empty_model, None if made is None or made.tensor_names != names else made
 
     def _empty_model(self, adapter: Adapter, method: Method, opening: Opening) -> EmptyModel:
-        """Return the model for the adapter's method, settings, class and number of labels; built the first time."""
+        """Return the cached EmptyModel for an adapter's method, hyperparameters, task and number of labels."""
         manifest = adapter.manifest
         width = len(manifest.label_names)
         key = digest.canonical_json([manifest.method, manifest.hyperparameters, width, opening.auto_class])
@@ -268,7 +278,7 @@ class AdapterLoader:
 
 
 def _above(host: MixedBatchModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the float32 weights of the layers after the pooling: the adapter's own, else the frozen model's."""
+    """Return the float32 weights of the layers after the pooling, from the adapter or else from the frozen model."""
     frozen = host.classifier.model.named_parameters()
     weights = {name: one.detach() for name, one in frozen if is_after_pooling(name) and not is_head(name)}
     own = ((plain_name(name), tensor) for name, tensor in tensors.items())

@@ -1,4 +1,4 @@
-"""Tokenize texts for an adapter, on any thread."""
+"""Functions that tokenize texts for an adapter, and can be called in any thread."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ class EncodedText:
     """The token ids of a text, or of a pair of texts, for an adapter.
 
     Attributes:
-        tokens: int32 [L], with template and special tokens. Empty for an adapter that reads no tokens (bag of words).
+        tokens: The token ids, int32 [length], with those of the template and special tokens. Empty for an adapter that
+            reads no tokens (bag of words).
         truncated: Whether the text was truncated.
-        pair: The second text of a pair. None: there is only one text.
-        second: The index of the first token of type 1. None: no token types.
+        text: The single text, or the first text of a pair.
+        pair: The second text of a pair. None: a single text.
+        second: The index of the first token with token type 1. None: the model has no token types.
     """
 
     tokens: np.ndarray
@@ -41,10 +43,10 @@ def encode(
     template: Template | None = None,
     truncation: Truncation | None = None,
 ) -> list[EncodedText | AfinaError]:
-    """Return each text as the adapter reads it, or its error; `Engine.encode` describes the other arguments.
+    """Tokenize texts for an adapter, and return for each text an EncodedText or an error.
 
     Args:
-        tokenizer: A `ConcurrentTokenizer` of the backbone's tokenizer.
+        tokenizer: A `ConcurrentTokenizer` of the backbone's tokenizer. `Engine.encode` describes the further arguments.
     """
     reads = resident.reading
     if reads is not None:
@@ -64,7 +66,7 @@ def encode(
 def _encoded(
     tokenizer: Tokenizer, resident: Resident, reads: Reading | None, given: Sequence[tuple[str, str | None]]
 ) -> list[EncodedText | AfinaError]:
-    """Tokenize texts or pairs, all together; one by one if some fail or differ in their outcome."""
+    """Tokenize texts or pairs together. If a text is invalid, or only some are truncated, tokenize them one by one."""
     texts, pairs, made = [text for text, _ in given], [pair for _, pair in given if pair is not None] or None, None
     try:
         if reads is None:  # a bag of words, which reads no tokens

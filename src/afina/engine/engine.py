@@ -1,6 +1,6 @@
-"""Engine: one backbone in memory that answers requests for many adapters in mixed batches.
+"""The class Engine, which keeps a backbone in memory and answers requests for many adapters in mixed batches.
 
-The backbone is in memory once for each precision in which adapters were trained on it (`engine.hosts`).
+The backbone is in memory once for each precision in which the adapters were trained (see `engine.hosts`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from afina.store.reader import StoreReader
 
 
 class Request(NamedTuple):
-    """A text or a pair of texts, with the address of the adapter or a lease on it."""
+    """A text or a pair of texts, with the address of the adapter that answers, or a lease on the adapter."""
 
     adapter: Address | Lease
     text: str
@@ -41,9 +41,9 @@ class Request(NamedTuple):
 
 
 class Engine(ReprCard):
-    """Answers for many adapters of one backbone at once; an answer does not depend on other requests.
+    """An engine answers texts with many adapters of one backbone at once. No answer depends on other requests.
 
-    Thread-safe: adapters are read and texts are tokenised while one forward pass runs.
+    Thread-safe: adapters are loaded and texts are tokenised while one forward pass runs.
     """
 
     def __init__(
@@ -56,18 +56,19 @@ class Engine(ReprCard):
         loaders: int = 2,
         fresh: float = 0.5,
     ) -> None:
-        """Open the backbone's configuration and tokenizer. The first adapter opens the weights, in its precision.
+        """Open the backbone's configuration and tokenizer. The backbone's weights are opened with the first adapter.
 
-        Adapters that were trained on the backbone in one precision share one frozen model in this precision.
+        Adapters that were trained in the same precision of the backbone share one frozen model in this precision.
 
         Args:
             backbone: The backbone, or its address.
-            store: Store for references such as `store:client/task`.
-            dtype: Compute type, "float32", "bfloat16", "int8" or "auto", as in `Predictor.of`.
-            limit: Maximum memory of adapters in bytes, in addition to the backbone. Further precisions of the backbone
-                count as well. None: no limit.
-            loaders: Number of threads that load adapters.
-            fresh: Time in seconds for which a resolved reference is reused, so a moved alias is seen this much later.
+            store: The store (or its address) of references such as `store:client/task`. None: references are errors.
+            dtype: The compute type, "float32", "bfloat16", "int8" or "auto", as in `Predictor.of`.
+            limit: The maximum memory of adapters in bytes, in addition to the backbone in its first precision. Further
+                precisions of the backbone count for the limit. None: no limit.
+            loaders: The number of threads that load adapters.
+            fresh: The time in seconds for which the version of a reference is cached. A moved alias takes effect after
+                at most this time.
 
         Raises:
             UnknownName: The dtype does not exist.
@@ -100,10 +101,10 @@ class Engine(ReprCard):
         }
 
     def open_for_store(self) -> Sequence[AfinaError]:
-        """Open the backbone in each precision of the store's adapters now, so that no request waits for it.
+        """Open the backbone in each precision of the store's adapters, so that no request waits for the opening.
 
-        Only versions with an alias and newest versions count. Raises the errors of opening the backbone in the first
-        precision; returns the errors of further precisions.
+        Only the newest version of each adapter and the versions with an alias count. Raises the errors of opening the
+        backbone in the first precision. Returns the errors of opening the backbone in further precisions.
         """
         manifests = [] if self._sources.store is None else [*self._sources.store.served_manifests().values()]
         errors = []
@@ -117,12 +118,12 @@ class Engine(ReprCard):
         return errors
 
     def is_for_another(self, manifest: Mapping[str, Any]) -> bool:
-        """Return whether an adapter's manifest names another backbone than the engine's."""
+        """Return whether the manifest of an adapter names another backbone than the engine's."""
         return states_another(manifest, self.backbone)
 
     @property
     def computes(self) -> str:
-        """Name of the compute type: "float32", "bfloat16" or "int8"."""
+        """The name of the engine's compute type: "float32", "bfloat16" or "int8"."""
         return self.hosts.computes.name
 
     @property
@@ -135,50 +136,58 @@ class Engine(ReprCard):
         return self._residents.counts
 
     def lease(self, address: Address, *, anew: bool = False) -> Lease:
-        """Return a lease on the adapter that an address means now. Starts loading, but does not wait.
+        """Return a lease, which keeps an adapter in memory until the lease is released.
+
+        The method starts to load the adapter if it is not in memory, and does not wait for the loading.
 
         Args:
             address: The adapter's address.
-            anew: Whether to look a reference up even if it was resolved recently.
+            anew: Whether to look a reference up in the store even if its version is cached.
 
         Raises:
-            NotFound: There is no such adapter.
+            NotFound: No adapter is at the address.
             InvalidName: The reference is malformed.
-            InvalidStudy: The address is a reference and there is no store.
+            InvalidStudy: The address is a reference to a store, but the engine has no store.
             CorruptAdapter: The adapter's files are damaged.
         """
         found = self._sources.find(address, anew=anew)
         return self._residents.lease(found.digest, lambda: self._loader.load(found.read()), found.version)
 
     def load(self, *addresses: Address) -> tuple[Resident, ...]:
-        """Load adapters now, before a request needs them. Raises the errors of loading."""
+        """Load adapters before a request needs them. Raises the errors of loading the adapters."""
         with ExitStack() as stack:
             leases = [stack.enter_context(self.lease(address)) for address in addresses]
             return tuple(lease.resident() for lease in leases)
 
     def pin(self, address: Address) -> Resident:
-        """Keep an adapter in memory regardless of the limit. Raises Refused if pinned adapters would exceed it."""
+        """Load an adapter and keep it in memory, even if the adapters exceed the memory limit.
+
+        Raises Refused if the pinned adapters alone would exceed the memory limit.
+        """
         with self.lease(address) as lease:
             self._residents.pin(lease)
             return lease.resident()
 
     def unpin(self, adapter: Address | Resident) -> None:
-        """End `pin`: the adapter may be evicted again."""
+        """Undo `pin`, so that the adapter may be evicted from memory again."""
         self._residents.unpin(self._digest(adapter))
 
     def evict(self, adapter: Address | Resident) -> bool:
-        """Evict an adapter, even if pinned; running requests finish. Return whether it was in memory."""
+        """Evict an adapter from memory, even if it is pinned. Return whether the adapter was in memory.
+
+        Running requests for the adapter are still answered.
+        """
         return self._residents.evict(self._digest(adapter))
 
     def _digest(self, adapter: Address | Resident) -> str:
         return adapter.digest if isinstance(adapter, Resident) else self._sources.find(adapter).digest
 
     def predict(self, requests: Iterable[Request | tuple[Any, ...]]) -> list[Prediction]:
-        """Answer requests `(adapter, text)` or `(adapter, text, pair)`, in their order.
+        """Return the answers to requests in their order. A request is `(adapter, text)` or `(adapter, text, pair)`.
 
         Raises:
-            AfinaError: The error of the first request that fails: an error of `lease`, InvalidData for an unreadable
-                text, or WrongBackbone and CorruptAdapter as in `Predictor`.
+            AfinaError: The error of the first request that fails: an error of `lease`, InvalidData for an invalid text,
+                or WrongBackbone or CorruptAdapter as in `Predictor`.
         """
         found = []
         for outcome in self.attempt(requests):
@@ -188,11 +197,11 @@ class Engine(ReprCard):
         return found
 
     def tasks(self, text: str, adapters: Sequence[Address | Lease], pair: str | None = None) -> list[Prediction]:
-        """Return each adapter's answer to one text. Raises the errors of `predict`."""
+        """Return the answers of several adapters to one text. Raises the errors of `predict`."""
         return self.predict(Request(adapter, text, pair) for adapter in adapters)
 
     def attempt(self, requests: Iterable[Request | tuple[Any, ...]]) -> list[Outcome]:
-        """Answer requests as `predict` does; the result of a request that fails is its error."""
+        """Return the answers to requests like `predict`, but return the error of a request that fails in its place."""
         given = [Request(*one) for one in requests]
         groups: dict[object, list[int]] = {}
         for index, one in enumerate(given):
@@ -226,23 +235,25 @@ class Engine(ReprCard):
         template: Template | None = None,
         truncation: Truncation | None = None,
     ) -> list[EncodedText | AfinaError]:
-        """Return each text as the adapter reads it, or its error: InvalidData for an unreadable text.
+        """Tokenise texts for an adapter. Return an EncodedText for each text, or InvalidData for an invalid text.
 
-        Thread-safe, without a lock. The middle of a long text is not tokenised if the tokenizer splits texts into words
-        by a known rule, as byte-level BPE does. Otherwise the whole text is tokenised.
+        Thread-safe, without a lock. If the tokenizer splits texts into words by a known rule, as byte-level BPE does,
+        the middle of a text that will be truncated is not tokenised. Otherwise the whole text is tokenised.
 
         Args:
+            resident: The loaded adapter.
+            texts: The single texts, or the first texts of pairs.
             pairs: The second text of each pair, None for a single text. None: all texts are single.
-            template: Replaces the adapter's template: `Template("{text}")` encodes a text as it is, and
-                `Template("{text}", special_tokens=False)` encodes a text that has its special tokens, such as a
-                rendered chat. None: the adapter's template.
-            truncation: How long texts are truncated. None: as in training. An adapter that reads no tokens refuses a
-                maximum length.
+            template: A template that replaces the adapter's template. `Template("{text}")` encodes a text unchanged,
+                and `Template("{text}", special_tokens=False)` encodes a text that has its special tokens already, such
+                as a rendered chat. None: the adapter's template.
+            truncation: How texts that are too long are truncated. None: as in training. An adapter that reads no tokens
+                refuses a maximum length.
         """
         return encode(self._tokenizer, resident, texts, pairs, template, truncation)
 
     def _answered(self, rows: Mapping[int, SinglePass]) -> dict[int, Outcome]:
-        """Answer texts of all kinds of adapters; answers that are texts are generated with the trained settings."""
+        """Return the answers to texts for any adapters. Text is generated with the adapters' own decoding settings."""
         passes = {index: row for index, row in rows.items() if not row.lease.resident().generates}
         found = dict(zip(passes, self.compute([*passes.values()]), strict=True))
         generations = {
@@ -256,42 +267,48 @@ class Engine(ReprCard):
 
     @cached_property
     def generations(self) -> Generations:
-        """The running generations, computed step by step by one thread. `predict` does not use them."""
+        """The running generations of a server, which one thread computes step by step. `predict` has its own."""
         return self._new_generations(self._memory)
 
     def _new_generations(self, memory: ReservedMemory) -> Generations:
         return Generations(self.hosts.computing, self._residents, self.backbone.tokenizer, memory)
 
     def probe(self, lease: Lease) -> np.ndarray:
-        """Return an adapter's outputs for the built-in sentences (golden test), as a manifest records them.
+        """Compute the golden test: an adapter's outputs for the built-in sentences, which its manifest also records.
 
         Returns:
-            [sentence, label], or the log-probabilities of given tokens, [sentence, token], if the adapter answers with
-            texts.
+            The outputs [sentence, label]. For an adapter that generates text, the log-probabilities of fixed tokens,
+            [sentence, token].
         """
         return probe_outputs(self.hosts.computing, self._batches, self._tokenizer, lease)
 
     def compute(self, rows: Sequence[SinglePass]) -> list[Outcome]:
-        """Return the prediction or error of each text, in order; texts of all adapters share forward passes."""
+        """Return the prediction or the error of each text, in the order of the texts.
+
+        Texts of different adapters are computed in the same forward passes.
+        """
         return self._batches.outcomes(rows)
 
     def open(self, row: SinglePass) -> ChunkedPass | None:
-        """Return a text that is computed in chunks; `close` it. None: there is no memory for its keys and values now.
+        """Reserve the memory for a text that is computed in chunks, and return the text. The caller must `close` it.
 
-        The adapter's model must be able to compute chunks (`Resident.takes_chunks`).
+        Returns None if there is now no memory for the text's keys and values. The adapter's model must be able to
+        compute texts in chunks (`Resident.takes_chunks`).
         """
         return self._batches.open(row)
 
     def compute_chunks(self, chunks: Sequence[tuple[ChunkedPass, int]]) -> list[Outcome | None]:
-        """Compute the next tokens of texts. Return each text's prediction or error; None: it is not complete.
+        """Compute the next chunk of each text.
+
+        Returns the prediction or the error of each text; None for a text that is not complete.
 
         Args:
-            chunks: Texts returned by `open`, each with the most tokens to compute now.
+            chunks: The texts that `open` returned, each with the largest number of tokens to compute now.
         """
         return self._batches.chunk_outcomes(chunks)
 
     def _started(self, adapter: Address | Lease, stack: ExitStack) -> Lease | AfinaError:
-        """Return a lease on an adapter, whose loading may not have ended, or the error."""
+        """Return a lease on an adapter, which may still be loading, or the error of finding the adapter."""
         if isinstance(adapter, Lease):
             return adapter
         try:
@@ -300,7 +317,10 @@ class Engine(ReprCard):
             return error
 
     def _loaded(self, lease: Lease | AfinaError, adapter: Address | Lease, stack: ExitStack) -> Lease:
-        """Return a lease on a loaded adapter; retries once if the adapter was removed or replaced while it loaded."""
+        """Wait for an adapter to be loaded, and return a lease on it.
+
+        If the adapter was removed or replaced while it was loaded, it is looked up and loaded once more.
+        """
         if isinstance(lease, AfinaError):
             raise lease
         try:
@@ -313,7 +333,7 @@ class Engine(ReprCard):
         return lease
 
     def close(self) -> None:
-        """Load no more adapters; running requests finish."""
+        """Close the engine: it loads no more adapters, and running requests are still answered."""
         self._residents.close()
 
     def __enter__(self) -> Engine:

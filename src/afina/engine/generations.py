@@ -1,8 +1,8 @@
-"""Generations: answers in text for many adapters at once, computed step by step.
+"""Generation of texts for many adapters at once, step by step.
 
-Answers of all adapters that share a frozen model are generated in one continuous batch. Each adapter with a model of
-its own has a batch of its own. The keys and values of running answers are reserved under the memory limit of
-`Residents`, so that adapters without a lease are evicted to make room.
+The answers of all adapters that share a frozen model are generated in one continuous batch. Each adapter with a model
+of its own has a batch of its own. The keys and values of running answers count for the memory limit of `Residents`, so
+adapters without a lease are evicted to make room for them.
 """
 
 from __future__ import annotations
@@ -38,19 +38,21 @@ from afina.models.objectives import Predictions
 
 @dataclass(eq=False)
 class Generation:
-    """A prompt whose answer is generated. For several answers to a text, give several generations with different seeds.
+    """A prompt and the settings for generating one answer to it.
+
+    Several answers to a prompt need several generations with different seeds.
 
     Attributes:
-        lease: A lease on the adapter, which is loaded. The caller releases it after the generation.
-        encoded: The text, tokenized for the adapter.
-        decoding: The decoding settings. `max_new_tokens` is the caller's limit; None: as many as the model has
-            positions for.
-        logprobs: Number of most probable tokens that are reported at each step. None: no log-probabilities.
-        guide: Restricts the tokens of the answer. None: every token is allowed. A guide has a state, so each
-            generation needs its own.
-        heard: Called with the new tokens of each step, on the computing thread; must return at once. Not called for
+        lease: A lease on the adapter, which is loaded. The caller releases the lease after the generation.
+        encoded: The prompt, tokenized for the adapter.
+        decoding: The decoding settings. If `max_new_tokens` is None, the model's number of positions is the limit.
+        logprobs: The number of most probable tokens that are reported at each step. None: no log-probabilities.
+        guide: An object that restricts the tokens of the answer. A guide has a state, so each generation needs its own
+            guide. None: every token is allowed.
+        heard: Called on the computing thread with the new tokens of each step; must return at once. Not called for
             beam search, whose tokens may still change.
-        prompt_logprobs: Number of most probable tokens reported for each token of the text after the first. None: none.
+        prompt_logprobs: The number of most probable tokens that are reported for each token of the prompt except the
+            first. None: no log-probabilities of the prompt.
     """
 
     lease: Lease
@@ -68,13 +70,15 @@ class GeneratedText:
 
     Attributes:
         text: The answer, without special tokens and surrounding whitespace, cut before the first stop string.
-        tokens: int64 [number of new tokens], the end token included.
-        ended: Whether the answer ended by an end token or a stop string, and not by the limit of new tokens.
-        logprobs: Log-probabilities for each new token. None: not requested.
-        version: The adapter's version in a store, such as `client/task@3`. None: not from a store.
-        truncated: Whether the text was truncated.
-        prompt_tokens: Number of tokens of the encoded text.
-        prompt_logprobs: Log-probabilities for each token of the encoded text after the first. None: not requested.
+        tokens: The new tokens, int64 [number of new tokens], the end token included.
+        ended: Whether an end token or a stop string ended the answer. False: the limit of new tokens ended it.
+        logprobs: The log-probabilities for each new token. None: the request did not ask for them.
+        digest: The digest of the adapter.
+        version: The adapter's version in a store, such as `client/task@3`. None: the adapter is not from a store.
+        truncated: Whether the prompt was truncated.
+        prompt_tokens: The number of tokens of the prompt.
+        prompt_logprobs: The log-probabilities for each token of the prompt except the first. None: the request did not
+            ask for them.
     """
 
     text: str
@@ -88,29 +92,29 @@ class GeneratedText:
     prompt_logprobs: list[TokenLogprobs] | None = None
 
     def without_answer(self) -> Self:
-        """Return a copy with an empty answer, for a request that wants no new token."""
+        """Return a copy with an empty answer, for a request that only asks for the prompt (`max_tokens` 0)."""
         logprobs = None if self.logprobs is None else self.logprobs[:0]
         return replace(self, text="", tokens=self.tokens[:0], ended=False, logprobs=logprobs)
 
 
 Ended = list[tuple[Generation, GeneratedText | AfinaError]]
-"""Generations that have ended, with their outcomes."""
+"""The type of a list of generations that have ended, each with its text or its error."""
 
 
 class Generations:
-    """Answers that one computing thread generates together, step by step.
+    """The generations that one computing thread computes together, step by step.
 
-    `cancel` and the properties may be used on any thread; `add` and `step` only on the computing thread.
+    `cancel` and the properties may be used in any thread, `add` and `step` only in the computing thread.
 
     Attributes:
-        tokens_of: Number of tokens that the last step generated for each generation; with beams, for all beams
-            together.
+        tokens_of: The number of tokens that the last step generated, for each generation. For beam search, the tokens
+            of all beams are counted.
 
     Args:
-        computing: Lock that is held during a forward pass, also by the shared models.
-        residents: The adapters in memory, whose limit includes keys and values.
+        computing: The lock that is held during each forward pass, also by the shared models.
+        residents: The adapters in memory. Keys and values count for their memory limit.
         tokenizer: The backbone's tokenizer, which decodes answers.
-        memory: Reserves keys and values under their limit.
+        memory: Reserves memory for keys and values under the memory limit.
     """
 
     def __init__(self, computing: Lock, residents: Residents, tokenizer: Tokenizer, memory: ReservedMemory) -> None:
@@ -135,13 +139,13 @@ class Generations:
         return sum(batch.bytes for batch in [*self._batches.values()])
 
     def add(self, generation: Generation) -> None:
-        """Add a generation to the waiting ones.
+        """Add a generation to the waiting generations.
 
         Raises:
-            InvalidStudy: The adapter does not answer with texts, beam search is asked for log-probabilities or has a
-                guide, or a token id is not in the vocabulary.
-            InvalidData: The model has no position for an answer to the prompt, or the answer could have more keys and
-                values than the limit allows.
+            InvalidStudy: The adapter does not generate text, beam search is combined with log-probabilities or a guide,
+                or a token id is not in the vocabulary.
+            InvalidData: The model has no position left for an answer to the prompt, or the keys and values of the
+                answer could exceed the memory limit.
         """
         self._drop_cancelled()  # the same generation may have been cancelled, to wait elsewhere
         resident = generation.lease.resident()
@@ -169,7 +173,7 @@ class Generations:
         self._all[generation] = batch
 
     def _batch(self, resident: Resident) -> ContinuousBatch[Generation]:
-        """Return the batch of an adapter: the batch of its shared model, or the adapter's own batch."""
+        """Return the continuous batch for an adapter: that of the shared frozen model, or the adapter's own batch."""
         key = resident.host if isinstance(resident, SharedResident) else resident.digest
         if key not in self._batches:
             given = resident.next_tokens(), self._ends, self._tokenizer
@@ -177,24 +181,24 @@ class Generations:
         return self._batches[key]
 
     def cancel(self, generation: Generation) -> None:
-        """Drop a generation at the next step, with no outcome; one that has ended is ignored."""
+        """Cancel a generation. It is dropped at the next step, and has no outcome. An ended generation is ignored."""
         if generation in self._all:
             self._cancelled.add(generation)
 
     def waits(self, generation: Generation) -> bool:
-        """Whether a generation waits and no token of its prompt is computed. For the computing thread."""
+        """Return whether a generation waits, so that no token of its prompt was computed. For the computing thread."""
         batch = self._all.get(generation)
         return batch is not None and batch.waits(generation)
 
     def step(self, most: int | None = None) -> Ended:
-        """Admit waiting generations, compute the next token of every running one, and return those that ended.
+        """Start waiting generations, compute the next token of every running generation, and return those that ended.
 
-        An error is the outcome of its own generation: CorruptAdapter if the adapter's logits are NaN or infinite, an
-        error of its guide or listener, or Busy if the step failed otherwise.
+        If a generation fails, its outcome is an error: CorruptAdapter if the adapter's logits are NaN or infinite, an
+        error of its guide or listener, or Busy if the whole step failed.
 
         Args:
-            most: About how many tokens of prompts are computed; longer prompts are computed in the chunks of several
-                steps. None: prompts are computed whole.
+            most: The approximate number of prompt tokens to compute in this step. Longer prompts are computed in chunks
+                over several steps. None: prompts are computed at once.
         """
         self._drop_cancelled()
         self.tokens_of = {}
@@ -212,7 +216,7 @@ class Generations:
     def _stepped(
         self, batch: ContinuousBatch[Generation], most: int | None
     ) -> Iterable[tuple[Generation, Continuation | Exception]]:
-        """Compute a step of a batch, if a generation waits or runs in it; return the generations that ended."""
+        """Compute a step of a batch unless the batch is empty, and return the generations that have ended."""
         if not batch.active:
             return []
         try:
@@ -257,14 +261,14 @@ class Generations:
 
 
 def decoding_of(resident: Resident) -> Decoding:
-    """Return an adapter's trained decoding settings, with a limit of new tokens."""
+    """Return the decoding settings that an adapter was trained with, including a limit of new tokens."""
     found = resident.objective.generation()
     assert found is not None
     return found
 
 
 def generated(generations: Generations, asked: Iterable[Generation]) -> Iterator[tuple[Generation, Outcome]]:
-    """Generate all answers, and yield each as a prediction."""
+    """Compute generations until all have ended, and yield each generation with its prediction or its error."""
     for one in asked:
         try:
             generations.add(one)

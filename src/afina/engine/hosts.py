@@ -1,7 +1,7 @@
-"""Hosts: the frozen models of one backbone in memory, one for each precision in which adapters were trained.
+"""Hosts, which are the shared frozen models of one backbone in memory, one for each precision of adapters.
 
-Adapters of a precision share the host (frozen model) of this precision. A host is opened for the first adapter that
-needs it, and is kept.
+Adapters that were trained in the same precision share the host (frozen model) of this precision. A host is opened for
+the first adapter that needs the host, and stays in memory.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Hosts:
 
     Attributes:
         computes: The compute type of all hosts.
-        computing: Lock that is held during each forward pass of a host.
-        attaching: Lock that is held while a model is built, because transformers and peft then change global state.
+        computing: The lock that is held during each forward pass of a host.
+        attaching: The lock that is held while a model is built, because transformers and peft then change global state.
         copy_notes: Notes on copied backbone files (`Backbone.copy_note`) for each host, by precision.
 
     Args:
-        dtype: Compute type, as in `Predictor.of`.
-        residents: The adapters in memory. Their limit counts all hosts but the first that is opened.
+        dtype: The compute type, as in `Predictor.of`.
+        residents: The adapters in memory. All hosts except the first one count for their memory limit.
     """
 
     def __init__(self, backbone: Backbone, dtype: str, residents: Residents) -> None:
@@ -47,19 +47,19 @@ class Hosts:
         self.copy_notes: dict[str, str] = {}
 
     def all(self) -> dict[str, MixedBatchModel]:
-        """Return the open hosts by precision, in the order of opening."""
+        """Return the open hosts by precision, in the order in which they were opened."""
         return self._models.copy()
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Memory of the open hosts in bytes, by precision, without the language model's own output embedding."""
+        """The memory of the open hosts in bytes, by precision. The language model's output embedding is not counted."""
         return self._sizes.copy()
 
     def of(self, precision: str) -> MixedBatchModel:
-        """Return the frozen model of a precision, which is opened at the first call.
+        """Return the frozen model of a precision. The first call for a precision opens the model.
 
         Raises:
-            InvalidStudy: The limit of memory leaves no room for another host.
+            InvalidStudy: The memory limit leaves too little memory for another host.
             NotFound: The backbone's weights cannot be opened, or a package that the precision needs is missing.
         """
         with self.attaching:
@@ -85,7 +85,7 @@ class Hosts:
         return host
 
     def _check_room(self, precision: str) -> None:
-        """Raise InvalidStudy if another host, as it is opened, has more bytes than the limit leaves."""
+        """Raise InvalidStudy if another host needs more memory than the memory limit leaves."""
         room = self._residents.room()
         if not self._models or room is None:
             return
@@ -103,10 +103,11 @@ class Hosts:
 
 
 def precisions_of(manifests: Sequence[Mapping[str, Any]], backbone: Backbone) -> Sequence[str]:
-    """Return the precisions in which adapters were trained on a backbone, in the order of `PRECISIONS`.
+    """Return the precisions in which adapters of a backbone were trained, in the order of `PRECISIONS`.
 
-    An adapter belongs to the backbone if its manifest has the same address. If no manifest does, the model may have
-    moved: then adapters with the same family and tokenizer count. The digest is not known before the weights are read.
+    An adapter belongs to the backbone if its manifest has the backbone's address. If no manifest has this address, the
+    backbone may have moved, and the adapters with the same model family and tokenizer count. Digests are not compared,
+    because the backbone's digest is not known before its weights are read.
 
     Args:
         manifests: The adapters' manifests as JSON values.

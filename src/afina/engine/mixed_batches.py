@@ -1,6 +1,7 @@
-"""Mixed batches: texts for many adapters in a few packed rows of bounded size, and each adapter's predictions.
+"""Mixed batches: packed batches of bounded size with texts for many adapters, and the adapters' predictions.
 
-A text that occurs twice for an adapter, or for several adapters that leave the body unchanged, is computed once.
+If a text occurs twice for an adapter, or for several adapters that leave the model's body unchanged, the text is
+computed once.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from afina.predicting.predictor import ModelPredictor, logits
 
 @dataclass(frozen=True, eq=False)
 class SinglePass:
-    """A text that one forward pass answers: with classes, labels or a number.
+    """A text whose answer (a class, labels or a number) one forward pass computes.
 
     Attributes:
         lease: A lease on the adapter, which is loaded.
-        encoded: The text, encoded for that adapter.
+        encoded: The text, tokenized for the adapter.
     """
 
     lease: Lease
@@ -44,15 +45,16 @@ class SinglePass:
 
 
 class ChunkedPass:
-    """A text of one forward pass that is computed in chunks, and its keys and values until `close`.
+    """A text that is computed in chunks, with the keys and values of the tokens computed so far.
 
-    `close` may be called on any thread, also while a chunk is computed.
+    `close` frees the keys and values. It may be called in any thread, also while a chunk is being computed.
 
     Args:
-        memory: Has reserved the bytes of its keys and values, which `close` gives back.
+        memory: The object that has reserved memory for the keys and values.
+        columns: The number of tokens of the text, including virtual tokens.
 
     Attributes:
-        computed: Number of tokens that are computed.
+        computed: The number of tokens that have been computed.
     """
 
     def __init__(self, row: SinglePass, cache: KeyValueCache, memory: ReservedMemory, columns: int) -> None:
@@ -63,10 +65,12 @@ class ChunkedPass:
 
     @classmethod
     def open(cls, row: SinglePass, cache: KeyValueCache, memory: ReservedMemory, before: int) -> Self | None:
-        """Reserve memory for the keys and values of a text, and return the text; None if too little memory is free now.
+        """Reserve memory for the keys and values of a text, and return the text.
+
+        Returns None if there is too little free memory now.
 
         Args:
-            before: Number of virtual tokens.
+            before: The number of virtual tokens before the text.
         """
         columns = before + len(row.encoded.tokens)
         return cls(row, cache, memory, columns) if memory.take(cache.opened_bytes(columns), None) else None
@@ -74,12 +78,14 @@ class ChunkedPass:
     def next(
         self, count: int, prefix: int = 0, adapter: BatchedAdapter | None = None
     ) -> tuple[np.ndarray, TokenChunk] | None:
-        """Return the next tokens, at most `count`, and what they continue. None: the text was closed.
+        """Return the token ids of the next chunk, and the TokenChunk that gives the keys and values before the chunk.
+
+        Returns None if the text was closed.
 
         Args:
-            count: Number of tokens, at least 1.
-            prefix: Number of columns of the adapter's prefix.
-            adapter: The adapter, if it shares a model.
+            count: The largest number of tokens in the chunk, at least 1.
+            prefix: The number of the adapter's prefix tokens, which have only keys and values.
+            adapter: The adapter, if it uses a shared model. None: the adapter has a model of its own.
         """
         with self._lock:
             if self._closed:
@@ -94,7 +100,7 @@ class ChunkedPass:
         return self.computed == len(self.row.encoded.tokens)
 
     def close(self) -> None:
-        """Drop keys and values; further calls do nothing."""
+        """Free the keys and values and the memory reserved for them. Further calls do nothing."""
         with self._lock:
             if not self._closed:
                 self._closed, self._sequence = True, None
@@ -102,7 +108,13 @@ class ChunkedPass:
 
 
 class _Sequence(NamedTuple):
-    """Tokens that are computed once: an adapter's changes of the model, token ids, index of the first of type 1."""
+    """A token sequence that is computed once.
+
+    Attributes:
+        batched: The adapter's changes of the model.
+        tokens: The token ids.
+        second: The index of the first token with token type 1. None: no token types.
+    """
 
     batched: BatchedAdapter
     tokens: np.ndarray
@@ -110,10 +122,11 @@ class _Sequence(NamedTuple):
 
 
 def mixed_outputs(host: MixedBatchModel, rows: Sequence[SinglePass]) -> list[np.ndarray]:
-    """Return the outputs of each text, float32 [width of its head]; NaN only comes from the text's own adapter.
+    """Return the outputs of each text, float32 [width of the head of the text's adapter].
 
-    Attention multiplies other texts' values by 0, and 0 times NaN or infinity is NaN. If an adapter's outputs are not
-    finite, each adapter's texts are computed again without the others.
+    Outputs are NaN or infinite only if the text's own adapter causes it. Attention multiplies the values of other texts
+    in the batch by 0, and 0 times NaN or infinity is NaN. So if outputs are not finite, the texts of each adapter with
+    such outputs are computed again without the texts of other adapters.
     """
     found = _together(host, rows)
     groups = [*_by_adapter(rows)]
@@ -145,7 +158,10 @@ def _together(host: MixedBatchModel, rows: Sequence[SinglePass]) -> list[np.ndar
 
 
 def _features(host: MixedBatchModel, given: Sequence[_Sequence]) -> Tensor:
-    """Return [distinct sequences, width of the model]: rows of texts of similar length, each sorted by adapter."""
+    """Return the pooled features of token sequences, [number of sequences, width of the model].
+
+    Sequences of similar length are computed together in packed rows, which are sorted by adapter.
+    """
     lengths = np.array([len(one.tokens) + one.batched.prompt_length for one in given])
     order = np.argsort(lengths, kind="stable")
     made: Tensor | None = None
@@ -160,7 +176,10 @@ def _features(host: MixedBatchModel, given: Sequence[_Sequence]) -> Tensor:
 
 
 def _adapter_groups(given: Sequence[_Sequence], among: Sequence[int]) -> tuple[list[AdapterGroup], list[int]]:
-    """Group sequences by adapter, first those without a prefix, which share one attention; return groups and order."""
+    """Group the sequences with the indices `among` by adapter. Return the groups, and the indices in their order.
+
+    Adapters without a prefix come first, so that one attention call computes all their sequences.
+    """
     by_adapter: dict[int, list[int]] = {}
     for index in among:
         by_adapter.setdefault(id(given[index].batched), []).append(index)
@@ -177,12 +196,14 @@ class Prediction:
     """An adapter's answer to a text.
 
     Attributes:
-        answer: The prediction as JSON values, as `Predictor` returns it.
-        kind: Kind of the task, which determines the form of answer and outputs.
-        outputs: float [width of the head].
-        version: Version in a store, such as `client/task@3`. None: not from a store.
+        answer: The prediction as JSON values, in the form that `Predictor` returns.
+        kind: The kind of the task, which determines the form of `answer` and `outputs`.
+        outputs: The outputs of the adapter's head, float [width of the head]. For a generated text, the text.
+        digest: The digest of the adapter.
+        version: The adapter's version in a store, such as `client/task@3`. None: the adapter is not from a store.
         truncated: Whether the text was truncated.
-        tokens: Number of computed tokens, including template and special tokens; 0 for a bag-of-words adapter.
+        tokens: The number of computed tokens, including those of the template and special tokens. 0 for an adapter that
+            reads no tokens (bag of words).
     """
 
     answer: dict[str, Any]
@@ -198,7 +219,7 @@ Outcome = Prediction | AfinaError
 
 
 def kind_mismatch(resident: Resident, asked: str) -> InvalidStudy:
-    """Return the error for a request of another kind of answer than the adapter gives."""
+    """Return the error for a request that asks for another kind of answer than the adapter gives."""
     answers = "with texts, which are generated" if resident.generates else f"with {resident.objective.kind}"
     return problems.OTHER_KIND_OF_ANSWER(
         where=resident.where, kind=resident.objective.kind, _asked=asked, _answers=answers
@@ -206,18 +227,18 @@ def kind_mismatch(resident: Resident, asked: str) -> InvalidStudy:
 
 
 class MixedBatches:
-    """Computes texts with shared frozen models, or with an adapter's own model, one forward pass at a time.
+    """A class that computes texts in mixed batches with the shared frozen models, or with an adapter's own model.
 
     Args:
-        computing: Lock that is held during a forward pass, also by the shared models.
-        memory: Reserves the keys and values of texts that are computed in chunks.
+        computing: The lock that is held during each forward pass, also by the shared models.
+        memory: Reserves memory for the keys and values of texts that are computed in chunks.
     """
 
     def __init__(self, computing: Lock, memory: ReservedMemory) -> None:
         self._computing, self._memory = computing, memory
 
     def outcomes(self, rows: Sequence[SinglePass]) -> list[Outcome]:
-        """Return the prediction or error of each text, in order."""
+        """Return the prediction or the error of each text, in the order of the texts."""
         made: dict[int, Outcome] = {}
         shared = dict[MixedBatchModel, list[int]]()
         for mine in _by_adapter(rows):
@@ -237,7 +258,7 @@ class MixedBatches:
         return [made[index] for index in range(len(rows))]
 
     def _answer_separately(self, rows: Sequence[SinglePass], mine: Sequence[int], made: dict[int, Outcome]) -> None:
-        """Answer the texts of one adapter with a model of its own."""
+        """Compute the texts of one adapter that has a model of its own, and add their outcomes to `made`."""
         resident = rows[mine[0]].lease.resident()
         assert isinstance(resident, SeparateResident)
         predictor, encoded = resident.predictor, [rows[index].encoded for index in mine]
@@ -251,12 +272,12 @@ class MixedBatches:
         made |= _predictions(rows, mine, list(outputs))
 
     def open(self, row: SinglePass) -> ChunkedPass | None:
-        """Return a text that is computed in chunks; None: there is no memory for its keys and values now."""
+        """Return a text to compute in chunks, or None if there is now no memory for its keys and values."""
         resident = row.lease.resident()
         return ChunkedPass.open(row, resident.opened, self._memory, resident.virtual_tokens[0])
 
     def chunk_outcomes(self, chunks: Sequence[tuple[ChunkedPass, int]]) -> list[Outcome | None]:
-        """Compute the next tokens of texts, as `Engine.compute_chunks` describes."""
+        """Compute the next chunk of each text, in the form that `Engine.compute_chunks` describes."""
         together = dict[MixedBatchModel, dict[int, AdapterChunk]]()
         made: dict[int, Tensor] = {}
         for index, (one, count) in enumerate(chunks):
@@ -278,12 +299,12 @@ class MixedBatches:
 
     @staticmethod
     def _chunk_outcome(one: ChunkedPass, count: int, made: Tensor | None) -> Outcome | None:
-        """Return a text's prediction or error after a chunk; None: it is not complete.
+        """Return the prediction or the error of a text after a chunk, or None if the text is not complete.
 
         Args:
-            count: Number of the chunk's tokens.
-            made: The head's input of a shared model, [1, width], or the outputs of a separate model, [1, N]. None: the
-                text was closed.
+            count: The number of tokens in the chunk.
+            made: For a shared model, the input of the head, [1, width]. For an adapter's own model, the outputs,
+                [1, number of outputs]. None: the text was closed.
         """
         if made is None:
             return None
@@ -296,7 +317,7 @@ class MixedBatches:
 
 
 def _by_adapter(rows: Sequence[SinglePass]) -> Iterable[list[int]]:
-    """Group texts by adapter, and by pairs or single texts; return their indices."""
+    """Return lists of indices of texts. The texts of a list are for one adapter, and all single or all pairs."""
     found: dict[tuple[int, bool], list[int]] = {}
     for index, one in enumerate(rows):
         found.setdefault((id(one.lease.resident()), one.encoded.pair is None), []).append(index)
@@ -310,10 +331,13 @@ def _shared(one: SinglePass) -> SharedResident:
 
 
 def _predictions(rows: Sequence[SinglePass], mine: Sequence[int], outputs: Sequence[np.ndarray]) -> dict[int, Outcome]:
-    """Return the predictions of one adapter's texts by index; an error for all if an output is NaN or infinite.
+    """Return the predictions of one adapter's texts, by the texts' indices.
+
+    If an output is NaN or infinite, all these texts have the same error.
 
     Args:
-        mine: Indices of the adapter's texts.
+        mine: The indices, in `rows`, of the adapter's texts.
+        outputs: The outputs of the texts `mine`.
     """
     resident = rows[mine[0]].lease.resident()
     try:

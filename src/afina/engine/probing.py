@@ -1,4 +1,4 @@
-"""The outputs of a resident adapter for the built-in sentences, as its manifest records them (`predicting.probes`)."""
+"""Functions that compute an adapter's outputs for the built-in sentences of golden tests (`predicting.probes`)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from afina.generating.next_token import MixedNextTokenModel, WholePrompt
 from afina.predicting import probes
 
 Read = TypeVar("Read", EncodedText, Prediction)
-"""An outcome that is no error."""
+"""The type of an outcome that is not an error."""
 
 
 def probe_outputs(computing: Lock, batches: MixedBatches, tokenizer: Tokenizer, lease: Lease) -> np.ndarray:
-    """Return the outputs of an adapter for the built-in sentences; `Engine.probe` describes them.
+    """Return the outputs of an adapter for the built-in sentences, in the form that `Engine.probe` describes.
 
     Args:
-        computing: Lock that is held during a forward pass of an adapter's own model.
+        computing: The lock that is held during each forward pass of an adapter's own model.
 
     Raises:
         AfinaError: An output cannot be computed, or is NaN or infinite.
@@ -56,7 +56,10 @@ def _read(outcome: Read | AfinaError) -> Read:
 
 @torch.inference_mode()
 def _log_probabilities(tokenizer: Tokenizer, resident: SharedResident) -> np.ndarray:
-    """Return the log-probabilities of given tokens: each after the prompt and the right tokens before it."""
+    """Return the log-probabilities of the first tokens of the built-in answers, [sentence, token].
+
+    The log-probability of a token is conditional on the prompt and the answer's tokens before it (teacher forcing).
+    """
     reading = resident.reading
     assert reading.template is not None
     texts, pairs = zip(*probes.asked(resident.manifest), strict=True)

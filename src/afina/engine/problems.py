@@ -1,4 +1,4 @@
-"""Every error of `afina.engine` that a user can cause, each with its exception class, code and message."""
+"""All errors of `afina.engine` that a user can cause. Each error has an exception class, a code and a message."""
 
 from __future__ import annotations
 

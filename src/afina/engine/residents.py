@@ -1,7 +1,7 @@
-"""Residents: the adapters in memory, by digest. Loaded in background threads, evicted by least recent use (LRU).
+"""An LRU cache of loaded adapters, which are called residents.
 
-A resident (loaded adapter) answers with the shared frozen model, or with a model of its own. The limit never evicts an
-adapter with a lease; of the other adapters, the least recently used are evicted first.
+Background threads load adapters. A resident uses a shared frozen model or a model of its own. If the residents exceed
+the memory limit, the least recently used residents without a lease are evicted.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ from afina.repr_html import ReprCard
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Resident(ReprCard, ABC):
-    """A loaded adapter, identified by its digest.
+    """The base class of residents, which are adapters in memory, identified by their digests.
 
     Attributes:
-        shares_model: Whether the adapter shares the frozen model.
+        shares_model: Whether the adapter uses a frozen model that it shares with other adapters.
         digest: The adapter's digest.
-        where: The directory from which the adapter was read, for messages.
-        size: Memory of the adapter in bytes, without the shared model.
+        manifest: The adapter's manifest.
+        where: The directory from which the adapter was read, for error messages.
+        size: The memory of the adapter in bytes, without a shared model.
         reading: The adapter's template, maximum length and truncation. None: the adapter reads no tokens.
     """
 
@@ -61,32 +62,32 @@ class Resident(ReprCard, ABC):
 
     @property
     def generates(self) -> bool:
-        """Whether the adapter answers with texts, which are generated token by token."""
+        """Whether the adapter generates text."""
         return self.objective.auto_class == "language_model"
 
     @property
     def takes_chunks(self) -> bool:
-        """Whether the model can compute a text in chunks that continue the kept keys and values."""
+        """Whether the adapter's model can compute a text in chunks, with the keys and values of earlier chunks."""
         return self.reach is not None
 
     @property
     @abstractmethod
     def reach(self) -> float | None:
-        """The `Classifier.reach` of the model. None: a text cannot be computed in chunks."""
+        """The value `Classifier.reach` of the adapter's model. None: the model cannot compute a text in chunks."""
 
     @property
     @abstractmethod
     def virtual_tokens(self) -> tuple[int, int]:
-        """Number of virtual tokens before each text, and how many of them are keys and values only."""
+        """The number of virtual tokens before each text, and the number of those that have only keys and values."""
 
     @property
     @abstractmethod
     def opened(self) -> KeyValueCache:
-        """The cache of keys and values for texts that are computed in chunks."""
+        """The cache with the keys and values of texts that are computed in chunks."""
 
     @abstractmethod
     def next_tokens(self) -> NextTokenModel:
-        """Return the model that generates the adapter's answers."""
+        """Return the object that computes next-token logits for the adapter's generated answers."""
 
     @cached_property
     def objective(self) -> Objective:
@@ -95,13 +96,14 @@ class Resident(ReprCard, ABC):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SharedResident(Resident):
-    """An adapter that shares the frozen model.
+    """A loaded adapter that uses a frozen model together with other adapters.
 
     Attributes:
-        host: The frozen model, in the precision that the manifest names.
-        head: Returns outputs, float32 [N, width of the head], for features, float32 [N, width of the model]. None: the
-            model's output embedding, for answers in text.
-        offset: [width of the head], added to outputs. None: no offset.
+        host: The shared frozen model, in the precision that the adapter's manifest names.
+        batched: The adapter's changes of the frozen model.
+        head: A function that returns outputs, float32 [N, width of the head], for features, float32 [N, width of the
+            model]. None: the adapter generates text, with the model's output embedding.
+        offset: A vector [width of the head] that is added to the outputs. None: no vector is added.
     """
 
     shares_model = True
@@ -132,7 +134,7 @@ class SharedResident(Resident):
         return MixedNextTokenModel(self.host)
 
     def answer(self, features: Tensor) -> np.ndarray:
-        """Return outputs, float32 [N, width of the head], for features [N, width of the model]."""
+        """Return the outputs of the adapter's head, float32 [N, width of the head], for features [N, model width]."""
         assert self.head is not None
         with torch.inference_mode(), torch.autocast(features.device.type, enabled=False):
             outputs = self.head(features)
@@ -142,7 +144,7 @@ class SharedResident(Resident):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SeparateResident(Resident):
-    """A loaded adapter with a model of its own."""
+    """A loaded adapter that has a model of its own and shares no frozen model."""
 
     shares_model = False
 
@@ -150,7 +152,7 @@ class SeparateResident(Resident):
 
     @property
     def classifier(self) -> Classifier:
-        """The adapter's own model. An adapter that reads no tokens has none."""
+        """The adapter's own model. Do not use for an adapter that reads no tokens, which has no model."""
         assert isinstance(self.predictor, ModelPredictor)
         return self.predictor.classifier
 
@@ -176,7 +178,14 @@ class SeparateResident(Resident):
 
 @dataclass(eq=False)
 class _Place:
-    """An entry for an adapter that is loaded or loading; `used` is a counter of the last lease or release."""
+    """An entry in the cache of residents for an adapter that is loaded or being loaded.
+
+    Attributes:
+        future: The future of the loaded adapter.
+        leases: The number of leases on the adapter.
+        used: The number, in the order of all leases and releases, of the adapter's last lease or release.
+        pins: 1 if the adapter is pinned, else 0.
+    """
 
     future: Future[Resident]
     leases: int = 0
@@ -185,14 +194,14 @@ class _Place:
 
     @property
     def size(self) -> int:
-        """Memory of the adapter in bytes; 0 while it is loading."""
+        """The memory of the adapter in bytes; 0 while the adapter is being loaded."""
         there = self.future.done() and not self.future.cancelled() and self.future.exception() is None
         return self.future.result().size if there else 0
 
 
 @dataclass
 class ResidentCounts:
-    """The numbers of loads and evictions since the start."""
+    """The numbers of adapters that were loaded and evicted since the engine was opened."""
 
     loads: int = 0
     evictions: int = 0
@@ -200,11 +209,11 @@ class ResidentCounts:
 
 @dataclass(eq=False)
 class Lease:
-    """Keeps an adapter in memory until `release`, or until the end of a `with` block.
+    """A lease keeps an adapter in memory until `release` is called, or until the end of a `with` block.
 
     Attributes:
         digest: The adapter's digest.
-        version: Version in a store, such as `client/task@3`. None: not from a store.
+        version: The adapter's version in a store, such as `client/task@3`. None: the adapter is not from a store.
     """
 
     digest: str
@@ -215,18 +224,18 @@ class Lease:
 
     @property
     def ready(self) -> bool:
-        """Whether `resident` returns or raises without waiting."""
+        """Whether the adapter is loaded, or loading has failed, so that `resident` does not wait."""
         return self._place.future.done()
 
     def resident(self, timeout: float | None = None) -> Resident:
-        """Wait until the adapter is loaded, and return it.
+        """Wait until the adapter is loaded, and return the resident (the loaded adapter).
 
         Args:
-            timeout: Maximum time in seconds. None: no limit.
+            timeout: The longest time to wait, in seconds. None: no limit.
 
         Raises:
-            Busy: The adapter was not loaded within `timeout`.
-            AfinaError: Loading failed.
+            Busy: The adapter was not loaded within `timeout` seconds.
+            AfinaError: Loading the adapter failed.
         """
         try:
             return self._place.future.result(timeout)
@@ -236,7 +245,7 @@ class Lease:
             ) from None
 
     def release(self) -> None:
-        """Release the adapter; further calls do nothing."""
+        """Release the adapter, which may then be evicted. Further calls do nothing."""
         if self._held:
             self._held = False
             self._release(self._place)
@@ -249,14 +258,14 @@ class Lease:
 
 
 class Residents:
-    """Loads, keeps and evicts adapters. Thread-safe.
+    """An LRU cache that loads, keeps and evicts adapters. Thread-safe.
 
     Attributes:
-        limit: Maximum memory in bytes of all adapters and of reserved memory, such as keys and values. The limit is
-            exceeded while leases require it, because adapters with a lease are not evicted. None: no limit.
+        limit: The maximum memory, in bytes, of all adapters and of reserved memory, such as that of keys and values.
+            Adapters with a lease are not evicted, even if they exceed the limit. None: no limit.
 
     Args:
-        loaders: Number of threads that load adapters.
+        loaders: The number of threads that load adapters.
     """
 
     def __init__(self, limit: int | None = None, loaders: int = 2) -> None:
@@ -268,7 +277,10 @@ class Residents:
         self._lock, self._clock = RLock(), count(1)  # reentrant: a load that is already done calls back in this thread
 
     def lease(self, digest: str, load: Callable[[], Resident], version: str | None = None) -> Lease:
-        """Return a lease on the adapter with this digest; starts `load` if it is not loaded, but does not wait."""
+        """Return a lease on the adapter with a digest.
+
+        If the adapter is not in memory, a thread starts to call `load`. The method does not wait for this thread.
+        """
         with self._lock:
             place = self._places.get(digest)
             if place is None:
@@ -294,7 +306,7 @@ class Residents:
         return made
 
     def _forget_failed(self, digest: str, place: _Place, future: Future[Resident]) -> None:
-        """Remove an adapter that failed to load, so that the next request tries again."""
+        """Remove the entry of an adapter that failed to load, so that the next lease tries to load it again."""
         if future.cancelled() or future.exception() is not None:
             with self._lock:
                 if self._places.get(digest) is place:
@@ -307,7 +319,7 @@ class Residents:
             self._make_room()
 
     def _make_room(self) -> None:
-        """Evict the least recently used adapters until memory is within the limit. The caller holds the lock."""
+        """Evict the least recently used adapters until the memory is within the limit. Call it with the lock held."""
         if self.limit is None:
             return
         size = self._reserved + sum(place.size for place in self._places.values())
@@ -320,18 +332,18 @@ class Residents:
 
     @property
     def reserved(self) -> int:
-        """Bytes that are reserved in addition to adapters."""
+        """The number of bytes that are reserved in addition to the memory of adapters."""
         return self._reserved
 
     def reserve(self, size: int, *, force: bool = False) -> bool:
-        """Reserve bytes under the limit; adapters without a lease are evicted to make room.
+        """Reserve memory under the memory limit. Adapters without a lease are evicted to make room.
 
         Args:
-            size: Number of bytes.
-            force: Whether to exceed the limit if adapters with a lease leave no room.
+            size: The number of bytes to reserve.
+            force: Whether to exceed the memory limit if adapters with a lease leave too little memory.
 
         Returns:
-            False: there is no room now, and nothing was reserved.
+            Whether the memory was reserved. False: there is too little memory now.
         """
         with self._lock:
             kept = sum(place.size for place in self._places.values() if place.leases or place.pins)
@@ -342,27 +354,31 @@ class Residents:
             return True
 
     def hold(self, size: int) -> None:
-        """Reserve bytes permanently, even beyond the limit, for weights that several adapters use."""
+        """Reserve memory permanently, even beyond the memory limit, for weights that several adapters share."""
         with self._lock:
             self._held += size
             self.reserve(size, force=True)
 
     def give_back(self, size: int) -> None:
-        """End the reservation of bytes."""
+        """Undo the reservation of `size` bytes by `reserve`."""
         with self._lock:
             self._reserved -= size
 
     def room(self, digest: str | None = None) -> int | None:
-        """Return the most bytes that `reserve` can ever reserve for an adapter, or in all; None: no limit.
+        """Return the largest number of bytes that `reserve` can reserve after everything possible was evicted.
 
-        Pinned adapters, the adapter itself and bytes reserved by `hold` stay; all else may be evicted.
+        Pinned adapters, the adapter `digest` and memory reserved by `hold` are not evicted. Returns None if there is no
+        memory limit.
         """
         with self._lock:
             kept = self._held + sum(place.size for key, place in self._places.items() if place.pins or key == digest)
             return None if self.limit is None else self.limit - kept
 
     def pin(self, lease: Lease) -> None:
-        """Keep an adapter regardless of the limit. Raises Refused if pinned adapters would exceed it."""
+        """Pin an adapter, so that the memory limit never evicts it.
+
+        Raises Refused if the pinned adapters alone would exceed the memory limit.
+        """
         lease.resident()
         with self._lock:
             place = self._places.setdefault(lease.digest, lease._place)
@@ -372,14 +388,17 @@ class Residents:
             place.pins = 1
 
     def unpin(self, digest: str) -> None:
-        """End `pin`; does nothing for an adapter that is not pinned."""
+        """Undo `pin`. The method does nothing for an adapter that is not pinned."""
         with self._lock:
             if digest in self._places:
                 self._places[digest].pins = 0
                 self._make_room()
 
     def evict(self, digest: str) -> bool:
-        """Evict an adapter, pinned or not; its leases stay valid. Return whether it was in memory."""
+        """Evict an adapter, even if it is pinned. Return whether the adapter was in memory.
+
+        Leases on the adapter stay valid.
+        """
         with self._lock:
             there = self._places.pop(digest, None) is not None
             self.counts.evictions += there
@@ -392,16 +411,17 @@ class Residents:
         return tuple(place.future.result() for place in sorted(there, key=lambda place: -place.used))
 
     def close(self) -> None:
-        """Stop the loaders after their current adapters; then no adapter can be loaded."""
+        """Stop the loading threads after the adapters that they are loading now. No adapter can be loaded later."""
         self._pool.shutdown(cancel_futures=True)
 
 
 class ReservedMemory:
-    """Reserves keys and values of running answers and chunked texts, under the limit of `Residents`. Thread-safe.
+    """A class that reserves memory for keys and values, under the memory limit of `Residents`. Thread-safe.
 
-    Each adapter with a running answer also reserves twice its size for `LoraStacks`. If nothing is reserved, an answer
-    or a text may start even if leased adapters exceed the limit: otherwise waiting answers would keep each other from
-    starting.
+    Keys and values belong to running answers, and to texts that are computed in chunks. For each adapter with a running
+    answer, twice the adapter's size is reserved too, for its copies in `LoraStacks`. If nothing is reserved, an answer
+    or a text may start even if leased adapters exceed the limit. Otherwise answers that wait, and hold leases, could
+    keep each other from starting for ever.
     """
 
     def __init__(self, residents: Residents) -> None:
@@ -410,7 +430,7 @@ class ReservedMemory:
         self._lock = Lock()
 
     def take(self, size: int, adapter: BatchedAdapter | None) -> bool:
-        """Reserve `size` bytes for an answer of an adapter. Return False if there is no room now."""
+        """Reserve `size` bytes for an answer or a text of an adapter. Return False if too little memory is free."""
         with self._lock:
             beside = 0 if self._running[adapter] else stacked_bytes(adapter)
             if not self._residents.reserve(size + beside, force=not self._running.total()):
@@ -419,7 +439,7 @@ class ReservedMemory:
             return True
 
     def give_back(self, size: int, adapter: BatchedAdapter | None) -> None:
-        """End the reservation of an answer."""
+        """Undo the reservation of `size` bytes for an answer or a text of an adapter."""
         with self._lock:
             self._running[adapter] -= 1
             self._residents.give_back(size + (0 if self._running[adapter] else stacked_bytes(adapter)))
@@ -427,5 +447,5 @@ class ReservedMemory:
 
 
 def stacked_bytes(adapter: BatchedAdapter | None) -> int:
-    """Return the most bytes that an adapter takes for `LoraStacks` while it generates."""
+    """Return the largest number of bytes that copies of an adapter take in `LoraStacks` while it generates text."""
     return 0 if adapter is None else 2 * adapter.size

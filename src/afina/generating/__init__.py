@@ -1,4 +1,4 @@
-"""A language model generates answers: greedy search, sampling or beam search, guided by a grammar, as a stream.
+"""Generation of text by a language model: greedy search, sampling or beam search, grammars, and streamed answers.
 
-The package knows no methods, adapters or files.
+The package imports no code of methods, adapters or files.
 """

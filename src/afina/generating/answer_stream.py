@@ -1,8 +1,8 @@
-"""Answer streams: decode an answer's tokens to pieces of text while the tokens arrive.
+"""Classes that decode the tokens of an answer to pieces of text while the tokens arrive.
 
-The pieces together are exactly the answer's text as `afina.generating.answers.text_of` returns it. A piece is held back
-while later tokens could still change it: an incomplete character, the beginning of a stop string, whitespace at the
-end.
+The pieces joined are exactly the text that `afina.generating.answers.text_of` returns for the answer. A piece is not
+returned yet while later tokens could still change it, such as an incomplete character, the beginning of a stop string,
+or whitespace at the end.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from afina.generating import problems
 from afina.models.decoding import GREEDY, Decoding
 
 _REPLACEMENT = "\ufffd"
-"""The character that a decoder writes for bytes that are no character, or not yet."""
+"""The character that a decoder writes for bytes that are not a character, or not a complete character yet."""
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-"""A token for a single byte, in a vocabulary with byte fallback."""
+"""Pattern of the name of a token for a single byte, such as `<0x0A>`, in a vocabulary with byte fallback."""
 
 _SPACE = "\u2581"
 """The character that stands for a space in vocabularies of SentencePiece."""
@@ -27,14 +27,14 @@ _SPACE = "\u2581"
 
 @lru_cache(maxsize=1)
 def _bytes_of_characters() -> dict[str, int]:
-    """Return the byte that each character stands for in a byte-level vocabulary (GPT-2's table)."""
+    """Return the table of a byte-level vocabulary (as GPT-2's): the byte that each character stands for."""
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in shown]
     return {chr(byte): byte for byte in shown} | {chr(256 + place): byte for place, byte in enumerate(hidden)}
 
 
 class TokenTexts:
-    """The bytes and the text of single tokens. Thread-safe."""
+    """A class that returns the bytes and the text of single tokens of a tokenizer. Thread-safe."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -46,10 +46,10 @@ class TokenTexts:
         self.special = frozenset(number for number, token in tokenizer.added_tokens_decoder.items() if token.special)
         is_bpe = type(tokenizer.backend_tokenizer.model).__name__ == "BPE"
         self.is_steady = is_bpe or not getattr(tokenizer, "clean_up_tokenization_spaces", False)
-        """Whether later tokens never change the text of earlier ones, except within a character."""
+        """Whether later tokens never change the text of earlier tokens, except within an incomplete character."""
 
     def bytes_of(self, token: int) -> bytes:
-        """Return the bytes of a token; of a token without text, none."""
+        """Return the bytes of a token's text. A token without text has no bytes."""
         if token in self._added:
             return self._added[token].encode()
         name = self._name(token)
@@ -64,12 +64,12 @@ class TokenTexts:
         return str(self.tokenizer.decode([token])).encode()
 
     def _name(self, token: int) -> str | None:
-        """Return the token as it stands in the vocabulary; None: the vocabulary has fewer tokens."""
+        """Return a token's name in the vocabulary, or None if the vocabulary does not have the token id."""
         name = self.tokenizer.convert_ids_to_tokens(token)
         return None if name is None else str(name)
 
     def shown(self, token: int) -> str:
-        r"""Return the text of a token. A part of a character is shown as OpenAI does, such as `bytes:\xe2`."""
+        r"""Return the text of a token. A part of a character is written as its bytes, such as `bytes:\xe2` (as OpenAI)."""
         content = self.bytes_of(token)
         try:
             return content.decode()
@@ -77,28 +77,28 @@ class TokenTexts:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
 
     def is_known(self, token: int) -> bool:
-        """Whether the vocabulary has a token; other ids have no text."""
+        """Return whether the vocabulary has a token id. Token ids that are not in the vocabulary have no text."""
         return self._name(token) is not None
 
     def is_byte(self, token: int) -> bool:
-        """Whether a token is a byte whose run is decoded as a whole (byte fallback)."""
+        """Return whether a token stands for a single byte (byte fallback). Runs of such tokens are decoded together."""
         if not self._fallback:
             return False
         return _BYTE.fullmatch(self._name(token) or "") is not None
 
 
 class _Decoded:
-    """The text of tokens while they arrive, without special tokens. Decodes each token only a few times."""
+    """A decoder of tokens that arrive one by one. It leaves out special tokens, and decodes each token a few times."""
 
     def __init__(self, texts: TokenTexts, hidden: Collection[int]) -> None:
         self._texts, self._hidden = texts, hidden
         self._tokens: list[int] = []
         self._from, self._to = 0, 0
         self._known = ""
-        """The text of the tokens from `_from` to `_to`, which begin the next window."""
+        """The text of the tokens from `_from` to `_to`, with which the next decoded window begins."""
 
     def add(self, tokens: Sequence[int]) -> str:
-        """Return the further text that is certain after these tokens."""
+        """Add tokens, and return the further text that later tokens cannot change."""
         self._tokens += [token for token in tokens if token not in self._hidden and self._texts.is_known(token)]
         if not self._texts.is_steady or self._to == len(self._tokens) or self._texts.is_byte(self._tokens[-1]):
             return ""
@@ -112,22 +112,23 @@ class _Decoded:
 
 
 class AnswerStream:
-    """The text of one answer, in pieces."""
+    """A stream of one answer's text, in pieces."""
 
     def __init__(self, texts: TokenTexts, decoding: Decoding = GREEDY) -> None:
         self._decoded, self._stop = _Decoded(texts, texts.special | {*decoding.stop_token_ids}), decoding.stop
         self._sent = ""
         self._begun, self._stopped = False, False
         self._held = ""
-        """Text that is certain and was not returned: the beginning of a stop string, or whitespace."""
+        """Text that later tokens cannot change but that was not returned yet: possibly the beginning of a stop string,
+        or whitespace at the end."""
 
     @property
     def length(self) -> int:
-        """Number of characters of the answer that are certain, including those that are held back."""
+        """The number of the answer's characters that later tokens cannot change, including those not returned yet."""
         return len(self._sent) + (len(self._held) if self._begun else 0)
 
     def add(self, tokens: Sequence[int]) -> str:
-        """Return the next piece of the answer, which may be empty."""
+        """Add tokens, and return the next piece of the answer's text, which may be empty."""
         piece = self._decoded.add(tokens)
         if self._stopped or not piece:
             return ""
@@ -146,9 +147,9 @@ class AnswerStream:
         return ready
 
     def end(self, text: str) -> str:
-        """Return the last piece of the answer.
+        """Return the last piece of the answer's text, given the whole text.
 
-        Raises InvalidData if the answer does not begin with the pieces that were returned.
+        Raises InvalidData if the text does not begin with the pieces that were returned before.
         """
         if not text.startswith(self._sent):
             raise problems.STREAM_DIFFERS()
@@ -156,7 +157,7 @@ class AnswerStream:
         return rest
 
     def _could_stop(self) -> int:
-        """Return the length of the longest end of the held text that could begin a stop string."""
+        """Return the number of characters at the end of the text in `_held` that could begin a stop string."""
         longest = min(len(self._held), max(map(len, self._stop), default=1) - 1)
         ends = (self._held[-size:] for size in range(longest, 0, -1))
         return next((len(end) for end in ends if any(string.startswith(end) for string in self._stop)), 0)

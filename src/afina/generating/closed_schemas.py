@@ -1,8 +1,8 @@
-"""JSON schemas whose objects have no other keys than the named ones, as in OpenAI's strict mode.
+"""Conversion of a JSON Schema to a closed schema, whose objects have only the named keys, as in OpenAI's strict mode.
 
-In JSON Schema, an object without `additionalProperties` may have any further key, and a model that may write further
-keys writes them without end. Only restrictions are added, so every answer also follows the given schema. The module
-knows no grammar.
+In JSON Schema, an object without `additionalProperties` may have any further key. A model that may write further keys
+often writes them without end. The conversion only adds restrictions, so an answer that follows the closed schema also
+follows the given schema. The module imports no code of grammars.
 """
 
 from __future__ import annotations
@@ -16,41 +16,42 @@ from afina.generating import problems
 
 _NAMES = ("properties", "patternProperties")
 _INNER = ("items", "additionalItems", "prefixItems", "additionalProperties")
-"""Keywords with schemas of values inside the value."""
+"""The keywords whose values are schemas of inner values: of array elements or of further keys."""
 
 _CHOICES = ("anyOf", "oneOf")
 _DEFINITIONS = ("$defs", "definitions")
 _SAID = frozenset({"additionalProperties", "unevaluatedProperties"})
 
 MOST_STEPS = 100_000
-"""Most schemas that are looked at, as often as they are: references may combine in too many ways."""
+"""The largest number of visits to schemas in a conversion. References can combine in exponentially many ways."""
 
 Schema = Mapping[str, Any]
 Keys = Mapping[str, Mapping[str, Any]]
-"""Names of keys and patterns of names, in the form of `properties` and `patternProperties`."""
+"""The type of a set of keys, given by names (`properties`) and by patterns of names (`patternProperties`)."""
 
 
 def closed(schema: Schema) -> dict[str, Any]:
-    """Return a schema in which an object that names keys has no others, unless `additionalProperties` says so.
+    """Return a closed schema: an object with named keys has no other keys, unless it has `additionalProperties`.
 
-    A schema that names keys and no `type` is of an object. An object without named keys, such as `{"type": "object"}`,
-    stays open. Where several schemas hold for one object
-    (`allOf`, or keywords beside `$ref`, `anyOf` and `oneOf`), the object may have the keys of all of them. Each `$ref`
-    into the schema becomes a reference to a copy in `$defs`. Other references, parts with an `$id` of their own, and
-    keywords such as `not` are left as they are.
+    - A schema that names keys and has no `type` counts as a schema of an object.
+    - An object without named keys, such as `{"type": "object"}`, may still have any keys.
+    - If several schemas hold for one object (`allOf`, or keywords beside `$ref`, `anyOf` and `oneOf`), the object may
+      have the keys of all these schemas.
+    - Each `$ref` into the schema becomes a reference to a copy in `$defs`.
+    - Other references, parts with an `$id` of their own, and keywords such as `not` are unchanged.
 
-    Raises InvalidData for a schema whose references combine in too many ways.
+    Raises InvalidData if the references of the schema combine in too many ways.
     """
     return _Closing(schema).whole()
 
 
 class _Closing:
-    """The conversion of one JSON schema to a closed one."""
+    """The conversion of one JSON Schema to a closed schema."""
 
     def __init__(self, root: Schema) -> None:
         self._root = root
         self._names: dict[str, str] = {}
-        """Names of the copies of what a `$ref` points to, by pointer and keys beside it."""
+        """The names in `$defs` of copies of the targets of `$ref`, by pointer and by the keys of other schemas."""
         self._waiting: list[tuple[str, Any, Keys | None]] = []
         self._steps = 0
 
@@ -62,10 +63,11 @@ class _Closing:
         return {**made, "$defs": copies} if copies else made
 
     def _schema(self, given: Any, beside: Keys | None) -> Any:
-        """Return the schema of a value.
+        """Return a schema converted to a closed schema.
 
         Args:
-            beside: keys that other schemas of the same value name. None: another schema forbids further keys.
+            beside: The keys that other schemas of the same value name. None: another schema already forbids further
+                keys, so this schema does not.
         """
         self._step()
         if not isinstance(given, Mapping) or (given is not self._root and "$id" in given):
@@ -95,7 +97,10 @@ class _Closing:
     def _keys(
         self, given: Schema, choices: list[str], beside: Keys | None
     ) -> tuple[Keys | None, Keys | None, Keys | None]:
-        """Return which keys alternatives, other parts, and the schema itself allow; None: they forbid no keys."""
+        """Return the keys that each alternative, each other part (`allOf`, `$ref`), and the schema itself must allow.
+
+        None for one of the three means that it does not forbid further keys.
+        """
         fixed = list(self._together({name: one for name, one in given.items() if name not in choices}))
         if beside is None or any(_SAID & one.keys() for one in fixed):
             return None, None, None
@@ -109,7 +114,7 @@ class _Closing:
         return None, None, _merged(beside, together) if named or beside else None
 
     def _together(self, given: Schema) -> Iterator[Schema]:
-        """Yield a schema, and all schemas that hold for the same value, or may hold."""
+        """Yield a schema, and all schemas in its `allOf`, `$ref`, `anyOf` and `oneOf`, which may hold for its value."""
         left, seen = list[Any]([given]), set[int]()
         while left:
             one = left.pop(0)
@@ -128,7 +133,7 @@ class _Closing:
             )
 
     def _target(self, given: Schema) -> Any:
-        """Return what the `$ref` of a schema points to in the whole schema; None: no such reference."""
+        """Return the part of the whole schema to which the `$ref` of a schema points, or None without such a part."""
         pointer = given.get("$ref")
         if not isinstance(pointer, str) or not (pointer == "#" or pointer.startswith("#/")):
             return None
@@ -144,7 +149,7 @@ class _Closing:
         return found
 
     def _copied(self, pointer: str, target: Any, beside: Keys | None) -> str:
-        """Return the reference to the copy of a target."""
+        """Return a `$ref` value that points to the copy of a target in `$defs`."""
         key = json.dumps([pointer, beside])
         if key not in self._names:
             self._names[key] = name = str(len(self._names) + 1)
@@ -153,7 +158,7 @@ class _Closing:
 
 
 def _merged(beside: Keys, schemas: Iterable[Schema]) -> Keys:
-    """Return the keys of schemas, and those beside them, without their own schemas."""
+    """Return the union of the keys of several schemas and of `beside`, each with the schema `true`."""
     given = [beside, *schemas]
     found = {
         name: {key: True for one in given if isinstance(one.get(name), Mapping) for key in one[name]} for name in _NAMES

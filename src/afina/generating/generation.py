@@ -1,8 +1,9 @@
-"""Generation: a language model answers prompts, with continuous batching.
+"""Generation of a language model's answers to prompts, with continuous batching.
 
-Running sequences of unequal length take a step together: one packed row with a token of each, without padding. A
-sequence that has ended leaves at once, and a waiting prompt enters. `ContinuousBatch` is driven step by step; `answers`
-drives it over any number of prompts. The module does not know tasks, templates or files.
+All running sequences, of different lengths, are continued in one forward pass: a packed batch with one token of each
+sequence, without padding. When a sequence has ended, a waiting prompt takes its place in the next step. The caller of
+`ContinuousBatch` computes step by step; the function `answers` computes the answers to any number of prompts. The
+module imports no code of tasks, templates or files.
 """
 
 from __future__ import annotations
@@ -37,27 +38,33 @@ from afina.models.kernels.key_values import CachedSequence, OpenSequence
 from afina.models.kernels.layer_changes import BatchedAdapter
 
 ROWS = 64
-"""Most sequences that take a step together."""
+"""The largest number of sequences that are continued in one step."""
 
 COLUMNS = 16384
-"""Most tokens that running sequences may have together, prompts and answers. It bounds the memory of the cache."""
+"""The largest number of tokens that all running sequences may have together, in prompts and answers.
+
+This number bounds the memory of the cache of keys and values.
+"""
 
 WINDOW = 1024
-"""Number of prompts that `answers` reads ahead."""
+"""The number of prompts that the function `answers` reads before it yields the first of their answers."""
 
 
 class Admission(Protocol):
-    """Decides by memory whether a request may start."""
+    """An object that decides whether enough memory is free for a request to start."""
 
     def take(self, size: int, adapter: BatchedAdapter | None) -> bool:
-        """Reserve `size` bytes of keys and values for a request of an adapter. Return False if there is no room now."""
+        """Reserve `size` bytes for the keys and values of a request. Return False if too little memory is free now."""
 
     def give_back(self, size: int, adapter: BatchedAdapter | None) -> None:
-        """Release the bytes that `take` reserved."""
+        """Undo a reservation of `size` bytes by `take`."""
 
 
 class NewTokens(NamedTuple):
-    """The tokens that one step added to an answer; `logprobs`: one for each token. None: not requested."""
+    """The tokens that one step added to an answer.
+
+    `logprobs`: The log-probabilities for each token. None: the request did not ask for them.
+    """
 
     tokens: list[int]
     logprobs: list[TokenLogprobs] | None
@@ -68,17 +75,21 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(eq=False)
 class _Request(Generic[Key]):
-    """A request, and its sequences in the cache; none while it waits, and none before its prompt is complete.
+    """A request for an answer to a prompt.
 
     Attributes:
-        need: Most tokens that the request's sequences may have together.
-        size: Most bytes of the request's keys and values.
-        adapter: The adapter that answers. None: the model itself.
-        reported: Number of most probable tokens in the log-probabilities of the prompt. None: not requested.
-        told: Number of tokens that the listener `heard` has received.
-        opened: The sequence in the cache of a prompt that is computed in chunks.
-        filled: Number of the prompt's tokens that are computed.
-        prompt_logprobs: The log-probabilities of the prompt's tokens, once the prompt is computed.
+        need: The largest number of tokens that the request's sequences may have together.
+        size: The largest number of bytes of the request's keys and values.
+        adapter: The adapter that answers. None: the model without an adapter.
+        reported: The number of most probable tokens that are reported for each token of the prompt. None: no
+            log-probabilities of the prompt.
+        heard: The listener, which is called with new tokens. None: no listener.
+        told: The number of tokens that the listener has received.
+        opened: The sequence in the cache of a prompt that is being computed in chunks.
+        filled: The number of the prompt's tokens that were computed.
+        sequences: The request's sequences in the cache. Empty until the prompt is completely computed.
+        last: The last token of each sequence.
+        prompt_logprobs: The log-probabilities of the prompt's tokens, after the prompt was computed.
     """
 
     key: Key
@@ -97,7 +108,7 @@ class _Request(Generic[Key]):
     prompt_logprobs: list[TokenLogprobs] | None = None
 
     def tell(self) -> None:
-        """Pass new tokens to the listener `heard`, but not with beam search, whose tokens may still change."""
+        """Pass new tokens to the listener `heard`. In beam search, nothing is passed, since tokens may still change."""
         search, start = self.search, self.told
         if self.heard is None or not isinstance(search, SingleSearch) or start == len(search.tokens):
             return
@@ -107,21 +118,24 @@ class _Request(Generic[Key]):
 
 
 Ended = list[tuple[_Request[Key], Continuation | Exception]]
-"""Requests that have ended, with their outcomes."""
+"""The type of a list of requests that have ended, each with its answer or its exception."""
 
 
 class ContinuousBatch(Generic[Key]):
-    """Requests that are generated together, step by step. Not thread-safe.
+    """A continuous batch: requests whose answers are generated together, step by step. Not thread-safe.
 
     Attributes:
-        computed: Number of tokens that the last step generated for each request; with beams, for all beams together.
+        computed: The number of tokens that the last step generated, for each request. For beam search, the tokens of
+            all beams are counted.
 
     Args:
-        rows: Most sequences that take a step together; a request with beams has one for each beam.
-        columns: Most tokens of all running sequences, counting each answer's longest possible length. A request that
-            is longer runs alone.
-        budget: Most prompt tokens that are computed at once; a longer prompt is computed alone.
-        memory: Reserves memory before a request starts, and releases it at the end. None: memory is not limited.
+        ends: The ids of the end tokens.
+        rows: The largest number of sequences in a step. A request with beam search has a sequence for each beam.
+        columns: The largest number of tokens of all running sequences together. Each answer counts with its longest
+            possible length. A request with more tokens runs alone.
+        budget: The largest number of prompt tokens that are computed in one forward pass. A longer prompt is computed
+            alone.
+        memory: Reserves memory before a request starts, and releases the memory at its end. None: no memory limit.
         checked: Whether a request fails if its logits are NaN or infinite.
     """
 
@@ -154,25 +168,25 @@ class ContinuousBatch(Generic[Key]):
 
     @property
     def bytes(self) -> int:
-        """Size of all keys and values in bytes."""
+        """The size of the keys and values of all running requests in bytes."""
         return self._model.cache.bytes + sum(one.opened.bytes for one in self._running.values() if one.opened)
 
     def waits(self, key: Key) -> bool:
-        """Whether a request waits, with no token of its prompt computed."""
+        """Return whether a request is waiting, so that no token of its prompt was computed yet."""
         return key in self._waiting
 
     @property
     def entering(self) -> bool:
-        """Whether a prompt waits or is not completely computed."""
+        """Whether there is a request that waits, or whose prompt is not completely computed."""
         return bool(self._waiting or self._filling)
 
     @property
     def _filling(self) -> list[_Request[Key]]:
-        """The requests that have started, and whose prompts are not completely computed."""
+        """The requests that have started but whose prompts are not completely computed."""
         return [one for one in self._running.values() if not one.sequences]
 
     def room(self, prompt: np.ndarray, adapter: BatchedAdapter | None = None) -> int:
-        """Return the number of positions that the model has left for an answer to a prompt."""
+        """Return the number of positions that the model has left for the answer to a prompt."""
         return self._model.longest - self._model.before(adapter) - len(prompt)
 
     def add(
@@ -190,16 +204,18 @@ class ContinuousBatch(Generic[Key]):
         """Add a request to the waiting requests.
 
         Args:
-            key: Names the request; no other request that waits or runs has this key.
-            prompt: Token ids of the prompt, at least one, and few enough that the model has a position for an answer.
-            adapter: The adapter that answers. None: the model itself.
-            logprobs: Number of most probable tokens that are reported at each step. None: no log-probabilities.
-            guide: Restricts the tokens of the answer. None: every token is allowed.
-            heard: Called with the new tokens of each step; with beams, not called.
-            prompt_logprobs: Number of most probable tokens reported for each token of the prompt after the first.
+            key: The name of the request. No other waiting or running request may have this name.
+            prompt: The token ids of the prompt: at least one, and few enough to leave a position for an answer.
+            adapter: The adapter that answers. None: the model without an adapter.
+            logprobs: The number of most probable tokens that are reported at each step. None: no log-probabilities.
+            guide: An object that restricts the tokens of the answer. None: every token is allowed.
+            heard: A listener that is called with the new tokens of each step, except in beam search.
+            prompt_logprobs: The number of most probable tokens that are reported for each token of the prompt except
+                the first. None: no log-probabilities of the prompt.
 
         Raises:
-            InvalidStudy: Beam search with log-probabilities or a guide, or a token id that the model does not have.
+            InvalidStudy: Beam search is combined with log-probabilities or a guide, or the decoding settings have a
+                token id that the model does not have.
         """
         decoding.check_vocabulary(self._model.vocabulary)
         room = self.room(prompt, adapter)
@@ -215,25 +231,25 @@ class ContinuousBatch(Generic[Key]):
         self._waiting[key] = _Request(key, prompt, search, need, size, adapter, prompt_logprobs, heard)
 
     def size(self, key: Key) -> int:
-        """Return the most bytes of the keys and values of a request that waits or runs."""
+        """Return the largest number of bytes that the keys and values of a waiting or running request can take."""
         return (self._waiting.get(key) or self._running[key]).size
 
     @torch.inference_mode()
     def cancel(self, key: Key) -> None:
-        """Drop a request that waits or runs; an unknown key is ignored, as the request may just have ended."""
+        """Drop a waiting or running request. An unknown key is ignored, because the request may have just ended."""
         self._waiting.pop(key, None)
         self._leave(key)
 
     @torch.inference_mode()
     def step(self, most: int | None = None) -> list[tuple[Key, Continuation | Exception]]:
-        """Let waiting requests enter, generate the next token of every running request, and return ended requests.
+        """Start waiting requests, compute the next token of every running request, and return the requests that ended.
 
-        An exception is the outcome of its own request: FloatingPointError for logits that are NaN or infinite, or an
-        error of the request's guide or listener.
+        If a request fails, its outcome is an exception: FloatingPointError if its logits are NaN or infinite, or an
+        error of its guide or listener.
 
         Args:
-            most: Most tokens of prompts that are computed; prompts that have entered share them, and the other tokens
-                are computed in later steps. None: prompts are computed whole.
+            most: The largest number of prompt tokens to compute in this step. The prompts of requests that have started
+                share this number, and their other tokens are computed in later steps. None: no limit.
         """
         keep_freed()
         self.computed.clear()
@@ -247,7 +263,10 @@ class ContinuousBatch(Generic[Key]):
         return told
 
     def _told(self, ended: Ended[Key]) -> list[tuple[Key, Continuation | Exception]]:
-        """Pass the tokens of a step to listeners. Return ended requests: a listener's error ends its request."""
+        """Pass the tokens of a step to the listeners, and return the requests that have ended with their outcomes.
+
+        An error of a listener ends the listener's request.
+        """
         outcomes: dict[_Request[Key], Continuation | Exception | None] = dict.fromkeys(self._running.values())
         outcomes |= ended
         found = []
@@ -263,7 +282,11 @@ class ContinuousBatch(Generic[Key]):
         return found
 
     def _enter(self, *, limited: bool) -> None:
-        """Start waiting requests for which there is room; if not `limited`, with at most `budget` tokens."""
+        """Start waiting requests, as far as the limits on sequences, tokens and memory allow.
+
+        `limited`: Whether the step computes a limited number of prompt tokens. If not, requests with at most `budget`
+        prompt tokens start.
+        """
         tokens = 0
         rows = sum(one.search.rows for one in self._running.values())
         columns = sum(one.need for one in self._running.values())
@@ -282,7 +305,10 @@ class ContinuousBatch(Generic[Key]):
                 return
 
     def _fill(self, most: int | None) -> Ended[Key]:
-        """Compute tokens of incomplete prompts: prompts of one chunk together, and then other chunks."""
+        """Compute tokens of prompts that are not complete, at most `most` tokens together.
+
+        Prompts that are computed at once are computed together. Then chunks of the other prompts are computed.
+        """
         filling = self._filling
         left = [len(one.prompt) - one.filled for one in filling]
         counts = shared_out(left, most)
@@ -301,7 +327,10 @@ class ContinuousBatch(Generic[Key]):
         return ended + (self._fill_in_chunks(parts) if parts else [])
 
     def _fill_in_chunks(self, parts: Sequence[tuple[_Request[Key], int]]) -> Ended[Key]:
-        """Compute the next tokens of prompts, so many of each; those that are complete run, and take a step."""
+        """Compute the next chunk of each prompt. The chunks' lengths are given with the requests.
+
+        If a prompt is complete after its chunk, the first token of its answer is computed too.
+        """
         chunks = []
         for one, count in parts:
             one.opened = one.opened or self._model.open(one.prompt, one.adapter)
@@ -320,7 +349,7 @@ class ContinuousBatch(Generic[Key]):
         return self._advance(running, [one.sequences[0] for one in running], logits[complete]) if running else []
 
     def _go_on(self) -> Ended[Key]:
-        """Compute the next token of every running request."""
+        """Compute the next token of each request whose prompt is complete."""
         running = [one for one in self._running.values() if one.sequences]
         tokens = {sequence: token for one in running for sequence, token in zip(one.sequences, one.last, strict=True)}
         return self._advance(running, *self._model.go_on(tokens))
@@ -328,11 +357,11 @@ class ContinuousBatch(Generic[Key]):
     def _advance(
         self, requests: Sequence[_Request[Key]], sequences: Sequence[CachedSequence], logits: Tensor
     ) -> Ended[Key]:
-        """Let the searches of requests take a step, and return the requests that have ended.
+        """Choose the next tokens of requests by their searches, and return the requests that have ended.
 
         Args:
-            sequences: Their sequences, in the order of the logits.
-            logits: Logits of the next tokens, float32 [B, V].
+            sequences: The sequences of the requests, in the order of the rows of `logits`.
+            logits: The logits of the next tokens, float32 [number of sequences, vocabulary].
         """
         largest, at = logits.max(-1)
         best, finite = at.tolist(), torch.isfinite(largest).tolist()
@@ -354,7 +383,11 @@ class ContinuousBatch(Generic[Key]):
         return ended
 
     def _outcome(self, one: _Request[Key], logits: Tensor, best: int) -> Continuation | Exception | None:
-        """Let a search take a step. Return the answer, or an error of its guide; None: it goes on."""
+        """Choose the next tokens of a request by its search.
+
+        Returns the answer if the search has ended, an exception if its guide raised one, and None if the search
+        continues.
+        """
         try:
             moves = one.search.advance(logits, best)
         except Exception as error:  # noqa: BLE001 - an error of a guide ends its own request only
@@ -366,7 +399,7 @@ class ContinuousBatch(Generic[Key]):
         return one.search.answer._replace(prompt_logprobs=one.prompt_logprobs)
 
     def _move(self, one: _Request[Key], moves: Moves) -> None:
-        """Bring the cache into the order of the rows that the search continues."""
+        """Reorder the cache of a request, so that it has the sequences (beams) that the search continues."""
         cache = self._model.cache
         while len(one.sequences) < len(moves.tokens):
             one.sequences.append(cache.fork(one.sequences[0]))
@@ -384,26 +417,29 @@ class ContinuousBatch(Generic[Key]):
 
 
 SMALLEST = 8
-"""Fewest tokens of a chunk of a text that has more."""
+"""The smallest number of tokens in a chunk, except the last chunk of a text."""
 
 
 def chunk_size(left: int, most: int, computed: int, reach: float) -> int:
-    """Return the number of tokens of a text's next chunk, which takes the time of `most` first tokens.
+    """Return the number of tokens in the next chunk of a text, so that the chunk takes a given time.
 
     Args:
-        left: Number of the text's tokens that are not computed.
-        most: Number of first tokens of a text that take the time of the chunk.
-        computed: Number of the text's tokens that are computed; each token of the chunk attends to them.
-        reach: The number of earlier tokens to which a token attends in the time of its linear layers.
+        left: The number of the text's tokens that are not computed yet.
+        most: The time of the chunk, as the number of tokens that could be computed in this time at a text's beginning.
+        computed: The number of the text's tokens that are computed. Each token of the chunk attends to them.
+        reach: The number of earlier tokens for which attention takes as long as a token's linear layers.
     """
     return min(left, max(SMALLEST, int(most / (1 + computed / reach))))
 
 
 def shared_out(needs: Sequence[int], most: int | None) -> list[int]:
-    """Share `most` tokens out as equally as the needs allow: tokens that one request does not need go to others.
+    """Divide a number of tokens among requests, as equally as possible, and return the share of each request.
+
+    Tokens that a request does not need go to the other requests.
 
     Args:
-        most: Tokens to share out. None: each gets what it needs.
+        needs: The number of tokens that each request needs.
+        most: The number of tokens to divide. None: each request gets all the tokens that it needs.
     """
     if most is None:
         return [*needs]
@@ -426,14 +462,16 @@ def answers(
     listen: Callable[[int], None] = lambda done: None,
     rows: int = ROWS,
 ) -> Iterator[Continuation]:
-    """Yield the answer to each prompt, in the prompts' order.
+    """Generate the answers to prompts with continuous batching, and yield the answers in the order of the prompts.
 
     Args:
-        prompts: Token ids of each prompt; read `window` prompts ahead.
-        make_guide: Makes what restricts the tokens of an answer. None: every token is allowed.
-        window: Most prompts whose answers are not yet yielded. The window bounds memory.
-        listen: Receives the number of ended requests after each step in which one ended.
-        rows: Most sequences in a step, as in `ContinuousBatch`.
+        prompts: The token ids of each prompt. At most `window` prompts are read ahead.
+        ends: The ids of the end tokens.
+        make_guide: A function that makes a guide, which restricts the tokens of one answer. None: every token is
+            allowed.
+        window: The largest number of prompts that were read and whose answers were not yielded. It bounds memory.
+        listen: Called with the number of complete answers, after each step that completes an answer.
+        rows: The largest number of sequences in a step.
     """
     model.eval()
     batch = ContinuousBatch[int](OwnNextTokenModel(model), ends, tokenizer, rows=rows)

@@ -1,8 +1,8 @@
-"""The memory of generation, foreseen: its largest steps on tensors without values (`afina.training.dry_run`).
+"""Estimation of the memory of generation, by a dry run of its largest steps on tensors without values.
 
-A real generation asks values which token is best, and whether a sequence has ended. The rehearsal lets the longest
-prompts enter, and no sequence ends before its longest possible answer: the cache of keys and values is then as large as
-it can become. The module does not know tasks.
+Without values, the next token and the end of a sequence are unknown. So the dry run takes the longest prompts, and each
+sequence gets its longest possible answer. The cache of keys and values is then as large as it can become.
+`afina.training.dry_run` uses this module.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from afina.models.kernels.linear import can_pack
 
 @dataclass(frozen=True, eq=False)
 class GenerationLoad:
-    """Prompts whose answers are generated.
+    """A set of prompts whose answers are to be generated.
 
     Attributes:
-        most: Largest number of tokens of an answer.
-        beams: Number of beams; 1 for greedy decoding and sampling.
+        prompts: The token ids of the prompts.
+        most: The largest number of tokens of an answer.
+        beams: The number of beams. 1: greedy decoding or sampling.
     """
 
     prompts: Encoded
@@ -37,10 +38,11 @@ class GenerationLoad:
     beams: int
 
     def rehearsal(self, before: int, layout: Callable[[Packed], Layout]) -> GenerationRehearsal:
-        """Return the rehearsal for the longest prompts; call it outside of fake tensors.
+        """Return the dry run for the longest prompts. Do not call this method in torch's fake tensor mode.
 
         Args:
-            layout: Returns the model's layout of a packed row.
+            before: The number of virtual tokens before each prompt.
+            layout: A function that returns the model's layout of a packed batch.
         """
         order = np.argsort(-self.prompts.lengths, kind="stable")
         lengths = self.prompts.lengths[order] + before
@@ -56,14 +58,17 @@ class GenerationLoad:
 
 @dataclass(frozen=True, eq=False)
 class GenerationRehearsal:
-    """The prompts that run together, and the parts of the two largest steps, which read values to be made.
+    """A dry run of the two largest steps of a generation: computing prompts, and the last step of all sequences.
+
+    The objects of this class are made from tensors with values, so they are made before the dry run.
 
     Attributes:
-        prompts: Number of tokens of each prompt that runs, virtual tokens included.
-        most: Largest number of tokens of an answer.
-        beams: Number of sequences of each prompt.
-        entering: The prompts that are computed at once.
-        layout: The layout of `entering`.
+        prompts: The number of tokens of each prompt whose answer is generated at the same time, including virtual
+            tokens.
+        most: The largest number of tokens of an answer.
+        beams: The number of sequences for each prompt.
+        entering: The prompts that are computed in one packed batch.
+        layout: The layout of the packed batch `entering`.
         decoding: The layout of a step with one token of each sequence.
     """
 
@@ -75,7 +80,7 @@ class GenerationRehearsal:
     decoding: Layout
 
     def run(self, model: Classifier) -> None:
-        """Take the largest steps with a model on fake tensors."""
+        """Compute the largest steps of the generation, with a model on torch's fake tensors."""
         head = output_embedding_of(model.model)
         # The copy of the output embedding in oneDNN's order, as NextTokenModel makes it.
         copy = torch.empty_like(head.weight) if can_pack(head, head.weight.dtype) else None

@@ -1,8 +1,13 @@
-"""Guided decoding: answers that follow a choice, a regular expression or a JSON schema, by llguidance.
+"""Guided decoding with llguidance: answers that follow a choice of texts, a regular expression or a JSON Schema.
 
-A grammar comes from a client, so its cost is bounded four times: by its size, by a trial in a separate process that the
-system ends after a second, by a rehearsal with the vocabulary, and by the processor time of each step. The module knows
-no server and no model.
+A grammar comes from a client, so its cost is limited in four ways:
+
+- The size of the grammar is limited.
+- The grammar is first compiled in a separate process, which the system ends after a second of processor time.
+- A random answer is generated with the model's vocabulary (the rehearsal), which must stay within llguidance's limits.
+- The processor time of each step of an answer is limited.
+
+The module imports no code of servers and models.
 """
 
 from __future__ import annotations
@@ -31,25 +36,29 @@ if TYPE_CHECKING:
     from afina.data.tokenize import Tokenizer
 
 MOST_CHOICES, MOST_CHARACTERS, MOST_PATTERN = 256, 16_384, 1024
-"""Limits of a grammar: choices, characters of all choices or of a schema, and characters of a regular expression."""
+"""The limits on the size of a grammar.
+
+In this order: the number of choices, the characters of all choices together or of a schema, and the characters of a
+regular expression.
+"""
 
 MOST_BYTES = 8192
-"""Most bytes of one choice. llguidance has a state for each."""
+"""The largest number of bytes of one choice. llguidance has a state for each byte."""
 
 DEEPEST = 64
-"""Most levels of a schema."""
+"""The largest number of nested levels in a schema."""
 
 TRIAL_SECONDS, TRIAL_BYTES, TRIAL_WAIT = 1, 1 << 30, 20.0
-"""Limits of the trial: processor seconds, bytes of address space, and seconds on the clock."""
+"""The limits on compiling a grammar in a separate process: processor seconds, bytes of address space, and seconds."""
 
 STEP_SECONDS = 0.1
-"""Processor seconds that one step of an answer may take. A slower answer ends with an error."""
+"""The processor seconds that a grammar may take for one step of an answer. A slower answer ends with an error."""
 
 REHEARSED, REHEARSED_SECONDS = 128, 0.5
-"""Limits of the rehearsal: tokens, and processor seconds."""
+"""The length of the random answer in the rehearsal: the largest number of tokens, and of processor seconds."""
 
 _REMEMBERED = 1024
-"""Number of grammars whose trial is remembered."""
+"""The number of grammars of which it is remembered that they are within the limits."""
 
 _LIMITS: Mapping[str, Any] = {
     "initial_lexer_fuel": 200_000,
@@ -60,32 +69,33 @@ _LIMITS: Mapping[str, Any] = {
     "precompute_large_lexemes": False,
     "verbose_errors": False,
 }
-"""llguidance's own limits. They bound memory, and most of the time."""
+"""The limits that llguidance itself enforces on memory, and on most of the processor time."""
 
 _PLACE = re.compile(r"^at \d+\(\d+\): ")
-"""The place in a grammar at the beginning of a message of llguidance."""
+"""Pattern of the line and column that an error message of llguidance begins with."""
 
 _JSON = {"whitespace_pattern": " ?", "lenient": False, "coerce_one_of": False}
-"""llguidance's settings for schemas: at most one space at a place, and an error for a keyword that is not supported.
+"""llguidance's settings for JSON Schemas.
 
-A model that may indent may also write whitespace without end.
+Between two parts of the JSON, at most one space is allowed, because a model that may indent JSON may also write
+whitespace without end. A keyword that llguidance does not support is an error.
 """
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """The texts that an answer may be. `source`: a grammar of llguidance."""
+    """A grammar that defines which texts an answer may be. `source`: The grammar in llguidance's syntax."""
 
     source: str
 
     @property
     def digest(self) -> str:
-        """Digest of the grammar, for a receipt."""
+        """The digest of the grammar, for receipts."""
         return digest.of_strings([self.source])
 
     @classmethod
     def of_choices(cls, choices: Sequence[str]) -> Grammar:
-        """Return the grammar of one of several texts. Raises InvalidData."""
+        """Return the grammar that allows each of several texts. Raises InvalidData if the texts are not suitable."""
         if not 1 <= len(choices) <= MOST_CHOICES or sum(map(len, choices)) > MOST_CHARACTERS:
             raise _invalid(
                 f"{len(choices):,} choices with {sum(map(len, choices)):,} characters, expected 1 to {MOST_CHOICES} "
@@ -99,7 +109,10 @@ class Grammar:
 
     @classmethod
     def of_regex(cls, pattern: str) -> Grammar:
-        """Return the grammar of a regular expression, in the syntax of Rust's `regex`. Raises InvalidData."""
+        """Return the grammar of a regular expression in the syntax of Rust's `regex`.
+
+        Raises InvalidData if the regular expression is empty or too long.
+        """
         from llguidance import regex_to_lark
 
         if not 1 <= len(pattern) <= MOST_PATTERN:
@@ -109,7 +122,10 @@ class Grammar:
 
     @classmethod
     def of_schema(cls, schema: Mapping[str, Any]) -> Grammar:
-        """Return the grammar of JSON texts that a schema describes, with the named keys only. Raises InvalidData."""
+        """Return the grammar of the JSON texts that follow a JSON Schema and whose objects have only the named keys.
+
+        Raises InvalidData if the schema is too long or too deep.
+        """
         if _depth(schema) > DEEPEST:
             raise _invalid(f"a schema with more than {DEEPEST} levels")
         if (length := len(json.dumps(schema))) > MOST_CHARACTERS:
@@ -118,7 +134,10 @@ class Grammar:
 
     @classmethod
     def _after_space(cls, body: str) -> Grammar:
-        """Return a grammar that allows a space first, as many prompts expect; an answer is stripped in the end."""
+        """Return a grammar that allows a space before the text, because answers to many prompts begin with a space.
+
+        The space is removed from the finished answer.
+        """
         from llguidance import LLMatcher
 
         return cls(LLMatcher.grammar_from_lark(f'start: " "? body\nbody: {body}'))
@@ -133,7 +152,7 @@ def require() -> None:
 
 
 class TokenGuide:
-    """The allowed next tokens of one answer. Not thread-safe.
+    """A guide, which knows the tokens that a grammar allows next in one answer. Not thread-safe.
 
     Args:
         matcher: llguidance's matcher at the beginning of the answer. No other guide may use the matcher.
@@ -147,12 +166,12 @@ class TokenGuide:
         return bool(self._matcher.is_stopped())
 
     def mask(self, logits: np.ndarray) -> None:
-        """Set the logits of the forbidden next tokens to -inf in place.
+        """Set the logits of the tokens that the grammar forbids next to -inf, in place.
 
         Args:
-            logits: float [V]; V may exceed the tokenizer's vocabulary.
+            logits: The logits, float [V], where V may be larger than the tokenizer's vocabulary.
 
-        Raises InvalidData if the step took too long, or if no token is allowed.
+        Raises InvalidData if the grammar took too long for this step, or allows no token.
         """
         began = meter.processor_seconds()
         words = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
@@ -166,29 +185,32 @@ class TokenGuide:
         logits[len(allowed) :] = -np.inf
 
     def accept(self, token: int) -> None:
-        """Take the next token. Raises InvalidData if the token is not allowed."""
+        """Append a token to the answer. Raises InvalidData if the grammar does not allow the token."""
         if not self._matcher.consume_token(token):
             raise _costly("the next token is not allowed")
 
 
 class GuideMaker:
-    """Makes guides for the vocabulary of a tokenizer. Thread-safe; one grammar per client at a time."""
+    """A class that makes guides for the vocabulary of a tokenizer. Thread-safe.
+
+    For each client, one grammar is compiled at a time.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._opened: LLTokenizer | None = None
         self._ascii = np.zeros(0, bool)
-        """By token: whether its text is ASCII."""
+        """For each token id, whether the token's text is ASCII."""
         self._opening = threading.Lock()
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._tried: OrderedDict[str, None] = OrderedDict()
 
     def prepare(self, client: str, grammar: Grammar) -> Callable[[], TokenGuide]:
-        """Compile a grammar, and return a function that makes a guide at the beginning of an answer.
+        """Compile a grammar, and return a function that makes a new guide for an answer.
 
         Raises:
-            InvalidData: The grammar is invalid, not supported, or too costly.
-            Busy: The machine was too busy to try the grammar.
+            InvalidData: The grammar is invalid, not supported, or takes too much time or memory.
+            Busy: The machine was too busy to compile the grammar in a separate process.
         """
         from llguidance import LLMatcher, LLParserLimits
 
@@ -206,10 +228,10 @@ class GuideMaker:
         return lambda: TokenGuide(made.deep_copy())
 
     def _rehearse(self, matcher: LLMatcher) -> None:
-        """Raise InvalidData if the first tokens of a random answer exceed a limit, as those of any answer might.
+        """Generate the first tokens of a random answer, and raise InvalidData if they exceed a limit of llguidance.
 
-        The answer has tokens of ASCII where the grammar allows some: a model seldom writes parts of many alphabets, and
-        a grammar that is too costly for them alone is of use.
+        If the grammar allows ASCII tokens, one of them is drawn. A model seldom writes in many alphabets, so a grammar
+        that is too costly only for other alphabets is still useful.
         """
         draw, end, number = np.random.default_rng(0), self._tokenizer.eos_token_id, 0
         until = meter.processor_seconds() + REHEARSED_SECONDS
@@ -247,7 +269,10 @@ class GuideMaker:
 
 
 def _trial(grammar: Grammar) -> str | None:
-    """Compile a grammar in a separate process. Return the problem, or None. Raises Busy."""
+    """Compile a grammar in a separate process, and return the problem with the grammar, or None.
+
+    Raises Busy if the process does not end within `TRIAL_WAIT` seconds.
+    """
     command = [sys.executable, "-P", "-m", __name__]
     try:
         done = subprocess.run(
@@ -266,7 +291,10 @@ def _trial(grammar: Grammar) -> str | None:
 
 
 def _compile_within_limits() -> None:
-    """Compile the grammar of the standard input, compute its first step, and write the problem as JSON."""
+    """Compile the grammar on standard input, compute its first step, and write the problem (or null) as JSON.
+
+    This function runs in the separate process.
+    """
     import resource
 
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -288,7 +316,7 @@ def _compile_within_limits() -> None:
 
 
 def _depth(schema: Any) -> int:
-    """Return the number of levels of a JSON value; stops above the limit."""
+    """Return the number of nested levels of a JSON value, or a number above `DEEPEST` if there are more levels."""
     level, found = [schema], 0
     while level and found <= DEEPEST:
         found += 1
@@ -298,7 +326,7 @@ def _depth(schema: Any) -> int:
 
 
 def _in_short(message: str) -> str:
-    """Return the first line of a message of llguidance, and the reason, without the place in the grammar."""
+    """Return the first line and the reasons of an error message of llguidance, without line and column."""
     first, *lines = message.splitlines()
     reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return " ".join([_PLACE.sub("", first), *reasons])[:300]

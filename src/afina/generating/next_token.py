@@ -1,6 +1,6 @@
-"""Next-token logits of running sequences, whose keys and values are kept: by one model, or by many adapters on it.
+"""Classes that compute the next-token logits of running sequences, whose keys and values are cached.
 
-`searches.py` chooses the tokens.
+The sequences belong to one model, or to many adapters on one frozen model. `searches.py` chooses the tokens.
 """
 
 from __future__ import annotations
@@ -27,20 +27,24 @@ from afina.models.kernels.lora_stacks import LoraStacks
 from afina.models.mixed_batch import AdapterChunk, AdapterGroup, MixedBatchModel
 
 SLICE = 32
-"""Tokens of a prompt whose logits are in memory at once, for their log-probabilities."""
+"""The number of prompt tokens whose logits are in memory at once when their log-probabilities are computed."""
 
 _ROOM = 32
-"""Most columns that are kept free behind a prompt, so that a sequence does not move to another pool at once."""
+"""The largest number of free columns after a prompt in the cache.
+
+With free columns, the keys and values of a sequence need not be moved to a larger pool at its first new token.
+"""
 
 
 class WholePrompt(NamedTuple):
-    """A prompt that is computed whole.
+    """A prompt that is computed at once and not in chunks.
 
     Attributes:
-        tokens: The token ids, integers.
-        room: Most tokens that will follow the prompt.
-        adapter: The adapter that answers. None: the model itself.
-        reported: Number of most probable tokens in the log-probabilities of the prompt. None: no log-probabilities.
+        tokens: The token ids of the prompt, integers [length].
+        room: The largest number of tokens that will follow the prompt.
+        adapter: The adapter that answers. None: the model without an adapter.
+        reported: The number of most probable tokens that are reported for each token of the prompt. None: no
+            log-probabilities of the prompt.
     """
 
     tokens: np.ndarray
@@ -50,12 +54,13 @@ class WholePrompt(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """Prompts that were computed.
+    """The result of computing prompts.
 
     Attributes:
-        sequences: The sequences of the prompts, in the prompts' order.
-        logits: Logits of the token after each, float32 [B, V].
-        logprobs: For each prompt, one for each token after the first. None: not requested.
+        sequences: The sequences in the cache, in the order of the prompts.
+        logits: The logits of the token after each prompt, float32 [number of prompts, vocabulary].
+        logprobs: For each prompt, the log-probabilities for each token except the first. None: the request did not ask
+            for them.
     """
 
     sequences: list[CachedSequence]
@@ -64,12 +69,14 @@ class Begun(NamedTuple):
 
 
 class PromptChunk(NamedTuple):
-    """The next tokens of a prompt.
+    """The next chunk of a prompt that is computed in chunks.
 
     Attributes:
-        tokens: The tokens that are not computed, integers.
-        length: Number of tokens in the chunk.
-        reported: Number of most probable tokens in the log-probabilities of the prompt. None: no log-probabilities.
+        sequence: The sequence in the cache, which has the keys and values of the earlier chunks.
+        tokens: All token ids of the prompt that are not computed yet, integers.
+        length: The number of these tokens that the chunk has.
+        reported: The number of most probable tokens that are reported for each token of the prompt. None: no
+            log-probabilities of the prompt.
     """
 
     sequence: OpenSequence
@@ -79,13 +86,13 @@ class PromptChunk(NamedTuple):
 
 
 class NextTokenModel(ABC):
-    """Begins and continues sequences, each step in one packed row.
+    """The base class of models that compute next-token logits, for many sequences in one packed batch per step.
 
     Attributes:
         cache: The keys and values of the running sequences.
-        longest: Most tokens of a sequence, virtual tokens included.
-        reach: The number of earlier tokens to which a token attends in the time of its linear layers.
-        vocabulary: Number of tokens, whose ids are 0 to this number - 1.
+        longest: The largest number of tokens of a sequence, including virtual tokens.
+        reach: The number of earlier tokens for which attention takes as long as a token's linear layers.
+        vocabulary: The number of tokens in the vocabulary. Token ids are below this number.
     """
 
     def __init__(self, model: Classifier, output_embedding: Any) -> None:
@@ -101,17 +108,18 @@ class NextTokenModel(ABC):
 
     @abstractmethod
     def prefix(self, adapter: BatchedAdapter | None) -> int:
-        """Return how many of an adapter's virtual tokens are keys and values only."""
+        """Return how many of an adapter's virtual tokens have only keys and values (a prefix)."""
 
     def _chosen(self, adapter: BatchedAdapter | None) -> BatchedAdapter | None:
-        """Return the adapter of a sequence."""
+        """Return the adapter that is stored with a sequence, given the adapter of its request."""
         return adapter
 
     def begin(self, prompts: Sequence[WholePrompt]) -> Begun:
-        """Compute new prompts. NaN or infinite logits only come from the prompt's own adapter.
+        """Compute new prompts, and return their sequences and the logits of the next tokens.
 
-        Attention multiplies other prompts' values by 0, and 0 times NaN or infinity is NaN. If some logits are not
-        finite, each adapter's prompts are computed again, alone.
+        Logits are NaN or infinite only if the prompt's own adapter causes it. Attention multiplies the values of other
+        prompts in the batch by 0, and 0 times NaN or infinity is NaN. So if some logits are not finite, the prompts of
+        each adapter are computed again without those of other adapters.
         """
         groups: dict[int, list[int]] = {}
         sequences = []
@@ -134,7 +142,7 @@ class NextTokenModel(ABC):
     def _begun(
         self, order: Sequence[int], prompts: Sequence[WholePrompt], sequences: Sequence[CachedSequence]
     ) -> tuple[Tensor, list[list[TokenLogprobs] | None]]:
-        """Return logits and log-probabilities of some prompts, in this order."""
+        """Return the logits after the prompts with the indices `order`, and the prompts' log-probabilities."""
         some, mine = [prompts[index] for index in order], [sequences[index] for index in order]
         counts = [1 if one.reported is None else len(one.tokens) for one in some]
         read = None
@@ -149,38 +157,43 @@ class NextTokenModel(ABC):
     def _prompts(
         self, prompts: Sequence[np.ndarray], sequences: Sequence[CachedSequence], read: Tensor | None
     ) -> Tensor:
-        """Return the head's input of prompts, in one row.
+        """Compute prompts in one packed batch, and return the input of the head.
 
         Args:
-            sequences: Their sequences, sorted by adapter.
-            read: Tokens of the row that are read, int64 [M]. None: the last of each prompt.
+            sequences: The sequences of the prompts, sorted by adapter.
+            read: The indices, in the packed batch, of the tokens at which the head reads, int64 [M]. None: the last
+                token of each prompt.
         """
 
     def open(self, prompt: np.ndarray, adapter: BatchedAdapter | None) -> OpenSequence:
-        """Return a sequence for a prompt that is computed in chunks. The sequence does not run before `run`."""
+        """Return a new sequence for a prompt that is computed in chunks. Call `run` when the prompt is complete."""
         return self.cache.open(self.before(adapter) + len(prompt), self.prefix(adapter), self._chosen(adapter))
 
     def fill(self, chunks: Sequence[PromptChunk]) -> tuple[Tensor, list[list[TokenLogprobs] | None]]:
-        """Compute the next tokens of sequences of `open`.
+        """Compute the next chunks of prompts whose sequences `open` returned.
 
         Returns:
-            The logits of the token after each chunk, float32 [B, V]; and for each chunk the log-probabilities of the
-            tokens after its tokens. None: not requested.
+            The logits of the token after each chunk, float32 [number of chunks, vocabulary]. And for each chunk, the
+            log-probabilities of the tokens that follow its tokens; None: the request did not ask for them.
         """
         return self._read(self._filled(chunks), [(one.tokens[1 : one.length + 1], one.reported) for one in chunks])
 
     @abstractmethod
     def _filled(self, chunks: Sequence[PromptChunk]) -> Sequence[Tensor]:
-        """Return the head's input of each chunk: at all its tokens if they are reported, or at the last token."""
+        """Compute chunks, and return the input of the head for each chunk.
+
+        The input is for all tokens of a chunk with log-probabilities, otherwise for its last token only.
+        """
 
     def _read(
         self, parts: Sequence[Tensor], after: Sequence[tuple[np.ndarray, int | None]]
     ) -> tuple[Tensor, list[list[TokenLogprobs] | None]]:
-        """Return the logits after the last token of each part, and the log-probabilities that are requested.
+        """Return the logits after each prompt or chunk, and the log-probabilities of its tokens if they are requested.
 
         Args:
-            after: For each part, the tokens after its tokens (there may be one less), and the number of most probable
-                tokens. None: no log-probabilities.
+            parts: The input of the head for each prompt or chunk, float32 [tokens, width].
+            after: For each prompt or chunk, the tokens that follow its tokens, and the number of most probable tokens
+                to report. The last token of a prompt is followed by none. None: no log-probabilities.
         """
         found = [
             None if most is None else self._logprobs(features, tokens, most)
@@ -189,23 +202,30 @@ class NextTokenModel(ABC):
         return self._readout(torch.cat([features[-1:] for features in parts])), found
 
     def _logprobs(self, features: Tensor, after: np.ndarray, most: int) -> list[TokenLogprobs]:
-        """Return log-probabilities of tokens. The logits of a prompt of 1,000 tokens have 190 MiB: so in slices."""
+        """Return the log-probabilities of tokens, given the head's input before each of them.
+
+        The logits are computed in slices, because those of a prompt of 1,000 tokens would take 190 MiB.
+        """
         targets = torch.from_numpy(after.astype(np.int64)).split(SLICE)
         rows = zip(features[: len(after)].split(SLICE), targets, strict=True)
         return [one for some, mine in rows for one in logprobs_of(self._readout(some), mine, most)]
 
     def run(self, opened: OpenSequence, room: int) -> CachedSequence:
-        """Return the running sequence of a complete prompt. `room`: most tokens that will follow the prompt."""
+        """Return a running sequence for a prompt whose last chunk was computed.
+
+        `room`: The largest number of tokens that will follow the prompt.
+        """
         return self.cache.run(opened, min(room, _ROOM))
 
     def go_on(self, tokens: Mapping[CachedSequence, int]) -> tuple[list[CachedSequence], Tensor]:
-        """Compute the next token of every running sequence.
+        """Append a token to every running sequence, and compute the logits of the next tokens.
 
         Args:
-            tokens: The next token of each running sequence.
+            tokens: The token to append, for each running sequence.
 
         Returns:
-            The sequences in the order of the row, and the logits of the token after each, float32 [B, V].
+            The sequences in the order of the packed batch, and the logits of the token after each sequence, float32
+            [number of sequences, vocabulary].
         """
         self.cache.make_room()
         sequences = self._row(self.cache.sequences)
@@ -214,20 +234,25 @@ class NextTokenModel(ABC):
         return sequences, self._readout(self._features(ids, positions, sequences))
 
     def _row(self, sequences: list[CachedSequence]) -> list[CachedSequence]:
-        """Return the running sequences in the order of the row."""
+        """Return the running sequences in the order of the packed batch."""
         return sequences
 
     @abstractmethod
     def _features(self, ids: Tensor, positions: Tensor, sequences: Sequence[CachedSequence]) -> Tensor:
-        """Return the head's input, float32 [B, width], for one token of each sequence, at these positions."""
+        """Compute one token of each sequence, and return the input of the head, float32 [number of sequences, width].
+
+        Args:
+            ids: The id of each token.
+            positions: The position of each token in its sequence.
+        """
 
     @abstractmethod
     def rest(self) -> None:
-        """Free what is only kept while sequences run."""
+        """Free the memory that is needed only while sequences run."""
 
 
 class OwnNextTokenModel(NextTokenModel):
-    """A language model in evaluation mode, with its method. There are no adapters."""
+    """Next-token logits of one language model in evaluation mode, which may have a method attached. No adapters."""
 
     def __init__(self, model: Classifier) -> None:
         super().__init__(model, output_embedding_of(model.model))
@@ -262,18 +287,18 @@ class OwnNextTokenModel(NextTokenModel):
         return self._model.read(row, layout, cached=cached)
 
     def rest(self) -> None:
-        """Do nothing: only the cache is kept, and it is empty without sequences."""
+        """Do nothing, because this class keeps only the cache, which is empty if no sequences run."""
 
 
 _BARE = BatchedAdapter()
-"""The model itself."""
+"""An adapter without changes, which stands for the frozen model itself."""
 
 
 class MixedNextTokenModel(NextTokenModel):
-    """One frozen model with an adapter for each sequence; rows are sorted by adapter.
+    """Next-token logits of one frozen model with an adapter for each sequence. Batches are sorted by adapter.
 
     Args:
-        host: The model, with its output embedding open.
+        host: The frozen model, whose output embedding is open.
     """
 
     def __init__(self, host: MixedBatchModel) -> None:
@@ -321,7 +346,7 @@ class MixedNextTokenModel(NextTokenModel):
 
 
 def _runs(sequences: Sequence[CachedSequence]) -> list[tuple[BatchedAdapter, slice]]:
-    """Return each adapter of sequences that are sorted by adapter, and which are its own."""
+    """Return the adapters of sequences that are sorted by adapter, each with the slice of its sequences."""
     found, start = [], 0
     for _, run in groupby(sequences, key=lambda one: id(one.adapter)):
         mine = list(run)
@@ -336,10 +361,10 @@ def _adapter(sequence: CachedSequence | OpenSequence) -> BatchedAdapter:
 
 
 class Readout:
-    """The output embedding, which returns the logits of the next token.
+    """The output embedding of a language model, which computes the logits of the next token.
 
-    In bfloat16 on a CPU, the weight is copied into oneDNN's order once, also if it is the input embedding's: a product
-    with one row then takes half the time.
+    In bfloat16 on a CPU, the weight is copied once into the memory layout of oneDNN, even if the weight is tied to the
+    input embedding. With this layout, a product with one row takes half the time.
     """
 
     def __init__(self, output_embedding: Any) -> None:
@@ -351,7 +376,7 @@ class Readout:
                 self._weight = PackedWeight(self._weight.dequantize(), backward=False)
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Return logits, float32 [B, V], for features, float32 [B, width]."""
+        """Return the next-token logits, float32 [B, vocabulary], for features, float32 [B, width]."""
         if self._weight is not None:
             return self._weight.product(features.to(self._weight.dtype), self._head.bias).float()
         logits: Tensor = self._head(features.to(next(self._head.parameters()).dtype))

@@ -1,7 +1,7 @@
-"""Searches: how one request goes from next-token logits to the tokens of its answer.
+"""Searches, which choose the tokens of a request's answer from next-token logits: greedy, sampling and beam search.
 
-A greedy search, sampling and beam search follow transformers' `generate` on the prompt alone. Each search sees only its
-own logits, so other requests cannot change its answer. The module does not know models, caches or other requests.
+A search gives the same answer as transformers' `generate` for the prompt alone. Each search gets only the logits of its
+own request, so other requests cannot change its answer. The module imports no code of models and caches.
 """
 
 from __future__ import annotations
@@ -20,19 +20,23 @@ from afina.generating import problems
 from afina.models.decoding import Decoding
 
 _FEW = 512
-"""Number of most probable tokens among which top-p looks first; sorting a whole vocabulary takes milliseconds."""
+"""The number of most probable tokens that top-p sorts first. Sorting a whole vocabulary would take milliseconds."""
 
 Stops = Callable[[Sequence[int]], bool]
-"""Whether an answer's tokens, of which only the last is new, contain a stop string."""
+"""The type of a function that returns whether an answer's tokens contain a stop string.
+
+The function is called after each new token.
+"""
 
 
 class TokenLogprobs(NamedTuple):
-    """The log-probability of a chosen token, and of the most probable tokens in its place.
+    """The log-probabilities of a chosen token, and of the most probable tokens at its position.
+
+    They are computed from the model's logits before guide, bias, penalties, temperature, min-p, top-k and top-p.
 
     Attributes:
-        chosen: The chosen token's log-probability, by the model's own logits: before guide, bias, penalties,
-            temperature, min-p, top-k and top-p.
-        top: (token, log-probability) of the most probable tokens, in falling order.
+        chosen: The log-probability of the chosen token.
+        top: The most probable tokens as pairs (token id, log-probability), the most probable first.
     """
 
     chosen: float
@@ -40,27 +44,28 @@ class TokenLogprobs(NamedTuple):
 
 
 class Guide(Protocol):
-    """Restricts the tokens of one answer, such as to the words of a grammar. A guide has a state."""
+    """An object that restricts the tokens of one answer, for example to texts of a grammar. A guide has a state."""
 
     @property
     def finished(self) -> bool:
-        """Whether only an end token may follow."""
+        """Whether the answer is complete, so that only an end token may follow."""
 
     def mask(self, logits: np.ndarray) -> None:
-        """Set the logits, float [V], of the forbidden next tokens to -inf in place."""
+        """Set the logits of the tokens that are not allowed next to -inf, in place. `logits`: float [vocabulary]."""
 
     def accept(self, token: int) -> None:
-        """Take the next token, which was allowed."""
+        """Append a token to the answer. The token must be one that `mask` allowed."""
 
 
 class Continuation(NamedTuple):
     """A generated answer.
 
     Attributes:
-        tokens: int64 [number of new tokens], the end token included.
-        ended: Whether the answer ended by an end token, a stop string or a guide, and not by the limit of new tokens.
-        logprobs: One for each token. None: not requested.
-        prompt_logprobs: One for each token of the prompt after the first. None: not requested.
+        tokens: The new tokens, int64 [number of new tokens], the end token included.
+        ended: Whether an end token, a stop string or a guide ended the answer. False: the limit of new tokens ended it.
+        logprobs: The log-probabilities for each new token. None: the request did not ask for them.
+        prompt_logprobs: The log-probabilities for each token of the prompt except the first. None: the request did not
+            ask for them.
     """
 
     tokens: np.ndarray
@@ -70,11 +75,11 @@ class Continuation(NamedTuple):
 
 
 class Moves(NamedTuple):
-    """The next tokens of a request.
+    """The tokens that a search has chosen for the next step of a request.
 
     Attributes:
-        tokens: The next token of each row.
-        parents: The row that each row continues.
+        tokens: The next token of each beam; a single token without beam search.
+        parents: The index of the earlier beam that each beam continues.
     """
 
     tokens: list[int]
@@ -86,8 +91,9 @@ class Limits:
     """The conditions that end an answer.
 
     Attributes:
-        most: Most new tokens of the answer.
-        stops: Whether an answer contains a stop string. None: there are no stop strings.
+        ends: The ids of the end tokens.
+        most: The largest number of new tokens of the answer.
+        stops: A function that returns whether an answer contains a stop string. None: there are no stop strings.
     """
 
     ends: frozenset[int]
@@ -95,12 +101,12 @@ class Limits:
     stops: Stops | None = None
 
     def ended(self, tokens: Sequence[int]) -> bool:
-        """Whether the last token ends the answer."""
+        """Return whether the last of these tokens ends the answer, as an end token or by a stop string."""
         return tokens[-1] in self.ends or (self.stops is not None and self.stops(tokens))
 
 
 class Search(ABC):
-    """The search for the answer to one request; `answer` is None while the search is running."""
+    """The base class of searches for the answer to one request. `answer` is None while the search is running."""
 
     answer: Continuation | None = None
 
@@ -113,28 +119,31 @@ class Search(ABC):
 
     @property
     def tokens(self) -> Sequence[int]:
-        """The new tokens that no later step changes; with beams, none."""
+        """The new tokens that no later step can change. Empty for beam search."""
         return ()
 
     @property
     def takes_best(self) -> bool:
-        """Whether `advance` needs only the best token."""
+        """Whether `advance` needs only the index of the largest logit, and not all logits."""
         return False
 
     @abstractmethod
     def advance(self, logits: Tensor, best: int | None) -> Moves | None:
-        """Take the next step.
+        """Choose the next tokens.
 
         Args:
-            logits: Next-token logits of each running row, float32 [rows, V]; [1, V] at the first step.
-            best: Index of the largest logit of the first row; may be None unless `takes_best`.
+            logits: The next-token logits of each beam, float32 [beams, vocabulary]; [1, vocabulary] at the first step.
+            best: The index of the largest logit in the first row. May be None if `takes_best` is False.
 
         Returns:
-            The next tokens; None: the search has ended and `answer` is set.
+            The next tokens. None: the search has ended, and its answer is in `answer`.
         """
 
     def _banned(self, tokens: Sequence[int]) -> np.ndarray:
-        """Return the tokens that would repeat an n-gram of prompt and answer, int64 [number]."""
+        """Return the tokens that are forbidden next because they would repeat an n-gram, int64 [number of tokens].
+
+        The n-grams of the prompt and of the answer count (`no_repeat_ngram`).
+        """
         size = self.decoding.no_repeat_ngram
         whole = np.concatenate([self.prompt, np.asarray(tokens, self.prompt.dtype)])
         if size == 0 or len(whole) < size:
@@ -145,11 +154,11 @@ class Search(ABC):
 
 
 class SingleSearch(Search):
-    """One row: the most probable token, or a token drawn at random.
+    """Greedy search, which chooses the most probable token at each step, or sampling, which draws a token.
 
     Args:
-        alternatives: Number of most probable tokens in `logprobs`. None: no log-probabilities.
-        guide: Restricts the tokens. None: every token is allowed.
+        alternatives: The number of most probable tokens that are reported at each step. None: no log-probabilities.
+        guide: An object that restricts the tokens of the answer. None: every token is allowed.
     """
 
     def __init__(
@@ -174,11 +183,14 @@ class SingleSearch(Search):
 
     @property
     def takes_best(self) -> bool:
-        """Whether the most probable token is always chosen, and nothing else of the logits is needed."""
+        """Whether the token with the largest logit is always chosen, so that the other logits are not needed."""
         return self.decoding.keeps_logits and self._guide is None and self.logprobs is None
 
     def advance(self, logits: Tensor, best: int | None) -> Moves | None:
-        """Append a token; the search ends at an end token, a stop string, the guide's end or the limit."""
+        """Choose the next token, and append it to the answer.
+
+        The search ends at an end token, a stop string, the end of the guide's grammar, or the limit of new tokens.
+        """
         if self.takes_best:
             assert best is not None
             token = best
@@ -195,7 +207,7 @@ class SingleSearch(Search):
         return Moves([token], [0])
 
     def _chosen(self, logits: Tensor) -> int:
-        """Return the next token, given all logits, [V]."""
+        """Return the next token, given the logits of all tokens, float32 [vocabulary]."""
         scores = logits.cpu().numpy().copy()
         if self._guide is not None:
             self._guide.mask(scores)
@@ -209,11 +221,12 @@ class SingleSearch(Search):
         return token
 
     def _adjusted(self, scores: np.ndarray) -> np.ndarray:
-        """Return scores, [V], with bias and penalties, and without end tokens before the least number of tokens.
+        """Return the logits after bias and penalties, float64 [vocabulary].
 
-        The order is vLLM's. The repetition penalty is transformers' (Keskar et al. 2019, section 4.1), over prompt and
-        answer. The other penalties are OpenAI's: with c[j], the number of times that the answer has token j,
-        score[j] -= c[j] * frequency_penalty + (c[j] > 0) * presence_penalty.
+        Before the answer has `min_new_tokens` tokens, end tokens have the logit -inf. The order of the changes is that
+        of vLLM. The repetition penalty is that of transformers (Keskar et al. 2019, section 4.1), for tokens of prompt
+        and answer. The other penalties are those of OpenAI: where c[j] is the number of times that the answer has token
+        j, score[j] -= c[j] * frequency_penalty + (c[j] > 0) * presence_penalty.
         """
         how = self.decoding
         if len(self._tokens) < how.min_new_tokens:
@@ -233,11 +246,12 @@ class SingleSearch(Search):
         return scores
 
     def _draw(self, scores: np.ndarray) -> int:
-        """Draw from softmax(scores / temperature), among the tokens that min-p, then top-k and then top-p leave.
+        """Draw a token from softmax(scores / temperature), among the tokens that min-p, top-k and top-p allow.
 
-        Each token of the vocabulary gets an exponential time at the rate of its weight, and the token with the first
-        time is drawn. So rounding changes the draw only if two times are nearly equal. A draw from cumulated weights
-        would change more often, as each of thousands of sums is rounded.
+        min-p is applied first, then top-k, then top-p. Each token of the vocabulary gets an exponentially distributed
+        time, whose rate is the token's weight, and the token with the smallest time is drawn. So rounding changes the
+        draw only if two times are nearly equal. A draw by cumulative sums of the weights would change more often,
+        because each of thousands of sums is rounded.
         """
         scores = scores / self.decoding.temperature
         weights = np.exp(scores - scores.max())
@@ -252,12 +266,12 @@ class SingleSearch(Search):
 
 
 def logprobs_of(logits: Tensor, tokens: Tensor, alternatives: int) -> list[TokenLogprobs]:
-    """Return the log-probability of the token of each row, and those of the row's most probable tokens.
+    """Return the log-probability of a given token at each position, and of the most probable tokens there.
 
     Args:
-        logits: float32 [M, V].
-        tokens: int64 [M].
-        alternatives: Number of most probable tokens.
+        logits: The logits at each position, float32 [M, vocabulary].
+        tokens: The given token at each position, int64 [M].
+        alternatives: The number of most probable tokens.
     """
     rows = logits.double()
     total = rows.logsumexp(-1, keepdim=True)
@@ -271,7 +285,7 @@ def logprobs_of(logits: Tensor, tokens: Tensor, alternatives: int) -> list[Token
 
 
 def _nucleus(weights: np.ndarray, kept: np.ndarray, top_p: float) -> np.ndarray:
-    """Return the fewest most probable tokens of `kept` that have at least the probability `top_p`."""
+    """Return the smallest set of most probable tokens among `kept` whose share of the weight is at least `top_p`."""
     needed = top_p * weights[kept].sum()
     if len(kept) > _FEW:
         few = kept[np.argpartition(-weights[kept], _FEW - 1)[:_FEW]]
@@ -282,14 +296,14 @@ def _nucleus(weights: np.ndarray, kept: np.ndarray, top_p: float) -> np.ndarray:
 
 
 _NEVER = -1e9
-"""transformers' score of a beam that must not be chosen."""
+"""The score that transformers adds to a beam that must not be chosen."""
 
 
 class BeamSearch(Search):
-    """Several rows, as transformers' beam search with `early_stopping=False`.
+    """Beam search, which gives the same answer as transformers' beam search with `early_stopping=False`.
 
-    The search ends when the best running beam, divided by its length ** length_penalty, is worse than every finished
-    beam.
+    The score of a beam is its log-probability divided by length ** length_penalty. The search ends when there are
+    enough finished beams, and the best running beam is not better than the worst of them.
     """
 
     def __init__(self, prompt: np.ndarray, decoding: Decoding, limits: Limits) -> None:
@@ -323,7 +337,7 @@ class BeamSearch(Search):
         return Moves([token for _, _, token in going], [beam for _, beam, _ in going])
 
     def _candidates(self, logits: Tensor) -> list[tuple[float, int, int]]:
-        """Return (sum of log-probabilities, beam, token) of the best continuations, best first."""
+        """Return the best continuations of the beams as (sum of log-probabilities, beam, token), the best first."""
         scores = torch.log_softmax(logits, -1)
         if self.decoding.no_repeat_ngram:
             for beam, tokens in enumerate(self._beams):
@@ -344,9 +358,9 @@ class BeamSearch(Search):
 def search_for(
     prompt: np.ndarray, decoding: Decoding, limits: Limits, alternatives: int | None = None, guide: Guide | None = None
 ) -> Search:
-    """Return the search for these decoding settings; the last arguments are those of `SingleSearch`.
+    """Return the search for a prompt that the decoding settings ask for: beam search, or else a `SingleSearch`.
 
-    Raises InvalidStudy for beam search with log-probabilities or a guide.
+    Raises InvalidStudy if beam search is combined with log-probabilities (`alternatives`) or a guide.
     """
     if decoding.beams == 1:
         return SingleSearch(prompt, decoding, limits, alternatives, guide)
@@ -356,7 +370,7 @@ def search_for(
 
 
 def stops_of(tokenizer: object, strings: Collection[str]) -> Stops | None:
-    """Return the check for stop strings; None if `strings` is empty."""
+    """Return a function that checks whether an answer contains a stop string; None if there are no stop strings."""
     if not strings:
         return None
     most = max(len(each.encode()) for each in strings) + 4
