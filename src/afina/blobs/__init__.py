@@ -1,8 +1,8 @@
 """Storage of blobs, which are immutable files, each with a key called place. The adapter store keeps its files here.
 
 A place is `sha256-<64 hex digits>-<8 hex digits>`: the SHA-256 of the file's content, and random digits for this copy.
-If a file is removed and later stored again, the new copy has other random digits. So a process that removes the old
-copy late does not remove the new copy.
+If a file is removed and later stored again, the new copy has other random digits, so that a process that removes the
+old copy late does not remove the new copy.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Blobs(ABC):
     def put(self, place: str, file: Path) -> None:
         """Store the content of `file` at a place, atomically. When the method returns, the content is durable.
 
-        The method does not remove `file`, since the caller may have to store it again. The caller must not change
+        `put` does not remove `file`, since the caller may have to store the file again. The caller must not change
         `file` afterwards. If a file is at the place already, it has the same content.
 
         Raises:

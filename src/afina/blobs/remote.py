@@ -36,7 +36,7 @@ RETRIES = 4
 PART = 5 << 20
 """The size in bytes of the parts in which files are transferred.
 
-This is the smallest size that S3 allows, so that a part is transferred within the timeout even on a slow connection.
+`PART` is the smallest size that S3 allows, so that a part is transferred within the timeout even on a slow connection.
 """
 
 MOST_PARTS = 10_000
@@ -79,8 +79,8 @@ class RemoteBlobs(Blobs):
     """Blobs under a prefix of a bucket in an object store.
 
     A request times out after `timeout_s` seconds. A failed request is repeated at most `retries` times, and no longer
-    than 2 * `timeout_s` seconds after its start. So a call takes at most 3 * `timeout_s` seconds if the object store
-    does not respond.
+    than twice `timeout_s` seconds after its start. If the object store does not respond, a call therefore takes at most
+    three times `timeout_s` seconds.
     """
 
     def __init__(self, store: ObjectStore, url: str, timeout_s: float = TIMEOUT_S) -> None:
@@ -339,7 +339,7 @@ def _unusable_settings(url: str) -> NotFound:
 def _panicked(error: BaseException) -> bool:
     """Return whether an exception is a panic of obstore's Rust code.
 
-    The class of such an exception is not public, and is not a subclass of Exception.
+    The class of a panic is not public, and is not a subclass of Exception.
     """
     return type(error).__name__ == "PanicException"
 

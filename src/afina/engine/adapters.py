@@ -64,7 +64,7 @@ class AdapterSources:
     """A class that finds the adapters at addresses. Thread-safe.
 
     Attributes:
-        store: The store of versions. None: references such as `store:client/task` are errors.
+        store: The store of versions; None if references such as `store:client/task` are errors.
         fresh: The time in seconds for which the version of a reference is cached.
     """
 
@@ -156,7 +156,7 @@ class EmptyModel:
     Attributes:
         model: The model.
         saved: The meta tensors that the method would save, by name.
-        layers: The layers after the pooling. None: there is only one linear layer, or the model generates text.
+        layers: The layers after the pooling; None if there is only one linear layer, or if the model generates text.
         head_names: The names of the weights of the layers after the pooling. Empty if the model generates text.
         output: The path of the layer that returns the outputs.
     """

@@ -20,7 +20,7 @@ class EncodedText:
     """The token ids of a text, or of a pair of texts, for an adapter.
 
     Attributes:
-        tokens: The token ids, int32 [length], with those of the template and special tokens. Empty for an adapter that
+        tokens: The token ids, int32 [length], with those of the template and special tokens; empty for an adapter that
             reads no tokens (bag of words).
         truncated: Whether the text was truncated.
         text: The single text, or the first text of a pair.

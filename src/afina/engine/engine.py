@@ -138,7 +138,7 @@ class Engine(ReprCard):
     def lease(self, address: Address, *, anew: bool = False) -> Lease:
         """Return a lease, which keeps an adapter in memory until the lease is released.
 
-        The method starts to load the adapter if it is not in memory, and does not wait for the loading.
+        `lease` starts to load the adapter if it is not in memory, and does not wait until the adapter is loaded.
 
         Args:
             address: The adapter's address.

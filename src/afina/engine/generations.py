@@ -2,7 +2,7 @@
 
 The answers of all adapters that share a frozen model are generated in one continuous batch. Each adapter with a model
 of its own has a batch of its own. The keys and values of running answers count for the memory limit of `Residents`, so
-adapters without a lease are evicted to make room for them.
+that adapters without a lease are evicted to make room for keys and values.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class Generations:
         return self._batches[key]
 
     def cancel(self, generation: Generation) -> None:
-        """Cancel a generation. It is dropped at the next step, and has no outcome. An ended generation is ignored."""
+        """Drop a generation at the next step, without an outcome. A generation that has ended is ignored."""
         if generation in self._all:
             self._cancelled.add(generation)
 

@@ -47,7 +47,7 @@ class SinglePass:
 class ChunkedPass:
     """A text that is computed in chunks, with the keys and values of the tokens computed so far.
 
-    `close` frees the keys and values. It may be called in any thread, also while a chunk is being computed.
+    `close` frees the keys and values, and may be called in any thread, also while a chunk is being computed.
 
     Args:
         memory: The object that has reserved memory for the keys and values.
@@ -124,9 +124,9 @@ class _Sequence(NamedTuple):
 def mixed_outputs(host: MixedBatchModel, rows: Sequence[SinglePass]) -> list[np.ndarray]:
     """Return the outputs of each text, float32 [width of the head of the text's adapter].
 
-    Outputs are NaN or infinite only if the text's own adapter causes it. Attention multiplies the values of other texts
-    in the batch by 0, and 0 times NaN or infinity is NaN. So if outputs are not finite, the texts of each adapter with
-    such outputs are computed again without the texts of other adapters.
+    Outputs are NaN or infinite only if the text's own adapter causes it. In a packed batch, attention multiplies the
+    values of other texts by 0, and 0 times NaN or infinity is NaN. The texts of each adapter with NaN or infinite
+    outputs are therefore computed again without the texts of other adapters.
     """
     found = _together(host, rows)
     groups = [*_by_adapter(rows)]

@@ -102,7 +102,7 @@ class SharedResident(Resident):
         host: The shared frozen model, in the precision that the adapter's manifest names.
         batched: The adapter's changes of the frozen model.
         head: A function that returns outputs, float32 [N, width of the head], for features, float32 [N, width of the
-            model]. None: the adapter generates text, with the model's output embedding.
+            model]. `head` is None if the adapter generates text, with the model's output embedding.
         offset: A vector [width of the head] that is added to the outputs. None: no vector is added.
     """
 
@@ -419,9 +419,9 @@ class ReservedMemory:
     """A class that reserves memory for keys and values, under the memory limit of `Residents`. Thread-safe.
 
     Keys and values belong to running answers, and to texts that are computed in chunks. For each adapter with a running
-    answer, twice the adapter's size is reserved too, for its copies in `LoraStacks`. If nothing is reserved, an answer
-    or a text may start even if leased adapters exceed the limit. Otherwise answers that wait, and hold leases, could
-    keep each other from starting for ever.
+    answer, twice the adapter's size is reserved too, for its copies in `LoraStacks`. If no memory is reserved, an
+    answer or a text may start even if leased adapters exceed the memory limit, since waiting answers, which hold
+    leases, could otherwise keep each other from starting for ever.
     """
 
     def __init__(self, residents: Residents) -> None:

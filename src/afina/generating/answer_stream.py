@@ -69,7 +69,7 @@ class TokenTexts:
         return None if name is None else str(name)
 
     def shown(self, token: int) -> str:
-        r"""Return the text of a token. A part of a character is written as its bytes, such as `bytes:\xe2` (as OpenAI)."""
+        r"""Return the text of a token. A part of a character is written as OpenAI does, such as `bytes:\xe2`."""
         content = self.bytes_of(token)
         try:
             return content.decode()
@@ -88,7 +88,7 @@ class TokenTexts:
 
 
 class _Decoded:
-    """A decoder of tokens that arrive one by one. It leaves out special tokens, and decodes each token a few times."""
+    """A decoder of tokens that arrive one by one. The text has no special tokens; each token is decoded a few times."""
 
     def __init__(self, texts: TokenTexts, hidden: Collection[int]) -> None:
         self._texts, self._hidden = texts, hidden

@@ -38,7 +38,7 @@ def answers(
         prompts: The token ids of the prompts. The answers are in the order of the prompts.
         objective: The objective, which has the decoding settings and the maximum length of the answers.
         listen: Called with a `Progress` after steps in which answers ended.
-        references: The tokens of the reference texts. None: the likelihood of reference texts is not computed.
+        references: The tokens of the reference texts; None if their likelihood is not computed.
         targets: The target texts, object [N]. None: the targets are unknown.
     """
     keep_freed()

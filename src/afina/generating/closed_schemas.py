@@ -66,8 +66,8 @@ class _Closing:
         """Return a schema converted to a closed schema.
 
         Args:
-            beside: The keys that other schemas of the same value name. None: another schema already forbids further
-                keys, so this schema does not.
+            beside: The keys that other schemas of the same value name; None if another schema already forbids further
+                keys, so that this schema does not have to.
         """
         self._step()
         if not isinstance(given, Mapping) or (given is not self._root and "$id" in given):
@@ -99,7 +99,7 @@ class _Closing:
     ) -> tuple[Keys | None, Keys | None, Keys | None]:
         """Return the keys that each alternative, each other part (`allOf`, `$ref`), and the schema itself must allow.
 
-        None for one of the three means that it does not forbid further keys.
+        A part whose entry is None does not forbid further keys.
         """
         fixed = list(self._together({name: one for name, one in given.items() if name not in choices}))
         if beside is None or any(_SAID & one.keys() for one in fixed):

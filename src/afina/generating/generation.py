@@ -1,9 +1,9 @@
 """Generation of a language model's answers to prompts, with continuous batching.
 
 All running sequences, of different lengths, are continued in one forward pass: a packed batch with one token of each
-sequence, without padding. When a sequence has ended, a waiting prompt takes its place in the next step. The caller of
-`ContinuousBatch` computes step by step; the function `answers` computes the answers to any number of prompts. The
-module imports no code of tasks, templates or files.
+sequence, without padding. When a sequence has ended, a waiting prompt takes its place in the next step. The class
+`ContinuousBatch` computes one step at each call; the function `answers` computes the answers to any number of prompts.
+The module imports no code of tasks, templates or files.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ROWS = 64
 COLUMNS = 16384
 """The largest number of tokens that all running sequences may have together, in prompts and answers.
 
-This number bounds the memory of the cache of keys and values.
+`COLUMNS` bounds the memory of the cache of keys and values.
 """
 
 WINDOW = 1024
@@ -284,8 +284,8 @@ class ContinuousBatch(Generic[Key]):
     def _enter(self, *, limited: bool) -> None:
         """Start waiting requests, as far as the limits on sequences, tokens and memory allow.
 
-        `limited`: Whether the step computes a limited number of prompt tokens. If not, requests with at most `budget`
-        prompt tokens start.
+        `limited`: Whether the step computes a limited number of prompt tokens. Without such a limit, requests with at
+            most `budget` prompt tokens together start.
         """
         tokens = 0
         rows = sum(one.search.rows for one in self._running.values())
@@ -439,7 +439,7 @@ def shared_out(needs: Sequence[int], most: int | None) -> list[int]:
 
     Args:
         needs: The number of tokens that each request needs.
-        most: The number of tokens to divide. None: each request gets all the tokens that it needs.
+        most: The number of tokens to divide; None if each request gets all the tokens that it needs.
     """
     if most is None:
         return [*needs]

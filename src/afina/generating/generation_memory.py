@@ -1,8 +1,8 @@
 """Estimation of the memory of generation, by a dry run of its largest steps on tensors without values.
 
-Without values, the next token and the end of a sequence are unknown. So the dry run takes the longest prompts, and each
-sequence gets its longest possible answer. The cache of keys and values is then as large as it can become.
-`afina.training.dry_run` uses this module.
+Tensors without values do not give the next token or the end of a sequence. The dry run therefore takes the longest
+prompts, and gives each sequence its longest possible answer, so that the cache of keys and values is as large as it can
+become. `afina.training.dry_run` uses this module.
 """
 
 from __future__ import annotations

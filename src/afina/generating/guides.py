@@ -36,10 +36,8 @@ if TYPE_CHECKING:
     from afina.data.tokenize import Tokenizer
 
 MOST_CHOICES, MOST_CHARACTERS, MOST_PATTERN = 256, 16_384, 1024
-"""The limits on the size of a grammar.
-
-In this order: the number of choices, the characters of all choices together or of a schema, and the characters of a
-regular expression.
+"""The largest number of choices in a grammar, the largest number of characters of all choices together or of a schema,
+and the largest number of characters of a regular expression.
 """
 
 MOST_BYTES = 8192
@@ -58,7 +56,7 @@ REHEARSED, REHEARSED_SECONDS = 128, 0.5
 """The length of the random answer in the rehearsal: the largest number of tokens, and of processor seconds."""
 
 _REMEMBERED = 1024
-"""The number of grammars of which it is remembered that they are within the limits."""
+"""The number of grammars that are remembered as being within the limits."""
 
 _LIMITS: Mapping[str, Any] = {
     "initial_lexer_fuel": 200_000,

@@ -117,9 +117,9 @@ class NextTokenModel(ABC):
     def begin(self, prompts: Sequence[WholePrompt]) -> Begun:
         """Compute new prompts, and return their sequences and the logits of the next tokens.
 
-        Logits are NaN or infinite only if the prompt's own adapter causes it. Attention multiplies the values of other
-        prompts in the batch by 0, and 0 times NaN or infinity is NaN. So if some logits are not finite, the prompts of
-        each adapter are computed again without those of other adapters.
+        Logits are NaN or infinite only if the prompt's own adapter causes it. In a packed batch, attention multiplies
+        the values of other prompts by 0, and 0 times NaN or infinity is NaN. If some logits are not finite, the prompts
+        of each adapter are therefore computed again without those of other adapters.
         """
         groups: dict[int, list[int]] = {}
         sequences = []
@@ -182,7 +182,8 @@ class NextTokenModel(ABC):
     def _filled(self, chunks: Sequence[PromptChunk]) -> Sequence[Tensor]:
         """Compute chunks, and return the input of the head for each chunk.
 
-        The input is for all tokens of a chunk with log-probabilities, otherwise for its last token only.
+        A chunk whose log-probabilities are requested has the head's input for all its tokens, any other chunk for its
+        last token only.
         """
 
     def _read(
@@ -364,7 +365,7 @@ class Readout:
     """The output embedding of a language model, which computes the logits of the next token.
 
     In bfloat16 on a CPU, the weight is copied once into the memory layout of oneDNN, even if the weight is tied to the
-    input embedding. With this layout, a product with one row takes half the time.
+    input embedding. With oneDNN's memory layout, a product with one row takes half the time.
     """
 
     def __init__(self, output_embedding: Any) -> None:

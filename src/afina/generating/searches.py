@@ -32,7 +32,8 @@ The function is called after each new token.
 class TokenLogprobs(NamedTuple):
     """The log-probabilities of a chosen token, and of the most probable tokens at its position.
 
-    They are computed from the model's logits before guide, bias, penalties, temperature, min-p, top-k and top-p.
+    Log-probabilities are computed from the model's logits before guide, bias, penalties, temperature, min-p, top-k and
+    top-p.
 
     Attributes:
         chosen: The log-probability of the chosen token.
@@ -136,7 +137,7 @@ class Search(ABC):
             best: The index of the largest logit in the first row. May be None if `takes_best` is False.
 
         Returns:
-            The next tokens. None: the search has ended, and its answer is in `answer`.
+            The next tokens; None if the search has ended and its answer is in `answer`.
         """
 
     def _banned(self, tokens: Sequence[int]) -> np.ndarray:
@@ -225,8 +226,8 @@ class SingleSearch(Search):
 
         Before the answer has `min_new_tokens` tokens, end tokens have the logit -inf. The order of the changes is that
         of vLLM. The repetition penalty is that of transformers (Keskar et al. 2019, section 4.1), for tokens of prompt
-        and answer. The other penalties are those of OpenAI: where c[j] is the number of times that the answer has token
-        j, score[j] -= c[j] * frequency_penalty + (c[j] > 0) * presence_penalty.
+        and answer. The frequency and presence penalties are those of OpenAI: where c[j] is the number of times that the
+        answer has token j, score[j] -= c[j] * frequency_penalty + (c[j] > 0) * presence_penalty.
         """
         how = self.decoding
         if len(self._tokens) < how.min_new_tokens:
@@ -249,9 +250,9 @@ class SingleSearch(Search):
         """Draw a token from softmax(scores / temperature), among the tokens that min-p, top-k and top-p allow.
 
         min-p is applied first, then top-k, then top-p. Each token of the vocabulary gets an exponentially distributed
-        time, whose rate is the token's weight, and the token with the smallest time is drawn. So rounding changes the
-        draw only if two times are nearly equal. A draw by cumulative sums of the weights would change more often,
-        because each of thousands of sums is rounded.
+        time, whose rate is the token's weight, and the token with the smallest time is drawn. With this method of
+        drawing, rounding changes the drawn token only if two times are nearly equal. A draw by cumulative sums of the
+        weights would change more often, because each of thousands of sums is rounded.
         """
         scores = scores / self.decoding.temperature
         weights = np.exp(scores - scores.max())

@@ -35,7 +35,7 @@ class LabelScore(NamedTuple):
 class TensorType(NamedTuple):
     """The name, data type and shape of an output tensor in the Open Inference Protocol.
 
-    `width`: The number of values for one text. None: the tensor has one axis, with one value for each text.
+    `width`: The number of values for one text; None if the tensor has one axis, with one value for each text.
     """
 
     name: str
@@ -149,10 +149,7 @@ class _Labels(_ByLabel):
         return decoded.astype(bool).ravel().tolist(), self._probabilities(objective, several)
 
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
-        """Return whether the sets of labels differ, and the difference of one label's probability.
-
-        This label is the most probable label of the current answer.
-        """
+        """Return whether the sets of labels differ, and by how much the probability of the current top label differs."""
         chances = current["probabilities"]
         flipped = {*current["labels"]} != {*candidate["labels"]}
         return AnswerDifference(flipped, _drift(max(chances, key=chances.__getitem__), current, candidate))

@@ -168,7 +168,7 @@ class Core:
         self.shadows.names.refresh()
 
     def failed(self, what: str, error: BaseException) -> None:
-        """Count and log an unexpected error. Its message is not logged, because it may contain a client's text."""
+        """Count and log an unexpected error, but not its message, because the message may contain a client's text."""
         logs_and_traces.note_failure(self.metrics, what, error)
 
     def _count(self, computed: ComputedBatch | ComputedStep) -> None:
@@ -312,8 +312,8 @@ class Core:
     def revoke_key(self, key: Key, id: str, message: str | None) -> Key:
         """Revoke an API key of any client. The audit log records the id of the administrator's key `key`.
 
-        Revocations have no rate limit. Otherwise a thief of an admin key could use up the rate limit of the client, who
-        could then not revoke the stolen key.
+        Revocations have no rate limit: a thief of an admin key could use up the rate limit, so that the client could
+        not revoke the stolen key.
 
         Raises NotFound if no key has the id `id`, and errors of writing to the store.
         """

@@ -144,9 +144,10 @@ class Receipt(Frozen):
         base: the digest of the backbone.
         dtype: the dtype of the computation.
         precision: the precision of the backbone's frozen weights. The JSON omits this field if the value is "float".
-        generation: how the answer was generated. None (omitted in the JSON): the answer was not generated.
-        truncation: how the texts were truncated. None (omitted in the JSON): long texts were truncated as in training,
-            or no text was truncated.
+        generation: how the answer was generated. `generation` is None, and omitted in the JSON, if the answer was not
+            generated.
+        truncation: how the texts were truncated. `truncation` is None, and omitted in the JSON, if no text was
+            truncated or long texts were truncated as in training.
     """
 
     version: str

@@ -64,8 +64,8 @@ class GenerationOptions:
         heard: called on the computing thread after each step, with the number of an answer and the answer's new tokens;
             must return at once. The answers to the first text have the numbers 0 to n - 1, those to the second text the
             numbers n to 2n - 1, and so on.
-        longest: the largest number of new tokens if `decoding` has no `max_new_tokens`. None: the largest number of the
-            adapter or the server applies.
+        longest: the largest number of new tokens if `decoding` has no `max_new_tokens`. If `longest` is None, the
+            adapter's or the server's largest number applies.
     """
 
     decoding: Mapping[str, Any] = field(default_factory=dict)
@@ -84,9 +84,10 @@ class TextRequest:
     """A client's request to a model: texts, and options for the answers.
 
     Attributes:
-        generation: options for generated answers. None: the request asks for a prediction such as a label.
+        generation: options for generated answers. If `generation` is None, the request asks for a prediction such as a
+            label.
         truncation: how texts that are too long are truncated. None: as in training.
-        sticky: the end user's name or the request's id. Its hash decides whether the model's canary version answers.
+        sticky: the end user's name or the request's id, whose hash decides whether the model's canary version answers.
             None: the canary version does not answer.
         traced: the traced request, passed unchanged to the batch listener. None: the request is not traced.
     """
@@ -144,8 +145,8 @@ class AcceptedRequest:
             adapter does not generate text.
         reservation: the tokens that count for the key's rate limit. None: no tokens are counted yet.
         compared: whether the metrics count the answers by version, because the model has a canary version.
-        shadowed: the name of the model whose shadow version, if there is one, also computes the texts. None: the
-            request is not for the production version.
+        shadowed: the name of the model whose shadow version, if there is one, also computes the texts. `shadowed` is
+            None if the request is not for the production version.
         futures: the futures of the answers. Empty until the texts are in the queue.
     """
 
@@ -197,12 +198,12 @@ class AcceptedRequest:
 Check = Callable[[AcceptedRequest], object]
 """A function that raises an error if a request's options do not suit the model or the texts.
 
-The function is called with an accepted request before anything is computed.
+A check is called with an accepted request before the request's texts are computed.
 """
 
 
 def no_check(accepted: AcceptedRequest) -> None:
-    """Accept every request. This function is the default of the argument `check`."""
+    """Accept every request: the default of the argument `check` of `Core.accept`."""
 
 
 def check_pairs(texts: Sequence[Text], manifest: Manifest) -> None:
@@ -315,8 +316,8 @@ CHARACTERS = 4
 class RequestEncoder:
     """Tokenizes the texts of requests. Thread-safe.
 
-    For each client, at most `TOGETHER` characters of short texts, or one longer text, are tokenized at a time.
-    Otherwise a client with many long texts would take the processor from the other clients.
+    For each client, at most `TOGETHER` characters of short texts, or one longer text, are tokenized at a time. Without
+    this limit, a client with many long texts would take the processor from the other clients.
     """
 
     def __init__(self, engine: Engine, settings: Settings) -> None:

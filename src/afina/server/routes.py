@@ -142,7 +142,8 @@ class Route:
         method: the HTTP method. A GET route answers HEAD requests too. None: every request gets an error response.
         paths: the route's paths in the syntax of FastAPI.
         protocol: the protocol that defines the format of error responses.
-        scope: the scope that an API key needs. None: no key is needed, and the response has no data of any client.
+        scope: the scope that an API key needs. If `scope` is None, no key is needed, and the response has no data of
+            any client.
         repeats: whether a proxy may send a request again to another replica, because the request changes nothing.
         streams: whether the request's body is read while it arrives, so that size limits apply to each line of it.
         counts: whether requests count for the client's usage. Requests for monitoring do not count.
@@ -259,9 +260,8 @@ for _path, _of, _scope in (
     _route(None, _path, of=_of, scope=_scope)
 
 UNKNOWN = _route(None, "/{rest:path}", of=AFINA, scope=ADMIN, repeats=False)
-"""The route of all paths that no other route has.
-
-It needs the key of an administrator, so that a path that is missing in `ROUTES` is not open to everyone.
+"""The route of all paths that no other route has. Such a path needs the key of an administrator, so that a path that is
+missing in `ROUTES` is not open to everyone.
 """
 
 _BY_HEAD: defaultdict[str, list[Route]] = defaultdict(list)

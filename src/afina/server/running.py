@@ -2,8 +2,8 @@
 
 uvicorn limits only the time between a response and the next request. uvicorn never closes a connection whose client
 sends nothing or only single bytes, and it answers 503 to all clients when its limit of connections is reached. At its
-limit, afina's server instead closes an idle connection for each new connection. The server first closes connections
-that have not sent a valid API key.
+limit, afina's server instead closes an idle connection for each new connection. At its limit, the server first closes
+connections that have not sent a valid API key.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Server(uvicorn.Server):
         """Handle a signal: start draining, start the shutdown, or cut off unfinished responses.
 
         uvicorn's own method also raises the signal again after the shutdown, so that the process exits as if it had
-        failed. Here the signal is not raised again, because ending a server is not a failure.
+        failed. afina does not raise the signal again, because ending a server is not a failure.
         """
         drains = sig != signal.SIGINT and self._settings.drain > 0
         if self.should_exit:
@@ -262,8 +262,8 @@ class ConnectionLimit:
 
     Args:
         places: the largest number of open connections, and the largest number of connections of clients.
-        seconds: the time limit for the arrival of a request's headers. The time starts with the first byte of the
-            request; for the first request, it starts with the connection.
+        seconds: the time limit for the arrival of a request's headers. The time limit starts with the first byte of the
+            request; for the first request of a connection, with the connection.
         closed: called when a connection is closed, with the reason (slow, crowded, full, unread or malformed) and the
             client's address.
     """
@@ -399,8 +399,8 @@ class Connection(H11Protocol):
 
     doors: ClassVar[ConnectionLimit]
     _since: float | None = None
-    """Time at which the wait for the headers of a request began. None: a request is being answered, or the connection
-    is idle and uvicorn's keep-alive limit applies."""
+    """Time at which the wait for the headers of a request began. `_since` is None if a request is being answered, or
+    the connection is idle and uvicorn's keep-alive limit applies."""
     _unsent, _unread_since = 0, 0.0
 
     @property

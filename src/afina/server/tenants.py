@@ -24,8 +24,8 @@ from afina.store.versions import Name, Reference, Version
 LITTLE = 512
 """A request is tokenized up to this number of tokens even if its key has fewer tokens left.
 
-So a request that is larger than a small rate limit is refused at once and with the right error. Tokenizing this many
-tokens costs almost nothing.
+With this minimum, a request that is larger than a small rate limit is refused at once and with the right error.
+Tokenizing so few tokens costs almost nothing.
 """
 
 
@@ -82,7 +82,7 @@ class MinuteWindow:
     def wait(self, room: int) -> float:
         """Return the seconds until the sum of the amounts in the window is at most `room`.
 
-        The seconds are right if no amount is added or subtracted until then.
+        The result is right if no amount is added to the window or subtracted from it until then.
         """
         left, now = self.total, self._clock()
         if left <= room:
@@ -181,7 +181,7 @@ class Tenants:
     def most(self, key: Key, expected: int = 1) -> int | None:
         """Return the number of tokens above which a request with an API key is refused; None: no limit.
 
-        The caller can stop tokenizing a request that has more tokens.
+        The caller can stop tokenizing a request that has more tokens than the returned number.
 
         Args:
             expected: an upper bound of the request's tokens before the request is tokenized.

@@ -23,10 +23,12 @@ Array = Annotated[list[Item], Field(fail_fast=True)]
 """The type of a list whose validation stops at the first wrong element."""
 
 Readable = Annotated[str, Field(json_schema_extra={"minLength": 1, "pattern": r"\S"})]
-"""The type of a text for a model. Its JSON Schema excludes blank texts; `Core.accept` refuses blank texts."""
+"""The type of a text for a model. The JSON Schema of this type excludes blank texts, and `Core.accept` refuses blank
+texts."""
 
 Texts = Annotated[Array[Readable], Field(json_schema_extra={"minItems": 1})]
-"""The type of a list of texts. Its JSON Schema excludes empty lists; `Core.accept` refuses empty lists."""
+"""The type of a list of texts. The JSON Schema of this type excludes empty lists, and `Core.accept` refuses empty
+lists."""
 
 MOST_VALUES = 8192
 """The largest number of JSON values in a request's body, which is many times the largest number of texts."""

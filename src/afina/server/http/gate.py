@@ -84,8 +84,8 @@ The connections of such requests can be closed during the delay.
 ADMIT = "afina.admit"
 """The key, in a request's ASGI scope, of the method `ConnectionLimit.admit` for the request's connection.
 
-The middleware calls this method with `known` (whether the request has a valid key). It returns False if no connection
-is left for clients. If the scope does not have this key, connections are not limited.
+The middleware calls this method with `known` (whether the request has a valid key). `ConnectionLimit.admit` returns
+False if no connection is left for clients. If the scope does not have this key, connections are not limited.
 """
 
 _ALWAYS = [(name.lower().encode(), value.encode()) for name, value in ALWAYS.items()]
@@ -265,8 +265,8 @@ class Gate:
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         """Return an ASGI `receive` function that expands a compressed body and limits the body's size and duration.
 
-        Raises Refusal, before anything is read, if the header Content-Length is above the limit. The function raises
-        Refusal if the body turns out to be too large, or does not arrive in time.
+        Raises Refusal, before anything is read, if the header Content-Length is above the limit. The `receive` function
+        raises Refusal if the body turns out to be too large, or does not arrive in time.
         """
         settings, state = self._core.settings, {"bytes": 0, "over": False, "until": 0.0}
         length = dict(scope["headers"]).get(b"content-length", b"0")

@@ -23,9 +23,8 @@ FIRST_SPEED = 500.0
 """The estimate of the tokens that are computed per second, used before the first batch."""
 
 LINE, COMPUTE, STEP, WATCH = "line", "compute", "step", "watch"
-"""The names of operations that may fail, for the log and the metrics.
-
-In this order: taking the next works, computing a batch, computing a step of generations, calling the batch listener.
+"""The names, for the log and the metrics, of four operations that may fail: taking the next works, computing a batch,
+computing a step of generations, and calling the batch listener.
 """
 
 

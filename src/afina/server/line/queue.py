@@ -1,10 +1,10 @@
 """The fair queue of works (texts and prompts) that wait for the computing thread.
 
 - Clients share the computed tokens equally (start-time fair queueing). The client that has received the fewest tokens
-  is next. A client that returns after a pause starts with the count of the other clients. So a client with few
-  requests never waits for the whole queue of a client with many requests.
-- If a text is longer than a batch and can be computed in chunks, the batch takes the first tokens of the text. The
-  other tokens of the text become the client's next work.
+  is next. A client that returns after a pause starts with the other clients' count of tokens. A client with few
+  requests therefore never waits for the whole queue of a client with many requests.
+- If a text is longer than a batch and can be computed in chunks, the batch takes the first tokens of the text, and the
+  other tokens become the client's next work.
 - Texts for one forward pass and prompts for generation have separate queues, since only generation waits for memory.
   Both count for the client's share.
 - Background works, such as the texts of shadow versions, are taken while no client waits.
@@ -64,7 +64,8 @@ class ClientSpeed:
     def seconds(self, tokens: int, now: float) -> float:
         """Return an estimate of the seconds until a number of the client's tokens has left the queue.
 
-        The estimate is the time at the client's mean speed plus the time between two batches; at most `LONGEST`.
+        The estimated wait is the time at the client's mean speed plus the time between two batches, at most `LONGEST`
+        seconds.
         """
         self._pass(now)
         gap = max(self._gap, now - self._left)
@@ -110,8 +111,8 @@ class FairQueue:
 
         Args:
             items: the works, all of one client.
-            speed: the tokens that the server computes per second. The time for a retry is estimated from this speed
-                until the client's own speed is measured.
+            speed: the tokens that the server computes per second. Until the client's own speed is measured, the time
+                for a retry is estimated from the speed of the server.
             asks: whether the client counts as active. While several clients are active, batches are smaller.
 
         Raises:
@@ -169,8 +170,8 @@ class FairQueue:
     def room_for_chunks(self, left: int, now: float) -> int:
         """Return how many of the `left` tokens of a batch may belong to chunks of long texts.
 
-        While several clients are active, a quarter of each batch is kept free of chunks of long texts. So a text that
-        arrives when the computation of a chunk begins waits for less time than a full batch takes.
+        While several clients are active, a quarter of each batch is kept free of chunks of long texts, so that a text
+        that arrives during the computation of a chunk waits for less time than a full batch takes.
         """
         budget = self.budget(now)
         return left if budget == self.most else left - budget // 4

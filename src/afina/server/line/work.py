@@ -97,7 +97,7 @@ class Work:
         self.dropped()
 
     def dropped(self) -> None:
-        """Free what the work uses, by default nothing. Called when its future has a result or was cancelled."""
+        """Free what the work uses (by default nothing). Called when the work's future has a result or was cancelled."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -105,8 +105,8 @@ class PredictedAnswer(Work):
     """A text whose prediction needs one forward pass, such as a classification.
 
     Attributes:
-        chunked: The state of a text that is computed in chunks. None: the text is computed at once, or its computation
-            has not begun.
+        chunked: The state of a text that is computed in chunks; None if the text is computed at once, or its
+            computation has not begun.
     """
 
     row: SinglePass
@@ -145,9 +145,10 @@ class GeneratedAnswer(Work):
 
     @property
     def can_begin_again(self) -> bool:
-        """Whether the generation can be restarted and then gives the same answer.
+        """Whether the generation can be restarted with the same answer.
 
-        This is not so if the client gets each token at once, or if a guide with a state restricts the tokens.
+        A generation cannot be restarted if the client gets each token at once, or if a guide with a state restricts the
+        tokens.
         """
         return self.generation.heard is None and self.generation.guide is None
 

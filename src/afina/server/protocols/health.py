@@ -33,7 +33,7 @@ async def live(call: Called) -> Response:
 async def health(call: Called) -> Response:
     """Return an empty response, with status 200 if the server can answer requests, else 503. Needs no key.
 
-    The status does not depend on whether the server's store responds.
+    The status of `/health` does not depend on whether the server's store responds.
     """
     return Response(status_code=200 if call.core.alive else 503)
 

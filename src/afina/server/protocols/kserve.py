@@ -1,7 +1,7 @@
 """The Open Inference Protocol, version 2: inference and metadata. Texts are tensors of the datatype BYTES.
 
 The server supports the protocol's extension `binary_tensor_data`, in which the values of tensors follow the JSON in the
-body as binary data. The header `Inference-Header-Content-Length` then has the length of the JSON.
+body as binary data. In such a body, the header `Inference-Header-Content-Length` has the length of the JSON.
 """
 
 from __future__ import annotations

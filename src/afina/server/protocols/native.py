@@ -167,8 +167,8 @@ async def tasks(call: Called) -> Response:
 async def bulk(call: Called) -> Response:
     """Read JSON lines with texts, and return a JSON line with the answer to each line, in the same order.
 
-    The first answers are returned while further lines still arrive. The query parameter `model` is the model for lines
-    without the field `model`.
+    The answers to the first lines are returned while further lines still arrive. The query parameter `model` is the
+    model for lines without the field `model`.
     """
     return Bulk(call, call.model_in_query)
 

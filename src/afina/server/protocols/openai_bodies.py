@@ -456,7 +456,7 @@ def check_echo(body: CompletionRequest) -> None:
 
 
 def refusal(body: CompletionRequest | ChatRequest, error: InvalidData) -> Refusal:
-    """Return the refusal for an error in the request. Its message begins with the field that caused the error."""
+    """Return the refusal for an error in the request. The refusal's message begins with the field that is wrong."""
     text = "messages" if isinstance(body, ChatRequest) else "prompt"
     form = "structured_outputs" if body.structured_outputs is not None else "response_format"
     form = form if function_of(body) is None else "tools"

@@ -84,8 +84,8 @@ def ordered(key: str | None, candidates: Sequence[RankedReplica]) -> list[str]:
     A replica is busy if it has at least `SPILL` more unfinished requests than the least busy replica.
 
     - If replicas that are not busy have the adapter in memory, one of them comes first. Rendezvous hashing chooses it
-      among those with fewer than `SHARE` more unfinished requests than the least busy of them. So a copy of an adapter
-      that is not needed is no longer used, and is evicted from memory.
+      among those with fewer than `SHARE` more unfinished requests than the least busy of them. By this rule, copies of
+      an adapter that are not needed are no longer used, and are evicted from memory.
     - Otherwise the replica with the fewest adapters in memory that is not busy comes first.
     - The other replicas follow in the order of their load.
 
@@ -140,10 +140,10 @@ class Attempt:
 
 
 class RequestLimits(NamedTuple):
-    """The limits on requests that a proxy enforces too. They are fields of the `Settings` that replicas report.
+    """The limits on requests that a proxy enforces too: those fields of `Settings` that replicas report to the proxy.
 
-    Before a replica has reported its limits, a proxy enforces the defaults of this class. They are larger than those of
-    `Settings`, since a replica may accept larger bodies than the defaults of `Settings` allow.
+    Before a replica has reported its limits, a proxy enforces the defaults of this class, which are larger than those
+    of `Settings`, since a replica may accept larger bodies than `Settings` allows by default.
     """
 
     body_bytes: int = 256 << 20

@@ -31,8 +31,8 @@ class ReplicaOptions(Frozen):
 
     Attributes:
         backbone: The address of the backbone.
-        store: The address of the store, with the password. None: the environment variable AFINA_STORE on the replica's
-            node.
+        store: The address of the store, with the password; None for the address in the environment variable AFINA_STORE
+            of the replica's node.
         dtype: The precision of the computation: float32, bfloat16, int8 or auto.
         memory: The largest memory for adapters in MiB, in addition to the backbone. None: no limit.
         settings: The fields of `Settings` that differ from the defaults.

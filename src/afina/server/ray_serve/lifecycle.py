@@ -35,7 +35,7 @@ from afina.store.adapter_store import AdapterStore
 FORCED = {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1"}
 """The environment variable of Ray Serve's controller with which a replica that fails its health checks is killed.
 
-Without the variable, such a replica would be asked to shut down.
+Without the variable, a replica that fails its health checks would be asked to shut down.
 """
 
 LOOKS = 1.0
@@ -54,7 +54,7 @@ def serve_on_ray(
     """Serve on a Ray cluster until SIGTERM, SIGHUP or SIGINT, or until another such command takes over the deployment.
 
     Args:
-        address: The address of the Ray cluster. None: the cluster of the environment variable RAY_ADDRESS, else a
+        address: The address of the Ray cluster; None for the cluster of the environment variable RAY_ADDRESS, else a
             cluster on this machine, else a new cluster.
         host: The address on which Ray Serve's HTTP proxies listen.
         port: The port on which the HTTP proxies listen. 0: any free port.

@@ -1,6 +1,6 @@
 """Flow control for `/bulk` requests: the proxy limits the number of lines that are read but not answered yet.
 
-Without this limit, Ray Serve's proxies and replicas would queue everything that a client sends.
+Without a limit on unanswered lines, Ray Serve's proxies and replicas would queue everything that a client sends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from afina.server.ray_serve.affinity import RequestLimits
 AHEAD = 4
 """The number of unanswered lines that the proxy allows, as a multiple of the replica's own limit (`Settings.window`).
 
-With a multiple above 1, the replica never waits for lines.
+The multiple is above 1, so that the replica never waits for lines.
 """
 
 

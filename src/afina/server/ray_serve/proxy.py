@@ -1,9 +1,9 @@
 """ASGI middleware in Ray Serve's HTTP proxies, which sends a request to another replica if its replica dies or hangs.
 
 Ray Serve itself repeats a request only until a replica has accepted the request. This middleware reads the body of a
-request (except of `/bulk`) before it forwards the request. So the middleware can repeat the request, and can find the
-request's model, which the router needs. A request is repeated only if no byte of its response was sent to the client,
-and if the request changes nothing.
+request (except of `/bulk`) before it forwards the request, so that it can repeat the request, and can find the
+request's model for the router. A request is repeated only if no byte of its response was sent to the client, and if the
+request changes nothing.
 
 Ray Serve calls the function `middlewares` in each proxy, because the environment variable in `CALLBACK` names it.
 """
@@ -128,7 +128,7 @@ class ClientEnd:
     def receiving(self, body: bytes) -> Receive:
         """Return an ASGI `receive` function for one attempt to send the request.
 
-        The function first returns the body. It then waits until the client closes its connection.
+        The `receive` function first returns the body, and then waits until the client closes its connection.
         """
         given = False
 
@@ -346,7 +346,7 @@ def _metrics(good: Mapping[str, Collected], names: Sequence[str]) -> Response:
 def _shadows(path: str, good: Mapping[str, Collected], names: Sequence[str]) -> Response:
     """Return a response with the shadow counts of all replicas together.
 
-    The status is 503 if a replica did not answer, or if replicas compare different versions.
+    The response has status 503 if a replica did not answer, or if replicas compare different versions.
     """
     if missing := [name for name in names if name not in good]:
         return answers.unavailable(path, f"replica {', '.join(missing)} did not answer. Try again.")
@@ -375,8 +375,8 @@ def _key(scope: Scope, body: bytes = b"") -> str | None:
 def _scope(scope: Scope, request: str) -> Scope:
     """Return a copy of a request's ASGI scope for one attempt.
 
-    The copy has no headers that control Ray Serve. It has the request id for the client, and a new request id for Ray
-    Serve (`request`), since two clients may give their requests the same id.
+    The copy has no headers that control Ray Serve. The copy has the request id for the client, and a new request id for
+    Ray Serve (`request`), since two clients may give their requests the same id.
     """
     headers = [(name, value) for name, value in scope["headers"] if name.lower().replace(b"_", b"-") not in CONTROLS]
     ids = [(answers.ID, request.encode()), (answers.CLIENT_ID, scope[REQUEST].encode())]

@@ -1,7 +1,7 @@
 """The request router of the Ray Serve deployment, which prefers replicas that have the request's adapter in memory.
 
-Ray Serve pickles this module by value into the processes that route requests. So this module must read objects that it
-shares with other modules of such a process as attributes (`affinity.PROXY`), and must not import them by name.
+Ray Serve pickles this module by value into the processes that route requests. Objects that are shared with other
+modules of such a process must therefore be read as attributes (`affinity.PROXY`), and not imported by name.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ LATE = 2.0
 class ResidencyRouter(RequestRouter):
     """A request router that tries replicas in the order of `affinity.ordered`.
 
-    Ray Serve's own `PowerOfTwoChoicesRequestRouter` with model multiplexing is not used, for three reasons. It keeps a
-    frequently requested model on one replica until this replica rejects requests. It needs an LRU cache that is limited
-    by the number of models. It lets a second request for an unknown model wait.
+    Ray Serve's own `PowerOfTwoChoicesRequestRouter` with model multiplexing is not used: it keeps a frequently
+    requested model on one replica until this replica rejects requests, it needs an LRU cache that is limited by the
+    number of models, and it lets a second request for an unknown model wait.
     """
 
     def __init__(self, *given: Any, **options: Any) -> None:

@@ -32,7 +32,7 @@ class Canaries:
     test fails, the version in production answers.
 
     Args:
-        served: The served versions, which loads a canary version and runs its golden test.
+        served: The served versions, which load a canary version and run its golden test.
     """
 
     def __init__(self, store: StoreReader, served: ServedVersions) -> None:

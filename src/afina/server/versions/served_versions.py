@@ -3,9 +3,9 @@
 - A version is served once it has been loaded and has passed its golden test.
 - If an alias moves to another version, a thread of a pool loads that version. Until then, the previous version answers.
   If the server has served the version before, the version answers at once.
-- If a version cannot be loaded or fails its golden test, the previous version stays. The server tries the failed
-  version again after a pause, since the store may have been repaired. The pause doubles after each failure, since
-  loading may take most of the machine's time.
+- If a version cannot be loaded or fails its golden test, the previous version stays. The server tries a failed version
+  again after a pause, since the store may have been repaired. The pause doubles after each failure of the version,
+  since loading may take most of the machine's time.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ MOST = 65_536
 """The largest number of references whose versions are cached. A full cache is emptied."""
 
 PAUSE, SHORT, LONGEST = 0.5, 5.0, 300.0
-"""The pauses before a version that failed is tried again, in seconds.
-
-In this order: the first pause, the longest pause after a temporary failure (such as a store that does not respond), and
-the longest pause for a damaged version.
+"""The pauses before a version that failed is tried again, in seconds: the first pause (`PAUSE`), the longest pause
+after a temporary failure such as a store that does not respond (`SHORT`), and the longest pause for a damaged version
+(`LONGEST`).
 """
 
 
@@ -125,8 +124,8 @@ class ServedVersions:
     def demand(self, version: Version) -> None:
         """Load a version and run its golden test, unless the test has passed before.
 
-        The test runs once for all versions with the same adapter. If the test has failed, it runs again after a pause;
-        until then, the exception of the failure is raised again.
+        The golden test runs once for all versions with the same adapter. If the golden test has failed, it runs again
+        after a pause; until the pause is over, the exception of the failure is raised again.
 
         Raises:
             OtherBackbone: The version was made for another backbone than the server's.

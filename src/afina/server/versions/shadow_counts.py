@@ -35,7 +35,7 @@ class ShadowCounts:
         flips: The number of texts to which the two versions gave different labels (or sets of labels, or generated
             texts). None for regression.
         drift: The mean over texts of the probability that the shadow version gives to a label, minus the probability
-            that the production version gives to it. The label is the one that the production version predicts; for
+            that the production version gives to it. The label compared is the production version's label; for
             multi-label tasks, its most probable label. A label that the shadow version does not have has probability 0.
             For regression, `drift` is the mean difference of the predicted values. For generated texts, it is 0.
         scatter: The sum of the squared deviations of the differences from their mean `drift`.

@@ -1,8 +1,8 @@
 """Shadow versions, which compute the same texts as the production version for a comparison.
 
 After the version with the alias `production` has answered a client's text, the version with the alias `shadow` computes
-the same text. The shadow version must have passed its golden test. Its answers are background works, which are computed
-while no client waits. Clients never notice a shadow version's answers, errors or loading time.
+the same text. The shadow version must have passed its golden test. A shadow version's answers are background works,
+which are computed while no client waits. Clients never notice a shadow version's answers, errors or loading time.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class ShadowStatus:
     def become(self, state: str, problem: str | None = None) -> None:
         """Set the state of the shadow version.
 
-        The state RIDING is set only if the shadow version was still loading, since it may have been replaced. Any other
-        state ends the comparison, and cancels the answers that are not computed yet.
+        The state RIDING is set only if the shadow version was still loading, since it may have been replaced. A state
+        other than RIDING ends the comparison, and cancels the shadow version's answers that are not computed yet.
         """
         with self.lock:
             if state == RIDING and self.state != LOADING:

@@ -51,7 +51,7 @@ class StoreWrites:
     def refresh(self) -> None:
         """Start a check in another thread if the last check is more than `PAUSE` seconds ago.
 
-        The method does not wait for the check, which may have to wait for writes of other processes.
+        `refresh` does not wait for the check, which may have to wait for writes of other processes.
         """
         now = self._clock()
         if now >= self._next and (self._checking is None or self._checking.done()):
