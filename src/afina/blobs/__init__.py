@@ -31,7 +31,7 @@ class StoredBlob(NamedTuple):
 
 
 class Blobs(ABC):
-    """The base class of stores of immutable files. Many processes may call its methods at once, even for one place."""
+    """The base class of stores of immutable files. Many processes may call the methods at once, even for one place."""
 
     @abstractmethod
     def scratch(self) -> AbstractContextManager[Path]:
@@ -87,8 +87,8 @@ class Blobs(ABC):
 def below(place: str) -> str:
     """Return the path of a place inside a directory or bucket, such as `ab/sha256-ab...`.
 
-    The folder is named by the first two digits of the hash. All implementations use this path, so a directory can be
-    copied into a bucket and back.
+    The folder is named by the first two digits of the hash. All implementations of `Blobs` use the same paths, so a
+    directory can be copied into a bucket and back.
     """
     return f"{place.removeprefix('sha256-')[:2]}/{place}"
 

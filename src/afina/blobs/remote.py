@@ -1,8 +1,8 @@
 """Blobs in an object store (S3 and compatible services, Google Cloud Storage, Azure), with the package obstore.
 
 obstore reads settings and credentials from environment variables such as AWS_ENDPOINT_URL and AWS_ACCESS_KEY_ID. For
-most failures, only the text of obstore's exception tells the cause. Error messages of afina never repeat this text,
-because it may contain a signed URL or parts of a request.
+most failures, only the text of obstore's exception tells the cause. Error messages of afina never repeat the text of
+obstore's exception, because it may contain a signed URL or parts of a request.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MOST_PARTS = 10_000
 AT_ONCE = 2
 """The number of parts that are uploaded at a time.
 
-With more parts at a time, each part would be slower and could exceed the timeout on a slow connection.
+If more parts were uploaded at a time, each part would be slower, and could exceed the timeout on a slow connection.
 """
 
 SCRATCH = "afina-blobs-"

@@ -1,8 +1,8 @@
 """Classes that load an adapter: they resolve its address to a digest, and read the adapter into memory.
 
 An adapter whose method supports mixed batches is loaded as a SharedResident, which uses the shared frozen model of its
-precision. Any other adapter is loaded as a SeparateResident with a model of its own. `residents.py` keeps the loaded
-adapters in memory.
+precision. An adapter whose method does not support mixed batches is loaded as a SeparateResident with a model of its
+own. `residents.py` keeps the loaded adapters in memory.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _signature(path: Path) -> _Signature:
 
 
 _KEPT = 64
-"""Maximum number of cached `EmptyModel`s. If there are more, the least recently used one is dropped."""
+"""Maximum number of cached `EmptyModel`s; if there are more, the least recently used is dropped."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -68,7 +68,7 @@ class Engine(ReprCard):
                 precisions of the backbone count for the limit. None: no limit.
             loaders: The number of threads that load adapters.
             fresh: The time in seconds for which the version of a reference is cached. A moved alias takes effect after
-                at most this time.
+                at most `fresh` seconds.
 
         Raises:
             UnknownName: The dtype does not exist.
@@ -277,7 +277,7 @@ class Engine(ReprCard):
         """Compute the golden test: an adapter's outputs for the built-in sentences, which its manifest also records.
 
         Returns:
-            The outputs [sentence, label]. For an adapter that generates text, the log-probabilities of fixed tokens,
+            The outputs [sentence, label]; for an adapter that generates text, the log-probabilities of fixed tokens,
             [sentence, token].
         """
         return probe_outputs(self.hosts.computing, self._batches, self._tokenizer, lease)

@@ -49,8 +49,8 @@ class Generation:
         logprobs: The number of most probable tokens that are reported at each step. None: no log-probabilities.
         guide: An object that restricts the tokens of the answer. A guide has a state, so each generation needs its own
             guide. None: every token is allowed.
-        heard: Called on the computing thread with the new tokens of each step; must return at once. Not called for
-            beam search, whose tokens may still change.
+        heard: Called on the computing thread with the new tokens of each step; must return at once. Beam search does
+            not call `heard`, since its tokens may still change.
         prompt_logprobs: The number of most probable tokens that are reported for each token of the prompt except the
             first. None: no log-probabilities of the prompt.
     """
@@ -197,8 +197,8 @@ class Generations:
         error of its guide or listener, or Busy if the whole step failed.
 
         Args:
-            most: The approximate number of prompt tokens to compute in this step. Longer prompts are computed in chunks
-                over several steps. None: prompts are computed at once.
+            most: The approximate number of prompt tokens to compute in this step. A prompt with more tokens than `most`
+                is computed in chunks over several steps. None: prompts are computed at once.
         """
         self._drop_cancelled()
         self.tokens_of = {}

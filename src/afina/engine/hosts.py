@@ -35,7 +35,7 @@ class Hosts:
 
     Args:
         dtype: The compute type, as in `Predictor.of`.
-        residents: The adapters in memory. All hosts except the first one count for their memory limit.
+        residents: The adapters in memory, whose memory limit also counts all hosts except the first.
     """
 
     def __init__(self, backbone: Backbone, dtype: str, residents: Residents) -> None:

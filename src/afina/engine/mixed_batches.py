@@ -202,7 +202,7 @@ class Prediction:
         digest: The digest of the adapter.
         version: The adapter's version in a store, such as `client/task@3`. None: the adapter is not from a store.
         truncated: Whether the text was truncated.
-        tokens: The number of computed tokens, including those of the template and special tokens. 0 for an adapter that
+        tokens: The number of computed tokens, including those of the template and special tokens; 0 for an adapter that
             reads no tokens (bag of words).
     """
 
@@ -303,8 +303,8 @@ class MixedBatches:
 
         Args:
             count: The number of tokens in the chunk.
-            made: For a shared model, the input of the head, [1, width]. For an adapter's own model, the outputs,
-                [1, number of outputs]. None: the text was closed.
+            made: For a shared model, the input of the head, [1, width]; for an adapter's own model, the outputs, [1,
+                number of outputs]. None: the text was closed.
         """
         if made is None:
             return None
@@ -333,7 +333,7 @@ def _shared(one: SinglePass) -> SharedResident:
 def _predictions(rows: Sequence[SinglePass], mine: Sequence[int], outputs: Sequence[np.ndarray]) -> dict[int, Outcome]:
     """Return the predictions of one adapter's texts, by the texts' indices.
 
-    If an output is NaN or infinite, all these texts have the same error.
+    If an output is NaN or infinite, all texts of the adapter have the same error.
 
     Args:
         mine: The indices, in `rows`, of the adapter's texts.

@@ -152,7 +152,7 @@ class SeparateResident(Resident):
 
     @property
     def classifier(self) -> Classifier:
-        """The adapter's own model. Do not use for an adapter that reads no tokens, which has no model."""
+        """The adapter's own model, which an adapter that reads no tokens does not have."""
         assert isinstance(self.predictor, ModelPredictor)
         return self.predictor.classifier
 
@@ -388,7 +388,7 @@ class Residents:
             place.pins = 1
 
     def unpin(self, digest: str) -> None:
-        """Undo `pin`. The method does nothing for an adapter that is not pinned."""
+        """Undo `pin`. `unpin` does nothing for an adapter that is not pinned."""
         with self._lock:
             if digest in self._places:
                 self._places[digest].pins = 0

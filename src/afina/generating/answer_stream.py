@@ -88,7 +88,7 @@ class TokenTexts:
 
 
 class _Decoded:
-    """A decoder of tokens that arrive one by one. The text has no special tokens; each token is decoded a few times."""
+    """A decoder of tokens that arrive one by one. It leaves out special tokens. Each token is decoded a few times."""
 
     def __init__(self, texts: TokenTexts, hidden: Collection[int]) -> None:
         self._texts, self._hidden = texts, hidden

@@ -79,7 +79,7 @@ def likelihoods(model: LanguageModel, prompts: Encoded, references: References) 
 
     Returns:
         `nll`: The negative log-likelihood in nats, summed over all tokens of an example's references, float64 [N].
-        `reference_tokens`: The number of these tokens, int64 [N].
+        `reference_tokens`: The number of tokens in an example's references, int64 [N].
     """
     losses, lengths = token_losses_of(model, prompts, references), references.tokens.lengths
     owners = np.repeat(references.owners, lengths)

@@ -204,7 +204,7 @@ class ContinuousBatch(Generic[Key]):
         """Add a request to the waiting requests.
 
         Args:
-            key: The name of the request. No other waiting or running request may have this name.
+            key: The name of the request. No other waiting or running request may have the same name.
             prompt: The token ids of the prompt: at least one, and few enough to leave a position for an answer.
             adapter: The adapter that answers. None: the model without an adapter.
             logprobs: The number of most probable tokens that are reported at each step. None: no log-probabilities.
@@ -249,7 +249,7 @@ class ContinuousBatch(Generic[Key]):
 
         Args:
             most: The largest number of prompt tokens to compute in this step. The prompts of requests that have started
-                share this number, and their other tokens are computed in later steps. None: no limit.
+                share `most` tokens; their other tokens are computed in later steps. None: no limit.
         """
         keep_freed()
         self.computed.clear()
@@ -307,7 +307,8 @@ class ContinuousBatch(Generic[Key]):
     def _fill(self, most: int | None) -> Ended[Key]:
         """Compute tokens of prompts that are not complete, at most `most` tokens together.
 
-        Prompts that are computed at once are computed together. Then chunks of the other prompts are computed.
+        Prompts that need only one chunk are computed together in one packed batch. Then chunks of the other prompts are
+        computed.
         """
         filling = self._filling
         left = [len(one.prompt) - one.filled for one in filling]

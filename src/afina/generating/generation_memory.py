@@ -60,7 +60,7 @@ class GenerationLoad:
 class GenerationRehearsal:
     """A dry run of the two largest steps of a generation: computing prompts, and the last step of all sequences.
 
-    The objects of this class are made from tensors with values, so they are made before the dry run.
+    A `GenerationRehearsal` needs tensors with values, so it is made before the dry run begins.
 
     Attributes:
         prompts: The number of tokens of each prompt whose answer is generated at the same time, including virtual

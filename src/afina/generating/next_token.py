@@ -74,7 +74,7 @@ class PromptChunk(NamedTuple):
     Attributes:
         sequence: The sequence in the cache, which has the keys and values of the earlier chunks.
         tokens: All token ids of the prompt that are not computed yet, integers.
-        length: The number of these tokens that the chunk has.
+        length: The number of tokens in the chunk, which are the first of `tokens`.
         reported: The number of most probable tokens that are reported for each token of the prompt. None: no
             log-probabilities of the prompt.
     """
@@ -173,8 +173,8 @@ class NextTokenModel(ABC):
         """Compute the next chunks of prompts whose sequences `open` returned.
 
         Returns:
-            The logits of the token after each chunk, float32 [number of chunks, vocabulary]. And for each chunk, the
-            log-probabilities of the tokens that follow its tokens; None: the request did not ask for them.
+            The logits of the token after each chunk, float32 [number of chunks, vocabulary]; and for each chunk, the
+            log-probabilities of the tokens that follow its tokens (None if they are not requested).
         """
         return self._read(self._filled(chunks), [(one.tokens[1 : one.length + 1], one.reported) for one in chunks])
 

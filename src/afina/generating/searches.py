@@ -304,7 +304,7 @@ class BeamSearch(Search):
     """Beam search, which gives the same answer as transformers' beam search with `early_stopping=False`.
 
     The score of a beam is its log-probability divided by length ** length_penalty. The search ends when there are
-    enough finished beams, and the best running beam is not better than the worst of them.
+    enough finished beams, and the best running beam is not better than the worst finished beam.
     """
 
     def __init__(self, prompt: np.ndarray, decoding: Decoding, limits: Limits) -> None:

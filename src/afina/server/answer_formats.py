@@ -86,7 +86,7 @@ class AnswerFormat(ABC):
 
     @abstractmethod
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
-        """Return the difference between two versions' answers to a text; each answer is one of `Objective.answers`."""
+        """Return how a shadow version's answer (`candidate`) differs from the production version's (`current`)."""
 
 
 class _ByLabel(AnswerFormat):
@@ -124,7 +124,7 @@ class _Classes(_ByLabel):
         return [self.label(objective, one) for one in several], self._probabilities(objective, several)
 
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
-        """Return whether the labels differ, and by how much the probability of the current answer's label differs."""
+        """Return whether the labels differ, and how the two versions' probabilities of the current label differ."""
         label = current["label"]
         return AnswerDifference(label != candidate["label"], _drift(label, current, candidate))
 
@@ -149,7 +149,7 @@ class _Labels(_ByLabel):
         return decoded.astype(bool).ravel().tolist(), self._probabilities(objective, several)
 
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
-        """Return whether the sets of labels differ, and by how much the probability of the current top label differs."""
+        """Return whether the label sets differ, and how the probabilities of the current top label differ."""
         chances = current["probabilities"]
         flipped = {*current["labels"]} != {*candidate["labels"]}
         return AnswerDifference(flipped, _drift(max(chances, key=chances.__getitem__), current, candidate))
@@ -209,9 +209,9 @@ class _Text(AnswerFormat):
 
 
 def _drift(label: str, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> float:
-    """Return a label's probability in the candidate's answer minus its probability in the current answer.
+    """Return a label's probability in the shadow version's answer minus its probability in the production version's.
 
-    If the candidate's answer does not have the label, its probability there is 0.
+    A label that the shadow version (`candidate`) does not have has the probability 0 there.
     """
     drift: float = candidate["probabilities"].get(label, 0.0) - current["probabilities"][label]
     return drift

@@ -214,7 +214,7 @@ class Core:
         return self._answering(reference_of(model, key), sticky)[1]
 
     def _answering(self, reference: Reference, sticky: str | None) -> tuple[Reference, Version]:
-        """Return the version that answers a request for a reference, and the reference of this version.
+        """Return the reference and the version that answer a request for a reference like `client/task@production`.
 
         The version and its reference are the canary's if the hash of `sticky` selects the canary.
         """
@@ -226,7 +226,7 @@ class Core:
         return reference, self._find(reference)
 
     def _find(self, reference: Reference) -> Version:
-        """Return the version that the server serves for a reference.
+        """Return the version that the server serves for a reference such as `client/task@production`.
 
         Raises Busy if the store must be read and does not respond, and the errors of `ServedVersions.find`.
         """

@@ -30,7 +30,7 @@ def by_name(values: Shape) -> Shape:
 
 
 def record(fields: dict[str, Shape], *optional: str) -> Shape:
-    """Return the JSON Schema of an object with exactly these fields. All fields are required except `optional`."""
+    """Return the JSON Schema of an object with exactly the given fields. All fields are required except `optional`."""
     required = [name for name in fields if name not in optional]
     return {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
 

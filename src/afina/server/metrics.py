@@ -69,7 +69,7 @@ class ComputedStep(NamedTuple):
 
 
 CLIENTS, OTHERS = 200, "(others)"
-"""The largest number of clients (or versions) that are label values, and the label value for all further ones.
+"""The largest number of clients (or versions) that are label values, and the label value of all further clients.
 
 No client can have the name `(others)`.
 """
@@ -225,7 +225,7 @@ class Metrics:
         damaged: Callable[[], Sequence[str]],
         sizes: Callable[[], Mapping[str, int]],
     ) -> None:
-        """Add gauges to the registry. Each scrape of the metrics calls the three functions.
+        """Add gauges, whose values are read at each scrape of the metrics by calling three functions.
 
         Args:
             values: returns the values of gauges by the gauges' names.

@@ -46,7 +46,7 @@ class GenerationFacts(Frozen):
 
     Attributes:
         max_new_tokens: The largest number of generated tokens, the end token included.
-        seed: The random seed of choice 0. `choice_seed` returns the seeds of the further choices.
+        seed: The random seed of choice 0. `choice_seed` returns the seeds of the other choices.
         n: The number of choices, which are independent answers to one text.
         stop: The digest of the stop strings. None: the request had no stop strings.
         guide: The digest of the grammar that restricted the answer, such as a JSON schema. None: no grammar.

@@ -40,7 +40,7 @@ def replayed(
     Args:
         predictor: The predictor of the adapter that answered, in the dtype of the receipt.
         facts: The receipt's part about generation. None: the answer was not generated.
-        text: The text of the request. For a chat or a prompt of token ids, the request's JSON array as a string.
+        text: The text of the request; for a chat or a prompt of token ids, the request's JSON array as a string.
         pair: The second text of a pair. None: the request had a single text.
         stop: The stop strings of the request. None: the request had no stop strings.
         choice: The number of the choice (one of several answers to the text), from 0.

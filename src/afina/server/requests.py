@@ -51,8 +51,8 @@ class GenerationOptions:
     """A request's options for generated answers.
 
     Attributes:
-        decoding: values for fields of `Decoding`, such as temperature, that replace the adapter's values. A field with
-            the value None keeps the adapter's value.
+        decoding: values for fields of `Decoding`, such as temperature, that replace the adapter's values. A field of
+            `decoding` with the value None keeps the adapter's value.
         n: the number of answers to each text. `choice_seed` returns the random seed of each answer.
         logprobs: the number of most probable tokens to report at each step. None: no log-probabilities.
         make_guide: returns a new guide, which restricts the tokens of one answer to a grammar. None: every token is
@@ -280,7 +280,7 @@ def within_rate(options: GenerationOptions, prompts: Sequence[int], rate: int | 
     """Return the options with a default for `max_new_tokens` with which the request fits the key's rate limit.
 
     Args:
-        options: the request's options. If they have a `max_new_tokens`, it is not changed.
+        options: the request's options. A `max_new_tokens` in the options is not changed.
         prompts: the number of tokens of each text.
         rate: the key's rate limit in tokens a minute. None: no limit.
     """
@@ -372,8 +372,8 @@ class RequestEncoder:
         """Return the token ids of a request's texts.
 
         Args:
-            most: the number of tokens above which the caller refuses the request. If the texts have more tokens, the
-                last texts are not tokenized. None: no limit.
+            most: the number of tokens above which the caller refuses the request. If the texts have more than `most`
+                tokens, the last texts are not tokenized. None: no limit.
 
         Raises:
             AfinaError: a text cannot be tokenized.

@@ -136,7 +136,7 @@ OPENAI = ClientProtocol("OpenAI", _of_openai, record({"error": about(record(_OPE
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """A route of the server, or a prefix whose further paths all get an error response.
+    """A route of the server, or a path prefix; paths below the prefix without a route get an error response.
 
     Attributes:
         method: the HTTP method. A GET route answers HEAD requests too. None: every request gets an error response.
@@ -260,8 +260,8 @@ for _path, _of, _scope in (
     _route(None, _path, of=_of, scope=_scope)
 
 UNKNOWN = _route(None, "/{rest:path}", of=AFINA, scope=ADMIN, repeats=False)
-"""The route of all paths that no other route has. Such a path needs the key of an administrator, so that a path that is
-missing in `ROUTES` is not open to everyone.
+"""The route of all paths that no other route has. Paths without a route need the key of an administrator, so that a
+path that is missing in `ROUTES` is not public.
 """
 
 _BY_HEAD: defaultdict[str, list[Route]] = defaultdict(list)

@@ -2,8 +2,8 @@
 
 uvicorn limits only the time between a response and the next request. uvicorn never closes a connection whose client
 sends nothing or only single bytes, and it answers 503 to all clients when its limit of connections is reached. At its
-limit, afina's server instead closes an idle connection for each new connection. At its limit, the server first closes
-connections that have not sent a valid API key.
+limit of connections, afina's server instead closes an idle connection for each new connection. Connections that have
+not sent a valid API key are closed first.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ GIVE_UP, CUT = 0.6, 0.9
 """Shares of the time between draining and the end of the shutdown.
 
 After the share `GIVE_UP`, waiting requests are refused. After the share `CUT`, unfinished responses are cut off. The
-remaining time is for closing the store and the engine.
+time after the share `CUT` is for closing the store and the engine.
 """
 
 
@@ -160,7 +160,8 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more connections, and finish the open requests.
 
-        Requests that are not finished in time are refused if they still wait, and their responses are cut off later.
+        Requests that still wait when most of the shutdown time is over are refused, and unfinished responses are cut
+        off later.
         """
         self._core.drain()
         signalled_at = meter.now() if self._signalled_at is None else self._signalled_at
@@ -349,7 +350,7 @@ class ConnectionLimit:
         self._closed(reason, one.peer)
 
     def refuse(self, one: Connection) -> None:
-        """Report to `closed` that a connection is closed because its client sent malformed HTTP."""
+        """Report, to the function `closed`, that a connection is closed because its client sent malformed HTTP."""
         self._closed("malformed", one.peer)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -452,7 +453,7 @@ class Connection(H11Protocol):
             self.doors.idle(self)
 
     def _begin(self) -> None:
-        """Mark the connection as busy, and give the middleware a function that records whether the key is valid."""
+        """Mark the connection as busy, and give the middleware a function that records if a request's key is valid."""
         self.doors.begin(self)
         cast(dict[str, Any], self.scope)[ADMIT] = partial(self.doors.admit, self)
 

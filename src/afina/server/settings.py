@@ -20,10 +20,10 @@ class Settings:
         shared_tokens: The largest number of tokens in a batch while several clients send requests. `shared_tokens` is
             smaller than `batch_tokens`, so that a client waits at most for one short batch of other clients.
         whole_tokens: The largest number of tokens of a text for a model that cannot compute a text in chunks, such as
-            an encoder. While such a model computes a text, no other client is answered.
+            an encoder. While a model that cannot compute in chunks computes a text, no other client is answered.
         delay: How long a text waits for further texts before a batch starts, while nothing is being computed.
         queue_tokens: The largest number of tokens in the queue. If texts of several clients wait, each client has an
-            equal share of these tokens.
+            equal share of `queue_tokens`.
         timeout: The time after which a request fails.
         generation_timeout: The time after which a generated answer fails.
         max_new_tokens: The largest number of tokens of a generated answer, and the default if neither the request nor
@@ -39,16 +39,16 @@ class Settings:
         bytes_a_second: The number of bytes that the server reads from bodies, per second and client. A burst may have
             twice as many bytes. The server reads further bytes later.
         refusals_a_second: The number of error responses that the server sends without delay, per second and client. A
-            burst may have four times as many. Further error responses are delayed by at most two seconds.
+            burst may have four times as many. Error responses above this rate are delayed by at most two seconds.
         texts: The largest number of texts in a request.
         characters: The largest number of characters of a text.
         tokens_per_minute: The rate limit of API keys without a rate limit of their own. None: no limit.
         writes_per_minute: The largest number of changes that a client may make with its API keys in a minute: aliases
             moved and keys created.
         every: The interval at which the server reads changes from the store. A moved alias or a revoked key takes
-            effect after at most this interval and the time of reading.
+            effect after at most `every` seconds plus the time of reading.
         key_seconds: How long the server accepts the API keys that it has read while the store does not respond. After
-            this time, the server refuses every request that needs a key, since a key may have been revoked.
+            `key_seconds`, the server refuses every request that needs a key, since a key may have been revoked.
         public_description: Whether `/openapi.json` needs no API key.
         window: The largest number of lines of a `/bulk` request that are read before the first of them is answered.
         preload: The models that are loaded, and have passed their golden tests, before the server reports that it is

@@ -24,7 +24,7 @@ from afina.store.versions import Name, Reference, Version
 LITTLE = 512
 """A request is tokenized up to this number of tokens even if its key has fewer tokens left.
 
-With this minimum, a request that is larger than a small rate limit is refused at once and with the right error.
+Because of `LITTLE`, a request that is larger than a small rate limit is refused at once and with the right error.
 Tokenizing so few tokens costs almost nothing.
 """
 

@@ -35,7 +35,7 @@ PROTOCOLS: Sequence[ModuleType] = [
 class App(FastAPI):
     """A FastAPI application that adds the schemas of request bodies to the OpenAPI description.
 
-    FastAPI itself does not know these schemas, because afina's own code parses the bodies.
+    FastAPI itself does not know the schemas of request bodies, because afina's own code parses the bodies.
     """
 
     def openapi(self) -> dict[str, Any]:

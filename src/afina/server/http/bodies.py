@@ -23,11 +23,11 @@ Array = Annotated[list[Item], Field(fail_fast=True)]
 """The type of a list whose validation stops at the first wrong element."""
 
 Readable = Annotated[str, Field(json_schema_extra={"minLength": 1, "pattern": r"\S"})]
-"""The type of a text for a model. The JSON Schema of this type excludes blank texts, and `Core.accept` refuses blank
+"""The type of a text for a model. The JSON Schema of `Readable` excludes blank texts, and `Core.accept` refuses blank
 texts."""
 
 Texts = Annotated[Array[Readable], Field(json_schema_extra={"minItems": 1})]
-"""The type of a list of texts. The JSON Schema of this type excludes empty lists, and `Core.accept` refuses empty
+"""The type of a list of texts. The JSON Schema of `Texts` excludes empty lists, and `Core.accept` refuses empty
 lists."""
 
 MOST_VALUES = 8192
@@ -61,7 +61,7 @@ class Strict(Body):
     """Base class of request bodies in which a field with the value null counts as absent.
 
     Clients send null for options that they do not set, also for options that this server does not have. An unknown
-    field with another value is refused, since ignoring an option would change answers silently.
+    field that is not null is refused, since ignoring an option would change answers silently.
     """
 
     model_config = ConfigDict(
@@ -127,8 +127,8 @@ Names in braces are filled in from the context of pydantic's error.
 def _wrong_field(found: Any, error: ValidationError) -> Refusal:
     """Return the refusal of a body for its first wrong field.
 
-    pydantic reports an error for each type that a field may have. Of these errors, the error deepest in the body is
-    used. At the same depth, an error about a value is preferred to an error about a type. For example, the message
+    pydantic reports an error for each type that a field may have. The message is about the error that is deepest in the
+    body. At the same depth, an error about a value is preferred to an error about a type. For example, the message
     about an array of too many strings says that the array is too long, and not that a string is expected.
     """
     errors = error.errors(include_url=False)

@@ -134,7 +134,8 @@ class ClientWatch:
 
     Args:
         receive: The ASGI `receive` function of the request, whose body was already read. None: the body is still being
-            read. The watch then uses the flag `LEFT` in the scope, until the method `watch` gets the function.
+            read. Without `receive`, the watch uses the flag `LEFT` in the ASGI scope, until the method `watch` gets a
+            `receive` function.
     """
 
     def __init__(self, scope: Scope, receive: Receive | None = None) -> None:

@@ -41,7 +41,7 @@ class TokenBucket:
         self._left, self._at = burst, clock()
 
     def wait(self, amount: float) -> float:
-        """Take `amount` tokens from the bucket. Return the seconds that the caller must wait for these tokens."""
+        """Take `amount` tokens from the bucket. Return the seconds that the caller must wait for the tokens."""
         now = self._clock()
         left = min(self._burst, self._left + (now - self._at) * self._rate) - amount
         self._left, self._at = max(left, -self._longest * self._rate), now
@@ -78,14 +78,15 @@ The responses to further requests without a valid key are delayed by at most one
 SLOWED = 500
 """The largest number of requests without a valid key whose responses are delayed at the same time.
 
-The connections of such requests can be closed during the delay.
+A connection whose response is delayed can be closed during the delay.
 """
 
 ADMIT = "afina.admit"
 """The key, in a request's ASGI scope, of the method `ConnectionLimit.admit` for the request's connection.
 
-The middleware calls this method with `known` (whether the request has a valid key). `ConnectionLimit.admit` returns
-False if no connection is left for clients. If the scope does not have this key, connections are not limited.
+The middleware calls `ConnectionLimit.admit` with the argument `known` (whether the request has a valid key).
+`ConnectionLimit.admit` returns False if no connection is left for clients. If a request's scope does not have the key
+`ADMIT`, connections are not limited.
 """
 
 _ALWAYS = [(name.lower().encode(), value.encode()) for name, value in ALWAYS.items()]
@@ -98,7 +99,7 @@ def _framed(scope: Scope) -> None:
     """Raise Refusal for a request whose body has an ambiguous length.
 
     A request with both Content-Length and Transfer-Encoding may hide a second request from a proxy. The connection is
-    closed after such a request (RFC 9112, section 6.1).
+    closed after a request with both headers (RFC 9112, section 6.1).
     """
     names = [name for name, _ in scope["headers"]]
     if b"transfer-encoding" in names and (b"content-length" in names or scope["http_version"] == "1.0"):
@@ -231,7 +232,7 @@ class Gate:
                 del self._asking[key.client]
 
     async def _slow(self) -> None:
-        """Delay the response to a request without a valid key if there are many such requests.
+        """Delay the response to a request without a valid key if there are more than `REFUSED` of them in a second.
 
         The delay leaves the processor to requests with a valid key.
         """

@@ -130,7 +130,7 @@ class ProtocolRouter(APIRouter):
 def _event(content: Shape) -> Shape:
     """Return the JSON Schema of one server-sent event, whose `data` is JSON of the schema `content` or `[DONE]`.
 
-    OpenAPI before 3.2 has no `itemSchema`, so the OpenAPI description has this schema as the event stream's `schema`.
+    OpenAPI before 3.2 has no `itemSchema`, so an event's schema stands where the schema of the whole stream belongs.
     """
     data = either(one_of("[DONE]"), {**TEXT, "contentMediaType": "application/json", "contentSchema": content})
     return {

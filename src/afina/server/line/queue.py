@@ -117,7 +117,7 @@ class FairQueue:
 
         Raises:
             Overloaded: the client's share of the queue is full. The exception's attribute `after` is an estimate of the
-                seconds until these works fit. A client without waiting works may exceed its share once.
+                seconds until these works fit. A client without waiting works may exceed its share of the queue once.
         """
         client, asked, now = items[0].client, sum(item.tokens for item in items), items[0].arrived
         if items[0].in_background:
@@ -332,7 +332,7 @@ def _share(item: Work, left: int, room: int, *, first: bool) -> int:
 
     Args:
         left: the number of tokens that still fit into the batch.
-        room: the number of tokens, of these, that chunks of long texts may use.
+        room: the number of the `left` tokens that chunks of long texts may use.
         first: whether the batch has no work yet.
     """
     if item.reach is None:

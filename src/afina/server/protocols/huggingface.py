@@ -4,9 +4,9 @@ The field `inputs` of `/predict` is a text, a pair of texts in an array, or an a
 The labels of a response are in descending order of their scores. The field `model` of `/predict` is an addition of
 afina, because text-embeddings-inference serves only one model.
 
-`POST /models/CLIENT/TASK` is the Hub's text-classification task. `InferenceClient` sends such requests if its `model`
-is this URL. Clients of the Hub read the first element of the response, so the response to a single text is an array
-with one element, the scores.
+`POST /models/CLIENT/TASK` is the Hub's text-classification task. huggingface_hub's `InferenceClient` sends requests to
+`/models/CLIENT/TASK` if its `model` is the URL of this route. Clients of the Hub read the first element of the
+response, so the response to a single text is an array with one element, the scores.
 """
 
 from __future__ import annotations

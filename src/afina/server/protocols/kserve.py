@@ -197,7 +197,7 @@ def parts(content: bytes, headers: Sequence[str]) -> tuple[bytes, bytes]:
         headers: the values of the header `Inference-Header-Content-Length`. Empty: the whole body is JSON.
 
     Raises:
-        Refusal: there are several values, or the value is not a number of at most the body's bytes.
+        Refusal: the header has several values, or its value is not a number, or exceeds the size of the body.
     """
     if not headers:
         return content, b""

@@ -36,7 +36,8 @@ STOPS, STOP_CHARACTERS = 16, 64
 """The largest number of stop strings in a request, and the largest number of characters of a stop string."""
 
 BIASES = 128
-"""The largest number of tokens in `logit_bias`. The receipt, which is an HTTP header, contains all these tokens."""
+"""The largest number of tokens in `logit_bias`. The receipt, which is an HTTP header, contains all tokens of
+`logit_bias`."""
 
 ECHOED = 1 << 17
 """The largest number of log-probabilities of prompt tokens in a response.

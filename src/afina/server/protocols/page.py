@@ -150,8 +150,8 @@ HEADERS = {
 }
 """Security headers of the web page.
 
-With these headers, the browser loads nothing from another origin, ignores inline scripts and styles, and does not let
-other pages embed or open this page.
+Because of the security headers, the browser loads nothing from another origin, ignores inline scripts and styles, and
+does not let other pages embed or open this page.
 """
 
 router = ProtocolRouter()

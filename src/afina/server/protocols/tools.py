@@ -1,7 +1,7 @@
 """Function calling in OpenAI's protocol: an answer calls a function only if the request names the function.
 
 A request must say which function the answer calls, because an adapter is not trained to choose among functions and its
-prompt does not list functions. A grammar then restricts the answer to valid arguments of this function.
+prompt does not list functions. A grammar restricts the answer to valid arguments of the named function.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ class Classify(Body):
 
 
 def texts(body: Classify) -> Sequence[Text]:
-    """Return the texts of a classification request. Raises InvalidData unless it has either `input` or `messages`."""
+    """Return the texts of a classification request. Raises InvalidData unless either `input` or `messages` is given."""
     if (body.input is None) == (body.messages is None):
         found = "both" if body.messages else "neither"
         raise problems.INPUT_OR_MESSAGES(found=found, option="input")

@@ -16,17 +16,19 @@ from afina.server import routes
 from afina.server.settings import Settings
 
 SPILL = 4
-"""A replica with this many more unfinished requests than the least busy replica gets no requests for its adapters.
+"""A replica with at least `SPILL` more unfinished requests than the least busy replica is not preferred for its
+adapters.
 
-A replica with fewer requests is still preferred for its adapters: computing a few waiting requests in one batch costs
-less than loading the adapter on another replica.
+A replica with fewer unfinished requests is preferred for its adapters, since computing a few waiting requests in one
+batch costs less than loading the adapter on another replica.
 """
 
 HELD = "held"
 """The name of the routing statistic with the affinity keys of the adapters in a replica's memory."""
 
 SHARE = 2
-"""Of two replicas that have an adapter in memory, one with this many more unfinished requests is not preferred."""
+"""Of two replicas that have an adapter in memory, one with `SHARE` or more unfinished requests more is not
+preferred."""
 
 LIMITS = "limits"
 """The name of the routing statistic with the values of a replica's `RequestLimits`."""
@@ -83,11 +85,12 @@ def ordered(key: str | None, candidates: Sequence[RankedReplica]) -> list[str]:
 
     A replica is busy if it has at least `SPILL` more unfinished requests than the least busy replica.
 
-    - If replicas that are not busy have the adapter in memory, one of them comes first. Rendezvous hashing chooses it
-      among those with fewer than `SHARE` more unfinished requests than the least busy of them. By this rule, copies of
-      an adapter that are not needed are no longer used, and are evicted from memory.
-    - Otherwise the replica with the fewest adapters in memory that is not busy comes first.
-    - The other replicas follow in the order of their load.
+    - If replicas that are not busy have the adapter in memory, one of them comes first. Rendezvous hashing chooses
+      among these replicas, except those with at least `SHARE` more unfinished requests than the least busy of them.
+      Since hashing and not the load chooses a replica, copies of an adapter that are not needed are no longer used, and
+      are evicted from memory.
+    - If no replica that is not busy has the adapter in memory, the replica with the fewest adapters comes first.
+    - All replicas after the first are in the order of their load.
 
     Args:
         key: The affinity key of the request's model. None: the replicas are in the order of their load.

@@ -67,7 +67,7 @@ def broken_end(path: str, media_type: bytes, events: int = 0) -> bytes | None:
     Args:
         path: The path of the request.
         media_type: The value of the response's header Content-Type.
-        events: The number of server-sent events that were sent before.
+        events: The number of server-sent events that were sent before the replica died.
     """
     if routes.route_of(path) is routes.RESPONSES and media_type.startswith(b"text/event-stream"):
         error = {"type": "error", "code": UNAVAILABLE, "message": BROKEN, "param": None, "sequence_number": events}
@@ -114,7 +114,8 @@ def _labelled(sample: str, replica: str) -> str:
 
 
 STATES = ("failed", "loading", "riding", "promoted", "none")
-"""The states of a shadow version. If replicas report different states, the first of these states is returned."""
+"""The states of a shadow version. If replicas report different states, the state that comes first in `STATES` is
+returned."""
 
 
 def summed_shadows(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -67,7 +67,8 @@ class DeploymentOptions(ReplicaOptions):
         threads: The number of threads, and of CPUs, of a replica.
         gpus: The number of GPUs of a replica.
         surge: The number of new replicas that a redeployment may start before old replicas end.
-        owner: A random word for the command that deploys. If only this word changes, the replicas are not restarted.
+        owner: A random word for the command that deploys. If only the word `owner` changes, the replicas are not
+            restarted.
     """
 
     replicas: str = "1"

@@ -44,7 +44,7 @@ def _machine(node: Node) -> str:
 def planned_options(options: DeploymentOptions, nodes: Sequence[Node], free: Mapping[str, float]) -> DeploymentOptions:
     """Return the deployment options with the number of threads and GPUs of a replica, chosen for a cluster.
 
-    A replica has as many threads as the environment variable OMP_NUM_THREADS says. If the variable is not set, the
+    A replica has as many threads as the environment variable OMP_NUM_THREADS says. If OMP_NUM_THREADS is not set, the
     replicas on a node share its CPUs. If the cluster has GPUs, each replica has one GPU. If the cluster has enough free
     CPUs and GPUs, a redeployment starts a new replica before an old replica ends.
     """

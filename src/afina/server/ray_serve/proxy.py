@@ -45,7 +45,7 @@ LOOKS = 0.5
 """Seconds between two checks whether the replica of a request still responds."""
 
 TRIES, PAUSE = 4, 0.1
-"""The largest number of times that a request is sent, and the first pause between them in seconds.
+"""The largest number of attempts to send a request, and the pause in seconds before the second attempt.
 
 Each further pause is longer by the first pause.
 """
@@ -57,7 +57,8 @@ ASKING, ASKING_READY = 5.0, 0.9
 """
 
 SERVE = frozenset({"/-/healthz", "/-/routes"})
-"""The paths that Ray Serve itself answers. All other requests pass the middleware, which removes `CONTROLS`."""
+"""The paths that Ray Serve itself answers. Requests to all other paths pass the middleware, which removes the headers
+in `CONTROLS`."""
 
 REQUEST = "afina.request"
 """The key, in a request's ASGI scope, of the request id for the client, the log and traces."""
@@ -259,7 +260,8 @@ class RepeatingProxy:
         Args:
             scope: The ASGI scope of the request, with a new request id for Ray Serve.
             attempt: The object in which the result of the attempt is recorded.
-            until: The time limit, on the clock `meter.now`. A request to a certain replica always ends at this time.
+            until: The time limit, on the clock `meter.now`. A request to a certain replica always ends at the time
+                `until`.
         """
         request = answers.header(scope["headers"], answers.ID) or b""
 

@@ -26,10 +26,10 @@ def place(name: Name, sticky: str) -> float:
 
 
 class Canaries:
-    """The canary versions of all models. Thread-safe; the store is read, and versions are loaded, in an own thread.
+    """The canary versions of all models. Thread-safe; a separate thread reads the store and loads versions.
 
-    A canary version answers requests once it is loaded and has passed its golden test. Until then, and if the golden
-    test fails, the version in production answers.
+    A canary version answers requests once it is loaded and has passed its golden test. Until its golden test has
+    passed, and if the golden test fails, the version in production answers.
 
     Args:
         served: The served versions, which load a canary version and run its golden test.

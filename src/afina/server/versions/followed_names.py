@@ -21,7 +21,7 @@ Known = TypeVar("Known")
 
 
 class FollowedNames(Generic[Known]):
-    """A cache of values by model name, which a thread of the cache reads from the store. Thread-safe.
+    """A cache of values by model name. A thread of the cache reads the values from the store. Thread-safe.
 
     Args:
         look: A function that reads the value of a name from the store, given the name and its previous value. It must

@@ -1,6 +1,6 @@
 """Golden tests of versions: before a version answers requests, its outputs for built-in sentences are checked.
 
-The outputs are compared with the outputs that were recorded after training.
+The outputs of a golden test are compared with the outputs that were recorded after training.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ from afina.store.versions import Version
 TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.4, "int8": 0.4}
 """The largest allowed difference between outputs and recorded outputs, by dtype, relative to the largest output.
 
-The largest differences that were measured (docs/LOG.md):
-
-- 31 adapters of the embedded model: 0.24 in bfloat16 and 0.00003 in float32.
-- 27 adapters of the embedded model and of minilm: 0.19 in int8 and 0.04 in bfloat16.
+For 31 adapters of the embedded model, the largest difference that was measured is 0.24 in bfloat16 and 0.00003 in
+float32. For 27 adapters of the embedded model and of minilm, the largest difference that was measured is 0.19 in int8
+and 0.04 in bfloat16 (docs/LOG.md).
 """
 
 LOADING = 20.0

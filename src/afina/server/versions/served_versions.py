@@ -2,7 +2,7 @@
 
 - A version is served once it has been loaded and has passed its golden test.
 - If an alias moves to another version, a thread of a pool loads that version. Until then, the previous version answers.
-  If the server has served the version before, the version answers at once.
+  A version that the server has served before is not loaded again, and answers at once.
 - If a version cannot be loaded or fails its golden test, the previous version stays. The server tries a failed version
   again after a pause, since the store may have been repaired. The pause doubles after each failure of the version,
   since loading may take most of the machine's time.
@@ -92,7 +92,7 @@ class ServedVersions:
         return [*self._damaged]
 
     def named(self, digests: Collection[str]) -> set[str]:
-        """Return the names (`client/task`) that have a served version whose adapter has one of these digests."""
+        """Return the names (`client/task`) that have a served version whose adapter has one of the given digests."""
         with self._lock:
             served = [*self._served.items()]
         return {str(reference.name) for reference, version in served if version.digest in digests}
@@ -185,7 +185,8 @@ class ServedVersions:
     def refresh(self) -> bool:
         """Read changed aliases and versions from the store, and return whether there were any.
 
-        Versions are loaded in other threads, and the method does not wait for them. Raises the store's reading errors.
+        Versions are loaded in other threads, and `refresh` does not wait for the loading. Raises the store's reading
+        errors.
         """
         last, _ = self._store.news(self._last, ())
         if last == self._last and not self._due:

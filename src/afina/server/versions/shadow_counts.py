@@ -61,9 +61,10 @@ class ShadowCounts:
         return replace(self, left_out=self.left_out + 1)
 
     def plus(self, other: ShadowCounts) -> ShadowCounts:
-        """Return the counts over the texts of both counts, with the mean and the squared deviations of all texts.
+        """Return the sum of two counts, with the mean and the sum of squared deviations over the texts of both.
 
-        The formula is that of Chan, Golub & LeVeque, The American Statistician 37, 1983, 242-247.
+        Means and squared deviations are combined as by Chan, Golub & LeVeque, The American Statistician 37, 1983,
+        242-247.
         """
         texts = self.texts + other.texts
         if not texts:

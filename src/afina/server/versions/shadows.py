@@ -106,7 +106,7 @@ class ShadowStatus:
 
 
 class Shadows:
-    """The shadow versions of all models. Thread-safe; store lookups, loading and tokenizing run in own threads.
+    """The shadow versions of all models. Thread-safe; store lookups, loading and tokenizing run in separate threads.
 
     Args:
         served: The served versions, which load the shadow version and run its golden test.
@@ -262,7 +262,8 @@ class Shadows:
     def _look(self, name: Name, before: ShadowStatus) -> ShadowStatus:
         """Return the status of a model's shadow version, read from the store.
 
-        If the shadow version has changed, the comparison with the previous one ends before the new one is loaded.
+        If the shadow version has changed, the comparison with the previous shadow version ends before the new one is
+        loaded.
         """
         try:
             version = self._store.known(Reference(name, alias=SHADOW))
