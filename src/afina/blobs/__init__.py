@@ -1,4 +1,6 @@
-"""Storage of blobs, which are immutable files, each with a key called place. The adapter store keeps its files here.
+"""Storage of blobs, which are immutable files, each with a key called place.
+
+The adapter store keeps its files in this storage. The package does not know what the files contain.
 
 A place is `sha256-<64 hex digits>-<8 hex digits>`: the SHA-256 of the file's content, and random digits for this copy.
 If a file is removed and later stored again, the new copy has other random digits, so that a process that removes the

@@ -1,4 +1,4 @@
 """Generation of text by a language model: greedy search, sampling or beam search, grammars, and streamed answers.
 
-The package imports no code of methods, adapters or files.
+The package imports no code of adapters or files, and does not know methods such as LoRA.
 """

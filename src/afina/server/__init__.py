@@ -1,4 +1,6 @@
-"""The HTTP server: it answers requests with an engine's adapters. The package imports no code of training or studies.
+"""The HTTP server, which answers requests with the adapters of an engine.
+
+The package imports no code of training or studies: it does not know how adapters are trained.
 
 - `routes`: the table of all paths.
 - `http`: the FastAPI application and its middleware.

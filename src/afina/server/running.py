@@ -136,7 +136,7 @@ class Server(uvicorn.Server):
             self._signalled.set()
 
     def limit(self) -> None:
-        """End the process `Settings.shutdown` seconds after the first signal, even if the shutdown hangs.
+        """End the process if it still runs `Settings.shutdown` seconds after the first signal.
 
         Runs in a thread of its own.
         """

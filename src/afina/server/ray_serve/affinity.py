@@ -16,8 +16,7 @@ from afina.server import routes
 from afina.server.settings import Settings
 
 SPILL = 4
-"""A replica with at least `SPILL` more unfinished requests than the least busy replica is not preferred for its
-adapters.
+"""A replica with this many more unfinished requests than the least busy replica is not preferred for its adapters.
 
 A replica with fewer unfinished requests is preferred for its adapters, since computing a few waiting requests in one
 batch costs less than loading the adapter on another replica.
@@ -27,8 +26,7 @@ HELD = "held"
 """The name of the routing statistic with the affinity keys of the adapters in a replica's memory."""
 
 SHARE = 2
-"""Of two replicas that have an adapter in memory, one with `SHARE` or more unfinished requests more is not
-preferred."""
+"""A replica with this many more unfinished requests than another replica with the same adapter is not preferred."""
 
 LIMITS = "limits"
 """The name of the routing statistic with the values of a replica's `RequestLimits`."""
