@@ -231,7 +231,7 @@ class AdapterLoader:
     def _changes(
         self, adapter: Adapter, method: Method, opening: Opening, host: MixedBatchModel
     ) -> tuple[EmptyModel, BatchedAdapter | None]:
-        """Return the model without values for an adapter, and the adapter's changes of a shared frozen model.
+        """Return the EmptyModel for an adapter, and the adapter's changes of a shared frozen model.
 
         The changes are None if the adapter cannot use a shared model and needs a model of its own. Raises WrongBackbone
         and CorruptAdapter if the adapter does not fit the backbone.

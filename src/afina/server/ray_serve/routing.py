@@ -1,7 +1,7 @@
 """The request router of the Ray Serve deployment, which prefers replicas that have the request's adapter in memory.
 
-Ray Serve pickles this module by value into the processes that route requests. Objects that are shared with other
-modules of such a process must therefore be read as attributes (`affinity.PROXY`), and not imported by name.
+Ray Serve pickles this module by value into the processes that route requests. Objects that this module shares with
+other modules of the process must therefore be read as attributes (`affinity.PROXY`), and not imported by name.
 """
 
 from __future__ import annotations
