@@ -1,7 +1,7 @@
-"""The methods of adapting a model. METHODS has them by key, including the methods of other packages.
+"""The methods of adapting a model, such as LoRA. `METHODS` maps keys to method classes, also those of other packages.
 
-All code that differs between methods is in this package; no other package names a method. The package does not know
-tasks or runs, and does not import torch.
+All code that differs between adaptation methods is in `afina.methods`; no other package names a method. `afina.methods`
+does not know tasks or runs, and does not import torch.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ from afina.methods.sum import MULTIPLIER, PLUS, Sum
 from afina.schema import WrongValue
 
 GROUP = "afina.methods"
-"""Group of entry points through which other packages offer their methods."""
+"""The group of Python entry points through which other packages offer adaptation methods."""
 
 _KEY = re.compile(r"[a-z][a-z0-9-]*")
 
 _OF_A_PACKAGE = (AttributeError, ImportError, LookupError, RuntimeError, SyntaxError, TypeError, ValueError)
-"""Errors that importing another package's module may raise; KeyboardInterrupt and others are not caught."""
+"""The exceptions that afina catches when importing another package's method fails; KeyboardInterrupt is not caught."""
 
 
 def entry_point_methods(known: Iterable[str]) -> tuple[dict[str, type[Method]], dict[str, str]]:
-    """Load the methods of other packages.
+    """Load the adaptation methods that other packages offer as entry points.
 
     Args:
         known: Keys of methods that exist already.
 
     Returns:
-        The usable classes by key, and for each unusable entry point the reason by its name.
+        The usable method classes by key, and the reasons why other entry points cannot be used, by the entry point's
+        name.
     """
     methods: dict[str, type[Method]] = {}
     refused: dict[str, str] = {}
@@ -55,7 +56,7 @@ def entry_point_methods(known: Iterable[str]) -> tuple[dict[str, type[Method]], 
 
 
 def _load(entry: EntryPoint, taken: set[str], methods: dict[str, type[Method]]) -> str:
-    """Add the entry point's class to `methods`, or return the reason why it cannot be used."""
+    """Add the method class of an entry point to `methods`, or return the reason why the class cannot be used."""
     try:
         kind = entry.load()
     except _OF_A_PACKAGE as error:
@@ -83,31 +84,34 @@ METHODS: dict[str, type[Method]] = {
         *(BottleneckAdapter, PromptTuning, PrefixTuning, PreLayer, PreLayer46080),
     )
 }
-"""Methods by key: in the order of the paper's tables, each further method beside a similar one, then those of other
-packages. Every method can be built without arguments, so all can be listed, counted and planned."""
+"""The adaptation methods by key: first in the order of the published study's tables, with each further method beside a
+similar one; then those of other packages. Every class in `METHODS` can be built without arguments, so afina can list
+all methods, count their parameters and plan runs with them."""
 
 NEEDS_SETTINGS: dict[str, type[Method]] = {PeftType.name: PeftType}
-"""Methods that need hyperparameters, and are therefore not in METHODS."""
+"""Methods that cannot be built without hyperparameters, and are therefore not in METHODS."""
 
 _OUTSIDE, REFUSED = entry_point_methods(METHODS | NEEDS_SETTINGS)
-"""REFUSED: for each unusable entry point, the reason by its name."""
+"""`REFUSED` maps the name of each method's entry point that cannot be used to the reason."""
 
 METHODS |= _OUTSIDE
 
 MOST_MULTIPLIER = 1e6
-"""Exclusive upper bound of a learning-rate multiplier, far above useful values."""
+"""Exclusive upper bound of a learning-rate multiplier; useful multipliers are far below."""
 
 
 def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str = "") -> Method:
-    """Return a method with these hyperparameters; for `a+b`, each part's hyperparameters are in a table of its own.
+    """Return a method with these hyperparameters.
+
+    For `lora+bitfit`, `hyperparameters` has a table for each of the two parts.
 
     Args:
-        name: Key in METHODS, or several keys joined by "+".
-        where: The beginning of error messages.
+        name: A key in METHODS, or several keys joined by "+".
+        where: The place in the user's input, with which error messages begin.
 
     Raises:
-        UnknownName: The method or the hyperparameter does not exist.
-        InvalidStudy: A value is invalid, or parts contradict each other.
+        UnknownName: There is no method `name`, or the method has no hyperparameter of a given name.
+        InvalidStudy: A hyperparameter's value is invalid, or the methods of a combination contradict each other.
     """
     given = dict(hyperparameters or {})
     if name == SavedPeft.name and given and "type" not in given:
@@ -141,7 +145,10 @@ def is_fitted(name: str) -> bool:
 
 
 def accepted(name: str, where: str = "") -> set[str]:
-    """Return the names of a method's hyperparameters; for `a+b`, its parts. Raises UnknownName."""
+    """Return the names of a method's hyperparameters; for a combination such as `lora+bitfit`, the keys of its methods.
+
+    Raises UnknownName.
+    """
     parts = name.split(PLUS)
     kinds = [_kind(part, where) for part in parts]
     return kinds[0].accepts() if len(parts) == 1 else set(parts)

@@ -1,8 +1,8 @@
-"""Attach a method to a classifier, check the method against its contract, and count trained parameters.
+"""Attach a method to a classifier, check what the method trains and changes, and count trained parameters.
 
-All training starts here. A method that trains nothing by mistake, or changes the pretrained model's outputs at the
-start, therefore fails in seconds and not after a run. Counting needs only a configuration. The module does not know
-methods by name.
+All training starts with `attach`. Therefore a method that trains nothing by mistake, or changes the pretrained model's
+outputs at the start, fails in seconds and not after a run. `count` needs only a model's configuration, not its weights.
+The module does not know methods by name.
 """
 
 from __future__ import annotations
@@ -28,18 +28,20 @@ from afina.models.objectives import SINGLE_LABEL, Opening
 from afina.models.pretrained import meta_model
 
 TOLERANCE = 1e-5
-"""Maximum change of a logit by attaching, relative to the largest logit."""
+"""How much attaching a method may change a logit, relative to the largest logit."""
 
 
 def attach(classifier: Classifier, method: Method) -> None:
-    """Attach a method to a classifier, and switch to evaluation mode. Draws only the method's random numbers.
+    """Attach a method to a classifier, and switch the classifier to evaluation mode.
 
-    The logits of a few tokens are compared before and after, except on the `meta` device and for a method with
-    `starts_apart`.
+    `attach` draws random numbers only for the method's initial values.
+
+    To check that the method starts without effect, `attach` compares the logits of a few tokens before and after; not
+    on the `meta` device, nor for a method whose `starts_apart` is true.
 
     Raises:
-        InvalidStudy: Other parts train than the method declares, or the logits change, or the method reads frozen
-            weights that are stored in another precision, or trains matrices of a backbone in another precision.
+        InvalidStudy: The method trains other parts (body or head) than it declares; or attaching changes the logits; or
+            the backbone's weights are stored as int8 or NF4, and the method reads or trains these weights.
     """
     if classifier.precision != FLOAT and not method.packs:
         raise problems.NEEDS_FLOATS(precision=classifier.precision, method=method.name)
@@ -61,7 +63,7 @@ def attach(classifier: Classifier, method: Method) -> None:
 
 
 def _check_needs_no_head(method: Method) -> None:
-    """Raise InvalidStudy for a method that is only a classification head, on a language model."""
+    """Raise InvalidStudy for a method that only trains a classification head if the model is a language model."""
     if method.trains_body or method.head == "words":
         return
     instead = "Use lora, or a method that trains parts of the model." if method.trains_head else "Use zero-shot."
@@ -69,9 +71,10 @@ def _check_needs_no_head(method: Method) -> None:
 
 
 def _check_stays_frozen(method: Method, classifier: Classifier) -> None:
-    """Raise InvalidStudy for a method that trains matrices of the backbone: they would be stored and saved as floats.
+    """Raise InvalidStudy for a method that trains weight matrices of a backbone stored as int8 or NF4.
 
-    Biases and norms are stored as floats anyway, and may train.
+    Trained matrices would be stored and saved as floats. Biases and norm weights are floats also in an int8 or NF4
+    backbone, and may train.
     """
     trained = method.pretrained(classifier.model)
     for name, parameter in classifier.model.named_parameters():
@@ -94,7 +97,7 @@ def _check_parts(method: Method, trained: Mapping[str, Parameter], headed: bool)
 
 @torch.no_grad()
 def _logits(classifier: Classifier) -> Tensor:
-    """Return the logits of two short sequences, without dropout."""
+    """Return the classifier's logits for two short token sequences, without dropout."""
     device = next(classifier.parameters()).device
     features = classifier.eval().features(pack([np.arange(1, 6), np.arange(6, 9)]).to(device))
     return classifier.answer(features)
@@ -102,12 +105,12 @@ def _logits(classifier: Classifier) -> Tensor:
 
 @dataclass(frozen=True)
 class BackboneCounts:
-    """Parameter counts of a backbone with a head for two labels.
+    """The numbers of parameters of a backbone with a head for two labels, in total and trained by each method.
 
     Attributes:
-        total: Number of parameters of the classifier without a method.
-        methods: Trained parameters by method, with the settings given to `count`.
-        as_run: Trained parameters by method, with default settings.
+        total: The number of parameters of the backbone and its head, before a method adds any.
+        methods: The numbers of trained parameters by method key, with the hyperparameters given to `count`.
+        as_run: The numbers of trained parameters by method key, with default hyperparameters.
     """
 
     total: int
@@ -116,12 +119,15 @@ class BackboneCounts:
 
 
 def count(address: str, settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> BackboneCounts:
-    """Count parameters for two labels, from a configuration. Methods that do not support the family are left out.
+    """Count the parameters that each method trains with a head for two labels, from a model's configuration.
+
+    Methods that do not support the backbone's model family are left out.
 
     Args:
-        settings: Hyperparameters by method. Missing: the defaults.
+        settings: Hyperparameters by method key. Methods without an entry have their default hyperparameters.
 
-    Raises NotFound if there is no such backbone, and InvalidStudy if the backbone or a setting is not supported.
+    Raises NotFound if there is no backbone at `address`, and InvalidStudy if the backbone or a hyperparameter is not
+    supported.
     """
     total = sum(parameter.numel() for parameter in meta_model(address).parameters())
     run = dict(_served(address, METHODS))
@@ -130,9 +136,9 @@ def count(address: str, settings: Mapping[str, Mapping[str, Any]] = MappingProxy
 
 
 def applicable(address: str, names: Iterable[str] = tuple(METHODS), opening: Opening = SINGLE_LABEL) -> list[str]:
-    """Return the methods among `names` that support the backbone at `address`, opened as `opening` says.
+    """Return the keys among `names` of the methods that support a backbone and a kind of task (`opening`).
 
-    Raises NotFound if there is no such backbone, and InvalidStudy if the backbone is not supported.
+    Raises NotFound if there is no backbone at `address`, and InvalidStudy if afina does not support the backbone.
     """
     meta_model(address)
     return [name for name, _ in _served(address, names, opening)]

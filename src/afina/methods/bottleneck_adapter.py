@@ -1,8 +1,9 @@
-"""Adapters: small bottleneck modules in every block train, the rest of the body stays frozen.
+"""Bottleneck adapters: small modules in every transformer block train, the rest of the body stays frozen.
 
-`houlsby`: behind attention and MLP (Houlsby et al. 2019). `pfeiffer`: behind the MLP (Pfeiffer et al. 2021).
-`parallel`: beside the MLP, scaled (He et al. 2022). Houlsby et al. also train the norms: `adapter+layernorm`. In
-families whose modules contain the norms (BERT, RoBERTa, ELECTRA), "behind" means behind the norm too.
+The hyperparameter `kind` gives the position of the adapters. `houlsby`: after attention and after the MLP (Houlsby et
+al. 2019). `pfeiffer`: after the MLP (Pfeiffer et al. 2021). `parallel`: parallel to the MLP, with scaled output (He et
+al. 2022). Houlsby et al. also train the norms, which the method `adapter+layernorm` does. In families whose attention
+and MLP modules contain the norms (BERT, RoBERTa, ELECTRA), `houlsby` and `pfeiffer` adapters come after the norm.
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ if TYPE_CHECKING:
     from afina.models.kernels.layer_changes import BatchedAdapter, LayerChange
 
 _LARGEST = 1e6
-"""Maximum of `scale`, far above useful values."""
+"""Maximum of the hyperparameter `scale`; useful values are far below."""
 
 
 @dataclass(frozen=True)
 class BottleneckAdapter(Method):
-    """Adapters: trains added bottleneck modules and the head.
+    """Bottleneck adapters: the method trains added bottleneck modules and the head.
 
     Attributes:
-        kind: Position of the modules, and their nonlinearity: GELU for `houlsby`, ReLU for the others.
-        reduction: The modules' inner width is the width of the hidden states divided by this.
-        scale: Factor of a `parallel` module's output; the other kinds have no factor.
+        kind: Position of the bottleneck modules, and their activation function: GELU for `houlsby`, ReLU for `pfeiffer`
+            and `parallel`.
+        reduction: Width of the hidden states divided by the inner width of a bottleneck module.
+        scale: Factor by which the output of a `parallel` module is multiplied; `houlsby` and `pfeiffer` have no factor.
     """
 
     name: ClassVar[str] = "adapter"
@@ -50,7 +52,10 @@ class BottleneckAdapter(Method):
             raise problems.ADAPTER_SETTINGS(most=_LARGEST, method="adapter", reduction=self.reduction, scale=self.scale)
 
     def attach(self, model: Any) -> Any:
-        """Add the modules, whose outputs are 0 before training. No existing parameter is renamed."""
+        """Add the bottleneck modules, whose outputs are 0 before training.
+
+        The model's own parameters keep their names.
+        """
         from afina.models.added_modules import BOTTLENECK, Bottleneck, behind, beside
         from afina.models.kernels.patches import Patch, call_of, patch
 
@@ -74,7 +79,10 @@ class BottleneckAdapter(Method):
         return BOTTLENECK in name.split(".") or is_head(name)
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return each bottleneck as a change of its module; None if it changes what goes into the module."""
+        """Return each bottleneck as a change of its module's output, for a mixed batch.
+
+        Returns None for `parallel` bottlenecks in families such as BERT, where these add to the module's input.
+        """
         from afina.models.added_modules import BOTTLENECK, BottleneckChange
         from afina.models.kernels.layer_changes import BatchedAdapter
 

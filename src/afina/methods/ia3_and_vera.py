@@ -1,4 +1,7 @@
-"""(IA)^3 and VeRA: trained vectors that scale frozen weights, implemented by peft. The module does not import torch."""
+"""(IA)^3 and VeRA: methods that train vectors which scale frozen weights, implemented by peft.
+
+The module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,14 @@ from afina.models.architectures import ARCHITECTURES, architecture_of
 class Ia3(PeftMethod):
     """(IA)^3: trains vectors that scale keys, values and the MLP's hidden layer, and the head (Liu et al. 2022).
 
-    Each target has one vector, which starts as ones.
+    Each target module has one vector, all of whose values are 1 before training.
 
     Attributes:
-        targets: Names of the scaled modules. Default: peft's for the family; in a family that peft has no targets
-            for, the projections of keys and values, and the MLP's last layer. If the projection of keys is fused with
-            that of queries (GPT-2, ModernBERT), queries are scaled too.
-        feedforward: Targets whose input is scaled instead of their output. Default: peft's, among the targets.
+        targets: Names of the modules whose inputs or outputs are scaled. Default: peft's targets for the model family.
+            For a family without peft targets: the projections of keys and values, and the MLP's last layer. If one
+            layer projects both queries and keys (GPT-2, ModernBERT), (IA)^3 scales the queries too.
+        feedforward: Names of the targets whose input is scaled instead of their output. Default: the targets for which
+            peft's default for the model family is to scale the input.
     """
 
     name: ClassVar[str] = "ia3"
@@ -61,7 +65,10 @@ class Ia3(PeftMethod):
         )
 
     def decays(self, model: Any) -> set[str]:
-        """Return the parameters with weight decay, without the vectors: decay would move them from 1 towards 0."""
+        """Return the parameters with weight decay.
+
+        The vectors of (IA)^3 have none, because decay would move them from 1 towards 0.
+        """
         return {name for name in super().decays(model) if "ia3_l" not in name.split(".")}
 
 
@@ -76,21 +83,25 @@ def _last_of_mlp(family: str) -> tuple[str, ...]:
 
 
 MOST_RANK = 16_384
-"""Maximum rank. The paper's highest is 1,024. Two matrices of this size are allocated before any check by peft."""
+"""Maximum rank of VeRA; the paper's highest rank is 1,024. peft allocates two matrices of this rank before checking
+anything."""
 
 
 @dataclass(frozen=True)
 class Vera(PeftMethod):
-    """VeRA: trains two vectors at each target, and the head (Kopiczko et al. 2024).
+    """VeRA: trains two vectors at each target module, and the head (Kopiczko et al. 2024).
 
-    The vectors scale random matrices that all layers share.
+    The trained vectors scale the rows of random frozen matrices that all layers share.
 
     Attributes:
-        r: Rank of the shared matrices. The matrices are drawn again from `key`, and never saved.
-        d_initial: Initial value of the inner vectors. The outer vectors start at zero, so nothing changes at first.
-        dropout: Dropout probability of the shared matrices' inputs.
-        key: Seed of the shared matrices.
-        targets: Names of the adapted modules. Default: peft's for the family, else the attention's input projections.
+        r: Rank of the shared random matrices. Files do not contain the matrices; loading an adapter draws them again
+            from `key`.
+        d_initial: Initial value of the vectors of length `r`. The vectors of a layer's output width start at zero, so
+            that attaching VeRA does not change the model's outputs.
+        dropout: Dropout probability of the inputs of the shared random matrices.
+        key: Seed from which the shared random matrices are drawn.
+        targets: Names of the adapted modules. Default: peft's targets for the model family, or, if peft has none, the
+            input projections of the attention.
     """
 
     name: ClassVar[str] = "vera"

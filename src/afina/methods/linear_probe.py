@@ -1,7 +1,8 @@
 """Linear probe: scikit-learn fits the head to features of the frozen body, without gradient steps.
 
-The method defines how features are pooled, also as a sentence-transformers directory does. `afina.training` computes
-the features, and `afina.stats.linear_models` fits the head. The module does not import torch.
+A linear probe defines how hidden states are pooled into features, also as a sentence-transformers directory defines the
+pooling. `afina.training` computes a linear probe's features, and `afina.stats.linear_models` fits the head. The module
+does not import torch.
 """
 
 from __future__ import annotations
@@ -25,21 +26,24 @@ if TYPE_CHECKING:
     from afina.models.kernels.layer_changes import BatchedAdapter
 
 PoolingChoice = Literal["auto", "family", "first", "last", "mean"]
-"""`auto`: as sentence-transformers' files beside the backbone say, else as the family does."""
+"""How the linear probe pools hidden states. `auto`: as defined in sentence-transformers' files in the backbone's
+directory; without these files, as the model family's classifier does."""
 
 
 @dataclass(frozen=True)
 class LinearProbe(Selective):
     """Linear probe: scikit-learn fits the head to features of the frozen body (logistic or ridge regression).
 
-    The method `head` trains the same head by gradient steps. The strength of regularization is chosen by
-    cross-validation on the training texts. The seed does not change the result if the head is one layer.
+    The method `head` trains the same classification head by gradient steps. The strength of the linear probe's
+    regularization is chosen by cross-validation on the training texts. If the head is a single layer, the seed does not
+    change the result of a linear probe.
 
     Attributes:
-        pooling: How features are pooled. `family`: as the family's own classifier does, so that the result is a
-            classifier of transformers. `first`, `last`, `mean`: of the last hidden states of a text's tokens.
-        normalize: Whether features are divided by their Euclidean norm. None: as sentence-transformers' files beside
-            the backbone say if `pooling` is `auto`, else False.
+        pooling: How the hidden states of a text's tokens are pooled into features. `family`: as the model family's own
+            classifier does, so that transformers can open the trained classifier. `first`, `last`: the last layer's
+            hidden state of the text's first or last token. `mean`: the mean over all tokens of the text.
+        normalize: Whether features are divided by their Euclidean norm. None: if `pooling` is `auto`, as defined in
+            sentence-transformers' files in the backbone's directory; otherwise False.
     """
 
     name: ClassVar[str] = "linear_probe"
@@ -61,14 +65,14 @@ class LinearProbe(Selective):
         object.__setattr__(self, "starts_apart", not own)  # another pooling changes the logits
 
     def chosen(self, model: Any) -> set[str]:
-        """Return the parameters of the head's last layer; other layers of a head keep their random weights."""
+        """Return the parameters of the head's last layer. Other layers of a head keep their random weights."""
         last = f"{architecture_of(model).head[-1]}."
         return {name for name in set.union(*weight_names(model)) if name.startswith(last)}
 
     def for_family(self, family: str) -> Self:
-        """Return the method with the family's own pooling in place of `auto`.
+        """Return the method with `family`, the model family's own pooling, in place of the pooling `auto`.
 
-        Raises InvalidStudy for the first token of a causal model, which sees no other token.
+        Raises InvalidStudy for `pooling = "first"` on a causal model, where the first token attends to no other token.
         """
         if self.pooling == "first" and not ARCHITECTURES[family].is_encoder:
             raise problems.POOLING_FIRST_OF_DECODER(method=self.name, pooling=self.pooling, family=family)
@@ -76,14 +80,14 @@ class LinearProbe(Selective):
         return replace(self, pooling=pooling, normalize=bool(self.normalize))
 
     def for_backbone(self, backbone: Backbone) -> Self:
-        """Return the method with the pooling that sentence-transformers' files say, in place of `auto`."""
+        """Return the method with the pooling from the backbone's sentence-transformers files in place of `auto`."""
         if self.pooling == "auto" and (said := sentence_pooling(backbone.path)) is not None:
             normalize = said.normalize if self.normalize is None else self.normalize
             return replace(self, pooling=said.pooling, normalize=normalize).for_family(backbone.family)
         return self.for_family(backbone.family)
 
     def attach(self, model: Any) -> Any:
-        """Freeze the body, and let the head read the features as the settings say."""
+        """Freeze the body, and pool the hidden states that the head reads as `pooling` and `normalize` say."""
         from afina.models.added_modules import READOUT, PoolingReadout
 
         model = super().attach(model)
@@ -93,7 +97,7 @@ class LinearProbe(Selective):
         return model
 
     def _pooled(self, model: Any) -> Any:
-        """Return how features are made; None: by the family's own pooling and head."""
+        """Return the settings of the module that pools features; None if the model family's own pooling is used."""
         from afina.models.kernels.layout import Pooled
 
         if self.pooling != "auto" and self.pooling != "family":
@@ -106,15 +110,15 @@ class LinearProbe(Selective):
         raise problems.NORMALIZE_BEFORE_OWN_LAYERS(family=entry.family, method=self.name, normalize=True)
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return an adapter that changes nothing below the pooling."""
+        """Return the probe for a mixed batch: a change of the pooling only, so that the body's layers are shared."""
         from afina.models.kernels.layer_changes import BatchedAdapter
 
         return BatchedAdapter(pooled=self._pooled(model))
 
     def merged(self, model: Any) -> Any:
-        """Return the model, which is a classifier of transformers if the pooling is the family's own.
+        """Return the model unchanged: with the family's own pooling, the model is a classifier of transformers.
 
-        Raises InvalidStudy for another pooling, or normalised features.
+        Raises InvalidStudy for another pooling or normalised features, which transformers' classifier does not compute.
         """
         if self._pooled(model) is None:
             return model
@@ -136,13 +140,15 @@ _MODES: Mapping[str, Pooling] = {
     "pooling_mode_lasttoken": "last",
     **{"cls": "first", "mean": "mean", "lasttoken": "last"},
 }
-"""Poolings by the switch, or the name, in the configuration of a Pooling module."""
+"""afina's pooling by the key or the name that selects it in the configuration of sentence-transformers' `Pooling`
+module."""
 
 
 def sentence_pooling(directory: Path) -> SentencePooling | None:
-    """Return the pooling in the sentence-transformers files of `directory`; None without such files.
+    """Return the pooling in the sentence-transformers files of `directory`; None if the directory has no such files.
 
-    Raises InvalidStudy if the files are malformed, or ask for a pooling or a layer that the probe does not have.
+    Raises InvalidStudy if the sentence-transformers files are malformed, or need a pooling or a layer that the linear
+    probe does not have.
     """
     modules = directory / MODULES
     if not modules.is_file():

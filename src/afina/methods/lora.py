@@ -1,4 +1,4 @@
-"""LoRA: W + (alpha / r) B A with frozen weights W (Hu et al. 2021), by peft; with rsLoRA, DoRA and LoRA+."""
+"""LoRA: W + (alpha / r) B A with frozen weights W (Hu et al. 2021), from peft; also rsLoRA, DoRA and LoRA+."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from afina.methods.peft import PeftMethod, check_targets
 from afina.models.architectures import ARCHITECTURES, Architecture, architecture_of, is_head
 
 MOST_ALPHA = 1e6
-"""Maximum of `alpha`, far above useful values and small enough for float arithmetic."""
+"""Maximum of LoRA's `alpha`: far above useful values, and small enough for float arithmetic."""
 
 MOST_PLUS = 1e4
-"""Maximum of `plus`; 16 is usual."""
+"""Maximum of `plus`, LoRA+'s ratio of learning rates; 16 is usual."""
 
 ALL_LINEAR = "all-linear"
-"""The value of `targets` for every linear layer except the head (peft's name)."""
+"""The value of `targets` with which LoRA adapts every linear layer except the head, as in peft."""
 
 INITS = {"zero": True, "gaussian": "gaussian", "orthogonal": "orthogonal"}
-"""Values of `init`, and peft's names for them."""
+"""Values of LoRA's `init`, and the values of peft's `init_lora_weights` for them."""
 
 REWRITING = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initialisations of peft that change the backbone's weights, which an adapter's files do not contain."""
+"""LoRA initialisations of peft that change the backbone's weights. An adapter's files do not contain the changed
+weights."""
 
 
 def _as_targets(given: Any) -> Any:
@@ -34,19 +35,19 @@ def _as_targets(given: Any) -> Any:
 
 @dataclass(frozen=True)
 class Lora(PeftMethod):
-    """LoRA: trains two low-rank matrices at each target, and the head.
+    """LoRA: trains two low-rank matrices A and B at each target module, and the head.
 
     Attributes:
-        r: Rank.
-        alpha: Scale; the update is multiplied by alpha / r.
+        r: Rank of the matrices A and B.
+        alpha: Scale of the update: B A is multiplied by alpha / r.
         dropout: Dropout probability of A's inputs.
-        targets: Names of the adapted modules. Default: the family's attention input projections. "all-linear": every
-            linear layer except the head.
-        rslora: Multiply by alpha / sqrt(r) instead (Kalajdzievski 2023).
-        dora: DoRA: train the length of each weight row apart from its direction (Liu 2024).
-        init: Initialisation. "zero": B is zero. "gaussian": B is zero and A normal. "orthogonal": both are random and
-            their product is zero.
-        plus: Learning rate of B as a multiple of A's: LoRA+ (Hayou 2024).
+        targets: Names of the adapted modules. Default: the attention's input projections of the model family.
+            "all-linear": every linear layer except the head.
+        rslora: Whether B A is multiplied by alpha / sqrt(r) instead of alpha / r: rsLoRA (Kalajdzievski 2023).
+        dora: Whether the norm of each row of a weight is trained separately from the row's direction: DoRA (Liu 2024).
+        init: Initial values of A and B. "zero": A is uniform (Kaiming) and B is zero. "gaussian": A is normal and B is
+            zero. "orthogonal": A and B are random, and their product is zero.
+        plus: LoRA+ (Hayou 2024): the ratio of B's learning rate to A's.
     """
 
     name: ClassVar[str] = "lora"
@@ -87,9 +88,12 @@ class Lora(PeftMethod):
         return self if self.targets else replace(self, targets=ARCHITECTURES[family].lora_targets)
 
     def settings(self, model: Any) -> Any:
-        """Return peft's configuration. The product of A and B starts at zero, so nothing changes at first.
+        """Return peft's LoRA configuration.
 
-        Raises InvalidStudy if the model does not have a target, or the rank is larger than every adapted layer.
+        The product of A and B is zero at first, so the model's outputs do not change.
+
+        Raises InvalidStudy if the model lacks a target module, or if the rank is larger than every dimension of the
+        adapted layers.
         """
         from peft import LoraConfig
 
@@ -114,7 +118,7 @@ class Lora(PeftMethod):
         )
 
     def _adapted(self, model: Any, *, everything: bool) -> Iterator[Sequence[int]]:
-        """Yield the shapes of the targets' weights, including layers inside a target."""
+        """Yield the shapes of the weights that LoRA adapts; a target may be a module that contains several layers."""
         from afina.models.kernels import linear
 
         for name, module in model.named_modules():
@@ -129,18 +133,23 @@ class Lora(PeftMethod):
                     yield from (weight.shape for weight in layer.parameters(recurse=False) if weight.dim() == 2)
 
     def multipliers(self, model: Any) -> Mapping[str, float]:
-        """Return the learning-rate multiplier of every B, if it is not 1."""
+        """Return `plus` as learning-rate multiplier of every matrix B; empty if `plus` is 1."""
         if self.plus == 1:
             return {}
         return {name: self.plus for name in self.trainable(model) if "lora_B" in name.split(".")}
 
     def unlowered(self, model: Any) -> set[str]:
-        """Return DoRA's row lengths, which stay float32: updates are too small for bfloat16's three digits."""
+        """Return the names of DoRA's magnitude vectors, which stay float32.
+
+        The updates of magnitude vectors are too small for bfloat16, which has about three decimal digits.
+        """
         return {name for name, _ in model.named_parameters() if "lora_magnitude_vector" in name.split(".")}
 
 
 def _first_of_head(family: Architecture) -> list[str]:
-    """Return the layers of a head to which `all-linear` of peft would add LoRA although they are trained in full.
+    """Return the head's layers to which peft's `all-linear` would add LoRA although they are trained in full.
+
+    peft's `all-linear` leaves out only the last layer of a head.
 
     peft leaves out the last layer of a head only.
     """

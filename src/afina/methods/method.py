@@ -1,9 +1,10 @@
-"""Method: the base class of all ways to adapt a classifier.
+"""`Method`: the base class of all ways to adapt a classifier.
 
-A method has four base classes. `Adaptation` says what is attached, trained and saved; `Description`, `Serving` and
-`Format` have defaults. A method must implement `attach` and set `name`, `title` and `summary`. Training, measuring and
-saving only use the `Adaptation`. `afina.methods.attachment` checks a method against its statements. The module does not
-know any method, and does not import torch.
+`Method` has four base classes. `Adaptation` attaches, trains and saves the method. `Description` has names and the
+search space, `Serving` is for mixed batches, and `Format` is for files; all three have defaults. A subclass of `Method`
+must implement `attach` and set `name`, `title` and `summary`. The code that trains, measures and saves methods only
+uses `Adaptation`. `afina.methods.attachment` checks that a method trains and changes what its attributes declare. The
+module `method` does not know any single method, and does not import torch.
 """
 
 from __future__ import annotations
@@ -27,16 +28,17 @@ if TYPE_CHECKING:
 
 
 class Description:
-    """A method's names, search space and default learning rate. Every method sets the first three attributes.
+    """A method's names, search space and default learning rate. Every method sets `name`, `title` and `summary`.
 
     Attributes:
-        name: Key in METHODS.
-        title: Name in tables.
+        name: The method's key in METHODS.
+        title: The method's name in tables.
         summary: One line on what the method trains.
-        learning_rate: Default learning rate. LoRA's and PreLayer's are the quickstart's, see docs/LOG.md.
-        search: Values for tuning by hyperparameter, in addition to learning rates from a tenth of the default to ten
-            times the default. None: nothing to tune.
-        practical: Whether a recommendation considers the method.
+        learning_rate: Default learning rate. The defaults of LoRA and PreLayer were selected on 2,000 movie sentences
+            (docs/LOG.md).
+        search: Values that tuning tries, by hyperparameter. Tuning also tries learning rates from a tenth of the
+            default to ten times the default. None: the method has nothing to tune.
+        practical: Whether afina's recommendation of a method considers this method.
     """
 
     name: ClassVar[str]
@@ -48,16 +50,22 @@ class Description:
 
 
 REQUIRED = ("name", "title", "summary")
-"""Attributes of a description without defaults."""
+"""The attributes of `Description` without defaults, which every method must set."""
 
 
 class Serving:
-    """The part of a method for mixed batches; by default the adapter is served by a model of its own."""
+    """The part of a method for mixed batches (texts of several adapters in one batch).
+
+    By default, each adapter is served by a model of its own.
+    """
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return an adapter's changes of a frozen model in a mixed batch; None: it needs a model of its own.
+        """Return how an adapter changes the layers of a shared frozen model in a mixed batch.
 
-        An adapter also gets a model of its own if `state` has tensors that are not in the result's `tensor_names`.
+        None means that the adapter is served by a model of its own.
+
+        An adapter is also served by a model of its own if `state` has tensors that are not in the result's
+        `tensor_names`.
 
         Args:
             model: A model with the method attached, on the `meta` device.
@@ -65,7 +73,7 @@ class Serving:
         return None
 
     def merged(self, model: Any) -> Any:
-        """Merge the additions of an attached model into the backbone's weights; changes and returns `model`.
+        """Merge what the method added to `model` into the backbone's weights; changes `model` in place and returns it.
 
         Additions that cannot be merged stay in the model.
 
@@ -75,40 +83,44 @@ class Serving:
 
 
 class Format:
-    """Files of a saved adapter for afina and other libraries; by default afina's own format only.
+    """The part of a method that writes the files of a saved adapter. By default, only afina's own format is written.
 
     Attributes:
-        tensor_file: Name of the file of saved tensors, as expected by the library that reads it.
-        said_by_peft: Whether peft's settings can express what the method trains beside a peft method (`in_peft`).
+        tensor_file: Name of the file with the saved tensors; the library that reads the file expects this name.
+        said_by_peft: Whether the settings of a peft adapter can express the method when both train together
+            (`in_peft`).
     """
 
     tensor_file: ClassVar[str] = "delta.safetensors"
     said_by_peft: ClassVar[bool] = False
 
     def in_peft(self, model: Any) -> Mapping[str, Any]:
-        """Return the method as peft settings: `bias`, or a list of `modules_to_save`. Only used if `said_by_peft`."""
+        """Return the peft settings (`bias` or `modules_to_save`) that express the method, if `said_by_peft` is true."""
         return {}
 
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
-        """Write the small files with which other libraries open the saved tensors."""
+        """Write the small files, such as configurations, that other libraries need to open the saved tensors."""
 
 
 @dataclass(frozen=True)
 class Adaptation(ABC):
-    """The part of a method that attaches, trains and saves; the dataclass fields are the hyperparameters.
+    """The part of a method that attaches, trains and saves. The dataclass fields are the hyperparameters.
 
     Attributes:
         trains_body: Whether the method is meant to train parameters outside the head.
-        head: Initial head that the method requires (`afina.models.verbalizer`). None: the head that the user chose.
-        starts_apart: Whether attaching changes the logits, because the additions cannot start without effect.
-        packs: Whether frozen weights may be packed during bfloat16 training. False if the additions read the weights
-            of a layer instead of calling the layer.
-        adds_parameters: Whether trained parameters outside the head are added to the backbone's, rather than being the
-            backbone's own. None: some of them.
-        is_fitted: Whether scikit-learn fits the head to features of the frozen body, without gradient steps.
-        ignores: Fields of [train] and [ask] without effect on the method; a run that sets such a field is refused.
-        stated: Names of the hyperparameters that manifests, records and tables contain also at their defaults. None:
-            all. Others are contained if they differ from their defaults, so a new one changes no digest.
+        head: The initial head that the method requires: random, or made of label words (`afina.models.verbalizer`).
+            None: the head that the user chose.
+        starts_apart: Whether attaching the method changes the logits. Most methods start without effect.
+        packs: Whether the method works if matrix kernels store frozen weights in their own layout during bfloat16
+            training. False if the method reads a layer's weights instead of calling the layer.
+        adds_parameters: True: the trained parameters outside the head are added to the backbone. False: they are the
+            backbone's own parameters. None: some are added and some are the backbone's own.
+        is_fitted: Whether scikit-learn fits the method's head to features of the frozen body, without gradient steps.
+        ignores: Fields of [train] and [ask] in a study file that have no effect on the method. afina refuses a run that
+            sets such a field.
+        stated: Names of the hyperparameters that manifests, records and tables contain even at their default values.
+            None: all hyperparameters. Other hyperparameters are contained only if they differ from their defaults, so
+            that adding a hyperparameter to afina changes no digest.
     """
 
     trains_body: ClassVar[bool] = True
@@ -121,16 +133,19 @@ class Adaptation(ABC):
     stated: ClassVar[frozenset[str] | None] = None
 
     def for_backbone(self, backbone: Backbone) -> Self:
-        """Return the method with the backbone's default hyperparameters; by default those of its family."""
+        """Return the method with the default hyperparameters for a backbone: by default, those for the model family."""
         return self.for_family(backbone.family)
 
     def for_family(self, family: str) -> Self:
-        """Return the method with the family's default hyperparameters. Raises InvalidStudy if unsupported."""
+        """Return the method with the default hyperparameters for a model family.
+
+        Raises InvalidStudy if the method does not support the family.
+        """
         return self
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """The fields as JSON values that are `stated` or differ from their defaults."""
+        """The hyperparameters as JSON values, without those that are at their default and not in `stated`."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         stated = values.keys() if self.stated is None else self.stated | self.non_defaults.keys()
         return {
@@ -139,7 +154,10 @@ class Adaptation(ABC):
 
     @property
     def non_defaults(self) -> dict[str, Any]:
-        """The fields as JSON values that differ from their defaults. The key of a run covers these."""
+        """The hyperparameters as JSON values that differ from their defaults.
+
+        The key of a run contains a digest of these.
+        """
         return digest.non_defaults(self)
 
     @classmethod
@@ -153,7 +171,7 @@ class Adaptation(ABC):
 
     @property
     def takes_positions(self) -> int:
-        """Number of virtual tokens, by which the method shortens a text's maximum length."""
+        """Number of virtual tokens that the method adds; a text's maximum length is shorter by this number."""
         return 0
 
     @property
@@ -163,30 +181,32 @@ class Adaptation(ABC):
 
     @abstractmethod
     def attach(self, model: Any) -> Any:
-        """Prepare a `...ForSequenceClassification` and return it, possibly wrapped, with unchanged logits.
+        """Prepare a transformers classifier for training and return it, possibly wrapped, with unchanged logits.
+
+        After `attach`, only the parameters to train require gradients.
 
         Afterwards only parameters to train require gradients.
 
-        Raises InvalidStudy if the model does not have a part that the method needs.
+        Raises InvalidStudy if the model lacks a part that the method needs.
         """
 
     def owns(self, name: str) -> bool:
-        """Whether this method trains the parameter with this `plain_name`, in a combination of methods."""
+        """Whether this method trains the parameter with this `plain_name` if several methods are combined."""
         return False
 
     def owned(self, model: Any) -> set[str]:
-        """Return the `plain_name` of every parameter that the method `owns`; `model` is attached and unwrapped."""
+        """Return the `plain_name` of every parameter of an attached, unwrapped `model` for which `owns` is true."""
         names = (plain_name(name) for name, _ in model.named_parameters())
         return {name for name in names if self.owns(name)}
 
     def trainable(self, model: Any) -> dict[str, Parameter]:
-        """Return the parameters to train by name: those that require gradients."""
+        """Return the parameters that require gradients, by name."""
         return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     def decays(self, model: Any) -> set[str]:
-        """Return the names of parameters with weight decay: all except biases and norm weights.
+        """Return the names of the parameters with weight decay: all parameters except biases and norm weights.
 
-        Equal to transformers' `Trainer.get_decay_parameter_names` (a test compares them).
+        The result equals that of transformers' `Trainer.get_decay_parameter_names` (a test compares them).
         """
         norms = {
             f"{prefix}.{name}" if prefix else name
@@ -197,37 +217,43 @@ class Adaptation(ABC):
         return {name for name, _ in model.named_parameters() if name not in norms and "bias" not in name.lower()}
 
     def unlowered(self, model: Any) -> set[str]:
-        """Return the names of parameters that stay float32 while the body computes in bfloat16."""
+        """Return the names of the parameters that stay float32 if the body computes in bfloat16."""
         return set()
 
     def multipliers(self, model: Any) -> Mapping[str, float]:
-        """Return learning-rate multipliers by parameter; 1 for parameters not named."""
+        """Return learning-rate multipliers by parameter name; a parameter without an entry has the multiplier 1."""
         return {}
 
     def pretrained(self, model: Any) -> set[str]:
-        """Return the names of trained parameters that come from the backbone; L2-SP pulls these to their start."""
+        """Return the names of trained parameters from the backbone, which L2-SP pulls towards their initial values."""
         return set()
 
     def state(self, model: Any) -> dict[str, Tensor]:
-        """Return all tensors that may differ from the backbone; the head is always included."""
+        """Return all tensors that may differ from the backbone, by name. The head's tensors are always included."""
         return {
             name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad or is_head(name)
         }
 
     def check(self, model: Any, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - most add nothing that is large
-        """Check a saved state against a model before `attach`; needed if anybody may have written the state.
+        """Check that an adapter's saved tensors fit a model, before `attach`; files may come from an untrusted source.
+
+        `attach` would allocate memory of the size that the hyperparameters ask for; `check` does not.
 
         Runs before `attach` allocates memory of the size that the settings ask for.
 
-        Raises CorruptAdapter if the tensors do not fit the method, and InvalidStudy if the settings are not supported.
+        Raises CorruptAdapter if the tensors do not fit the method, and InvalidStudy if the hyperparameters are not
+        supported.
         """
 
     def check_saved(self, model: Any, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        """Raise CorruptAdapter unless a saved state has the names and shapes of `expected`, the state of `model`."""
+        """Raise CorruptAdapter unless `state` (saved) has the names and shapes of `expected` (the state of `model`)."""
         check_names(expected, state)
 
     def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:
-        """Copy a saved state into an attached model. Raises CorruptAdapter if names or shapes differ."""
+        """Copy saved tensors into a model to which the method is attached.
+
+        Raises CorruptAdapter if names or shapes differ.
+        """
         import torch
 
         expected = self.state(model)
@@ -243,13 +269,13 @@ class Method(Adaptation, Description, Serving, Format):
 
 
 def plain_name(name: str) -> str:
-    """Return a parameter's name without peft's wrappers."""
+    """Return a parameter's name without the prefixes and infixes that peft's wrappers add."""
     inner = name.removeprefix("base_model.model.").removeprefix("base_model.")
     return inner.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
 
 
 def weight_names(model: Any) -> tuple[set[str], set[str]]:
-    """Return the `plain_name` of all parameters, and of the weights that layers hold in another form."""
+    """Return the `plain_name` of all parameters, and of all weights that layers store as int8 or NF4."""
     from afina.models.kernels.linear import held_by
 
     held = {plain_name(f"{path}.weight") for path, layer in model.named_modules() if held_by(layer) is not None}
@@ -257,7 +283,7 @@ def weight_names(model: Any) -> tuple[set[str], set[str]]:
 
 
 def check_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raise CorruptAdapter if names or shapes differ."""
+    """Raise CorruptAdapter if the tensors in `found` have other names or shapes than those in `expected`."""
     missing, surplus = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or surplus:
         what = f"lacks {missing[0]}" if missing else f"has {surplus[0]}, which this model does not"

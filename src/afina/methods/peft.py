@@ -1,4 +1,7 @@
-"""Base class of all methods that peft implements, saved as peft saves them. The module does not import torch."""
+"""Base class of all methods that peft implements. Their adapters are saved in peft's format.
+
+The module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +37,18 @@ OF_PEFT = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError),
     *(TypeError, ValueError, re.error),
 )
-"""Errors that peft raises for unusable settings; peft checks few settings before using them."""
+"""Exceptions that peft raises for settings that it cannot use; peft checks few settings before using them."""
 
 
 @dataclass(frozen=True)
 class PeftMethod(Method):
-    """A method that wraps the model with peft. Trains what peft adds, and the head if the settings say so.
+    """A method that wraps the model with peft.
+
+    It trains what peft adds, and the head if peft's settings include the head.
 
     Attributes:
-        saves_head: Whether every module of the head trains and is saved, also modules that peft leaves out.
+        saves_head: Whether every module of the head trains and is saved, including modules that peft by itself would
+            neither train nor save.
     """
 
     tensor_file: ClassVar[str] = "adapter_model.safetensors"
@@ -53,7 +59,10 @@ class PeftMethod(Method):
         """Return peft's configuration for this model."""
 
     def attach(self, model: Any) -> Any:
-        """Wrap the model with peft, which sets the trained parameters. peft's initialisation changes no logit."""
+        """Wrap the model with peft, which sets the parameters that train.
+
+        The initial values from peft do not change the logits.
+        """
         from peft import get_peft_model
 
         from afina.models.kernels.linear import dequantized_weights
@@ -83,7 +92,10 @@ class PeftMethod(Method):
             set_peft_model_state_dict(model, dict(state))
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return the changes of all layers; None if a wrapped layer is not in `base`, or has no `LayerChange`."""
+        """Return the adapter's changes of all layers for a mixed batch.
+
+        Returns None if a layer wrapped by peft is not in `base`, or if no `LayerChange` computes the layer's formula.
+        """
         from torch import nn
 
         from afina.models.kernels.layer_changes import BatchedAdapter
@@ -109,7 +121,10 @@ class PeftMethod(Method):
         return BatchedAdapter(changes, tensor_names=frozenset(tensor_names))
 
     def merged(self, model: Any) -> Any:
-        """Merge with peft. Raises InvalidStudy if the type cannot be merged, or the weights would be NaN."""
+        """Merge the adapter into the weights with peft.
+
+        Raises InvalidStudy if peft cannot merge this type of adapter, or if merged weights would be NaN.
+        """
         try:
             with quiet():
                 return model.merge_and_unload(safe_merge=True)
@@ -117,13 +132,13 @@ class PeftMethod(Method):
             raise problems.CANNOT_MERGE(reason=brief(error)) from None
 
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
-        """Write peft's `adapter_config.json`, in a fixed order and with the backbone's address as base model."""
+        """Write peft's `adapter_config.json` with sorted keys, and with the backbone's address as base model."""
         self.write_settings(model, backbone, directory)
 
     def write_settings(
         self, model: Any, backbone: Backbone, directory: Path, beside: Mapping[str, Any] = MappingProxyType({})
     ) -> None:
-        """Write peft's settings; `beside` holds settings that express other methods (`Method.in_peft`)."""
+        """Write peft's `adapter_config.json`; `beside` has settings for methods trained together with it."""
         settings = model.peft_config[model.active_adapter].to_dict()
         saved = [*(settings.get("modules_to_save") or ()), *beside.get("modules_to_save", ())]
         settings.update(beside)
@@ -146,7 +161,7 @@ _SAID = (
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress warnings of peft that need no action."""
+    """Suppress those warnings of peft that need no action by the user."""
     with warnings.catch_warnings():
         for message, category in _SAID:
             warnings.filterwarnings("ignore", message=message, category=category)
@@ -154,7 +169,10 @@ def quiet() -> Iterator[None]:
 
 
 def _save_head(settings: Any, model: Any) -> None:
-    """Name the modules of the head that peft would not train and save: peft knows heads by two names only."""
+    """Add to peft's settings the head modules that peft would neither train nor save.
+
+    peft recognises heads by two module names only.
+    """
     from peft.utils.constants import SEQ_CLS_HEAD_NAMES as KNOWN
 
     modules = sorted({path.partition(".")[0] for path in architecture_of(model).head})
@@ -164,9 +182,9 @@ def _save_head(settings: Any, model: Any) -> None:
 
 
 def check_targets(name: str, model: Any, targets: Sequence[str], usual: Sequence[str]) -> None:
-    """Raise InvalidStudy for a target that the model does not have.
+    """Raise InvalidStudy if the model has no module for one of the names in `targets`.
 
-    peft itself ignores a target that matches no module if another target matches.
+    peft itself ignores a target that matches no module as long as another target matches one.
     """
     modules = [f".{path}" for path, _ in model.named_modules()]
     for target in targets:
@@ -175,19 +193,19 @@ def check_targets(name: str, model: Any, targets: Sequence[str], usual: Sequence
 
 
 def brief(error: Exception) -> str:
-    """Return the first 200 characters of peft's message, which may quote long input."""
+    """Return the first 200 characters of an exception's message; messages of peft may quote long input."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _change(
     layer: Any, saved: Mapping[str, Tensor], settings: Any, below: Any, bias: Tensor | None
 ) -> LayerChange | None:
-    """Return the change of one layer; None if its formula has no `LayerChange`.
+    """Return an adapter's change of one layer; None if no `LayerChange` computes the layer's formula.
 
     Args:
-        layer: The wrapped layer, on the `meta` device.
-        saved: The layer's tensors by the names that peft saves.
-        bias: The adapter's bias of the layer. None: the frozen bias.
+        layer: The layer as wrapped by peft, on the `meta` device.
+        saved: The layer's tensors, by the names under which peft saves them.
+        bias: The bias that the adapter trained for the layer. None: the frozen bias.
     """
     from afina.models.kernels import linear
     from afina.models.kernels.dora import DoraChange, dora_adapter
@@ -213,7 +231,7 @@ def _change(
 
 @lru_cache(maxsize=8)
 def _projections(rank: int, inputs: int, outputs: int, key: int, device: torch.device) -> VeraMatrices:
-    """Return VeRA's random matrices [rank, inputs] and [outputs, rank], drawn by peft from `key`."""
+    """Return VeRA's frozen random matrices [rank, inputs] and [outputs, rank], which peft draws from the seed `key`."""
     from peft import VeraConfig, get_peft_model
     from torch import nn
 

@@ -1,11 +1,12 @@
-"""peft's settings (`adapter_config.json`): checked and made safe before peft reads them, compared with the manifest.
+"""Check peft's settings (`adapter_config.json`) before peft reads them, and compare them with afina's manifest.
 
-Anybody may have written the settings. peft runs patterns of module names as regular expressions, which may never end.
-peft also imports the module that `megatron_core` names, and allocates any size. Therefore afina matches patterns in
-linear time (RE2), and gives peft the matching names.
+An adapter's settings may come from an untrusted source. peft runs patterns of module names in the settings as regular
+expressions, which may never end. peft also imports the module that `megatron_core` names, and allocates memory of any
+size.
 
-No digest covers the settings: an edited scale changes peft's answers, but not afina's. `disagreement` and
-`check_agrees` therefore compare the settings with the manifest. The module does not import torch.
+No digest covers `adapter_config.json`: an edited scale changes the outputs of a model loaded by peft, but not by afina.
+`disagreement` and `check_agrees` therefore compare the settings with the manifest. The module `peft_settings` does not
+import torch.
 """
 
 from __future__ import annotations
@@ -26,24 +27,28 @@ from afina.methods.method import Method, plain_name
 from afina.models.adapter import PEFT_SETTINGS, Adapter
 
 MOST = 16_384
-"""Maximum of a size in the settings."""
+"""Maximum of a size, such as a rank, in peft's settings."""
 
 MOST_STEPS = 1_000
-"""Maximum of a number of sequential steps in the settings."""
+"""Maximum of a number of sequential computing steps in peft's settings."""
 
 MOST_WIDE = 1 << 24
-"""Maximum of a size that counts elements of a matrix."""
+"""Maximum of a size in peft's settings that counts the elements of a matrix."""
 
 MOST_NAMES = 4_096
-"""Maximum number of module names in a list, or of patterns in a table."""
+"""Maximum number of module names in a list of peft's settings, or of patterns in a table."""
 
 LONGEST = 1_000
-"""Maximum length of a pattern in letters; all patterns of a table together may be four times as long."""
+"""Maximum length of a pattern in peft's settings, in characters. All patterns of a table together may be four times as
+long."""
 
 
 @dataclass(frozen=True)
 class Support:
-    """Whether afina trains adapters of a peft type, and opens adapters that peft saved; "" or the reason why not."""
+    """Whether afina trains adapters of a peft type, and opens those that peft saved.
+
+    A field is "" or the reason why not.
+    """
 
     not_trained: str = ""
     not_opened: str = ""
@@ -89,17 +94,18 @@ SUPPORT = {
     ),
     "XLORA": Support(_FETCHES, _FETCHES),
 }
-"""All peft types. Trained are those that give the same results for packed rows as for single texts, except for
-rounding. Types of later versions of peft, which are not listed, are opened."""
+"""Whether afina trains and opens each peft type. afina trains the types for which a text in a padding-free row has the
+same result as alone, except for rounding. Types of later versions of peft are not listed, and afina opens them."""
 
 TRAINED = tuple(kind for kind, support in SUPPORT.items() if not support.not_trained)
-"""The types that method `peft` trains."""
+"""The peft types that the method `peft` trains."""
 
 MODULES = ("target_modules", "exclude_modules", "feedforward_modules")
-"""Settings with module names: a list of names, or a regular expression that must match the full name."""
+"""Settings of peft that name modules: either a list of names, or a regular expression that must match a module's full
+name."""
 
 _PLAIN = ("modules_to_save", "layers_pattern", "target_parameters")
-"""Lists of names that peft reads as patterns; afina accepts only plain names there."""
+"""Settings of peft that are lists of names but that peft reads as patterns; afina accepts only plain names in them."""
 
 _TABLES = {
     "rank_pattern": ("LORA", "LOHA", "LOKR", "DELORA", "HIRA"),
@@ -107,10 +113,12 @@ _TABLES = {
     "lambda_pattern": ("DELORA",),
     "n_frequency_pattern": ("WAVEFT",),
 }
-"""Values by pattern of a name's end, and the types for which the first matching pattern determines the value."""
+"""Settings of peft that are tables from a pattern, which matches the end of a module's name, to a value; with the peft
+types for which the first matching pattern counts."""
 
 _OTHER_TABLES = (*_TABLES, "block_size_pattern", "target_svd_config")
-"""Tables; for types that are not listed in `_TABLES`, the keys must be plain names."""
+"""Settings of peft that are tables. For peft types that `_TABLES` does not list, the table's keys must be plain
+names."""
 
 _NEVER = {
     "layer_replication": "it repeats layers of the backbone",
@@ -120,7 +128,7 @@ _NEVER = {
     "sample_at_inference": "it answers the same text differently each time",
     "use_asa": "it needs a call after each step",
 }
-"""Settings that must be absent, null or false, with the reason."""
+"""Settings of peft that must be absent, null or false, each with the reason."""
 
 _STEPS = ("num_cayley_neumann_terms", "psoft_svd_lowrank_niter", "depth", "boft_n_butterfly_factor")
 _WIDE = ("n_frequency", "n_frequency_pattern", "theta_d_length")
@@ -129,13 +137,13 @@ _ANY = re.compile(
     r"|.*interval|asa_.*|base_model_name_or_path|revision|peft_version|auto_mapping|.*dropout|eps|loftq_config"
     r"|eva_config|corda_config|lora_ga_config|runtime_config"
 )
-"""Settings whose numbers are not sizes."""
+"""Settings of peft whose numbers are not sizes, so that no maximum applies."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 
 
 def check(saved: Mapping[str, Any]) -> None:
-    """Raise InvalidStudy for settings with which afina does not open an adapter."""
+    """Raise InvalidStudy if afina does not open an adapter with these peft settings."""
     kind = saved.get("peft_type")
     if not isinstance(kind, str):
         raise _refused("peft_type", kind, "expected the name of a type, such as LORA")
@@ -175,7 +183,7 @@ def _check_sizes(name: str, value: Any) -> None:
 
 
 def numbers(value: Any) -> Iterator[float]:
-    """Yield the numbers in a JSON value."""
+    """Yield all numbers in a JSON value, also those inside lists and objects."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         yield value
     elif isinstance(value, dict | list):
@@ -209,9 +217,9 @@ def _refused(name: str, found: Any, why: str) -> InvalidStudy:
 
 
 def resolved(saved: Mapping[str, Any], modules: Sequence[str]) -> dict[str, Any]:
-    """Return the settings with patterns replaced by the matching names; peft then behaves as with the patterns.
+    """Return peft's settings with each pattern replaced by the module names that match; peft's result is the same.
 
-    Raises InvalidStudy if a pattern cannot be read, or matches nothing.
+    Raises InvalidStudy if a pattern of module names cannot be read, or `target_modules` matches no module.
     """
     made = dict(saved)
     for name in MODULES:
@@ -243,15 +251,18 @@ def _by_name(name: str, table: Mapping[str, Any], modules: Sequence[str]) -> dic
 
 
 def _one_of(names: Sequence[str]) -> str:
-    """Return a pattern that matches exactly these names, in linear time."""
+    """Return a regular expression that matches exactly these names, in linear time."""
     return f"(?:{'|'.join(map(re.escape, names))})" if names else r"(?!)"
 
 
 class Ends:
-    """Finds the first pattern that matches a name's end after a dot, as peft's `get_pattern_key` does."""
+    """Finds the first pattern that matches the end of a module's name after a dot, as peft's `get_pattern_key` does."""
 
     def __init__(self, name: str, patterns: Sequence[str] | Mapping[str, Any]) -> None:
-        """Compile the patterns of the setting `name`. Raises InvalidStudy for a pattern that needs more than RE2."""
+        """Compile the patterns of the peft setting `name`.
+
+        Raises InvalidStudy for a pattern that RE2 cannot match, such as a back-reference.
+        """
         self._plain: dict[str, int] = {}
         self._others = []
         self._keys = list(patterns)
@@ -264,7 +275,7 @@ class Ends:
             raise _refused(name, f"{len(self._others)} patterns", f"more than {4 * LONGEST:,} letters")
 
     def __call__(self, module: str) -> str | None:
-        """Return the pattern; None: no pattern matches."""
+        """Return the first pattern that matches the module's name; None: no pattern matches."""
         parts = module.split(".")
         ends = [".".join(parts[at:]) for at in range(len(parts))]
         found = [self._plain[end] for end in ends if end in self._plain]
@@ -273,7 +284,10 @@ class Ends:
 
 
 def _compiled(name: str, pattern: str) -> Any:
-    """Return a function that says whether a whole name matches. Raises InvalidStudy."""
+    """Return a function that says whether a module's full name matches `pattern`.
+
+    Raises InvalidStudy for a pattern that is too long, or that RE2 cannot match.
+    """
     options = re2.Options()
     options.never_capture, options.log_errors, options.max_mem = True, False, 1 << 20
     if len(pattern) > LONGEST:
@@ -294,7 +308,8 @@ _STATED: dict[str, tuple[str, type[Method], dict[str, str]]] = {
     "ia3": ("IA3", Ia3, {}),
     "vera": ("VERA", Vera, {"r": "r", "projection_prng_key": "key"}),
 }
-"""For each method: peft's type, our class, and our hyperparameter for each peft setting that must equal it."""
+"""For each method: the peft type, afina's class, and the names of peft settings with the names of afina's
+hyperparameters that must have equal values."""
 
 _TYPED = "peft"
 
@@ -305,14 +320,14 @@ _FREE = {
     *("qalora_group_size", "modules_to_save", "target_modules", "feedforward_modules", "d_initial", "save_projection"),
     *("ensure_weight_tying", "layers_pattern"),
 }
-"""Settings that do not change answers of a saved adapter, or that are checked elsewhere."""
+"""Settings of peft that do not change a saved adapter's outputs, or that other code of this module checks."""
 
 _ADAPTED = (".lora_A.", ".lora_embedding_A", ".ia3_l", ".vera_lambda_b")
-"""Text after a module's name in the names of an adapter's tensors."""
+"""Parts of the names of an adapter's tensors that follow the name of the adapted module."""
 
 
 def check_agrees(adapter: Adapter) -> None:
-    """Raise CorruptAdapter if the settings for peft beside an adapter of afina differ from its manifest."""
+    """Raise CorruptAdapter if the `adapter_config.json` in an adapter saved by afina disagrees with its manifest."""
     if adapter.peft_settings is None:
         return
     if problem := disagreement(adapter.manifest.model_dump(mode="json"), adapter.peft_settings, adapter.tensors):
@@ -321,10 +336,10 @@ def check_agrees(adapter: Adapter) -> None:
 
 
 def disagreement(manifest: Mapping[str, Any], settings: Mapping[str, Any], tensors: Iterable[str] = ()) -> str | None:
-    """Return a sentence about the first difference between peft's settings and an afina manifest; None: no difference.
+    """Return a sentence about the first difference between peft's settings and afina's manifest; None: no difference.
 
     Args:
-        tensors: Names of the adapter's tensors; the settings' targets must include the module of each.
+        tensors: Names of the adapter's tensors. The setting `target_modules` must include the module of each tensor.
     """
     name, given = str(manifest.get("method")), manifest.get("hyperparameters") or {}
     parts = [part for part in name.split("+") if part in _STATED]
@@ -356,7 +371,7 @@ def disagreement(manifest: Mapping[str, Any], settings: Mapping[str, Any], tenso
 
 
 def _of_type(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that a peft type must state: the given settings, and peft's defaults."""
+    """Return the values that `adapter_config.json` must have for a peft type: the user's and peft's defaults."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils.peft_types import PeftType
 

@@ -1,8 +1,9 @@
-"""peft types without a class of their own in afina: trained with their settings, or opened as peft saved them.
+"""Methods for peft types without a class of their own in afina: to train any type, and to open what peft saved.
 
-`[methods.peft]`, `type = "MISS"`, `settings = {r = 8}` trains any type whose packed rows equal single texts.
-`SavedPeft` opens an adapter that afina did not make. `peft_settings.SUPPORT` says which types are supported.
-docs/reference/peft-types.md describes all; `tests/methods/test_peft_types.py` compares it with peft.
+In a study file, `[methods.peft]` with `type = "MISS"` and `settings = {r = 8}` trains any peft type for which a text in
+a padding-free row has the same result as alone. `SavedPeft` opens an adapter that was made with peft and without afina.
+`peft_settings.SUPPORT` says which peft types are supported. docs/reference/peft-types.md describes all peft types;
+`tests/methods/test_peft_types.py` compares this page with peft.
 """
 
 from __future__ import annotations
@@ -34,26 +35,28 @@ _UNHEARD = {
     ("ADAMSS", "use_asa"): "needs a call after each step",
     ("PVERA", "sample_at_inference"): "lets the same text have other logits each time",
 }
-"""Settings that must not be true."""
+"""peft settings that must not be true, by peft type and setting, with the reason."""
 
 _RESERVED = {
     *("peft_type", "task_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision"),
     "inference_mode",
 }
-"""Settings that the user must not give."""
+"""peft settings that the user must not give, because afina sets them."""
 
 _LOWERED = {"LN_TUNING"}
-"""Types whose parameters replace the body's own, and are computed in the body's dtype."""
+"""peft types whose trained parameters replace the body's own, and are computed in the body's dtype."""
 
 
 @dataclass(frozen=True)
 class PeftType(PeftMethod):
-    """Any supported peft type: trains what the type adds, and the head. Not in METHODS because it needs a type.
+    """Any supported peft type: the method trains what the type adds, and the head.
+
+    The method is not in METHODS because it needs a type.
 
     Attributes:
-        type: peft's name of the type.
-        given: Fields of peft's configuration (`settings` in a study). Default of target modules: peft's for the
-            family, else LoRA's.
+        type: peft's name of the type, such as MISS.
+        given: Fields of peft's configuration of the type (`settings` in a study). If `target_modules` is not given, its
+            default is peft's for the model family, or else LoRA's.
     """
 
     name: ClassVar[str] = "peft"
@@ -62,7 +65,8 @@ class PeftType(PeftMethod):
     learning_rate: ClassVar[float] = 1e-3
     practical: ClassVar[bool] = False
     packs: ClassVar[bool] = False
-    """Most types read the weight of the layer that they wrap, some in addition to calling the layer."""
+    """False, because most peft types read the weight of the layer that they wrap, some in addition to calling the
+    layer."""
 
     type: str
     given: Annotated[dict[str, JsonValue], Field(alias="settings")] = field(default_factory=dict)
@@ -83,11 +87,14 @@ class PeftType(PeftMethod):
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """The type, and the settings as given; `adapter_config.json` also contains peft's defaults."""
+        """The peft type, and its settings as the user gave them; `adapter_config.json` also has peft's defaults."""
         return {"type": self.type, "settings": dict(self.given)}
 
     def settings(self, model: Any) -> Any:
-        """Return peft's configuration, checked by peft. Raises UnknownName, InvalidStudy."""
+        """Return peft's configuration of the type, checked by peft.
+
+        Raises UnknownName for an unknown setting, and InvalidStudy for one that cannot be used.
+        """
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
         from peft.utils.peft_types import PeftType as Known
 
@@ -112,7 +119,10 @@ class PeftType(PeftMethod):
             raise problems.PEFT_CONFIG_UNUSABLE(reason=brief(error), type=self.type) from None
 
     def _safe(self, given: dict[str, Any], model: Any) -> dict[str, Any]:
-        """Return the settings checked and without patterns: they may come from an untrusted manifest."""
+        """Return peft's settings, checked and with patterns replaced by module names.
+
+        The settings may come from an untrusted manifest.
+        """
         try:
             peft_settings.check(given | {"peft_type": self.type})
             made = peft_settings.resolved(given | {"peft_type": self.type}, [name for name, _ in model.named_modules()])
@@ -121,7 +131,10 @@ class PeftType(PeftMethod):
         return {key: value for key, value in made.items() if key in given}
 
     def attach(self, model: Any) -> Any:
-        """Wrap the model with peft. Raises InvalidStudy if peft changes a weight of the backbone."""
+        """Wrap the model with peft.
+
+        Raises InvalidStudy if the settings cannot be used, or if peft changes a weight of the backbone.
+        """
         before = [(parameter, _mark(parameter)) for parameter in model.parameters()]
         try:
             wrapped = super().attach(model)
@@ -137,7 +150,10 @@ class PeftType(PeftMethod):
         return wrapped
 
     def unlowered(self, model: Any) -> set[str]:
-        """Return the parameters that the type adds: peft computes much of them in float32, in any body."""
+        """Return the names of the parameters that the peft type adds, which stay float32.
+
+        peft computes many of these parameters in float32, whatever the body's dtype.
+        """
         if self.type in _LOWERED:
             return set()
         prefix = str(model.base_model.prefix)
@@ -150,29 +166,30 @@ class PeftType(PeftMethod):
 
 
 def _mark(parameter: Parameter) -> tuple[int, float]:
-    """Return a value that changes when the parameter moves or its numbers change."""
+    """Return a value that changes if a parameter moves in memory or its numbers change."""
     return parameter.data_ptr(), 0.0 if parameter.is_meta else float(parameter.detach().double().sum())
 
 
 def _as_given(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """Forward hook: return the output in the dtype of the input; some peft layers return their own dtype."""
+    """Forward hook: return a layer's output in the dtype of its input; some peft layers return another dtype."""
     return output.to(inputs[0].dtype)
 
 
 def _as_its_weight(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Forward pre-hook: pass the input in the dtype of the weight; some peft layers pass another dtype."""
+    """Forward pre-hook: convert a layer's input to the dtype of its weight; some peft layers pass another dtype."""
     return inputs[0].to(next(module.parameters()).dtype), *inputs[1:]
 
 
 _LARGEST = 3e38
 
 ON_HELD_WEIGHTS = ("LORA", "IA3", "VERA")
-"""Types whose layers afina computes itself, or that read no frozen weight."""
+"""peft types that can be opened on int8 or NF4 weights: afina computes their layers itself, or they read no frozen
+weight."""
 
 
 @dataclass(frozen=True)
 class SavedPeft(PeftMethod):
-    """An adapter that peft saved and afina did not make. Can be opened, but not trained.
+    """An adapter that was made with peft and without afina. afina can open the adapter, but not train it.
 
     Attributes:
         saved: The content of `adapter_config.json`.
@@ -191,7 +208,7 @@ class SavedPeft(PeftMethod):
         return dict(self.saved)
 
     def settings(self, model: Any) -> Any:
-        """Return peft's configuration, after checking that it is safe. Raises InvalidStudy."""
+        """Return peft's configuration of the adapter, after checking that it is safe. Raises InvalidStudy."""
         peft_settings.check(self.saved)
         # peft would warn about another base model, and would add to the lists that it gets
         given = {key: deepcopy(value) for key, value in self.saved.items() if key != "base_model_name_or_path"}
@@ -202,9 +219,10 @@ class SavedPeft(PeftMethod):
         return _read(given)
 
     def attach(self, model: Any) -> Any:
-        """Wrap the model with peft, given settings that anybody may have written.
+        """Wrap the model with peft, after checking the settings, which may come from an untrusted source.
 
-        Raises InvalidStudy also for a type whose layers read frozen weights, if these are stored in another form.
+        Raises InvalidStudy also for a peft type whose layers read frozen weights if the weights are stored as int8 or
+        NF4.
         """
         from afina.models.kernels.linear import held_tensors
 
@@ -217,7 +235,10 @@ class SavedPeft(PeftMethod):
             raise _unusable(error) from None
 
     def check_saved(self, model: Any, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        """Also accept frozen embeddings, which peft saves if a LoRA changes them or `save_embedding_layers` is set."""
+        """Raise CorruptAdapter if names or shapes differ; frozen embeddings in the saved state are accepted.
+
+        peft saves frozen embeddings if a LoRA changes them or `save_embedding_layers` is set.
+        """
         for name in _embeddings(model, expected, state):
             there = model.get_parameter(name)
             if there.shape != state[name].shape:
@@ -231,7 +252,10 @@ class SavedPeft(PeftMethod):
         return {name: tensor for name, tensor in state.items() if name not in frozen}
 
     def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:
-        """Copy tensors into the model. Raises WrongBackbone if saved frozen embeddings are not the backbone's."""
+        """Copy an adapter's saved tensors into the model.
+
+        Raises WrongBackbone if the file has frozen embeddings that differ from the backbone's.
+        """
         expected = self.state(model)
         self.check_saved(model, expected, state)
         for name in _embeddings(model, expected, state):
@@ -255,7 +279,10 @@ class SavedPeft(PeftMethod):
 
 
 def _embeddings(model: Any, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set[str]:
-    """Return the names of frozen embeddings of `model` in a saved state; `expected`: the state of the method alone."""
+    """Return the names of the frozen embeddings in a saved state.
+
+    `expected` is the state of the method alone, without frozen embeddings.
+    """
     entry = architecture_of(model)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     known = {f"{inner.base_model_prefix}.{entry.embeddings[0]}.weight", f"{entry.output_embedding}.weight"}
@@ -264,23 +291,25 @@ def _embeddings(model: Any, expected: Mapping[str, Tensor], state: Mapping[str, 
 
 
 OWN: dict[str, type[VirtualTokens]] = {"PROMPT_TUNING": PromptTuning, "PREFIX_TUNING": PrefixTuning}
-"""peft types that afina computes itself, by the method that trains the same."""
+"""The peft types that afina computes by its own methods: peft's type to afina's class."""
 
 _ROWS = "prompt_embeddings"
-"""peft's name of all virtual tokens in one tensor [tokens, values of a token]."""
+"""peft's name of the tensor [virtual tokens, values of a token] that has all virtual tokens."""
 
 
 def saved_by_peft(saved: dict[str, Any]) -> Method:
-    """Return the method of an adapter that peft saved with these settings."""
+    """Return the method that opens an adapter that peft saved with the settings in `saved`."""
     return SavedVirtualTokens(saved) if saved.get("peft_type") in [*OWN] else SavedPeft(saved)
 
 
 @dataclass(frozen=True)
 class SavedVirtualTokens(Method):
-    """Prompt or prefix tuning that peft saved: computed by afina's own method. Can be opened, but not trained.
+    """Prompt or prefix tuning saved by peft and computed by afina's own method.
 
-    A prefix has, for each token, the key and the value of each attention, from the first to the last. Keys are stored
-    as they are after the rotary embedding, as afina stores them.
+    afina can open such an adapter, but not train it.
+
+    A saved prefix has, for each virtual token, the key and the value in each attention layer, from the first layer to
+    the last. Keys of a prefix are stored after the rotary embedding, as in afina's own format.
 
     Attributes:
         saved: The content of `adapter_config.json`.
@@ -299,7 +328,10 @@ class SavedVirtualTokens(Method):
 
     @cached_property
     def own(self) -> VirtualTokens:
-        """afina's own method. Raises InvalidStudy for settings that cannot be used."""
+        """afina's own method of prompt or prefix tuning with the number of virtual tokens that peft saved.
+
+        Raises InvalidStudy for settings that cannot be used.
+        """
         peft_settings.check(self.saved)
         tokens = self.saved.get("num_virtual_tokens")
         if type(tokens) is not int or tokens < 1 or self.saved.get("num_transformer_submodules") not in (None, 1):
@@ -318,7 +350,10 @@ class SavedVirtualTokens(Method):
         return self.own.takes_positions
 
     def attach(self, model: Any) -> Any:
-        """Add the modules. Raises InvalidStudy if afina and peft would compute otherwise, or no room is left."""
+        """Add the modules of prompt or prefix tuning to the model.
+
+        Raises InvalidStudy if afina's result would differ from peft's, or the virtual tokens leave no room for a text.
+        """
         window = getattr(model.config, "sliding_window", None)
         if window and self.saved["peft_type"] == "PREFIX_TUNING":
             raise problems.PREFIX_IN_WINDOW(window=window, type="PREFIX_TUNING")
@@ -350,12 +385,12 @@ class SavedVirtualTokens(Method):
         self.own.restore(model, self._own_state(model, state))
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return the rows as a prompt, or the keys and values by attention."""
+        """Return the virtual tokens for a mixed batch: embeddings of a prompt, or the keys and values of a prefix."""
         made = self.own.batched(model, self._own_state(model, state), base)
         return None if made is None else replace(made, tensor_names=frozenset({_ROWS}))
 
     def merged(self, model: Any) -> Any:
-        """Return the model: virtual tokens are no weights of the backbone."""
+        """Return the model unchanged, because virtual tokens cannot be merged into the backbone's weights."""
         return self.own.merged(model)
 
 

@@ -1,7 +1,9 @@
-"""Prompt tuning and prefix tuning: trained virtual tokens before every text. Saved in afina's own format.
+"""Prompt tuning and prefix tuning: methods that train virtual tokens before every text.
 
-The module knows the number and the initial values of virtual tokens; `afina.models.added_modules` knows where they are
-in a model. The module does not import torch.
+Adapters of both methods are saved in afina's own format.
+
+The module `prompt_and_prefix` defines the number and the initial values of virtual tokens; `afina.models.added_modules`
+defines where virtual tokens are in a model. The module does not import torch.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VirtualTokens(Method):
-    """Base class: trains added virtual tokens and the head.
+    """The base class of prompt and prefix tuning, which train added virtual tokens and the head.
 
     Attributes:
         tokens: Number of virtual tokens.
@@ -51,14 +53,17 @@ class VirtualTokens(Method):
     @property
     @abstractmethod
     def adds(self) -> str:
-        """Name of the added modules."""
+        """Name of the modules that the method adds to a model."""
 
     @abstractmethod
     def add(self, body: Any) -> None:
-        """Add the modules to a transformer without its head."""
+        """Add the modules with the virtual tokens to a transformer without its head."""
 
     def attach(self, model: Any) -> Any:
-        """Add the modules, drawn with torch's generator. Raises InvalidStudy if no room is left for a text."""
+        """Add the modules with the virtual tokens, with initial values drawn by torch's random generator.
+
+        Raises InvalidStudy if the virtual tokens leave no room for a text.
+        """
         most = int(model.config.max_position_embeddings)
         if self.tokens >= most:
             raise problems.TOKENS_TOO_MANY(method=self.name, tokens=self.tokens, most=most)
@@ -71,11 +76,11 @@ class VirtualTokens(Method):
         return self.adds in name.split(".") or is_head(name)
 
     def added(self, state: Mapping[str, Tensor]) -> list[str]:
-        """Return the names of the added modules' tensors in a saved state."""
+        """Return the names of the tensors in a saved state that belong to the virtual tokens."""
         return [name for name in state if self.adds in plain_name(name).split(".")]
 
     def check(self, model: Any, state: Mapping[str, Tensor]) -> None:
-        """Raise CorruptAdapter unless the saved state has as many virtual tokens as the settings say."""
+        """Raise CorruptAdapter unless the saved state has `tokens` virtual tokens."""
         added = {name: state[name] for name in self.added(state)}
         if not added:
             raise problems.NO_TENSOR(method=self.name)
@@ -88,10 +93,11 @@ class VirtualTokens(Method):
 
 @dataclass(frozen=True)
 class PromptTuning(VirtualTokens):
-    """Prompt tuning: trains `tokens` rows of the input, and the head (Lester et al. 2021, arXiv 2104.08691).
+    """Prompt tuning: trains `tokens` rows of input embeddings, and the head (Lester et al. 2021, arXiv 2104.08691).
 
-    The rows take the first positions of every text, and the text's tokens attend to them. The rows start as embeddings
-    of random tokens of the vocabulary, as in peft; the paper finds this better than random rows (section 3.2).
+    The trained rows take the first positions of every text, and the text's tokens attend to these rows. As in peft, the
+    rows start as the embeddings of random tokens of the vocabulary; Lester et al. find this better than random rows
+    (section 3.2).
     """
 
     name: ClassVar[str] = "prompt"
@@ -121,11 +127,11 @@ class PromptTuning(VirtualTokens):
 class PrefixTuning(VirtualTokens):
     """Prefix tuning: trains `tokens` keys and values of every attention, and the head (Li & Liang 2021, 2101.00190).
 
-    There is no reparametrisation, as in peft's default. Every token attends to the prefix, also with a sliding window,
-    which counts only the text's own tokens. The text's positions begin after the prefix. Keys and values start as
-    those that the model computes for random tokens of the vocabulary. The paper finds activations of words better and
-    more stable than random values (section 7.4). peft starts from random values: keys of that size draw attention
-    away from every text.
+    As in peft's default, prefix tuning does not reparametrise the prefix by an MLP. Every token attends to the whole
+    prefix; a sliding attention window counts only the text's own tokens. The position ids of the text begin after those
+    of the prefix. The prefix starts with the keys and values that the model computes for random tokens of the
+    vocabulary. Li and Liang find activations of words better and more stable than random values (section 7.4). peft
+    starts prefixes with random values: keys of that size draw attention away from every text.
     """
 
     name: ClassVar[str] = "prefix"
@@ -140,7 +146,7 @@ class PrefixTuning(VirtualTokens):
         return PREFIX
 
     def add(self, body: Any) -> None:
-        """Add a key and a value for each virtual token, in each attention."""
+        """Add a trained key and a trained value for each virtual token to each attention layer."""
         from afina.models import added_modules
 
         rows = added_modules.words(body, self.tokens)

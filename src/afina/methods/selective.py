@@ -1,7 +1,8 @@
-"""Selective methods: train some of the model's own parameters, or none, and add none.
+"""Selective methods, which train some of the model's own parameters or none, and add no parameters.
 
 Zero-shot, untrained baseline, linear probe by gradient, full fine-tuning, last blocks, BitFit, norms, and PreLayer (the
-embeddings). The module knows which parameters train, and not how layers compute. The module does not import torch.
+embeddings). The module `selective` defines which parameters train, and not how layers compute. The module does not
+import torch.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Selective(Method):
-    """Base class: trains parameters chosen by name (`trains`), or by another rule (`chosen`)."""
+    """The base class of methods that train parameters chosen by name (`trains`), or by another rule (`chosen`)."""
 
     adds_parameters: ClassVar[bool | None] = False
 
@@ -33,18 +34,18 @@ class Selective(Method):
         raise NotImplementedError
 
     def chosen(self, model: Any) -> set[str]:
-        """Return the `plain_name` of all parameters to train, including weights that are held in another form."""
+        """Return the `plain_name` of all parameters to train, including weights that are stored as int8 or NF4."""
         return {name for name in set.union(*weight_names(model)) if self.trains(name)}
 
     def owned(self, model: Any) -> set[str]:
         return self.chosen(model)
 
     def pretrained(self, model: Any) -> set[str]:
-        """Return the trained parameters without the head, which does not come from the backbone."""
+        """Return the names of the trained parameters outside the head; the head does not come from the backbone."""
         return {name for name in self.trainable(model) if not is_head(name)}
 
     def attach(self, model: Any) -> Any:
-        """Freeze all other parameters. Raises InvalidStudy if a chosen weight is held in another precision."""
+        """Freeze all parameters except the chosen ones. Raises InvalidStudy if a chosen weight is int8 or NF4."""
         chosen = self.chosen(model)
         if wanted := sorted(chosen & weight_names(model)[1]):
             raise problems.TRAINS_FROZEN_MATRIX(parameter=wanted[0], method=self.name)
@@ -53,7 +54,7 @@ class Selective(Method):
         return model
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return changed biases and norms; None if a matrix or an embedding changed."""
+        """Return the trained biases and norms for a mixed batch; None if a matrix or an embedding was trained."""
         from afina.models.kernels.layer_changes import BatchedAdapter, BiasChange, NormChange
 
         own = self.chosen(model) & {name for name, _ in base.named_parameters()}
@@ -79,7 +80,7 @@ class Selective(Method):
 
 @dataclass(frozen=True)
 class _Untrained(Selective):
-    """Base class: trains nothing, so that the pretrained model is evaluated."""
+    """The base class of methods that train nothing, so that the pretrained model is evaluated as it is."""
 
     search: ClassVar[None] = None
     practical: ClassVar[bool] = False
@@ -87,7 +88,7 @@ class _Untrained(Selective):
 
     @property
     def trains_head(self) -> bool:
-        """False: the head keeps its initial values."""
+        """False, because the head keeps its initial values."""
         return False
 
     def trains(self, name: str) -> bool:
@@ -96,7 +97,7 @@ class _Untrained(Selective):
 
 @dataclass(frozen=True)
 class Baseline(_Untrained):
-    """Baseline: the pretrained body with a random head, the published study's "no fine-tuning"."""
+    """Baseline: evaluates the pretrained body with a random head; the published study's "no fine-tuning"."""
 
     name: ClassVar[str] = "baseline"
     title: ClassVar[str] = "no fine-tuning"
@@ -106,7 +107,7 @@ class Baseline(_Untrained):
 
 @dataclass(frozen=True)
 class ZeroShot(_Untrained):
-    """Zero-shot: the language model's own logits for the label words; the run gives template and words."""
+    """Zero-shot: evaluates the language model's own logits for the label words, without training."""
 
     name: ClassVar[str] = "zero-shot"
     title: ClassVar[str] = "zero-shot"
@@ -120,9 +121,12 @@ class ZeroShot(_Untrained):
 
 @dataclass(frozen=True)
 class Head(Selective):
-    """Linear probe by gradient: trains the head on features of a frozen body without dropout.
+    """Linear probe by gradient steps: trains the head on features that the frozen body computed without dropout.
 
-    The body reads each text once. The method `linear_probe` fits the same head by scikit-learn.
+    The features of each text are computed only once.
+
+    The body reads each text once. The method `linear_probe` fits the same head with scikit-learn instead of gradient
+    steps.
     """
 
     name: ClassVar[str] = "head"
@@ -137,11 +141,14 @@ class Head(Selective):
 
 @dataclass(frozen=True)
 class Full(Selective):
-    """Full fine-tuning: trains every parameter, including the head. Saved so that `from_pretrained` opens it.
+    """Full fine-tuning: trains every parameter, including the head.
+
+    `from_pretrained` of transformers opens the saved model.
 
     Attributes:
-        layer_decay: Layer-wise learning-rate decay (Bao et al. 2022): the ratio of a block's rate to the rate of the
-            block above. Head and final norm have the full rate, the embeddings the lowest.
+        layer_decay: Layer-wise learning-rate decay (Bao et al. 2022): the learning rate of a transformer block divided
+            by the learning rate of the block above. The head and the final norm have the full learning rate, and the
+            embeddings have the lowest.
     """
 
     name: ClassVar[str] = "full"
@@ -161,7 +168,7 @@ class Full(Selective):
         return True
 
     def multipliers(self, model: Any) -> Mapping[str, float]:
-        """Return learning-rate multipliers by depth, if `layer_decay` is not 1."""
+        """Return learning-rate multipliers by parameter name, smaller for lower blocks; empty if `layer_decay` is 1."""
         if self.layer_decay == 1:
             return {}
         entry, there = architecture_of(model), model.config.num_hidden_layers
@@ -182,10 +189,10 @@ class Full(Selective):
 
 @dataclass(frozen=True)
 class Last(Selective):
-    """Last blocks: trains the last blocks, the final norm and the head; no gradient goes further down.
+    """Last blocks: trains the last transformer blocks, the final norm and the head; no gradient is computed below them.
 
     Attributes:
-        blocks: Number of trained blocks.
+        blocks: Number of transformer blocks that are trained.
     """
 
     name: ClassVar[str] = "last"
@@ -202,7 +209,10 @@ class Last(Selective):
             raise problems.BLOCKS_INVALID(method="last", blocks=self.blocks)
 
     def chosen(self, model: Any) -> set[str]:
-        """Return the last blocks, final norm and head. Raises InvalidStudy if the model has fewer blocks."""
+        """Return the names of the parameters in the last blocks, the final norm and the head.
+
+        Raises InvalidStudy if the model has fewer transformer blocks than `blocks`.
+        """
         entry, there = architecture_of(model), model.config.num_hidden_layers
         if self.blocks > there:
             raise problems.BLOCKS_TOO_MANY(found=there, method=self.name, blocks=self.blocks)
@@ -241,7 +251,7 @@ class BitFit(Selective):
 
 @dataclass(frozen=True)
 class LayerNorm(Selective):
-    """Norms: trains weights and biases of all LayerNorm or RMSNorm modules, and the head (Zhao et al. 2024)."""
+    """Norms: trains the weights and biases of all LayerNorm or RMSNorm modules, and the head (Zhao et al. 2024)."""
 
     name: ClassVar[str] = "layernorm"
     title: ClassVar[str] = "norms"
@@ -264,10 +274,11 @@ class LayerNorm(Selective):
 class PreLayer(Selective):
     """PreLayer: trains the token and position embeddings, and the head unless `train_head` is false.
 
-    The fourth approach of the study in `afina.report.paper`. The paper's text describes the embeddings, which
-    are 39,383,808 parameters of GPT-2; the paper's table reports 46,080. This class follows the text. `PreLayer46080`
-    trains one of the sets with the table's count. The paper froze the head; a frozen random head stays near chance, so
-    afina trains it.
+    PreLayer is the fourth approach of the published study that `afina.report.paper` repeats. The study's text says that
+    PreLayer trains the embeddings, which are 39,383,808 parameters of GPT-2; the study's table reports 46,080
+    parameters. The class `PreLayer` follows the text. `PreLayer46080` trains one of the possible sets of 46,080
+    parameters. The study froze the head; with a frozen random head, accuracy stays near chance, so afina trains the
+    head by default.
 
     Attributes:
         train_head: Whether the head trains.
@@ -286,13 +297,13 @@ class PreLayer(Selective):
         return self.train_head
 
     def chosen(self, model: Any) -> set[str]:
-        """Return the embeddings, and the head if it trains."""
+        """Return the names of the embeddings' parameters, and of the head's if `train_head` is true."""
         names = [plain_name(name) for name, _ in model.named_parameters()]
         head = {name for name in names if is_head(name)} if self.train_head else set()
         return head | {name for name in names if self.chooses(architecture_of(model), name)}
 
     def chooses(self, entry: Architecture, name: str) -> bool:
-        """Whether the parameter with this name trains, in a body of this family."""
+        """Whether the method trains the body's parameter with this name, in a model of this family."""
         return any(f".{path}." in f".{name}" for path in entry.embeddings)
 
     def in_peft(self, model: Any) -> Mapping[str, Any]:
@@ -301,7 +312,7 @@ class PreLayer(Selective):
 
 @dataclass(frozen=True)
 class PreLayer46080(PreLayer):
-    """PreLayer (46,080): trains `ln_1` and `c_attn.bias` of every block, 12 x 3,840 parameters of GPT-2."""
+    """PreLayer (46,080): trains `ln_1` and `c_attn.bias` of every block (46,080 parameters of GPT-2), and the head."""
 
     name: ClassVar[str] = "prelayer-46080"
     title: ClassVar[str] = "PreLayer (46,080)"
@@ -316,7 +327,7 @@ class PreLayer46080(PreLayer):
         return self
 
     def chooses(self, entry: Architecture, name: str) -> bool:
-        """Whether the parameter belongs to the first norm or is the attention's input bias, in any block."""
+        """Whether the parameter belongs to a block's first norm, or is the bias of an attention's input projection."""
         parts = name.split(".")
         assert entry.block.pre_norm is not None
         return entry.block.pre_norm.first in parts or (parts[-1] == "bias" and parts[-2] in entry.lora_targets)

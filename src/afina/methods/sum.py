@@ -1,4 +1,4 @@
-"""Sum: methods that train together on one model, such as `lora+bitfit`, with one manifest."""
+"""`Sum`: methods that train together on one model, such as `lora+bitfit`, and are saved as one adapter."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 PLUS = "+"
 MULTIPLIER = "multiplier"
-"""Key in a part's table: ratio of the part's learning rate to the sum's."""
+"""Key in the hyperparameters of one method of a sum: the ratio of this method's learning rate to the sum's."""
 
 
 @dataclass(frozen=True)
 class Sum(Method):
-    """Several methods on one model: trains what each part trains, and the head once.
+    """Several methods on one model: a sum trains what each of its methods (parts) trains, and the head once.
 
     Attributes:
-        parts: Methods by key in METHODS, in the order in which they are named.
-        given: Learning-rate multipliers of parts, by key. Without a multiplier, a part has its own default rate when
-            the sum has its default rate, which is the first part's.
+        parts: The methods of the sum by key in METHODS, in the order in which the user names them.
+        given: Learning-rate multipliers of some parts, by key. The default learning rate of the sum is the first
+            part's. A part without a multiplier has its own default learning rate when the sum has its default.
     """
 
     name: ClassVar[str] = "sum"
@@ -85,7 +85,7 @@ class Sum(Method):
 
     @property
     def non_defaults(self) -> dict[str, Any]:
-        """Return the same, without hyperparameters at their defaults."""
+        """Return each part's hyperparameters that differ from the defaults, and its learning-rate multiplier."""
         return {
             key: part.non_defaults | ({MULTIPLIER: self.given[key]} if key in self.given else {})
             for key, part in self.parts.items()
@@ -112,9 +112,11 @@ class Sum(Method):
         return all(part.said_by_peft for part in self._own.values())
 
     def attach(self, model: Any) -> Any:
-        """Attach peft's part first, so that it finds the modules that it knows; then selective parts, then the others.
+        """Attach the part that wraps the model with peft, then selective parts, then the other parts.
 
-        Raises InvalidStudy if parts overlap.
+        peft comes first because it looks for the model's original modules.
+
+        Raises InvalidStudy if two parts of the sum train the same parameter.
         """
         model.requires_grad_(False)
         if self._wrap is not None:
@@ -135,9 +137,10 @@ class Sum(Method):
         return model if self._wrap is None else model.get_base_model()
 
     def _owners(self, model: Any) -> dict[str, list[str]]:
-        """Return the parts that train each parameter, except peft's part.
+        """Return the keys of the parts that train each parameter, by parameter name, without the part that uses peft.
 
-        A parameter that a part has added belongs to that part alone, even if a selective part (all biases) chooses it.
+        A parameter that one part added belongs to that part alone, even if a selective part such as BitFit chooses it
+        too.
         """
         owned = {key: part.owned(self._inner(model)) for key, part in self._own.items()}
         found = {}
@@ -154,15 +157,18 @@ class Sum(Method):
             raise problems.TRAINS_WHAT_ANOTHER_ADDS_TO(parameter=what, method=self.name, part=owners[0])
 
     def decays(self, model: Any) -> set[str]:
-        """Return the parameters that every part decays."""
+        """Return the names of the parameters that have weight decay in every part of the sum."""
         return set.intersection(*(part.decays(model) for part in self.parts.values()))
 
     def unlowered(self, model: Any) -> set[str]:
-        """Return the parameters that any part keeps in float32."""
+        """Return the names of the parameters that any part of the sum keeps in float32."""
         return set.union(*(part.unlowered(model) for part in self.parts.values()))
 
     def multipliers(self, model: Any) -> Mapping[str, float]:
-        """Return each part's multipliers times the part's factor; the head has the first part's."""
+        """Return learning-rate multipliers by parameter name: the part's own multiplier times the part's `factor`.
+
+        The head has the multiplier of the first part.
+        """
         found = {}
         by_part = {key: part.multipliers(model) for key, part in self.parts.items()}
         owners, first = self._owners(model), next(iter(self.parts))
@@ -175,17 +181,17 @@ class Sum(Method):
         return found
 
     def pretrained(self, model: Any) -> set[str]:
-        """Return the trained parameters that the parts (except peft's) take from the backbone."""
+        """Return the names of the trained parameters that parts of the sum, except peft's, take from the backbone."""
         owners = self._owners(model)
         by_part = {key: part.pretrained(model) for key, part in self._own.items()}
         return {name for name in self._beside(model) if name in by_part[owners[name][0]]}
 
     def factor(self, key: str) -> float:
-        """Return the ratio of a part's learning rate to the sum's."""
+        """Return the ratio of a part's learning rate to the learning rate of the sum."""
         return self.given.get(key, self.parts[key].learning_rate / self.learning_rate)
 
     def state(self, model: Any) -> dict[str, Tensor]:
-        """Return peft's tensors under peft's names, other tensors under their names in the model."""
+        """Return the tensors to save: peft's under peft's names, the other parts' under their names in the model."""
         if self._wrap is None:
             return super().state(model)
         return self._wrap.state(model) | self._beside(model)
@@ -212,7 +218,7 @@ class Sum(Method):
         self._wrap.restore(model, {name: tensor for name, tensor in state.items() if name not in beside})
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return all parts' changes, selective parts first; None if a part has none."""
+        """Return the changes of all parts for a mixed batch, selective parts first; None if a part has none."""
         from afina.models.kernels.layer_changes import BatchedAdapter
 
         inside = sorted(self.parts.values(), key=lambda part: not isinstance(part, Selective))
@@ -221,11 +227,14 @@ class Sum(Method):
         return BatchedAdapter.joined(made) if len(made) == len(all_parts) else None
 
     def merged(self, model: Any) -> Any:
-        """Merge the layers that peft wraps. Modules that other parts add are kept."""
+        """Merge peft's additions into the weights that peft wraps. Modules added by other parts stay in the model.
+
+        Modules that other parts add are kept.
+        """
         return model if self._wrap is None else self._wrap.merged(model)
 
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
-        """Write peft's settings, if they can express every part."""
+        """Write peft's `adapter_config.json` if peft's settings can express every part of the sum."""
         if self._wrap is None or not self._peft_opens:
             return
         inner = model.get_base_model()
