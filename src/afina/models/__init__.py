@@ -1,4 +1,4 @@
 """Backbones, classifiers, objectives, verbalizers and saved adapters; faster kernels in `kernels/`.
 
-The package does not know tasks, methods or runs.
+`afina.models` does not know tasks, adaptation methods or runs.
 """

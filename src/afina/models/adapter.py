@@ -1,8 +1,8 @@
-"""Adapter: the changed tensors of a run and a manifest that describes them.
+"""`Adapter`: the tensors that a training run changed, and a manifest that describes them.
 
-This module is the only one that reads and writes an adapter's directory: `manifest.json`, one safetensors file, and
-optionally a vocabulary and hashes of the training texts. The directory also has the small files with which peft or
-transformers opens the same tensors. The module does not know methods or models.
+The module `adapter` is the only one that reads and writes an adapter's directory: `manifest.json`, one safetensors
+file, and optionally a vocabulary and hashes of the training texts. An adapter's directory also has the small files that
+peft or transformers needs to open the same tensors. The module `adapter` does not know adaptation methods or models.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ MOST_VOCABULARY = 256 << 20
 PEFT_SETTINGS = "adapter_config.json"
 PEFT_TENSORS = "adapter_model.safetensors"
 FOREIGN = "peft"
-"""`method` in the manifest of an adapter that peft saved and afina did not train."""
+"""Value of `method` in the manifest of an adapter that peft saved and afina did not train."""
 
 _OWN_FILES = (text_hashes.HASHES_FILE, VOCABULARY)
-"""Files that only afina writes, and always beside a manifest."""
+"""Files of an adapter's directory that only afina writes, and always together with a manifest."""
 
 
 class Mismatch(NamedTuple):
-    """The part of an adapter that differs from its manifest (`tensors` or `words`), with both digests."""
+    """The part of an adapter (`tensors` or `words`) whose digest differs from its manifest, with both digests."""
 
     what: str
     found: str
@@ -51,15 +51,18 @@ class Mismatch(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Adapter(ReprCard):
-    """A manifest and its tensors.
+    """An adapter in memory: a manifest and the tensors that it describes.
 
     Attributes:
-        tensors: The changed tensors, by name.
-        where: The directory from which the adapter was read, for messages.
-        vocabulary: Terms (words or word sequences) that the tensors' columns stand for. None: no vocabulary.
-        trained_on: Hashes of the training texts. None: unknown. Not part of the adapter's digest.
-        peft_settings: Content of the file of peft's settings beside the manifest. None: there is no such file. Not
-            part of the adapter's digest; `methods.peft_settings.check_agrees` compares it with the manifest.
+        tensors: The tensors that training changed, by name.
+        where: The directory from which the adapter was read, for error messages.
+        vocabulary: The terms (words or word sequences) of a bag-of-words model, one for each column of its weights.
+            None: the adapter has no vocabulary.
+        trained_on: Hashes of the training texts, which the adapter's digest does not cover. None: the training texts
+            are unknown.
+        peft_settings: Content of peft's `adapter_config.json` beside the manifest. None: there is no such file. The
+            adapter's digest does not cover `peft_settings`; `methods.peft_settings.check_agrees` compares it with the
+            manifest.
     """
 
     manifest: Manifest
@@ -83,11 +86,11 @@ class Adapter(ReprCard):
         return self.manifest.digest
 
     def mismatch(self) -> Mismatch | None:
-        """Return the first part whose digest differs from the manifest's; None: all match.
+        """Return the first part of the adapter whose digest differs from the manifest; None: all digests match.
 
-        A match is remembered by this object and not computed again. `dataclasses.replace` makes an object that is
-        checked anew. A tensor that is changed in place after a match is not noticed: if other code holds the tensors,
-        check a copy of them.
+        A match is remembered by this `Adapter` and not computed again. An `Adapter` made by `dataclasses.replace` is
+        checked again. If a tensor is changed in place after a match, `mismatch` does not notice the change: if other
+        code holds the tensors, check a copy of them.
         """
         if self._matched:
             return None
@@ -101,7 +104,7 @@ class Adapter(ReprCard):
         return None
 
     def save(self, path: str | Path, accompany: Callable[[Path], None] = lambda fresh: None) -> None:
-        """Write the directory `path` atomically; `accompany` adds the files that other libraries read."""
+        """Write the adapter's directory atomically; `accompany` adds the files that other libraries read."""
         with file_io.replacing(Path(path)) as fresh:
             fresh.mkdir()
             accompany(fresh)
@@ -119,20 +122,24 @@ class Adapter(ReprCard):
 
         Args:
             precision: How the backbone's frozen weights were stored when peft trained the adapter, a key of
-                `PRECISIONS`, which peft's files do not contain. None: as floats, or as in afina's manifest.
+                `PRECISIONS`; peft's files do not say this. None: as in afina's manifest, or as floats for an adapter of
+                peft.
 
         Raises:
-            NotFound: The directory has no adapter.
-            CorruptAdapter: A file is damaged, has another format, or differs from the manifest.
-            UnknownName: The precision does not exist.
-            InvalidStudy: The manifest has another precision.
+            NotFound: The directory `path` has no adapter.
+            CorruptAdapter: A file is damaged, has an unknown format, or differs from the manifest.
+            UnknownName: There is no precision with this name.
+            InvalidStudy: The manifest states another precision than `precision`.
         """
         path = Path(path)
         return cls.of_files(path, read_manifest(path) if _lies(path / MANIFEST) else None, precision)
 
     @classmethod
     def of_files(cls, path: Path, manifest: Manifest | None, precision: str | None = None) -> Adapter:
-        """Read an adapter whose manifest was read already; None: made by peft. Other arguments: as `load`."""
+        """Read an adapter whose manifest has already been read. `manifest` is None for an adapter made by peft.
+
+        Raises the errors of `load`.
+        """
         if precision is not None:
             precision_of(precision, str(path))
         if manifest is None:
@@ -194,28 +201,30 @@ class Adapter(ReprCard):
 
 
 def answers_with_texts(settings: Mapping[str, Any]) -> bool:
-    """Return whether peft's settings are those of a language model's adapter, without a classification head."""
+    """Return whether peft's settings are those of a language model, which has no classification head."""
     return settings.get("task_type") == "CAUSAL_LM"
 
 
 def is_of_peft(path: Path) -> bool:
-    """Return whether `path` has an adapter made by peft, whose files do not contain the precision of the base model."""
+    """Return whether the directory `path` has an adapter that was made by peft and not by afina."""
     return not _lies(path / MANIFEST) and _lies(path / PEFT_SETTINGS)
 
 
 def check_there(path: Path) -> None:
-    """Raise NotFound if `path` has no adapter; opens no file."""
+    """Raise NotFound if the directory `path` has no adapter; opens no file."""
     if not _lies(path / MANIFEST) and not _lies(path / PEFT_SETTINGS):
         raise problems.ADAPTER_MISSING(path=path)
 
 
 def refuse_incomplete(path: Path, own: str | None = None) -> None:
-    """Raise CorruptAdapter if `path` has no manifest, but is an adapter's directory that afina wrote.
+    """Raise CorruptAdapter if afina wrote an adapter into `path`, but the manifest is missing.
 
-    Without the manifest, label names, prompt template and maximum length are missing, so predictions would differ.
+    Without the manifest, the label names, the prompt template and the maximum length are unknown, so predictions would
+    differ.
 
     Args:
-        own: The evidence that afina wrote the directory, in words. None: one of its files must show it.
+        own: In words, how the caller knows that afina wrote the directory. None: `refuse_incomplete` looks for files
+            that only afina writes.
     """
     own = own or next((name for name in _OWN_FILES if _lies(path / name)), None)
     if own is not None and not _lies(path / MANIFEST):
@@ -223,7 +232,7 @@ def refuse_incomplete(path: Path, own: str | None = None) -> None:
 
 
 def _lies(path: Path) -> bool:
-    """Return whether the path exists, as any kind of file; the function that reads the file checks the kind."""
+    """Return whether the path exists, as a file of any kind; the function that reads the file checks the kind."""
     try:
         return os.path.lexists(path)
     except ValueError:  # not a valid file name
@@ -259,9 +268,9 @@ def write_vocabulary(directory: Path, words: Sequence[str]) -> None:
 
 
 def read_vocabulary(file: Path) -> tuple[str, ...]:
-    """Return the vocabulary in a file; `Adapter.mismatch` compares its digest with the manifest's.
+    """Return the vocabulary in a file, without comparing its digest with the manifest.
 
-    Raises CorruptAdapter if the file is not a list of strings.
+    Raises CorruptAdapter if the vocabulary file is not a list of strings.
     """
     words = file_io.read_json(file, MOST_VOCABULARY)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
@@ -270,5 +279,5 @@ def read_vocabulary(file: Path) -> tuple[str, ...]:
 
 
 def words_changed(file: Path, wrong: Mismatch) -> CorruptAdapter:
-    """Return the error for a vocabulary file with another digest than in the manifest."""
+    """Return the error for a vocabulary file whose digest differs from the manifest."""
     return problems.VOCABULARY_CHANGED(path=file, found=wrong.found, expected=wrong.stated)

@@ -1,4 +1,4 @@
-"""Backbone: a pretrained language model or encoder and its tokenizer, by address."""
+"""`Backbone`: a pretrained language model or encoder with its tokenizer, named by an address."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ class Backbone(ReprCard):
     Attributes:
         address: The address that the user gave: a Hub id with optional `@revision`, a directory, `embedded`, `minilm`,
             or `random:DIR`.
-        path: A directory that every `from_pretrained` of transformers opens.
-        config: transformers' configuration.
-        tokenizer: transformers' fast tokenizer.
-        drawn: Names of pretrained weights that the files lack, known after the weights were opened. These weights are
-            drawn from a fixed seed, so the backbone is the same at each opening.
-        int8_factors: The factors that `afina.predicting.predictor.int8_factors` has measured, by precision.
-        copy_note: A sentence on the quantised copy that the last opening wrote, or on why it wrote none; "" if there is
-            nothing to say.
+        path: The directory with the model's files, which transformers' `from_pretrained` opens.
+        config: transformers' configuration of the model.
+        tokenizer: transformers' fast tokenizer of the model.
+        drawn: Names of pretrained weights that the files lack, known after the weights were opened. afina draws these
+            weights from a fixed seed, so they are the same at each opening.
+        int8_factors: The factors of input channels for int8 products that `afina.predicting.predictor.int8_factors` has
+            measured, by precision.
+        copy_note: A sentence for the user about the quantised copy that the last opening wrote, or why no copy was
+            written; "" if there is nothing to say.
     """
 
     address: str
@@ -68,15 +69,16 @@ class Backbone(ReprCard):
 
     @classmethod
     def load(cls, address: str, *, weights: bool = True) -> Backbone:
-        """Open the configuration and tokenizer at `address`; downloads or converts the model the first time.
+        """Open the configuration and tokenizer at `address`. The first time, the model is downloaded or converted.
 
         Args:
-            address: The address, as described for the class.
-            weights: If False, do not download or draw weights; `open` then works only if `complete` is true.
+            address: A Hub id with optional `@revision`, a directory, `embedded`, `minilm`, or `random:DIR`.
+            weights: If False, weights are not downloaded or drawn; `Backbone.open` then works only if `complete` is
+                true.
 
         Raises:
             NotFound: No model exists at the address.
-            InvalidStudy: afina does not support the model's family.
+            InvalidStudy: afina does not support the model's architecture.
         """
         path = locate(address, weights=weights)
         with quiet():
@@ -90,7 +92,7 @@ class Backbone(ReprCard):
 
     @property
     def family(self) -> str:
-        """The `model_type` of transformers, a key of `ARCHITECTURES`."""
+        """The model's `model_type` in transformers, a key of `ARCHITECTURES`."""
         return str(self.config.model_type)
 
     @property
@@ -103,12 +105,12 @@ class Backbone(ReprCard):
 
     @property
     def vocabulary(self) -> int:
-        """Number of tokens of the model, whose ids are 0 to this number - 1. The tokenizer may have fewer."""
+        """Number of token embeddings of the model, whose ids begin at 0. The tokenizer may have fewer tokens."""
         return int(self.config.vocab_size)
 
     @property
     def complete(self) -> bool:
-        """Whether the weights are present or can be drawn, in addition to the configuration and the tokenizer."""
+        """Whether the directory has the model's weights, or the weights can be drawn (`random:DIR`)."""
         return (
             self.address.startswith(RANDOM)
             or any(self.path.glob("*.safetensors"))
@@ -125,25 +127,26 @@ class Backbone(ReprCard):
         opening: Opening = SINGLE_LABEL,
         precision: str = FLOAT,
     ) -> tuple[PreTrainedModel, Tensor | None]:
-        """Return a float32 classifier of transformers with a new head, and an offset to add to its outputs (or None).
+        """Return a float32 classifier of transformers with a new head, and an offset to add to its logits (or None).
 
-        In another precision, weights are held as they are read from safetensors files: memory is the model as held and
-        one tensor in float32. Other weight files are opened in float32 first.
+        If `precision` is int8 or NF4, each weight is converted as soon as it is read from safetensors files, so that
+        memory is the converted model and one tensor in float32. Other weight files are first opened in float32.
 
         Args:
-            label_names: Names of the labels, in the head's order.
-            seed: Seed of a head that is drawn at random.
-            tokens: For each label, the tokens that answer for it. The label's row of the head is the mean of the
+            label_names: Names of the labels, in the order of the head's outputs.
+            seed: Seed of the head, used if the head is drawn at random.
+            tokens: For each label, the tokens of its label words. The label's row of the head is the mean of these
                 tokens' output embeddings. None: the head is drawn at random.
-            exact: If True, outputs are the language model's logits, and the offset is the mean of the tokens' biases.
-                If False, rows are centred and scaled like drawn rows, which training can change (background/words.md).
-            opening: `Objective.opening`: classifier or language model. A language model keeps its own head and has no
-                offset.
+            exact: If True, the classifier's outputs are the language model's logits of the label words, and the offset
+                is the mean of these words' biases. If False, the head's rows are centred and scaled to the size of a
+                random head, which is better for training (background/words.md).
+            opening: Whether transformers opens a classifier or a language model (`Objective.opening`). A language model
+                keeps its own head and has no offset.
             precision: How the frozen weights of the body's linear layers are stored, a key of `PRECISIONS`.
 
         Raises:
-            NotFound: The weights cannot be opened.
-            InvalidStudy: `tokens` is given, or a language model is wanted, and the backbone is an encoder.
+            NotFound: The model's weight files cannot be opened.
+            InvalidStudy: The backbone is an encoder, and `tokens` is given or `opening` asks for a language model.
         """
         if tokens is not None:
             check_can_be_asked(self.architecture, f"backbone {self.address}")
@@ -166,7 +169,7 @@ class Backbone(ReprCard):
         return cast(PreTrainedModel, model), offset if offset is not None and offset.any() else None
 
     def _open(self, opening: Opening, label_names: Sequence[str], precision: str) -> tuple[Any, set[str]]:
-        """Return a model whose body is complete, and the names of weights that the files lack."""
+        """Return a model with all weights of its body, and the names of weights that the files lack."""
         hold = PRECISIONS[precision].hold
         names = dict(enumerate(label_names))
         options: dict[str, Any] = {
@@ -198,7 +201,7 @@ class Backbone(ReprCard):
         return model, lacking
 
     def _place_of_copy(self, precision: str, meta: Any, stored: Mapping[str, StoredTensor]) -> CopyPlace | None:
-        """Return the place of the copy of a model on the `meta` device; None: no copy is kept."""
+        """Return where the quantised copy of a model on the `meta` device is in the cache; None: no copy is kept."""
         made = PRECISIONS[precision]
         if made.form is None:
             return None
@@ -213,7 +216,7 @@ class Backbone(ReprCard):
         return CopyPlace.of(self.path, stored, {"precision": precision, **made.form()}, decisive, made.cost)
 
     def _keep(self, opened: HeldModel, place: CopyPlace | None) -> str:
-        """Use the digest in the copy that was read, or write a copy; return a note for the user, or ""."""
+        """Take the weights' digest from the quantised copy, or write a copy; return a note for the user, or ""."""
         if place is None:
             return ""
         if opened.copy is not None:
@@ -226,18 +229,18 @@ class Backbone(ReprCard):
         return f"{opened.damage}; {said}" if opened.damage else said
 
     def _new_head(self, model: PreTrainedModel, lacking: set[str]) -> list[nn.Module]:
-        """Return the modules of the head except those that pretraining has trained."""
+        """Return the modules of the head that afina draws: all except those with pretrained weights."""
         kept = f"{self.architecture.pretrained_head}."
         paths = self.architecture.head
         return [model.get_submodule(path) for path in paths if not path.startswith(kept) or f"{path}.weight" in lacking]
 
     def _fill(self, body: nn.Module, lacking: set[str], prefix: str = "") -> None:
-        """Draw the weights of the body's pooler that the files lack; the same weights at each opening.
+        """Draw the weights of the body's pooler that the files lack, from a fixed seed.
 
         Args:
-            lacking: Names of weights that the files lack or have in another size.
+            lacking: Names of weights that the files lack or have in another shape.
 
-        Raises NotFound if the files lack other weights of the body.
+        Raises NotFound if the files lack weights of the body outside the pooler.
         """
         own = {name: body.get_submodule(name.rpartition(".")[0]) for name, _ in body.named_parameters()}
         names = sorted(name for name in own if prefix + name in lacking)
@@ -251,7 +254,7 @@ class Backbone(ReprCard):
             _draw(layers, size, torch.Generator().manual_seed(derive_seed(0, "missing weights")))
 
     def _answering(self, model: PreTrainedModel, tokens: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Return the means of each label's output embeddings, [labels, width], and biases, [labels]."""
+        """Return the mean output embedding [labels, width] and the mean bias [labels] of each label's tokens."""
         flat, sizes = [token for each in tokens for token in each], [len(each) for each in tokens]
         rows, biases = verbalizer.embedding_rows(self.path, self.config, model.base_model, flat)
         return (
@@ -269,22 +272,25 @@ class Backbone(ReprCard):
 
     @property
     def shown(self) -> str:
-        """The address for clients of a server: of a directory, only the name."""
+        """The address as clients of a server see it; of a directory, only the last part of the path."""
         return self.address.replace(str(self.path), self.path.name)
 
     @property
     def is_hashed(self) -> bool:
-        """Whether `digest` is known without reading weights."""
+        """Whether `digest` is known without reading the weight files."""
         return "weights_digest" in vars(self)
 
     @property
     def digest(self) -> str:
-        """Digest of the weights, the tokenizer and the configuration."""
+        """Digest of the backbone's weights, tokenizer and configuration."""
         return _joined(self.weights_digest, self.tokenizer_digest, self.settings)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Settings that results depend on and that differ from the defaults of the family's class, as JSON values.
+        """The configuration's fields that change results and differ from transformers' defaults, as JSON values.
+
+        `settings` also has the tokenizer's settings that `tokenizer_digest` does not cover. If the model is saved in
+        another directory, its `settings` stay the same.
 
         With the tokenizer's settings that are no part of `tokenizer_digest`. Saving a copy elsewhere keeps them.
         """
@@ -302,6 +308,8 @@ class Backbone(ReprCard):
     def weights_digest(self) -> str:
         """Digest of the body's weights as float32, without any head.
 
+        The digest covers only tensors of a classifier's body: `AutoModel` may add a randomly drawn pooler.
+
         Only tensors that the classifier's body has are covered: AutoModel may add a randomly drawn pooler.
         """
         with quiet():
@@ -315,16 +323,16 @@ class Backbone(ReprCard):
     def digest_of(
         self, body: Any, tokenizer_digest: str | None = None, settings: Mapping[str, Any] | None = None
     ) -> str:
-        """Return the backbone's digest, computed from an open, unchanged body, so that the weights are opened once.
+        """Return the backbone's digest, computed from an open, unchanged body, so that weights are opened once.
 
-        The weights are hashed the first time only. Weights that `open` has held are read again from their files, which
-        takes the time of one reading.
+        The weights are hashed only the first time. If `open` has stored weights as int8 or NF4, they are read once more
+        from their files.
 
         Args:
-            tokenizer_digest: Digest of another tokenizer. None: the backbone's own.
-            settings: Other `settings`. None: the backbone's own.
+            tokenizer_digest: Digest of the tokenizer to include. None: the backbone's own.
+            settings: The `settings` to include. None: the backbone's own.
 
-        Raises ValueError if a layer holds its weight in another form since the backbone was opened.
+        Raises ValueError if a layer's weight was converted to int8 or NF4 after the backbone was opened.
         """
         if not self.is_hashed:
             names = {name for name, _ in body.named_parameters()}
@@ -334,7 +342,7 @@ class Backbone(ReprCard):
 
     @cached_property
     def tokenizer_digest(self) -> str:
-        """Digest of the tokenizer's serialised content (`tokenizer.json`); saving the tokenizer again keeps it."""
+        """Digest of the content of `tokenizer.json`, which loading and saving the tokenizer does not change."""
         content = json.loads(self.tokenizer.backend_tokenizer.to_str())
         content.update(truncation=None, padding=None)
         return digest.of_json(content)
@@ -346,7 +354,7 @@ def _joined(weights_digest: str, tokenizer_digest: str, settings: Mapping[str, A
 
 
 def _draw(head: Sequence[nn.Module], size: float, generator: torch.Generator) -> None:
-    """Draw weights from a normal distribution with standard deviation `size`; set biases to 0, and norms to 1."""
+    """Draw matrices from a normal distribution with standard deviation `size`; set biases to 0 and norms to 1."""
     for name, parameter in (named for layer in head for named in layer.named_parameters()):
         if parameter.dim() > 1:
             parameter.normal_(0.0, size, generator=generator)
@@ -355,12 +363,12 @@ def _draw(head: Sequence[nn.Module], size: float, generator: torch.Generator) ->
 
 
 def _lacking(found: dict[str, Any]) -> set[str]:
-    """Return the names of weights that the files lack or have in another size, given what transformers reports."""
+    """Return the names of weights that the files lack or have in another shape, as transformers reports them."""
     return {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
 
 
 def _hash(body: Any, names: set[str], sources: Mapping[str, StoredTensor]) -> str:
-    """Return the digest of the weights `names` of a body as float32, and of the weights that `sources` has instead."""
+    """Return the digest of the weights `names` of a body as float32; those in `sources` are read from files."""
     if any(held_by(layer) is not None and f"{path}.weight" not in sources for path, layer in body.named_modules()):
         raise ValueError("a layer already holds its weight in another form; hash the backbone's weights before that")
     parameters = {name: parameter for name, parameter in body.named_parameters() if name in names}

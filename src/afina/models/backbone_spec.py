@@ -1,9 +1,9 @@
-"""Properties of a backbone that are known without its weights: address, weight shapes, precision.
+"""Properties of a backbone that are known without its weights: its address, its weight shapes, and precisions.
 
-An address names a directory or a model to download. Shapes are computed from the configuration and the architecture's
-entry. Tensors from untrusted adapters are checked against these shapes before memory is allocated, and no model is
-built from an untrusted configuration. A test compares the shapes with transformers' model on the `meta` device. The
-module does not import torch, and does not know models that are open.
+A backbone's address names a directory or a model to download. The shapes of the weights are computed from the
+configuration and the entry of the architecture. Before memory is allocated, tensors from untrusted adapters are checked
+against these shapes. afina builds no model from an untrusted configuration. A test compares the computed shapes with
+transformers' model on the `meta` device. The module `backbone_spec` does not import torch
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ EMBEDDED, MINILM = "embedded", "minilm"
 RANDOM = "random:"
 
 PACKAGED: Mapping[str, str] = {EMBEDDED: "smollm2", MINILM: "minilm"}
-"""Backbones in pinned packages of the package index: the key of `afina.assets.ASSETS` by address."""
+"""The addresses of backbones that pinned packages of the package index contain, each with its key in
+`afina.assets.ASSETS`."""
 
 
 def check_backbone(address: str) -> None:
-    """Raise the error that every run on this backbone would end with; may ask the Hub.
+    """Raise an error if no run can use the backbone at `address`; may send a request to the Hub.
 
-    Raises NotFound if there is no such backbone, and InvalidStudy if afina does not support its family.
+    Raises NotFound if there is no backbone at `address`, and InvalidStudy if afina does not support its model family.
     """
     if packaged(address) is not None:
         return
@@ -54,13 +55,14 @@ def check_backbone(address: str) -> None:
 
 
 LONGEST_ADDRESS = 4096
-"""Characters of the longest address of a backbone: no path of Linux is longer."""
+"""Maximum length of a backbone's address in characters; a path of Linux is never longer."""
 
 
 def packaged(address: str) -> str | None:
-    """Return the asset with a packaged backbone, a key of `afina.assets.ASSETS`; None for any other address.
+    """Return the key in `afina.assets.ASSETS` of the backbone `embedded` or `minilm`; None for any other address.
 
-    Raises InvalidStudy if there is also a directory with a model of that name.
+    Raises InvalidStudy if the working directory has a model directory of the same name, so that the address is
+    ambiguous.
     """
     if address in PACKAGED and (Path(address) / "config.json").is_file():
         raise problems.BACKBONE_AMBIGUOUS(backbone=address)
@@ -68,9 +70,10 @@ def packaged(address: str) -> str | None:
 
 
 def directory_of(address: str) -> Path | None:
-    """Return the directory that an address names; None: a packaged model or a Hub id.
+    """Return the directory that a backbone's address names; None if the address is a packaged model or a Hub id.
 
-    Raises NotFound if the address is a path and no directory is there, and InvalidStudy if the address is ambiguous.
+    Raises NotFound if the address is a path without a directory, and InvalidStudy if the address is ambiguous or too
+    long.
     """
     if len(address) > LONGEST_ADDRESS:
         raise problems.ADDRESS_TOO_LONG(length=len(address), most=LONGEST_ADDRESS, backbone=address[:80])
@@ -85,10 +88,10 @@ def directory_of(address: str) -> Path | None:
 
 
 def backbone_files(address: str) -> list[Path]:
-    """Return the files of a backbone in a local directory; empty for a backbone that every machine can download.
+    """Return the files of a backbone in a local directory; empty for a Hub id or a packaged model.
 
-    For `random:` addresses the weights are drawn, so weight files are left out. The pooling of a sentence-transformers
-    directory lies in a directory below.
+    The result has no weight files for a `random:` address, because afina draws the weights. It includes the pooling
+    configuration of a sentence-transformers model, which is in a subdirectory.
     """
     path = directory_of(address)
     if path is None:
@@ -101,7 +104,7 @@ def backbone_files(address: str) -> list[Path]:
 
 
 def name_in_backbone(address: str, file: Path) -> str:
-    """Return the name of a file of `backbone_files`, relative to the backbone's directory."""
+    """Return the path of one of the `backbone_files`, relative to the backbone's directory."""
     path = directory_of(address)
     return file.name if path is None else file.relative_to(path).as_posix()
 
@@ -115,19 +118,19 @@ _NEUTRAL = re.compile(
     r"|top_[kp]|typical_p|repetition_penalty|length_penalty|(encoder_)?no_repeat_ngram_size|bad_words_ids"
     r"|num_return_sequences|remove_invalid_values|exponential_decay_length_penalty|(begin_)?suppress_tokens"
 )
-"""Settings in a `config.json` that nothing computes with: origin, labels, form of outputs, generation.
+"""Fields of a `config.json` that do not change a classifier's results: origin, labels, form of outputs, generation.
 
-The token of the tokenizer ends an answer, not that of the configuration. A setting that is not listed counts as one
-that results depend on."""
+Generation stops at the tokenizer's end token, so that `eos_token_id` in the configuration has no effect. Every field
+that `_NEUTRAL` does not match counts as a field that changes results."""
 
 
 def decisive(settings: Mapping[str, Any], usual: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-    """Return the settings of a configuration on which results depend, in a normal form.
+    """Return the fields of a model's configuration that change results, in a normal form.
 
     Args:
-        settings: The content of a `config.json`.
-        usual: Defaults. A setting that has its default is left out, so that a later version of transformers may add
-            settings.
+        settings: The content of the model's `config.json`.
+        usual: Default values of fields. A field with its default value is left out, so that a later version of
+            transformers may add fields.
     """
     plain, defaults = _plain(settings), _plain(usual)
     absent = object()
@@ -139,7 +142,7 @@ def decisive(settings: Mapping[str, Any], usual: Mapping[str, Any] = MappingProx
 
 
 def _plain(value: Any) -> Any:
-    """Return a JSON value with text keys, and with whole numbers in one form: 10000.0 becomes 10000."""
+    """Return a JSON value with keys as strings and with whole numbers as integers: 10000.0 becomes 10000."""
     if isinstance(value, Mapping):
         return {str(name): _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
@@ -148,9 +151,9 @@ def _plain(value: Any) -> Any:
 
 
 def files_digest(address: str) -> str | None:
-    """Return the digest of the files of a backbone in a directory; None if the address identifies the backbone.
+    """Return the digest of a backbone's files in a directory; None if the address alone identifies the backbone.
 
-    For `config.json`, the digest covers only the settings on which results depend.
+    For `config.json`, the digest covers only the fields that change results.
     """
     found = {name_in_backbone(address, file): _file_digest(file) for file in backbone_files(address)}
     return digest.of_json(found) if found else None
@@ -164,20 +167,23 @@ def _file_digest(file: Path) -> str:
 
 
 def moved_address(address: str, directory: Path) -> str:
-    """Return the address of the same backbone after its files were copied to `directory`."""
+    """Return the address of a backbone after its files were copied to `directory`."""
     return f"{RANDOM}{directory}" if address.startswith(RANDOM) else str(directory)
 
 
 def absolute_address(address: str) -> str:
-    """Return an address that means the same in every working directory. Raises the errors of `directory_of`."""
+    """Return the backbone's address with an absolute path, valid in every working directory.
+
+    Raises the errors of `directory_of`.
+    """
     place = directory_of(address)
     return address if place is None else moved_address(address, place.absolute())
 
 
 def backbone_revision(address: str) -> str | None:
-    """Return the digest of the package of a backbone, or the commit of its Hub copy.
+    """Return the digest of a packaged backbone's package, or the commit of the local copy of a Hub repository.
 
-    Returns None for a directory, and if this machine has no copy of the backbone.
+    Returns None for a directory, and if the machine has no local copy of the Hub repository.
     """
     if (asset := packaged(address)) is not None:
         return digest.PREFIX + assets.ASSETS[asset].sha256
@@ -188,7 +194,7 @@ def backbone_revision(address: str) -> str | None:
 
 
 def check_config(path: Path, address: str) -> None:
-    """Raise NotFound if `path` has no config.json."""
+    """Raise NotFound if the directory `path` has no config.json."""
     if not (path / "config.json").is_file():
         inner = sorted(file.parent.name for file in path.glob("*_Transformer/config.json"))  # sentence-transformers'
         found = f"the directory {inner[0]} inside, which has the model" if inner else None
@@ -198,12 +204,12 @@ def check_config(path: Path, address: str) -> None:
 
 
 def check_family(model_type: str | None, address: str) -> None:
-    """Raise InvalidStudy if afina does not support the model type."""
+    """Raise InvalidStudy if afina does not support models of the type `model_type`."""
     supported(model_type, f"backbone {address}")
 
 
 LARGEST = 1 << 31
-"""Upper bound (exclusive) of every dimension of a model."""
+"""Exclusive upper bound of every dimension of a model's weights."""
 
 _FIELDS = {
     **{"vocabulary": "vocab_size", "hidden": "hidden_size", "layers": "num_hidden_layers"},
@@ -211,34 +217,36 @@ _FIELDS = {
     **{"key_heads": "num_key_value_heads", "head": "head_dim"},
     **{"types": "type_vocab_size", "embedding": "embedding_size"},
 }
-"""transformers' standard names of sizes. A size that is computed from others comes after them."""
+"""transformers' names of the configuration fields for `Sizes`. The order matters: a size that is computed from other
+sizes comes after them."""
 
 
 @dataclass(frozen=True)
 class Linear:
-    """Sizes of a linear layer; `turned`: its weight is stored as [in, out]."""
+    """The numbers of inputs and outputs of a linear layer; `turned` says whether its weight is stored as [in, out]."""
 
     inputs: int
     outputs: int
     turned: bool = False
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the parameters by name, including a bias that some models leave out."""
+        """Return the shapes of the layer's parameters by name, including a bias, which some models do not have."""
         weight = (self.inputs, self.outputs) if self.turned else (self.outputs, self.inputs)
         return {"weight": weight, "bias": (self.outputs,)}
 
 
 @dataclass(frozen=True)
 class Dimensions:
-    """Sizes of a backbone's layers, under a head.
+    """The dimensions of all weights of a backbone with a classification head.
 
     Attributes:
-        layers: Number of blocks.
-        heads: Key heads of a block, and the width of a head.
-        linear: Linear layers of a block, by path from the block.
-        norms: Widths of a block's norms, by path from the block.
-        outer: Linear layers of the body outside blocks, by path from the body.
-        outside: Shapes of parameters outside blocks (embeddings, norms, linear, head), by the end of their names.
+        layers: Number of transformer blocks.
+        heads: Number of key and value heads of an attention layer, and the width of a head.
+        linear: Linear layers of a transformer block, by path from the block.
+        norms: Widths of the norms of a transformer block, by path from the block.
+        outer: Linear layers of the body outside the transformer blocks, by path from the body.
+        outside: Shapes of parameters outside the transformer blocks (embeddings, norms, linear layers, head), by the
+            end of their names.
     """
 
     architecture: Architecture
@@ -252,20 +260,21 @@ class Dimensions:
 
     @property
     def known(self) -> frozenset[int]:
-        """Every number that is a dimension of some parameter."""
+        """All numbers that are a dimension of some parameter of the model."""
         inner = [size for linear in self.linear.values() for size in (linear.inputs, linear.outputs)]
         outer = [size for shape in self.outside.values() for size in shape]
         return frozenset({*inner, *outer, *self.norms.values(), *self.heads, self.hidden})
 
 
 def dimensions(configuration: Mapping[str, Any], labels: int, where: str = "config.json") -> Dimensions:
-    """Return the dimensions of a backbone, given the content of its `config.json`.
+    """Return the dimensions of a backbone's weights, given the content of its `config.json`.
 
     Args:
-        labels: Number of labels, the head's rows.
-        where: The beginning of error messages.
+        labels: Number of labels, which is the number of rows of the head.
+        where: The file or place with which error messages begin.
 
-    Raises InvalidStudy if the family is not supported, or a size is not a positive integer.
+    Raises InvalidStudy if afina does not support the model family, or if a size in the configuration is not a positive
+    integer.
     """
     entry = supported(configuration.get("model_type"), where)
     sizes = _sizes(configuration, entry, where)
@@ -322,11 +331,12 @@ def _sizes(configuration: Mapping[str, Any], entry: Architecture, where: str) ->
 
 
 _RARE = {"types": "hidden", "embedding": "hidden"}
-"""Sizes that few families have. Other families do not read the field, and have the size that stands here instead."""
+"""Sizes that only few model families have. For other families, the field is not read, and the size is that of the value
+in `_RARE`."""
 
 
 def _follows(size: str, found: Mapping[str, int]) -> int:
-    """Return the default of a size that a configuration may leave out, computed from earlier sizes in `_FIELDS`."""
+    """Return the default of a size that a configuration leaves out, computed from earlier sizes in `_FIELDS`."""
     if size == "inner":
         return 4 * found["hidden"]
     return found["heads"] if size == "key_heads" else found["hidden"] // found["heads"]
@@ -334,16 +344,18 @@ def _follows(size: str, found: Mapping[str, int]) -> int:
 
 @dataclass(frozen=True)
 class Precision:
-    """How the frozen weights of a backbone's linear layers are stored, apart from the compute dtype.
+    """How the frozen weights of a backbone's linear layers are stored; the dtype of computations is separate.
 
     Attributes:
-        words: The form of the stored weights in a few words, for help and documentation.
-        hold: Turns a float32 weight [M, K] into a `HeldWeight`. None: weights stay parameters in the compute dtype.
-        needs: The optional extra of afina that must be installed. None: no extra.
-        form: Returns what the held form depends on in addition to the weight: package versions, and sometimes the
-            processor. Kept copies are named by this value. None: no copy is kept.
-        cost: Time to compute the held form, as a multiple of int8's. Backbones that are smaller by this factor have a
-            kept copy.
+        words: A few words on how weights are stored, for help and documentation.
+        hold: Function that converts a float32 weight [M, K] to a `HeldWeight`. None: weights stay parameters in the
+            compute dtype.
+        needs: The optional extra of afina that must be installed. None: no extra is needed.
+        form: Function that returns what the converted weight depends on besides the weight: package versions, and
+            sometimes the processor. The file name of a quantised copy depends on this value. None: afina keeps no
+            quantised copy.
+        cost: Time to convert a weight, as a multiple of the time for int8. afina keeps quantised copies of backbones
+            that are larger than a limit divided by `cost`.
     """
 
     words: str
@@ -354,7 +366,7 @@ class Precision:
 
 
 FLOAT = "float"
-"""The default precision: not written into keys, manifests, digests or receipts."""
+"""Name of the default precision, which keys, manifests, digests and receipts leave out."""
 
 
 def _int8(weight: Tensor) -> HeldWeight:
@@ -391,7 +403,7 @@ PRECISIONS: dict[str, Precision] = {
 
 
 def precision_of(name: str, where: str) -> Precision:
-    """Return the precision with this name; `where` begins the message of UnknownName."""
+    """Return the `Precision` with this name. UnknownName, raised for other names, begins its message with `where`."""
     if name not in PRECISIONS:
         raise UnknownName("precision", name, PRECISIONS, where)
     return PRECISIONS[name]

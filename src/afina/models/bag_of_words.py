@@ -1,7 +1,7 @@
-"""Bag of words: a linear model on TF-IDF features of words and word pairs. Needs no backbone.
+"""Bag of words: a linear model on TF-IDF features of words and word pairs, without a pretrained model.
 
-The model computes what scikit-learn's TfidfVectorizer and LogisticRegression compute, from stored numbers alone. A
-saved model is therefore data and not code, and does not depend on a version of scikit-learn.
+A bag-of-words model computes the same as scikit-learn's TfidfVectorizer and LogisticRegression, from stored numbers
+alone. A saved bag-of-words model is therefore data and not code, and does not depend on a version of scikit-learn.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ METHOD = "tfidf"
 TENSOR_FILE = "weights.safetensors"
 
 WORD, LONGEST = r"\b\w+\b", 2
-"""Pattern of a word, and the maximum number of consecutive words in a term."""
+"""Regular expression of a word, and the maximum number of consecutive words in a term."""
 
 
 def joined(texts: Sequence[str], pairs: Sequence[str] | None) -> list[str]:
-    """Return the texts, each joined with the second text of its pair."""
+    """Return the texts; for pairs of texts, each first text with its second text after a space."""
     return list(texts) if pairs is None else [f"{text} {pair}" for text, pair in zip(texts, pairs, strict=True)]
 
 
@@ -38,8 +38,8 @@ class BagOfWords:
     """A linear model on TF-IDF features with V terms and L labels.
 
     Attributes:
-        vocabulary: The terms: lower-case words, or several words joined by spaces.
-        idf: float64 [V], inverse document frequency of each term.
+        vocabulary: The terms of the features: lower-case words, or several words joined by spaces.
+        idf: float64 [V], the inverse document frequency of each term.
         weights: float64 [L, V].
         bias: float64 [L].
     """
@@ -54,7 +54,7 @@ class BagOfWords:
         return {term: place for place, term in enumerate(self.vocabulary)}
 
     def outputs(self, texts: Sequence[str]) -> np.ndarray:
-        """Return logits, float64 [N, L]; a text without any known term gets the bias."""
+        """Return the texts' logits, float64 [N, L]. A text without any known term has the logits `bias`."""
         made = np.tile(self.bias, (len(texts), 1))
         for row, text in enumerate(texts):
             counts = Counter(self._places[term] for term in _terms(text) if term in self._places)
@@ -71,12 +71,12 @@ class BagOfWords:
         trained_on: TextHashes | None = None,
         **origin: Any,
     ) -> Adapter:
-        """Return the model as an adapter.
+        """Return the bag-of-words model as an adapter, which can be saved.
 
         Args:
             label_names: Names of the labels, in the order of the rows of `weights`.
-            hyperparameters: Hyperparameters that are stored in the manifest. **origin: Further fields of the manifest
-            that say where the model comes from.
+            hyperparameters: Hyperparameters that the adapter's manifest states. **origin: Further fields of the
+            manifest that say where the model comes from.
         """
         import torch
 
@@ -100,9 +100,10 @@ class BagOfWords:
 
     @classmethod
     def of(cls, adapter: Adapter) -> Self:
-        """Return the model that a saved adapter holds.
+        """Return the bag-of-words model that a saved adapter contains.
 
-        Raises CorruptAdapter if the tensors and the vocabulary do not fit together, or a value is NaN or infinite.
+        Raises CorruptAdapter if the adapter's tensors and vocabulary do not fit together, or if a value is NaN or
+        infinite.
         """
         terms, labels = adapter.vocabulary or (), len(adapter.manifest.label_names)
         shapes = {"idf": [len(terms)], "weights": [labels, len(terms)], "bias": [labels]}

@@ -1,7 +1,8 @@
-"""Classifier: a transformers model with its pooling and head, and afina's forward pass over packed batches.
+"""`Classifier`: a transformers model with its pooling and head, and afina's forward pass over packed batches.
 
-The model inside is transformers' `...ForSequenceClassification`, wrapped by peft if the method needs peft. Parameter
-names and saved files are therefore those of transformers and peft. The module does not know methods.
+A `Classifier` contains transformers' `...ForSequenceClassification`, wrapped by peft if the method needs peft. The
+names of parameters and saved files are therefore those of transformers and peft. The module `classifier` does not know
+adaptation methods.
 """
 
 from __future__ import annotations
@@ -36,13 +37,14 @@ from afina.models.objectives import SINGLE_LABEL, Opening
 from afina.models.weights.held import held_layers, hold_layers
 
 ATTENTION = 3
-"""Time of an operation of the attention to kept keys and values, relative to one of a linear layer: measured with
-chunks of 8 to 64 tokens of the embedded model after up to 3,900 tokens (one Zen 4 core, float32)."""
+"""Time of one operation in an attention to cached keys and values, divided by the time of one operation in a linear
+layer: measured with chunks of 8 to 64 tokens of the embedded model after up to 3,900 tokens (one Zen 4 core,
+float32)."""
 
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Numbers of parameters in the body and in the head."""
+    """Numbers of parameters in a model's body and in its head."""
 
     body: int
     head: int
@@ -53,7 +55,7 @@ class ParameterCounts:
 
 
 def count_parameters(parameters: Mapping[str, Parameter]) -> ParameterCounts:
-    """Count parameters in body and head, given their names in a classifier's model."""
+    """Count the parameters in the body and in the head, given the parameters by their names in a classifier."""
     sizes = {True: 0, False: 0}
     for name, parameter in parameters.items():
         sizes[is_head(name)] += parameter.numel()
@@ -61,13 +63,15 @@ def count_parameters(parameters: Mapping[str, Parameter]) -> ParameterCounts:
 
 
 class Classifier(nn.Module):
-    """A classifier that takes a packed batch and returns logits.
+    """A classifier that takes a packed batch (padding-free texts in one row) and returns logits.
 
     Attributes:
-        model: A `...ForSequenceClassification` with attention `afina.models.kernels.attention`, or peft's wrapper.
-        offset: float32 [number of labels], added to the head's output; never trained. None: no offset.
-        precision: How the frozen weights of the body's linear layers are stored, a key of `PRECISIONS`; see `hold`.
-        in_int8: Paths of the body's linear layers whose products are in int8. None: `use_int8` was not called.
+        model: transformers' `...ForSequenceClassification` with the attention of `afina.models.kernels.attention`, or
+            peft's wrapper of this model.
+        offset: float32 [number of labels], added to the head's logits and never trained. None: no offset.
+        precision: How the frozen weights of the body's linear layers are stored, a key of `PRECISIONS`.
+        in_int8: Paths of the body's linear layers that multiply in int8. None: no layer does, because `use_int8` was
+            not called.
     """
 
     offset: Tensor | None
@@ -93,20 +97,20 @@ class Classifier(nn.Module):
         opening: Opening = SINGLE_LABEL,
         precision: str = FLOAT,
     ) -> Self:
-        """Open a backbone under a new head; `Backbone.open` describes the arguments."""
+        """Open a backbone as a classifier with a new head; `Backbone.open` describes the arguments."""
         opened = backbone.open(label_names, seed, tokens, exact=exact, opening=opening, precision=precision)
         classifier = cls(*opened)
         classifier.precision = precision
         return classifier
 
     def hold(self, precision: str) -> None:
-        """Store the weights of the body's linear layers in another precision, frozen and no longer as parameters.
+        """Convert the weights of the body's linear layers to `precision`; converted weights are frozen buffers.
 
-        Call this on float32 weights, after computing the backbone's digest and before attaching a method. `open` with
-        this precision gives the same model in less memory.
+        Call `hold` on float32 weights, after computing the backbone's digest and before attaching a method. `open` with
+        the same `precision` gives the same model and needs less memory.
 
         Args:
-            precision: A key of `PRECISIONS`.
+            precision: The new form of the weights, a key of `PRECISIONS`.
         """
         self.precision = precision
         hold = PRECISIONS[precision].hold
@@ -114,15 +118,15 @@ class Classifier(nn.Module):
             hold_layers(self.body, hold)
 
     def wrap(self, attach: Callable[[Any], Any]) -> None:
-        """Let `attach` of a method prepare or wrap the model; `afina.methods.attachment` checks the result."""
+        """Prepare or wrap the model by a method's `attach`; `afina.methods.attachment` checks the result."""
         self.model = attach(self.model)
         apply_kernels(self.model, self.body)
 
     def lower(self, dtype: torch.dtype, *, packs: bool = True, unlowered: Collection[str] = ()) -> None:
-        """Convert all weights up to the pooling to `dtype`, for prediction (they then have no useful gradients).
+        """Convert the weights of all layers before the pooling to `dtype`, for prediction and not for training.
 
         Args:
-            packs: Whether weights of linear layers may be kept only in oneDNN's order.
+            packs: Whether linear layers may keep their weights only in the memory layout of oneDNN's kernels.
             unlowered: Names of parameters that stay float32.
         """
         read, output = read_layers(self.model), output_embedding_of(self.model)
@@ -139,15 +143,16 @@ class Classifier(nn.Module):
 
     @property
     def own_linear(self) -> Mapping[str, nn.Module]:
-        """The linear layers of the body by path, without those that a method has added."""
+        """The pretrained linear layers of the body by path, without layers that a method has added."""
         return self._own_linear
 
     def use_int8(self, factors: Mapping[str, Tensor]) -> None:
-        """Compute products of the body's own linear layers in int8, for prediction. Call this before `lower`.
+        """Let the body's pretrained linear layers multiply in int8, for prediction. Call `use_int8` before `lower`.
 
         Args:
-            factors: Factors of input channels, float32 [K], by path, a key of `own_linear`. The inputs of layers with
-                the same tensor are quantised once. Layers without factors stay as they are.
+            factors: Factors of the input channels of a layer, float32 [K], by the layer's path (a key of `own_linear`).
+                The common input of several layers is quantised once if they have the same tensor here. Layers without
+                factors do not change.
         """
         readers = Counter(map(id, factors.values()))
         for path, of in factors.items():
@@ -157,7 +162,7 @@ class Classifier(nn.Module):
 
     @property
     def not_in_int8(self) -> str | None:
-        """The linear layers that `use_int8` has left in floats, in words; None: all or none are in int8."""
+        """A description of the linear layers that do not multiply in int8 after `use_int8`; None: all or none do."""
         kept = [] if self.in_int8 is None else [path for path in self._own_linear if path not in self.in_int8]
         if not kept:
             return None
@@ -166,13 +171,13 @@ class Classifier(nn.Module):
 
     @property
     def computes(self) -> str:
-        """Name of the compute type: "int8" after `use_int8`, else the dtype of the body's weights."""
+        """Name of the type in which the body computes: "int8" after `use_int8`, otherwise the dtype of its weights."""
         own: Tensor = next(self.body.parameters())
         return str(own.dtype).removeprefix("torch.") if self.in_int8 is None else INT8
 
     @property
     def body(self) -> Any:
-        """The model without its head."""
+        """The transformer inside the classifier, without the head."""
         inner = self._inner()
         return getattr(inner, inner.base_model_prefix)
 
@@ -186,51 +191,51 @@ class Classifier(nn.Module):
         return unwrap() if unwrap else self.model
 
     def layout(self, packed: Packed) -> Layout:
-        """Return the layout of the row that the body computes for a batch, including a method's virtual tokens."""
+        """Return how a batch's texts and a method's virtual tokens lie in the row that the body computes."""
         return layout_of(self.body, packed.bounds)
 
     @property
     def before(self) -> int:
-        """Number of virtual tokens before each text."""
+        """Number of virtual tokens (of a prompt and a prefix) before each text."""
         empty = layout_of(self.body, torch.zeros(1, dtype=torch.int32))
         return empty.before + empty.prefix
 
     @property
     def prefix(self) -> int:
-        """Number of keys and values (prefix) before each text that are not cells of a row."""
+        """Number of virtual tokens of prefix tuning, which only have keys and values and no place in a row."""
         return layout_of(self.body, torch.zeros(1, dtype=torch.int32)).prefix
 
     @property
     def parameter_count(self) -> int:
-        """Number of parameters, including weights that layers store in another form."""
+        """Number of parameters, including weights that layers store as int8 or NF4."""
         held = sum(rows * columns for rows, columns in (each.shape for each in linear.held_weights(self.model)))
         return held + sum(int(parameter.numel()) for parameter in self.model.parameters())
 
     @property
     def size(self) -> int:
-        """Size of all weights in bytes, including weights that layers store in another form."""
+        """Size of all weights in bytes, including weights that layers store as int8 or NF4."""
         kept = [*self.model.parameters(), *linear.held_tensors(self.model)]
         return sum(int(weight.numel()) * weight.element_size() for weight in kept)
 
     def forward(self, packed: Packed, layout: Layout | None = None) -> Tensor:
-        """Return logits, float32 [B, number of labels]; `layout`: the batch's layout, if already computed."""
+        """Return the logits of the batch's texts, float32 [B, number of labels]; `layout` saves computing it again."""
         return self.answer(self.features(packed, layout))
 
     def outputs(self, packed: Packed) -> np.ndarray:
-        """Return the logits as an array on the CPU, float32 [B, number of labels], as `Predictions` stores them."""
+        """Return the logits of the batch's texts as a NumPy array, float32 [B, number of labels]."""
         computed: Tensor = self(packed)
         return computed.cpu().numpy()
 
     def features(self, packed: Packed, layout: Layout | None = None, **options: Any) -> Tensor:
-        """Return the head's input, the body's pooled output, float32 [B, width]; `options` as in `read`."""
+        """Return the head's input: the pooled output of the body, float32 [B, width]; `options` as in `read`."""
         layout = layout or self.layout(packed)
         return self.read(self._row(packed, layout), layout, **options)
 
     def read(self, row: Mapping[str, Tensor], layout: Layout, **options: Any) -> Tensor:
-        """Return the features of a row whose layout is known, float32 [B, width].
+        """Return the pooled output of the body, float32 [B, width], for a row of texts with a known layout.
 
         Args:
-            row: The body's inputs by name.
+            row: The body's inputs by name, such as `input_ids` and `position_ids`.
             **options: Passed to `afina.models.kernels.attention.packed_attention`.
         """
         hidden, readout = self.hidden(row, layout, **options), readout_of(self.body)
@@ -240,16 +245,17 @@ class Classifier(nn.Module):
 
     @property
     def takes_chunks(self) -> bool:
-        """Whether a text can be computed in chunks (`chunk_features`)."""
+        """Whether the model can compute a text in chunks, with cached keys and values (`chunk_features`)."""
         entry, readout = architecture_of(self.body), readout_of(self.body)
         return entry.takes_chunks(entry.pooling_of(self.body.config) if readout is None else readout.pooling)
 
     @cached_property
     def reach(self) -> float:
-        """Number of earlier tokens to which a token attends in the time that its linear layers take.
+        """Number of earlier tokens for which a token's attention takes as long as the token's linear layers.
 
-        By operations: 2 for each weight of the linear layers, and 4 * width for each earlier token and layer.
-        Operations of the attention take about `ATTENTION` times as long.
+        For each token, the linear layers take 2 operations for each weight, and the attention takes 4 * width
+        operations for each earlier token and layer. An operation in the attention takes about `ATTENTION` times as long
+        as one in a linear layer.
         """
         shapes = [linear.frozen_weight(layer).shape for layer in self.own_linear.values()]
         heads = sum(int(self.body.config.num_attention_heads) for _ in attentions(self.body))
@@ -257,12 +263,12 @@ class Classifier(nn.Module):
         return weights / (2 * heads * key_heads(self.body.config)[1] * ATTENTION)
 
     def chunk_features(self, tokens: Tensor, chunk: TokenChunk, *, each: bool = False) -> Tensor:
-        """Return the head's input after a chunk, float32 [1, width], as if the text ended there.
+        """Return the head's input after a chunk of a text, float32 [1, width], as if the text ended there.
 
         Args:
-            tokens: The chunk's tokens, int64 [T]. The first chunk has the virtual tokens before them.
+            tokens: The chunk's tokens, int64 [T]. A method's virtual tokens are put before the first chunk of a text.
             chunk: The chunk's place in the cache of keys and values.
-            each: Whether the body's output at each of the tokens is returned instead, [T, width].
+            each: If True, return the body's output at each token of the chunk instead, [T, width].
         """
         prompt = prompt_of(self.body) if chunk.begins else None
         before = 0 if prompt is None else len(prompt)
@@ -282,7 +288,10 @@ class Classifier(nn.Module):
         return features
 
     def hidden(self, row: Mapping[str, Tensor], layout: Layout, **options: Any) -> Tensor:
-        """Return the body's output for a row, [T, width]; arguments as in `read`. Right where the layout reads it."""
+        """Return the body's output for a row, [T, width]; arguments as in `read`.
+
+        Only the tokens that the layout reads have valid outputs.
+        """
         entry = architecture_of(self.body)
         config = self.body.config
         offset = entry.position_offset(config)
@@ -292,12 +301,12 @@ class Classifier(nn.Module):
         return found
 
     def states(self, packed: Packed, tokens: Tensor) -> Tensor:
-        """Return the body's output at some tokens of a batch, int64 [M] in rising order: [M, width]."""
+        """Return the body's output [M, width] at the tokens `tokens` of a batch, int64 [M] in rising order."""
         layout = self.layout(packed).reading(tokens)
         return read_rows(self.hidden(self._row(packed, layout), layout), layout)
 
     def head_input(self, packed: Packed, layout: Layout | None = None) -> Tensor:
-        """Return the input of the head's last layer, [B, width], with which a linear model can replace that layer."""
+        """Return the input of the head's last layer, [B, width], so that a linear model can replace this layer."""
         found: list[Tensor] = []
         hook = self.output_layer.register_forward_pre_hook(lambda _, given: found.append(given[0]))
         try:
@@ -307,7 +316,7 @@ class Classifier(nn.Module):
         return found[0]
 
     def answer(self, features: Tensor) -> Tensor:
-        """Return the head's logits, float32 [B, number of labels], for features, float32 [B, width]."""
+        """Return the head's logits, float32 [B, number of labels], for the pooled output of the body [B, width]."""
         with torch.autocast(features.device.type, enabled=False):
             inner = self._inner()
             compute = None if readout_of(self.body) is not None else architecture_of(inner).logits
@@ -326,10 +335,12 @@ class Classifier(nn.Module):
 
 
 class FamilyHead(nn.Module):
-    """All layers of a family after the pooling, computed with weights that each call gives. Thread-safe.
+    """The layers after the pooling in a model family's classifier, computed with weights given in each call.
+
+    Thread-safe.
 
     Args:
-        model: A `...ForSequenceClassification` on the `meta` device, whose body is not used.
+        model: transformers' `...ForSequenceClassification` on the `meta` device; its body is not used.
     """
 
     def __init__(self, model: Any) -> None:
@@ -338,21 +349,21 @@ class FamilyHead(nn.Module):
         self._computing = Lock()
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Return logits [B, labels] for pooled hidden states [B, width]."""
+        """Return the logits [B, labels] for pooled hidden states [B, width]."""
         compute = architecture_of(self.model).logits
         assert compute is not None
         logits: Tensor = compute(self.model, pooled)
         return logits
 
     def logits(self, weights: Mapping[str, Tensor], pooled: Tensor) -> Tensor:
-        """Return logits [B, labels], given the weights by name and pooled hidden states [B, width]."""
+        """Return the logits [B, labels] for pooled hidden states [B, width], computed with `weights` by name."""
         with self._computing:  # the weights are in the model during the call
             found: Tensor = functional_call(self, {f"model.{name}": one for name, one in weights.items()}, (pooled,))
         return found
 
 
 def types_of(body: Any, types: Tensor | None) -> dict[str, Tensor]:
-    """Return token types, int64 [T], as an input of the body; nothing for a body without token types."""
+    """Return token types, int64 [T], as an input of the body; empty for a model family without token types."""
     if types is None or not architecture_of(body).token_types or body.config.type_vocab_size < 2:
         return {}
     return {"token_type_ids": types[None]}

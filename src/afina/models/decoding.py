@@ -1,4 +1,7 @@
-"""Decoding: how an answer is generated. The module does not import torch and does not know models."""
+"""`Decoding`: the settings with which a language model generates an answer.
+
+The module does not import torch and does not know models.
+"""
 
 from __future__ import annotations
 
@@ -14,30 +17,35 @@ _TokenId = Annotated[int, Field(ge=0)]
 
 _IN_WORDS = ("min_new_tokens", "presence_penalty", "frequency_penalty", "repetition_penalty")
 _SINGLE = ("min_new_tokens", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias")
-"""Settings that a sentence names, and settings that beam search does not have."""
+"""`_IN_WORDS`: settings that `Decoding.in_words` names. `_SINGLE`: settings that cannot be combined with beam
+search."""
 
 
 class Decoding(Frozen):
-    """The settings with which an answer is generated, token by token.
+    """The settings with which a language model generates an answer, token by token.
 
     Attributes:
-        max_new_tokens: Most tokens of an answer, the end token included. None: as many as the model has positions for.
+        max_new_tokens: Maximum number of tokens of an answer, including the end token. None: as many as the model has
+            positions for.
         beams: Number of beams of beam search; 1: no beam search.
         length_penalty: In beam search, the sum of log-probabilities is divided by length ** length_penalty.
-        no_repeat_ngram: Size of n-grams that occur at most once in prompt and answer together. 0: no limit.
-        temperature: Divisor of the logits before sampling. 0: the most probable token, without sampling.
-        top_p: Sampling draws from the fewest most probable tokens that have at least this probability together.
-        top_k: Sampling draws from this number of most probable tokens. 0: from all tokens.
-        min_p: Sampling draws only from tokens with at least this share of the most probable token's probability.
-        seed: Seed of sampling. The same prompt with the same seed has the same answer, alone or among other prompts.
+        no_repeat_ngram: Size of n-grams that may occur at most once in the prompt and the answer together.
+        temperature: Divisor of the logits before sampling. 0: no sampling; each token is the most probable one.
+        top_p: Sampling draws from the smallest set of most probable tokens whose probabilities sum to at least `top_p`.
+        top_k: Sampling draws from the `top_k` most probable tokens. 0: sampling draws from all tokens.
+        min_p: Sampling draws only from tokens whose probability is at least `min_p` times that of the most probable
+            token.
+        seed: Seed of sampling. With the same seed, a prompt has the same answer whether it is computed alone or with
+            other prompts.
         stop: Strings that end an answer; the answer is cut before the string.
         stop_token_ids: Tokens that end an answer; the answer is cut before the token.
-        ignore_eos: Whether the model's end token does not end an answer.
-        min_new_tokens: Number of tokens before which no token may end an answer.
-        presence_penalty: Subtracted from the logit of each token that the answer has.
-        frequency_penalty: Subtracted from the logit of each token as often as the answer has the token.
-        repetition_penalty: The logit of each token of prompt and answer is divided by this if it is above 0, and
-            multiplied by it otherwise. 1: no change.
+        ignore_eos: If True, generation continues after the model's end token.
+        min_new_tokens: Minimum number of tokens of an answer; before, no token ends the answer.
+        presence_penalty: Number subtracted from the logit of each token that already occurs in the answer.
+        frequency_penalty: Number subtracted from a token's logit for each time that the token already occurs in the
+            answer.
+        repetition_penalty: The logit of each token of the prompt and the answer is divided by `repetition_penalty` if
+            the logit is above 0, and multiplied by it otherwise. 1: no change.
         logit_bias: Numbers that are added to the logits of tokens, by token id.
     """
 
@@ -61,12 +69,12 @@ class Decoding(Frozen):
 
     @property
     def samples(self) -> bool:
-        """Whether tokens are drawn at random."""
+        """Whether tokens are drawn at random (temperature above 0)."""
         return self.temperature > 0
 
     @property
     def in_words(self) -> str:
-        """The decoding method in words, to follow the word "by"."""
+        """A description of the decoding method that follows the word "by", such as "beam search with 4 beams ..."."""
         if self.samples:
             limits = [f"top-p {self.top_p:g}"] * (self.top_p < 1) + [f"top-k {self.top_k}"] * (self.top_k > 0)
             limits += [f"min-p {self.min_p:g}"] * (self.min_p > 0)
@@ -85,12 +93,12 @@ class Decoding(Frozen):
         return made + (f", up to {' or '.join(ends)}" if ends else "")
 
     def for_transformers(self, most: int | None = None) -> dict[str, Any]:
-        """Return the arguments of `generate` in transformers, without those at their defaults.
+        """Return the arguments for transformers' `generate`, without those at their defaults.
 
-        The arguments do not include stop strings, end tokens, `logit_bias`, and penalties for presence and frequency.
+        The arguments do not include stop strings, end tokens, `logit_bias`, presence penalty and frequency penalty.
 
         Args:
-            most: Most new tokens if `max_new_tokens` is None. None: no limit.
+            most: Maximum number of new tokens if `max_new_tokens` is None. None: no limit.
         """
         sampling = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k} if self.samples else {}
         sampling |= {"min_p": self.min_p} if self.min_p else {}
@@ -139,19 +147,22 @@ class Decoding(Frozen):
 
     @property
     def keeps_logits(self) -> bool:
-        """Whether the most probable token is chosen by the model's unchanged logits."""
+        """Whether each token is the most probable one by the model's unchanged logits (greedy search)."""
         changes = self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1 or self.logit_bias
         return not (self.samples or self.no_repeat_ngram or self.min_new_tokens or changes)
 
     def check_vocabulary(self, size: int) -> None:
-        """Raise InvalidStudy if a token id is not below the size of a model's vocabulary."""
+        """Raise InvalidStudy if a token id in `stop_token_ids` or `logit_bias` is not below the vocabulary's size."""
         for option in ("stop_token_ids", "logit_bias"):
             largest = max(getattr(self, option), default=0)
             if largest >= size:
                 raise problems.TOKEN_UNKNOWN(most=size - 1, option=option, found=largest)
 
     def changed(self, **given: Any) -> Decoding:
-        """Return the settings with other values for some of them. Raises InvalidStudy for an invalid value."""
+        """Return a copy of the decoding settings with other values for those in `given`.
+
+        Raises InvalidStudy for an invalid value.
+        """
         try:
             return type(self).model_validate({**self.model_dump(), **given})
         except ValidationError as error:
@@ -162,4 +173,4 @@ class Decoding(Frozen):
 
 
 GREEDY = Decoding()
-"""The most probable token at each step."""
+"""Greedy search: generation always chooses the most probable token."""

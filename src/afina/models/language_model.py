@@ -1,8 +1,8 @@
-"""LanguageModel: a backbone with its pretrained output embedding over a packed row, for answers that are texts.
+"""`LanguageModel`: a causal language model over packed batches, for tasks whose answers are texts.
 
-The model inside is transformers' `...ForCausalLM`, wrapped by peft if the method needs peft. Parameter names and saved
-files are therefore those of transformers and peft. The module does not know methods, tokenizers or how answers are
-chosen.
+A `LanguageModel` contains transformers' `...ForCausalLM`, wrapped by peft if the method needs peft. The names of
+parameters and saved files are therefore those of transformers and peft. The module `language_model` does not know
+adaptation methods, tokenizers or decoding.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from afina.models.pretrained import meta_model
 
 
 class LanguageModel(Classifier):
-    """A causal language model that takes a packed batch and returns the losses of the tokens that are learnt.
+    """A causal language model that takes a packed batch and returns the loss of each target token.
 
-    The model has no classification head, so `Classifier`'s head is the model's output embedding, which belongs to the
-    body in every count of parameters.
+    A language model has no classification head. Where `Classifier` uses its head, `LanguageModel` uses the output
+    embedding, which counts as a part of the body.
     """
 
     def layout(self, packed: Packed) -> Layout:
-        """Return the layout of a batch; with targets for each token, the layout reads the tokens that are learnt."""
+        """Return the layout of a batch; if there are targets for each token, only the target tokens are read."""
         made = super().layout(packed)
         return made.reading(packed.learnt_at) if packed.per_token else made
 
     def forward(self, packed: Packed, layout: Layout | None = None) -> Tensor:
-        """Return the negative log-likelihood of each learnt token, float32 [M], in order.
+        """Return the negative log-likelihood of each target token, float32 [M], in the order of the batch.
 
         Args:
-            packed: A batch with targets for each token: `targets[t]` is the token after token t, or IGNORED.
-            layout: The batch's layout, if already computed.
+            packed: A batch with targets for each token: `targets[t]` is the token that follows token t, or IGNORED.
+            layout: The layout of the batch, if it was already computed.
         """
         hidden = self.features(packed, layout)
         head = self.output_embedding
@@ -57,7 +57,7 @@ class LanguageModel(Classifier):
 
     @property
     def output_embedding(self) -> Any:
-        """The linear layer that returns the logits of all tokens; its weight may be the input embedding's."""
+        """The linear layer that returns the logits of all tokens; its weight may be that of the input embedding."""
         return output_embedding_of(self.model)
 
 
@@ -71,7 +71,7 @@ def open_model(
     exact: bool = False,
     precision: str = FLOAT,
 ) -> Classifier:
-    """Open a backbone as `opening` says: a classifier with a new head, or a language model with its own.
+    """Open a backbone as a classifier with a new head, or as a language model with its own head (`opening`).
 
     `Backbone.open` describes the arguments.
     """
@@ -80,7 +80,7 @@ def open_model(
 
 
 def open_without_weights(address: str, labels: int, opening: Opening) -> Classifier:
-    """Return the same model on the `meta` device, from the configuration at an address."""
+    """Return the model of `open_model` on the `meta` device, from the configuration at `address`."""
     return _wrapper(opening)(meta_model(address, labels, opening))
 
 

@@ -1,4 +1,4 @@
-"""Manifest: the description of an adapter and of its training, with digests."""
+"""`Manifest`: the description of an adapter and of its training, with digests."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from afina.schema import Figure, Frozen, WrongValue
 MANIFEST = "manifest.json"
 
 FORMAT = 3
-"""Format of a manifest. Raise it when the meaning of a field or a default changes; every digest covers it."""
+"""Version of the manifest's format. Increase `FORMAT` when the meaning of a field or a default changes; every digest
+covers it."""
 
 SUMMARY_METRICS = 2
-"""Number of metrics in an adapter's summary; the manifest holds all of them."""
+"""Number of metrics in the summary of an adapter; the manifest contains all metrics."""
 
 ALWAYS = (
     *("format", "method", "hyperparameters", "label_names", "backbone_digest", "family"),
@@ -42,39 +43,43 @@ OUTSIDE = (
     *("training", "metrics", "probe", "versions", "environment", "claims_digest"),
 )
 CLAIMED = (*("train_digest", "evaluation_digest", "seed", "training"), *("metrics", "probe", "versions", "environment"))
-"""Fields by the digest that covers them.
+"""The manifest's fields in four lists, by the digest that covers them.
 
-The adapter's digest covers ALWAYS and WHERE_GIVEN: all that changes an answer or selects the files that are read for
-it. Measurements, and where and from what an adapter was made, are not covered (OUTSIDE). A new field that must be
-covered goes into WHERE_GIVEN, with a default under which predictions stay as they were. Then digests of adapters
-without the field do not change.
+The adapter's digest covers ALWAYS and WHERE_GIVEN: all fields that change an answer or name the files that are read for
+an answer. The adapter's digest does not cover OUTSIDE: measurements, and the origin of the adapter. If a new field of
+the manifest must be covered, add it to WHERE_GIVEN, with a default that does not change predictions. The digests of
+existing adapters then stay the same.
 
-CLAIMED lists the fields of OUTSIDE that say what was measured, and on what data. `claims_digest` covers them.
-Addresses are covered by no digest, because files may move."""
+CLAIMED lists the fields of OUTSIDE that state what was measured, and on what data; `claims_digest` covers these fields.
+No digest covers the addresses of a backbone or a task, because files may be moved."""
 
 
 class Manifest(Frozen):
     """The description of an adapter: method, backbone, training data, metrics and digests.
 
     Attributes:
-        backbone: Address that the user gave. None: the adapter needs no backbone, or peft's settings name none.
-        backbone_digest: Digest of the backbone. None for an adapter that afina did not make, or that needs no backbone.
-        configuration: `Backbone.settings`, a part of `backbone_digest`, so that messages can name differences.
+        backbone: The address of the backbone that the user gave. None: the adapter needs no backbone, or peft's
+            settings name none.
+        backbone_digest: Digest of the backbone. None: afina did not make the adapter, or the adapter needs no backbone.
+        configuration: `Backbone.settings`, which `backbone_digest` covers; stated so that error messages can name
+            differences.
         tensor_file: Name of the safetensors file beside the manifest.
-        vocabulary_digest: Digest of the vocabulary. None: no vocabulary.
+        vocabulary_digest: Digest of the terms of a bag-of-words model. None: the adapter has no vocabulary.
         pairs: Whether the training data were pairs of texts. None: unknown.
-        max_length: Number of tokens that texts are truncated to. 0: the backbone's maximum.
-        template: Template around each text (`afina.data.tokenize`). None: no template.
+        max_length: Number of tokens to which texts are truncated. 0: the backbone's maximum.
+        template: Prompt template around each text (`afina.data.tokenize`). None: no template.
         words: For each label, the words whose output embeddings initialised the head. None: a random head.
-        offset: Number added to the head's output for each label. None: no offset.
-        objective: `Objective.settings`. None: one label for each text, with default settings.
+        offset: Numbers added to the head's logits, one for each label. None: no offset.
+        objective: The kind of task with its settings (`Objective.settings`). None: one label for each text, with
+            default settings.
         precision: How the backbone's frozen weights were stored, a key of PRECISIONS.
-        data: The options with which the task was read, with the recognised kind and separator. The file has only the
-            options that differ from their defaults.
-        probe: Logits of the built-in sentences (`afina.predicting.probes.PROBE`), [sentence][label].
+        data: The options with which the task's files were read, including the recognised kind of task and separator.
+            The manifest file has only the options that differ from their defaults.
+        probe: The adapter's logits for the built-in test sentences (`afina.predicting.probes.PROBE`),
+            [sentence][label].
         environment: Platform, device, dtype, threads and source revision of the training run.
-        claims_digest: Digest of the adapter's digest and the CLAIMED fields; reveals edited metrics. None: no field of
-            CLAIMED is given.
+        claims_digest: Digest of the adapter's digest and the CLAIMED fields, which reveals edited metrics. None: the
+            manifest has no CLAIMED field.
     """
 
     format: int = FORMAT
@@ -131,7 +136,7 @@ class Manifest(Frozen):
 
     @property
     def summary(self) -> dict[str, object]:
-        """A few facts about the adapter for a repr."""
+        """A few facts about the adapter, for its repr."""
         return {
             "method": self.method,
             "kind": self.objective["kind"] if self.objective else None,
@@ -151,7 +156,7 @@ class Manifest(Frozen):
         return self.model_copy(update={"claims_digest": self._computed_claims})
 
     def check_claims(self, where: object) -> None:
-        """Raise CorruptAdapter if a CLAIMED field was changed; `where` begins the message."""
+        """Raise CorruptAdapter if a CLAIMED field was changed after sealing; `where` begins the message."""
         found = self._computed_claims
         if self.claims_digest != found and (self.claims_digest is not None or self._differing(CLAIMED)):
             raise problems.CLAIMS_CHANGED(found=found, expected=self.claims_digest, where=where, field="claims_digest")
@@ -161,24 +166,24 @@ class Manifest(Frozen):
         return digest.of_json([self.digest, self.model_dump(mode="json", include=self._differing(CLAIMED))])
 
     def _differing(self, names: Sequence[str]) -> set[str]:
-        """Return those of the fields that differ from their defaults."""
+        """Return those of the fields `names` whose values differ from their defaults."""
         fields = type(self).model_fields
         return {name for name in names if getattr(self, name) != fields[name].get_default(call_default_factory=True)}
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read the manifest of the adapter in `path` and check its digest.
+    """Read the manifest of the adapter in the directory `path`, and check its digest.
 
-    Raises CorruptAdapter if the manifest is damaged, changed, or in an unknown format.
+    Raises CorruptAdapter if the manifest is damaged, was changed, or has an unknown format.
     """
     file = path / MANIFEST
     return checked(file_io.read_object(file), file)
 
 
 def checked(content: Mapping[str, Any], file: object) -> Manifest:
-    """Return the manifest with this content, after comparing it with the digest that it states.
+    """Return the manifest with this JSON content, after comparing its digest with the digest in the content.
 
-    Raises CorruptAdapter if the content is damaged, changed, or in an unknown format.
+    Raises CorruptAdapter if the content is damaged, was changed, or has an unknown format.
     """
     content = dict(content)
     stated = content.pop("digest", None)

@@ -1,7 +1,8 @@
-"""Mixed batch: one frozen model computes a packed row for several adapters at once.
+"""Mixed batch: one frozen model computes one batch of texts for several adapters at once.
 
-The row is sorted by adapter, so each adapter has one contiguous segment. Layers that no adapter changes are computed
-once for the whole row. The module does not know methods, tasks or texts.
+A mixed batch is one padding-free row that is sorted by adapter, so that each adapter has one contiguous segment. Layers
+that no adapter changes are computed once for the whole row. The module `mixed_batch` does not know adaptation methods,
+tasks or texts.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from afina.models.kernels.patches import Patch, call_of, patch, patches_of
 
 
 class AdapterChunk(NamedTuple):
-    """The next tokens of a text of an adapter.
+    """The next tokens of a text that is computed in chunks, with the adapter that answers the text.
 
     Attributes:
-        tokens: Integers [T].
-        each: Whether the outputs of all tokens are read, and not that of the last token.
+        tokens: The ids of the chunk's tokens, integers [T].
+        each: If True, the body's outputs at all tokens are returned, instead of only at the last token.
     """
 
     adapter: BatchedAdapter
@@ -48,12 +49,14 @@ class AdapterChunk(NamedTuple):
 
 
 class AdapterGroup(NamedTuple):
-    """An adapter and its texts.
+    """An adapter and its texts in a mixed batch.
 
     Attributes:
-        sequences: The texts, each an integer array of at least one token id.
-        second: For each text, the index of the first token of type 1, or None; None: no token types.
-        chunks: For each text, the keys and values that it continues, or None for a whole text; None: whole texts.
+        sequences: The texts, each an integer array of one or more token ids.
+        second: For each text, the index of the first token of the second text of a pair (token type 1), or None. None:
+            the texts have no token types.
+        chunks: For each text, the cached keys and values that it continues, or None if it is computed whole. None: all
+            texts are computed whole.
     """
 
     adapter: BatchedAdapter
@@ -63,16 +66,18 @@ class AdapterGroup(NamedTuple):
 
     @classmethod
     def of(cls, parts: Sequence[AdapterChunk]) -> Self:
-        """Return the group of chunks of one adapter."""
+        """Return the group of the given chunks, which must belong to one adapter."""
         return cls(parts[0].adapter, [one.tokens for one in parts], None, [one.chunk for one in parts])
 
 
 class MixedBatchModel:
-    """A frozen classifier without a method, whose own head is unused. Thread-safe: computes one row at a time.
+    """A frozen model that computes mixed batches for several adapters, which bring their own heads.
+
+    Thread-safe: one batch is computed at a time.
 
     Attributes:
-        computing: Lock that is held during a forward pass. Models with the same lock compute one after the other.
-        output_embedding: The layer that returns the logits of all tokens. None: not opened (`open_output`).
+        computing: Lock that is held during a forward pass. Models that share a lock compute one after the other.
+        output_embedding: The layer that returns the logits of all tokens. None: `open_output` was not called.
     """
 
     def __init__(self, classifier: Classifier, computing: Lock) -> None:
@@ -87,7 +92,7 @@ class MixedBatchModel:
 
     @property
     def model(self) -> Any:
-        """The frozen model; adapters name its layers by path."""
+        """The frozen transformers model, whose layers adapters name by path."""
         return self.classifier.model
 
     @property
@@ -101,16 +106,16 @@ class MixedBatchModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Compute dtype; features are float32."""
+        """The dtype in which the body computes; features are always float32."""
         return self._weight.dtype
 
     @property
     def computes(self) -> str:
-        """Name of the compute type: "float32", "bfloat16" or "int8"."""
+        """Name of the type in which the body computes: "float32", "bfloat16" or "int8"."""
         return self.classifier.computes
 
     def admit(self, adapter: BatchedAdapter) -> BatchedAdapter:
-        """Return the adapter on the model's device and in its dtype; patches the layers that the adapter changes."""
+        """Return the adapter on the model's device and in its dtype, after preparing the layers that it changes."""
         with self._patching:
             for path in adapter.changes:
                 module = self._modules[path]
@@ -119,9 +124,9 @@ class MixedBatchModel:
         return adapter.to(self.device, self.dtype)
 
     def open_output(self, backbone: Backbone) -> int:
-        """Open the language model's output embedding, unless it is open. Return the bytes that it newly takes.
+        """Open the language model's output embedding if it is not open, and return the number of bytes that this adds.
 
-        Raises NotFound if the weight files have no output embedding.
+        Raises NotFound if the model's weight files have no output embedding.
         """
         with self._patching:
             if self.output_embedding is not None:
@@ -134,14 +139,15 @@ class MixedBatchModel:
     def features(
         self, groups: Sequence[AdapterGroup], cached: KeyValueRow | None = None, tokens: Tensor | None = None
     ) -> Tensor:
-        """Return the head's input for each text, float32 [B, width], in the groups' order, in one forward pass.
+        """Compute a mixed batch in one forward pass: return the head's input for each text, float32 [B, width].
 
-        Every adapter must be admitted and occur in one group only. NaN in one group may spread to other groups.
+        The rows of the result are in the order of the groups. Each adapter must have been admitted (`admit`), and be in
+        one group only. NaN in the texts of one adapter may spread to those of other adapters.
 
         Args:
-            cached: The cache for keys and values. None: keys and values are not kept.
-            tokens: Tokens of the row, int64 [M] in rising order, virtual tokens left out: the result is the body's
-                output at these tokens, float32 [M, width]. None: each text is pooled.
+            cached: The cache in which the keys and values are kept. None: keys and values are not kept.
+            tokens: Indices of tokens in the row, int64 [M] in rising order, without counting virtual tokens: the result
+                is then the body's output at these tokens, float32 [M, width]. None: the output is pooled for each text.
         """
         row = _Row.of(groups, self.device)
         with self._computing(row.length, row.changes):
@@ -154,10 +160,10 @@ class MixedBatchModel:
         return made
 
     def chunk_features(self, parts: Sequence[AdapterChunk]) -> list[Tensor]:
-        """Return the head's input of each chunk, float32 [1, width], as if its text ended there.
+        """Return the head's input after each chunk, float32 [1, width], as if the chunk's text ended there.
 
-        With `each`, return the body's output at each of its tokens, [T, width]. NaN and infinity only come from the
-        chunk's own adapter: if there are any, each adapter is computed again alone.
+        For a chunk with `each`, return the body's output at each token of the chunk, [T, width]. If the result has NaN
+        or infinity, each adapter is computed again alone, so that NaN does not spread to the texts of other adapters.
         """
         by_adapter: dict[int, list[int]] = {}
         for index, one in enumerate(parts):
@@ -196,19 +202,19 @@ class MixedBatchModel:
 
     @cached_property
     def opened(self) -> KeyValueCache:
-        """The cache that opens sequences which are computed in chunks."""
+        """The empty cache of keys and values from which texts that are computed in chunks start."""
         return key_value_cache(self.classifier.body)
 
     def next_features(
         self, tokens: Tensor, positions: Tensor, changes: dict[str, list[PlacedChange]], cached: KeyValueRow
     ) -> Tensor:
-        """Return the head's input for one token of each running sequence, float32 [B, width], in one forward pass.
+        """Compute the next token of each running text in one forward pass: return the head's input, float32 [B, width].
 
         Args:
-            tokens: The tokens, int64 [B], sorted by adapter.
-            positions: Position of each token in its sequence, counted from virtual tokens, int64 [B].
-            changes: The adapters' changes by path of a layer.
-            cached: The keys and values of the sequences.
+            tokens: One token id for each running text, int64 [B], sorted by adapter.
+            positions: Position of each token in its text, including the virtual tokens before the text, int64 [B].
+            changes: The adapters' changes of layers, by path of the layer.
+            cached: The cached keys and values of the running texts.
         """
         layout = Layout(torch.arange(len(tokens) + 1, dtype=torch.int32, device=self.device))
         with self._computing(len(tokens), changes):
@@ -237,7 +243,7 @@ class MixedBatchModel:
         return {"inputs_embeds": rows[None], **given}
 
     def _segments(self, row: _Row) -> list[RowSegment] | None:
-        """Return one segment for each prefix and chunk, and one for each run of whole texts without a prefix."""
+        """Return the segments for the attention: one for each prefix and chunk, and one for each run of other texts."""
         if not any(adapter.prefix for adapter, _ in row.placed) and not any(row.chunks):
             return None
         found = []
@@ -254,18 +260,18 @@ class MixedBatchModel:
 
 
 class _Row(NamedTuple):
-    """The layout of a mixed batch.
+    """The tokens and layout of a mixed batch as one row of T cells.
 
     Attributes:
-        tokens: int64 [number of the texts' tokens].
-        positions: int64 [T], position of each cell in its text, counted from the prefix.
-        virtual: bool [T], whether a cell belongs to a prompt.
-        layout: Where the sequences are in the row.
-        bounds: The first cell of each sequence, and the end of the last.
-        placed: Each group's adapter, and the slice of its sequences.
-        chunks: The keys and values that each sequence continues. None: a whole text.
-        changes: The adapters' changes by path of a layer.
-        types: Token types, int64 [T]. None: no text has types.
+        tokens: Ids of the texts' tokens, int64; without virtual tokens.
+        positions: Position of each cell in its text, including the prefix before the text, int64 [T].
+        virtual: Whether a cell belongs to a prompt of virtual tokens, bool [T].
+        layout: Where the texts are in the row.
+        bounds: Index of the first cell of each text, and the end of the last text.
+        placed: For each group, the adapter and the slice of its texts.
+        chunks: For each text, the cached keys and values that it continues. None: the text is computed whole.
+        changes: The adapters' changes of layers, by path of the layer.
+        types: Token types, int64 [T]. None: no text has token types.
     """
 
     tokens: Tensor
@@ -280,7 +286,7 @@ class _Row(NamedTuple):
 
     @property
     def length(self) -> int:
-        """T, the number of cells."""
+        """T, the number of cells of the row."""
         return len(self.positions)
 
     @classmethod
@@ -318,7 +324,7 @@ class _Row(NamedTuple):
 
 
 def begins(chunk: TokenChunk | None) -> bool:
-    """Whether a whole text or a chunk has the virtual tokens before it."""
+    """Whether virtual tokens come before a chunk: True for the first chunk of a text, and for a whole text (None)."""
     return chunk is None or chunk.begins
 
 

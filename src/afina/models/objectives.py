@@ -1,9 +1,10 @@
-"""Objective: a kind of task, with its loss, head width, decoding of outputs and metrics.
+"""`Objective`: a kind of task, with its loss, the number of a model's outputs, decoding and metrics.
 
-The kinds are single-label classification, regression, multi-label classification, and text-to-text. Training, studies
-and the report call the objective and do not assume labels. `Predictions` are a model's outputs; packages above `models`
-only use their length, selection and file. Passes arrays to `afina.stats`, which does not know objectives. The module
-imports torch only in `loss`. The module does not know models.
+The kinds of task are single-label classification, regression, multi-label classification, and text-to-text. Training,
+studies and the report call an `Objective` and do not assume that a task has labels. `Predictions` are a model's
+outputs; packages above `models` only use the length of `Predictions`, select some, and read and write the file.
+Objectives pass arrays to `afina.stats`, which does not know objectives. The module `objectives` imports torch only in
+`loss`, and does not know models.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
     from afina.data.tokenize import Template, Tokenizer
 
 _ENDS, _LAST = "_ends", "_last"
-"""Suffixes of arrays in a file of strings: where each string ends, in bytes of UTF-8; and, if an example has several
-strings, the number of strings up to its last."""
+"""Suffixes of arrays in a file that stores strings. `_ends`: where each string ends, in bytes of UTF-8. `_last`, if an
+example has several strings: the number of strings up to the example's last string."""
 
 _EXTRA = "extra."
-"""Prefix of the arrays of `extras` in a file."""
+"""Prefix of the names under which a file stores the arrays of `Predictions.extras`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +45,10 @@ class Predictions:
     """A model's outputs for N texts in order, with the targets if they are known.
 
     Attributes:
-        outputs: The output for each text: float [N, width], or strings, object [N].
-        targets: [N, ...] in the form of the kind of task; tuples of strings are object [N]. None: unknown.
-        extras: Other arrays [N] by name that metrics of the kind need; empty for most kinds.
+        outputs: The model's output for each text: float [N, width], or generated strings, object [N].
+        targets: The right answers [N, ...], in a form that depends on the kind of task; tuples of strings are object
+            [N]. None: unknown.
+        extras: Further arrays [N] by name that metrics of the kind of task need; empty for most kinds.
     """
 
     outputs: np.ndarray
@@ -66,29 +68,29 @@ class Predictions:
         )
 
     def against(self, targets: np.ndarray) -> Self:
-        """Return the same outputs with these targets."""
+        """Return the same outputs with other targets."""
         return replace(self, targets=targets)
 
     @property
     def right(self) -> np.ndarray:
-        """The targets. Raises ValueError if the targets are unknown."""
+        """The targets, which must be known. Raises ValueError if they are unknown."""
         if self.targets is None:
             raise ValueError("expected predictions with targets, found none")
         return self.targets
 
     @property
     def right_as_bytes(self) -> bytes:
-        """The targets as bytes, equal for two runs if their targets are equal."""
+        """The targets as bytes, which are equal for two runs exactly if the targets are equal."""
         return b"".join(part.tobytes() for part in _as_arrays("targets", self.right).values())
 
     @property
     def finite(self) -> bool:
-        """Whether no output is NaN or infinite; for strings, whether the likelihoods of the references are finite."""
+        """Whether all outputs are finite; for generated strings, whether the likelihoods of the references are."""
         numbers = [array for array in (self.outputs, *self.extras.values()) if array.dtype.kind == "f"]
         return all(bool(np.isfinite(array).all()) for array in numbers)
 
     def write(self, path: Path) -> str:
-        """Write the file `path` atomically, numbers as float32; return the file's digest."""
+        """Write the predictions to the file `path` atomically, numbers as float32; return the file's digest."""
         outputs = self.outputs.astype(np.float32) if self.outputs.dtype.kind == "f" else self.outputs
         given = {"outputs": outputs} | ({} if self.targets is None else {"targets": self.targets})
         given |= {f"{_EXTRA}{name}": array for name, array in self.extras.items()}
@@ -99,9 +101,9 @@ class Predictions:
 
     @classmethod
     def read(cls, path: Path, expected: str) -> Self:
-        """Read a file that must have the digest `expected`.
+        """Read predictions from a file, which must have the digest `expected`.
 
-        Raises InvalidData if the file is missing, damaged or changed.
+        Raises InvalidData if the file with predictions is missing, damaged or changed.
         """
         try:
             if digest.of_file(path) != expected:
@@ -115,7 +117,7 @@ class Predictions:
 
 
 def _as_arrays(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the arrays that a file stores; strings are stored as bytes and the end of each string."""
+    """Return the arrays that a file stores for one array; strings become their bytes and the end of each string."""
     if array.dtype.kind not in "OU":
         return {name: array}
     if any(isinstance(one, tuple) for one in array):
@@ -140,14 +142,16 @@ def _of_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 AutoClass = Literal["classifier", "language_model"]
-"""transformers' auto class of an architecture: with a newly drawn head, or with the model's own head."""
+"""The auto class of transformers that opens a model: "classifier" with a new head, or "language_model" with the model's
+own head."""
 
 
 class Opening(NamedTuple):
-    """How transformers opens a model for a kind of task.
+    """How transformers opens a model for a kind of task: its auto class and problem type.
 
     Attributes:
-        problem_type: transformers' name of the kind; a saved classifier uses the same loss there.
+        problem_type: transformers' name of the kind of task, which selects the loss of a saved classifier in
+            transformers.
     """
 
     problem_type: str
@@ -160,18 +164,19 @@ SINGLE_LABEL = Opening("single_label_classification")
 
 @dataclass(frozen=True)
 class Objective(ABC):
-    """A kind of task: how a model is trained on targets, and the meaning of its outputs.
+    """A kind of task: how a model is trained on targets, and what the model's outputs mean.
 
     Attributes:
-        kind: afina's name of the kind.
-        problem_type: transformers' name of the kind.
-        auto_class: transformers' auto class of the kind's models.
-        column: Name of the prediction's field in results for users.
-        has_probabilities: Whether predictions have probabilities.
-        can_be_weighted: Whether labels may have weights in the loss.
-        texts_can_be_weighted: Whether texts may have weights in the loss.
-        can_be_asked: Whether label words exist, so that an untrained language model can predict zero-shot.
-        label_names: Names of the labels; for a number, its own name.
+        kind: afina's name of the kind of task.
+        problem_type: transformers' name of the kind of task.
+        auto_class: The auto class of transformers that opens models for this kind of task.
+        column: Name of the field that has the prediction in results for users.
+        has_probabilities: Whether predictions of this kind have probabilities.
+        can_be_weighted: Whether labels may have different weights in the loss.
+        texts_can_be_weighted: Whether training texts may have different weights in the loss.
+        can_be_asked: Whether the labels can be asked for in words, so that an untrained language model can predict
+            zero-shot.
+        label_names: Names of the labels; for regression, the name of the number.
     """
 
     kind: ClassVar[Kind]
@@ -187,17 +192,17 @@ class Objective(ABC):
 
     @classmethod
     def from_settings(cls, label_names: tuple[str, ...], given: Mapping[str, Any]) -> Self:
-        """Return the objective with these `settings` (without the kind). Raises TypeError for an unknown setting."""
+        """Return the objective with these `settings`, without `kind`. Raises TypeError for an unknown setting."""
         return cls(label_names, **given)
 
     @classmethod
     @abstractmethod
     def takes(cls, labels: int) -> bool:
-        """Whether a model with `labels` labels can be of this kind."""
+        """Whether a model with this number of labels can be of this kind of task."""
 
     @property
     def opening(self) -> Opening:
-        """How transformers opens models of this kind."""
+        """How transformers opens models for this kind of task."""
         return Opening(self.problem_type, self.auto_class)
 
     @property
@@ -206,18 +211,18 @@ class Objective(ABC):
 
     @property
     def metric(self) -> str:
-        """Name of the default headline metric."""
+        """Name of the metric that is the main result by default."""
         return metrics.of_kind(self.kind)[0]
 
     @property
     @abstractmethod
     def settings(self) -> dict[str, Any] | None:
-        """All settings except the label names, as JSON values for `objectives.make`; None: classes with defaults."""
+        """All settings except the label names, as JSON values for `objectives.make`; None: single labels by default."""
 
     def of(self, targets: np.ndarray, class_weights: str | None = None, weights: np.ndarray | None = None) -> Self:
-        """Return the objective fitted to a training split's targets, with the weights of its texts.
+        """Return the objective fitted to the targets (and weights) of the training texts.
 
-        Raises InvalidStudy for unsupported weights.
+        Raises InvalidStudy if the kind of task does not support weights of classes or texts.
         """
         self._check_weights(class_weights)
         if weights is not None and not self.texts_can_be_weighted:
@@ -225,7 +230,7 @@ class Objective(ABC):
         return self
 
     def check(self, *, smoothing: float, temperature: bool, class_weights: str | None = None) -> None:
-        """Raise InvalidStudy for training settings that the kind does not support."""
+        """Raise InvalidStudy for settings of training that the kind of task does not support."""
         self._check_weights(class_weights)
         if smoothing and not self.has_probabilities:
             raise problems.SMOOTHING_INAPPLICABLE(kind=self.kind, option="label_smoothing")
@@ -240,11 +245,11 @@ class Objective(ABC):
     def prompt(
         cls, asked: str | None, columns: Mapping[str, str], *, pairs: bool, tokenizer: Tokenizer
     ) -> Template | None:
-        """Return the prompt template of a text-to-text kind; None: templates go with label words."""
+        """Return the prompt template of a text-to-text task; None for other kinds of task."""
         return None
 
     def generating(self, answer_tokens: int | None, decoding: Decoding, *, chat: bool) -> Self:
-        """Return the objective with these decoding settings; unchanged if predictions are not generated."""
+        """Return the objective with these settings for generation; unchanged if predictions are not generated."""
         return self
 
     def generation(self) -> Decoding | None:
@@ -252,72 +257,78 @@ class Objective(ABC):
         return None
 
     def decoding_changed(self, **given: Any) -> Self:
-        """Return the objective with other decoding settings. Raises InvalidStudy if it does not generate."""
+        """Return the objective with other decoding settings.
+
+        Raises InvalidStudy if predictions of the kind of task are not generated.
+        """
         option = min(given)
         raise problems.DECODING_INAPPLICABLE(option=option, kind=self.kind)
 
     @abstractmethod
     def loss_targets(self, targets: np.ndarray) -> np.ndarray:
-        """Return targets in the form that `loss` takes."""
+        """Return the targets in the form that the method `loss` takes."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
         """Return the mean loss of a batch, a float32 scalar.
 
-        Weights multiply the losses of the texts, and the mean over the batch is not divided by the sum of weights:
-        their mean over the training split is 1. Gradient accumulation over parts of a batch therefore gives the
-        gradient of the whole batch.
+        The loss of each text is multiplied by its weight, and averaged over the batch without dividing by the sum of
+        weights: the mean weight over the training split is 1. Gradient accumulation over parts of a batch therefore
+        gives the same gradient as the whole batch.
 
         Args:
-            outputs: [B, width].
-            targets: As returned by `loss_targets`.
-            smoothing: Share of each target that label smoothing spreads over all labels.
-            weights: float32 [B]. None: all 1.
+            outputs: The model's outputs, [B, width].
+            targets: The targets as returned by `loss_targets`.
+            smoothing: The share of each target that label smoothing spreads over all labels.
+            weights: The weight of each text, float32 [B]. None: all weights are 1.
         """
 
     @abstractmethod
     def mean_loss(self, predictions: Predictions) -> float:
-        """Return the mean loss of predictions with targets, without weights and smoothing; used to select settings."""
+        """Return the mean loss of predictions, without weights and label smoothing; used to select hyperparameters."""
 
     @abstractmethod
     def decode(self, predictions: Predictions) -> np.ndarray:
-        """Return the prediction for each example, in the form of targets."""
+        """Return the prediction for each text, in the same form as the targets."""
 
     def probabilities(self, predictions: Predictions) -> np.ndarray | None:
-        """Return probabilities, [N, width]; None: the kind has no probabilities."""
+        """Return the probabilities of the labels, [N, width]; None: the kind of task has no probabilities."""
         return None
 
     def calibrated(self, predictions: Predictions) -> Self:
-        """Return the objective calibrated on held-out predictions; unchanged if the kind has no probabilities."""
+        """Return the objective calibrated on held-out predictions; unchanged for kinds without probabilities."""
         return self
 
     def fits(self, predictions: Predictions) -> bool:
-        """Whether the predictions have targets and a finite output for every label."""
+        """Whether the predictions have targets, and a finite output for every label of each text."""
         if predictions.targets is None or not predictions.finite:
             return False
         return predictions.outputs.shape == (len(predictions.targets), self.width)
 
     def answered(self, predictions: Predictions, names: Sequence[str] | None = None) -> Answered:
-        """Return the input of metrics (targets and predictions), for outputs with targets.
+        """Return targets, decoded predictions and probabilities, as the metrics take them.
 
         Args:
-            names: The labels that the targets are about, in the order of the targets. None: `label_names`.
+            names: The labels that the targets refer to, in the order of the targets. None: `label_names`.
         """
         chances = self.probabilities(predictions)
         found = Answered(predictions.right, self.decode(predictions), chances, predictions.extras)
         return found if names is None or tuple(names) == self.label_names else self._about(found, names)
 
     def _about(self, found: Answered, names: Sequence[str]) -> Answered:
-        """Return answers about the labels `names`, in their order; kinds without labels have one order."""
+        """Return the answers with labels in the order of `names`; unchanged for kinds of task without labels."""
         return found
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
-        """Return every metric of this kind (docs/reference/figures.md defines them), the default headline first."""
+        """Return all metrics of the kind of task, the main one first (docs/reference/figures.md defines them)."""
         answered = self.answered(predictions)
         return {name: METRICS[name].value(answered) for name in self.measures}
 
     def values(self, metric: str, predictions: Predictions) -> np.ndarray:
-        """Return each example's contribution to a metric, [N]; their mean is the metric. bool: right or wrong."""
+        """Return each text's contribution to a metric, [N], whose mean is the metric.
+
+        The contributions are bool (right or wrong) for some metrics.
+        """
         made = METRICS[metric].values
         assert made is not None
         return made(self.answered(predictions))
@@ -327,37 +338,37 @@ class Objective(ABC):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """Names of the metrics for this kind and number of labels."""
+        """Names of the metrics for this kind of task and this number of labels."""
         return tuple(name for name in metrics.of_kind(self.kind) if METRICS[name].classes in (None, self.width))
 
     def signatures(self, targets: np.ndarray) -> dict[str, str] | None:
-        """Return the signatures, by metric, that state how another library computes it; None: no metric has one."""
+        """Return, by metric, a string that states how another library computes the metric; None: no such metric."""
         return None
 
     @property
     def empty_answer(self) -> dict[str, Any]:
-        """The fields of an answer with the value None, used where a text is missing."""
+        """The fields of a prediction, all None, which stand for the prediction of a missing text."""
         return {self.column: None, **({"probabilities": None} if self.has_probabilities else {})}
 
     def as_cell(self, answer: Mapping[str, Any], between: str) -> Any:
-        """Return a prediction without probabilities as a table cell; `between` separates several labels."""
+        """Return a prediction as a table cell, without probabilities; `between` separates several labels."""
         return answer[self.column]
 
     @abstractmethod
     def perfect(self, targets: np.ndarray) -> Answered:
-        """Return the input of metrics for predictions that are all right and certain."""
+        """Return the input of metrics for a model that is always right and certain."""
 
     @abstractmethod
     def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
-        """Yield each example's prediction as JSON values for users."""
+        """Yield each text's prediction as JSON values for users."""
 
 
 def metric_for(objective: Objective, asked: str | None = None, standard: str | None = None) -> str:
-    """Return the headline metric: `asked`, else the task's `standard` metric, else the kind's default.
+    """Return the name of the main metric: `asked`, or else the task's `standard` metric, or else the kind's default.
 
     Raises:
-        UnknownName: No metric has this name.
-        InvalidStudy: The kind does not have the metric, or the metric is not a mean over texts.
+        UnknownName: There is no metric with this name.
+        InvalidStudy: The kind of task does not have the metric, or the metric is not a mean over texts.
     """
     name = (standard or objective.metric) if asked is None else asked
     if name not in METRICS:
@@ -372,11 +383,13 @@ def metric_for(objective: Objective, asked: str | None = None, standard: str | N
 
 @dataclass(frozen=True)
 class Classes(Objective):
-    """Single-label classification. Targets are int64 [N], indices into the label names.
+    """Single-label classification: each text has one label.
+
+    Targets are int64 [N], indices into the label names.
 
     Attributes:
-        temperature: Divisor of outputs before the softmax (Guo et al. 2017).
-        weights: Weight of each class in the loss. None: all 1.
+        temperature: Number by which outputs are divided before the softmax (Guo et al. 2017).
+        weights: The weight of each class in the loss. None: all weights are 1.
     """
 
     kind: ClassVar[Kind] = CLASSES
@@ -394,14 +407,16 @@ class Classes(Objective):
 
     @property
     def settings(self) -> dict[str, Any] | None:
-        """The kind and the temperature; None: the kind is the default, and the temperature 1."""
+        """The kind of task and the temperature; None: single-label classification with temperature 1."""
         plain = self.kind == Classes.kind and self.temperature == 1.0
         return None if plain else {"kind": self.kind, "temperature": self.temperature}
 
     def of(self, targets: np.ndarray, class_weights: str | None = None, weights: np.ndarray | None = None) -> Self:
-        """Return the objective with class weights; balanced: N / (C count) as in scikit-learn, 0 for absent classes.
+        """Return the objective with class weights.
 
-        If texts have weights, N is their sum and the count is the sum of the weights of the class.
+        Balanced class weights are N / (C count) as in scikit-learn, and 0 for absent classes.
+
+        If texts have weights, N is the sum of all weights and the count is the sum of the weights of the class.
         """
         if class_weights is None:
             return self
@@ -431,7 +446,7 @@ class Classes(Objective):
         return decoded
 
     def probabilities(self, predictions: Predictions) -> np.ndarray:
-        """Return the softmax of the outputs divided by the temperature."""
+        """Return the softmax of the model's outputs divided by the temperature."""
         outputs = predictions.outputs
         return classification.probabilities(outputs if self.temperature == 1.0 else outputs / self.temperature)
 
@@ -441,7 +456,7 @@ class Classes(Objective):
         return Answered(found.targets, np.argsort(order)[found.answers], found.probabilities[:, order])
 
     def calibrated(self, predictions: Predictions) -> Self:
-        """Return the objective with the temperature that minimises the cross-entropy."""
+        """Return the objective with the temperature that minimises the cross-entropy of the held-out predictions."""
         return replace(self, temperature=_temperature(self, predictions))
 
     def fits(self, predictions: Predictions) -> bool:
@@ -462,7 +477,10 @@ class Classes(Objective):
 
 @dataclass(frozen=True)
 class Number(Objective):
-    """Regression. Targets are float64 [N] in the user's unit; outputs are (number - mean) / scale."""
+    """Regression: the answer is a number.
+
+    Targets are float64 [N] in the user's unit; the model's outputs are (number - mean) / scale.
+    """
 
     kind: ClassVar[Kind] = NUMBER
     problem_type: ClassVar[str] = "regression"
@@ -478,11 +496,11 @@ class Number(Objective):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The kind, mean and scale, which turn outputs into the user's unit."""
+        """The kind of task, and the mean and scale that convert outputs to the user's unit."""
         return {"kind": self.kind, "mean": self.mean, "scale": self.scale}
 
     def of(self, targets: np.ndarray, class_weights: str | None = None, weights: np.ndarray | None = None) -> Self:
-        """Return the objective with the targets' mean and standard deviation, weighted if texts have weights."""
+        """Return the objective with the mean and standard deviation of the targets, weighted if texts have weights."""
         made = super().of(targets, class_weights, weights)
         if weights is None:
             return replace(made, mean=float(targets.mean()), scale=float(targets.std()) or 1.0)
@@ -519,11 +537,13 @@ class Number(Objective):
 
 @dataclass(frozen=True)
 class Labels(Objective):
-    """Multi-label classification. Targets are int64 [N, L], 0 or 1.
+    """Multi-label classification: each text may have several labels.
+
+    Targets are int64 [N, L], 0 or 1.
 
     Attributes:
-        temperature: Divisor of outputs before the logistic function.
-        thresholds: For each label, the probability from which on a text has the label. None: 0.5 for all.
+        temperature: Number by which outputs are divided before the logistic function.
+        thresholds: For each label, the lowest probability at which a text has the label. None: 0.5 for all labels.
     """
 
     kind: ClassVar[Kind] = LABELS
@@ -535,7 +555,7 @@ class Labels(Objective):
 
     @classmethod
     def from_settings(cls, label_names: tuple[str, ...], given: Mapping[str, Any]) -> Self:
-        """Return the objective with these settings; thresholds may be any sequence of numbers."""
+        """Return the objective with these `settings`, in which `thresholds` may be any sequence of numbers."""
         thresholds = {"thresholds": tuple(map(float, given["thresholds"]))} if "thresholds" in given else {}
         return cls(label_names, **{**given, **thresholds})
 
@@ -545,7 +565,7 @@ class Labels(Objective):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The kind, with temperature and thresholds if they differ from the defaults."""
+        """The kind of task, with temperature and thresholds if they differ from the defaults."""
         made = {"temperature": self.temperature} if self.temperature != 1.0 else {}
         return {"kind": self.kind, **made, **({"thresholds": list(self.thresholds)} if self.thresholds else {})}
 
@@ -569,22 +589,22 @@ class Labels(Objective):
         return float(np.mean(np.logaddexp(0.0, outputs.astype(np.float64)) - outputs * predictions.right))
 
     def decode(self, predictions: Predictions) -> np.ndarray:
-        """Return 1 where a label's probability reaches its threshold, int64 [N, L]."""
+        """Return int64 [N, L], which is 1 where a label's probability reaches the label's threshold."""
         thresholds = classification.DEFAULT_THRESHOLD if self.thresholds is None else np.array(self.thresholds)
         return np.asarray(self.probabilities(predictions) >= thresholds, dtype=np.int64)
 
     def _about(self, found: Answered, names: Sequence[str]) -> Answered:
-        """Return the columns of these labels."""
+        """Return the answers with only the columns of the labels `names`."""
         columns = [self.label_names.index(name) for name in names]
         return Answered(found.targets, found.answers[:, columns], found.probabilities[:, columns])
 
     def probabilities(self, predictions: Predictions) -> np.ndarray:
-        """Return the logistic function of each output divided by the temperature."""
+        """Return the logistic function of the model's outputs divided by the temperature."""
         made: np.ndarray = (1 + np.tanh(predictions.outputs.astype(np.float64) / (2 * self.temperature))) / 2
         return made
 
     def calibrated(self, predictions: Predictions) -> Self:
-        """Return the objective with the best temperature (cross-entropy) and, for each label, the best F1 threshold."""
+        """Return the objective with the temperature of lowest cross-entropy, and each label's threshold of best F1."""
         made = replace(self, temperature=_temperature(self, predictions))
         probabilities, targets = made.probabilities(predictions), predictions.right
         thresholds = [
@@ -610,11 +630,14 @@ class Labels(Objective):
 
 @dataclass(frozen=True)
 class Texts(Objective):
-    """Text-to-text. Targets are object [N], tuples of the strings that are right answers.
+    """Text-to-text: the answer is a generated text.
+
+    Targets are object [N], tuples of the strings that are right answers.
 
     Attributes:
-        answer_tokens: Tokens of the longest training target, its end included, which are kept free after each prompt.
-        chat: Whether the template was the tokenizer's chat template, whose special tokens are in the template.
+        answer_tokens: Number of tokens of the longest training target, including its end token; so many positions are
+            reserved after each prompt.
+        chat: Whether the template was the tokenizer's chat template, which contains the special tokens.
     """
 
     kind: ClassVar[Kind] = TEXT
@@ -634,7 +657,7 @@ class Texts(Objective):
 
     @classmethod
     def prompt(cls, asked: str | None, columns: Mapping[str, str], *, pairs: bool, tokenizer: Tokenizer) -> Template:
-        """Return the template, or the usual template for the columns."""
+        """Return the prompt template `asked`, or the default template for the task's columns."""
         from afina.data.prompts import prompt_of
 
         return prompt_of(asked, columns, pairs=pairs, tokenizer=tokenizer)
@@ -645,7 +668,7 @@ class Texts(Objective):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The kind of task, and the decoding settings, answer length and template type."""
+        """The kind of task, the decoding settings, the answer length, and whether the template is a chat template."""
         how = self.decoding.non_defaults()
         made = {"kind": self.kind, "answer_tokens": self.answer_tokens, "chat": self.chat, "decoding": how}
         return {name: value for name, value in made.items() if value}
@@ -654,22 +677,22 @@ class Texts(Objective):
         return replace(self, answer_tokens=answer_tokens, decoding=decoding, chat=chat)
 
     def generation(self) -> Decoding:
-        """Return the decoding settings; by default the longest training target is the limit of new tokens."""
+        """Return the decoding settings; by default, the length of the longest training target limits new tokens."""
         return self.decoding.model_copy(update={"max_new_tokens": self.decoding.max_new_tokens or self.answer_tokens})
 
     def decoding_changed(self, **given: Any) -> Self:
         return replace(self, decoding=self.decoding.changed(**given))
 
     def loss_targets(self, targets: np.ndarray) -> np.ndarray:
-        """Return the targets unchanged; the loader has their tokens."""
+        """Return the targets unchanged, because the batches already contain the targets' tokens."""
         return targets
 
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
-        """Return the mean of `outputs`, which are the losses of the tokens that are learnt, [M]."""
+        """Return the mean of `outputs` [M], which already are the losses of the target tokens."""
         return outputs.mean()
 
     def mean_loss(self, predictions: Predictions) -> float:
-        """Return the mean negative log-likelihood of the references' tokens, in nats."""
+        """Return the mean negative log-likelihood of the tokens in the right answers, in nats."""
         return float(predictions.extras["nll"].sum() / predictions.extras["reference_tokens"].sum())
 
     def decode(self, predictions: Predictions) -> np.ndarray:
@@ -679,7 +702,7 @@ class Texts(Objective):
         return predictions.targets is not None and len(predictions.outputs) == len(predictions.targets)
 
     def perfect(self, targets: np.ndarray) -> Answered:
-        """Return answers that equal the first reference, of a model that is certain of every reference."""
+        """Return answers that equal the first reference, as from a model that gives all references probability 1."""
         ones, answers = np.ones(len(targets), np.int64), np.array([each[0] for each in targets], dtype=object)
         return Answered(targets, answers, None, {"nll": 0.0 * ones, "reference_tokens": ones, "ended": ones > 0})
 
@@ -693,12 +716,12 @@ class Texts(Objective):
 
 
 def _weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the mean over a batch of the losses, [B], each multiplied by its weight."""
+    """Return the mean over a batch of the texts' losses [B], each multiplied by the text's weight."""
     return losses.mean() if weights is None else (losses * weights).mean()
 
 
 def _temperature(objective: Objective, predictions: Predictions) -> float:
-    """Return the temperature that minimises the mean loss."""
+    """Return the temperature that minimises the mean loss of held-out predictions."""
     return classification.fit_temperature(
         lambda divisor: objective.mean_loss(replace(predictions, outputs=predictions.outputs / divisor))
     )
@@ -714,13 +737,15 @@ def make(label_names: Sequence[str], settings: Mapping[str, Any] | None = None) 
 
 
 def of_problem(label_names: Sequence[str], problem_type: str | None, where: str) -> Objective:
-    """Return the objective of a transformers model.
+    """Return the objective that fits the configuration of a transformers model.
 
     Args:
-        problem_type: Value in the model's configuration. None: chosen by the number of labels.
-        where: The name of the configuration in messages.
+        problem_type: Value of `problem_type` in the model's configuration. None: the objective is chosen by the number
+            of labels.
+        where: The name of the configuration in error messages.
 
-    Raises InvalidStudy if no kind has this problem type, or the number of labels does not fit.
+    Raises InvalidStudy if no kind of task has this problem type, or if the problem type does not fit the number of
+    labels.
     """
     known, count = {kind.problem_type: kind for kind in OBJECTIVES.values() if kind.problem_type}, len(label_names)
     kind = known.get(problem_type) if problem_type else next(one for one in known.values() if one.takes(count))

@@ -1,8 +1,9 @@
-"""Turn a backbone's address into a directory that `from_pretrained` opens, and read configuration and tokenizer.
+"""Find the directory with a backbone's files, and read the configuration and the tokenizer.
 
-`afina.hub` downloads models from the Hub. Packaged backbones are unpacked, `embedded` is also converted, and
-`random:DIR` is drawn, each once and into the cache. `meta_model` returns a model on torch's `meta` device: all modules,
-names and shapes, without weights. The module does not know heads or what a model is used for.
+`afina.hub` downloads models from the Hub. Packaged backbones are unpacked, `embedded` is also converted to safetensors,
+and the weights of `random:DIR` are drawn, each once and into the cache. `meta_model` returns a model on torch's `meta`
+device, with all modules, names and shapes but without weights. The module `pretrained` does not know heads or what a
+model is used for.
 """
 
 from __future__ import annotations
@@ -36,20 +37,22 @@ from afina.models.kernels import attention
 from afina.models.objectives import SINGLE_LABEL, Opening
 
 _CONVERSION = 1
-"""Version of the conversion of `embedded`: increase it when the conversion changes, so that old caches are not used."""
+"""Version of the code that converts `embedded`. Increase `_CONVERSION` when the code changes, so that afina does not
+use old caches."""
 
 
 _SHARD = "200MB"
-"""Largest weight file of a drawn model; a file of many gigabytes is slower to copy to another machine."""
+"""Maximum size of a weight file of a randomly drawn model. A file of many gigabytes is slower to copy to another
+machine."""
 
 
 def locate(address: str, *, weights: bool = True) -> Path:
-    """Return the directory of a backbone.
+    """Return the directory with the files of the backbone at `address`.
 
     Args:
-        weights: If False, only the configuration and the tokenizer must exist.
+        weights: If False, the directory needs only the configuration and the tokenizer.
 
-    Raises NotFound if there is no model at the address, and InvalidStudy if afina does not support the model.
+    Raises NotFound if there is no model at `address`, and InvalidStudy if afina does not support the model.
     """
     if (asset := packaged(address)) is not None:
         return _converted(asset) if address == EMBEDDED else assets.fetch(asset)
@@ -101,7 +104,7 @@ def _random(source: Path, address: str) -> Path:
 
 
 def _once(target: Path, make: Callable[[Path], None]) -> Path:
-    """Return `target`; if missing, one process fills it with `make` while other processes wait."""
+    """Return the directory `target`; if it is missing, one process fills it with `make` while others wait."""
     if not target.is_dir():
         with file_io.writing(f"the cache {target.parent}"):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -116,11 +119,12 @@ def _once(target: Path, make: Callable[[Path], None]) -> Path:
 
 
 _UNSTEADY = ("dynamic", "longrope")
-"""Rotary position encodings whose frequencies depend on the longest text of a batch."""
+"""Types of rotary position encoding, not supported by afina, whose frequencies depend on the longest text of a
+batch."""
 
 
 def read_config(path: Path, address: str) -> PreTrainedConfig:
-    """Return the configuration in a directory.
+    """Return the configuration of the model in the directory `path`.
 
     Raises NotFound if the configuration is missing or damaged, and InvalidStudy if afina does not support the model.
     """
@@ -153,7 +157,7 @@ def read_config(path: Path, address: str) -> PreTrainedConfig:
 
 
 def _check_settings(config: PreTrainedConfig, address: str) -> None:
-    """Raise InvalidStudy if a field of the configuration has a value that the family's entry does not allow."""
+    """Raise InvalidStudy if a field of the configuration has a value that afina does not support for the family."""
     entry = ARCHITECTURES[config.model_type]
     allowed: dict[str, tuple[Any, ...]] = {name: (value,) for name, value in entry.settings.items()}
     if entry.pooling_field is not None:
@@ -166,7 +170,7 @@ def _check_settings(config: PreTrainedConfig, address: str) -> None:
 
 
 def read_tokenizer(path: Path, address: str) -> PreTrainedTokenizerBase:
-    """Return the tokenizer in a directory.
+    """Return the tokenizer in the directory `path`.
 
     Raises NotFound if the tokenizer is missing or damaged, and InvalidStudy if the tokenizer has no fast version.
     """
@@ -180,12 +184,12 @@ def read_tokenizer(path: Path, address: str) -> PreTrainedTokenizerBase:
 
 
 def auto_class(name: str) -> Any:
-    """Return transformers' auto class with this name."""
+    """Return the auto class of transformers with this name."""
     return getattr(transformers, name)
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message; transformers' messages continue with advice."""
+    """Return the first line of an exception's message, because messages of transformers continue with advice."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -207,17 +211,17 @@ def quiet() -> Iterator[None]:
 
 
 def meta_model(address: str, labels: int = 2, opening: Opening = SINGLE_LABEL) -> PreTrainedModel:
-    """Return transformers' model on the `meta` device, from the configuration at an address.
+    """Return transformers' model on the `meta` device, for the configuration at `address`.
 
-    Raises NotFound if there is no configuration at the address, and InvalidStudy if afina does not support the model.
+    Raises NotFound if there is no configuration at `address`, and InvalidStudy if afina does not support the model.
     """
     return meta_from_config(_configuration(address), labels, opening)
 
 
 def meta_from_config(config: PreTrainedConfig, labels: int, opening: Opening = SINGLE_LABEL) -> PreTrainedModel:
-    """Return transformers' model on the `meta` device; sets `config.num_labels` for a classifier.
+    """Return transformers' model on the `meta` device for a configuration, whose `num_labels` is changed.
 
-    Raises InvalidStudy if a language model is wanted, and the configuration is an encoder's.
+    Raises InvalidStudy if `opening` asks for a language model and the configuration is that of an encoder.
     """
     if opening.auto_class == "language_model":
         check_can_write(ARCHITECTURES[config.model_type], "backbone")
@@ -230,7 +234,7 @@ def meta_from_config(config: PreTrainedConfig, labels: int, opening: Opening = S
 
 
 def meta_from_json(configuration: Mapping[str, Any], labels: int, opening: Opening = SINGLE_LABEL) -> PreTrainedModel:
-    """Return transformers' model on the `meta` device, from the content of a `config.json`."""
+    """Return transformers' model on the `meta` device, for the content of a `config.json`."""
     return meta_from_config(AutoConfig.for_model(**configuration), labels, opening)
 
 

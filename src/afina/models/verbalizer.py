@@ -1,9 +1,11 @@
 """Verbalizer: the prompt template around a text, and the tokens that stand for each label (label words).
 
-The language model's output embeddings of the label words form the head. The classifier's prediction is then the
-language model's zero-shot prediction (T. Schick and H. Schütze, 2021, https://arxiv.org/abs/2001.07676). A classifier
-has no output embedding. If it is not tied to the input embedding, only the needed rows are read from the weight files.
-The module does not know methods or runs.
+The head consists of the language model's output embeddings of the label words. With such a head, the classifier's
+prediction is the language model's zero-shot prediction (T. Schick and H. Schütze, 2021,
+https://arxiv.org/abs/2001.07676). Schick and H. Schütze, 2021, https://arxiv.org/abs/2001.07676). transformers'
+classifiers have no output embedding. If the language model does not tie its output embedding to the input embedding,
+afina reads only the needed rows from the weight files. The module `verbalizer` does not know adaptation methods or
+runs.
 """
 
 from __future__ import annotations
@@ -28,13 +30,15 @@ from afina.models.pretrained import auto_class, quiet
 
 Head = Literal["auto", "random", "words"]
 HEADS: tuple[Head, ...] = get_args(Head)
-"""Initial values of a head: drawn from the seed, the label words' output embeddings, or chosen automatically."""
+"""Initial values of a classification head: drawn from the seed ("random"), the label words' output embeddings
+("words"), or chosen automatically ("auto")."""
 
 SENTIMENT = "Text: {text}\nSentiment:"
 GENERAL = "Classify the text.\nText: {text}\nCategory:"
 GENERAL_PAIR = "Classify the pair of texts.\nFirst: {text}\nSecond: {text_pair}\nCategory:"
 TEMPLATES = (SENTIMENT, GENERAL, "Text: {text}\nTopic:", "{text} This is")
-"""Templates that `afina ask` compares; the first two are defaults. Their origin: docs/background/words.md."""
+"""Prompt templates that `afina ask` compares. The first two are defaults of training; docs/background/words.md has
+measurements of all."""
 
 _SENTIMENTS = frozenset(("positive", "negative", "neutral", "mixed"))
 
@@ -44,10 +48,11 @@ class Verbalizer:
     """The prompt template around a text, with the words and tokens that stand for each label.
 
     Attributes:
-        template: Template around each text. None: no template.
-        words: Label words by label name, in the labels' order. None: the head is random.
+        template: Prompt template around each text. None: no template.
+        words: Label words by label name, in the order of the labels. None: the head is random.
         tokens: For each label, the tokens of the model's vocabulary that stand for it.
-        offset: Whether to add an offset for each label, estimated on the training texts without their labels.
+        offset: Whether an offset is added to each label's logit; the offsets are estimated on the training texts,
+            without their labels.
     """
 
     template: Template | None = None
@@ -71,15 +76,16 @@ class Verbalizer:
 
         Args:
             pairs: Whether the task has pairs of texts.
-            head: "auto" means "words" if words or an offset are given, or if the texts are single and the label names
-                are words with different first tokens; otherwise "random".
-            template: None: a template that suits the labels if `head` is "words", otherwise no template.
-            words: Words for each label. None: the label names.
-            offset: Whether to add an offset for each label, as described for the class.
+            head: Initial values of the head. "auto" means "words" if words or an offset are given, or if the texts are
+                single and the label names are words with different first tokens; otherwise "random".
+            template: Prompt template. None: a template that suits the labels if the head is made of words, otherwise no
+                template.
+            words: Label words by label name. None: the label names.
+            offset: Whether an offset is added to each label's logit, as for the class.
 
         Raises:
-            InvalidStudy: The settings contradict each other or the labels.
-            UnknownName: `words` names an unknown label.
+            InvalidStudy: The arguments contradict each other or the labels.
+            UnknownName: `words` has a label that the task does not have.
         """
         if head == "random" and (words or offset):
             field = "words" if words else "offset"
@@ -117,18 +123,19 @@ def _suitable(label_names: Sequence[str], pairs: bool) -> str:
 
 
 _BEFORE = ":"
-"""Text before a word when it is tokenised: a tokenizer may treat the first word of a text differently."""
+"""Text put before a label word when the word is tokenised, because a tokenizer may treat the first word of a text
+differently."""
 
 
 def own_names(label_names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return each label's own name after a space, as the label's word."""
+    """Return each label's name after a space as the label's word, by label name."""
     return {name: (f" {name}",) for name in label_names}
 
 
 def complete_words(words: Mapping[str, Sequence[str]], label_names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the words in the order of the labels.
+    """Return the label words in the order of the labels.
 
-    Raises UnknownName if `words` names an unknown label, and InvalidStudy if a label has no words.
+    Raises UnknownName if `words` has an unknown label, and InvalidStudy if a label has no words.
     """
     for name in words:
         if name not in label_names:
@@ -141,9 +148,9 @@ def complete_words(words: Mapping[str, Sequence[str]], label_names: Sequence[str
 
 
 def label_tokens(tokenizer: Tokenizer, words: Mapping[str, Sequence[str]]) -> list[tuple[int, ...]]:
-    """Return, for each label, the first tokens of its words.
+    """Return, for each label, the first tokens of its label words.
 
-    Raises InvalidStudy if a token would answer for two labels.
+    Raises InvalidStudy if words of two labels begin with the same token.
     """
     found = {name: tuple(dict.fromkeys(_first(tokenizer, word) for word in given)) for name, given in words.items()}
     owner: dict[int, tuple[str, str]] = {}
@@ -165,7 +172,7 @@ def label_tokens(tokenizer: Tokenizer, words: Mapping[str, Sequence[str]]) -> li
 
 
 def _first(tokenizer: Tokenizer, word: str) -> int:
-    """Return the first token that `word` adds to a text before it."""
+    """Return the first token of the label word `word` when it follows other text."""
     alone = tokenizer(_BEFORE, add_special_tokens=False)["input_ids"]
     whole = tokenizer(_BEFORE + word, add_special_tokens=False)["input_ids"]
     if whole[: len(alone)] == alone and len(whole) > len(alone):
@@ -181,7 +188,7 @@ def embedding_rows(
 ) -> tuple[Tensor, Tensor]:
     """Return the output embeddings of N tokens: weights [N, width] and biases [N], float32.
 
-    Raises NotFound if the weight files have no output embedding.
+    Raises NotFound if the model's weight files have no output embedding.
     """
     entry = ARCHITECTURES[config.model_type]
     with torch.device("meta"), quiet():
@@ -198,9 +205,10 @@ def embedding_rows(
 
 
 def output_embedding(path: Path, config: PreTrainedConfig, body: torch.nn.Module) -> torch.nn.Linear:
-    """Return the layer that turns hidden states into the logits of all tokens, frozen.
+    """Return the frozen layer that computes the logits of all tokens from hidden states.
 
-    Its weight is the input embedding's own parameter if the model ties them. Arguments and errors as `embedding_rows`.
+    If the model ties its embeddings, the layer's weight is the input embedding's own parameter. Arguments and errors
+    are those of `embedding_rows`.
     """
     entry = ARCHITECTURES[config.model_type]
     with torch.device("meta"), quiet():
@@ -216,7 +224,7 @@ def output_embedding(path: Path, config: PreTrainedConfig, body: torch.nn.Module
 
 
 def _read_rows(path: Path, name: str, index: Tensor | None) -> Tensor:
-    """Read rows of a tensor from the weight file that contains it; `index` None: all rows."""
+    """Read the rows `index` of a tensor from the weight file that contains the tensor; None: all rows."""
     for kind in ("model.safetensors", _TORCH):
         listed = path / f"{kind}.index.json"
         file = path / kind

@@ -1,7 +1,7 @@
-"""Architectures: one entry for each family of models, by transformers' `model_type`.
+"""Architectures: one entry for each family of models that afina supports, by transformers' `model_type`.
 
-All names of families and of their modules are in this package. The package knows only names and numbers, and does not
-import torch.
+All names of model families and of their modules are in this package. The package knows only names and numbers, and does
+not import torch.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from afina.models.architectures.entry import Architecture, Block, Mask, Pooling,
 __all__ = ["REFUSED", "Architecture", "Block", "Mask", "Pooling", "PostNorm", "PreNorm", "Size", "Sizes"]
 
 ARCHITECTURES: dict[str, Architecture] = {entry.family: entry for entry in (*DECODERS, *ENCODERS)}
-"""Architectures by transformers' `model_type`."""
+"""The entries of all supported model families, by transformers' `model_type`."""
 
 
 def supported(family: object, where: str) -> Architecture:
-    """Return the entry of a family; `where` begins the error message.
+    """Return the entry of a model family; error messages begin with `where`.
 
     Raises:
-        InvalidStudy: The family is not supported.
+        InvalidStudy: afina does not support the model family.
     """
     entry = ARCHITECTURES.get(family) if isinstance(family, str) else None
     if entry is None:
@@ -35,19 +35,19 @@ def supported(family: object, where: str) -> Architecture:
 
 
 def check_can_be_asked(entry: Architecture, where: str) -> None:
-    """Raise InvalidStudy if a model of this family cannot predict label words; `where` begins the message."""
+    """Raise InvalidStudy if a model of this family cannot predict label words. The message begins with `where`."""
     if entry.is_encoder:
         raise problems.ENCODER_ASKED_IN_WORDS(where=where, family=entry.family)
 
 
 def check_can_write(entry: Architecture, where: str) -> None:
-    """Raise InvalidStudy if a model of this family cannot generate text; `where` begins the message."""
+    """Raise InvalidStudy if a model of this family cannot generate text. The message begins with `where`."""
     if entry.is_encoder:
         raise problems.ENCODER_GENERATES(where=where, family=entry.family)
 
 
 def architecture_of(model: Any) -> Architecture:
-    """Return the entry of a transformers model, of its body, or of one of its attentions."""
+    """Return the architecture entry of a transformers model, of its body, or of one of its attention modules."""
     return ARCHITECTURES[model.config.model_type]
 
 
@@ -59,7 +59,7 @@ def blocks_of(body: Any) -> Any:
 def head_of(model: Any) -> list[Any]:
     """Return the modules of a sequence classifier's head; the last module returns the logits.
 
-    Empty for a language model, whose output embedding belongs to the pretrained model.
+    The result is empty for a language model, whose output embedding belongs to the pretrained model.
     """
     return [model.get_submodule(path) for path in architecture_of(model).head] if has_head(model) else []
 
@@ -70,12 +70,12 @@ def has_head(model: Any) -> bool:
 
 
 def output_embedding_of(model: Any) -> Any:
-    """Return the layer of a language model, possibly wrapped by peft, that returns the logits; None: a classifier."""
+    """Return a language model's layer that computes the logits; None for a classifier."""
     return None if has_head(model) else model.get_output_embeddings()
 
 
 def head_names() -> list[str]:
-    """Return the names that the heads of all families have in a sequence classifier."""
+    """Return the names that modules of classification heads have in all model families."""
     return sorted({path.partition(".")[0] for entry in ARCHITECTURES.values() for path in entry.head})
 
 
@@ -85,7 +85,7 @@ def is_head(name: str) -> bool:
 
 
 def is_after_pooling(name: str) -> bool:
-    """Whether a layer or tensor with this name reads pooled hidden states: in a head, or in the pooler of any body."""
+    """Whether a layer or tensor with this name comes after the pooling: in a head, or in a body's pooler."""
     return is_head(name) or not _POOLERS.isdisjoint(name.split("."))
 
 
@@ -93,10 +93,10 @@ _POOLERS = frozenset(entry.pooler for entry in ARCHITECTURES.values() if entry.p
 
 
 def is_output(name: str) -> bool:
-    """Whether a tensor with this name belongs to the layer that returns the logits, one row for each label.
+    """Whether a tensor with this name belongs to a head's last layer, which has one row for each label.
 
-    The last layer of one family's head may be a module of layers in the head of another family: the longest path of a
-    head that is in the name decides.
+    The last layer of one family's head may have the name of a module that contains layers in another family's head.
+    Therefore the longest path of a head module that is in the name decides.
     """
     heads = [entry.head for entry in ARCHITECTURES.values()]
     found = [path for head in heads for path in head if f".{path}." in f".{name}."]

@@ -1,4 +1,4 @@
-"""Architecture entries of causal language models (decoders)."""
+"""The architecture entries of causal language models (decoders)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _OLD = {"hidden": "n_embd", "layers": "n_layer", "heads": "n_head", "inner": "n_
 
 
 def _llama(**norms: Size) -> Block:
-    """Return a LLaMA block with `norms` inside its attention."""
+    """Return the entry of a LLaMA transformer block with `norms` inside its attention."""
     return Block(
         "layers",
         "self_attn",

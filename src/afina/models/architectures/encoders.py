@@ -1,4 +1,4 @@
-"""Architecture entries of encoders, in which each token attends to all tokens of its text."""
+"""The architecture entries of encoders, in which each token attends to all tokens of its text."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PLAIN = {
 
 
 def _encoder(family: str, block: Block, sizes: Sizes, **parts: Any) -> Architecture:
-    """Return the entry of an encoder whose first token is pooled."""
+    """Return the architecture entry of an encoder whose head reads the hidden state of the first token."""
     shared: dict[str, Any] = {
         "mask": "bidirectional",
         "pooling": "first",
@@ -151,4 +151,4 @@ REFUSED = {
     "deberta-v2": "its attention adds scores of relative positions to each pair of tokens itself, so the attention "
     "cannot be computed over packed texts. Choose modernbert, roberta or another encoder"
 }
-"""Families that are not supported, and why."""
+"""Model families that afina does not support, each with the reason."""

@@ -1,4 +1,7 @@
-"""Architecture: the entry of a model family: names of modules, sizes, pooling. The module does not import torch."""
+"""`Architecture`: the entry of a model family: names of its modules, sizes, and pooling.
+
+The module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,27 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Pooling = Literal["first", "last", "mean"]
-"""The hidden state of a text that the head reads: the first token's, the last token's, or the mean of all tokens'."""
+"""The hidden state of a text that the head reads: that of the first token, of the last token, or the mean over all
+tokens."""
 
 Mask = Literal["causal", "bidirectional"]
-"""The tokens that a token attends to: itself and earlier ones, or all tokens of its text."""
+"""Which tokens a token attends to: itself and earlier tokens ("causal"), or all tokens of its text
+("bidirectional")."""
 
 Size = Literal["hidden", "inner", "gated", "queries", "keys", "qkv", "head", "embedding"]
-"""A dimension of a weight. `queries` and `keys` are the number of heads times the size of a head, `qkv` is three times
-`hidden`, `gated` is twice `inner`, `head` is the size of a head, `embedding` is the width of the embeddings."""
+"""A dimension of a weight. `queries` and `keys` are the number of (key) heads times the width of a head, `qkv` is three
+times `hidden`, `gated` is twice `inner`, `head` is the width of a head, `embedding` is the width of the embeddings."""
 
 
 @dataclass(frozen=True)
 class PreNorm:
-    """Norms of a block that computes h + attention(first(h)), then adds mlp(second(...)).
+    """Names of the norms in a transformer block that computes h + attention(first(h)), then adds mlp(second(...)).
 
     Attributes:
         first: Name of the norm before the attention.
         second: Name of the norm before the MLP.
-        parallel: Whether both branches read the block's input, as in GPT-NeoX and GPT-J (where both use one norm).
+        parallel: Whether attention and MLP both read the block's input, as in GPT-NeoX and GPT-J (where both use one
+            norm).
     """
 
     first: str
@@ -34,13 +40,14 @@ class PreNorm:
 
 @dataclass(frozen=True)
 class PostNorm:
-    """Norms of a block that computes x = first(h + attention(h)), then second(x + mlp(x)).
+    """Names of the norms in a transformer block that computes x = first(h + attention(h)), then second(x + mlp(x)).
 
     Attributes:
         first: Path from the block to the norm after the attention.
         second: Path from the block to the norm after the MLP.
-        inner: Path from the block to the first part of the MLP. Then `first` and `second` are modules that project, add
-            and normalise: x = first(attention(h), h), then second(inner(x), x). None: both are only norms.
+        inner: Path from the block to the first part of the MLP, if `first` and `second` are modules that project, add
+            and normalise: x = first(attention(h), h), then second(inner(x), x). None: `first` and `second` are only
+            norms.
     """
 
     first: str
@@ -50,17 +57,18 @@ class PostNorm:
 
 @dataclass(frozen=True)
 class Block:
-    """Names of the transformer blocks and of the modules inside a block.
+    """Names of a model's transformer blocks and of the modules inside a block.
 
     Attributes:
-        layers: Path from the body (the model without its head) to the list of blocks.
+        layers: Path from the body (the model without its head) to the list of transformer blocks.
         attention: Path from a block to the module that calls transformers' attention interface.
-        linear: Input and output size of each linear layer, by path from a block.
-        norms: Width of each norm, by path from a block.
-        final_norm: Path from the body to the norm after the last block. None: no such norm.
-        pre_norm: The block's norms, if they come before attention and MLP.
-        post_norm: The block's norms, if they come after. With neither, the last block is computed at every token.
-        mlp: Path from a block to the MLP, or to `post_norm.second` if that is more than a norm.
+        linear: Input and output size of each linear layer in a block, by path from the block.
+        norms: Width of each norm in a block, by path from the block.
+        final_norm: Path from the body to the norm after the last block. None: the body has no such norm.
+        pre_norm: The norms of a block, if they come before attention and MLP.
+        post_norm: The norms of a block, if they come after attention and MLP. If both `pre_norm` and `post_norm` are
+            None, the last block is computed at every token.
+        mlp: Path from a block to the MLP, or to `post_norm.second` if that module also projects and adds.
     """
 
     layers: str
@@ -74,13 +82,13 @@ class Block:
 
     @property
     def attended(self) -> str:
-        """Path from a block to the module that returns what the attention adds, or the sum with it."""
+        """Path from a block to the module that returns the attention's output, added to the block's input or not."""
         return self.attention if self.post_norm is None or self.post_norm.inner is None else self.post_norm.first
 
     def find(self, name: str) -> tuple[int, str] | None:
-        """Return the block (from 0) that a parameter is in, and its name inside the block; None: outside all blocks.
+        """Return the index of the block that a parameter is in, and its name inside; None if it is outside all blocks.
 
-        The index is read from the name and is not checked against the model's number of blocks.
+        The index of the block is read from the name and not compared with the model's number of blocks.
         """
         path, parts = self.layers.split("."), name.split(".")
         for at in range(len(path), len(parts)):
@@ -90,27 +98,29 @@ class Block:
         return None
 
     def index(self, name: str) -> int | None:
-        """Return the block (from 0) that a parameter is in; None: outside all blocks."""
+        """Return the index of the block (from 0) that a parameter is in; None if it is outside all blocks."""
         found = self.find(name)
         return None if found is None else found[0]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """transformers' default sizes, used if a configuration has no value; None: computed from other sizes.
+    """transformers' default sizes of a model family, used for fields that a configuration leaves out.
+
+    None: the size is computed from other sizes.
 
     Attributes:
-        vocabulary: Tokens in the vocabulary.
+        vocabulary: Number of tokens in the vocabulary.
         hidden: Width of the hidden states.
-        layers: Number of blocks.
-        heads: Query heads of an attention.
+        layers: Number of transformer blocks.
+        heads: Number of query heads of an attention.
         inner: Width of the MLP's hidden layer.
-        positions: Maximum number of positions.
-        key_heads: Key and value heads of an attention.
-        head: Width of a head.
-        types: Token types. None: the family has no embedding of token types.
-        embedding: Width of the token embeddings. None: always `hidden`.
-        fields: Further names of sizes in a configuration; they take precedence over transformers' standard names.
+        positions: Maximum number of positions of a text's tokens.
+        key_heads: Number of key and value heads of an attention.
+        head: Width of an attention head.
+        types: Number of token types. None: the family has no embedding of token types.
+        embedding: Width of the token embeddings. None: the width is always `hidden`.
+        fields: The family's own names of size fields in a configuration; they take precedence over the standard names.
     """
 
     vocabulary: int
@@ -128,37 +138,42 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Architecture:
-    """The entry of a model family: names, sizes and properties that differ between families.
+    """The entry of a model family: the names, sizes and properties that differ between families.
 
     Attributes:
-        family: transformers' `model_type`.
-        block: Names of the blocks and of the modules inside.
-        sizes: Default sizes.
-        embeddings: Paths from the body to the embeddings of tokens, of positions and of token types, in this order; a
-            family may have only the first ones.
-        lora_targets: The attention's input projections, LoRA's default targets.
-        head: Paths of the classification head's modules; the last module returns the logits.
-        head_norm: The path among `head` that is a norm.
-        pretrained_head: Path of head modules that pretraining trains too: weights in the files are kept.
-        logits: (model, pooled hidden states [B, width]) -> logits [B, labels]. None: the head is one linear layer.
-        pooler: Path from the body to pretrained layers that only the pooled hidden states pass through. `logits` calls
-            them. Weights that the files lack are drawn.
-        pooling: The hidden state that the head reads.
-        poolings: Pooling by value of the configuration's field `pooling_field`; a family may leave this to the field.
-        pooling_field: Name of the configuration's field for the pooling. None: the pooling is always `pooling`.
-        mask: The tokens that a token attends to.
+        family: The value of `model_type` in transformers' configurations.
+        block: Names of the transformer blocks and of the modules inside.
+        sizes: transformers' default sizes of the family.
+        embeddings: Paths from the body to the embeddings of tokens, of positions and of token types, in this order. A
+            family may lack the last one or two.
+        lora_targets: Names of the attention's input projections, which are LoRA's default targets.
+        head: Paths of the classification head's modules; the last module computes the logits.
+        head_norm: The path in `head` that is a norm. None: the head has no norm.
+        pretrained_head: Path of head modules that pretraining has also trained, so that their weights are read from the
+            files.
+        logits: Function (model, pooled hidden states [B, width]) -> logits [B, labels]. None: the head is one linear
+            layer.
+        pooler: Path from the body to pretrained layers that read only the pooled hidden states, and that `logits`
+            calls. Weights that the files lack are drawn.
+        pooling: The hidden state of a text that the head reads.
+        poolings: The pooling by value of the configuration's field `pooling_field`, for families whose configuration
+            selects it.
+        pooling_field: Name of the configuration's field that selects the pooling. None: the pooling is always
+            `pooling`.
+        mask: Which tokens a token attends to.
         after_padding: Whether the position ids of a text begin after the padding token's id instead of at 0.
-        token_types: Whether the body takes token types.
-        classifier: transformers' auto class of the sequence classifier.
-        language_model: transformers' auto class of the language model; of an encoder: of the pretrained model.
+        token_types: Whether the body has token types, which tell the two texts of a pair apart.
+        classifier: Name of the auto class of transformers for sequence classifiers.
+        language_model: Name of the auto class of transformers for language models; for encoders, for the pretrained
+            model.
         output_embedding: Name of the language model's last layer in the weight files.
-        embedding_norm: Path from the body to the norm of the summed embeddings. None: no such norm.
-        outer: Input and output size of each linear layer of the body outside the blocks, by path from the body; a model
-            may lack one.
-        settings: Values that fields of a configuration must have, if the configuration has the fields.
+        embedding_norm: Path from the body to the norm of the summed embeddings. None: the body has no such norm.
+        outer: Input and output size of each linear layer of the body outside the transformer blocks, by path from the
+            body; some models of the family may lack a layer.
+        settings: Values that fields of a configuration must have, if the configuration has these fields.
         fan_in_fan_out: Whether linear layers store their weights as [in, out].
-        takes_virtual_tokens: Whether the family can use prompts and prefixes.
-        published: Whether the published study includes this family.
+        takes_virtual_tokens: Whether prompt tuning and prefix tuning support the family.
+        published: Whether the published study that afina repeats includes the family.
     """
 
     family: str
@@ -189,29 +204,29 @@ class Architecture:
 
     @property
     def is_encoder(self) -> bool:
-        """Whether each token attends to all tokens of its text, so the model cannot continue a text."""
+        """Whether each token attends to all tokens of its text, so that the model cannot continue a text."""
         return self.mask == "bidirectional"
 
     def takes_chunks(self, pooling: Pooling) -> bool:
-        """Whether a text can be computed in chunks, under a head that reads this pooling.
+        """Whether a text can be computed in chunks if the head reads this pooling.
 
-        A chunk attends to the kept keys and values of earlier tokens. So no token may attend to a later one, and the
-        head may read the last chunk only.
+        A chunk attends to the cached keys and values of earlier tokens. So no token may attend to a later token, and
+        the head may read only the last chunk.
         """
         return self.mask == "causal" and pooling == "last"
 
     @property
     def norms(self) -> frozenset[str]:
-        """Names of all norms, without the path before them."""
+        """Names of all norms of the family, without the path before each name."""
         paths = (*self.block.norms, self.block.final_norm, self.embedding_norm)
         return frozenset(path.rpartition(".")[2] for path in paths if path is not None)
 
     def pooling_of(self, config: Any) -> Pooling:
-        """Return the pooling of a model with this configuration of transformers."""
+        """Return the pooling of a model with the transformers configuration `config`."""
         return self.pooling if self.pooling_field is None else self.poolings[getattr(config, self.pooling_field)]
 
     def position_offset(self, config: Any) -> int:
-        """Return the position id of a text's first token in a model with this configuration of transformers."""
+        """Return the position id of a text's first token in a model with the transformers configuration `config`."""
         return int(config.pad_token_id) + 1 if self.after_padding else 0
 
     def is_above(self, name: str) -> bool:

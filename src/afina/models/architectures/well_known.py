@@ -1,4 +1,4 @@
-"""Configurations of well-known models, so that counting parameters and planning need no network.
+"""Configurations of well-known models, so that afina can count parameters and plan runs without a network.
 
 The module does not import torch.
 """
@@ -71,4 +71,4 @@ WELL_KNOWN: dict[str, dict[str, Any]] = {
     "huggyllama/llama-13b": _llama(40, 40, 5120, 13824),
     "meta-llama/Llama-2-7b-hf": {**_llama(32, 32, 4096, 11008), "max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
 }
-"""Published configurations by address, reduced to the fields that determine weight shapes."""
+"""Published configurations of well-known models by address, with only the fields that determine weight shapes."""
