@@ -2,7 +2,8 @@
 
 An adapter's settings may come from an untrusted source. peft runs patterns of module names in the settings as regular
 expressions, which may never end. peft also imports the module that `megatron_core` names, and allocates memory of any
-size.
+size. Therefore afina matches the patterns itself in linear time (RE2), and replaces them by the matching names before
+peft reads the settings.
 
 No digest covers `adapter_config.json`: an edited scale changes the outputs of a model loaded by peft, but not by afina.
 `disagreement` and `check_agrees` therefore compare the settings with the manifest. The module `peft_settings` does not

@@ -1,9 +1,10 @@
-"""Modules that methods add to a transformers model: prompts, prefixes, bottleneck adapters and poolings.
+"""Modules that adaptation methods add to a transformers model: prompts, prefixes, bottlenecks and poolings.
 
-A prompt is trained rows of the model's input; a prefix is trained keys and values in every attention. Both act as
-virtual tokens before every text. A bottleneck is two small linear layers with a nonlinearity between them, placed
-beside or behind a module of a block. A readout replaces the pooling of the hidden states. Each module has a fixed name,
-so its parameters are saved like any other. The module knows where the modules are in a model; does not know methods.
+A prompt consists of trained rows of the model's input; a prefix consists of trained keys and values in every attention.
+Prompts and prefixes act as virtual tokens before every text. A bottleneck consists of two small linear layers with an
+activation function between them, and is parallel to a module of a transformer block or after the module. A readout
+replaces the pooling of the hidden states. Each added module has a fixed name, so its parameters are saved like any
+other. The Python module `added_modules` knows where these modules are in a model; it does not know adaptation methods.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from afina.models.kernels.layer_changes import LayerChange
 from afina.models.kernels.layout import Layout, Pooled
 
 PROMPT = "prompt"
-"""Name of the `Prompt` module in a body."""
+"""Name of the `Prompt` module among the children of a body."""
 
 PREFIX = "prefix"
-"""Name of the `Prefix` module in an attention."""
+"""Name of the `Prefix` module among the children of an attention."""
 
 READOUT = "readout"
-"""Name of the `PoolingReadout` in a body."""
+"""Name of the `PoolingReadout` module among the children of a body."""
 
 
 class Prompt(nn.Module):
-    """Trained embedding rows before every text; `weight`: [K, width]."""
+    """The trained rows of prompt tuning, put before the embeddings of every text; `weight`: [K, width]."""
 
     def __init__(self, rows: Tensor) -> None:
         super().__init__()
@@ -44,11 +45,11 @@ class Prompt(nn.Module):
 
 
 class Prefix(nn.Module):
-    """Trained keys and values before every text's own, in one attention.
+    """The trained keys and values of prefix tuning in one attention, put before the keys and values of every text.
 
     Attributes:
-        key: [K, G, D] for G key heads of width D, stored as they are after the rotary embedding.
-        value: [K, G, D].
+        key: Trained keys [K, G, D] for G key heads of width D, stored as they are after the rotary embedding.
+        value: Trained values [K, G, D].
     """
 
     def __init__(self, key: Tensor, value: Tensor) -> None:
@@ -59,17 +60,19 @@ class Prefix(nn.Module):
         return len(self.key)
 
     def columns(self) -> tuple[Tensor, Tensor]:
-        """Return key and value in the order that attention uses, each [G, K, D]."""
+        """Return the prefix's keys and values in the order of axes that the attention uses, each [G, K, D]."""
         return self.key.transpose(0, 1), self.value.transpose(0, 1)
 
 
 class PoolingReadout(nn.Module):
-    """The head's input from the hidden states, in place of the family's own pooling. Has no parameters.
+    """Pools the hidden states of a text in place of the model family's own pooling.
 
-    The result goes to the last layer of the head. Other layers of the head, such as a pooler, are left out.
+    The module has no parameters.
+
+    The pooled hidden states go to the last layer of the head. Other layers of the head, such as a pooler, are not used.
 
     Attributes:
-        settings: The pooling, and whether the result is normalised.
+        settings: The pooling, and whether the pooled hidden states are divided by their norm.
     """
 
     def __init__(self, settings: Pooled) -> None:
@@ -78,32 +81,32 @@ class PoolingReadout(nn.Module):
 
 
 def readout_of(body: nn.Module) -> Pooled | None:
-    """Return the module that makes the head's input in place of the family's pooling; None: no such module."""
+    """Return the settings of the body's `PoolingReadout`; None if the body has the model family's own pooling."""
     found = body._modules.get(READOUT)
     return found.settings if isinstance(found, PoolingReadout) else None
 
 
 def prompt_of(body: nn.Module) -> Prompt | None:
-    """Return the prompt of a transformer without its head; None: no prompt."""
+    """Return the prompt of a transformer without its head; None if no prompt was added."""
     found = body._modules.get(PROMPT)
     return found if isinstance(found, Prompt) else None
 
 
 def prefix_of(attention: nn.Module) -> Prefix | None:
-    """Return the prefix of an attention; None: no prefix."""
+    """Return the prefix of an attention; None if no prefix was added."""
     found = attention._modules.get(PREFIX)
     return found if isinstance(found, Prefix) else None
 
 
 def attentions(body: Any) -> Iterator[Any]:
-    """Yield every attention of a transformer, from the first block to the last."""
+    """Yield the attention modules of a transformer, from the first block to the last."""
     path = architecture_of(body).block.attention
     for block in blocks_of(body):
         yield block.get_submodule(path)
 
 
 def layout_of(body: Any, bounds: Tensor) -> Layout:
-    """Return the layout of the row that `body` computes for texts with these bounds, virtual tokens included."""
+    """Return the layout of a row of texts with these bounds, including the virtual tokens that `body` adds."""
     prompt, prefix = prompt_of(body), prefix_of(next(attentions(body)))
     before = 0 if prefix is None else len(prefix)
     made = Layout(bounds, 0, before) if prompt is None else Layout(bounds).grown(len(prompt), before)
@@ -113,7 +116,7 @@ def layout_of(body: Any, bounds: Tensor) -> Layout:
 
 @torch.no_grad()
 def words(body: Any, count: int) -> Tensor:
-    """Return the embeddings of `count` random tokens, drawn by torch's global generator, [count, width]."""
+    """Return the input embeddings of `count` random tokens [count, width], drawn by torch's global generator."""
     table = body.get_input_embeddings()
     drawn = torch.randint(0, table.num_embeddings, (count,))
     found: Tensor = table(drawn.to(next(table.parameters()).device))
@@ -122,15 +125,15 @@ def words(body: Any, count: int) -> Tensor:
 
 @torch.no_grad()
 def activations(body: Any, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return the keys and values that each attention computes for a text with the embeddings `rows`, without dropout.
+    """Return the keys and values that each attention computes, without dropout, for a text given as embeddings.
 
-    On the `meta` device nothing is computed; the tensors have the right shapes.
+    On the `meta` device nothing is computed; only the shapes of the result are right.
 
     Args:
-        rows: [N, width].
+        rows: The embeddings of the text's tokens, [N, width].
 
     Returns:
-        Keys and values, each [N, G, D], from the first attention to the last.
+        The keys and values, each [N, G, D], from the first attention to the last.
     """
     if rows.device.type == "meta":
         shape = (len(rows), *key_heads(body.config))
@@ -152,36 +155,36 @@ def activations(body: Any, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 def _by_token(states: Tensor) -> Tensor:
-    """Turn [1, G, N, D] into [N, G, D]."""
+    """Change the shape of keys or values from [1, G, N, D] to [N, G, D]."""
     return states[0].transpose(0, 1).clone(memory_format=torch.contiguous_format)
 
 
 def key_heads(config: Any) -> tuple[int, int]:
-    """Return the number of key heads and the width of a head."""
+    """Return the number of key heads of an attention, and the width of a head."""
     heads = int(config.num_attention_heads)
     groups = getattr(config, "num_key_value_heads", None) or heads
     return int(groups), int(getattr(config, "head_dim", None) or config.hidden_size // heads)
 
 
 def key_value_cache(body: Any) -> KeyValueCache:
-    """Return an empty cache of the keys and values of a transformer without its head."""
+    """Return an empty cache for the keys and values of a transformer."""
     weight = next(body.parameters())
     return KeyValueCache(list(attentions(body)), *key_heads(body.config), weight.dtype, weight.device)
 
 
 BOTTLENECK = "bottleneck"
-"""Name of the `Bottleneck` among the children of the module that it belongs to."""
+"""Name of the `Bottleneck` among the children of the module whose input or output it changes."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": gelu, "relu": relu}
 
 
 class Bottleneck(nn.Module):
-    """scale * up(activation(down(x))); 0 before training, because `up` starts at zero.
+    """A bottleneck: scale * up(activation(down(x))), which is 0 before training because `up` starts at zero.
 
-    `down` starts with torch's default initialisation.
+    The layer `down` starts with torch's default initialisation.
 
     Args:
-        width: Size of the bottleneck's input and output.
+        width: Size of the bottleneck's input and of its output.
         activation: A key of `ACTIVATIONS`.
     """
 
@@ -200,7 +203,7 @@ class Bottleneck(nn.Module):
 
 
 def behind(module: Any, plain: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-    """Compute h + bottleneck(h) for the output h of `plain`, the module's own forward; in a tuple, h comes first."""
+    """Compute h + bottleneck(h), where h is what `plain` (the module's own forward) returns, first if a tuple."""
     outputs = plain(*inputs, **options)
     hidden, *others = outputs if isinstance(outputs, tuple) else (outputs,)
     hidden = hidden + module.get_submodule(BOTTLENECK)(hidden)
@@ -208,10 +211,10 @@ def behind(module: Any, plain: Callable[..., Any], *inputs: Any, **options: Any)
 
 
 def beside(module: Any, plain: Callable[..., Any], *inputs: Tensor) -> Any:
-    """Compute plain(inputs) + bottleneck(inputs); `plain` is the module's own forward.
+    """Compute plain(inputs) + bottleneck(inputs), where `plain` is the module's own forward.
 
-    If the module is the last of several that form an MLP, it is called with inner values and with the values that the
-    MLP read, and adds its result to the latter. The bottleneck then adds to them too.
+    In BERT, the module is the last of the MLP's modules: it gets inner values and the MLP's input, and adds its own
+    result to the MLP's input. The bottleneck's output is then added to the MLP's input as well.
     """
     *inner, read = inputs
     added = module.get_submodule(BOTTLENECK)(read)
@@ -220,11 +223,11 @@ def beside(module: Any, plain: Callable[..., Any], *inputs: Tensor) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class BottleneckChange(LayerChange):
-    """A bottleneck's contribution to a module's output in a mixed batch.
+    """Adds a bottleneck's output to the output of a module in a mixed batch.
 
     Attributes:
-        down: Weight of the first layer, as in `nn.Linear`; `down_bias` is its bias.
-        up: Weight of the second layer; `up_bias` is its bias.
+        down: Weight of the bottleneck's first layer, as in `nn.Linear`; `down_bias` is the bias.
+        up: Weight of the bottleneck's second layer; `up_bias` is the bias.
         activation: A key of `ACTIVATIONS`.
         beside: True: the bottleneck reads the module's input. False: the bottleneck reads the module's output.
     """
@@ -238,7 +241,7 @@ class BottleneckChange(LayerChange):
     beside: bool
 
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
-        """Add the bottleneck to `outputs` in place; both are [N, width]."""
+        """Add the bottleneck's output to `outputs` [N, width] in place; `inputs` have the same shape."""
         given = inputs if self.beside else outputs
         assert given is not None
         inner = ACTIVATIONS[self.activation](linear(given, self.down, self.down_bias))

@@ -1,1 +1,4 @@
-"""Faster computations of a model's layers with the same results. The package does not know models or methods."""
+"""Faster computations of a model's layers, with the same results except for rounding.
+
+`afina.models.kernels` does not know models or adaptation methods.
+"""

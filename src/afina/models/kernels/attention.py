@@ -1,9 +1,9 @@
-"""Attention over a packed row, for every model that uses transformers' AttentionInterface.
+"""Attention over padding-free rows of several texts, for all models with transformers' `AttentionInterface`.
 
-Each sequence attends only to itself, causally or in both directions. On a CPU the row is arranged as a grid of lines
-(`layout.py`), so the cost depends on the texts' own lengths and not on the square of all tokens. On a CUDA device,
-torch's kernel for sequences of varying length computes the row directly, if it supports the inputs. The module does not
-know models.
+Each text of a row attends only to itself, causally or in both directions. On a CPU, the row is arranged as a grid of
+lines (`layout.py`), so that the cost depends on the lengths of the texts and not on the square of the number of all
+tokens. On a CUDA device, torch's kernel for sequences of varying length computes the row directly, if the kernel
+supports the dtype and the sizes. The module `attention` does not know models.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ except ImportError:  # the oldest torch that afina allows does not have it
 NAME = "afina_packed"
 
 SHORT = 256
-"""Longest sequence for which the whole score matrix is faster on a CPU than torch's tiled kernel, and small."""
+"""Length of the longest text for which computing the whole score matrix on a CPU is faster than torch's tiled kernel;
+the matrix is then also small."""
 
 
 class _ShortAttention(torch.autograd.Function):
-    """softmax(scale q k^T) v on the grid, with its backward pass.
+    """Computes softmax(scale q k^T) v for short texts arranged as a grid, with its backward pass.
 
-    Batches are ordered by head first, so that products need no copy except the gathering. Scores are normalised in
-    float32: softmax in bfloat16 is several times slower on a CPU, and less accurate. Empty cells attend only to each
-    other and are never read, so their values and gradients have no effect. A prefix stands before every line's keys,
-    once for all sequences in the line.
+    Matrices are ordered by head first, so that only gathering copies the tensors. Scores are normalised in float32,
+    because softmax in bfloat16 is several times slower on a CPU, and less accurate. Empty cells of the grid attend only
+    to each other and are never read, so their values and gradients have no effect. A prefix is put before the keys of
+    every line of the grid, once for all texts in the line.
     """
 
     @staticmethod
@@ -95,7 +96,7 @@ class _ShortAttention(torch.autograd.Function):
         grad_k = torch.bmm(grad_scores.transpose(1, 2), q)
 
         def rows(lines: Tensor, count: int) -> tuple[Tensor, Tensor | None]:
-            """Turn [H * N, P + L, D] into [G or H, T, D] and [G or H, P, D]."""
+            """Change the shape of gradients from [H * N, P + L, D] to [G or H, T, D] and [G or H, P, D]."""
             filled = lines.view(heads, grid.lines, -1, width)
             if count != heads:
                 filled = filled.view(count, heads // count, *filled.shape[1:]).sum(1)
@@ -124,23 +125,25 @@ def packed_attention(
     cached: KeyValueRow | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Compute attention within each sequence of a packed row, including the prefix of `module` if it has one.
+    """Compute the attention of each text of a padding-free row to itself, and to the prefix of `module`, if any.
 
     Args:
         module: The attention module.
-        query: [1, H, T, D]; key and value are [1, G, T, D], and G divides H.
-        attention_mask: Ignored; the layout determines what is visible.
-        scaling: Factor of the scores. None: 1 / sqrt(D).
+        query: The queries [1, H, T, D]; key and value are [1, G, T, D], and G divides H.
+        attention_mask: Ignored, because the layout determines which tokens attend to which.
+        scaling: Factor by which the scores are multiplied. None: 1 / sqrt(D).
         dropout: Dropout probability of the attention weights.
-        sliding_window: Number of tokens in each direction that a token attends to, itself included. The prefix is
-            always visible.
+        sliding_window: Number of tokens in each direction, including itself, that a token attends to. A token always
+            attends to the whole prefix.
         causal: Whether a token attends only to itself and earlier tokens.
-        keep: Receives key and value by module, if given.
-        segments: Parts of the row with prefixes of their own, or chunks; together they cover the row, in order.
-        cached: Where keys and values are kept, and what the tokens attend to if they continue running sequences.
+        keep: A dictionary that receives the computed key and value by module. None: they are not stored.
+        segments: Parts of the row with a prefix of their own or computed as chunks. Together, the segments cover the
+            row in order. None: the row is one segment.
+        cached: The cache rows in which keys and values are kept, and which the tokens attend to if they continue
+            running texts.
 
     Returns:
-        [1, T, H, D], and None in place of attention weights.
+        The attention's output [1, T, H, D], and None in place of attention weights.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings may have returned float32
@@ -181,7 +184,7 @@ def _attend(
     *,
     causal: bool,
 ) -> Tensor:
-    """Compute [T, H, D] from query [H, T, D], key and value [G, T, D], and the prefix `columns`, [G, P, D] each."""
+    """Compute the output [T, H, D] from query [H, T, D], key and value [G, T, D], and the prefix's [G, P, D]."""
     row = query, key, value
     if window is not None and layout.longest <= window:
         window = None
@@ -209,7 +212,7 @@ def _by_torch(
     *,
     causal: bool,
 ) -> Tensor:
-    """Compute [T, H, D] with torch's kernels; shapes as in `_attend`, `always` as in `Grid.visible`."""
+    """Compute the output [T, H, D] with torch's kernels; shapes as in `_attend`, `always` as in `Grid.visible`."""
     if query.device.type == "cuda" and serves_varlen(query, dropout) and not (always and window):
         return _varlen(query, key, value, layout, scale, window, causal=causal)
     if not causal and window is not None and not always and 3 * window < layout.longest:
@@ -238,9 +241,10 @@ def _by_torch(
 def _by_blocks(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, dropout: float, window: int
 ) -> Tensor:
-    """Compute [T, H, D] for a window in both directions, at a cost of T times the window.
+    """Compute the output [T, H, D] for a window in both directions, in time proportional to T times the window.
 
-    The row is cut into blocks of `window` tokens. What a token attends to lies in its own block and in its neighbours.
+    The row is cut into blocks of `window` tokens. Each token attends only to tokens of its own block and of the two
+    neighbouring blocks.
     """
     visible = layout.in_blocks(window)
     count, total = len(visible), query.shape[1]
@@ -260,7 +264,7 @@ def _by_blocks(
 
 
 def serves_varlen(query: Tensor, dropout: float) -> bool:
-    """Whether torch's kernel for sequences of varying length supports these inputs: half precision, no dropout."""
+    """Whether torch's kernel for texts of varying length supports the input: half precision and no dropout."""
     if varlen_attn is None or "enable_gqa" not in inspect.signature(varlen_attn).parameters:
         return False
     half = query.dtype in (torch.bfloat16, torch.float16)
@@ -272,7 +276,7 @@ def serves_varlen(query: Tensor, dropout: float) -> bool:
 def _varlen(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, window: int | None, *, causal: bool
 ) -> Tensor:
-    """Compute [T, H, D] from query [H, T, D], key and value [G, T, D]."""
+    """Compute the output [T, H, D] from query [H, T, D], key and value [G, T, D]."""
     bounds, longest = layout.bounds, layout.longest
     reach = -1 if window is None else window - 1
     mixed = varlen_attn(

@@ -1,9 +1,9 @@
-"""peft's DoRA layers with a frozen weight: a backward pass, and DoRA in a mixed batch.
+"""A faster computation of peft's DoRA layers with a frozen weight, and DoRA in a mixed batch.
 
-Results equal peft's except for rounding. DoRA is m / ||W + s B A|| (W + s B A) x + b, where the length of each row is a
-constant for gradients (Liu et al. 2024, section 4.3). peft computes the sum at every pass. Here the lengths are
-computed from products of A's and B's size, and W may stay packed: ||W + s B A||^2 = ||W||^2 + 2 s <W A^T, B> + s^2 <B A
-A^T, B>, each by row. ||W||^2 never changes. The module knows peft's layers, not models.
+The results equal those of peft except for rounding. DoRA is m / ||W + s B A|| (W + s B A) x + b, where the norm of each
+row is a constant for gradients (Liu et al. 2024, section 4.3). peft computes the matrix W + s B A at every pass. afina
+computes the row norms from products of the size of A and B, so that W may stay in oneDNN's layout: ||W + s B A||^2 =
+||W||^2 + 2 s <W A^T, B> + s^2 <B A A^T, B>, each by row. The module `dora` knows peft's layers, but not models.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from afina.models.kernels.linear import FrozenWeight
 from afina.models.kernels.lora import DORA, LoraChange, dropout_mask, lora_adapter
 
 SQUARES = "squares"
-"""Buffer of a layer with DoRA: float32 [M], ||W||^2 by row."""
+"""Name of the buffer with ||W||^2 by row, float32 [M], in a layer with DoRA."""
 
 
 def dora_adapter(layer: nn.Module) -> str | None:
-    """Return the name of a peft layer's only adapter if it computes DoRA; None for any other layer."""
+    """Return the name of a peft layer's only adapter if the adapter computes DoRA; None for any other layer."""
     name = lora_adapter(layer, DORA)
     peft_layer: Any = layer
     return name if name is not None and linear.is_linear(peft_layer.base_layer) else None
 
 
 def prepare_dora(layer: Any) -> None:
-    """Store the row lengths of W that DoRA needs, on a layer or peft's wrapper, while the weight is float32."""
+    """Store the squared row norms of W that DoRA needs, on a layer or peft's wrapper, while W is float32."""
     if not hasattr(layer, SQUARES):
         weight = linear.frozen_weight(getattr(layer, "base_layer", layer)).dequantize()
         layer.register_buffer(SQUARES, weight.float().square().sum(1), persistent=False)
 
 
 def dora_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
-    """Compute peft's DoRA layer; any leading shape.
+    """Compute peft's DoRA layer for inputs with any leading shape.
 
-    In training with dropout, W's input is dropped like B A's, except in the term W x + b.
+    In training with dropout, the input of W is dropped like that of B A, except in the term W x + b.
     """
     base = layer.base_layer
     if linear.weight_trains(base):
@@ -56,7 +56,7 @@ def dora_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
 
 
 def _lengths(squares: Tensor, down: Tensor, up: Tensor, scaling: float, own: FrozenWeight) -> Tensor:
-    """Return the row lengths of W + s B A, float32 [M]: squares [M], down [r, K], up [M, r]."""
+    """Return the row norms of W + s B A, float32 [M], from ||W||^2 [M], down [r, K] and up [M, r]."""
     beside = own.product(down).float().t()
     down, up = down.float(), up.float()
     added = (2 * beside).add_(up @ (down @ down.t()), alpha=scaling).mul_(up).sum(1)
@@ -64,9 +64,10 @@ def _lengths(squares: Tensor, down: Tensor, up: Tensor, scaling: float, own: Fro
 
 
 class _DoRA(torch.autograd.Function):
-    """DoRA layer with a frozen W; the row lengths get no gradient.
+    """DoRA layer with a frozen W; the row norms get no gradient.
 
-    Row scales are near 1. Their difference from 1 is rounded to the dtype of the inputs, which is more accurate.
+    The row scales m / ||W + s B A|| are near 1. Rounding their difference from 1 to the dtype of the inputs is more
+    accurate than rounding the scales.
     """
 
     @staticmethod
@@ -82,7 +83,7 @@ class _DoRA(torch.autograd.Function):
         scaling: float,
         own: FrozenWeight,
     ) -> Tensor:
-        """Compute [N, M]: inputs and mask [..., K], down [r, K], up [M, r], other vectors [M]."""
+        """Compute the output [N, M]: inputs and mask [..., K], down [r, K], up [M, r], other vectors [M]."""
         flat = inputs.reshape(-1, inputs.shape[-1])
         dropped = flat if mask is None else flat * mask.view(flat.shape)
         beyond = (magnitude.float() / lengths - 1).to(flat.dtype)
@@ -122,11 +123,11 @@ class _DoRA(torch.autograd.Function):
 
 @dataclass(frozen=True, eq=False)
 class DoraChange(LoraChange):
-    """Turns W x + b into DoRA's (m / ||W + s B A||) (W + s B A) x + b.
+    """Changes W x + b to DoRA's (m / ||W + s B A||) (W + s B A) x + b in a mixed batch.
 
     Attributes:
-        beyond: [M], the row scales minus 1.
-        bias: [M], the adapter's bias. None: the frozen bias.
+        beyond: The row scales m / ||W + s B A|| minus 1, [M].
+        bias: The bias that the adapter trained, [M]. None: the frozen bias.
     """
 
     beyond: Tensor
@@ -137,7 +138,7 @@ class DoraChange(LoraChange):
     def over(
         cls, layer: Any, down: Tensor, up: Tensor, scaling: float, magnitude: Tensor, bias: Tensor | None = None
     ) -> Self:
-        """Return the change for a layer after `prepare_dora`; down [r, K], up [M, r], magnitude [M] float32."""
+        """Return the change of a layer after `prepare_dora`; down [r, K], up [M, r], magnitude [M] float32."""
         device, own = layer.squares.device, linear.frozen_weight(layer)
         down, up = down.to(device, own.dtype), up.to(device, own.dtype)
         with torch.inference_mode():

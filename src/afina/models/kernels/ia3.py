@@ -1,4 +1,7 @@
-"""(IA)^3 in a mixed batch. With a model of its own it needs no kernel: peft calls the frozen layer and scales once."""
+"""(IA)^3 in a mixed batch: scales the inputs or outputs of layers for some rows.
+
+For a model with a single (IA)^3 adapter, afina has no kernel: peft calls the frozen layer and scales once.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,13 @@ from afina.models.kernels.lora import adapter_of_vectors
 
 
 def ia3_adapter(layer: nn.Module) -> str | None:
-    """Return the name of a peft layer's only adapter if it computes (IA)^3; None for any other layer."""
+    """Return the name of a peft layer's only adapter if the adapter computes (IA)^3; None for any other layer."""
     return adapter_of_vectors(layer, "ia3_l")
 
 
 @dataclass(frozen=True, eq=False)
 class ScaledInput(LayerChange):
-    """Scales the layer's input by `by`, [K]."""
+    """Multiplies the layer's input by the vector `by`, [K]."""
 
     by: Tensor
 
@@ -27,7 +30,7 @@ class ScaledInput(LayerChange):
 
 @dataclass(frozen=True, eq=False)
 class ScaledOutput(LayerChange):
-    """Scales the layer's output, including the bias, by `by`, [M]."""
+    """Multiplies the layer's output, including the bias, by the vector `by`, [M]."""
 
     by: Tensor
 

@@ -1,8 +1,9 @@
-"""A frozen weight in int8: one code for each number, and one scale for each output channel.
+"""A frozen weight stored as int8: one code for each number, and one scale for each output channel.
 
-One copy serves both directions. A product casts the codes to the compute dtype, multiplies by oneDNN or torch, and
-scales the result: x W^T = (x codes^T) * scales, and g W = (g * scales) codes. Codes and scales are exact in bfloat16,
-so bfloat16 and float32 compute with the same weight. The module does not know models.
+The forward and the backward pass use the same copy of the codes. Multiplication casts the codes to the compute dtype,
+multiplies with oneDNN or torch, and scales the result: x W^T = (x codes^T) * scales, and g W = (g * scales) codes.
+Codes and scales are exact in bfloat16, so that bfloat16 and float32 compute with the same weight. The module `int8`
+does not know models.
 """
 
 from __future__ import annotations
@@ -17,23 +18,27 @@ from torch._subclasses.fake_tensor import FakeTensor
 from afina.models.kernels.linear import HeldWeight, multiply, multiply_fused
 
 LEVELS = 127
-"""The largest code; -128 is not used, so the codes are symmetric."""
+"""The largest int8 code; the code -128 is not used, so that codes are symmetric."""
 
 FORM = 1
-"""Version of `quantize`: increase it when a weight would get other codes or scales, so that old copies are not used."""
+"""Version of `quantize`. Increase `FORM` when a weight would get other codes or scales, so that afina does not use old
+copies."""
 
 BLOCK = 1 << 22
-"""Codes that are cast at once, which bounds the memory of a product; smaller blocks are not faster (docs/LOG.md)."""
+"""Number of int8 codes that are cast at once, which limits the memory of a product; smaller blocks are not faster
+(docs/LOG.md)."""
 
 FEW_ROWS = 16
-"""Up to this many input rows in bfloat16, torch's int8 kernel for decoding is faster than a cast and a product."""
+"""Maximum number of input rows in bfloat16 for which torch's int8 kernel for decoding is faster than a cast and a
+product."""
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return codes, int8 [M, K], and scales, float32 [M], of a float32 weight [M, K].
+    """Return the codes, int8 [M, K], and the scales, float32 [M], of a float32 weight [M, K].
 
-    A row's largest absolute value has code 127 or -127. A scale is rounded to a bfloat16 value. The error of a weight
-    is at most half a scale. A row with NaN or infinity gets a scale of NaN or infinity, so no product hides it.
+    The largest absolute value of a row has the code 127 or -127. Each scale is rounded to a bfloat16 value. The error
+    of a weight is at most half a scale. A row with NaN or infinity gets a scale of NaN or infinity, so that every
+    product shows it.
     """
     largest = weight.abs().amax(1).float()
     scales = (largest / LEVELS).to(torch.bfloat16).float().clamp_(min=_SMALLEST)
@@ -42,16 +47,16 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def form() -> dict[str, object]:
-    """Return everything on which codes and scales depend in addition to the weight."""
+    """Return everything on which int8 codes and scales depend besides the weight."""
     return {"version": FORM, "torch": torch.__version__, "processor": torch.backends.cpu.get_cpu_capability()}
 
 
 _SMALLEST = 2.0**-100
-"""The smallest scale; a bias divided by it is finite. Smaller weights are 0."""
+"""The smallest scale, for which a bias divided by the scale is still finite. Smaller weights become 0."""
 
 
 class Int8Weight(HeldWeight):
-    """A weight as int8 codes with a float32 scale for each output channel; `to(dtype)` keeps both."""
+    """A weight stored as int8 codes with a float32 scale for each output channel; `to(dtype)` changes neither."""
 
     codes: Tensor
     scales: Tensor
@@ -66,7 +71,7 @@ class Int8Weight(HeldWeight):
         self._keep(codes=codes, scales=scales, like=weight.new_empty(0))
 
     def product(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Multiply by the codes and scale the result; a bias is divided by the scales first."""
+        """Multiply inputs by the codes and scale the result; a bias is divided by the scales first."""
         rows, scales = self.codes.shape[0], self.scales.to(inputs.dtype)
         if _decodes(inputs):
             few: Tensor = torch._weight_int8pack_mm(inputs.contiguous(), self.codes, scales)
@@ -85,7 +90,7 @@ class Int8Weight(HeldWeight):
         return result
 
     def transposed_product(self, grads: Tensor) -> Tensor:
-        """Scale the gradients and multiply by the codes; parts of a large weight are summed in float32."""
+        """Multiply scaled gradients by the codes; parts of a large weight are summed in float32."""
         rows, scaled = self.codes.shape[0], grads * self.scales.to(grads.dtype)
         step = self._rows_at_once
         if step >= rows:
@@ -96,7 +101,7 @@ class Int8Weight(HeldWeight):
         return result.to(grads.dtype)
 
     def dequantize(self) -> Tensor:
-        """Return codes times scales, rounded to `dtype`."""
+        """Return the weight as codes times scales, rounded to `dtype`."""
         return (self.codes * self.scales[:, None]).to(self.dtype)
 
     @property
@@ -113,7 +118,7 @@ class Int8Weight(HeldWeight):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of products: that of the weight before it was quantized, or of the last `to`."""
+        """The dtype of products: that of the weight before quantization, or of the last `to`."""
         return self.like.dtype
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
@@ -124,10 +129,10 @@ class Int8Weight(HeldWeight):
 
 
 def _decodes(inputs: Tensor) -> bool:
-    """Whether torch's int8 kernel for decoding is faster for these inputs [N, K], and correct.
+    """Whether torch's int8 kernel for decoding is faster for these inputs [N, K], and gives right results.
 
-    The kernel reads beyond the end of a row whose length is no multiple of its vector's, and then crashes or returns
-    other numbers (torch 2.13).
+    The kernel reads beyond the end of a row whose length is not a multiple of the processor's vector length; then it
+    crashes or returns wrong numbers (torch 2.13).
     """
     rows, columns = inputs.shape
     fits = 0 < rows <= FEW_ROWS and columns % _VECTOR == 0
@@ -135,4 +140,4 @@ def _decodes(inputs: Tensor) -> bool:
 
 
 _VECTOR = 32
-"""Numbers in the longest vector of a processor, in bfloat16."""
+"""Number of bfloat16 values in the longest vector register of a processor."""

@@ -1,11 +1,12 @@
-"""Which layers compute their products in int8, and with which factors: measured on typical inputs.
+"""Choose the layers that multiply in int8 and the factors of their input channels, measured on typical inputs.
 
-Factors follow from the inputs of a layer and its weight alone. Which layers stay out of int8 follows from two
-measurements: the change of a layer's own results, and the change that it causes at the end of the model. Of the layers
-of the embedded model, the latter is 0.05 to 1.2 %. Much of it is caused by layers that are cheap to compute. So a
-twentieth of the multiplications, left in floats, avoids half of the squared change (docs/LOG.md).
+The factors of a layer depend only on the layer's inputs and weight. Which layers stay in floats depends on two
+measurements: how int8 changes a layer's own results, and how this changes the model's results. For layers of the
+embedded model, int8 in one layer changes the model's results by 0.05 to 1.2 %. Layers that are cheap to compute cause
+much of this change. If a twentieth of the multiplications stays in floats, half of the squared change is avoided
+(docs/LOG.md).
 
-The module does not know models.
+The module `int8_calibration` does not know models.
 """
 
 from __future__ import annotations
@@ -23,33 +24,35 @@ from afina.models.kernels.int8_products import SMALLEST, DynamicInt8Weight
 from afina.models.kernels.linear import frozen_weight
 
 SENSITIVE = 0.04
-"""Largest relative change of a layer's own results with which its products are in int8.
+"""Largest relative change of a layer's own results for which the layer multiplies in int8.
 
-Of the 210 layers of the embedded model, one is above: the layer that gives a text's first token its extreme values.
+Of the 210 layers of the embedded model, only one changes by more than `SENSITIVE`: the layer that gives a text's first
+token its extreme values.
 """
 
 ENOUGH = 0.02
-"""Relative change of the model's results that all layers may cause together without any of them staying out of int8."""
+"""Largest relative change of the model's results for which all layers together may multiply in int8."""
 
 SHARE = 0.05
-"""Largest share of the multiplications that stays out of int8 because of its effect on the model's results."""
+"""Largest share of the multiplications that may stay in floats because of the effect on the model's results."""
 
 DIRECTIONS = 2
-"""Number of random directions in which an effect is measured, for each text."""
+"""Number of random directions, for each text, in which the effect of int8 on the model's results is measured."""
 
 FLOOR = 0.25
-"""Smallest size of an input channel in `smoothing`, as a share of the mean over channels."""
+"""Smallest size of an input channel that `smoothing` uses, as a share of the mean over channels."""
 
 
 def smoothing(inputs: Tensor, *weights: Tensor) -> Tensor:
-    """Return the factor of each input channel, float32 [K].
+    """Return the factor of each input channel, float32 [K], by which int8 products divide the inputs.
 
-    The factor is the root of the channel's largest input divided by its largest weight; the mean of their logarithms is
-    0. A channel that is small in all typical inputs counts as larger than it is, because other inputs may be large.
+    The factor is the square root of the channel's largest input divided by the channel's largest weight; factors are
+    scaled so that the mean of their logarithms is 0. A channel that is small in all typical inputs counts as larger
+    than it is, because other inputs may be large.
 
     Args:
-        inputs: Typical inputs [N, K]; the largest of each channel alone, [1, K], give the same.
-        weights: All weights that the inputs are multiplied by, [M, K] each.
+        inputs: Typical inputs [N, K]. The largest values of each channel, [1, K], give the same result.
+        weights: All weights [M, K] by which the inputs are multiplied.
     """
     sizes = inputs.abs().amax(0).float()
     largest = torch.stack([weight.abs().amax(0).float() for weight in weights]).amax(0)
@@ -60,23 +63,23 @@ def smoothing(inputs: Tensor, *weights: Tensor) -> Tensor:
 
 
 def int8_factors(layers: Mapping[str, nn.Module], compute: Callable[[], Tensor], bounds: Tensor) -> dict[str, Tensor]:
-    """Return the factors of the layers that compute in int8, measured in float32 computations.
+    """Return the factors of the layers that should multiply in int8, measured in float32 computations.
 
-    A layer is left out
+    A layer stays in floats, without factors, in three cases:
 
-    - if `compute` does not call it;
-    - if its own results would change by more than SENSITIVE: the norm of the change of a token's results, divided by
-      the norm of the results without a bias, as a mean over all tokens;
-    - if its effect on the results of `compute` is large for its number of weights, while all effects together are
-      above ENOUGH, and as long as at most SHARE of the weights are left out for this reason.
+    - A layer stays in floats if `compute` does not call it.
+    - A layer stays in floats if its own results would change by more than SENSITIVE. The change is the norm of the
+      change of a token's results, divided by the norm of the results without a bias, averaged over all tokens.
+    - A layer stays in floats if its effect on the results of `compute` is large relative to its number of weights,
+      while all effects together are above ENOUGH, and as long as at most SHARE of the weights stay in floats for this
+      reason.
 
     Args:
-        compute: Computes the model that the layers belong to, with the same inputs at every call; float32
-            [texts, width].
-        bounds: Where each text begins in the rows of a layer's inputs, and the end; [texts + 1].
+        compute: Computes the model's results with the same inputs at every call; float32 [texts, width].
+        bounds: The first row of each text among the rows of a layer's inputs, and the end; [texts + 1].
 
     Returns:
-        Factors, float32 [K], by name: the same tensor for layers that read the same inputs.
+        The factors, float32 [K], by layer name; layers that read the same inputs share a tensor.
     """
     read: list[_Read] = []
     with torch.no_grad(), _observed(layers, lambda name, inputs, _: _see(read, name, inputs)):
@@ -92,7 +95,7 @@ def int8_factors(layers: Mapping[str, nn.Module], compute: Callable[[], Tensor],
 
 
 def _most_harmful(effects: Mapping[str, float], sizes: Mapping[str, int]) -> set[str]:
-    """Return the layers that stay out of int8 because of their squared effects."""
+    """Return the names of the layers that stay in floats because of their effects on the model's results."""
     left, room, out = sum(effects.values()), SHARE * sum(sizes.values()), set[str]()
     for name in sorted(effects, key=lambda name: effects[name] / sizes[name], reverse=True):
         if left <= ENOUGH**2:
@@ -104,12 +107,12 @@ def _most_harmful(effects: Mapping[str, float], sizes: Mapping[str, int]) -> set
 
 
 Observer = Callable[[str, Tensor, Tensor], Tensor | None]
-"""Gets a layer's name, inputs and results; may return other results."""
+"""A function that gets a layer's name, inputs and results, and may return other results."""
 
 
 @contextmanager
 def _observed(layers: Mapping[str, nn.Module], observer: Observer) -> Iterator[None]:
-    """Call `observer` after each computation of a layer."""
+    """Call `observer` after each layer's forward."""
 
     def hook(name: str) -> Any:
         return lambda layer, given, results: observer(name, given[0], results)
@@ -123,7 +126,10 @@ def _observed(layers: Mapping[str, nn.Module], observer: Observer) -> Iterator[N
 
 
 class _Read:
-    """A tensor that layers read: its largest inputs, and the names of the layers. Does not keep the tensor alive."""
+    """A tensor that several layers read: its largest values by channel, and the names of these layers.
+
+    The object does not keep the tensor alive.
+    """
 
     def __init__(self, inputs: Tensor) -> None:
         self.names: list[str] = []
@@ -131,11 +137,11 @@ class _Read:
         self._inputs, self._version = ref(inputs), inputs._version
 
     def is_of(self, inputs: Tensor) -> bool:
-        """Whether this is the tensor, unchanged."""
+        """Whether `inputs` is the same tensor and was not changed since."""
         return self._inputs() is inputs and self._version == inputs._version
 
     def factors(self, layers: Mapping[str, nn.Module]) -> Tensor:
-        """Return the factors of the channels for all layers together."""
+        """Return the factors of the tensor's channels, for all layers that read the tensor."""
         return smoothing(self._largest, *(frozen_weight(layers[name]).dequantize() for name in self.names))
 
 
@@ -147,10 +153,10 @@ def _see(read: list[_Read], name: str, inputs: Tensor) -> None:
 
 
 class _Errors:
-    """The errors that int8 makes in the results of layers, and what they do at the end of the model.
+    """The errors that int8 makes in the results of layers, and their effects on the model's results.
 
     Attributes:
-        changes: Relative change of a layer's results, by name.
+        changes: The relative change of each layer's results, by layer name.
     """
 
     def __init__(self, layers: Mapping[str, nn.Module], factors: Mapping[str, Tensor]) -> None:
@@ -170,10 +176,11 @@ class _Errors:
         return self._results[name]
 
     def effects(self, found: Tensor, bounds: Tensor) -> dict[str, float]:
-        """Return the squared relative change of the results [texts, width] by each layer's error, mean over texts.
+        """Return, by layer, the squared relative change of the model's results [texts, width], averaged over texts.
 
         For a random direction v of variance 1, the mean of <v, J e>^2 is the squared norm of J e, where J is the
-        derivative of the results and e the error. <v, J e> is the product of e with the gradient of <v, results>.
+        derivative of the model's results with respect to the layer's results and e is the layer's error. <v, J e> is
+        the product of e with the gradient of <v, results>.
         """
         generator, sums = torch.Generator().manual_seed(0), dict.fromkeys(self._results, 0.0)
         sizes = found.detach().norm(dim=1, keepdim=True).clamp(min=SMALLEST)
@@ -189,7 +196,7 @@ class _Errors:
 
 
 def _by_text(rows: Tensor, bounds: Tensor) -> Tensor:
-    """Return the sum over the rows of each text; a layer after the pooling has one row for each text."""
+    """Return the sum over the rows of each text; unchanged if there is one row for each text (after the pooling)."""
     if len(rows) != int(bounds[-1]):
         return rows
     return torch.stack([part.sum() for part in rows.split(bounds.diff().tolist())])

@@ -1,17 +1,19 @@
-"""Products in int8: a frozen weight in int8, multiplied by inputs that are quantised for each token at run time.
+"""Matrix products in int8: a frozen int8 weight times inputs that are quantised for each token at run time.
 
-For a token x and an output channel with codes c and scale s, the result is (x / t . c) s t, where t = max |x| / 127 and
-x / t is rounded to an integer. oneDNN adds up the products of integers in int32, so only the rounding of x and of the
-weight differs from a product of floats. A token's scale does not depend on other tokens, so its result does not depend
-on its batch.
+For a token x and an output channel with codes c and scale s, the product is (x / t . c) s t, where t = max |x| / 127
+and x / t is rounded to integers. The products of integers are summed in int32 by oneDNN, so that only the rounding of x
+and of the weight differs from a product of floats. The scale of a token does not depend on other tokens, so its result
+does not depend on the other texts of a batch.
 
 Some input channels of a language model are 20 times as large as the others, for every token. With one scale for all
-channels, little would be left of the others. So each channel of the inputs is divided by a factor, and the weight's
-channel is multiplied by it (SmoothQuant: Xiao et al. 2023, equation 4 with alpha = 0.5). Layers that read one tensor,
-such as the projections to queries, keys and values, have the same factors, and the tensor is quantised once for them.
+channels, the rounding error would be large relative to the small channels. So each channel of the inputs is divided by
+a factor, and the weight's channel is multiplied by the same factor (SmoothQuant: Xiao et al. 2023, equation 4 with
+alpha = 0.5). Layers that read the same tensor, such as the projections to queries, keys and values, have the same
+factors, and the tensor is quantised once for all of them.
 
-oneDNN is faster for unsigned inputs: the codes of inputs are shifted by 128, and oneDNN subtracts the shift again. For
-signed inputs, torch 2.13 takes a reference kernel that needs seconds (docs/LOG.md). The module does not know models.
+oneDNN is faster for unsigned inputs, so the codes of inputs are shifted by 128, and oneDNN subtracts the shift again.
+For signed inputs, torch 2.13 uses a reference kernel that takes seconds (docs/LOG.md). The module `int8_products` does
+not know models.
 """
 
 from __future__ import annotations
@@ -28,26 +30,26 @@ from afina.models.kernels.int8 import LEVELS, quantize
 from afina.models.kernels.linear import FrozenWeight, HeldWeight, multiply
 
 SHIFT = 128
-"""Added to the codes of inputs, which makes them unsigned."""
+"""Number added to the int8 codes of inputs, which makes them unsigned."""
 
 ROWS = 256
-"""Input rows that are multiplied at once. More rows take more memory, and are not faster (docs/LOG.md)."""
+"""Number of input rows that are multiplied at once. More rows need more memory and are not faster (docs/LOG.md)."""
 
 SMALLEST = 2.0**-100
-"""The smallest scale of a token, so that a token of zeros is divided by a number."""
+"""The smallest scale of a token, so that a token of zeros is not divided by 0."""
 
 
 class DynamicInt8Weight(HeldWeight):
-    """A weight [M, K] in int8, in oneDNN's order; inputs are quantised dynamically (at run time, for each token).
+    """A weight [M, K] stored as int8 in oneDNN's layout; its inputs are quantised at run time, for each token.
 
-    Results are in the dtype of the inputs. `to(dtype)` keeps codes, scales and factors.
+    Products have the dtype of the inputs. `to(dtype)` does not change codes, scales and factors.
 
     Args:
-        weight: float32 [M, K].
-        factors: float32 [K], the factor of each input channel.
+        weight: The weight, float32 [M, K].
+        factors: The factor of each input channel, float32 [K].
         like: A tensor of the compute dtype.
-        readers: Number of weights that have this very tensor of factors, because they multiply the same inputs. Each
-            of them multiplies the inputs once before any of them gets other inputs.
+        readers: Number of weights that multiply the same inputs and share this tensor of factors. Each of these weights
+            multiplies the inputs once before any of them gets other inputs.
     """
 
     packed: Tensor
@@ -70,12 +72,12 @@ class DynamicInt8Weight(HeldWeight):
 
     @classmethod
     def of(cls, own: FrozenWeight, factors: Tensor, readers: int = 1) -> Self:
-        """Return a weight in int8, given the weight in any form and the other arguments of the class."""
+        """Return an int8 weight, given the frozen weight in any form and the other arguments of the class."""
         weight = own.dequantize()
         return cls(weight.float(), factors, weight, readers)
 
     def product(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Quantise the inputs, multiply in int8, and scale the result by token in the dtype of the inputs."""
+        """Quantise the inputs, multiply in int8, and scale each token's result in the dtype of the inputs."""
         dtype = inputs.dtype
         result = inputs.new_empty(len(inputs), self._shape[0])
         bias = None if bias is None else bias.to(dtype)
@@ -102,16 +104,16 @@ class DynamicInt8Weight(HeldWeight):
         return found.blocks
 
     def transposed_product(self, grads: Tensor) -> Tensor:
-        """Multiply by the dequantised weight: nothing is trained in int8, so this is rare."""
+        """Multiply by the dequantised weight, which is slow but rare, because int8 is only used for prediction."""
         return multiply(grads, self.dequantize().to(grads.dtype).t())
 
     def dequantize(self) -> Tensor:
-        """Return codes times scales, divided by the factors and rounded to `dtype`."""
+        """Return the weight: codes times scales, divided by the factors and rounded to `dtype`."""
         return (self.packed.to_dense().t() * self.scales[:, None] * self.inverse).to(self.dtype)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the original weight, or of the last `to`."""
+        """The dtype of the original weight, or of the last `to`."""
         return self.like.dtype
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
@@ -122,30 +124,33 @@ class DynamicInt8Weight(HeldWeight):
 
 
 class _Quantized:
-    """Quantised inputs that several weights multiply, and to which of them they were given. Keeps no inputs alive."""
+    """Quantised inputs that several weights multiply, and the weights that have used them.
+
+    The object does not keep the inputs alive.
+    """
 
     def __init__(self, blocks: Sequence[tuple[Tensor, Tensor]], inputs: Tensor, factors: Tensor) -> None:
         self.blocks, self.given = blocks, list[int]()
         self._storage, self._view, self._factors = StorageWeakRef(inputs.untyped_storage()), _view(inputs), factors
 
     def gives(self, inputs: Tensor, factors: Tensor, to: DynamicInt8Weight) -> bool:
-        """Whether the blocks are of these inputs and factors, and the weight has not had them.
+        """Whether the blocks belong to these inputs and factors, and the weight `to` has not used them.
 
-        A storage has no equal while a weak reference to it is left, even if its memory is used again. A weight that
-        asks again is computing new inputs, possibly in the memory of the old ones.
+        As long as a weak reference to a storage exists, no other storage equals it, even if its memory is used again. A
+        weight that asks a second time has new inputs, possibly in the memory of the old inputs.
         """
         same = factors is self._factors and _view(inputs) == self._view
         return same and StorageWeakRef(inputs.untyped_storage()) == self._storage and id(to) not in self.given
 
 
 def _view(inputs: Tensor) -> tuple[object, ...]:
-    """Return the part of its storage that a tensor is, and the number of changes in place if the tensor counts them."""
+    """Return which part of its storage a tensor is, and the tensor's count of changes in place, if any."""
     version = None if inputs.is_inference() else inputs._version
     return inputs.data_ptr(), inputs.shape, inputs.stride(), inputs.dtype, version
 
 
 class _Last(local):
-    """The last inputs that several weights multiply, of each thread."""
+    """The last inputs that several weights multiply, separately for each thread."""
 
     found: _Quantized | None = None
 
@@ -154,12 +159,12 @@ _last = _Last()
 
 
 def quantized_blocks(inputs: Tensor, inverse: Tensor, *, kept: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the results of `quantize_tokens` for inputs [N, K] times `inverse`, float32 [K], in blocks of ROWS tokens.
+    """Quantise inputs [N, K] times `inverse`, float32 [K], in blocks of ROWS tokens (`quantize_tokens`).
 
     Args:
-        inputs: float32 or bfloat16.
-        inverse: 1 / factors.
-        kept: Whether a block stays valid after the next one is computed.
+        inputs: The inputs, float32 or bfloat16.
+        inverse: 1 / factors of the input channels.
+        kept: Whether the tensors of a block stay valid after the next block is computed.
     """
     count, columns = inputs.shape
     most = min(count, ROWS)
@@ -173,15 +178,17 @@ def quantized_blocks(inputs: Tensor, inverse: Tensor, *, kept: bool = False) -> 
 
 
 def quantize_tokens(inputs: Tensor, dtype: torch.dtype, spare: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return codes plus SHIFT, uint8 [N, K], and scales [N, 1] in `dtype`, of float32 inputs [N, K].
+    """Return the codes plus SHIFT, uint8 [N, K], and the scales [N, 1] in `dtype`, of float32 inputs [N, K].
 
     A token with NaN or infinity gets a scale of NaN or infinity, so its results are NaN or infinite.
 
     Args:
         inputs: The inputs, which are overwritten.
-        dtype: float32 or bfloat16. Inputs are divided by a scale that is rounded to it already.
-        spare: float32 [N, K], which is overwritten. New memory for each product takes longer than the computation.
-        codes: int8 [N, K], which becomes the first result.
+        dtype: The dtype of the scales, float32 or bfloat16. The inputs are divided by scales that are already rounded
+            to `dtype`.
+        spare: Memory for intermediate results, float32 [N, K], because allocating memory for each product takes longer
+            than the computation.
+        codes: Memory for the codes, int8 [N, K], which is returned as the first result.
     """
     largest = torch.abs(inputs, out=spare).amax(1, keepdim=True)
     scales = largest.mul_(1 / LEVELS).clamp_(min=SMALLEST).to(dtype)

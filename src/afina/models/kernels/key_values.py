@@ -1,9 +1,9 @@
-"""Keys and values of running sequences (the KV cache), and the attention of one new token of each sequence to them.
+"""The KV cache: keys and values of running texts, and the attention of each text's next token to them.
 
-Sequences of similar length share a pool, so that attention computes few columns that are not read, and so that a
-sequence that grows never makes the others move. In a pool the running sequences are in the first slots, without gaps:
-attention then reads views and copies nothing. Keys are stored as [D, columns], which bfloat16 products on a CPU read
-more than twice as fast as [columns, D]. The module does not know models, requests or tokens.
+Running texts (sequences) of similar length share a pool. Attention then computes few columns that no text reads, and a
+text that grows never makes the others move. In a pool, the running texts are in the first slots, without gaps:
+attention then reads views and copies nothing. Keys are stored as [D, columns]: bfloat16 products on a CPU read this
+layout more than twice as fast as [columns, D]. The module `key_values` does not know models, requests or tokens.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from afina.models.kernels.layer_changes import BatchedAdapter, KeyValues
 from afina.models.kernels.layout import Layout
 
 SMALLEST = 64
-"""Columns of the smallest pool. Each further pool has room for 1.5 or 1.33 times as many: 64, 96, 128, 192, ..."""
+"""Number of columns (positions of a text) in the smallest pool of the KV cache. Each further pool has 1.5 or 1.33 times
+as many: 64, 96, 128, 192, ..."""
 
 
 SLACK = 1.5
-"""Most slots of a pool for each running sequence."""
+"""Maximum number of slots of a pool for each running text."""
 
 
 def capacity_for(columns: int) -> int:
-    """Return the number of columns of the smallest pool with room for `columns`."""
+    """Return the number of columns of the smallest pool in which a text with `columns` positions fits."""
     size = SMALLEST
     while size < columns:
         size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
@@ -37,12 +38,12 @@ def capacity_for(columns: int) -> int:
 
 
 class Pool:
-    """The keys and values of sequences with room for L columns each.
+    """The keys and values of running texts (sequences) that have at most L positions (columns) each.
 
     Attributes:
-        keys: [layers, S, G, D, L]: S slots, G key heads of width D.
-        values: [layers, S, G, L, D].
-        owners: The sequence in each of the first slots.
+        keys: The keys [layers, S, G, D, L] for S slots and G key heads of width D.
+        values: The values [layers, S, G, L, D].
+        owners: The text in each of the first slots.
     """
 
     def __init__(self, layers: int, groups: int, width: int, columns: int, dtype: torch.dtype, device: Any) -> None:
@@ -53,18 +54,21 @@ class Pool:
 
     @property
     def bytes(self) -> int:
-        """Size of both tensors."""
+        """Size of the keys and values in bytes."""
         return 2 * self.keys.numel() * self.keys.element_size()
 
     def enter(self, sequence: CachedSequence) -> None:
-        """Give the sequence the next slot; its columns keep old values, which are finite and never read."""
+        """Give a sequence the next slot.
+
+        Columns that it has not written hold old values, which are finite and not read.
+        """
         if len(self.owners) == self.keys.shape[1]:
             self._resize(len(self.owners) + max(1, len(self.owners) // 4))
         sequence.pool, sequence.slot = self, len(self.owners)
         self.owners.append(sequence)
 
     def leave(self, slot: int) -> None:
-        """Free a slot; the sequence in the last slot moves there."""
+        """Free a slot of the pool; the sequence in the last slot moves there."""
         last = self.owners.pop()
         if len(self.owners) != slot:
             self.copy(len(self.owners), last.length, self, slot)
@@ -74,12 +78,12 @@ class Pool:
             self._resize(len(self.owners) + len(self.owners) // 4)
 
     def erase(self, slot: int) -> None:
-        """Set the columns of a slot to 0."""
+        """Set the keys and values of a slot to 0."""
         self.keys[:, slot].zero_()
         self.values[:, slot].zero_()
 
     def copy(self, slot: int, columns: int, into: Pool, target: int) -> None:
-        """Copy the first columns of a slot to slot `target` of the pool `into`."""
+        """Copy the first columns of a slot to the slot `target` of the pool `into`."""
         into.keys[:, target, :, :, :columns] = self.keys[:, slot, :, :, :columns]
         into.values[:, target, :, :columns] = self.values[:, slot, :, :columns]
 
@@ -95,12 +99,12 @@ class Pool:
 
 @dataclass(eq=False)
 class CachedSequence:
-    """A running sequence's place in the cache.
+    """The place of a running text in the KV cache.
 
     Attributes:
-        length: Number of columns in use, a prefix included.
-        prefix: Number of columns of a prefix, which a sliding window does not hide.
-        adapter: The adapter that computes the sequence. None: the model itself.
+        length: Number of columns in use, including those of a prefix.
+        prefix: Number of columns of a prefix; a sliding window does not hide them.
+        adapter: The adapter that computes the text. None: the model without an adapter.
     """
 
     length: int = 0
@@ -111,12 +115,12 @@ class CachedSequence:
 
 
 class KeyValueCache:
-    """The keys and values of every running sequence in every attention of a model.
+    """The keys and values of every running text (sequence) in every attention of a model.
 
     Args:
-        attentions: The model's attentions, from the first block to the last.
-        groups: Number of key heads, G.
-        width: Width of a head, D.
+        attentions: The model's attention modules, from the first block to the last.
+        groups: Number of key heads of an attention, G.
+        width: Width of an attention head, D.
     """
 
     def __init__(
@@ -129,36 +133,36 @@ class KeyValueCache:
 
     @property
     def bytes(self) -> int:
-        """Size of all pools."""
+        """Size of the keys and values of all pools, in bytes."""
         return sum(pool.bytes for pool in self._pools.values())
 
     @property
     def sequences(self) -> list[CachedSequence]:
-        """The running sequences, in the order in which `decoding_row` copies least."""
+        """The running texts, in the order for which `decoding_row` copies least."""
         return [owner for pool in self._pools.values() for owner in pool.owners]
 
     def open(self, columns: int, prefix: int = 0, adapter: BatchedAdapter | None = None) -> OpenSequence:
-        """Return a sequence without columns, whose prompt is computed in chunks; it does not run yet.
+        """Return an empty place for a text that is computed in chunks; the text is not running yet.
 
         Args:
-            columns: Most columns that the sequence will have, virtual tokens included.
-            prefix: Number of columns of a prefix.
+            columns: Maximum number of positions of the text, including virtual tokens.
+            prefix: Number of positions of a prefix.
         """
         layers, groups, width = self._sizes
         keys = torch.empty(layers, groups, columns, width, dtype=self._dtype, device=self._device)
         return OpenSequence(keys, torch.empty_like(keys), prefix, adapter)
 
     def chunk(self, sequence: OpenSequence) -> TokenChunk:
-        """Return where the next chunk of a sequence is kept, and what it attends to."""
+        """Return where the keys and values of a text's next chunk are kept, and what the chunk attends to."""
         return TokenChunk(self._layers, sequence, sequence.length or sequence.prefix, not sequence.length)
 
     def opened_bytes(self, columns: int) -> int:
-        """Return the bytes that `open` reserves for a sequence."""
+        """Return the number of bytes that `open` reserves for a text of up to `columns` positions."""
         layers, groups, width = self._sizes
         return 2 * layers * groups * width * columns * self._dtype.itemsize
 
     def run(self, opened: OpenSequence, room: int = 0) -> CachedSequence:
-        """Return a running sequence with the columns of an open one, and room for more."""
+        """Copy the keys and values of an open text into a pool, with room for more; return the running text."""
         sequence = self.enter(opened.length, room, opened.prefix, opened.adapter)
         pool, slot, columns = sequence.pool, sequence.slot, slice(opened.length)
         pool.keys[:, slot, :, :, columns] = opened.keys[:, :, columns].transpose(2, 3)
@@ -166,40 +170,42 @@ class KeyValueCache:
         return sequence
 
     def most_bytes(self, columns: int) -> int:
-        """Return the most bytes that a sequence of up to `columns` columns adds to the cache."""
+        """Return the maximum number of bytes that a text of up to `columns` positions adds to the cache."""
         layers, groups, width = self._sizes
         return int(SLACK * 2 * layers * groups * width * capacity_for(columns) * self._dtype.itemsize)
 
     def enter(
         self, columns: int, room: int = 0, prefix: int = 0, adapter: BatchedAdapter | None = None
     ) -> CachedSequence:
-        """Return the place of a new sequence with `columns` columns that are not yet written, and room for more."""
+        """Return the place of a new text with `columns` positions that are not yet written, and room for more."""
         sequence = CachedSequence(columns, prefix, adapter)
         self._pool(columns + room).enter(sequence)
         return sequence
 
     def leave(self, sequence: CachedSequence) -> None:
-        """Free a sequence's place."""
+        """Free the place of a text in the cache."""
         self._free(sequence.pool, sequence.slot)
 
     def erase(self, sequence: CachedSequence) -> None:
-        """Set a sequence's columns to 0: a NaN that stays in a slot would spoil the next sequence there."""
+        """Set a text's keys and values to 0, so that NaN does not reach the next text in the same slot."""
         sequence.pool.erase(sequence.slot)
 
     def fork(self, sequence: CachedSequence) -> CachedSequence:
-        """Return a copy of a sequence, in the same pool."""
+        """Return a copy of a running text, in the same pool."""
         copy = CachedSequence(sequence.length, sequence.prefix, sequence.adapter)
         sequence.pool.enter(copy)
         sequence.pool.copy(sequence.slot, sequence.length, copy.pool, copy.slot)
         return copy
 
     def reorder(self, sequences: Sequence[CachedSequence], parents: Sequence[int], start: int) -> None:
-        """Let sequence i continue sequences[parents[i]]. The sequences are equally long, with equal columns to `start`.
+        """Let each text i continue the text `sequences[parents[i]]`, for beam search.
+
+        All texts are equally long, and their first `start` columns are equal.
 
         Args:
-            sequences: Sequences of one pool.
-            parents: Index of each sequence's parent.
-            start: Number of first columns that are equal in all sequences.
+            sequences: Running texts of one pool.
+            parents: For each text, the index of the text that it continues.
+            start: Number of first columns that are equal in all texts.
         """
         moved = [index for index, parent in enumerate(parents) if parent != index]
         stop = sequences[0].length
@@ -212,7 +218,7 @@ class KeyValueCache:
         pool.values[:, targets, :, start:stop] = pool.values[:, sources, :, start:stop]
 
     def prefill_row(self, sequences: Sequence[CachedSequence]) -> KeyValueRow:
-        """Return where a packed row of these new sequences is written; the row has the columns behind each prefix."""
+        """Return where the keys and values of a row of new texts are written; the row has no cells for a prefix."""
         counts = [one.length - one.prefix for one in sequences]
         starts = np.cumsum([0, *counts[:-1]])
         cells = np.repeat(np.arange(len(sequences)), counts)
@@ -229,12 +235,12 @@ class KeyValueCache:
         return KeyValueRow(self._layers, written=parts)
 
     def decoding_row(self, sequences: Sequence[CachedSequence]) -> KeyValueRow:
-        """Return where one new token of each running sequence is written, and what it attends to; after `make_room`.
+        """Return where each running text's next token is written, and what it attends to. Call `make_room` before.
 
-        The sequences grow by one column.
+        The length of each running text increases by one column.
 
         Args:
-            sequences: All running sequences, in the order of the row.
+            sequences: All running texts, in the order of the row.
         """
         places = {sequence: place for place, sequence in enumerate(sequences)}
         written, read = [], []
@@ -254,7 +260,7 @@ class KeyValueCache:
         return KeyValueRow(self._layers, written, read)
 
     def make_room(self) -> None:
-        """Move every sequence whose pool has no room for another column to a larger pool."""
+        """Move every running text whose pool has no room for another column to a larger pool."""
         for sequence in self.sequences:
             if sequence.length == sequence.pool.columns:
                 pool, slot = sequence.pool, sequence.slot
@@ -280,11 +286,11 @@ class KeyValueCache:
 
 @dataclass(frozen=True, eq=False)
 class _Written:
-    """Cells of a row (None: all), and the slot and column of each.
+    """Cells of a row (None: all cells), and the slot and column of a pool to which each cell is written.
 
     Attributes:
-        new: For each sequence that begins with this row, its first cell and its slot.
-        even: The column of all cells, for one cell in each of the first slots; None: not equal.
+        new: For each text that begins in this row, its first cell and its slot.
+        even: The common column of all cells, if each of the first slots gets one cell. None: the columns differ.
     """
 
     pool: Pool
@@ -295,13 +301,13 @@ class _Written:
     even: int | None = None
 
     def write_prefix(self, layer: int, key: Tensor, value: Tensor, among: slice | None) -> None:
-        """Write a prefix, each [G, P, D], for the new sequences whose first cells are `among` (None: all)."""
+        """Write a prefix [G, P, D] for the new texts whose first cells are in the slice `among` (None: all)."""
         slots = [slot for cell, slot in self.new if among is None or among.start <= cell < among.stop]
         self.pool.keys[layer][slots, :, :, : key.shape[1]] = key.transpose(1, 2).to(self.pool.keys.dtype)
         self.pool.values[layer][slots, :, : key.shape[1]] = value.to(self.pool.values.dtype)
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """Write key and value, each [T, G, D]."""
+        """Write the keys and values of the cells, each [T, G, D]."""
         keys, values = self.pool.keys[layer], self.pool.values[layer]
         key, value = key.to(keys.dtype), value.to(values.dtype)
         if self.cells is not None:
@@ -315,7 +321,7 @@ class _Written:
 
 
 def _mask(columns: int, own: Tensor, window: int | None, prefix: Tensor | int, dtype: torch.dtype) -> Tensor:
-    """Return 0 at columns that the token in column `own`, [N, 1], sees, and -inf at the others, [N, columns]."""
+    """Return a mask [N, columns]: 0 at columns that the token in column `own` [N, 1] attends to, else -inf."""
     steps = torch.arange(columns, device=own.device)
     hidden = steps > own
     if window is not None:
@@ -325,7 +331,7 @@ def _mask(columns: int, own: Tensor, window: int | None, prefix: Tensor | int, d
 
 @dataclass(frozen=True, eq=False)
 class _Read:
-    """Cells of a row, one of each sequence in a pool, in the order of the slots, and what they attend to."""
+    """Cells of a row, one for each text of a pool in the order of the slots, and what they attend to."""
 
     pool: Pool
     cells: slice | Tensor
@@ -336,7 +342,7 @@ class _Read:
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
 
     def attend(self, layer: int, query: Tensor, scale: float, window: int | None) -> Tensor:
-        """Return [B, H, D] for query [B, H, D]."""
+        """Return the attention's output [B, H, D] for the query [B, H, D]."""
         count, heads, width = query.shape
         groups = self.pool.keys.shape[2]
         q = query.reshape(count * groups, heads // groups, width)
@@ -354,7 +360,7 @@ class _Read:
         return torch.add(mask, torch.bmm(query, keys), alpha=scale)
 
     def _mask(self, window: int | None, groups: int) -> Tensor | None:
-        """Return 0 at visible and -inf at hidden columns, float32 [B * G, 1, longest]; None: all are visible."""
+        """Return a mask, float32 [B * G, 1, longest]: 0 at columns to attend to, else -inf; None: attend to all."""
         if window is None and self.even:
             return None
         if window not in self._masks:
@@ -365,14 +371,14 @@ class _Read:
 
 @dataclass(eq=False)
 class OpenSequence:
-    """A sequence that is computed in chunks.
+    """The keys and values of a text that is computed in chunks.
 
     Attributes:
-        keys: [layers, G, L, D], of which the first columns are written.
-        values: [layers, G, L, D], of which the first columns are written.
-        prefix: Number of columns of a prefix.
-        adapter: The adapter that computes the sequence. None: the model itself.
-        length: Number of columns that are written, a prefix included.
+        keys: The keys [layers, G, L, D], of which the first columns are written.
+        values: The values [layers, G, L, D], of which the first columns are written.
+        prefix: Number of columns of a prefix before the text.
+        adapter: The adapter that computes the text. None: the model without an adapter.
+        length: Number of columns that are written, including those of a prefix.
     """
 
     keys: Tensor
@@ -383,17 +389,20 @@ class OpenSequence:
 
     @property
     def bytes(self) -> int:
-        """Size of keys and values."""
+        """Size of the text's keys and values in bytes."""
         return 2 * self.keys.numel() * self.keys.element_size()
 
 
 @dataclass(frozen=True, eq=False)
 class TokenChunk:
-    """The next tokens of a sequence: they attend to the sequence's columns and to themselves, and become columns.
+    """The next tokens of a text that is computed in chunks.
+
+    The tokens attend to the cached keys and values of the text and to themselves; then their own keys and values are
+    cached.
 
     Attributes:
-        start: Column of the chunk's first token.
-        begins: Whether this is the first chunk, which has the virtual tokens.
+        start: Column in the cache of the chunk's first token.
+        begins: Whether this is the first chunk of the text, which has the virtual tokens.
     """
 
     layers: Mapping[nn.Module, int]
@@ -410,12 +419,12 @@ class TokenChunk:
         scale: float,
         window: int | None,
     ) -> Tensor:
-        """Keep the chunk's keys and values, and return what its tokens attend to, [T, H, D].
+        """Cache the chunk's keys and values, and return the attention's output for its tokens, [T, H, D].
 
         Args:
-            row: Query [H, T, D], key and value [G, T, D].
-            prefix: The attention's prefix, each [G, P, D]; written with the first chunk.
-            window: Number of tokens to which a token attends, as in `packed_attention`.
+            row: The chunk's query [H, T, D], key and value [G, T, D].
+            prefix: The prefix of the attention, each [G, P, D], which is written with the first chunk.
+            window: Number of tokens that a token attends to, as in `packed_attention`.
         """
         keys, values = (part[self.layers[module]] for part in (self.sequence.keys, self.sequence.values))
         query, key, value = (states.to(keys.dtype) for states in row)
@@ -434,7 +443,7 @@ class TokenChunk:
         return mixed[0].transpose(0, 1).to(row[0].dtype).contiguous()
 
     def _mask(self, window: int | None, stop: int) -> Tensor:
-        """Return 0 at visible and -inf at hidden columns, [T, stop], in the dtype of the keys; made once a row."""
+        """Return a mask [T, stop] in the keys' dtype: 0 at columns to attend to, else -inf; computed once a row."""
         if window not in self._masks:
             keys = self.sequence.keys
             own = torch.arange(self.start, stop, device=keys.device)[:, None]
@@ -442,16 +451,19 @@ class TokenChunk:
         return self._masks[window]
 
     def done(self, count: int) -> None:
-        """Let the sequence have the chunk's `count` columns. The same chunk may be computed again before the next."""
+        """Count the chunk's `count` columns as written.
+
+        The same chunk may be computed again as long as the text's next chunk has not begun.
+        """
         self.sequence.length = self.start + count
 
 
 class RowSegment(NamedTuple):
-    """A part of a row whose attention is computed at once.
+    """A part of a row whose attention is computed in one call.
 
     Attributes:
-        prefix: The prefix by attention. None: no prefix.
-        chunk: What the cells continue. None: whole texts.
+        prefix: The segment's prefix, by attention module. None: no prefix.
+        chunk: The chunk of a text that the segment computes. None: the segment has whole texts.
     """
 
     cells: slice
@@ -462,12 +474,13 @@ class RowSegment(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class KeyValueRow:
-    """Where a row's keys and values are kept, and what its tokens attend to.
+    """Where the keys and values of a row are kept in the cache, and what the row's tokens attend to.
 
     Attributes:
-        layers: Index of each attention.
-        written: Where keys and values are written.
-        read: What each token attends to, for one token of each running sequence; empty: only to tokens of the row.
+        layers: Index of each attention module among the model's attentions.
+        written: Where the row's keys and values are written.
+        read: The cached columns to which each token attends, for a row with one token of each running text. Empty:
+            tokens attend only to tokens of the row.
     """
 
     layers: Mapping[nn.Module, int]
@@ -475,7 +488,7 @@ class KeyValueRow:
     read: Sequence[_Read] = ()
 
     def write(self, module: nn.Module, key: Tensor, value: Tensor) -> None:
-        """Keep key and value of an attention, each [G, T, D]."""
+        """Cache the keys and values of an attention, each [G, T, D]."""
         key, value = key.transpose(0, 1), value.transpose(0, 1)
         for part in self.written:
             part.write(self.layers[module], key, value)
@@ -483,13 +496,13 @@ class KeyValueRow:
     def write_prefix(
         self, module: nn.Module, columns: tuple[Tensor, Tensor] | None, among: slice | None = None
     ) -> None:
-        """Keep an attention's prefix `columns`, each [G, P, D], for the new sequences in the cells `among`."""
+        """Cache the prefix of an attention, each [G, P, D], for the new texts in the cells `among`."""
         if columns is not None:
             for part in self.written:
                 part.write_prefix(self.layers[module], *columns, among)
 
     def attend(self, module: nn.Module, query: Tensor, scale: float, window: int | None) -> Tensor:
-        """Return [B, H, D] for query [H, B, D], one token of each running sequence."""
+        """Return the attention's output [B, H, D] for the query [H, B, D] of one token of each running text."""
         layer, rows = self.layers[module], query.transpose(0, 1)
         if len(self.read) == 1 and isinstance(self.read[0].cells, slice):
             return self.read[0].attend(layer, rows, scale, window)

@@ -1,8 +1,8 @@
-"""Layer changes: the effect of each adapter of a mixed batch on its own rows, with one frozen model computed once.
+"""Layer changes: what each adapter of a mixed batch changes in its own rows of one frozen model's computation.
 
-A `LayerChange` is what an adapter adds to a layer's output or does to its input. A `BatchedAdapter` holds all changes
-of an adapter, its prompt and its prefix. `changed_forward` computes a layer with the changes of the current row. The
-module does not know methods, families or models.
+A `LayerChange` is what an adapter adds to a layer's output, or how it changes the layer's input. A `BatchedAdapter` has
+all layer changes of an adapter, with its prompt and its prefix. `changed_forward` computes a layer with the changes of
+all adapters in the current row. The module `layer_changes` does not know adaptation methods, model families or models.
 """
 
 from __future__ import annotations
@@ -21,40 +21,44 @@ from afina.models.kernels.layout import Pooled
 
 @dataclass(frozen=True, eq=False)
 class LayerChange:
-    """The effect of an adapter on its own rows at one layer. Tensor fields are the adapter's weights."""
+    """How an adapter changes the input or output of one layer, in the rows that belong to the adapter.
+
+    Fields that are tensors are the adapter's weights.
+    """
 
     def entering(self, inputs: Tensor) -> Tensor:
-        """Return the layer's input in place of `inputs`, [N, ...]; must not change `inputs`."""
+        """Return the input that the layer gets in place of `inputs` [N, ...], which must not be changed."""
         return inputs
 
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
         """Change the layer's `outputs` [N, ...] in place.
 
         Args:
-            inputs: [N, ...], the layer's input before any `entering`. None: the layer has no positional input.
-            outputs: [N, ...], the layer's output.
+            inputs: The layer's input [N, ...] before any change by `entering`. None: the layer has no positional input.
+                None: the layer has no positional input.
+            outputs: The layer's output [N, ...], which is changed in place.
         """
 
     @property
     def enters(self) -> bool:
-        """Whether the class overrides `entering`."""
+        """Whether the change overrides `entering`, so that it changes the layer's input."""
         return type(self).entering is not LayerChange.entering
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        """Return the change with its weights on the device, in the frozen model's dtype."""
+        """Return the change with its weights on the device and in the dtype of the frozen model."""
         moved = {name: tensor.to(device, dtype) for name, tensor in self.weights.items()}
         return replace(self, **moved) if moved else self
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The change's own weights, by field."""
+        """The tensors of the change, by name of the field."""
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value for name, value in given.items() if isinstance(value, Tensor)}
 
 
 @dataclass(frozen=True, eq=False)
 class BiasChange(LayerChange):
-    """A changed bias: `by`, [M], is the difference from the frozen bias."""
+    """A bias that an adapter trained: `by` [M] is the trained bias minus the frozen bias."""
 
     by: Tensor
 
@@ -64,11 +68,11 @@ class BiasChange(LayerChange):
 
 @dataclass(frozen=True, eq=False)
 class NormChange(LayerChange):
-    """A changed weight or bias of a norm. The norm is computed again, which costs very little.
+    """A weight or bias of a norm that an adapter trained. The norm is computed again, which takes little time.
 
     Attributes:
-        weight: Replaces the frozen weight. None: the frozen weight.
-        bias: Replaces the frozen bias. None: the frozen bias.
+        weight: The trained weight of the norm. None: the frozen weight.
+        bias: The trained bias of the norm. None: the frozen bias.
     """
 
     layer: nn.Module
@@ -81,14 +85,14 @@ class NormChange(LayerChange):
 
     @cached_property
     def _own(self) -> nn.Module:
-        """A copy of the layer with the changed parameters and its class's own forward."""
+        """A copy of the norm with the trained parameters and the forward of its class."""
         made = copy(self.layer)
         made.__dict__["_parameters"] = {**self.layer._parameters, **self.weights}
         return made
 
 
 class KeyValues(NamedTuple):
-    """Keys and values before those of each text, [G, P, D] each."""
+    """Keys and values of a prefix, [G, P, D] each, which are put before those of each text."""
 
     key: Tensor
     value: Tensor
@@ -96,14 +100,15 @@ class KeyValues(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class BatchedAdapter:
-    """The effect of an adapter below the head in a mixed batch.
+    """What an adapter changes in a mixed batch, except for its head.
 
     Attributes:
-        changes: Changes by path of a layer in the frozen model, in the order in which they apply.
-        prompt: Rows before the embeddings of each text, [K, width].
-        prefix: Keys and values by path of an attention, with the same P everywhere.
-        tensor_names: The saved tensors that are covered. An adapter with other tensors needs a model of its own.
-        pooled: The pooling that makes the head's input from hidden states. None: the family's pooling.
+        changes: The changes of each layer, in the order in which they apply, by the layer's path in the frozen model.
+        prompt: Embeddings [K, width] that are put before the embeddings of each text. None: no prompt.
+        prefix: Keys and values of a prefix by path of an attention, with the same P for all attentions.
+        tensor_names: Names of the saved tensors that the fields express. An adapter with further tensors outside the
+            head needs a model of its own.
+        pooled: The pooling of hidden states to the head's input. None: the model family's pooling.
     """
 
     changes: Mapping[str, tuple[LayerChange, ...]] = field(default_factory=dict)
@@ -114,7 +119,7 @@ class BatchedAdapter:
 
     @classmethod
     def joined(cls, adapters: Sequence[BatchedAdapter]) -> BatchedAdapter:
-        """Return one adapter with the changes of all, in their order at each layer."""
+        """Return one adapter with the changes of all adapters, in their order at each layer."""
         changes: dict[str, tuple[LayerChange, ...]] = {}
         prefix: dict[str, KeyValues] = {}
         for one in adapters:
@@ -127,7 +132,7 @@ class BatchedAdapter:
         return cls(changes, prompt, prefix, names, pooled)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> BatchedAdapter:
-        """Return the adapter with all weights on the device, in the frozen model's dtype."""
+        """Return the adapter with all weights on the device and in the dtype of the frozen model."""
         return replace(
             self,
             changes={path: tuple(one.to(device, dtype) for one in many) for path, many in self.changes.items()},
@@ -137,7 +142,7 @@ class BatchedAdapter:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the adapter changes nothing, so that hidden states are the frozen model's."""
+        """Whether hidden states are those of the frozen model: no layer changes and no virtual tokens."""
         return not self.changes and self.prompt is None and not self.prefix
 
     @property
@@ -147,12 +152,12 @@ class BatchedAdapter:
 
     @property
     def prefix_length(self) -> int:
-        """Number of keys of the prefix."""
+        """Number of keys of the adapter's prefix; 0 without a prefix."""
         return next((two.key.shape[1] for two in self.prefix.values()), 0)
 
     @property
     def size(self) -> int:
-        """Size of all weights in bytes."""
+        """Size in bytes of all weights of the adapter except its head."""
         own = [weight for many in self.changes.values() for one in many for weight in one.weights.values()]
         own += [] if self.prompt is None else [self.prompt]
         own += [one for two in self.prefix.values() for one in two]
@@ -160,7 +165,11 @@ class BatchedAdapter:
 
 
 class PlacedChange(NamedTuple):
-    """A change and its rows, as cells (`tokens`) or as sequences, for layers that read one cell of each sequence."""
+    """A layer change with the rows to which it applies.
+
+    The rows are given as a slice of cells (`tokens`), and as a slice of texts (`sequences`) for layers that read one
+    cell of each text.
+    """
 
     change: LayerChange
     tokens: slice
@@ -169,10 +178,10 @@ class PlacedChange(NamedTuple):
 
 @dataclass(eq=False)
 class RowChanges:
-    """The changes of the current row. One object for all layers of a model, filled anew for every row.
+    """The layer changes of the row that is being computed. All layers of a model share one such object.
 
     Attributes:
-        length: Number of cells of the row.
+        length: Number of cells of the current row.
     """
 
     length: int = 0
@@ -182,7 +191,7 @@ class RowChanges:
 def changed_forward(
     _: nn.Module, path: str, row: RowChanges, plain: Callable[..., Any], *inputs: Any, **options: Any
 ) -> Any:
-    """Compute a layer (own forward: `plain`) with all changes, [1, N, ...] -> [1, N, ...] or a tuple that begins so."""
+    """Compute a layer, [1, N, ...] -> [1, N, ...] or a tuple, with all layer changes; `plain`: its own forward."""
     placed = row.changes.get(path)
     if not placed:
         return plain(*inputs, **options)

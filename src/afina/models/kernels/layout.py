@@ -1,7 +1,8 @@
-"""Layout of a packed row: the grid of lines, virtual tokens before each text, pooling.
+"""The layout of a padding-free row of texts: arrangement as a grid, virtual tokens before each text, and pooling.
 
-Several short sequences share a line, and each attends only to itself. The grid then has few empty cells: a batch of 16
-SST-2 sentences takes about 7 lines of its longest text's length instead of 16. The module does not know models.
+On a CPU, several short texts (sequences) share a line of the grid, and each text attends only to itself. The grid then
+has few empty cells: a batch of 16 SST-2 sentences takes about 7 lines of the length of its longest sentence, instead of
+16 lines. The module `layout` does not know models.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from afina.models.architectures import Pooling
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """N lines of L cells for the T tokens of B sequences. Empty cells repeat the row's first token.
+    """A grid of N lines with L cells, for the T tokens of B texts (sequences) of a row.
+
+    Empty cells repeat the row's first token.
 
     Attributes:
-        tokens: int64 [N * L], the row's token in each cell.
-        cells: int64 [T], the cell of each token.
-        sequences: int64 [N, L], the sequence of each cell, -1 for an empty cell.
+        tokens: For each cell, the index of the row's token, int64 [N * L].
+        cells: For each token, the index of the cell, int64 [T].
+        sequences: For each cell, the index of the text, int64 [N, L]; -1 for an empty cell.
     """
 
     tokens: Tensor
@@ -35,7 +38,7 @@ class Grid:
 
     @classmethod
     def of(cls, bounds: Sequence[int], device: torch.device | str, *, shared: bool) -> Grid:
-        """Build the grid from B + 1 boundaries; `shared`: whether short sequences may share a line."""
+        """Build the grid from the B + 1 boundaries of texts; `shared`: whether short texts may share a line."""
         starts, ends = np.array(bounds[:-1]), np.array(bounds[1:])
         lengths = ends - starts
         longest, total = int(lengths.max()), int(lengths.sum())
@@ -51,12 +54,12 @@ class Grid:
 
     @property
     def lines(self) -> int:
-        """N, the number of lines."""
+        """N, the number of lines of the grid."""
         return self.sequences.shape[0]
 
     @property
     def length(self) -> int:
-        """L, the length of the longest sequence."""
+        """L, the number of tokens of the longest text."""
         return self.sequences.shape[1]
 
     @property
@@ -65,21 +68,22 @@ class Grid:
         return None if len(self.cells) == self.lines * self.length else self.sequences >= 0
 
     def fill(self, rows: Tensor) -> Tensor:
-        """Turn [H, T, D] into [H, N, L, D], contiguous."""
+        """Copy a row's tensor [H, T, D] into the cells of the grid, [H, N, L, D], contiguous."""
         return rows.index_select(1, self.tokens).view(rows.shape[0], self.lines, self.length, rows.shape[2])
 
     def read(self, grid: Tensor) -> Tensor:
-        """Turn [H, N, L, D] into [T, H, D], contiguous."""
+        """Copy the grid's cells [H, N, L, D] back to a row, [T, H, D], contiguous."""
         return grid.reshape(grid.shape[0], -1, grid.shape[-1]).transpose(0, 1).index_select(0, self.cells)
 
     def visible(self, window: int | None, always: int = 0, *, causal: bool = True) -> Tensor:
-        """Return whether a query (row) attends to a key (column), bool [N, L, L]: only within its own sequence.
+        """Return whether each query attends to each key of its line, bool [N, L, L]: only within the same text.
 
-        Empty cells attend to each other, so that no softmax is empty.
+        Empty cells of the grid attend to each other, so that no softmax is over nothing.
 
         Args:
-            window: Number of tokens in each direction that a query attends to, itself included. None: no limit.
-            always: Number of tokens at a line's start that are visible at any distance; for one sequence a line.
+            window: Number of tokens in each direction, including itself, that a query attends to. None: no limit.
+            always: Number of first tokens of a line that a query attends to at any distance, for a grid with one text
+                in each line.
             causal: Whether a query attends only to itself and earlier tokens.
         """
         if not causal and window is None:
@@ -94,7 +98,7 @@ class Grid:
 
 
 def _share(lengths: Sequence[int], longest: int) -> np.ndarray:
-    """Return each sequence's first cell, int64 [B]: longest first, each in the fullest line with enough room."""
+    """Return the first cell of each text, int64 [B]; the longest text is placed first, each where it fits best."""
     places = np.zeros(len(lengths), np.int64)
     room: list[tuple[int, int]] = []  # (cells left, line), ascending
     lines = 0
@@ -112,13 +116,15 @@ def _share(lengths: Sequence[int], longest: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where the B sequences of a packed row are, in several forms for attention; each form is computed when first used.
+    """Where the B texts (sequences) of a padding-free row are.
+
+    `Layout` has this in several forms for attention; each form is computed when it is first used.
 
     Attributes:
-        bounds: int32 [B + 1], on the row's device.
-        before: Number of cells of virtual tokens at the start of each sequence.
-        prefix: Number of keys and values before each sequence that are not cells of the row.
-        chosen: Cells whose outputs are read, int64 [M], each once. None: each sequence's last token.
+        bounds: The boundaries of the texts in the row, int32 [B + 1], on the row's device.
+        before: Number of cells with virtual tokens at the start of each text.
+        prefix: Number of keys and values of a prefix before each text, which are not cells of the row.
+        chosen: Cells whose outputs are read, int64 [M], each once. None: the last token of each text.
     """
 
     bounds: Tensor
@@ -127,13 +133,13 @@ class Layout:
     chosen: Tensor | None = None
 
     def grown(self, before: int, prefix: int = 0) -> Layout:
-        """Return the layout of a row with `before` further cells before each sequence."""
+        """Return the layout of a row with `before` additional cells before each text."""
         more = torch.arange(len(self.bounds), dtype=self.bounds.dtype, device=self.bounds.device) * before
         return Layout(self.bounds + more, before, prefix)
 
     @cached_property
     def extended(self) -> Layout:
-        """The layout of a row with cells for the prefix."""
+        """The layout of the same row with cells for the prefix."""
         return self.grown(self.prefix)
 
     @cached_property
@@ -141,12 +147,12 @@ class Layout:
         return self.bounds.tolist()
 
     def reading(self, tokens: Tensor) -> Layout:
-        """Return this layout, reading the outputs of these tokens of the texts, int64 [M], virtual tokens left out."""
+        """Return this layout for reading the outputs of `tokens`, int64 [M], indices without virtual tokens."""
         cells = self.cells[0].index_select(0, tokens) if self.before else tokens
         return Layout(self.bounds, self.before, self.prefix, cells)
 
     def pooling(self, *poolings: Pooling) -> Layout:
-        """Return this layout, reading the outputs that these poolings need."""
+        """Return this layout for reading all outputs that these poolings need."""
         needed = set(poolings)
         if needed <= {"last"}:
             return self
@@ -157,39 +163,39 @@ class Layout:
 
     @cached_property
     def read(self) -> Tensor:
-        """Cells whose outputs are read, int64 [M]: the chosen cells, or each sequence's last token."""
+        """Cells whose outputs are read, int64 [M]: the chosen cells, or the last token of each text."""
         return self.bounds[1:].long() - 1 if self.chosen is None else self.chosen
 
     @cached_property
     def longest(self) -> int:
-        """Number of tokens of the longest sequence."""
+        """Number of tokens of the longest text in the row."""
         return max(end - start for start, end in zip(self._bounds, self._bounds[1:], strict=False))
 
     @cached_property
     def positions(self) -> Tensor:
-        """Position of each cell in its sequence, int64 [T], counted from the prefix."""
+        """Position of each cell in its text, int64 [T]; the prefix's positions come before."""
         bounds = np.array(self._bounds)
         steps = np.arange(bounds[-1]) - np.repeat(bounds[:-1], np.diff(bounds))
         return torch.from_numpy(steps + self.prefix).to(self.bounds.device)
 
     @cached_property
     def cells(self) -> tuple[Tensor, Tensor]:
-        """Cells of the texts' tokens, int64 [T - B K], and cells of virtual tokens, [B K]."""
+        """The cells of the texts' tokens, int64 [T - B K], and the cells of virtual tokens, int64 [B K]."""
         virtual = self.positions < self.before + self.prefix
         return (~virtual).nonzero()[:, 0], virtual.nonzero()[:, 0]
 
     @cached_property
     def single(self) -> Grid:
-        """The grid with one sequence a line."""
+        """The grid in which each text has a line of its own."""
         return Grid.of(self._bounds, self.bounds.device, shared=False)
 
     @cached_property
     def shared(self) -> Grid:
-        """The grid with few lines, which sequences share."""
+        """The grid with few lines, in which several texts share a line."""
         return Grid.of(self._bounds, self.bounds.device, shared=True)
 
     def made(self) -> Layout:
-        """Return this layout, with every form computed."""
+        """Compute every form of this layout now, and return the layout."""
         _ = self.read, self.longest, self.single, self.shared, self.positions, self.cells
         if self.prefix:
             self.extended.made()
@@ -200,9 +206,10 @@ class Layout:
         return {}
 
     def hidden(self, window: int | None, *, causal: bool = True) -> Tensor:
-        """Return the negation of `shared.visible`, computed once for all layers: bool [N, L, L].
+        """Return the negation of `shared.visible`, bool [N, L, L], computed once for all layers.
 
-        With a prefix: [N, L, P + L], where empty cells do not attend to the prefix; their gradients would reach it.
+        With a prefix, the result is [N, L, P + L], and empty cells do not attend to the prefix, because their gradients
+        would reach it.
         """
         if (window, causal) not in self._hidden:
             hidden = ~self.shared.visible(window, causal=causal)
@@ -217,12 +224,13 @@ class Layout:
         return {}
 
     def in_blocks(self, window: int) -> Tensor:
-        """Return what the tokens of each block of `window` tokens attend to, computed once for all layers.
+        """Return what each token of each block of `window` tokens attends to, computed once for all layers.
 
-        Cells after the row attend to each other, so that no cell attends to nothing.
+        Cells after the end of the row attend to each other, so that each cell attends to something.
 
         Returns:
-            bool [N, window, 3 * window] for N blocks: the keys are those of the block before, the block and the next.
+            For N blocks, bool [N, window, 3 * window]: the keys are those of the block before, of the block itself and
+                of the next block.
         """
         if window not in self._in_blocks:
             bounds = np.array(self._bounds)
@@ -237,7 +245,7 @@ class Layout:
 
 
 def insert(rows: Tensor, virtual: Tensor, layout: Layout) -> Tensor:
-    """Insert the same K rows before each sequence.
+    """Insert the same K rows (virtual tokens) before the rows of each text.
 
     Args:
         rows: The texts' rows, [..., T - B K, D].
@@ -252,7 +260,7 @@ def insert(rows: Tensor, virtual: Tensor, layout: Layout) -> Tensor:
 
 
 def read_rows(rows: Tensor, layout: Layout) -> Tensor:
-    """Return the rows that `layout` reads, [T, D] -> [M, D]."""
+    """Return the rows that `layout` reads, [M, D], from `rows` [T, D]."""
     if layout.chosen is None:  # few rows, for which torch's own gradient is quick enough
         return rows.index_select(0, layout.read)
     result: Tensor = _TakeOut.apply(rows, layout.read)  # type: ignore[no-untyped-call]
@@ -260,13 +268,13 @@ def read_rows(rows: Tensor, layout: Layout) -> Tensor:
 
 
 def take_out(rows: Tensor, layout: Layout) -> Tensor:
-    """Return the texts' rows of `rows` [T, ...], without virtual tokens."""
+    """Return the rows of the texts' tokens from `rows` [T, ...], without those of virtual tokens."""
     result: Tensor = _TakeOut.apply(rows, layout.cells[0])  # type: ignore[no-untyped-call]
     return result
 
 
 class _Insert(torch.autograd.Function):
-    """Inserts rows by copies in both directions: on a CPU, the gradient of torch's `index_select` adds row by row."""
+    """Inserts rows by copying, also in the backward pass: torch's gradient of `index_select` adds each row."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, virtual: Tensor, own: Tensor, others: Tensor) -> Tensor:
@@ -303,13 +311,13 @@ class _TakeOut(torch.autograd.Function):
 
 
 class Pooled(NamedTuple):
-    """The pooling that makes the head's input from hidden states, divided by the Euclidean norm if `normalize`."""
+    """A pooling of hidden states to the head's input; with `normalize`, the result is divided by its Euclidean norm."""
 
     pooling: Pooling
     normalize: bool = False
 
     def of(self, hidden: Tensor, layout: Layout) -> Tensor:
-        """Return the head's input, float32 [B, D], for hidden states, [T, D]."""
+        """Return the head's input, float32 [B, D], for the hidden states [T, D]."""
         if self.pooling == "last":
             features = hidden.index_select(0, layout.bounds[1:].long() - 1).float()
         else:
@@ -318,9 +326,9 @@ class Pooled(NamedTuple):
 
 
 def pool(hidden: Tensor, layout: Layout, pooling: Pooling) -> Tensor:
-    """Pool hidden states [T, D] -> [B, D] over each text's own tokens, without virtual tokens.
+    """Pool the hidden states [T, D] of each text to [B, D], without those of virtual tokens.
 
-    "last" returns the cells that the layout reads, [M, D].
+    With the pooling "last", the result is the hidden states of the cells that the layout reads, [M, D].
     """
     if pooling == "last":
         return read_rows(hidden, layout)

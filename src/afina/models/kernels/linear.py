@@ -1,13 +1,15 @@
-"""Linear layers: the forms in which a layer stores a frozen weight, operations on a weight, and products by oneDNN.
+"""Linear layers: the forms in which a frozen weight is stored, and products by oneDNN.
 
-Only this module reads a frozen weight. Kernels ask for products, DoRA and merging ask for the dequantized weight, and
-memory figures ask for the tensors. So a packed or quantized weight is never mistaken for its matrix.
+Only the module `linear` reads a frozen weight. Kernels ask this module for products, DoRA and merging for the
+dequantized weight, and memory figures for the tensors. Therefore no code takes the tensors of a reordered or quantized
+weight for the weight's matrix.
 
 torch computes float32 products on a CPU with MKL. On processors with AVX-512 that are not Intel's, MKL takes more than
-twice as long as oneDNN. Without AVX-512, and on Intel's, oneDNN takes up to twice as long, for weights in Conv1D's
-order (docs/LOG.md). In bfloat16, oneDNN first copies a weight into its own memory layout. A frozen weight is packed in
-that layout once for each direction, which saves a sixth of a product. Results are equal except for rounding;
-`tests/models/kernels/test_linear.py` compares them with torch's. The module does not know models.
+twice as long as oneDNN for float32 products. Without AVX-512, and on Intel's processors, oneDNN takes up to twice as
+long as MKL, for weights in the order of `Conv1D` (docs/LOG.md). For bfloat16 products, oneDNN first copies a weight
+into its own memory layout. afina stores a frozen weight in this layout once for each direction, which saves a sixth of
+the time of a product. The results equal torch's except for rounding, which `tests/models/kernels/test_linear.py`
+checks. The module `linear` does not know models.
 """
 
 from __future__ import annotations
@@ -38,14 +40,14 @@ _ONEDNN_FLOAT32 = ONEDNN and (
 _ONEDNN_BFLOAT16 = ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 _TYPICAL_ROWS = 256
-"""Number of input rows that a weight is packed for; the order barely depends on it."""
+"""Number of input rows for which oneDNN's memory layout of a weight is chosen; the layout barely depends on it."""
 
 _HELD = "frozen"
-"""Name of the `HeldWeight` among the children of its layer."""
+"""Name of the `HeldWeight` among the children of the layer whose parameter it replaces."""
 
 
 def multiply(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return inputs weight^T + bias, [N, M], without a graph: inputs [N, K], weight [M, K] or packed, bias [M]."""
+    """Return inputs weight^T + bias [N, M] without a graph: inputs [N, K], weight [M, K], also in oneDNN's layout."""
     if weight.is_mkldnn or by_onednn(weight):
         result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
         return result
@@ -53,7 +55,7 @@ def multiply(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 
 def multiply_fused(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the same as `multiply` for a weight [M, K]; in bfloat16, oneDNN adds the bias without rounding before."""
+    """Return the result of `multiply` for a weight [M, K]; in bfloat16, oneDNN adds the bias before rounding."""
     if bias is not None and _ONEDNN_BFLOAT16 and weight.device.type == "cpu" and weight.dtype == torch.bfloat16:
         result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
         return result
@@ -61,34 +63,34 @@ def multiply_fused(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
 
 
 def by_onednn(weight: Tensor) -> bool:
-    """Whether oneDNN multiplies a plain weight on this machine."""
+    """Whether oneDNN multiplies a plain float32 weight on this machine, because it is faster than MKL."""
     return _ONEDNN_FLOAT32 and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 class FrozenWeight(ABC):
-    """The weight W [M, K] of a linear layer with K inputs and M outputs. No method keeps a graph."""
+    """The frozen weight W [M, K] of a linear layer with K inputs and M outputs. Its methods build no graph."""
 
     @abstractmethod
     def product(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Return inputs W^T + bias, [N, M], for inputs [N, K] and bias [M]."""
+        """Return inputs W^T + bias [N, M], for inputs [N, K] and bias [M]."""
 
     @abstractmethod
     def transposed_product(self, grads: Tensor) -> Tensor:
-        """Return grads W, [N, K], for grads [N, M]; used in backward passes."""
+        """Return grads W [N, K], for grads [N, M]; used in backward passes."""
 
     @abstractmethod
     def dequantize(self) -> Tensor:
-        """Return W as a matrix [M, K] in `dtype`, possibly a new tensor. Must not be written to."""
+        """Return W as a matrix [M, K] in `dtype`, possibly in new memory. Callers must not write to the matrix."""
 
     @property
     @abstractmethod
     def shape(self) -> tuple[int, int]:
-        """M and K."""
+        """The numbers of outputs and inputs of the layer, M and K."""
 
     @property
     @abstractmethod
     def dtype(self) -> torch.dtype:
-        """Dtype of products."""
+        """The dtype of products."""
 
     @property
     @abstractmethod
@@ -98,7 +100,7 @@ class FrozenWeight(ABC):
 
 @dataclass(frozen=True, eq=False)
 class PlainWeight(FrozenWeight):
-    """A view of the layer's own parameter, `weight` [M, K]; created for a call."""
+    """A frozen weight that is a view of the layer's own parameter [M, K]; created for each call."""
 
     weight: Tensor
 
@@ -126,9 +128,10 @@ class PlainWeight(FrozenWeight):
 
 
 class HeldWeight(nn.Module, FrozenWeight):
-    """A weight that replaces the layer's parameter.
+    """A frozen weight in another form (such as int8, NF4 or oneDNN's layout) that replaces the layer's parameter.
 
-    Its tensors are buffers that are not saved. They follow the model to a device; `to(dtype)` sets the compute dtype.
+    The tensors of a `HeldWeight` are buffers that are not saved. The buffers move with the model to a device;
+    `to(dtype)` sets the compute dtype.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -148,7 +151,7 @@ class HeldWeight(nn.Module, FrozenWeight):
             self.register_buffer(name, tensor, persistent=False)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the tensors that the same weight had before, by name. Raises ValueError for others."""
+        """Use tensors that were saved from the same weight, by name. Raises ValueError for other tensors."""
         own, given = (
             {name: (each.shape, each.dtype) for name, each in some} for some in (self.named_buffers(), tensors.items())
         )
@@ -159,12 +162,15 @@ class HeldWeight(nn.Module, FrozenWeight):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All tensors of the weight, for memory figures."""
+        """All tensors of the weight in its stored form, for memory figures."""
         return list(self.buffers())
 
 
 class PackedWeight(HeldWeight):
-    """A bfloat16 weight in oneDNN's order, once for each direction; `transposed` is empty without a backward pass."""
+    """A bfloat16 weight in oneDNN's layout, stored once for each direction.
+
+    `transposed` is empty if no backward pass is needed.
+    """
 
     weight: Tensor
     transposed: Tensor
@@ -199,19 +205,19 @@ def _reorder(weight: Tensor) -> Tensor:
 
 
 def can_pack(layer: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether `PackedWeight` is faster for this layer's weight, after conversion to `dtype`."""
+    """Whether the layer is faster with a `PackedWeight`, after conversion of its weight to `dtype`."""
     if not (_ONEDNN_BFLOAT16 and dtype == torch.bfloat16 and is_linear(layer)) or held_by(layer) is not None:
         return False
     return frozen_weight(layer).device.type == "cpu"
 
 
 def is_linear(layer: object) -> bool:
-    """Whether the layer is an `nn.Linear` or `Conv1D`, whose weight may be held in another form."""
+    """Whether the layer is an `nn.Linear` or `Conv1D`, whose weight a `HeldWeight` may replace."""
     return type(layer) in (nn.Linear, Conv1D)
 
 
 def frozen_weight(layer: Any) -> FrozenWeight:
-    """Return the frozen weight of a linear layer, in any form."""
+    """Return the frozen weight of a linear layer, in whatever form it is stored."""
     held: HeldWeight | None = layer._modules.get(_HELD)
     if held is not None:
         return held
@@ -220,7 +226,7 @@ def frozen_weight(layer: Any) -> FrozenWeight:
 
 
 def held_by(layer: nn.Module) -> HeldWeight | None:
-    """Return the weight that replaces the layer's parameter; None: the layer has its parameter."""
+    """Return the `HeldWeight` that replaces the layer's parameter; None: the layer has its parameter."""
     held = layer._modules.get(_HELD)
     return held if isinstance(held, HeldWeight) else None
 
@@ -232,24 +238,27 @@ def weight_trains(layer: nn.Module) -> bool:
 
 
 def hold_weight(layer: Any, held: HeldWeight) -> None:
-    """Replace a linear layer's parameter or held weight by `held`. `patches.hold` also sets a forward that uses it."""
+    """Replace the parameter or the `HeldWeight` of a linear layer by `held`.
+
+    `patches.hold` also replaces the layer's forward by one that uses `held`.
+    """
     if held_by(layer) is None:
         del layer.weight
     layer.add_module(_HELD, held.train(layer.training))
 
 
 def held_weights(model: nn.Module) -> list[HeldWeight]:
-    """Return all held weights in a model."""
+    """Return each `HeldWeight` in a model."""
     return [module for module in model.modules() if isinstance(module, HeldWeight)]
 
 
 def held_tensors(model: nn.Module) -> list[Tensor]:
-    """Return all tensors of held weights in a model."""
+    """Return the tensors of each `HeldWeight` in a model."""
     return [tensor for held in held_weights(model) for tensor in held.tensors]
 
 
 def round_weights(body: nn.Module, hold: Callable[[Tensor], HeldWeight]) -> None:
-    """Replace the parameters of all linear layers by their values after holding and dequantizing."""
+    """Round the parameters of all linear layers to the values that they have after conversion by `hold`."""
     with torch.no_grad():
         for layer in body.modules():
             if is_linear(layer):
@@ -258,7 +267,10 @@ def round_weights(body: nn.Module, hold: Callable[[Tensor], HeldWeight]) -> None
 
 
 class _Lent:
-    """A linear layer whose `weight` can be read; dequantized at each access."""
+    """A linear layer with a `HeldWeight` whose attribute `weight` can be read.
+
+    Each access dequantizes the weight.
+    """
 
     @property
     def weight(self) -> Parameter:
@@ -271,9 +283,9 @@ _LENT = {kind: type(kind.__name__, (_Lent, kind), {}) for kind in (nn.Linear, Co
 
 @contextmanager
 def dequantized_weights(model: nn.Module) -> Iterator[None]:
-    """Let peft read held weights while it wraps a model, for shapes and DoRA's row lengths.
+    """Let peft read int8 and NF4 weights while it wraps a model, for shapes and DoRA's row norms.
 
-    Writing to such a weight has no effect.
+    Writing to a weight that was read in this way has no effect.
     """
     layers: list[Any] = [layer for layer in model.modules() if held_by(layer) is not None]
     kinds = [type(layer) for layer in layers]
@@ -292,19 +304,19 @@ def can_accelerate(layer: nn.Module) -> bool:
 
 
 def linear_forward(layer: Any, plain: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """Compute a layer (own forward: `plain`), [..., K] -> [..., M]."""
+    """Compute a linear layer, [..., K] -> [..., M], with oneDNN if that is faster than its own forward (`plain`)."""
     if not (by_onednn(layer.weight) and inputs.dtype == torch.float32):
         return plain(inputs)
     return _apply(layer, layer.weight, inputs)
 
 
 def held_forward(layer: Any, inputs: Tensor) -> Tensor:
-    """Compute a layer that holds its weight in another form, [..., K] -> [..., M]; its bias may train."""
+    """Compute a linear layer with a `HeldWeight`, [..., K] -> [..., M]; the layer's bias may train."""
     return _apply(layer, None, inputs)
 
 
 def _apply(layer: Any, weight: Tensor | None, inputs: Tensor) -> Tensor:
-    """Compute a layer; `weight` is the parameter that may get a gradient, or None."""
+    """Compute a linear layer; `weight` is the parameter that may get a gradient, or None."""
     own = frozen_weight(layer)
     if not torch.is_grad_enabled():
         flat = inputs.reshape(-1, inputs.shape[-1])
@@ -315,7 +327,10 @@ def _apply(layer: Any, weight: Tensor | None, inputs: Tensor) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """Linear layer. `weight`: the parameter that may get a gradient, or None; `inward`: stored as [K, M] (Conv1D)."""
+    """A linear layer with its backward pass.
+
+    `weight` is the parameter that may get a gradient, or None; `inward` says whether it is stored as [K, M] (Conv1D).
+    """
 
     @staticmethod
     def forward(

@@ -1,10 +1,11 @@
-"""peft's LoRA layers with a frozen weight: a backward pass, and LoRA in a mixed batch.
+"""A faster computation of peft's LoRA layers with a frozen weight, and LoRA in a mixed batch.
 
-Results equal peft's except for rounding.
+The results equal those of peft except for rounding.
 
-In a mixed batch, products of a few rows and ranks cost less than the call itself. Neighbouring adapters therefore share
-a product until its cost equals a call's. Each row is also multiplied by its neighbours' ranks, and a mask sets these
-results to zero. The module knows peft's layers, not models.
+In a mixed batch, multiplying a few rows by a few ranks takes less time than calling the kernel. Adapters that are
+neighbours in the row therefore share a product, as long as this takes no longer than another call. In a shared product,
+each row is also multiplied by the ranks of the neighbours, and a mask sets these results to 0. The module `lora` knows
+peft's layers, but not models.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from afina.models.kernels.layer_changes import LayerChange, PlacedChange
 from afina.models.kernels.linear import FrozenWeight
 
 DORA = "DoraLinearVariant"
-"""peft's name of the DoRA variant of a LoRA layer."""
+"""peft's name of the class that computes DoRA in a LoRA layer."""
 
 
 def is_alone(layer: Any, names: Sequence[str]) -> bool:
-    """Whether a peft layer has exactly one adapter, which is active and not merged into the frozen weight."""
+    """Whether a peft layer has a single adapter, which is active and not merged into the frozen weight."""
     return len(names) == 1 and names == list(layer.active_adapters) and not layer.disable_adapters and not layer.merged
 
 
 def adapter_of_vectors(layer: nn.Module, vectors: str) -> str | None:
-    """Return the name of a peft layer's only adapter, if it has one in its attribute `vectors`; None: another layer."""
+    """Return the name of a peft layer's only adapter, if it is in the attribute `vectors`; None for other layers."""
     if not hasattr(layer, vectors) or not linear.is_linear(getattr(layer, "base_layer", None)):
         return None
     names = list(getattr(layer, vectors))
@@ -42,7 +43,7 @@ def lora_adapter(layer: nn.Module, variant: str | None = None) -> str | None:
     """Return the name of a peft layer's only adapter if it computes LoRA's formula; None for any other layer.
 
     Args:
-        variant: Name of another formula to look for, such as `DORA`.
+        variant: Name of the variant of LoRA to look for instead, such as `DORA`.
     """
     if not hasattr(layer, "lora_A") or not isinstance(getattr(layer, "base_layer", None), nn.Module):
         return None
@@ -60,7 +61,7 @@ def lora_adapter(layer: nn.Module, variant: str | None = None) -> str | None:
 
 
 def read_layers(model: nn.Module) -> set[nn.Module]:
-    """Return the small layers whose weights `lora_layer` and `dora_layer` read instead of calling the layers."""
+    """Return the layers A and B of LoRA whose weights `lora_layer` and `dora_layer` read without calling the layers."""
     found: set[nn.Module] = set()
     for layer in model.modules():
         name = lora_adapter(layer) or lora_adapter(layer, DORA)
@@ -71,13 +72,13 @@ def read_layers(model: nn.Module) -> set[nn.Module]:
 
 
 def dropout_mask(dropout: nn.Module, inputs: Tensor) -> Tensor | None:
-    """Draw the factors of a layer's input for dropout; None: no dropout."""
+    """Draw the factors by which dropout multiplies a layer's input; None: no dropout."""
     rate = dropout.p if isinstance(dropout, Dropout) and dropout.training else 0.0
     return scaled_mask(inputs.shape, rate, inputs.dtype, inputs.device) if rate else None
 
 
 def lora_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
-    """Compute peft's LoRA layer, W x + b + scaling B A dropout(x); any leading shape."""
+    """Compute peft's LoRA layer, W x + b + scaling B A dropout(x), for inputs with any leading shape."""
     base, dropout = layer.base_layer, layer.lora_dropout[name]
     down, up, scaling = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
     if linear.weight_trains(base):
@@ -89,7 +90,7 @@ def lora_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
 
 
 class _LoRA(torch.autograd.Function):
-    """LoRA layer with a frozen W: sums are accumulated in the products, and W gets no gradient."""
+    """A LoRA layer with a frozen W, which gets no gradient; products accumulate their sums."""
 
     @staticmethod
     def forward(
@@ -102,7 +103,7 @@ class _LoRA(torch.autograd.Function):
         scaling: float,
         own: FrozenWeight,
     ) -> Tensor:
-        """Compute [..., M]: inputs and mask [..., K], down [r, K], up [M, r], bias [M]."""
+        """Compute the output [..., M]: inputs and mask [..., K], down [r, K], up [M, r], bias [M]."""
         flat = inputs.reshape(-1, inputs.shape[-1])
         dropped = flat if mask is None else flat * mask.view(flat.shape)
         low = dropped @ down.t()
@@ -131,19 +132,21 @@ class _LoRA(torch.autograd.Function):
 
 
 CALL_COST = {torch.float32: 3e7, torch.bfloat16: 2e8}
-"""Floating-point operations that take as long as calling a product, on two cores that support both dtypes natively.
+"""Number of floating-point operations that take as long as calling a matrix product, on two cores that support both
+dtypes natively.
 
-On GPT-2, 32 adapters of rank 4 in shared products are 1.3 times as fast as separate ones in bfloat16, and equally fast
-in float32.
+On GPT-2, 32 adapters of rank 4 in shared products are 1.3 times as fast as in separate products in bfloat16, and
+equally fast in float32.
 """
 
 Masks = dict[tuple[tuple[int, int, float], ...], Tensor]
-"""Masks by the rows, rank and scaling of each neighbour: [all rows, all ranks], the scaling for a row's own ranks."""
+"""Masks for shared LoRA products, by the number of rows, rank and scaling of each neighbour. A mask [all rows, all
+ranks] has the scaling at a row's own ranks, and 0 elsewhere."""
 
 
 @dataclass(frozen=True, eq=False)
 class LoraChange(LayerChange):
-    """Adds LoRA's scaling B A x to W x + b; down is A [r, K], up is B transposed [r, M]."""
+    """Adds LoRA's scaling B A x to W x + b in a mixed batch; down is A [r, K], up is B transposed [r, M]."""
 
     down: Tensor
     up: Tensor
@@ -155,18 +158,21 @@ class LoraChange(LayerChange):
 
     @property
     def rank(self) -> int:
-        """The rank r."""
+        """The rank r of the LoRA."""
         return len(self.down)
 
     @property
     def width(self) -> int:
-        """K + M, inputs plus outputs."""
+        """K + M, the number of the layer's inputs plus its outputs."""
         return self.down.shape[1] + self.up.shape[1]
 
 
 @dataclass(frozen=True, eq=False)
 class SharedLoraChange(LayerChange):
-    """Adds several neighbours' LoRA to their own rows: down [R, K], up [R, M], masks by number of rows."""
+    """Adds the LoRA of several neighbours in a mixed batch to their own rows, in one product.
+
+    The shapes are down [R, K] and up [R, M]; `masks` has a mask for each number of rows.
+    """
 
     down: Tensor
     up: Tensor
@@ -182,7 +188,7 @@ def share_products(changes: Sequence[PlacedChange], masks: Masks) -> list[Placed
 
     Args:
         changes: The layer's changes, in the order of the row.
-        masks: Masks of the row, shared by all layers; missing masks are added.
+        masks: Masks of the row, which all layers share; missing masks are added.
     """
     found: list[PlacedChange] = []
     run: list[tuple[LoraChange, PlacedChange]] = []
@@ -207,7 +213,7 @@ def share_products(changes: Sequence[PlacedChange], masks: Masks) -> list[Placed
 
 
 def _as_one(run: Sequence[tuple[LoraChange, PlacedChange]], masks: Masks) -> list[PlacedChange]:
-    """Return a list with neighbours joined into one change; empty for no neighbours."""
+    """Join neighbouring LoRA changes into one change; return it as a list, empty if there are no neighbours."""
     if len(run) < 2:
         return [one for _, one in run]
     changes, (_, first), (_, last) = [change for change, _ in run], run[0], run[-1]
@@ -224,7 +230,7 @@ def _as_one(run: Sequence[tuple[LoraChange, PlacedChange]], masks: Masks) -> lis
 
 
 def _mask(changes: Sequence[LoraChange], slices: Sequence[slice], masks: Masks) -> tuple[int, Tensor]:
-    """Return the number of rows, and the mask that keeps each row's own ranks."""
+    """Return the number of rows of the neighbours, and the mask that keeps each row's own ranks."""
     rows = [each.stop - each.start for each in slices]
     key = tuple((count, change.rank, change.scaling) for count, change in zip(rows, changes, strict=True))
     if key not in masks:

@@ -1,12 +1,13 @@
-"""The LoRA weights of adapters that decode together, stacked by layer, so that a step multiplies them in few products.
+"""LoRA weights of several adapters in generation, stacked by layer, so that each step takes few products.
 
-`share_products` in `lora.py` joins the weights of a row anew each time, which is cheap beside a row of whole texts. A
-decoding row has one token of each sequence, and its adapters stay the same for many steps. The stacks are therefore
-kept: an adapter's weights are copied into a stack when its first sequence enters, and stay until its last one leaves.
+For each row, `share_products` in `lora.py` joins the adapters' weights anew, which takes little time compared with a
+row of whole texts. During generation, a row has one token of each running text, and its adapters stay the same for many
+steps. The stacked weights are therefore kept: an adapter's weights are copied into a stack when its first text starts,
+and stay until its last text ends.
 
-A row's own ranks are chosen by overwriting the products with other ranks by 0, so that an adapter whose products are
-infinite or NaN spoils no other row. An adapter with weights that are not finite is not stacked. The module knows
-layers' changes, not models.
+In the product with a stack, the results for ranks of other adapters are overwritten by 0, so that infinity or NaN of
+one adapter reaches no other row. An adapter with infinite or NaN weights is not stacked. The module `lora_stacks` knows
+changes of layers, not models.
 """
 
 from __future__ import annotations
@@ -22,21 +23,27 @@ from afina.models.kernels.layer_changes import BatchedAdapter, BiasChange, Layer
 from afina.models.kernels.lora import LoraChange
 
 MOST_RANKS = 64
-"""Most ranks of a stack: a row is multiplied by all ranks of its stack, also by those of other adapters."""
+"""Maximum number of ranks in a stack: each row is multiplied by all ranks of its stack, including those of other
+adapters."""
 
 LARGE = 1024
-"""Rows times ranks from which oneDNN's products are faster than MKL's, where linear layers use oneDNN."""
+"""Number of rows times ranks from which oneDNN's products are faster than MKL's, on machines where linear layers use
+oneDNN."""
 
 Loras = Mapping[str, LoraChange]
-"""An adapter's stackable LoRA by path of a layer."""
+"""The LoRA changes of an adapter that can be stacked, by path of the layer."""
 
 Placed = Sequence[tuple[BatchedAdapter, slice]]
-"""The adapters of a row with their rows."""
+"""The adapters of a row, each with its slice of rows."""
 
 
 @dataclass(frozen=True, eq=False)
 class StackedLoraChange(LayerChange):
-    """Adds each row's own LoRA: down [R, K], up [R, M] times the scaling, hidden [N, R] True at others' ranks."""
+    """Adds to each row the LoRA of the row's own adapter, by one product with a stack.
+
+    The shapes are down [R, K] and up [R, M], multiplied by the scaling; `hidden` [N, R] is True at ranks of other
+    adapters.
+    """
 
     down: Tensor
     up: Tensor
@@ -52,11 +59,13 @@ class StackedLoraChange(LayerChange):
 
 
 class LoraStack:
-    """The stacked weights of adapters that have LoRA at the same layers; an adapter has the same ranks at every layer.
+    """The stacked LoRA weights of adapters that change the same layers.
+
+    Each adapter has the same ranks at every layer.
 
     Attributes:
-        ranks: The ranks of each adapter, by its id.
-        capacity: Number of ranks that there is room for; at most twice the ranks in use.
+        ranks: The slice of ranks of each adapter, by the adapter's `id`.
+        capacity: Number of ranks for which memory is allocated; at most twice the number of ranks in use.
     """
 
     def __init__(self) -> None:
@@ -72,11 +81,11 @@ class LoraStack:
 
     @property
     def bytes(self) -> int:
-        """Size of all weights."""
+        """Size of the stack's weights in bytes."""
         return sum(one.numel() * one.element_size() for part in (self._down, self._up) for one in part.values())
 
     def enter(self, key: int, loras: Loras) -> None:
-        """Copy an adapter's weights into free ranks, and make room if there are too few."""
+        """Copy an adapter's LoRA weights into free ranks of the stack, and allocate more ranks if needed."""
         rank = _rank(loras)
         start = self._free(rank)
         if start is None:
@@ -88,13 +97,13 @@ class LoraStack:
             self._up[path][start : start + rank] = change.up * change.scaling
 
     def leave(self, key: int) -> None:
-        """Free an adapter's ranks; its weights stay there, finite and hidden."""
+        """Free an adapter's ranks. Its weights stay in the stack but are finite, and their results are hidden."""
         del self.ranks[key]
         if self.capacity > 2 * self.used:
             self._resize(self.used)
 
     def _free(self, rank: int) -> int | None:
-        """Return the first of `rank` adjacent free ranks; None: too few adjacent ranks are free."""
+        """Return the first of `rank` adjacent free ranks; None: the stack has fewer adjacent free ranks."""
         start = 0
         for ranks in sorted(self.ranks.values(), key=lambda one: one.start):
             if ranks.start - start >= rank:
@@ -103,7 +112,7 @@ class LoraStack:
         return start if self.capacity - start >= rank else None
 
     def _resize(self, capacity: int, like: Loras | None = None) -> None:
-        """Move all adapters to the first ranks of new tensors; `like` gives the shapes of an empty stack."""
+        """Move all adapters to the first ranks of new tensors; `like` gives the shapes for an empty stack."""
         before = [(key, self.ranks[key]) for key in sorted(self.ranks, key=lambda key: self.ranks[key].start)]
         start = 0
         for key, ranks in before:
@@ -117,7 +126,7 @@ class LoraStack:
         self.capacity = capacity
 
     def placed(self, row: Placed) -> dict[str, PlacedChange]:
-        """Return the change of each layer for the adapters of a row that are in the stack; empty for fewer than two."""
+        """Return the LoRA change of each layer for the adapters of a row in the stack; empty for fewer than two."""
         mine = [(self.ranks[id(adapter)], rows) for adapter, rows in row if id(adapter) in self.ranks]
         if len(mine) < 2:
             return {}
@@ -133,7 +142,7 @@ class LoraStack:
 
 
 class LoraStacks:
-    """Places the changes of decoding rows, with the stacks of their adapters. Not thread-safe."""
+    """Keeps the stacks of all adapters in generation, and places their changes of layers in rows. Not thread-safe."""
 
     def __init__(self) -> None:
         self._adapters: dict[int, BatchedAdapter] = {}
@@ -143,15 +152,15 @@ class LoraStacks:
 
     @property
     def bytes(self) -> int:
-        """Size of all stacks; at most twice the size of the adapters that were last arranged."""
+        """Size of all stacks in bytes; at most twice the size of the adapters that were last arranged."""
         return sum(stack.bytes for many in self._stacks.values() for stack in many)
 
     def clear(self) -> None:
-        """Forget all adapters."""
+        """Remove all adapters from the stacks."""
         self.arranged(())
 
     def arranged(self, adapters: Iterable[BatchedAdapter]) -> dict[int, int]:
-        """Return the row segment of each running adapter, by its id. Other adapters leave the stacks."""
+        """Return the position of each running adapter in a row, by its `id`; all other adapters leave the stacks."""
         given = {id(one): one for one in adapters}
         if given.keys() != self._adapters.keys():
             for key in self._adapters.keys() - given.keys():
@@ -188,7 +197,7 @@ class LoraStacks:
             self._stacks = {shapes: many for shapes, many in kept.items() if many}
 
     def changes(self, row: Placed) -> dict[str, list[PlacedChange]]:
-        """Return the changes by path of a layer, for adapters in the order of `arranged` with their rows."""
+        """Return the changes of each layer by path, for adapters with their rows in the order of `arranged`."""
         composition = tuple((id(adapter), rows.start, rows.stop) for adapter, rows in row)
         if composition != self._last[0]:
             self._last = composition, self._changes(row)
@@ -213,9 +222,9 @@ def _rank(loras: Loras) -> int:
 
 
 def _stackable(adapter: BatchedAdapter) -> Loras:
-    """Return an adapter's LoRA at the layers where it has one and at most a changed bias beside it.
+    """Return an adapter's LoRA changes of the layers that it changes by LoRA, and at most by a bias in addition.
 
-    Empty if a weight is infinite or NaN, also after scaling, or if the ranks differ.
+    The result is empty if a weight is infinite or NaN, also after scaling, or if the ranks of the layers differ.
     """
     found: dict[str, LoraChange] = {}
     for path, changes in adapter.changes.items():

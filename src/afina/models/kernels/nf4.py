@@ -1,9 +1,10 @@
-"""Frozen weights in 4-bit NormalFloat (nf4) with double quantization, as QLoRA holds them; kernels by bitsandbytes.
+"""Frozen weights in 4-bit NormalFloat (NF4) with double quantization, as in QLoRA; kernels by bitsandbytes.
 
-The codes and scales are those of bitsandbytes' `Linear4bit(quant_type="nf4", compress_statistics=True)`, so adapters on
-such layers open here and there. Each product dequantizes the weight in the compute dtype. bitsandbytes' own layer is
-not used: on a CPU with AVX512-BF16, in evaluation, that layer changes its weight to a layout without gradients, and
-rounds the scales to bfloat16. The module does not know models.
+The codes and scales are those of bitsandbytes' `Linear4bit(quant_type="nf4", compress_statistics=True)`, so that
+adapters trained on such layers have the same base weights in afina and in bitsandbytes. Each product dequantizes the
+NF4 weight in the compute dtype. The layer of bitsandbytes itself is not used: on a CPU with AVX512-BF16, in evaluation,
+that layer converts its weight to a layout without gradients, and rounds the scales to bfloat16. The module `nf4` does
+not know models.
 """
 
 from __future__ import annotations
@@ -23,23 +24,25 @@ from afina.models import problems
 from afina.models.kernels.linear import HeldWeight, multiply
 
 BLOCK, NESTED_BLOCK = 64, 256
-"""Number of weights with a common scale (absmax), and of scales with a common scale."""
+"""Number of weights that share a scale (absmax), and number of scales that share a second scale."""
 
 FORM = 1
-"""Version of `Nf4Weight`: increase it when a weight would get other tensors, so that old copies are not used."""
+"""Version of `Nf4Weight`. Increase `FORM` when a weight would get other tensors, so that afina does not use old
+copies."""
 
 _PART = 1 << 20
-"""Number of weights that are quantized at once: bitsandbytes needs more than 16 bytes for each meanwhile."""
+"""Number of weights that are quantized at once, because bitsandbytes needs more than 16 bytes of memory for each
+weight."""
 
 
 class Nf4Weight(HeldWeight):
-    """Two weights in a byte, a scale of 8 bits for 64 weights, and a float32 scale for 256 of these scales.
+    """A weight in NF4: two weights in a byte, an 8-bit scale for 64 weights, and a float32 scale for 256 such scales.
 
     Attributes:
-        codes: uint8 [M * K / 2, 1], the indices of two NormalFloat values each, in the order of the rows.
-        absmax: uint8 [blocks], the scale of each block as an index of bitsandbytes' dynamic map.
-        nested_absmax: float32 [blocks / 256], the scales of `absmax`.
-        offset: float32 scalar, the mean scale, which is added to each scale.
+        codes: Indices of two NormalFloat values in each byte, in the order of the rows, uint8 [M * K / 2, 1].
+        absmax: The scale of each block of 64 weights, as an index of bitsandbytes' dynamic map, uint8 [blocks].
+        nested_absmax: The scales of `absmax`, float32 [blocks / 256].
+        offset: The mean of all scales, which is added to each scale, float32 scalar.
     """
 
     codes: Tensor
@@ -53,7 +56,7 @@ class Nf4Weight(HeldWeight):
         self._keep(**(_empty(weight) if _has_no_values(weight) else _quantized(weight)))
 
     def _apply(self, convert: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the tensors with the model. A conversion to another dtype changes the compute dtype only."""
+        """Move the weight's tensors with the model. A conversion to another dtype changes only the compute dtype."""
         self._dtype = convert(torch.empty(0, dtype=self._dtype, device=self.device)).dtype
         for name, tensor in self._buffers.items():
             assert tensor is not None
@@ -85,12 +88,15 @@ class Nf4Weight(HeldWeight):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the last conversion, at first that of the original weight."""
+        """The compute dtype: that of the last conversion, or at first that of the original weight."""
         return self._dtype
 
 
 def form() -> dict[str, object]:
-    """Return all that decides the tensors of `Nf4Weight`, beside the weight. Raises NotFound without bitsandbytes."""
+    """Return everything on which the tensors of `Nf4Weight` depend besides the weight.
+
+    Raises NotFound without bitsandbytes.
+    """
     _kernels()
     return {
         "version": FORM,
@@ -102,7 +108,7 @@ def form() -> dict[str, object]:
 
 
 def _has_no_values(tensor: Tensor) -> bool:
-    """Whether a tensor has a shape but no values, as in `training.dry_run`, which does not need bitsandbytes."""
+    """Whether a tensor has a shape but no values, as in `training.dry_run`, which needs no bitsandbytes."""
     return tensor.is_meta or isinstance(tensor, FakeTensor)
 
 
@@ -132,7 +138,7 @@ def _quantized(weight: Tensor) -> dict[str, Tensor]:
 
 @cache
 def _kernels() -> Any:
-    """Return bitsandbytes' operations. Raises NotFound if bitsandbytes is not installed."""
+    """Return the operations of bitsandbytes. Raises NotFound if bitsandbytes is not installed."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # as in `afina.methods.peft`
     try:
         import bitsandbytes  # noqa: F401
@@ -143,7 +149,7 @@ def _kernels() -> Any:
 
 @cache
 def _dynamic_map(device: torch.device) -> Tensor:
-    """Return bitsandbytes' map of 8-bit codes to scales, float32 [256]."""
+    """Return bitsandbytes' map from 8-bit codes to scales, float32 [256]."""
     from bitsandbytes.functional import create_dynamic_map
 
     with torch.inference_mode(False):

@@ -1,9 +1,10 @@
-"""Patches: every change to the modules of an open model, their order, and the only function that applies them.
+"""Patches: all changes that afina makes to the modules of an open model, their order, and how they are applied.
 
-Patches do not add, rename or move trained parameters, so names and saved files stay those of transformers and peft. A
-frozen weight that is held in another form is no longer a parameter. Each patch computes what the plain module computes,
-except for rounding and the random numbers of dropout; `tests/models/kernels` compares each with the plain module. The
-module does not know how kernels compute, except for the last block, which is computed only where it is read.
+Patches do not add, rename or move trained parameters, so that the names and saved files stay those of transformers and
+peft. A frozen weight that is converted (to int8, NF4 or oneDNN's layout) is no longer a parameter. A patched module
+computes the same as the original module, except for rounding and the random numbers of dropout; the tests in
+`tests/models/kernels` compare each patched module with the original. The Python module `patches` does not know how
+kernels compute, except for the last block, which is computed only for the tokens that are read.
 """
 
 from __future__ import annotations
@@ -25,50 +26,57 @@ from afina.models.kernels.vera import vera_adapter, vera_layer
 
 
 class Patch(IntEnum):
-    """Every patch, in the order in which a model and each module in it get them."""
+    """All patches, in the order in which they are applied to a model and to each of its modules."""
 
     # By a method's `attach`:
     BOTTLENECK = auto()
-    """Forward of an attention or MLP module, around its own. First, because kernels do not replace this forward: they
-    go to modules inside or around it, including modules that a method has added."""
+    """Replaces the forward of an attention or MLP module by one that calls it and adds a bottleneck. This patch is
+    first: kernels are applied to modules inside or around the patched module, including modules that a method has
+    added, and do not replace its forward."""
 
     # By `apply_kernels`, when a model is opened, and again for what a method adds to it:
     DROPOUT = auto()
-    """Replaced child. Before LORA, which reads the rate from afina's Dropout and would ignore peft's nn.Dropout."""
+    """Replaces a dropout module by afina's `Dropout`. This patch comes before LORA, which reads the rate from afina's
+    `Dropout` and would ignore peft's `nn.Dropout`."""
     GELU = auto()
-    """Replaced child."""
+    """Replaces a module that computes transformers' `gelu_new` by afina's `TanhGELU`."""
     LINEAR = auto()
-    """Forward of every linear layer of the body, including layers inside peft's layers."""
+    """Replaces the forward of each linear layer of the body, including layers inside peft's layers."""
     LORA = auto()
-    """Forward of peft's LoRA layer. Calls the inner linear layer only if its weight trains; else reads its weight."""
+    """Replaces the forward of peft's LoRA layer. The new forward calls the inner linear layer if its weight trains, and
+    otherwise reads the frozen weight."""
     DORA = auto()
-    """Forward of peft's DoRA layer; like LORA."""
+    """Replaces the forward of peft's DoRA layer, like the patch LORA."""
     VERA = auto()
-    """Forward of peft's VeRA layer; like LORA."""
+    """Replaces the forward of peft's VeRA layer, like the patch LORA."""
     LAST_BLOCK = auto()
-    """Forward of the last block."""
+    """Replaces the forward of the last transformer block."""
     POOLER = auto()
-    """Forward of a pretrained pooler. The body would call it for the first text only; the entry's `logits` calls its
-    layers for every text."""
+    """Replaces the forward of a pretrained pooler by one that computes nothing. The body would call the pooler for the
+    first text only; instead, the architecture's `logits` calls the pooler's layers for all texts."""
 
     # By `afina.training`, when it is known what trains. HELD also by `Classifier`: for prediction, and before a method
     # is attached if the backbone has another precision.
     CHECKPOINT = auto()
-    """Forward of every block, around the current one. After LAST_BLOCK, which would replace it."""
+    """Replaces the forward of each transformer block by one that calls it with activation checkpointing. This patch
+    comes after LAST_BLOCK, which would replace it."""
     LOOK_UP = auto()
-    """Forward of a trained embedding. After its weight is lowered, because it reads the float32 master weight."""
+    """Replaces the forward of a trained embedding. This patch comes after the conversion of weights to bfloat16,
+    because the new forward reads the float32 master weight."""
     HELD = auto()
-    """Forward and weight of a frozen linear layer. After all others: an earlier forward could not read the weight."""
+    """Replaces the forward and the weight of a frozen linear layer. This patch comes after all others, whose forwards
+    could not read the new weight."""
 
     # By `afina.models.mixed_batch`, when the compute dtype is known:
     MIXED_BATCH = auto()
-    """Forward of every layer that adapters may change, around its own."""
+    """Replaces the forward of each layer that adapters of a mixed batch may change by one that calls it and applies the
+    changes."""
 
 
 def patch(module: nn.Module, kind: Patch, forward: Callable[..., Any], *given: Any) -> None:
-    """Replace the forward of `module` by `forward(module, *given, *inputs)`.
+    """Replace the forward of `module` by a call of `forward(module, *given, *inputs)`.
 
-    Raises ValueError if the module has a later patch, which this patch would undo.
+    Raises ValueError if the module already has a later patch, which this patch would undo.
     """
     had = patches_of(module)
     if had and had[-1] > kind:
@@ -79,10 +87,10 @@ def patch(module: nn.Module, kind: Patch, forward: Callable[..., Any], *given: A
 
 
 class _Forward:
-    """The forward of a patched module. Holds the module by a weak reference.
+    """The forward of a patched module, which has only a weak reference to the module.
 
-    The module holds this object. A strong reference back would form a cycle, so an unused model would stay in memory,
-    gigabytes of it, until the garbage collector runs.
+    The module has a reference to its `_Forward`. A strong reference back would form a cycle, so that an unused model of
+    gigabytes would stay in memory until the garbage collector runs.
     """
 
     def __init__(self, module: nn.Module, forward: Callable[..., Any], *given: Any) -> None:
@@ -96,13 +104,13 @@ class _Forward:
 
 
 def call_of(module: nn.Module) -> Callable[..., Any]:
-    """Return the module's current forward, for a patch around it; holds the module by a weak reference."""
+    """Return the module's current forward, to be called by a patch; it has only a weak reference to the module."""
     own: Callable[..., Any] | None = module.__dict__.get("forward")
     return own or _Forward(module, type(module).forward)
 
 
 def exchange(parent: nn.Module, name: str, kind: Patch, child: nn.Module) -> None:
-    """Replace a child without parameters by `child`, which takes over its training mode."""
+    """Replace a child module without parameters by `child`, and keep the training mode."""
     child.__dict__["patches"] = [kind]
     setattr(parent, name, child.train(getattr(parent, name).training))
 
@@ -114,11 +122,13 @@ def patches_of(module: nn.Module) -> list[Patch]:
 
 
 def apply_kernels(model: nn.Module, body: Any) -> None:
-    """Apply every suitable kernel to a model. After a wrap, a second call patches new modules and keeps the others.
+    """Apply all suitable kernels to a model, as patches of its modules.
+
+    After a method has wrapped the model, a second call patches the new modules and leaves the others as they are.
 
     Args:
         model: The whole model, possibly wrapped by peft.
-        body: The transformer inside, without the head.
+        body: The transformer inside the model, without the head.
     """
     for parent in list(model.modules()):
         for name, child in parent.named_children():
@@ -145,26 +155,26 @@ def apply_kernels(model: nn.Module, body: Any) -> None:
 
 
 def _skip(module: nn.Module, hidden: Tensor) -> None:
-    """Compute nothing."""
+    """Compute nothing: the forward of a patched pooler."""
 
 
 def accelerate(layer: nn.Module) -> None:
-    """Let a linear layer multiply with oneDNN if that is faster; does nothing to other layers."""
+    """Let a linear layer multiply with oneDNN if that is faster; other layers stay unchanged."""
     if can_accelerate(layer) and Patch.LINEAR not in patches_of(layer):
         patch(layer, Patch.LINEAR, linear_forward, call_of(layer))
 
 
 def hold(layer: Any, held: HeldWeight) -> None:
-    """Replace a linear layer's frozen weight by `held`, which is no parameter; the bias stays and may train."""
+    """Replace a linear layer's frozen weight by `held`, which is no parameter; the layer's bias stays and may train."""
     linear.hold_weight(layer, held)
     patch(layer, Patch.HELD, held_forward)
 
 
 def pack(layer: Any, *, backward: bool = True) -> PackedWeight:
-    """Store a linear layer's frozen weight only in oneDNN's order; `linear.can_pack` says for which layers.
+    """Store a linear layer's frozen weight only in oneDNN's layout, for layers for which `linear.can_pack` is true.
 
     Args:
-        backward: Whether a backward pass is needed; if False, half the memory is used.
+        backward: Whether a backward pass is needed; without one, the weight takes half the memory.
     """
     held = PackedWeight(linear.frozen_weight(layer).dequantize(), backward=backward)
     hold(layer, held)
@@ -172,10 +182,10 @@ def pack(layer: Any, *, backward: bool = True) -> PackedWeight:
 
 
 def last_block(block: Any, names: Block, hidden: Tensor, *_: Any, layout: Any, **options: Any) -> Tensor:
-    """Compute the last block only where its output is read, [1, T, width] -> [1, T, width]; 0 elsewhere.
+    """Compute the last block only at the tokens that are read, [1, T, width] -> [1, T, width]; 0 at all others.
 
-    Keys and values need every token. The residual stream and the MLP, two thirds of the block, need only the tokens
-    that are read: each sequence's last or first token, or the tokens that a language model is trained on.
+    Keys and values of the last block need all tokens. The residual stream and the MLP, two thirds of the block, need
+    only the tokens that are read: each text's last or first token, or the tokens on which a language model is trained.
     """
     for unused in ("cache", "encoder_attention_mask"):
         options.pop(unused, None)
@@ -193,7 +203,7 @@ def last_block(block: Any, names: Block, hidden: Tensor, *_: Any, layout: Any, *
 
 
 def _then_norms(block: Any, names: Block, norms: PostNorm, stream: Tensor, attended: Tensor) -> Tensor:
-    """Return the output of a block whose norms come last, given the block's input and its attention's output."""
+    """Return the output of a block with norms after attention and MLP, from its input and its attention's output."""
     first, second = block.get_submodule(norms.first), block.get_submodule(norms.second)
     result: Tensor
     if norms.inner is None:
@@ -206,7 +216,7 @@ def _then_norms(block: Any, names: Block, norms: PostNorm, stream: Tensor, atten
 
 
 def _then_mlp(block: Any, names: Block, norms: PreNorm, stream: Tensor, attended: Tensor) -> Tensor:
-    """Return the output of a block whose norms come first, given the block's input and its attention's output."""
+    """Return the output of a block with norms before attention and MLP, from its input and its attention's output."""
     mlp, second = block.get_submodule(names.mlp), getattr(block, norms.second)
     after_attention = getattr(block, "post_attention_dropout", nn.Identity())
     after_mlp = getattr(block, "post_mlp_dropout", nn.Identity())

@@ -1,11 +1,11 @@
-"""Token losses: the cross-entropy of each token under a language model's head, without the logits of all words.
+"""The cross-entropy of each token under a language model's head, without storing the logits of all words.
 
-A head of 49,152 words turns 1,000 tokens into 190 MiB of float32 logits; log-probabilities and gradient take as much
-again. `token_losses` computes the logits of a block of words at a time, for all tokens, and keeps only running sums
-(Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"). Blocks of words read each row of the weight
-once for each product. Blocks of tokens would read the whole weight for each block, and oneDNN would bring a bfloat16
-weight into its own order for each block. `tests/models/kernels/test_token_loss.py` compares values and gradients with
-torch's `cross_entropy`. The module does not know models.
+With a head of 49,152 words, the float32 logits of 1,000 tokens take 190 MiB; log-probabilities and the gradient take
+the same again. `token_losses` computes the logits of one block of words at a time, for all tokens, and keeps only
+running sums (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"). With blocks of words, each
+product reads each row of the head's weight once. With blocks of tokens, each block would read the whole weight, and
+oneDNN would convert a bfloat16 weight to its own layout for each block. `tests/models/kernels/test_token_loss.py`
+compares losses and gradients with torch's `cross_entropy`. The module `token_loss` does not know models.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from torch.autograd.function import once_differentiable
 from afina.models.kernels.linear import multiply
 
 BLOCK_BYTES = 8 << 20
-"""Size of a block's float32 logits."""
+"""Size of the float32 logits of a block of words, in bytes."""
 
 
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return -log softmax(hidden weight^T + bias)[target] of each token in nats, float32 [M].
 
-    Products are computed in the dtype of `hidden`, everything else in float32. Gradients go to `hidden`, and to
-    `weight` and `bias` if they require gradients.
+    Matrix products are computed in the dtype of `hidden`, everything else in float32. Gradients are computed for
+    `hidden`, and for `weight` and `bias` if they require gradients.
 
     Args:
-        hidden: [M, width], the states of the tokens that have a target.
-        weight: [V, width], the output embeddings, in the dtype of `hidden`.
-        targets: int64 [M], 0 to V - 1.
-        bias: [V]. None: no bias.
+        hidden: Hidden states of the tokens that have a target, [M, width].
+        weight: The output embeddings [V, width], in the dtype of `hidden`.
+        targets: The target of each token, int64 [M], 0 to V - 1.
+        bias: The bias of the output embedding, [V]. None: no bias.
 
-    Raises IndexError if a target is not the index of a word (on a CPU).
+    Raises IndexError if a target is not below V (on a CPU).
     """
     if not torch.is_grad_enabled():
         return _forward(hidden, weight, bias, targets, wants_gradient=False)[0]
@@ -44,10 +44,12 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor |
 
 
 class _TokenLosses(torch.autograd.Function):
-    """A frozen head's gradient for `hidden` is computed with the losses: each row is later only scaled.
+    """Token losses with their backward pass; with a frozen head, the forward pass computes the gradient of `hidden`.
 
-    The gradient of a head that trains depends on the incoming gradient of every token. It is computed in the backward
-    pass, and so are the logits, a second time.
+    The backward pass then only scales each row of this gradient.
+
+    If the head trains, its gradient depends on the incoming gradient of every token. Then the backward pass computes
+    the gradients, and computes the logits a second time.
     """
 
     @staticmethod
@@ -74,7 +76,8 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Return the losses [M], the log of the softmax's denominator [M], 1 - p(target) [M], and hidden's gradient.
 
-    The target is left out of all sums and added last: 1 - p(target) then has no cancellation where p is almost 1.
+    The target's word is left out of all sums and added last, so that 1 - p(target) has no cancellation where p is
+    almost 1.
     """
     at_target = weight.index_select(0, targets)
     own = (hidden.float() * at_target.float()).sum(1)
@@ -100,7 +103,7 @@ def _forward(
 def _backward(
     saved: Sequence[Any], upstream: Tensor, wanted: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients of hidden, weight and bias, None for those that are not wanted."""
+    """Return the gradients of hidden, weight and bias; None for gradients that are not needed."""
     hidden, weight, bias, targets, total, rest = saved
     into = torch.zeros_like(hidden, dtype=torch.float32) if wanted[0] else None
     of_weight = torch.empty_like(weight) if wanted[1] else None
@@ -119,7 +122,7 @@ def _backward(
 
 
 def _blocks(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield each block's first word, its rows of the weight and its logits, float32 [M, words of the block]."""
+    """Yield, for each block of words, the first word, the weight's rows and the logits, float32 [M, words]."""
     words = max(BLOCK_BYTES // (4 * max(len(hidden), 1)), 1)
     for start in range(0, len(weight), words):
         rows = weight[start : start + words]
@@ -128,9 +131,9 @@ def _blocks(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tup
 
 
 def _put(block: Tensor, columns: Tensor, values: Tensor) -> None:
-    """Write values [M] into the block [M, words] at one column of each row; columns outside are left out.
+    """Write values [M] into the block [M, words], each at one column of its row; columns outside the block are skipped.
 
-    Shapes do not depend on values, so that a dry run can follow.
+    The shapes of all tensors in `_put` are independent of values, so that a dry run works without values.
     """
     inside = (columns >= 0) & (columns < block.shape[1])
     at = columns.clamp(0, block.shape[1] - 1)[:, None]

@@ -1,8 +1,9 @@
-"""peft's VeRA layers with a frozen weight: a backward pass, and VeRA in a mixed batch.
+"""A faster computation of peft's VeRA layers with a frozen weight, and VeRA in a mixed batch.
 
-Results equal peft's except for rounding. VeRA is W x + b + l_b * B (l_d * A x). All layers share the random, frozen A
-and B, and use slices of them. A and B stay float32 and are cast when used: the cast is cheap compared with the product,
-and no copy is kept. The module knows peft's layers, not models.
+The results equal those of peft except for rounding. VeRA is W x + b + l_b * B (l_d * A x) with trained vectors l_b and
+l_d. All layers share the random, frozen matrices A and B, and use slices of them. A and B stay float32 and are cast
+when used: the cast takes little time compared with the product, and no copy is kept. The module `vera` knows peft's
+layers, but not models.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from afina.models.kernels.lora import adapter_of_vectors, dropout_mask
 
 
 def vera_adapter(layer: nn.Module) -> str | None:
-    """Return the name of a peft layer's only adapter if it computes VeRA; None for any other layer."""
+    """Return the name of a peft layer's only adapter if the adapter computes VeRA; None for any other layer."""
     return adapter_of_vectors(layer, "vera_lambda_d")
 
 
 def vera_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
-    """Compute peft's VeRA layer; any leading shape."""
+    """Compute peft's VeRA layer for inputs with any leading shape."""
     base = layer.base_layer
     down, up = layer.vera_A[name][:, : layer.in_features], layer.vera_B[name][: layer.out_features]
     inner, outer = layer.vera_lambda_d[name], layer.vera_lambda_b[name]
@@ -39,7 +40,7 @@ def vera_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
 
 
 class _VeRA(torch.autograd.Function):
-    """VeRA layer with a frozen W."""
+    """A VeRA layer with a frozen W, with its backward pass."""
 
     @staticmethod
     def forward(
@@ -53,7 +54,7 @@ class _VeRA(torch.autograd.Function):
         bias: Tensor | None,
         own: FrozenWeight,
     ) -> Tensor:
-        """Compute [N, M]: inputs and mask [..., K], inner [r], outer and bias [M], down [r, K], up [M, r]."""
+        """Compute the output [N, M]: inputs and mask [..., K], inner [r], outer, bias [M], down [r, K], up [M, r]."""
         flat = inputs.reshape(-1, inputs.shape[-1])
         dropped = flat if mask is None else flat * mask.view(flat.shape)
         low = multiply(dropped, down.to(flat.dtype))
@@ -80,7 +81,7 @@ class _VeRA(torch.autograd.Function):
 
 @dataclass(frozen=True, eq=False)
 class VeraMatrices:
-    """Random matrices [r, K] and [M, r] that many adapters share; they count as no adapter's weights."""
+    """VeRA's random matrices A [r, K] and B [M, r], which many adapters share; no adapter's size includes them."""
 
     down: Tensor
     up: Tensor
@@ -88,7 +89,7 @@ class VeraMatrices:
 
 @dataclass(frozen=True, eq=False)
 class VeraChange(LayerChange):
-    """Adds VeRA's l_b * B (l_d * A x) to W x + b; inner is l_d [r], outer is l_b [M]."""
+    """Adds VeRA's l_b * B (l_d * A x) to W x + b in a mixed batch; inner is l_d [r], outer is l_b [M]."""
 
     inner: Tensor
     outer: Tensor

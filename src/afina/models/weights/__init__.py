@@ -1,1 +1,6 @@
-"""Weight files of a backbone, read one tensor at a time. The package does not know addresses, heads or tasks."""
+"""Weight files of a backbone, which are read one tensor at a time.
+
+`afina.models.weights` does not know addresses, heads or tasks.
+
+`afina.models.weights` does not know addresses, heads or tasks.
+"""

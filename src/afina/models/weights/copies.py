@@ -1,16 +1,19 @@
-"""Kept copies of held weights, so that the next opening does not quantise a backbone again.
+"""Quantised copies of a backbone in the cache, so that afina does not quantise the backbone at each opening.
 
-A copy is one safetensors file in the cache: the held weight of each linear layer, and the backbone's float digest. All
-other tensors (embeddings, norms, biases, head) are read from the backbone's own files at each opening: a copy then
-serves classifiers and language models, and memory stays the model as held and one tensor.
+A quantised copy is one safetensors file in the cache, with the int8 or NF4 weight of each linear layer and the digest
+of the backbone's float weights. All other tensors (embeddings, norms, biases, head) are read from the backbone's own
+files at each opening. Therefore one quantised copy serves classifiers and language models, and opening takes the memory
+of the quantised model and one tensor.
 
-The name of a copy is a digest of everything that decides its content, with the sha256 of all weight files. Names, times
-and sizes of files are no part of it, since these can stay the same when bytes change. Each opening computes the sha256,
-except of files in the Hub's cache, which are named by their sha256. The Hub's client does not check these names, and a
-user may write into such a file. So before a copy is written, all files are hashed, also to see that none changed while
-it was quantised. The copy records size, inode and times of such files; if one differs, the files are hashed again.
+The file name of a quantised copy is a digest of everything that decides the copy's content, including the sha256 of all
+weight files. The digest does not include names, times and sizes of weight files, because they may stay the same when
+the bytes change. Each opening computes the sha256 of the weight files; files in the Hub's cache are exempt, because
+their names are their sha256. However, the Hub's client does not check these names, and a user may write into a file.
+Therefore, before a quantised copy is written, all weight files are hashed, also to see that no file changed while it
+was quantised. A quantised copy records the size, inode and times of such files; if one of them differs at an opening,
+the files are hashed again.
 
-The module does not know families or heads.
+The module `copies` does not know model families or heads.
 """
 
 from __future__ import annotations
@@ -34,22 +37,26 @@ from afina.models.kernels.linear import HeldWeight
 from afina.models.weights.stored import StoredTensor
 
 LEAST = 1 << 30
-"""Bytes of weight files below which no int8 copy is kept: a copy of 0.5 GiB of files saves nothing (docs/LOG.md)."""
+"""Size of weight files in bytes below which afina keeps no int8 copy: a copy of 0.5 GiB of files saves no time
+(docs/LOG.md)."""
 
 LIMIT = 16 << 30
-"""Bytes of copies that are kept; beyond this, the least recently used copies are removed."""
+"""Maximum size of all quantised copies in bytes; beyond this, the least recently used copies are deleted."""
 
 _FORMAT = 1
 _ABOUT, _CHECKSUM = "about", "checksum"
 
 
 class DamagedCopy(Exception):
-    """A copy cannot be read, or is not what was written. Never reaches a user: the weights are then read instead."""
+    """Raised if a quantised copy cannot be read, or has other content than was written.
+
+    Users never see this exception, because afina then reads the original weights.
+    """
 
 
 @dataclass(frozen=True)
 class StandIn:
-    """Takes the place of a stored tensor whose held form is in a copy: the shape without the values."""
+    """Stands in for a stored tensor whose quantised form is in a copy; has only the tensor's shape."""
 
     stored: StoredTensor
 
@@ -59,11 +66,11 @@ class StandIn:
 
 @dataclass(frozen=True)
 class HeldCopy:
-    """A copy in the cache.
+    """A quantised copy in the cache.
 
     Attributes:
         weights_digest: Digest of the backbone's float weights (`Backbone.weights_digest`).
-        layers: Digest of the tensors of each held weight, by the name that the weight has in the backbone's files.
+        layers: Digest of the tensors of each quantised weight, by the weight's name in the backbone's files.
     """
 
     path: Path
@@ -90,11 +97,11 @@ class HeldCopy:
 
 @dataclass(frozen=True)
 class CopyPlace:
-    """Where the copy of a backbone in a precision is or will be.
+    """Where the cache has, or will have, the quantised copy of a backbone.
 
     Attributes:
-        key: Digest of all that decides the copy's content.
-        key_of: Returns the key, given the digest of each weight file.
+        key: Digest of everything that decides the content of the copy.
+        key_of: Function that returns the key, given the digest of each weight file.
     """
 
     path: Path
@@ -111,13 +118,15 @@ class CopyPlace:
         model: object,
         cost: int = 1,
     ) -> CopyPlace | None:
-        """Return the place for a backbone; None: its weight files are so small that no copy is kept.
+        """Return the place of a backbone's quantised copy; None: the weight files are so small that no copy is kept.
 
         Args:
-            stored: All tensors in the directory's files by name.
-            form: How weights are held: name of the precision, and all that decides codes beside the weights.
-            model: JSON value of all that decides which layers are held, and what the float digest is of.
-            cost: Time to compute the held form, as a multiple of int8's.
+            stored: All tensors in the directory's weight files, by name.
+            form: How weights are quantised: the name of the precision, and everything besides the weights that decides
+                the result.
+            model: JSON value of everything that decides which layers are quantised, and which tensors the digest of
+                float weights covers.
+            cost: Time to quantise the weights, as a multiple of the time for int8.
         """
         files = tuple(sorted({each.file for each in stored.values()}))
         if sum(file.stat().st_size for file in files) < LEAST // cost:
@@ -150,11 +159,11 @@ class CopyPlace:
             raise DamagedCopy(str(error).partition("\n")[0]) from None
 
     def write(self, held: Mapping[str, HeldWeight], weights_digest: str) -> str:
-        """Write the copy, and return a sentence on it: where it is, or why no copy was kept.
+        """Write the quantised copy, and return a sentence that says where it is, or why no copy was kept.
 
         Args:
-            held: All held weights by the name that each has in the backbone's files.
-            weights_digest: Digest of the backbone's float weights, computed from the same files.
+            held: All quantised weights, by the weight's name in the backbone's files.
+            weights_digest: Digest of the backbone's float weights, computed from the same weight files.
         """
         states = self._states()
         if not self._is_right():
@@ -177,17 +186,17 @@ class CopyPlace:
         return f"keeps a quantised copy of {size / 2**20:,.0f} MiB, which the next opening reads: {self.path}"
 
     def _is_right(self) -> bool:
-        """Hash all weight files, and return whether they have the place's key."""
+        """Hash all weight files, and return whether the result is this place's `key`."""
         return self.key_of([digest.of_file(file) for file in self.files]) == self.key
 
     def _states(self) -> list[list[int]]:
-        """Return size, inode and times of the files that were not hashed; no program can set a file's last time."""
+        """Return size, inode and times of the files that were not hashed; no program can set the last of the times."""
         found = [file.stat() for file in self.files if _stated(file) is not None]
         return [[each.st_size, each.st_ino, each.st_mtime_ns, each.st_ctime_ns] for each in found]
 
 
 def _stated(file: Path) -> str | None:
-    """Return the digest by which the Hub's cache names a file; None: it is not in that cache, or has another name."""
+    """Return the digest that is a file's name in the Hub's cache; None: the file is elsewhere or has another name."""
     target = file.resolve()
     named = file.is_symlink() and target.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", target.name)
     return f"{digest.PREFIX}{target.name}" if named else None

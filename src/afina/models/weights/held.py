@@ -1,8 +1,9 @@
-"""Open a model whose linear layers hold their weights in another precision, without all weights in float32.
+"""Open a model with linear layers in int8 or NF4, without ever having all weights in float32.
 
-transformers reads, renames and ties the weights as always. A quantizer of transformers receives each tensor: it keeps
-the held form of a linear layer's weight, and a copy of any other tensor. At most one tensor is in float32 at a time,
-beside the model. The module does not know heads, except which layers come after the pooling.
+As for other models, transformers reads, renames and ties the weights. A transformers quantizer of afina receives each
+tensor: it keeps the int8 or NF4 form of a linear layer's weight, and a copy of any other tensor. At most one tensor at
+a time is in float32, in addition to the model. The module `held` does not know heads, except which layers come after
+the pooling.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ from afina.models.weights.copies import CopyPlace, DamagedCopy, HeldCopy, StandI
 from afina.models.weights.stored import StoredTensor
 
 Hold = Callable[[Tensor], HeldWeight]
-"""Turns a float32 weight [M, K] into its held form: `Precision.hold`."""
+"""A function that converts a float32 weight [M, K] to a `HeldWeight` (`Precision.hold`)."""
 
 _NAME = "afina"
 
 
 @dataclass(frozen=True)
 class HeldModel:
-    """An open model with held weights.
+    """An open model whose linear layers are in int8 or NF4.
 
     Attributes:
-        found: What transformers reports of missing and mismatched weights.
-        sources: Where the float weight of each held layer is stored, by the weight's name in the body.
-        copy: The copy that the held weights were read from. None: they were computed.
-        damage: Why the copy could not be used; "" if it was used, or if there is no copy.
+        found: What transformers reports about missing and mismatched weights.
+        sources: Where the float weight of each int8 or NF4 layer is stored, by the weight's name in the body.
+        copy: The quantised copy from which the weights were read. None: the weights were quantised.
+        damage: Why the quantised copy could not be used; "" if it was used, or if there is none.
     """
 
     model: PreTrainedModel
@@ -53,7 +54,7 @@ class HeldModel:
     damage: str = ""
 
     def by_source(self) -> dict[str, HeldWeight]:
-        """Return the held weights by the names that they have in the model's files."""
+        """Return the int8 or NF4 weights, by their names in the model's files."""
         layers = {f"{path}.weight": layer for path, layer in held_layers(self.model.base_model).items()}
         held = {source.name: held_by(layers[name]) for name, source in self.sources.items()}
         return {name: weight for name, weight in held.items() if weight is not None}
@@ -67,13 +68,13 @@ def open_held(
     place: CopyPlace | None = None,
     **options: Any,
 ) -> HeldModel:
-    """Open a model from stored tensors; the body's linear layers up to the pooling hold their weights.
+    """Open a model from stored tensors, with the body's linear layers before the pooling in int8 or NF4.
 
     Args:
-        stored: All tensors in the directory's files by name.
-        hold: Returns the held form of a weight [M, K].
-        place: Where the copy of the held weights may be. A damaged copy is not used. None: no copy is used.
-        **options: Of `from_pretrained`, such as `config`.
+        stored: All tensors in the directory's weight files, by name.
+        hold: Function that converts a weight [M, K] to a `HeldWeight`.
+        place: Where a quantised copy may be; a damaged copy is not used. None: no copy is used.
+        **options: Options of transformers' `from_pretrained`, such as `config`.
     """
     damage = ""
     if place is not None:
@@ -110,12 +111,12 @@ def _open(
 
 
 def held_layers(body: Any) -> dict[str, Any]:
-    """Return the layers of a body that another precision holds, by path: its linear layers up to the pooling."""
+    """Return the layers of a body that int8 or NF4 applies to, by path: the linear layers before the pooling."""
     return {path: layer for path, layer in body.named_modules() if is_linear(layer) and not is_after_pooling(path)}
 
 
 def hold_layers(body: Any, hold: Hold) -> None:
-    """Hold the float32 weights of an open body."""
+    """Convert the float32 weights of an open body's linear layers by `hold`."""
     for layer in held_layers(body).values():
         patches.hold(layer, hold(_matrix(layer, layer.weight.detach())))
 
@@ -126,7 +127,10 @@ def _matrix(layer: Any, weight: Tensor) -> Tensor:
 
 
 class _Holding(QuantizationConfigMixin):
-    """How one model is opened, and what is known when it is open. transformers copies configurations, but not this."""
+    """The settings with which one model is opened in int8 or NF4, and what is known after opening.
+
+    A configuration would be copied by transformers; this object is not.
+    """
 
     def __init__(self, hold: Hold, copy: HeldCopy | None = None) -> None:
         self.quant_method: Any = _NAME
@@ -139,7 +143,7 @@ class _Holding(QuantizationConfigMixin):
         return self
 
     def held(self, weight: Tensor, source: str) -> HeldWeight:
-        """Return the held form of a weight [M, K]; `source`: its name in the backbone's files."""
+        """Return the converted weight [M, K]; `source` is the weight's name in the backbone's files."""
         if self.copy is None:
             return self.hold(weight)
         return self.copy.fill(self.hold(torch.empty(weight.shape, device="meta")), source)
@@ -147,7 +151,7 @@ class _Holding(QuantizationConfigMixin):
 
 @register_quantizer(_NAME)
 class _Quantizer(HfQuantizer):
-    """Receives every parameter in float32 as it is read."""
+    """A transformers quantizer that receives every parameter in float32 as it is read."""
 
     def __init__(self, quantization_config: _Holding, **options: Any) -> None:
         super().__init__(quantization_config, **options)
@@ -167,7 +171,7 @@ class _Quantizer(HfQuantizer):
         return _Take(self)
 
     def take(self, name: str, source: str, weight: Tensor) -> dict[str, Tensor]:
-        """Take a weight that was read; return it under its name if it is to be a parameter."""
+        """Receive a weight that was read; return it by name if it stays a parameter."""
         if weight.shape != self.expected[name]:
             self.mismatched.add(name)
         elif (layer := self.layers.get(name)) is not None:
@@ -195,7 +199,7 @@ class _Quantizer(HfQuantizer):
 
 
 class _Take(ConversionOps):
-    """Gives every tensor that was read to a `_Quantizer`."""
+    """Gives every tensor that transformers reads to a `_Quantizer`."""
 
     def __init__(self, quantizer: _Quantizer) -> None:
         self.quantizer = quantizer
@@ -204,7 +208,7 @@ class _Take(ConversionOps):
     def convert(
         self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **given: Any
     ) -> dict[str, Any]:
-        """Return the tensor if it stays a parameter, under its name."""
+        """Return the tensor by its name if it stays a parameter."""
         (value,) = input_dict.values()
         weight = value[0] if isinstance(value, list) else value
         try:

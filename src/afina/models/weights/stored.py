@@ -1,6 +1,7 @@
-"""Tensors in the safetensors files of a directory, each read when it is asked for.
+"""Tensors in the safetensors files of a directory, each of which is read only when it is needed.
 
-A tensor is mapped into memory alone and unmapped with its last reference. Memory is therefore one tensor, not one file.
+Each tensor is mapped into memory alone, and unmapped when its last reference is gone. Reading therefore takes the
+memory of one tensor, not of one file.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _FILE = "model.safetensors"
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file; `stored[...]` reads it, as transformers does."""
+    """A tensor in a safetensors file, which `stored[...]` reads, as transformers does."""
 
     file: Path
     name: str
@@ -38,10 +39,10 @@ class StoredTensor:
 
 
 def stored_tensors(directory: Path) -> dict[str, StoredTensor] | None:
-    """Return the tensors in a directory's safetensors files by name; None: the directory has no such files.
+    """Return the tensors in a directory's safetensors files, by name; None: the directory has no such files.
 
     Raises:
-        OSError: A file that the index names is missing.
+        OSError: A file that the index of the safetensors files names is missing.
         SafetensorError: A file is damaged.
         ValueError: The index is damaged.
     """
@@ -57,11 +58,11 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor] | None:
 
 
 class FloatWeights(Mapping[str, Tensor]):
-    """Float32 weights by name: those of an open model, and the others from their files, read at each access.
+    """Float32 weights by name: from an open model, or read from files at each access.
 
     Args:
-        open_weights: Weights in memory by name.
-        stored: Other weights by name.
+        open_weights: Weights of the open model, by name.
+        stored: Weights that are read from files, by name.
     """
 
     def __init__(self, open_weights: Mapping[str, Tensor], stored: Mapping[str, StoredTensor]) -> None:
