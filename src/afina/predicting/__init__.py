@@ -1,1 +1,4 @@
-"""From adapters and texts to predictions, metrics and probes. The package does not know training, runs or studies."""
+"""Predict texts with adapters, evaluate the predictions, and check adapters by golden tests.
+
+`afina.predicting` does not know training, runs or studies.
+"""

@@ -22,26 +22,27 @@ from afina.stats.metrics import METRICS
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of evaluating an adapter.
+    """The result of evaluating an adapter on labelled texts.
 
     Attributes:
         adapter: The adapter's directory.
         digest: The adapter's digest.
-        task: Address of the texts.
-        metric: Name of the headline metric.
-        metrics: All metrics of the objective.
-        interval: 95 % confidence interval of the headline metric, over texts.
-        examples: Number of texts.
+        task: Address of the labelled texts.
+        metric: Name of the metric that is the main result.
+        metrics: The values of all metrics for the kind of task, by name.
+        interval: 95 % confidence interval of `metric`, over texts.
+        examples: Number of evaluated texts.
         truncated: Number of texts that were truncated to the adapter's maximum length.
-        dtype: The compute dtype.
-        where: The file or task of the texts, as in `EvaluationSet`; so are `held_out`, `leaked` and `left_out`.
-        kind: Kind of the task.
-        label_names: Names of the labels; of two labels, the second is the positive label.
-        answered: Targets and predictions of all texts.
-        max_length: Maximum length in tokens. None: the adapter reads whole texts.
-        chosen: Whether somebody chose the positive label of two.
-        too_long: Number of target texts that were left out because they have too many tokens.
-        unmeasured, repeated: The fields of `EvaluationSet`.
+        dtype: The dtype in which the adapter was computed.
+        where: The file or task of the texts, a field of `EvaluationSet`; `held_out`, `leaked` and `left_out` are such
+            fields, too.
+        kind: The kind of task.
+        label_names: Names of the labels; if there are two, the second is the positive label.
+        answered: The targets and predictions of all texts.
+        max_length: Maximum length of a text in tokens. None: the adapter does not truncate texts.
+        chosen: Whether a person or a benchmark chose which of two labels is the positive one.
+        too_long: Number of texts that were left out because their right answer has too many tokens.
+        unmeasured, repeated: Fields of `EvaluationSet`.
     """
 
     adapter: str
@@ -68,7 +69,7 @@ class Evaluation:
 
 
 def trained(adapter: Adapter) -> TrainingInfo:
-    """Return the facts in an adapter's manifest about its training texts."""
+    """Return what an adapter's manifest says about its training texts."""
     manifest = adapter.manifest
     names = None if manifest.method == FOREIGN else manifest.label_names
     kind = objectives.make(manifest.label_names, manifest.objective).kind
@@ -87,23 +88,24 @@ def evaluate(
     metric: str | None = None,
     positive: str | None = None,
 ) -> Evaluation:
-    """Evaluate `adapter` on labelled texts.
+    """Evaluate the predictions of `adapter` on labelled texts.
 
     Args:
-        adapter: The adapter.
-        texts: The labelled texts, read with the result of `trained`, so that training texts are recognised.
+        adapter: The adapter to evaluate.
+        texts: The labelled texts, which were read with the result of `trained`, so that the adapter's training texts
+            are recognised.
         backbone: Address of the backbone. None: the adapter's own.
-        check_probe: Whether to check the golden test (recorded outputs) first.
+        check_probe: Whether to run the golden test first, which compares outputs with those recorded after training.
         dtype: Compute type, as in `Predictor.of`.
-        metric: The headline metric. None: the task's, else the kind's default.
-        positive: The positive label of two, for F1 and AUROC. None: the second of `texts`.
+        metric: The metric that is the main result. None: the task's, or else the default of the kind of task.
+        positive: Which of two labels is the positive one, for F1 and AUROC. None: the second label of `texts`.
 
     Raises:
         InvalidStudy: The kind of task does not have the metric.
-        InvalidData: `positive` is not a label of the adapter, or the adapter has not two labels.
-        NotFound: The backbone does not exist, or the adapter names none.
+        InvalidData: `positive` is not a label of the adapter, or the adapter does not have two labels.
+        NotFound: The backbone does not exist, or the adapter does not name its backbone.
         WrongBackbone: The adapter was made for another backbone.
-        CorruptAdapter: The tensors do not fit the backbone, or the golden test fails.
+        CorruptAdapter: The adapter's tensors do not fit the backbone, or the golden test fails.
     """
     manifest = adapter.manifest
     if manifest.method == FOREIGN:  # peft stores no label names
@@ -140,9 +142,9 @@ def evaluate(
 
 
 def _fitting(predictor: Predictor, texts: EvaluationSet) -> tuple[Split, int]:
-    """Return the split without targets that are too long, as in training, and how many targets were left out.
+    """Return the texts without those whose right answer is too long, and the number of texts left out.
 
-    Raises InvalidData if a target is too long and is not to be left out.
+    Raises InvalidData if a right answer is too long and the options of `texts` do not allow leaving it out.
     """
     split, answer_tokens = texts.split, (predictor.objective.settings or {}).get("answer_tokens")
     if not isinstance(predictor, ModelPredictor) or answer_tokens is None:

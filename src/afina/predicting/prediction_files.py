@@ -1,6 +1,7 @@
-"""Write each row of a file with its prediction, as JSON objects or as a table with the file's columns.
+"""Write each row of a user's file with its prediction, as JSON objects or as a table with the file's columns.
 
-A row without a text gets an answer without values, so rows stay aligned. The module does not know models.
+A row without a text gets a prediction whose values are all None, so that no row is missing in the output. The module
+`prediction_files` does not know models.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ Answer = dict[str, Any]
 
 
 def answered_rows(predictor: Predictor, chunk: Chunk) -> tuple[list[Answer], int]:
-    """Return an answer for each row of a chunk (JSON values by name), and the number of truncated texts.
+    """Return a prediction (JSON values by name) for each row of a chunk, and the number of truncated texts.
 
-    Raises the errors of `Predictor.predict`.
+    Raises the errors of the method `Predictor.predict`.
     """
     objective, given, truncated = predictor.objective, iter(list[Answer]()), 0
     if chunk.texts:
@@ -58,20 +59,23 @@ def check_out(out: Path, file: Path | None) -> None:
 def writing_rows(
     out: Path, objective: Objective, separator: str | None = None
 ) -> Iterator[Callable[[Chunk, Sequence[Answer]], None]]:
-    """Yield a function that writes the rows of a chunk with their answers to `out`, which is written atomically.
+    """Yield a function that writes the rows of a chunk with their predictions to the file `out`.
 
-    The temporaries of killed processes that wrote the same file are removed first.
+    The file is written atomically.
 
-    The file's own columns come first. Then come `predicted_label`, `predicted_labels` or `predicted_value`, the
-    probability of each label, and the reason for a missing answer.
+    Temporary files of killed processes that wrote the same file are deleted first.
+
+    The columns of the input file come first in the output. The output's further columns are `predicted_label`,
+    `predicted_labels` or `predicted_value`, the probability of each label, and the reason for a missing prediction.
 
     Args:
-        out: A csv or jsonl file.
-        objective: Gives the names of the columns.
-        separator: Separates several labels in csv. None: `BETWEEN`.
+        out: The output, a csv or jsonl file.
+        objective: The kind of task, which determines the names of the further columns.
+        separator: String between several labels of a text in csv. None: `BETWEEN`.
 
     Raises:
-        InvalidData: The file has a column with such a name, or (csv only) a row has other columns than the first row.
+        InvalidData: The input file has a column with the name of a further column, or (csv only) a row has columns that
+            the first row does not have.
     """
     file_io.sweep_killed(out)
     with (
@@ -86,9 +90,9 @@ def writing_rows(
 
 @dataclass
 class _Lines:
-    r"""A csv file whose lines end in \n.
+    r"""A csv file for a csv writer, with lines that end in \n.
 
-    A writer with that line terminator does not quote a cell with \r, which generated answers may have.
+    A csv writer whose line terminator is \n would not quote a cell with \r, which generated answers may contain.
     """
 
     file: TextIO
@@ -100,7 +104,7 @@ class _Lines:
 
 @dataclass
 class _Table:
-    """Rows of a csv table; the first row determines the columns."""
+    """Writes rows with predictions to a csv table; the first row determines the columns."""
 
     writer: Any
     objective: Objective
@@ -122,7 +126,7 @@ class _Table:
 
 @dataclass
 class _Objects:
-    """Rows of JSON, one object for each line."""
+    """Writes rows with predictions to a jsonl file, one JSON object for each line."""
 
     file: TextIO
     objective: Objective
@@ -135,19 +139,19 @@ class _Objects:
 
 
 def _check_free(row: Row, said: Answer) -> None:
-    """Raise InvalidData if the row has a column with the name of an added column."""
+    """Raise InvalidData if the row has a column with the name of a column that is to be added."""
     if taken := said.keys() & row.columns.keys():
         raise problems.OUT_COLUMN_TAKEN(where=row.where, column=min(taken))
 
 
 def _nested(answer: Mapping[str, Any], objective: Objective) -> Answer:
-    """Return the columns that an answer adds to a JSON object."""
+    """Return the fields that a prediction adds to a row's JSON object."""
     chances = {"probabilities": answer["probabilities"]} if objective.has_probabilities else {}
     return {f"predicted_{objective.column}": answer[objective.column], **chances, REASON: answer.get(REASON)}
 
 
 def _flat(answer: Mapping[str, Any], objective: Objective, separator: str) -> Answer:
-    """Return the columns that an answer adds to a table."""
+    """Return the columns that a prediction adds to a row of a table."""
     names = objective.label_names if objective.has_probabilities else ()
     chances = {f"probability_{label}": (answer["probabilities"] or {}).get(label) for label in names}
     value = objective.as_cell(answer, separator)

@@ -1,6 +1,7 @@
-"""Predictor: an opened adapter that predicts any number of texts, on its backbone or without a backbone.
+"""`Predictor`: an opened adapter that predicts any number of texts, on its backbone or without a backbone.
 
-The order of texts and the batches do not change answers. The module does not know tasks, files of texts or probes.
+The order of texts and their batches do not change a predictor's answers. The module `predictor` does not know tasks,
+files of texts or golden tests.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from afina.repr_html import ReprCard
 
 
 def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) -> np.ndarray:
-    """Return outputs, float32 [N, width of the head], in the order of `encoded`; computed in the weights' dtype."""
+    """Return the classifier's outputs, float32 [N, width], in the order of `encoded` and in the weights' dtype."""
     keep_freed()
     classifier.eval()
     device = next(classifier.parameters()).device
@@ -61,7 +62,7 @@ def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) 
 def predictions(
     classifier: Classifier, encoded: Encoded, targets: np.ndarray | None = None, listen: Listener = ignore
 ) -> Predictions:
-    """Return the classifier's predictions with these targets, in the order of `encoded`."""
+    """Return the classifier's predictions together with `targets`, in the order of `encoded`."""
     return Predictions(logits(classifier, encoded, listen), targets)
 
 
@@ -75,7 +76,7 @@ def predicted(
     targets: np.ndarray | None = None,
     references: References | None = None,
 ) -> Predictions:
-    """Return predictions with these targets, in the order of `encoded`; a language model generates its answers."""
+    """Return predictions together with `targets`, in the order of `encoded`; a language model generates its answers."""
     if isinstance(classifier, LanguageModel):
         given = (classifier, encoded, cast(Texts, objective), tokenizer, listen)
         return answers(*given, references=references, targets=targets)
@@ -84,12 +85,12 @@ def predicted(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Predictor(ReprCard, ABC):
-    """An opened adapter of any kind.
+    """An opened adapter, with or without a backbone, that predicts texts.
 
     Attributes:
         manifest: The adapter's manifest.
-        where: The adapter's directory, used in messages.
-        decoding: Settings of generation, fields of `Decoding`, that replace the manifest's.
+        where: The adapter's directory, for error messages.
+        decoding: Settings of generation (fields of `Decoding`) that replace those in the manifest.
     """
 
     manifest: Manifest
@@ -101,38 +102,41 @@ class Predictor(ReprCard, ABC):
 
     @staticmethod
     def load(adapter: str | Path | Adapter, backbone: str | None = None, dtype: str = "float32") -> Predictor:
-        """Open an adapter or an adapter's directory on a backbone.
+        """Open an adapter, or the adapter in a directory, on a backbone.
 
         Args:
-            adapter: The adapter, or its directory.
+            adapter: The adapter, or the path of its directory.
             backbone: Address of the backbone. None: the backbone that the adapter names.
-            dtype: Compute type: "float32", "bfloat16", "auto" or "int8"; details in `of`.
+            dtype: Type in which the predictor computes: "float32", "bfloat16", "auto" or "int8", as described in `of`.
 
         Raises:
-            NotFound: The adapter or the backbone is missing.
+            NotFound: The adapter or the backbone does not exist.
             WrongBackbone: The adapter was made for another backbone.
-            CorruptAdapter: A file is damaged, or the tensors do not fit.
-            InvalidStudy: The settings are not supported.
+            CorruptAdapter: A file of the adapter is damaged, or its tensors do not fit the backbone.
+            InvalidStudy: afina does not support the adapter's hyperparameters, or the dtype.
         """
         opened = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
         return Predictor.of(opened, backbone_of(opened, backbone), dtype)
 
     @staticmethod
     def of(adapter: Adapter, backbone: Backbone | None = None, dtype: str = "float32") -> Predictor:
-        """Open an adapter on an open backbone. The backbone's weights are hashed for the first adapter only.
+        """Open an adapter on an open backbone.
+
+        The weights of a backbone are hashed only for the first adapter that is opened on it.
 
         Args:
-            adapter: The adapter.
-            backbone: The backbone. None: only for an adapter that needs no backbone.
-            dtype: "float32", "bfloat16", "auto" (bfloat16 if the device computes it natively, else float32), or "int8":
-                products of the backbone's linear layers in int8, all else as with "auto".
+            adapter: The adapter to open.
+            backbone: The open backbone. None is allowed only for an adapter that needs no backbone.
+            dtype: Type in which the predictor computes. "auto": bfloat16 if the device computes it natively, otherwise
+                float32. "int8": the backbone's linear layers multiply in int8, and everything else is as with "auto".
 
         Raises:
-            UnknownName: The dtype does not exist.
+            UnknownName: There is no dtype of this name.
             NotFound: The adapter needs a backbone and `backbone` is None.
             WrongBackbone: The backbone's digest differs from the manifest's.
-            CorruptAdapter: The tensors do not fit.
-            InvalidStudy: The backbone does not support the method, or the device or method does not support the dtype.
+            CorruptAdapter: The adapter's tensors do not fit the backbone.
+            InvalidStudy: The adapter's method does not support the backbone, or the device or the method does not
+                support the dtype.
         """
         devices.compute_type(dtype, devices.choose())
         if adapter.vocabulary is not None:
@@ -145,17 +149,17 @@ class Predictor(ReprCard, ABC):
 
     @cached_property
     def objective(self) -> Objective:
-        """The objective that the adapter was trained for."""
+        """The kind of task that the adapter was trained for, with its settings."""
         made = objectives.make(self.manifest.label_names, self.manifest.objective)
         return made.decoding_changed(**self.decoding) if self.decoding else made
 
     def generating(self, **changes: Any) -> Self:
-        """Return this predictor with other decoding settings; the model is shared.
+        """Return a predictor with other decoding settings, which shares the model with this predictor.
 
         Args:
             **changes: Fields of `Decoding`, such as max_new_tokens, beams, temperature or seed.
 
-        Raises InvalidStudy if a value is invalid, or the adapter does not generate its answers.
+        Raises InvalidStudy if a value is invalid, or if the adapter does not generate its answers.
         """
         made = replace(self, decoding={**self.decoding, **changes})
         _ = made.objective
@@ -164,37 +168,37 @@ class Predictor(ReprCard, ABC):
     @property
     @abstractmethod
     def dtype(self) -> str:
-        """Name of the compute type, such as "float32"."""
+        """Name of the type in which the predictor computes, such as "float32"."""
 
     @abstractmethod
     def lower(self, dtype: str) -> None:
-        """Compute in `dtype` (as in `of`) from now on; a later call cannot restore the precision."""
+        """Convert the predictor to compute in `dtype` (as in `of`); a later call cannot restore the precision."""
 
     def predict(
         self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, where: str = "text", before: int = 0
     ) -> tuple[Predictions, int]:
-        """Predict raw texts.
+        """Predict texts, which are tokenised first.
 
         Args:
-            texts: Lists, arrays, Series and others, see `afina.data.readers.texts.as_lists`.
-            pairs: The second texts of pairs, in the same forms.
-            where: Names the texts in messages.
-            before: Number of texts in earlier calls, for the numbers in messages.
+            texts: A list, array, Series or other collection of texts (`afina.data.readers.texts.as_lists`).
+            pairs: The second texts of pairs, in one of the same forms.
+            where: What error messages call the texts.
+            before: Number of texts in earlier calls, which error messages add to a text's number.
 
         Returns:
             The predictions, and the number of truncated texts.
 
         Raises:
-            InvalidData: A text is unreadable or blank; or pairs are given and the adapter reads single texts, or vice
-                versa.
-            CorruptAdapter: An output is NaN or infinite.
+            InvalidData: A text is unreadable or blank; or pairs are given and the adapter reads single texts, or the
+                reverse.
+            CorruptAdapter: An output of the adapter is NaN or infinite.
         """
         return self._predict(*as_lists(texts, pairs), where, before)
 
     def measure(self, split: Split, *, where: str = "text") -> tuple[Predictions, int]:
-        """Predict a split; the predictions also have its targets, and further values for the metrics.
+        """Predict the texts of a split; the predictions also have the split's targets, and further values for metrics.
 
-        Returns and raises the same as `predict`.
+        Returns and raises the same as the method `predict`.
         """
         found, truncated = self.predict(split.texts, split.pairs, where=where)
         return found.against(split.labels), truncated
@@ -203,7 +207,7 @@ class Predictor(ReprCard, ABC):
     def _predict(
         self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int
     ) -> tuple[Predictions, int]:
-        """Predict lists of texts; `predict` describes the arguments."""
+        """Predict lists of texts; the method `predict` describes the arguments."""
 
     @property
     def takes_pairs(self) -> bool | None:
@@ -211,23 +215,23 @@ class Predictor(ReprCard, ABC):
         return reading.takes_pairs(self.manifest)
 
     def outputs(self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, before: int = 0) -> np.ndarray:
-        """Return the outputs that `predict` decodes, [N, width], used to compare adapters."""
+        """Return the model's outputs, which `predict` decodes, [N, width]; used to compare adapters."""
         return self.predict(texts, pairs, before=before)[0].outputs
 
     def __call__(
         self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, before: int = 0
     ) -> list[dict[str, Any]]:
-        """Return each text's answer as JSON values (`Objective.answers`); arguments as in `predict`."""
+        """Return each text's prediction as JSON values (`Objective.answers`); arguments as in `predict`."""
         first, second = as_lists(texts, pairs)
         return list(self.objective.answers(self.predict(first, second, before=before)[0])) if len(first) else []
 
 
 def backbone_of(adapter: Adapter, address: str | None = None) -> Backbone | None:
-    """Open the backbone at `address`, by default the adapter's own; None: the adapter needs no backbone.
+    """Open the backbone at `address`, or by default the adapter's own; None: the adapter needs no backbone.
 
     Raises:
-        NotFound: The adapter names no backbone, or the backbone is missing.
-        InvalidStudy: An address is given but the adapter needs no backbone, or the backbone is not supported.
+        NotFound: The adapter does not name its backbone, or the backbone does not exist.
+        InvalidStudy: An address is given and the adapter needs no backbone, or afina does not support the backbone.
     """
     if adapter.vocabulary is not None:
         if address is not None:
@@ -240,13 +244,13 @@ def backbone_of(adapter: Adapter, address: str | None = None) -> Backbone | None
 
 @dataclass(frozen=True, eq=False, repr=False)
 class WordsPredictor(Predictor):
-    """The predictor of a bag-of-words adapter, which needs no backbone and reads every text whole."""
+    """The predictor of a bag-of-words adapter, which needs no backbone and does not truncate texts."""
 
     model: BagOfWords
 
     @property
     def dtype(self) -> str:
-        """Always float64, because computing costs very little."""
+        """Always "float64", because a bag-of-words model takes very little time."""
         return "float64"
 
     def lower(self, dtype: str) -> None:
@@ -264,10 +268,10 @@ class ModelPredictor(Predictor):
     """The predictor of an adapter on its backbone, on the device that `afina.device` chooses.
 
     Attributes:
-        classifier: The backbone with the adapter's method and head.
-        backbone: The backbone.
-        method: The adapter's method, with the defaults of the backbone's family.
-        truncation: Maximum length and side of truncation. None: as in training.
+        classifier: The backbone with the adapter's method, weights and head.
+        backbone: The backbone without the adapter's changes: address, tokenizer and configuration.
+        method: The adapter's method, with the default hyperparameters of the backbone's model family.
+        truncation: Maximum length of texts and side at which they are truncated. None: as in training.
     """
 
     classifier: Classifier
@@ -280,7 +284,7 @@ class ModelPredictor(Predictor):
 
     @classmethod
     def on(cls, adapter: Adapter, backbone: Backbone, *, calibrates: bool = False) -> Self:
-        """Open the adapter in float32; `calibrates`: also measure `int8_factors`. Raises the errors of `of`."""
+        """Open the adapter in float32; if `calibrates`, also measure `int8_factors`. Raises the errors of `of`."""
         manifest = adapter.manifest
         method = reading.method_of(adapter, backbone)
         asked = objectives.make(manifest.label_names, manifest.objective)
@@ -297,13 +301,14 @@ class ModelPredictor(Predictor):
 
     @property
     def dtype(self) -> str:
-        """Name of the compute type of the backbone; the head is always float32."""
+        """Name of the type in which the backbone computes; the head always computes in float32."""
         return self.classifier.computes
 
     def lower(self, dtype: str) -> None:
-        """Convert the body's weights to `dtype`, packed if that is faster.
+        """Convert the body's weights to `dtype`, in oneDNN's memory layout if that is faster.
 
-        Raises the errors of `compute_type`, and InvalidStudy for int8 if the method reads the backbone's weights.
+        Raises the errors of `compute_type`, and InvalidStudy for int8 if the method reads the backbone's weights
+        itself.
         """
         wanted, method = devices.compute_type(dtype, next(self.classifier.parameters()).device), self.method
         if self.dtype != "float32":
@@ -331,11 +336,11 @@ class ModelPredictor(Predictor):
     def encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
     ) -> Encoded:
-        """Tokenise texts as in training. Raises the errors of `predict`."""
+        """Tokenise texts as in training. Raises the errors of the method `predict`."""
         return self.reading.encode(texts, pairs, where=where, before=before)
 
     def measure(self, split: Split, *, where: str = "text") -> tuple[Predictions, int]:
-        """Predict a split; a language model also computes the likelihood of the references."""
+        """Predict the texts of a split; for a language model, also compute the likelihood of the right answers."""
         found, truncated = super().measure(split, where=where)
         if not isinstance(self.classifier, LanguageModel):
             return found, truncated
@@ -357,9 +362,10 @@ class ModelPredictor(Predictor):
 def int8_factors(backbone: Backbone, precision: str, opened: Classifier | None = None) -> dict[str, Tensor]:
     """Return the factors for `Classifier.use_int8`, measured on the built-in sentences of the golden test.
 
-    No method is attached for this. So every adapter has the same layers in int8, with the same factors, in a predictor,
-    in an engine with many adapters, and in `afina replay`. Measured once for each precision of the frozen weights.
-    `opened` is the open backbone in float32 and this precision, without a method; None: open the backbone for this.
+    The factors are measured without an adapter, once for each precision of the frozen weights. So with every adapter,
+    the same layers multiply in int8 with the same factors, in a predictor, in a server's engine with many adapters, and
+    in `afina replay`. `opened` is the open backbone in float32 and this precision, without a method attached; None: the
+    backbone is opened only to measure the factors.
     """
     if precision not in backbone.int8_factors:
         if opened is None:

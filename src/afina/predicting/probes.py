@@ -20,15 +20,17 @@ from afina.predicting.reading import PROBE
 __all__ = ["PROBE", "TOLERANCE", "asked", "check", "compared", "difference", "opened", "probe", "recorded", "taught"]
 
 TOLERANCE = 1e-4
-"""Maximum difference of a probe's outputs, relative to the largest output."""
+"""Maximum difference between an adapter's outputs and those recorded after training, relative to the largest output."""
 
 
 def probe(
     classifier: Classifier, backbone: Backbone, max_length: int, template: Template | None = None
 ) -> list[list[float]]:
-    """Return the outputs for the built-in sentences, [sentence][label]; a pair template pairs each with the next.
+    """Return the classifier's outputs for the built-in sentences, [sentence][label].
 
-    For a language model, these are log-probabilities of given tokens, [sentence][token].
+    If the template is for pairs, each sentence is paired with the next.
+
+    For a language model, the outputs are log-probabilities of given tokens, [sentence][token].
     """
     pairs = _pairs(template.source if template else None)
     prompts = encode(backbone.tokenizer, PROBE, pairs, max_length=max_length, template=template)
@@ -41,14 +43,14 @@ def probe(
 
 
 TAUGHT = 4
-"""Tokens of each built-in answer whose log-probabilities are recorded for a language model."""
+"""Number of tokens of each built-in answer whose log-probabilities are recorded for a language model."""
 
 
 def _likelihoods(model: LanguageModel, prompts: Encoded, backbone: Backbone, template: Template) -> np.ndarray:
-    """Return the log-probabilities of the first tokens of built-in answers, [sentence, TAUGHT].
+    """Return the log-probabilities of the first tokens of the built-in answers, [sentence, TAUGHT].
 
-    The answer to a sentence is the next sentence, and each token follows the right ones: a generated answer would
-    differ as a whole where rounding changes one token.
+    The built-in answer to a sentence is the next sentence. Each token's log-probability is computed after the answer's
+    own earlier tokens: a generated answer could differ completely if rounding changed one token.
     """
     return -token_losses_of(model, prompts, taught(backbone.tokenizer, template)).reshape(len(PROBE), TAUGHT)
 
@@ -64,12 +66,13 @@ def _pairs(template: str | None) -> tuple[str, ...] | None:
 
 
 def opened(adapter: Adapter, backbone: str | None, dtype: str = "float32", *, checked: bool = False) -> Predictor:
-    """Open the adapter's predictor.
+    """Open an adapter for prediction, optionally after its golden test.
 
     Args:
         backbone: Address of the backbone. None: the adapter's own.
-        dtype: Compute type of the predictor, such as "float32" or "auto".
-        checked: Whether to compare the probe first. This is done in float32, as recorded, before using `dtype`.
+        dtype: Type in which the predictor computes, such as "float32" or "auto".
+        checked: Whether to run the golden test first. The test compares outputs in float32, as they were recorded,
+            before the predictor is converted to `dtype`.
 
     Raises the errors of `Predictor.of` and `check`.
     """
@@ -82,9 +85,9 @@ def opened(adapter: Adapter, backbone: str | None, dtype: str = "float32", *, ch
 
 
 def check(predictor: Predictor) -> None:
-    """Raise CorruptAdapter if the outputs for the built-in sentences differ from the manifest's.
+    """Raise CorruptAdapter if the adapter's outputs for the built-in sentences differ from those in the manifest.
 
-    Raises InvalidStudy if the manifest has no probe, or if the predictor computes in bfloat16 or int8.
+    Raises InvalidStudy if the manifest has no recorded outputs, or if the predictor computes in bfloat16 or int8.
     """
     found = difference(predictor)
     if not found <= TOLERANCE:
@@ -94,14 +97,14 @@ def check(predictor: Predictor) -> None:
 
 
 def difference(predictor: Predictor) -> float:
-    """Return the difference between the outputs for the built-in sentences and those in the manifest.
+    """Return the difference between an adapter's outputs for the built-in sentences and those in its manifest.
 
     Returns:
         The largest difference, divided by the largest recorded output.
 
     Raises:
-        InvalidStudy: The manifest has no probe, or the predictor computes in bfloat16 or int8.
-        CorruptAdapter: The number of outputs differs.
+        InvalidStudy: The manifest has no recorded outputs, or the predictor computes in bfloat16 or int8.
+        CorruptAdapter: The number of outputs differs from the number in the manifest.
     """
     expected = recorded(predictor.manifest, predictor.where)
     if predictor.dtype in ("bfloat16", INT8):
@@ -115,19 +118,22 @@ def difference(predictor: Predictor) -> float:
 
 
 def asked(manifest: Manifest) -> list[tuple[str, str | None]]:
-    """Return the built-in sentences in the form that an adapter reads, each with a second text or None."""
+    """Return the built-in sentences of the golden test as an adapter reads them, each with a second text or None."""
     return [*zip(PROBE, _pairs(manifest.template) or [None] * len(PROBE), strict=True)]
 
 
 def compared(actual: np.ndarray, expected: np.ndarray, where: str) -> float:
-    """Return the largest difference, divided by the largest expected output. Raises CorruptAdapter if shapes differ."""
+    """Return the largest difference, divided by the largest expected output.
+
+    Raises CorruptAdapter if the shapes differ.
+    """
     if actual.shape != expected.shape:
         raise problems.PROBE_SHAPE(where=where, found=actual.shape, expected=expected.shape)
     return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-12))
 
 
 def recorded(manifest: Manifest, where: str) -> np.ndarray:
-    """Return the outputs in the manifest, [sentence, label]. Raises InvalidStudy if the manifest has none."""
+    """Return the recorded outputs in a manifest, [sentence, label]. Raises InvalidStudy if it has none."""
     if manifest.probe is None:
         raise problems.PROBE_MISSING(where=where)
     return np.array(manifest.probe)

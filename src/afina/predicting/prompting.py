@@ -1,7 +1,7 @@
-"""Prompting: zero-shot predictions of an untrained language model for a task's texts, with several templates.
+"""Prompting: zero-shot predictions of an untrained language model for the texts of a task, with several templates.
 
-An offset of the logits corrects labels that the model predicts too often; it is estimated on texts without their
-labels.
+An offset that is added to the logits corrects labels that the model predicts too often; the offset is estimated on
+texts without their labels.
 """
 
 from __future__ import annotations
@@ -32,18 +32,19 @@ from afina.stats import classification
 from afina.stats.comparison import compare
 
 COMPARISON_TEXTS, EVALUATION_TEXTS = 200, 500
-"""Maximum number of training texts to compare templates on, and of held-out texts to evaluate the best template on."""
+"""Maximum number of training texts on which templates are compared, and of held-out texts on which the best template is
+evaluated."""
 
 BY = "accuracy"
-"""Metric that templates are compared by."""
+"""Name of the metric by which templates are compared."""
 
 LENGTH = 512
-"""Maximum length in tokens, template included; less if the backbone takes fewer tokens."""
+"""Maximum length of a text in tokens, including the template; less if the backbone takes fewer tokens."""
 
 
 @dataclass(frozen=True)
 class TemplateComparison:
-    """Accuracy of a template on `examples` training texts; `with_offset`: with an offset estimated without labels."""
+    """The accuracy of a template on `examples` training texts, without and with an offset estimated without labels."""
 
     template: str
     accuracy: float
@@ -59,13 +60,13 @@ class Answer(ReprCard):
     """The zero-shot predictions of an untrained model.
 
     Attributes:
-        template: The prompt template that was used.
+        template: The prompt template that was used for the held-out texts.
         usual: The prompt template that training uses by default.
-        words: Label words by label.
+        words: Label words by label name.
         offset: Whether an offset was added to the logits.
-        metrics: Metrics on `examples` held-out texts, the headline metric first.
+        metrics: Metrics on `examples` held-out texts by name, the main one first.
         score: Whether each prediction is right, bool [examples].
-        compared: All compared templates in order; empty if there was one template.
+        compared: The accuracy of each compared template, in order; empty if there was only one template.
     """
 
     template: str
@@ -99,21 +100,21 @@ def ask(
     offset: bool = False,
     says: Says = silent,
 ) -> Answer:
-    """Predict a task's held-out texts zero-shot with `backbone`, in the best of several templates.
+    """Predict the held-out texts of a task zero-shot with `backbone`, in the best of several templates.
 
     Args:
-        backbone: The backbone.
-        task: The task.
-        templates: The template that is best on training texts is used; a single template is not compared. Empty:
-            training's default (docs/background/words.md), unless another of TEMPLATES is significantly better on
-            training texts.
-        words: Words for each label. None: the label names.
-        offset: Whether to add an offset, estimated without labels.
-        says: Receives a sentence before each slow step.
+        backbone: The pretrained language model.
+        task: The task with training texts and held-out texts.
+        templates: Templates to compare on training texts; the best is used. A single template is used without a
+            comparison. Empty: training's default template (docs/background/words.md), unless another of TEMPLATES is
+            significantly better on training texts.
+        words: Label words by label name. None: the label names.
+        offset: Whether to add an offset to the logits, estimated on training texts without their labels.
+        says: Function that receives a sentence before each slow step.
 
     Raises:
-        InvalidStudy: Labels, words and templates do not fit together.
-        UnknownName: `words` names an unknown label.
+        InvalidStudy: The labels, label words and templates do not fit together.
+        UnknownName: `words` has a label that the task does not have.
     """
     objective = objectives.make(task.label_names, {"kind": task.kind})
     if not objective.can_be_asked:
@@ -150,8 +151,8 @@ def _chosen(right: Sequence[np.ndarray], *, keep_first: bool) -> int:
     """Return the index of the template with the most right answers.
 
     Args:
-        right: For each template, whether each answer is right, bool [examples].
-        keep_first: Whether to return 0 unless another template is significantly better than the first.
+        right: For each template, whether its answer to each text is right, bool [examples].
+        keep_first: Whether to return 0 unless another template is significantly better than the first template.
     """
     if not right:
         return 0
@@ -166,7 +167,7 @@ def _chosen(right: Sequence[np.ndarray], *, keep_first: bool) -> int:
 def _questions(
     backbone: Backbone, task: Task, templates: Sequence[str], words: Mapping[str, Sequence[str]] | None
 ) -> tuple[Verbalizer, list[Verbalizer]]:
-    """Return training's default verbalizer, and the verbalizers to compare."""
+    """Return the verbalizer that training uses by default, and the verbalizers to compare."""
     pairs = task.train.pairs is not None
 
     def question(template: str | None) -> Verbalizer:
@@ -186,7 +187,7 @@ def _source(question: Verbalizer) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Asking:
-    """An untrained classifier whose head is made of label words, for any template."""
+    """An untrained classifier whose head is made of the label words; it works with any template."""
 
     backbone: Backbone
     classifier: Classifier
@@ -206,26 +207,28 @@ class _Asking:
         return predictions(self.classifier, self.encoded(question, split), split.labels)
 
     def compare(self, question: Verbalizer, split: Split, *, offset: bool) -> tuple[TemplateComparison, np.ndarray]:
-        """Return the comparison, and whether each answer is right (with or without an offset)."""
+        """Return a template's accuracies on a split, and whether each answer is right (with or without the offset)."""
         found = self.predictions(question, split)
         plain, shifted = (self.objective.values(BY, each) for each in (found, shifted_by_itself(found)))
         made = TemplateComparison(_source(question), float(plain.mean()), float(shifted.mean()), len(split))
         return made, shifted if offset else plain
 
     def shift(self, question: Verbalizer, split: Split) -> None:
-        """Set the classifier's offset to the estimate on these texts."""
+        """Set the classifier's offset to the offset that is estimated on the texts of `split`."""
         self.classifier.offset = calibrated_offset(self.classifier, self.encoded(question, split))
 
 
 CALIBRATION_TEXTS = 512
-"""Maximum number of texts that the offset is estimated on."""
+"""Maximum number of texts on which the offset of the logits is estimated."""
 
 
 def calibrated_offset(classifier: Classifier, encoded: Encoded) -> Tensor:
-    """Return the offset with which all labels have the same mean probability, float32 [labels], on the device.
+    """Return the offset of the logits for which all labels have the same mean probability, float32 [labels].
 
-    "Batch calibration" (H. Zhou et al. 2023, https://arxiv.org/abs/2309.17249): minus the logarithm of each label's
-    mean probability over the texts. Assumes that the labels are equally frequent.
+    The offset is that of "batch calibration" (H. Zhou et al. 2023, https://arxiv.org/abs/2309.17249): minus the
+    logarithm of each label's mean probability over the texts. Zhou et al. 2023, https://arxiv.org/abs/2309.17249):
+    minus the logarithm of each label's mean probability over the texts. The offset assumes that the labels are equally
+    frequent.
     """
     shift = torch.from_numpy(shift_of(logits(classifier, encoded.first(CALIBRATION_TEXTS))))
     shift = shift.to(next(classifier.parameters()).device)
@@ -233,11 +236,14 @@ def calibrated_offset(classifier: Classifier, encoded: Encoded) -> Tensor:
 
 
 def shifted_by_itself(predictions: Predictions) -> Predictions:
-    """Return the predictions with the offset that is estimated on the same predictions."""
+    """Return the predictions after adding the offset that is estimated on the same predictions."""
     return replace(predictions, outputs=predictions.outputs + shift_of(predictions.outputs))
 
 
 def shift_of(outputs: np.ndarray) -> np.ndarray:
-    """Return the offset for outputs [N, labels], float32 [labels]: minus the log of each label's mean probability."""
+    """Return the vector that calibration adds to the logits [N, labels], float32 [labels].
+
+    Each value is minus the logarithm of the label's mean probability.
+    """
     shift: np.ndarray = -np.log(np.maximum(classification.probabilities(outputs).mean(axis=0), 1e-12))
     return shift.astype(np.float32)

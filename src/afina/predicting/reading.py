@@ -1,4 +1,7 @@
-"""Reading: how an adapter tokenizes texts, and whether the adapter fits a backbone. Opens no model."""
+"""How an adapter tokenises texts, and whether an adapter fits a backbone.
+
+The module opens no model.
+"""
 
 from __future__ import annotations
 
@@ -32,17 +35,18 @@ PROBE = (
     "I wanted to like it. I did not.",
     "7 of 10, would rent again",
 )
-"""afina's own sentences, whose outputs a manifest records; never a user's texts."""
+"""The built-in sentences of the golden test: a manifest records an adapter's outputs for them, and never a user's
+texts."""
 
 
 @dataclass(frozen=True)
 class Truncation:
-    """Where and at which length a request wants long texts truncated, instead of as in training.
+    """The length and side at which a request wants long texts truncated, if not as in training.
 
     Attributes:
-        max_length: Most tokens of a text, template and special tokens included; the adapter's own maximum still holds.
-            None: the adapter's own.
-        side: The side at which a text loses tokens, "left" or "right". None: the tokenizer's default.
+        max_length: Maximum number of tokens of a text, including template and special tokens; the adapter's own maximum
+            still holds. None: only the adapter's own maximum holds.
+        side: The side at which tokens of a long text are removed, "left" or "right". None: the tokenizer's default.
     """
 
     max_length: int | None = None
@@ -50,17 +54,17 @@ class Truncation:
 
 
 AS_TRAINED = Truncation()
-"""The truncation of the training."""
+"""Texts are truncated as in training."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """Template, maximum length and truncation with which an adapter on a backbone tokenizes texts.
+    """The template, maximum length and truncation with which an adapter tokenises texts.
 
     Attributes:
-        where: The adapter's directory, used in messages.
-        method: The adapter's method, with the defaults of the backbone's family.
-        other: A template in place of the adapter's. None: the adapter's template.
+        where: The adapter's directory, for error messages.
+        method: The adapter's method, with the default hyperparameters of the backbone's model family.
+        other: A template that replaces the adapter's. None: the adapter's template is used.
     """
 
     manifest: Manifest
@@ -71,14 +75,14 @@ class Reading:
     other: Template | None = None
 
     def changed(self, template: Template | None, truncation: Truncation | None) -> Self:
-        """Return this with another template and truncation; None: unchanged."""
+        """Return this `Reading` with another template and truncation; None: no change."""
         if template is None and truncation is None:
             return self
         return replace(self, other=template or self.other, truncation=truncation or self.truncation)
 
     @cached_property
     def template(self) -> Template | None:
-        """Template around each text."""
+        """The prompt template around each text; None: no template."""
         if self.other is not None or self.manifest.template is None:
             return self.other
         chat = bool((self.manifest.objective or {}).get("chat"))
@@ -86,12 +90,12 @@ class Reading:
 
     @property
     def max_length(self) -> int:
-        """Number of tokens that a text is truncated to."""
+        """Number of tokens to which a text is truncated."""
         own = self.manifest.max_length or self.backbone.longest - self.method.takes_positions
         return min(own, self.truncation.max_length or own)
 
     def _cutting(self, tokenizer: Tokenizer) -> Tokenizer:
-        """Return the tokenizer, or a copy of it that truncates at the other side."""
+        """Return the tokenizer, or a copy of it that truncates at the side that the request wants."""
         if self.truncation.side in (None, tokenizer.truncation_side):
             return tokenizer
         other = copy.copy(tokenizer)
@@ -107,12 +111,14 @@ class Reading:
         before: int = 0,
         tokenizer: Tokenizer | None = None,
     ) -> Encoded:
-        """Tokenise texts. Raises InvalidData as in `Predictor.predict`, and for a truncation that leaves no token.
+        """Tokenise texts.
+
+        Raises InvalidData as in `Predictor.predict`, and for a truncation that leaves no token of a text.
 
         Args:
-            where: Names the texts in messages.
-            before: Number of texts in earlier calls, for the numbers in messages.
-            tokenizer: A tokenizer with the same results. None: the backbone's.
+            where: What error messages call the texts.
+            before: Number of texts in earlier calls, which error messages add to a text's number.
+            tokenizer: A tokenizer with the same results as the backbone's. None: the backbone's.
         """
         if self.other is None:
             check(self.manifest, self.where, texts, pairs, where=where, before=before)
@@ -126,7 +132,7 @@ class Reading:
         return encode(reads, texts, pairs, max_length=most, template=template, where=where, before=before)
 
     def _check_room(self, tokenizer: Tokenizer, *, pairs: bool) -> None:
-        """Raise InvalidData if the request's truncation leaves no token for a text."""
+        """Raise InvalidData if the request's maximum length leaves no token for a text."""
         template = self.template
         if template is None:
             taken = self.backbone.tokenizer.num_special_tokens_to_add(pair=pairs)
@@ -137,7 +143,7 @@ class Reading:
 
 
 def takes_pairs(manifest: Manifest) -> bool | None:
-    """Whether an adapter was trained on pairs of texts; None: the manifest does not say."""
+    """Whether an adapter was trained on pairs of texts; None: the adapter's manifest does not say."""
     if manifest.template is not None:
         return Template(manifest.template).takes_pairs
     return manifest.pairs if manifest.pairs is not None else True if manifest.data.text_pair else None
@@ -164,12 +170,13 @@ def finite(predictions: Predictions, adapter: str) -> Predictions:
 
 
 def method_of(adapter: Adapter, backbone: Backbone) -> Method:
-    """Return the adapter's method, with the defaults of the backbone's family.
+    """Return the adapter's method, with the default hyperparameters of the backbone's model family.
 
     Raises:
-        UnknownName: The method does not exist.
-        InvalidStudy: The hyperparameters are not supported.
-        CorruptAdapter: A size in the manifest is impossible, or the settings for peft differ from the manifest.
+        UnknownName: There is no adaptation method with the name in the manifest.
+        InvalidStudy: The hyperparameters in the manifest are not supported.
+        CorruptAdapter: A size in the manifest is impossible, or the adapter's `adapter_config.json` differs from the
+            manifest.
     """
     check_agrees(adapter)
     manifest = adapter.manifest
@@ -179,10 +186,10 @@ def method_of(adapter: Adapter, backbone: Backbone) -> Method:
 
 
 def _check_sizes(adapter: Adapter, backbone: Backbone, taken: int) -> None:
-    """Raise CorruptAdapter for impossible sizes in the manifest, before memory of that size is allocated.
+    """Raise CorruptAdapter for impossible sizes in the manifest, before memory of these sizes is allocated.
 
     Args:
-        taken: Tokens of a text's maximum length that the method uses itself.
+        taken: Number of virtual tokens of the method, by which a text's maximum length is shorter.
     """
     manifest = adapter.manifest
     if manifest.max_length + taken > backbone.longest:
@@ -203,10 +210,10 @@ def _check_sizes(adapter: Adapter, backbone: Backbone, taken: int) -> None:
 
 
 def check_backbone(adapter: Adapter, backbone: Backbone, body: Any) -> None:
-    """Raise WrongBackbone if the manifest states another backbone's digest.
+    """Raise WrongBackbone if the manifest states the digest of another backbone.
 
     Args:
-        body: The backbone's open, unchanged weights; any body once the weights were hashed.
+        body: The backbone's open, unchanged body; not used if the backbone's weights were already hashed.
     """
     manifest = adapter.manifest
     if manifest.backbone_digest is None or (found := backbone.digest_of(body)) == manifest.backbone_digest:
@@ -222,7 +229,7 @@ def check_backbone(adapter: Adapter, backbone: Backbone, body: Any) -> None:
 
 
 def states_another(manifest: Mapping[str, Any], backbone: Backbone) -> bool:
-    """Return whether a manifest states another backbone, as far as is known: weights are not read for this."""
+    """Return whether a manifest states another backbone, as far as is known without reading weights."""
     stated, configuration = manifest.get("backbone_digest"), manifest.get("configuration")
     if stated is None:
         return False
@@ -251,4 +258,4 @@ def _difference(backbone: Backbone, body: Any, manifest: Manifest) -> str:
 
 
 MOST_TOLD, _DEFAULT = 3, "the default"
-"""Settings that a message names at most, and the words for a setting at its default."""
+"""Maximum number of settings that an error message names, and the message's words for a setting at its default."""

@@ -1,4 +1,4 @@
-"""Retention: the language-model loss of a backbone or an adapted model on neutral sentences."""
+"""Retention: the language-model loss of a backbone, or of a trained model, on sentences unrelated to the task."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from afina.stats.intervals import around_mean
 
 @dataclass(frozen=True, eq=False)
 class SentenceLosses:
-    """Losses on N sentences, in nats.
+    """Language-model losses on N sentences, in nats.
 
     Attributes:
         sums: The loss of each sentence, summed over its predicted tokens, float64 [N].
-        tokens: Predicted tokens of each sentence, int64 [N].
-        seconds: Time of the measurement.
+        tokens: Number of predicted tokens of each sentence, int64 [N].
+        seconds: Time of the measurement in seconds.
     """
 
     sums: np.ndarray
@@ -35,11 +35,11 @@ class SentenceLosses:
     seconds: float
 
     def mean(self) -> tuple[float, tuple[float, float]]:
-        """Return the mean loss of a token, and its 95 % interval over sentences."""
+        """Return the mean loss of a token, and its 95 % confidence interval over sentences."""
         return _mean(self.sums, self.tokens)
 
     def change_from(self, before: SentenceLosses) -> tuple[float, tuple[float, float]]:
-        """Return the mean of the change of a token's loss, and its 95 % interval over the same sentences."""
+        """Return the mean change of a token's loss, and its 95 % confidence interval over the same sentences."""
         return _mean(self.sums - before.sums, self.tokens)
 
 
@@ -51,9 +51,9 @@ def _mean(sums: np.ndarray, tokens: np.ndarray) -> tuple[float, tuple[float, flo
 
 
 def check_measurable(encoded: Encoded, source: str) -> Encoded:
-    """Return the sentences of two tokens or more.
+    """Return the sentences that have two tokens or more, because the first token has no loss.
 
-    Raises InvalidData if fewer than two sentences are left, so that no interval exists.
+    Raises InvalidData if fewer than two sentences have two tokens or more, so that no interval can be computed.
     """
     kept = [encoded[place] for place in range(len(encoded)) if len(encoded[place]) > 1]
     if len(kept) < 2:
@@ -62,16 +62,16 @@ def check_measurable(encoded: Encoded, source: str) -> Encoded:
 
 
 def sentence_losses(classifier: Classifier, backbone: Backbone, encoded: Encoded) -> SentenceLosses:
-    """Return the loss of each token of the sentences after the tokens before it, in the weights' dtype.
+    """Return the loss of each token of the sentences given the tokens before it, in the dtype of the weights.
 
-    A classifier is measured under the backbone's output embedding. If the output embedding is tied to the input
-    embedding, it is the classifier's own.
+    For a classifier, the losses are computed with the backbone's output embedding. If the output embedding is tied to
+    the input embedding, the classifier's own (trained) embedding is used.
 
     Args:
-        classifier: The model, on a causal backbone.
-        encoded: N sentences of two tokens or more.
+        classifier: The model to measure, with a causal backbone.
+        encoded: N tokenised sentences of two tokens or more.
 
-    Raises NotFound if the weight files have no output embedding.
+    Raises NotFound if the backbone's weight files have no output embedding.
     """
     began, device = meter.now(), next(classifier.parameters()).device
     if isinstance(classifier, LanguageModel):

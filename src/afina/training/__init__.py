@@ -1,1 +1,4 @@
-"""Train a classifier by a method on batches. The package does not know tasks or studies."""
+"""Train a classifier by an adaptation method on batches of texts.
+
+`afina.training` does not know tasks or studies.
+"""

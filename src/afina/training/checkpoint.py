@@ -1,6 +1,7 @@
-"""Checkpoint: parameters, optimizer state and step, from which an interrupted run continues with the same result.
+"""Checkpoints: parameters, optimizer state and step, from which an interrupted run continues with the same result.
 
-No random state is saved: the order of texts and dropout depend only on the seed and the step (`afina.digest`).
+A checkpoint has no random state, because the order of texts and the dropout masks depend only on the seed and the step
+(`afina.digest`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _AVERAGE = "average/"
 
 @dataclass
 class Account:
-    """What a training has done: steps, tokens, seconds by phase, loss of each step, peak resident memory in bytes."""
+    """What a training session has done: steps, tokens, seconds by phase, loss of each step, peak RSS in bytes."""
 
     step: int = 0
     tokens: int = 0
@@ -39,7 +40,10 @@ def save(
     account: Account,
     average: Mapping[str, Tensor],
 ) -> None:
-    """Write parameters, optimiser state, averaged weights and account; replaces the previous checkpoint atomically."""
+    """Write a checkpoint atomically, in place of the previous one.
+
+    A checkpoint has the parameters, the optimizer state, the averaged weights and the account.
+    """
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in parameters.items():
         tensors[f"parameter/{name}"] = parameter
@@ -57,9 +61,10 @@ def load(
     optimizer: torch.optim.Optimizer,
     average: Mapping[str, Tensor],
 ) -> Account:
-    """Restore a checkpoint of the run with this key in place, and return its account.
+    """Restore parameters, optimizer state and averaged weights from the checkpoint with this key; return its account.
 
-    If the checkpoint is missing, damaged, or of another run, no parameter is changed and the account is empty.
+    If the checkpoint is missing, damaged, or from another run, no parameter is changed and the returned account is
+    empty.
     """
     try:
         tensors, metadata = tensorfile.read(path) if path.exists() else ({}, {})

@@ -1,8 +1,8 @@
-"""Dry run: training steps on tensors without values, which measure memory before the weights are read.
+"""Dry run: training steps on tensors without values, to measure memory before the weights are read.
 
-The real training code runs on torch's fake tensors, which have shapes, dtypes and a device but no values. The figures
-therefore follow the training code for every family and method, and 13 billion parameters take seconds. The module does
-not know tasks.
+A dry run executes the real training code on torch's fake tensors, which have shapes, dtypes and a device but no values.
+The measured memory therefore follows the training code for every model family and method, and a dry run with 13 billion
+parameters takes seconds. The module `dry_run` does not know tasks.
 """
 
 from __future__ import annotations
@@ -34,15 +34,17 @@ from afina.training.probe_fit import fit_of
 
 @dataclass(frozen=True)
 class DryRun:
-    """Parameter counts, and memory in bytes as docs/reference/figures.md defines it.
+    """The result of a dry run: parameter counts, and memory in bytes as docs/reference/figures.md defines it.
 
     Attributes:
-        state_bytes: Bytes of parameters, gradients, optimiser state and everything else that is kept between steps.
-        gpu_state_bytes: `state_bytes` without the second copy of packed weights, which only a CPU keeps.
-        activation_bytes: Bytes of activations. None if nothing is trained, and with activation checkpointing.
-        beyond_state: Memory in addition to the state: activations, or the peak of a step with activation checkpointing.
-        evaluation: Peak bytes of all tensors during the evaluation after training.
-        tensors: Peak bytes of all tensors from the start of training to the end of evaluation.
+        state_bytes: Bytes of parameters, gradients, optimizer state and all other tensors that are kept between steps.
+        gpu_state_bytes: `state_bytes` without the second copies of frozen weights in oneDNN's layout, which only a CPU
+            needs.
+        activation_bytes: Bytes of activations. None if nothing is trained, or with activation checkpointing.
+        beyond_state: Memory in addition to `state_bytes`: the activations, or with activation checkpointing, the peak
+            of a step minus `state_bytes`.
+        evaluation: Peak size of all tensors during the evaluation after training, in bytes.
+        tensors: Peak size of all tensors from the start of training to the end of the evaluation, in bytes.
     """
 
     counts: ParameterCounts
@@ -66,15 +68,17 @@ def dry_run(
     precision: str = FLOAT,
     load: GenerationLoad | None = None,
 ) -> DryRun:
-    """Measure the memory of training `method` on the CPU, and of evaluating afterwards.
+    """Measure the memory of training `method` on the CPU, and of the evaluation after training.
 
-    Follows a run: train in `dtype`, measure, return to float32, evaluate. Only sizes of batches count, not their texts.
+    A dry run has the phases of a real run: train in `dtype`, measure memory, convert to float32, evaluate. Only the
+    sizes of batches matter, not their texts.
 
     Args:
         address: The backbone's address; only its configuration is read.
-        evaluation: The largest batch to evaluate, with targets for each token if the objective has them.
+        evaluation: The largest batch of the evaluation, with targets for each token if the kind of task has such
+            targets.
         precision: How the backbone's frozen weights are stored, a key of `PRECISIONS`.
-        load: The prompts whose answers are generated in the evaluation. None: no answer is generated.
+        load: The prompts for which the evaluation generates answers. None: no answer is generated.
     """
     # Two, because peft cannot wrap fake tensors.
     shapes = [_shape(address, objective.width, objective.opening, method, precision) for _ in range(2)]
@@ -113,7 +117,7 @@ def dry_run(
 def serving_bytes(
     address: str, method: Method, objective: Objective, dtype: torch.dtype, precision: str = FLOAT
 ) -> int:
-    """Return the size of all weights of an adapter on its backbone, opened to predict in `dtype` on the CPU."""
+    """Return the size in bytes of all weights of a backbone with an adapter, for prediction in `dtype` on the CPU."""
     shape = _shape(address, objective.width, objective.opening, method, precision)
     with FakeTensorMode(allow_non_fake_inputs=True):
         classifier = _fake(shape)
@@ -130,7 +134,7 @@ def _shape(address: str, labels: int, opening: Opening, method: Method, precisio
 
 
 def _fake(classifier: Classifier) -> Classifier:
-    """Replace a classifier's `meta` tensors by fake tensors on the CPU, in place."""
+    """Replace the `meta` tensors of a classifier by fake tensors on the CPU, in place."""
     parameters: dict[Parameter, Parameter] = {}  # keeps tied parameters tied
     for module in classifier.modules():
         for name, parameter in module._parameters.items():
@@ -146,7 +150,7 @@ def _fake(classifier: Classifier) -> Classifier:
 
 
 class Alive(TorchDispatchMode):
-    """Tracks every tensor storage from its creation to its release. `peak` is the largest total in bytes."""
+    """Tracks the memory of every tensor from its allocation to its release; `peak` is the largest total in bytes."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -154,7 +158,7 @@ class Alive(TorchDispatchMode):
         self._sizes: dict[int, int] = {}
 
     def restart(self) -> int:
-        """Return the peak so far in bytes, and restart the measurement at the present total."""
+        """Return the peak so far in bytes, and start a new measurement at the current total."""
         before, self.peak = self.peak, self.now
         return before
 

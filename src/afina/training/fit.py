@@ -1,9 +1,9 @@
-"""Fit: a training session of a classifier by any method.
+"""`Fit`: a training session of a classifier by any method with gradient steps.
 
-The optimizer is AdamW with Trainer's parameter groups, linear decay to zero after an optional linear warm-up, and
-clipping by the total norm. The loss is the objective's mean over a batch. Activation checkpointing is torch's
-`checkpoint` around each transformer block; the second pass draws the same dropout masks. The module reads no file
-except the checkpoint.
+The optimizer is AdamW with the parameter groups of transformers' Trainer, linear decay of the learning rate to zero
+after an optional linear warm-up, and clipping by the total norm. The loss is the mean of the objective's loss over a
+batch. Activation checkpointing uses torch's `checkpoint` around each transformer block; the second forward pass draws
+the same dropout masks. The module `fit` reads no file except the checkpoint.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from afina.training.mixed_precision import WorkingWeights
 from afina.training.optimizer import L2SP, Recipe, WeightAverage, clip, make_optimizer, set_rate
 
 CHECKPOINT_SHARE = 0.05
-"""Maximum share of time spent on writing checkpoints; slower disks get fewer checkpoints."""
+"""Maximum share of the training time for writing checkpoints; on a slow disk, afina writes fewer checkpoints."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Memory of a training in bytes, as docs/reference/figures.md defines it; None if it cannot be measured."""
+    """Memory of a training session in bytes, as docs/reference/figures.md defines it; None if it cannot be measured."""
 
     state_bytes: int
     activation_bytes: int | None = None
@@ -51,11 +51,11 @@ class Measured:
 
 
 class Fit:
-    """A training session of a classifier that `method` has prepared, from the constructor to `finish`.
+    """A training session of a classifier to which `method` is attached, from the constructor to `finish`.
 
     Attributes:
-        parameters: Trained parameters by name. If empty, weights stay float32 and `advance` does nothing.
-        weights: The weights in the compute dtype, and the float32 weights that are trained.
+        parameters: Trained parameters by name. If there are none, the weights stay float32 and `advance` does nothing.
+        weights: The weights in the compute dtype, and the float32 weights that the optimizer updates.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Fit:
 
     @property
     def learning_rate(self) -> float | None:
-        """The largest learning rate; None if no gradient step is taken."""
+        """The largest learning rate of the session; None if it takes no gradient steps."""
         return self.recipe.learning_rate if self.parameters else None
 
     @property
@@ -100,15 +100,17 @@ class Fit:
         listen: Listener = ignore,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Take the remaining optimizer steps, or those up to `stop`.
+        """Take all remaining optimizer steps, or those up to the total number `stop`.
 
         Args:
-            stop: Pause after this total number of steps; a later call continues with the same result. None: all.
-            keep: Called with the account from time to time, to write a checkpoint.
-            listen: Receives a `Progress` after every step.
-            stopped: Called after every step. If true, a checkpoint is kept and KeyboardInterrupt is raised.
+            stop: Pause after this total number of steps; a later call continues with the same result. None: take all
+                steps.
+            keep: Function that writes a checkpoint; called with the account from time to time.
+            listen: Function that receives a `Progress` after every step.
+            stopped: Function called after every step. If it returns True, a checkpoint is written and KeyboardInterrupt
+                is raised.
 
-        Raises Diverged if a loss is NaN or infinite.
+        Raises Diverged if the loss of a step is NaN or infinite.
         """
         if not self.parameters:
             return
@@ -134,17 +136,17 @@ class Fit:
                 raise KeyboardInterrupt
 
     def begin(self) -> None:
-        """Prepare the model for training steps; may be called in any state."""
+        """Prepare the model for training steps; the model may be in any mode before."""
         keep_freed()
         self.inputs.begin()
         self.weights.refresh()
 
     def step(self, batch: Any) -> float:
-        """Take the next step on a batch from `inputs`, record it in the account, and return the loss.
+        """Take the next optimizer step on a batch, record the step in the account, and return the loss.
 
-        The recorded time starts when the batch is on the device.
+        The recorded time of a step starts when the batch is on the device.
 
-        Raises Diverged if the loss is NaN or infinite.
+        Raises Diverged if the loss of the step is NaN or infinite.
         """
         account, recipe = self.account, self.recipe
         parts = self.inputs.parts(batch)
@@ -164,14 +166,14 @@ class Fit:
         return loss
 
     def update(self, parts: Sequence[MicroBatch]) -> torch.Tensor:
-        """Update the weights with the summed gradients of a batch's micro-batches; return the mean loss, float32."""
+        """Update the weights by the summed gradients of a batch's micro-batches, and return the mean loss, float32."""
         self.weights.clear()
         loss = self._backward(parts)
         self._take()
         return loss
 
     def warm_up(self) -> None:
-        """Make a step with zero gradients, after which the optimizer has its state, as after a first step."""
+        """Take a step with zero gradients, so that the optimizer has allocated its state."""
         for weight in self.weights.trained.values():
             weight.grad = torch.zeros_like(weight)
         self._take()
@@ -207,13 +209,15 @@ class Fit:
         predict: Callable[[Classifier, EncodedSplit, Listener], Predictions],
         listen: Listener = ignore,
     ) -> ValidationScore:
-        """Evaluate the current weights on `split` by `metric`, in the compute dtype, which suffices to select settings.
+        """Evaluate the current weights on `split` by `metric`, in the compute dtype.
 
-        The score has the value None if the last step made an output NaN or infinite.
+        The compute dtype is accurate enough to select hyperparameters.
+
+        The result has the value None if an output is NaN or infinite.
 
         Args:
-            predict: Returns the classifier's predictions for a split.
-            listen: Receives the progress.
+            predict: Function that returns the classifier's predictions for a split.
+            listen: Function that receives the progress of the evaluation.
         """
         account, steps = self.account, self.recipe.steps
         with (clock := meter.Meter(self.device)).phase("evaluate"):
@@ -232,49 +236,49 @@ class Fit:
         )
 
     def checkpoint(self, path: Path, key: str) -> None:
-        """Write a checkpoint for `resume`; replaces the previous one."""
+        """Write a checkpoint for `resume`, in place of the previous checkpoint."""
         checkpoint.save(path, key, self.weights.trained, self.optimizer, self.account, self.average.weights)
 
     def resume(self, path: Path, key: str) -> None:
-        """Continue from the checkpoint with this key; if it is missing or damaged, nothing changes."""
+        """Continue from the checkpoint with this key; if the checkpoint is missing or damaged, nothing changes."""
         self.account = checkpoint.load(path, key, self.weights.trained, self.optimizer, self.average.weights)
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of parameters, gradients, optimiser state, and tensors kept for inputs, pull and averaging."""
+        """Bytes of parameters, gradients, optimizer state, and tensors kept for inputs, L2-SP and averaging."""
         weights = [*self.classifier.parameters(), *self.weights.trained.values(), *held_tensors(self.classifier)]
         held = [*self.inputs.held, *self.pull.held, *self.average.weights.values()]
         return meter.state_bytes([*weights, *held], self.optimizer)
 
     @property
     def beside_bytes(self) -> int:
-        """Peak bytes of numpy arrays that are not tensors."""
+        """Peak size in bytes of NumPy arrays, which are not tensors."""
         return 0
 
     def activation_bytes(self, part: MicroBatch) -> int | None:
-        """Return the bytes that a forward pass over `part` keeps for the backward pass; None: there is no such pass."""
+        """Return the bytes that a forward pass over `part` keeps for the backward pass; None: no backward pass."""
         return meter.activation_bytes(self.classifier, lambda: self._loss(part))
 
     def pace(self, first: int, count: int) -> float:
-        """Return the training seconds per token, measured over `count` steps after `first` steps; ends the session."""
+        """Measure the training seconds per token over `count` steps after `first` steps; ends the session."""
         self.advance(first)
         tokens, seconds = self.account.tokens, self.account.seconds["train"]
         self.advance(first + count)
         return (self.account.seconds["train"] - seconds) / (self.account.tokens - tokens)
 
     def measure(self) -> Measured:
-        """Measure memory after the last step: the state, and the activations of the largest micro-batch."""
+        """Measure the memory of the state and of the largest micro-batch's activations, after the last step."""
         if not self.parameters or self.recipe.checkpointing:
             return Measured(self.state_bytes)  # activations that are recomputed are not saved and cannot be counted
         largest = self.inputs.largest(self.loader, self.recipe)
         return Measured(self.state_bytes, self.activation_bytes(self.inputs.stand_in(largest)), len(largest.tokens))
 
     def finish(self, reopen: Callable[[], Classifier]) -> Classifier:
-        """End the session and return the trained classifier in float32, ready to evaluate, probe and save.
+        """End the session and return the trained classifier in float32, ready for evaluation and saving.
 
         Args:
-            reopen: Returns a new classifier that the method has prepared. Reading the frozen weights again saves the
-                memory of float32 copies during training.
+            reopen: Function that returns a new classifier with the method attached. Reading the frozen weights again
+                makes float32 copies of them during training unnecessary.
         """
         self.average.settle()
         self.weights.settle()
@@ -291,9 +295,10 @@ class Fit:
 
 
 def checkpoint_blocks(body: Any) -> None:
-    """Apply activation checkpointing to every block of `body`, in place; effective in training only.
+    """Apply activation checkpointing to every transformer block of `body`, in place; it works in training mode only.
 
-    transformers' own switch is not used: its name changes between versions, and it bypasses a patched forward.
+    afina does not use transformers' own switch for checkpointing, whose name changes between versions and which
+    bypasses a patched forward.
     """
     for block in blocks_of(body):
         patch(block, Patch.CHECKPOINT, _checkpointed, call_of(block))

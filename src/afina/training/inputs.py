@@ -1,8 +1,8 @@
-"""Inputs of a training step: packed texts for the whole model, or features of texts if only the head trains.
+"""Inputs of training steps: packed texts for the whole model, or features of the texts if only the head trains.
 
-Features are the frozen body's outputs. The features of each text are computed once and kept, so all steps together cost
-one forward pass over each text. Features are computed without dropout, in the batches of prediction and the compute
-dtype of training.
+Features are the outputs of the frozen body. The features of each text are computed once and kept, so that all training
+steps of a head together take one forward pass over each text. Features are computed without dropout, in the batches
+used for prediction, and in the compute dtype of training.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from afina.training.optimizer import Recipe
 
 
 class MicroBatch(Protocol):
-    """The part of a batch in one forward pass; its length is the number of examples."""
+    """The part of a batch that is computed in one forward pass; its length is its number of texts."""
 
     @property
     def learnt(self) -> int:
-        """Number of targets over which the mean loss is taken."""
+        """Number of targets over which the mean loss is computed."""
 
     @property
     def targets(self) -> Tensor:
-        """Targets as the objective's loss takes them."""
+        """The targets in the form that the objective's loss takes."""
 
     @property
     def weights(self) -> Tensor | None:
-        """The weight of each example in the loss, float32 [B]; None: all 1."""
+        """The weight of each text in the loss, float32 [B]; None: all weights are 1."""
 
     def __len__(self) -> int:
-        """Return the number of examples."""
+        """Return the number of texts."""
 
 
 @dataclass(frozen=True, eq=False)
 class TextBatch:
-    """A packed batch, with its layout if already computed."""
+    """A packed batch of texts, with its layout if that was already computed."""
 
     packed: Packed
     layout: Layout | None = None
@@ -68,7 +68,7 @@ class TextBatch:
 
 
 class Inputs(ABC):
-    """The inputs of all steps of a training session."""
+    """The inputs of all steps of a training session: packed texts or features."""
 
     def __init__(self, classifier: Classifier, loader: Loader, recipe: Recipe) -> None:
         self.classifier, self.loader, self.recipe = classifier, loader, recipe
@@ -79,76 +79,76 @@ class Inputs(ABC):
 
     @property
     def held(self) -> Sequence[Tensor]:
-        """Tensors kept between steps in addition to weights."""
+        """The tensors that are kept between steps in addition to weights."""
         return ()
 
     @abstractmethod
     def begin(self) -> None:
-        """Prepare the model for training steps; may be called in any state."""
+        """Prepare the model for training steps; the model may be in any mode before."""
 
     @abstractmethod
     def batches(self, start: int, stop: int) -> Iterator[Any]:
-        """Yield the batches of steps start, ..., stop - 1."""
+        """Yield the batches of the steps `start` to `stop - 1`."""
 
     @abstractmethod
     def parts(self, batch: Any) -> Sequence[MicroBatch]:
-        """Return the micro-batches of a batch, on the device."""
+        """Return the micro-batches of a batch, on the model's device."""
 
     @abstractmethod
     def tokens(self, batch: Any) -> int:
-        """Return the number of tokens of the batch's texts."""
+        """Return the number of tokens in the texts of the batch."""
 
     @abstractmethod
     def prepare(self, step: int) -> None:
-        """Compute what a step needs before its forward pass; this time counts as the step's."""
+        """Compute what a step needs before its forward pass; the time counts as time of the step."""
 
     @abstractmethod
     def outputs(self, part: Any) -> Tensor:
-        """Return logits, float32 [B, width of the head]."""
+        """Return the logits of a micro-batch, float32 [B, width of the head]."""
 
     @abstractmethod
     def stand_in(self, largest: Packed) -> MicroBatch:
-        """Return a micro-batch in place of `largest`, on which activations are measured."""
+        """Return a micro-batch of the same size as `largest`, to measure activations."""
 
     @abstractmethod
     def rehearse(self, made: Sequence[TextBatch]) -> Sequence[MicroBatch]:
-        """Run all computations of a step on fake tensors from `rehearsal`; return the step's micro-batches."""
+        """Compute what a step needs on the fake tensors from `rehearsal`, for a dry run; return the micro-batches."""
 
     @classmethod
     @abstractmethod
     def largest(cls, loader: Loader, recipe: Recipe) -> Packed:
-        """Return the micro-batch with the most tokens of all steps."""
+        """Return the micro-batch with the most tokens among all steps."""
 
     @classmethod
     @abstractmethod
     def computed(cls, loader: Loader, steps: int) -> int:
-        """Return the number of tokens that go through the model in `steps` steps."""
+        """Return the number of tokens that the model computes in `steps` steps."""
 
     @classmethod
     @abstractmethod
     def rehearsal(cls, loader: Loader, recipe: Recipe, layout: Callable[[Packed], Layout]) -> list[TextBatch]:
-        """Return the input of `rehearse`, as real tensors; `layout` is `Classifier.layout`."""
+        """Return the batches for `rehearse`, as real tensors; `layout` is `Classifier.layout`."""
 
 
 class PackedInputs(Inputs):
-    """Packed batches of texts, computed by the whole model."""
+    """Packed batches of texts, which the whole model computes in each step."""
 
     def begin(self) -> None:
-        """Switch to training mode, with dropout."""
+        """Switch the model to training mode, with dropout."""
         self.classifier.train()
 
     def batches(self, start: int, stop: int) -> Iterator[Packed]:
         return self.loader.batches(start, stop)
 
     def parts(self, batch: Packed) -> Sequence[TextBatch]:
-        """Split the batch at the recipe's limits."""
+        """Split the batch into micro-batches within the recipe's limits."""
         return [TextBatch(part.to(self.device)) for part in self.recipe.at_once.parts(batch)]
 
     def tokens(self, batch: Packed) -> int:
         return len(batch.tokens)
 
     def prepare(self, step: int) -> None:
-        """Seed the dropout generator for the step, so that dropout does not depend on earlier draws."""
+        """Seed the generator of dropout for the step, so that dropout does not depend on earlier random numbers."""
         torch.manual_seed(derive_seed(self.recipe.seed, "dropout", step))
 
     def outputs(self, part: TextBatch) -> Tensor:
@@ -160,7 +160,7 @@ class PackedInputs(Inputs):
         return TextBatch(largest.to(self.device))
 
     def rehearse(self, made: Sequence[TextBatch]) -> Sequence[TextBatch]:
-        """Return the parts unchanged: steps need no further computation."""
+        """Return the micro-batches unchanged, because packed texts need no further computation."""
         return made
 
     @classmethod
@@ -173,18 +173,21 @@ class PackedInputs(Inputs):
 
     @classmethod
     def rehearsal(cls, loader: Loader, recipe: Recipe, layout: Callable[[Packed], Layout]) -> list[TextBatch]:
-        """Return the largest part, twice if a batch has several: gradients exist from the second part on."""
+        """Return the largest micro-batch, twice if a batch has several.
+
+        Gradients exist from the second micro-batch of a batch on.
+        """
         largest = cls.largest(loader, recipe)
         return [TextBatch(largest, layout(largest).made())] * min(2, loader.most_parts(recipe.steps, recipe.at_once))
 
 
 _STEPS_TOGETHER = 64
-"""Maximum number of steps whose texts are computed together. Enough for efficient batches by length; short enough
-that a pause loses little."""
+"""Maximum number of steps for whose texts features are computed together. With 64 steps, batches by length are
+efficient, and a run that is paused loses little."""
 
 
 def inputs_of(method: Method) -> type[Inputs]:
-    """Return the class of inputs that the steps of `method` use."""
+    """Return the class of inputs (packed texts or features) for the training steps of `method`."""
     if method.is_fitted:
         return AllFeatures
     return FeatureInputs if method.trains_head and not method.trains_body else PackedInputs
@@ -192,13 +195,13 @@ def inputs_of(method: Method) -> type[Inputs]:
 
 @dataclass(frozen=True, eq=False)
 class FeatureBatch:
-    """A batch of features.
+    """A batch of features of texts.
 
     Attributes:
-        rows: int64 [B], rows of the features.
-        targets: [B, ...].
-        tokens: Number of tokens of the texts.
-        weights: float32 [B]. None: all 1.
+        rows: Row of each text among all features, int64 [B].
+        targets: The targets of the texts, [B, ...].
+        tokens: Number of tokens of the texts, for the account.
+        weights: The weight of each text in the loss, float32 [B]. None: all weights are 1.
     """
 
     rows: Tensor
@@ -215,10 +218,10 @@ class FeatureBatch:
 
 
 class FeatureInputs(Inputs):
-    """Features of the texts of all steps, float32 [N, width].
+    """The features of the texts of all steps, float32 [N, width], for training the head alone.
 
-    The first epoch computes them in groups of steps. The groups depend only on the total number of steps, so a run
-    that is paused or resumed has bitwise the same result.
+    The first epoch computes the features in groups of steps. The groups depend only on the total number of steps, so
+    that a paused or resumed run has bitwise the same result.
     """
 
     def __init__(self, classifier: Classifier, loader: Loader, recipe: Recipe) -> None:
@@ -235,7 +238,7 @@ class FeatureInputs(Inputs):
         return () if self._kept is None else (self._kept,)
 
     def begin(self) -> None:
-        """Switch to evaluation mode, without dropout."""
+        """Switch the model to evaluation mode, without dropout."""
         self.classifier.eval()
         if self._kept is None:
             shape = len(self._examples), self.classifier.model.config.hidden_size
@@ -259,7 +262,7 @@ class FeatureInputs(Inputs):
         return batch.tokens
 
     def prepare(self, step: int) -> None:
-        """Compute missing features: in the first epoch the features of the step's group, later all missing features."""
+        """Compute missing features: in the first epoch those of the step's group, later all."""
         late = step >= self.loader.steps_per_epoch
         for start, stop in [each for each in self._missing if late or each[0] <= step < each[1]]:
             for indices, packed in _batches(self.loader, self._examples, start, stop):
@@ -272,7 +275,7 @@ class FeatureInputs(Inputs):
             self._kept.index_copy_(0, rows.to(self.device), self._features(laid))
 
     def _features(self, laid: TextBatch) -> Tensor:
-        """Return the features that are kept, float32 [B, width]."""
+        """Return the features of a batch, float32 [B, width]."""
         return self.classifier.features(laid.packed.to(self.device), laid.layout)
 
     def outputs(self, part: FeatureBatch) -> Tensor:
@@ -280,13 +283,13 @@ class FeatureInputs(Inputs):
         return self.classifier.answer(self._kept.index_select(0, part.rows))
 
     def stand_in(self, largest: Packed) -> FeatureBatch:
-        """Return as many rows as the batch has examples."""
+        """Return a batch of as many rows of features as `largest` has texts."""
         count = len(largest)
         rows = torch.zeros(count, dtype=torch.int64, device=self.device)
         return FeatureBatch(rows, largest.targets.to(self.device), len(largest.tokens))
 
     def rehearse(self, made: Sequence[TextBatch]) -> Sequence[FeatureBatch]:
-        """Compute the largest batch of texts; the last item of `made` is the step's batch."""
+        """Compute the features of the largest batch of texts; the last item of `made` is the batch of the step."""
         texts, batch = made
         self._compute(texts, torch.zeros(len(texts), dtype=torch.int64))
         return [self.stand_in(batch.packed)]
@@ -297,12 +300,12 @@ class FeatureInputs(Inputs):
 
     @classmethod
     def computed(cls, loader: Loader, steps: int) -> int:
-        """Return the number of tokens of all texts, each counted once."""
+        """Return the number of tokens of all texts that the steps use, each text counted once."""
         return int(loader.encoded.lengths[_examples(loader, steps)].sum())
 
     @classmethod
     def rehearsal(cls, loader: Loader, recipe: Recipe, layout: Callable[[Packed], Layout]) -> list[TextBatch]:
-        """Return the largest batch of texts that is computed, and the largest batch of a step."""
+        """Return the largest batch for which features are computed at once, and the largest batch of a step."""
         examples = _examples(loader, recipe.steps)
         stretches = _stretches(min(recipe.steps, loader.steps_per_epoch))
         read = chain.from_iterable(_batches(loader, examples, start, stop) for start, stop in stretches)
@@ -311,21 +314,21 @@ class FeatureInputs(Inputs):
 
 
 class AllFeatures(FeatureInputs):
-    """Features of all texts, [N, width], for a head that is fitted at once: the inputs of the head's last layer."""
+    """Features of all texts [N, width] for a head that scikit-learn fits: the inputs of the head's last layer."""
 
     def __init__(self, classifier: Classifier, loader: Loader, recipe: Recipe) -> None:
         super().__init__(classifier, loader, recipe)
         self._examples = np.arange(len(loader.encoded))
 
     def compute(self) -> Iterator[Packed]:
-        """Compute the features of all texts, and yield each batch after it is computed."""
+        """Compute the features of all texts, and yield each batch of texts after its features are computed."""
         for indices, packed in by_length(self.loader.encoded):
             self._compute(TextBatch(packed), torch.from_numpy(indices))
             yield packed
 
     @property
     def computed_features(self) -> np.ndarray:
-        """The features of all texts in the loader's order, float32 [N, width], once `compute` has ended."""
+        """The features of all texts in the order of the loader, float32 [N, width], after `compute` has ended."""
         assert self._kept is not None
         return self._kept.cpu().numpy()
 
@@ -338,18 +341,18 @@ class AllFeatures(FeatureInputs):
 
     @classmethod
     def rehearsal(cls, loader: Loader, recipe: Recipe, layout: Callable[[Packed], Layout]) -> list[TextBatch]:
-        """Return the largest batch of texts that is computed, which also stands for the step's batch."""
+        """Return the largest batch for which features are computed at once, which also stands for the step's batch."""
         heaviest = max((packed for _, packed in by_length(loader.encoded)), key=lambda packed: len(packed.tokens))
         return [TextBatch(heaviest, layout(heaviest).made())] * 2
 
 
 def _examples(loader: Loader, steps: int) -> np.ndarray:
-    """Return every example of the first `steps` steps once, in the order of the first epoch."""
+    """Return the index of each text of the first `steps` steps once, in the order of the first epoch."""
     return loader.order(0)[: steps * loader.batch_size]
 
 
 def _stretches(steps: int) -> Iterator[tuple[int, int]]:
-    """Yield groups (first, last + 1) of the first epoch's steps, small groups first: a few steps need few texts."""
+    """Yield groups (first, last + 1) of the first epoch's steps, small groups first, as a few steps need few texts."""
     start = 0
     while start < steps:
         stop = min(start + min(max(start, 1), _STEPS_TOGETHER), steps)

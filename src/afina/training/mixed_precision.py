@@ -1,8 +1,9 @@
-"""Mixed precision: the weights with which a model computes in training, and the float32 master weights.
+"""Mixed precision: the weights with which a model computes in training, and their float32 master weights.
 
-In float32, both are the same tensors. In bfloat16, the model holds bfloat16 weights, so no step casts a frozen weight.
-Each trained weight has a float32 master copy: the optimiser updates the copy, and the bfloat16 weight is written from
-it after every step. The head and the pooler stay float32. The module does not know batches or steps.
+If a model trains in float32, its weights and the master weights are the same tensors. If a model trains in bfloat16, it
+has bfloat16 weights, so that no step has to cast a frozen weight. Each trained bfloat16 weight has a float32 master
+copy: the optimizer updates the copy, and every step then writes the bfloat16 weight from the copy. The head and the
+pooler of a model stay float32. The module `mixed_precision` does not know batches or steps.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from afina.models.kernels.patches import Patch, pack, patch
 
 
 class WorkingWeights:
-    """The weights of `model` in `dtype`, except for the head and the pooler, which stay float32.
+    """The weights of `model`, converted to `dtype` except for the head and the pooler, which stay float32.
 
     Attributes:
-        trained: float32 weights by the same names: the optimiser updates them, and they are saved in the end.
+        trained: The float32 weights that the optimizer updates and that are saved in the end, under the parameters'
+            names.
         lowered: Whether `dtype` is not float32.
-        copies: Bytes that packed weights use for the backward pass; a GPU needs no such copies.
+        copies: Size in bytes of the second copies of frozen weights in oneDNN's layout for the backward pass; a GPU
+            needs no such copies.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class WorkingWeights:
         parameter.data = parameter.data.to(dtype)
 
     def clear(self) -> None:
-        """Clear the gradients of the last step; the memory is reused."""
+        """Clear the gradients of the last step, keeping their memory for the next step."""
         for rows in self._rows:
             rows.clear()
         for master in self._masters:
@@ -87,7 +90,7 @@ class WorkingWeights:
                 parameter.grad = None
 
     def norm(self) -> Tensor:
-        """Return the total norm of all gradients, a float32 scalar, equal to `torch.nn.utils.get_total_norm`."""
+        """Return the total norm of all gradients, a float32 scalar equal to `torch.nn.utils.get_total_norm`."""
         known = {id(rows.weight): rows.norm() for rows in self._rows if rows.used}
         known |= {id(master.weight): master.norm for master in self._masters if master.passes == 1}
         grads = [p.grad for p in self.trained.values() if p.grad is not None and id(p) not in known]
@@ -104,19 +107,19 @@ class WorkingWeights:
             torch._foreach_copy_([self.parameters[n].data for n in stale], [self.trained[n].data for n in stale])
 
     def settle(self) -> None:
-        """Give the model its trained weights in float32; frozen weights stay in `dtype`."""
+        """Put the trained float32 weights into the model; frozen weights stay in `dtype`."""
         if self.lowered:
             for name, parameter in self.parameters.items():
                 parameter.data = self.trained[name].data
 
 
 def _is_tied(embedding: nn.Embedding, output: Any) -> bool:
-    """Whether the output embedding is the same tensor, whose gradient then has every row."""
+    """Whether the output embedding has the same tensor as the input embedding, so that its gradient has every row."""
     return output is not None and output.weight is embedding.weight
 
 
 def first_with_gradient(entry: Architecture, trained: Iterable[str]) -> float:
-    """Return the first block (from 0) that a gradient passes through if `trained` train; infinity: no block."""
+    """Return the index of the lowest block that a gradient passes if `trained` train; infinity: no block."""
     first = math.inf
     for name in trained:
         index = entry.block.index(name)
@@ -128,14 +131,14 @@ def first_with_gradient(entry: Architecture, trained: Iterable[str]) -> float:
 
 
 class _Master:
-    """The float32 weight behind a lowered parameter.
+    """The float32 master copy of a trained bfloat16 parameter, with its gradient.
 
-    Each gradient is converted as soon as it is finished. Only one gradient is therefore held in both precisions at a
-    time, and its norm is computed while it is in the processor's cache.
+    Each gradient is converted to float32 as soon as it is finished. Therefore only one gradient at a time exists in
+    both precisions, and its norm is computed while it is in the processor's cache.
 
     Attributes:
-        passes: Backward passes since the last step.
-        norm: Norm of the first pass's gradient.
+        passes: Number of backward passes since the last step.
+        norm: Norm of the gradient of the first pass.
     """
 
     def __init__(self, parameter: Parameter) -> None:
@@ -160,7 +163,10 @@ class _Master:
 
 
 class _Rows:
-    """The gradient of an embedding's float32 weight; only rows that a batch uses are written, read and cleared."""
+    """The gradient of an embedding's float32 weight.
+
+    Only the rows of tokens in a batch are written, read and cleared.
+    """
 
     def __init__(self, weight: Parameter) -> None:
         self.weight = weight
@@ -174,7 +180,7 @@ class _Rows:
         self.used.append(ids)
 
     def norm(self) -> Tensor:
-        """Return the norm of the whole gradient, computed from the used rows; divides by a row's repetitions."""
+        """Return the norm of an embedding's gradient, computed from the used rows; repeated rows count once."""
         assert self.weight.grad is not None
         ids = torch.cat(self.used)
         ones = torch.ones(len(ids), device=ids.device)

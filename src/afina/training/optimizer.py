@@ -1,6 +1,6 @@
-"""Optimiser: AdamW with torch's defaults (as in Trainer), training settings, L2-SP and weight averaging.
+"""The optimizer: AdamW with torch's defaults (as in Trainer), settings of training, L2-SP and weight averaging.
 
-The module does not know batches or losses.
+The module `optimizer` does not know batches or losses.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from afina.methods.method import Method
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of training.
+    """The settings of a training session.
 
     Attributes:
-        steps: Total number of optimiser steps; the learning rate decays over them.
-        learning_rate: The largest learning rate, of the first step after warm-up; decays linearly to zero after the
-            last step.
-        weight_decay: Weight decay of the parameters that the method names.
-        clip: Maximum total norm of the gradients.
-        seed: Seed of dropout.
-        checkpoint_seconds: Minimum time between checkpoints.
-        at_once: Limits of a micro-batch; gradients of a batch's micro-batches are accumulated.
-        checkpointing: Activation checkpointing: keep only each block's input for the backward pass.
-        label_smoothing: Share of a target that is spread over all labels.
-        average: Share of the last steps whose weights are averaged at the end.
-        pull: Decay of the backbone's own weights towards their start (L2-SP), instead of weight decay.
-        warmup: First steps, in which the learning rate rises linearly from zero.
+        steps: Total number of optimizer steps, over which the learning rate decays.
+        learning_rate: The largest learning rate, which the first step after the warm-up has; the learning rate then
+            decays linearly to zero after the last step.
+        weight_decay: Weight decay of the parameters for which the method allows it.
+        clip: Maximum total norm of the gradients; larger gradients are scaled down.
+        seed: Seed of the dropout masks.
+        checkpoint_seconds: Minimum time between checkpoints, in seconds.
+        at_once: Maximum size of a micro-batch; gradients of a batch's micro-batches are accumulated.
+        checkpointing: Whether to use activation checkpointing: only the input of each block is kept for the backward
+            pass.
+        label_smoothing: Share of each target that is spread over all labels.
+        average: Share of the last steps whose weights are averaged at the end of training. 0: no averaging.
+        pull: Strength of L2-SP: the backbone's own weights decay towards their pretrained values instead of zero.
+        warmup: Number of first steps in which the learning rate rises linearly from zero.
     """
 
     steps: int
@@ -51,7 +52,7 @@ class Recipe:
     warmup: int = 0
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0, as transformers' linear schedule with warm-up."""
+        """Return the learning rate of a step, counted from 0, as in transformers' linear schedule with warm-up."""
         if step < self.warmup:
             return self.learning_rate * step / self.warmup
         return self.learning_rate * (self.steps - step) / (self.steps - self.warmup)
@@ -63,9 +64,9 @@ def make_optimizer(
     """Return AdamW with parameter groups by learning-rate multiplier and weight decay.
 
     Args:
-        model: The model that the method has prepared.
-        method: Gives multipliers, and the parameters with weight decay.
-        parameters: float32 parameters by name; may be empty.
+        model: The model to which the method is attached.
+        method: The method, which states learning-rate multipliers and the parameters with weight decay.
+        parameters: The trained float32 parameters by name; may be empty.
     """
     decaying, multipliers = method.decays(model), method.multipliers(model)
     if recipe.pull:
@@ -84,18 +85,19 @@ def make_optimizer(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of the next step to `rate` times each group's multiplier."""
+    """Set the learning rate of the next step to `rate` times the multiplier of each parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["multiplier"]
 
 
 def clip(optimizer: torch.optim.Optimizer, norm: torch.Tensor, largest: float) -> None:
-    """Clip the gradients of the next step to the total norm `largest`, as `clip_grad_norm_` does.
+    """Clip the gradients of the next step to the total norm `largest`, as torch's `clip_grad_norm_` does.
 
-    The fused optimiser divides by `grad_scale` when it reads a gradient. This saves a pass over all gradients.
+    The fused AdamW divides each gradient by `grad_scale` when it reads the gradient, which saves a pass over all
+    gradients.
 
     Args:
-        largest: Maximum total norm.
+        largest: Maximum total norm of the gradients.
     """
     optimizer.grad_scale = ((norm + 1e-6) / largest).clamp(min=1.0)  # type: ignore[attr-defined]
     optimizer.found_inf = torch.zeros((), device=norm.device)  # type: ignore[attr-defined]
@@ -105,9 +107,9 @@ class L2SP:
     """L2-SP (Li et al. 2018): decoupled decay towards the pretrained weights instead of zero.
 
     Args:
-        strength: Strength of the decay, in units of weight decay.
-        parameters: The backbone's parameters, float32, before the first step.
-        multipliers: Learning-rate multipliers by name; 1 if missing.
+        strength: Strength of the decay, in the units of weight decay.
+        parameters: The trained parameters that come from the backbone, float32, before the first step.
+        multipliers: Learning-rate multipliers by parameter name; 1 for a parameter without an entry.
     """
 
     def __init__(self, strength: float, parameters: Mapping[str, Parameter], multipliers: Mapping[str, float]) -> None:
@@ -120,24 +122,24 @@ class L2SP:
 
     @property
     def held(self) -> Sequence[Tensor]:
-        """The start weights, if they are kept."""
+        """The pretrained weights that L2-SP keeps; empty if its strength is 0."""
         return [start for _, starts in self._groups.values() for start in starts]
 
     def apply(self, rate: float) -> None:
-        """Update w <- w - rate * multiplier * strength * (w - start)."""
+        """Update each weight: w <- w - rate * multiplier * strength * (w - start)."""
         for multiplier, (weights, starts) in self._groups.items():
             torch._foreach_lerp_(weights, starts, rate * multiplier * self.strength)
 
 
 class WeightAverage:
-    """Mean of the weights after each of the last steps (Polyak and Juditsky 1992; Izmailov et al. 2018).
+    """The mean of the weights after each of the last steps (Polyak and Juditsky 1992; Izmailov et al. 2018).
 
     Attributes:
-        first: Steps before the first step that is averaged.
-        weights: The mean so far, by name; part of a checkpoint.
+        first: Number of steps before the first step whose weights are averaged.
+        weights: The mean of the weights so far, by name, which checkpoints contain.
 
     Args:
-        share: Share of the steps that are averaged, at least one step. 0: no averaging.
+        share: Share of the last steps whose weights are averaged, at least one step. 0: no averaging.
         steps: Total number of steps.
         parameters: Trained float32 parameters by name.
     """
@@ -148,7 +150,7 @@ class WeightAverage:
         self.weights = {name: torch.zeros_like(each.data) for name, each in parameters.items() if share}
 
     def take(self, step: int) -> None:
-        """Include the weights after step number `step`, counted from 1."""
+        """Include the current weights, after the step with number `step` (from 1), in the mean."""
         if self.weights and step > self.first:
             trained = [self._parameters[name].data for name in self.weights]
             torch._foreach_lerp_(list(self.weights.values()), trained, 1 / (step - self.first))

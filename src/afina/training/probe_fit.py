@@ -1,7 +1,7 @@
-"""ProbeFit: a session in which scikit-learn fits the head to features of all texts, in place of gradient steps.
+"""`ProbeFit`: a training session in which scikit-learn fits the head to features of all texts, without gradient steps.
 
-The whole fit counts as one step. The module does not know tasks or runs, and writes no checkpoint: a fit that is
-interrupted starts again.
+The whole fit of a linear probe counts as one step. The module `probe_fit` does not know tasks or runs, and writes no
+checkpoint: an interrupted fit starts again.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ from afina.training.inputs import AllFeatures, MicroBatch
 from afina.training.optimizer import Recipe
 
 COPIES = 3
-"""Copies of all features in float64 that a fit holds at its peak: the features, and the parts of a fold."""
+"""Number of float64 copies of all features that exist at the peak of a fit: the features, and the parts of a
+cross-validation fold."""
 
 
 @dataclass(frozen=True)
 class FittedHead:
-    """How scikit-learn fitted a head.
+    """How scikit-learn fitted the head of a linear probe.
 
     Attributes:
-        parameter: Name of the regularization parameter: `C` or `alpha`.
+        parameter: scikit-learn's name of the regularization parameter: `C` or `alpha`.
         strength: The value of the regularization parameter that cross-validation chose.
-        seconds: Time of the fit on the features, without computing the features.
-        iterations: Iterations of the solver; None if a closed formula gave the solution.
-        converged: Whether the solver converged.
+        seconds: Time of the fit in seconds, without computing the features.
+        iterations: Number of iterations of the solver; None if a closed formula gave the solution.
+        converged: Whether scikit-learn's solver converged.
     """
 
     parameter: str
@@ -53,10 +54,10 @@ class FittedHead:
 
 
 class ProbeFit(Fit):
-    """A session that computes the features of all texts once, and fits the last layer of the head to them.
+    """A training session that computes the features of all texts once, and fits the last layer of the head to them.
 
     Attributes:
-        fitted: How scikit-learn fitted the head. None: the head is not fitted yet.
+        fitted: How scikit-learn fitted the head. None: the head was not fitted yet.
     """
 
     inputs: AllFeatures
@@ -75,7 +76,7 @@ class ProbeFit(Fit):
 
     @property
     def learning_rate(self) -> float | None:
-        """None: no gradient step is taken."""
+        """None, because a linear probe takes no gradient steps."""
         return None
 
     def advance(
@@ -86,7 +87,7 @@ class ProbeFit(Fit):
         listen: Listener = ignore,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Compute the features and fit the head, unless that is done; `keep` is not called.
+        """Compute the features and fit the head, if that was not done yet; `keep` is not called.
 
         Raises Diverged if a feature is NaN or infinite, and InvalidStudy if all texts have the same class.
         """
@@ -126,7 +127,7 @@ class ProbeFit(Fit):
         self.fitted = FittedHead(linear.parameter, made.strength, spent, made.iterations, made.converged)
 
     def _write(self, made: LinearFit) -> None:
-        """Write the head's last layer; biases that the layer has no place for become the classifier's offset."""
+        """Write the head's last layer. If the layer has no bias, the fitted biases become the classifier's offset."""
         last = self.classifier.output_layer
         with torch.no_grad():
             last.weight.copy_(torch.from_numpy(made.weights))
@@ -140,14 +141,14 @@ class ProbeFit(Fit):
         return torch.zeros(())
 
     def warm_up(self) -> None:
-        """Do nothing: there is no gradient step."""
+        """Do nothing, because a linear probe takes no gradient steps."""
 
     def resume(self, path: Path, key: str) -> None:
-        """Do nothing: there is no checkpoint."""
+        """Do nothing, because a linear probe has no checkpoints."""
 
     @property
     def beside_bytes(self) -> int:
-        """Bytes of the features in float64."""
+        """Size in bytes of the float64 copies of all features."""
         width = int(self.classifier.output_layer.in_features)
         return COPIES * len(self.loader.encoded) * width * np.dtype(np.float64).itemsize
 
@@ -155,7 +156,7 @@ class ProbeFit(Fit):
         return None
 
     def pace(self, first: int, count: int) -> float:
-        """Return the seconds of a token, measured over `count` batches of features after `first` batches."""
+        """Measure the seconds per token over `count` batches of features after `first` batches."""
         self.begin()
         began, spent, tokens = meter.now(), 0.0, 1
         batches = self.inputs.compute()
@@ -167,12 +168,12 @@ class ProbeFit(Fit):
         return spent / tokens
 
     def measure(self) -> Measured:
-        """Measure the memory of the state; nothing is kept for a backward pass."""
+        """Measure the memory of the state; a linear probe keeps nothing for a backward pass."""
         return Measured(self.state_bytes)
 
 
 def _weights(objective: Objective, targets: np.ndarray, of_texts: np.ndarray | None) -> np.ndarray | None:
-    """Return the weight of each text in the loss, [N], by its label and its own weight; None: all 1."""
+    """Return the weight of each text in the loss, [N]: its label's weight times its own; None: all are 1."""
     of_labels: Any = getattr(objective, "weights", None)
     if of_labels is None:
         return of_texts
@@ -181,5 +182,5 @@ def _weights(objective: Objective, targets: np.ndarray, of_texts: np.ndarray | N
 
 
 def fit_of(method: Method) -> type[Fit]:
-    """Return the class of sessions that train `method`."""
+    """Return the class of training sessions for `method`: `ProbeFit` or `Fit`."""
     return ProbeFit if method.is_fitted else Fit
