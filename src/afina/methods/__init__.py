@@ -92,7 +92,7 @@ NEEDS_SETTINGS: dict[str, type[Method]] = {PeftType.name: PeftType}
 """Methods that cannot be built without hyperparameters, and are therefore not in METHODS."""
 
 _OUTSIDE, REFUSED = entry_point_methods(METHODS | NEEDS_SETTINGS)
-"""`REFUSED` maps the name of each method's entry point that cannot be used to the reason."""
+"""`REFUSED` maps the names of entry points whose method cannot be used to the reasons."""
 
 METHODS |= _OUTSIDE
 

@@ -1,6 +1,6 @@
 """Attach a method to a classifier, check what the method trains and changes, and count trained parameters.
 
-All training starts with `attach`. Therefore a method that trains nothing by mistake, or changes the pretrained model's
+All training starts with `attach`, so that a method that trains nothing by mistake, or changes the pretrained model's
 outputs at the start, fails in seconds and not after a run. `count` needs only a model's configuration, not its weights.
 The module does not know methods by name.
 """
@@ -73,8 +73,8 @@ def _check_needs_no_head(method: Method) -> None:
 def _check_stays_frozen(method: Method, classifier: Classifier) -> None:
     """Raise InvalidStudy for a method that trains weight matrices of a backbone stored as int8 or NF4.
 
-    Trained matrices would be stored and saved as floats. Biases and norm weights are floats also in an int8 or NF4
-    backbone, and may train.
+    If an int8 or NF4 weight matrix were trained, it would be stored and saved as floats. Biases and norm weights are
+    floats also in an int8 or NF4 backbone, and may train.
     """
     trained = method.pretrained(classifier.model)
     for name, parameter in classifier.model.named_parameters():
@@ -121,10 +121,11 @@ class BackboneCounts:
 def count(address: str, settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> BackboneCounts:
     """Count the parameters that each method trains with a head for two labels, from a model's configuration.
 
-    Methods that do not support the backbone's model family are left out.
+    Methods that do not support the backbone's model family are left out of the result.
 
     Args:
-        settings: Hyperparameters by method key. Methods without an entry have their default hyperparameters.
+        settings: Hyperparameters by method key. Methods without an entry in `settings` have their default
+            hyperparameters.
 
     Raises NotFound if there is no backbone at `address`, and InvalidStudy if the backbone or a hyperparameter is not
     supported.

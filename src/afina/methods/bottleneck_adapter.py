@@ -1,9 +1,10 @@
 """Bottleneck adapters: small modules in every transformer block train, the rest of the body stays frozen.
 
-The hyperparameter `kind` gives the position of the adapters. `houlsby`: after attention and after the MLP (Houlsby et
-al. 2019). `pfeiffer`: after the MLP (Pfeiffer et al. 2021). `parallel`: parallel to the MLP, with scaled output (He et
-al. 2022). Houlsby et al. also train the norms, which the method `adapter+layernorm` does. In families whose attention
-and MLP modules contain the norms (BERT, RoBERTa, ELECTRA), `houlsby` and `pfeiffer` adapters come after the norm.
+The hyperparameter `kind` gives the position of the adapters. `houlsby` adapters come after the attention and after the
+MLP (Houlsby et al. 2019). `pfeiffer` adapters come after the MLP (Pfeiffer et al. 2021). `parallel` adapters are
+parallel to the MLP and have a scaled output (He et al. 2022). Houlsby et al. also train the norms, which the method
+`adapter+layernorm` does. In families whose attention and MLP modules contain the norms (BERT, RoBERTa, ELECTRA),
+`houlsby` and `pfeiffer` adapters come after the norm.
 """
 
 from __future__ import annotations

@@ -21,11 +21,11 @@ class Ia3(PeftMethod):
     Each target module has one vector, all of whose values are 1 before training.
 
     Attributes:
-        targets: Names of the modules whose inputs or outputs are scaled. Default: peft's targets for the model family.
-            For a family without peft targets: the projections of keys and values, and the MLP's last layer. If one
-            layer projects both queries and keys (GPT-2, ModernBERT), (IA)^3 scales the queries too.
-        feedforward: Names of the targets whose input is scaled instead of their output. Default: the targets for which
-            peft's default for the model family is to scale the input.
+        targets: Names of the modules whose inputs or outputs are scaled. By default, the targets are peft's for the
+            model family. For a family without peft targets, they are the projections of keys and values, and the MLP's
+            last layer. If one layer projects both queries and keys (GPT-2, ModernBERT), (IA)^3 scales the queries too.
+        feedforward: Names of the targets whose input is scaled instead of their output. By default, these are the
+            targets whose input peft scales in the model family by default.
     """
 
     name: ClassVar[str] = "ia3"
@@ -67,7 +67,7 @@ class Ia3(PeftMethod):
     def decays(self, model: Any) -> set[str]:
         """Return the parameters with weight decay.
 
-        The vectors of (IA)^3 have none, because decay would move them from 1 towards 0.
+        The vectors of (IA)^3 have no weight decay, because decay would move them from 1 towards 0.
         """
         return {name for name in super().decays(model) if "ia3_l" not in name.split(".")}
 
@@ -100,8 +100,8 @@ class Vera(PeftMethod):
             that attaching VeRA does not change the model's outputs.
         dropout: Dropout probability of the inputs of the shared random matrices.
         key: Seed from which the shared random matrices are drawn.
-        targets: Names of the adapted modules. Default: peft's targets for the model family, or, if peft has none, the
-            input projections of the attention.
+        targets: Names of the adapted modules. By default, the targets are peft's for the model family, or, if peft has
+            none, the input projections of the attention.
     """
 
     name: ClassVar[str] = "vera"

@@ -1,8 +1,8 @@
 """Linear probe: scikit-learn fits the head to features of the frozen body, without gradient steps.
 
-A linear probe defines how hidden states are pooled into features, also as a sentence-transformers directory defines the
-pooling. `afina.training` computes a linear probe's features, and `afina.stats.linear_models` fits the head. The module
-does not import torch.
+The hyperparameter `pooling` of a linear probe selects how hidden states are pooled into features; `auto` uses the
+pooling in a sentence-transformers directory. `afina.training` computes a linear probe's features, and
+`afina.stats.linear_models` fits the head. The module does not import torch.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from afina.models.kernels.layer_changes import BatchedAdapter
 
 PoolingChoice = Literal["auto", "family", "first", "last", "mean"]
-"""How the linear probe pools hidden states. `auto`: as defined in sentence-transformers' files in the backbone's
-directory; without these files, as the model family's classifier does."""
+"""How the linear probe pools hidden states. With `auto`, hidden states are pooled as sentence-transformers' files in
+the backbone's directory say; without such files, as the model family's classifier does."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,12 @@ class LinearProbe(Selective):
     change the result of a linear probe.
 
     Attributes:
-        pooling: How the hidden states of a text's tokens are pooled into features. `family`: as the model family's own
-            classifier does, so that transformers can open the trained classifier. `first`, `last`: the last layer's
-            hidden state of the text's first or last token. `mean`: the mean over all tokens of the text.
-        normalize: Whether features are divided by their Euclidean norm. None: if `pooling` is `auto`, as defined in
-            sentence-transformers' files in the backbone's directory; otherwise False.
+        pooling: How the hidden states of a text's tokens are pooled into features. With `family`, hidden states are
+            pooled as the model family's own classifier does, so that transformers can open the trained classifier. With
+            `first` or `last`, the feature is the last layer's hidden state of the text's first or last token; with
+            `mean`, the mean over all tokens of the text.
+        normalize: Whether features are divided by their Euclidean norm. If `normalize` is None, features are normalised
+            if `pooling` is `auto` and sentence-transformers' files in the backbone's directory say so.
     """
 
     name: ClassVar[str] = "linear_probe"

@@ -41,8 +41,8 @@ class Lora(PeftMethod):
         r: Rank of the matrices A and B.
         alpha: Scale of the update: B A is multiplied by alpha / r.
         dropout: Dropout probability of A's inputs.
-        targets: Names of the adapted modules. Default: the attention's input projections of the model family.
-            "all-linear": every linear layer except the head.
+        targets: Names of the adapted modules. By default, LoRA adapts the attention's input projections of the model
+            family; with "all-linear", every linear layer except the head.
         rslora: Whether B A is multiplied by alpha / sqrt(r) instead of alpha / r: rsLoRA (Kalajdzievski 2023).
         dora: Whether the norm of each row of a weight is trained separately from the row's direction: DoRA (Liu 2024).
         init: Initial values of A and B. "zero": A is uniform (Kaiming) and B is zero. "gaussian": A is normal and B is
@@ -150,7 +150,5 @@ def _first_of_head(family: Architecture) -> list[str]:
     """Return the head's layers to which peft's `all-linear` would add LoRA although they are trained in full.
 
     peft's `all-linear` leaves out only the last layer of a head.
-
-    peft leaves out the last layer of a head only.
     """
     return [path for path in family.head[:-1] if "." not in path]

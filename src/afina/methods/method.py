@@ -62,7 +62,7 @@ class Serving:
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
         """Return how an adapter changes the layers of a shared frozen model in a mixed batch.
 
-        None means that the adapter is served by a model of its own.
+        If `batched` returns None, the adapter is served by a model of its own.
 
         An adapter is also served by a model of its own if `state` has tensors that are not in the result's
         `tensor_names`.
@@ -87,8 +87,8 @@ class Format:
 
     Attributes:
         tensor_file: Name of the file with the saved tensors; the library that reads the file expects this name.
-        said_by_peft: Whether the settings of a peft adapter can express the method when both train together
-            (`in_peft`).
+        said_by_peft: Whether the settings of a peft adapter can express this method when it trains together with a peft
+            method (`in_peft`).
     """
 
     tensor_file: ClassVar[str] = "delta.safetensors"
@@ -112,9 +112,10 @@ class Adaptation(ABC):
             None: the head that the user chose.
         starts_apart: Whether attaching the method changes the logits. Most methods start without effect.
         packs: Whether the method works if matrix kernels store frozen weights in their own layout during bfloat16
-            training. False if the method reads a layer's weights instead of calling the layer.
+            training. `packs` is False if the method reads a layer's weights instead of calling the layer.
         adds_parameters: True: the trained parameters outside the head are added to the backbone. False: they are the
-            backbone's own parameters. None: some are added and some are the backbone's own.
+            backbone's own parameters. `adds_parameters` is None if some trained parameters are added and some are the
+            backbone's own.
         is_fitted: Whether scikit-learn fits the method's head to features of the frozen body, without gradient steps.
         ignores: Fields of [train] and [ask] in a study file that have no effect on the method. afina refuses a run that
             sets such a field.
@@ -185,8 +186,6 @@ class Adaptation(ABC):
 
         After `attach`, only the parameters to train require gradients.
 
-        Afterwards only parameters to train require gradients.
-
         Raises InvalidStudy if the model lacks a part that the method needs.
         """
 
@@ -238,8 +237,6 @@ class Adaptation(ABC):
         """Check that an adapter's saved tensors fit a model, before `attach`; files may come from an untrusted source.
 
         `attach` would allocate memory of the size that the hyperparameters ask for; `check` does not.
-
-        Runs before `attach` allocates memory of the size that the settings ask for.
 
         Raises CorruptAdapter if the tensors do not fit the method, and InvalidStudy if the hyperparameters are not
         supported.

@@ -44,7 +44,7 @@ OF_PEFT = (
 class PeftMethod(Method):
     """A method that wraps the model with peft.
 
-    It trains what peft adds, and the head if peft's settings include the head.
+    A `PeftMethod` trains what peft adds, and the head if peft's settings include the head.
 
     Attributes:
         saves_head: Whether every module of the head trains and is saved, including modules that peft by itself would
@@ -138,7 +138,7 @@ class PeftMethod(Method):
     def write_settings(
         self, model: Any, backbone: Backbone, directory: Path, beside: Mapping[str, Any] = MappingProxyType({})
     ) -> None:
-        """Write peft's `adapter_config.json`; `beside` has settings for methods trained together with it."""
+        """Write peft's `adapter_config.json`; `beside` has settings for methods trained with the peft method."""
         settings = model.peft_config[model.active_adapter].to_dict()
         saved = [*(settings.get("modules_to_save") or ()), *beside.get("modules_to_save", ())]
         settings.update(beside)

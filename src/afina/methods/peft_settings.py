@@ -6,8 +6,8 @@ size. Therefore afina matches the patterns itself in linear time (RE2), and repl
 peft reads the settings.
 
 No digest covers `adapter_config.json`: an edited scale changes the outputs of a model loaded by peft, but not by afina.
-`disagreement` and `check_agrees` therefore compare the settings with the manifest. The module `peft_settings` does not
-import torch.
+`disagreement` and `check_agrees` therefore compare peft's settings with afina's manifest. The module `peft_settings`
+does not import torch.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ MOST_NAMES = 4_096
 """Maximum number of module names in a list of peft's settings, or of patterns in a table."""
 
 LONGEST = 1_000
-"""Maximum length of a pattern in peft's settings, in characters. All patterns of a table together may be four times as
-long."""
+"""Maximum length of a pattern in peft's settings, in characters. All patterns of a table in peft's settings together
+may be four times as long as `LONGEST`."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Methods for peft types without a class of their own in afina: to train any type, and to open what peft saved.
 
-In a study file, `[methods.peft]` with `type = "MISS"` and `settings = {r = 8}` trains any peft type for which a text in
-a padding-free row has the same result as alone. `SavedPeft` opens an adapter that was made with peft and without afina.
-`peft_settings.SUPPORT` says which peft types are supported. docs/reference/peft-types.md describes all peft types;
-`tests/methods/test_peft_types.py` compares this page with peft.
+In a study file, `[methods.peft]` trains a peft type, such as `type = "MISS"` with `settings = {r = 8}`, for which a
+text in a padding-free row has the same result as alone. `SavedPeft` opens an adapter that was made with peft and
+without afina. `peft_settings.SUPPORT` says which peft types are supported. docs/reference/peft-types.md describes all
+peft types; `tests/methods/test_peft_types.py` compares this page with peft.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _LOWERED = {"LN_TUNING"}
 class PeftType(PeftMethod):
     """Any supported peft type: the method trains what the type adds, and the head.
 
-    The method is not in METHODS because it needs a type.
+    The method `peft` is not in METHODS because it needs a type.
 
     Attributes:
         type: peft's name of the type, such as MISS.

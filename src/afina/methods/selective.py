@@ -1,8 +1,8 @@
 """Selective methods, which train some of the model's own parameters or none, and add no parameters.
 
-Zero-shot, untrained baseline, linear probe by gradient, full fine-tuning, last blocks, BitFit, norms, and PreLayer (the
-embeddings). The module `selective` defines which parameters train, and not how layers compute. The module does not
-import torch.
+The selective methods are zero-shot, the untrained baseline, the linear probe by gradient steps, full fine-tuning, last
+blocks, BitFit, norms, and PreLayer (the embeddings). The module `selective` defines which parameters train, and not how
+layers compute. The module does not import torch.
 """
 
 from __future__ import annotations
@@ -125,8 +125,7 @@ class Head(Selective):
 
     The features of each text are computed only once.
 
-    The body reads each text once. The method `linear_probe` fits the same head with scikit-learn instead of gradient
-    steps.
+    The method `linear_probe` fits the same head with scikit-learn instead of gradient steps.
     """
 
     name: ClassVar[str] = "head"
@@ -243,7 +242,7 @@ class BitFit(Selective):
         return {"bias": "all"}
 
     def attach(self, model: Any) -> Any:
-        """Freeze all other parameters. Raises InvalidStudy if the model has no bias."""
+        """Freeze all parameters except biases and the head. Raises InvalidStudy if the model has no biases."""
         if all(is_head(name) for name in self.chosen(model)):
             raise problems.NO_BIASES(method=self.name, family=model.config.model_type)
         return super().attach(model)

@@ -114,7 +114,7 @@ class Sum(Method):
     def attach(self, model: Any) -> Any:
         """Attach the part that wraps the model with peft, then selective parts, then the other parts.
 
-        peft comes first because it looks for the model's original modules.
+        The part with peft comes first, because peft looks for the model's original modules.
 
         Raises InvalidStudy if two parts of the sum train the same parameter.
         """
@@ -218,7 +218,7 @@ class Sum(Method):
         self._wrap.restore(model, {name: tensor for name, tensor in state.items() if name not in beside})
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return the changes of all parts for a mixed batch, selective parts first; None if a part has none."""
+        """Return all parts' changes for a mixed batch, selective parts first; None if a part has no such changes."""
         from afina.models.kernels.layer_changes import BatchedAdapter
 
         inside = sorted(self.parts.values(), key=lambda part: not isinstance(part, Selective))
@@ -227,10 +227,7 @@ class Sum(Method):
         return BatchedAdapter.joined(made) if len(made) == len(all_parts) else None
 
     def merged(self, model: Any) -> Any:
-        """Merge peft's additions into the weights that peft wraps. Modules added by other parts stay in the model.
-
-        Modules that other parts add are kept.
-        """
+        """Merge peft's additions into the weights that peft wraps. Modules added by other parts stay in the model."""
         return model if self._wrap is None else self._wrap.merged(model)
 
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:

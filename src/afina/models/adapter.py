@@ -122,8 +122,8 @@ class Adapter(ReprCard):
 
         Args:
             precision: How the backbone's frozen weights were stored when peft trained the adapter, a key of
-                `PRECISIONS`; peft's files do not say this. None: as in afina's manifest, or as floats for an adapter of
-                peft.
+                `PRECISIONS`; peft's files do not say this. If `precision` is None, it is that of afina's manifest, or
+                "float" for an adapter of peft.
 
         Raises:
             NotFound: The directory `path` has no adapter.

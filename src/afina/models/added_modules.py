@@ -203,7 +203,7 @@ class Bottleneck(nn.Module):
 
 
 def behind(module: Any, plain: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-    """Compute h + bottleneck(h), where h is what `plain` (the module's own forward) returns, first if a tuple."""
+    """Compute h + bottleneck(h) for the output h of `plain`, the module's own forward (of a tuple: its first item)."""
     outputs = plain(*inputs, **options)
     hidden, *others = outputs if isinstance(outputs, tuple) else (outputs,)
     hidden = hidden + module.get_submodule(BOTTLENECK)(hidden)
@@ -214,7 +214,7 @@ def beside(module: Any, plain: Callable[..., Any], *inputs: Tensor) -> Any:
     """Compute plain(inputs) + bottleneck(inputs), where `plain` is the module's own forward.
 
     In BERT, the module is the last of the MLP's modules: it gets inner values and the MLP's input, and adds its own
-    result to the MLP's input. The bottleneck's output is then added to the MLP's input as well.
+    result to the MLP's input. In BERT, `beside` therefore adds the bottleneck's output to the MLP's input.
     """
     *inner, read = inputs
     added = module.get_submodule(BOTTLENECK)(read)

@@ -135,11 +135,11 @@ class Backbone(ReprCard):
         Args:
             label_names: Names of the labels, in the order of the head's outputs.
             seed: Seed of the head, used if the head is drawn at random.
-            tokens: For each label, the tokens of its label words. The label's row of the head is the mean of these
-                tokens' output embeddings. None: the head is drawn at random.
+            tokens: For each label, the tokens of its label words. Each label's row of the head is the mean of the
+                output embeddings of the tokens of its label words. None: the head is drawn at random.
             exact: If True, the classifier's outputs are the language model's logits of the label words, and the offset
-                is the mean of these words' biases. If False, the head's rows are centred and scaled to the size of a
-                random head, which is better for training (background/words.md).
+                is the mean of these words' biases. If `exact` is False, the head's rows are centred and scaled to the
+                size of a random head, which is better for training (background/words.md).
             opening: Whether transformers opens a classifier or a language model (`Objective.opening`). A language model
                 keeps its own head and has no offset.
             precision: How the frozen weights of the body's linear layers are stored, a key of `PRECISIONS`.
@@ -291,8 +291,6 @@ class Backbone(ReprCard):
 
         `settings` also has the tokenizer's settings that `tokenizer_digest` does not cover. If the model is saved in
         another directory, its `settings` stay the same.
-
-        With the tokenizer's settings that are no part of `tokenizer_digest`. Saving a copy elsewhere keeps them.
         """
         with quiet():
             usual = type(self.config)().to_dict()
@@ -309,8 +307,6 @@ class Backbone(ReprCard):
         """Digest of the body's weights as float32, without any head.
 
         The digest covers only tensors of a classifier's body: `AutoModel` may add a randomly drawn pooler.
-
-        Only tensors that the classifier's body has are covered: AutoModel may add a randomly drawn pooler.
         """
         with quiet():
             body, found = AutoModel.from_pretrained(self.path, dtype=torch.float32, output_loading_info=True)
@@ -325,8 +321,8 @@ class Backbone(ReprCard):
     ) -> str:
         """Return the backbone's digest, computed from an open, unchanged body, so that weights are opened once.
 
-        The weights are hashed only the first time. If `open` has stored weights as int8 or NF4, they are read once more
-        from their files.
+        The weights are hashed only the first time. Weights that `open` has stored as int8 or NF4 are read from their
+        files once more, to hash them.
 
         Args:
             tokenizer_digest: Digest of the tokenizer to include. None: the backbone's own.

@@ -90,8 +90,8 @@ def directory_of(address: str) -> Path | None:
 def backbone_files(address: str) -> list[Path]:
     """Return the files of a backbone in a local directory; empty for a Hub id or a packaged model.
 
-    The result has no weight files for a `random:` address, because afina draws the weights. It includes the pooling
-    configuration of a sentence-transformers model, which is in a subdirectory.
+    The result has no weight files for a `random:` address, because afina draws the weights. The result includes the
+    pooling configuration of a sentence-transformers model, which is in a subdirectory.
     """
     path = directory_of(address)
     if path is None:
@@ -331,8 +331,8 @@ def _sizes(configuration: Mapping[str, Any], entry: Architecture, where: str) ->
 
 
 _RARE = {"types": "hidden", "embedding": "hidden"}
-"""Sizes that only few model families have. For other families, the field is not read, and the size is that of the value
-in `_RARE`."""
+"""Sizes that only few model families have. For the other families, `_RARE` names the size that is used instead of the
+configuration's field."""
 
 
 def _follows(size: str, found: Mapping[str, int]) -> int:
@@ -348,12 +348,12 @@ class Precision:
 
     Attributes:
         words: A few words on how weights are stored, for help and documentation.
-        hold: Function that converts a float32 weight [M, K] to a `HeldWeight`. None: weights stay parameters in the
-            compute dtype.
+        hold: Function that converts a float32 weight [M, K] to a `HeldWeight`. If `hold` is None, weights stay
+            parameters in the compute dtype.
         needs: The optional extra of afina that must be installed. None: no extra is needed.
         form: Function that returns what the converted weight depends on besides the weight: package versions, and
-            sometimes the processor. The file name of a quantised copy depends on this value. None: afina keeps no
-            quantised copy.
+            sometimes the processor. The file name of a quantised copy depends on the value of `form`. None: afina keeps
+            no quantised copy.
         cost: Time to convert a weight, as a multiple of the time for int8. afina keeps quantised copies of backbones
             that are larger than a limit divided by `cost`.
     """
@@ -403,7 +403,10 @@ PRECISIONS: dict[str, Precision] = {
 
 
 def precision_of(name: str, where: str) -> Precision:
-    """Return the `Precision` with this name. UnknownName, raised for other names, begins its message with `where`."""
+    """Return the `Precision` with this name.
+
+    Raises UnknownName for other names, with a message that begins with `where`.
+    """
     if name not in PRECISIONS:
         raise UnknownName("precision", name, PRECISIONS, where)
     return PRECISIONS[name]

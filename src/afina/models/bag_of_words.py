@@ -40,8 +40,8 @@ class BagOfWords:
     Attributes:
         vocabulary: The terms of the features: lower-case words, or several words joined by spaces.
         idf: float64 [V], the inverse document frequency of each term.
-        weights: float64 [L, V].
-        bias: float64 [L].
+        weights: The weights of the linear model, float64 [L, V].
+        bias: The bias of the linear model, float64 [L].
     """
 
     vocabulary: tuple[str, ...]

@@ -70,8 +70,8 @@ class Classifier(nn.Module):
             peft's wrapper of this model.
         offset: float32 [number of labels], added to the head's logits and never trained. None: no offset.
         precision: How the frozen weights of the body's linear layers are stored, a key of `PRECISIONS`.
-        in_int8: Paths of the body's linear layers that multiply in int8. None: no layer does, because `use_int8` was
-            not called.
+        in_int8: Paths of the body's linear layers that multiply in int8. `in_int8` is None if `use_int8` was not
+            called.
     """
 
     offset: Tensor | None
@@ -151,8 +151,8 @@ class Classifier(nn.Module):
 
         Args:
             factors: Factors of the input channels of a layer, float32 [K], by the layer's path (a key of `own_linear`).
-                The common input of several layers is quantised once if they have the same tensor here. Layers without
-                factors do not change.
+                The common input of several layers is quantised once if they have the same tensor in `factors`. Layers
+                without factors do not change.
         """
         readers = Counter(map(id, factors.values()))
         for path, of in factors.items():
@@ -218,7 +218,7 @@ class Classifier(nn.Module):
         return sum(int(weight.numel()) * weight.element_size() for weight in kept)
 
     def forward(self, packed: Packed, layout: Layout | None = None) -> Tensor:
-        """Return the logits of the batch's texts, float32 [B, number of labels]; `layout` saves computing it again."""
+        """Return the logits of the batch's texts, float32 [B, number of labels]; `layout`: the batch's, if known."""
         return self.answer(self.features(packed, layout))
 
     def outputs(self, packed: Packed) -> np.ndarray:

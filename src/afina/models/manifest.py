@@ -47,8 +47,8 @@ CLAIMED = (*("train_digest", "evaluation_digest", "seed", "training"), *("metric
 
 The adapter's digest covers ALWAYS and WHERE_GIVEN: all fields that change an answer or name the files that are read for
 an answer. The adapter's digest does not cover OUTSIDE: measurements, and the origin of the adapter. If a new field of
-the manifest must be covered, add it to WHERE_GIVEN, with a default that does not change predictions. The digests of
-existing adapters then stay the same.
+the manifest must be covered, add it to WHERE_GIVEN, with a default that does not change predictions. With such a
+default, the digests of existing adapters stay the same.
 
 CLAIMED lists the fields of OUTSIDE that state what was measured, and on what data; `claims_digest` covers these fields.
 No digest covers the addresses of a backbone or a task, because files may be moved."""
@@ -58,11 +58,12 @@ class Manifest(Frozen):
     """The description of an adapter: method, backbone, training data, metrics and digests.
 
     Attributes:
-        backbone: The address of the backbone that the user gave. None: the adapter needs no backbone, or peft's
-            settings name none.
-        backbone_digest: Digest of the backbone. None: afina did not make the adapter, or the adapter needs no backbone.
-        configuration: `Backbone.settings`, which `backbone_digest` covers; stated so that error messages can name
-            differences.
+        backbone: The address of the backbone that the user gave. `backbone` is None if the adapter needs no backbone,
+            or peft's settings name none.
+        backbone_digest: Digest of the backbone. `backbone_digest` is None if afina did not make the adapter, or the
+            adapter needs no backbone.
+        configuration: `Backbone.settings` of the backbone, with which error messages name differences;
+            `backbone_digest` covers it.
         tensor_file: Name of the safetensors file beside the manifest.
         vocabulary_digest: Digest of the terms of a bag-of-words model. None: the adapter has no vocabulary.
         pairs: Whether the training data were pairs of texts. None: unknown.
@@ -70,11 +71,11 @@ class Manifest(Frozen):
         template: Prompt template around each text (`afina.data.tokenize`). None: no template.
         words: For each label, the words whose output embeddings initialised the head. None: a random head.
         offset: Numbers added to the head's logits, one for each label. None: no offset.
-        objective: The kind of task with its settings (`Objective.settings`). None: one label for each text, with
-            default settings.
+        objective: The kind of task with its settings (`Objective.settings`). If `objective` is None, the kind of task
+            is one label for each text, with default settings.
         precision: How the backbone's frozen weights were stored, a key of PRECISIONS.
         data: The options with which the task's files were read, including the recognised kind of task and separator.
-            The manifest file has only the options that differ from their defaults.
+            The manifest file contains only the options of `data` that differ from their defaults.
         probe: The adapter's logits for the built-in test sentences (`afina.predicting.probes.PROBE`),
             [sentence][label].
         environment: Platform, device, dtype, threads and source revision of the training run.

@@ -124,7 +124,7 @@ class MixedBatchModel:
         return adapter.to(self.device, self.dtype)
 
     def open_output(self, backbone: Backbone) -> int:
-        """Open the language model's output embedding if it is not open, and return the number of bytes that this adds.
+        """Open the language model's output embedding if it is not open, and return how many bytes of memory it adds.
 
         Raises NotFound if the model's weight files have no output embedding.
         """

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from afina.data.tokenize import Template, Tokenizer
 
 _ENDS, _LAST = "_ends", "_last"
-"""Suffixes of arrays in a file that stores strings. `_ends`: where each string ends, in bytes of UTF-8. `_last`, if an
-example has several strings: the number of strings up to the example's last string."""
+"""Suffixes of arrays in a file that stores strings. Arrays with the suffix `_ends` have the end of each string, in
+bytes of UTF-8. If an example has several strings, arrays with the suffix `_last` have the number of strings up to the
+example's last string."""
 
 _EXTRA = "extra."
 """Prefix of the names under which a file stores the arrays of `Predictions.extras`."""
@@ -73,7 +74,7 @@ class Predictions:
 
     @property
     def right(self) -> np.ndarray:
-        """The targets, which must be known. Raises ValueError if they are unknown."""
+        """The targets. Raises ValueError if the targets are unknown."""
         if self.targets is None:
             raise ValueError("expected predictions with targets, found none")
         return self.targets
@@ -85,7 +86,7 @@ class Predictions:
 
     @property
     def finite(self) -> bool:
-        """Whether all outputs are finite; for generated strings, whether the likelihoods of the references are."""
+        """Whether all outputs are finite; for generated strings, whether the references' likelihoods are finite."""
         numbers = [array for array in (self.outputs, *self.extras.values()) if array.dtype.kind == "f"]
         return all(bool(np.isfinite(array).all()) for array in numbers)
 
@@ -740,8 +741,8 @@ def of_problem(label_names: Sequence[str], problem_type: str | None, where: str)
     """Return the objective that fits the configuration of a transformers model.
 
     Args:
-        problem_type: Value of `problem_type` in the model's configuration. None: the objective is chosen by the number
-            of labels.
+        problem_type: Value of `problem_type` in the model's configuration. If `problem_type` is None, the objective is
+            chosen by the number of labels.
         where: The name of the configuration in error messages.
 
     Raises InvalidStudy if no kind of task has this problem type, or if the problem type does not fit the number of

@@ -37,12 +37,12 @@ from afina.models.kernels import attention
 from afina.models.objectives import SINGLE_LABEL, Opening
 
 _CONVERSION = 1
-"""Version of the code that converts `embedded`. Increase `_CONVERSION` when the code changes, so that afina does not
-use old caches."""
+"""Version of the code that converts `embedded`. Increase `_CONVERSION` when the code that converts `embedded` changes,
+so that afina does not use old caches."""
 
 
 _SHARD = "200MB"
-"""Maximum size of a weight file of a randomly drawn model. A file of many gigabytes is slower to copy to another
+"""Maximum size of a weight file of a randomly drawn model; a file of many gigabytes would be slower to copy to another
 machine."""
 
 
@@ -219,7 +219,7 @@ def meta_model(address: str, labels: int = 2, opening: Opening = SINGLE_LABEL) -
 
 
 def meta_from_config(config: PreTrainedConfig, labels: int, opening: Opening = SINGLE_LABEL) -> PreTrainedModel:
-    """Return transformers' model on the `meta` device for a configuration, whose `num_labels` is changed.
+    """Return transformers' model on the `meta` device for a configuration; sets `num_labels` for a classifier.
 
     Raises InvalidStudy if `opening` asks for a language model and the configuration is that of an encoder.
     """

@@ -1,11 +1,10 @@
 """Verbalizer: the prompt template around a text, and the tokens that stand for each label (label words).
 
 The head consists of the language model's output embeddings of the label words. With such a head, the classifier's
-prediction is the language model's zero-shot prediction (T. Schick and H. Schütze, 2021,
-https://arxiv.org/abs/2001.07676). Schick and H. Schütze, 2021, https://arxiv.org/abs/2001.07676). transformers'
-classifiers have no output embedding. If the language model does not tie its output embedding to the input embedding,
-afina reads only the needed rows from the weight files. The module `verbalizer` does not know adaptation methods or
-runs.
+prediction is the language model's zero-shot prediction (Schick and Schütze 2021, https://arxiv.org/abs/2001.07676). The
+classifiers of transformers have no output embedding. If the language model does not tie its output embedding to the
+input embedding, afina reads only the needed rows from the weight files. The module `verbalizer` does not know
+adaptation methods or runs.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ SENTIMENT = "Text: {text}\nSentiment:"
 GENERAL = "Classify the text.\nText: {text}\nCategory:"
 GENERAL_PAIR = "Classify the pair of texts.\nFirst: {text}\nSecond: {text_pair}\nCategory:"
 TEMPLATES = (SENTIMENT, GENERAL, "Text: {text}\nTopic:", "{text} This is")
-"""Prompt templates that `afina ask` compares. The first two are defaults of training; docs/background/words.md has
-measurements of all."""
+"""Prompt templates that `afina ask` compares. The first two templates are defaults of training;
+docs/background/words.md has measurements of all templates."""
 
 _SENTIMENTS = frozenset(("positive", "negative", "neutral", "mixed"))
 
@@ -78,8 +77,8 @@ class Verbalizer:
             pairs: Whether the task has pairs of texts.
             head: Initial values of the head. "auto" means "words" if words or an offset are given, or if the texts are
                 single and the label names are words with different first tokens; otherwise "random".
-            template: Prompt template. None: a template that suits the labels if the head is made of words, otherwise no
-                template.
+            template: Prompt template around each text. If `template` is None, a head of words gets a template that
+                suits the labels, and a random head gets none.
             words: Label words by label name. None: the label names.
             offset: Whether an offset is added to each label's logit, as for the class.
 
@@ -207,8 +206,8 @@ def embedding_rows(
 def output_embedding(path: Path, config: PreTrainedConfig, body: torch.nn.Module) -> torch.nn.Linear:
     """Return the frozen layer that computes the logits of all tokens from hidden states.
 
-    If the model ties its embeddings, the layer's weight is the input embedding's own parameter. Arguments and errors
-    are those of `embedding_rows`.
+    If the model ties its embeddings, the layer's weight is the input embedding's own parameter. The arguments `path`,
+    `config` and `body`, and the exceptions, are as in `embedding_rows`.
     """
     entry = ARCHITECTURES[config.model_type]
     with torch.device("meta"), quiet():

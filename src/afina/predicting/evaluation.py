@@ -97,7 +97,8 @@ def evaluate(
         backbone: Address of the backbone. None: the adapter's own.
         check_probe: Whether to run the golden test first, which compares outputs with those recorded after training.
         dtype: Compute type, as in `Predictor.of`.
-        metric: The metric that is the main result. None: the task's, or else the default of the kind of task.
+        metric: The metric that is the main result. If `metric` is None, it is the task's main metric, or else the
+            default of the kind of task.
         positive: Which of two labels is the positive one, for F1 and AUROC. None: the second label of `texts`.
 
     Raises:

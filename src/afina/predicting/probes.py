@@ -71,8 +71,8 @@ def opened(adapter: Adapter, backbone: str | None, dtype: str = "float32", *, ch
     Args:
         backbone: Address of the backbone. None: the adapter's own.
         dtype: Type in which the predictor computes, such as "float32" or "auto".
-        checked: Whether to run the golden test first. The test compares outputs in float32, as they were recorded,
-            before the predictor is converted to `dtype`.
+        checked: Whether to run the golden test first. The golden test compares outputs in float32, as they were
+            recorded, before the predictor is converted to `dtype`.
 
     Raises the errors of `Predictor.of` and `check`.
     """

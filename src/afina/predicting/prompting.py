@@ -106,8 +106,8 @@ def ask(
         backbone: The pretrained language model.
         task: The task with training texts and held-out texts.
         templates: Templates to compare on training texts; the best is used. A single template is used without a
-            comparison. Empty: training's default template (docs/background/words.md), unless another of TEMPLATES is
-            significantly better on training texts.
+            comparison. If `templates` is empty, training's default template is used (docs/background/words.md), unless
+            another of TEMPLATES is significantly better on training texts.
         words: Label words by label name. None: the label names.
         offset: Whether to add an offset to the logits, estimated on training texts without their labels.
         says: Function that receives a sentence before each slow step.
@@ -225,10 +225,8 @@ CALIBRATION_TEXTS = 512
 def calibrated_offset(classifier: Classifier, encoded: Encoded) -> Tensor:
     """Return the offset of the logits for which all labels have the same mean probability, float32 [labels].
 
-    The offset is that of "batch calibration" (H. Zhou et al. 2023, https://arxiv.org/abs/2309.17249): minus the
-    logarithm of each label's mean probability over the texts. Zhou et al. 2023, https://arxiv.org/abs/2309.17249):
-    minus the logarithm of each label's mean probability over the texts. The offset assumes that the labels are equally
-    frequent.
+    The offset is that of "batch calibration" (Zhou et al. 2023, https://arxiv.org/abs/2309.17249): minus the logarithm
+    of each label's mean probability over the texts. The offset assumes that the labels are equally frequent.
     """
     shift = torch.from_numpy(shift_of(logits(classifier, encoded.first(CALIBRATION_TEXTS))))
     shift = shift.to(next(classifier.parameters()).device)

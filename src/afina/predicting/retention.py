@@ -1,4 +1,4 @@
-"""Retention: the language-model loss of a backbone, or of a trained model, on sentences unrelated to the task."""
+"""Retention: the language-model loss of a backbone, or of a trained model, on neutral sentences."""
 
 from __future__ import annotations
 

@@ -40,7 +40,8 @@ class DryRun:
         state_bytes: Bytes of parameters, gradients, optimizer state and all other tensors that are kept between steps.
         gpu_state_bytes: `state_bytes` without the second copies of frozen weights in oneDNN's layout, which only a CPU
             needs.
-        activation_bytes: Bytes of activations. None if nothing is trained, or with activation checkpointing.
+        activation_bytes: Bytes of activations. `activation_bytes` is None if nothing is trained, or with activation
+            checkpointing.
         beyond_state: Memory in addition to `state_bytes`: the activations, or with activation checkpointing, the peak
             of a step minus `state_bytes`.
         evaluation: Peak size of all tensors during the evaluation after training, in bytes.

@@ -54,7 +54,8 @@ class Fit:
     """A training session of a classifier to which `method` is attached, from the constructor to `finish`.
 
     Attributes:
-        parameters: Trained parameters by name. If there are none, the weights stay float32 and `advance` does nothing.
+        parameters: Trained parameters by name. If no parameters train, the weights stay float32 and `advance` does
+            nothing.
         weights: The weights in the compute dtype, and the float32 weights that the optimizer updates.
     """
 
@@ -107,8 +108,8 @@ class Fit:
                 steps.
             keep: Function that writes a checkpoint; called with the account from time to time.
             listen: Function that receives a `Progress` after every step.
-            stopped: Function called after every step. If it returns True, a checkpoint is written and KeyboardInterrupt
-                is raised.
+            stopped: Function called after every step. If `stopped` returns True, a checkpoint is written and
+                KeyboardInterrupt is raised.
 
         Raises Diverged if the loss of a step is NaN or infinite.
         """

@@ -127,7 +127,10 @@ class ProbeFit(Fit):
         self.fitted = FittedHead(linear.parameter, made.strength, spent, made.iterations, made.converged)
 
     def _write(self, made: LinearFit) -> None:
-        """Write the head's last layer. If the layer has no bias, the fitted biases become the classifier's offset."""
+        """Write the head's last layer.
+
+        If the head's last layer has no bias, the fitted biases become the classifier's offset.
+        """
         last = self.classifier.output_layer
         with torch.no_grad():
             last.weight.copy_(torch.from_numpy(made.weights))

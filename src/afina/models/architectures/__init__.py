@@ -1,7 +1,7 @@
 """Architectures: one entry for each family of models that afina supports, by transformers' `model_type`.
 
-All names of model families and of their modules are in this package. The package knows only names and numbers, and does
-not import torch.
+All names of model families and of their modules are in this package. `afina.models.architectures` knows only names and
+numbers, and does not import torch.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def is_output(name: str) -> bool:
     """Whether a tensor with this name belongs to a head's last layer, which has one row for each label.
 
     The last layer of one family's head may have the name of a module that contains layers in another family's head.
-    Therefore the longest path of a head module that is in the name decides.
+    Therefore `is_output` decides by the longest path of a head module that the name contains.
     """
     heads = [entry.head for entry in ARCHITECTURES.values()]
     found = [path for head in heads for path in head if f".{path}." in f".{name}."]

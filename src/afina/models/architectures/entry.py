@@ -18,8 +18,9 @@ Mask = Literal["causal", "bidirectional"]
 ("bidirectional")."""
 
 Size = Literal["hidden", "inner", "gated", "queries", "keys", "qkv", "head", "embedding"]
-"""A dimension of a weight. `queries` and `keys` are the number of (key) heads times the width of a head, `qkv` is three
-times `hidden`, `gated` is twice `inner`, `head` is the width of a head, `embedding` is the width of the embeddings."""
+"""A dimension of a model's weight. In `Size`, `queries` and `keys` are the number of query or key heads times the width
+of a head, `qkv` is three times `hidden`, `gated` is twice `inner`, `head` is the width of a head, and `embedding` is
+the width of the embeddings."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,7 @@ class PostNorm:
         first: Path from the block to the norm after the attention.
         second: Path from the block to the norm after the MLP.
         inner: Path from the block to the first part of the MLP, if `first` and `second` are modules that project, add
-            and normalise: x = first(attention(h), h), then second(inner(x), x). None: `first` and `second` are only
-            norms.
+            and normalise (x = first(attention(h), h), then second(inner(x), x)). None: `first` and `second` are norms.
     """
 
     first: str
@@ -82,7 +82,7 @@ class Block:
 
     @property
     def attended(self) -> str:
-        """Path from a block to the module that returns the attention's output, added to the block's input or not."""
+        """Path from a block to the module that returns the attention's output, possibly plus the block's input."""
         return self.attention if self.post_norm is None or self.post_norm.inner is None else self.post_norm.first
 
     def find(self, name: str) -> tuple[int, str] | None:
@@ -210,8 +210,8 @@ class Architecture:
     def takes_chunks(self, pooling: Pooling) -> bool:
         """Whether a text can be computed in chunks if the head reads this pooling.
 
-        A chunk attends to the cached keys and values of earlier tokens. So no token may attend to a later token, and
-        the head may read only the last chunk.
+        A chunk attends to the cached keys and values of earlier tokens. Therefore, in a model that takes chunks, no
+        token attends to a later token, and the head reads only the last chunk.
         """
         return self.mask == "causal" and pooling == "last"
 

@@ -66,8 +66,8 @@ def _lengths(squares: Tensor, down: Tensor, up: Tensor, scaling: float, own: Fro
 class _DoRA(torch.autograd.Function):
     """DoRA layer with a frozen W; the row norms get no gradient.
 
-    The row scales m / ||W + s B A|| are near 1. Rounding their difference from 1 to the dtype of the inputs is more
-    accurate than rounding the scales.
+    The row scales m / ||W + s B A|| are near 1, so that rounding their difference from 1 to the dtype of the inputs is
+    more accurate than rounding the scales.
     """
 
     @staticmethod

@@ -1,9 +1,9 @@
 """Dropout and GELU, faster than those of torch and transformers, with equal results.
 
-Dropout keeps an element if a random word of 16 bits is at least rate * 2^16. With torch's `bernoulli_`, drawing took a
-fifth of a training step with padding-free batches on two cores; raw words of the same seeded generator take a tenth of
-that. The dropout rate is rounded to a multiple of 2^-16, and the scale uses the rounded rate, so that the expectation
-is exact. GELU is computed by the tanh formula, with equal results except for rounding.
+Dropout keeps an element if a random word of 16 bits is at least rate * 2^16. Drawing dropout masks with torch's
+`bernoulli_` took a fifth of a training step with padding-free batches on two cores; raw words of the same seeded
+generator take a tenth of that time. The dropout rate is rounded to a multiple of 2^-16, and the scale uses the rounded
+rate, so that the expectation is exact. GELU is computed by the tanh formula, with equal results except for rounding.
 """
 
 from __future__ import annotations

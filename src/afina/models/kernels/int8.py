@@ -131,8 +131,8 @@ class Int8Weight(HeldWeight):
 def _decodes(inputs: Tensor) -> bool:
     """Whether torch's int8 kernel for decoding is faster for these inputs [N, K], and gives right results.
 
-    The kernel reads beyond the end of a row whose length is not a multiple of the processor's vector length; then it
-    crashes or returns wrong numbers (torch 2.13).
+    torch's int8 kernel reads beyond the end of a row whose length is not a multiple of the processor's vector length;
+    then it crashes or returns wrong numbers (torch 2.13).
     """
     rows, columns = inputs.shape
     fits = 0 < rows <= FEW_ROWS and columns % _VECTOR == 0

@@ -51,7 +51,8 @@ def smoothing(inputs: Tensor, *weights: Tensor) -> Tensor:
     than it is, because other inputs may be large.
 
     Args:
-        inputs: Typical inputs [N, K]. The largest values of each channel, [1, K], give the same result.
+        inputs: Typical inputs [N, K]. Instead of all inputs, the largest value of each channel [1, K] gives the same
+            factors.
         weights: All weights [M, K] by which the inputs are multiplied.
     """
     sizes = inputs.abs().amax(0).float()

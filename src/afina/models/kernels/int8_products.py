@@ -2,8 +2,8 @@
 
 For a token x and an output channel with codes c and scale s, the product is (x / t . c) s t, where t = max |x| / 127
 and x / t is rounded to integers. The products of integers are summed in int32 by oneDNN, so that only the rounding of x
-and of the weight differs from a product of floats. The scale of a token does not depend on other tokens, so its result
-does not depend on the other texts of a batch.
+and of the weight differs from a product of floats. The scale of a token does not depend on other tokens, so a token's
+result does not depend on the other texts of a batch.
 
 Some input channels of a language model are 20 times as large as the others, for every token. With one scale for all
 channels, the rounding error would be large relative to the small channels. So each channel of the inputs is divided by
@@ -33,7 +33,8 @@ SHIFT = 128
 """Number added to the int8 codes of inputs, which makes them unsigned."""
 
 ROWS = 256
-"""Number of input rows that are multiplied at once. More rows need more memory and are not faster (docs/LOG.md)."""
+"""Number of input rows that are multiplied at once. Multiplying more rows at once needs more memory and is not faster
+(docs/LOG.md)."""
 
 SMALLEST = 2.0**-100
 """The smallest scale of a token, so that a token of zeros is not divided by 0."""
@@ -48,8 +49,8 @@ class DynamicInt8Weight(HeldWeight):
         weight: The weight, float32 [M, K].
         factors: The factor of each input channel, float32 [K].
         like: A tensor of the compute dtype.
-        readers: Number of weights that multiply the same inputs and share this tensor of factors. Each of these weights
-            multiplies the inputs once before any of them gets other inputs.
+        readers: Number of weights that multiply the same inputs and share this tensor of factors. Each of the `readers`
+            weights multiplies the inputs once before any of them gets other inputs.
     """
 
     packed: Tensor
@@ -136,8 +137,9 @@ class _Quantized:
     def gives(self, inputs: Tensor, factors: Tensor, to: DynamicInt8Weight) -> bool:
         """Whether the blocks belong to these inputs and factors, and the weight `to` has not used them.
 
-        As long as a weak reference to a storage exists, no other storage equals it, even if its memory is used again. A
-        weight that asks a second time has new inputs, possibly in the memory of the old inputs.
+        As long as a weak reference to a storage exists, no other storage equals it, even if its memory is used again.
+        If a weight asks for quantised inputs a second time, its inputs are new, possibly in the memory of the old
+        inputs.
         """
         same = factors is self._factors and _view(inputs) == self._view
         return same and StorageWeakRef(inputs.untyped_storage()) == self._storage and id(to) not in self.given

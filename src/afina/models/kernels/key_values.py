@@ -1,9 +1,10 @@
-"""The KV cache: keys and values of running texts, and the attention of each text's next token to them.
+"""The KV cache: keys and values of texts that are being generated, and the attention of the next tokens to them.
 
-Running texts (sequences) of similar length share a pool. Attention then computes few columns that no text reads, and a
-text that grows never makes the others move. In a pool, the running texts are in the first slots, without gaps:
-attention then reads views and copies nothing. Keys are stored as [D, columns]: bfloat16 products on a CPU read this
-layout more than twice as fast as [columns, D]. The module `key_values` does not know models, requests or tokens.
+Running texts (texts that are being generated, also called sequences) of similar length share a pool. Attention then
+computes few columns that no text reads, and a text that grows never makes the others move. In a pool, the running texts
+are in the first slots, without gaps: attention then reads views and copies nothing. Keys are stored as [D, columns]:
+bfloat16 products on a CPU read this layout more than twice as fast as [columns, D]. The module `key_values` does not
+know models, requests or tokens.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from afina.models.kernels.layer_changes import BatchedAdapter, KeyValues
 from afina.models.kernels.layout import Layout
 
 SMALLEST = 64
-"""Number of columns (positions of a text) in the smallest pool of the KV cache. Each further pool has 1.5 or 1.33 times
-as many: 64, 96, 128, 192, ..."""
+"""Number of columns (positions of a text) in the smallest pool of the KV cache. The pools have 64, 96, 128, 192 columns
+and so on; each has 1.5 or 1.33 times as many as the pool before."""
 
 
 SLACK = 1.5
@@ -58,9 +59,9 @@ class Pool:
         return 2 * self.keys.numel() * self.keys.element_size()
 
     def enter(self, sequence: CachedSequence) -> None:
-        """Give a sequence the next slot.
+        """Give a sequence the next slot of the pool.
 
-        Columns that it has not written hold old values, which are finite and not read.
+        Columns that the sequence has not written hold old values, which are finite and not read.
         """
         if len(self.owners) == self.keys.shape[1]:
             self._resize(len(self.owners) + max(1, len(self.owners) // 4))

@@ -35,7 +35,6 @@ class LayerChange:
 
         Args:
             inputs: The layer's input [N, ...] before any change by `entering`. None: the layer has no positional input.
-                None: the layer has no positional input.
             outputs: The layer's output [N, ...], which is changed in place.
         """
 
@@ -45,7 +44,7 @@ class LayerChange:
         return type(self).entering is not LayerChange.entering
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        """Return the change with its weights on the device and in the dtype of the frozen model."""
+        """Return the layer change with its weights converted to the device and dtype of the frozen model."""
         moved = {name: tensor.to(device, dtype) for name, tensor in self.weights.items()}
         return replace(self, **moved) if moved else self
 
@@ -68,7 +67,9 @@ class BiasChange(LayerChange):
 
 @dataclass(frozen=True, eq=False)
 class NormChange(LayerChange):
-    """A weight or bias of a norm that an adapter trained. The norm is computed again, which takes little time.
+    """A weight or bias of a norm that an adapter trained.
+
+    `NormChange` computes the norm again for the adapter's rows, which takes little time.
 
     Attributes:
         weight: The trained weight of the norm. None: the frozen weight.

@@ -1,8 +1,8 @@
 """The layout of a padding-free row of texts: arrangement as a grid, virtual tokens before each text, and pooling.
 
-On a CPU, several short texts (sequences) share a line of the grid, and each text attends only to itself. The grid then
-has few empty cells: a batch of 16 SST-2 sentences takes about 7 lines of the length of its longest sentence, instead of
-16 lines. The module `layout` does not know models.
+On a CPU, several short texts (sequences) share a line of the grid, and each text attends only to itself. Sharing lines
+leaves few empty cells in the grid: a batch of 16 SST-2 sentences takes about 7 lines of the length of its longest
+sentence, instead of 16 lines. The module `layout` does not know models.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Grid:
 
 
 def _share(lengths: Sequence[int], longest: int) -> np.ndarray:
-    """Return the first cell of each text, int64 [B]; the longest text is placed first, each where it fits best."""
+    """Return the first cell of each text, int64 [B]: longest text first, each in the fullest line with enough room."""
     places = np.zeros(len(lengths), np.int64)
     room: list[tuple[int, int]] = []  # (cells left, line), ascending
     lines = 0
@@ -118,7 +118,8 @@ def _share(lengths: Sequence[int], longest: int) -> np.ndarray:
 class Layout:
     """Where the B texts (sequences) of a padding-free row are.
 
-    `Layout` has this in several forms for attention; each form is computed when it is first used.
+    `Layout` gives the positions of the texts in several forms for attention; each form is computed when it is first
+    used.
 
     Attributes:
         bounds: The boundaries of the texts in the row, int32 [B + 1], on the row's device.
@@ -208,8 +209,8 @@ class Layout:
     def hidden(self, window: int | None, *, causal: bool = True) -> Tensor:
         """Return the negation of `shared.visible`, bool [N, L, L], computed once for all layers.
 
-        With a prefix, the result is [N, L, P + L], and empty cells do not attend to the prefix, because their gradients
-        would reach it.
+        With a prefix, the result is [N, L, P + L], and empty cells do not attend to the prefix, because the gradients
+        of empty cells would reach the prefix.
         """
         if (window, causal) not in self._hidden:
             hidden = ~self.shared.visible(window, causal=causal)
@@ -253,7 +254,7 @@ def insert(rows: Tensor, virtual: Tensor, layout: Layout) -> Tensor:
         layout: Layout of the result, with `before` = K.
 
     Returns:
-        [..., T, D].
+        All rows with the inserted rows, [..., T, D].
     """
     result: Tensor = _Insert.apply(rows, virtual, *layout.cells)  # type: ignore[no-untyped-call]
     return result

@@ -1,8 +1,8 @@
 """Linear layers: the forms in which a frozen weight is stored, and products by oneDNN.
 
-Only the module `linear` reads a frozen weight. Kernels ask this module for products, DoRA and merging for the
-dequantized weight, and memory figures for the tensors. Therefore no code takes the tensors of a reordered or quantized
-weight for the weight's matrix.
+Only the module `linear` reads a frozen weight. Kernels ask the module `linear` for products, DoRA and merging ask for
+the dequantized weight, and memory figures ask for the stored tensors. Therefore no code mistakes the tensors of a
+reordered or quantized weight for the weight's matrix.
 
 torch computes float32 products on a CPU with MKL. On processors with AVX-512 that are not Intel's, MKL takes more than
 twice as long as oneDNN for float32 products. Without AVX-512, and on Intel's processors, oneDNN takes up to twice as

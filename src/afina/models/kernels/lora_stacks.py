@@ -97,7 +97,10 @@ class LoraStack:
             self._up[path][start : start + rank] = change.up * change.scaling
 
     def leave(self, key: int) -> None:
-        """Free an adapter's ranks. Its weights stay in the stack but are finite, and their results are hidden."""
+        """Free an adapter's ranks in the stack.
+
+        The adapter's weights stay in the stack but are finite, and results for free ranks are hidden.
+        """
         del self.ranks[key]
         if self.capacity > 2 * self.used:
             self._resize(self.used)

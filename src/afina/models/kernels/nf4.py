@@ -31,8 +31,8 @@ FORM = 1
 copies."""
 
 _PART = 1 << 20
-"""Number of weights that are quantized at once, because bitsandbytes needs more than 16 bytes of memory for each
-weight."""
+"""Number of weights that are quantized at once, because bitsandbytes needs more than 16 bytes for each weight while it
+quantizes."""
 
 
 class Nf4Weight(HeldWeight):

@@ -30,9 +30,9 @@ class Patch(IntEnum):
 
     # By a method's `attach`:
     BOTTLENECK = auto()
-    """Replaces the forward of an attention or MLP module by one that calls it and adds a bottleneck. This patch is
-    first: kernels are applied to modules inside or around the patched module, including modules that a method has
-    added, and do not replace its forward."""
+    """Replaces the forward of an attention or MLP module by one that calls it and adds a bottleneck. The patch
+    BOTTLENECK is applied first, because kernels do not replace the forward of the patched module; they are applied to
+    modules inside or around it, including modules that a method has added."""
 
     # By `apply_kernels`, when a model is opened, and again for what a method adds to it:
     DROPOUT = auto()
@@ -43,14 +43,14 @@ class Patch(IntEnum):
     LINEAR = auto()
     """Replaces the forward of each linear layer of the body, including layers inside peft's layers."""
     LORA = auto()
-    """Replaces the forward of peft's LoRA layer. The new forward calls the inner linear layer if its weight trains, and
-    otherwise reads the frozen weight."""
+    """Replaces the forward of peft's LoRA layer. The forward of LORA calls the inner linear layer if its weight trains,
+    and otherwise reads the frozen weight."""
     DORA = auto()
     """Replaces the forward of peft's DoRA layer, like the patch LORA."""
     VERA = auto()
     """Replaces the forward of peft's VeRA layer, like the patch LORA."""
     LAST_BLOCK = auto()
-    """Replaces the forward of the last transformer block."""
+    """Replaces the forward of the last transformer block by one that computes only the tokens that are read."""
     POOLER = auto()
     """Replaces the forward of a pretrained pooler by one that computes nothing. The body would call the pooler for the
     first text only; instead, the architecture's `logits` calls the pooler's layers for all texts."""
@@ -89,8 +89,8 @@ def patch(module: nn.Module, kind: Patch, forward: Callable[..., Any], *given: A
 class _Forward:
     """The forward of a patched module, which has only a weak reference to the module.
 
-    The module has a reference to its `_Forward`. A strong reference back would form a cycle, so that an unused model of
-    gigabytes would stay in memory until the garbage collector runs.
+    The module has a reference to its `_Forward`. A strong reference from a `_Forward` to its module would form a cycle,
+    so that an unused model of gigabytes would stay in memory until the garbage collector runs.
     """
 
     def __init__(self, module: nn.Module, forward: Callable[..., Any], *given: Any) -> None:

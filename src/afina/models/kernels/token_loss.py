@@ -46,10 +46,10 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor |
 class _TokenLosses(torch.autograd.Function):
     """Token losses with their backward pass; with a frozen head, the forward pass computes the gradient of `hidden`.
 
-    The backward pass then only scales each row of this gradient.
+    With a frozen head, the backward pass only scales each row of the gradient of `hidden`.
 
-    If the head trains, its gradient depends on the incoming gradient of every token. Then the backward pass computes
-    the gradients, and computes the logits a second time.
+    If the head trains, its gradient depends on the incoming gradient of every token, so that the backward pass computes
+    the gradients, and the logits a second time.
     """
 
     @staticmethod

@@ -6,12 +6,12 @@ files at each opening. Therefore one quantised copy serves classifiers and langu
 of the quantised model and one tensor.
 
 The file name of a quantised copy is a digest of everything that decides the copy's content, including the sha256 of all
-weight files. The digest does not include names, times and sizes of weight files, because they may stay the same when
-the bytes change. Each opening computes the sha256 of the weight files; files in the Hub's cache are exempt, because
-their names are their sha256. However, the Hub's client does not check these names, and a user may write into a file.
-Therefore, before a quantised copy is written, all weight files are hashed, also to see that no file changed while it
-was quantised. A quantised copy records the size, inode and times of such files; if one of them differs at an opening,
-the files are hashed again.
+weight files. Weight files are identified by their sha256, and not by times and sizes, which may stay the same when the
+bytes change. Each opening computes the sha256 of the weight files; files in the Hub's cache are exempt, because their
+names are their sha256. However, the Hub's client does not check that a file has the sha256 in its name, and a user may
+write into the file. Therefore, before a quantised copy is written, all weight files are hashed, also to see that no
+file changed while it was quantised. A quantised copy records the size, inode and times of weight files in the Hub's
+cache; if one of them differs at an opening, the files are hashed again.
 
 The module `copies` does not know model families or heads.
 """
@@ -78,10 +78,10 @@ class HeldCopy:
     layers: Mapping[str, str]
 
     def fill(self, held: HeldWeight, source: str) -> HeldWeight:
-        """Give a held weight without values its tensors. Raises DamagedCopy.
+        """Put the quantised copy's tensors into a weight that has no values yet. Raises DamagedCopy.
 
         Args:
-            held: Holds a weight on the `meta` device.
+            held: The int8 or NF4 weight without values, on the `meta` device.
             source: The weight's name in the backbone's files.
         """
         try:
@@ -139,7 +139,7 @@ class CopyPlace:
         return cls(assets.cache_directory() / "quantised" / name, key, files, key_of)
 
     def read(self) -> HeldCopy | None:
-        """Return the copy; None if there is no copy yet. Raises DamagedCopy."""
+        """Return the quantised copy; None if there is no copy yet. Raises DamagedCopy."""
         try:
             if not self.path.exists():
                 return None
@@ -190,7 +190,7 @@ class CopyPlace:
         return self.key_of([digest.of_file(file) for file in self.files]) == self.key
 
     def _states(self) -> list[list[int]]:
-        """Return size, inode and times of the files that were not hashed; no program can set the last of the times."""
+        """Return size, inode, mtime and ctime of the weight files in the Hub's cache; no program can set the ctime."""
         found = [file.stat() for file in self.files if _stated(file) is not None]
         return [[each.st_size, each.st_ino, each.st_mtime_ns, each.st_ctime_ns] for each in found]
 

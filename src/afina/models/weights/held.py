@@ -129,7 +129,7 @@ def _matrix(layer: Any, weight: Tensor) -> Tensor:
 class _Holding(QuantizationConfigMixin):
     """The settings with which one model is opened in int8 or NF4, and what is known after opening.
 
-    A configuration would be copied by transformers; this object is not.
+    Unlike other configurations, a `_Holding` is not copied by transformers.
     """
 
     def __init__(self, hold: Hold, copy: HeldCopy | None = None) -> None:
