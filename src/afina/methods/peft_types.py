@@ -291,7 +291,7 @@ def _embeddings(model: Any, expected: Mapping[str, Tensor], state: Mapping[str, 
 
 
 OWN: dict[str, type[VirtualTokens]] = {"PROMPT_TUNING": PromptTuning, "PREFIX_TUNING": PrefixTuning}
-"""The peft types that afina computes by its own methods: peft's type to afina's class."""
+"""The peft types that afina computes by its own methods, each with afina's class."""
 
 _ROWS = "prompt_embeddings"
 """peft's name of the tensor [virtual tokens, values of a token] that has all virtual tokens."""

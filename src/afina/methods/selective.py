@@ -311,7 +311,7 @@ class PreLayer(Selective):
 
 @dataclass(frozen=True)
 class PreLayer46080(PreLayer):
-    """PreLayer (46,080): trains `ln_1` and `c_attn.bias` of every block (46,080 parameters of GPT-2), and the head."""
+    """PreLayer (46,080): trains `ln_1` and `c_attn.bias` of every block (12 x 3,840 parameters), and the head."""
 
     name: ClassVar[str] = "prelayer-46080"
     title: ClassVar[str] = "PreLayer (46,080)"

@@ -218,7 +218,7 @@ class Objective(ABC):
     @property
     @abstractmethod
     def settings(self) -> dict[str, Any] | None:
-        """All settings except the label names, as JSON values for `objectives.make`; None: single labels by default."""
+        """All settings except the label names, as JSON values; None: single-label classification with the defaults."""
 
     def of(self, targets: np.ndarray, class_weights: str | None = None, weights: np.ndarray | None = None) -> Self:
         """Return the objective fitted to the targets (and weights) of the training texts.

@@ -1,4 +1,4 @@
-"""Architectures: one entry for each family of models that afina supports, by transformers' `model_type`.
+"""Architectures: an entry for each family of models that afina supports, by transformers' `model_type`.
 
 All names of model families and of their modules are in this package. `afina.models.architectures` knows only names and
 numbers, and does not import torch.
