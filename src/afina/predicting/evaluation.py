@@ -92,13 +92,11 @@ def evaluate(
 
     Args:
         adapter: The adapter to evaluate.
-        texts: The labelled texts, which were read with the result of `trained`, so that the adapter's training texts
-            are recognised.
+        texts: The labelled texts, read with the result of `trained`, so that training texts are recognised.
         backbone: Address of the backbone. None: the adapter's own.
-        check_probe: Whether to run the golden test first, which compares outputs with those recorded after training.
+        check_probe: Whether to run the golden test first, which checks outputs recorded after training.
         dtype: Compute type, as in `Predictor.of`.
-        metric: The metric that is the main result. If `metric` is None, it is the task's main metric, or else the
-            default of the kind of task.
+        metric: The main metric; None: the task's main metric, or else the default of the kind of task.
         positive: Which of two labels is the positive one, for F1 and AUROC. None: the second label of `texts`.
 
     Raises:

@@ -136,11 +136,9 @@ def packed_attention(
         sliding_window: Number of tokens in each direction, including itself, that a token attends to. A token always
             attends to the whole prefix.
         causal: Whether a token attends only to itself and earlier tokens.
-        keep: A dictionary that receives the computed key and value by module. None: they are not stored.
-        segments: Parts of the row with a prefix of their own or computed as chunks. Together, the segments cover the
-            row in order. None: the row is one segment.
-        cached: The cache rows in which keys and values are kept, and which the tokens attend to if they continue
-            running texts.
+        keep: A dictionary that receives the computed key and value by module, if given.
+        segments: Parts of the row with an own prefix or computed as chunks, which together cover the row in order.
+        cached: The cache in which keys and values are kept, and to which tokens that continue running texts attend.
 
     Returns:
         The attention's output [1, T, H, D], and None in place of attention weights.
