@@ -22,10 +22,11 @@ class Ia3(PeftMethod):
 
     Attributes:
         targets: Names of the modules whose inputs or outputs are scaled. By default, the targets are peft's for the
-            model family. For a family without peft targets, they are the projections of keys and values, and the MLP's
-            last layer. If one layer projects both queries and keys (GPT-2, ModernBERT), (IA)^3 scales the queries too.
-        feedforward: Names of the targets whose input is scaled instead of their output. By default, these are the
-            targets whose input peft scales in the model family by default.
+            model family. For a family without peft targets, the targets are the projections of keys and values, and the
+            MLP's last layer. If one layer projects both queries and keys (GPT-2, ModernBERT), (IA)^3 scales the queries
+            too.
+        feedforward: Names of the targets whose input is scaled instead of their output. By default, `feedforward` has
+            the targets whose input peft scales in the model family by default.
     """
 
     name: ClassVar[str] = "ia3"

@@ -47,8 +47,8 @@ CLAIMED = (*("train_digest", "evaluation_digest", "seed", "training"), *("metric
 
 The adapter's digest covers ALWAYS and WHERE_GIVEN: all fields that change an answer or name the files that are read for
 an answer. The adapter's digest does not cover OUTSIDE: measurements, and the origin of the adapter. If a new field of
-the manifest must be covered, add it to WHERE_GIVEN, with a default that does not change predictions. With such a
-default, the digests of existing adapters stay the same.
+the manifest must be covered, add it to WHERE_GIVEN, with a default that does not change predictions. If the default of
+a new field does not change predictions, the digests of existing adapters stay the same.
 
 CLAIMED lists the fields of OUTSIDE that state what was measured, and on what data; `claims_digest` covers these fields.
 No digest covers the addresses of a backbone or a task, because files may be moved."""

@@ -1,10 +1,10 @@
 """Verbalizer: the prompt template around a text, and the tokens that stand for each label (label words).
 
-The head consists of the language model's output embeddings of the label words. With such a head, the classifier's
-prediction is the language model's zero-shot prediction (Schick and Schütze 2021, https://arxiv.org/abs/2001.07676). The
-classifiers of transformers have no output embedding. If the language model does not tie its output embedding to the
-input embedding, afina reads only the needed rows from the weight files. The module `verbalizer` does not know
-adaptation methods or runs.
+The head consists of the language model's output embeddings of the label words. With a head of label words, the
+classifier's prediction is the language model's zero-shot prediction (Schick and Schütze 2021,
+https://arxiv.org/abs/2001.07676). The classifiers of transformers have no output embedding. If the language model does
+not tie its output embedding to the input embedding, afina reads only the needed rows from the weight files. The module
+`verbalizer` does not know adaptation methods or runs.
 """
 
 from __future__ import annotations

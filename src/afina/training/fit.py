@@ -214,7 +214,7 @@ class Fit:
 
         The compute dtype is accurate enough to select hyperparameters.
 
-        The result has the value None if an output is NaN or infinite.
+        The returned score has the value None if an output is NaN or infinite.
 
         Args:
             predict: Function that returns the classifier's predictions for a split.

@@ -1,8 +1,9 @@
 """A faster computation of peft's DoRA layers with a frozen weight, and DoRA in a mixed batch.
 
-The results equal those of peft except for rounding. DoRA is m / ||W + s B A|| (W + s B A) x + b, where the norm of each
-row is a constant for gradients (Liu et al. 2024, section 4.3). peft computes the matrix W + s B A at every pass. afina
-computes the row norms from products of the size of A and B, so that W may stay in oneDNN's layout: ||W + s B A||^2 =
+For a DoRA layer, afina's results equal those of peft except for rounding. DoRA is m / ||W + s B A|| (W + s B A) x + b,
+where the norm of each row is a constant for gradients (Liu et al. 2024, section 4.3). peft computes the matrix W + s B
+A at every pass. afina computes the row norms from products of the size of A and B, so that W may stay in oneDNN's
+layout: ||W + s B A||^2 =
 ||W||^2 + 2 s <W A^T, B> + s^2 <B A A^T, B>, each by row. The module `dora` knows peft's layers, but not models.
 """
 

@@ -78,7 +78,7 @@ class Grid:
     def visible(self, window: int | None, always: int = 0, *, causal: bool = True) -> Tensor:
         """Return whether each query attends to each key of its line, bool [N, L, L]: only within the same text.
 
-        Empty cells of the grid attend to each other, so that no softmax is over nothing.
+        Empty cells of the grid attend to each other, because a softmax over nothing would be NaN.
 
         Args:
             window: Number of tokens in each direction, including itself, that a query attends to. None: no limit.

@@ -1,6 +1,6 @@
 """A faster computation of peft's LoRA layers with a frozen weight, and LoRA in a mixed batch.
 
-The results equal those of peft except for rounding.
+For a LoRA layer, afina's results equal those of peft except for rounding.
 
 In a mixed batch, multiplying a few rows by a few ranks takes less time than calling the kernel. Adapters that are
 neighbours in the row therefore share a product, as long as this takes no longer than another call. In a shared product,

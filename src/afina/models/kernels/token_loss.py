@@ -2,10 +2,11 @@
 
 With a head of 49,152 words, the float32 logits of 1,000 tokens take 190 MiB; log-probabilities and the gradient take
 the same again. `token_losses` computes the logits of one block of words at a time, for all tokens, and keeps only
-running sums (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"). With blocks of words, each
-product reads each row of the head's weight once. With blocks of tokens, each block would read the whole weight, and
-oneDNN would convert a bfloat16 weight to its own layout for each block. `tests/models/kernels/test_token_loss.py`
-compares losses and gradients with torch's `cross_entropy`. The module `token_loss` does not know models.
+running sums (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"). If logits are computed in
+blocks of words, each product reads each row of the head's weight once. If logits were computed in blocks of tokens,
+each block would read the whole weight, and oneDNN would convert a bfloat16 weight to its own layout for each block.
+`tests/models/kernels/test_token_loss.py` compares losses and gradients with torch's `cross_entropy`. The module
+`token_loss` does not know models.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A faster computation of peft's VeRA layers with a frozen weight, and VeRA in a mixed batch.
 
-The results equal those of peft except for rounding. VeRA is W x + b + l_b * B (l_d * A x) with trained vectors l_b and
-l_d. All layers share the random, frozen matrices A and B, and use slices of them. A and B stay float32 and are cast
-when used: the cast takes little time compared with the product, and no copy is kept. The module `vera` knows peft's
-layers, but not models.
+For a VeRA layer, afina's results equal those of peft except for rounding. VeRA is W x + b + l_b * B (l_d * A x) with
+trained vectors l_b and l_d. All layers share the random, frozen matrices A and B, and use slices of them. A and B stay
+float32 and are cast when used: the cast takes little time compared with the product, and no copy is kept. The module
+`vera` knows peft's layers, but not models.
 """
 
 from __future__ import annotations
