@@ -72,15 +72,15 @@ def page(task: str, results: Results) -> str:
     record = made.arms[0].record
     words, verdicts = bag_of_words(task), verdict_table(made.verdicts)
     names = formatting.metrics_of(record)[:2]
-    beside = ", ".join(f"{formatting.metric_name(name)} {words[name]:.4f}" for name in names)
+    beside = " and ".join(f"{formatting.metric_name(name)} {words[name]:.4f}" for name in names)
     human = [f"{formatting.metric_name(name)} {record.ceiling[name]:.4f}" for name in names if name in record.ceiling]
     assert verdicts is not None
     return "\n\n".join(
         [
             f"#### `snippets:{task}`",
             table(made.tables[0]),
-            f"{floors.FLOORS[record.kind].tfidf} on the same texts: {beside}."
-            + (f" One human: {', '.join(human)}." if human else ""),
+            f"On the same texts of `snippets:{task}`, {floors.FLOORS[record.kind].tfidf} has {beside}."
+            + (f" A single human has {' and '.join(human)} on `snippets:{task}`." if human else ""),
             table(verdicts),
             " ".join(made.sentences),
         ]
