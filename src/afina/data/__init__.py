@@ -1,1 +1,1 @@
-"""Tasks, and how their texts become packed batches of tokens. The package does not know models or methods."""
+"""Read text tasks and make packed batches of tokens from their texts. The package does not import models or methods."""

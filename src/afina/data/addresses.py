@@ -1,6 +1,6 @@
 """Addresses of tasks: GLUE, data sets of the Hub, snippets, ACLSum, E2E, SQuAD, and files or directories of the user.
 
-No file is read in this module.
+This module finds the files of a task and does not read their content.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from afina.errors import AfinaError, NotFound, UnknownName
 SST2, GLUE, SNIPPETS, HUB = "sst2", "glue/", "snippets:", "hub:"
 ACLSUM, E2E, SQUAD = "aclsum:", "e2e:", "squad:"
 SCHEMES = (GLUE, SNIPPETS, HUB, ACLSUM, E2E, SQUAD)
-"""Prefixes of addresses that name an origin, even if the origin does not exist."""
+"""Prefixes of task addresses that name a source such as GLUE, even if there is no such task."""
 
 NAMES = (
     SST2,
@@ -32,7 +32,7 @@ NAMES = (
     *(f"{SNIPPETS}{name}" for name in snippets.LOADERS),
     *(f"{ACLSUM}{name}" for name in text_benchmarks.ACLSUM),
 )
-"""Addresses that name a task completely. Other addresses continue with a directory or a data set."""
+"""Addresses that name a task completely, such as `glue/cola`. Addresses of FORMS also need a directory or data set."""
 
 FORMS = (
     f"{GLUE}NAME:DIRECTORY",
@@ -48,13 +48,13 @@ class Origin:
     """A named source of tasks, such as GLUE, and how its texts are loaded.
 
     Attributes:
-        load: Load the task, given the reading options and whether to stay offline.
-        is_at_hand: Return whether loading needs no network.
-        chooses: Whether the user may choose the columns.
-        check: Raise NotFound if the address cannot exist, without reading a file.
+        load: A function that loads the task's data, given the reading options and whether to stay offline.
+        is_at_hand: A function that returns whether the task can be loaded without a network.
+        chooses: Whether the user may choose the columns of text and label.
+        check: A function that raises NotFound if the address cannot exist, without reading a file.
         reads_files: Whether the texts are files of the user, whose content may change.
-        files: Return the user's files.
-        pinned: Whether a digest fixes the texts, so that they never change.
+        files: A function that returns the user's files from which the task is read.
+        pinned: Whether afina knows the digest of the texts, so that the texts never change.
     """
 
     load: Callable[[ReadingOptions, bool], TaskData]
@@ -67,7 +67,7 @@ class Origin:
 
 
 def named(address: str) -> Origin | None:
-    """Return the origin that an address names; None if the address is a file, a directory or invalid."""
+    """Return the source (such as GLUE) that a task's address names; None for a file, a directory or a bad address."""
     if address.startswith(HUB):
         return _of_hub(address)
     scheme, _, rest = address.partition(":")
@@ -90,7 +90,8 @@ _READERS: dict[str, tuple[Callable[..., TaskData], Callable[[Path], list[Path]]]
     E2E: (text_benchmarks.load_e2e, text_benchmarks.e2e_files),
     SQUAD: (text_benchmarks.load_squad, text_benchmarks.squad_files),
 }
-"""By scheme: load the task at a path, and find its files."""
+"""For the prefixes `e2e:` and `squad:`, the function that loads a task at a path and the function that finds its files.
+"""
 
 
 def _of_asset(address: str, asset: str, read: Callable[..., TaskData]) -> Origin:
@@ -140,7 +141,7 @@ def _of_hub(address: str) -> Origin:
 
 @contextmanager
 def _telling(address: str) -> Iterator[None]:
-    """Put the task's address before the message of a NotFound."""
+    """Return a context manager that puts the task's address before the message of a NotFound error."""
     begins = f"task {address}: "
     try:
         yield
@@ -151,13 +152,13 @@ def _telling(address: str) -> Iterator[None]:
 
 
 def reads_files(address: str, evaluation: str | None = None) -> bool:
-    """Return whether the task, or `evaluation`, is read from files of the user, whose content may change."""
+    """Return whether the task or its evaluation file is read from files of the user, whose content may change."""
     origin = named(address)
     return origin is None or origin.reads_files or evaluation is not None
 
 
 def is_pinned(address: str) -> bool:
-    """Return whether the texts at an address never change."""
+    """Return whether the texts of the task at an address never change, because afina knows their digest."""
     origin = named(address)
     return origin is not None and origin.pinned
 
@@ -169,7 +170,7 @@ def is_at_hand(address: str | os.PathLike[str]) -> bool:
 
 
 def stamp(address: str, evaluation: str | None = None) -> tuple[object, ...] | None:
-    """Return a value that changes when the files of a task change; None if there is no such value."""
+    """Return the sizes, times and inodes of a task's files, to notice changes; None if the files cannot be checked."""
     origin = named(address)
     if origin is not None and not origin.pinned:
         return None
@@ -187,7 +188,7 @@ def stamp(address: str, evaluation: str | None = None) -> tuple[object, ...] | N
 
 
 def evaluation_file(evaluation: str | os.PathLike[str]) -> Path:
-    """Return the path of a file that replaces the evaluation split. Raises NotFound."""
+    """Return the path of the file that replaces the evaluation split. Raises NotFound if the file does not exist."""
     path = Path(evaluation).expanduser()
     if not os.path.isfile(path):
         raise problems.EVALUATION_FILE_MISSING(expected=list(READERS), path=evaluation, field="evaluation")
@@ -195,9 +196,9 @@ def evaluation_file(evaluation: str | os.PathLike[str]) -> Path:
 
 
 def own_files(address: str, evaluation: str | None = None) -> list[Path]:
-    """Return the user's files from which a task is read; empty if the texts come from elsewhere.
+    """Return the user's files from which a task is read; empty if the task is a download.
 
-    The file `evaluation`, which replaces the evaluation split, is not among them.
+    The file `evaluation`, which replaces the evaluation split, is not returned.
     """
     origin = named(address)
     if origin is not None:
@@ -207,29 +208,29 @@ def own_files(address: str, evaluation: str | None = None) -> list[Path]:
 
 
 def _own_path(address: str) -> Path:
-    """Return the path in an address of the user's own files, which may be on another machine."""
+    """Return the path in the address of a task that is read from the user's files; the path need not exist here."""
     return Path(address.partition(":")[2] if named(address) is not None else address).expanduser()
 
 
 def names_file(address: str) -> bool:
-    """Return whether an address of the user's own files names a file, and not a directory."""
+    """Return whether the address of a task that is read from the user's files names a file and not a directory."""
     return _own_path(address).is_file()
 
 
 def moved(address: str, directory: Path, *, single: bool) -> str:
-    """Return the address of the same task after the user's files were moved to `directory`.
+    """Return the new address of a task whose files were moved to `directory`.
 
-    No file is read: `address` may be an address on another machine.
+    This function reads no file, so `address` may be an address on another machine.
 
     Args:
-        single: Whether `address` names a file there (`names_file`).
+        single: Whether `address` names a file, not a directory, on that machine (`names_file`).
     """
     place = directory / _own_path(address).name if single else directory
     return str(place) if named(address) is None else f"{address.partition(':')[0]}:{place}"
 
 
 def check_address(address: str | os.PathLike[str], evaluation: str | os.PathLike[str] | None = None) -> None:
-    """Raise NotFound or UnknownName if there is no task at an address. Reads no file."""
+    """Raise NotFound or UnknownName if there is no task at an address; the content of files is not read."""
     address = os.fspath(address)
     origin = named(address)
     if origin is None:
@@ -241,7 +242,7 @@ def check_address(address: str | os.PathLike[str], evaluation: str | os.PathLike
 
 
 def find(address: str) -> Path:
-    """Return the file or directory at an address without a named origin. Raises NotFound or UnknownName."""
+    """Return the user's file or directory at a task's address. Raises NotFound or UnknownName if there is none."""
     path = Path(address).expanduser()
     if address and os.path.exists(path):  # Path.exists raises on names that are too long.
         return path

@@ -1,7 +1,7 @@
 """The tokens of target texts, and the sequences of prompt and target on which a language model is trained.
 
-The span of a target is found by comparing the token ids of the prompt with those of the prompt and its target, never by
-searching for text. The module does not know models.
+The target's tokens are found by comparing the token ids of the prompt with the token ids of the prompt and its target,
+not by searching for text. This module does not import models.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _CHUNK = 4096
 
 @dataclass(frozen=True, eq=False)
 class References:
-    """The tokens of the targets of N examples; an example may have several.
+    """The tokens of the target texts of N examples; an example may have several target texts.
 
     Attributes:
-        tokens: R sequences, each with the end-of-sequence token as its last.
-        owners: int64 [R], the index of the example of each sequence, ascending.
+        tokens: R token sequences, one for each target text; each ends with the end-of-sequence token.
+        owners: int64 [R], ascending: for each token sequence, the index of its example.
     """
 
     tokens: Encoded
@@ -35,14 +35,14 @@ class References:
 
     @property
     def longest(self) -> int:
-        """The number of tokens of the longest target, its end included; 0 without targets."""
+        """The number of tokens of the longest target, including the end-of-sequence token; 0 without targets."""
         return int(self.tokens.lengths.max(initial=0))
 
     def sequences(self, prompts: Encoded) -> tuple[Encoded, Encoded]:
-        """Return what a language model reads, and the target of each of its tokens, one sequence for each reference.
+        """Return the input sequences of a language model and the target of each input token.
 
-        A sequence is the prompt and the target without its last token, which no other token follows. The target of a
-        token is the next token, or IGNORED inside the prompt.
+        There is one input sequence for each target text: the prompt and the target text without its last token. The
+        target of an input token is the next token; tokens of the prompt before the last have the target IGNORED.
         """
         inputs, targets, lengths = [], [], []
         for number, owner in enumerate(self.owners.tolist()):
@@ -55,11 +55,11 @@ class References:
         return tuple(Encoded(np.concatenate([none, *each]), offsets, 0) for each in (inputs, targets))  # type: ignore[return-value]
 
     def cut(self, most: int) -> References:
-        """Return the references with only the first `most` tokens of each target."""
+        """Return these target texts cut to their first `most` tokens."""
         return References(Encoded.of([self.tokens[number][:most] for number in range(len(self.tokens))]), self.owners)
 
     def take(self, examples: np.ndarray) -> References:
-        """Return the references of these examples, int64 [K], ascending."""
+        """Return the target texts of the examples with the indices `examples`, int64 [K], ascending."""
         kept = np.isin(self.owners, examples)
         chosen = [self.tokens[int(number)] for number in np.flatnonzero(kept)]
         return References(Encoded.of(chosen), np.searchsorted(examples, self.owners[kept]))
@@ -67,11 +67,11 @@ class References:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Targets that are left out because they have too many tokens.
+    """How many target texts were left out because they have too many tokens, and which examples lost all targets.
 
     Attributes:
-        targets: The number of targets.
-        rows: The indices, in their split, of examples without a remaining target.
+        targets: The number of target texts that were left out.
+        rows: The indices in the split of the examples that have no target text left.
     """
 
     targets: int = 0
@@ -81,14 +81,15 @@ class LeftOut:
 def without_long(
     split: Split, references: References, max_length: int, long: Long, where: str
 ) -> tuple[Split, References, LeftOut]:
-    """Return a split and its references without targets of more than half of `max_length` tokens.
+    """Return a split and its target tokens without the target texts of more than half of `max_length` tokens.
 
     Args:
         split: The examples.
-        references: The tokens of all targets of the split.
-        max_length: The most tokens of a prompt and its target together.
-        long: "refuse": a too long target is an error. "skip": it is left out, and so is an example without targets.
-        where: The name of the texts in messages.
+        references: The tokens of all target texts of the split.
+        max_length: The largest number of tokens of a prompt and its target together.
+        long: "refuse": a target that is too long is an error. "skip": targets that are too long are left out, and so
+            are examples that have no target left.
+        where: A name for the texts in error messages, such as "training text".
 
     Raises:
         InvalidData: A target is too long and `long` is "refuse", or each target is too long.
@@ -128,7 +129,10 @@ def encode_references(
     *,
     where: str = "text",
 ) -> References:
-    """Tokenise the targets as they follow their prompts. `where` names the texts in messages.
+    """Tokenize the target texts in the way that they follow their prompts.
+
+    Args:
+        where: A name for the texts in error messages, such as "training text".
 
     Raises:
         InvalidData: A target's tokens cannot be separated from the prompt's tokens.

@@ -1,6 +1,6 @@
-"""Packed batches: a batch as a single row of tokens with sequence boundaries and without padding.
+"""Packed batches: a packed batch is a single row of tokens with sequence boundaries and without padding.
 
-`Loader` chooses the examples of each batch.
+`Loader` chooses the examples of each training batch.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ IGNORED = -100
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """A batch of B sequences, T tokens in all.
+    """A packed batch of B sequences with T tokens in all.
 
     Attributes:
-        tokens: int64 [T], all sequences, end to end.
-        positions: int64 [T], restart at 0 in every sequence.
-        bounds: int32 [B + 1]; sequence i is tokens[bounds[i]:bounds[i + 1]].
-        targets: The targets in the objective's form. For each sequence: [B, ...], such as int64 labels, -1 if
-            unknown. For each token: int64 [T], IGNORED for tokens that are left out of the loss.
-        per_token: Whether there is a target for each token.
-        types: Token types, int64 [T]: 1 from the second text of a pair on, else 0. None: no token types.
-        weights: float32 [B], the weight of each sequence in the loss. None: all 1.
+        tokens: int64 [T], the token ids of all sequences, concatenated.
+        positions: int64 [T], the position of each token in its sequence, from 0.
+        bounds: int32 [B + 1], the sequence boundaries: sequence i is tokens[bounds[i]:bounds[i + 1]].
+        targets: The training targets. Targets of sequences have the shape [B, ...], such as int64 labels with -1 for an
+            unknown label. Targets of tokens are int64 [T], with IGNORED for tokens that are left out of the loss.
+        per_token: Whether `targets` has a target for each token, not for each sequence.
+        types: int64 [T], the token types: 1 from the second text of a pair on, else 0. None: no token types.
+        weights: float32 [B], the weight of each sequence in the loss. None: all weights are 1.
     """
 
     tokens: Tensor
@@ -51,12 +51,12 @@ class Packed:
 
     @property
     def learnt(self) -> int:
-        """The number of targets over which the loss is a mean: sequences, or tokens that are not IGNORED."""
+        """The number of targets over which the loss is averaged: of sequences, or of tokens that are not IGNORED."""
         return len(self.learnt_at) if self.per_token else len(self)
 
     @cached_property
     def learnt_at(self) -> Tensor:
-        """The tokens whose targets are not IGNORED, int64 [M], in order; for targets of each token."""
+        """The indices of the tokens whose targets are not IGNORED, int64 [M], ascending; requires `per_token`."""
         return (self.targets != IGNORED).nonzero()[:, 0]
 
     def to(self, device: torch.device | str) -> Packed:
@@ -65,11 +65,11 @@ class Packed:
         return Packed(tokens, positions, bounds, self.targets.to(device), self.per_token, types, weights)
 
     def by_sequence(self, row: Tensor) -> list[Tensor]:
-        """Return a row [T, ...] of the tokens, split into the sequences."""
+        """Split a tensor [T, ...] with a value for each token into one tensor for each sequence."""
         return [row[start:end] for start, end in itertools.pairwise(self.bounds.tolist())]
 
     def take(self, chosen: Sequence[int] | np.ndarray) -> Packed:
-        """Return a batch of the sequences at `chosen`, in that order, with their targets; on the CPU."""
+        """Return a packed batch, on the CPU, of the sequences with the indices `chosen`, in that order."""
         sequences = self.by_sequence(self.tokens)
         targets = self.by_sequence(self.targets) if self.per_token else self.targets
         kept, right = ([row[int(index)].numpy() for index in chosen] for row in (sequences, targets))
@@ -89,13 +89,13 @@ def pack(
     second: np.ndarray | None = None,
     weights: np.ndarray | None = None,
 ) -> Packed:
-    """Concatenate token sequences (integer arrays of length 1 or more) into a packed batch.
+    """Concatenate token sequences (integer arrays of at least one token) into a packed batch.
 
     Args:
-        targets: A target for each sequence; None: unknown.
-        per_token: Each target is an integer array as long as its sequence.
-        second: The index in each sequence of the first token of type 1. None: no token types.
-        weights: The weight of each sequence in the loss. None: all 1.
+        targets: The target of each sequence. None: the targets are unknown.
+        per_token: Whether the target of a sequence is an integer array with a target for each token.
+        second: For each sequence, the index of its first token of type 1. None: no token types.
+        weights: The weight of each sequence in the loss. None: all weights are 1.
     """
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     if not len(lengths) or not lengths.all():
@@ -126,18 +126,21 @@ def pack_some(
     targets: np.ndarray | None = None,
     weights: np.ndarray | None = None,
 ) -> Packed:
-    """Return a batch of the sequences at `chosen`, with their token types; `targets` and `weights` are theirs."""
+    """Return a packed batch of the sequences of `encoded` with the indices `chosen`.
+
+    `targets` and `weights` have a value for each chosen sequence.
+    """
     second = None if encoded.second is None else encoded.second[chosen]
     return pack([encoded[int(index)] for index in chosen], targets, second=second, weights=weights)
 
 
 def unpack(packed: Packed) -> list[Tensor]:
-    """Return the sequences, each int64 [length]."""
+    """Return the token sequences of a packed batch, each int64 [length]."""
     return packed.by_sequence(packed.tokens)
 
 
 TOKEN_BUDGET = 2048
-"""The largest number of tokens in a prediction batch. It bounds memory, and is small enough for the cache."""
+"""The largest number of tokens in a prediction batch; so few tokens bound memory and fit into the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -145,9 +148,9 @@ class MicroBatchLimits:
     """The limits of a micro-batch: the part of a training batch in one forward pass.
 
     Attributes:
-        examples: The largest number of sequences.
-        tokens: The largest number of tokens; a longer sequence is computed alone.
-        before: Virtual tokens before each sequence, which count as tokens of the sequence.
+        examples: The largest number of sequences in a micro-batch.
+        tokens: The largest number of tokens in a micro-batch; a longer sequence is a micro-batch of its own.
+        before: The number of virtual tokens before each sequence, which count as tokens of the sequence.
     """
 
     examples: int = sys.maxsize
@@ -155,10 +158,11 @@ class MicroBatchLimits:
     before: int = 0
 
     def cut(self, lengths: np.ndarray) -> list[np.ndarray]:
-        """Return the micro-batches, as indices into `lengths` (int64 [B], the lengths of the sequences).
+        """Return the indices of the sequences of each micro-batch, given the sequences' lengths (int64 [B]).
 
-        The batch is cut by examples first, in its order. A part with too many tokens is then cut by tokens, shortest
-        sequence first, so that the attention grid has few unused cells. Parts that are not cut keep their order.
+        The batch is first cut into parts of at most `examples` sequences, in the order of the batch. A part with more
+        than `tokens` tokens is sorted by length and cut again, because sequences of similar length waste few cells of
+        the attention grid. A part within the limit of tokens keeps its order.
         """
         parts = []
         lengths = lengths + self.before
@@ -172,7 +176,7 @@ class MicroBatchLimits:
         return parts
 
     def parts(self, packed: Packed) -> list[Packed]:
-        """Return the micro-batches of a batch; the batch itself if it stays within the limits."""
+        """Return the micro-batches of a batch; a batch within the limits is its only micro-batch."""
         cut = self.cut(np.diff(packed.bounds.numpy()).astype(np.int64))
         if len(cut) == 1:
             return [packed]
@@ -181,12 +185,13 @@ class MicroBatchLimits:
 
 @dataclass(frozen=True, eq=False)
 class Loader:
-    """Training batches of `batch_size` examples, in an order that is drawn anew for each epoch from the seed.
+    """Training batches of `batch_size` examples; the seed determines the order of the examples in each epoch.
 
     Attributes:
-        encoded: N sequences.
-        labels: The targets, as in `Packed.targets`: [N, ...] for sequences, or as long as the sequences for tokens.
-        weights: float64 [N], the weight of each sequence in the loss. None: all 1.
+        encoded: The N token sequences of the examples.
+        labels: The targets: an array [N, ...] with a target for each sequence, or an `Encoded` with a target for each
+            token.
+        weights: float64 [N], the weight of each sequence in the loss. None: all weights are 1.
     """
 
     encoded: Encoded
@@ -197,28 +202,28 @@ class Loader:
 
     @property
     def steps_per_epoch(self) -> int:
-        """The number of batches in an epoch; the last batch may be smaller."""
+        """The number of training batches in an epoch; the last batch of an epoch may be smaller."""
         return math.ceil(len(self.encoded) / self.batch_size)
 
     def indices(self, step: int) -> np.ndarray:
-        """Return the examples of the batch of a step, counted from 0 over all epochs."""
+        """Return the indices of the examples in the training batch of a step; steps count from 0 over all epochs."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self.batch_size
         return self.order(epoch)[start : start + self.batch_size]
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the order of all examples in an epoch, int64 [N]."""
+        """Return the indices of all examples in the order of an epoch, int64 [N]."""
         return np.random.Generator(np.random.PCG64(derive_seed(self.seed, "order", epoch))).permutation(
             len(self.encoded)
         )
 
     def batches(self, start: int, stop: int) -> Iterator[Packed]:
-        """Yield the batches of steps start, ..., stop - 1."""
+        """Yield the training batches of the steps start, ..., stop - 1."""
         for chosen in self.chosen(start, stop):
             yield self._packed(chosen)
 
     def largest(self, stop: int, limits: MicroBatchLimits = MicroBatchLimits()) -> Packed:
-        """Return the micro-batch with the most tokens of steps 0, ..., stop - 1."""
+        """Return the micro-batch with the most tokens among the training batches of steps 0, ..., stop - 1."""
         lengths = self.encoded.lengths
         largest, most = np.zeros(0, np.int64), 0
         for chosen in self.chosen(0, stop):
@@ -229,17 +234,17 @@ class Loader:
         return self._packed(largest)
 
     def tokens(self, stop: int) -> int:
-        """Return the number of tokens that steps 0, ..., stop - 1 train on."""
+        """Return the number of tokens in the training batches of steps 0, ..., stop - 1."""
         lengths = self.encoded.lengths
         return sum(int(lengths[chosen].sum()) for chosen in self.chosen(0, stop))
 
     def most_parts(self, stop: int, limits: MicroBatchLimits) -> int:
-        """Return the largest number of micro-batches into which a batch of steps 0, ..., stop - 1 is cut."""
+        """Return the largest number of micro-batches of any training batch of the steps 0, ..., stop - 1."""
         lengths = self.encoded.lengths
         return max(len(limits.cut(lengths[chosen])) for chosen in self.chosen(0, stop))
 
     def chosen(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        """Yield the indices of the examples in the batches of steps start, ..., stop - 1."""
+        """Yield the indices of the examples of each training batch, for the steps start, ..., stop - 1."""
         epoch, order = -1, np.zeros(0, np.int64)
         for step in range(start, stop):
             current, position = divmod(step, self.steps_per_epoch)
@@ -258,14 +263,14 @@ class Loader:
 def by_length(
     encoded: Encoded, budget: int = TOKEN_BUDGET, *, before: int = 0, among: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, Packed]]:
-    """Yield (indices int64 [B], batch) for all sequences, shortest first, with at most `budget` tokens a batch.
+    """Yield packed batches of at most `budget` tokens, shortest sequences first, as (indices int64 [B], batch).
 
-    A longer sequence is a batch of its own. Sequences of similar length share a batch, so that the attention grid has
-    few unused cells.
+    A sequence of more than `budget` tokens is a batch of its own. Sequences of similar length share a batch, so that
+    the attention grid has few unused cells.
 
     Args:
-        before: Virtual tokens before each sequence, which count as tokens of the sequence.
-        among: Only these sequences, int64 [M].
+        before: The number of virtual tokens before each sequence, which count as tokens of the sequence.
+        among: int64 [M], the indices of the sequences to put into batches. None: all sequences.
     """
     lengths = encoded.lengths
     order = np.argsort(lengths, kind="stable") if among is None else among[np.argsort(lengths[among], kind="stable")]
@@ -275,7 +280,7 @@ def by_length(
 
 
 def runs(lengths: np.ndarray, budget: int) -> Iterator[tuple[int, int]]:
-    """Yield consecutive (first, last) ranges whose lengths sum to at most `budget`, or that have one item."""
+    """Yield consecutive ranges [first, last) of items whose lengths sum to at most `budget`; a longer item is alone."""
     first, size = 0, 0
     for last, length in enumerate(lengths.tolist()):
         if last > first and size + length > budget:

@@ -1,8 +1,9 @@
-"""Render a tokenizer's chat template, which is code of the backbone: it may raise, not end, or ask for the date.
+"""Render a tokenizer's chat template with a limit of time and without the date.
 
-transformers renders chat templates in jinja's sandbox, which limits what the code can access, but not its time. The
-date function `strftime_now` is undefined here, so that a prompt is the same every day. Templates such as that of Llama
-3.2 then write a fixed date.
+A chat template is code that comes with the backbone: the code may raise, run forever or ask for the date. transformers
+renders chat templates in jinja's sandbox, which limits what the code can access, but not its time. afina removes the
+date function `strftime_now` from chat templates, so that a prompt is the same every day. Without `strftime_now`,
+templates such as that of Llama 3.2 write a fixed date.
 """
 
 from __future__ import annotations
@@ -13,22 +14,22 @@ from collections.abc import Mapping, Sequence
 from afina.data.tokenize import Tokenizer
 
 SECONDS = 20.0
-"""Most seconds of one rendering; usual templates take milliseconds."""
+"""The largest number of seconds in which a chat template must be rendered; usual templates take milliseconds."""
 
 _NO_CLOCK = "{% set strftime_now = no_clock %}{{ '' }}"
-"""Stands before a template, and makes its function of the date undefined, as `no_clock` is."""
+"""The text put before a chat template: it replaces the date function with the undefined name `no_clock`."""
 
 
 def rendered(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], *, prompt: bool) -> str:
-    """Return the text that the tokenizer's chat template makes of messages.
+    """Return the text that the tokenizer's chat template makes of the messages of a chat.
 
     Args:
         tokenizer: A tokenizer with a chat template.
-        messages: The messages of a chat, each with `role` and `content`.
-        prompt: Whether to append the start of an answer (`add_generation_prompt`).
+        messages: The messages of a chat, each with the keys `role` and `content`.
+        prompt: Whether to append the start of an answer (`add_generation_prompt` of transformers).
 
     Raises:
-        ChatRefused: The template raises, needs the date, or takes more than SECONDS.
+        ChatRefused: The chat template raises an error, needs the date, or takes more than SECONDS.
     """
     found: list[str | Exception] = []
 
@@ -58,4 +59,4 @@ def rendered(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], *, pro
 
 
 class ChatRefused(Exception):
-    """Raised if a chat template does not render messages; its text is the end of a sentence."""
+    """Raised if a chat template cannot render messages; the error's text completes the sentence of the caller."""

@@ -2,8 +2,8 @@
 
 transformers' tokenizer changes its own truncation setting at every call, so two threads must not use it at once.
 transformers' tokenizer holds the GIL for a single text, and tokenizes a long text whole, even if few tokens are kept.
-`ConcurrentTokenizer` changes no state, releases the GIL, and leaves out the middle of a long text where the rest has
-the same tokens.
+`ConcurrentTokenizer` changes no state and releases the GIL. Where the kept tokens do not depend on the middle of a long
+text, `ConcurrentTokenizer` does not tokenize the middle.
 """
 
 from __future__ import annotations
@@ -18,30 +18,31 @@ from typing import Any
 from afina.data.tokenize import Template, Tokenizer
 
 CHARACTERS = 8
-"""Characters for each token in the first guess how much of a long text is needed. Most texts have four or five."""
+"""Characters per token in the first guess of how much of a long text is needed; most texts have four or five."""
 
 _BOUNDARY = re.compile("(?<=[A-Za-z])(?= [A-Za-z])")
-"""The end of a word before a space and a letter. The tokenizers that `_splits_words` accepts never join its sides."""
+"""A word boundary: between an ASCII letter and a space with another letter. Tokenizers that `_splits_words` accepts
+have no token across a word boundary."""
 
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _PATTERNS = tuple(rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{_WORDS}|{digits}{_REST}" for digits in (r"\p{N}", r"\p{N}{1,3}"))
-"""Patterns by which Qwen 2 and 3, and LLaMA 3, split a text into words."""
+"""The regular expressions with which the tokenizers of Qwen 2, Qwen 3 and LLaMA 3 split a text into words."""
 
 _LOCAL = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase"}
-"""Normalisations of which no part crosses a `_BOUNDARY`."""
+"""Types of normalizers in `tokenizer.json` that normalize the two sides of a word boundary independently."""
 
 
 class ConcurrentTokenizer:
-    """A tokenizer with the results of transformers' own. Thread-safe, without a lock.
+    """A thread-safe tokenizer, without a lock, that returns the same tokens as transformers' tokenizer.
 
     Attributes:
         truncation_side: "right" or "left": the side at which a text loses tokens.
-        eos_token_id: The end-of-sequence token. None: the tokenizer has none.
-        model_input_names: The inputs of the model, which say whether it reads token types.
+        eos_token_id: The id of the end-of-sequence token. None: the tokenizer has no end-of-sequence token.
+        model_input_names: The names of the model's inputs, which say whether the model reads token types.
 
     Args:
-        tokenizer: transformers' fast tokenizer; copied.
+        tokenizer: A fast tokenizer of transformers, which is copied.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -65,9 +66,10 @@ class ConcurrentTokenizer:
         return_offsets_mapping: bool = False,
         **_: Any,
     ) -> Any:
-        """Tokenise one text, texts or pairs; arguments and results as of transformers' tokenizer, where they are used.
+        """Tokenize one text, several texts or pairs of texts, with arguments and results of transformers' tokenizer.
 
-        `overflowing` of an encoding is whether the text was truncated.
+        Only the arguments and results that afina uses are supported. The attribute `overflowing` of an item of
+        `encodings` says whether the text was truncated.
         """
         if isinstance(text, str):
             (found,) = self._inner.encode_batch([text], add_special_tokens=add_special_tokens)
@@ -84,7 +86,7 @@ class ConcurrentTokenizer:
         return _Batch(results, made)
 
     def _truncated(self, given: str | tuple[str, str], max_length: int) -> Any:
-        """Return the encoding of a too long text or pair, truncated as by the tokenizers library."""
+        """Return the encoding of a text or pair cut to `max_length` tokens, as the tokenizers library truncates."""
         parts = [given] if isinstance(given, str) else [*given]
         encodings = self._inner.encode_batch(parts, add_special_tokens=False)
         room = max_length - self._inner.num_special_tokens_to_add(len(parts) == 2)
@@ -94,11 +96,11 @@ class ConcurrentTokenizer:
         return self._inner.post_process(*encodings, add_special_tokens=True)
 
     def shortened(self, text: str, most: int) -> str:
-        """Return a text with the same first (last, if the left side is truncated) `most` tokens, also in a template.
+        """Return the text without its middle, if the first `most` tokens stay the same, also in a prompt template.
 
-        The middle is left out if the text is long, the tokenizer splits texts into words by a known rule, and there are
-        words of plain letters to cut between. If not, the whole text is returned. A text with more than `most` tokens
-        keeps more than `most` tokens.
+        If the tokenizer truncates on the left, the last `most` tokens stay the same. The middle is left out if the text
+        is long, the tokenizer splits texts into words by a known rule, and the text can be cut between words of plain
+        letters; otherwise the whole text is returned. A shortened text still has more than `most` tokens.
         """
         size = CHARACTERS * (most + 1)
         while self._splits_words and 4 * size < len(text):
@@ -116,9 +118,9 @@ class ConcurrentTokenizer:
     def shortened_all(
         self, texts: Sequence[str], pairs: Sequence[str] | None, most: int, template: Template | None
     ) -> tuple[Sequence[str], Sequence[str] | None]:
-        """Return texts or pairs that are truncated to the same `most` tokens, without the middle of long ones.
+        """Return texts or pairs of texts without the middle of long texts; truncation to `most` tokens is unaffected.
 
-        Without a template, the tokenizers library compares the lengths of a pair, so that both are needed.
+        Pairs without a prompt template are returned unchanged, because truncation compares the lengths of both texts.
         """
         if pairs is not None and template is None:
             return texts, pairs
@@ -127,11 +129,14 @@ class ConcurrentTokenizer:
 
 
 _SPECIAL = 8
-"""More special tokens than a tokenizer adds to a text."""
+"""An upper bound of the number of special tokens that a tokenizer adds to a text."""
 
 
 class _Batch(dict[str, Any]):
-    """The tokenized texts: `input_ids`, `token_type_ids`, and `encodings` with `overflowing`."""
+    """Tokenized texts, like transformers' BatchEncoding: a dict with `input_ids` and `token_type_ids`.
+
+    `encodings` has an item for each text, whose attribute `overflowing` says whether the text was truncated.
+    """
 
     def __init__(self, made: dict[str, Any], encodings: list[Any]) -> None:
         super().__init__(made)
@@ -139,13 +144,13 @@ class _Batch(dict[str, Any]):
 
 
 def _last_boundary(text: str, before: int) -> int:
-    """Return the last boundary among the 256 characters before a place, or 0."""
+    """Return the index of the last word boundary in the 256 characters before index `before`; 0 if there is none."""
     start = max(0, before - 256)
     return max((found.start() for found in _BOUNDARY.finditer(text, start, before)), default=0)
 
 
 def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
-    """Return the lengths of a pair after truncation, by the rule of the tokenizers library."""
+    """Return the two lengths of a pair truncated to `room` tokens, as the tokenizers library truncates a pair."""
     short, long = sorted((first, second))
     long = short if short > room else max(short, room - short)
     if short + long > room:
@@ -155,14 +160,14 @@ def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 def _splits_words(settings: dict[str, Any]) -> bool:
-    """Whether a tokenizer tokenizes the two sides of each `_BOUNDARY` independently, by its `tokenizer.json`."""
+    """Return whether, by its `tokenizer.json`, a tokenizer tokenizes the two sides of a word boundary independently."""
     if any(" " in each["content"] or each["lstrip"] or each["rstrip"] for each in settings["added_tokens"]):
         return False
     return all(map(_is_local, _steps(settings["normalizer"], "normalizers"))) and _has_words(settings["pre_tokenizer"])
 
 
 def _steps(step: dict[str, Any] | None, name: str) -> Sequence[dict[str, Any]]:
-    """Return the steps of a `Sequence` in `tokenizer.json`, or the only step."""
+    """Return the items of a `Sequence` of normalizers or pre-tokenizers in `tokenizer.json`, or the only item."""
     if step is None:
         return []
     return step[name] if step["type"] == "Sequence" else [step]
@@ -173,7 +178,7 @@ def _is_local(normalizer: dict[str, Any]) -> bool:
 
 
 def _has_words(pre_tokenizer: dict[str, Any] | None) -> bool:
-    """Whether a pre-tokenizer's step splits texts into words, and no step undoes this."""
+    """Return whether a pre-tokenizer splits texts into words by a known rule that none of its steps undoes."""
     found = False
     for step in _steps(pre_tokenizer, "pretokenizers"):
         match step:

@@ -1,6 +1,6 @@
-"""Texts for measuring an adapter, without the texts of its training.
+"""Labelled texts for evaluating an adapter, without the texts on which the adapter was trained.
 
-The training texts are read again from the adapter's task, or recognised by hashes (`text_hashes`).
+The training texts are read again from the adapter's task, or recognised by their hashes (`text_hashes`).
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ from afina.errors import AfinaError
 
 @dataclass(frozen=True)
 class TrainingInfo:
-    """Facts from an adapter's manifest about its training texts; fields are None or empty if unknown.
+    """Facts from an adapter's manifest about the adapter's training texts; an unknown fact is None or empty.
 
     Attributes:
-        label_names: The label names, or None if only their number is known.
-        width: The number of labels.
-        data: The options with which the task was read.
+        label_names: The names of the adapter's labels. None: only the number of labels is known.
+        width: The number of the adapter's labels.
+        task: The address of the adapter's task.
+        data: The reading options of the adapter's task.
         train_digest: The digest of the training split.
-        kind: The kind of the task.
+        kind: The kind of the adapter's task, such as "classes".
         calibrated: Whether some training texts were set aside to fit a temperature.
         trained_on: Hashes of the training texts.
     """
@@ -51,7 +52,7 @@ class TrainingInfo:
     trained_on: TextHashes | None = None
 
     def saw(self, split: Split) -> np.ndarray | None:
-        """Return for each example whether the adapter was trained on it, bool [N]; None if unknown."""
+        """Return for each example whether the adapter was trained on its text, bool [N]; None if this is unknown."""
         if self.trained_on is not None:
             return self.trained_on.among(split)
         before = _training(self)
@@ -63,20 +64,20 @@ class TrainingInfo:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationSet:
-    """Texts for measuring an adapter, with labels in the form of its kind; classes are indices into `label_names`.
+    """Labelled texts for evaluating an adapter; labels of kind "classes" are indices into `label_names`.
 
     Attributes:
-        where: The file or task from which they come.
-        kind: The kind of the labels.
-        held_out: Whether these are the texts that training held out of the file, and not the whole file.
-        leaked: The number of texts at `where` on which the adapter was trained; None if unknown.
-        left_out: The number of leaked texts that were left out of this set.
-        metric: The standard metric of a benchmark's task.
-        columns, notes: The fields of `Task`, for a file.
-        long: How to treat target texts of too many tokens, as in `Task`.
-        unmeasured: Labels of the adapter that are not among `label_names`, because the data do not say which texts
-            have them.
-        chosen: Whether somebody chose the order of the labels, so that the second of two is the positive label.
+        where: The file or task from which the texts come.
+        kind: The kind of the labels, such as "classes" or "number".
+        held_out: Whether the texts are only the part of the file that training held out, not the whole file.
+        leaked: The number of texts in the file or task on which the adapter was trained. None: unknown.
+        left_out: The number of texts that were left out of this set because the adapter was trained on them.
+        metric: The standard metric of a benchmark's task. None: the task is no benchmark.
+        columns, notes: The same as the fields of `Task`: columns by role, and sentences about unexpected findings.
+        long: How to treat target texts of too many tokens: "refuse" (error) or "skip" (leave out).
+        unmeasured: Labels of the adapter that are missing in `label_names`, because the data do not say which texts
+            have these labels.
+        chosen: Whether the user chose the order of the labels, so that the second of two labels is positive.
     """
 
     address: str
@@ -96,7 +97,7 @@ class EvaluationSet:
 
     @property
     def told(self) -> str:
-        """How the data were read, in the words of `Task.told`, and notes about unexpected findings; a line each."""
+        """Lines for the user: how columns, rows and labels were read, and notes about unexpected findings."""
         what = TARGETS[self.kind].shown(self.label_names, self.split.labels)
         return told(self.where, self.columns, len(self.split) + self.left_out, what, self.kind, "", self.notes)
 
@@ -113,16 +114,16 @@ class EvaluationSet:
         options: ReadingOptions | None = None,
         **by_name: Any,
     ) -> EvaluationSet:
-        """Read a file, the evaluation file of a directory, or the evaluation split of a named task.
+        """Read evaluation texts from a file, from the evaluation file of a directory, or from a named task.
 
-        From the file that the adapter was trained on, only the texts that training held out are read. From other data,
-        texts that are known to be trained on are left out, unless `allow_leakage` keeps them. Other options default to
-        those of the adapter's own task, if the file has its columns.
+        If the adapter was trained on the same file, only the texts that training held out are read. From other data,
+        texts on which the adapter was trained are left out, unless `allow_leakage` keeps these texts. If the file has
+        the columns of the adapter's task, reading options that are not given are those of the adapter's task.
 
         Args:
             options, by_name: Reading options, as in `Task.load`, except those that choose or divide a task's texts.
 
-        Raises the errors of `Task.load`, and Leakage if all texts were trained on.
+        Raises the errors of `Task.load`, and Leakage if the adapter was trained on all texts.
         """
         asked, address = ReadingOptions.of(options, by_name, measuring=True), os.fspath(address)
         allow_leakage, labels = asked.allow_leakage, asked.labels
@@ -165,13 +166,13 @@ class EvaluationSet:
         return replace(self, label_names=kept, split=split, unmeasured=tuple(unsaid))
 
     def in_order(self, labels: Sequence[str] | None) -> EvaluationSet:
-        """Return the set with the classes in the order of `labels`, if given. Raises InvalidData."""
+        """Return the evaluation set with the classes in the order of `labels`, if given. Raises InvalidData."""
         if labels is None:
             return self
         return self._ordered(TARGETS[self.kind].ordered(self.label_names, labels))
 
     def with_positive(self, label: str) -> EvaluationSet:
-        """Return the set with `label` as the second of two labels. Raises InvalidData."""
+        """Return the evaluation set with `label` as the second, positive label of two. Raises InvalidData."""
         return self._ordered(TARGETS[self.kind].with_positive(self.label_names, label, self.where))
 
     def _ordered(self, names: Sequence[str]) -> EvaluationSet:
@@ -179,9 +180,9 @@ class EvaluationSet:
         return replace(self, label_names=tuple(names), split=split, chosen=True)
 
     def unseen_by(self, trained: TrainingInfo, *, allow_leakage: bool = False) -> EvaluationSet:
-        """Return the texts that the adapter was not trained on, as far as known; all texts if leakage is allowed.
+        """Return the evaluation set without texts on which the adapter is known to have been trained.
 
-        Raises Leakage if the adapter was trained on all texts.
+        With `allow_leakage`, all texts are returned. Raises Leakage if the adapter was trained on all texts.
         """
         saw = trained.saw(self.split)
         if saw is None:
@@ -198,7 +199,7 @@ class EvaluationSet:
 def _rows(
     address: str, asked: ReadingOptions, trained: TrainingInfo, labels: tuple[str, ...] | None
 ) -> tuple[LabelledRows, Sequence[str], str, str | None]:
-    """Return the labelled rows, the names of the integer labels in them, their origin, and a benchmark's metric."""
+    """Return labelled rows, the names of integer labels in the rows, the rows' origin, and a benchmark's metric."""
     origin = named(address)
     if origin is not None:
         read = replace(asked, allow_leakage=True)  # only the adapter's own training matters
@@ -226,7 +227,7 @@ def _place(address: str) -> Callable[[int], str]:
 
 
 def _read(address: str, trained: TrainingInfo, changed: Mapping[str, Any]) -> Task | None:
-    """Return the task at `address` if the adapter was trained on its training split, else None."""
+    """Return the task at `address` if the adapter was trained on the task's training split, else None."""
     if trained.train_digest is None:
         return None
     try:
@@ -239,7 +240,7 @@ def _read(address: str, trained: TrainingInfo, changed: Mapping[str, Any]) -> Ta
 
 
 def _training(trained: TrainingInfo) -> list[Example] | None:
-    """Return the adapter's training texts, including calibration texts, if they are still available."""
+    """Return the adapter's training and calibration texts; None if the texts are gone or have changed."""
     if trained.task is None or not is_at_hand(trained.task):
         return None
     # The evaluation file may be gone. The training texts do not depend on it, so the task's own file replaces it.

@@ -1,4 +1,4 @@
-"""Kinds of task: what kind of target belongs to a text."""
+"""Kinds of task: whether the target of a text is a class, a number, several labels or another text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 Kind = Literal["classes", "number", "labels", "text"]
-"""One label of several ("classes"), a number, any number of labels at once ("labels"), or a text to be written."""
+"""The kind of a task: each text has one class ("classes"), a number, any number of labels ("labels"), or a target
+text that the model writes ("text")."""
 
 CLASSES: Kind = "classes"
 NUMBER: Kind = "number"
@@ -15,15 +16,15 @@ TEXT: Kind = "text"
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 WRITTEN = TEXT
-"""The kind whose targets a model learns to write."""
+"""The kind of tasks whose target is a text that a model learns to write: "text"."""
 
 How = Literal["refuse", "skip", "keep"]
-"""How to treat a missing value: raise an error, skip its row, or keep a word such as `NA` as text."""
+"""How to treat a missing text or label: raise an error, skip the row, or keep a word such as `NA` as a text."""
 
 HOWS: tuple[How, ...] = get_args(How)
 
 Long = Literal["refuse", "skip"]
-"""How to treat a target text that is too long: raise an error, or leave it out."""
+"""How to treat a target text that is too long: raise an error ("refuse"), or leave the target out ("skip")."""
 
 LONGS: tuple[Long, ...] = get_args(Long)
 

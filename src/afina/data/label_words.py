@@ -1,6 +1,6 @@
-"""Label words: which label names a language model can predict as words, and what a random head costs otherwise.
+"""Label words: which label names a language model can predict as words, and the accuracy that a random head loses.
 
-The module loads without torch.
+The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _NAME = re.compile(r"[^\W\d_]{2,}(?:[ _/&'’-]+[^\W\d_]+)*")
 
 
 def are_words(label_names: Sequence[str]) -> bool:
-    """Whether all label names are words (at least two letters, no digits), not numbers, codes or ids."""
+    """Return whether all label names are words (at least two letters, no digits), not numbers, codes or ids."""
     return all(_NAME.fullmatch(name) for name in label_names)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The points of accuracy that a random head loses to a head of label words: the mean, the least and the most."""
+    """The points of accuracy by which a head of label words beats a random head: the mean, the least and the most."""
 
     mean: float
     least: float
@@ -36,19 +36,20 @@ COSTS: Mapping[int, Cost] = {
     256: Cost(4.5, 1.7, 8.3),
     1024: Cost(1.7, 0.3, 3.7),
 }
-"""By the number of training texts, from docs/words.jsonl: three tasks, LoRA and full fine-tuning on SmolLM2-135M.
+"""The points of accuracy that a random head loses, by the number of training texts: from docs/words.jsonl, over three
+tasks, LoRA and full fine-tuning on SmolLM2-135M.
 
 A test computes the figures again. docs/background/words.md has the same figures in a table.
 """
 
 
 def no_words_note(label_names: Sequence[str], texts: int, how: str = "") -> str:
-    """Return a note for the user on labels that are not words: the cost of a random head, and how to give words.
+    """Return a note for the user on labels that are not words: the accuracy that a random head loses, and the remedy.
 
     Args:
         label_names: The names of all labels.
         texts: The number of training texts.
-        how: An example of how to give words. Default: of the command line's option.
+        how: An example of how to give words. Default: an example of the command line's option `--words`.
     """
     size = min(COSTS, key=lambda known: abs(math.log(known / max(texts, 1))))
     cost, examples = COSTS[size], word_examples(label_names)
@@ -64,13 +65,13 @@ def no_words_note(label_names: Sequence[str], texts: int, how: str = "") -> str:
 
 
 def word_examples(label_names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the first two labels with words that show the form of an option, and say nothing about the labels."""
+    """Return the first two labels with arbitrary words, as an example of how the user gives words for labels."""
     words = ("negative", "positive") if len(label_names) == 2 else ("sport", "politics")
     return list(zip(label_names, words, strict=False))
 
 
 def _option(label_names: Sequence[str]) -> str:
-    """Return an example of the option that gives words; a label with a comma has an option of its own."""
+    """Return an example of the option `--words`; if a label has a comma, each label has its own `--words`."""
     pairs = [f"{name}={word}" for name, word in word_examples(label_names)]
     parts = pairs if any("," in name for name in label_names) else [",".join(pairs)]
     more = ",..." * (len(label_names) > len(pairs))
@@ -78,9 +79,9 @@ def _option(label_names: Sequence[str]) -> str:
 
 
 def needs_words(kind: str, label_names: Sequence[str], *, pairs: bool) -> bool:
-    """Whether training would start from label words if the user gave words, since the label names are not words.
+    """Return whether training starts from a random head only because the label names are not words.
 
-    A head for pairs of texts starts from words only on request.
+    False for pairs of texts, because a head for pairs starts from words only on request.
     """
     read = of_kind(kind)
     return read.named and not read.several and not pairs and not are_words(label_names)

@@ -1,6 +1,6 @@
-"""Neutral texts: sentences on which a language model's loss is measured before and after an adaptation.
+"""Neutral texts: sentences on which a language model's loss is measured before and after fine-tuning.
 
-A model must not be trained on the sentences, so a task that contains one of them is refused.
+A model must not be trained on the neutral sentences, so a task that contains a neutral sentence is refused.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from afina.data.task import Task
 from afina.errors import NotFound
 
 USUAL = "snippets:editorials"
-"""The task whose evaluation texts are the usual neutral sentences."""
+"""The address of the task whose evaluation texts are the default neutral sentences."""
 
 MOST = 200
-"""Sentences that are measured. In the interval of a difference, more sentences hardly matter."""
+"""The largest number of neutral sentences; more would hardly narrow the interval of the difference in loss."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class NeutralTexts:
     """Neutral sentences.
 
     Attributes:
-        source: The address or the file that they come from.
+        source: The task address or the file from which the sentences come.
         texts: The sentences.
     """
 
@@ -38,16 +38,16 @@ class NeutralTexts:
 
     @classmethod
     def load(cls, asked: str | bool, task: Task) -> Self:
-        """Return the neutral sentences for a run.
+        """Return the neutral sentences on which the loss of a run's model is measured.
 
         Args:
-            asked: True: sentences of `snippets:editorials`. Otherwise a file with a column of texts, or one text a
-                line.
+            asked: True: sentences of `snippets:editorials`. A string: a file with a column of texts, or with one text
+                a line.
             task: The run's task.
 
         Raises:
             NotFound: The file does not exist.
-            InvalidData: The file cannot be read or has no text, or the task contains one of its sentences.
+            InvalidData: The file cannot be read or has no text, or the task contains one of the neutral sentences.
         """
         source = USUAL if asked is True else str(asked)
         made = cls(source, tuple(_chosen(_usual() if asked is True else _of_file(source))))
@@ -83,7 +83,7 @@ def _of_file(file: str) -> Iterator[str]:
 
 
 def _chosen(texts: Iterable[str]) -> list[str]:
-    """Return at most MOST different sentences with letters or digits, chosen by a stable hash, in their order."""
+    """Return at most MOST different sentences, chosen by a stable hash and in their order in the source."""
     once = list({normalised(text): text for text in texts if normalised(text)}.values())
     kept = set(sorted(once, key=lambda text: digest.of_strings([text]))[:MOST])
     return [text for text in once if text in kept]

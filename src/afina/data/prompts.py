@@ -1,6 +1,6 @@
-"""Prompt templates of text-to-text tasks: given by the user, usual for the columns, or the chat template.
+"""Prompt templates of text-to-text tasks: the user's template, a default for the input columns, or the chat template.
 
-The module does not know models.
+This module does not import models.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from afina.data.chat_rendering import ChatRefused, rendered
 from afina.data.tokenize import PAIR, TEXT, Template, Tokenizer
 
 CHAT = "chat"
-"""The value of `template` for the tokenizer's own chat template."""
+"""The value of the option `template` that selects the tokenizer's own chat template."""
 
 USUAL = {
     ("question", None): "Question: {text}\nAnswer:",
@@ -21,7 +21,7 @@ USUAL = {
     ("document", None): "{text}\n\nSummary:",
     ("mr", None): "{text}\n\nDescription:",
 }
-"""Templates by the names of the columns of the input and of its second part."""
+"""Default prompt templates, by the names of the input's first and second column (None: the input has one column)."""
 
 OTHERWISE = "{text}\n\nOutput:"
 OTHERWISE_PAIR = "{text}\n{text_pair}\n\nOutput:"
@@ -29,17 +29,17 @@ OTHERWISE_PAIR = "{text}\n{text_pair}\n\nOutput:"
 _IN_BRACES = re.compile(r"\{[^{}]+\}")
 
 _ANSWER = "\x1fanswer\x1f"
-"""Stands for the answer while a chat template is read; no text has these characters."""
+"""A placeholder for the answer while a chat template is examined; texts do not contain its control characters."""
 
 
 def prompt_of(asked: str | None, columns: Mapping[str, str], *, pairs: bool, tokenizer: Tokenizer) -> Template:
     """Return the prompt template of a text-to-text task.
 
     Args:
-        asked: A template, in which the columns' own names in braces may stand for `{text}` and `{text_pair}`; `chat`
-            for the tokenizer's chat template; None for the template that is usual for the columns.
-        columns: The columns by role, as in `Task.columns`.
-        pairs: Whether the inputs have two parts.
+        asked: A template, in which the names of the input columns in braces may replace `{text}` and `{text_pair}`.
+            "chat": the tokenizer's chat template. None: the default template for the input columns.
+        columns: The names of the task's columns by role, as in `Task.columns`.
+        pairs: Whether an input has two texts, such as a context and a question.
         tokenizer: The backbone's tokenizer, which may have a chat template.
 
     Raises InvalidStudy.
@@ -59,10 +59,10 @@ def prompt_of(asked: str | None, columns: Mapping[str, str], *, pairs: bool, tok
 
 
 def chat_template(tokenizer: Tokenizer, *, pairs: bool) -> Template:
-    """Return the prompt that the tokenizer's chat template makes of a user's message and the start of an answer.
+    """Return the tokenizer's chat template as a prompt template: a user's message and the start of an answer.
 
-    Raises InvalidStudy if there is no chat template, or if an answer does not follow the prompt and end with the
-    end-of-sequence token.
+    Raises InvalidStudy if the tokenizer has no chat template. Raises InvalidStudy if the chat template does not put an
+    answer directly after the prompt and an end-of-sequence token directly after the answer.
     """
     if not tokenizer.chat_template:
         raise problems.CHAT_TEMPLATE_MISSING()
@@ -81,14 +81,15 @@ def chat_template(tokenizer: Tokenizer, *, pairs: bool) -> Template:
 
 
 def rendered_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> str:
-    """Return the prompt that the tokenizer's chat template makes of messages, special tokens included.
+    """Return the prompt, with special tokens, that the tokenizer's chat template makes of the messages of a chat.
 
     Args:
         tokenizer: A tokenizer with a chat template.
-        messages: The messages of a chat, each with `role` and `content`, and fields that the template may read.
+        messages: The messages of a chat, each with the keys `role` and `content`, and other keys that the chat template
+            may read.
 
-    Raises InvalidData if a message has a special token, which could forge another message, if the template refuses
-    the messages, or if the template leaves out the text of one.
+    Raises InvalidData if a message contains a special token, which could imitate another message. Raises InvalidData if
+    the chat template raises an error or leaves out the text of a message.
     """
     for number, message in enumerate(messages, start=1):
         values = message.values()

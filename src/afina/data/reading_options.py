@@ -1,7 +1,8 @@
-"""ReadingOptions: how a task is read. One declaration for the library, study files, the command line and manifests.
+"""ReadingOptions: the options of reading a task, such as the label column and the kind of task.
 
-The module declares the options' names, `--help` texts, and which values may be given together. The module loads without
-pydantic, which checks types and limits where a study is read.
+The library, study files, the command line and manifests all use this declaration of the reading options: their names,
+`--help` texts, and which options exclude each other. This module can be imported without pydantic, which checks the
+options' types and limits when a study file is read.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from afina.data.kinds import KINDS, WRITTEN, How, Kind, Long
 from afina.errors import UnknownName
 
 MOST = 2**31 - 1
-"""The upper limit of every count; a greater number is a typing error, and numpy and torch could not use it."""
+"""The largest value of a reading option that is a number of texts; numpy and torch could not use a greater number."""
 
 
 def _option(
@@ -31,15 +32,15 @@ def _option(
     of_file: bool = False,
     **limits: Any,
 ) -> Any:
-    """Return an option's declaration.
+    """Return the dataclass field that declares a reading option.
 
     Args:
-        about: What it says in `--help`.
-        metavar: The word for its value in `--help`.
-        flag: Whether the command line has it; all options are keys of a study file.
-        measures: Whether it also says how labelled texts are read on which an adapter is measured.
-        of_file: Whether it says how a file's columns are read, so that a task with fixed columns refuses it.
-        limits: Limits of the value, by pydantic's names.
+        about: The description of the option in `--help`.
+        metavar: The placeholder of the option's value in `--help`.
+        flag: Whether the command line has the option; study files have all options.
+        measures: Whether the option also applies to reading labelled texts for evaluating an adapter.
+        of_file: Whether the option says how a file's columns are read; a task with fixed columns refuses such options.
+        limits: Limits of the option's value, by pydantic's names, such as `ge`.
     """
     about_flag = {"metavar": metavar, "flag": flag, "measures": measures, "of_file": of_file}
     return field(default=default, metadata={"description": about, **about_flag, **limits})
@@ -47,22 +48,26 @@ def _option(
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingOptions:
-    """How to read a task: the [data] section of a study, and keyword arguments of `Task.load`.
+    """Options of reading a task: the [data] section of a study file, and keyword arguments of `Task.load`.
 
     Attributes:
-        text, text_pair: None: the column with a usual name (`columns.TEXT`, `columns.PAIRS`).
-        label: None: the column with a usual name. `a,b,c` names several columns, each with 0 or 1 for one label.
-        target: The name is stored in `label`, and `kind` becomes `text`.
-        labels: Labels are spelled as in the data; or they are names for 0 to n-1, or for the positions of multi-hot
-            lists.
-        separator: None: the separator is recognised.
-        missing, long: None: refuse.
-        merge_labels: Merged labels have their most frequent spelling.
-        sheet: None: the only sheet that is not empty.
-        train_examples, evaluation_examples: Texts are chosen by a stable hash of the text.
-        validation: With a validation share, the evaluation split is not used at all.
-        selection: The trained model is also scored on the texts that were set aside, so that the best model can be
-            selected.
+        text, text_pair: The columns of the texts. None: columns with usual names (`columns.TEXT`, `columns.PAIRS`).
+        label: The column of the label. `a,b,c`: several columns, each with 0 or 1 for one label. None: a column with a
+            usual name (`columns.LABEL`).
+        target: The column of texts that the model learns to write. The column's name is stored in `label`, and `kind`
+            becomes "text".
+        labels: All labels in their order, spelled as in the data. If the data have integers or multi-hot lists,
+            `labels` names the integers 0 to n-1 or the positions of the lists.
+        separator: The separator between the labels of a text. None: the separator is recognised.
+        missing, long: How to treat missing values and target texts that are too long. None: "refuse", which raises an
+            error.
+        merge_labels: Whether to merge labels that differ only in spelling; the most frequent spelling is kept.
+        sheet: The sheet of an xlsx file. None: the only sheet that is not empty.
+        train_examples, evaluation_examples: The largest numbers of training and evaluation texts; a stable hash of the
+            text chooses which texts are kept.
+        validation: The share of the training split that replaces the evaluation split.
+        selection: The share of the training split that is set aside, on which trained models are compared to select the
+            best.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - an annotation would make it a field
@@ -129,10 +134,12 @@ class ReadingOptions:
 
     @classmethod
     def of(cls, options: ReadingOptions | None, named: Mapping[str, Any], *, measuring: bool = False) -> ReadingOptions:
-        """Return options with changes by name. Raises InvalidData, and UnknownName for a name that is no option.
+        """Return reading options with the values in `named` replaced.
 
         Args:
-            measuring: Whether only the options are known that say how texts are read to measure an adapter.
+            measuring: Whether only options of reading texts for evaluating an adapter are allowed.
+
+        Raises InvalidData for an invalid value, and UnknownName for a name that is no reading option.
         """
         made = options or cls()
         known = _known(measuring)
@@ -146,18 +153,18 @@ class ReadingOptions:
 
     @property
     def given(self) -> dict[str, Any]:
-        """The options that differ from their defaults, as values of JSON, by name."""
+        """The reading options that differ from their defaults, by name, as JSON values."""
         return digest.non_defaults(self)
 
 
 USUAL = ReadingOptions()
-"""The defaults."""
+"""Reading options that all have their default values."""
 
 OPTIONS: Mapping[str, Field[Any]] = ReadingOptions.__dataclass_fields__
-"""The declaration of each option."""
+"""The dataclass field that declares each reading option, by the option's name."""
 
 OF_FILES = tuple(name for name, one in OPTIONS.items() if one.metadata["of_file"])
-"""Options that say how a file's columns are read."""
+"""The names of the reading options that say how a file's columns are read."""
 
 
 def _known(measuring: bool) -> list[str]:
@@ -177,10 +184,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def shows_options(*, measuring: bool = False) -> Callable[[Function], Function]:
-    """Return a decorator: the signature of a function that takes options by name shows them, for `help` and notebooks.
+    """Return a decorator that replaces `**kwargs` in a function's signature by the reading options, for `help`.
 
     Args:
-        measuring: Whether to show only the options for measuring an adapter.
+        measuring: Whether to show only the options of reading texts for evaluating an adapter.
     """
 
     def shown(function: Function) -> Function:

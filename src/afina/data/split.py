@@ -1,6 +1,6 @@
-"""Split: labelled texts in a fixed order, and when two texts count as equal.
+"""Split: labelled texts in a fixed order, such as a training split; and the rule by which two texts count as equal.
 
-Texts become token ids in `tokenize.py`.
+The module `tokenize.py` converts the texts to token ids.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OF_ASCII = bytes(code for code in range(128) if not chr(code).isalnum())
 
 @dataclass(frozen=True)
 class Example:
-    """A labelled text, or a labelled pair of texts."""
+    """An example of a split: a labelled text, or a labelled pair of texts."""
 
     text: str
     label: Any
@@ -34,16 +34,17 @@ class Example:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split(ReprCard):
-    """Texts and their labels, in a fixed order.
+    """N labelled texts in a fixed order, such as the training split of a task.
 
     Attributes:
         texts: N strings.
-        labels: Classes: int64 [N], indices into the task's label names. Numbers: float64 [N]. Several labels: int64 [N,
-            L], 0 or 1. Texts: object [N], a tuple of one or more references each (`as_references`).
-        pairs: N strings, or None if an example is a single text.
-        groups: N strings: examples of one group, such as an article, are never on both sides of a cut. None: each
-            text is a group.
-        weights: float64 [N], the weight of each text in the loss, relative to their mean. None: all 1.
+        labels: The targets, by the kind of task. Kind "classes": int64 [N], indices into the task's label names. Kind
+            "number": float64 [N]. Kind "labels": int64 [N, L], 1 where the text has the label, else 0. Kind "text":
+            object [N], a tuple of one or more target texts for each text (`as_references`).
+        pairs: N strings, the second text of each pair. None: the examples are single texts.
+        groups: N strings, the group of each example, such as its article: if the split is divided, the examples of a
+            group stay together. None: each text is a group.
+        weights: float64 [N], the weight of each text in the loss, relative to the mean weight. None: all weights are 1.
     """
 
     texts: Sequence[str]
@@ -86,7 +87,7 @@ class Split(ReprCard):
 
     @cached_property
     def _are_texts(self) -> bool:
-        """Whether labels are an object array of references; a list of class names is rejected."""
+        """Whether `labels` is an object array of tuples of target texts, not of class names."""
         return self.labels.dtype.kind == "O" and self.labels.ndim == 1 and are_references(self.labels)
 
     def __len__(self) -> int:
@@ -108,7 +109,7 @@ class Split(ReprCard):
 
     @cached_property
     def digest(self) -> str:
-        """The digest of texts, pairs, labels and, if there are any, groups and weights, in order."""
+        """The digest of the split's texts, pairs and labels, in order, and of groups and weights if there are any."""
         pairs = self.pairs if self.pairs is not None else []
         if self._are_texts:
             ends = np.cumsum([len(one) for one in self.labels], dtype="<i8")
@@ -123,14 +124,14 @@ class Split(ReprCard):
 
 
 def are_references(found: Iterable[object]) -> bool:
-    """Return whether each item is a tuple of one or more texts that are not blank."""
+    """Return whether each item of `found` is a tuple of one or more strings that are not blank."""
     return all(
         isinstance(one, tuple) and one and all(isinstance(text, str) and text.strip() for text in one) for one in found
     )
 
 
 def as_references(found: Iterable[Sequence[str]]) -> np.ndarray:
-    """Return the references of N texts as targets: object [N], tuples."""
+    """Return the target texts of N texts as an object array [N] of tuples of strings."""
     # Not np.array, which makes a table of strings of tuples of equal length.
     return np.fromiter(map(tuple, found), dtype=object)
 
@@ -143,7 +144,7 @@ def normalised(text: str) -> str:
 
 
 def key(example: Example) -> str:
-    """Return the form in which examples are compared, without the label; "" if there is no letter and no digit."""
+    """Return the normalised text of an example, by which examples are compared; "" if it has no letter or digit."""
     if example.text_pair is None:
         return normalised(example.text)
     first, second = normalised(example.text), normalised(example.text_pair)

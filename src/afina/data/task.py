@@ -1,6 +1,6 @@
-"""Task: a text task by its address, with a training split and an evaluation split.
+"""Task: a text task, read from its address, with a training split and an evaluation split.
 
-A task has texts and labels; `token_cache.py` tokenizes them.
+A task has texts and labels; the module `token_cache.py` tokenizes the texts.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from afina.data.split import Example, Split, key
 from afina.repr_html import ReprCard
 
 CALIBRATION = 0.1
-"""The share of the training texts on which a temperature is fitted; these texts are not trained on."""
+"""The share of the training texts that is set aside to fit a temperature; models are not trained on this share."""
 
 LEAKAGE_LIMIT = 0.01
-"""The largest share of evaluation texts that may also occur in the training split."""
+"""The largest share of evaluation texts that may also occur in the training split without an error."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -36,20 +36,23 @@ class Task(ReprCard):
     """A text task with a training split and an evaluation split.
 
     Attributes:
-        address: The address, such as `sst2`, `snippets:movies` or `my.csv`.
-        label_names: The names of the integer labels. Index 1 is the positive class in binary F1. For numbers, the name
-            of the target.
+        address: The address from which the task was read, such as `sst2`, `snippets:movies` or `my.csv`.
+        label_names: The name of each integer label; of two classes, label 1 is the positive class. If the targets are
+            numbers, `label_names` has the name of the target.
         leaked: The number of evaluation texts that also occur in the training split, compared in normalised form.
-        metric, ceiling, separator: The fields of `TaskData`.
-        columns: For a file, the columns by role: `text`, `text_pair`, `label` or `target`, `group` (rows that stay on
-            one side of a cut), and `others`, which are not read.
-        other: How to read the labels as another kind, in words, if the kind is a question.
+        metric: The standard metric of a benchmark's task. None: the default metric of the kind of task.
+        ceiling: For some tasks, by metric, how well one human predicts what other humans say about the evaluation
+            texts.
+        separator: The text between the labels of a cell, if the file has such a separator.
+        columns: For a file, the names of the columns by role: `text`, `text_pair`, `label` or `target`, `group` (rows
+            of a group stay together if a split is divided), and `others`, which are not read.
+        other: If the kind of task was uncertain, a sentence on how to read the labels as another kind; else empty.
         notes: Sentences about unexpected findings in the data.
         calibration: Texts set aside from the training split to fit a temperature.
         selection: Texts set aside from the training split to select a model.
-        data_digest: The digest of everything that was read at the address, before a part of it was chosen.
-        long: How to treat a target text of too many tokens when the task is encoded.
-        data: The options with which `load` read the task. None: the task was constructed directly.
+        data_digest: The digest of both splits as they were read at the address, before they were shortened or divided.
+        long: How to treat a target text of too many tokens when the task is tokenized: "refuse" or "skip".
+        data: The reading options with which `load` read the task. None: the task was constructed directly.
     """
 
     address: str
@@ -96,13 +99,13 @@ class Task(ReprCard):
         offline: bool = False,
         **named: Any,
     ) -> Task:
-        """Load the task at `address`: a named task, a directory, or a file.
+        """Load the task at `address`: a named task such as `sst2`, a directory, or a file.
 
         Args:
             options: How to read the task.
-            calibration: Set aside CALIBRATION of the training split (see `Task`).
-            offline: Do not use the network; raise NotFound unless `is_at_hand`.
-            named: Fields of `ReadingOptions`, in place of those of `options`: `Task.load("x.csv", label="stars")`.
+            calibration: Whether to set aside a share of 0.1 of the training split to fit a temperature.
+            offline: Whether to stay offline; NotFound is raised if the task would have to be downloaded.
+            named: Single reading options, which replace those of `options`: `Task.load("x.csv", label="stars")`.
 
         Raises UnknownName, NotFound, InvalidData or Leakage.
         """
@@ -111,7 +114,7 @@ class Task(ReprCard):
 
     @classmethod
     def _made(cls, address: str, found: TaskData, asked: ReadingOptions, calibration: bool) -> Task:
-        """Return the task of what was read: with the positive label, limits and parts that are asked for."""
+        """Return the task: the data with the requested positive label, numbers of texts and set-aside parts."""
         found = _with_positive(address, found, asked.positive)
         train = splitting.first(found.train, asked.train_examples, "train_examples")
         held_out = splitting.first(found.evaluation, asked.evaluation_examples, "evaluation_examples")
@@ -137,17 +140,17 @@ class Task(ReprCard):
         calibration: bool = False,
         **named: Any,
     ) -> Task:
-        """Make a task of data in memory, as `load` makes it of a file with the same rows.
+        """Make a task from data in memory; the task is the same as if `load` read the rows from a file.
 
-        The columns that are read are written to a file of the cache (`$AFINA_CACHE`), which is the task's address: runs
-        are executed in other processes, and are found again by the same data.
+        The columns of the task are written to a file in the cache (`$AFINA_CACHE`), whose path is the task's address.
+        Other processes, which execute the runs, read the task at this address, and the same data have the same address.
 
         Args:
             data: A frame of pandas or polars, a Dataset of `datasets`, a table of pyarrow, a dict of columns, or a list
                 of dicts. With `targets`: a list, array or Series of texts, or rows of two texts.
-            targets: A label, number, list of labels or text to write for each text of `data`.
-            evaluation: Data of the same form that replace the evaluation split, for texts and labels a pair of these;
-                or a file, as in `load`.
+            targets: The target of each text of `data`: a label, a number, a list of labels, or a text to write.
+            evaluation: Data that replace the evaluation split: data of the same form as `data`, a tuple (texts,
+                targets), or the path of a file.
             options, calibration, named: The same as the arguments of `load`.
 
         Raises InvalidData, Leakage, or CannotWrite if the cache cannot be written to.
@@ -174,13 +177,13 @@ class Task(ReprCard):
 
     @property
     def repetitions(self) -> list[str]:
-        """A note if texts of the evaluation split repeat others."""
+        """A note for the user if too many texts of the evaluation split repeat another text; else empty."""
         repeated, where = splitting.repeated(self.evaluation), f"the evaluation split of {self.address}"
         return splitting.repetition_notes(repeated, len(self.evaluation), where)
 
     @property
     def told(self) -> str:
-        """The roles of the columns, and notes about unexpected findings; a line each.
+        """Lines for the user: how columns, rows and labels were read, and notes about unexpected findings.
 
         `text: column 'body'; label: column 'stars'; not read: id. 3,412 rows, numbers from 1 to 5: kind number (...).`
         """
@@ -195,27 +198,27 @@ class Task(ReprCard):
 def told(
     address: str, columns: Mapping[str, str], rows: int, what: str, kind: Kind, other: str, notes: Iterable[str]
 ) -> str:
-    """Return how data were read, a line each: columns by role, rows, targets in words and kind; then notes."""
+    """Return lines for the user: a line with the columns, number of rows, targets and kind of task; then the notes."""
     where = f"{columns_in_words(columns)}. " if columns else f"{address}: "
     more = f" ({other})" if other else ""
     return "\n".join([f"{where}{rows:,} row{'s' * (rows != 1)}, {what}: kind {kind}{more}", *notes])
 
 
 def _set_aside(train: Split, kind: Kind, shares: Mapping[str, float | None]) -> tuple[Split, dict[str, Split]]:
-    """Return the remaining training texts, and by name the texts of each share that is not None."""
+    """Return the remaining training split, and the splits that were cut from it by the names of their shares."""
     rest, cut = splitting.cuts(train, {name: share for name, share in shares.items() if share is not None})
     return rest, {name: TARGETS[kind].grouped(split) for name, split in cut.items()}
 
 
 def as_address(address: Any) -> str:
-    """Return an address as a string. Raises InvalidData for data in memory."""
+    """Return a task's address as a string. Raises InvalidData for data in memory, which `Task.of` reads."""
     if not isinstance(address, str | os.PathLike):
         raise problems.ADDRESS_NOT_A_STRING(argument="address", found=type(address).__name__)
     return str(os.fspath(address))
 
 
 def _with_positive(address: str, found: TaskData, positive: str | None) -> TaskData:
-    """Return the data with `positive`, if given, as the second of two labels. Raises InvalidData."""
+    """Return the task's data with the label `positive`, if given, as the second of two labels. Raises InvalidData."""
     if positive is None:
         return found
     kind, before = TARGETS[found.kind], found.label_names
@@ -225,7 +228,7 @@ def _with_positive(address: str, found: TaskData, positive: str | None) -> TaskD
 
 
 def _told(found: TaskData, aside: Mapping[str, Split], asked: ReadingOptions) -> dict[str, Any]:
-    """Return the fields of a task that come from its arguments, from reading it and from setting texts aside."""
+    """Return the fields of a `Task`, by name, that come from its data, its set-aside texts and its reading options."""
     names = ("label_names", "kind", "metric", "ceiling", "separator", "columns", "other", "notes")
     read = {name: getattr(found, name) for name in names}
     kept = {name: aside.get(name) for name in ("calibration", "selection")}
@@ -233,7 +236,7 @@ def _told(found: TaskData, aside: Mapping[str, Split], asked: ReadingOptions) ->
 
 
 def _data_digest(found: TaskData) -> str:
-    """Return the digest of both splits as they were read, and of their label names."""
+    """Return the digest of a task's two splits as they were read, of the kind of task and of the label names."""
     return digest.of_json([found.train.digest, found.evaluation.digest, found.kind, list(found.label_names)])
 
 
@@ -245,7 +248,7 @@ def _found(address: str, asked: ReadingOptions, offline: bool) -> TaskData:
 
 
 def _of_origin(address: str, origin: Origin, asked: ReadingOptions, offline: bool) -> TaskData:
-    """Return the data of an origin; the file `evaluation` replaces its evaluation split, and its ceiling is dropped."""
+    """Return the data of a named task; a file in the option `evaluation` replaces its evaluation split."""
     chosen = [name for name in OF_FILES if name in asked.given]
     if chosen and asked.evaluation is None and not origin.chooses:
         option = "target" if asked.kind == WRITTEN and chosen[0] == "label" else chosen[0]
@@ -280,19 +283,19 @@ def _of_file(asked: ReadingOptions, address: str, named: TaskData) -> tuple[Spli
 
 
 def count_leaked(train: Iterable[Example], evaluation: Split) -> int:
-    """Return how many evaluation examples occur in the training split, ignoring those without letters and digits."""
+    """Return how many evaluation examples, except those without letters and digits, are also training examples."""
     seen = {key(example) for example in train} - {""}
     return sum(key(example) in seen for example in evaluation)
 
 
 def check_leakage(address: str, train: Split, evaluation: Split, *, allow: bool) -> int:
-    """Count leaked examples; raise `Leakage` above `LEAKAGE_LIMIT` unless allowed."""
+    """Return how many evaluation examples also occur in the training split. Raises Leakage as `check_leaked` does."""
     leaked = count_leaked(train, evaluation)
     check_leaked(address, leaked, len(evaluation), allow=allow)
     return leaked
 
 
 def check_leaked(address: str, leaked: int, examples: int, *, allow: bool) -> None:
-    """Raise `Leakage` if more than LEAKAGE_LIMIT of the evaluation examples are leaked, unless allowed."""
+    """Raise Leakage, unless allowed, if more than LEAKAGE_LIMIT of the evaluation examples are training examples."""
     if leaked > LEAKAGE_LIMIT * examples and not allow:
         raise problems.LEAKED(limit=LEAKAGE_LIMIT, task=address, leaked=leaked, evaluation=examples)

@@ -1,4 +1,4 @@
-"""Tasks of texts to write by name: the summaries of ACLSum, E2E's restaurants, and SQuAD's questions.
+"""Named text-to-text tasks: summaries of ACLSum, restaurant descriptions of E2E, and answers to questions of SQuAD.
 
 S. Takeshita et al., ACLSum: A New Dataset for Aspect-based Summarization of Scientific Publications, NAACL 2024 (the
 files of aclsum 0.1.2, MIT). J. Novikova et al., The E2E Dataset: New Challenges For End-to-End Generation, SIGDIAL
@@ -26,21 +26,25 @@ from afina.data.reading_options import ReadingOptions
 ASPECTS = ("challenge", "approach", "outcome")
 SECTIONS = ("abstract", "introduction", "conclusion")
 WHOLE = "-full"
-"""Suffix of the name of a task whose input is all of SECTIONS, instead of the abstract alone."""
+"""The suffix of names of ACLSum tasks whose input is all of SECTIONS, not only the abstract."""
 
 ACLSUM = tuple(f"{aspect}{suffix}" for suffix in ("", WHOLE) for aspect in ASPECTS)
-"""Names of the tasks of ACLSum."""
+"""The names of the ACLSum tasks, such as `challenge` and `challenge-full`."""
 
 E2E_TRAIN = ("trainset.csv", "devset.csv")
 E2E_TEST = ("testset_w_refs.csv", "testset.csv", "devset.csv")
-"""Files of E2E, the first that exists is read. The challenge published `testset.csv` without references first."""
+"""The possible names of E2E's evaluation file; the first file that exists is read. At first, the challenge published
+`testset.csv` without references."""
 
 
 def load_aclsum(name: str, labels: tuple[str, ...] | None = None, *, offline: bool = False) -> TaskData:
-    """Return the training split, 100 papers, and the test split, 100 other papers. The 50 of validation are not read.
+    """Return an ACLSum task with its training split (100 papers) and, for evaluation, its test split (100 papers).
 
-    name: One of ACLSUM.
-    offline: Has no effect: the caller has checked that the asset is cached.
+    ACLSum's validation split (50 papers) is not read.
+
+    Args:
+        name: A name in ACLSUM.
+        offline: Has no effect, because the caller has checked that the files are cached.
     """
     aspect = name.removesuffix(WHOLE)
     sections = SECTIONS if name.endswith(WHOLE) else SECTIONS[:1]
@@ -58,7 +62,7 @@ def _papers(path: Path, aspect: str, sections: Sequence[str]) -> FileTable:
 
 
 def e2e_files(place: Path) -> list[Path]:
-    """Return the training file, and the evaluation file if there is one. Raises NotFound."""
+    """Return E2E's training file, and the evaluation file if there is one. Raises NotFound."""
     if _is_file(place):
         return [place]
     found = [
@@ -71,7 +75,7 @@ def e2e_files(place: Path) -> list[Path]:
 
 
 def load_e2e(place: Path, labels: tuple[str, ...] | None = None) -> TaskData:
-    """Return the splits of E2E's files; without an evaluation file, a fifth of the inputs is held out.
+    """Return the E2E task; without an evaluation file, a fifth of the inputs is held out for evaluation.
 
     Raises NotFound, InvalidData.
     """
@@ -81,7 +85,7 @@ def load_e2e(place: Path, labels: tuple[str, ...] | None = None) -> TaskData:
 
 
 def squad_files(place: Path) -> list[Path]:
-    """Return the training file, and the evaluation file if there is one. Raises NotFound, InvalidData."""
+    """Return SQuAD's training file, and the evaluation file if there is one. Raises NotFound, InvalidData."""
     if _is_file(place):
         return [place]
     there = sorted(place.iterdir())
@@ -99,9 +103,9 @@ def squad_files(place: Path) -> list[Path]:
 
 
 def load_squad(place: Path, labels: tuple[str, ...] | None = None) -> TaskData:
-    """Return the splits of SQuAD's files; without an evaluation file, a fifth of the articles is held out.
+    """Return the SQuAD task; without an evaluation file, a fifth of the articles is held out for evaluation.
 
-    Questions without an answer are left out, with a note. Raises NotFound, InvalidData.
+    Questions without an answer are left out, and a note says how many. Raises NotFound, InvalidData.
     """
     asked = ReadingOptions(
         text="context", text_pair="question", label="answers", kind=TEXT, missing="keep", labels=labels
@@ -111,7 +115,7 @@ def load_squad(place: Path, labels: tuple[str, ...] | None = None) -> TaskData:
 
 
 def _is_file(place: Path) -> bool:
-    """Return whether a place is a file and not a directory. Raises NotFound if there is neither."""
+    """Return whether a path is a file and not a directory. Raises NotFound if the path does not exist."""
     if not place.is_file() and not place.is_dir():
         raise problems.PLACE_MISSING(path=place)
     return place.is_file()
@@ -122,7 +126,7 @@ def _there(place: Path) -> str:
 
 
 def _questions(path: Path) -> FileTable:
-    """Return the questions of a file, one a row."""
+    """Return a table of the questions in a json file of SQuAD, one question a row."""
     with source.opened(path) as file:
         content = formats.parsed(str(path), file.stream.read(), "a json file of SQuAD")
     columns: dict[str, list[Any]] = {"title": [], "context": [], "question": [], "answers": []}
@@ -141,7 +145,7 @@ def _questions(path: Path) -> FileTable:
 
 
 def _rows(content: Any, where: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the title, context, question and answers of each question. Raises InvalidData."""
+    """Yield for each question of SQuAD's json its article's title, its context, the question and the answers."""
     for i, article in enumerate(_part(content, "data", list, where), start=1):
         of_article = f"{where}, article {i}"
         paragraphs = _part(article, "paragraphs", list, of_article)
@@ -158,7 +162,7 @@ def _rows(content: Any, where: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _part(found: Any, name: str, expected: type[list[Any]] | type[str], where: str) -> Any:
-    """Return a field of SQuAD's json. Raises InvalidData if the field is missing or of another type."""
+    """Return the field `name` of an object in SQuAD's json. Raises InvalidData if it is missing or of another type."""
     value = found.get(name) if isinstance(found, dict) else None
     if not isinstance(value, expected):
         words = "a text" if expected is str else "a list"

@@ -1,9 +1,9 @@
-"""TextHashes: hashes of an adapter's training texts, which stand beside its tensors.
+"""TextHashes: hashes of an adapter's training texts, stored in a file beside the adapter's tensors.
 
 A text is hashed in the normalised form in which texts are compared (`afina.data.split.key`), with a salt, to 64 bits.
 Among a million texts, two different texts have the same hash with a chance below one in ten million. The salt is
-computed from the texts, so the same training gives the same file. The salt only keeps one table of precomputed hashes
-from serving for several adapters: with the hashes, anyone can test whether a given text was trained on.
+computed from the texts, so the same training texts give the same file. The salt only prevents that one table of
+precomputed hashes works for several adapters. Whoever has the file can test whether a given text was a training text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from afina.data.split import Example, key
 HASHES_FILE = "training_texts.json"
 FORMAT = 1
 MOST_BYTES = 256 << 20
-"""The largest size of the file: the hashes of 24 million texts."""
+"""The largest size in bytes of a file of hashes: that of the hashes of 24 million texts."""
 
 _BYTES = 8
 _SALT = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -35,7 +35,12 @@ _SALT = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 @dataclass(frozen=True, eq=False)
 class TextHashes:
-    """Hashes of texts: a salt of 32 hexadecimal digits, and uint64 [N] in rising order, each once."""
+    """The salted hashes of an adapter's training texts.
+
+    Attributes:
+        salt: 32 hexadecimal digits.
+        hashes: uint64 [N], in ascending order without duplicates.
+    """
 
     salt: str
     hashes: np.ndarray
@@ -45,19 +50,19 @@ class TextHashes:
 
     @classmethod
     def of(cls, examples: Iterable[Example]) -> Self:
-        """Return the hashes of examples, regardless of labels; a text without letters and digits has no hash."""
+        """Return the hashes of the texts of examples; a text without letters and digits has no hash."""
         keys = sorted({key(example) for example in examples} - {""})
         salt = digest.of_strings(keys).removeprefix(digest.PREFIX)[:32]
         return cls(salt, np.unique(_hashed(keys, salt)))
 
     def among(self, examples: Iterable[Example]) -> np.ndarray:
-        """Return for each example whether its hash is among these, bool [N]."""
+        """Return for each example whether its text is a training text by these hashes, bool [N]."""
         keys = [key(example) for example in examples]
         found: np.ndarray = np.isin(_hashed(keys, self.salt), self.hashes) & np.array([bool(one) for one in keys], bool)
         return found
 
     def write(self, path: Path) -> None:
-        """Write the file; the same hashes give the same bytes."""
+        """Write the hashes to the file `path`; equal hashes give equal bytes."""
         content = self._content()
         path.write_text(json.dumps(content | {"digest": digest.of_json(content)}) + "\n", encoding="ascii")
 
@@ -89,7 +94,7 @@ class TextHashes:
 
 
 def _hashed(keys: Iterable[str], salt: str) -> np.ndarray:
-    """Return the hashes of keys, uint64 [N]."""
+    """Return the salted 64-bit hashes of normalised texts, uint64 [N]."""
     seed = bytes.fromhex(salt)
     hashed = (
         hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_BYTES, key=seed).digest() for text in keys

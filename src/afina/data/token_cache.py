@@ -1,7 +1,7 @@
-"""A cache of encoded splits on disk: each split is encoded once, and training reads the encoding memory-mapped.
+"""A cache of tokenized splits on disk: each split is tokenized once, and training reads its tokens memory-mapped.
 
-Each encoding has a directory, `<cache>/encodings/<key>`, named by everything that determines its content. A cache that
-is damaged, full or not writable costs time or memory, but never fails a run.
+Each tokenized split has a directory, `<cache>/encodings/<key>`. The key is a hash of everything that determines the
+tokens. If the cache is damaged, full or not writable, a run takes more time or memory, but does not fail.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CACHE_LIMIT = 4 * 2**30
-"""Bytes of encodings that are kept; beyond this, the least recently used encodings are removed."""
+"""The largest size in bytes of the cache of tokenized splits; the least recently used ones are removed first."""
 
 _FORMAT = 1
 _TOKENS, _OFFSETS, _SECOND, _ABOUT = "tokens.npy", "offsets.npy", "second.npy", "about.json"
@@ -40,12 +40,14 @@ _TOKENS, _OFFSETS, _SECOND, _ABOUT = "tokens.npy", "offsets.npy", "second.npy", 
 
 @dataclass(frozen=True, eq=False)
 class EncodedSplit:
-    """The tokens, labels and digest that a run keeps of a split, without its texts.
+    """A tokenized split without its texts: the tokens, labels and digest that a run keeps.
 
     Attributes:
-        digest: The digest of the split as it was read, before targets that are too long were left out.
-        references: The tokens of targets that are texts; `encoded` then has the prompts.
-        weights: The weight of each text in the loss. None: all 1.
+        encoded: The token ids of the texts; of the prompts, if the targets are texts.
+        digest: The digest of the split as it was read, before target texts that are too long were left out.
+        references: The token ids of the target texts. None: the targets are not texts.
+        left_out: How many target texts were left out because they are too long.
+        weights: The weight of each text in the loss. None: all weights are 1.
     """
 
     encoded: Encoded
@@ -59,7 +61,7 @@ class EncodedSplit:
         return len(self.encoded)
 
     def loader(self, targets: np.ndarray, batch_size: int, seed: int) -> Loader:
-        """Return the training batches; `targets` are the labels in the form that the loss takes."""
+        """Return the training batches of the split; `targets` are the labels in the form that the loss takes."""
         if self.references is not None:
             return Loader(*self.references.sequences(self.encoded), batch_size, seed)
         weights = None if self.weights is None else self.weights / self.weights.mean()
@@ -68,13 +70,16 @@ class EncodedSplit:
 
 @dataclass(frozen=True, eq=False)
 class EncodedTask:
-    """The parts of a task that a run keeps. Fields without a description are those of `afina.data.task.Task`.
+    """A tokenized task: the parts of a `Task` that a run keeps, without the texts.
+
+    Fields that are not listed here have the same meaning as in `afina.data.task.Task`.
 
     Attributes:
         pairs: Whether the examples are pairs of texts.
-        trained_on: Hashes of the training texts, including those for calibration.
-        max_length: Most tokens of a text; for targets that are texts, of a prompt.
-        answer_tokens: Tokens of the longest training target, its end included; None if targets are no texts.
+        trained_on: Hashes of the training texts and of the calibration texts.
+        max_length: The largest number of tokens of a text; if targets are texts, the largest number of a prompt.
+        answer_tokens: The number of tokens of the longest training target, including the end-of-sequence token. None:
+            the targets are not texts.
     """
 
     address: str
@@ -98,7 +103,7 @@ class EncodedTask:
 
     @property
     def found(self) -> dict[str, Any]:
-        """The recognised format of the labels, as arguments of `Task.load`; empty for classes."""
+        """The kind of task and the separator of labels, as arguments of `Task.load`; empty for single-label classes."""
         found = {"kind": TARGETS[self.kind].told, "separator": self.separator}
         return {name: value for name, value in found.items() if value}
 
@@ -111,7 +116,7 @@ class EncodedTask:
         max_length: int,
         template: Template | None = None,
     ) -> Self:
-        """Encode the splits of a task, or read them from the cache. Raises the same errors as `encode`."""
+        """Tokenize the splits of a task, or read their tokens from the cache. Raises the same errors as `encode`."""
 
         def fitting(split: Split, where: str) -> tuple[Split, References | None, LeftOut]:
             if split.labels.dtype.kind != "O":
@@ -156,9 +161,9 @@ class EncodedTask:
 
 
 def check_positions(split: EncodedSplit, most: int) -> None:
-    """Raise InvalidData if an evaluation prompt and one of its targets have more than `most` tokens, all of a model.
+    """Raise InvalidData if an evaluation prompt and its target exceed `most` tokens, the model's maximum length.
 
-    Prompts leave room for the longest training target; a target of the evaluation may be longer.
+    Prompts are cut so that the longest training target fits, but an evaluation target may be longer.
     """
     if split.references is None or not len(split):
         return
@@ -171,7 +176,7 @@ def check_positions(split: EncodedSplit, most: int) -> None:
 
 
 def _without_targets(learnt: Sequence[EncodedSplit], measured: EncodedSplit, max_length: int) -> tuple[str, ...]:
-    """Return a note on how many targets were left out; empty if none was."""
+    """Return a note on how many target texts were left out because they are too long; empty if none was left out."""
     counts = sum(part.left_out.targets for part in learnt), measured.left_out.targets
     if not any(counts):
         return ()
@@ -190,7 +195,7 @@ def encode_split(
     template: Template | None = None,
     where: str = "text",
 ) -> Encoded:
-    """Return `afina.data.tokenize.encode` of a split, as memory-mapped arrays in the cache."""
+    """Tokenize a split, or open its tokens in the cache; return the tokens as memory-mapped arrays."""
     if not len(split):
         return encode(tokenizer, [], max_length=max_length)
     typed = has_types(tokenizer, pairs=split.pairs is not None, template=template)
@@ -220,12 +225,12 @@ def encode_split(
 
 
 def _files(typed: bool) -> tuple[str, ...]:
-    """Return the names of an encoding's arrays; `typed`: whether the tokens have types."""
+    """Return the file names of the arrays of a tokenized split; `typed` says whether the tokens have types."""
     return (_TOKENS, _OFFSETS, _SECOND) if typed else (_TOKENS, _OFFSETS)
 
 
 def _open(place: Path, count: int, typed: bool) -> Encoded | None:
-    """Return the cached encoding of `count` texts; None if it is missing or damaged."""
+    """Return the cached tokens of a split of `count` texts; None if the cache's directory is missing or damaged."""
     try:
         about = json.loads((place / _ABOUT).read_text(encoding="utf-8"))
         if about["files"] != digest.of_files(place, _files(typed)):
@@ -267,7 +272,7 @@ def _make(place: Path, parts: Iterator[Encoded], typed: bool) -> None:
 
 
 def _header(file: BinaryIO, dtype: type, length: int) -> None:
-    """Write the header of a .npy file of that length at the start; numpy reserves room for any length."""
+    """Write the header of a .npy file with a one-dimensional array of `length` values at the start of `file`."""
     file.seek(0)
     descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
     np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": (length,)})

@@ -1,4 +1,4 @@
-"""Tokenize texts, optionally in a prompt `Template`. All truncation of texts is in this module."""
+"""Tokenize texts, optionally in a prompt `Template`. Only this module truncates texts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _CHUNK = 4096
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """N token sequences, end to end.
+    """N token sequences, concatenated.
 
     Attributes:
-        tokens: int32 [total].
-        offsets: int64 [N + 1]; sequence i is tokens[offsets[i]:offsets[i + 1]].
+        tokens: int32 [total], the token ids of all sequences.
+        offsets: int64 [N + 1], the sequence boundaries: sequence i is tokens[offsets[i]:offsets[i + 1]].
         truncated: The number of texts that were longer than the maximum length.
-        second: int32 [N], the place in each sequence of the first token of type 1 (of the second text of a pair); the
-            sequence's length if no token has type 1. None: no token types, which is the same as type 0 everywhere.
+        second: int32 [N], the index in each sequence of the first token of type 1 (of the second text of a pair); the
+            sequence's length if no token has type 1. None: there are no token types, so all tokens count as type 0.
     """
 
     tokens: np.ndarray
@@ -36,14 +36,14 @@ class Encoded:
     def of(
         cls, sequences: Sequence[np.ndarray], truncated: int = 0, second: Sequence[int | None] | None = None
     ) -> Encoded:
-        """Return these sequences of integers, end to end; `second` is None for sequences without token types."""
+        """Concatenate integer arrays of token ids; `second` is None for sequences without token types."""
         offsets = np.cumsum([0, *map(len, sequences)], dtype=np.int64)
         tokens = np.concatenate([np.zeros(0, np.int32), *sequences]).astype(np.int32)
         return cls(tokens, offsets, truncated, seconds_of(sequences, second))
 
     @classmethod
     def joined(cls, parts: Iterable[Encoded]) -> Encoded:
-        """Return the sequences of all parts, which all have token types or all have none."""
+        """Concatenate the sequences of several parts, which all have token types or all have none."""
         given = list(parts)
         seconds = [part.second for part in given if part.second is not None]
         lengths = np.concatenate([np.zeros(1, np.int64), *(part.lengths for part in given)])
@@ -61,7 +61,7 @@ class Encoded:
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
     def first(self, count: int) -> Encoded:
-        """Return the first `count` sequences, or all if there are fewer; `truncated` stays that of the whole."""
+        """Return the first `count` sequences, or all if there are fewer; the number `truncated` stays unchanged."""
         count = min(count, len(self))
         second = None if self.second is None else self.second[:count]
         return Encoded(self.tokens[: self.offsets[count]], self.offsets[: count + 1], self.truncated, second)
@@ -72,7 +72,7 @@ class Encoded:
 
 
 def seconds_of(sequences: Sequence[np.ndarray], second: Sequence[int | None] | None) -> np.ndarray | None:
-    """Return `Encoded.second`, int32 [N], given the place of each sequence's first token of type 1, or None."""
+    """Return the array `Encoded.second`, given for each sequence the index of its first token of type 1, or None."""
     if second is None or all(place is None for place in second):
         return None
     places = zip(sequences, second, strict=True)
@@ -80,7 +80,7 @@ def seconds_of(sequences: Sequence[np.ndarray], second: Sequence[int | None] | N
 
 
 def has_types(tokenizer: PreTrainedTokenizerBase, *, pairs: bool, template: Template | None) -> bool:
-    """Whether `encode` returns token types: for pairs without a template, if the model reads them."""
+    """Return whether `encode` returns token types: for pairs without a template, if the model reads token types."""
     return pairs and template is None and "token_type_ids" in tokenizer.model_input_names
 
 
@@ -94,13 +94,13 @@ def encode(
     where: str = "text",
     before: int = 0,
 ) -> Encoded:
-    """Encode texts as the tokenizer's own call does: special tokens, pair format, token types and truncation side.
+    """Tokenize texts or pairs with the special tokens, token types and truncation side of a transformers tokenizer.
 
-    With a template, the template and the text are one string for the tokenizer, and only the text is truncated.
+    With a template, the template and the text are tokenized as one string, and only the text is truncated.
 
     Args:
-        where: The name of the texts in the error message.
-        before: The number of earlier texts, for the number in the message.
+        where: A name for the texts in error messages, such as "training text".
+        before: The number of texts before these, so that error messages number the texts correctly.
 
     Raises InvalidData for a text without tokens.
     """
@@ -119,7 +119,7 @@ def pieces(
     where: str = "text",
     before: int = 0,
 ) -> Iterator[Encoded]:
-    """Yield the parts of `encode`, thousands of texts each."""
+    """Tokenize texts as `encode` does, and yield the sequences of 4,096 texts at a time."""
     if template:
         template.check_pairs(pairs is not None)
         template.check_length(tokenizer, max_length)
@@ -150,7 +150,10 @@ def pieces(
 
 
 def _seconds(offsets: np.ndarray, types: Sequence[Sequence[int]]) -> np.ndarray:
-    """Return `Encoded.second`, given the token types of each sequence. Raises InvalidStudy unless 1 follows 0."""
+    """Return the array `Encoded.second`, given the token types of each sequence.
+
+    Raises InvalidStudy unless each sequence has type 0 for its first tokens and type 1 for the others.
+    """
     row = np.concatenate([np.asarray(each, dtype=np.int32) for each in types])
     lengths = np.diff(offsets)
     second = lengths - np.add.reduceat(row, offsets[:-1])
@@ -168,7 +171,10 @@ def _in_template(
     pairs: list[str] | None,
     max_length: int,
 ) -> tuple[list[np.ndarray], int]:
-    """Return the token ids of each text, and how many texts were truncated; a text that adds no token has no ids."""
+    """Return the token ids of each text in its template, and the number of truncated texts.
+
+    A text that adds no token to its template has no token ids.
+    """
     seconds: Sequence[str | None] = pairs or [None] * len(texts)
     given = list(zip(texts, seconds, strict=True))
     found = template.ids(tokenizer, [template.render(*one) for one in given])
@@ -187,10 +193,10 @@ def _in_template(
 
 
 Tokenizer = PreTrainedTokenizerBase
-"""A name for the type, for modules that do not import transformers."""
+"""The type of transformers' tokenizers, for modules of afina that do not import transformers."""
 
 _BRIEF = 80
-"""The number of characters of a template that an error message shows."""
+"""The largest number of characters of a prompt template in an error message."""
 
 TEXT, PAIR = "{text}", "{text_pair}"
 
@@ -199,13 +205,13 @@ _NAME_IN_BRACES = re.compile(r"\{[^\W\d]\w*\}")
 
 @dataclass(frozen=True)
 class Template:
-    r"""The text around each text, such as `Review: {text}\nSentiment:`.
+    r"""A prompt template, such as `Review: {text}\nSentiment:`.
 
-    A template has `{text}` once, and `{text_pair}` at most once. Other braces are literal, also in the texts.
+    A template contains `{text}` once, and `{text_pair}` at most once. All other braces, also in the texts, are literal.
 
     Attributes:
-        source: The template.
-        special_tokens: Whether the tokenizer adds its special tokens. A chat template has them already.
+        source: The template as a string.
+        special_tokens: Whether the tokenizer adds its special tokens. False for a chat template, which contains them.
     """
 
     source: str
@@ -217,16 +223,16 @@ class Template:
 
     @property
     def _brief(self) -> str:
-        """The quoted beginning of the template, for messages."""
+        """The quoted beginning of the template, for error messages."""
         return repr(self.source if len(self.source) <= _BRIEF else self.source[: _BRIEF - 1] + "…")
 
     @property
     def takes_pairs(self) -> bool:
-        """Whether the template has a place for a second text."""
+        """Whether the template contains `{text_pair}`, the place of a second text."""
         return PAIR in self.source
 
     def check_pairs(self, pairs: bool) -> None:
-        """Raise InvalidStudy unless the template has a place for each text of an example, and no other place."""
+        """Raise InvalidStudy unless the template contains `{text_pair}` exactly if the examples are pairs of texts."""
         if pairs != self.takes_pairs:
             found = "pairs of texts" if pairs else "single texts"
             advice = f"Add {PAIR}." if pairs else f"Remove {PAIR}, or name the column of second texts with `text_pair`."
@@ -235,9 +241,10 @@ class Template:
             )
 
     def check_fields(self, columns: Sequence[str] = ()) -> None:
-        """Raise InvalidStudy for another name in braces, which would stand unchanged in each prompt.
+        """Raise InvalidStudy if the template contains a name in braces other than `{text}` and `{text_pair}`.
 
-        columns: The names in braces that the user may give, for the message; empty: those of the texts.
+        Args:
+            columns: The names in braces that the error message offers. Empty: `{text}` and `{text_pair}`.
         """
         texts = [TEXT, PAIR] if self.takes_pairs else [TEXT]
         unknown = [each for each in _NAME_IN_BRACES.findall(self.source) if each not in (TEXT, PAIR)]
@@ -247,13 +254,16 @@ class Template:
             )
 
     def ids(self, tokenizer: PreTrainedTokenizerBase, rendered: list[str]) -> list[list[int]]:
-        """Return the token ids of texts in the template, without truncation."""
+        """Return the token ids of rendered prompts, without truncation."""
         given = tokenizer(rendered, return_attention_mask=False, verbose=False, add_special_tokens=self.special_tokens)
         found: list[list[int]] = given["input_ids"]
         return found
 
     def followed(self, prompt: str, answer: str) -> str:
-        """Return a rendered prompt and its answer, with a space between them unless a line break separates them."""
+        """Concatenate a rendered prompt and its answer, with a space between them unless the prompt ends a line.
+
+        A chat template, which has its own special tokens, gets no space either.
+        """
         joined = not self.special_tokens or prompt.endswith("\n")
         return f"{prompt}{'' if joined else ' '}{answer}"
 
@@ -261,7 +271,7 @@ class Template:
         return self._laid(text, pair)[0]
 
     def check_length(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        """Raise InvalidStudy if the template leaves no token for a text."""
+        """Raise InvalidStudy if the template alone has `max_length` or more tokens."""
         length = len(self.ids(tokenizer, [self.render("", "")])[0])
         if length >= max_length:
             raise problems.TEMPLATE_TOO_LONG(
@@ -271,10 +281,11 @@ class Template:
     def shortened(
         self, tokenizer: PreTrainedTokenizerBase, text: str, pair: str | None, max_length: int
     ) -> tuple[np.ndarray, bool]:
-        """Return the token ids, int32, of an example in the template, and whether a text had to be truncated.
+        """Return the token ids (int32) of an example in the template, and whether a text had to be truncated.
 
-        Texts lose their ends (their beginnings if the tokenizer truncates on the left), the longer text of a pair
-        first. The template loses nothing. Raises InvalidStudy if the template leaves no room.
+        Texts are truncated at their ends, or at their beginnings if the tokenizer truncates on the left; of a pair, the
+        longer text is truncated first. The template is not truncated. Raises InvalidStudy if the template alone has
+        more than `max_length` tokens.
         """
         parts, cut = [text, *([] if pair is None else [pair])], False
         while True:
@@ -292,7 +303,7 @@ class Template:
 
     @cached_property
     def _literals(self) -> tuple[list[str], list[int]]:
-        """The literal parts around the texts, and which text, 0 or 1, follows each part except the last."""
+        """The literal parts of the template, and for each part except the last which text (0 or 1) follows it."""
         places = sorted(
             (self.source.index(mark), number, mark) for number, mark in ((0, TEXT), (1, PAIR)) if mark in self.source
         )
@@ -303,7 +314,7 @@ class Template:
         return [*literals, self.source[start:]], [number for _, number, _ in places]
 
     def _laid(self, text: str, pair: str | None = None) -> tuple[str, list[tuple[int, int]]]:
-        """Return the whole string, and the (start, end) of the text and of the pair in it."""
+        """Return the template filled with a text or pair, and the (start, end) of each text in the filled template."""
         literals, order = self._literals
         given, spans = (text, pair or ""), {}
         whole = literals[0]
@@ -314,11 +325,13 @@ class Template:
 
 
 def _cut(parts: list[str], spans: list[tuple[int, int]], offsets: np.ndarray, over: int, *, left: bool) -> list[str]:
-    """Return the parts without `over` tokens, as near as whole characters allow, and at least one character shorter.
+    """Return the texts of an example shortened by about `over` tokens, and by at least one character.
 
     Args:
-        spans: The (start, end) of each part in the tokenized string.
-        offsets: int64 [T, 2], the start and end of each token in the string.
+        parts: The text, or the two texts of a pair.
+        spans: The (start, end) of each text in the tokenized string.
+        offsets: int64 [T, 2], the start and end of each token in the tokenized string.
+        left: Whether texts are shortened at their beginnings.
     """
     inside = [offsets[(offsets[:, 0] >= a) & (offsets[:, 1] <= b) & (offsets[:, 0] < offsets[:, 1])] for a, b in spans]
     keep = [len(tokens) for tokens in inside]

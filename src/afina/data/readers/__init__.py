@@ -1,1 +1,4 @@
-"""Files, data sets of the Hub and fetched packages become splits. Readers do not know addresses, tokens or models."""
+"""Readers of tasks: they make splits from files, data sets of the Hub and downloaded packages.
+
+The package does not import the modules of addresses, tokenizing or models.
+"""

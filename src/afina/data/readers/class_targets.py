@@ -1,4 +1,4 @@
-"""ClassTargets: single-label classification. Classes are read, ordered, and matched with an adapter's classes."""
+"""ClassTargets: how the classes of single-label classification are read, ordered and matched with an adapter's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from afina.data.split import Split
 
 
 class ClassTargets(TargetKind):
-    """One class per text: int64 [N], indices into the label names."""
+    """Targets of single-label classification: int64 [N], the index of each text's class in the label names."""
 
     kind = CLASSES
     usual = True
@@ -83,7 +83,7 @@ class ClassTargets(TargetKind):
         names: Sequence[str] = (),
         whose: str = "the adapter's",
     ) -> Split:
-        """Return a split whose labels are matched by name, or by the integer that stands for the name."""
+        """Return a split whose labels are indices into `label_names`, found by name or by the integer for the name."""
         index = {name: i for i, name in enumerate(label_names)}
         seen = {str(label) for label in rows.labels}
         whole = all(WHOLE.fullmatch(label) for label in seen)
@@ -112,7 +112,7 @@ class ClassTargets(TargetKind):
         return _split(rows, index, whole)
 
     def ordered(self, label_names: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
-        """Return `labels`. Raises InvalidData if they are not the label names."""
+        """Return `labels`. Raises InvalidData if `labels` are not the names in `label_names` in some order."""
         _check_complete(labels, label_names, "the adapter's")
         return labels
 
@@ -135,7 +135,7 @@ class ClassTargets(TargetKind):
 
 
 def _check_complete(labels: Sequence[str], label_names: Sequence[str], whose: str) -> None:
-    """Raise InvalidData unless `labels` are the label names in some order."""
+    """Raise InvalidData unless `labels` are the names in `label_names` in some order."""
     if sorted(labels) != sorted(label_names):
         raise problems.LABELS_INCOMPLETE(
             labels=labels, expected=label_names, _known=in_words(label_names), _whose=whose
@@ -143,7 +143,7 @@ def _check_complete(labels: Sequence[str], label_names: Sequence[str], whose: st
 
 
 def _ordered(known: list[str], whole: bool, labels: Sequence[str]) -> list[str]:
-    """Return the data's labels in the order of `labels`."""
+    """Return the classes that occur in the data, in the order of the user's `labels`. Raises InvalidData."""
     check_names(labels)
     same = [spelled(label, whole) for label in labels]
     if set(same) == set(known):

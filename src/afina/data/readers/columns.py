@@ -1,6 +1,6 @@
-"""The roles of columns: text, second text, target. Named by the user, or recognised by usual names.
+"""Find the columns of text, second text and target: the columns that the user names, or columns with usual names.
 
-Only the names of columns are used, not the rows.
+This module uses only the names of the columns, not the cells.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ PAIRS = (
     ("premise", "hypothesis"),
     ("question", "sentence"),
 )
-"""Default pairs of text columns, as in data sets of the Hub and of GLUE.
+"""Usual names of two text columns that form pairs, as in data sets of the Hub and in GLUE.
 
-A pair is used if a file has both columns and the user names no column.
+Two such columns are read if a file has both and the user names no text column.
 """
 
 BESIDE = frozenset(
     ("title", "headline", "subject", "summary", "description", "abstract", "answer", "answers", "context", "passage")
 ) | {"document", "article", "paragraph", "query", "response", "reply", "prompt", "text1", "text2"}
-"""Other columns that may hold texts. The user has to name the text if a file also has a column of TEXT or
-PAIRS."""
+"""Names of other columns that may hold the text. If a file has such a column beside a column of TEXT or PAIRS, the user
+has to name the text column."""
 
 
 WRITTEN = (
@@ -44,24 +44,26 @@ WRITTEN = (
     ("document", None, "summary"),
     ("mr", None, "ref"),
 )
-"""Columns that are used together if the targets are texts to write: text, second text, target."""
+"""Usual column names of text-to-text tasks: text, second text (None: no second text), target."""
 
 STEERS = frozenset(("instruction", "instructions", "system"))
-"""Columns that may be another part of the input beside those of WRITTEN."""
+"""Names of columns that may be another part of the input of a text-to-text task, such as an instruction."""
 
 ARTICLE = "title"
-"""A column whose rows stay on one side of each cut, beside a context and a question; without it, the context."""
+"""The column that groups the questions of an article, so that they stay together if a split is divided. If there is no
+such column, the column of contexts groups the questions."""
 
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """Names of columns by role.
+    """The names of a file's columns by role.
 
     Attributes:
-        labels: Names of label columns: empty if none is read, several if each column is about one label.
-        others: Columns that are not read.
-        kind: The kind of task that the names of the columns, or the user, say; None: recognised from the labels.
-        group: A column: rows with the same value stay in the same split.
+        labels: The names of the label columns: empty if no label is read, several if each label has a column.
+        others: The names of the columns that are not read.
+        kind: The kind of task that follows from the column names or the user's options. None: the kind is recognised
+            from the labels.
+        group: The name of a column whose value is the row's group: rows of a group stay in the same split.
     """
 
     text: str
@@ -81,7 +83,7 @@ class ColumnNames:
 
     @property
     def roles(self) -> dict[str, str]:
-        """The columns by role, with the words of `Task.load`; `others` are the columns that are not read."""
+        """The column names by role: `text`, `text_pair`, `label` or `target`, `group`, and `others` (not read)."""
         target = TARGETS[self.kind].role if self.kind else "label"
         found = {"text": self.text, "text_pair": self.text_pair, target: ",".join(self.labels), "group": self.group}
         return {role: name for role, name in (found | {"others": ", ".join(self.others)}).items() if name}
@@ -97,15 +99,15 @@ def of_texts(
     first: bool = False,
     written: bool = False,
 ) -> ColumnNames:
-    """Return the columns of the texts: the named columns, or columns with usual names, compared without case.
+    """Return the text columns: the columns that the user names, or columns with usual names, regardless of case.
 
     Args:
         where: The beginning of error messages.
-        label: Columns that are not texts.
-        first: Whether to take the first name of TEXT if several columns may be the text.
-        written: Whether the targets are texts, so that the column names of WRITTEN are usual too.
+        label: The names of columns that hold labels, not texts.
+        first: Whether to take the first name in TEXT if several columns may be the text; else this is an error.
+        written: Whether the task is text-to-text, so that the column names in WRITTEN are usual names too.
 
-    Raises InvalidData, also if several columns may be the text.
+    Raises InvalidData if a column is missing or several columns may be the text.
     """
     names = list(names)
     usual = _usual(names)
@@ -134,7 +136,10 @@ def of_texts(
 
 
 def _inputs(where: str, names: Sequence[str], label: Sequence[str]) -> ColumnNames | None:
-    """Return the input columns of an entry of WRITTEN; None if no entry fits. Raises InvalidData if several fit."""
+    """Return the input columns of a text-to-text task by an entry of WRITTEN; None if the file fits no entry.
+
+    Raises InvalidData if the file has other columns that may be part of the input.
+    """
     usual = _usual([name for name in names if name not in label])
     shapes = dict.fromkeys((text, pair) for text, pair, _ in WRITTEN)
     found = [(text, pair) for text, pair in shapes if text in usual and (pair is None or pair in usual)]
@@ -151,9 +156,10 @@ def _inputs(where: str, names: Sequence[str], label: Sequence[str]) -> ColumnNam
 
 
 def _of_written(table: FileTable, asked: ReadingOptions, *, asks: bool, first: bool) -> ColumnNames | None:
-    """Return the columns of a text-to-text task.
+    """Return the columns of a text-to-text task; None if the table does not look like one.
 
-    asks: Whether the user has set the kind `text`. If not, return None unless WRITTEN has the column names.
+    Args:
+        asks: Whether the user has set the kind "text". If not, the table must have the column names of WRITTEN.
     """
     text, text_pair, target = asked.text, asked.text_pair, asked.label
     where, names = str(table.path), list(table.columns)
@@ -189,10 +195,12 @@ def _of_written(table: FileTable, asked: ReadingOptions, *, asks: bool, first: b
 
 
 def choose(table: FileTable, asked: ReadingOptions, *, first: bool = False, kind: str | None = None) -> ColumnNames:
-    """Return the columns of texts and label; a label `a,b,c` names several columns, if no column has that name.
+    """Return the text columns and target columns of a table; the option `label` may name several columns as `a,b,c`.
 
-    kind: The kind of task, if it is known. A task whose columns have the names of WRITTEN, and no usual name of a label
-        column, is of the kind whose targets are texts to write.
+    Args:
+        first: Whether to take the first usual name if several columns may be the text or the label.
+        kind: The kind of task. None: unknown; the kind is then "text" if the table has the column names of WRITTEN and
+            no usual name of a label column.
     """
     where, names, label = str(table.path), list(table.columns), asked.label
     asks = kind is not None and of_kind(kind).written
@@ -209,7 +217,7 @@ def choose(table: FileTable, asked: ReadingOptions, *, first: bool = False, kind
 
 
 def _check_apart(where: str, found: Sequence[str], texts: Sequence[str], field: str) -> None:
-    """Raise InvalidData if a column of targets is also a column of texts."""
+    """Raise InvalidData if a target column is also a text column."""
     for name in found:
         if name in texts:
             raise problems.LABEL_IS_TEXT(where=where, field=field, column=name)
@@ -225,7 +233,7 @@ def _among(names: Iterable[str], usual: Iterable[str]) -> list[str]:
 
 
 def _check_one(where: str, names: Sequence[str], taken: Sequence[str], known: Iterable[str]) -> None:
-    """Raise InvalidData if another column may be the text as well."""
+    """Raise InvalidData if a column that is neither taken nor known may also be the text."""
     usual = {*TEXT, *BESIDE, *(name for pair in PAIRS for name in pair)}
     others = [name for name in _among(names, usual) if name not in set(known)]
     if others:

@@ -1,6 +1,7 @@
-"""Rows of csv and tsv files: the separator, and whether quotation marks quote fields or belong to the texts.
+"""Read the rows of csv and tsv files: find the separator, and whether quotation marks quote fields or are text.
 
-GLUE's tsv files are not quoted; tsv files written by pandas and spreadsheets are quoted. `is_quoted` recognises which.
+GLUE's tsv files are not quoted; tsv files written by pandas and spreadsheets are quoted. `is_quoted` recognises quoted
+files.
 """
 
 from __future__ import annotations
@@ -17,25 +18,25 @@ from afina.data.readers import source
 from afina.data.readers.source import RowStream, Source
 
 _FIELD = re.compile(r'("(?:[^"]|"")*"|[^"\t]*)(\t|\Z)')
-"""A field of a quoted row: completely quoted, with doubled quotation marks inside, or without a quotation mark."""
+"""A field of a tsv row in a quoted file: quoted, with doubled quotation marks inside, or without quotation marks."""
 
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _NEEDING = re.compile(r'["\t\r\n]')
-"""Characters for which every writer quotes a field."""
+"""Characters that make every writer of tsv files quote the field: a quotation mark, a tab or a line end."""
 
 LONGEST = 1 << 26
-"""Characters of a row; in a longer row, a quotation mark was not closed."""
+"""The largest number of characters of a row; in a longer row, a quotation mark was not closed."""
 
 
 def is_quoted(lines: Iterable[str], name: str) -> bool:
-    r"""Return whether quotation marks quote the fields of a tsv and are not part of its texts.
+    r"""Return whether the quotation marks of a tsv file quote fields; if not, they are part of the texts.
 
-    All lines are read, and none is kept. The file is quoted if every field with a quotation mark is completely quoted,
+    The file is quoted if every field with a quotation mark is completely quoted,
     every row has as many fields as the first, and a known writer would have quoted exactly these fields. pandas quotes
     fields with a tab, a line end or a quotation mark inside. Spreadsheets also quote fields with a comma. R quotes
-    whole columns or their headings. The quotation marks belong to the texts if some are elsewhere, and splitting at
-    every tab gives all lines the same number of fields. Raises InvalidData if both readings are possible, or if only
-    some fields are not quoted.
+    whole columns or their headings. The quotation marks are part of the texts if some do not enclose a whole field, and
+    splitting at every tab gives all lines the same number of fields. Raises InvalidData if both readings are possible,
+    or if only a few fields of a mostly quoted column are not quoted correctly. The lines are read once and not kept.
     """
     whole, plain = _Quoted(), _Plain()
     for number, line in enumerate(lines, start=1):
@@ -54,12 +55,13 @@ def is_quoted(lines: Iterable[str], name: str) -> bool:
 
 
 class _Plain:
-    """Statistics of a file that is split at every tab.
+    """Statistics of the lines of a tsv file under the assumption that quotation marks are text.
 
     Attributes:
-        fits: Whether each line has as many fields as the first.
-        marked: The number of the first line with a quotation mark; 0: there is none.
-        stray: The number of the first line with a quotation mark in a field that is not completely quoted.
+        fits: Whether each line has as many fields as the first line, if lines are split at every tab.
+        marked: The number of the first line with a quotation mark. 0: no line has a quotation mark.
+        stray: The number of the first line with a quotation mark in a field that is not completely quoted. None: no
+            line has such a field.
     """
 
     def __init__(self) -> None:
@@ -91,11 +93,11 @@ class _Plain:
 
 
 class _Quoted:
-    """Statistics of a file whose quotation marks quote fields.
+    """Statistics of the lines of a tsv file under the assumption that quotation marks quote fields.
 
     Attributes:
         fits: Whether each field with a quotation mark is completely quoted, and each row has as many fields as the
-            first.
+            first row.
     """
 
     def __init__(self) -> None:
@@ -107,7 +109,7 @@ class _Quoted:
 
     @property
     def fits(self) -> bool:
-        """Whether all lines so far can be read as quoted; False while a quoted field is not closed."""
+        """Whether all lines so far can be read as rows with quoted fields; False while a quoted field is not closed."""
         return self._fits and not self.open
 
     def add(self, line: str, bare: str) -> None:
@@ -138,7 +140,7 @@ class _Quoted:
 
     @property
     def convinces(self) -> bool:
-        """Whether a known writer would have quoted exactly these fields, in each column with quoted fields."""
+        """Whether pandas, a spreadsheet or R would have quoted exactly the fields that are quoted in the file."""
         header, seen = self.header or [], self.seen
         if any(name.startswith('"') for name in header):
             return True
@@ -152,7 +154,7 @@ class _Quoted:
 
 
 def _cut(row: str) -> list[str] | None:
-    """Return the fields as they stand in the row; None if a field with a quotation mark is not completely quoted."""
+    """Split a tsv row into its fields, with quotation marks; None if a field is only partly in quotation marks."""
     if '"' not in row:
         return row.split("\t")
     fields, place = [], 0
@@ -165,7 +167,7 @@ def _cut(row: str) -> list[str] | None:
 
 
 def _begins_open(line: str) -> bool:
-    """Return whether the part of a line that is not completely quoted begins with a quotation mark."""
+    """Return whether the last field of a line begins with a quotation mark and continues in the next line."""
     place = 0
     while match := _FIELD.match(line, place):
         place = match.end()
@@ -173,7 +175,7 @@ def _begins_open(line: str) -> bool:
 
 
 def csv_rows(file: Source, path: Path) -> RowStream:
-    """Return the rows of a csv file; the separator is stated in its first line, or the most frequent in its header."""
+    """Return the rows of a csv file; a first line such as `sep=;` or the header says which separator the file has."""
     lines = _with_returns(file.lines(western=True))
     first, number = next(lines, ""), 1
     said = _SAID.fullmatch(first)
@@ -185,14 +187,14 @@ def csv_rows(file: Source, path: Path) -> RowStream:
 
 
 _SAID = re.compile(r"\"?sep=([,;|\t])\"?\s*", re.IGNORECASE)
-"""A first line, such as `sep=;`, that sets the separator for spreadsheets."""
+"""A first line of a csv file, such as `sep=;`, that tells spreadsheets the separator."""
 
 
 _ENDS = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
 
 
 def _with_returns(lines: Iterator[str]) -> Iterator[str]:
-    r"""Split lines at a single `\r` too, the line end of old Macs."""
+    r"""Split lines also at a `\r` without `\n`, the line end of old Macs."""
     for line in lines:
         yield from _ENDS.findall(line) if "\r" in line else (line,)
 
@@ -204,10 +206,10 @@ def _chain(first: str, lines: Iterator[str]) -> Iterator[str]:
 
 
 def _separator(header: str) -> str:
-    """Return the most frequent separator in the header. Ties are resolved in the order comma, semicolon, tab, bar.
+    """Return the most frequent separator in a csv header; of equally frequent ones: comma, semicolon, tab, bar.
 
-    Spreadsheets write semicolons if the decimal mark is a comma, databases write bars, and some tsv files are named
-    csv.
+    Spreadsheets write semicolons if the decimal mark is a comma, databases write bars, and some tsv files have the
+    suffix .csv.
     """
     outside = re.sub(r'"[^"]*"', "", header)
     return max(",;\t|", key=outside.count)
@@ -216,9 +218,9 @@ def _separator(header: str) -> str:
 def _delimited(
     file: Source, path: Path, lines: Iterator[str], separator: str, hint: str, *, before: int = 0
 ) -> RowStream:
-    """Yield rows of the csv module, which starts after `before` lines.
+    """Return the rows that Python's csv module reads from `lines`; `before` lines of the file come before them.
 
-    Python's csv limit of 131,072 characters a field is global to the process, so this function only raises it.
+    The csv module's limit of 131,072 characters a field is global to the process, so this function only increases it.
     """
     if csv.field_size_limit() < LONGEST:
         csv.field_size_limit(LONGEST)
@@ -240,7 +242,7 @@ def _delimited(
 
 
 def tsv_rows(file: Source, path: Path) -> RowStream:
-    """Return the rows of a tsv file, quoted or not. Raises InvalidData if quoting is ambiguous."""
+    """Return the rows of a tsv file, with or without quoted fields. Raises InvalidData if quoting is ambiguous."""
     if not file.can_be_read_again:
         raise problems.TSV_FROM_PIPE(path=path)
     with source.opened(path) as again:
@@ -255,7 +257,7 @@ def tsv_rows(file: Source, path: Path) -> RowStream:
 
 
 def _of_fields(file: Source, path: Path, lines: Iterator[tuple[int, list[str]]], hint: str) -> RowStream:
-    """Return rows from (line number, fields). The first line names the columns; empty lines are skipped."""
+    """Return a RowStream from pairs (line number, fields); the first row names the columns, empty lines are skipped."""
     filled = (numbered for numbered in lines if numbered[1])
     _, header = next(filled, (0, []))
     if not header:
@@ -274,7 +276,7 @@ def _of_fields(file: Source, path: Path, lines: Iterator[tuple[int, list[str]]],
 
 
 def check_header(where: str, header: Sequence[str]) -> None:
-    """Raise InvalidData if two columns, or two keys of an object, have the same name."""
+    """Raise InvalidData if two columns of a file, or two keys of a JSON object, have the same name."""
     repeated = sorted(name for name, number in Counter(header).items() if name and number > 1)
     if repeated:
         raise problems.COLUMN_TWICE(where=where, column=repeated[0])

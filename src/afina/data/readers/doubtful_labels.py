@@ -14,16 +14,17 @@ from afina.data.readers.splitting import LabelledRows, classes_of, identities
 from afina.data.readers.target_kinds import TARGETS
 
 GROUPS_SHOWN = 5
-"""The number of groups of labels that a message shows."""
+"""The largest number of groups of similar labels in an error message."""
 
 
 _WHOLE = re.compile(r"([-+]?)0*(\d+)(?:\.0*|,0{1,2})?")
 
 
 def folded(name: str) -> str:
-    """Return a label without differences of case, white space, invisible characters and Unicode form.
+    """Return a label's name normalised in case, white space, invisible characters and Unicode form.
 
-    Ways to write a whole number (`+1`, `01`, `1.0`) are the same label, and so are `true` and 1, `false` and 0.
+    Spellings of a whole number (`+1`, `01`, `1.0`) have the same normalised name, and so have `true` and 1, `false`
+    and 0.
     """
     shown = (character for character in unicodedata.normalize("NFKC", name) if unicodedata.category(character) != "Cf")
     same = " ".join("".join(shown).casefold().split())
@@ -34,21 +35,21 @@ def folded(name: str) -> str:
 
 @dataclass(frozen=True)
 class Spellings:
-    """The spelling to keep for each label. Labels that are equal when `folded` count as the same label.
+    """The spelling to keep for labels that differ only in spelling (whose names are equal after `folded`).
 
     Attributes:
-        kept: The spelling by folded label; empty if labels keep their spelling.
+        kept: The spelling to keep, by the normalised name. Empty: all labels keep their spelling.
     """
 
     kept: Mapping[str, str]
 
     @classmethod
     def of(cls, rows: LabelledRows, labels: Sequence[str] | None, *, merge: bool) -> Spellings:
-        """Return the spellings of training rows.
+        """Return the spelling to keep for each label of the training rows.
 
-        With `merge`, the most frequent spelling is kept; among equally frequent spellings, the first by name. If all
-        spellings of a group are among the user's `labels`, they are different labels. Raises InvalidData if labels
-        differ only in spelling and are not merged.
+        With `merge`, the most frequent spelling is kept, or of equally frequent spellings the alphabetically first.
+        Spellings that the user lists separately in `labels` stay different labels. Raises InvalidData if labels differ
+        only in spelling and are not merged.
         """
         if not TARGETS[rows.kind].named:
             return cls({})
@@ -71,7 +72,7 @@ class Spellings:
         return cls({})
 
     def applied(self, rows: LabelledRows) -> LabelledRows:
-        """Return the rows with the kept spelling of each label, and a note about changes."""
+        """Return the rows with the kept spelling of each label, and a note about each changed spelling."""
         if not self.kept:
             return rows
         changed: dict[str, str] = {}
@@ -96,7 +97,7 @@ class Spellings:
 
 
 def contradictions(*parts: LabelledRows) -> tuple[str, ...]:
-    """Return a note about texts with different labels in different rows, or nothing."""
+    """Return a note about texts that occur in several rows with different labels; empty if there are none."""
     first: dict[str, tuple[Label, str]] = {}
     counts: Counter[str] = Counter()
     differing: dict[str, str] = {}

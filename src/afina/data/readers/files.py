@@ -1,6 +1,6 @@
-"""Tasks from files: a directory of train and dev files, or one file of which a part is held out.
+"""Read tasks from files: a directory with a training and an evaluation file, or a file of which a part is held out.
 
-`formats.py` reads the formats of files, and `columns.py` finds the columns.
+The module `formats.py` reads the file formats, and `columns.py` finds the columns of text and label.
 """
 
 from __future__ import annotations
@@ -29,15 +29,18 @@ SST2 = ("negative", "positive")
 
 EVALUATION = ("dev", "validation", "valid", "val")
 TEST = "test"
-"""The file name that is read only for measuring an adapter, if there is no file of EVALUATION."""
+"""The name, without suffix, of a test file: it is read only to evaluate an adapter, if no name in EVALUATION exists."""
 
 
 UNLABELLED = -1
-"""The class index of rows without a label, such as those of a test split whose labels are not published."""
+"""The class index that marks a row without a label, such as in a test split whose labels are not published."""
 
 
 def load(path: Path, asked: ReadingOptions, evaluation: Path | None = None) -> TaskData:
-    """Read the files at the existing `path`. With `evaluation`, this file is evaluated, and all of `path` trains."""
+    """Read a task from the file or directory `path`.
+
+    With the file `evaluation`, all texts of `path` are training texts, and the file has the evaluation texts.
+    """
     tables = [formats.read(_find(path, ("train",)) if path.is_dir() else path, asked.sheet)]
     if evaluation is not None or path.is_dir():
         tables.append(evaluation_table(evaluation or _find(path, EVALUATION), asked))
@@ -45,22 +48,23 @@ def load(path: Path, asked: ReadingOptions, evaluation: Path | None = None) -> T
 
 
 def evaluation_table(path: Path, asked: ReadingOptions) -> FileTable:
-    """Return the table of an evaluation file: of the sheet in `asked.sheet`, or of the only sheet."""
+    """Return the rows of an evaluation file as a table; of a workbook, the sheet `asked.sheet` or the only sheet."""
     return formats.read(path, asked.sheet if formats.has_sheet(path, asked.sheet) else None)
 
 
 @dataclass(frozen=True)
 class TableReading:
-    """How the tables of a task are read: the columns, and how their cells become targets.
+    """The tables of a task, their text and label columns, and how the cells of the label column become targets.
 
     Attributes:
-        tables: The table to train on, or to measure with, and the evaluation table, if there is one; with names
-            instead of class indices if the files name the classes of the label column.
+        tables: The training table (or the only table, of texts to evaluate an adapter on), and the evaluation table if
+            there is one. Class indices are replaced by class names if the files name the classes.
         columns: The columns of the first table.
-        form: How labels are read.
-        asked: The user's reading options. With `published`, data of the Hub are read by the first version's rules,
-            since recorded runs used these: words such as `NA` are kept, the first usual column is taken, and labels
-            keep their spelling.
+        form: The format of the label column.
+        asked: The user's reading options.
+        published: Whether the data are from the Hub. Data of the Hub are read by the rules of afina's first version,
+            because recorded runs used them: words such as `NA` are kept, of several possible columns the first is
+            taken, and labels keep their spelling.
     """
 
     tables: tuple[FileTable, ...]
@@ -79,11 +83,11 @@ class TableReading:
         form: LabelFormat | None = None,
         known: Sequence[str] = (),
     ) -> TableReading:
-        """Choose columns and format by the first table. Raises InvalidData or UnknownName.
+        """Choose the columns and the format of labels by the first table. Raises InvalidData or UnknownName.
 
         Args:
-            form: How labels are read. None: recognised.
-            known: The labels that may occur; class indices stay if none is the name of a class.
+            form: The format of the label column. None: the format is recognised.
+            known: The labels that may occur. If none of them is a class name of the file, class indices stay integers.
         """
         chosen = columns.choose(tables[0], asked, first=published, kind=form.kind if form else asked.kind)
         column = chosen.labels[0] if len(chosen.labels) == 1 else ""
@@ -114,14 +118,14 @@ class TableReading:
         return labelled(table, chosen, self.form, None if kept else check_how(self.asked.missing or "refuse"))
 
     def _held_out_rows(self) -> LabelledRows:
-        """Return the rows of the evaluation table, read with the columns of the training table."""
+        """Return the labelled rows of the evaluation table, read with the columns of the training table."""
         chosen, (_, table) = self.columns, self.tables
         texts = replace(self.asked, text=chosen.text, text_pair=chosen.text_pair, separator=self.form.separator)
         asked = replace(texts, label=",".join(chosen.labels), kind=self.form.kind)
         return self._rows(table, columns.choose(table, asked, first=self.published, kind=self.form.kind))
 
     def splits(self) -> TaskData:
-        """Return both splits; without an evaluation table, a part of the training table is held out."""
+        """Return the training and evaluation splits; without an evaluation table, training texts are held out."""
         rows, names = self.rows(), self.asked.labels
         merge = self.asked.merge_labels
         spellings = Spellings({}) if self.published else Spellings.of(rows, names, merge=merge)
@@ -146,9 +150,9 @@ class TableReading:
 
 
 def _named(found: FileTable, column: str, names: Sequence[str], published: bool) -> FileTable:
-    """Return the table with names of classes instead of class indices, and None instead of UNLABELLED.
+    """Return the table with class names instead of class indices, and None for a row without a label (UNLABELLED).
 
-    Rows without a label of published data are left out.
+    If the data are published on the Hub, rows without a label are left out.
     """
 
     def name(value: Any) -> Any:
@@ -168,12 +172,16 @@ def _named(found: FileTable, column: str, names: Sequence[str], published: bool)
 def to_measure(
     path: Path, asked: ReadingOptions, form: LabelFormat, known: Sequence[str], usual: ReadingOptions = USUAL
 ) -> tuple[LabelledRows, tuple[str, ...], Path]:
-    """Return all labelled rows of a file or of a directory's evaluation file, the names of 0, 1, ..., and the file.
+    """Read the labelled rows of a file, or of a directory's evaluation file, on which an adapter is evaluated.
 
     Args:
-        form: How labels are read.
+        form: The format of the label column.
         known: The labels that may occur.
-        usual: Columns to take if the file has them and none is named, and how to treat missing values.
+        usual: The reading options of the adapter's task: its columns are the default if the file has them, and missing
+            values are treated in the same way by default.
+
+    Returns:
+        The labelled rows, the label names of the integers 0, 1, ... (empty if unknown), and the path of the file.
     """
     if path.is_dir():
         try:
@@ -198,12 +206,12 @@ def to_measure(
 
 
 def _has(found: FileTable, name: str) -> bool:
-    """Return whether a table has this column, or each of the columns that `a,b` names."""
+    """Return whether a table has the column `name`, or all columns that a name such as `a,b` lists."""
     return name in found.columns or all(part.strip() in found.columns for part in name.split(","))
 
 
 def _check_all(found: FileTable, label: str | None) -> None:
-    """Raise InvalidData if the file has some of the columns that `a,b` names, and not all."""
+    """Raise InvalidData if a table has some, but not all, of the label columns that a name such as `a,b` lists."""
     names = [] if label is None or _has(found, label) else [name.strip() for name in label.split(",")]
     there = [name for name in names if name in found.columns]
     if there:
@@ -219,12 +227,12 @@ def _check_all(found: FileTable, label: str | None) -> None:
 
 
 def files_of(directory: Path, *, evaluated: bool = True) -> list[Path]:
-    """Return the training file of a directory, and its evaluation file if `evaluated`."""
+    """Return the training file of a task's directory, and its evaluation file if `evaluated` is true."""
     return [_find(directory, ("train",)), *([_find(directory, EVALUATION)] if evaluated else [])]
 
 
 def _find(directory: Path, stems: Sequence[str]) -> Path:
-    """Return the only readable file in `directory` whose name without suffix is in `stems`."""
+    """Return the file in `directory` whose name without suffix is in `stems`. Raises an error unless there is one."""
     wanted = ", ".join(f"{stem}.*" for stem in stems)
     found = sorted(
         path
@@ -242,7 +250,7 @@ def _find(directory: Path, stems: Sequence[str]) -> Path:
 
 
 def _is_sst2(file: FileTable) -> bool:
-    """Return whether a file is GLUE SST-2's tsv, which does not have the label names."""
+    """Return whether a table looks like a tsv file of GLUE's SST-2, which has labels 0 and 1 without their names."""
     return (
         source.kind(file.path) == ".tsv"
         and list(file.columns) == ["sentence", "label"]
@@ -251,13 +259,16 @@ def _is_sst2(file: FileTable) -> bool:
 
 
 def _check_separator(separator: str | None, kind: TargetKind | None) -> None:
-    """Raise InvalidData for a separator if a text has one label."""
+    """Raise InvalidData if a separator of labels is given but the kind of task has one label for each text."""
     if separator is not None and kind and not kind.several:
         raise problems.SEPARATOR_OF_ONE_LABEL(kind=kind.kind, separator=separator)
 
 
 def label_format(table: FileTable, columns: Sequence[str], asked: ReadingOptions, published: bool) -> LabelFormat:
-    """Return how the label columns are read, recognised unless `asked` says it. Raises InvalidData or UnknownName."""
+    """Return the format of the label columns: the one that the options give, else the recognised format.
+
+    Raises InvalidData or UnknownName.
+    """
     separator, kind = asked.separator, None if asked.kind is None else of_kind(asked.kind)
     _check_separator(separator, kind)
     if len(columns) > 1:

@@ -1,7 +1,4 @@
-"""The rows of a file in any format (csv, tsv, jsonl, json, parquet, xlsx), as a stream or as a FileTable.
-
-All columns are read, whichever of them is the text.
-"""
+"""Read all columns of a csv, tsv, jsonl, json, parquet or xlsx file, as a stream of rows or as a FileTable."""
 
 from __future__ import annotations
 
@@ -23,18 +20,21 @@ from afina.data.readers.source import RowStream, Source
 from afina.errors import InvalidData
 
 AT_ONCE = 1024
-"""Rows of a parquet file that are decoded together."""
+"""The number of rows of a parquet file that are decoded together."""
 
 _DIGITS = 18
-"""The number of decimal digits that always fit into 64 bits."""
+"""The largest number of decimal digits of an integer that always fits into 64 bits."""
 
 
 @dataclass(frozen=True)
 class FileTable:
-    """A table: `columns[name][i]` is a value of the row at `places[i]` (a line or row number, from 1).
+    """The rows of a file, by column.
 
     Attributes:
-        classes: The names of the integers 0, 1, ... by column, if the file has them.
+        columns: The values of each column, by the column's name.
+        places: The line or row number in the file of each row, from 1.
+        unit: What `places` counts: "line", "row" or "item".
+        classes: For each column of class indices, the class names of 0, 1, ..., if the file has them.
         notes: Sentences about unexpected findings in the file.
     """
 
@@ -55,10 +55,12 @@ class FileTable:
 
 @contextmanager
 def opened(path: str | Path, sheet: str | None = None) -> Iterator[RowStream]:
-    """Open a file of READERS as a stream of rows.
+    """Open a file in one of the formats of READERS as a stream of rows.
 
-    `sheet` is the sheet of an xlsx file; None: the only sheet that is not empty. Raises NotFound at once; InvalidData,
-    with the line, while rows are read.
+    Args:
+        sheet: The sheet of an xlsx file. None: the only sheet that is not empty.
+
+    Raises NotFound when the file is opened, and InvalidData, which names the line, while rows are read.
     """
     path = Path(path)
     reader = READERS.get(source.kind(path))
@@ -76,7 +78,13 @@ def opened(path: str | Path, sheet: str | None = None) -> Iterator[RowStream]:
 
 
 def read(path: str | Path, sheet: str | None = None) -> FileTable:
-    """Return a file as a table; `sheet` as in `opened`. Raises NotFound, or InvalidData with the line."""
+    """Return the rows of a file as a table.
+
+    Args:
+        sheet: The sheet of an xlsx file. None: the only sheet that is not empty.
+
+    Raises NotFound, or InvalidData, which names the line.
+    """
     with opened(path, sheet) as found:
         columns: dict[str, list[Any]] = {name: [] for name in found.names or ()}
         places: list[int] = []
@@ -95,7 +103,7 @@ def read(path: str | Path, sheet: str | None = None) -> FileTable:
 
 
 def joined(name: str, tables: Sequence[FileTable]) -> FileTable:
-    """Return the rows of several tables with the same columns, numbered consecutively. Raises InvalidData."""
+    """Concatenate tables and number their rows consecutively. Raises InvalidData if the columns differ."""
     columns: dict[str, list[Any]] = {column: [] for column in tables[0].columns}
     for part in tables:
         if part.columns.keys() != columns.keys():
@@ -119,7 +127,7 @@ def _of_objects(
 
 
 def _json(file: Source, path: Path) -> RowStream:
-    """Return the rows of a list of objects, the usual form of JSON, or of one object a line."""
+    """Return the rows of a JSON file: a list of objects, or one object a line."""
     lines, before = file.lines(), []  # JSON is UTF-8 by its standard
     for line in lines:
         before.append(line)
@@ -145,9 +153,13 @@ def _items(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def parsed(where: str, text: str | bytes, expected: str) -> Any:
-    """Return a JSON value; `expected` says in words what is expected.
+    """Parse a JSON text.
 
-    Raises InvalidData, also if a key occurs twice in an object.
+    Args:
+        where: The beginning of error messages.
+        expected: A description of the expected content, for error messages.
+
+    Raises InvalidData if the text is not JSON or a key occurs twice in an object.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -194,7 +206,7 @@ def _sheet(file: Source, path: Path, sheet: str | None) -> RowStream:
 
 
 def as_text(cell: Any) -> Any:
-    """Return a date or a time as an ISO text; other values unchanged."""
+    """Return a date or a time as a string in ISO format; other cell values are returned unchanged."""
     if isinstance(cell, datetime) and cell.time() == time():
         return cell.date().isoformat()
     return str(cell) if isinstance(cell, date | time) else cell
@@ -229,7 +241,7 @@ def _parquet(file: Source, path: Path) -> RowStream:
 
 
 def _plain(batch: Any) -> Any:
-    """Return a batch of a parquet file with dates and times as ISO texts, and decimals as whole numbers or floats."""
+    """Convert dates and times in a batch of a parquet file to ISO strings, and decimals to integers or floats."""
     import pyarrow
     from pyarrow import types
 
@@ -246,7 +258,7 @@ def _plain(batch: Any) -> Any:
 
 
 def _classes(metadata: bytes) -> dict[str, Sequence[str]]:
-    """Return the class names by column, from the metadata that the `datasets` library writes."""
+    """Return the class names of each column, from the metadata that the `datasets` library writes to parquet files."""
     try:
         features = json.loads(metadata)["info"]["features"]
         found: dict[str, Sequence[str]] = {}
@@ -278,10 +290,15 @@ _DAMAGED = (*source.DAMAGED, ParseError, LookupError, ValueError, TypeError)
 
 
 def sheet_rows(stream: BinaryIO, path: Path, sheet: str | None) -> tuple[str, Iterator[tuple[int, Sequence[Any]]]]:
-    """Return a sheet's name, and an iterator of (row number, cells) of its non-empty rows, with saved formula values.
+    """Return a sheet's name and an iterator of (row number, cells) over the sheet's non-empty rows.
 
-    `sheet` None: the only sheet that is not empty. Raises InvalidData if the file is damaged, the sheet does not exist,
-    or several sheets are not empty and none is named.
+    A cell with a formula has the value that the workbook saved.
+
+    Args:
+        sheet: The name of the sheet. None: the only sheet that is not empty.
+
+    Raises InvalidData if the file is damaged or the sheet does not exist. Raises InvalidData if `sheet` is None and
+    several sheets are not empty.
     """
     with _telling(path):
         book = _book(stream)
@@ -302,7 +319,7 @@ def sheet_rows(stream: BinaryIO, path: Path, sheet: str | None) -> tuple[str, It
 
 
 def has_sheet(path: Path, sheet: str | None) -> bool:
-    """Return whether a file is a workbook with a sheet of that name."""
+    """Return whether a file is a workbook with a sheet named `sheet`."""
     if sheet is None or path.suffix.lower() not in WORKBOOKS:
         return False
     try:

@@ -1,7 +1,7 @@
-"""Tables in memory, such as a DataFrame or lists of texts and labels: as FileTables, and as files of the cache.
+"""Convert data in memory, such as a DataFrame or lists of texts and labels, to FileTables and to files in the cache.
 
-A run is executed in another process, which reads its task at an address. So the columns of a task are written to a file
-whose name is the digest of the content.
+A run is executed in another process, which reads its task at an address. Therefore, the columns of a task in memory are
+written to a file whose name is the digest of the content.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ EXPECTED = (
 )
 
 MISSING_TYPES = ("NAType", "NaTType")
-"""The names of pandas' types for missing values."""
+"""The names of the types of pandas' missing values (`pandas.NA` and `pandas.NaT`)."""
 
 
 def is_frame(data: object) -> bool:
-    """Return whether an object is a frame, a table or a data set, with named columns and a length."""
+    """Return whether an object has named columns and a length, like a DataFrame, a pyarrow table or a data set."""
     return hasattr(data, "__len__") and (hasattr(data, "column_names") or hasattr(data, "columns"))
 
 
 def table_of(data: Any, targets: Any = None) -> FileTable:
-    """Return a table of a frame, of a list of dicts, or of texts with their targets.
+    """Convert a DataFrame, a dict of columns, a list of dicts, or texts and their targets to a FileTable.
 
-    Cells become values of JSON: a missing value becomes None, a date its ISO text, a decimal a number.
+    Cells become JSON values: a missing value becomes None, a date its ISO string, a decimal a number.
 
     Raises InvalidData.
     """
@@ -83,7 +83,7 @@ def _made(name: str, given: Mapping[str, Any], classes: Mapping[str, Sequence[st
 
 
 def _classes(data: Any) -> dict[str, Sequence[str]]:
-    """Return the class names by column, from the `features` of a data set of the `datasets` library."""
+    """Return the class names of each column, from the `features` of a data set of the `datasets` library."""
     features = getattr(data, "features", None)
     found: dict[str, Sequence[str]] = {}
     for column, feature in features.items() if isinstance(features, Mapping) else ():
@@ -94,7 +94,7 @@ def _classes(data: Any) -> dict[str, Sequence[str]]:
 
 
 def _plain(cell: Any) -> Any:
-    """Return a cell as a JSON value; an object that JSON cannot hold is returned unchanged."""
+    """Convert a cell to a JSON value; an object that JSON cannot represent is returned unchanged."""
     if isinstance(cell, np.generic):
         cell = cell.item()
     elif hasattr(cell, "as_py"):  # a scalar of Arrow
@@ -115,10 +115,10 @@ def _plain(cell: Any) -> Any:
 
 
 def kept(table: FileTable, names: Sequence[str]) -> Path:
-    """Write columns of a table to a file of the cache, a JSON object a line; return its path.
+    """Write columns of a table to a jsonl file in the cache; return the path of the file.
 
-    Tables of the same content have the same path. Raises InvalidData for a cell that is no value of JSON, and
-    CannotWrite.
+    Tables with equal content have the same path. Raises InvalidData for a cell that JSON cannot represent, and
+    CannotWrite if the cache is not writable.
     """
     lines = []
     for row in range(len(table.places)):

@@ -1,8 +1,8 @@
-"""Data sets of the Hub: GLUE's tasks, and all others from the parquet files into which the Hub converts them.
+"""Read data sets of the Hugging Face Hub: GLUE's tasks, and other data sets in the Hub's conversion to parquet.
 
 GLUE is read from the Hub's copy or from a directory of GLUE's own files (A. Wang et al., GLUE: A Multi-Task Benchmark
-and Analysis Platform for Natural Language Understanding, ICLR 2019). The module knows columns, and the column and label
-names of GLUE only.
+and Analysis Platform for Natural Language Understanding, ICLR 2019). This module contains the names of GLUE's columns
+and labels.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ from afina.errors import NotFound
 REPOSITORY = "nyu-mll/glue"
 
 GLUE_UNLABELLED = ("-", "-1", -1)
-"""Labels of rows without a label: annotators did not agree, or GLUE does not publish the label."""
+"""The values of the label column for GLUE's rows without a label: annotators disagreed, or GLUE keeps the label secret.
+"""
 
 DAMAGED = 0.01
-"""The largest accepted share of lines with too few fields: QQP's `train.tsv` has a few such lines."""
+"""The largest accepted share of a GLUE file's lines with too few fields: QQP's `train.tsv` has a few such lines."""
 
 
 @dataclass(frozen=True)
 class GlueTask:
     """The columns, labels and files of one GLUE task.
 
-    texts       the columns of the text, or of the two texts, on the Hub; the label column there is `label`
-    own, label  the columns of the texts and of the label in GLUE's own files
-    names       the label names, in the order of the Hub's integers; empty for a task with numbers
+    texts       the names of the text columns on the Hub; the label column on the Hub is `label`
+    own, label  the names of the text columns and of the label column in GLUE's own files
+    names       the label names, in the order of the Hub's integers; empty if the targets are numbers
     metric      GLUE's metric
     config      the folder on the Hub
     validation  the name of the evaluation split on the Hub
@@ -61,7 +62,7 @@ class GlueTask:
         return CLASSES if self.names else NUMBER
 
     def patterns(self) -> dict[str, str]:
-        """Return glob patterns of the Hub's training and evaluation files, by split."""
+        """Return the glob patterns of the task's training and evaluation files on the Hub, by split."""
         return {split: f"{self.config}/{split}-*.parquet" for split in ("train", self.validation)}
 
 
@@ -98,13 +99,13 @@ GLUE: dict[str, GlueTask] = {
 GLUE["mnli-mm"] = replace(GLUE["mnli"], validation="validation_mismatched", dev="dev_mismatched.tsv")
 
 SCALE = "similarity"
-"""The target's name in STS-B, a number from 0 to 5."""
+"""The name of the target of GLUE's task STS-B: a number from 0 to 5."""
 
 
 def load_glue(name: str, labels: Sequence[str] | None = None, *, offline: bool = False) -> TaskData:
-    """Return the standard training and validation splits of a task, a key of GLUE.
+    """Return the training and validation splits of a GLUE task; `name` is a key of GLUE, such as "cola".
 
-    Raises NotFound if there is no network and no cached copy, and InvalidData if the copy is damaged.
+    Raises NotFound if there is neither a network nor a cached copy, and InvalidData if the copy is damaged.
     """
     from afina import hub  # takes a fifth of a second, which other tasks need not spend
 
@@ -123,7 +124,7 @@ def load_glue(name: str, labels: Sequence[str] | None = None, *, offline: bool =
 
 
 def is_glue_cached(name: str) -> bool:
-    """Return whether `load_glue` needs no network."""
+    """Return whether `load_glue` can read a GLUE task without a network."""
     from afina import hub
 
     try:
@@ -134,11 +135,11 @@ def is_glue_cached(name: str) -> bool:
 
 
 def load_glue_files(name: str, directory: Path, labels: Sequence[str] | None = None) -> TaskData:
-    """Return the splits from GLUE's own files: `train.tsv` and `dev.tsv`.
+    """Return the training and evaluation splits of a GLUE task from GLUE's own files, `train.tsv` and `dev.tsv`.
 
     The evaluation file of MNLI is `dev_matched.tsv` or `dev_mismatched.tsv`. For MRPC, the original files
-    `msr_paraphrase_train.txt` and `msr_paraphrase_test.txt` are read if there is no `train.tsv`. Quotation marks are
-    part of the text. Raises NotFound, InvalidData.
+    `msr_paraphrase_train.txt` and `msr_paraphrase_test.txt` are read if there is no `train.tsv`. Quotation marks in
+    GLUE's files are part of the text. Raises NotFound, InvalidData.
     """
     form = GLUE[name]
     files = glue_files(name, directory)
@@ -147,7 +148,7 @@ def load_glue_files(name: str, directory: Path, labels: Sequence[str] | None = N
 
 
 def glue_files(name: str, directory: Path) -> list[Path]:
-    """Return the paths of the training file and of the evaluation file. Raises NotFound."""
+    """Return the paths of a GLUE task's training file and evaluation file. Raises NotFound."""
     form = GLUE[name]
     if not directory.is_dir():
         raise problems.GLUE_DIRECTORY_MISSING(expected=_listed(form), path=directory)
@@ -173,7 +174,7 @@ def _read(form: GlueTask, train: LabelledRows, evaluation: LabelledRows, labels:
 
 
 def _tsv(path: Path, form: GlueTask) -> FileTable:
-    """Return the columns of the texts and the label, without lines that have too few fields."""
+    """Return a table of the text and label columns of a GLUE file, without the lines that have too few fields."""
     wanted = (*form.own, form.label)
     columns: dict[str, list[Any]] = {name: [] for name in wanted}
     places: list[int] = []
@@ -210,7 +211,7 @@ def _fields(line: str) -> list[str]:
 
 
 def _rows(form: GlueTask, found: FileTable, texts: Sequence[str], label: str) -> LabelledRows:
-    """Return the rows of a table that have a label."""
+    """Return the labelled rows of a GLUE table, without the rows that have no label."""
     _check_columns(found, (*texts, label))
     names = list(_labels(form, found, found.columns[label]))
     kept = [i for i, name in enumerate(names) if name is not None]
@@ -234,7 +235,7 @@ def _check_columns(found: FileTable, wanted: Sequence[str]) -> None:
 
 
 def _labels(form: GlueTask, found: FileTable, values: Sequence[Any]) -> Iterator[Label | None]:
-    """Yield the label of each row; None for a row without a label."""
+    """Yield the label of each row of a GLUE table; None for a row without a label."""
     names: Mapping[Any, str] = {key: name for i, name in enumerate(form.names) for key in (name, i, str(i))}
     for row, value in enumerate(values):
         if value in GLUE_UNLABELLED:
@@ -259,14 +260,14 @@ def _score(found: FileTable, row: int, value: Any) -> float:
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A data set `owner/name:config` on the Hub. No config: the only configuration, or `default`."""
+    """A data set on the Hub, `owner/name:config`. Without a configuration, the only one or `default` is read."""
 
     repository: str
     config: str | None = None
 
     @classmethod
     def parse(cls, address: str) -> HubDataset:
-        """Return the data set with this address. Raises NotFound if the address is malformed."""
+        """Parse an address such as `owner/name:config`. Raises NotFound if the address is malformed."""
         repository, _, config = address.partition(":")
         owner, slash, name = repository.partition("/")
         if not (owner and slash and name) or "/" in name or " " in repository:
@@ -275,10 +276,11 @@ class HubDataset:
 
 
 def load_dataset(place: HubDataset, asked: ReadingOptions, *, offline: bool = False) -> TaskData:
-    """Return the training split, and the validation split or else the test split of a data set.
+    """Return a task from a data set of the Hub: its training split, and its validation split for evaluation.
 
-    Without a validation and a test split, a part of the training split is held out. Classes have the data set's names,
-    in the data set's order. Columns and kind are recognised as for a file. Raises NotFound, InvalidData.
+    Without a validation split, the test split is used for evaluation. Without a test split, a part of the training
+    split is held out. Classes have the data set's names and order. The columns and the kind of task are recognised in
+    the same way as for a file. Raises NotFound, InvalidData.
     """
     from afina import hub  # takes a fifth of a second, which other tasks need not spend
 
@@ -291,7 +293,7 @@ def load_dataset(place: HubDataset, asked: ReadingOptions, *, offline: bool = Fa
 
 
 def is_dataset_cached(place: HubDataset) -> bool:
-    """Return whether `load_dataset` needs no network."""
+    """Return whether `load_dataset` can read a data set without a network."""
     from afina import hub
 
     try:

@@ -1,6 +1,6 @@
-"""LabelColumn: the cells of a label column, and LabelFormat: how they are read.
+"""LabelColumn, the cells of a label column, and LabelFormat, how the cells become labels.
 
-`label_recognition.py` recognises the format of a label column.
+The module `label_recognition.py` recognises the format of a label column.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from afina.data.readers.missing_values import is_empty, means_missing
 from afina.data.readers.number_notation import WHOLE, Notation
 
 Label = str | int | float | tuple[str, ...]
-"""The label of one text as the data spell it: a class, a number, or several labels."""
+"""The label of one text as the data spell it: a class, a number, or a tuple of labels or target texts."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class LabelFormat:
     """How to read the cells of a label column.
 
     separator  the text between the labels of a cell; None: a cell holds a list, or at most one label
-    notation   the notation of numbers; None: recognised
-    hot        the label names of multi-hot lists, by position, or the name of the only column, if it is about this
-               label; empty if cells hold names
-    keeps      whether a word such as `NA` is a label, instead of a missing value
-    other      how to read the cells as another kind, in words; empty if the kind is clear
+    notation   how numbers are written, such as with a decimal comma; None: the notation is recognised
+    hot        the label name of each position, if cells are multi-hot lists; the column's name, if a single column
+               says with true and false whether the text has the label of this name; else empty
+    keeps      whether a word such as `NA` is a label and not a missing value
+    other      a sentence on how to read the cells as another kind of label; empty if the kind is clear
     """
 
     kind: Kind
@@ -41,11 +41,11 @@ class LabelFormat:
 
 @dataclass(frozen=True)
 class LabelColumn:
-    """The label column.
+    """The cells of a label column of a table.
 
-    cells  the non-empty values by row, without surrounding white space
-    known  the cells that do not stand for a missing value
-    keeps  whether a word such as `NA` is a label
+    cells  the values of the non-empty cells by row, without surrounding white space
+    known  the values by row of the cells that do not hold a word for a missing value
+    keeps  whether a word such as `NA` is a label and not a missing value
     """
 
     table: FileTable
@@ -73,12 +73,12 @@ class LabelColumn:
         return f"{self.table.where(row)}: column {self.name!r}"
 
     def said(self, *words: str) -> bool:
-        """Return whether the column's name contains one of these words."""
+        """Return whether the name of the label column contains one of `words`."""
         split = re.sub(r"([a-z])([A-Z])", r"\1 \2", self.name)
         return any(word.casefold() in words for word in re.findall(r"[^\W\d_]+", split))
 
 
 def spelled(label: Label, whole: bool) -> str:
-    """Return the name of a class. whole: labels are whole numbers, so that `1.0` becomes `1`."""
+    """Return a label as a class name; if all labels are whole numbers (`whole`), `1.0` becomes `1`."""
     match = WHOLE.fullmatch(str(label)) if whole else None
     return str(int(match[1])) if match else str(label)

@@ -1,6 +1,6 @@
-"""The format of a label column: recognised, or what the user has set. Classes, numbers, or several labels per text.
+"""Recognise the format of a label column: classes, numbers, or several labels for each text.
 
-Only the values of the cells decide.
+The format follows from the cells, the name of the column and the user's options.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from afina.data.readers.listed_labels import as_list, check_readable, multi_hot_
 from afina.data.readers.number_notation import PLAIN, WHOLE, Notation, is_date, looks_like_one, notations, plain_number
 
 TELLING, SEPARATORS = (";", "|"), (";", "|", ",")
-"""TELLING: separators that are recognised if splitting yields a label that occurs in different cells. SEPARATORS: those
-that are tried if the user sets the kind. The comma is not in TELLING because names of classes can contain commas."""
+"""TELLING: separators of labels that are recognised if splitting gives a label that occurs in different cells.
+SEPARATORS: separators that are tried if the user sets the kind "labels". TELLING has no comma, because class names can
+contain commas."""
 
 MOST_CLASSES = 20
-"""More distinct whole numbers than these are measurements, unless they have no gap, or a word of COUNTED is in the
-column's name."""
+"""The largest number of distinct whole numbers that are read as classes. More distinct numbers are measurements, unless
+they have no gap or the column's name has a word in COUNTED."""
 
 RATED = frozenset(("rating", "ratings", "score", "scores", "star", "stars", "grade", "grades", "points"))
-"""Words in a column's name that mean: whole numbers are measurements."""
+"""Words in the name of a label column that say that whole numbers are measurements, such as ratings."""
 
 COUNTED = frozenset(("class", "classes", "category", "categories", "topic", "intent", "id"))
-"""Words in a column's name that mean: whole numbers are class indices."""
+"""Words in the name of a label column that say that whole numbers are class indices."""
 
 _AS_NUMBERS, _AS_CLASSES = "`kind` number reads them as numbers", "`kind` classes reads them as names of classes"
 _OR_LABELS = ", and `kind` labels as several labels"
@@ -36,7 +37,7 @@ _AS_LABELS = "`kind` labels reads a cell such as {!r} as several labels"
 
 
 def form_of_several(column: LabelColumn, separator: str | None, labels: Sequence[str] | None) -> LabelFormat:
-    """Return how to read a column with several labels per text. Raises InvalidData."""
+    """Return the format of a label column with several labels for each text. Raises InvalidData."""
     if separator is None and not _lists(column.values):
         separator = _occurring(column.values, SEPARATORS)
     hot = multi_hot_names(column, separator, labels)
@@ -44,12 +45,14 @@ def form_of_several(column: LabelColumn, separator: str | None, labels: Sequence
 
 
 def form_found(column: LabelColumn, labels: Sequence[str] | None, published: bool) -> LabelFormat:
-    """Return how to read a column whose kind the user has not named, by the rule in docs/reference/tasks.md.
+    """Return the format of a label column if the user has not named the kind of task.
+
+    The rule is in docs/reference/tasks.md.
 
     Args:
         labels: The labels that the user names.
-        published: Whether the data come from the Hub. Whole numbers are then read by the first version's rule, because
-            recorded runs used this rule.
+        published: Whether the data come from the Hub. Whole numbers in data of the Hub are read by the rule of afina's
+            first version, because recorded runs used this rule.
 
     Raises InvalidData.
     """
@@ -77,13 +80,16 @@ def form_found(column: LabelColumn, labels: Sequence[str] | None, published: boo
 
 
 def _recur(known: Sequence[Any], separator: str) -> bool:
-    """Return whether a name between separators occurs in several cells."""
+    """Return whether splitting cells at `separator` gives a name that occurs in several different cells."""
     distinct = [{part.strip() for part in cell.split(separator)} for cell in set(map(str, known))]
     return max(Counter(part for parts in distinct for part in parts).values(), default=0) > 1
 
 
 def _of_odd_numbers(column: LabelColumn) -> Notation | None:
-    """Return the notation of numbers that are not all plain; None if the cells are not numbers. Raises InvalidData."""
+    """Return the notation of a column whose numbers have commas or percent signs; None if the cells are not numbers.
+
+    Raises InvalidData if the notation is ambiguous.
+    """
     fits = notations(column.values)
     if len(fits) == 1:
         return fits[0]
@@ -96,7 +102,7 @@ def _of_odd_numbers(column: LabelColumn) -> Notation | None:
 
 
 def notation_of(column: LabelColumn) -> Notation:
-    """Return the notation of a column's numbers. Raises InvalidData if several notations fit."""
+    """Return the notation of the numbers in a label column. Raises InvalidData if several notations fit."""
     fits = notations(column.values)
     if len(fits) > 1 and column.known:
         _refuse_odd(column, fits)
@@ -124,7 +130,7 @@ def _refuse_text(column: LabelColumn) -> None:
 
 
 def _of_numbers(column: LabelColumn, published: bool, notation: Notation) -> LabelFormat:
-    """Return how to read a column of numbers, and the alternative, by the rule in docs/reference/tasks.md."""
+    """Return whether a column of numbers is read as numbers or as classes, by the rule in docs/reference/tasks.md."""
     numbers = LabelFormat(NUMBER, notation=notation, keeps=column.keeps, other=_AS_CLASSES)
     classes = LabelFormat(CLASSES, keeps=column.keeps, other=_AS_NUMBERS)
     if notation != PLAIN:
@@ -152,7 +158,7 @@ def _of_numbers(column: LabelColumn, published: bool, notation: Notation) -> Lab
 
 
 def _lists(filled: Sequence[Any]) -> bool:
-    """Return whether every cell is a list, or a list in JSON."""
+    """Return whether every cell is a list, or the JSON or Python text of a list."""
     return bool(filled) and all(as_list(value) is not None for value in filled)
 
 

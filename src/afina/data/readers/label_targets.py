@@ -1,4 +1,4 @@
-"""LabelTargets: multi-label classification, any number of labels per text."""
+"""LabelTargets: how the targets of multi-label classification (any number of labels per text) are read."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ _TRUTH = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "tru
 
 
 class LabelTargets(TargetKind):
-    """Any number of labels per text: int64 [N, L], 0 or 1."""
+    """Targets of multi-label classification: int64 [N, L], 1 where the text has the label, else 0."""
 
     kind = LABELS
     several = True
 
     def optional(self, form: LabelFormat, columns: Sequence[str]) -> bool:
-        """Return whether an empty cell means no label: not if labels are multi-hot or each label has a column."""
+        """Return whether an empty cell means that the text has no label.
+
+        An empty cell is a missing value if labels are multi-hot or each label has a column.
+        """
         return len(columns) == 1 and not form.hot
 
     def form(self, column: LabelColumn, asked: ReadingOptions) -> LabelFormat:
@@ -46,7 +49,7 @@ class LabelTargets(TargetKind):
         labels: Sequence[str] | None,
         known: Sequence[str],
     ) -> LabelFormat:
-        """Return `form` with the names of multi-hot lists, or with the name of a column that is about one label."""
+        """Return `form` with the label names of a multi-hot column, or of a column of true and false for one label."""
         if not known or len(columns) != 1:
             return form
         if columns[0] in known and _is_of_one_label(table, columns[0]):
@@ -55,7 +58,7 @@ class LabelTargets(TargetKind):
         return replace(form, hot=hot) if set(hot) & set(known) else form
 
     def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
-        """Return the label names in each row, from one column or from one column per label."""
+        """Return the names of the labels of each row, read from one column or from one column for each label."""
         if len(columns) > 1 or form.hot == tuple(columns):
             made: list[Label] = [
                 tuple(name for name in columns if _truth(table, name, row)) for row in range(len(table.places))
@@ -80,7 +83,7 @@ class LabelTargets(TargetKind):
         return tuple(dict.fromkeys(stripped for part in parts if (stripped := str(part).strip())))
 
     def strata(self, rows: LabelledRows) -> list[str]:
-        """Return the rarest label of each row; empty for a row without labels."""
+        """Return the rarest label of each row, from whose rows a part is held out; "" for a row without labels."""
         several = [self.names(label) for label in rows.labels]
         counts = Counter(name for names in several for name in names)
         return [min(names, key=lambda name: (counts[name], name), default="") for names in several]
@@ -98,7 +101,7 @@ class LabelTargets(TargetKind):
         labels: Sequence[str] | None = None,
         names: Sequence[str] = (),
     ) -> TaskData:
-        """Return label names and both splits. Columns keep the file's order, other names are sorted."""
+        """Return the label names and both splits; label names are sorted, or in the order of the label columns."""
         known = self._ordered(train, labels)
         return TaskData(
             known, self._split(train, known), self._split(evaluation, known), self.kind, column=train.column
@@ -136,11 +139,11 @@ class LabelTargets(TargetKind):
         return split_of(rows, found)
 
     def ordered(self, label_names: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
-        """Return the label names: `labels` are about the places of multi-hot lists, and no label is positive."""
+        """Return `label_names` unchanged: the order of labels has no meaning in multi-label classification."""
         return label_names
 
     def unsaid(self, rows: LabelledRows, label_names: Sequence[str]) -> tuple[str, ...]:
-        """Return the labels without a column, or without a place in multi-hot lists."""
+        """Return the labels that have no column in the data, or no position in the data's multi-hot lists."""
         return tuple(name for name in label_names if rows.names and name not in rows.names)
 
     def about(self, split: Split, label_names: Sequence[str], some: Sequence[str]) -> Split:
@@ -158,7 +161,7 @@ class LabelTargets(TargetKind):
 
 
 def _is_of_one_label(table: FileTable, name: str) -> bool:
-    """Return whether a column holds only true and false: the column is then about the label with its name."""
+    """Return whether a column holds only true and false, and so says which texts have the label of its name."""
     cells = {str(one).strip().casefold() for one in table.columns[name] if not is_empty(one)}
     return bool(cells) and cells <= _TRUTH.keys()
 

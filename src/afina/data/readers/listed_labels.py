@@ -1,6 +1,6 @@
-"""Several labels in a cell: a list in JSON or Python, names between separators, or multi-hot.
+"""Read cells with several labels: a list in JSON or Python notation, names between separators, or a multi-hot list.
 
-A multi-hot list holds 0 or 1 for each of L labels, in their order.
+A multi-hot list holds 1 for each label that the text has and 0 for each other label, in the order of the labels.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d+|True|False|None)"""
 _PYTHON = re.compile(rf"\[\s*(?:{_ITEM}(?:\s*,\s*{_ITEM})*\s*,?\s*)?\]")
 
 NAMED = "label_{}"
-"""The name of the label at a place, if the data and the user give no name."""
+"""The name of the label at a position of multi-hot lists, if neither the data nor the user name the labels."""
 
 
 def as_list(value: Any) -> list[Any] | None:
-    """Return the list in a cell, which is a list, or JSON or Python text of a list; None if it is not a list."""
+    """Return the list in a cell that is a list, or the JSON or Python text of a list; None for any other cell."""
     if isinstance(value, list | tuple):
         return list(value)
     if not bracketed(value):
@@ -37,12 +37,12 @@ def as_list(value: Any) -> list[Any] | None:
 
 
 def bracketed(value: Any) -> bool:
-    """Return whether a cell is a text in square brackets."""
+    """Return whether a cell is a string in square brackets."""
     return isinstance(value, str) and value.startswith("[") and value.endswith("]")
 
 
 def split_labels(value: Any, separator: str | None) -> list[Any]:
-    """Return the labels in a cell of several labels."""
+    """Return the labels in a cell: the items of a list, or the names between separators."""
     found = as_list(value)
     if found is not None:
         return found
@@ -52,10 +52,10 @@ def split_labels(value: Any, separator: str | None) -> list[Any]:
 
 
 def multi_hot_names(column: LabelColumn, separator: str | None, labels: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the label names of the positions of multi-hot lists; empty if the cells hold label names.
+    """Return the label name of each position of multi-hot lists; empty if the cells hold label names.
 
-    Lists are multi-hot if they have one length, two or more, and hold only 0 and 1. Raises InvalidData if both readings
-    are possible, or if only some lists are multi-hot.
+    Lists are multi-hot if they hold only 0 and 1 and all have the same length of at least two. Raises InvalidData if
+    the lists may be multi-hot or hold names, or if only some lists are multi-hot.
     """
     cells = column.known
     lists = {
@@ -101,7 +101,7 @@ def _names(column: LabelColumn, length: int, labels: Sequence[str] | None, row: 
 
 
 def multi_hot_labels(column: LabelColumn, row: int, parts: Sequence[Any], names: Sequence[str]) -> tuple[str, ...]:
-    """Return the labels that a multi-hot list marks with 1. Raises InvalidData."""
+    """Return the names of the labels that a multi-hot list marks with 1. Raises InvalidData for a malformed list."""
     bits = [_bit(part) for part in parts]
     if len(bits) != len(names) or None in bits:
         found = str(column.table.columns[column.name][row])[:40]
@@ -112,14 +112,14 @@ def multi_hot_labels(column: LabelColumn, row: int, parts: Sequence[Any], names:
 
 
 def _bit(part: Any) -> int | None:
-    """Return 0 or 1 if a part of a list is one of these, else None."""
+    """Return an item of a multi-hot list as the integer 0 or 1; None if the item is neither 0 nor 1."""
     if isinstance(part, str):
         return {"0": 0, "1": 1}.get(part)
     return int(part) if isinstance(part, bool | int | float) and part in (0, 1) else None
 
 
 def check_readable(column: LabelColumn) -> None:
-    """Raise InvalidData if all cells are in square brackets, but one cell is not a readable list."""
+    """Raise InvalidData if all cells of a label column are in square brackets, but a cell is not a readable list."""
     cells = column.known
     if cells and all(bracketed(cell) for cell in cells.values()):
         row = next((row for row, cell in cells.items() if as_list(cell) is None), None)

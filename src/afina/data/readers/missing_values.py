@@ -1,4 +1,4 @@
-"""Missing values: empty cells, and the words for them of pandas and of spreadsheets."""
+"""Recognise missing values: empty cells, and words that pandas or spreadsheets write for a missing value."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from afina.data.readers.source import is_blank
 PANDAS = frozenset(
     ("-1.#IND", "1.#QNAN", "1.#IND", "-1.#QNAN", "#N/A N/A", "#N/A", "N/A", "n/a", "NA", "<NA>", "#NA", "NULL")
 ) | {"null", "NaN", "-NaN", "nan", "-nan", "None"}
-"""Words that pandas reads as missing: `STR_NA_VALUES` of pandas 3.0 (pandas/_libs/parsers.pyx), without ""."""
+"""Words that pandas reads as a missing value: `STR_NA_VALUES` of pandas 3.0 (pandas/_libs/parsers.pyx), without ""."""
 
 
 SPREADSHEETS = frozenset(("#DIV/0!", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!"))
-"""Words that a spreadsheet shows if a formula fails; `#N/A` is in PANDAS too."""
+"""Words that a spreadsheet shows if a formula fails, except `#N/A`, which is in PANDAS."""
 
 
 ANY_CASE = frozenset({"nan", "<na>"})
-"""Words that pandas writes for a missing value that is converted to a string; compared without case."""
+"""Words that pandas writes if a missing value is converted to a string; cells are compared with them without case."""
 
 
 def is_empty(value: Any) -> bool:
-    """Return whether a cell is empty, or has nothing visible."""
+    """Return whether a cell is None, NaN, or a string without visible characters."""
     return (
         value is None
         or (isinstance(value, float) and math.isnan(value))
@@ -31,7 +31,7 @@ def is_empty(value: Any) -> bool:
 
 
 def means_missing(value: Any) -> bool:
-    """Return whether a cell holds a word for a missing value."""
+    """Return whether a cell holds a word such as `NA` that pandas or a spreadsheet writes for a missing value."""
     if not isinstance(value, str):
         return False
     bare = value.strip()

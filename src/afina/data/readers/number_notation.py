@@ -1,4 +1,4 @@
-"""Notation: decimal points or commas, thousands and percent in a column of numbers."""
+"""Notation: how a column of numbers is written (decimal point or comma, thousands separators, percent signs)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Comma = Literal["decimal", "thousands"]
 
 @dataclass(frozen=True)
 class Notation:
-    """The notation of a column's numbers.
+    """How the numbers of a column are written.
 
     Attributes:
-        comma: The meaning of a comma; None: there is no comma.
+        comma: Whether a comma is the decimal mark or separates thousands. None: the numbers have no comma.
         percent: Whether each number ends with a percent sign, which does not change the value.
     """
 
@@ -76,9 +76,9 @@ _OTHERS = tuple(
 
 
 def notations(cells: Sequence[Any]) -> list[Notation]:
-    """Return the notations in which all cells are numbers: two for an ambiguous `1,000`, which may be 1 or 1000.
+    """Return the notations in which all cells are numbers; for `1,000`, which may be 1 or 1000, two notations.
 
-    Plain numbers, with or without percent, have only this notation.
+    If all numbers have no comma, only the notation without a comma is returned.
     """
     for plain in (PLAIN, Notation(percent=True)):
         if plain.reads(cells):
@@ -90,15 +90,15 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d.*)?", re.ASCII)
 
 
 def is_date(cell: Any) -> bool:
-    """Return whether a cell holds a date in ISO form, with or without a time."""
+    """Return whether a cell holds a date in ISO format, with or without a time."""
     return isinstance(cell, str) and _DATE.fullmatch(cell) is not None
 
 
 def plain_number(cell: Any) -> float | None:
-    """Return the finite number in a cell in plain notation, else None."""
+    """Return the finite number in a cell without comma and percent sign; None if the cell has no such number."""
     return PLAIN.value(cell)
 
 
 def looks_like_one(cell: Any) -> bool:
-    """Return whether a cell holds only digits with commas, percent signs, spaces or apostrophes, or other digits."""
+    """Return whether a cell looks like a number in an unusual notation, such as `1'000`, `3,5 %` or Arabic digits."""
     return isinstance(cell, str) and _LIKE.fullmatch(cell) is not None and _ODD.search(cell) is not None

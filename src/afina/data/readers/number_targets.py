@@ -1,4 +1,4 @@
-"""NumberTargets: regression, a number per text."""
+"""NumberTargets: how the targets of regression (a number for each text) are read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _INFINITE = re.compile(r"[-+]?inf(?:inity)?", re.IGNORECASE)
 
 
 class NumberTargets(TargetKind):
-    """Targets of regression: float64 [N]."""
+    """Targets of regression: float64 [N], a number for each text."""
 
     kind = NUMBER
     expected = "a number"
@@ -32,7 +32,10 @@ class NumberTargets(TargetKind):
     named = False
 
     def form(self, column: LabelColumn, asked: ReadingOptions) -> LabelFormat:
-        """Return the notation that fits all numbers. Raises InvalidData if several notations fit."""
+        """Return the format of a column of numbers, with the notation that fits all numbers.
+
+        Raises InvalidData if several notations fit.
+        """
         return LabelFormat(self.kind, notation=notation_of(column))
 
     def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
@@ -59,13 +62,13 @@ class NumberTargets(TargetKind):
         labels: Sequence[str] | None = None,
         names: Sequence[str] = (),
     ) -> TaskData:
-        """Return both splits; the label name is the column's name."""
+        """Return both splits of a regression task; its only label name is the name of the target column."""
         self.refuse_names(labels)
         found = self.matched(train), self.matched(evaluation)
         return TaskData((train.column,), *found, self.kind, column=train.column)
 
     def matched(self, rows: LabelledRows, *_: object) -> Split:
-        """Return the split: numbers have no names to match."""
+        """Return the rows as a split; unlike classes, numbers need not be matched with an adapter's label names."""
         return split_of(rows, np.array(rows.labels, dtype=np.float64))
 
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:

@@ -1,6 +1,6 @@
-"""A FileTable becomes LabelledRows: the texts and targets in chosen columns, and rows with missing values.
+"""Convert a FileTable to LabelledRows: read texts and targets from given columns, and treat missing values.
 
-The module does not know which columns are chosen, file formats, or the order of labels.
+Other modules choose the columns, read the file formats and order the labels.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ from afina.errors import UnknownName
 
 
 def labelled(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How | None) -> LabelledRows:
-    """Return the labelled texts of a table. Raises InvalidData that names the row.
+    """Return the labelled texts of a table.
 
-    `how` says how to treat missing values. None: an empty text or label is an error, and other words are kept.
+    Args:
+        how: How to treat missing values. None: an empty text or label is an error, and words such as `NA` are kept.
+
+    Raises InvalidData, which names the row.
     """
     if not table.places:
         raise problems.NO_ROWS(path=table.path)
@@ -56,13 +59,13 @@ def labelled(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How
 
 
 def _groups(table: FileTable, name: str, text: str) -> list[str]:
-    """Return the group of each row; a row without a group is in that of its text."""
+    """Return the group of each row, from the column `name`; a row with an empty cell has its text as its group."""
     both = zip(table.columns[name], table.columns[text], strict=True)
     return [str(one) if is_empty(group) else str(group) for group, one in both]
 
 
 def _refuse_names(table: FileTable, names: Sequence[str]) -> None:
-    """Raise InvalidData for a row that repeats the column names, such as after concatenating files."""
+    """Raise InvalidData if a row repeats the column names, as in a concatenation of several files."""
     again = [row for row, value in enumerate(table.columns[names[0]]) if value == names[0]]
     row = next((row for row in again if all(table.columns[name][row] == name for name in names)), None)
     if row is not None:
@@ -70,7 +73,7 @@ def _refuse_names(table: FileTable, names: Sequence[str]) -> None:
 
 
 def _said(table: FileTable, names: Sequence[str], form: LabelFormat) -> list[str]:
-    """Return notes about how labels are read."""
+    """Return notes for the user about the notation of numbers and about multi-hot lists in the label column."""
     notes = []
     column = f"{table.path}: column {names[0]!r}"
     if form.notation and (said := form.notation.said(table.columns[names[0]])):
@@ -85,7 +88,7 @@ def _said(table: FileTable, names: Sequence[str], form: LabelFormat) -> list[str
 
 
 def _numbers_said(table: FileTable, name: str) -> str:
-    """Return a note about numbers and dates in a column of texts: if all cells are such, or some are not texts."""
+    """Return a note if a text column has only numbers or dates, or some cells that are not strings; else ""."""
     values = table.columns[name]
     if all(plain_number(value) is not None or is_date(value) or is_empty(value) for value in values):
         example = next((value for value in values if not is_empty(value)), "")
@@ -108,7 +111,10 @@ def _texts(table: FileTable, name: str) -> list[str]:
 
 
 def text_of(value: Any, name: str, where: Callable[[], str]) -> str | None:
-    """Return the text in column `name`, also of a number; None if it is empty. Raises InvalidData for other values."""
+    """Return a cell of a text column as a string; None if the cell is empty.
+
+    A number becomes a string. Raises InvalidData for other values, such as lists.
+    """
     if is_empty(value):
         return None
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -121,11 +127,11 @@ def text_of(value: Any, name: str, where: Callable[[], str]) -> str | None:
 
 
 SHOWN = 10
-"""The number of rows that a message names."""
+"""The largest number of rows that an error message or note names."""
 
 
 def check_how(how: str) -> How:
-    """Return `how` as a `How`. Raises UnknownName if it is not one of HOWS."""
+    """Return the value `how` of the option `missing` if it is one of HOWS. Raises UnknownName if it is not."""
     for one in HOWS:
         if one == how:
             return one
@@ -142,15 +148,15 @@ def without(
     optional: bool,
     empty: Callable[[Any], bool] | None = None,
 ) -> tuple[FileTable, tuple[str, ...]]:
-    """Return the table without rows in which a value is missing, and a note about these rows.
+    """Return the table without the rows in which a text or label is missing, and a note about these rows.
 
     Args:
-        texts, labels: The columns that are read.
-        expected: What a label's cell should hold, in words.
-        optional: Whether a label's cell may be empty.
-        empty: Return whether a label's cell is empty; default: `is_empty`.
+        texts, labels: The names of the text columns and of the label columns.
+        expected: What a cell of a label column should hold, in words.
+        optional: Whether a cell of a label column may be empty.
+        empty: A function that returns whether a cell of a label column is empty. Default: `is_empty`.
 
-    Raises InvalidData that names the rows, unless `how` is "skip".
+    Raises InvalidData, which names the rows, if a value is missing and `how` is not "skip".
     """
     found: dict[int, tuple[str, str]] = {}
     for name in dict.fromkeys([*texts, *labels]):
@@ -190,7 +196,7 @@ def _refuse(table: FileTable, rows: Sequence[int], name: str, expected: str) -> 
 
 
 def rows_in_words(table: FileTable, rows: Sequence[int]) -> str:
-    """Return the numbers of rows in words, such as `lines 3, 7 and 12`; at most SHOWN."""
+    """Return the numbers of at most SHOWN rows in words, such as `lines 3, 7, 12`."""
     places = [f"{table.places[row]:,}" for row in rows[:SHOWN]]
     unit = table.unit if len(rows) == 1 else f"{table.unit}s"
     return f"{unit} {', '.join(places)}{', ...' if len(rows) > SHOWN else ''}"

@@ -1,12 +1,14 @@
-"""Tasks in the `snippets` asset: sentences of four domains with the mean mark of 15 or more raters, from -4 to 4.
+"""Tasks from the `snippets` asset: sentences of four domains, each with the mean of its raters' sentiment marks.
 
 C.J. Hutto and E. Gilbert, VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text, ICWSM
-2014; the files of vaderSentiment 3.3.2 (MIT). The module knows the files' format. `afina.assets` fetches the files.
+2014; the files of vaderSentiment 3.3.2 (MIT). Marks are from -4 to 4, and each sentence has 15 or more raters. The
+module `afina.assets` fetches the files.
 
-A hash of the normalised text decides the split, so a sentence is in the same split of every task here. The ceiling of a
-task is how well one human predicts what others say: the j-th mark of every text is compared with the mean of the text's
-other marks, for each j that all texts have, and metrics are means over j. Marks are whole numbers, float [N, J], NaN
-where a text has fewer raters. The files do not name raters: the j-th marks of two texts can be by different raters.
+A hash of the normalised text decides the split, so a sentence is in the same split of every task in this module. The
+ceiling of a task is how well one human predicts what other humans say: the j-th mark of every text is compared with the
+mean of the text's other marks, for each j that all texts have, and metrics are means over j. The raters' marks are
+whole numbers, in an array float [N, J] with NaN where a text has fewer raters. The files do not name raters, so the
+j-th marks of two texts can be by different raters.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from afina.data.split import Example, key
 
 
 def of_numbers(marks: np.ndarray) -> dict[str, float]:
-    """Return the ceiling, by metric, of a task whose label is the mean mark."""
+    """Return the human ceiling, by metric, of a task whose target is the mean mark of a text's raters."""
     return _mean(
         {
             "pearson": float(np.corrcoef(one, others)[0, 1]),
@@ -43,18 +45,25 @@ def of_numbers(marks: np.ndarray) -> dict[str, float]:
 
 
 def of_signs(marks: np.ndarray) -> dict[str, float]:
-    """Return the ceiling of a task whose label is the sign of the mean mark; a mark of 0 counts one half."""
+    """Return the human ceiling of a task whose label is the sign of the mean mark; a mark of 0 is half correct."""
     return _mean({"accuracy": _signs(one, others)} for one, others in _against(marks))
 
 
 def of_pairs(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """Return the ceiling of a task whose label is the text of a pair with the higher mean; equal marks count half."""
+    """Return the human ceiling of a task whose label is the text of a pair with the higher mean mark.
+
+    Equal marks for both texts are half correct.
+    """
     both = zip(_against(first), _against(second), strict=False)
     return _mean({"accuracy": _signs(one - two, others - rest)} for (one, others), (two, rest) in both)
 
 
 def of_classes(marks: np.ndarray, classes: int, class_of: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
-    """Return the ceiling of a task with classes. `class_of` maps marks or mean marks, float [N], to int [N]."""
+    """Return the human ceiling of a classification task.
+
+    Args:
+        class_of: A function that maps marks or mean marks, float [N], to class indices, int [N].
+    """
 
     def figures(said: np.ndarray, true: np.ndarray) -> dict[str, float]:
         table = np.zeros((classes, classes))
@@ -66,7 +75,7 @@ def of_classes(marks: np.ndarray, classes: int, class_of: Callable[[np.ndarray],
 
 
 def _against(marks: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (j-th mark, mean of the other marks) for each j that all texts have, each float [N]."""
+    """Yield for each j that all texts have: the j-th mark of each text and the mean of its other marks, float [N]."""
     count, total = np.sum(~np.isnan(marks), axis=1), np.nansum(marks, axis=1)
     for j in range(int(count.min())):
         yield marks[:, j], (total - marks[:, j]) / (count - 1)
@@ -77,7 +86,7 @@ def _signs(said: np.ndarray, true: np.ndarray) -> float:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Return ranks, 1 for the lowest value; equal values have the mean of their ranks."""
+    """Return the rank of each value, 1 for the lowest; equal values have the mean of their ranks."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks: np.ndarray = (np.cumsum(counts) - (counts - 1) / 2)[place]
     return ranks
@@ -89,10 +98,10 @@ def _mean(figures: Iterator[dict[str, float]]) -> dict[str, float]:
 
 
 NEUTRAL = 0.5
-"""Texts whose rating is closer to zero are neutral, because raters did not agree on a sign."""
+"""A text whose mean mark is closer to zero than NEUTRAL is neutral, because raters did not agree on the sign."""
 
 APART = 1.0
-"""The smallest difference of two ratings at which raters agree which of the two is higher."""
+"""The smallest difference between the mean marks of two texts at which raters agree which text is more positive."""
 
 DOMAINS = {
     "movies": "movieReviewSnippets",
@@ -104,11 +113,16 @@ DOMAINS = {
 SIGNS, THREE, ORDER = ("negative", "positive"), ("negative", "neutral", "positive"), ("first", "second")
 
 EXACT = 1e-6
-"""The tolerance between a text's rating, which has at least six digits in the files, and the mean of its marks."""
+"""The tolerance between a text's mean mark in the files, which has at least six digits, and the mean of its marks."""
 
 
 class Snippet(NamedTuple):
-    """A line of a file. `number` is the snippet's id in the file, `line` is the line number from 1."""
+    """A sentence with its mean mark (`rating`), from a line of a file of the `snippets` asset.
+
+    Attributes:
+        number: The sentence's id in the file.
+        line: The line number in the file, from 1.
+    """
 
     domain: str
     number: str
@@ -118,7 +132,7 @@ class Snippet(NamedTuple):
 
     @property
     def example(self) -> Example:
-        """The example whose hash decides the snippet's split and order."""
+        """An example with the sentence, whose hash decides the sentence's split and order."""
         return Example(self.text, 0)
 
     @property
@@ -127,7 +141,7 @@ class Snippet(NamedTuple):
 
 
 def read(*domains: str) -> list[Snippet]:
-    """Return all snippets of domains (keys of DOMAINS), in file order."""
+    """Return all sentences of some domains (keys of DOMAINS), in the order of the files."""
     found = []
     for domain in domains:
         path = assets.fetch("snippets") / f"{DOMAINS[domain]}_GroundTruth.txt"
@@ -139,18 +153,18 @@ def read(*domains: str) -> list[Snippet]:
 
 
 def rows(domain: str) -> LabelledRows:
-    """Return all snippets of a domain that are not neutral, labelled `negative` or `positive`, in file order."""
+    """Return all sentences of a domain that are not neutral, labelled `negative` or `positive`, in the file's order."""
     return _rows(_clear(read(domain)), _sign)
 
 
 @dataclass(frozen=True)
 class _Told:
-    """A task about single snippets.
+    """A task about single sentences of the `snippets` asset; calling the object reads the task.
 
-    kept     return the task's snippets, given all snippets of its domains
-    label    return the label of a snippet
-    names    the label names in their order; empty for a task with numbers
-    ceiling  return the ceiling, by metric, given the marks of the evaluation split
+    kept     a function that selects the task's sentences from all sentences of its domains
+    label    a function that returns the label of a sentence
+    names    the label names in their order; empty if the targets are numbers
+    ceiling  a function that returns the human ceiling, by metric, given the marks of the evaluation split
     """
 
     domains: tuple[str, ...]
@@ -161,7 +175,7 @@ class _Told:
     metric: str | None = None
 
     def __call__(self, labels: Sequence[str] | None = None, *, offline: bool = False) -> TaskData:
-        """Return the training and the evaluation split, 80/20."""
+        """Read the task; 80 % of the sentences are the training split and 20 % the evaluation split."""
         kept = self.kept(read(*self.domains))
         train, evaluation = _divided(kept)
         kind, column = (CLASSES, "label") if self.names else (NUMBER, "rating")
@@ -191,12 +205,12 @@ def _sign(snippet: Snippet) -> str:
 
 
 def _third(ratings: np.ndarray) -> np.ndarray:
-    """Return indices into THREE, int64."""
+    """Return the class of each mean mark, negative, neutral or positive, as an index into THREE, int64 [N]."""
     return np.where(np.abs(ratings) < NEUTRAL, 1, np.where(ratings > 0, 2, 0))
 
 
 def _of_one_domain(found: list[Snippet]) -> list[Snippet]:
-    """Return the snippets without the 8 sentences that occur in two domains, such as `wow` and `that's it`."""
+    """Leave out the 8 sentences that occur in two domains, such as `wow` and `that's it`; return the others."""
     domains: dict[str, set[str]] = {}
     same = [identity(snippet.example) for snippet in found]
     for snippet, name in zip(found, same, strict=True):
@@ -205,11 +219,11 @@ def _of_one_domain(found: list[Snippet]) -> list[Snippet]:
 
 
 def pairs(labels: Sequence[str] | None = None, *, offline: bool = False) -> TaskData:
-    """Return a task of sentence pairs, equally often labelled `first` or `second`: which sentence is rated higher.
+    """Return the task of pairs of sentences: whether the first or the second sentence has the higher mean mark.
 
-    The sentences of each domain and split are paired in the order of a hash. Pairs whose ratings differ by less than
-    APART are left out. A sentence that occurs more than once, or has no letter and no digit, is in no pair. The order
-    of the files and of the domains does not matter.
+    The labels `first` and `second` are equally frequent. The sentences of each domain and split are paired in the order
+    of a hash. Pairs whose mean marks differ by less than APART are left out. A sentence that occurs more than once, or
+    that has no letter and no digit, is in no pair. The pairs do not depend on the order of the files and domains.
     """
     found = read(*DOMAINS)
     same = [key(snippet.example) for snippet in found]
@@ -232,7 +246,10 @@ def pairs(labels: Sequence[str] | None = None, *, offline: bool = False) -> Task
 
 
 def _couples(ordered: Sequence[Snippet]) -> list[tuple[Snippet, Snippet]]:
-    """Return pairs of consecutive snippets whose ratings are APART; the higher rating is first in every other pair."""
+    """Return pairs of consecutive sentences whose mean marks differ by at least APART.
+
+    The sentence with the higher mean mark is first in every other pair.
+    """
     apart = [
         sorted(couple, key=lambda snippet: -snippet.rating)
         for couple in zip(ordered[::2], ordered[1::2], strict=False)
@@ -269,10 +286,10 @@ def _rows(
 
 
 def marks(found: Sequence[Snippet], *, offline: bool = False) -> np.ndarray:
-    """Return the raters' marks of snippets: float [N, J], NaN where a snippet has fewer raters or unknown marks.
+    """Return the single raters' marks of sentences: float [N, J], NaN where a sentence has fewer raters.
 
-    Marks are known if their mean is the rating: for 199 tweets, the file has other marks. Marks are in the asset
-    `raters`; all are unknown if this asset cannot be fetched.
+    All marks of a sentence are NaN if their mean is not the sentence's mean mark (the files have wrong marks for 199
+    tweets). The marks are in the asset `raters`; if this asset cannot be fetched, all marks are NaN.
     """
     folder = assets.fetch_if_possible("raters", offline=offline)
     labels = {domain: {} if folder is None else _given(folder, domain) for domain in {one.domain for one in found}}
@@ -285,7 +302,7 @@ def marks(found: Sequence[Snippet], *, offline: bool = False) -> np.ndarray:
 
 
 def _given(folder: Path, domain: str) -> dict[str, str]:
-    """Return the marks of a domain's snippets, a JSON list by snippet number."""
+    """Return the marks of a domain's sentences, as JSON lists by the id of the sentence."""
     path = folder / f"{DOMAINS[domain]}_anonDataRatings.txt"
     lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     return {number: marks for number, _, _, marks in (line.split("\t") for line in lines)}
@@ -305,7 +322,8 @@ LOADERS: dict[str, Callable[..., TaskData]] = {
     ),
     "pairs": pairs,
 }
-"""By the task's name, a function that reads the task. It takes the label names in their order, or None, and `offline`.
+"""The function that reads each task, by the task's name, given the label names in their order (or None) and `offline`.
 
-The metric of movies-3 is macro F1: one text in twenty is neutral, so accuracy hardly depends on the class neutral.
+The metric of movies-3 is macro F1, because only one text in twenty is neutral, so that accuracy hardly depends on the
+class neutral.
 """

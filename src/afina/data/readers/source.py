@@ -1,6 +1,6 @@
-"""A file or standard input as lines of text, and how far it has been read.
+"""Read a file or standard input as lines of text, and report which share of the file has been read.
 
-The module handles encodings and compression; `formats.py` handles formats.
+This module handles encodings and compression; the module `formats.py` handles formats such as csv.
 """
 
 from __future__ import annotations
@@ -31,39 +31,41 @@ _OPENERS: Mapping[str, Callable[[BinaryIO], Any]] = {
     ".xz": lzma.LZMAFile,
 }
 COMPRESSED = (*_OPENERS, ARCHIVE)
-"""Suffixes of compressed files. A zip archive has a single file."""
+"""Suffixes of compressed files; a zip archive must contain a single file."""
 
 DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
-"""Errors of reading a compressed file that is damaged."""
+"""The exceptions that reading a damaged compressed file can raise."""
 
 EXPANDED, RATIO = 1 << 30, 200
-"""A compressed file is refused if more than EXPANDED bytes come out, and more than RATIO times its size."""
+"""A compressed file is refused if its content has more than EXPANDED bytes and more than RATIO times the file's size.
+"""
 
 _AT_ONCE = 1 << 24
-"""The number of bytes of a compressed line that are read at once."""
+"""The largest number of bytes that are decompressed at once, so that a long line is read in parts."""
 
 FEW_LETTERS, MOST_ACCENTED = 20, 0.3
-"""A file with more accented letters than both limits, a number and a share, is not Windows-1252: Cyrillic and Greek,
-read as Windows-1252, consist of accented letters."""
+"""A file is not Windows-1252 if it has more than FEW_LETTERS accented letters and their share of all letters is greater
+than MOST_ACCENTED: Cyrillic and Greek texts that are read as Windows-1252 consist of accented letters."""
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def is_whole(text: str) -> bool:
-    """Return whether a text has no half of a surrogate pair, which no encoding can write."""
+    """Return whether a string has no unpaired surrogate, which cannot be encoded."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def is_blank(text: str) -> bool:
-    """Return whether a text is empty, or has only white space and characters that are not shown, such as U+200B."""
+    """Return whether a string has no visible characters: only white space, control or format characters (U+200B)."""
     # The first test alone answers for most texts, and is fast.
     return not text[:1].isalnum() and all(one.isspace() or unicodedata.category(one) in ("Cf", "Cc") for one in text)
 
 
 def kind(path: Path) -> str:
-    """Return the suffix of the format, in lower case: `.csv` for `more.CSV`, `more.csv.gz`, and a zip with a csv file.
+    """Return the suffix of a file's format in lower case, such as `.csv` for `more.CSV` and `more.csv.gz`.
 
-    Raises InvalidData for a zip archive that does not have a single file.
+    For a zip archive, return the suffix of the file in the archive. Raises InvalidData if the archive does not contain
+    exactly one file.
     """
     if path.suffix.lower() == ARCHIVE and path.is_file():
         with opened(path) as found:
@@ -72,12 +74,12 @@ def kind(path: Path) -> str:
 
 
 def stem(path: Path) -> str:
-    """Return the name without the suffixes of format and compression."""
+    """Return a file's name without the suffixes of format and compression, such as `more` for `more.csv.gz`."""
     return Path(path.stem).stem if path.suffix.lower() in COMPRESSED else path.stem
 
 
 def _only_file(path: Path, raw: BinaryIO) -> tuple[BinaryIO, zipfile.ZipInfo]:
-    """Return the only file in a zip archive. Files that macOS adds are left out. Raises InvalidData."""
+    """Return the only file in a zip archive, without files that macOS adds. Raises InvalidData if there are several."""
     try:
         archive = zipfile.ZipFile(raw)
         there = [one for one in archive.infolist() if not one.is_dir()]
@@ -101,7 +103,7 @@ def _only_file(path: Path, raw: BinaryIO) -> tuple[BinaryIO, zipfile.ZipInfo]:
 
 
 class _Western:
-    """A file that is not UTF-8 and is read as Windows-1252, which includes the letters of Latin-1."""
+    """The decoder of a file that is not UTF-8: it reads Windows-1252, which includes the letters of Latin-1."""
 
     def __init__(self, name: str) -> None:
         self.name, self.began = name, 0
@@ -109,7 +111,7 @@ class _Western:
         self.ascii = self.accented = 0
 
     def decoded(self, line: bytes, number: int) -> str:
-        """Return a decoded line. Raises InvalidData if the line is not Windows-1252."""
+        """Decode a line as Windows-1252. Raises InvalidData if that is impossible or a later line is UTF-8."""
         try:
             text = line.decode("cp1252")
         except UnicodeDecodeError as error:
@@ -135,18 +137,18 @@ class _Western:
         return text
 
     def check(self) -> None:
-        """Raise InvalidData if more letters are accented than in any language of Western Europe."""
+        """Raise InvalidData if the decoded lines have more accented letters than any language of Western Europe."""
         if self.accented > FEW_LETTERS and self.accented > MOST_ACCENTED * (self.ascii + self.accented):
             raise problems.NOT_WESTERN_LANGUAGE(path=self.name, line=self.began)
 
 
 class Source:
-    """An open file or standard input, made by `opened`.
+    """An open file or standard input that is read as lines; the function `opened` makes it.
 
-    name    the name in messages
-    inner   the file's name without compression
+    name    the name of the file in error messages
+    inner   the file's name without the suffix of compression; for a zip archive, the name of the file in it
     stream  the decompressed bytes
-    notes   sentences about unexpected findings so far
+    notes   sentences about unexpected findings in the lines that were read so far
     """
 
     def __init__(self, path: Path, raw: BinaryIO) -> None:
@@ -167,19 +169,21 @@ class Source:
 
     @property
     def share(self) -> float | None:
-        """The share of the file that was read; None if its size is unknown."""
+        """The share of the file that was read so far, from 0 to 1; None if the file's size is unknown."""
         return min(1.0, self._told.tell() / self._length) if self._length else None
 
     @property
     def can_be_read_again(self) -> bool:
-        """Whether the source can be opened again and read from the beginning; False for a pipe."""
+        """Whether the file can be opened again and read from its beginning; False for a pipe or an empty file."""
         return self._size > 0
 
     def lines(self, *, western: bool = False) -> Iterator[str]:
-        r"""Yield each line of UTF-8, or of UTF-16 with a byte order mark. Lines end in `\n`.
+        r"""Yield the lines of a file in UTF-8, or in UTF-16 with a byte order mark; lines end in `\n`.
 
-        western  read other bytes as Windows-1252 if possible, with a sentence in `notes`
-        Raises InvalidData with the line.
+        Args:
+            western: Whether to read a file that is not UTF-8 as Windows-1252; `notes` then has a sentence about this.
+
+        Raises InvalidData, which names the line.
         """
         try:
             first = self._line()
@@ -198,7 +202,10 @@ class Source:
             raise problems.COMPRESSED_DAMAGED(path=self.name, _suffix=Path(self.name).suffix, _error=error) from None
 
     def _line(self) -> bytes:
-        """Return the next line. Raises InvalidData if far more bytes come out than the compressed file has."""
+        """Return the next line of the decompressed file.
+
+        Raises InvalidData if a compressed file expands to more bytes than EXPANDED and RATIO allow.
+        """
         if self._expanded is None:
             return self.stream.readline()
         parts = []
@@ -212,7 +219,13 @@ class Source:
         return b"".join(parts)
 
     def _eight_bit(self, line: bytes, *, utf8: bool, western: _Western | None) -> Iterator[str]:
-        """Yield the lines from `line`, the first, on. utf8: the file begins with the byte order mark of UTF-8."""
+        """Yield the decoded lines of a file in UTF-8 or Windows-1252.
+
+        Args:
+            line: The first line.
+            utf8: Whether the file begins with the byte order mark of UTF-8.
+            western: The decoder of Windows-1252. None: a line that is not UTF-8 is an error.
+        """
         number = 0
         while line:
             number += 1
@@ -256,7 +269,7 @@ class Source:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Source]:
-    """Open the file at `path`, or standard input for `-`. Raises NotFound."""
+    """Open the file at `path`, or standard input if `path` is `-`. Raises NotFound."""
     if str(path) == STANDARD_INPUT:
         yield Source(path, sys.stdin.buffer)
         return
@@ -273,7 +286,7 @@ def opened(path: Path) -> Iterator[Source]:
 
 
 def _is_endless(raw: BinaryIO) -> bool:
-    """Return whether an open file is a device other than a terminal and the null device, such as /dev/zero."""
+    """Return whether an open file is a device without an end, such as /dev/zero, not a terminal or the null device."""
     status = os.fstat(raw.fileno())
     if not stat.S_ISCHR(status.st_mode) or raw.isatty():
         return False
@@ -282,15 +295,16 @@ def _is_endless(raw: BinaryIO) -> bool:
 
 @dataclass(frozen=True)
 class RowStream:
-    """The rows of a file, one after another.
+    """The rows of a file as an iterator.
 
     Attributes:
-        name: The file's name in messages.
-        names: The columns in order; None if each row names its own.
-        rows: (line or row number, from 1; values by column).
-        share: Return the share of the file that was read; None if unknown.
-        classes: The names of 0, 1, ... by column, if the file has them.
-        notes: Return sentences about unexpected findings so far.
+        name: The file's name in error messages.
+        names: The column names in their order. None: each row has its own column names.
+        rows: An iterator of (line or row number from 1, the row's values by column).
+        share: A function that returns the share of the file that was read so far; None if unknown.
+        unit: What the numbers in `rows` count: "line", "row" or "item".
+        classes: For each column of class indices, the class names of 0, 1, ..., if the file has them.
+        notes: A function that returns sentences about unexpected findings in the rows that were read so far.
     """
 
     name: str

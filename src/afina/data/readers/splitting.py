@@ -1,7 +1,8 @@
-"""Splits from LabelledRows: which texts are held out, and labels as targets (class indices, numbers, multi-hot rows).
+"""Divide labelled rows into a training and an evaluation split, and cut parts from a training split.
 
-A text is held out by a hash of its normalised form, so duplicates stay on one side and the order of the file does not
-matter. The module does not know file formats or column names. `target_kinds` chooses the function for a kind of task.
+A hash of the normalised text decides which texts are held out. So duplicates stay in one split, and the order of the
+file does not matter. This module does not use file formats or column names. The classes in `target_kinds` convert
+labels to targets.
 """
 
 from __future__ import annotations
@@ -18,31 +19,34 @@ from afina.data.readers.number_notation import WHOLE
 from afina.data.split import Example, Split, key
 
 TRAIN_SHARE = 0.8
-"""Share of the hash range that becomes the training split of snippets."""
+"""The share of the range of hashes that belongs to the training split of the `snippets` tasks."""
 
 HELD_OUT = 5
-"""One in HELD_OUT texts of each label is held out if one file becomes two splits."""
+"""If a single file is divided into two splits, one in HELD_OUT texts of each label is held out for evaluation."""
 
 REPEATED_LIMIT = 0.01
-"""Share of evaluated texts that may repeat another without a note: an interval is then at most 0.5 % too narrow."""
+"""The share of evaluation texts up to which repetitions of other texts give no note: up to this share, an interval is
+at most 0.5 % too narrow."""
 
 _MEASURED = " If its labels measure something and are no classes, say so with `kind` number."
 
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """N labelled texts.
+    """N labelled texts as they were read, before labels become targets.
 
     Attributes:
-        labels: N labels as the data spell them: names or integers, numbers, several names each, or references.
-        where: A function that returns file and line of row i, such as `train.csv, line 7`.
+        labels: N labels as the data spell them: class names or integers, numbers, tuples of label names, or tuples of
+            target texts.
+        where: A function that returns the file and line of row i, such as `train.csv, line 7`.
         column: The name of the label column.
-        names: All names of the labels in their order, if the file has them, lists are multi-hot, or each label has a
-            column. Empty: every label may occur.
-        columns: The file's columns by role (`ColumnNames.roles`).
-        other: How to read the labels as another kind, in words, if the kind is a question.
+        names: All label names in their order, if they are known from the file, from multi-hot lists or from label
+            columns. Empty: the label names are those that occur.
+        columns: The names of the file's columns by role (`ColumnNames.roles`).
+        other: If the kind of task is uncertain, a sentence on how to read the labels as another kind; else empty.
         notes: Sentences about unexpected findings.
-        groups: The group of each row: rows of one group are on one side of a cut. None: rows of one text are.
+        groups: The group of each row; if the rows are divided, the rows of a group stay together. None: the rows with
+            the same text stay together.
     """
 
     texts: Sequence[str]
@@ -72,9 +76,9 @@ class LabelledRows:
 
 
 def rank(example: Example, purpose: str = "") -> int:
-    """Return a stable hash of the normalised text, in [0, 2**64). Equal texts have equal ranks, regardless of labels.
+    """Return a stable hash of an example's normalised text, in [0, 2**64), by which texts are held out.
 
-    Ranks for different purposes are independent.
+    Equal texts have equal ranks, regardless of labels. The ranks of a text for different purposes are independent.
     """
     same = identity(example)
     hashed = digest.of_strings([same, purpose] if purpose else [same])
@@ -82,23 +86,27 @@ def rank(example: Example, purpose: str = "") -> int:
 
 
 def identity(example: Example) -> str:
-    """Return the string by which texts are compared: two texts count as the same if their identities are equal."""
+    """Return the normalised text of an example: two examples have the same text if their identities are equal."""
     # Texts such as ":)" have no letter or digit, so their key is empty: they are compared without normalisation.
     return key(example) or f"{example.text}\x1f{example.text_pair or ''}"
 
 
 def identities(rows: LabelledRows) -> list[str]:
-    """Return the `identity` of each row."""
+    """Return the normalised text (`identity`) of each row."""
     return [identity(example) for example in _examples(rows)]
 
 
 def hold_out(rows: LabelledRows, strata: Sequence[str], *, both_sides: bool) -> tuple[LabelledRows, LabelledRows]:
-    """Return training and evaluation rows of one file: the fifth of each stratum with the lowest `rank` is held out.
+    """Divide the rows of a file into training rows and evaluation rows, a fifth of each stratum.
 
-    strata      the stratum of each row
-    both_sides  whether each stratum must have a text in both splits
-    Equal texts, or groups, stay in one split, and in the stratum of the first. A stratum of two or more texts has at
-    least one in each split. The split does not depend on the order of the file, unless a text has two labels.
+    The texts of a stratum with the lowest `rank` are held out. Equal texts, and the texts of a group, stay in one split
+    and belong to the stratum of the first of them. A stratum of two or more texts has at least one text in each split.
+    The split does not depend on the order of the file, unless a text has two labels.
+
+    Args:
+        strata: The stratum of each row, such as its label.
+        both_sides: Whether each stratum must have a text in both splits.
+
     Raises InvalidData if `both_sides` is true and some strata, but not all, have only one text.
     """
     of_text: dict[str, str] = {}  # the stratum by identity
@@ -132,18 +140,21 @@ def _examples(rows: LabelledRows) -> list[Example]:
 
 
 def divide(rows: LabelledRows) -> tuple[LabelledRows, LabelledRows]:
-    """Return training and evaluation rows, 80/20 by `rank`, so that duplicates stay in one split. The order is kept."""
+    """Divide rows into training rows (80 %) and evaluation rows (20 %) by `rank`; duplicates stay in one split.
+
+    The order of the rows is kept.
+    """
     train, evaluation = sides(_examples(rows))
     return rows.take(train), rows.take(evaluation)
 
 
 def repeated(split: Split) -> int:
-    """Return how many examples have the text of an earlier one."""
+    """Return how many examples of a split have the same text as an earlier example."""
     return len(split) - len({identity(example) for example in split})
 
 
 def repetition_notes(repeated: int, examples: int, where: str) -> list[str]:
-    """Return a note if more than REPEATED_LIMIT of the evaluated texts repeat another."""
+    """Return a note if more than a share REPEATED_LIMIT of the evaluation texts repeat another text; else nothing."""
     if repeated <= REPEATED_LIMIT * examples:
         return []
     return [
@@ -153,20 +164,25 @@ def repetition_notes(repeated: int, examples: int, where: str) -> list[str]:
 
 
 def sides(examples: Iterable[Example]) -> tuple[list[int], list[int]]:
-    """Return the indices of the training examples and of the evaluation examples of `divide`."""
+    """Return the indices of the examples that `divide` puts into the training split and into the evaluation split."""
     inside = [trains(rank(example)) for example in examples]
     return [i for i, chosen in enumerate(inside) if chosen], [i for i, chosen in enumerate(inside) if not chosen]
 
 
 def trains(ranked: int) -> bool:
-    """Return whether `divide` puts a text of this `rank` into the training split."""
+    """Return whether `divide` puts a text with this `rank` into the training split."""
     return ranked < TRAIN_SHARE * 2**64
 
 
 def first(split: Split, count: int | None, field: str) -> Split:
-    """Return the `count` examples of lowest `rank`, in their original order. None: no limit.
+    """Return the `count` examples of a split with the lowest `rank`, in their original order.
 
-    If targets are texts, the references of an input are kept together, so there may be fewer.
+    If the targets are texts, the target texts of an input are kept or left out together, so that fewer than `count`
+    examples may be returned.
+
+    Args:
+        count: The number of examples. None: all examples.
+        field: The name of the reading option in error messages.
     """
     if count is None:
         return split
@@ -181,11 +197,14 @@ def first(split: Split, count: int | None, field: str) -> Split:
 
 
 def cuts(train: Split, shares: Mapping[str, float]) -> tuple[Split, dict[str, Split]]:
-    """Cut shares from a training split, one after another. Return the remaining split, and the cut splits by name.
+    """Cut parts from a training split, one after another; return the remaining split and the cut splits by name.
 
-    A hash of the text, or of the group, decides. So duplicates stay together and no text depends on other texts. The
-    order is kept. The first cut does not depend on the share's name. Shares are approximate. Raises InvalidData if a
-    side is empty.
+    A hash of the text, or of the group, decides whether an example is cut. So duplicates stay together, and whether a
+    text is cut does not depend on other texts. Examples keep their order. The first part that is cut does not depend on
+    its name. The sizes of the parts are approximate. Raises InvalidData if a part or the remaining split is empty.
+
+    Args:
+        shares: The share of the training split to cut, by the name of the part.
     """
     made: dict[str, Split] = {}
     for number, (name, share) in enumerate(shares.items()):
@@ -204,15 +223,16 @@ def cuts(train: Split, shares: Mapping[str, float]) -> tuple[Split, dict[str, Sp
 
 @dataclass(frozen=True)
 class TaskData:
-    """The result of reading a task.
+    """The content of a task as it was read: its training and evaluation splits and facts about its targets.
 
     Attributes:
-        label_names: The names of classes or labels in their order; for numbers, the name of the target.
-        metric: The standard metric of a benchmark's task. None: the kind's.
-        ceiling: By metric, how well one human predicts what others say about the evaluation split, if known.
-        separator: The text between the labels of a cell, if the file has one.
+        label_names: The names of the classes or labels in their order. If the targets are numbers or texts: the name
+            of the target.
+        metric: The standard metric of a benchmark's task. None: the default metric of the kind of task.
+        ceiling: If known, by metric, how well one human predicts what other humans say about the evaluation texts.
+        separator: The text between the labels of a cell, if the file has such a separator.
         column: The name of the label column.
-        columns, other, notes: For a file, as in `LabelledRows`.
+        columns, other, notes: For a file, the same as in `LabelledRows`.
     """
 
     label_names: tuple[str, ...]
@@ -229,7 +249,7 @@ class TaskData:
 
 
 def classes_of(train: LabelledRows) -> tuple[list[str], bool]:
-    """Return the training labels in their natural order, and whether all are integers."""
+    """Return the distinct labels of the training rows, sorted, and whether all labels are integers."""
     names = {str(label) for label in train.labels}
     if all(WHOLE.fullmatch(label) for label in names):
         return [str(label) for label in sorted({int(label.split(".")[0]) for label in names})], True

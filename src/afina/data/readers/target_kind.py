@@ -1,6 +1,6 @@
-"""TargetKind: how a kind of task reads its targets from cells, and splits, compares, spells and shows them.
+"""TargetKind: the base class of the kinds of task, with methods to read targets from cells and to show them.
 
-`target_kinds.py` has the list of kinds.
+The module `target_kinds.py` has the list of kinds.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
 
 SHOWN = 8
-"""The largest number of label names in a line about a task."""
+"""The largest number of label names in the line that describes a task's targets."""
 
 
 class TargetKind(ABC):
-    """How `data` reads and shows a kind of task.
+    """A kind of task: how its targets are read from cells, divided, compared and shown.
 
     Attributes:
-        kind: The kind's name.
-        expected: The expected content of a cell, in words.
-        plural: The plural of the target, in words.
-        named: Whether the kind has label names.
+        kind: The kind's name, such as "classes".
+        expected: The expected content of a target's cell in error messages, such as "a number".
+        plural: The plural of the target in messages, such as "numbers".
+        named: Whether the labels of this kind have names.
         several: Whether a text can have several labels, in one cell with a separator or in several columns.
-        usual: Whether a manifest without a kind is of this kind.
-        stratified: Whether each label needs a text in both splits of a file.
-        written: Whether the model writes the target, so that columns have other usual names.
-        role: The role of the target's column, in words.
+        usual: Whether a manifest that does not state the kind means this kind.
+        stratified: Whether each label needs a text in both splits if a file is divided.
+        written: Whether the target is a text that the model writes, so that other column names are usual.
+        role: The role of the target's column: "label" or "target".
     """
 
     kind: ClassVar[Kind]
@@ -51,15 +51,15 @@ class TargetKind(ABC):
 
     @property
     def told(self) -> Kind | None:
-        """The kind's name; None for the usual kind, which is left out of manifests and cards."""
+        """The name of the kind; None for single-label classification, which manifests and cards do not state."""
         return None if self.usual else self.kind
 
     def holds(self, found: np.ndarray) -> bool:
-        """Return whether targets of this kind may have the dtype of `found`."""
+        """Return whether the array `found` has a dtype that targets of this kind may have."""
         return found.dtype.kind in "biuf"
 
     def optional(self, form: LabelFormat, columns: Sequence[str]) -> bool:
-        """Return whether an empty cell is a valid target, instead of a missing value."""
+        """Return whether an empty cell of a label column is a valid target and not a missing value."""
         return False
 
     def empty(self, value: Any) -> bool:
@@ -67,7 +67,7 @@ class TargetKind(ABC):
 
     @abstractmethod
     def form(self, column: LabelColumn, asked: ReadingOptions) -> LabelFormat:
-        """Return how to read a column that the user has declared to be of this kind. Raises InvalidData."""
+        """Return the format of a label column if the user's option `kind` is this kind. Raises InvalidData."""
 
     def form_to_measure(
         self,
@@ -77,28 +77,32 @@ class TargetKind(ABC):
         labels: Sequence[str] | None,
         known: Sequence[str],
     ) -> LabelFormat:
-        """Return `form` adjusted to another table with this kind of targets. known: the labels that may occur."""
+        """Return the format `form` adapted to another table, of evaluation texts with targets of this kind.
+
+        Args:
+            known: The labels that may occur.
+        """
         return form
 
     def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
-        """Return the label of every row. Raises InvalidData with the row."""
+        """Return the label of every row of a table. Raises InvalidData, which names the row."""
         column = LabelColumn.of(table, columns[0], form.keeps)
         return [self.read(column, row, form) for row in column.rows]
 
     @abstractmethod
     def read(self, column: LabelColumn, row: int, form: LabelFormat) -> Label:
-        """Return the label in a row. Raises InvalidData with the row."""
+        """Return the label in a row of a label column. Raises InvalidData, which names the row."""
 
     def strata(self, rows: LabelledRows) -> list[str]:
-        """Return the stratum of each row: a held-out part is drawn from each stratum."""
+        """Return the stratum of each row, such as its label; texts of each stratum are held out for evaluation."""
         return [""] * len(rows)
 
     def names(self, label: Label) -> tuple[str, ...]:
-        """Return the names in a label, as the data spell them."""
+        """Return the label names in the label of one text, as the data spell them."""
         return ()
 
     def same(self, label: Label) -> Label:
-        """Return a normalised label: two labels are equal if their normalised labels are."""
+        """Return the normalised form of a label; labels with equal normalised forms count as the same label."""
         return label
 
     @abstractmethod
@@ -109,10 +113,15 @@ class TargetKind(ABC):
         labels: Sequence[str] | None = None,
         names: Sequence[str] = (),
     ) -> TaskData:
-        """Return label names and both splits.
+        """Return the label names and both splits of a task, given its labelled rows.
 
-        Integers are in numerical order and names are sorted, unless `labels` gives the order, or names for the integers
-        0..n-1. `names`: the data's own names for the integers 0..n-1, if any. Raises InvalidData with the row.
+        Integer labels are in numerical order and label names are sorted, unless `labels` gives another order.
+
+        Args:
+            labels: The user's label names in their order, or names for the integer labels 0..n-1.
+            names: The data's own names for the integer labels 0..n-1, if any.
+
+        Raises InvalidData, which names the row.
         """
 
     @abstractmethod
@@ -124,57 +133,62 @@ class TargetKind(ABC):
         names: Sequence[str] = (),
         whose: str = "the adapter's",
     ) -> Split:
-        """Return a split of rows whose labels are in `label_names`. Not every name has to occur.
+        """Return a split whose labels are those of an adapter or a task with the names `label_names`.
 
-        labels  the names in `label_names` of the integers 0..n-1 in the data. None: `names`
-        names   the data's own names for the integers 0..n-1
-        Raises InvalidData for a label that is not in `label_names`; the message lists the labels of both.
+        Not every name in `label_names` has to occur in the rows.
+
+        Args:
+            labels: For data with integer labels, the names in `label_names` of 0..n-1. None: `names` is used.
+            names: The data's own names for the integer labels 0..n-1.
+            whose: Whose labels `label_names` are, in error messages.
+
+        Raises InvalidData for a label that is not in `label_names`; the message lists both sets of labels.
         """
 
     def ordered(self, label_names: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
-        """Return the label names of a trained adapter in the order that a user gives. Raises InvalidData."""
+        """Return the label names of an adapter in the order that the user gives in `labels`. Raises InvalidData."""
         self.refuse_names(labels)
         return label_names
 
     def refuse_names(self, labels: Sequence[str] | None) -> None:
-        """Raise InvalidData for names of targets that have none."""
+        """Raise InvalidData if the user gives label names for targets without names, such as numbers."""
         if labels is not None:
             raise problems.LABELS_INAPPLICABLE(labels=labels, _plural=self.plural)
 
     def unsaid(self, rows: LabelledRows, label_names: Sequence[str]) -> tuple[str, ...]:
-        """Return the labels of `label_names` of which the rows do not say which texts have them."""
+        """Return the labels in `label_names` for which the data do not say which texts have the label."""
         return ()
 
     def about(self, split: Split, label_names: Sequence[str], some: Sequence[str]) -> Split:
-        """Return a split whose targets are about `some` of the labels, in their order."""
+        """Return the split with targets for only the labels `some`, in the order of `some`."""
         return split
 
     def findings(self, *parts: LabelledRows) -> tuple[str, ...]:
-        """Return notes about the targets of all rows."""
+        """Return notes for the user about the targets of all rows, such as repeated target texts."""
         return ()
 
     def grouped(self, split: Split) -> Split:
-        """Return a split with one row for each input, for evaluation; most kinds keep every row."""
+        """Merge rows with the same input for evaluation; only the kind "text" does so, other kinds keep all rows."""
         return split
 
     @abstractmethod
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
-        """Return targets as the data spell them: the inverse of `splits`."""
+        """Return the labels, as the data spell them, of an array of targets: the inverse of `splits`."""
 
     @abstractmethod
     def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
-        """Return the targets in words: `2 classes (no, yes)`, `numbers from 1 to 5`."""
+        """Return a description of targets, such as `2 classes (no, yes)` or `numbers from 1 to 5`."""
 
     @abstractmethod
     def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:
-        """Raise InvalidData if all training texts have the same target, or none has a label."""
+        """Raise InvalidData if all training texts have the same target, or if no training text has a label."""
 
     def without_positive(self, label_names: Sequence[str]) -> str | None:
-        """Return why no label can be the positive label: `3 classes`, `kind number`. None: a label can be positive."""
+        """Return why no label can be the positive label, such as `3 classes` or `kind number`; None if one can be."""
         return f"kind {self.kind}"
 
     def with_positive(self, label_names: Sequence[str], positive: str, where: str) -> tuple[str, ...]:
-        """Return two label names in the order in which `positive` is the second. Raises InvalidData."""
+        """Return the two label names with `positive` as the second. Raises InvalidData if there are not two."""
         if what := self.without_positive(label_names):
             raise problems.POSITIVE_INAPPLICABLE(found=what, where=where)
         if positive not in label_names:
@@ -183,7 +197,7 @@ class TargetKind(ABC):
 
 
 def check_names(labels: Sequence[str]) -> None:
-    """Raise InvalidData if a name of a label is empty or given twice."""
+    """Raise InvalidData if a label name that the user gives is empty or given twice."""
     if not all(label.strip() for label in labels):
         raise problems.LABEL_NAME_EMPTY(labels=labels)
     repeated = sorted({label for label in labels if list(labels).count(label) > 1})
@@ -192,11 +206,11 @@ def check_names(labels: Sequence[str]) -> None:
 
 
 def in_words(names: Iterable[str], most: int = 20) -> str:
-    """Return the first names with commas."""
+    """Return the first `most` names separated by commas, with `...` if there are more."""
     names = list(names)
     return ", ".join(names[:most]) + ", ..." * (len(names) > most)
 
 
 def split_of(rows: LabelledRows, targets: np.ndarray) -> Split:
-    """Return a split of the rows' texts with these targets."""
+    """Return a split with the texts of labelled rows and the given targets."""
     return Split(list(rows.texts), targets, None if rows.pairs is None else list(rows.pairs))

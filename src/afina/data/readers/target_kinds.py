@@ -1,6 +1,6 @@
-"""Kinds of targets: a class, a number, several labels, or a text.
+"""The four kinds of task: the target of a text is a class, a number, several labels, or a text.
 
-`TARGETS` has an entry for each kind; all branches on the kind in `afina.data` are methods of these entries.
+`TARGETS` has an object for each kind; everything in `afina.data` that depends on the kind is a method of these objects.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ TARGETS: Mapping[Kind, TargetKind] = {
 
 
 def of_kind(kind: str) -> TargetKind:
-    """Return the entry of TARGETS for a kind's name. Raises UnknownName."""
+    """Return the object in TARGETS for the name of a kind, such as "number". Raises UnknownName."""
     if kind not in KINDS:
         raise UnknownName("kind", kind, KINDS)
     return TARGETS[kind]
 
 
 def check_long(where: str, kind: Kind, long: str | None) -> Long:
-    """Return how to treat targets that are too long. Raises UnknownName, or InvalidData for another kind."""
+    """Return the value of the option `long`, how to treat target texts that are too long; default "refuse".
+
+    Raises UnknownName for an unknown value, and InvalidData if the targets are not texts.
+    """
     if long is not None and not TARGETS[kind].written:
         raise problems.LONG_INAPPLICABLE(kind=kind, where=where, option="long")
     for one in LONGS:

@@ -1,6 +1,6 @@
-"""Targets that are texts: references in cells, a training row for each reference, one evaluation row for each input.
+"""TextTargets: how the targets of text-to-text tasks are read.
 
-A reference is a right answer to an input, as in machine translation.
+A reference is a correct answer to an input, as in machine translation; an input may have several references.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from afina.data.split import Split, as_references
 
 
 class TextTargets(TargetKind):
-    """A text, or several texts of which each is right: object [N], tuples of strings.
+    """Targets of text-to-text tasks: object [N], a tuple of one or more references (correct answers) for each input.
 
-    A training split has one row for each input and reference. Other splits have one row for each input, with all its
-    references.
+    A training split has one row for each reference of each input. Other splits have one row for each input, with all
+    references of the input.
     """
 
     kind = TEXT
@@ -44,9 +44,10 @@ class TextTargets(TargetKind):
         return LabelFormat(self.kind, keeps=column.keeps)
 
     def read(self, column: LabelColumn, row: int, form: LabelFormat) -> tuple[str, ...]:
-        """Return the different references in a row, without surrounding white space. Raises InvalidData with the row.
+        """Return the distinct references in a row, without surrounding white space.
 
-        A cell holds a text; a list of texts, also as JSON; or SQuAD's `{"text": [...]}`.
+        A cell holds a text, a list of texts, the JSON text of a list, or SQuAD's `{"text": [...]}`. Raises InvalidData,
+        which names the row.
         """
         value, where = column.table.columns[column.name][row], column.where(row)
         found = [] if is_empty(value) else listed(value)
@@ -59,12 +60,12 @@ class TextTargets(TargetKind):
         return tuple(dict.fromkeys(_checked(one, where) for one in found))
 
     def empty(self, value: Any) -> bool:
-        """Return whether a cell has no text, such as the list of answers to a question without an answer."""
+        """Return whether a cell has no reference, such as an empty list of answers to a question."""
         found = listed(value)
         return found is not None and all(is_empty(one) for one in found)
 
     def same(self, label: Label) -> Label:
-        """Return no text: different references of an input do not contradict each other."""
+        """Return the same value for all references, because different references do not contradict each other."""
         return ()
 
     def splits(
@@ -74,13 +75,16 @@ class TextTargets(TargetKind):
         labels: Sequence[str] | None = None,
         names: Sequence[str] = (),
     ) -> TaskData:
-        """Return both splits; the label name is the column's name. Raises InvalidData if `labels` is given."""
+        """Return both splits of a text-to-text task; its only label name is the name of the target column.
+
+        Raises InvalidData if `labels` is given, because texts have no label names.
+        """
         self.refuse_names(labels)
         found = single(of_rows(train)), self.grouped(of_rows(evaluation))
         return TaskData((train.column,), *found, train.kind, column=train.column)
 
     def matched(self, rows: LabelledRows, *_: object) -> Split:
-        """Return a split with a row for each input: texts have no names to match."""
+        """Return a split with a row for each input; unlike classes, texts need not be matched with label names."""
         return self.grouped(of_rows(rows))
 
     def findings(self, *parts: LabelledRows) -> tuple[str, ...]:
@@ -101,7 +105,10 @@ class TextTargets(TargetKind):
         return tuple(notes)
 
     def grouped(self, split: Split) -> Split:
-        """Return a row for each different input, in the order of the first of each, with all its references."""
+        """Merge rows with the same input: return a row for each distinct input with all its references.
+
+        Inputs are in the order of their first rows.
+        """
         inputs: dict[tuple[str, str | None], list[int]] = {}
         pairs: Sequence[str | None] = split.pairs if split.pairs is not None else [None] * len(split)
         for row, given in enumerate(zip(split.texts, pairs, strict=True)):
@@ -130,13 +137,13 @@ class TextTargets(TargetKind):
 
 
 def of_rows(rows: LabelledRows) -> Split:
-    """Return a split of rows, with all references of each row."""
+    """Convert labelled rows of a text-to-text task to a split whose rows keep all their references."""
     found = as_references(label for label in rows.labels if isinstance(label, tuple))
     return Split(list(rows.texts), found, None if rows.pairs is None else list(rows.pairs), rows.groups)
 
 
 def single(split: Split) -> Split:
-    """Return a split with a row for each reference of each row."""
+    """Return a split with one row for each reference: a row with several references becomes several rows."""
     if all(len(one) == 1 for one in split.labels):
         return split
     made = split.take([row for row, one in enumerate(split.labels) for _ in one])
@@ -145,7 +152,7 @@ def single(split: Split) -> Split:
 
 
 def listed(value: Any) -> list[Any] | None:
-    """Return the references in a cell, whose types are not checked; None if it begins as a list and is not JSON."""
+    """Return the references in a cell, without checking their types; None for the malformed text of a list."""
     if isinstance(value, str):
         bare = value.strip()
         return as_list(bare) if _opens_list(bare) else [value]
@@ -157,7 +164,7 @@ def listed(value: Any) -> list[Any] | None:
 
 
 def _opens_list(text: str) -> bool:
-    """Return whether a text is in brackets and begins as a list of texts, so that `[1, 2]` and `[laughs]` are texts."""
+    """Return whether a string looks like the text of a list of strings, unlike `[1, 2]` and `[laughs]`."""
     return bracketed(text) and text[1:].lstrip()[:1] in ("'", '"')
 
 

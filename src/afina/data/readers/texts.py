@@ -1,7 +1,7 @@
-"""Texts without labels: from a file or standard input in chunks, or from lists, arrays, Series and frames.
+"""Read texts without labels: from a file or standard input in chunks, or from lists, arrays, Series and DataFrames.
 
-A file is read in chunks, so that few of its texts are in memory. The module does not import pandas, polars or other
-libraries whose frames it reads.
+A file is read in chunks, so that only a few of its texts are in memory. This module does not import pandas, polars or
+other libraries whose DataFrames it reads.
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ from afina.data.reading_options import USUAL, ReadingOptions
 from afina.errors import NotFound
 
 FIRST, GROWTH, MOST = 16, 4, 4096
-"""Texts in the first chunk, the factor by which the next chunk is larger, and the maximum. A small first chunk gives
-the first answers soon. Large later chunks are faster, because texts are sorted by length within a chunk."""
+"""FIRST is the number of texts in the first chunk of a file, GROWTH the factor by which the next chunk is larger, MOST
+the largest number of texts in a chunk. A small first chunk gives the first answers soon. Large later chunks are faster,
+because the texts of a chunk are sorted by length."""
 
 TEXT = "text"
-"""The name of the only column, for texts without columns."""
+"""The name of the only column of a file that has one text a line and no columns."""
 
 MOST_CHARACTERS = 1 << 24
-"""A chunk ends when its texts reach this number of characters, so that long texts do not fill the memory."""
+"""The number of characters at which a chunk of texts ends, so that long texts do not fill the memory."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row or a line of a file.
+    """A row or a line of a file of texts.
 
     Attributes:
-        number: The row's number as it is read, from 1.
-        where: The row's place, for messages.
-        text: None if the row has no text.
-        pair: The second text, if the file has pairs.
-        columns: All values of the row, by column.
+        number: The number of the row among the rows that are read, from 1.
+        where: The file and line of the row, for messages.
+        text: The text of the row. None: the row has no text.
+        pair: The second text of the row, if the file has pairs of texts.
+        columns: All values of the row, by the name of the column.
     """
 
     number: int
@@ -58,14 +59,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive rows, and the texts in them.
+    """Consecutive rows of a file, and the texts of these rows.
 
     Attributes:
-        texts: The texts of the rows that have one.
-        pairs: The second text of each, if the file has pairs.
-        before: The number of earlier texts of the file.
-        share: The share of the file that was read up to here; None if its size is unknown.
-        rows: All rows, including those without a text.
+        texts: The texts of the rows that have a text.
+        pairs: The second text of each pair, if the file has pairs of texts.
+        before: The number of texts of the file before this chunk.
+        share: The share of the file that was read up to the end of this chunk. None: the file's size is unknown.
+        rows: All rows of the chunk, including rows without a text.
     """
 
     texts: list[str]
@@ -81,12 +82,12 @@ class Chunk:
 
 
 class TextStream:
-    """The texts of a file, chunk by chunk.
+    """An iterator over the texts of a file, chunk by chunk.
 
     Attributes:
-        blank: The number of rows without a text so far.
-        first_blank: File and line of the first row without a text.
-        columns: The columns by role, as far as known (`ColumnNames.roles`).
+        blank: The number of rows without a text that were read so far.
+        first_blank: The file and line of the first row without a text. Empty: all rows so far have a text.
+        columns: The names of the columns by role, as far as they are known (`ColumnNames.roles`).
     """
 
     def __init__(self, rows: Iterator[Row], opened: Source | RowStream) -> None:
@@ -97,7 +98,7 @@ class TextStream:
 
     @classmethod
     def of_columns(cls, opened: RowStream, wanted: _Wanted) -> Self:
-        """Return the texts in a file's columns. Raises InvalidData if the text column is missing or ambiguous."""
+        """Return the texts of a file with columns. Raises InvalidData if the text column is missing or ambiguous."""
         chosen = None if opened.names is None else wanted.among(opened.name, opened.names)
         made = cls(iter(()), opened)
         if chosen is not None:
@@ -133,7 +134,7 @@ class TextStream:
         return self._opened.share if isinstance(self._opened, Source) else self._opened.share()
 
     def news(self) -> str:
-        """Return findings since the last call, one per line: the columns, and notes about unexpected findings."""
+        """Return notes that are new since the last call, a line each: the columns, and unexpected findings."""
         notes = self._opened.notes if isinstance(self._opened, Source) else self._opened.notes()
         notes_so_far = [*([f"{columns_in_words(self.columns)}."] if self.columns else []), *notes]
         new, self._said = notes_so_far[self._said :], max(self._said, len(notes_so_far))
@@ -141,7 +142,7 @@ class TextStream:
 
     @property
     def note(self) -> str | None:
-        """A sentence about the rows that have no text, so no answer; None if all rows have a text."""
+        """A sentence about the rows that get no answer because they have no text; None if all rows have a text."""
         if not self.blank:
             return None
         if self.blank == 1:
@@ -152,11 +153,11 @@ class TextStream:
 NO_TEXT = frozenset(
     (".xls", ".ods", ".doc", ".docx", ".odt", ".pdf", ".7z", ".tar", ".tgz", ".tbz2", ".txz", ".zst")
 ) | {".npy", ".npz", ".pkl", ".pickle", ".pt", ".feather", ".arrow", ".db", ".sqlite", ".safetensors"}
-"""Suffixes of files that are not text. They are refused, because each line would be read as a text."""
+"""Suffixes of files that are refused because they are not text files: each line would be read as a text."""
 
 
 def check_there(file: str | Path) -> None:
-    """Raise NotFound if the file does not exist. Reads nothing, so it takes no time."""
+    """Raise NotFound if the file of texts does not exist; the content of the file is not read."""
     if str(file) != STANDARD_INPUT and not os.path.exists(file):
         raise problems.TEXT_FILE_MISSING(path=file)
 
@@ -169,13 +170,15 @@ def chunks(
     *,
     written: bool = False,
 ) -> Iterator[TextStream]:
-    """Open the texts of a file: in columns for a format of `formats.READERS`, else, and for standard input, one a line.
+    """Open a file of texts, in columns for formats such as csv; other files and standard input have one text a line.
 
-    asked  the columns of texts, and the sheet of an xlsx file
-    usual  how an adapter's task was read: its columns of texts are used if
-           the file has them and the caller names no column
-    written  whether the answers are texts, so that the columns of `columns.WRITTEN` are usual too
-    Raises NotFound, and InvalidData if no column has texts; iterating raises InvalidData with the line.
+    Args:
+        asked: Reading options: the text columns, and the sheet of an xlsx file.
+        usual: The reading options of an adapter's task: if `asked` names no text column, the text columns of the
+            adapter's task are used if the file has them.
+        written: Whether the adapter writes texts, so that the column names in `columns.WRITTEN` are usual names too.
+
+    Raises NotFound, and InvalidData if no column has texts. Reading the texts raises InvalidData, which names the line.
     """
     file = Path(file)
     plain = str(file) == STANDARD_INPUT or source.kind(file) not in READERS
@@ -199,9 +202,11 @@ def chunks(
 def refuse_blank(
     texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
 ) -> None:
-    """Raise InvalidData if an item is not a text, is only white space, or holds half a surrogate pair.
+    """Raise InvalidData if an item is not a string, has no visible characters, or has an unpaired surrogate.
 
-    before  the number of earlier texts, for the numbers in messages
+    Args:
+        where: A name for the texts in error messages.
+        before: The number of texts before these, so that error messages number the texts correctly.
     """
     for given, which in ((texts, ""), (pairs or (), "second part of ")):
         for number, text in enumerate(given, start=before + 1):
@@ -222,14 +227,14 @@ def _of_lines(file: Source) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """The columns that the user named, and the columns that an adapter was trained on."""
+    """The text columns that the user names (`asked`), and those that the adapter was trained on (`usual`)."""
 
     asked: ReadingOptions
     usual: ReadingOptions
     written: bool = False
 
     def among(self, where: str, names: Iterable[str]) -> ColumnNames:
-        """Return the text columns among `names`, the columns of a file or of a row. Raises InvalidData."""
+        """Choose the text columns among `names`, the column names of a file or row. Raises InvalidData."""
         names = list(names)
         own, named = ((each.text, each.text_pair) for each in (self.usual, self.asked))
         taken = own if named == (None, None) and all(name in names for name in own if name) else named
@@ -259,13 +264,15 @@ EXPECTED = "Expected a list, an array or a Series of texts, or a frame with one 
 
 
 def as_lists(texts: Iterable[Any], pairs: Iterable[Any] | None = None) -> tuple[Sequence[Any], Sequence[Any] | None]:
-    """Return texts, and the second text of each pair or None, in the order given.
+    """Convert texts or pairs in memory to a list of texts and a list of second texts (None for single texts).
 
-    texts  a sequence or one-dimensional array of texts; or a frame, array or list of rows, each with one text or a pair
-    pairs  the second text of each pair, if `texts` has the first texts only
+    Args:
+        texts: A sequence or one-dimensional array of texts, or a DataFrame, array or list of rows with one or two
+            texts.
+        pairs: The second text of each pair, if `texts` has only the first texts.
 
-    Raises InvalidData for one string, a set, a mapping, rows of more than two texts, and if `texts` and `pairs` differ
-    in length. The items are not checked.
+    Raises InvalidData for a single string, a set, a mapping, or rows of more than two texts, and if `texts` and `pairs`
+    differ in length. Whether each item is a string is not checked.
     """
     first, second = _columns(texts, "texts")
     if pairs is None:
@@ -281,7 +288,7 @@ def as_lists(texts: Iterable[Any], pairs: Iterable[Any] | None = None) -> tuple[
 
 
 def column_names(texts: object) -> list[str] | None:
-    """Return the column names of a frame; None for any other object."""
+    """Return the column names of a DataFrame; None for any other object."""
     if len(getattr(texts, "shape", ())) != 2:
         return None
     names = list(getattr(texts, "columns", ()))
