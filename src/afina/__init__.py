@@ -1,7 +1,7 @@
-"""afina: which way of adapting a language model to use for a text task, at what cost, with what confidence.
+"""afina compares ways of adapting a pretrained language model to a text task, with their costs and intervals.
 
-The names in `__all__` are the public library. Each is imported on first use (PEP 562), so `import afina` is fast and
-the command line starts without torch. This module does not know how any of them works.
+The names in `__all__` are the public library. Each name is imported on first use (PEP 562), so `import afina` is fast
+and the command line starts without torch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Memory that a process keeps after freeing it, oneDNN's kernels, Python's collector, and errors when memory runs out.
+"""Tune the memory of a process: freed memory, oneDNN's kernels and Python's garbage collector; report lack of memory.
 
-Workers, servers and the command line call these functions.
+Workers, servers and the command line call the functions of this module.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import NoReturn
 from afina.errors import OutOfMemory
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Option numbers of `mallopt`, from glibc's `malloc.h`."""
+"""The numbers of two options of glibc's function `mallopt`, from `malloc.h`."""
 
 
 def keep_freed() -> None:
-    """Let this process keep freed memory for its next allocation. Without glibc this does nothing.
+    """Make glibc keep freed memory for this process's next allocation; without glibc, this function does nothing.
 
-    A training step frees and allocates some hundred MiB. By default glibc returns each large block to the system, which
-    then clears every page again: about 5,000 page faults a step, which is 3 to 5 % of its time, and a sixth of the time
-    of prediction.
+    A training step frees and allocates some hundred MiB. By default, glibc returns each large block to the operating
+    system, which clears every page again when the block is allocated the next time. These page faults, about 5,000 in a
+    training step, take 3 to 5 % of the time of a training step and a sixth of the time of a prediction.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -39,9 +39,9 @@ def keep_freed() -> None:
 
 
 def give_back() -> None:
-    """Return freed memory that this process kept to the system.
+    """Return freed memory that this process has kept to the operating system.
 
-    Call this at the end of a run if the process continues.
+    A process that continues after a run calls this function at the end of the run.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
@@ -51,11 +51,12 @@ _THRESHOLDS = gc.get_threshold()
 
 
 def collect_seldom() -> None:
-    """Let Python's garbage collector run seldom in this process, and not at its end. For a process of afina's own.
+    """Make Python's garbage collector run seldom in this process, and not at the end of the process.
 
-    The imports of torch and transformers make half a million objects, which stay alive. To look through them again and
-    again took 0.9 s of the 5.4 s that a worker needs to start, and 0.6 s at the end of the process. No run depends on
-    the collector to free a tensor. Garbage that waits is at most 100,000 objects.
+    Only processes that afina starts call this function. The imports of torch and transformers create half a million
+    objects, which stay alive. Garbage collections of these objects took 0.9 s of the 5.4 s that a worker needs to
+    start, and 0.6 s at the end of the process. No run needs the garbage collector to free a tensor. At most 100,000
+    objects wait for collection.
     """
     gc.set_threshold(100_000, 20, 20)
     atexit.unregister(gc.freeze)
@@ -63,11 +64,11 @@ def collect_seldom() -> None:
 
 
 def collect_as_usual() -> None:
-    """Undo `collect_seldom`, and remove all current objects from the collections.
+    """Make Python's garbage collector run as often as usual, but exclude all current objects from its collections.
 
-    For a process that serves: a collection of 100,000 objects blocks every thread, and so does one of the million
-    objects of libraries and the model, which stay alive. The latter took 0.8 s on a busy machine. A flood of requests
-    creates enough objects to trigger it.
+    A server calls this function after its start. A collection of 100,000 objects would block every thread, and so would
+    a collection of the million objects of libraries and the model, which took 0.8 s on a busy machine. Many requests
+    create enough objects to trigger such a collection.
     """
     gc.set_threshold(*_THRESHOLDS)
     gc.collect()
@@ -75,31 +76,30 @@ def collect_as_usual() -> None:
 
 
 FEW, SOME, MANY = 16, 64, 8192
-"""Numbers of kernels to keep.
+"""Numbers of oneDNN's kernels that a process keeps.
 
-FEW: for an endless stream of texts (a server). SOME: for a process with unknown work; enough for a few batches of
-training. MANY: for a process that carries out a single run.
+FEW is for an endless stream of texts (a server). SOME is for a process with unknown work, and enough for a few batches
+of training. MANY is for a process that executes a single run.
 """
 
 _CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-"""The variable of oneDNN, and the older one of torch."""
+"""The environment variables with the number of kernels to keep: that of oneDNN, and an older one that torch reads."""
 
 _chosen_here: dict[str, str] = {}
-"""The variables of `_CACHES` that `keep_kernels` has set, with their values. Variables set by the user are not here."""
+"""The environment variables that the function `keep_kernels` has set, not the user, with their values."""
 
 
 def keep_kernels(most: int, *, anew: bool = True) -> None:
-    """Set the number of kernels that oneDNN and torch keep.
+    """Set the number of compiled kernels that oneDNN and torch keep in this process.
 
-    The setting takes effect only before the first kernel is made.
-
-    oneDNN makes one kernel for each number of tokens in a batch and each shape of a weight. A kernel takes a third of a
-    MiB. Training on the same texts uses a kernel again, which saves the millisecond of making it. Other texts and later
-    runs do not use it, and thousands of kernels take gigabytes. Values that the user has set are kept.
+    The number takes effect only if it is set before the first kernel is created. oneDNN creates a kernel for each
+    number of tokens in a batch and each shape of a weight. A kernel takes a third of a MiB of memory. Training on the
+    same texts again reuses the kernels, which saves a millisecond for each kernel. Other texts and later runs do not
+    reuse them, and thousands of kernels take gigabytes. A number that the user has set is kept.
 
     Args:
-        most: number of kernels.
-        anew: False: set the number only if it is not set yet, by the user or by an earlier call.
+        most: the number of kernels to keep.
+        anew: whether a number that an earlier call has set is replaced.
     """
     for name in _CACHES:
         if name not in os.environ or (anew and os.environ[name] == _chosen_here.get(name)):
@@ -107,9 +107,9 @@ def keep_kernels(most: int, *, anew: bool = True) -> None:
 
 
 def environment_of_one_run() -> dict[str, str]:
-    """Return the environment for a process that carries out a single run, and so may keep all its kernels.
+    """Return the environment variables for a process that executes a single run, and so may keep all kernels.
 
-    It is the same before and after this process has imported torch.
+    The variables are the same before and after this process has imported torch.
     """
     given = {name: value for name, value in os.environ.items() if _chosen_here.get(name) != value}
     if given.get(_OF_TORCH, "").startswith(os.path.join(tempfile.gettempdir(), "torchinductor_")):
@@ -118,26 +118,27 @@ def environment_of_one_run() -> dict[str, str]:
 
 
 _OF_TORCH = "TORCHINDUCTOR_CACHE_DIR"
-"""A variable that the import of torch sets to a default, as `torch._inductor.runtime.cache_dir_utils` does."""
+"""An environment variable that the import of torch sets to a default (in `torch._inductor.runtime.cache_dir_utils`)."""
 
 
 LEAST_ADDRESS_SPACE = 1200 << 20
-"""Bytes that Python, torch, transformers, peft and scikit-learn map before a model is opened: 1,011,000 KiB measured on
-Linux with torch for processors, and a part for threads.
+"""The number of bytes of address space that Python, torch, transformers, peft and scikit-learn need before a model is
+opened: 1,011,000 KiB, measured on Linux with torch for CPUs, and some more for threads.
 """
 
 _SAID = (
     *("can't allocate memory", "not enough memory", "Cannot allocate memory", "cannot allocate memory"),
     *("can't start new thread", "bad_alloc", "failed to map segment"),
 )
-"""Parts of messages when memory has run out: of torch, the C library, Python's threads, C++ and the dynamic linker."""
+"""Parts of error messages that say that memory ran out: of torch, the C library, Python's threads, C++ and the dynamic
+linker."""
 
 _PRIMITIVE = "could not create a primitive"
-"""The whole message of oneDNN when it gets no memory. Other reasons are possible where memory has no limit."""
+"""The error message of oneDNN if it gets no memory; without a limit of memory, the message may have other reasons."""
 
 
 def _address_space() -> int | None:
-    """Return the bytes that this process may map (`ulimit -v`); None without such a limit."""
+    """Return the limit of this process's address space in bytes (`ulimit -v`); None if there is no limit."""
     try:
         import resource
     except ImportError:
@@ -147,9 +148,9 @@ def _address_space() -> int | None:
 
 
 def check_address_space() -> None:
-    """Raise OutOfMemory if this process may map less than `LEAST_ADDRESS_SPACE`.
+    """Raise OutOfMemory if the limit of this process's address space is below `LEAST_ADDRESS_SPACE`.
 
-    With less, the imports of libraries end the process, or fail with any error.
+    With less address space, the imports of libraries end the process or fail with misleading errors.
     """
     limit = _address_space()
     if limit is not None and limit < LEAST_ADDRESS_SPACE:
@@ -157,10 +158,10 @@ def check_address_space() -> None:
 
 
 def end_at_once(code: int) -> NoReturn:
-    """End this process without the functions that libraries registered for its end.
+    """End this process without calling the exit functions that libraries have registered (`atexit`).
 
-    These functions take 0.2 s after torch was imported. After OutOfMemory, they need memory, too, and print a traceback
-    without it.
+    If torch was imported, the exit functions take 0.2 s. After OutOfMemory, the exit functions would fail for lack of
+    memory and print a traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
@@ -170,10 +171,10 @@ def end_at_once(code: int) -> NoReturn:
 
 @contextmanager
 def memory_errors(run: str = "") -> Iterator[None]:
-    """Raise OutOfMemory instead of the errors with which Python and libraries say that memory ran out.
+    """Return a context manager that turns the errors of Python and libraries for lack of memory into OutOfMemory.
 
     Args:
-        run: title of the run that the block executes.
+        run: the title of the run that is executed in the `with` block, for the message.
     """
     try:
         yield

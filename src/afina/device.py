@@ -1,6 +1,6 @@
-"""The device and the dtype that a run computes in, and the environment fields of a record: versions, commit, processor.
+"""Choose the device and the dtype of a run, and describe the environment: package versions, git commit, processor.
 
-The module knows the hardware, but no model. Records no host name and no path.
+The description of the environment has no host name and no path.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from afina.errors import UnknownName
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 INT8 = "int8"
-"""The compute type that only predictions have."""
+"""The compute type "int8", which exists only for predictions, not for training."""
 
 
 Found = TypeVar("Found")
 
 
 def in_thread_that_ends(function: Callable[[], Found]) -> Found:
-    """Call a function in a new thread, and return its result after the thread has ended.
+    """Call a function in a new thread, and return the function's result after the thread has ended.
 
-    Each thread that computes keeps OpenMP threads of its own until it ends. If there are more of them than cores, all
-    sleep at the end of each parallel part, instead of spinning. A text of about 25 tokens then took 33 ms instead of
-    25 ms (GPT-2 small in float32, two Zen 5 cores). So a process that computes in one thread should open its model in
-    another thread that ends.
+    Each thread that computes keeps its own OpenMP threads until it ends. If there are more OpenMP threads than cores,
+    all of them sleep instead of spin at the end of each parallel part. With sleeping threads, a prediction for a text
+    of about 25 tokens took 33 ms instead of 25 ms (GPT-2 small in float32, two Zen 5 cores). So a process that computes
+    in one thread should open its model in another thread that ends.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="afina-opening") as pool:
         return pool.submit(function).result()
@@ -50,7 +50,7 @@ def choose() -> torch.device:
 def computes_bfloat16(device: torch.device) -> bool:
     """Return whether the device multiplies bfloat16 natively.
 
-    Elsewhere bfloat16 is emulated and slower than float32.
+    On other devices, bfloat16 is emulated and slower than float32.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -59,20 +59,21 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def _capabilities() -> dict[str, Any]:
-    """Return the processor's capabilities as torch names them; empty if torch does not report any."""
+    """Return the capabilities of the processor by torch's names, such as `avx512_bf16`; empty if torch reports none."""
     read = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest torch that afina allows
     found: dict[str, Any] = read() if read else {}
     return found
 
 
 def precision(setting: str, device: torch.device) -> torch.dtype:
-    """Return the dtype for a setting on this device.
+    """Return the dtype in which a run computes on a device, given the user's option.
 
     Args:
-        setting: "auto", "float32" or "bfloat16". "auto" is bfloat16 where `computes_bfloat16`, else float32.
+        setting: the value of the option: "auto", "float32" or "bfloat16". "auto" is bfloat16 if the device multiplies
+            bfloat16 natively, else float32.
 
     Raises:
-        UnknownName: for any other setting.
+        UnknownName: `setting` has another value.
     """
     if setting == "auto":
         return torch.bfloat16 if computes_bfloat16(device) else torch.float32
@@ -83,11 +84,11 @@ def precision(setting: str, device: torch.device) -> torch.dtype:
 
 @dataclass(frozen=True)
 class ComputeType:
-    """The types in which a prediction is computed.
+    """The types of numbers in which predictions are computed.
 
     Attributes:
-        name: "float32", "bfloat16" or "int8".
-        dtype: Dtype of activations and of all weights that are not in int8.
+        name: The name of the compute type: "float32", "bfloat16" or "int8".
+        dtype: The dtype of activations and of all weights that are not in int8.
     """
 
     name: str
@@ -95,15 +96,15 @@ class ComputeType:
 
 
 def compute_type(setting: str, device: torch.device) -> ComputeType:
-    """Return the compute type of predictions for a setting on this device.
+    """Return the types in which predictions are computed on a device, given the user's option.
 
     Args:
-        setting: "int8", or a setting of `precision`. "int8": the products of the backbone's linear layers in int8,
-            all else in the dtype of "auto".
+        setting: the value of the option: "auto", "float32", "bfloat16" or "int8". With "int8", the products of the
+            backbone's linear layers are computed in int8, and all else in the dtype of "auto".
 
     Raises:
-        UnknownName: for any other setting.
-        InvalidStudy: the device does not multiply int8 natively.
+        UnknownName: `setting` has another value.
+        InvalidStudy: `setting` is "int8", and the device does not multiply int8 natively.
     """
     check_compute_type(setting)
     if setting == INT8:
@@ -114,7 +115,7 @@ def compute_type(setting: str, device: torch.device) -> ComputeType:
 
 
 def check_compute_type(setting: str) -> None:
-    """Raise UnknownName for a setting that `compute_type` has on no device."""
+    """Raise UnknownName if `setting` is not "auto", "float32", "bfloat16" or "int8"."""
     if setting not in (known := ["auto", *DTYPES, INT8]):
         raise UnknownName("dtype", setting, known)
 
@@ -122,7 +123,7 @@ def check_compute_type(setting: str) -> None:
 def check_int8(device: torch.device) -> None:
     """Raise InvalidStudy, with the reason, if the device does not multiply int8 natively.
 
-    Without these instructions, oneDNN adds products in 16 bits, which overflow.
+    Without native instructions for int8, oneDNN adds products in 16 bits, which overflow.
     """
     if device.type != "cpu":
         reason = f"int8 predictions are computed on a processor only, and this process uses {describe(device)}"
@@ -136,16 +137,16 @@ def check_int8(device: torch.device) -> None:
 
 
 _INT8 = ("avx512_vnni", "avx_vnni", "amx_int8")
-"""Instructions that multiply int8 and add in int32, as torch names them."""
+"""Processor instructions that multiply int8 and add in int32, by torch's names."""
 
 
 def describe(device: torch.device) -> str:
-    """Return the type of the device; for a GPU, with its model name."""
+    """Return the type of a device, such as "cpu"; for a GPU, the type and the model name."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
 
 
 def processor() -> str:
-    """Return the model name of the processor, or the name of its architecture if the system reports no model."""
+    """Return the model name of the processor, or its architecture if the operating system reports no model name."""
     source = Path("/proc/cpuinfo")
     if source.exists():
         for line in source.read_text().splitlines():
@@ -158,10 +159,7 @@ _PACKAGES = ("afina", "torch", "transformers", "peft", "tokenizers", "numpy", "s
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that results depend on.
-
-    Packages that are not installed are left out.
-    """
+    """Return the versions of Python and of the installed packages that results depend on, by name."""
     return dict(_installed())
 
 
@@ -175,9 +173,9 @@ def _installed() -> Mapping[str, str]:
 
 
 def git_state() -> tuple[str | None, bool | None]:
-    """Return the commit of the git repository around the working directory, and whether tracked files have changes.
+    """Return the commit of the git repository of the working directory, and whether tracked files have changes.
 
-    Both are None outside a repository.
+    Outside a git repository, both values are None.
     """
     commit = _git("rev-parse", "HEAD")
     if commit is None:
@@ -186,7 +184,7 @@ def git_state() -> tuple[str | None, bool | None]:
 
 
 _GIT = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
-"""git, without the programs that the repository around the current folder names for `status`."""
+"""The git command with options that keep git from running programs that the repository's settings name."""
 
 
 def _git(*arguments: str) -> str | None:
@@ -198,7 +196,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def environment_fields(device: torch.device, dtype: torch.dtype) -> dict[str, object]:
-    """Return the fields of `Environment` (in a run's record) that do not depend on the data."""
+    """Return those fields of `Environment`, a part of a run's record, that do not depend on the data."""
     commit, dirty = git_state()
     return {
         "versions": versions(),

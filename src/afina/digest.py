@@ -1,7 +1,4 @@
-"""Definitions of all digests (sha256, written `sha256:<64 hex digits>`), and of seeds, which are derived with sha256.
-
-The module knows bytes, JSON and tensors, but not what they mean.
-"""
+"""Compute digests of bytes, files, JSON and tensors (SHA-256, written `sha256:<64 hex digits>`), and derive seeds."""
 
 from __future__ import annotations
 
@@ -25,13 +22,13 @@ def of_bytes(data: bytes) -> str:
 
 
 def of_file(path: Path) -> str:
-    """Return the digest of a file's content. The file is read in pieces."""
+    """Return the digest of a file's content; the file is read in pieces."""
     with path.open("rb") as file:
         return PREFIX + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def of_files(root: Path, names: Iterable[str]) -> str:
-    """Return the digest of the names and contents of the named files below `root`.
+    """Return the digest of the names and contents of some files in the directory `root`.
 
     The order of `names` does not matter.
     """
@@ -39,29 +36,29 @@ def of_files(root: Path, names: Iterable[str]) -> str:
 
 
 def canonical_json(value: Any) -> str:
-    """Return the canonical JSON text of a value: sorted keys, no spaces. Raises ValueError for NaN."""
+    """Return the JSON text of a value in canonical form: sorted keys, no spaces. Raises ValueError for NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def of_json(value: Any) -> str:
-    """Return the digest of a JSON value's canonical text."""
+    """Return the digest of the canonical JSON text of a value."""
     return of_bytes(canonical_json(value).encode())
 
 
 DEFAULTS = 1
-"""Part of every digest of settings. Raise it when the default of a setting changes."""
+"""A number in every digest of settings, which must be raised when the default of a setting changes."""
 
 
 def of_settings(*settings: Any) -> str:
-    """Return the digest of the settings that differ from their defaults: a new setting changes no digest.
+    """Return the digest of settings that differ from their defaults; so a new setting changes no existing digest.
 
-    `non_defaults` has these values of a dataclass, and `Frozen.non_defaults` those of a model.
+    Callers pass the values from `non_defaults` for a dataclass, and from `Frozen.non_defaults` for a pydantic model.
     """
     return of_json([DEFAULTS, *settings])
 
 
 def non_defaults(settings: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass that differ from their defaults, with lists for tuples."""
+    """Return the fields of a dataclass that differ from their defaults, by name; tuples become lists."""
     found = {}
     for each in fields(settings):
         value = getattr(settings, each.name)
@@ -72,9 +69,9 @@ def non_defaults(settings: Any) -> dict[str, Any]:
 
 
 def of_strings(strings: Iterable[str]) -> str:
-    """Return the digest of a sequence of strings, in order.
+    """Return the digest of a sequence of strings in their order.
 
-    Each string is prefixed by its length in bytes, so sequences ["ab", "c"] and ["a", "bc"] have different digests.
+    Each string is prefixed by its length in bytes, so that ["ab", "c"] and ["a", "bc"] have different digests.
     """
     sha = hashlib.sha256()
     for string in strings:
@@ -85,7 +82,7 @@ def of_strings(strings: Iterable[str]) -> str:
 
 
 def of_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Return the digest of a set of tensors: (name, dtype, shape, bytes) of each, sorted by name."""
+    """Return the digest of named tensors: of the name, dtype, shape and bytes of each tensor, sorted by name."""
     import torch
 
     sha = hashlib.sha256()
@@ -99,10 +96,10 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def derive_seed(seed: int, purpose: str, *index: int) -> int:
-    """Return a 63-bit seed for `purpose` and `index`. Equal arguments always give the same seed.
+    """Derive a 63-bit seed for a purpose, such as "order", from a run's seed; equal arguments give equal seeds.
 
-    Initialisation, order and dropout each use a stream of their own, so that a change in one (another method, a resumed
-    run) does not change the others.
+    Initialisation, order of texts and dropout each have their own random stream, so that a change of one stream
+    (another method, a resumed run) does not change the others.
     """
     text = ":".join([str(seed), purpose, *map(str, index)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

@@ -1,4 +1,4 @@
-"""Every error that a user can cause, and nothing else.
+"""The classes of all errors that a user can cause; other exceptions are bugs.
 
     AfinaError
     ├── NotFound           a file, directory, package or Hub id does not exist or cannot be reached
@@ -19,12 +19,13 @@
     ├── Refused            a store refuses: an unsafe file, a version that failed its check, ...
     └── CorruptStore       the bytes of a store do not match its audit log
 
-Each message says where, what was found, what was expected and what to do next. Options of the caller are named by the
-library's word in backquotes, as in "Name the right one with `text`."; the command line replaces such a word by its flag
-(`afina.cli.terminal`), prints the message on one or two lines and exits with `exit_code`.
+Each message says where the problem is, what was found, what was expected and what to do next. Messages name an option
+by its name in the library in backquotes, as in "Name the right one with `text`."; the command line replaces this name
+by its flag (`afina.cli.terminal`), prints the message on one or two lines and exits with `exit_code`.
 
-Programs read `code` and `fields` instead of the message, whose words may change. Each package declares its errors in
-its `problems.py`; docs/reference/errors.md lists all codes and sentences. This module knows no other module.
+Programs read `code` and `fields` of an error instead of the message, whose words may change. Each package declares its
+errors in its module `problems.py`; docs/reference/errors.md lists all codes and messages. This module imports no other
+module of afina.
 """
 
 from __future__ import annotations
@@ -40,18 +41,18 @@ Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 """A JSON value."""
 
 LESS_MEMORY = "Set token_budget=1024 or checkpointing=true (in a study: train.token_budget=1024)"
-"""The advice in messages about too little memory."""
+"""The advice in error messages about lack of memory."""
 
 
 class AfinaError(Exception):
     """Base class of all errors that a user can cause.
 
-    The command line prints the message without a traceback and exits with code 2. A class for a single situation sets
-    `code` as a class attribute. The code "error" means that the error class belongs to another package.
+    The command line prints the message without a traceback and exits with code 2. An error class for a single situation
+    sets `code` as a class attribute. The code "error" means that the error class belongs to another package.
 
     Attributes:
-        code: the situation, such as "data.column-missing": stable, and of one class.
-        fields: the objects of the message as JSON values: paths, names, rows, counts.
+        code: the stable name of the situation, such as "data.column-missing"; each code belongs to one error class.
+        fields: the values in the message as JSON values, such as paths, names, rows and counts.
     """
 
     exit_code = 2
@@ -64,25 +65,29 @@ class AfinaError(Exception):
         self.fields: dict[str, Json] = {name: _as_json(value) for name, value in fields.items()}
 
     def reworded(self, message: str) -> Self:
-        """Return this error with another message. Class, code and fields stay the same."""
+        """Replace the message of this error, and return the error; class, code and fields stay the same."""
         self.args = (message,)
         return self
 
     def as_json(self, message: str | None = None) -> dict[str, Json]:
-        """Return class, code, message and fields as a JSON object. `message` replaces the error's own message."""
+        """Return the class, code, message and fields of the error as a JSON object.
+
+        Args:
+            message: a message that replaces the error's own message. None: the error's own message.
+        """
         text = str(self) if message is None else message
         return {"class": type(self).__name__, "code": self.code, "message": text, "fields": self.fields}
 
 
 class _Quoted(str):
-    """A text whose representation is shown; a precision, as in `{found!r:.40}`, cuts the text and not the quotes."""
+    """A string that is formatted in quotes; a precision, as in `{found!r:.40}`, shortens the string, not the quotes."""
 
     def __format__(self, spec: str) -> str:
         return repr(self[: int(spec[1:])] if spec else str(self))
 
 
 class _Sentences(string.Formatter):
-    """`str.format` for the fields of errors: the items of a list are joined by ", "."""
+    """A formatter like `str.format` for error messages, which joins the items of a list with commas."""
 
     def convert_field(self, value: Any, conversion: str | None) -> Any:
         if conversion == "r" and isinstance(value, str):
@@ -99,18 +104,19 @@ Raised = TypeVar("Raised", bound=AfinaError)
 
 
 class Problem(Generic[Raised]):
-    """A situation in which a user's error is raised, declared once in the `problems.py` of its package.
+    """The declaration of an error for one situation: its class, code and message, in the `problems.py` of a package.
 
-    Call it with the values of its fields to get the error: `raise problems.COLUMN_MISSING(path=path, column=name)`.
+    Calling a Problem with the values of its fields makes the error: `raise problems.COLUMN_MISSING(path=path, ...)`.
 
     Args:
-        error: the class of the error.
-        code: the code of the situation. Problems that a program need not tell apart share a code, and a `partial` with
-            class and code.
-        sentence: the message, as a format string: where, what was found, what is expected, what to do next. Each name
-            in it is a field that has to be given; other fields may be given too. The items of a list are joined by
-            ", ". `{found!r:.40}` quotes the first 40 characters of a text. A name that begins with an underscore is
-            for the message only and is no field of the error.
+        error: the exception class of the error.
+        code: the code of the situation. Problems that programs need not distinguish have the same code, and are
+            declared with a `functools.partial` that has their class and code.
+        sentence: the message as a format string. The message says where the problem is, what was found, what is
+            expected and what to do next. Each name in the format string is a field whose value has to be passed; other
+            fields may be passed, too. The items of a list are joined with commas. `{found!r:.40}` quotes the first 40
+            characters of a string. A name that begins with an underscore is only for the message and is no field of the
+            error.
     """
 
     def __init__(self, error: type[Raised], code: str, sentence: str) -> None:
@@ -123,7 +129,7 @@ class Problem(Generic[Raised]):
 
 
 LONGEST = 200
-"""Characters of a wrong name that a message shows."""
+"""The largest number of characters of an unknown name in an error message."""
 
 SYNONYMS = (
     ("accuracy", "acc"),
@@ -157,12 +163,13 @@ SYNONYMS = (
     ("skip", "drop ignore"),
     ("refuse", "error"),
 )
-"""Names and what others call them, in the form of `_bare`; the first that exists is suggested."""
+"""Names in afina with the names that other programs use, in lower case without punctuation. If a user gives such a
+name, the error message suggests the first name in afina that exists."""
 
 
 _FLOOR = "It is a baseline, no method to train: `afina choose` measures it, and so does every study."
 ELSEWHERE = {("method", name): _FLOOR for name in ("tfidf", "bagofwords", "bow", "majority", "majorityclass")}
-"""Sentences for names, in the form of `_bare`, that exist as something else, by kind."""
+"""Sentences for the error message about an unknown name that exists as something else, by kind and name."""
 
 
 def _bare(name: str) -> str:
@@ -170,9 +177,9 @@ def _bare(name: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that a user most probably meant, or None.
+    """Return the known name that a user most probably meant with an unknown name; None if no known name is similar.
 
-    Names are the same apart from case and punctuation, are usual synonyms, or are similar.
+    A known name is suggested if it differs only in case and punctuation, is a usual synonym, or has similar letters.
     """
     names, bare = list(known), _bare(name)
     same = [one for one in names if _bare(one) == bare]
@@ -190,10 +197,10 @@ class UnknownName(AfinaError):
     """A name is not in a fixed set of names.
 
     Args:
-        kind: the kind of thing that was looked for, such as "method".
-        name: the name that was given.
-        known: all names that exist.
-        where: the file or option that contains the name.
+        kind: what the name should be the name of, such as "method".
+        name: the unknown name.
+        known: all names of this kind that exist.
+        where: the file or option that contains the unknown name.
     """
 
     code = "name.unknown"
@@ -243,9 +250,9 @@ class OutOfMemory(AfinaError):
     """The GPU or main memory has too little room.
 
     Args:
-        run: title of the run; "" if there is none.
-        gpu: whether the GPU's memory ran out, and not main memory.
-        limit: bytes of memory that this process may use by a limit of the system (`ulimit -v`). None: no limit.
+        run: the title of the run; "" outside a run.
+        gpu: whether the memory of the GPU ran out, not main memory.
+        limit: the limit of this process's memory in bytes (`ulimit -v`). None: there is no limit.
     """
 
     code = "run.out-of-memory"
@@ -271,8 +278,8 @@ class Diverged(AfinaError):
 class RunFailed(AfinaError):
     """One run of a study failed.
 
-    If the run's process reported an error, `fields["cause"]` is the code of that error and `fields["of_cause"]` its
-    fields.
+    If the process of the run reported an error, `fields["cause"]` is the code of the reported error, and
+    `fields["of_cause"]` has its fields.
     """
 
     code = "run.failed"

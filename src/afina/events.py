@@ -1,4 +1,4 @@
-"""Progress of a run: events that training produces and listeners receive."""
+"""The progress of a run: events that training sends to listeners."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from math import inf, isnan
 
 @dataclass(frozen=True)
 class Progress:
-    """A progress event of a run.
+    """An event about the progress of a run.
 
     Attributes:
-        phase: "load", "encode", "train", "evaluate" or "save"; "download" while files are downloaded; "wait" before the
-            run has a place; "draw" if pretrained weights are drawn because the files of the backbone lack them; "copy"
-            if a quantised copy of the backbone was written, or could not be.
-        step: steps done, or bytes of a download. This and the following attributes are set while downloading, training
-            or evaluating.
-        steps: number of steps or bytes in total.
-        loss: training loss.
-        tokens_per_second: training speed.
-        seconds_left: estimate for the phase, in seconds.
-        note: while the phase is "download": what is downloaded, such as "the model embedded". While the phase is
-            "wait": what the run waits for, such as "a node with 3.1 GiB and 1 CPU". While the phase is "draw": the
-            weights. While the phase is "copy": a sentence without a subject.
+        phase: the phase of the run: "load", "encode", "train", "evaluate" or "save"; "download" while files are
+            downloaded; "wait" while the run waits for a node; "draw" if weights are initialised at random because the
+            files of the backbone do not have them; "copy" if a quantised copy of the backbone was written, or could not
+            be written.
+        step: the number of finished steps, or of downloaded bytes. The attributes from `step` to `seconds_left` are set
+            while the run downloads, trains or evaluates.
+        steps: the total number of steps or bytes.
+        loss: the training loss.
+        tokens_per_second: the training speed in tokens per second.
+        seconds_left: the estimated number of seconds until the end of the phase.
+        note: a description that depends on the phase. In "download", what is downloaded, such as "the model embedded".
+            In "wait", what the run waits for, such as "a node with 3.1 GiB and 1 CPU". In "draw", the names of the
+            weights. In "copy", a sentence without a subject about the copy.
     """
 
     phase: str
@@ -39,16 +40,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class ValidationScore:
-    """The score of a candidate on a validation split after `step` of `steps` training steps.
+    """The score of a model in training on a validation split, after `step` of `steps` training steps.
 
     Attributes:
-        step: training steps done.
-        steps: training steps in total.
-        examples: number of validation texts.
-        value: the headline metric. None if training had diverged; NaN if the metric is undefined.
-        loss: the validation loss. None if training had diverged.
-        train_seconds: training time of all steps so far, in seconds.
-        evaluate_seconds: time of this evaluation, in seconds.
+        step: the number of training steps done.
+        steps: the total number of training steps.
+        examples: the number of validation texts.
+        value: the value of the headline metric. None: training had diverged. NaN: the metric is undefined.
+        loss: the validation loss. None: training had diverged.
+        train_seconds: the training time of all steps so far, in seconds.
+        evaluate_seconds: the time of this evaluation, in seconds.
         lower: whether a lower value of the metric is better.
     """
 
@@ -63,7 +64,10 @@ class ValidationScore:
 
     @property
     def gain(self) -> float | None:
-        """The value, or its negative if lower is better; minus infinity for NaN; None if training had diverged."""
+        """The score for which higher is better: the metric, or minus the metric if a lower metric is better.
+
+        The gain is minus infinity for NaN, and None if training had diverged.
+        """
         if self.value is None:
             return None
         return -inf if isnan(self.value) else -self.value if self.lower else self.value
@@ -73,7 +77,7 @@ Listener = Callable[[Progress], None]
 
 
 def ignore(progress: Progress) -> None:
-    """Ignore a progress event: the default listener."""
+    """Ignore a progress event; this function is the default listener."""
 
 
 _downloads: ContextVar[Listener] = ContextVar("_downloads", default=ignore)
@@ -81,10 +85,10 @@ _downloads: ContextVar[Listener] = ContextVar("_downloads", default=ignore)
 
 @contextmanager
 def downloads_told(listen: Listener) -> Iterator[None]:
-    """Pass the progress of downloads in the block to `listen`.
+    """Return a context manager that passes the progress of all downloads in the `with` block to `listen`.
 
-    The listener is not an argument of the functions that open models and data: any of them may download at its first
-    use.
+    The listener is no argument of the functions that open models and data, because any of these functions may download
+    files on first use.
     """
     before = _downloads.set(listen)
     try:
@@ -95,7 +99,11 @@ def downloads_told(listen: Listener) -> Iterator[None]:
 
 @contextmanager
 def download(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that tells the listener of downloads how many bytes of how many are there."""
+    """Return a context manager that yields a function (bytes done, bytes in total) that reports a download's progress.
+
+    Args:
+        what: a description of the downloaded files, such as "the model embedded".
+    """
     listen, told = _downloads.get(), False
 
     def tell(done: int, total: int) -> None:
@@ -111,8 +119,8 @@ def download(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 Says = Callable[[str], object]
-"""A function that receives a few words about the step that begins, for work that is not a run."""
+"""The type of a function that receives a few words about the step of work that begins, for work that is not a run."""
 
 
 def silent(words: str) -> None:
-    """Ignore the words: the default `Says`."""
+    """Ignore the words about a step; this function is the default `Says`."""

@@ -1,6 +1,6 @@
-"""Atomic writing and strict reading. A file is written completely or not at all; untrusted JSON is checked.
+"""Write files atomically, and read untrusted JSON strictly.
 
-Writing: a temporary file beside the target, fsync, rename. The module does not know the content of the files.
+A file is written completely or not at all: to a temporary file beside the target, then fsync, then rename.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from afina.errors import CannotWrite
 TEMPORARY = ".tmp-"
 
 _CLOSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EBADF}
-"""Errors of the system where a place cannot be written to: full, over quota, read-only, no permission, closed."""
+"""Numbers of system errors that mean that a path cannot be written to: disk full, quota exceeded, read-only, no
+permission, file closed."""
 
 
 def sync(path: Path) -> None:
-    """fsync a file. For a directory, this makes the names of the files directly inside durable."""
+    """Make the content of a file durable with fsync; for a directory, the names of the files directly in it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -39,7 +40,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def writing(place: object) -> Iterator[None]:
-    """Turn an OSError of the block into CannotWrite for `place`, if its cause is that nothing can be written there."""
+    """Return a context manager that turns an OSError into CannotWrite for `place`, if nothing can be written there."""
     try:
         yield
     except OSError as error:
@@ -50,14 +51,14 @@ def writing(place: object) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`. After the block, the temporary is synced and renamed to `path`.
+    """Return a context manager that replaces a file or directory atomically; it yields a temporary path to write to.
 
-    Works for a file or a directory. If the block raises, the temporary is removed and `path` is unchanged. A directory
-    already at `path` is moved aside first and removed last. A killed process leaves its temporary, and
-    `sweep_killed` removes it.
+    After the `with` block, the temporary file or directory is synced and renamed to `path`. If the block raises, the
+    temporary is removed and `path` is unchanged. If `path` is an existing directory, this directory is first renamed,
+    and removed at the end. If the process is killed, its temporary stays until `sweep_killed` removes it.
 
     Raises:
-        CannotWrite: nothing can be written there.
+        CannotWrite: nothing can be written at `path`.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,9 +76,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def temporary(path: Path) -> tuple[Path, int]:
-    """Return a new directory beside `path`, and the descriptor that locks it as long as this process lives.
+    """Make a temporary directory beside `path`; return it with a file descriptor that locks it until this process ends.
 
-    If the process is killed, `sweep_killed` for the same path removes the directory.
+    If the process is killed, a call of `sweep_killed` for the same path removes the directory.
     """
     while True:
         made = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.parent))
@@ -93,7 +94,7 @@ def temporary(path: Path) -> tuple[Path, int]:
 
 
 def _is_free(descriptor: int) -> bool:
-    """Lock a directory; False if a living process has locked it, or the file system has no locks."""
+    """Try to lock a directory; return False if a living process has locked it, or if the file system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -102,7 +103,7 @@ def _is_free(descriptor: int) -> bool:
 
 
 def sweep_killed(path: Path) -> None:
-    """Remove what killed processes left of `replacing` for the same path; that of living processes stays."""
+    """Remove the temporaries that killed processes have left beside `path`; those of living processes stay."""
     if not path.parent.is_dir():
         return
     _remove_killed(path.parent.glob(f"{TEMPORARY}{glob.escape(path.name)}-*"))
@@ -120,9 +121,9 @@ def _remove_killed(temporaries: Iterable[Path]) -> None:
 
 
 def trim(kept: Path, most: int) -> None:
-    """Remove the least recently used files and directories beside `kept` until all take at most `most` bytes.
+    """Remove the least recently used files and directories beside `kept` until all together have at most `most` bytes.
 
-    `kept` stays, and so does what a living process writes with `replacing`. Files of killed processes are removed.
+    `kept` and the temporaries of living processes stay. The temporaries of killed processes are removed.
     """
     _remove_killed(kept.parent.glob(f"{TEMPORARY}*"))
     room = most - _size(kept)
@@ -154,7 +155,7 @@ def _take_place(fresh: Path, path: Path, previous: Path) -> None:
 
 
 def reason(error: OSError) -> str:
-    """Return the system's words for an error, in lower case so that they fit into a sentence."""
+    """Return the operating system's message for an error, beginning in lower case so that it fits into a sentence."""
     if error.errno == errno.ENOSPC:
         return "the disk is full"
     said = error.strerror or str(error)
@@ -162,12 +163,12 @@ def reason(error: OSError) -> str:
 
 
 def cannot_write(place: object, error: OSError) -> CannotWrite:
-    """Return the error of a place that cannot be written to."""
+    """Return the CannotWrite error for a path that cannot be written to because of an OSError."""
     return CannotWrite(place, reason(error), full=error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file at `path` with `text`, in UTF-8. Raises CannotWrite, also if `path` is a directory."""
+    """Write `text` in UTF-8 to the file `path` atomically. Raises CannotWrite, also if `path` is a directory."""
     if path.is_dir():
         raise CannotWrite(path, "it is a directory")
     with replacing(path) as fresh:
@@ -176,7 +177,9 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def private(path: Path) -> Iterator[TextIO]:
-    """Yield a new text file that only this user can read (mode 0600). The file is removed if the block raises.
+    """Return a context manager that yields a new text file that only this user can read (mode 0600).
+
+    The file is removed if the `with` block raises.
 
     Raises:
         Refused: the path exists already.
@@ -197,34 +200,34 @@ def private(path: Path) -> Iterator[TextIO]:
 
 
 def take(source: Path, path: Path) -> None:
-    """Move a file or directory to `path`, atomically, also from another file system. Raises CannotWrite."""
+    """Move a file or directory to `path` atomically, even from another file system. Raises CannotWrite."""
     with replacing(path) as fresh:
         shutil.move(source, fresh)
 
 
 def sweep(directory: Path) -> None:
-    """Remove temporaries that a killed process left directly inside `directory`."""
+    """Remove the temporary files and directories that killed processes have left directly in `directory`."""
     for leftover in directory.glob(f"{TEMPORARY}*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 MOST_BYTES = 8 << 20
-"""Largest size of a settings file, unless its reader allows more."""
+"""The largest size in bytes of a JSON file, unless the caller allows more."""
 
 DEEPEST = 32
-"""Largest number of nested objects and lists."""
+"""The largest number of levels of nested objects and lists in a JSON file."""
 
 LARGEST = 2**63
-"""Limit of integers. No valid integer of afina, peft or torch is as large."""
+"""The limit of integers in a JSON file; no valid integer of afina, peft or torch is as large."""
 
 
 def check_plain(path: Path) -> int:
-    """Return the size in bytes of a regular file.
+    """Check that a path is a regular file, and return the size of the file in bytes.
 
-    Links to regular files are accepted: the Hub's cache is made of links.
+    Links to regular files are accepted, because the Hub's cache consists of links.
 
     Raises:
-        CorruptAdapter: the file is missing or not regular. Opening a pipe would block for ever.
+        CorruptAdapter: the file is missing or not a regular file; opening a pipe, for example, would block for ever.
     """
     try:
         status = path.stat()
@@ -239,12 +242,11 @@ def check_plain(path: Path) -> int:
 
 
 def read_json(path: Path, most: int = MOST_BYTES) -> Any:
-    """Return the JSON value in a file of at most `most` bytes.
+    """Read a JSON file of at most `most` bytes, more strictly than Python's json module.
 
     Raises:
-        CorruptAdapter: the file is missing, too large or not valid JSON. Python's json accepts more than other readers.
-            So this also rejects repeated keys, numbers that are not finite or exceed 64 bits, lone surrogates, and more
-            than DEEPEST levels.
+        CorruptAdapter: the file is missing, too large or not valid JSON. Repeated keys, NaN, infinite numbers, integers
+            of more than 64 bits, unpaired surrogates, and more than DEEPEST levels are refused, too.
     """
     size = check_plain(path)
     if size > most:
@@ -257,7 +259,11 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
 
 
 def parse_json(data: bytes, where: object) -> Any:
-    """Return the JSON value in UTF-8 bytes, with the checks of `read_json`. `where` names the bytes in messages."""
+    """Parse JSON in UTF-8 with the checks of `read_json`.
+
+    Args:
+        where: a name for the JSON text in error messages, such as a path.
+    """
     try:
         value = json.loads(
             data.decode("utf-8"),
@@ -275,7 +281,7 @@ def parse_json(data: bytes, where: object) -> Any:
 
 
 def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
-    """Return the JSON object in a file, with the checks of `read_json`."""
+    """Read a file that contains a JSON object, with the checks of `read_json`."""
     content = read_json(path, most)
     if not isinstance(content, dict):
         raise problems.NOT_AN_OBJECT(path=path)
@@ -308,7 +314,7 @@ def _int(written: str) -> int:
 
 
 def _walk(value: Any) -> None:
-    """Raise ValueError if the value is nested too deep, or has a string with a lone surrogate."""
+    """Raise ValueError if a JSON value has too many levels, or a string with an unpaired surrogate."""
     level = [value]
     for _ in range(DEEPEST):
         inner: list[Any] = []

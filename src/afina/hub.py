@@ -1,4 +1,4 @@
-"""Download and upload of files on the Hugging Face Hub. The module knows repositories, but no models or tasks."""
+"""Download files from the Hugging Face Hub, and upload files to it."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from afina import events, file_io, problems
 from afina.errors import AfinaError, CannotWrite, NotFound, nearest
 
 SAFE = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
-"""Patterns of files in adapters and models that contain data only.
-
-Other formats of weights may contain code: such files are not downloaded and not uploaded.
+"""Patterns for the names of files of adapters and models that contain only data. Other formats of weights may contain
+code, so files in other formats are neither downloaded nor uploaded.
 """
 
 CARD = "README.md"
 
 SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
-"""Patterns of a model's files without its weights."""
+"""Patterns for the names of a model's files other than its weights."""
 
 CONVERTED, PARTIAL = "refs/convert/parquet", "partial-"
-"""Branch of the Hub's parquet conversions, and the prefix of splits that the Hub has converted only in part."""
+"""CONVERTED is the branch with the Hub's conversions of data sets to parquet, PARTIAL the prefix of the names of splits
+that the Hub has converted only in part."""
 
 TRAIN, EVALUATION = "train", ("validation", "dev", "valid", "val", "test")
-"""Names of splits: the training split, and evaluation splits in order of preference."""
+"""The name of the training split of a data set, and the names of evaluation splits in the order of preference."""
 
 _SENT = [*SAFE, CARD]
 
@@ -48,12 +48,13 @@ _UNREACHABLE = (LocalEntryNotFoundError, HfHubHTTPError, OSError)
 
 
 def snapshot(address: str, *, weights: bool = True, known: Iterable[str] = ()) -> Path:
-    """Return the local copy of a model repository. Uses cached files if the Hub cannot be reached.
+    """Download a model repository, and return the local copy; cached files are used if the Hub cannot be reached.
 
     Args:
-        address: `owner/name` or `name`, optionally with `@revision`.
-        weights: False: without the weights.
-        known: other addresses of backbones, of which the error message suggests the most similar.
+        address: the repository, `owner/name` or `name`, optionally with `@revision`.
+        weights: whether to download the weights.
+        known: other addresses of backbones; if there is no such repository, the error message suggests the most similar
+            address.
 
     Raises:
         NotFound: the repository does not exist, or the Hub cannot be reached and no copy is cached.
@@ -73,9 +74,11 @@ def snapshot(address: str, *, weights: bool = True, known: Iterable[str] = ()) -
 
 
 def cached(address: str, name: str) -> Path | None:
-    """Return the cached copy of a file of a model repository (`owner/name`, optionally `@revision`), or None.
+    """Return the cached copy of a file of a model repository, without using the network; None if it is not cached.
 
-    Uses no network.
+    Args:
+        address: the repository, `owner/name`, optionally with `@revision`.
+        name: the name of the file.
     """
     repository, _, revision = address.partition("@")
     try:
@@ -86,9 +89,9 @@ def cached(address: str, name: str) -> Path | None:
 
 
 def dataset_snapshot(repository: str, patterns: Sequence[str], *, offline: bool = False) -> Path:
-    """Return the local copy of the files of a data set that match `patterns`.
+    """Download the files of a data set on the Hub that match `patterns`, and return the local copy.
 
-    Uses cached files if the Hub cannot be reached or `offline` is True.
+    Cached files are used if the Hub cannot be reached, or if `offline` is true.
 
     Raises:
         NotFound: no file matches one of the patterns, or the Hub cannot be reached and no copy is cached.
@@ -104,14 +107,17 @@ def dataset_snapshot(repository: str, patterns: Sequence[str], *, offline: bool 
 
 
 def converted(repository: str, config: str | None, *, offline: bool = False) -> dict[str, list[Path]]:
-    """Return the parquet files that the Hub made of a data set: by split, for `train` and for evaluation.
+    """Download the parquet files to which the Hub has converted a data set, and return the files by split.
+
+    The splits are the training split and, if there is one, an evaluation split.
 
     Args:
-        config: name of the configuration. None: the only configuration, or `default`.
-        offline: use cached files only. Cached files are also used if the Hub cannot be reached.
+        config: the name of the configuration. None: the only configuration, or `default`.
+        offline: whether to use only cached files. Cached files are also used if the Hub cannot be reached.
 
     Raises:
-        NotFound: data set, configuration or split does not exist, or the Hub cannot be reached without a copy.
+        NotFound: the data set, its configuration or its training split does not exist, or the Hub cannot be reached and
+            no copy is cached.
     """
     try:
         names = _cached_conversion(repository) if offline else _conversion(repository)
@@ -135,15 +141,15 @@ def converted(repository: str, config: str | None, *, offline: bool = False) -> 
 
 
 def download(address: str, patterns: Sequence[str] = SAFE) -> Path:
-    """Return the local copy of the files of a model repository that match a pattern.
+    """Download the files of a model repository that match a pattern, and return the directory of the local copy.
 
-    The copy consists of links into the Hub's cache, in a directory named by the commit. Files from earlier downloads
-    may lie in the same directory. Uses cached files if the Hub cannot be reached. Raises InvalidName, NotFound and
+    The directory contains links into the Hub's cache, and is named by the commit. Files from earlier downloads may be
+    in the same directory. Cached files are used if the Hub cannot be reached. Raises InvalidName, NotFound and
     CannotWrite.
 
     Args:
-        address: `owner/name`, optionally with `@revision`.
-        patterns: patterns of file names, only of the formats in SAFE. Raises Refused for other formats.
+        address: the repository, `owner/name`, optionally with `@revision`.
+        patterns: patterns for file names, only in the formats of SAFE. Raises Refused for other formats.
     """
     repository, _, revision = address.partition("@")
     kinds = tuple(pattern.removeprefix("*") for pattern in SAFE)
@@ -165,16 +171,16 @@ def download(address: str, patterns: Sequence[str] = SAFE) -> Path:
 
 
 def upload(folder: Path, repository: str, *, revision: str | None = None, message: str, private: bool = True) -> str:
-    """Upload all files of `folder` to the model repository `owner/name` in one commit. Return the URL of the commit.
+    """Upload all files of `folder` to the model repository `owner/name` in one commit; return the URL of the commit.
 
     Args:
-        folder: directory with data files and, optionally, a model card. Raises Refused for other files.
-        revision: a branch, which is created if it does not exist. None: the main branch.
+        folder: a directory with data files and, optionally, a model card. Raises Refused for other files.
+        revision: the branch, which is created if it does not exist. None: the main branch.
         private: whether a new repository is private. An existing repository keeps its visibility.
 
     Raises:
         NotFound: the Hub cannot be reached.
-        CannotWrite: this login may not write there.
+        CannotWrite: the user is not logged in, or may not write to the repository.
     """
     files = [file for file in sorted(folder.rglob("*")) if not file.is_dir()]
     unsafe = [file for file in files if file.name != CARD and not any(file.match(kind) for kind in SAFE)]
@@ -194,7 +200,7 @@ def upload(folder: Path, repository: str, *, revision: str | None = None, messag
 
 @contextmanager
 def _sending(repository: str) -> Iterator[None]:
-    """Turn the Hub's errors while writing into errors of afina."""
+    """Return a context manager that turns the errors of an upload to the Hub into errors of afina."""
     place = f"the Hub's {repository}"
     try:
         yield
@@ -229,16 +235,21 @@ def _sending(repository: str) -> Iterator[None]:
 
 
 def front_matter(facts: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str:
-    """Return the YAML header of a model card, between its two `---` lines.
+    """Return the YAML header of a model card, with the `---` lines around it.
 
-    `facts`: arguments of `ModelCardData`, without those that are None. `results`: arguments of each `EvalResult`.
+    Args:
+        facts: the arguments of huggingface_hub's `ModelCardData`; None leaves a field out.
+        results: the arguments of huggingface_hub's `EvalResult`, for each metric.
     """
     made = [EvalResult(**one) for one in results]
     return f"---\n{ModelCardData(**facts, eval_results=made or None).to_yaml()}\n---\n"
 
 
 def _conversion(repository: str) -> list[str]:
-    """Return the names of a data set's converted files; of the cached files if the Hub cannot be reached."""
+    """Return the names of the files in the Hub's conversion of a data set to parquet.
+
+    If the Hub cannot be reached, the names of the cached files are returned.
+    """
     try:
         return _listed(repository)
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
@@ -267,7 +278,11 @@ def _cached_conversion(repository: str) -> list[str]:
 
 
 def _chosen(repository: str, config: str | None, names: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Return the folder of a configuration, and the folders of its training and evaluation split, by split."""
+    """Choose the configuration and the splits of a data set from the names of its converted files.
+
+    Returns:
+        The folder of the configuration, and the folders of its training and evaluation splits, by split.
+    """
     places: dict[str, dict[str, str]] = {}
     for name in sorted(names):  # `partial-train` comes before `train`, so the complete split replaces the partial one
         if name.count("/") == 2 and name.endswith(".parquet"):
@@ -309,11 +324,11 @@ def _download(repository: str, revision: str, patterns: list[str], kind: str = "
 
 
 LEAST = 1_000_000
-"""Bytes below which a download is not announced."""
+"""The size in bytes below which the progress of a download is not reported."""
 
 
 def _told_by(tell: Callable[[int, int], None]) -> type[tqdm]:
-    """Return a tqdm progress bar that shows nothing, and calls `tell` with the bytes done and in all."""
+    """Return a class of tqdm progress bars that show nothing and call `tell` with the bytes done and in total."""
     lock = Lock()  # files are downloaded in several threads
 
     class Told(tqdm):  # type: ignore[misc]

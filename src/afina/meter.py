@@ -1,6 +1,6 @@
-"""The only module that reads clocks and memory counters. docs/reference/figures.md defines each figure.
+"""Measure time and memory; no other module reads clocks and memory counters.
 
-The module knows no model.
+The page docs/reference/figures.md defines each measured figure.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PHASES = ("load", "encode", "train", "evaluate", "save")
 
 
 class Meter:
-    """Seconds by phase, and the device's memory peaks during training."""
+    """The measurements of a run: the seconds of each phase, and the peaks of a GPU's memory during training."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -32,19 +32,19 @@ class Meter:
         self.reserved_peak: int | None = None
 
     def earlier(self, seconds: dict[str, float]) -> None:
-        """Add the seconds of an interrupted part of the same run."""
+        """Add the seconds of each phase that were measured before the run was interrupted."""
         for name, value in seconds.items():
             self.seconds[name] += value
 
     @contextmanager
     def phase(self, name: str, *, count: bool = True) -> Iterator[None]:
-        """Measure the time of the block under `name`, and reset the peak memory of a CUDA device before it.
+        """Return a context manager that adds the time of the `with` block to the phase `name`.
 
-        The peaks of the phase "train" are kept.
+        Before the block, the peak memory of a CUDA device is reset. The peaks of the phase "train" are kept.
 
         Args:
-            name: one of PHASES.
-            count: False: do not add the time, because the block adds it.
+            name: the phase, one of PHASES.
+            count: whether to add the time. False if the block adds the time itself.
         """
         import torch
 
@@ -65,26 +65,26 @@ class Meter:
                 self.seconds[name] += time.perf_counter() - start
 
     def allocated(self) -> int | None:
-        """Return the bytes allocated on a CUDA device now; None on other devices."""
+        """Return the number of bytes that are allocated on a CUDA device now; None on other devices."""
         import torch
 
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else None
 
 
 def now() -> float:
-    """Return the seconds of a monotonic clock."""
+    """Return the time of a monotonic clock in seconds."""
     return time.perf_counter()
 
 
 def processor_seconds() -> float:
-    """Return the processor seconds of this thread."""
+    """Return the processor time of this thread in seconds."""
     return time.thread_time()
 
 
 def rss_peak() -> int | None:
-    """Return the peak resident memory of this process in bytes; None if the system does not report it.
+    """Return the peak resident memory of this process in bytes; None if the operating system does not report it.
 
-    On Linux this is VmHWM: `ru_maxrss` there starts at the parent's peak, because exec keeps it.
+    On Linux, VmHWM is returned, because `ru_maxrss` begins at the peak of the parent process.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -100,23 +100,23 @@ def rss_peak() -> int | None:
 
 
 def forget_peak() -> None:
-    """Let `rss_peak` begin anew, after work that is not part of what is measured; on Linux only."""
+    """Reset the peak that `rss_peak` returns, after work that is not to be measured; this works on Linux only."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def rss() -> int:
-    """Return the resident memory of this process now, in bytes."""
+    """Return the current resident memory of this process in bytes."""
     return int(psutil.Process().memory_info().rss)
 
 
 def memory_available() -> int:
-    """Return the bytes of main memory that a new process could use without swapping."""
+    """Return the number of bytes of main memory that a new process could use without swapping."""
     return int(psutil.virtual_memory().available)
 
 
 def machine_memory() -> int:
-    """Return the main memory of this machine or of its container, in bytes."""
+    """Return the size in bytes of the main memory of this machine, or of the container in which this process runs."""
     total = int(psutil.virtual_memory().total)
     limit = Path("/sys/fs/cgroup/memory.max")
     stated = limit.read_text().strip() if limit.exists() else ""
@@ -137,7 +137,7 @@ def gpu_memory(device: torch.device) -> int | None:
 
 
 def state_bytes(parameters: Iterable[Tensor], optimizer: torch.optim.Optimizer | None = None) -> int:
-    """Return the bytes of parameters, gradients and optimiser state, summed over distinct storages."""
+    """Return the bytes of parameters, their gradients and the optimiser's state; a shared storage counts once."""
     import torch
 
     tensors: list[Tensor] = []
@@ -155,7 +155,7 @@ def _distinct(tensors: Iterable[Tensor]) -> int:
 
 
 def _storage(tensor: Tensor) -> tuple[object, int]:
-    """Return a key of the tensor's storage, valid while the storage exists, and the storage's bytes."""
+    """Return a key that identifies a tensor's storage while the storage exists, and the storage's size in bytes."""
     if tensor.is_mkldnn:  # such a tensor has no storage
         return ("packed", id(tensor)), tensor.nbytes
     # The address of the data is no key: tensors without values (`afina.training.dry_run`) have no data.
@@ -164,7 +164,7 @@ def _storage(tensor: Tensor) -> tuple[object, int]:
 
 
 def activation_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """Return the bytes that `forward()` saves for a backward pass.
+    """Return the number of bytes of activations that `forward()` saves for a backward pass.
 
     Each storage counts once; parameters and buffers do not count.
     """

@@ -1,4 +1,4 @@
-"""The errors of the modules beside the packages, with their codes and sentences."""
+"""The errors that the modules directly in `afina` raise, each with its exception class, stable code and message."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Base of objects with a short repr: one line of text, or a small table in a notebook. Also hooks for showing results.
+"""ReprCard, a base class for a short repr (a line of text, or a small table in a notebook); hooks for showing results.
 
-The HTML has no colour, script or address, so it suits light and dark pages. The module knows none of the objects.
+The HTML of the table has no colour, script or address, so it fits into light and dark pages.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ from math import isnan
 from typing import Any
 
 LONGEST, MOST = 60, 6
-"""Characters of a value, and items of a list, that are shown."""
+"""The largest number of characters of a value, and of items of a list, that a repr shows."""
 
 TABLE = "border-collapse: collapse; font-size: .9em; margin: .3em 0"
 CELL = "text-align: left; vertical-align: top; padding: .15em .8em .15em 0; border: 0; background: none"
 
 
 class ReprCard:
-    """Base class of objects that are shown by a few facts.
+    """Base class of objects whose repr shows a few facts about the object.
 
-    `facts` reads no file, loads no library and quotes no text of a task, because notebooks are shared with their
-    output. A dataclass needs `repr=False`, since its own `__repr__` would replace this one.
+    The method `facts` of a subclass must read no file, load no library and quote no text of a task, because notebooks
+    are shared with their output. A dataclass that inherits from ReprCard needs `repr=False`, because its own `__repr__`
+    would replace that of ReprCard.
     """
 
     def facts(self) -> Mapping[str, object]:
-        """Return facts of the object by name, the most important first. Facts that are None or empty are not shown."""
+        """Return the facts that the repr shows, by name, most important first; None and empty facts are left out."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -40,7 +41,7 @@ class ReprCard:
 
 
 def table(title: str, facts: Mapping[str, object]) -> str:
-    """Return an HTML table with a title and a row for each fact, with everything escaped."""
+    """Return an HTML table with a title and a row for each fact; all texts are escaped."""
     rows = "".join(
         f'<tr style="background: none"><th scope="row" style="{CELL}; font-weight: 600">{escape(name)}</th>'
         f'<td style="{CELL}">{escape(value)}</td></tr>'
@@ -50,12 +51,12 @@ def table(title: str, facts: Mapping[str, object]) -> str:
 
 
 def figure(value: float | None) -> str:
-    """Return a number with four decimals, such as `0.8571`; `undefined` for NaN or None (NaN is null in JSON)."""
+    """Format a metric's value with four decimals, such as `0.8571`; `undefined` for NaN and None."""
     return "undefined" if value is None or isnan(value) else f"{value:.4f}"
 
 
 def listed(items: Sequence[object]) -> str:
-    """Return the first items as `a, b, c`, and the number of further items."""
+    """Return the first items of a list as `a, b, c`, followed by the number of further items."""
     more = len(items) - MOST
     return ", ".join(_short(str(item)) for item in items[:MOST]) + (f" and {more:,} more" if more > 0 else "")
 
@@ -84,17 +85,17 @@ _registered: dict[str, Callable[..., Any]] = {}
 
 
 def register(*, results_as_html: Callable[[Any], str], make_watcher: Callable[[], Any]) -> None:
-    """Register the functions that show results, so that modules below `report` and `notebook` need not import them."""
+    """Register the functions that show results, for modules that must not import `report` and `notebook`."""
     _registered.update(results_as_html=results_as_html, make_watcher=make_watcher)
 
 
 def results_as_html(results: Any) -> str | None:
-    """Return results as an HTML fragment, or None if no function is registered."""
+    """Return the results of a study as an HTML fragment; None if no function is registered."""
     return _registered["results_as_html"](results) if _registered else None
 
 
 def make_watcher() -> Any:
-    """Return a watcher that shows progress in a notebook; None outside a notebook."""
+    """Return an object that shows the progress of runs in a notebook; None outside a notebook."""
     return _registered["make_watcher"]() if _registered else None
 
 

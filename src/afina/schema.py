@@ -1,7 +1,4 @@
-"""Base classes of facts that are stored as JSON. Also pydantic's errors in plain words, and sizes such as "8GiB".
-
-The module knows none of the facts.
-"""
+"""Base classes of pydantic models that are stored as JSON; pydantic's errors in plain words; sizes such as "8GiB"."""
 
 from __future__ import annotations
 
@@ -27,14 +24,13 @@ from afina import digest, problems
 from afina.errors import nearest
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-"""A number of texts, steps, parameters or bytes.
-
-The limit rejects numbers too large for a float in a manipulated file.
+"""The type of a number of texts, steps, parameters or bytes. Its limit rejects numbers in a manipulated file that are
+too large for a float.
 """
 
 
 def null_where_undefined(figure: float | None) -> float | None:
-    """Return a metric as a JSON value: None for NaN."""
+    """Return the value of a metric as a JSON value; NaN becomes None."""
     return None if figure is None or isnan(figure) else figure
 
 
@@ -43,29 +39,29 @@ Figure = Annotated[
     BeforeValidator(lambda value: nan if value is None else value),
     PlainSerializer(null_where_undefined, return_type=float | None, when_used="json"),
 ]
-"""The value of a metric. NaN means undefined (`stats.answered.UNDEFINED`); JSON has null for NaN."""
+"""The type of a metric's value. NaN means that the metric is undefined (`stats.answered.UNDEFINED`), and is null in
+JSON."""
 
 FigureOrNone = Annotated[float | None, PlainSerializer(null_where_undefined, when_used="json")]
-"""The value of a metric, or None if it was not measured. NaN and None are both null in JSON, and are read as None."""
+"""The type of a metric's value that may be None because the metric was not measured. NaN and None are both null in
+JSON, and null is read as None."""
 
 
 def figures_as_json(figures: Mapping[str, float]) -> dict[str, float | None]:
-    """Return metrics by name as JSON values."""
+    """Return the values of several metrics, by name, as JSON values; NaN becomes None."""
     return {name: null_where_undefined(figure) for name, figure in figures.items()}
 
 
 class Frozen(BaseModel):
-    """A model that cannot be changed and rejects undeclared fields."""
+    """A pydantic model whose fields cannot be changed, and that rejects undeclared fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def non_defaults(self, without: Collection[str] | Mapping[str, Any] = ()) -> dict[str, Any]:
-        """Return the fields that differ from their defaults, as JSON values; recursively for fields that are models.
-
-        `digest.of_settings` says why keys cover these.
+        """Return the fields that differ from their defaults, as JSON values, also within fields that are models.
 
         Args:
-            without: Names of fields to leave out; as a mapping to names, of fields of a field.
+            without: The names of fields to leave out; in a mapping, the names of fields of a field.
         """
         leave: Any = without if isinstance(without, Mapping) else set(without)
         found = self.model_dump(mode="json", exclude_defaults=True, exclude=leave)
@@ -73,15 +69,16 @@ class Frozen(BaseModel):
 
 
 FORMAT = 2
-"""Format of the facts that studies and recommendations write. Raise it when older files cannot be read any more."""
+"""The format number in the files of studies and recommendations, which must be raised when older files can no longer be
+read."""
 
 
 class Sealed(Frozen):
-    """A fact with its own digest, which shows whether the file was changed by hand.
+    """A pydantic model with a digest of its fields, which shows whether somebody has edited the file.
 
     Attributes:
-        format: The format of the file.
-        content_digest: Digest of all other fields as JSON; empty before the fact is written.
+        format: The format number of the file.
+        content_digest: The digest of all other fields as JSON; empty before the model is written to a file.
     """
 
     format: int = FORMAT
@@ -91,7 +88,7 @@ class Sealed(Frozen):
         return self.model_copy(update={"content_digest": digest_of_content(self.model_dump_json())})
 
     def refuses(self, text: str | bytes) -> str:
-        """Return how `text`, the JSON of this fact, differs from the digest, in words; "" if it matches."""
+        """Return a message if the JSON text of this model does not match its `content_digest`; "" if it matches."""
         if (found := digest_of_content(text)) == self.content_digest:
             return ""
         stated = f"it states {self.content_digest[:19]}" if self.content_digest else "it states none"
@@ -99,10 +96,10 @@ class Sealed(Frozen):
 
 
 def check_format(text: str | bytes, path: object, advice: str) -> None:
-    """Raise InvalidData if a JSON object states another format than FORMAT; what is no JSON object is not checked.
+    """Raise InvalidData if a JSON object has another format number than FORMAT; a text of another kind is not checked.
 
     Args:
-        advice: What to do, as a sentence.
+        advice: A sentence for the error message that says what the user can do.
     """
     try:
         content = json.loads(text)
@@ -113,9 +110,9 @@ def check_format(text: str | bytes, path: object, advice: str) -> None:
 
 
 def digest_of_content(text: str | bytes) -> str:
-    """Return the digest of a JSON object without its `content_digest`.
+    """Return the digest of all fields of a JSON object except `content_digest`.
 
-    The digest is over the written text, so fields that later versions add do not change it.
+    The digest is computed from the fields in the file, so fields that later versions of afina add do not change it.
     """
     return digest.of_json({name: value for name, value in json.loads(text).items() if name != "content_digest"})
 
@@ -152,11 +149,11 @@ _EXPECTED = {
     ),
     "none_required": "no value",
 }
-"""What is expected in place of a value, in a user's words, by pydantic's type of the error."""
+"""For each type of pydantic's errors, what is expected instead of the invalid value, in plain words."""
 
 
 def _in_words(kind: str, message: str, context: Mapping[str, Any], found: Any) -> str:
-    """Return pydantic's error in a user's words, to follow a colon."""
+    """Return an error of pydantic in plain words, in a form that follows a colon."""
     if kind in ("value_error", "assertion_error"):
         said = str(context.get("error", message))
     elif kind not in _EXPECTED:
@@ -173,12 +170,13 @@ def _in_words(kind: str, message: str, context: Mapping[str, Any], found: Any) -
 
 @dataclass(frozen=True)
 class WrongValue:
-    """The first error that pydantic found.
+    """The first error that pydantic found in a value.
 
     Attributes:
         kind: pydantic's type of the error, such as `missing` or `extra_forbidden`.
-        place: names and indices from the outside in; empty for the whole value.
-        message: what is wrong, in a user's words, with a lower-case first letter so that it fits into a sentence.
+        place: the names and indices of the invalid field, from the outermost to the innermost; empty for the whole
+            value.
+        message: what is wrong, in plain words, beginning in lower case so that the message fits into a sentence.
         found: the invalid input.
     """
 
@@ -189,14 +187,14 @@ class WrongValue:
 
     @classmethod
     def of(cls, error: ValidationError) -> WrongValue:
-        """Return the first error of a ValidationError."""
+        """Return the first error of pydantic's ValidationError."""
         first = error.errors()[0]
         message = _in_words(first["type"], first["msg"], first.get("ctx", {}), first["input"])
         return cls(first["type"], tuple(map(str, first["loc"])), message, first["input"])
 
     @property
     def sentence(self) -> str:
-        """The message with its full stop or question mark."""
+        """The message with a full stop or question mark at its end."""
         return self.message if self.message.endswith("?") else f"{self.message}."
 
     @property
@@ -205,7 +203,7 @@ class WrongValue:
 
 
 def read_size(text: str, what: str = "memory") -> int:
-    """Return the bytes of a size such as "8GiB", "512 MiB" or "16GB". Raises InvalidStudy, also for a missing unit."""
+    """Parse a size such as "8GiB", "512 MiB" or "16GB" to bytes. Raises InvalidStudy, also if the unit is missing."""
     try:
         size = TypeAdapter(ByteSize).validate_python(text.strip())
     except ValidationError:

@@ -1,7 +1,4 @@
-"""Read and write named tensors and a few strings in a safetensors file. The module loads without torch.
-
-The module knows no adapter.
-"""
+"""Read and write safetensors files: named tensors, and a few strings. This module can be imported without torch."""
 
 from __future__ import annotations
 
@@ -25,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write `tensors` to `path`. The file is not durable until it is synced (`afina.file_io`).
+    """Write named tensors, and optionally strings (`metadata`), to a safetensors file.
 
-    Tensors are copied to the CPU and made contiguous.
+    Tensors are copied to the CPU and made contiguous. The file is not durable until it is synced (`afina.file_io`).
     """
     from safetensors.torch import save_file as save_tensors
 
@@ -40,12 +37,15 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 
 def size(tensors: Mapping[str, Tensor]) -> int:
-    """Return the bytes of the file that `write` would make of `tensors` in float32. The tensors may have no values."""
+    """Return the size in bytes of the safetensors file that `write` would make of these tensors in float32.
+
+    The tensors need no values (they may be on the meta device).
+    """
     return len(_header(tensors)) + sum(4 * tensor.numel() for tensor in tensors.values())
 
 
 def has_header(path: Path, tensors: Mapping[str, Tensor]) -> bool:
-    """Return whether a file begins as `write` would begin it for `tensors`. False if a tensor is not float32."""
+    """Return whether a file has the header that `write` would write for these tensors; False unless all are float32."""
     import torch
 
     if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
@@ -56,7 +56,7 @@ def has_header(path: Path, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _header(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return the bytes before the data in a file of float32 tensors."""
+    """Return the header of a safetensors file of float32 tensors: the bytes before the data."""
     # 8 bytes of length, a JSON header padded to a multiple of 8, then the data in the order of the names:
     # https://github.com/huggingface/safetensors#format
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
@@ -70,39 +70,47 @@ def _header(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and the metadata of a file.
+    """Read the tensors and the strings (metadata) of a safetensors file.
 
-    Raises CorruptAdapter if the file is cut short or not safetensors.
+    Raises CorruptAdapter if the file is cut short or is not a safetensors file.
     """
     return _read(path, "pt")
 
 
 def names(path: Path) -> list[str]:
-    """Return the names of the tensors in a file. Raises SafetensorError or OSError."""
+    """Return the names of the tensors in a safetensors file. Raises SafetensorError or OSError."""
     with safe_open(path, framework="pt") as file:
         return list(file.keys())
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """Return the strings in a file. Raises SafetensorError or OSError."""
+    """Return the strings (metadata) in a safetensors file. Raises SafetensorError or OSError."""
     with safe_open(path, framework="pt") as file:
         return dict(file.metadata() or {})
 
 
 def shape(path: Path, name: str) -> tuple[int, ...]:
-    """Return the shape of a tensor in a file. Raises SafetensorError or OSError."""
+    """Return the shape of a tensor in a safetensors file. Raises SafetensorError or OSError."""
     with safe_open(path, framework="pt") as file:
         return tuple(file.get_slice(name).get_shape())
 
 
 def read_named(path: Path, wanted: Mapping[str, str]) -> dict[str, Tensor]:
-    """Return some tensors of a file, each under the key of its name in `wanted`. Raises SafetensorError or OSError."""
+    """Read some tensors of a safetensors file under new names. Raises SafetensorError or OSError.
+
+    Args:
+        wanted: the name in the file of each tensor, by its new name.
+    """
     with safe_open(path, framework="pt") as file:
         return {key: file.get_tensor(name) for key, name in wanted.items()}
 
 
 def read_rows(path: Path, name: str, rows: Sequence[int] | None) -> Tensor | None:
-    """Return some rows (None: all) of one tensor, and read no others; None if the file has no tensor of this name."""
+    """Read only some rows of a tensor in a safetensors file; None if the file has no tensor of this name.
+
+    Args:
+        rows: the indices of the rows. None: all rows.
+    """
     import torch
 
     with safe_open(path, framework="pt") as file:
@@ -115,7 +123,7 @@ def read_rows(path: Path, name: str, rows: Sequence[int] | None) -> Tensor | Non
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write numpy arrays, without torch."""
+    """Write named numpy arrays to a safetensors file, without torch."""
     path.touch()
     mode = path.stat().st_mode
     with system_errors():
@@ -125,7 +133,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 @contextmanager
 def system_errors() -> Iterator[None]:
-    """Turn system errors that safetensors reports only as text, such as a full disk, into OSError."""
+    """Return a context manager that turns system errors in safetensors' messages, such as a full disk, into OSError."""
     try:
         yield
     except SafetensorError as error:
@@ -137,7 +145,10 @@ def system_errors() -> Iterator[None]:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a file, without torch. Raises CorruptAdapter if the file is cut short or not safetensors."""
+    """Read a safetensors file as numpy arrays, without torch.
+
+    Raises CorruptAdapter if the file is cut short or is not a safetensors file.
+    """
     arrays: dict[str, np.ndarray] = _read(path, "np")[0]
     return arrays
 

@@ -1,7 +1,6 @@
-"""Connection to a Ray cluster: which cluster is used, and the errors if no cluster can be used.
+"""Connect this process to a Ray cluster: find the cluster, and explain why no cluster can be used.
 
-Ray keeps one connection per process, so a connection that exists already is used. The module does not know what the
-cluster is used for.
+Ray keeps one connection for each process, so an existing connection of the process is used.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ from ray._private.authentication import authentication_token_setup
 from afina.cluster import problems
 
 ADDRESS = "RAY_ADDRESS"
-"""The variable with the address of a cluster, as Ray reads it; `ray job submit` sets it."""
+"""The environment variable from which Ray reads the address of a cluster; `ray job submit` sets this variable."""
 
 
 AUTHENTICATION = "RAY_AUTH_MODE"
-"""The variable that says whether Ray uses a token."""
+"""The environment variable that says whether Ray authenticates with a token."""
 
 PATIENCE = 10.0
-"""Seconds to wait for a machine at an address."""
+"""The number of seconds to wait until the machine at a cluster's address answers."""
 
 
 @dataclass(frozen=True)
 class ClusterConnection:
-    """A connection of this process to a cluster.
+    """A connection of this process to a Ray cluster.
 
     Attributes:
         address: The address of the cluster, host:port.
-        found: How the cluster was found, in words.
-        ours: Whether `connect` made the connection, so that `disconnect` ends it.
+        found: How the cluster was found, such as "running on this machine".
+        ours: Whether the function `connect` opened the connection, so that `disconnect` closes it.
     """
 
     address: str
@@ -50,18 +49,19 @@ class ClusterConnection:
 
 
 _uses = 0
-"""How many callers of `connect` use the connection that it made."""
+"""The number of callers that use the connection that the function `connect` opened."""
 
 
 def connect(address: str | None = None) -> ClusterConnection:
-    """Connect this process to a cluster.
+    """Connect this process to a Ray cluster.
 
-    The cluster is the one at `address`; else the one of this process; else the one at RAY_ADDRESS; else a cluster that
-    runs on this machine; else a new one on this machine, which ends with this process.
+    The first of these clusters that exists is used: the cluster at `address`, the cluster that this process is
+    connected to, the cluster at RAY_ADDRESS, and a cluster that runs on this machine. If there is none, a new cluster
+    is started on this machine, which ends with this process.
 
     Raises:
-        NotFound: No cluster answers at the address.
-        InvalidStudy: The address cannot be used, or this process is connected to another cluster.
+        NotFound: No Ray cluster answers at the address.
+        InvalidStudy: The address is malformed, or this process is connected to another cluster.
         Refused: The cluster rejects the token, or runs another version of Ray or Python.
     """
     global _uses
@@ -90,7 +90,7 @@ def connect(address: str | None = None) -> ClusterConnection:
 
 
 def disconnect(connection: ClusterConnection) -> None:
-    """End the connection if `connect` made it and nothing else of this process uses it."""
+    """Close a connection to a Ray cluster if `connect` opened it and nothing else in this process uses it."""
     global _uses
     if connection.ours:
         _uses -= 1
@@ -99,7 +99,7 @@ def disconnect(connection: ClusterConnection) -> None:
 
 
 def _named(address: str | None) -> tuple[str | None, str]:
-    """Return the address that is given, and where it is given; None if no address is given."""
+    """Return the address of a Ray cluster from the argument or RAY_ADDRESS (None: neither), and where it was found."""
     named, found = address, "as given"
     if named is None:
         named, found = os.environ.get(ADDRESS) or None, f"from {ADDRESS}"
@@ -113,7 +113,7 @@ def _named(address: str | None) -> tuple[str | None, str]:
 
 
 def _init_at(address: str, found: str) -> None:
-    """Connect to the cluster at a given address, and raise an error with the reason if this fails."""
+    """Connect to the Ray cluster at a given address; if this fails, raise an error with the reason."""
     try:
         _greet(address)
         _init(address)
@@ -125,9 +125,9 @@ def _init_at(address: str, found: str) -> None:
 
 
 def _greet(address: str) -> None:
-    """Ask the cluster for its id: `ray.init` does not report that an address is wrong, or that a token is rejected.
+    """Check that a Ray cluster answers at an address and accepts the token, because `ray.init` does not report this.
 
-    If the user has a token and has not said whether to use it, the token is used where the cluster requires one.
+    If the user has a token and AUTHENTICATION is not set, the token is used if the cluster requires a token.
     """
     host, _, port = address.rpartition(":")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE):
@@ -163,7 +163,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Discard what Ray's C++ code writes to standard error in the `with` block; the caller's error has the reason."""
+    """Discard what Ray's C++ code writes to standard error in the `with` block; the raised error has the reason."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
@@ -176,10 +176,9 @@ def _without_stderr() -> Iterator[None]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep this process's handler of SIGTERM, which Ray replaces, and keep Ray's lines off the terminal.
+    """Restore this process's handler of SIGTERM, which Ray replaces in the block, and silence Ray's messages.
 
-    Ray prints messages about workers and nodes that died even without `log_to_driver`. The caller reports them in a
-    sentence.
+    Even without `log_to_driver`, Ray prints messages about workers and nodes that died; afina reports these itself.
     """
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     worker.print_to_stdstream = lambda *_, **__: None  # type: ignore[assignment]

@@ -1,7 +1,4 @@
-"""Nodes of a Ray cluster: facts about each, a check that all have the same versions, and free resources.
-
-The module does not know what the nodes execute.
-"""
+"""The nodes of a Ray cluster: their addresses and resources, and a check that all have the same package versions."""
 
 from __future__ import annotations
 
@@ -25,12 +22,12 @@ Value = TypeVar("Value")
 
 
 class Room(NamedTuple):
-    """Resources that a run or a replica needs, or that a node has.
+    """Resources that a training run or a replica of a server needs, or that a node of a Ray cluster has.
 
     Attributes:
-        cpus: Processors.
-        memory: Bytes of main memory; 0: not reserved.
-        gpus: GPUs.
+        cpus: The number of processors.
+        memory: The number of bytes of main memory. 0: no memory is reserved.
+        gpus: The number of GPUs.
     """
 
     cpus: int
@@ -38,11 +35,11 @@ class Room(NamedTuple):
     gpus: int = 0
 
     def holds(self, other: Room) -> bool:
-        """Return whether a node with these resources has enough for work that needs `other`."""
+        """Return whether these resources are enough for work that needs the resources `other`."""
         return all(needed <= mine for mine, needed in zip(self, other, strict=True))
 
     def times(self, other: Room) -> int:
-        """Return how often the resources `other` fit into these resources."""
+        """Return how many times the resources `other` fit into these resources."""
         return min((mine // needed for mine, needed in zip(self, other, strict=True) if needed), default=0)
 
     def less(self, others: Iterable[Room]) -> Room:
@@ -61,12 +58,13 @@ class Room(NamedTuple):
 
 @dataclass(frozen=True)
 class Node:
-    """A living node.
+    """A node of a Ray cluster that is alive.
 
     Attributes:
         key: Ray's id of the node, in hexadecimal digits.
         address: The node's network address.
-        host: The name of its machine.
+        host: The host name of the node's machine.
+        room: The resources of the node.
     """
 
     key: str
@@ -76,12 +74,12 @@ class Node:
 
     @property
     def name(self) -> str:
-        """The name of the node in messages."""
+        """The name of the node in messages: its host name, address and the start of its id."""
         return f"{self.host} ({self.address}, {self.key[:8]})"
 
 
 def living() -> list[Node]:
-    """Return the nodes that are alive, in a stable order."""
+    """Return the nodes of the Ray cluster that are alive, in a stable order."""
     found = [
         Node(
             one["NodeID"],
@@ -100,40 +98,41 @@ def living() -> list[Node]:
 
 
 def working() -> list[Node]:
-    """Return the living nodes that have processors for runs or replicas."""
+    """Return the living nodes of the Ray cluster that have processors for runs or replicas."""
     return [node for node in living() if node.room.cpus]
 
 
 def elsewhere() -> list[Node]:
-    """Return the nodes for runs that are not the node of this process."""
+    """Return the living nodes with processors, except the node on which this process runs."""
     here = ray.get_runtime_context().get_node_id()
     return [node for node in working() if node.key != here]
 
 
 def together(rooms: Iterable[Room]) -> Room:
-    """Return the sum of resources."""
+    """Return the sum of several resources."""
     return Room(*map(sum, zip(Room(0), *rooms, strict=True)))
 
 
 def is_alive(key: str) -> bool:
-    """Return whether a node is alive, as far as the cluster knows now."""
+    """Return whether the node with this id is alive, as far as the Ray cluster knows now."""
     return any(node.key == key for node in living())
 
 
 def scales() -> bool:
-    """Return whether the cluster's autoscaler starts nodes when work waits."""
+    """Return whether the Ray cluster has an autoscaler that starts nodes when work waits."""
     config = ray._private.state.state.get_cluster_config()
     return config is not None and any(group.max_count for group in config.node_group_configs)
 
 
 Versions = Mapping[str, str | None]
-"""Versions by package; None: not installed. That of afina has the digest of its Python files."""
+"""Package versions by name; None: the package is not installed. The version of afina includes a digest of its Python
+files."""
 
 
 def _make_finder() -> Callable[[], dict[str, str | None]]:
-    """Return a function that finds package versions on the machine on which it is called, without imports.
+    """Return a function that finds the package versions on the machine on which it is called, without imports.
 
-    Ray sends a nested function as code, so that it also runs on a node with another version of afina, or without afina.
+    Ray sends a nested function as code, so the function also runs on a node that has another version of afina, or none.
     """
 
     def find() -> dict[str, str | None]:
@@ -162,12 +161,15 @@ def _make_finder() -> Callable[[], dict[str, str | None]]:
 
 @cache
 def versions_here() -> Versions:
-    """Return the package versions on this machine, as this process found them first."""
+    """Return the package versions on this machine; they are read once for each process."""
     return _make_finder()()
 
 
 def on_each(nodes: Iterable[Node], function: Callable[..., Value], *arguments: object) -> dict[str, Value]:
-    """Call a function on each node at the same time; return the results by node. Nodes that end are left out."""
+    """Call a function on several nodes at the same time; return the results by the ids of the nodes.
+
+    Nodes that die during the call are left out.
+    """
     task, asked = ray.remote(function), {}
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node.key, soft=False)
@@ -184,7 +186,7 @@ def on_each(nodes: Iterable[Node], function: Callable[..., Value], *arguments: o
 
 
 def check_versions(nodes: Sequence[Node]) -> None:
-    """Raise Refused if a node has other package versions than this machine, with nodes and versions."""
+    """Raise Refused, which names nodes and versions, if a node has other package versions than this machine."""
     here = versions_here()
     there: Mapping[str, Versions] = on_each(nodes, _make_finder())
     wrong = [

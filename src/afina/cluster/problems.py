@@ -1,4 +1,4 @@
-"""Every error of `afina.cluster` that a user can cause, each with its exception class, code and message."""
+"""The errors that `afina.cluster` raises, each with its exception class, stable code and message template."""
 
 from __future__ import annotations
 

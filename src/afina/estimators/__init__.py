@@ -1,1 +1,1 @@
-"""scikit-learn estimators for texts: a run trains, a predictor predicts. The package knows no stores or reports."""
+"""scikit-learn estimators for texts; `afina.Run` trains them, and `afina.Predictor` makes their predictions."""

@@ -1,7 +1,7 @@
-"""TextClassifier and TextRegressor: scikit-learn estimators of texts.
+"""TextClassifier and TextRegressor: scikit-learn estimators for texts.
 
-`Run` trains and `Predictor` predicts; this module only adapts both to scikit-learn's interface. Importing this module
-loads scikit-learn, but not torch.
+`afina.Run` trains and `afina.Predictor` predicts; this module only adapts both to scikit-learn's interface. Importing
+this module loads scikit-learn, but not torch.
 """
 
 from __future__ import annotations
@@ -40,33 +40,35 @@ if TYPE_CHECKING:
     from afina.predicting.predictor import Predictor
 
 GIVEN = "the texts given to fit"
-"""The address of the task in the adapter's manifest."""
+"""The address of the task of an estimator's run: the texts come from memory, not from a file."""
 
 EVALUATED = 16
-"""Training texts on which a run is evaluated, because every run is evaluated. The scores are discarded."""
+"""The number of training texts on which the run of an estimator is evaluated, because every run has to be evaluated;
+the scores are discarded."""
 
 
 _OPENED: WeakKeyDictionary[_TextEstimator, Predictor] = WeakKeyDictionary()
-"""Predictors by estimator. Not attributes: predicting must not change an estimator, or be pickled with it."""
+"""The opened predictor of each estimator. A predictor is no attribute, because predicting must not change an estimator,
+and because a predictor must not be pickled."""
 
 
 class _TextEstimator(BaseEstimator):  # type: ignore[misc]
-    """The base class of both estimators: `fit` executes a run, and a predictor predicts.
+    """The base class of TextClassifier and TextRegressor: `fit` executes a run, and a predictor predicts.
 
     Attributes:
-        adapter_: The `Adapter`, manifest and tensors, after `fit`.
-        loss_curve_: The mean training loss of each step, or of groups of steps if there are many.
+        adapter_: The trained `Adapter` (manifest and tensors), after `fit`.
+        loss_curve_: The mean training loss of each optimizer step, or of groups of steps if there are many steps.
         n_iter_: The number of optimizer steps.
-        n_features_in_: The number of columns, if X was a frame, an array of two dimensions or a list of pairs.
-        feature_names_in_: The column names, if X was a frame.
+        n_features_in_: The number of columns of X, if X was a DataFrame, an array of two dimensions or a list of pairs.
+        feature_names_in_: The column names of X, if X was a DataFrame.
     """
 
     kind: ClassVar[Kind]
 
     def set_params(self, **given: Any) -> Self:
-        """Set parameters; `hyperparameters__r=8` sets one entry of a parameter that is a dict.
+        """Set parameters of the estimator; `hyperparameters__r=8` sets one entry of a parameter that is a dict.
 
-        Raises ValueError for a parameter that does not exist; `fit` checks the entries.
+        Raises ValueError for a parameter that does not exist. The entries of dicts are checked by `fit`.
         """
         tables = {"hyperparameters", "training", "words"} & self.get_params(deep=False).keys()
         entries = {name: value for name, value in given.items() if "__" in name and name.partition("__")[0] in tables}
@@ -77,14 +79,17 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state with the adapter as its files, {name: bytes}: skops and pickle need no class of torch."""
+        """Return the state for pickle and skops, with the adapter as {file name: bytes}, without classes of torch."""
         state: dict[str, Any] = dict(super().__getstate__())
         if "adapter_" in state:
             state["adapter_"] = _as_files(state["adapter_"])
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore the state. Raises CorruptAdapter for other files, and for the state of an earlier version."""
+        """Restore the estimator from a pickled state.
+
+        Raises CorruptAdapter if the adapter's files are damaged, or if an earlier version of afina saved the state.
+        """
         files = state.get("adapter_")
         if files is not None and not isinstance(files, dict):
             raise problems.STATE_WITHOUT_FILES(estimator=type(self).__name__, found=type(files).__name__)
@@ -165,7 +170,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
 
     @property
     def predictor_(self) -> Predictor:
-        """The predictor of the adapter, opened once on its backbone; not pickled. Raises NotFittedError."""
+        """The predictor of the trained adapter, which is opened once and not pickled. Raises NotFittedError."""
         check_is_fitted(self, "adapter_")
         if self not in _OPENED:
             from afina.predicting.predictor import Predictor
@@ -191,30 +196,32 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
 
 
 class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
-    """A text classifier: a language model, adapted by one of `METHODS`.
+    """A text classifier for scikit-learn: a language model that is adapted with one of the methods in `afina.METHODS`.
 
         TextClassifier(method="lora").fit(texts, labels).predict(texts)
 
-    X is a list, array or Series of texts, or a frame (or rows) with one column of texts, or two columns of pairs. y has
-    one label for each text. All texts are trained on; holding some out is up to the caller, as with any scikit-learn
-    estimator. The same parameters and texts give the same adapter, bit for bit, on the same machine.
+    X is a list, array or Series of texts, or a DataFrame or list of rows with one column of texts or two columns of
+    pairs. y has one label for each text. The estimator is trained on all texts; as with any scikit-learn estimator, the
+    caller holds out texts for evaluation. The same parameters and texts give the same adapter, bit for bit, on the same
+    machine.
 
-    After `fit`, `classes_` holds the labels in the order of the columns of `predict_proba`.
+    After `fit`, the attribute `classes_` has the labels in the order of the columns of `predict_proba`.
 
     Args:
         method, hyperparameters: A method and its hyperparameters, such as "lora" and {"r": 8} (`afina methods`).
         backbone: The address of the language model.
-        template, words, head: Prompt template, label words and start of the head, as in `afina.studies.runs.spec.Ask`.
-            Default: those that suit the labels (docs/background/words.md). `fit` warns if the labels are not words,
-            because training then starts from a random head.
-        epochs, batch_size: Epochs and batch size of training.
-        learning_rate: None: the method's default.
-        max_length: Most tokens of a text. None: 512, or the backbone's limit if it is lower.
-        class_weight: "balanced" as in scikit-learn, or None.
+        template, words, head: The prompt template, the label words and the start of the classification head, as in
+            `afina.studies.runs.spec.Ask`. By default, the label names decide (docs/background/words.md). `fit` warns if
+            the labels are not words, because training then starts from a random head.
+        epochs, batch_size: The number of epochs and the batch size of training.
+        learning_rate: The learning rate. None: the method's default.
+        max_length: The largest number of tokens of a text. None: 512, or the backbone's limit if this is lower.
+        class_weight: "balanced" weights classes as in scikit-learn. None: all classes have the same weight.
         training: Further fields of `afina.studies.runs.spec.Training`, such as {"max_steps": 100}.
-        out: A directory for the adapter, which `Predictor.load` and `afina predict` open. None: memory only.
+        out: A directory for the adapter, which `Predictor.load` and `afina predict` open. None: the adapter stays in
+            memory.
         random_state: The seed of the head, the order of texts and dropout: an int, a RandomState, or None for a new
-            seed each time.
+            seed in each `fit`.
     """
 
     kind = CLASSES
@@ -253,14 +260,14 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train on all texts.
+        """Train the classifier on all texts.
 
         Args:
             X, y: The texts and their labels.
-            sample_weight: A weight of 0 or more for each text, by which its loss is multiplied; only the weights'
-                ratios count. Texts of weight 0 are left out. None: equal weights.
+            sample_weight: A weight of 0 or more for each text, by which the text's loss is multiplied; only the ratios
+                of the weights matter. Texts of weight 0 are left out. None: all weights are equal.
 
-        Raises InvalidInput (a ValueError) for X, y and sample_weight, AfinaError for parameters.
+        Raises InvalidInput (a ValueError) for invalid X, y or sample_weight, and AfinaError for invalid parameters.
         """
         inputs, labels, weights = TextInputs.of(X).weighted(y, sample_weight)
         classes, indices = classes_of(labels)
@@ -272,13 +279,13 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the class of each text, [N], in the type of y's labels."""
+        """Return the predicted class of each text, [N], in the type of the labels in y."""
         predictions = self._predictions(X)
         answers: np.ndarray = self.classes_[self.predictor_.objective.decode(predictions)]
         return answers
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return the probability of each class, [N, classes], in the order of `classes_`."""
+        """Return the probabilities of the classes for each text, [N, classes], in the order of `classes_`."""
         chances = self.predictor_.objective.probabilities(self._predictions(X))
         assert chances is not None
         return chances
@@ -290,9 +297,9 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
 
 
 class TextRegressor(RegressorMixin, _TextEstimator):  # type: ignore[misc]
-    """A text regressor, such as for ratings or prices.
+    """A text regressor for scikit-learn: it predicts a number for each text, such as a rating or a price.
 
-    X and the parameters are those of `TextClassifier`; y has a number for each text.
+    X and the parameters are the same as for `TextClassifier`; y has a number for each text.
     """
 
     kind = NUMBER
@@ -325,14 +332,14 @@ class TextRegressor(RegressorMixin, _TextEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train on all texts; the arguments and errors are those of `TextClassifier.fit`."""
+        """Train the regressor on all texts; the arguments and errors are the same as for `TextClassifier.fit`."""
         inputs, labels, weights = TextInputs.of(X).weighted(y, sample_weight)
         numbers = numbers_of(labels)
         name = getattr(y, "name", None)
         return self._fit(inputs, numbers, weights, (str(name) if name else "value",), {"template": self.template})
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the number of each text, float64 [N], in the unit of y."""
+        """Return the predicted number of each text, float64 [N], in the unit of y."""
         return self.predictor_.objective.decode(self._predictions(X))
 
     def __sklearn_tags__(self) -> Any:
@@ -342,7 +349,7 @@ class TextRegressor(RegressorMixin, _TextEstimator):  # type: ignore[misc]
 
 
 def _plain(value: Any) -> Any:
-    """Return a numpy scalar, such as from a grid search over arrays, as a Python scalar."""
+    """Convert a numpy scalar, such as a grid search over arrays gives, to a Python scalar."""
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -353,7 +360,7 @@ def _seed(random_state: Any) -> int:
 
 
 def _check_weighted(run: Run) -> None:
-    """Raise InvalidStudy if the weights of texts would have no effect on the run, or not on all of it."""
+    """Raise InvalidStudy if the weights of texts have no effect on the run, or no effect on a part of the run."""
     if make(run.method, run.hyperparameters).trains_nothing:
         raise problems.WEIGHTS_WITHOUT_TRAINING(option="sample_weight", method=run.method)
     if run.training.temperature:
@@ -361,7 +368,7 @@ def _check_weighted(run: Run) -> None:
 
 
 def _place(out: str | Path | None) -> Path | None:
-    """Return the directory for the adapter. Raises InvalidStudy, before training, if it has other content."""
+    """Return the output directory of the adapter. Raises InvalidStudy if the directory contains anything else."""
     if out is None:
         return None
     path = Path(out).expanduser()
@@ -371,14 +378,17 @@ def _place(out: str | Path | None) -> Path | None:
 
 
 def _as_files(adapter: Adapter) -> dict[str, bytes]:
-    """Return the files of an adapter's directory by name."""
+    """Return the contents of the files of an adapter's directory, by file name."""
     with tempfile.TemporaryDirectory(prefix="afina-") as directory:
         adapter.save(place := Path(directory) / "adapter")
         return {file.name: file.read_bytes() for file in sorted(place.iterdir())}
 
 
 def _of_files(files: Mapping[str, bytes]) -> Adapter:
-    """Return the adapter in files by name. Raises CorruptAdapter if a file is damaged or its name is a path."""
+    """Open an adapter, given the contents of its files by file name.
+
+    Raises CorruptAdapter if a file is damaged or a file name is a path.
+    """
     with tempfile.TemporaryDirectory(prefix="afina-") as directory:
         for name, content in files.items():
             if Path(name).name != name:
@@ -388,7 +398,10 @@ def _of_files(files: Mapping[str, bytes]) -> Adapter:
 
 
 def _handed_over(found: Path, out: Path | None) -> Adapter:
-    """Return the adapter of a run without its metrics, which were measured on training texts; write it to `out`."""
+    """Return the adapter of a run without its metrics, and write the adapter to the directory `out`, if given.
+
+    The metrics are removed because they were measured on training texts.
+    """
     adapter = Adapter.load(found)
     silent: dict[str, Any] = {"task": None, "metrics": {}, "evaluation_digest": None}
     cleaned = replace(adapter, manifest=adapter.manifest.model_copy(update=silent).sealed(), where="adapter")

@@ -1,4 +1,4 @@
-"""X and y of scikit-learn users, converted to texts, pairs and targets. The module does not know models or runs."""
+"""Convert X and y, in the forms that scikit-learn users pass, to texts, pairs of texts and targets."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from afina.estimators import problems
 
 @dataclass(frozen=True)
 class TextInputs:
-    """The texts in a user's X.
+    """The texts in the X that a user passes to an estimator.
 
     Attributes:
-        texts: The texts, or the first texts of pairs.
-        pairs: The second texts of pairs, or None.
-        names: The column names of a frame, or None.
-        columns: The number of columns: of a frame or an array of two dimensions, and 2 for pairs; else None.
+        texts: The texts, or the first text of each pair.
+        pairs: The second text of each pair. None: X has single texts.
+        names: The column names of X. None: X is not a DataFrame.
+        columns: The number of columns of X, if X is a DataFrame or an array of two dimensions, or has pairs. None: X
+            has no columns.
     """
 
     texts: list[str]
@@ -35,9 +36,9 @@ class TextInputs:
 
     @classmethod
     def of(cls, X: Any) -> TextInputs:
-        """Convert X: a list, array or Series of texts, or a frame with one column of texts or two columns of pairs.
+        """Convert X: a list, array or Series of texts, or a DataFrame with one column of texts or two columns of pairs.
 
-        Raises InvalidInput.
+        Raises InvalidInput if X cannot be converted.
         """
         try:
             texts, pairs = as_lists(X)
@@ -52,9 +53,10 @@ class TextInputs:
         return cls([str(text) for text in texts], second, column_names(X), columns)
 
     def weighted(self, y: Any, sample_weight: Any) -> tuple[TextInputs, np.ndarray, np.ndarray | None]:
-        """Return the texts, labels and weights of the texts whose weight is not 0; weights None: all are equal.
+        """Leave out the texts of weight 0; return the other texts, their labels and their weights.
 
-        Raises InvalidInput, and scikit-learn's ValueError if a length differs or a weight is not a finite number.
+        If all weights are equal, None is returned for the weights. Raises InvalidInput, and scikit-learn's ValueError
+        if a length differs or a weight is NaN or infinite.
         """
         labels = _column(y, self.texts)
         if sample_weight is None:
@@ -78,7 +80,7 @@ class TextInputs:
 
 
 def classes_of(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sorted classes, and the index of each label among them, int64 [N].
+    """Return the sorted classes of the labels, and the index of each label in the classes, int64 [N].
 
     Raises InvalidInput, and scikit-learn's ValueError if the labels are not classes.
     """
@@ -94,7 +96,10 @@ def classes_of(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def numbers_of(labels: np.ndarray) -> np.ndarray:
-    """Return the numbers, float64 [N]. Raises InvalidInput, and scikit-learn's ValueError for NaN and non-numbers."""
+    """Convert the targets of regression to float64 [N].
+
+    Raises InvalidInput if all numbers are equal, and scikit-learn's ValueError for NaN and non-numbers.
+    """
     numbers: np.ndarray = check_array(labels, ensure_2d=False, dtype=np.float64, input_name="y")
     if len(np.unique(numbers)) < 2:
         found = "one sample has" if len(numbers) == 1 else f"all {len(numbers):,} texts have"

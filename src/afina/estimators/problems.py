@@ -1,4 +1,4 @@
-"""The errors of `afina.estimators`, each with its exception class, code and message."""
+"""The errors that `afina.estimators` raises, each with its exception class, stable code and message template."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, Problem
 
 
 class InvalidInput(InvalidData, ValueError):
-    """X or y cannot be used. A ValueError too, as scikit-learn users expect."""
+    """The X or y that is passed to an estimator cannot be used. The error is a ValueError, as in scikit-learn."""
 
     code = "input.invalid"
 

@@ -1,1 +1,1 @@
-"""The progress display of a notebook, by IPython if a kernel has loaded it. The package knows no command line."""
+"""The progress display in a notebook: IPython shows it if the notebook's kernel has loaded IPython."""

@@ -1,6 +1,7 @@
-"""Progress in a notebook: an output below the cell, which is updated in place.
+"""Show the progress of runs in a notebook: an output below the cell, which is updated in place.
 
-IPython is not a dependency of afina. A notebook's kernel has loaded IPython, and other processes never import it.
+IPython is not a dependency of afina: the kernel of a notebook has loaded IPython, and in other processes this module
+does not import IPython.
 """
 
 from __future__ import annotations
@@ -17,28 +18,28 @@ if TYPE_CHECKING:
     from afina.studies.runs.run import Run
 
 PAUSE = 0.3
-"""Seconds between two updates of the output."""
+"""The smallest number of seconds between two updates of the progress display."""
 
 MOST = 40
-"""The largest number of lines that are shown; earlier lines are dropped."""
+"""The largest number of lines in the progress display; earlier lines are dropped."""
 
 _BAR = "display: inline-block; vertical-align: middle; width: 12em; height: .6em; border: 1px solid currentColor"
 _DONE = "display: block; height: 100%; background: currentColor; opacity: .6"
 
 
 def watcher() -> Display | None:
-    """Return a display if this process is a notebook's kernel, else None."""
+    """Return a progress display if this process is the kernel of a notebook, else None."""
     return Display() if in_kernel() else None
 
 
 def in_kernel() -> bool:
-    """Return whether outputs can be updated in place here. Imports nothing."""
+    """Return whether this process is the kernel of a notebook, whose outputs can be updated; nothing is imported."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return getattr(shell, "kernel", None) is not None
 
 
 class Display(Lines):
-    """A line for each piece of finished work, and a progress bar for each run in progress."""
+    """A progress display in a notebook: a line for each piece of finished work, and a bar for each run in progress."""
 
     def __init__(self) -> None:
         super().__init__(self._keep)
@@ -69,7 +70,7 @@ class Display(Lines):
             self._show()
 
     def changed(self, results: object) -> None:
-        """Show the present state, also when no run is in progress."""
+        """Update the display with the present state, also if no run is in progress."""
         self._show()
 
     def stop(self) -> None:
@@ -86,7 +87,7 @@ class Display(Lines):
         return f'<div style="font-size: .9em; line-height: 1.5">{"".join(lines)}</div>'
 
     def text(self) -> str:
-        """Return the output as plain text, for frontends without HTML."""
+        """Return the progress display as plain text, for notebook frontends without HTML."""
         going = [f"{self.lines[label].place}: {doing(progress)}" for label, progress in self.now.items()]
         return "\n".join([*self.said[-MOST:], *going])
 

@@ -1,5 +1,5 @@
-"""The adapter store: names, immutable versions, aliases and an audit log. The package loads without torch.
+"""The adapter store: it keeps adapters under names, in immutable versions with aliases, and has an audit log.
 
-A store keeps adapters as files and manifests, and does not know models: only `recompute`, `exchange.merging` and
-`exchange.saved_classifiers` load models and compute with an adapter.
+The package can be imported without torch. A store keeps adapters as files and manifests. Only the modules `recompute`,
+`exchange.merging` and `exchange.saved_classifiers` load models and compute with an adapter.
 """

@@ -1,6 +1,6 @@
-"""For each kind of task: how two adapters' predictions are compared, and what a model card says.
+"""Everything in the store that depends on the kind of task (classes, number, labels, text).
 
-All branches of the store on the kind of task are in this module.
+For each kind of task, a class says how the predictions of two adapters are compared and what a model card contains.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from afina.stats.text import token_f1_values
 
 
 class Changes(NamedTuple):
-    """How many predictions of two adapters differ, and by how much; None for counts that a kind does not have."""
+    """How many predictions of two adapters differ, and by how much; fields that do not apply to a kind are None."""
 
     flipped: int | None = None
     right_to_wrong: int | None = None
@@ -31,17 +31,17 @@ class Changes(NamedTuple):
 
 
 class AdapterKind(ABC):
-    """A kind of task, such as single-label classification, as the store needs it.
+    """A kind of task, such as regression: how predictions are compared and what a model card contains.
 
     Attributes:
-        title: name of an adapter of this kind in a model card.
-        pipeline_tag: the Hub's pipeline tag.
-        auto_class: transformers' auto class for the backbone.
-        labels: text above the labels in a model card.
-        heading: heading above `labels` in a model card.
-        by_label: whether outputs are matched by the names of their labels.
-        headline: metrics that are shown first; the other metrics follow in the manifest's order.
-        generates: whether the model card's code generates text from a prompt template.
+        title: what a model card calls an adapter of this kind, such as "A text classifier".
+        pipeline_tag: the pipeline tag of this kind on the Hub, such as "text-classification".
+        auto_class: the auto class of transformers that opens the backbone.
+        labels: the text above the list of labels in a model card.
+        heading: the heading above the list of labels in a model card.
+        by_label: whether the outputs of two adapters are matched by the names of the labels.
+        headline: the metrics that are shown first; the other metrics follow in the order of the manifest.
+        generates: whether the Python code in a model card generates text from a prompt template.
     """
 
     title: ClassVar[str] = "A text classifier"
@@ -54,47 +54,50 @@ class AdapterKind(ABC):
     generates: ClassVar[bool] = False
 
     def base(self, address: str, labels: int) -> str:
-        """Return the Python expression that opens a backbone with transformers, for a model card.
+        """Return the Python expression in a model card that opens the backbone with transformers.
 
-        `address`: the first arguments of `from_pretrained`; `labels`: number of labels.
+        Args:
+            address: the first arguments of `from_pretrained`.
+            labels: the number of labels.
         """
         return f"{self.auto_class}.from_pretrained({address}, num_labels={labels})"
 
     def place(self, metric: str) -> int:
-        """Return the sort key of a metric in a list: metrics of `headline` come first."""
+        """Return the sort key that puts the metrics in `headline` before all other metrics."""
         return self.headline.index(metric) if metric in self.headline else len(self.headline)
 
     def named(self, names: Sequence[str]) -> Sequence[str]:
-        """Return lines for a numbered list of the labels; empty if predictions are not labels."""
+        """Return the lines of a model card's numbered list of labels; empty if predictions are not labels."""
         return names
 
     @property
     def imports(self) -> str:
-        """The names that the model card's code imports from transformers."""
+        """The names that the Python code in a model card imports from transformers, separated by commas."""
         return self.auto_class
 
     def generation(self, manifest: Manifest, directory: str) -> str:
-        """Return Python code for a model card that generates an answer to a text; "" if the outputs are logits.
+        """Return the Python code in a model card that generates an answer to a text; "" if the outputs are logits.
 
-        `directory`: the arguments of `from_pretrained` for the tokenizer.
+        Args:
+            directory: the arguments of `from_pretrained` for the tokenizer.
         """
         return ""
 
     @abstractmethod
     def changes(self, first: Answered, second: Answered) -> Changes:
-        """Return how the predictions of two adapters differ."""
+        """Return how many predictions of two adapters for the same texts differ, and by how much."""
 
     @abstractmethod
     def changed(self, first: Answered, second: Answered) -> Sequence[int]:
-        """Return the indices of texts whose predictions differ, the most important first."""
+        """Return the indices of the texts for which two adapters' predictions differ, the most important first."""
 
     @abstractmethod
     def json_value(self, value: Any, names: Sequence[str]) -> Any:
-        """Return a target or a prediction as a JSON value."""
+        """Return a target or a prediction of this kind of task as a JSON value."""
 
 
 class _ByLabel(AdapterKind):
-    """Predictions that are right or wrong. A multi-label prediction is right if every label is right."""
+    """A kind of task whose predictions are right or wrong; a multi-label prediction is right if every label is."""
 
     by_label = True
 
@@ -102,7 +105,7 @@ class _ByLabel(AdapterKind):
         return _counted(_right(first), _right(second), _flipped(first, second))
 
     def changed(self, first: Answered, second: Answered) -> Sequence[int]:
-        """Return the indices of changed predictions; changes from right to wrong come first."""
+        """Return the indices of the texts whose predictions differ; texts that were right and are wrong come first."""
         lost = _right(first) & ~_right(second)
         return sorted(map(int, np.flatnonzero(_flipped(first, second))), key=lambda index: (not lost[index], index))
 
@@ -135,7 +138,7 @@ class _Number(AdapterKind):
         return Changes(mean_change=float(_size(first, second).mean()))
 
     def changed(self, first: Answered, second: Answered) -> Sequence[int]:
-        """Return the indices of changed predictions, the largest changes first."""
+        """Return the indices of the texts whose predicted numbers differ, the largest differences first."""
         size = _size(first, second)
         return [int(index) for index in np.argsort(-size, kind="stable") if size[index] > 0]
 
@@ -159,7 +162,7 @@ class _Text(AdapterKind):
         return f"{self.auto_class}.from_pretrained({address})"
 
     def named(self, names: Sequence[str]) -> Sequence[str]:
-        """Return no lines: the only label is the name of the target column."""
+        """Return no lines, because the only label of this kind is the name of the target column."""
         return ()
 
     @property
@@ -167,7 +170,10 @@ class _Text(AdapterKind):
         return f"{self.auto_class}, AutoTokenizer"
 
     def generation(self, manifest: Manifest, directory: str) -> str:
-        """Return code that fills in the prompt template and generates with the adapter's decoding settings."""
+        """Return the Python code in a model card that fills the prompt template and generates an answer.
+
+        The code uses the decoding settings of the adapter.
+        """
         settings = manifest.objective or {}
         decoding, template = Decoding(**settings.get("decoding", {})), manifest.template or "{text}"
         given = decoding.for_transformers(settings.get("answer_tokens"))
@@ -191,7 +197,7 @@ class _Text(AdapterKind):
         return _counted(_among(first), _among(second), first.answers != second.answers)
 
     def changed(self, first: Answered, second: Answered) -> Sequence[int]:
-        """Return the indices of texts with different answers, those whose token F1 falls most first."""
+        """Return the indices of texts to which two adapters give different answers, largest loss of token F1 first."""
         gain = token_f1_values(second) - token_f1_values(first)
         return sorted(map(int, np.flatnonzero(first.answers != second.answers)), key=lambda index: (gain[index], index))
 
@@ -200,7 +206,12 @@ class _Text(AdapterKind):
 
 
 def _counted(before: np.ndarray, after: np.ndarray, flipped: np.ndarray) -> Changes:
-    """Return the counts of predictions that were right before, are right after, and have changed, each bool [N]."""
+    """Count the changes of predictions by kind.
+
+    Args:
+        before, after: whether each prediction of the first and of the second adapter is right, bool [N].
+        flipped: whether the two predictions differ, bool [N].
+    """
     kinds = (flipped, before & ~after, ~before & after, flipped & ~before & ~after)
     return Changes(*(int(each.sum()) for each in kinds))
 
@@ -242,7 +253,7 @@ SUMMARY_METRICS = 4
 
 
 def summary(manifest: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
-    """Return lines with a manifest's labels and most important metrics."""
+    """Return an adapter's labels and most important metrics, from its manifest, as pairs (title, text)."""
     objective, metrics = manifest.get("objective") or {}, manifest.get("metrics") or {}
     kind = ADAPTER_KINDS.get(objective.get("kind", CLASSES), ADAPTER_KINDS[CLASSES])
     shown = sorted(metrics.items(), key=lambda one: kind.place(one[0]))[:SUMMARY_METRICS]

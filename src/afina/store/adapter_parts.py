@@ -1,6 +1,6 @@
-"""Parts of a version: the tensors of the body, the tensors of the head, and further files. Each part has a digest.
+"""Divide an adapter into the parts that a store keeps: the tensors of the body, the tensors of the head, other files.
 
-Versions with the same body, head or tokenizer share the bytes of this part.
+Each part has a digest. Versions with the same body, head or tokenizer share the stored bytes of this part.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BODY_ROLE, HEAD_ROLE = "body", "head"
-"""Roles of a version's tensors. Every other role is a file name, which has a suffix."""
+"""The roles of the two parts of a version that hold tensors. The role of any other part is its file name."""
 
 
 CARD = "README.md"
-"""File name of the model card. The card is rendered from a version and is not a part of the version."""
+"""The file name of the model card, which is made from a version and is not stored as a part of the version."""
 
 
 class PartFile(NamedTuple):
-    """A part of a version: its role, its current file, and the digest (`sha256:...`) and size of its content."""
+    """A part of a version: the part's role, file, digest (`sha256:...`) and size in bytes."""
 
     role: str
     file: Path
@@ -44,27 +44,27 @@ class PartFile(NamedTuple):
 
 
 def is_role(name: object) -> bool:
-    """Return whether a text can be the role of a part, such as `body`, `head` or the name of a file."""
+    """Return whether a string can be the role of a part of a version: `body`, `head` or a file name."""
     return name in (BODY_ROLE, HEAD_ROLE) or (isinstance(name, str) and is_plain_name(name))
 
 
 def split(
     adapter: Adapter, scratch: Path, directory: Path | None = None, *, links: bool = False, texts: bool = True
 ) -> dict[str, PartFile]:
-    """Write the parts of an adapter into files in `scratch`, and return them by role.
+    """Write the parts of an adapter to files in `scratch`, and return the parts by role.
 
-    A body or head without tensors is left out.
+    A body or a head without tensors is left out.
 
     Args:
         directory: the adapter's directory, whose files other than the tensors become parts too. None: the adapter was
             made in memory.
-        links: whether files may be symbolic links. By default, links are not followed, since a file may have been
-            replaced by a link after its inspection.
+        links: whether files may be symbolic links. By default, links are not followed, because a link may have replaced
+            a file after the file's inspection.
         texts: whether to keep the hashes of the training texts.
 
     Raises:
-        Refused: a file is not allowed in a store.
-        CorruptAdapter: a file cannot be read.
+        Refused: a file of the adapter is not allowed in a store.
+        CorruptAdapter: a file of the adapter cannot be read.
         CannotWrite: nothing can be written to `scratch`.
     """
     made = {}
@@ -86,7 +86,7 @@ def split(
 
 
 def join(manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> Adapter:
-    """Return the adapter made of a manifest and the files of its parts.
+    """Make an adapter from its manifest and the files of its parts.
 
     Args:
         manifest: the manifest, with the adapter's digest.
@@ -112,7 +112,7 @@ def join(manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> 
 
 
 def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> Adapter:
-    """Write the adapter's directory, atomically, as it was when it was published, and return the adapter.
+    """Write the directory of a published adapter atomically, with the files that it was published with.
 
     Raises:
         CorruptStore: the parts do not match the manifest.
@@ -141,9 +141,9 @@ def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Pa
 
 
 def _is_as_written(role: str, adapter: Adapter, file: Path) -> bool:
-    """Return whether a file is what `split` writes for the joined adapter. False also means that this is unknown.
+    """Return whether a file of tensors equals the file that `split` writes for this adapter; False if unknown.
 
-    `join` has hashed the tensors, so only the file's header is compared here.
+    The function `join` has hashed the tensors, so only the file's header is compared.
     """
     return tensorfile.has_header(file, _halves(adapter.tensors)[role])
 
@@ -151,7 +151,7 @@ def _is_as_written(role: str, adapter: Adapter, file: Path) -> bool:
 AS_WRITTEN: Mapping[str, Callable[[Adapter, Path], bool]] = {
     role: partial(_is_as_written, role) for role in (BODY_ROLE, HEAD_ROLE)
 }
-"""Argument `shows` of `reader.use_files`."""
+"""For the body and the head, a function that checks a file of tensors; the argument `shows` of `reader.use_files`."""
 
 
 def _copy(source: Path, target: Path, links: bool) -> None:
@@ -164,7 +164,7 @@ def _copy(source: Path, target: Path, links: bool) -> None:
 
 
 def _halves(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors of the body and those of the head, each sorted by name.
+    """Return the tensors of the body and the tensors of the head, each sorted by name.
 
     Sorting makes the files independent of the order of the model's parameters.
     """

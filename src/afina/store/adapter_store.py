@@ -1,7 +1,7 @@
-"""AdapterStore: the public interface of the store, and the only class that other packages use.
+"""AdapterStore: the public interface of the adapter store, and the only class of the store that other packages use.
 
-The database has names, versions and aliases; blobs have the adapters' bytes. Methods that compute with an adapter
-import `recompute`.
+A database has the names, versions and aliases; blobs (files) have the adapters' bytes. Methods that compute with an
+adapter import the module `recompute`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Diff:
-    """The differences between two versions. `flips`: changed predictions; None if no texts were given."""
+    """The differences between two versions of adapters.
+
+    Attributes:
+        first, second: the two versions, such as "acme/reviews@3".
+        difference: the differences between the manifests and between the weights.
+        flips: the changed predictions. None: no labelled texts were given.
+    """
 
     first: str
     second: str
@@ -57,13 +63,12 @@ class Diff:
 class AdapterStore(StoreReader):
     """A store of adapters under names, in immutable versions.
 
-    A name is `client/task`. A reference is a name, `name@3` or `name@production`; a name alone means the newest
-    version.
+    The name of an adapter is `client/task`. A reference to a version is a name (the newest version), `name@3` or
+    `name@production`.
 
-    `AdapterStore()` is the user's own store: $AFINA_STORE, or a directory in the user's data folder. A store in a
-    directory is made by the first publication. A store in a database is made by `init`. All methods may be called by
-    many processes at once.
-
+    `AdapterStore()` opens the user's own store: $AFINA_STORE, or a directory in the user's data folder. The first
+    publication creates a store in a directory; `init` creates a store in PostgreSQL. Many processes may use a store at
+    the same time.
     All methods raise NotFound (no such store, name, version or alias, or the database does not respond), InvalidName,
     Busy (other processes did not finish in time), CannotWrite and CorruptStore.
     """
@@ -72,17 +77,20 @@ class AdapterStore(StoreReader):
         """Create an empty store.
 
         Args:
-            blobs: directory or URL for the adapters' bytes. Default: beside the database, if the database is a file.
+            blobs: the directory or URL for the adapters' bytes. Default: beside the database if this is a file.
 
         Raises:
-            Refused: there is a store already, or `blobs` is missing.
+            Refused: the store exists already, or `blobs` is missing although the database is PostgreSQL.
         """
         given = self._place_of_bytes(blobs)
         if self._database.exists() or not self._begin(given):
             raise problems.STORE_EXISTS(store=self.address.shown)
 
     def _place_of_bytes(self, blobs: str | None) -> str:
-        """Return the place of blobs as the database stores it; "" means beside the database. Raises Refused."""
+        """Return the directory or URL of the adapters' bytes as the database stores it; "" means beside the database.
+
+        Raises Refused if `blobs` is missing although the database is PostgreSQL.
+        """
         if blobs is None and self.address.directory is None:
             raise problems.BLOBS_UNNAMED(store=self.address.shown)
         if blobs is not None:
@@ -104,21 +112,28 @@ class AdapterStore(StoreReader):
         return made
 
     def has_room(self) -> bool:
-        """Return whether the disk of a store in a directory has room for changes; True for any other store."""
+        """Return whether the disk of a store in a directory has enough free space for changes; True for PostgreSQL."""
         return self._database.has_room()
 
     def try_write(self) -> None:
-        """Raise CannotWrite if the store cannot be written to. Changes nothing, and waits for other writers."""
+        """Raise CannotWrite if the store cannot be written to.
+
+        This method waits for other writers and changes nothing in the store.
+        """
         with self._database.writing() as connection:
             connection.execute(update(STORE).values(last=STORE.c.last))
 
     def backup(self, place: str | Path) -> Backup:
-        """Copy the present state of the store to a directory, and verify the copy. Details: `backup.take`."""
+        """Copy the present state of the store to the directory `place`, and verify the copy. Details: `backup.take`."""
         self._database.demand()
         return backup.take(self._database, self._blobs, Path(place))
 
     def recover(self, place: str | Path, blobs: str | None = None) -> Backup:
-        """Create this store from a backup. `blobs`: as in `init`. Details: `backup.recover`."""
+        """Create this store from the backup in the directory `place`. Details: `backup.recover`.
+
+        Args:
+            blobs: the directory or URL for the adapters' bytes. Default: beside the database if this is a file.
+        """
         return backup.recover(self._database, Path(place), self._place_of_bytes(blobs))
 
     def make_ready(self) -> None:
@@ -139,17 +154,18 @@ class AdapterStore(StoreReader):
         texts: bool = True,
         precision: str | None = None,
     ) -> PublishOutcome:
-        """Add the adapter in a directory as the next version of a name, or return the version with this adapter.
+        """Publish the adapter in a directory as the next version of a name.
 
-        Raises Refused for files that may contain code or exceed `limits`, CorruptAdapter for files that do not match
-        the manifest, and InvalidStudy for peft settings that cannot be used.
+        If the name already has a version with the same adapter, that version is returned. Raises Refused for files that
+        may contain code or exceed `limits`, CorruptAdapter for files that do not match the manifest, and InvalidStudy
+        for peft settings that cannot be used.
 
         Args:
-            message: the reason, for the audit log.
-            who: who publishes; default: the store's `who`.
-            source: where the adapter comes from, such as hub:owner/name, if it is not from a run.
+            message: the reason of the publication, for the audit log.
+            who: the user who publishes. Default: the attribute `who` of the store.
+            source: where the adapter comes from, such as hub:owner/name, if the adapter is not from a run of afina.
             links: whether the adapter's files may be symbolic links, as in the Hub's cache.
-            texts: whether to keep hashes of the training texts. Without them, leakage cannot be detected later.
+            texts: whether to keep hashes of the training texts. Without the hashes, leakage cannot be detected later.
             precision: how the backbone's weights were stored in training, as in `Adapter.load`.
         """
         wanted, why = Name.parse(name), audit_log.check_reason(message, "message")
@@ -191,7 +207,7 @@ class AdapterStore(StoreReader):
         force: bool = False,
         message: str | None = None,
     ) -> AliasMove:
-        """Point an alias to a version. Details: `aliases.move`."""
+        """Point an alias, by default `production`, to a version. Details: `aliases.move`."""
         wanted, why = Reference.parse(str(reference)), _words(message)
         return aliases.move(
             self._database, wanted, alias, expected=expected, share=share, force=force, who=self.who, why=why
@@ -213,9 +229,9 @@ class AdapterStore(StoreReader):
         return aliases.remove(self._database, Name.parse(name), alias, who=self.who, why=_words(message))
 
     def shadow(self, reference: str | Version, *, force: bool = False, message: str | None = None) -> AliasMove:
-        """Make a version the shadow of its name, which servers compute beside `production` but do not return.
+        """Point the alias `shadow` to a version, so that servers compute its predictions beside `production`.
 
-        Servers compare the predictions of the shadow with those of `production`, and return only those of `production`.
+        Servers compare the predictions of the two versions, and return only the predictions of `production`.
 
         Raises:
             NotFound: the name has no alias `production`.
@@ -228,7 +244,7 @@ class AdapterStore(StoreReader):
         return self.alias(str(wanted), SHADOW, force=force, message=message)
 
     def delete(self, reference: str | Version, *, reason: str) -> Version:
-        """Delete a version that no alias points to. `gc` later removes its bytes."""
+        """Delete a version that no alias points to; the next `gc` removes the version's bytes."""
         why = audit_log.check_reason(reason, "reason")
         wanted = Reference.parse(str(reference))
         if wanted.number is None:
@@ -246,7 +262,11 @@ class AdapterStore(StoreReader):
         expires: str | None = None,
         message: str | None = None,
     ) -> MadeKey:
-        """Create a client's API key for a server. `name`: a name for the key. Details: `api_keys.create`."""
+        """Create an API key with which a client uses a server. Details: `api_keys.create`.
+
+        Args:
+            name: a name by which people recognise the key.
+        """
         check_client(client)
         called = None if name is None else audit_log.check_reason(name, "name")
         limits = {"rate": rate, "text_tokens": text_tokens}
@@ -258,12 +278,12 @@ class AdapterStore(StoreReader):
         return api_keys.revoke(self._database, id, who=self.who, why=_words(message))
 
     def gc(self) -> Removal:
-        """Remove the blobs that belong to no version."""
+        """Remove the stored bytes (blobs) that belong to no version."""
         with self._database.connected():
             return deletion.collect_garbage(self._database, self._blobs)
 
     def erase(self, client: str, *, reason: str) -> Removal:
-        """Remove all data of a client for ever. The audit log still verifies."""
+        """Remove all data of a client for ever; the audit log can still be verified."""
         why = audit_log.check_reason(reason, "reason")
         with self._database.connected():
             return deletion.erase(self._database, self._blobs, check_client(client), who=self.who, why=why)
@@ -277,9 +297,11 @@ class AdapterStore(StoreReader):
         backbone: str | None = None,
         **data: Any,
     ) -> Diff:
-        """Return the differences between two versions; with labelled texts, also the changed predictions.
+        """Return the differences between two versions, including changed predictions if labelled texts are given.
 
-        `task`: address of the labelled texts. `data`: further arguments of `EvaluationSet.read`.
+        Args:
+            task: the address of the labelled texts.
+            data: reading options of the labelled texts, as in `EvaluationSet.read`.
         """
         from afina.store.diff import difference
 
@@ -297,7 +319,7 @@ class AdapterStore(StoreReader):
     def import_from(
         self, source: str, name: str, *, message: str, backbone: str | None = None, precision: str | None = None
     ) -> PublishOutcome:
-        """Publish an adapter from a directory of peft or transformers, a bundle, or a repository on the Hub.
+        """Publish an adapter from a directory written by peft or transformers, a bundle, or a repository on the Hub.
 
         Details: `import_and_export.bring_in`.
         """
@@ -317,7 +339,7 @@ class AdapterStore(StoreReader):
         private: bool = True,
         texts: bool = True,
     ) -> tuple[str, tuple[str, ...]]:
-        """Write a version as a directory, a bundle, a merged model, or to the Hub, by `import_and_export.send_out`."""
+        """Export a version to a directory, a bundle or the Hub; see `import_and_export.send_out` for the arguments."""
         from afina.store.exchange import import_and_export
 
         how = {"merged": merged, "backbone": backbone, "private": private, "texts": texts}

@@ -1,6 +1,6 @@
-"""Aliases of versions, such as `production`.
+"""Aliases that point to versions, such as `production`.
 
-An alias moves by compare-and-swap, and the audit log has every move.
+An alias is moved by compare-and-swap, and the audit log records every move.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from afina.store.versions import CANARY, PRODUCTION, AliasMove, Canary, Name, Re
 
 
 class Anything(Enum):
-    """The value ANY of `expected`: the alias may point to any version."""
+    """The type of ANY, the value of `expected` that lets an alias point to any version before the move."""
 
     ANY = "any"
 
@@ -29,7 +29,7 @@ class Anything(Enum):
 ANY = Anything.ANY
 
 ALIAS, ROLLBACK, UNALIAS = "alias", "rollback", "unalias"
-"""Events of the log: an alias is set, rolled back, and removed."""
+"""Events of the audit log: an alias was set, rolled back or removed."""
 
 
 def move(
@@ -46,10 +46,10 @@ def move(
     """Point an alias to a version.
 
     Args:
-        expected: number of the version that the alias must point to now; None: the alias must not exist; ANY: no
-            condition.
-        share: for the alias `canary`: percentage of the requests for `production` that the version answers.
-        force: move the alias even if the latest golden test of the version failed.
+        expected: the number of the version that the alias must point to before the move. None: the alias must not
+            exist. ANY: no condition.
+        share: for the alias `canary`, the percentage of the requests for `production` that the version answers.
+        force: whether to move the alias even if the latest golden test of the version failed.
 
     Raises:
         Conflict: the alias does not point to the expected version.
@@ -72,7 +72,7 @@ def move(
 
 @contextmanager
 def _moving(database: Database) -> Iterator[Connection]:
-    """A write transaction for moving an alias, with crash points before and after the commit."""
+    """Return a context manager: a write transaction for moving an alias, with crash points around the commit."""
     with database.writing() as connection:
         yield connection
         audit_log.crash_point("alias: in the transaction")
@@ -87,7 +87,7 @@ def _check_share(alias: str, share: float | None) -> None:
 
 
 def canary(connection: Connection, name: Name) -> Canary | None:
-    """Return the canary version of a name with its share, or None. A name that does not exist costs one query."""
+    """Return the canary version of a name and its share of the requests; None if the name has no canary version."""
     named = catalog.name_row(connection, name)
     number = None if named is None else catalog.aliases_of(connection, named).get(CANARY)
     if named is None or number is None:
@@ -105,7 +105,7 @@ def promote(database: Database, name: Name, *, force: bool, who: str | None, why
 
     Raises:
         NotFound: the name has no canary version.
-        Refused: the latest check of the version failed.
+        Refused: the latest golden test of the version failed.
     """
     with _moving(database) as connection:
         named, number = catalog.resolve(connection, Reference(name, alias=CANARY))
@@ -119,9 +119,9 @@ def promote(database: Database, name: Name, *, force: bool, who: str | None, why
 def roll_back(
     database: Database, name: Name, alias: str, *, force: bool, who: str | None, why: str | None
 ) -> AliasMove:
-    """Point an alias to its previous version.
+    """Point an alias to the version that it pointed to before.
 
-    Deleted versions are skipped. A second call goes back one version further.
+    Deleted versions are skipped. A second rollback goes back one version further.
 
     Raises:
         NotFound: the alias has no earlier version.
@@ -142,7 +142,7 @@ def roll_back(
 
 
 def remove(database: Database, name: Name, alias: str, *, who: str | None, why: str | None) -> AliasMove:
-    """Remove an alias and the history of its versions. Raises NotFound if the alias does not exist."""
+    """Remove an alias; its earlier versions no longer count for a rollback. Raises NotFound without the alias."""
     check_alias(alias)
     with _moving(database) as connection:
         named, before = catalog.resolve(connection, Reference(name, alias=alias))
@@ -160,7 +160,10 @@ def _drop(
 
 
 def _path(connection: Connection, named: NameRow, alias: str) -> list[int]:
-    """Return the versions that an alias was set to and not rolled back from, the current version last."""
+    """Return the numbers of the versions that an alias pointed to, in order, without versions it was rolled back from.
+
+    The last number is that of the current version.
+    """
     path: list[int] = []
     for entry in audit_log.entries(connection, (ALIAS, ROLLBACK, UNALIAS), named.subject):
         if entry.payload["alias"] != alias:

@@ -1,8 +1,8 @@
-"""API keys of a server's clients, stored as hashes.
+"""API keys with which clients use a server; the store has only hashes of the keys.
 
 A key is `afina_ID_SECRET`, where SECRET is 32 random bytes. Random bytes cannot be guessed at any hashing speed, so
-SHA-256 is enough; slow hashes are for passwords that people choose. The audit log has the hash too, so that `verify`
-detects a key that was exchanged.
+SHA-256 is enough; slow hashes are for passwords that people choose. The audit log has the hash of each key too, so that
+`verify` detects a replaced key.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from afina.store.database.tables import CLIENTS, KEYS, LIVE, LOG, SAID
 
 PREDICT, PUBLISH, METRICS, ADMIN = "predict", "publish", "metrics", "admin"
 SCOPES = (PREDICT, PUBLISH, METRICS, ADMIN)
-"""Get predictions; move aliases; read metrics; manage keys. No scope includes another, but ADMIN also reads metrics."""
+"""The scopes of API keys: get predictions, move aliases, read metrics, manage keys. No scope includes another, except
+that ADMIN includes METRICS."""
 
 CREATED, REVOKED = "key", "revoke"
-"""Events of the log."""
+"""Events of the audit log: an API key was created or revoked."""
 
 _WRITTEN = re.compile(r"afina_([0-9a-f]{16})_[A-Za-z0-9_-]{43}", re.ASCII)
 
@@ -38,22 +39,22 @@ _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9
 _UNITS = {"d": "days", "h": "hours"}
 
 _LIMITS = {"rate": "tokens a minute", "text_tokens": "tokens a text"}
-"""Limits of a key, by column, with their unit."""
+"""The limits of an API key and their units, by the name of the database column."""
 
 _OF_NOBODY = digest.of_bytes(secrets.token_bytes(32))
-"""Hash to compare with if there is no such key, so that the comparison takes the same time."""
+"""The hash that an unknown API key is compared with, so that the comparison takes as long as for a known key."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """An API key without its secret. All times are UTC.
+    """An API key without its secret; all times are UTC.
 
     Attributes:
-        rate: rate limit in tokens a minute; None: the server's default.
-        hash: SHA-256 of the whole key.
-        problem: damage of the key's database row, or None. A damaged key is not valid.
-        expires: time from which the key is not valid; None: never.
-        text_tokens: most tokens of a text or prompt; None: only the server's limits apply.
+        rate: the rate limit in tokens per minute. None: the server's default applies.
+        hash: the SHA-256 of the whole key.
+        problem: a description of damage to the key's database row. None: no damage. A damaged key is not valid.
+        expires: the time from which the key is not valid. None: the key never expires.
+        text_tokens: the largest number of tokens of a text or prompt. None: only the server's limits apply.
     """
 
     id: str
@@ -72,7 +73,7 @@ class Key:
 
     @property
     def is_valid(self) -> bool:
-        """Whether the key is not revoked, not damaged and not expired."""
+        """Whether the key can be used: the key is not revoked, not damaged and not expired."""
         ended = self.expires is not None and audit_log.now() >= self.expires
         return self.revoked is None and self.problem is None and not ended
 
@@ -84,7 +85,7 @@ class Key:
 
 @dataclass(frozen=True)
 class MadeKey:
-    """A new key. `secret` is the whole key; it is shown only once."""
+    """A new API key; the string `secret` is the whole key, which the store does not keep."""
 
     key: Key
     secret: str = field(repr=False)
@@ -101,15 +102,15 @@ def create(
     who: str | None,
     why: str | None,
 ) -> MadeKey:
-    """Create an API key of a client. The client need not have an adapter yet.
+    """Create an API key for a client; the client need not have an adapter yet.
 
     Args:
-        limits: the fields `rate` and `text_tokens` of `Key`.
-        expires: a text for `expiry`, such as "90d"; None: the key never expires.
+        limits: the values of the fields `rate` and `text_tokens` of `Key`.
+        expires: when the key expires, in a form that `expiry` parses, such as "90d". None: the key never expires.
 
     Raises:
         UnknownName: a scope does not exist.
-        InvalidName: there is no scope, a limit is below 1 or too large, or the expiry is in the past.
+        InvalidName: no scope is given, a limit is below 1 or too large, or the expiry is in the past.
     """
     for scope in scopes:
         if scope not in SCOPES:
@@ -134,13 +135,13 @@ def create(
 
 
 def expiry(text: str) -> str:
-    """Parse an expiry, and return its time in the format of the audit log.
+    """Parse the expiry of an API key, and return the time in the format of the audit log.
 
-    Examples: "90d", "12h", "2027-01-31" (the end of this day), "2027-01-31T12:00:00+01:00". A time without an offset is
-    UTC.
+    Examples of an expiry: "90d", "12h", "2027-01-31" (the end of this day), "2027-01-31T12:00:00+01:00". A time without
+    an offset is UTC.
 
     Raises:
-        InvalidName: the text has another form, or the time is in the past.
+        InvalidName: the text is not an expiry, or the time is in the past.
     """
     now = datetime.now(UTC)
     try:
@@ -162,8 +163,8 @@ def revoke(database: Database, id: str, *, who: str | None, why: str | None) -> 
     """Revoke an API key for ever.
 
     Raises:
-        NotFound: there is no key with this id.
-        Refused: the key has been revoked before.
+        NotFound: no API key has this id.
+        Refused: the API key was already revoked.
     """
     with database.writing() as connection:
         found = _read(connection, KEYS.c.id == id)
@@ -179,12 +180,15 @@ def revoke(database: Database, id: str, *, who: str | None, why: str | None) -> 
 
 
 def listed(connection: Connection, client: str | None = None) -> Sequence[Key]:
-    """Return API keys, including revoked keys, in order of creation; of one client or of all."""
+    """Return the API keys of a client, or of all clients, in the order of their creation, including revoked keys."""
     return _read(connection, True if client is None else CLIENTS.c.name == client)
 
 
 def _payload(row: Mapping[str, Any], salt: str) -> dict[str, Any]:
-    """Return the fields of an API key's log entry, the name as a hash. Newer fields appear only if they are set."""
+    """Return the fields of the audit log's entry about a new API key; the name of the key is hashed.
+
+    The fields `name`, `expires` and `text_tokens`, which earlier versions of afina did not have, appear only if set.
+    """
     later = {"name": _veiled(row["name"], salt), "expires": row["expires"], "text_tokens": row["text_tokens"]}
     given = {name: value for name, value in later.items() if value is not None}
     return {"key": row["id"], **{name: row[name] for name in ("hash", "scopes", "rate")}, **given}
@@ -195,7 +199,10 @@ def _veiled(name: Any, salt: str) -> str | None:
 
 
 def expected(entries: Collection[audit_log.LogEntry]) -> dict[str, dict[str, Any]]:
-    """Return, by key id, the row that each key must have according to the log, without the client's row id."""
+    """Return the database row that each API key must have according to the audit log, by the id of the key.
+
+    The client's row id is left out.
+    """
     made: dict[str, dict[str, Any]] = {}
     for entry in entries:
         if entry.event == CREATED:
@@ -210,7 +217,7 @@ def expected(entries: Collection[audit_log.LogEntry]) -> dict[str, dict[str, Any
 
 
 def rows(connection: Connection) -> dict[str, dict[str, Any]]:
-    """Return the rows of the table of keys in the form of `expected`."""
+    """Return the database row of each API key, by the id of the key, in the form that `expected` returns."""
     asked = select(KEYS, CLIENTS.c.name.label("owner"), CLIENTS.c.salt).join(CLIENTS, CLIENTS.c.id == KEYS.c.client)
     names = ("hash", "scopes", *_LIMITS, "created", "revoked", "expires")
     return {
@@ -248,18 +255,18 @@ def _key(row: Any) -> Key:
 
 
 def hashed(secret: str) -> str:
-    """Return the stored hash of an API key."""
+    """Return the hash of an API key that the store keeps."""
     return digest.of_bytes(secret.encode())
 
 
 def id_of(secret: str) -> str | None:
-    """Return the id in the text of an API key; None if the text cannot be a key."""
+    """Return the id in an API key such as `afina_ID_SECRET`; None if the string cannot be an API key."""
     found = _WRITTEN.fullmatch(secret)
     return found[1] if found else None
 
 
 def matches(secret: str, key: Key | None) -> bool:
-    """Return whether the text is this API key and the key is valid.
+    """Return whether the string `secret` is the API key `key` and the key is valid.
 
     The time of the comparison does not depend on the position of the first difference, or on whether the key exists.
     """

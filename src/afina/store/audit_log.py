@@ -1,11 +1,11 @@
-"""The audit log: a hash chain of entries that are only appended.
+"""The audit log of a store: an append-only hash chain of entries, one for each change of the store.
 
     {"seq": 7, "time": "...", "event": "alias", "payload": {...}, "previous": "sha256:..", "hash": "sha256:.."}
 
-`hash` is the digest of the canonical JSON of the other fields (`afina.digest`). Client, user, reason and source appear
-in an entry as salted hashes. Their plain text is in another table. An erasure deletes the plain text and the salt.
-
-Every change has named crash points. A process may end between any two of them without losing data.
+The field `hash` of an entry is the digest of the canonical JSON of the other fields (`afina.digest`). The client, user,
+reason and source of a change appear in an entry as salted hashes; their plain text is in another table. When a client's
+data are erased, the plain text and the salt are deleted.
+Every change of a store has named crash points. A process may end between any two crash points without losing data.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from afina.store import problems
 from afina.store.database.tables import LOG, SAID, STORE
 
 FIRST = digest.of_bytes(b"")
-"""`previous` of the first entry."""
+"""The value of `previous` in the first entry of an audit log."""
 
 CREATED, RECOVERED = "create", "recover"
-"""Events that say where the bytes of a store are."""
+"""Events of the audit log that state where the adapters' bytes are: the store was created or recovered."""
 
 LONGEST = 10_000
-"""Largest number of characters of a reason."""
+"""The largest number of characters of the reason of a change."""
 
 
 class LogEntry(NamedTuple):
-    """An entry of the audit log."""
+    """An entry of the audit log, about one change of the store."""
 
     seq: int
     time: str
@@ -43,16 +43,24 @@ class LogEntry(NamedTuple):
     hash: str
 
     def as_json(self) -> dict[str, Any]:
-        """Return the entry in the form in which it is exported."""
+        """Return the log entry in the form in which the audit log is exported."""
         return self._asdict()
 
     def computed(self) -> str:
-        """Return the hash that the entry must have, computed from its other fields."""
+        """Compute the hash that the log entry must have from the entry's other fields."""
         return digest.of_json({key: value for key, value in self._asdict().items() if key != "hash"})
 
 
 class Attribution(NamedTuple):
-    """Who made a change, why and from where, in plain text, and the client whose data were changed, with the salt."""
+    """Who made a change of the store, why and from which source, in plain text.
+
+    Attributes:
+        client: the id of the database row of the client whose data were changed.
+        salt: the salt with which the audit log hashes facts about this client.
+        who: the user who made the change.
+        why: the reason of the change.
+        source: where the adapter comes from.
+    """
 
     client: int
     salt: str
@@ -61,29 +69,34 @@ class Attribution(NamedTuple):
     source: str | None = None
 
     def hashed(self) -> dict[str, str]:
-        """Return salted hashes of user, reason and source, as a log entry has them."""
+        """Return the salted hashes of user, reason and source, which are written to the audit log."""
         given = {"who": self.who, "why": self.why, "source": self.source}
         return {key: salted(self.salt, value) for key, value in given.items() if value is not None}
 
 
 def salted(salt: str, text: str) -> str:
-    """Return the sha256 of salt and text."""
+    """Return the SHA-256 digest of a salt followed by a text."""
     return digest.of_bytes(f"{salt}\n{text}".encode())
 
 
 def subject(client: str, task: str) -> str:
-    """Return the key by which entries about a name are found. `client`: the salted hash of the client."""
+    """Return the key by which log entries about an adapter's name are found.
+
+    Args:
+        client: the salted hash of the client.
+        task: the task in the name `client/task`.
+    """
     return f"{client.removeprefix(digest.PREFIX)}/{task}"
 
 
 def subject_of(payload: Mapping[str, Any]) -> str | None:
-    """Return the subject of an entry, the key of the name that it is about; None if it is about no name."""
+    """Return the key (`subject`) of the adapter's name that a log entry is about; None if it is about no name."""
     client, task = payload.get("client"), payload.get("task")
     return subject(client, task) if isinstance(client, str) and isinstance(task, str) else None
 
 
 def append(connection: Connection, event: str, payload: Mapping[str, Any], said: Attribution | None = None) -> LogEntry:
-    """Append an entry to the log. The transaction must hold the write lock."""
+    """Append an entry to the audit log; the caller's transaction must hold the write lock."""
     last, previous = connection.execute(select(STORE.c.last, STORE.c.hash)).one()
     whole = {**payload, **(said.hashed() if said else {})}
     entry = LogEntry(last + 1, now(), event, whole, previous, "")
@@ -98,7 +111,7 @@ def append(connection: Connection, event: str, payload: Mapping[str, Any], said:
 
 
 def entries(connection: Connection, events: tuple[str, ...] = (), about: str | None = None) -> Iterator[LogEntry]:
-    """Yield log entries in order, optionally only those of some events or of one subject.
+    """Yield the entries of the audit log in order, optionally only entries of some events or about one subject.
 
     Raises:
         TypeError, ValueError: an entry is damaged.
@@ -111,7 +124,7 @@ def entries(connection: Connection, events: tuple[str, ...] = (), about: str | N
 
 
 def entry_of(row: Row[Any]) -> LogEntry:
-    """Return the entry in a row of the table `log`.
+    """Return the log entry in a row of the database table `log`.
 
     Raises:
         TypeError, ValueError: the row is damaged.
@@ -126,12 +139,12 @@ def entry_of(row: Row[Any]) -> LogEntry:
 
 
 def now() -> str:
-    """Return the present time in the format of log entries: UTC, in microseconds."""
+    """Return the present time (UTC) in the format of log entries: ISO 8601 with microseconds."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def login() -> str | None:
-    """Return the login name of this user; None if the system does not provide one."""
+    """Return the login name of the current user; None if the operating system does not provide a login name."""
     try:
         return getpass.getuser().encode("utf-8", "replace").decode().replace("\0", "")
     except (KeyError, OSError, ImportError):
@@ -139,7 +152,10 @@ def login() -> str | None:
 
 
 def check_words(text: str, field: str) -> str:
-    """Return the text if every database can store it. Raises InvalidName for lone surrogates and zero characters."""
+    """Return the text if every database can store it.
+
+    Raises InvalidName for unpaired surrogates, zero characters, and texts of more than LONGEST characters.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -153,7 +169,7 @@ def check_words(text: str, field: str) -> str:
 
 
 def check_reason(text: str, field: str) -> str:
-    """Return a reason without surrounding spaces. Raises InvalidName if it is blank or too long."""
+    """Return the reason of a change without surrounding spaces. Raises InvalidName for a blank or too long reason."""
     text = check_words(text, field).strip()
     if not text or len(text) > LONGEST:
         found = "no text" if not text else f"{len(text):,} characters"
@@ -171,8 +187,8 @@ CRASH_POINTS = (
     *("erase: in the transaction", "erase: forgotten", "erase: removed", "erase: committed", "erase: scrubbed"),
     *("erase: ended",),
 )
-"""The crash points of every change, in order."""
+"""The crash points of every change of a store, in order: moments at which tests end the process."""
 
 
 def crash_point(step: str) -> None:
-    """Do nothing. Called at each of CRASH_POINTS; tests replace it by a function that ends the process."""
+    """Do nothing; changes call this function at each crash point, and tests replace it to end the process there."""

@@ -1,7 +1,8 @@
-"""Backups: a copy of a store at one moment, as a directory that is itself a store; and recovery from a backup.
+"""Make a backup of a store, and recover a store from a backup. A backup is a directory that is itself a store.
 
-A backup changes nothing in the store and waits for no writer. Blobs never change, and the database is copied in one
-read transaction. If a blob was removed during the copy, the copy is repeated.
+A backup has the state of the store at one moment. Making a backup changes nothing in the store and waits for no writer.
+Blobs (the files with adapters' bytes) never change, and the database is copied in one read transaction. If a blob is
+removed from the store during the copy, the copy is repeated.
 """
 
 from __future__ import annotations
@@ -26,23 +27,24 @@ from afina.store.database.tables import BLOBS, GARBAGE, LEASES, LOG, PARTS, STOR
 from afina.store.versions import Damage
 
 MARK = "backup.json"
-"""File in every backup directory, with the facts of the last complete backup.
-
-It is empty until the first is complete.
-"""
+"""The name of a file in every backup directory that describes the last complete backup; empty before the first one."""
 
 _TRIES = 20
-"""Attempts. One fails if a version was deleted and its bytes were removed during the copy."""
+"""The largest number of attempts to copy a store. An attempt fails if a version's bytes are removed during the copy."""
 
 
 @dataclass(frozen=True)
 class Backup:
-    """The contents of a backup.
+    """A description of a backup: its directory, and what the backup contains.
 
     Attributes:
-        entries: number of entries in the audit log.
-        last: hash of the newest log entry. Keep it outside the store, to verify the log later.
-        copied: number of blobs that an earlier backup did not have.
+        place: the directory of the backup.
+        entries: the number of entries in the audit log.
+        last: the hash of the newest log entry. Users keep this hash outside the store to verify the log later.
+        versions: the number of versions.
+        blobs: the number of blobs, the files with adapters' bytes.
+        bytes: the size of all blobs.
+        copied: the number of blobs that an earlier backup in this directory did not have.
     """
 
     place: str
@@ -58,13 +60,13 @@ class Backup:
 
 
 def take(database: Database, blobs: Blobs, place: Path) -> Backup:
-    """Copy the present state of the store into the directory `place`, and verify the copy.
+    """Copy the present state of a store into the directory `place`, and verify the copy.
 
-    The copy contains all changes that were finished before this call. An earlier backup at `place` is updated: its
-    blobs are not copied again, and it stays valid until the new backup is verified.
+    The copy contains all changes that were finished before this call. An earlier backup in `place` is updated: its
+    blobs are not copied again, and the earlier backup stays valid until the new backup is verified.
 
     Raises:
-        Refused: `place` has other files, or the backup of another store.
+        Refused: `place` contains other files or the backup of another store.
         CorruptStore: the store is damaged.
         CannotWrite: nothing can be written to `place`.
     """
@@ -125,7 +127,7 @@ def _check_free(database: Database, place: Path) -> None:
 
 
 def _held(connection: Connection) -> dict[str, str]:
-    """Return the keys of all blobs that belong to versions, by digest."""
+    """Return the storage keys of all blobs that belong to versions, by the blobs' digests."""
     rows = connection.execute(select(BLOBS).where(BLOBS.c.digest.in_(select(PARTS.c.digest))))
     return {row.digest: row.place for row in rows}
 
@@ -136,12 +138,16 @@ def _held_in(file: Path) -> dict[str, str]:
 
 
 def _opened(file: Path) -> Database:
-    """Return the SQLite database in a file."""
+    """Return a `Database` for a SQLite file."""
     return Database(Address(file.parent, str(file), str(file)))
 
 
 def _fetch(source: Blobs, target: Blobs, held: Mapping[str, str], scratch: Path) -> tuple[int, set[str]]:
-    """Copy missing blobs. Return how many were copied, and the digests of blobs that the store no longer has."""
+    """Copy the blobs that `target` lacks from `source`.
+
+    Returns:
+        The number of copied blobs, and the digests of the blobs that `source` no longer has.
+    """
     copied, gone = 0, set()
     for digest, place in held.items():
         if not publishing.is_blob_place(place, digest):
@@ -165,7 +171,7 @@ def _still_held(database: Database, gone: Collection[str]) -> set[str]:
 
 
 def _snapshot(database: Database, file: Path, blobs: str) -> None:
-    """Copy the database at one moment into a SQLite file, without rows such as leases that only writers need."""
+    """Copy the state of the database at one moment to a SQLite file, without rows that only writers need (leases)."""
     if database.address.directory is not None:
         database.copy_to(file)
     else:
@@ -180,7 +186,7 @@ def _snapshot(database: Database, file: Path, blobs: str) -> None:
 
 
 def _copy_rows(source: Connection, target: Connection) -> None:
-    """Copy all rows of all tables into the empty tables of `target`."""
+    """Copy all rows of a store's tables from one database into the empty tables of another."""
     for table in metadata.sorted_tables:
         rows = [dict(row._mapping) for row in source.execute(select(table))]
         if rows:
@@ -191,7 +197,7 @@ def _copy_rows(source: Connection, target: Connection) -> None:
 
 
 def _whole(place: Path, file: Path, kept: Blobs, copied: int) -> Backup:
-    """Verify the copy and return its number of versions, entries and blobs as a Backup."""
+    """Verify a copied database and its blobs, and describe the copy. Raises an error if the copy is damaged."""
     database = _opened(file)
     if damaged := _damage(database, kept):
         raise problems.BACKUP_INCOMPLETE(damaged=_some(damaged), path=place)
@@ -199,7 +205,7 @@ def _whole(place: Path, file: Path, kept: Blobs, copied: int) -> Backup:
 
 
 def _damage(database: Database, kept: Blobs) -> list[Damage]:
-    """Return all damage of a backup. Damaged blobs are removed, so that the next attempt copies them again."""
+    """Return all damage of a backup, and remove damaged blobs so that the next backup copies them again."""
     damaged = verify.verify(database, kept)
     for one in damaged:
         if one.kind == "blob":
@@ -224,7 +230,7 @@ def _counted(database: Database, place: str, copied: int) -> Backup:
 
 
 def _check_recoverable(database: Database, backup: Path) -> None:
-    """Raise NotFound without a backup, and Refused if it has another format or a store exists already."""
+    """Raise NotFound if there is no backup, and Refused if its format is unknown or the store exists already."""
     if not (backup / engine.DATABASE).is_file():
         raise problems.BACKUP_MISSING(expected=engine.DATABASE, path=backup)
     _opened(backup / engine.DATABASE).demand()
@@ -236,10 +242,17 @@ def _check_recoverable(database: Database, backup: Path) -> None:
 
 
 def recover(database: Database, backup: Path, blobs: str) -> Backup:
-    """Create a store from a backup, and verify it. `blobs`: as in `AdapterStore.init`.
+    """Create a store from a backup, and verify the store.
 
-    The audit log gets one more entry about the recovery. If the process is killed, the call can be repeated. Raises
-    NotFound without a backup, Refused if there is a store already, and CorruptStore for a damaged backup.
+    The audit log gets an entry about the recovery. If the process is killed, the same call can be repeated.
+
+    Args:
+        blobs: the directory or URL for the adapters' bytes; "" means beside the database.
+
+    Raises:
+        NotFound: there is no backup in the directory `backup`.
+        Refused: the store exists already.
+        CorruptStore: the backup is damaged.
     """
     backup = backup.expanduser().absolute()
     _check_recoverable(database, backup)

@@ -1,6 +1,6 @@
-"""Read and write the database rows of clients, names and versions, within a transaction.
+"""Read and write the database rows of clients, adapters' names and versions, within a transaction.
 
-The audit log names a client by a salted hash. The client's row has the salt.
+The audit log has a salted hash of a client's name; the client's database row has the salt.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from afina.store.database.tables import ALIASES, BLOBS, CLIENTS, LIVE, LOG, NAME
 from afina.store.versions import Blob, HistoryEntry, Name, NameSummary, Reference, Version
 
 CHECKED = ("passed", "difference", "tolerance")
-"""Fields of a check's outcome in a log entry. The problem, if any, is stored with the reasons."""
+"""The fields of the outcome of a golden test in a log entry; a problem is stored in the table of reasons instead."""
 
 
 def summaries(connection: Connection, client: str | None = None) -> list[NameSummary]:
-    """Return the names that have a version, each with its newest version, in alphabetical order."""
+    """Return the adapters' names that have a version, each with its newest version, in alphabetical order."""
     named = select(NAMES.c.id, CLIENTS.c.name.label("client"), NAMES.c.task).join(CLIENTS)
     named = named.where(CLIENTS.c.state == LIVE)
     if client is not None:
@@ -53,7 +53,10 @@ def summaries(connection: Connection, client: str | None = None) -> list[NameSum
 
 
 def served_manifests(connection: Connection, client: str | None = None) -> dict[str, dict[str, Any]]:
-    """Return the manifests of all versions that have an alias or are the newest of their name, by `client/task@3`."""
+    """Return the manifests of all versions that requests can reach without a version number, by `client/task@3`.
+
+    These versions have an alias or are the newest version of their name.
+    """
     of_live = VERSIONS.c.state == LIVE
     newest = select(VERSIONS.c.name, func.max(VERSIONS.c.number)).where(of_live).group_by(VERSIONS.c.name)
     numbered = tuple_(VERSIONS.c.name, VERSIONS.c.number)
@@ -72,9 +75,9 @@ def served_manifests(connection: Connection, client: str | None = None) -> dict[
 
 
 def resolve(connection: Connection, reference: Reference) -> tuple[NameRow, int]:
-    """Return the row of a name, and the number of the version that a reference means.
+    """Return the database row of a reference's name, and the number of the version that the reference means.
 
-    Raises NotFound, which lists what exists.
+    Raises NotFound, whose message lists the versions or aliases that exist.
     """
     named = find_name(connection, reference.name)
     mine, live = VERSIONS.c.name == named.id, VERSIONS.c.state == LIVE
@@ -111,13 +114,16 @@ def _existing(noun: str, plural: str, found: Iterable[str]) -> str:
 
 
 def aliases_of(connection: Connection, named: NameRow) -> dict[str, int]:
-    """Return the version numbers of a name's aliases, by alias."""
+    """Return the number of the version that each alias of a name points to, by alias."""
     rows = connection.execute(select(ALIASES).where(ALIASES.c.name == named.id).order_by(ALIASES.c.alias))
     return {_text(row.alias): _whole(row.number) for row in rows}
 
 
 def _text(value: object) -> str:
-    """Return the value of a text column. SQLite stores any type in any column; another type means manipulation."""
+    """Return the value of a text column. Raises TypeError for another type, which means that the row was manipulated.
+
+    SQLite stores values of any type in any column.
+    """
     if not isinstance(value, str):
         raise TypeError(f"found {value!r:.40}, expected text")
     return value
@@ -134,12 +140,12 @@ def _whole(value: object) -> int:
 
 
 def version(connection: Connection, named: NameRow, number: int) -> Version:
-    """Return a version of a name, deleted or not."""
+    """Return the version `number` of a name, even if the version is deleted."""
     return versions(connection, named, VERSIONS.c.number == number)[0]
 
 
 def versions(connection: Connection, named: NameRow, which: Any = True) -> list[Version]:
-    """Return versions of a name, in the order of their numbers."""
+    """Return the versions of a name that fulfil the SQL condition `which`, in the order of their numbers."""
     asked = (
         select(VERSIONS, SAID.c.who, SAID.c.why)
         .outerjoin(SAID, SAID.c.seq == VERSIONS.c.published)
@@ -192,7 +198,7 @@ def _parts(connection: Connection, named: NameRow, which: Any) -> dict[int, dict
 
 
 def checks(connection: Connection, named: NameRow) -> dict[int, dict[str, Any]]:
-    """Return the outcome and time of each version's latest golden test, by version number."""
+    """Return the outcome and time of the latest golden test of each version of a name, by version number."""
     said = _said(connection, named)
     found = {}
     for entry in audit_log.entries(connection, ("check",), named.subject):
@@ -208,7 +214,7 @@ def _said(connection: Connection, named: NameRow) -> dict[int, Row[Any]]:
 
 
 def history(connection: Connection, named: NameRow, events: tuple[str, ...] = ()) -> list[HistoryEntry]:
-    """Return all log entries about a name, in order."""
+    """Return the entries of the audit log about a name, in order, optionally only entries of some events."""
     said = _said(connection, named)
     hidden = {"client", "task", "who", "why", "source", "manifest"}
     made = []
@@ -223,7 +229,7 @@ def history(connection: Connection, named: NameRow, events: tuple[str, ...] = ()
 
 
 def versions_by_blob(connection: Connection) -> dict[str, list[str]]:
-    """Return the versions that each blob belongs to, by digest."""
+    """Return the versions that each blob belongs to, such as `client/task@3`, by the blob's digest."""
     asked = (
         select(PARTS.c.digest, CLIENTS.c.name, NAMES.c.task, VERSIONS.c.number)
         .join(VERSIONS, VERSIONS.c.id == PARTS.c.version)
@@ -238,7 +244,7 @@ def versions_by_blob(connection: Connection) -> dict[str, list[str]]:
 
 
 class NameRow(NamedTuple):
-    """A name's database row, and the salt with which the audit log hashes it."""
+    """The database row of an adapter's name (`client/task`), with the salt of the client for the audit log."""
 
     name: Name
     id: int
@@ -247,25 +253,25 @@ class NameRow(NamedTuple):
 
     @property
     def payload(self) -> dict[str, str]:
-        """The fields `client` (salted hash of the client) and `task` of each log entry about this name."""
+        """The fields `client` (a salted hash) and `task` that each log entry about this name has."""
         return {"client": audit_log.salted(self.salt, self.name.client), "task": self.name.task}
 
     @property
     def subject(self) -> str:
-        """Return the key by which log entries about this name are found."""
+        """The key by which log entries about this name are found."""
         return audit_log.subject(**self.payload)
 
     def attribution(self, who: str | None, why: str | None = None, source: str | None = None) -> Attribution:
-        """Return who changes something about the name, why, and from where."""
+        """Return an Attribution for the audit log: who changes something about this name, why, and from where."""
         return Attribution(self.client, self.salt, who, why, source)
 
     def hashed(self, text: str) -> str:
-        """Return the salted hash of a text."""
+        """Return the hash of a text with the salt of this name's client."""
         return audit_log.salted(self.salt, text)
 
 
 def find_name(connection: Connection, name: Name) -> NameRow:
-    """Return the database row of a name. Raises NotFound; the message has the most similar name."""
+    """Return the database row of an adapter's name. Raises NotFound, whose message has the most similar name."""
     found = name_row(connection, name)
     if found is None:
         raise problems.NAME_MISSING(_there=_nearest(connection, name), name=str(name))
@@ -273,7 +279,9 @@ def find_name(connection: Connection, name: Name) -> NameRow:
 
 
 def name_row_or_made(connection: Connection, name: Name) -> NameRow:
-    """Return the row of a name; insert it if the name does not exist. Needs a write transaction.
+    """Return the database row of an adapter's name; insert the row if it does not exist.
+
+    The caller must be in a write transaction.
 
     Raises:
         Refused: the client is being erased.
@@ -287,7 +295,7 @@ def name_row_or_made(connection: Connection, name: Name) -> NameRow:
 
 
 class ClientRow(NamedTuple):
-    """A client's database row, and the salt with which the audit log hashes the client's name."""
+    """The database row of a client, with the salt with which the audit log hashes the client's name."""
 
     name: str
     id: int
@@ -295,16 +303,18 @@ class ClientRow(NamedTuple):
 
     @property
     def payload(self) -> dict[str, str]:
-        """The field `client` (salted hash of the client) of a log entry about this client."""
+        """The field `client` (a salted hash of the name) that each log entry about this client has."""
         return {"client": audit_log.salted(self.salt, self.name)}
 
     def attribution(self, who: str | None, why: str | None = None) -> Attribution:
-        """Return who changes something about the client, and why."""
+        """Return an Attribution for the audit log: who changes something about this client, and why."""
         return Attribution(self.id, self.salt, who, why)
 
 
 def client_row_or_made(connection: Connection, name: str) -> ClientRow:
-    """Return the row of a client; insert it if the client does not exist. Needs a write transaction.
+    """Return the database row of a client; insert the row if it does not exist.
+
+    The caller must be in a write transaction.
 
     Raises:
         Refused: the client is being erased.
@@ -318,17 +328,20 @@ def client_row_or_made(connection: Connection, name: str) -> ClientRow:
 
 
 def veiled(client: str) -> str:
-    """Return the placeholder of a client's name during the last steps of its erasure. No valid name has this form."""
+    """Return the placeholder that replaces a client's name while the client is erased; no valid name has its form."""
     return f"#{digest.of_bytes(client.encode()).removeprefix(digest.PREFIX)[:60]}"
 
 
 def client_id(connection: Connection, name: Name) -> int | None:
-    """Return the id of the client's row, or None. After an erasure, a new row of the client has another id."""
+    """Return the id of a client's database row; None if there is no row.
+
+    If a client is erased and created again, the new row has another id.
+    """
     return connection.execute(select(CLIENTS.c.id).where(CLIENTS.c.name == name.client)).scalar()
 
 
 def refuse_erasing(connection: Connection, client: str) -> None:
-    """Raise Refused if the client is being erased, so that no new data of the client are stored."""
+    """Raise Refused if a client is being erased, so that no new data of the client are stored."""
     called = CLIENTS.c.name.in_((client, veiled(client)))
     states = connection.execute(select(CLIENTS.c.state).where(called)).scalars()
     if any(state != LIVE for state in states):
@@ -336,14 +349,14 @@ def refuse_erasing(connection: Connection, client: str) -> None:
 
 
 def primary_key(inserted: CursorResult[Any]) -> int:
-    """Return the primary key of the row that was inserted."""
+    """Return the primary key of the row that an INSERT statement has inserted."""
     key = inserted.inserted_primary_key
     assert key is not None
     return int(key[0])
 
 
 def name_row(connection: Connection, name: Name) -> NameRow | None:
-    """Return the row of a name, or None."""
+    """Return the database row of an adapter's name; None if the name does not exist."""
     asked = (
         select(NAMES.c.id, CLIENTS.c.id.label("client"), CLIENTS.c.salt)
         .join(CLIENTS, CLIENTS.c.id == NAMES.c.client)

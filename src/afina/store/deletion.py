@@ -1,6 +1,6 @@
-"""Delete versions, all data of a client (`erase`), and unused blobs (`gc`). The audit log keeps their digests.
+"""Delete versions, all data of a client (`erase`), and the stored bytes that no version uses (`gc`).
 
-A deleted version's number and digests stay in the audit log.
+The number and the digests of a deleted version stay in the audit log.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ from afina.store.database.tables import (
 from afina.store.versions import Reference, Removal, Version
 
 _HALF_WRITTEN = 24 * publishing.LEASE_SECONDS
-"""Seconds after which an incomplete file is taken to be abandoned."""
+"""The number of seconds after which an incomplete file in a store counts as abandoned and is removed."""
 
 
 def delete_version(database: Database, reference: Reference, *, who: str | None, why: str) -> Version:
-    """Delete a version. Its number is not used again, and the log keeps its digests. The next `gc` removes its blobs.
+    """Delete a version; the next `gc` removes the version's bytes.
+
+    The version's number is not used again, and the audit log keeps the version's digests.
 
     Raises:
         Refused: an alias points to the version.
@@ -62,9 +64,9 @@ def delete_version(database: Database, reference: Reference, *, who: str | None,
 
 
 def collect_garbage(database: Database, blobs: Blobs) -> Removal:
-    """Remove blobs that belong to no version and to no publication in progress.
+    """Remove the blobs (stored bytes) that belong to no version and to no publication in progress.
 
-    Also completes a `gc` or `erase` that was killed.
+    This function also completes an earlier `gc` or `erase` whose process was killed.
     """
     with database.writing() as connection:
         publishing.expire_leases(connection)
@@ -82,15 +84,15 @@ def collect_garbage(database: Database, blobs: Blobs) -> Removal:
 
 
 def erase(database: Database, blobs: Blobs, client: str, *, who: str | None, why: str) -> Removal:
-    """Remove all data of a client.
+    """Remove all data of a client from a store.
 
-    Removes the client's names, manifests, plain text of users and reasons, and blobs that no other client uses. The
-    audit log can still be verified: it has only salted hashes of the client, whose salt is removed too. If the process
-    is killed, the same call, or `gc`, completes the erasure.
+    The client's names, manifests and API keys are removed, the plain text of users and reasons, and the blobs that no
+    other client uses. The audit log can still be verified: it has only salted hashes of the client, whose salt is
+    removed too. If the process is killed, the same call, or `gc`, completes the erasure.
 
     Raises:
         NotFound: the store has no data of this client.
-        Busy: another process reads for so long that the database pages cannot be freed.
+        Busy: another process reads for so long that the deleted data cannot be overwritten.
     """
     made = Removal(0, 0)
     with database.writing() as connection:
@@ -110,15 +112,16 @@ def erase(database: Database, blobs: Blobs, client: str, *, who: str | None, why
 
 
 def _erasing(connection: Connection) -> list[int]:
-    """Return the clients whose erasure is not complete."""
+    """Return the ids of the database rows of clients whose erasure is not complete."""
     return [*connection.execute(select(CLIENTS.c.id).where(CLIENTS.c.state.in_((ERASING, ERASED)))).scalars()]
 
 
 def _finish(database: Database, unfinished: Collection[int]) -> None:
-    """Complete erasures after the files are removed.
+    """Complete the erasure of clients after their files are removed.
 
-    Hide the clients' names, overwrite the deleted rows' pages, then remove the clients' rows. A client's row stays
-    until then, so an erasure is continued after a crash, and the client's name cannot be used meanwhile.
+    The clients' names are replaced by hashes, the pages of deleted rows are overwritten, and then the clients' rows are
+    removed. Because a client's row stays until the end, an erasure is continued after a crash, and nobody can use the
+    client's name in the meantime.
     """
     if not unfinished:
         return
@@ -163,7 +166,11 @@ def _delete_rows(connection: Connection, client: int, said: Attribution, name: s
 
 
 def _take_loose_blobs(connection: Connection) -> dict[str, int]:
-    """Remove the rows of unused blobs, and record their files as garbage. Return the blobs' sizes by digest."""
+    """Remove the database rows of unused blobs, and record the blobs' files as garbage.
+
+    Returns:
+        The size in bytes of each unused blob, by digest.
+    """
     loose = select(BLOBS).where(
         BLOBS.c.digest.not_in(select(PARTS.c.digest)), BLOBS.c.digest.not_in(select(LEASES.c.digest))
     )
@@ -175,7 +182,7 @@ def _take_loose_blobs(connection: Connection) -> dict[str, int]:
 
 
 def _remove_garbage(database: Database, blobs: Blobs) -> None:
-    """Remove all files recorded as garbage, also those that other processes recorded."""
+    """Remove all files that are recorded as garbage, also those that other processes have recorded."""
     with database.reading() as connection:
         held = select(BLOBS.c.place)
         rows = connection.execute(select(GARBAGE).where(GARBAGE.c.place.not_in(held))).all()

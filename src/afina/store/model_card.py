@@ -1,6 +1,6 @@
-"""The model card of a version, `README.md` in the Hub's format, made only from the manifest.
+"""Make the model card of a version from its manifest: a `README.md` in the Hub's format.
 
-The model card shows only the last part of a directory's path.
+Of the path of a directory, such as the backbone's, the model card shows only the last part.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from afina.store.versions import Version
 
 _PEFT, _TRANSFORMERS, _AFINA = "peft", "transformers", "afina"
 _WHOLE = "model.safetensors"
-"""Tensor file of an adapter that is a whole model."""
+"""The name of the tensor file of an adapter that is a whole model."""
 
 _HUB_NAME = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*(?:@[\w./-]+)?", re.ASCII)
 _PATH = re.compile(r"(?:/|~|\.\.?/|[A-Za-z]:[\\/]|\\\\|file:)", re.ASCII)
@@ -35,8 +35,10 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-!|~>$])")
 def model_card(version: Version, *, merged: bool = False) -> str:
     """Return the model card of a version in Markdown.
 
-    `merged`: whether the card describes the backbone with the adapter merged into its weights. Raises pydantic's
-    ValidationError if the manifest is malformed.
+    Args:
+        merged: whether the card describes the backbone with the adapter merged into its weights.
+
+    Raises pydantic's ValidationError if the manifest is malformed.
     """
     made, message = _read(version.manifest), version.why or ""
     made = made.model_copy(update={"tensor_file": _WHOLE}) if merged else made
@@ -102,7 +104,7 @@ def _front_matter(made: Manifest, name: str) -> str:
 
 
 def _library(made: Manifest) -> str:
-    """Return the `library_name` in the Hub's metadata: the library that reads the files, such as peft."""
+    """Return the `library_name` for the Hub's metadata: the library that reads an adapter's files, such as peft."""
     return {PEFT_TENSORS: _PEFT, _WHOLE: _TRANSFORMERS}.get(made.tensor_file, _AFINA)
 
 
@@ -146,7 +148,7 @@ def _usage(made: Manifest, merged: bool) -> Iterator[str]:
 
 
 def base_for_peft(manifest: Mapping[str, Any]) -> str | None:
-    """Return the base model to pass to peft, if peft cannot open the address in the adapter's settings; else None."""
+    """Return a sentence on how to give peft the backbone, if peft cannot open the backbone's address; else None."""
     made = _read(manifest)
     if made.tensor_file != PEFT_TENSORS or made.backbone is None:
         return None
@@ -169,7 +171,7 @@ def _python(imported: str, *parts: str) -> str:
 
 
 def _beside(made: Manifest) -> Iterator[str]:
-    """Yield sentences on steps, such as adding an offset, that other libraries do not do and the code does not show."""
+    """Yield the steps of prediction, such as adding an offset, that users of other libraries have to do themselves."""
     if adapter_kinds.of(made).generates:
         if made.max_length:
             yield f"cut the text so that the prompt has at most {made.max_length:,} tokens"
@@ -220,7 +222,7 @@ def _metrics(made: Manifest) -> Iterator[str]:
 
 
 def _called(key: str, made: Manifest) -> str:
-    """Return a metric's name; for two labels, F1's name includes the second label."""
+    """Return the name of a metric for the model card; if there are two labels, the name of F1 includes the second."""
     of = f" of {made.label_names[1]}" if key == "f1" and len(made.label_names) == 2 else ""
     return f"{METRICS[key].words}{of}"
 
@@ -236,7 +238,7 @@ def _environment(made: Manifest) -> Iterator[str]:
 
 
 def _dataset(task: str) -> tuple[str, str | None]:
-    """Return the data set's name and its configuration for the Hub's metadata."""
+    """Return the name and the configuration of a task's data set for the Hub's metadata."""
     if task.startswith(HUB):
         repository, _, config = task.removeprefix(HUB).partition(":")
         return repository, config or None
@@ -246,22 +248,22 @@ def _dataset(task: str) -> tuple[str, str | None]:
 
 
 def _is_local(backbone: str) -> bool:
-    """Return whether a backbone's address is a directory on this machine and not a repository on the Hub.
+    """Return whether a backbone's address is local, such as a directory, and not a repository on the Hub.
 
-    An ambiguous address is local if a directory of that name exists.
+    An address that may be both is local if a directory of that name exists.
     """
     return not _HUB_NAME.fullmatch(backbone) or backbone in PACKAGED or Path(backbone).is_dir()
 
 
 def _model(backbone: str | None) -> str:
-    """Return a backbone's address; of a path, only the last part."""
+    """Return a backbone's address for the model card; a path is shortened to its last part."""
     prefix = RANDOM if (backbone or "").startswith(RANDOM) else ""
     given = (backbone or "").removeprefix(prefix)
     return f"{prefix}{_last(given)}" if _is_local(given) else f"{prefix}{given}"
 
 
 def _texts(task: str | None) -> str:
-    """Return a task's address, in which a path is shortened to its last part."""
+    """Return a task's address for the model card; a path in the address is shortened to its last part."""
     given = task or ""
     origin, colon, directory = given.partition(":")
     if given.startswith(GLUE) and colon:
@@ -274,9 +276,10 @@ def _last(path: str) -> str:
 
 
 def _public(value: Any, *, files: bool = False) -> Any:
-    """Return a JSON value in which each path is shortened to its last part.
+    """Return a JSON value for the model card, in which each path is shortened to its last part.
 
-    `files`: whether every string with a slash counts as a path.
+    Args:
+        files: whether every string with a slash counts as a path.
     """
     if isinstance(value, Mapping):
         return {key: _public(each, files=files) for key, each in value.items()}
@@ -301,16 +304,16 @@ def _bullets(items: Iterable[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return one line that Markdown shows literally, also in a table cell."""
+    """Escape a text for Markdown: return one line that Markdown shows literally, also in a table cell."""
     line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"^(\d+)\.", r"\1\\.", _SPECIAL.sub(r"\\\1", line))
 
 
 def _code(text: str | None) -> str:
-    """Return one line of code for Markdown, also for a table cell; "" for no text.
+    """Return a text as one line of code in Markdown, also for a table cell; "" for None or "".
 
-    Backquotes are not used if the text has a backquote or a bar: Markdown ends a table cell at a bar even in
-    backquotes.
+    A text with a backquote or a bar is put into `<code>`, not backquotes, because Markdown ends a table cell at a bar
+    even in backquotes.
     """
     if not text:
         return ""

@@ -1,8 +1,9 @@
-"""Publishing: store the parts of an adapter as a new version of a name, atomically, under leases on the blobs.
+"""Publish an adapter: store its parts as a new version of a name, atomically, under leases on the blobs.
 
-A row of the table `blobs` is inserted before its file is written, and deleted before its file is removed. A publisher
-leases the rows that it needs, then writes missing files, then inserts the version if it still has all leases. `gc`
-deletes rows without versions and leases, and then their files. The lease of a killed process expires.
+A blob is a stored file. The row of a blob in the table `blobs` is inserted before the file is written, and deleted
+before the file is removed. A publisher leases the rows that it needs, then writes the missing files, and then inserts
+the version if it still has all leases. `gc` deletes rows that have neither a version nor a lease, and then their files.
+The lease of a killed process expires.
 """
 
 from __future__ import annotations
@@ -27,11 +28,18 @@ from afina.store.database.tables import BLOBS, GARBAGE, LEASES, LIVE, PARTS, VER
 from afina.store.versions import Blob, Name, PublishOutcome
 
 _TRIES = 5
-"""Attempts. One fails if a lease expired, which takes an hour; repeated failures have another cause."""
+"""The largest number of attempts to publish. An attempt fails if a lease expires, which takes an hour; further failures
+have another cause."""
 
 
 class NewVersion(NamedTuple):
-    """The content of a new version: the manifest with the adapter's digest, and files and blobs by role."""
+    """The content of a new version.
+
+    Attributes:
+        manifest: the adapter's manifest, with the adapter's digest.
+        files: the file of each part, by role (`body`, `head` or a file name).
+        blobs: the digest and size of each part, by role.
+    """
 
     manifest: Mapping[str, Any]
     files: Mapping[str, Path]
@@ -43,7 +51,7 @@ class NewVersion(NamedTuple):
 
 
 def _there(connection: Connection, name: Name, wanted: str) -> PublishOutcome | None:
-    """Return the version of a name that has this adapter's digest already, or None."""
+    """Return the version of a name that has the adapter's digest `wanted`; None if there is no such version."""
     named = catalog.name_row(connection, name)
     if named is None:
         return None
@@ -64,13 +72,16 @@ def publish(
     why: str,
     source: str | None = None,
 ) -> PublishOutcome:
-    """Store the parts and insert the version. `source`: where the adapter comes from, if it is not from a run.
+    """Store the parts of an adapter, and insert the adapter's version.
 
-    If the process is killed, the store either is unchanged or has the new version. If the version exists already, its
-    damaged blobs are written again.
+    If the process is killed, the store either is unchanged or has the new version. If the name already has a version
+    with the same adapter, damaged blobs of this version are written again.
+
+    Args:
+        source: where the adapter comes from, such as hub:owner/name, if it is not from a run of afina.
 
     Raises:
-        Busy: publishing took so long that its leases expired and `gc` removed the blobs.
+        Busy: publishing took so long that the leases expired and `gc` removed the blobs.
         Refused: the client was erased during the publication.
     """
     for _ in range(_TRIES):
@@ -115,7 +126,7 @@ def _put(blobs: Blobs, parts: NewVersion, places: Mapping[str, str]) -> None:
 
 
 def _is_kept(blobs: Blobs, place: str, blob: Blob) -> bool:
-    """Return whether the blob is stored and undamaged. A damaged blob is written again."""
+    """Return whether a blob is stored and undamaged; a blob for which this is false is written again."""
     if blobs.size(place) != blob.size:
         return False
     try:
@@ -164,13 +175,13 @@ def _make(
 
 
 LEASE_SECONDS = 3600.0
-"""Duration of a lease: longer than any upload."""
+"""The duration of a lease on a blob in seconds, which is longer than any upload."""
 
 
 def is_blob_place(place: object, of: str) -> bool:
-    """Return whether `acquire_leases` could give this key to a blob with this digest.
+    """Return whether a storage key belongs to the blob with the digest `of`.
 
-    A manipulated database could name the file of another blob.
+    In a manipulated database, the key of a blob could be that of another blob's file.
     """
     return isinstance(place, str) and bool(re.fullmatch(rf"{re.escape(_stem(of))}[0-9a-f]{{8}}", place, re.ASCII))
 
@@ -180,14 +191,15 @@ def _stem(of: str) -> str:
 
 
 def _seconds() -> float:
-    """Return the present time in seconds since 1970."""
+    """Return the present time in seconds since 1970 (UTC)."""
     return datetime.now(UTC).timestamp()
 
 
 def acquire_leases(connection: Connection, parts: Mapping[str, Blob], client: str) -> tuple[str, dict[str, str]]:
-    """Lease the blobs of a new version.
+    """Lease the blobs of a new version; the caller must be in a write transaction.
 
-    Return the id of the leases' holder, and the key of each blob by digest. Needs a write transaction.
+    Returns:
+        The id of the leases' holder, and the storage key of each blob, by digest.
     """
     holder = secrets.token_hex(16)
     places = {}
@@ -205,9 +217,9 @@ def acquire_leases(connection: Connection, parts: Mapping[str, Blob], client: st
 
 
 def release_leases(connection: Connection, holder: str, places: Mapping[str, str]) -> bool:
-    """Release the leases. Return False if a lease has expired, so that its blob may have been removed.
+    """Release the leases of a publication; return False if a lease has expired, so that its blob may be removed.
 
-    Written files whose rows have been deleted are recorded as garbage.
+    Files that were written but whose database rows have been deleted are recorded as garbage.
     """
     held = {row.digest for row in connection.execute(select(LEASES).where(LEASES.c.holder == holder))}
     connection.execute(delete(LEASES).where(LEASES.c.holder == holder))
@@ -222,7 +234,7 @@ def release_leases(connection: Connection, holder: str, places: Mapping[str, str
 
 @contextmanager
 def leasing(database: Database, holder: str) -> Iterator[None]:
-    """Release a holder's leases if the `with` block raises, so that the next `gc` removes the files."""
+    """Return a context manager that releases a holder's leases if the block raises, so that `gc` removes the files."""
     try:
         yield
     except BaseException:
@@ -232,7 +244,7 @@ def leasing(database: Database, holder: str) -> Iterator[None]:
 
 
 def expire_leases(connection: Connection) -> None:
-    """Remove expired leases."""
+    """Remove the database rows of expired leases on blobs."""
     now = _seconds()
     over = (LEASES.c.until < now) | (LEASES.c.until > now + 2 * LEASE_SECONDS)  # a later end than afina ever writes
     connection.execute(delete(LEASES).where(over))

@@ -1,6 +1,6 @@
-"""StoreReader: the methods of a store that only read.
+"""StoreReader: the methods of an adapter store that only read.
 
-Each file of a version is checked against its digest, also while other processes remove files.
+Each file of a version is checked against its digest, even if other processes remove files at the same time.
 """
 
 from __future__ import annotations
@@ -47,12 +47,18 @@ Made = TypeVar("Made")
 
 
 class StoreReader:
-    """A store, read-only. `AdapterStore` describes addresses and references."""
+    """An adapter store that is only read. The class `AdapterStore` describes the addresses of stores and versions."""
 
     def __init__(
         self, url: str | Path | None = None, *, limits: IntakeLimits | None = None, who: str | None = None
     ) -> None:
-        """Open a store. `who`: the user named in the audit log; default: the login name."""
+        """Open a store.
+
+        Args:
+            url: the address of the store: a directory or a PostgreSQL URL. Default: the user's own store.
+            limits: the limits on the files of imported adapters.
+            who: the user who is named in the audit log. Default: the login name.
+        """
         self.address = Address.parse(url if url is not None else engine.default())
         self.limits = limits or IntakeLimits()
         self.who = audit_log.check_words(who, "who") if who is not None else audit_log.login()
@@ -62,7 +68,7 @@ class StoreReader:
         return f"AdapterStore({self.address.shown!r})"
 
     def on_behalf_of(self, who: str) -> Self:
-        """Return the same store, with another user name for the audit log."""
+        """Return the same store with another user who is named in the audit log."""
         made = copy.copy(self)
         made.who = audit_log.check_words(who, "who")
         return made
@@ -80,7 +86,7 @@ class StoreReader:
 
     @property
     def blobs_directory(self) -> Path | None:
-        """The directory with the store's blobs. None: the blobs are in an object store."""
+        """The directory with the adapters' bytes (blobs). None: the bytes are in an object store."""
         return self._blobs.root if isinstance(self._blobs, LocalBlobs) else None
 
     def exists(self) -> bool:
@@ -88,7 +94,7 @@ class StoreReader:
         return self._database.exists()
 
     def adapter(self, reference: str | Version) -> Adapter:
-        """Return the adapter of a version, checked against its digests. `Predictor.load` accepts the adapter."""
+        """Return the adapter of a version, checked against its digests; `Predictor.load` opens the adapter."""
         from afina.store import adapter_parts
 
         with self._database.connected():
@@ -97,9 +103,9 @@ class StoreReader:
             return use_files(self._database, self._blobs, version, join, adapter_parts.AS_WRITTEN)
 
     def restore(self, reference: str | Version, directory: str | Path) -> Adapter:
-        """Write the directory of a version's adapter as it was published.
+        """Write the adapter of a version to a directory, with the files that were published.
 
-        peft and transformers can open the directories of adapters that they made.
+        peft and transformers can open the directory if they made the adapter.
         """
         from afina.store import adapter_parts
 
@@ -111,17 +117,21 @@ class StoreReader:
         )
 
     def card(self, reference: str | Version, *, merged: bool = False) -> str:
-        """Return the model card of a version in Markdown. `merged`: for the backbone with the adapter merged in."""
+        """Return the model card of a version in Markdown.
+
+        Args:
+            merged: whether the card describes the backbone with the adapter merged into its weights.
+        """
         from afina.store.model_card import model_card
 
         return model_card(self.show(reference), merged=merged)
 
     def opened(self, version: Version, use: Callable[[Mapping[str, Path]], Made]) -> Made:
-        """Call `use` with the version's files by role, each checked against its digest. Details: `use_files`."""
+        """Call `use` with the files of a version by role, each checked against its digest. Details: `use_files`."""
         return use_files(self._database, self._blobs, version, use)
 
     def list(self, client: str | None = None) -> Sequence[NameSummary]:
-        """Return the names that have a version, of one client or of all clients."""
+        """Return the names of the adapters in the store, each with its newest version, of one client or of all."""
         if client is not None:
             check_client(client)
         with self._database.reading() as connection:
@@ -131,29 +141,29 @@ class StoreReader:
         return found
 
     def served_manifests(self, client: str | None = None) -> Mapping[str, Mapping[str, Any]]:
-        """Return the manifests, as JSON values, of versions that have an alias or are the newest of their name.
+        """Return the manifests of all versions that have an alias or are the newest version of their name.
 
-        By `client/task@3`; of one client or of all.
+        The manifests are JSON values by `client/task@3`, of one client or of all clients.
         """
         with self._database.reading() as connection:
             return catalog.served_manifests(connection, client)
 
     def show(self, reference: str | Version) -> Version:
-        """Return the version that a reference means."""
+        """Return the version that a reference such as `client/task@production` means."""
         wanted = Reference.parse(str(reference))
         with self._database.reading() as connection:
             named, number = catalog.resolve(connection, wanted)
             return catalog.version(connection, named, number)
 
     def versions(self, name: str) -> Sequence[Version]:
-        """Return all versions of a name in order, including deleted ones."""
+        """Return all versions of a name, including deleted versions, in the order of their numbers."""
         wanted = Name.parse(name)
         with self._database.reading() as connection:
             named = catalog.find_name(connection, wanted)
             return catalog.versions(connection, named)
 
     def history(self, name: str, *, alias: str | None = None) -> Sequence[HistoryEntry]:
-        """Return all log entries about a name, or about one alias, in order."""
+        """Return the entries of the audit log about a name, or about one alias of the name, in order."""
         wanted = Name.parse(name)
         if alias is not None:
             check_alias(alias)
@@ -174,9 +184,10 @@ class StoreReader:
             return api_keys.listed(connection, client)
 
     def known(self, reference: Reference) -> Version | None:
-        """Return a version, or None if the name, version or alias does not exist. No error lists existing names.
+        """Return the version that a server uses for a reference; None if the name, version or alias does not exist.
 
-        With `for_server`, a name alone means `production`, or the newest version if `production` does not exist.
+        A name alone means the version with the alias `production`, or the newest version without this alias. Because
+        None is returned, no error message lists existing names.
         """
         with self._database.reading() as connection:
             found = catalog.name_row(connection, reference.name)
@@ -191,14 +202,18 @@ class StoreReader:
             return catalog.version(connection, named, number)
 
     def canary(self, name: Name) -> Canary | None:
-        """Return the canary version of a name with its share of the requests, or None."""
+        """Return the canary version of a name and its share of the requests; None if the name has no canary version."""
         with self._database.reading() as connection:
             return aliases.canary(connection, name)
 
     def news(self, since: int, names: Collection[Name]) -> tuple[int, Collection[Name]]:
-        """Return the number of the log's last entry, and those of `names` with a later entry or an erased client.
+        """Return the number of the audit log's last entry, and the names that have changed since the entry `since`.
 
-        `since`: number of the last log entry that the caller has read.
+        A name has changed if a later entry is about the name, or if the name's client was erased.
+
+        Args:
+            since: the number of the last log entry that the caller has read.
+            names: the names that the caller asks about.
         """
         with self._database.reading() as connection:
             last = connection.execute(select(STORE.c.last)).scalar_one()
@@ -214,10 +229,10 @@ class StoreReader:
         return last, {name for name in names if touched(name)}
 
     def verify(self, *, last: str | None = None) -> Sequence[Damage]:
-        """Hash every blob, manifest and log entry again, compare with the stored digests, and return all damage.
+        """Verify the store: hash every blob, manifest and log entry again, and return all damage.
 
         Args:
-            last: hash of a log entry that was kept outside the store, which detects a rewritten log.
+            last: the hash of a log entry that was kept outside the store, to detect a rewritten audit log.
         """
         self._database.demand()
         try:
@@ -231,7 +246,7 @@ class StoreReader:
             return [*audit_log.entries(connection)]
 
     def export_audit(self, path: str | Path) -> int:
-        """Write the audit log as JSON lines to `path`, and return the number of lines.
+        """Write the audit log as JSON lines to the file `path`; return the number of lines.
 
         The exported log can be verified with Python's standard library alone (docs/reference/store.md).
         """
@@ -241,14 +256,15 @@ class StoreReader:
         return len(entries)
 
     def size(self) -> int:
-        """Return the bytes of all blobs that belong to versions, each counted once."""
+        """Return the size in bytes of all stored files that belong to versions; a shared file counts once."""
         with self._database.reading() as connection:
             held = select(PARTS.c.digest).distinct()
             return sum(connection.execute(select(BLOBS.c.size).where(BLOBS.c.digest.in_(held))).scalars())
 
 
 _TRIES = 5
-"""Attempts. One fails if the version was deleted, its bytes removed, and the same bytes published again meanwhile."""
+"""The largest number of attempts to read a version's files. An attempt fails if the version's bytes are removed and
+published again at the same time."""
 
 
 def use_files(
@@ -258,16 +274,16 @@ def use_files(
     use: Callable[[Mapping[str, Path]], Made],
     shows: Mapping[str, Callable[[Made, Path], bool]] = MappingProxyType({}),
 ) -> Made:
-    """Return the result of `use`, called with the files of a version by role.
+    """Call `use` with the files of a version by role, check the files' digests, and return the result of `use`.
 
     Args:
-        shows: for roles that `use` hashes itself, a function of the result and the file. It returns whether the result
-            proves the file's digest; if not, the file is hashed after `use`. Files of other roles are hashed before
-            `use`.
+        shows: for each role whose file `use` hashes itself, a function that is called with the result of `use` and the
+            file, and returns whether the result proves the file's digest. If not, the file is hashed after `use`. Files
+            of other roles are hashed before `use`.
 
     Raises:
         NotFound: the version has been deleted.
-        CorruptStore: a file does not have the published digest.
+        CorruptStore: a file does not have the digest with which it was published.
     """
     if (stated := str(version.manifest.get("digest"))) != version.digest:
         raise problems.VERSION_CHANGED(found=version.digest, expected=stated, where=f"store:{version}", what="manifest")
@@ -296,7 +312,7 @@ def use_files(
 
 
 def _places(database: Database, version: Version) -> dict[str, str]:
-    """Return the present keys of the version's blobs, by digest."""
+    """Return the present storage keys of a version's blobs, by digest."""
     with database.reading() as connection:
         named, number = catalog.resolve(connection, Reference.parse(str(version)))
         same = select(VERSIONS.c.digest).where(VERSIONS.c.name == named.id, VERSIONS.c.number == number)

@@ -1,4 +1,4 @@
-"""Compute with stored adapters: golden tests, and the predictions of two adapters for the same texts.
+"""Compute with stored adapters: run golden tests, and compare the predictions of two adapters for the same texts.
 
 torch is imported inside the functions that need torch.
 """
@@ -38,12 +38,13 @@ class CheckOutcome:
     """The outcome of a golden test: whether an adapter computes the outputs that were recorded when it was made.
 
     Attributes:
-        passed: whether `difference` is at most `tolerance`.
-        difference: largest difference of the outputs, as a share of the largest output; None if it cannot be computed.
-        tolerance: largest difference that passes.
-        versions: versions of packages on this machine.
-        platform: system, processor, device, threads and dtype, but nothing that identifies the machine.
-        problem: why `difference` cannot be computed, or None.
+        passed: whether the golden test passed: `difference` is at most `tolerance`.
+        difference: the largest difference between computed and recorded outputs, as a share of the largest output.
+            None: the difference cannot be computed.
+        tolerance: the largest difference with which a golden test passes.
+        versions: the versions of packages on this machine.
+        platform: the system, processor, device, threads and dtype of this machine, but nothing that identifies it.
+        problem: why the difference cannot be computed. None: the difference was computed.
     """
 
     passed: bool
@@ -58,16 +59,16 @@ class CheckOutcome:
 
 
 def check(adapter: Adapter, backbone: str | None = None) -> CheckOutcome:
-    """Run an adapter's golden test in float32. An adapter with damaged content does not pass.
+    """Run an adapter's golden test in float32; an adapter with damaged content does not pass.
 
     Args:
-        backbone: address of the backbone; default: the one in the manifest.
+        backbone: the address of the backbone. Default: the address in the manifest.
 
     Raises:
         InvalidStudy: the adapter has no recorded golden test.
         NotFound: the backbone does not exist.
         WrongBackbone: the backbone differs from the backbone in the manifest.
-        AfinaError: any other error of opening the adapter (`probes.opened`).
+        AfinaError: the adapter cannot be opened for another reason (`probes.opened`).
     """
     import torch
 
@@ -102,19 +103,20 @@ def flips_between(
     metric: str | None = None,
     most: int = 20,
 ) -> Flips:
-    """Compute the predictions of two adapters for the same texts in float32, and compare them.
+    """Compute the predictions of two adapters for the same texts in float32, and compare the predictions.
 
-    An adapter made by peft has no label names, and is assumed to have the labels of the texts, in their order.
+    An adapter made by peft has no label names, and is assumed to have the labels of the texts in the same order.
 
     Args:
-        backbone: address of the backbone; default: the address in the manifests.
-        metric: metric for the comparison; default: the default metric of the kind of task.
-        most: largest number of flips (changed predictions) to return with their texts.
+        backbone: the address of the backbone. Default: the addresses in the manifests.
+        names: the names of the two adapters in sentences.
+        metric: the metric of the comparison. Default: the default metric of the kind of task.
+        most: the largest number of flips (changed predictions) that are returned with their texts.
 
     Raises:
-        InvalidData: labels or kinds of task of the adapters differ.
+        InvalidData: the adapters differ in their labels or kinds of task.
         InvalidStudy, UnknownName: the metric does not exist for this kind of task.
-        AfinaError: errors of `Predictor.of` and `Predictor.predict`.
+        AfinaError: an adapter cannot be opened or used (errors of `Predictor.of` and `Predictor.predict`).
     """
     pair = [_named(adapter, texts) for adapter in (first, second)]
     asked = [objectives.make(one.manifest.label_names, one.manifest.objective) for one in pair]
@@ -149,7 +151,10 @@ def _check_alike(asked: list[Objective], texts: EvaluationSet, names: tuple[str,
 
 
 def _answers(pair: list[Adapter], asked: list[Objective], texts: EvaluationSet, address: str | None) -> list[Answered]:
-    """Return the predictions of each adapter, in the label order of the texts. A shared backbone is hashed once."""
+    """Return the predictions of each adapter with labels in the order of the texts' labels.
+
+    A backbone that both adapters share is hashed once.
+    """
     from afina.predicting.predictor import backbone_of
 
     alone = all(adapter.vocabulary is not None for adapter in pair)
@@ -165,7 +170,7 @@ def _answers(pair: list[Adapter], asked: list[Objective], texts: EvaluationSet, 
 
 
 def _predictions(adapter: Adapter, backbone: Backbone | None, texts: EvaluationSet) -> Predictions:
-    """Return an adapter's predictions. Its model is freed on return, so that only one model is in memory."""
+    """Return an adapter's predictions for the texts; its model is freed on return, so that memory holds one model."""
     from afina.predicting.predictor import Predictor
 
     predictor = Predictor.of(adapter, backbone)
@@ -173,7 +178,7 @@ def _predictions(adapter: Adapter, backbone: Backbone | None, texts: EvaluationS
 
 
 def _answered(objective: Objective, predictions: Predictions, texts: EvaluationSet) -> Answered:
-    """Return predictions as labels, numbers or texts, in the label order of the texts."""
+    """Convert predictions to labels, numbers or texts, with labels in the order of the texts' labels."""
     return objective.answered(predictions.against(texts.split.labels), texts.label_names)
 
 
@@ -197,17 +202,17 @@ def _check_pair(pair: tuple[Adapter, Adapter], names: tuple[str, str]) -> None:
 def read_texts(
     task: str, pair: tuple[Adapter, Adapter], *, names: tuple[str, str] = NAMES, **data: Any
 ) -> EvaluationSet:
-    """Return the labelled texts at an address, without the training texts of either adapter.
+    """Return the labelled texts at a task's address, without the training texts of either adapter.
 
-    The reading options are those with which the first adapter that has label names was trained.
+    The default reading options are those of the first adapter that has label names.
 
     Args:
-        data: arguments of `EvaluationSet.read`.
+        data: reading options, as in `EvaluationSet.read`.
 
     Raises:
         Leakage: an adapter was trained on all texts.
-        InvalidData: kinds or labels of the adapters differ.
-        AfinaError: errors of `EvaluationSet.read`.
+        InvalidData: the adapters differ in their kinds of task or labels.
+        AfinaError: the texts cannot be read (errors of `EvaluationSet.read`).
     """
     _check_pair(pair, names)
     from afina.predicting.evaluation import trained
@@ -220,7 +225,14 @@ def read_texts(
 
 @dataclass(frozen=True)
 class Flip:
-    """A text whose predictions differ: its index from 0, and its target and predictions as JSON values."""
+    """A text for which the predictions of two adapters differ.
+
+    Attributes:
+        index: the index of the text, from 0.
+        label: the target of the text, as a JSON value.
+        before: the prediction of the first adapter, as a JSON value.
+        after: the prediction of the second adapter, as a JSON value.
+    """
 
     index: int
     text: str
@@ -235,20 +247,23 @@ class Flips:
     """The comparison of two adapters' predictions for the same texts.
 
     Attributes:
-        names: names of the adapters in sentences.
-        kind: kind of task.
-        metric: metric of the comparison.
-        figures: the value of the metric for both adapters.
-        examples: number of texts.
-        flipped: number of texts whose predictions differ, counted also as `right_to_wrong`, `wrong_to_right` and
-            `wrong_to_wrong`. A multi-label prediction is right if every label is right. None for regression.
-        mean_change: mean absolute change of regression predictions, in the unit of the targets; None for labels.
-        comparison: paired comparison, second minus first adapter; None if the metric is undefined on these texts, or if
-            both are the same adapter.
-        rows: some flips: those from right to wrong first; for regression, the largest changes.
-        texts: the labelled texts, with the options with which they were read.
-        same: a sentence if both are the same adapter, so that there is nothing to compare; or "".
-        undefined: why the metric is undefined, or "".
+        names: the names of the two adapters in sentences.
+        kind: the kind of task.
+        metric: the name of the metric of the comparison.
+        figures: the value of the metric for each adapter.
+        examples: the number of texts.
+        flipped: the number of texts for which the predictions differ. The fields `right_to_wrong`, `wrong_to_right` and
+            `wrong_to_wrong` count these texts by kind of change. A multi-label prediction is right if every label is
+            right. None: the task is regression.
+        mean_change: the mean absolute difference of predicted numbers, in the unit of the targets. None: the task is
+            not regression.
+        comparison: the paired comparison of the metric, second adapter minus first adapter. None: the metric is
+            undefined on these texts, or both are the same adapter.
+        rows: some texts with different predictions: changes from right to wrong first; for regression, the largest
+            changes first.
+        texts: the labelled texts.
+        same: a sentence that says that both are the same adapter; "" if they are not.
+        undefined: why the metric is undefined on these texts; "" if it is defined.
     """
 
     names: tuple[str, str]
@@ -269,16 +284,16 @@ class Flips:
 
     @property
     def verdict(self) -> str:
-        """The verdict on the second adapter: better, worse, equivalent, undecided, undefined, or same."""
+        """The verdict on the second adapter: better, worse, equivalent, undecided, undefined or same."""
         return self.comparison.verdict if self.comparison else "same" if self.same else "undefined"
 
     @property
     def words(self) -> str:
-        """The verdict in one or two sentences (`Comparison.words`)."""
+        """The verdict on the second adapter in one or two sentences (`Comparison.words`)."""
         return self.comparison.words if self.comparison else self.same or self.undefined
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values. NaN and infinite ends of the interval become None."""
+        """Return the fields of the comparison as JSON values; NaN and infinite ends of the interval become None."""
         made, compared = self.comparison, ("difference", "p", "margin", "level")
         ends = (made.interval.low, made.interval.high) if made else ()
         counts = ("flipped", "right_to_wrong", "wrong_to_right", "wrong_to_wrong", "mean_change")
@@ -300,7 +315,12 @@ class Flips:
 def compare_answers(
     one: Answered, other: Answered, texts: EvaluationSet, kind: str, headline: Metric, names: tuple[str, str], most: int
 ) -> Flips:
-    """Compare two adapters' predictions for the same texts. `headline`: the metric of the comparison."""
+    """Compare the predictions of two adapters for the same texts.
+
+    Args:
+        headline: the metric of the comparison.
+        most: the largest number of changed predictions that are returned with their texts.
+    """
     called = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
     assert headline.values is not None  # `metric_for` refuses other metrics
     values = {called[1]: headline.values(other), called[0]: headline.values(one)}

@@ -1,4 +1,4 @@
-"""Verify a store: hash the audit log and every blob again, and compare the database tables with the log."""
+"""Verify a store: hash the audit log and every stored file again, and compare the database with the audit log."""
 
 from __future__ import annotations
 
@@ -43,7 +43,13 @@ _LOST = "the database has no row of this {}, but the audit log records it"
 
 @dataclass
 class _Expected:
-    """What the log says of one name: publish entries by version, deleted versions, and aliases."""
+    """What the audit log says about one name.
+
+    Attributes:
+        published: the entry about the publication of each version, by version number.
+        deleted: the numbers of deleted versions.
+        aliases: the number of the version that each alias points to.
+    """
 
     published: dict[int, LogEntry] = field(default_factory=dict)
     deleted: set[int] = field(default_factory=set)
@@ -51,10 +57,10 @@ class _Expected:
 
 
 def verify(database: Database, blobs: Blobs, last: str | None = None) -> list[Damage]:
-    """Return all damage of a store; an empty list if there is none. Raises NotFound if there is no store.
+    """Return all damage of a store; an empty list for an undamaged store. Raises NotFound if there is no store.
 
     Args:
-        last: hash of a log entry that was kept outside the store and must be in the log.
+        last: the hash of a log entry that was kept outside the store and must be in the audit log.
     """
     database.demand()
     shown = database.address.shown
@@ -84,9 +90,9 @@ def verify(database: Database, blobs: Blobs, last: str | None = None) -> list[Da
 
 
 def _place(connection: Connection, entries: list[LogEntry], shown: str) -> Iterator[Damage]:
-    """Yield damage if the log and the database disagree on whether the blobs are beside the database.
+    """Yield damage if the audit log and the database disagree on whether the blobs are beside the database.
 
-    The log only records whether the blobs are beside the database, because a URL may be secret.
+    The audit log records no URL of the blobs, because a URL may be secret.
     """
     address = connection.execute(select(STORE.c.blobs)).scalar()
     where = "elsewhere" if address else "beside"
@@ -98,9 +104,9 @@ def _place(connection: Connection, entries: list[LogEntry], shown: str) -> Itera
 
 
 def _is_still_there(database: Database, blob: str, place: str | None) -> bool:
-    """Return whether the blob still belongs to a version and has the same key.
+    """Return whether a blob still belongs to a version and has the same storage key.
 
-    Another process may have removed or replaced the blob during `verify`.
+    Another process may have removed or replaced the blob during the verification.
     """
     with database.reading() as connection:
         held = connection.execute(select(PARTS.c.digest).where(PARTS.c.digest == blob)).first()
@@ -163,7 +169,10 @@ def _read_log(connection: Connection) -> tuple[list[LogEntry], list[Damage]]:
 
 
 def _replayed(entries: list[LogEntry]) -> dict[str, _Expected]:
-    """Replay the log: return, by subject (the log's key of a name), the versions and aliases it should have now."""
+    """Replay the audit log: return the versions and aliases that each name should have now, by the name's subject.
+
+    The subject is the key by which the audit log finds entries about a name.
+    """
     made: dict[str, _Expected] = {}
     for entry in entries:
         payload = entry.payload
@@ -186,7 +195,7 @@ def _replayed(entries: list[LogEntry]) -> dict[str, _Expected]:
 
 
 def _tables(connection: Connection, expected: dict[str, _Expected]) -> Iterator[Damage]:
-    """Yield differences between the database tables and the replayed log."""
+    """Yield damage for each difference between the database tables and the replayed audit log."""
     asked = select(NAMES, CLIENTS.c.name.label("owner"), CLIENTS.c.salt, CLIENTS.c.state).join(
         CLIENTS, CLIENTS.c.id == NAMES.c.client
     )
@@ -267,7 +276,7 @@ def _content(connection: Connection, row: Row[Any], entry: LogEntry, version: st
 
 
 def _claims(manifest: Mapping[str, Any], version: str) -> Iterator[Damage]:
-    """Yield damage for manifests whose metrics do not match their digest."""
+    """Yield damage if the metrics or other measured facts in a manifest do not match their digest (`claims_digest`)."""
     if manifest.get("claims_digest") is not None:
         from afina.models.manifest import checked  # which imports NumPy
 
@@ -278,7 +287,7 @@ def _claims(manifest: Mapping[str, Any], version: str) -> Iterator[Damage]:
 
 
 def _plain_texts(connection: Connection, entries: list[LogEntry]) -> Iterator[Damage]:
-    """Yield damage for plain texts (who, why, source) that do not match their hashes in the log."""
+    """Yield damage for plain texts (who, why, source) that do not match their hashes in the audit log."""
     clients = connection.execute(select(CLIENTS)).all()
     salts = {row.id: row.salt for row in clients}
     alive = {audit_log.salted(row.salt, row.name) for row in clients if row.salt and row.name}

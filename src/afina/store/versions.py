@@ -1,6 +1,6 @@
-"""Names, references and versions (`client/task@3`, `client/task@production`), and the results of store methods.
+"""Names of adapters, references to versions (`client/task@3`, `client/task@production`), and results of store methods.
 
-Names and versions are read from the database by `catalog.py`.
+The module `catalog.py` reads names and versions from the database.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from afina.repr_html import ReprCard
 from afina.store import problems
 
 PREFIX = "store:"
-"""Prefix of a reference where a directory is allowed too."""
+"""The prefix of a reference to a version in a store, where a directory is allowed, too."""
 
 PRODUCTION, SHADOW, CANARY = "production", "shadow", "canary"
-"""Aliases with a meaning for servers.
-
-The version that answers; the version that is compared with it; the version that answers a share of its requests.
+"""The aliases with a meaning for servers. PRODUCTION is the version that answers requests, SHADOW a version whose
+predictions are compared with those of PRODUCTION, CANARY a version that answers a share of the requests for PRODUCTION.
 """
 
 LONGEST_NAME = 64
-"""Largest number of characters of a client, task or alias."""
+"""The largest number of characters of a client's name, a task's name or an alias."""
 
 _WORD = rf"[a-z0-9](?:[a-z0-9._-]{{0,{LONGEST_NAME - 2}}}[a-z0-9])?"
 _NAME = re.compile(rf"({_WORD})/({_WORD})", re.ASCII)
@@ -46,7 +45,7 @@ class Name:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse a name such as `client/task`. Raises InvalidName."""
+        """Parse the name of an adapter, such as `client/task`. Raises InvalidName."""
         found = _NAME.fullmatch(text)
         if found is None:
             raise problems.NAME_MALFORMED(expected=_EXPECTED, name=text[:80])
@@ -58,7 +57,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference to a version of a name: by number, by alias, or neither, which means the newest version."""
+    """A reference to a version of an adapter by its number or by an alias; with neither, to the newest version."""
 
     name: Name
     number: int | None = None
@@ -66,7 +65,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse a reference, with or without the prefix `store:`. Raises InvalidName."""
+        """Parse a reference to a version, with or without the prefix `store:`. Raises InvalidName."""
         name, at, which = text.removeprefix(PREFIX).partition("@")
         made = Name.parse(name)
         if not at:
@@ -80,21 +79,21 @@ class Reference:
 
 
 def check_alias(text: str) -> str:
-    """Return the alias. Raises InvalidName if it does not begin with a letter, or looks like a version (`v3`)."""
+    """Return `text` if it can be an alias. Raises InvalidName if it does not begin with a letter, or is like `v3`."""
     if not _ALIAS.fullmatch(text) or _NUMBER.fullmatch(text):
         raise problems.ALIAS_MALFORMED(_letters=_EXPECTED.partition(",")[0], most=LONGEST_NAME, alias=text[:80])
     return text
 
 
 def check_client(text: str) -> str:
-    """Return the client's name. Raises InvalidName if the text cannot be the name of a client."""
+    """Return `text` if it can be the name of a client. Raises InvalidName if it cannot."""
     if not _CLIENT.fullmatch(text):
         raise problems.CLIENT_MALFORMED(expected=_EXPECTED, client=text[:80])
     return text
 
 
 class Blob(NamedTuple):
-    """A file of a version: its digest and its size in bytes."""
+    """A stored file of a version: the file's digest and size in bytes."""
 
     digest: str
     size: int
@@ -102,19 +101,19 @@ class Blob(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Version(ReprCard):
-    """One version of a name.
+    """A version of an adapter in a store.
 
     Attributes:
-        name: `client/task`.
-        number: the version's number. Numbers of deleted versions are not used again.
+        name: the adapter's name, `client/task`.
+        number: the number of the version. Numbers of deleted versions are not used again.
         digest: the adapter's digest (`Adapter.digest`).
-        created: time of publication in UTC.
-        who: who published the version.
+        created: the time of the publication in UTC.
+        who: the user who published the version.
         why: the message of the publication.
         manifest: the adapter's manifest as JSON; empty if the version is deleted.
-        parts: blobs by role: `body`, `head`, and names of other files.
-        aliases: aliases that point to the version.
-        checked: outcome of the latest check, or None.
+        parts: the stored file of each part, by role: `body`, `head`, and names of other files.
+        aliases: the aliases that point to the version.
+        checked: the outcome of the latest golden test. None: the version was not tested.
         deleted: whether the version is deleted.
     """
 
@@ -146,7 +145,7 @@ class Version(ReprCard):
 
     @property
     def size(self) -> int:
-        """The bytes of all parts, including parts shared with other versions."""
+        """The size in bytes of all parts of the version, including parts that other versions share."""
         return sum(part.size for part in self.parts.values())
 
     def as_json(self) -> dict[str, Any]:
@@ -170,7 +169,10 @@ class Version(ReprCard):
 
 @dataclass(frozen=True)
 class PublishOutcome:
-    """The result of `publish`. `created` is False if the name had a version with this adapter already."""
+    """The result of publishing an adapter: its version, and whether the version is new.
+
+    `created` is False if the name already had a version with the same adapter.
+    """
 
     version: Version
     created: bool
@@ -179,21 +181,22 @@ class PublishOutcome:
         return str(self.version)
 
     def as_json(self) -> dict[str, Any]:
-        """Return name, version, digest and `created` as JSON values."""
+        """Return the name, version, digest and `created` of a publication as JSON values."""
         made = self.version
         return {"name": made.name, "version": made.number, "digest": made.digest, "created": self.created}
 
 
 @dataclass(frozen=True)
 class AliasMove:
-    """A move of an alias.
+    """A move of an alias from one version to another.
 
     Attributes:
-        name: `client/task`.
+        name: the adapter's name, `client/task`.
         alias: the alias, such as `production`.
-        before: number of the version before; None: the alias is new.
-        after: number of the version now; None: the alias was removed.
-        share: percentage of the requests for `production` that the version answers; None: the alias is not `canary`.
+        before: the number of the version before the move. None: the alias is new.
+        after: the number of the version after the move. None: the alias was removed.
+        share: the percentage of the requests for `production` that the version answers. None: the alias is not
+            `canary`.
     """
 
     name: str
@@ -203,14 +206,14 @@ class AliasMove:
     share: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values. `before` is called "from" and `after` is called "to"."""
+        """Return the fields of the move as JSON values; `before` is called "from" and `after` is called "to"."""
         share = {} if self.share is None else {"share": self.share}
         return {"name": self.name, "alias": self.alias, "from": self.before, "to": self.after, **share}
 
 
 @dataclass(frozen=True)
 class Canary:
-    """The version of a name that answers a share, in per cent, of the requests for `production`."""
+    """The canary version of a name: it answers a share, in percent, of the requests for `production`."""
 
     name: str
     number: int
@@ -222,7 +225,10 @@ class Canary:
 
 @dataclass(frozen=True)
 class NameSummary:
-    """A name and its newest version. `method`, `digest` and `created` are those of the newest version."""
+    """An adapter's name with the number of its versions and facts about its newest version.
+
+    `method`, `digest` and `created` are those of the newest version.
+    """
 
     name: str
     versions: int
@@ -238,7 +244,7 @@ class NameSummary:
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """A log entry about a name. `who` and `why` are plain text, or None after an erasure."""
+    """An entry of the audit log about an adapter's name; `who` and `why` are plain text, or None after an erasure."""
 
     seq: int
     time: str
@@ -253,7 +259,7 @@ class HistoryEntry:
 
 @dataclass(frozen=True)
 class Removal:
-    """The numbers of blobs, bytes and versions that `gc` or `erase` removed."""
+    """The numbers of stored files (blobs), bytes and versions that `gc` or `erase` has removed."""
 
     blobs: int
     bytes: int
@@ -268,10 +274,10 @@ class Damage:
     """A damaged object of a store, such as a blob or a log entry.
 
     Attributes:
-        kind: the kind of object: blob, manifest, log, alias, version, client, key or database.
-        id: digest, version or number of a log entry that identifies the object.
-        versions: versions that cannot be used because of the damage, as `client/task@3`.
-        problem: the damage, in words.
+        kind: the kind of the damaged object: blob, manifest, log, alias, version, client, key or database.
+        id: what identifies the damaged object, such as a digest, a version or the number of a log entry.
+        versions: the versions that cannot be used because of the damage, such as `client/task@3`.
+        problem: a description of the damage.
     """
 
     kind: str

@@ -1,7 +1,8 @@
-"""The database of a store, SQLite in a file or PostgreSQL: transactions, and messages for its errors.
+"""The database of a store (SQLite in a file, or PostgreSQL): its transactions, and messages for its errors.
 
-Only one writer at a time changes a store: it holds SQLite's write lock, or locks the row of the table `store`, from its
-first read to its commit. So version numbers have no gaps, the audit log is one chain, and aliases are linearizable.
+Only one writer at a time changes a store: from its first read to its commit, the writer holds SQLite's write lock, or
+in PostgreSQL a lock on the row of the table `store`. So version numbers have no gaps, the audit log is one chain, and
+aliases are linearizable.
 """
 
 from __future__ import annotations
@@ -38,22 +39,21 @@ from afina.store.database.tables import (
 )
 
 PATIENCE = 60
-"""Seconds that a writer waits for others."""
+"""The number of seconds that a writer waits for other writers of the same store."""
 
 _WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
-"""Isolation level for PostgreSQL, independent of its default.
-
-A writer that waited for the lock sees the others' changes.
+"""The statement that begins a write transaction in PostgreSQL, with an isolation level that does not depend on the
+server's default. At this level, a writer that waited for the lock sees the changes of other writers.
 """
 
 _ADVISORY = 0x6166696E61
-"""PostgreSQL's advisory lock for making tables: `afina` in ASCII."""
+"""The number of PostgreSQL's advisory lock under which the tables are created: `afina` in ASCII."""
 
 
 class Database:
-    """The database of one store. Thread-safe and usable after a fork: every use opens a new connection.
+    """The database of one store, thread-safe and usable after a fork, because every use opens a connection.
 
-    `connected` keeps one connection for several uses, because connecting takes longer than a query.
+    The method `connected` keeps one connection for several uses, because connecting takes longer than a query.
     """
 
     def __init__(self, address: Address, *, patience: float = PATIENCE) -> None:
@@ -65,7 +65,7 @@ class Database:
 
     @property
     def is_file(self) -> bool:
-        """Whether the database is SQLite."""
+        """Whether the database is a SQLite file, not PostgreSQL."""
         return self.address.directory is not None
 
     @property
@@ -73,7 +73,10 @@ class Database:
         return "BEGIN" if self.is_file else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
     def exists(self) -> bool:
-        """Return whether the database has a store. Raises NotFound if it does not respond, and CorruptStore."""
+        """Return whether the database contains a store.
+
+        Raises NotFound if the database does not respond, and CorruptStore if it is damaged.
+        """
         if self._ready:
             return True
         if self.is_file and not self._is_there():
@@ -103,15 +106,15 @@ class Database:
             raise problems.STORE_UNREADABLE(reason=file_io.reason(error), store=self.address.shown) from None
 
     def _missing(self) -> bool:
-        """Return False. Raises CorruptStore if blobs exist without a database file."""
+        """Return False for a missing store. Raises CorruptStore if blobs exist but the database file does not."""
         if self.is_file and engine.has_blobs_alone(Path(self.address.url)):
             raise engine.damaged(self.address, "the file is missing or empty, although there are blobs")
         return False
 
     def begin(self, first: Callable[[Connection], None]) -> bool:
-        """Create the store and call `first` in the same transaction.
+        """Create the store's tables, and call `first` in the same transaction.
 
-        Return False if another process has created the store meanwhile.
+        Return False if another process has created the store in the meantime.
         """
         if self.address.directory is not None:
             path = Path(self.address.url)
@@ -136,14 +139,19 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Begin a transaction that reads one snapshot of the store. Raises NotFound if there is no store."""
+        """Begin a read transaction, in which all queries see the same snapshot of the store.
+
+        Raises NotFound if there is no store.
+        """
         self.demand()
         with self._transaction(self._read) as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Begin the only write transaction, which the end of the `with` block commits, or an error rolls back.
+        """Begin a write transaction; the end of the `with` block commits it, and an error rolls it back.
+
+        A store has only one write transaction at a time.
 
         Raises:
             NotFound: there is no store.
@@ -161,20 +169,20 @@ class Database:
             yield connection
 
     def has_room(self) -> bool:
-        """Return whether the disk of a database file has room for changes; True for PostgreSQL."""
+        """Return whether the disk of a SQLite file has enough free space for changes; True for PostgreSQL."""
         return not self.is_file or engine.has_room(Path(self.address.url))
 
     def demand(self) -> None:
-        """Raise NotFound if there is no store."""
+        """Raise NotFound if the database contains no store."""
         if not self.exists():
             how = "publish to create one" if self.is_file else "create one: afina store init --blobs URL"
             raise problems.NO_STORE(_how=how, store=self.address.shown)
 
     def scrub(self) -> None:
-        """Overwrite the contents of deleted rows, so that no page of a table or index contains them.
+        """Overwrite the contents of deleted rows, so that no page of a table or index contains the deleted data.
 
-        PostgreSQL's write-ahead log and backups still contain the bytes until they are removed. Raises Busy if other
-        processes read for too long.
+        PostgreSQL's write-ahead log and backups still contain the deleted data until the log and the backups are
+        removed. Raises Busy if other processes read for too long.
         """
         with self._connected() as connection:
             if self.is_file:
@@ -189,7 +197,7 @@ class Database:
                 self._rewrite(connection)
 
     def _rewrite(self, connection: Connection) -> None:
-        """Rewrite PostgreSQL's tables with texts: a plain VACUUM leaves deleted rows' bytes in their pages."""
+        """Rewrite PostgreSQL's tables that contain texts, because a plain VACUUM leaves deleted bytes in pages."""
         connection.execute(text(f"SET lock_timeout = '{self.patience:g}s'"))
         until = datetime.now(UTC) + timedelta(seconds=self.patience)
         began = connection.execute(text("SELECT clock_timestamp()")).scalar()
@@ -206,7 +214,7 @@ class Database:
             raise CannotWrite(self.address.shown, "erasing rewrites the tables, which only their owner may do")
 
     def copy_to(self, file: Path) -> None:
-        """Copy the SQLite database at one moment to a file, with SQLite's backup interface."""
+        """Copy the state of the SQLite database at one moment to a file, with SQLite's backup interface."""
         file.touch(0o600)
         with self._connected() as connection, closing(sqlite3.connect(file)) as target:
             source: Any = connection.connection.driver_connection
@@ -216,7 +224,7 @@ class Database:
                 raise DBAPIError("backup", None, error) from None
 
     def damage(self) -> list[str]:
-        """Return what SQLite's integrity check finds; nothing for PostgreSQL, whose server checks its pages."""
+        """Return the problems that SQLite's integrity check finds; none for PostgreSQL, whose server checks pages."""
         if not self.is_file:
             return []
         with self._connected() as connection:
@@ -240,7 +248,7 @@ class Database:
 
     @contextmanager
     def connected(self) -> Iterator[None]:
-        """Use one connection for everything that this thread does in the `with` block; replaced if it breaks."""
+        """Return a context manager in which this thread uses one connection, which is replaced if it breaks."""
         if self._kept.__dict__.get("uses") is not None:
             yield
             return
@@ -270,7 +278,7 @@ class Database:
             raise engine.damaged(self.address, problem, " `afina store verify` lists all damage.") from error
 
     def _answers(self, connection: Connection) -> bool:
-        """Return whether a connection still works. A database server may have closed an idle connection."""
+        """Return whether a connection still works; a database server may close an idle connection."""
         if connection.in_transaction() and not connection.invalidated:
             connection.rollback()  # resets SQLAlchemy's state; the transactions themselves are begun and ended in SQL
         if connection.invalidated or self.is_file:
@@ -289,9 +297,9 @@ _OLDER = text(
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
     "AND backend_xmin IS NOT NULL AND xact_start < :began"
 )
-"""Transactions that may still see deleted rows."""
+"""The query that counts PostgreSQL's transactions that may still see deleted rows."""
 
 _LOOSE = text("PRAGMA foreign_key_check")
 
 _UNEXPECTED = (SQLAlchemyError, AttributeError, LookupError, TypeError, ValueError)
-"""Errors of reading a row with values that afina never writes."""
+"""Exceptions that reading a row raises if the row has values that afina never writes."""

@@ -1,7 +1,7 @@
-"""The address of a store's database, its SQLAlchemy engine, and messages for its errors.
+"""The address of a store's database, the SQLAlchemy engine for it, and messages for the database's errors.
 
-A SQLite file without write permission is opened read-only. Messages show the address of a PostgreSQL database without
-its password.
+A SQLite file without write permission is opened read-only. Error messages show the address of a PostgreSQL database
+without its password.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def default() -> str:
 
 @dataclass(frozen=True)
 class Address:
-    """The address of a store.
+    """The address of a store: a directory or a PostgreSQL URL.
 
     Attributes:
-        directory: directory of the store; None for PostgreSQL.
-        url: path of the SQLite file, or SQLAlchemy's URL.
-        shown: the address in messages, without a password.
+        directory: the directory of the store. None: the store is in PostgreSQL.
+        url: the path of the SQLite file, or SQLAlchemy's URL of the PostgreSQL database.
+        shown: the address in error messages, without a password.
     """
 
     directory: Path | None
@@ -76,7 +76,7 @@ class Address:
 
 
 def _without_password(url: str) -> str:
-    """Return a URL such as `user:secret@host/db?password=secret` without the secrets."""
+    """Replace the passwords in a URL such as `user:secret@host/db?password=secret` by `***`."""
     hidden = re.sub(r"^((?:[^/@]*://)?[^:/@]*):.*@", r"\1:***@", url)
     return re.sub(r"(password|sslpassword)=[^&]*", r"\1=***", hidden, flags=re.IGNORECASE)
 
@@ -88,13 +88,13 @@ _SETTINGS = (
 )
 
 _ALONE = ("locking_mode = EXCLUSIVE",)
-"""With this setting, SQLite needs no shared memory. Other connections wait for this one."""
+"""A SQLite setting with which a connection needs no shared memory, and other connections have to wait for it."""
 
 _NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR_SHM", "SQLITE_IOERR_WRITE")
-"""Beginnings of SQLite's error names where a full disk has no room for the shared memory of a connection that reads."""
+"""Beginnings of the names of SQLite's errors if a full disk has no space for the shared memory of a connection."""
 
 _WITHOUT_LOCKS = "win32-none" if os.name == "nt" else "unix-none"
-"""SQLite's VFS without locks: a file opened for reading cannot be locked for writing."""
+"""The name of SQLite's VFS without locks, for a file that is opened read-only and cannot be locked for writing."""
 
 
 _POSTGRES_OPTIONS = {
@@ -106,7 +106,10 @@ _POSTGRES_OPTIONS = {
 
 
 def engine_of(address: Address, patience: float) -> Engine:
-    """Return an engine whose connections are not pooled. SQLite connections wait `patience` seconds for locks.
+    """Return the SQLAlchemy engine for a store's address; its connections are not pooled.
+
+    Args:
+        patience: the number of seconds that SQLite connections wait for locks.
 
     Raises:
         NotFound: psycopg is not installed.
@@ -151,10 +154,10 @@ def _opened(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
 
 
 def _opened_alone(path: Path, patience: float) -> sqlite3.Connection:
-    """Return a connection in exclusive mode, which needs no shared memory, once no other connection is open.
+    """Open a SQLite connection in exclusive mode, which needs no shared memory, when no other connection is open.
 
-    A waiting connection keeps a read lock, so two waiting connections would wait for each other. A connection is
-    therefore closed at once and tried again.
+    A connection that waits keeps a read lock, so two such connections would wait for each other. Therefore, a
+    connection that cannot get its lock is closed at once, and a new one is opened.
     """
     until = meter.now() + patience
     while True:
@@ -171,9 +174,10 @@ def _opened_alone(path: Path, patience: float) -> sqlite3.Connection:
 
 
 def write_ahead(opened: sqlite3.Connection, patience: float) -> None:
-    """Turn on the write-ahead log, so that readers and the writer do not wait for each other.
+    """Turn on SQLite's write-ahead log, so that readers and the writer do not wait for each other.
 
-    If several connections turn on the log of a new file at once, SQLite refuses some immediately, without its timeout.
+    If several connections turn on the log of a new file at the same time, SQLite refuses some immediately, without
+    waiting for its timeout; therefore, this function tries again.
     """
     until = meter.now() + patience
     while True:
@@ -187,16 +191,16 @@ def write_ahead(opened: sqlite3.Connection, patience: float) -> None:
 
 
 def may_write(path: Path) -> bool:
-    """Return whether SQLite can write into the directory of the file."""
+    """Return whether SQLite can write to the directory of a database file, or the file does not exist yet."""
     return os.access(path.parent, os.W_OK) or not os.path.exists(path)
 
 
 ROOM = 1 << 20
-"""Bytes of free space below which a change of a store may fail."""
+"""The number of bytes of free disk space below which a change of a store may fail."""
 
 
 def has_room(path: Path) -> bool:
-    """Return whether the file's disk has `ROOM` bytes free; True if this is unknown."""
+    """Return whether the disk of a database file has at least `ROOM` bytes free; True if this is unknown."""
     try:
         return shutil.disk_usage(path.parent).free >= ROOM
     except OSError:
@@ -204,9 +208,9 @@ def has_room(path: Path) -> bool:
 
 
 def is_there(path: Path) -> bool:
-    """Return whether the database file exists and is not empty.
+    """Return whether a database file exists and is not empty; a killed process may leave an empty file.
 
-    A killed process may leave an empty file. Raises OSError.
+    Raises OSError.
     """
     try:
         return os.stat(path).st_size > 0
@@ -215,7 +219,7 @@ def is_there(path: Path) -> bool:
 
 
 def has_blobs_alone(path: Path) -> bool:
-    """Return whether blobs exist beside a missing or empty database file, which means that the file was lost."""
+    """Return whether a store's directory contains blobs; without a database file, this means that the file was lost."""
     return next((path.parent / BLOBS).glob("??/sha256-*"), None) is not None
 
 
@@ -231,7 +235,7 @@ def _mode(path: Path) -> str:
 
 
 def _size(path: str) -> int:
-    """Return the size of a file in bytes, or 0 if it cannot be read."""
+    """Return the size of a file in bytes, or 0 if the file does not exist or cannot be read."""
     try:
         return os.stat(path).st_size
     except OSError:
@@ -249,7 +253,12 @@ _ABSENT = ("3D000", "42P01", "3F000")  # no such database, table, schema
 
 
 def error_of(error: DBAPIError, address: Address, secret: object, patience: float) -> AfinaError:
-    """Return afina's error for an error of the database. `patience`: seconds waited for locks."""
+    """Return the exception of afina for an exception of the database driver.
+
+    Args:
+        secret: the password, which is removed from the message.
+        patience: the number of seconds that a writer waits for locks, for the message.
+    """
     where, said = f"store {address.shown}", " ".join(str(error.orig).split())[:200]
     if secret:
         said = said.replace(str(secret), "***")
@@ -268,16 +277,20 @@ def error_of(error: DBAPIError, address: Address, secret: object, patience: floa
 
 
 def damaged(address: Address, problem: str, then: str = "", **fields: object) -> CorruptStore:
-    """Return the error for a damaged database. `then`: advice for the user."""
+    """Return the exception for a damaged database.
+
+    Args:
+        then: advice for the user at the end of the message.
+    """
     where = address.url if address.directory is not None else "the database"
     return problems.DATABASE_DAMAGED(reason=problem, where=where, _then=then, store=address.shown, **fields)
 
 
 def foreign(address: Address) -> Refused:
-    """Return the error for a database that has tables of another program."""
+    """Return the exception for a database that contains tables of another program."""
     return problems.DATABASE_FOREIGN(store=address.shown)
 
 
 def busy(address: Address, patience: float) -> Busy:
-    """Return the error for a lock that other processes did not release in time."""
+    """Return the exception for a lock that other processes did not release within `patience` seconds."""
     return problems.STORE_BUSY(store=address.shown, seconds=patience)

@@ -146,16 +146,17 @@ KEYS = Table(
 )
 
 LIVE, DELETED = "live", "deleted"
-"""States of a version. Clients are LIVE too."""
+"""The states of a version: LIVE or DELETED. A client that is not being erased has the state LIVE, too."""
 
 ERASING, ERASED = "erasing", "erased"
-"""States of a client: metadata erased and files being removed; name erased, until no database page contains it."""
+"""The states of a client during its erasure. ERASING: the client's rows are deleted, and its files are being removed.
+ERASED: the client's name is hashed, until no database page contains the name."""
 
 FORMAT = "0004"
-"""Format of these tables. Raise it when a table or column changes."""
+"""The format number of the tables, which must be raised when a table or column changes."""
 
 FORMATS = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
-"""A table with one row, the format. It has the name and form of Alembic's version table."""
+"""The table with the format number as its only row; the table's name and form are those of Alembic's version table."""
 
 _WORDY = {
     CLIENTS: ("name", "salt"),
@@ -166,11 +167,12 @@ _WORDY = {
     LEASES: ("client",),
     KEYS: ("name",),
 }
-"""Columns for which PostgreSQL must not keep statistics: these contain samples, which an erasure could not remove."""
+"""Columns for which PostgreSQL must keep no statistics, because statistics contain samples of the values, which the
+erasure of a client could not remove."""
 
 
 def make_tables(connection: Connection) -> None:
-    """Create the tables, within the connection's transaction."""
+    """Create the tables of a store within the connection's transaction."""
     FORMATS.create(connection)
     metadata.create_all(connection)
     if connection.dialect.name == "postgresql":

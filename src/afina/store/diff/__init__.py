@@ -1,6 +1,6 @@
-"""The differences between two adapters: fields of their manifests, and weights layer by layer.
+"""Compare two adapters: the fields of their manifests, and their weights layer by layer.
 
-A comparison needs no backbone and no texts. torch is imported inside the functions that compute.
+A comparison of two adapters needs no backbone and no texts. torch is imported inside the functions that need it.
 """
 
 from __future__ import annotations
@@ -29,26 +29,27 @@ if TYPE_CHECKING:
 
 
 PIECE = 1 << 20
-"""Elements of a tensor that are held in float64 at a time. A tensor may be most of a model."""
+"""The largest number of elements of a tensor that are converted to float64 at a time, because a tensor may be large."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The difference of one layer, or one tensor, of two adapters. All norms are Frobenius norms.
+    """The difference between two adapters in one layer or one tensor. All norms are Frobenius norms.
 
     Attributes:
-        name: name of the layer or tensor.
-        kind: "product" for LoRA's scale * B @ A, which does not depend on the choice of factors or rank; "tensor" for a
-            tensor as it is stored.
+        name: the name of the layer or tensor.
+        kind: "product" for LoRA's weight change scale * B @ A, which does not depend on the choice of factors or rank;
+            "tensor" for a tensor that is compared as it is stored.
         head: whether the layer is part of the classification head.
-        first: norm in the first adapter; None if the adapter lacks the layer.
-        second: norm in the second adapter; None if the adapter lacks the layer.
-        change: norm of the difference; None if one adapter lacks the layer, or the shapes differ.
-        relative: change divided by `first`; None if `first` is 0 and the change is not.
-        ranks: numerical ranks of products: directions above the rounding error of the stored factors.
-        outputs: principal angles between the output spaces of two products, in degrees, ascending; as many as the
-            smaller rank.
-        inputs: principal angles between the input spaces of two products, in degrees, ascending.
+        first: the norm in the first adapter. None: the first adapter does not have the layer.
+        second: the norm in the second adapter. None: the second adapter does not have the layer.
+        change: the norm of the difference. None: one adapter does not have the layer, or the shapes differ.
+        relative: `change` divided by `first`. None: `first` is 0 and `change` is not, or `change` is None.
+        ranks: the numerical ranks of the two products: the numbers of directions above the rounding error of the stored
+            factors.
+        outputs: the principal angles between the output spaces of the two products, in degrees, ascending; there are as
+            many angles as the smaller rank.
+        inputs: the principal angles between the input spaces of the two products, in degrees, ascending.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Layer:
     inputs: tuple[float, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values, and the mean and largest angle; None if there are no angles."""
+        """Return the fields as JSON values; angles also with their mean and largest value, or None without angles."""
         return asdict(self) | {
             "ranks": None if self.ranks is None else list(self.ranks),
             "outputs": _angles_as_json(self.outputs),
@@ -73,12 +74,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Difference:
-    """The differences from a first adapter to a second, in manifest and weights.
+    """The differences from a first adapter to a second adapter, in manifest and weights.
 
     Attributes:
-        digests: digests of both adapters.
-        fields: differences of the manifests by group (`differing`).
-        layers: the layers of both adapters, in the order of the model, the head last.
+        digests: the digests of both adapters.
+        fields: the differences of the manifests by group of fields (`differing`).
+        layers: the differences in each layer of either adapter, in the order of the model, the head last.
         notes: sentences that explain the differences.
     """
 
@@ -97,11 +98,12 @@ class Difference:
 
 
 def difference(first: Adapter, second: Adapter) -> Difference:
-    """Return the differences from the first adapter to the second.
+    """Return the differences from the first adapter to the second adapter.
 
-    Rows of a head are matched by label, columns of a bag of words by term. DoRA's product and magnitudes
-    (`lora_magnitude_vector`) are compared separately, as they are stored: their joint effect depends on the backbone's
-    weights. The effect of a peft LoRA that was initialized from these weights (PiSSA, OLoRA, ...) depends on them too.
+    The rows of classification heads are matched by label, and the columns of bag-of-words models by term. DoRA's
+    product and magnitudes (`lora_magnitude_vector`) are compared separately as they are stored, because their joint
+    effect depends on the backbone's weights. The effect of a peft LoRA that was initialized from the backbone's weights
+    (PiSSA, OLoRA, ...) depends on these weights, too, and is not compared.
 
     Raises:
         CorruptAdapter: shapes of LoRA factors do not match, or a tensor has NaN or infinite values.
@@ -142,7 +144,7 @@ def _notes(first: Adapter, second: Adapter) -> Iterator[str]:
 
 
 def _place(name: str) -> tuple[bool, list[tuple[int, str]]]:
-    """Return a sort key of a tensor name: numbers are ordered by value, and the head comes last."""
+    """Return a key for sorting tensor names: numbers in names are ordered by value, and the head comes last."""
     return is_head(name), [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
@@ -183,7 +185,7 @@ def _norm(part: LowRankProduct | Tensor) -> float:
 
 
 def _distance(first: Any, second: Any) -> float:
-    """Return the norm of the difference of two products, or of two tensors of the same shape."""
+    """Return the Frobenius norm of the difference of two products, or of two tensors, of the same shape."""
     if isinstance(first, LowRankProduct):
         return first.distance(second)
     return sqrt(sum(float((b - a).square().sum()) for a, b in _pieces(first, second)))
@@ -200,7 +202,7 @@ def _angles_as_json(angles: tuple[float, ...]) -> dict[str, Any] | None:
 
 
 Fields = dict[str, dict[str, Any]]
-"""Differences by group and name: a list of the first and the second value."""
+"""The type of the differences of two manifests: for each group and field, the list of the first and second value."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "metrics": ("metrics",),
@@ -211,18 +213,18 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "others": ("method", "template", "words", "offset", "objective", "max_length"),
     "versions": ("versions",),
 }
-"""Fields of a manifest by group. Labels are compared separately."""
+"""The fields of a manifest that are compared, by group. Labels are compared separately."""
 
 _OPENED = ("metrics", "hyperparameters", "training", "data", "versions")
-"""Fields that are tables; each of their entries is compared."""
+"""The fields of a manifest that are tables, whose entries are compared one by one."""
 
 
 def differing(first: Manifest, second: Manifest) -> Fields:
-    """Return the differing fields of two manifests as JSON values, by group. Groups without differences are left out.
+    """Return the fields in which two manifests differ, as JSON values, by group; other groups are left out.
 
-    A field that a manifest lacks has the value None. Fields of nested tables have dotted names, such as `lora.r` of a
-    sum. `labels` has `added` and `removed` (names that only the second or only the first manifest has) and `reordered`
-    (the common names in the order of each manifest).
+    A field that a manifest does not have has the value None. Fields of nested tables have dotted names, such as
+    `lora.r` for a sum of methods. The group `labels` has `added` (label names of only the second manifest), `removed`
+    (label names of only the first manifest) and `reordered` (the common label names in the order of each manifest).
     """
     one, other = (manifest.model_dump(mode="json") for manifest in (first, second))
     found = {group: _group(names, one, other) for group, names in GROUPS.items()}
@@ -253,7 +255,10 @@ def _flat(table: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:
 
 
 def _json_value(value: Any) -> Any:
-    """Return a value as JSON can represent it. In untyped fields, pydantic has replaced NaN by None."""
+    """Return a value that JSON can represent: infinity and NaN become strings.
+
+    In untyped fields, pydantic has already replaced NaN by None.
+    """
     return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 

@@ -1,7 +1,8 @@
 """The weight changes of an adapter by layer: LoRA's products B @ A, and all other tensors as they are stored.
 
-Norms, distances, input and output spaces of products are computed from the factors A and B alone. Heads are matched by
-label, bags of words by term. The module reads the scale of a product as afina's methods and peft store it.
+The norms, distances, input spaces and output spaces of products are computed from the factors A and B alone.
+Classification heads are matched by label, and bag-of-words models by term. The scale of a product is read from the
+settings that afina's methods and peft store.
 """
 
 from __future__ import annotations
@@ -25,31 +26,34 @@ if TYPE_CHECKING:
 
 LORA = "lora"
 ALPHA, PEFT_ALPHA = 16.0, 8.0
-"""Default alphas of LoRA: afina's and peft's."""
+"""The default alpha of LoRA in afina (ALPHA) and in peft (PEFT_ALPHA)."""
 
 _FACTORS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))
-"""Ends of the names of a layer's factors, and of an embedding's."""
+"""The ends of the names of LoRA's factors A and B: of a linear layer, and of an embedding."""
 
 _BIAS = ".lora_B.bias"
-"""End of the name of B's bias, which has the same scale as the product."""
+"""The end of the name of the bias of LoRA's factor B, which has the same scale as the product B @ A."""
 
 _OTHERWISE = ("use_qalora", "use_bdlora", "kasa_config", "monteclora_config", "arrow_config", "target_parameters")
-"""Settings of peft's LoRA with which the weight change is not scale * B @ A."""
+"""Settings of peft's LoRA with which the weight change of a layer is not scale * B @ A."""
 
 
 def is_foreign(manifest: Manifest) -> bool:
-    """Return whether peft made the adapter, so that its labels have no names.
+    """Return whether an adapter was made by peft and not by afina, so that its labels have no names.
 
-    The manifest of an adapter of afina's `peft` method has a `type`; that of an adapter made by peft has none.
+    The manifest of an adapter that afina's method `peft` trained has the hyperparameter `type`, the manifest of an
+    adapter made by peft does not.
     """
     return manifest.method == FOREIGN and "type" not in manifest.hyperparameters
 
 
 def effective_weights(adapter: Adapter) -> dict[str, LowRankProduct | Tensor]:
-    """Return an adapter's weight changes by the module names of the unwrapped model; a product by its layer's name.
+    """Return an adapter's weight changes: LoRA's products by layer name, and other tensors by tensor name.
+
+    The names are those of the backbone without peft's prefix `base_model.model.`.
 
     Raises:
-        CorruptAdapter: shapes of LoRA factors do not match, or a scale is not a finite number.
+        CorruptAdapter: the shapes of LoRA's factors do not match, or a scale is not a finite number.
     """
     tensors = {name.removeprefix("base_model.model."): tensor for name, tensor in adapter.tensors.items()}
     scales = LoraScales.of(adapter)
@@ -81,13 +85,13 @@ def _product(adapter: Adapter, layer: str, left: Tensor, right: Tensor, scales: 
 
 @dataclass(frozen=True)
 class LoraScales:
-    """The factor of LoRA's product B @ A: alpha / r, or alpha / sqrt(r) with rsLoRA.
+    """The scales of LoRA's products B @ A in an adapter: alpha / r, or alpha / sqrt(r) with rsLoRA.
 
     Attributes:
         alpha: LoRA's alpha.
-        rslora: whether to divide by sqrt(r).
+        rslora: whether alpha is divided by sqrt(r) (rsLoRA).
         dora: whether the sum of weight and product is rescaled (DoRA).
-        patterns: alphas of single layers, by patterns of layer names (peft's `alpha_pattern`).
+        patterns: the alphas of single layers, by patterns of layer names (peft's `alpha_pattern`).
         where: the adapter's name in error messages.
     """
 
@@ -99,7 +103,7 @@ class LoraScales:
 
     @classmethod
     def of(cls, adapter: Adapter) -> Self | None:
-        """Return the scales of an adapter; None without LoRA, or if its weight change is not scale * B @ A."""
+        """Return the scales of an adapter; None if the adapter's weight changes are not scale * B @ A."""
         manifest, where = adapter.manifest, adapter.where
         if is_foreign(manifest):
             given = manifest.hyperparameters
@@ -121,9 +125,10 @@ class LoraScales:
         return cls(alpha, bool(given.get("rslora")), bool(given.get("dora")), where=where)
 
     def scale(self, layer: str, rank: int) -> float:
-        """Return the scale of a layer.
+        """Return the scale of the product in a layer.
 
-        As in peft, the first pattern that matches the end of the name, from a dot, applies.
+        Of the patterns with an alpha, the first one that matches the layer's name, or the name's end after a dot,
+        applies, as in peft.
         """
         key = self._find(layer)
         alpha = self.alpha if key is None else self.patterns[key]
@@ -149,12 +154,12 @@ def _corrupt(where: str, name: str, value: Any, expected: str) -> CorruptAdapter
 
 @dataclass(frozen=True, eq=False)
 class LowRankProduct:
-    """The product scale * left @ right.
+    """The weight change of a layer with LoRA: the product scale * left @ right.
 
     Attributes:
-        left: [outputs, r], LoRA's B.
-        right: [r, inputs], LoRA's A.
-        scale: LoRA's factor alpha / r.
+        left: LoRA's factor B, [outputs, r].
+        right: LoRA's factor A, [r, inputs].
+        scale: LoRA's scale, such as alpha / r.
     """
 
     left: Tensor
@@ -173,12 +178,12 @@ class LowRankProduct:
 
     @property
     def rank(self) -> int:
-        """The numerical rank: number of directions above the rounding error of the stored factors."""
+        """The numerical rank of the product: the number of directions above the stored factors' rounding error."""
         return self.spaces[0].shape[1]
 
     @cached_property
     def spaces(self) -> tuple[Tensor, Tensor]:
-        """Orthonormal bases of the output and input space, float64 [outputs, rank] and [inputs, rank]."""
+        """Orthonormal bases of the product's output and input spaces, float64 [outputs, rank] and [inputs, rank]."""
         import torch
 
         left, right = self.left.double(), self.right.double()
@@ -191,7 +196,7 @@ class LowRankProduct:
         return outputs @ u[:, :kept], inputs @ v[:kept].T
 
     def distance(self, other: LowRankProduct) -> float:
-        """Return the Frobenius norm of the difference from another product; exactly 0 for equal factors."""
+        """Return the Frobenius norm of the difference between this product and another; exactly 0 for equal factors."""
         import torch
 
         same = self.scale == other.scale and self.left.shape == other.left.shape
@@ -200,19 +205,19 @@ class LowRankProduct:
         return _row_norms([self, LowRankProduct(other.left, other.right, -other.scale)])
 
     def rows(self, chosen: list[int]) -> LowRankProduct:
-        """Return the product with only these outputs, in this order."""
+        """Return the product with only the outputs at the indices `chosen`, in that order."""
         return LowRankProduct(self.left[chosen], self.right, self.scale)
 
 
 def principal_angles(first: Tensor, second: Tensor) -> tuple[float, ...]:
-    """Return the min(p, q) principal angles between two spaces in degrees, ascending.
+    """Return the min(p, q) principal angles between two subspaces, in degrees, ascending.
 
-    Cosines are inaccurate for small angles, and sines near 90 degrees, so each angle is computed from the more accurate
-    of the two (Björck & Golub 1973).
+    A cosine is inaccurate for small angles, and a sine for angles near 90 degrees, so each angle is computed from the
+    more accurate of its cosine and its sine (Björck & Golub 1973).
 
     Args:
-        first: orthonormal basis, float64 [n, p].
-        second: orthonormal basis, float64 [n, q].
+        first: an orthonormal basis of the first subspace, float64 [n, p].
+        second: an orthonormal basis of the second subspace, float64 [n, q].
     """
     import torch
 
@@ -228,7 +233,7 @@ def principal_angles(first: Tensor, second: Tensor) -> tuple[float, ...]:
 
 
 def _row_norms(terms: list[LowRankProduct]) -> float:
-    """Return the Frobenius norm of a sum of products of one shape."""
+    """Return the Frobenius norm of the sum of low-rank products that all have the same shape."""
     import torch
 
     above = torch.linalg.qr(torch.cat([term.scale * term.left.double() for term in terms], dim=1))[1]
@@ -237,7 +242,7 @@ def _row_norms(terms: list[LowRankProduct]) -> float:
 
 
 def _unit(*factors: Tensor) -> float:
-    """Return the unit roundoff of the coarsest dtype of the factors; at least that of the computation in float64."""
+    """Return the machine epsilon of the coarsest dtype of the factors, but at least 10 times that of float64."""
     import torch
 
     units = [torch.finfo(factor.dtype).eps for factor in factors if factor.is_floating_point()]
@@ -245,21 +250,23 @@ def _unit(*factors: Tensor) -> float:
 
 
 FEW = 5
-"""Largest number of names in a sentence."""
+"""The largest number of names that a message lists."""
 
 _ROWS, _COLUMNS = ("weights", "bias"), ("weights", "idf")
-"""Tensors of a bag of words with a row for each label, and those with a column for each term."""
+"""The names of the tensors of a bag-of-words model that have a row for each label (_ROWS), and of those that have a
+column for each term (_COLUMNS)."""
 
 
 @dataclass(frozen=True)
 class LabelMatching:
-    """How the rows and columns of two adapters' heads are matched.
+    """How the rows (labels) and columns (terms) of the classification heads of two adapters are matched.
 
     Attributes:
-        sizes: number of labels of each adapter.
-        rows: indices of the common labels in each adapter, in the order of the first; None: match by index.
-        columns: indices of each adapter's terms among all terms; None if both have the same terms.
-        terms: number of all terms.
+        sizes: the number of labels of each adapter.
+        rows: the indices of the common labels in each adapter, in the order of the first adapter. None: rows are
+            matched by index.
+        columns: the index of each adapter's terms among the terms of both adapters. None: both have the same terms.
+        terms: the number of terms of both adapters together.
         notes: sentences about the matching.
     """
 
@@ -271,9 +278,9 @@ class LabelMatching:
 
     @classmethod
     def of(cls, first: Adapter, second: Adapter) -> Self:
-        """Return how the labels and terms of two adapters are matched.
+        """Match the labels and terms of two adapters by name.
 
-        Rows of regression adapters, and of adapters without label names, are matched by index.
+        The rows of regression adapters, and of adapters without label names, are matched by index.
         """
         one, other = first.manifest, second.manifest
         notes = []
@@ -297,7 +304,10 @@ class LabelMatching:
     def matched(
         self, name: str, first: LowRankProduct | Tensor, second: LowRankProduct | Tensor
     ) -> tuple[LowRankProduct | Tensor, LowRankProduct | Tensor] | None:
-        """Return a tensor or product of both adapters with rows and columns in one order; None: no common label."""
+        """Return a tensor or product of both adapters with matching rows and columns.
+
+        None: the adapters have no label in common, or a tensor does not have a row for each label.
+        """
         if self.columns is not None and name in _COLUMNS:
             first, second = self._spread(first, 0), self._spread(second, 1)
         if self.rows is not None and (is_output(name) or name in _ROWS):
@@ -336,6 +346,6 @@ def _by_label(first: Sequence[str], second: Sequence[str]) -> tuple[tuple[list[i
 
 
 def some_of(names: Sequence[str]) -> str:
-    """Return the first few names, and how many more there are, for a message."""
+    """Return the first few names separated by commas, and the number of further names, for a message."""
     more = f" and {len(names) - FEW:,} more" if len(names) > FEW else ""
     return ", ".join(names[:FEW]) + more

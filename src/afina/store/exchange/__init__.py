@@ -1,1 +1,1 @@
-"""Export and import: bundles, saved classifiers, merged models, the Hub. Every imported file is inspected first."""
+"""Export and import adapters: bundles, saved classifiers, merged models, the Hub. Every imported file is inspected."""

@@ -1,8 +1,8 @@
-"""Bundles: a version of an adapter as one file, for machines without a network. All damage to a bundle is detected.
+"""Bundles: a bundle is a version of an adapter as one file, for machines without a network.
 
-A bundle is a plain tar file. Its first member, `bundle.json`, has the size and sha256 of every other member, and its
-own digest. The content determines every byte of a bundle, and no other form is accepted, so every changed bit is
-detected. No file is written before all are checked. A bundle does not prove who wrote it.
+A bundle is a plain tar file. Its first member, `bundle.json`, has the size and SHA-256 of every other member, and its
+own digest. The content determines every byte of a bundle, and a bundle in another form is refused, so every changed bit
+is detected. The extracted files appear only after all files are checked. A bundle does not prove who wrote it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ FORMAT = 1
 BLOCK = tarfile.BLOCKSIZE
 PIECE = 1 << 20
 MOST_INDEX = file_io.MOST_BYTES
-"""Largest size of `bundle.json` in bytes."""
+"""The largest size in bytes of `bundle.json`, the first member of a bundle."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,98}[A-Za-z0-9_]|[A-Za-z0-9_]", re.ASCII)
 _END = 2 * BLOCK
-"""Bytes of zeros at the end of a tar file."""
+"""The number of zero bytes at the end of a tar file."""
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd", b"PK\x03\x04": "zip"}
 
@@ -43,15 +43,15 @@ class _Member(NamedTuple):
 
 
 def write(path: Path, entries: Mapping[str, Path | bytes], about: Mapping[str, Any]) -> str:
-    """Write a bundle atomically. Return its digest.
+    """Write a bundle atomically; return the bundle's digest.
 
     Args:
-        entries: the members of the bundle: paths of files, or bytes, by name.
-        about: JSON values stored in `bundle.json`, such as manifest, name and version.
+        entries: the members of the bundle by name: paths of files, or bytes.
+        about: JSON values that are stored in `bundle.json`, such as the manifest, name and version.
 
     Raises:
-        InvalidName: a name is not allowed in a bundle.
-        Refused: `about` is not JSON, or too large.
+        InvalidName: the name of a member is not allowed in a bundle.
+        Refused: `about` cannot be represented in JSON, or is too large.
         NotFound: a file of `entries` does not exist.
         CannotWrite: the bundle cannot be written to `path`.
     """
@@ -70,7 +70,7 @@ def write(path: Path, entries: Mapping[str, Path | bytes], about: Mapping[str, A
 
 
 def read(path: Path, into: Path, limits: IntakeLimits = IntakeLimits()) -> dict[str, Any]:  # noqa: B008 - frozen
-    """Extract a bundle into the new directory `into`, atomically. Return the bundle's `about`.
+    """Extract a bundle atomically into the new directory `into`; return the values `about` in `bundle.json`.
 
     Raises:
         NotFound: there is no file at `path`.
@@ -101,7 +101,7 @@ def read(path: Path, into: Path, limits: IntakeLimits = IntakeLimits()) -> dict[
 
 
 def _measured(path: Path, entries: Mapping[str, Path | bytes]) -> list[_Member]:
-    """Return size and sha256 digest of each entry, in the order of the names."""
+    """Return the size and SHA-256 digest of each member of a bundle, in the order of the names."""
     found = []
     for name, entry in sorted(entries.items()):
         if isinstance(entry, bytes):
@@ -115,7 +115,7 @@ def _measured(path: Path, entries: Mapping[str, Path | bytes]) -> list[_Member]:
 
 
 def _index(path: Path, members: list[_Member], about: Mapping[str, Any]) -> bytes:
-    """Return the content of `bundle.json`, the first member."""
+    """Return the content of `bundle.json`, the first member of a bundle."""
     files = {member.name: {"sha256": member.digest, "size": member.size} for member in members}
     content: dict[str, Any] = {"format": FORMAT, "files": files, "about": dict(about)}
     try:
@@ -142,7 +142,7 @@ def _append(file: BinaryIO, name: str, size: int, source: BinaryIO) -> None:
 
 
 def _header(name: str, size: int) -> bytes:
-    """Return the tar header of a member, without time and owner. GNU's format allows sizes beyond 8 GiB."""
+    """Return the tar header of a member of a bundle, without time and owner, in GNU's format for sizes above 8 GiB."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
     return info.tobuf(tarfile.GNU_FORMAT)
@@ -204,9 +204,9 @@ def _check_sizes(path: Path, members: list[_Member], limits: IntakeLimits) -> No
 
 
 def _parsed(path: Path, block: bytes) -> tuple[str, int]:
-    """Return name and size of a member from its tar header.
+    """Parse the tar header of a member of a bundle; return the member's name and size.
 
-    Raises Refused for members other than files, and CorruptStore for a damaged tar.
+    Raises Refused for a member that is not a file, and CorruptStore for a damaged header.
     """
     try:
         info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
@@ -222,7 +222,7 @@ def _parsed(path: Path, block: bytes) -> tuple[str, int]:
 
 
 def _check_header(path: Path, block: bytes, name: str, size: int) -> None:
-    """Raise an error if a tar header is not the header that `write` makes for this file."""
+    """Raise an error if a tar header differs from the header that `write` makes for a member of this name and size."""
     found = _parsed(path, block)
     if found[0] != name:
         kind = "a path" if "/" in found[0] or "\\" in found[0] else "a file"
@@ -245,7 +245,7 @@ def _extract(path: Path, file: BinaryIO, member: _Member, to: Path) -> None:
 
 
 def _data(path: Path, file: BinaryIO, size: int) -> Iterator[bytes]:
-    """Yield a member's bytes in pieces, and read the padding after the bytes."""
+    """Yield the bytes of a member of a bundle in pieces, and check the padding after them."""
     left = size
     while left:
         if not (data := file.read(min(PIECE, left))):

@@ -1,4 +1,4 @@
-"""Import and export adapters: directories, bundles, the Hub, merged models.
+"""Import and export adapters as directories, bundles, repositories on the Hub, and merged models.
 
 Every import calls `AdapterStore.publish`, which inspects all files.
 """
@@ -43,15 +43,15 @@ def bring_in(
     backbone: str | None,
     precision: str | None,
 ) -> PublishOutcome:
-    """Publish the adapter at `source` with `AdapterStore.publish`.
+    """Import the adapter at `source` into a store: publish it with `AdapterStore.publish`.
 
     Args:
-        source: a directory of afina, of peft, or of a classifier saved with `save_pretrained`; a bundle, FILE.tar; or
-            hub:owner/name[@revision].
-        publish: `AdapterStore.publish` with its name filled in.
-        backbone: for a transformers classifier, the backbone from which it was fine-tuned. Adapters of afina and peft
-            name their backbone.
-        precision: for a peft adapter, how the backbone's weights were stored in training, as in `Adapter.load`.
+        source: a directory of an adapter of afina or peft, or of a classifier saved with `save_pretrained`; a bundle,
+            FILE.tar; or hub:owner/name[@revision].
+        publish: the method `AdapterStore.publish` with the adapter's name filled in.
+        backbone: for a classifier of transformers, the backbone that was fine-tuned. None for adapters of afina and
+            peft, which name their backbone.
+        precision: for an adapter of peft, how the backbone's weights were stored in training, as in `Adapter.load`.
     """
     keep = partial(publish, message=message, source=_shown(source))
     if source.startswith(HUB):
@@ -76,7 +76,10 @@ def bring_in(
 
 
 def _parts(path: Path, about: Mapping[str, Any], place: Path) -> dict[str, Path]:
-    """Return an adapter's files in an extracted bundle, by role. Only files listed in the bundle are allowed."""
+    """Return the files of an adapter's parts in an extracted bundle, by role.
+
+    Raises an error if a part is not among the files of the bundle.
+    """
     parts, there = about.get("parts"), {file.name for file in place.iterdir()}
     if not isinstance(parts, dict) or not isinstance(about.get("manifest"), dict):
         raise problems.BUNDLE_WITHOUT_ADAPTER(path=path)
@@ -123,14 +126,17 @@ def send_out(
     private: bool,
     texts: bool = True,
 ) -> tuple[str, tuple[str, ...]]:
-    """Export a version to a directory, a bundle or the Hub. Return the place, and notes for users of the files.
+    """Export a version to a directory, a bundle or the Hub.
 
     Args:
         target: a directory; FILE.tar for a bundle; or hub:owner/name[@branch].
-        merged: merge the adapter into its backbone, as a model that transformers opens without peft.
-        backbone: address of the backbone; default: the address in the manifest.
+        merged: whether to merge the adapter into its backbone, as a model that transformers opens without peft.
+        backbone: the address of the backbone. Default: the address in the manifest.
         private: whether a new repository on the Hub is private.
         texts: whether to export the hashes of the training texts, if the version has hashes.
+
+    Returns:
+        The path or URL of the exported files, and notes for users of these files.
     """
     version = store.show(reference)
     if backbone is not None and not merged:

@@ -1,4 +1,4 @@
-"""Merge an adapter into its backbone, and write a model directory that transformers opens."""
+"""Merge an adapter into its backbone, and write the merged model to a directory that transformers opens."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ if TYPE_CHECKING:
 
 
 MERGE_TOLERANCE = 1e-4
-"""Maximum difference of the probe's logits after merging, relative to the largest logit."""
+"""The largest allowed difference between the logits before and after merging, relative to the largest logit, on the
+fixed texts of the golden test."""
 
 _TOKENIZER = "tokenizer_config.json"
 
 
 def merge(predictor: Predictor, directory: str | Path) -> tuple[str, ...]:
-    """Write the adapter and its backbone as one float32 model that transformers' `from_pretrained` opens.
+    """Merge a predictor's adapter into its backbone, and write a float32 model that transformers opens.
 
-    The merged model has the logits of `predictor`, which is unchanged; merging needs a second copy of the model. The
-    tokenizer is saved too, with the adapter's maximum length. `directory` must not exist, and is written atomically.
+    The merged model has the same logits as `predictor`, which stays unchanged. Merging needs memory for a second copy
+    of the model. The tokenizer is saved too, with the adapter's maximum length. The directory must not exist, and is
+    written atomically.
 
     Returns:
-        Instructions for the user of the merged model that the files do not contain, one sentence each.
+        Sentences with instructions for the user of the merged model that the files do not contain.
 
     Raises:
         Refused: The adapter does not change the backbone's own weights, or `directory` exists.
@@ -62,13 +64,13 @@ def merge(predictor: Predictor, directory: str | Path) -> tuple[str, ...]:
 
 
 def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors without tied copies: transformers ties the output embedding again when it opens a model."""
+    """Return a model's tensors without tied copies; transformers ties the output embedding when it opens a model."""
     names = {tensor.data_ptr(): name for name, tensor in reversed([*state.items()]) if tensor.numel()}
     return {name: tensor for name, tensor in state.items() if names.get(tensor.data_ptr(), name) == name}
 
 
 def _merged(predictor: ModelPredictor) -> Any:
-    """Return a transformers model with the adapter merged into its weights. Raises Refused."""
+    """Return a transformers model with a predictor's adapter merged into its weights. Raises Refused."""
     asked, method = predictor.objective, predictor.method
     model, _ = predictor.backbone.open(asked.label_names, seed=0, opening=asked.opening)
     if (hold := PRECISIONS[predictor.manifest.precision].hold) is not None:
@@ -94,7 +96,10 @@ def _not_mergeable(predictor: ModelPredictor, reason: str, **fields: object) -> 
 
 
 def _check(predictor: ModelPredictor, model: Any) -> None:
-    """Raise Refused if the merged model has other logits: some peft types depend on the text, and cannot be merged."""
+    """Raise Refused if the merged model has other logits than the predictor.
+
+    Some peft types change the model depending on the text, and cannot be merged.
+    """
     device = next(predictor.classifier.parameters()).device
     reading = (predictor.backbone, predictor.max_length, predictor.template)
     expected = np.array(probes.probe(predictor.classifier, *reading))
@@ -106,7 +111,10 @@ def _check(predictor: ModelPredictor, model: Any) -> None:
 
 
 def _cut_at(settings: Path, longest: int) -> None:
-    """Set the maximum length of a saved tokenizer; `file_io` would refuse 1e30, which transformers writes for none."""
+    """Set the maximum length in the settings file of a saved tokenizer.
+
+    Without a maximum length, transformers writes 1e30, which `file_io` refuses.
+    """
     content = json.loads(settings.read_text(encoding="utf-8")) | {"model_max_length": longest}
     settings.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 

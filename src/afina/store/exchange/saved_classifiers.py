@@ -1,4 +1,4 @@
-"""Import classifiers saved by transformers' `save_pretrained`, as adapters of method `full`."""
+"""Import classifiers that transformers' `save_pretrained` has saved, as adapters of the method `full`."""
 
 from __future__ import annotations
 
@@ -29,46 +29,50 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS, INDEX = "config.json", Full.tensor_file, "model.safetensors.index.json"
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-"""File names: a saved tokenizer has at least one of these files. Without any, transformers may make an empty one."""
+"""Names of files of which a saved tokenizer has at least one; without them, transformers may create an empty one."""
 
 _INDIFFERENT = re.compile(
     r"architectures|(torch_)?dtype|transformers_version|_name_or_path|use_cache|id2label|label2id|num_labels|problem_type"
     r"|(pad|bos|eos)_token_id|initializer_range|task_specific_params|finetuning_task|summary_.*|.*drop.*"
     r"|gradient_checkpointing|pretraining_tp|tie_word_embeddings|output_.*|return_dict|reorder_and_upcast_attn"
 )
-"""Settings of a model that do not affect the logits of a classifier in evaluation mode."""
+"""A pattern for the names of settings in `config.json` that do not affect a classifier's logits in evaluation mode."""
 
 _BUFFER = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
-"""Buffers that earlier versions of transformers saved: masks and rotary frequencies, computed from the settings."""
+"""A pattern for the names of buffers that earlier versions of transformers saved although the settings determine them:
+masks and rotary frequencies."""
 
 
 @dataclass(frozen=True, eq=False)
 class Imported:
-    """An imported adapter, with the transformers model and the backbone whose settings its directory gets."""
+    """An adapter that was imported from a saved classifier, with the transformers model and its backbone.
+
+    The model's and the backbone's settings are written to the adapter's directory.
+    """
 
     adapter: Adapter
     model: Any
     backbone: Backbone
 
     def save(self, path: str | Path) -> None:
-        """Write the adapter's directory, which transformers can open too. Raises CannotWrite."""
+        """Write the adapter to a directory that transformers can open, too. Raises CannotWrite."""
         self.adapter.save(path, lambda fresh: Full().accompany(self.model, self.backbone, fresh))
 
 
 def read_pretrained(directory: str | Path, backbone: str) -> Imported:
-    """Import the `...ForSequenceClassification` that transformers saved in `directory`, as an adapter of method `full`.
+    """Import a `...ForSequenceClassification` model that transformers has saved, as an adapter of the method `full`.
 
     Args:
-        directory: Directory of the saved classifier.
-        backbone: Address of the model that was fine-tuned. Another model of the same shape also works, because all
-            its weights are replaced.
+        directory: The directory of the saved classifier.
+        backbone: The address of the model that was fine-tuned. Another model of the same shape also works, because all
+            weights of the backbone are replaced.
 
     Raises:
         NotFound: A file is missing.
         Refused: The weights are pickled.
         CorruptAdapter: The weights are damaged or incomplete, or the directory is an adapter without its manifest.
-        InvalidStudy: afina does not support the task.
-        WrongBackbone: Shape, settings or tokenizer differ from the backbone's.
+        InvalidStudy: afina does not support the classifier's kind of task.
+        WrongBackbone: The classifier's shape, settings or tokenizer differ from the backbone's.
     """
     directory = Path(directory)
     _check_files(directory)
@@ -102,7 +106,10 @@ def read_pretrained(directory: str | Path, backbone: str) -> Imported:
 
 
 def _check_files(directory: Path) -> None:
-    """Raise NotFound, Refused or CorruptAdapter for forbidden files, before transformers opens any file."""
+    """Check a saved classifier's files before transformers opens any of them.
+
+    Raises NotFound, Refused or CorruptAdapter.
+    """
     refuse_incomplete(directory)
     if not (directory / CONFIG).is_file():
         raise problems.CONFIG_MISSING(path=directory, file=CONFIG)
@@ -120,7 +127,10 @@ def _check_files(directory: Path) -> None:
 
 
 def _check_backbone(directory: Path, found: Backbone, base: Backbone) -> None:
-    """Raise WrongBackbone if settings that affect logits, or the tokenizers, differ from the backbone's."""
+    """Raise WrongBackbone if a saved classifier and the backbone differ in the tokenizer or a setting.
+
+    Settings that do not affect logits may differ.
+    """
     mine, theirs = found.config.to_dict(), base.config.to_dict()
     for key in sorted(mine.keys() | theirs.keys()):
         if mine.get(key) != theirs.get(key) and not _INDIFFERENT.fullmatch(key):
@@ -138,7 +148,10 @@ def _check_backbone(directory: Path, found: Backbone, base: Backbone) -> None:
 
 
 def _objective(directory: Path, config: Any) -> Objective:
-    """Return the objective that the classifier's `config.json` describes. Raises InvalidStudy."""
+    """Return the training objective (kind of task and labels) that a classifier's `config.json` describes.
+
+    Raises InvalidStudy.
+    """
     names = tuple(str(config.id2label[index]) for index in sorted(config.id2label))
     if sorted(config.id2label) != list(range(len(names))) or len(set(names)) < len(names) or not names:
         raise problems.LABELS_UNUSABLE(found=config.id2label, path=directory / CONFIG, field="id2label")
@@ -146,7 +159,7 @@ def _objective(directory: Path, config: Any) -> Objective:
 
 
 def _state(directory: Path) -> dict[str, Tensor]:
-    """Return the classifier's tensors as float32, without buffers. Raises CorruptAdapter."""
+    """Read the tensors of a saved classifier as float32, without buffers. Raises CorruptAdapter."""
     state: dict[str, Tensor] = {}
     for file in _files(directory):
         for name, tensor in tensorfile.read(file)[0].items():
@@ -159,7 +172,10 @@ def _state(directory: Path) -> dict[str, Tensor]:
 
 
 def _files(directory: Path) -> list[Path]:
-    """Return the weight files of a model: one file, or the shards that an index lists. Raises CorruptAdapter."""
+    """Return the weight files of a saved classifier: a single file, or the shards that the index file lists.
+
+    Raises CorruptAdapter.
+    """
     if (directory / WEIGHTS).is_file():
         return [directory / WEIGHTS]
     shards = file_io.read_object(directory / INDEX).get("weight_map")

@@ -1,6 +1,6 @@
-"""Intake: strict inspection of an adapter's files before any other library reads them.
+"""Intake: an adapter's files are inspected strictly before torch, safetensors or another library reads them.
 
-This module defines the limits on sizes and the allowed file names.
+This module defines the limits on the sizes of files and the allowed file names.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ _LETTERS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,118}[A-Za-z0-9_]", re.ASCII
 TENSORS = ".safetensors"
 
 SUFFIXES = (TENSORS, ".json", ".txt", ".model", ".jinja", ".md")
-"""Suffixes of files that contain no code."""
+"""The allowed suffixes of an adapter's files; files with these suffixes contain no code."""
 
 
 def is_plain_name(name: str) -> bool:
-    """Return whether a file name is allowed: only ASCII letters, digits, . _ -, not hidden, one of SUFFIXES."""
+    """Return whether a file name is allowed in an adapter: ASCII letters, digits, . _ -, and a suffix in SUFFIXES.
+
+    Names of hidden files are not allowed.
+    """
     return bool(_LETTERS.fullmatch(name)) and name.endswith(SUFFIXES)
 
 
@@ -31,12 +34,12 @@ class IntakeLimits:
     """Limits on the files of one adapter.
 
     Attributes:
-        header_bytes: most bytes of the tensor file's header.
-        tensors: largest number of tensors.
-        dimensions: most dimensions of a tensor.
-        bytes: most bytes of all files together.
-        files: largest number of files, without hidden files.
-        file_bytes: most bytes of each file except the tensor file.
+        header_bytes: the largest size in bytes of the header of the tensor file.
+        tensors: the largest number of tensors.
+        dimensions: the largest number of dimensions of a tensor.
+        bytes: the largest size in bytes of all files together.
+        files: the largest number of files that are not hidden.
+        file_bytes: the largest size in bytes of each file other than the tensor file.
     """
 
     header_bytes: int = 8 << 20
@@ -53,9 +56,9 @@ class IntakeLimits:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse limits such as "tensors=100,bytes=1GiB".
+        """Parse limits on an adapter's files, such as "tensors=100,bytes=1GiB".
 
-        Limits that `text` does not name keep their defaults. Raises InvalidStudy, UnknownName.
+        Limits that `text` does not name keep their default values. Raises InvalidStudy, UnknownName.
         """
         given: dict[str, int] = {}
         for part in text.split(",") if text.strip() else ():

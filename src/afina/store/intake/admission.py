@@ -1,7 +1,7 @@
-"""Admission to a store: inspect an adapter's directory, and check its tensors against the backbone.
+"""Decide whether an adapter is admitted to a store: inspect its directory, and check its tensors against the backbone.
 
-The expected layers and shapes come from the backbone's configuration only. No other library reads the adapter's files
-here, and only `check_opens` imports torch.
+The expected layers and shapes come from the backbone's `config.json` only. In this module, no other library reads the
+adapter's files, and only `check_opens` imports torch.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _CONFIG = "config.json"
 
 
 class Admitted(NamedTuple):
-    """The manifest and the backbone's configuration of an admitted adapter.
+    """An adapter that passed the checks of `admit`: its manifest and the configuration of its backbone.
 
     Attributes:
-        manifest: the adapter's manifest; None: an adapter made by peft.
-        configuration: the backbone's configuration. None: the backbone is not on this machine or not supported by
-            afina, or the adapter needs no backbone.
+        manifest: the adapter's manifest. None: the adapter was made by peft and has no manifest.
+        configuration: the content of the backbone's `config.json`. None: the backbone is not on this machine, afina
+            does not support it, or the adapter needs no backbone.
     """
 
     manifest: Manifest | None
@@ -45,12 +45,12 @@ class Admitted(NamedTuple):
 def admit(directory: Path, limits: IntakeLimits, *, links: bool = False) -> Admitted:
     """Inspect an adapter's directory, and check the shapes of its tensors against the backbone's configuration.
 
-    If the backbone's configuration is not on this machine, shapes are checked later, when the adapter is opened.
+    If the backbone is not on this machine, the shapes are checked later, when the adapter is opened.
 
     Raises:
         CorruptAdapter, Refused, NotFound: the errors of `inspection.inspect`.
-        WrongBackbone: a tensor does not fit the backbone.
-        InvalidStudy: the peft settings cannot be used to open an adapter.
+        WrongBackbone: a tensor of the adapter does not fit the backbone.
+        InvalidStudy: the adapter's peft settings cannot be used to open the adapter.
     """
     found = inspect(directory, limits, links=links)
     manifest = found.manifest
@@ -74,7 +74,7 @@ def admit(directory: Path, limits: IntakeLimits, *, links: bool = False) -> Admi
 
 
 def at_hand(address: str) -> Mapping[str, Any] | None:
-    """Return the configuration of a backbone if the backbone is on this machine, or None."""
+    """Return the content of a backbone's `config.json`; None if the backbone is not on this machine."""
     try:
         place = directory_of(address)
         if place is not None:
@@ -95,26 +95,28 @@ def _rows(header: Header) -> int:
 
 
 SMALL = 4096
-"""Largest plausible rank, number of virtual tokens or of shared random rows, for tensors of unknown kinds."""
+"""The largest plausible dimension of an unknown tensor that is not a dimension of the backbone: a rank, a number of
+virtual tokens, or a number of shared random rows."""
 
 _OF_PEFT = "base_model.model."
 _DOWN, _UP = "lora_A.weight", "lora_B.weight"
 
 _Shape = tuple[int | None, ...]
-"""None: any size."""
+"""The expected shape of a tensor; None stands for a dimension of any size."""
 
 
 def fits(header: Header, configuration: Mapping[str, Any], labels: int, where: str = "adapter") -> None:
-    """Raise WrongBackbone if a tensor cannot belong to the backbone with this `config.json`.
+    """Check that the tensors of an adapter fit a backbone, by the shapes in the tensor file's header.
 
     Args:
-        labels: number of rows of the head, if the adapter has a head.
-        where: names the adapter in messages.
+        configuration: the content of the backbone's `config.json`.
+        labels: the number of labels, which is the number of rows of the adapter's head, if it has a head.
+        where: the adapter's name in error messages.
 
     Raises:
         WrongBackbone: a tensor does not fit the backbone.
-        CorruptAdapter: the head has another number of rows than `labels`, or LoRA's A and B differ in rank.
-        InvalidStudy: the configuration is malformed.
+        CorruptAdapter: the head does not have a row for each label, or the factors A and B of LoRA differ in rank.
+        InvalidStudy: the content of `config.json` is malformed.
     """
     backbone = dimensions(configuration, labels)
     output = backbone.architecture.head[-1]
@@ -151,7 +153,7 @@ def _alike(shape: tuple[int, ...], expected: _Shape) -> bool:
 
 
 def _allowed(name: str, inner: str | None, backbone: Dimensions) -> list[_Shape] | None:
-    """Return the shapes that a tensor may have by its name; None if the name is unknown."""
+    """Return the shapes that an adapter's tensor may have, given its name; None if the name is unknown."""
     if inner is None:
         if name == "prompt_embeddings":  # peft's name: rows of the input, or a key and a value of every attention
             groups, width = backbone.heads
@@ -175,7 +177,7 @@ def _allowed(name: str, inner: str | None, backbone: Dimensions) -> list[_Shape]
 
 
 def _of_linear(inputs: int, outputs: int) -> dict[str, list[_Shape]]:
-    """Return the shapes of tensors that methods add to a linear layer, by the end of the tensor's name."""
+    """Return the shapes of the tensors that LoRA, IA3 and others add to a linear layer, by the end of their names."""
     return {
         _DOWN: [(None, inputs)],
         _UP: [(outputs, None)],
@@ -197,11 +199,13 @@ def _of_bottleneck(hidden: int) -> dict[str, list[_Shape]]:
 
 
 def check_opens(adapter: Adapter, configuration: Mapping[str, Any]) -> None:
-    """Raise the error that opening a peft adapter on a backbone with this configuration would raise; needs no weights.
+    """Check that a peft adapter can be opened on a backbone, given the content of the backbone's `config.json`.
+
+    The weights of the backbone are not needed.
 
     Raises:
-        InvalidStudy: The peft settings are not supported.
-        CorruptAdapter: The tensors do not fit the peft settings.
+        InvalidStudy: The adapter's peft settings are not supported.
+        CorruptAdapter: The adapter's tensors do not fit its peft settings.
     """
     from afina.models.pretrained import meta_from_json
 

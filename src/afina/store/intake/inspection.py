@@ -1,8 +1,8 @@
-"""Strict inspection of an adapter's directory, before torch reads or a store keeps any file.
+"""Inspect an adapter's directory strictly, before torch reads a file or a store keeps a file.
 
-Files are first refused by name and size, without opening them. safetensors files are read by afina's own reader, which
-is stricter than the format: it checks sizes before it allocates memory, and refuses NaN and infinite values. The module
-loads without torch.
+Files with forbidden names or sizes are refused without opening them. safetensors files are read by afina's own reader,
+which is stricter than the format: the reader checks sizes before it allocates memory, and refuses NaN and infinite
+values. This module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ PROGRAMS = (
     *(".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".h5", ".msgpack", ".dill"),
     *(".zip", ".gz", ".tar", ".tgz", ".py", ".pyc", ".so"),
 )
-"""Suffixes of files that can run code when they are opened, or that contain other files."""
+"""Suffixes of forbidden files: files that can run code when they are opened, and archives of other files."""
 
 _PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 _MAGIC = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "gzip", b"\x93NUMPY": "a NumPy file", b"\x89HDF": "HDF5"}
 
 _BINARY = ".model"
-"""Suffix of SentencePiece models. All other files beside the tensors must be text."""
+"""The suffix of SentencePiece models. All other files except the tensor file must be text files."""
 
 PREFIX = 8
-"""Bytes before the header, with the header's length."""
+"""The number of bytes at the start of a safetensors file that state the length of the header."""
 
 LONGEST_NAME = 512
 PIECE = 4 << 20
-"""Bytes of a tensor that are checked at a time."""
+"""The number of bytes of a tensor that are read and checked at a time."""
 
 DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-"""Allowed dtypes, with their bytes. All methods train these; TF-IDF has float64."""
+"""The allowed dtypes of an adapter's tensors, with their sizes in bytes; only TF-IDF adapters have float64."""
 
 _EXPONENT: dict[str, tuple[str, int]] = {
     "F64": ("<u8", 0x7FF0_0000_0000_0000),
@@ -54,14 +54,21 @@ _EXPONENT: dict[str, tuple[str, int]] = {
     "F16": ("<u2", 0x7C00),
     "BF16": ("<u2", 0x7F80),
 }
-"""The exponent bits of a float, which are all ones for infinity and NaN, and for no other value."""
+"""For each dtype, the exponent bits of a float: all these bits are 1 only for infinity and NaN."""
 
 _METADATA = "__metadata__"
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """The manifest and the sizes of the files in an adapter's directory. `manifest`: None for a peft adapter."""
+    """The result of inspecting an adapter's directory.
+
+    Attributes:
+        manifest: the adapter's manifest. None: the adapter was made by peft and has no manifest.
+        header: the header of the tensor file.
+        files: the size in bytes of each file, by name.
+        bytes: the size in bytes of all files together.
+    """
 
     manifest: Manifest | None
     header: Header
@@ -70,15 +77,15 @@ class Inspected:
 
 
 def inspect(directory: Path, limits: IntakeLimits = IntakeLimits(), *, links: bool = False) -> Inspected:  # noqa: B008 - frozen
-    """Inspect the directory of an adapter of afina or peft. Hidden files are ignored.
+    """Inspect all files, except hidden files, in the directory of an adapter of afina or peft.
 
     Args:
-        links: whether symbolic links within the directory, or into the Hub's cache, are accepted.
+        links: whether symbolic links to files in the directory or in the Hub's cache are accepted.
 
     Raises:
         NotFound: the directory has no adapter.
-        Refused: a file can run code, a link, folder or name is not allowed, a limit is exceeded, or a value is NaN or
-            infinite.
+        Refused: a file can run code; a link, folder or file name is not allowed; a limit is exceeded; or a value is NaN
+            or infinite.
         CorruptAdapter: a file is damaged.
     """
     check_there(directory)
@@ -106,7 +113,7 @@ def inspect(directory: Path, limits: IntakeLimits = IntakeLimits(), *, links: bo
 
 
 def inspect_model(directory: Path, limits: IntakeLimits = IntakeLimits(), *, links: bool = False) -> None:  # noqa: B008 - frozen
-    """Inspect the directory of a transformers model before transformers opens it. Raises as `inspect` does."""
+    """Inspect the directory of a transformers model before transformers opens it. Raises the errors of `inspect`."""
     for name in _files(directory, limits, links):
         _check_kind(directory / name)
         if name.endswith(TENSORS):
@@ -114,7 +121,7 @@ def inspect_model(directory: Path, limits: IntakeLimits = IntakeLimits(), *, lin
 
 
 def _files(directory: Path, limits: IntakeLimits, links: bool) -> dict[str, int]:
-    """Return the size in bytes of each file, by name."""
+    """Return the size in bytes of each file in a directory, by name. Raises Refused for a forbidden file."""
     try:
         entries = sorted((entry for entry in os.scandir(directory) if entry.name[:1] != "."), key=lambda one: one.name)
     except OSError as error:
@@ -143,7 +150,7 @@ def _size(entry: os.DirEntry[str], directory: Path, links: bool) -> int:
 
 
 def _stays(entry: os.DirEntry[str], directory: Path) -> bool:
-    """Return whether a symbolic link points into its own directory, or to the Hub cache's files of a snapshot."""
+    """Return whether a symbolic link points into its directory or, in a snapshot of the Hub's cache, to a blob."""
     try:
         target = Path(entry.path).resolve(strict=True)
     except (OSError, RuntimeError):
@@ -154,7 +161,7 @@ def _stays(entry: os.DirEntry[str], directory: Path) -> bool:
 
 
 def _check_kind(path: Path) -> None:
-    """Raise Refused if a file has a forbidden format, such as pickle, by its content and not its name."""
+    """Raise Refused if the content of a file, whatever its name, has a forbidden format such as pickle."""
     with path.open("rb") as file:
         start = file.read(PREFIX + 1)
     # The length of a safetensors header may look like the beginning of a pickle; then a brace follows it.
@@ -195,7 +202,7 @@ def _too_large(path: Path, what: str, found: int, most: int, key: str) -> Refuse
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A tensor in a safetensors file: dtype as in the format, shape, and its byte range after the header."""
+    """The description of a tensor in a safetensors file's header: dtype, shape, and byte range after the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -208,9 +215,10 @@ class Header:
     """The header of a safetensors file.
 
     Attributes:
-        tensors: tensors by name, in the order of their bytes.
-        data_start: number of bytes before the tensors' data.
-        size: number of bytes of the file.
+        tensors: the description of each tensor by name, in the order of the tensors' bytes in the file.
+        metadata: the strings that the file has beside the tensors.
+        data_start: the number of bytes in the file before the tensors' data.
+        size: the size of the file in bytes.
     """
 
     tensors: Mapping[str, TensorEntry]
@@ -220,11 +228,11 @@ class Header:
 
 
 def read_header(path: Path, limits: IntakeLimits = IntakeLimits()) -> Header:  # noqa: B008 - frozen
-    """Return the header of a safetensors file. Its tensors must cover all data, without gap or overlap.
+    """Read the header of a safetensors file, and check that the tensors cover all data without gap or overlap.
 
     Raises:
-        CorruptAdapter: the file is damaged, or not safetensors.
-        Refused: a limit is exceeded, or a dtype is not allowed.
+        CorruptAdapter: the file is damaged, or is not a safetensors file.
+        Refused: a limit is exceeded, or a tensor's dtype is not allowed.
     """
     size = file_io.check_plain(path)
     with path.open("rb") as file:
@@ -250,7 +258,7 @@ def read_header(path: Path, limits: IntakeLimits = IntakeLimits()) -> Header:  #
 
 
 def check_finite(path: Path, header: Header) -> None:
-    """Raise Refused if a value in a safetensors file is NaN or infinite. The file is read in pieces."""
+    """Raise Refused if a value in a safetensors file is NaN or infinite; the file is read in pieces."""
     with path.open("rb") as file:
         for name, entry in header.tensors.items():
             (unsigned, exponent), width = _EXPONENT[entry.dtype], DTYPES[entry.dtype]
