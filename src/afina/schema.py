@@ -61,7 +61,8 @@ class Frozen(BaseModel):
         """Return the fields that differ from their defaults, as JSON values, also within fields that are models.
 
         Args:
-            without: The names of fields to leave out; in a mapping, the names of fields of a field.
+            without: The names of the fields to leave out; or a mapping from a field's name to the names of its fields
+                to leave out.
         """
         leave: Any = without if isinstance(without, Mapping) else set(without)
         found = self.model_dump(mode="json", exclude_defaults=True, exclude=leave)

@@ -56,8 +56,8 @@ def connect(address: str | None = None) -> ClusterConnection:
     """Connect this process to a Ray cluster.
 
     The first of these clusters that exists is used: the cluster at `address`, the cluster that this process is
-    connected to, the cluster at RAY_ADDRESS, and a cluster that runs on this machine. If there is none, a new cluster
-    is started on this machine, which ends with this process.
+    connected to, the cluster at RAY_ADDRESS, and a cluster that runs on this machine. If no Ray cluster exists, a new
+    one is started on this machine, which ends with this process.
 
     Raises:
         NotFound: No Ray cluster answers at the address.

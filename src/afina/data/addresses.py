@@ -32,7 +32,8 @@ NAMES = (
     *(f"{SNIPPETS}{name}" for name in snippets.LOADERS),
     *(f"{ACLSUM}{name}" for name in text_benchmarks.ACLSUM),
 )
-"""Addresses that name a task completely, such as `glue/cola`. Addresses of FORMS also need a directory or data set."""
+"""Addresses that name a task completely, such as `glue/cola`. Addresses in a form of FORMS also name a directory or a
+data set."""
 
 FORMS = (
     f"{GLUE}NAME:DIRECTORY",
@@ -223,7 +224,7 @@ def moved(address: str, directory: Path, *, single: bool) -> str:
     This function reads no file, so `address` may be an address on another machine.
 
     Args:
-        single: Whether `address` names a file, not a directory, on that machine (`names_file`).
+        single: Whether `address` names a file, not a directory, on the machine of the address (`names_file`).
     """
     place = directory / _own_path(address).name if single else directory
     return str(place) if named(address) is None else f"{address.partition(':')[0]}:{place}"

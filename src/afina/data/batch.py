@@ -51,7 +51,7 @@ class Packed:
 
     @property
     def learnt(self) -> int:
-        """The number of targets over which the loss is averaged: of sequences, or of tokens that are not IGNORED."""
+        """The number of targets over which the loss is averaged: sequences, or tokens whose target is not IGNORED."""
         return len(self.learnt_at) if self.per_token else len(self)
 
     @cached_property
@@ -145,7 +145,7 @@ TOKEN_BUDGET = 2048
 
 @dataclass(frozen=True)
 class MicroBatchLimits:
-    """The limits of a micro-batch: the part of a training batch in one forward pass.
+    """The limits of a micro-batch, which is the part of a training batch that is computed in one forward pass.
 
     Attributes:
         examples: The largest number of sequences in a micro-batch.
@@ -160,9 +160,9 @@ class MicroBatchLimits:
     def cut(self, lengths: np.ndarray) -> list[np.ndarray]:
         """Return the indices of the sequences of each micro-batch, given the sequences' lengths (int64 [B]).
 
-        The batch is first cut into parts of at most `examples` sequences, in the order of the batch. A part with more
-        than `tokens` tokens is sorted by length and cut again, because sequences of similar length waste few cells of
-        the attention grid. A part within the limit of tokens keeps its order.
+        The batch is first cut into parts of at most `examples` sequences, in the order of the batch. A part of the
+        batch with more than `tokens` tokens is sorted by length and cut again, because sequences of similar length
+        waste few cells of the attention grid. A part of the batch within the limit of tokens keeps its order.
         """
         parts = []
         lengths = lengths + self.before
@@ -280,7 +280,10 @@ def by_length(
 
 
 def runs(lengths: np.ndarray, budget: int) -> Iterator[tuple[int, int]]:
-    """Yield consecutive ranges [first, last) of items whose lengths sum to at most `budget`; a longer item is alone."""
+    """Yield consecutive ranges [first, last) of items with a total length of at most `budget`.
+
+    An item longer than `budget` is a range of its own.
+    """
     first, size = 0, 0
     for last, length in enumerate(lengths.tolist()):
         if last > first and size + length > budget:

@@ -116,9 +116,10 @@ class EvaluationSet:
     ) -> EvaluationSet:
         """Read evaluation texts from a file, from the evaluation file of a directory, or from a named task.
 
-        If the adapter was trained on the same file, only the texts that training held out are read. From other data,
-        texts on which the adapter was trained are left out, unless `allow_leakage` keeps these texts. If the file has
-        the columns of the adapter's task, reading options that are not given are those of the adapter's task.
+        If the adapter was trained on the file at `address`, only the texts that training held out are read. From other
+        files and tasks, texts on which the adapter was trained are left out, unless `allow_leakage` keeps these texts.
+        If the file has the columns of the adapter's task, reading options that are not given are those of the adapter's
+        task.
 
         Args:
             options, by_name: Reading options, as in `Task.load`, except those that choose or divide a task's texts.

@@ -39,7 +39,7 @@ COSTS: Mapping[int, Cost] = {
 """The points of accuracy that a random head loses, by the number of training texts: from docs/words.jsonl, over three
 tasks, LoRA and full fine-tuning on SmolLM2-135M.
 
-A test computes the figures again. docs/background/words.md has the same figures in a table.
+A test computes the figures in COSTS again. The page docs/background/words.md has the same figures in a table.
 """
 
 
@@ -49,7 +49,7 @@ def no_words_note(label_names: Sequence[str], texts: int, how: str = "") -> str:
     Args:
         label_names: The names of all labels.
         texts: The number of training texts.
-        how: An example of how to give words. Default: an example of the command line's option `--words`.
+        how: An example, for the note, of how to give words; by default, an example of the command line's `--words`.
     """
     size = min(COSTS, key=lambda known: abs(math.log(known / max(texts, 1))))
     cost, examples = COSTS[size], word_examples(label_names)
@@ -81,7 +81,7 @@ def _option(label_names: Sequence[str]) -> str:
 def needs_words(kind: str, label_names: Sequence[str], *, pairs: bool) -> bool:
     """Return whether training starts from a random head only because the label names are not words.
 
-    False for pairs of texts, because a head for pairs starts from words only on request.
+    For pairs of texts, False is returned, because a head for pairs starts from words only on request.
     """
     read = of_kind(kind)
     return read.named and not read.several and not pairs and not are_words(label_names)

@@ -41,8 +41,8 @@ class NeutralTexts:
         """Return the neutral sentences on which the loss of a run's model is measured.
 
         Args:
-            asked: True: sentences of `snippets:editorials`. A string: a file with a column of texts, or with one text
-                a line.
+            asked: True for the sentences of `snippets:editorials`; otherwise the path of a file with a column of texts,
+                or with one text a line.
             task: The run's task.
 
         Raises:

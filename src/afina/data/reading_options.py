@@ -51,11 +51,12 @@ class ReadingOptions:
     """Options of reading a task: the [data] section of a study file, and keyword arguments of `Task.load`.
 
     Attributes:
-        text, text_pair: The columns of the texts. None: columns with usual names (`columns.TEXT`, `columns.PAIRS`).
-        label: The column of the label. `a,b,c`: several columns, each with 0 or 1 for one label. None: a column with a
-            usual name (`columns.LABEL`).
-        target: The column of texts that the model learns to write. The column's name is stored in `label`, and `kind`
-            becomes "text".
+        text, text_pair: The columns of the texts; by default, columns with usual names (`columns.TEXT` and
+            `columns.PAIRS`).
+        label: The column of the label; by default, a column with a usual name (`columns.LABEL`). A value such as
+            `a,b,c` names several columns, each with 0 or 1 for one label.
+        target: The column of texts that the model learns to write. The name in `target` is stored in `label`, and
+            `kind` becomes "text".
         labels: All labels in their order, spelled as in the data. If the data have integers or multi-hot lists,
             `labels` names the integers 0 to n-1 or the positions of the lists.
         separator: The separator between the labels of a text. None: the separator is recognised.

@@ -38,9 +38,10 @@ class Split(ReprCard):
 
     Attributes:
         texts: N strings.
-        labels: The targets, by the kind of task. Kind "classes": int64 [N], indices into the task's label names. Kind
-            "number": float64 [N]. Kind "labels": int64 [N, L], 1 where the text has the label, else 0. Kind "text":
-            object [N], a tuple of one or more target texts for each text (`as_references`).
+        labels: The targets. If the kind of task is "classes", `labels` is int64 [N] with indices into the task's label
+            names. If the kind is "number", `labels` is float64 [N]. If the kind is "labels", `labels` is int64 [N, L]
+            with 1 where the text has the label, else 0. If the kind is "text", `labels` is object [N] with a tuple of
+            one or more target texts for each text (`as_references`).
         pairs: N strings, the second text of each pair. None: the examples are single texts.
         groups: N strings, the group of each example, such as its article: if the split is divided, the examples of a
             group stay together. None: each text is a group.

@@ -147,7 +147,7 @@ class Task(ReprCard):
 
         Args:
             data: A frame of pandas or polars, a Dataset of `datasets`, a table of pyarrow, a dict of columns, or a list
-                of dicts. With `targets`: a list, array or Series of texts, or rows of two texts.
+                of dicts. If `targets` is given, `data` is a list, array or Series of texts, or rows of two texts.
             targets: The target of each text of `data`: a label, a number, a list of labels, or a text to write.
             evaluation: Data that replace the evaluation split: data of the same form as `data`, a tuple (texts,
                 targets), or the path of a file.

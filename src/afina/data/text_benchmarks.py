@@ -33,7 +33,7 @@ ACLSUM = tuple(f"{aspect}{suffix}" for suffix in ("", WHOLE) for aspect in ASPEC
 
 E2E_TRAIN = ("trainset.csv", "devset.csv")
 E2E_TEST = ("testset_w_refs.csv", "testset.csv", "devset.csv")
-"""The possible names of E2E's evaluation file; the first file that exists is read. At first, the challenge published
+"""The possible names of E2E's evaluation file; the first file that exists is read. The E2E challenge first published
 `testset.csv` without references."""
 
 
@@ -162,7 +162,7 @@ def _rows(content: Any, where: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _part(found: Any, name: str, expected: type[list[Any]] | type[str], where: str) -> Any:
-    """Return the field `name` of an object in SQuAD's json. Raises InvalidData if it is missing or of another type."""
+    """Return a field of an object in SQuAD's json. Raises InvalidData if the field is missing or of another type."""
     value = found.get(name) if isinstance(found, dict) else None
     if not isinstance(value, expected):
         words = "a text" if expected is str else "a list"

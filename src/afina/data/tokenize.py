@@ -24,7 +24,7 @@ class Encoded:
         offsets: int64 [N + 1], the sequence boundaries: sequence i is tokens[offsets[i]:offsets[i + 1]].
         truncated: The number of texts that were longer than the maximum length.
         second: int32 [N], the index in each sequence of the first token of type 1 (of the second text of a pair); the
-            sequence's length if no token has type 1. None: there are no token types, so all tokens count as type 0.
+            sequence's length if no token has type 1. If `second` is None, all tokens count as type 0.
     """
 
     tokens: np.ndarray

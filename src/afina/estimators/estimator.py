@@ -211,11 +211,11 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         method, hyperparameters: A method and its hyperparameters, such as "lora" and {"r": 8} (`afina methods`).
         backbone: The address of the language model.
         template, words, head: The prompt template, the label words and the start of the classification head, as in
-            `afina.studies.runs.spec.Ask`. By default, the label names decide (docs/background/words.md). `fit` warns if
-            the labels are not words, because training then starts from a random head.
+            `afina.studies.runs.spec.Ask`. Their defaults depend on the label names (docs/background/words.md). `fit`
+            warns if the labels are not words, because training then starts from a random head.
         epochs, batch_size: The number of epochs and the batch size of training.
         learning_rate: The learning rate. None: the method's default.
-        max_length: The largest number of tokens of a text. None: 512, or the backbone's limit if this is lower.
+        max_length: The largest number of tokens of a text; by default 512, or the backbone's limit if this is lower.
         class_weight: "balanced" weights classes as in scikit-learn. None: all classes have the same weight.
         training: Further fields of `afina.studies.runs.spec.Training`, such as {"max_steps": 100}.
         out: A directory for the adapter, which `Predictor.load` and `afina predict` open. None: the adapter stays in
@@ -368,7 +368,7 @@ def _check_weighted(run: Run) -> None:
 
 
 def _place(out: str | Path | None) -> Path | None:
-    """Return the output directory of the adapter. Raises InvalidStudy if the directory contains anything else."""
+    """Return the output directory. Raises InvalidStudy if the directory contains anything other than an adapter."""
     if out is None:
         return None
     path = Path(out).expanduser()

@@ -69,6 +69,7 @@ class AdapterStore(StoreReader):
     `AdapterStore()` opens the user's own store: $AFINA_STORE, or a directory in the user's data folder. The first
     publication creates a store in a directory; `init` creates a store in PostgreSQL. Many processes may use a store at
     the same time.
+
     All methods raise NotFound (no such store, name, version or alias, or the database does not respond), InvalidName,
     Busy (other processes did not finish in time), CannotWrite and CorruptStore.
     """
@@ -165,7 +166,8 @@ class AdapterStore(StoreReader):
             who: the user who publishes. Default: the attribute `who` of the store.
             source: where the adapter comes from, such as hub:owner/name, if the adapter is not from a run of afina.
             links: whether the adapter's files may be symbolic links, as in the Hub's cache.
-            texts: whether to keep hashes of the training texts. Without the hashes, leakage cannot be detected later.
+            texts: whether to keep hashes of the training texts. Without hashes of the training texts, leakage cannot be
+                detected later.
             precision: how the backbone's weights were stored in training, as in `Adapter.load`.
         """
         wanted, why = Name.parse(name), audit_log.check_reason(message, "message")

@@ -5,6 +5,7 @@
 The field `hash` of an entry is the digest of the canonical JSON of the other fields (`afina.digest`). The client, user,
 reason and source of a change appear in an entry as salted hashes; their plain text is in another table. When a client's
 data are erased, the plain text and the salt are deleted.
+
 Every change of a store has named crash points. A process may end between any two crash points without losing data.
 """
 

@@ -30,7 +30,8 @@ MARK = "backup.json"
 """The name of a file in every backup directory that describes the last complete backup; empty before the first one."""
 
 _TRIES = 20
-"""The largest number of attempts to copy a store. An attempt fails if a version's bytes are removed during the copy."""
+"""The largest number of attempts to copy a store. An attempt to copy a store fails if a version's bytes are removed
+meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Backup:
     Attributes:
         place: the directory of the backup.
         entries: the number of entries in the audit log.
-        last: the hash of the newest log entry. Users keep this hash outside the store to verify the log later.
+        last: the hash of the newest log entry. Users keep the hash of the newest log entry outside the store to verify
+            the log later.
         versions: the number of versions.
         blobs: the number of blobs, the files with adapters' bytes.
         bytes: the size of all blobs.

@@ -120,7 +120,7 @@ def aliases_of(connection: Connection, named: NameRow) -> dict[str, int]:
 
 
 def _text(value: object) -> str:
-    """Return the value of a text column. Raises TypeError for another type, which means that the row was manipulated.
+    """Return the value of a text column. Raises TypeError if the value is no string: somebody manipulated the row.
 
     SQLite stores values of any type in any column.
     """

@@ -1,6 +1,6 @@
 """Make the model card of a version from its manifest: a `README.md` in the Hub's format.
 
-Of the path of a directory, such as the backbone's, the model card shows only the last part.
+The model card shows only the last part of the path of a directory, such as the backbone's.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def _dataset(task: str) -> tuple[str, str | None]:
 def _is_local(backbone: str) -> bool:
     """Return whether a backbone's address is local, such as a directory, and not a repository on the Hub.
 
-    An address that may be both is local if a directory of that name exists.
+    An address that may be a directory or a repository is local if a directory of that name exists.
     """
     return not _HUB_NAME.fullmatch(backbone) or backbone in PACKAGED or Path(backbone).is_dir()
 

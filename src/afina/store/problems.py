@@ -1,4 +1,4 @@
-"""The errors of `afina.store`, each with its exception class, code and message."""
+"""The errors that `afina.store` raises, each with its exception class, stable code and message template."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Publish an adapter: store its parts as a new version of a name, atomically, under leases on the blobs.
 
 A blob is a stored file. The row of a blob in the table `blobs` is inserted before the file is written, and deleted
-before the file is removed. A publisher leases the rows that it needs, then writes the missing files, and then inserts
-the version if it still has all leases. `gc` deletes rows that have neither a version nor a lease, and then their files.
-The lease of a killed process expires.
+before the file is removed. A publisher leases the blobs that it needs, then writes the missing files, and then inserts
+the version if it still has all leases. `gc` deletes the rows of blobs that have neither a version nor a lease, and then
+their files. The lease of a killed process expires.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from afina.store.database.tables import BLOBS, GARBAGE, LEASES, LIVE, PARTS, VER
 from afina.store.versions import Blob, Name, PublishOutcome
 
 _TRIES = 5
-"""The largest number of attempts to publish. An attempt fails if a lease expires, which takes an hour; further failures
-have another cause."""
+"""The largest number of attempts to publish. An attempt to publish fails if a lease expires, which takes an hour;
+further failures have another cause."""
 
 
 class NewVersion(NamedTuple):

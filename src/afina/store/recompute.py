@@ -257,8 +257,8 @@ class Flips:
             right. None: the task is regression.
         mean_change: the mean absolute difference of predicted numbers, in the unit of the targets. None: the task is
             not regression.
-        comparison: the paired comparison of the metric, second adapter minus first adapter. None: the metric is
-            undefined on these texts, or both are the same adapter.
+        comparison: the paired comparison of the metric, second adapter minus first adapter; None if the metric is
+            undefined on these texts, or if both are the same adapter.
         rows: some texts with different predictions: changes from right to wrong first; for regression, the largest
             changes first.
         texts: the labelled texts.

@@ -26,14 +26,14 @@ PAIRS = (
 )
 """Usual names of two text columns that form pairs, as in data sets of the Hub and in GLUE.
 
-Two such columns are read if a file has both and the user names no text column.
+Two columns with the names of a pair in PAIRS are read if the user names no text column.
 """
 
 BESIDE = frozenset(
     ("title", "headline", "subject", "summary", "description", "abstract", "answer", "answers", "context", "passage")
 ) | {"document", "article", "paragraph", "query", "response", "reply", "prompt", "text1", "text2"}
-"""Names of other columns that may hold the text. If a file has such a column beside a column of TEXT or PAIRS, the user
-has to name the text column."""
+"""Names of other columns that may hold the text. If a file has a column of BESIDE and a column of TEXT or PAIRS, the
+user has to name the text column."""
 
 
 WRITTEN = (
@@ -50,8 +50,8 @@ STEERS = frozenset(("instruction", "instructions", "system"))
 """Names of columns that may be another part of the input of a text-to-text task, such as an instruction."""
 
 ARTICLE = "title"
-"""The column that groups the questions of an article, so that they stay together if a split is divided. If there is no
-such column, the column of contexts groups the questions."""
+"""The column that groups the questions of an article, so that they stay together if a split is divided. If a file has
+no column `title`, the column of contexts groups the questions."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,8 @@ def _of_written(table: FileTable, asked: ReadingOptions, *, asks: bool, first: b
     """Return the columns of a text-to-text task; None if the table does not look like one.
 
     Args:
-        asks: Whether the user has set the kind "text". If not, the table must have the column names of WRITTEN.
+        asks: Whether the user has set the kind "text". If the user has not set this kind, the table must have the
+            column names of WRITTEN.
     """
     text, text_pair, target = asked.text, asked.text_pair, asked.label
     where, names = str(table.path), list(table.columns)
@@ -199,8 +200,8 @@ def choose(table: FileTable, asked: ReadingOptions, *, first: bool = False, kind
 
     Args:
         first: Whether to take the first usual name if several columns may be the text or the label.
-        kind: The kind of task. None: unknown; the kind is then "text" if the table has the column names of WRITTEN and
-            no usual name of a label column.
+        kind: The kind of task, or None if it is unknown. An unknown kind is "text" if the table has the column names of
+            WRITTEN and no usual name of a label column.
     """
     where, names, label = str(table.path), list(table.columns), asked.label
     asks = kind is not None and of_kind(kind).written

@@ -63,8 +63,8 @@ class TableReading:
         form: The format of the label column.
         asked: The user's reading options.
         published: Whether the data are from the Hub. Data of the Hub are read by the rules of afina's first version,
-            because recorded runs used them: words such as `NA` are kept, of several possible columns the first is
-            taken, and labels keep their spelling.
+            because recorded runs used these rules. By these rules, words such as `NA` are kept, of several possible
+            columns the first is taken, and labels keep their spelling.
     """
 
     tables: tuple[FileTable, ...]
@@ -87,7 +87,8 @@ class TableReading:
 
         Args:
             form: The format of the label column. None: the format is recognised.
-            known: The labels that may occur. If none of them is a class name of the file, class indices stay integers.
+            known: The labels that may occur. If no label in `known` is a class name of the file, class indices stay
+                integers.
         """
         chosen = columns.choose(tables[0], asked, first=published, kind=form.kind if form else asked.kind)
         column = chosen.labels[0] if len(chosen.labels) == 1 else ""

@@ -22,8 +22,8 @@ SEPARATORS: separators that are tried if the user sets the kind "labels". TELLIN
 contain commas."""
 
 MOST_CLASSES = 20
-"""The largest number of distinct whole numbers that are read as classes. More distinct numbers are measurements, unless
-they have no gap or the column's name has a word in COUNTED."""
+"""The largest number of distinct whole numbers that are read as classes. More distinct numbers than MOST_CLASSES are
+measurements, unless they have no gap or the column's name has a word in COUNTED."""
 
 RATED = frozenset(("rating", "ratings", "score", "scores", "star", "stars", "grade", "grades", "points"))
 """Words in the name of a label column that say that whole numbers are measurements, such as ratings."""

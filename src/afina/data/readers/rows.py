@@ -26,7 +26,8 @@ def labelled(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How
     """Return the labelled texts of a table.
 
     Args:
-        how: How to treat missing values. None: an empty text or label is an error, and words such as `NA` are kept.
+        how: How to treat missing values. If `how` is None, an empty text or label is an error, and words such as `NA`
+            are kept.
 
     Raises InvalidData, which names the row.
     """
@@ -113,7 +114,7 @@ def _texts(table: FileTable, name: str) -> list[str]:
 def text_of(value: Any, name: str, where: Callable[[], str]) -> str | None:
     """Return a cell of a text column as a string; None if the cell is empty.
 
-    A number becomes a string. Raises InvalidData for other values, such as lists.
+    A number becomes a string. Raises InvalidData for a cell that is neither a string nor a number, such as a list.
     """
     if is_empty(value):
         return None

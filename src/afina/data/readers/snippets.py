@@ -1,8 +1,8 @@
 """Tasks from the `snippets` asset: sentences of four domains, each with the mean of its raters' sentiment marks.
 
 C.J. Hutto and E. Gilbert, VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text, ICWSM
-2014; the files of vaderSentiment 3.3.2 (MIT). Marks are from -4 to 4, and each sentence has 15 or more raters. The
-module `afina.assets` fetches the files.
+2014; the files of vaderSentiment 3.3.2 (MIT). The raters' marks are from -4 to 4, and each sentence has 15 or more
+raters. The module `afina.assets` fetches the files.
 
 A hash of the normalised text decides the split, so a sentence is in the same split of every task in this module. The
 ceiling of a task is how well one human predicts what other humans say: the j-th mark of every text is compared with the

@@ -64,8 +64,8 @@ def is_blank(text: str) -> bool:
 def kind(path: Path) -> str:
     """Return the suffix of a file's format in lower case, such as `.csv` for `more.CSV` and `more.csv.gz`.
 
-    For a zip archive, return the suffix of the file in the archive. Raises InvalidData if the archive does not contain
-    exactly one file.
+    For a zip archive, return the suffix of the file in the archive. Raises InvalidData if a zip archive does not
+    contain exactly one file.
     """
     if path.suffix.lower() == ARCHIVE and path.is_file():
         with opened(path) as found:
@@ -111,7 +111,10 @@ class _Western:
         self.ascii = self.accented = 0
 
     def decoded(self, line: bytes, number: int) -> str:
-        """Decode a line as Windows-1252. Raises InvalidData if that is impossible or a later line is UTF-8."""
+        """Decode a line as Windows-1252.
+
+        Raises InvalidData if the line is not Windows-1252, or is UTF-8 although an earlier line is not.
+        """
         try:
             text = line.decode("cp1252")
         except UnicodeDecodeError as error:

@@ -1,8 +1,8 @@
 """Divide labelled rows into a training and an evaluation split, and cut parts from a training split.
 
-A hash of the normalised text decides which texts are held out. So duplicates stay in one split, and the order of the
-file does not matter. This module does not use file formats or column names. The classes in `target_kinds` convert
-labels to targets.
+A hash of the normalised text decides which texts are held out. So duplicate texts stay in one split, and the order of
+the file does not matter. This module does not depend on file formats or column names. The classes in `target_kinds`
+convert labels to targets.
 """
 
 from __future__ import annotations
@@ -199,9 +199,10 @@ def first(split: Split, count: int | None, field: str) -> Split:
 def cuts(train: Split, shares: Mapping[str, float]) -> tuple[Split, dict[str, Split]]:
     """Cut parts from a training split, one after another; return the remaining split and the cut splits by name.
 
-    A hash of the text, or of the group, decides whether an example is cut. So duplicates stay together, and whether a
-    text is cut does not depend on other texts. Examples keep their order. The first part that is cut does not depend on
-    its name. The sizes of the parts are approximate. Raises InvalidData if a part or the remaining split is empty.
+    A hash of the text, or of the group, decides to which part an example belongs. So duplicate texts stay together, and
+    the part of a text does not depend on other texts. Examples keep their order. Which examples belong to the first
+    part does not depend on the part's name. The sizes of the parts are approximate. Raises InvalidData if a part or the
+    remaining split is empty.
 
     Args:
         shares: The share of the training split to cut, by the name of the part.
@@ -226,8 +227,8 @@ class TaskData:
     """The content of a task as it was read: its training and evaluation splits and facts about its targets.
 
     Attributes:
-        label_names: The names of the classes or labels in their order. If the targets are numbers or texts: the name
-            of the target.
+        label_names: The names of the classes or labels in their order. If the targets are numbers or texts,
+            `label_names` has the name of the target.
         metric: The standard metric of a benchmark's task. None: the default metric of the kind of task.
         ceiling: If known, by metric, how well one human predicts what other humans say about the evaluation texts.
         separator: The text between the labels of a cell, if the file has such a separator.

@@ -43,7 +43,7 @@ PATIENCE = 60
 
 _WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
 """The statement that begins a write transaction in PostgreSQL, with an isolation level that does not depend on the
-server's default. At this level, a writer that waited for the lock sees the changes of other writers.
+server's default. At READ COMMITTED, a writer that waited for the lock sees the changes of other writers.
 """
 
 _ADVISORY = 0x6166696E61

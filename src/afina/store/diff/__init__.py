@@ -43,8 +43,8 @@ class Layer:
         head: whether the layer is part of the classification head.
         first: the norm in the first adapter. None: the first adapter does not have the layer.
         second: the norm in the second adapter. None: the second adapter does not have the layer.
-        change: the norm of the difference. None: one adapter does not have the layer, or the shapes differ.
-        relative: `change` divided by `first`. None: `first` is 0 and `change` is not, or `change` is None.
+        change: the norm of the difference; None if one adapter does not have the layer, or if the shapes differ.
+        relative: `change` divided by `first`; None if `first` is 0 and `change` is not, or if `change` is None.
         ranks: the numerical ranks of the two products: the numbers of directions above the rounding error of the stored
             factors.
         outputs: the principal angles between the output spaces of the two products, in degrees, ascending; there are as
@@ -64,7 +64,7 @@ class Layer:
     inputs: tuple[float, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values; angles also with their mean and largest value, or None without angles."""
+        """Return the fields as JSON values; for angles, a table with all, their mean and the largest, or None."""
         return asdict(self) | {
             "ranks": None if self.ranks is None else list(self.ranks),
             "outputs": _angles_as_json(self.outputs),
@@ -103,7 +103,7 @@ def difference(first: Adapter, second: Adapter) -> Difference:
     The rows of classification heads are matched by label, and the columns of bag-of-words models by term. DoRA's
     product and magnitudes (`lora_magnitude_vector`) are compared separately as they are stored, because their joint
     effect depends on the backbone's weights. The effect of a peft LoRA that was initialized from the backbone's weights
-    (PiSSA, OLoRA, ...) depends on these weights, too, and is not compared.
+    (PiSSA, OLoRA, ...) depends on these weights, too.
 
     Raises:
         CorruptAdapter: shapes of LoRA factors do not match, or a tensor has NaN or infinite values.

@@ -50,7 +50,7 @@ def is_foreign(manifest: Manifest) -> bool:
 def effective_weights(adapter: Adapter) -> dict[str, LowRankProduct | Tensor]:
     """Return an adapter's weight changes: LoRA's products by layer name, and other tensors by tensor name.
 
-    The names are those of the backbone without peft's prefix `base_model.model.`.
+    Layers and tensors have the names that they have in the backbone, without peft's prefix `base_model.model.`.
 
     Raises:
         CorruptAdapter: the shapes of LoRA's factors do not match, or a scale is not a finite number.
@@ -127,8 +127,8 @@ class LoraScales:
     def scale(self, layer: str, rank: int) -> float:
         """Return the scale of the product in a layer.
 
-        Of the patterns with an alpha, the first one that matches the layer's name, or the name's end after a dot,
-        applies, as in peft.
+        As in peft, the alpha of a layer is that of the first pattern that matches the layer's name, or the end of the
+        name after a dot.
         """
         key = self._find(layer)
         alpha = self.alpha if key is None else self.patterns[key]
@@ -306,7 +306,7 @@ class LabelMatching:
     ) -> tuple[LowRankProduct | Tensor, LowRankProduct | Tensor] | None:
         """Return a tensor or product of both adapters with matching rows and columns.
 
-        None: the adapters have no label in common, or a tensor does not have a row for each label.
+        None is returned if the adapters have no label in common, or if a tensor does not have a row for each label.
         """
         if self.columns is not None and name in _COLUMNS:
             first, second = self._spread(first, 0), self._spread(second, 1)

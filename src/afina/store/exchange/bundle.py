@@ -1,8 +1,9 @@
 """Bundles: a bundle is a version of an adapter as one file, for machines without a network.
 
-A bundle is a plain tar file. Its first member, `bundle.json`, has the size and SHA-256 of every other member, and its
-own digest. The content determines every byte of a bundle, and a bundle in another form is refused, so every changed bit
-is detected. The extracted files appear only after all files are checked. A bundle does not prove who wrote it.
+A bundle is a plain tar file. The first member of a bundle, `bundle.json`, has the size and SHA-256 of every other
+member, and its own digest. The content determines every byte of a bundle, and a bundle in another form is refused, so
+every changed bit is detected. The files extracted from a bundle appear only after all files are checked. A bundle does
+not prove who wrote it.
 """
 
 from __future__ import annotations

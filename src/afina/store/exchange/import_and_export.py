@@ -49,8 +49,8 @@ def bring_in(
         source: a directory of an adapter of afina or peft, or of a classifier saved with `save_pretrained`; a bundle,
             FILE.tar; or hub:owner/name[@revision].
         publish: the method `AdapterStore.publish` with the adapter's name filled in.
-        backbone: for a classifier of transformers, the backbone that was fine-tuned. None for adapters of afina and
-            peft, which name their backbone.
+        backbone: for a classifier of transformers, the backbone that was fine-tuned. Adapters of afina and peft name
+            their backbone, so `backbone` must be None for them.
         precision: for an adapter of peft, how the backbone's weights were stored in training, as in `Adapter.load`.
     """
     keep = partial(publish, message=message, source=_shown(source))

@@ -38,7 +38,7 @@ def merge(predictor: Predictor, directory: str | Path) -> tuple[str, ...]:
     written atomically.
 
     Returns:
-        Sentences with instructions for the user of the merged model that the files do not contain.
+        Sentences that tell the user of the merged model which further steps, such as a template, a prediction needs.
 
     Raises:
         Refused: The adapter does not change the backbone's own weights, or `directory` exists.

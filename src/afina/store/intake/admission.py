@@ -33,9 +33,9 @@ class Admitted(NamedTuple):
     """An adapter that passed the checks of `admit`: its manifest and the configuration of its backbone.
 
     Attributes:
-        manifest: the adapter's manifest. None: the adapter was made by peft and has no manifest.
-        configuration: the content of the backbone's `config.json`. None: the backbone is not on this machine, afina
-            does not support it, or the adapter needs no backbone.
+        manifest: the adapter's manifest; None for an adapter that was made by peft and so has no manifest.
+        configuration: the content of the backbone's `config.json`; None if the backbone is not on this machine or not
+            supported by afina, or if the adapter needs no backbone.
     """
 
     manifest: Manifest | None

@@ -36,7 +36,7 @@ _PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 _MAGIC = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "gzip", b"\x93NUMPY": "a NumPy file", b"\x89HDF": "HDF5"}
 
 _BINARY = ".model"
-"""The suffix of SentencePiece models. All other files except the tensor file must be text files."""
+"""The suffix of SentencePiece models. All other files of an adapter, except the tensor file, must be text files."""
 
 PREFIX = 8
 """The number of bytes at the start of a safetensors file that state the length of the header."""
@@ -64,7 +64,7 @@ class Inspected:
     """The result of inspecting an adapter's directory.
 
     Attributes:
-        manifest: the adapter's manifest. None: the adapter was made by peft and has no manifest.
+        manifest: the adapter's manifest; None for an adapter that was made by peft and so has no manifest.
         header: the header of the tensor file.
         files: the size in bytes of each file, by name.
         bytes: the size in bytes of all files together.
