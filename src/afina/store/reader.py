@@ -263,8 +263,8 @@ class StoreReader:
 
 
 _TRIES = 5
-"""The largest number of attempts to read a version's files. An attempt fails if the version's bytes are removed and
-published again at the same time."""
+"""The largest number of attempts to read a version's files. An attempt to read these files fails if the version's bytes
+are removed and published again at the same time."""
 
 
 def use_files(
