@@ -1,1 +1,1 @@
-"""Read text tasks and make packed batches of tokens from their texts. The package does not import models or methods."""
+"""Read text tasks, and make packed batches of tokens from their texts. This package does not know models or methods."""
