@@ -50,25 +50,23 @@ def _option(
 class ReadingOptions:
     """Options of reading a task: the [data] section of a study file, and keyword arguments of `Task.load`.
 
+    The descriptions of attributes below complete the `--help` texts in the declarations of the fields.
+
     Attributes:
-        text, text_pair: The columns of the texts; by default, columns with usual names (`columns.TEXT` and
-            `columns.PAIRS`).
-        label: The column of the label; by default, a column with a usual name (`columns.LABEL`). A value such as
-            `a,b,c` names several columns, each with 0 or 1 for one label.
-        target: The column of texts that the model learns to write. The name in `target` is stored in `label`, and
-            `kind` becomes "text".
-        labels: All labels in their order, spelled as in the data. If the data have integers or multi-hot lists,
-            `labels` names the integers 0 to n-1 or the positions of the lists.
-        separator: The separator between the labels of a text. None: the separator is recognised.
-        missing, long: How to treat missing values and target texts that are too long. None: "refuse", which raises an
-            error.
-        merge_labels: Whether to merge labels that differ only in spelling; the most frequent spelling is kept.
-        sheet: The sheet of an xlsx file. None: the only sheet that is not empty.
-        train_examples, evaluation_examples: The largest numbers of training and evaluation texts; a stable hash of the
-            text chooses which texts are kept.
-        validation: The share of the training split that replaces the evaluation split.
-        selection: The share of the training split that is set aside, on which trained models are compared to select the
-            best.
+        text, text_pair: By default, the columns of the texts have usual names (`columns.TEXT` and `columns.PAIRS`).
+        label: By default, the column of the label has a usual name (`columns.LABEL`). A value such as `a,b,c` names
+            several columns, each with 0 or 1 for one label.
+        target: The name of the target column is stored in `label`, and `kind` becomes "text".
+        labels: Labels are spelled as in the data. If the data have integers or multi-hot lists, `labels` names the
+            integers 0 to n-1 or the positions of the lists.
+        separator: By default, the separator of labels is recognised.
+        missing, long: By default, a missing value or a target text that is too long is an error ("refuse").
+        merge_labels: Labels that are merged have their most frequent spelling.
+        sheet: By default, the only sheet of an xlsx file that is not empty is read.
+        train_examples, evaluation_examples: A stable hash of each text decides which texts are kept.
+        validation: If a share for validation is given, the evaluation split of the task is not used at all.
+        selection: The trained model is also scored on the texts that were set aside, so that the best model can be
+            selected.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - an annotation would make it a field
