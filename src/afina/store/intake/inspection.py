@@ -46,7 +46,7 @@ PIECE = 4 << 20
 """The number of bytes of a tensor that are read and checked at a time."""
 
 DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-"""The allowed dtypes of an adapter's tensors, with their sizes in bytes; only TF-IDF adapters have float64."""
+"""The allowed dtypes of an adapter's tensors, with their sizes in bytes. The tensors of TF-IDF adapters are float64."""
 
 _EXPONENT: dict[str, tuple[str, int]] = {
     "F64": ("<u8", 0x7FF0_0000_0000_0000),
