@@ -53,10 +53,10 @@ _THRESHOLDS = gc.get_threshold()
 def collect_seldom() -> None:
     """Make Python's garbage collector run seldom in this process, and not at the end of the process.
 
-    Workers and the command line call this function, but no program that imports afina. The imports of torch and transformers create half a million
-    objects, which stay alive. Garbage collections of the objects of torch and transformers took 0.9 s of the 5.4 s that
-    a worker needs to start, and 0.6 s at the end of the process. No run needs the garbage collector to free a tensor.
-    At most 100,000 objects wait for collection.
+    Workers and the command line call this function, but no program that imports afina. The imports of torch and
+    transformers create half a million objects, which stay alive. Garbage collections of the objects of torch and
+    transformers took 0.9 s of the 5.4 s that a worker needs to start, and 0.6 s at the end of the process. No run needs
+    the garbage collector to free a tensor. At most 100,000 objects wait for collection.
     """
     gc.set_threshold(100_000, 20, 20)
     atexit.unregister(gc.freeze)
