@@ -1,4 +1,4 @@
-"""Docstrings as the site needs them: fields in two columns become sections of Google's style. Knows no MkDocs."""
+"""Read and rewrite docstrings for the site: fields in two columns become sections of Google's style."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _GOOGLE = re.compile(r"(?P<names>\w+(?:, \w+)*)(?: \([^)]*\))?: (?P<text>\S.*)")
 
 
 def described_fields(docstring: str) -> dict[str, str]:
-    """Return the meaning of each field that a docstring describes.
+    """Return the meaning of each field that a docstring describes, by the field's name.
 
-    Fields stand in a section `Args:` or `Attributes:` of Google's style, or in two columns. A continued line is
-    indented deeper than the name.
+    The docstring describes fields in a section `Args:` or `Attributes:` of Google's style, or in two columns. If the
+    meaning of a field has several lines, the further lines are indented deeper than the name.
     """
     found: dict[str, str] = {}
     names: list[str] = []
@@ -32,10 +32,11 @@ def described_fields(docstring: str) -> dict[str, str]:
 
 
 def as_google(docstring: str, section: str) -> str:
-    """Return a docstring with each block in two columns as a section of Google's style.
+    """Return a docstring in which each block of fields in two columns has become a section of Google's style.
 
     Args:
-        section: The section's name, such as `Args` or `Attributes`. A block that is indented is in a section already.
+        section: The section's name, such as `Args` or `Attributes`. An indented block is already in a section, and gets
+            no name.
     """
     lines: list[str] = []
     within = False

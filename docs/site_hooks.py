@@ -1,6 +1,6 @@
-"""Hooks of MkDocs: pages from files outside `docs/`, pages generated from the code, and links between them.
+"""Hooks of MkDocs: add pages from files outside `docs/` and pages generated from the code, and rewrite links.
 
-mkdocs.yml names this file.
+`mkdocs.yml` names this file under `hooks`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from site_links import OUTSIDE, ROOT, both_themes, rewrite_links
 from site_pages import GENERATED
 
 WIDE = "---\nhide: [navigation]\n---\n\n"
-"""Front matter of the first page, whose navigation would be one line."""
+"""Front matter that hides the navigation of the first page, which would have only one entry."""
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages whose source is not in `docs/`."""
+    """Add the pages whose source is not in `docs/` to MkDocs' files."""
     for source, page in OUTSIDE.items():
         content = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=(WIDE if page == "index.md" else "") + content))
@@ -28,7 +28,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Return the page with its links as the site needs them."""
+    """Return a page with its links and pictures rewritten for the site. Raises PluginError for a broken link."""
     markdown = both_themes(markdown)
     try:
         return rewrite_links(markdown, page.file.src_uri, {file.src_uri for file in files})

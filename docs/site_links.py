@@ -1,4 +1,4 @@
-"""Links between pages of the site, and to files of the repository. Knows no MkDocs."""
+"""Rewrite links between pages of the site and to files of the repository. Does not import MkDocs."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ _PICTURE = re.compile(r"<picture>.*?(<img [^>]*)-light\.svg(\"[^>]*>)\n</picture
 
 
 def both_themes(markdown: str) -> str:
-    """Return a page whose pictures follow the site's switch between light and dark.
+    """Return a page whose pictures follow the site's switch between light and dark mode.
 
-    A `<picture>`, which GitHub needs, follows only the system's setting. mkdocs-material hides an image whose address
-    ends with `#only-light` or `#only-dark` in the other mode.
+    GitHub needs `<picture>`, which follows only the operating system's setting. So each `<picture>` is replaced by two
+    images: mkdocs-material shows an image with `#only-light` or `#only-dark` in its address only in that mode.
     """
     return _PICTURE.sub(r"\1-light.svg#only-light\2\n\1-dark.svg#only-dark\2", markdown)
 
 
 def rewrite_links(markdown: str, page: str, known: Collection[str]) -> str:
-    """Return a page with each relative link as the site needs it.
+    """Return a page whose relative links lead to pages of the site.
 
-    A link to README.md, CHANGELOG.md or CONTRIBUTING.md leads to that page. A link to a report's text leads to the
-    report. The text of a link to another file outside `docs/` stays without the link.
+    A link to README.md, CHANGELOG.md or CONTRIBUTING.md becomes a link to the page of the site with this content. A
+    link to `report.md` becomes a link to `report.html`. A link to any other file outside `docs/` becomes plain text.
 
     Args:
         page: Path of the page in the site, such as `reference/tasks.md`.
         known: Paths of all files of the site.
 
     Raises:
-        ValueError: A link leads to a file that does not exist, or HTML leads out of the site.
+        ValueError: A link leads to a file that does not exist, or an HTML attribute to a file that is not in the site.
     """
     source = next((source for source, target in OUTSIDE.items() if target == page), f"docs/{page}")
 

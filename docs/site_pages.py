@@ -1,6 +1,6 @@
 """Pages of the reference that are generated from the code: commands, study files, metrics, Python API, HTTP API.
 
-Knows no MkDocs: a page is Markdown under its path in the site.
+This module does not import MkDocs: GENERATED has a function for each page, which returns Markdown.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from site_docstrings import described_fields
 
 
 def cli_page() -> str:
-    """Return the page of all commands, from the help texts of the command line."""
+    """Return the page `reference/cli.md`, made of the help texts of all commands."""
     top: Any = typer.main.get_command(cli.app)
     parts = [
         "# Commands\n\nThis page is generated from the command line. `afina COMMAND --help` prints the same text.\n",
@@ -65,7 +65,7 @@ def _command(group: Any, path: str, level: int) -> Iterator[str]:
 
 
 def _help_text(text: str) -> str:
-    r"""Return a help text as Markdown: paragraphs that `\b` keeps unwrapped, and indented ones, are blocks of code."""
+    r"""Return a help text as Markdown. Paragraphs that begin with click's `\b`, or are indented, become code blocks."""
     parts = []
     for paragraph in re.split(r"\n\s*\n", text.strip()):
         kept = paragraph.lstrip("\n").startswith("\b")
@@ -111,7 +111,7 @@ This page is generated from the code.
 
 
 def study_files_page() -> str:
-    """Return the page of the keys of study files, from the pydantic models."""
+    """Return the page of the keys of study files, made of the pydantic models' schemas and docstrings."""
     parts = [STUDY_FILES]
     for section, title, model in SECTIONS:
         described = described_fields(model.__doc__ or "")
@@ -140,13 +140,13 @@ def study_files_page() -> str:
 
 
 OF_TOML = {"array": "list", "object": "table", "number": "float"}
-"""The names that TOML has for types of JSON schemas, where they differ."""
+"""TOML's names of the JSON schema types that have another name in TOML."""
 
 OF_JSON = {"array": "list"}
 
 
 def _type(schema: Mapping[str, Any], names: Mapping[str, str] = OF_TOML) -> str:
-    """Return a JSON schema's type in words, with its limits."""
+    """Return the type and the limits of a JSON schema in words, for a table."""
     if "anyOf" in schema:
         return " or ".join(_type(one, names) for one in schema["anyOf"] if one.get("type") != "null")
     if "enum" in schema:
@@ -186,7 +186,7 @@ how often the intervals contain the truth. This page is generated from the code.
 
 
 def metrics_page() -> str:
-    """Return the page of metrics, a table for each kind of task."""
+    """Return the page of metrics, with a table for each kind of task."""
     parts = [METRICS_INTRODUCTION]
     for kind, metrics in OF_KIND.items():
         parts += [
@@ -212,7 +212,7 @@ docstrings.
 
 
 def python_page() -> str:
-    """Return the page of the public names, which mkdocstrings fills from their docstrings."""
+    """Return the page of the Python API. For each public name, mkdocstrings replaces a directive by the docstring."""
     parts = [PYTHON_INTRODUCTION]
     for name in sorted(set(afina.__all__) - {"__version__", "METHODS"}, key=str.lower):
         parts.append(f"::: {afina._HOMES[name]}.{name}\n")
@@ -234,7 +234,7 @@ TAGS = {"health": "Health and metrics", "afina": "afina's own protocol", "page":
 
 
 def http_page() -> str:
-    """Return the page of the HTTP API, from the server's OpenAPI description."""
+    """Return the page of the HTTP API, made of the server's OpenAPI description."""
     from afina.server.http.app import make_app
 
     described = make_app(cast(Any, None)).openapi()
@@ -269,7 +269,7 @@ def _operation(path: str, verb: str, operation: Mapping[str, Any], schemas: Mapp
 
 
 def _statuses(operations: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield one row for each status and meaning."""
+    """Yield a row of a table for each HTTP status and its meaning."""
     said = {(status, one["description"]) for each in operations for status, one in each["responses"].items()}
     for status, meaning in sorted(said):
         yield f"| {status} | {_text(meaning)} |"
@@ -282,7 +282,7 @@ def _resolved(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> Mapping[
 def _fields(
     schema: Mapping[str, Any], schemas: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Mapping[str, Any], bool, Mapping[str, Any]]]:
-    """Yield each field of a JSON object, and the fields of the objects within, with a dot between the names."""
+    """Yield each field of a JSON schema, nested fields included, whose names are joined by dots."""
     for key, one in schema.get("properties", {}).items():
         yield f"{prefix}{key}", one, key in schema.get("required", []), one
         for within in [one, one.get("items", {}), *one.get("anyOf", [])]:
@@ -301,17 +301,17 @@ def _rows(head: str, given: Iterator[tuple[str, Mapping[str, Any], Any, Mapping[
 
 
 def _code(text: str) -> str:
-    """Return text as code within a cell of a table."""
+    """Return a text as HTML code for a cell of a Markdown table."""
     return f"<code>{_escaped(text)}</code>".replace("|", "&#124;")
 
 
 def _text(text: str) -> str:
-    """Return text within a cell of a table."""
+    """Return a text as Markdown for a cell of a table."""
     return _prose(" ".join(text.split())).replace("|", "&#124;")
 
 
 def _prose(text: str) -> str:
-    """Return text whose HTML, emphasis and links stand as they are; code between backquotes stays code."""
+    """Return a text in which Markdown shows HTML, `*`, `_` and `[` unchanged. Code between backquotes stays code."""
     parts = re.split(r"(`[^`]+`)", text)
     return "".join(part if part.startswith("`") else _escaped(part) for part in parts)
 
@@ -329,4 +329,4 @@ GENERATED: dict[str, Callable[[], str]] = {
     "reference/python-api.md": python_page,
     "reference/http-api.md": http_page,
 }
-"""The function that returns the Markdown of a page, by the page's path in the site."""
+"""The function that returns the Markdown of a generated page, by the page's path in the site."""

@@ -1,7 +1,7 @@
-"""The command line. It passes arguments to the library and prints results; no other package prints.
+"""The command line, which passes arguments to the library and prints results. No other package of afina prints.
 
-Each module holds a group of commands; this file lists them and prints errors. The package does not know how anything
-is computed. It starts without torch: each command imports what it needs.
+Each module has a group of commands; this file lists all commands and prints errors. The command line starts without
+torch: each command imports the modules that it needs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ COMMANDS = (
 """Commands in the order of `afina --help`."""
 
 LIGHT = (plan.methods, studies.show, studies.report, shadow.shadow)
-"""Those of COMMANDS that open no model."""
+"""The functions of COMMANDS that open no model."""
 
 STORE: dict[str, Callable[..., None]] = {
     **{"init": store.init, "publish": store.publish, "list": store.list_names, "show": store.show},
@@ -101,7 +101,7 @@ def _top(
 
 
 def main() -> None:
-    """Run the command line. A user's error prints one or two lines and exits with status 2."""
+    """Run the command line. For an AfinaError, print one or two lines and exit with the error's status (usually 2)."""
     allocator.collect_seldom()
     openmp.wait_briefly()
     try:

@@ -134,8 +134,8 @@ def predict(
 ) -> None:
     """Label texts, or write answers to them; print one JSON object per line.
 
-    Each object has the predicted label and the probability of each label. For a task with numbers, each
-    object has the predicted number; for a task with texts, the answer.
+    Each JSON object has the predicted label and the probability of each label. For an adapter of kind number, each
+    JSON object has the predicted number; for an adapter of kind text, the answer.
     """
     from afina.data.readers.texts import Chunk, check_there, chunks, refuse_blank
 
@@ -195,7 +195,7 @@ def _check_given(texts: Sequence[str] | None, file: Path | None, columns: Mappin
 
 @dataclass
 class _Answers:
-    """The output of `predict`: each chunk at once, or one object at the end; and the counts of rows and texts."""
+    """Prints predictions, after each chunk of texts or as one JSON object at the end, and counts rows and texts."""
 
     adapter: Adapter
     as_json: bool

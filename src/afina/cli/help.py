@@ -1,6 +1,6 @@
-"""`--help`: an example for each command, options in groups, and words for values; and the output of `afina` alone.
+"""The format of `--help`: an example of each command, options in groups, placeholders of values; and START.
 
-The module knows the names of options and commands; it does not know what they do.
+The module depends only on the names of options and commands.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ START = """Choose, train and use adapters of language models for your texts.
   afina study quickstart --task reviews.csv           Compare several methods.
 
 afina --help lists all commands; afina COMMAND --help shows the options of one command."""
-"""The output of `afina` without arguments."""
+"""The output of the command `afina` without arguments."""
 
 EXAMPLES = {
     "study": "afina study quickstart --task reviews.csv --out results/reviews",
@@ -66,7 +66,7 @@ EXAMPLES = {
     "keys list": "afina keys list acme",
     "keys revoke": "afina keys revoke 0123456789abcdef",
 }
-"""An example of each command, by the name of the command without `afina`."""
+"""The example in the `--help` of each command, by the name of the command without `afina`."""
 
 _DATA = "Columns and labels"
 _RUN = "Training and prompting"
@@ -87,7 +87,7 @@ GROUPS = {
     **dict.fromkeys(("top_p", "top_k", "sample_seed", "stop"), _GENERATION),
     **dict.fromkeys(("out", "as_json", "no_texts", "publish", "help"), _OUTPUT),
 }
-"""The heading of an option's group, by parameter; options without an entry are listed under "Options"."""
+"""The heading under which `--help` lists an option, by parameter name. Without an entry: "Options"."""
 
 METAVARS = {
     "alias": "ALIAS",
@@ -124,11 +124,11 @@ METAVARS = {
     "whole_tokens": "TOKENS",
     "text_tokens": "TOKENS",
 }
-"""The word for an option's value, by parameter, where the option itself has none."""
+"""The placeholder of an option's value in `--help`, by parameter name, for options that declare no metavar."""
 
 
 def command_name(context: Any) -> str:
-    """Return the name of a context's command with its groups and without `afina`, such as "store publish"."""
+    """Return the name of a click context's command with its groups and without `afina`, such as "store publish"."""
     names = []
     while context.parent is not None:
         names.append(context.info_name or "")

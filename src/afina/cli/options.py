@@ -28,7 +28,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 _PRETRAINED = "Pretrained model: Hub id, directory, random:DIRECTORY or 'embedded' (from the package index)."
 BackboneOption = Annotated[str, typer.Option("--backbone", help=_PRETRAINED, metavar="ADDRESS")]
 OneBackbone = Annotated[list[str], typer.Option("--backbone", help=_PRETRAINED, metavar="ADDRESS")]
-"""A list, so that a second backbone is refused (`only`) and does not replace the first."""
+"""The option `--backbone` of commands with one backbone. As a list, so that `only` can refuse a second `--backbone`."""
 
 EMBEDDED = ["embedded"]
 """The default of `OneBackbone`."""
@@ -111,7 +111,7 @@ Overrides = Annotated[
 
 
 def check_different(backbones: list[str]) -> list[str]:
-    """Return the backbones. Raises InvalidStudy if a backbone is given twice."""
+    """Return the given backbones. Raises InvalidStudy if a backbone is given twice."""
     again = next((one for one in backbones if backbones.count(one) > 1), None)
     if again is not None:
         raise problems.BACKBONE_TWICE(option="backbone", found=again)
@@ -119,20 +119,23 @@ def check_different(backbones: list[str]) -> list[str]:
 
 
 def only(backbones: list[str]) -> str:
-    """Return the only backbone. Raises InvalidStudy if several backbones are given."""
+    """Return the backbone that was given. Raises InvalidStudy if several backbones are given."""
     if len(backbones) > 1:
         raise problems.SEVERAL_BACKBONES(option="backbone", found=backbones)
     return backbones[0]
 
 
 def reading_option(name: str, about: str | None = None) -> Any:
-    """Return a reading option of the command line; `about` replaces its help."""
+    """Return the command-line option for a field of `ReadingOptions`; `about` replaces its help."""
     declared = OPTIONS[name].metadata
     return typer.Option(option_flag(name), help=about or declared["description"], metavar=declared["metavar"])
 
 
 def takes(**groups: Callable[..., Any]) -> Callable[[Command], Command]:
-    """Return a decorator that replaces a parameter of a command by the options of a function, and passes its result."""
+    """Return a decorator that gives a command the options of each function in `groups`.
+
+    The command's parameter with the name of a group gets the result of the group's function.
+    """
     options = {name: inspect.signature(made, eval_str=True).parameters for name, made in groups.items()}
 
     def decorated(command: Command) -> Command:
@@ -156,7 +159,12 @@ _KEEPS = "Include texts that the adapter was trained on; by default, these texts
 
 
 def _reading(names: Sequence[str], abouts: Mapping[str, str]) -> Callable[..., dict[str, Any]]:
-    """Return a function of reading options that returns those that are given; `abouts` replaces the help of some."""
+    """Return a function that takes the reading options `names` and returns those that the user gave.
+
+    Args:
+        names: Fields of `ReadingOptions`.
+        abouts: Help of an option, by field, in place of its declared help.
+    """
     parameters = []
     for name in names:
         default, shown = OPTIONS[name].default, reading_option(name, abouts.get(name))
@@ -178,21 +186,21 @@ def _reading(names: Sequence[str], abouts: Mapping[str, str]) -> Callable[..., d
 _OF_COMMANDS = [name for name, one in OPTIONS.items() if one.metadata["flag"]]
 
 reading = _reading(_OF_COMMANDS, {})
-"""The options of how a task is read, by name."""
+"""Takes the options that say how a task is read, and returns those that the user gave, by name."""
 
 measuring = _reading(
     [name for name in _OF_COMMANDS if OPTIONS[name].metadata["measures"] and name != "kind"], {"allow_leakage": _KEEPS}
 )
-"""The options of how texts are read on which an adapter is measured, whose kind is known."""
+"""As `reading`, for texts on which an existing adapter is measured: without `--kind`, which the adapter determines."""
 
 
 def template_option(template: str) -> str:
-    r"""Return the template with a line break for each typed `\n`."""
+    r"""Return the value of `--template` with a line break in place of each typed `\n`."""
     return template.replace("\\n", "\n")
 
 
 def words_option(words: list[str] | None) -> dict[str, list[str]] | None:
-    """Return the words of each label, each with a leading space.
+    """Return the words of each label in the values of `--words`, each word with a leading space.
 
     Raises:
         InvalidStudy: An item is not LABEL=WORD,WORD.
@@ -209,7 +217,7 @@ def words_option(words: list[str] | None) -> dict[str, list[str]] | None:
 
 
 def _words_by_label(item: str) -> list[tuple[str, list[str]]]:
-    """Return each label of `a=x,y,b=z` with its words; a label may contain commas if it is the first."""
+    """Return the labels and words of a `--words` value such as `a=x,y,b=z`. Only the first label may have commas."""
     first, _, rest = item.partition("=")
     found: list[tuple[str, list[str]]] = [(first.strip(), [])]
     for part in rest.split(","):
@@ -231,7 +239,7 @@ def asking(
     ] = None,
     words: WordsOption = None,
 ) -> dict[str, Any]:
-    """Return the given prompt options, under their names in [ask] of a study file."""
+    """Return the given `--template` and `--words`, as keys of the section [ask] of a study file."""
     asked: dict[str, Any] = {} if template is None else {"template": template_option(template)}
     return asked | ({"head": "words", "words": words_option(words)} if words else {})
 
@@ -273,7 +281,7 @@ def decoding(
         ),
     ] = None,
 ) -> dict[str, Any]:
-    """Return the given generation options, as fields of `Decoding`."""
+    """Return the generation options that the user gave, as fields of `Decoding`."""
     given = {**locals(), "seed": sample_seed, "stop": [template_option(one) for one in stop] if stop else None}
     del given["sample_seed"]
     return {name: value for name, value in given.items() if value is not None}
@@ -305,10 +313,10 @@ def locate(
 
     Args:
         adapter: Directory of an adapter or a study, or store:CLIENT/TASK@VERSION.
-        method: The method, in a study.
-        seed: The seed, in a study.
-        backbone: The address of the backbone; in a study of several, it chooses.
-        precision: As in `Adapter.load`.
+        method: The method whose adapter is opened, if `adapter` is a study.
+        seed: The seed whose adapter is opened, if `adapter` is a study.
+        backbone: Address of the backbone. In a study of several backbones, it selects the adapter.
+        precision: Precision of the frozen weights in training, as in `Adapter.load`.
 
     Raises:
         InvalidStudy: `method`, `seed` or `precision` is given for a version of a store.

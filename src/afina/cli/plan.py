@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 _MOST = 2**31 - 1
-"""The largest value that `Training` accepts; repeated here so that `--help` does not load `Training`."""
+"""The largest whole number that `Training` accepts. Repeated here so that `--help` does not load `Training`."""
 
 
 def _amount(flag: str, help_text: str) -> Any:
@@ -146,7 +146,7 @@ def plan(
 
 
 def _different(precisions: Sequence[str] | None) -> list[str]:
-    """Return each precision once, by default float; raise UnknownName."""
+    """Return each given `--precision` once; float if none is given. Raises UnknownName for an unknown precision."""
     from afina.models.backbone_spec import FLOAT, precision_of
 
     found = list(dict.fromkeys(precisions or [FLOAT]))
@@ -168,7 +168,7 @@ def _print_plans(found: Sequence[Sequence[Sequence[Forecast]]], *, as_json: bool
 
 
 def _check_there(task: str | None, evaluation: str | None) -> None:
-    """Check that the files exist, before anything that takes time."""
+    """Check that the files of the task and of `--eval` exist, before the slow part of a command."""
     from afina.data.addresses import check_address
 
     if task is not None:
@@ -274,7 +274,7 @@ def ask(
 
 
 def _train_command(task: str, named: Mapping[str, Any], words: Sequence[str]) -> str:
-    """Return the command line that trains from the same template and words."""
+    """Return the command `afina train` with the given options and `--words`, for a shell."""
     chosen = [part for flag, value in named.items() if value for part in ((flag,) if value is True else (flag, value))]
     chosen += [part for item in words for part in ("--words", item)]
     return shlex.join(["afina", "train", "--task", task, *chosen])

@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar for each run on a terminal, plain lines elsewhere."""
+"""Show progress on standard error: on a terminal a progress bar for each run, otherwise plain lines."""
 
 from __future__ import annotations
 
@@ -27,12 +27,15 @@ if TYPE_CHECKING:
 
 
 def watcher(console: Console, write: Callable[[Results], object]) -> Watcher:
-    """Return bars for a terminal and plain lines otherwise; `write` writes the report so far."""
+    """Return a watcher that shows the progress of runs, as bars on a terminal and as lines otherwise.
+
+    `write` writes report.md when a result arrives.
+    """
     return Bars(console, write) if console.is_terminal else PlainLines(console, write)
 
 
 def bars(console: Console) -> RichProgress:
-    """Return progress bars with a description and numbers, which disappear when they stop."""
+    """Return rich's progress bars with a description and numbers. The bars disappear when they stop."""
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn
     from rich.progress import Progress as RichProgress
 
@@ -48,13 +51,13 @@ def bars(console: Console) -> RichProgress:
 
 
 def print_progress(command: str) -> Callable[[str], None]:
-    """Return a function that prints a line of progress of `command` on standard error."""
+    """Return a function that prints a message about the progress of `command` on standard error."""
     return lambda words: print(f"{command}: {with_flags(words)}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def file_progress() -> Iterator[Callable[[Chunk], None]]:
-    """Show the progress of a file, unless the answers are printed on the same terminal."""
+    """Show the progress of `predict --file` as a bar, unless the predictions are printed on the same terminal."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -75,7 +78,7 @@ def file_progress() -> Iterator[Callable[[Chunk], None]]:
 
 
 class Downloads:
-    """Shows downloads outside of runs on standard error: a bar on a terminal, else a line every LINE_SECONDS."""
+    """Shows downloads outside of runs on standard error: a bar on a terminal, otherwise a line every LINE_SECONDS."""
 
     def __init__(self) -> None:
         self.bars: RichProgress | None = None
@@ -107,7 +110,7 @@ class Downloads:
 
 
 class Minutes(Watcher):
-    """Progress of a recommendation: a line with the elapsed minutes for each step; `say` prints the line."""
+    """Shows the progress of `choose`: for each step, `say` prints a line with the elapsed minutes."""
 
     def __init__(self, began: float, say: Callable[[str], None]) -> None:
         self.began, self.say = began, say
@@ -117,7 +120,7 @@ class Minutes(Watcher):
         self.say(f"[{(meter.now() - self.began) / 60:.1f} min] {with_flags(words)}")
 
     def fetched(self, seconds: float) -> None:
-        """Do not count the seconds; print them if there were any worth a line."""
+        """Leave the seconds of fetching the model out of the elapsed minutes; print them from one second on."""
         self.began += seconds
         if seconds >= 1:
             self.says(f"the model was fetched in {seconds:,.0f} s; the minutes begin after that")
@@ -139,7 +142,7 @@ class Minutes(Watcher):
 
 
 class PlainLines(progress.Lines):
-    """Plain lines, with command-line options in place of the library's field names."""
+    """Shows progress as plain lines, with command-line options in place of the library's field names."""
 
     def __init__(self, console: Console, write: Callable[[Results], object]) -> None:
         super().__init__(lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
@@ -156,7 +159,7 @@ class PlainLines(progress.Lines):
 
 
 class Bars(PlainLines):
-    """A bar per running run, with phase, loss, speed and time left; the result replaces the bar."""
+    """Shows a bar for each running run, with phase, loss, speed and time left. At the end, a line replaces the bar."""
 
     def __init__(self, console: Console, write: Callable[[Results], object]) -> None:
         super().__init__(console, write)

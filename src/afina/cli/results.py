@@ -1,4 +1,4 @@
-"""Results on the terminal, the files of the report, and the adapter that `--publish` keeps.
+"""Print results, write the files of the report, and publish the best adapter (`--publish`).
 
 No command in this module executes a run.
 """
@@ -27,14 +27,14 @@ def show_results(
     by_label: bool = False,
     brief: bool = False,
 ) -> None:
-    """Print tables, the paths of adapters, and at most ten lines with the answer at the end; or one JSON object.
+    """Print the results of a study or recommendation: tables, paths of adapters and a conclusion, or one JSON object.
 
     Args:
         results: A study or a recommendation.
-        as_json: Print one JSON object instead.
+        as_json: Print one JSON object instead of text.
         published: The published version, if there is one.
-        by_label: Print also the figures of each label, for the method to use.
-        brief: Print no tables of a study with one method.
+        by_label: Print also the metrics of each label and the confusion matrix of the best method.
+        brief: For a study with one method, print sentences instead of tables.
     """
     from afina.report.report import MARKDOWN, PAGE, Report
     from afina.report.sections import without_results
@@ -87,7 +87,7 @@ def _adapters(results: Results) -> list[Path]:
 
 
 def _asked_for(results: Results) -> list[str]:
-    """Return the key of the only trained run, if there is one: users who train one method want to use it."""
+    """Return the key of the trained run if exactly one run trained, because its user wants to use its adapter."""
     trained = [one.key for one in results.records if one.steps]
     return trained if len(trained) == 1 and not results.recommendation else []
 
@@ -113,7 +113,7 @@ def _command(where: Sequence[str], pairs: object) -> str:
 
 
 def write_text(results: Results) -> None:
-    """Write report.md, while a study is running."""
+    """Write report.md with the results so far, while a study is running."""
     from afina.report.report import MARKDOWN, Report
 
     Report.of(results).write([MARKDOWN])
@@ -129,11 +129,11 @@ def write_report(results: Results, *, texts: bool = True) -> list[Path]:
 
 
 MOST = 2000
-"""Characters of a conclusion that are stored as the message of a version."""
+"""The most characters of a report's conclusion that become the message of a published version."""
 
 
 def check_publishing(name: str | None) -> None:
-    """Check, before anything takes time, that an adapter can be published under `name`.
+    """Check, before a run starts, that an adapter can be published under `name`; create the store if there is none.
 
     Raises:
         InvalidName: The name is not CLIENT/TASK.
@@ -159,7 +159,7 @@ def publish_winner(results: Results, name: str, *, texts: bool = True) -> dict[s
     Args:
         results: A study or a recommendation.
         name: CLIENT/TASK.
-        texts: Publish the hashes of the training texts too.
+        texts: Whether to publish the hashes of the training texts too.
     """
     from afina.report.report import Report
     from afina.store.adapter_store import AdapterStore

@@ -124,14 +124,14 @@ ReplicasOption = Annotated[
 ]
 
 SETTINGS = {"auto_envvar_prefix": "AFINA"}
-"""Settings of `serve`: the variable AFINA_LOG_FORMAT is the default of the option `--log-format`, and so on."""
+"""click's settings of `serve`: a variable such as AFINA_LOG_FORMAT gives the default of an option (`--log-format`)."""
 
 
 class Settable(GroupedCommand):
     """A command whose options can be set by environment variables."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the options. An error in the value of an environment variable names the variable."""
+        """Parse the options. An error in the value of an environment variable names the variable."""
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
@@ -145,7 +145,7 @@ class Settable(GroupedCommand):
 
 
 OTHERS = frozenset({"AFINA_STORE", "AFINA_CACHE"})
-"""Variables that the library reads."""
+"""Environment variables AFINA_... that the library reads, and that are not the default of an option."""
 
 
 def serve(
@@ -241,11 +241,11 @@ def _open_store(store: AdapterStore, create: bool, settings: Settings) -> None:
 
 
 def _needs_packages(ray: bool, others: Mapping[str, str | None]) -> None:
-    """Check that the packages of the server are installed. Raises NotFound, or InvalidStudy for options without `ray`.
+    """Raise NotFound if a package of the server is missing, or InvalidStudy if `others` are given without `ray`.
 
     Args:
         ray: Whether the server runs on Ray.
-        others: Values of options that need `ray`; None: not given.
+        others: Values of options that need `ray`; None for an option that is not given.
     """
     if not ray and (alone := [name for name, given in others.items() if given is not None]):
         raise problems.OPTIONS_NEED_RAY(given=alone)
@@ -263,7 +263,7 @@ def _needs_packages(ray: bool, others: Mapping[str, str | None]) -> None:
 def _on_ray(
     store: AdapterStore, given: dict[str, Any], settings: Settings, address: str | None, host: str, port: int
 ) -> None:
-    """Serve on a Ray cluster. `given`: fields of `DeploymentOptions`, without the settings."""
+    """Serve on a Ray cluster; `given` has all fields of `DeploymentOptions` except `settings`."""
     from dataclasses import fields
 
     from afina.server.ray_serve.deployment import DeploymentOptions
@@ -291,7 +291,7 @@ def _say(store: str, url: str) -> None:
 
 
 def _begin_logging(context: typer.Context, log_format: LogFormat) -> None:
-    """Configure the log, and warn of variables that no option reads."""
+    """Configure the log, and log a warning for each environment variable AFINA_... that nothing reads."""
     from afina.server import logs_and_traces
 
     logs_and_traces.begin_logging(log_format)
@@ -300,7 +300,7 @@ def _begin_logging(context: typer.Context, log_format: LogFormat) -> None:
 
 
 def _unread(context: typer.Context) -> list[str]:
-    """Return variables with the prefix AFINA_ that no option reads, without the variables that Kubernetes sets."""
+    """Return the environment variables AFINA_... that nothing reads, except those that Kubernetes sets."""
     read = {f"AFINA_{option.name.upper()}" for option in context.command.params if option.name} | OTHERS
     named = (name for name in os.environ if name.startswith("AFINA_"))
     return sorted(name for name in named if name not in read and not re.search("_(SERVICE|PORT)(_|$)", name))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 KEY = "AFINA_KEY"
-"""The environment variable with the key, if no key file is given."""
+"""The environment variable with the API key, which is used if `--key-file` is not given."""
 
 
 KeyFileOption = Annotated[
@@ -116,7 +116,7 @@ def _key(file: Path | None) -> str:
 
 
 def _print_counts(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    """Print the sum of the servers' counts.
+    """Print the comparison of shadow and production, summed over the servers.
 
     Raises:
         Conflict: The servers compare different versions.
@@ -149,7 +149,7 @@ WORDS = {
     "promoted": "{name}: version {shadow} is in production now, so nothing is compared",
     "none": "{name}: no shadow is compared with version {current}",
 }
-"""The sentence by the shadow's state. If servers have different states, the first of these states is shown."""
+"""The sentence to print for a state of the shadow version. If servers differ, the first of their states here counts."""
 
 
 def _lines(total: ShadowCounts, current: int) -> Sequence[str]:
@@ -175,21 +175,21 @@ def _lines(total: ShadowCounts, current: int) -> Sequence[str]:
 
 
 PATIENCE = 30.0
-"""Seconds for a server's answer."""
+"""Seconds to wait for a server's response."""
 
 MOST = 1 << 20
-"""The largest number of bytes that are read of a server's answer."""
+"""The most bytes that are read of a server's response."""
 
 
 class _NoRedirects(HTTPRedirectHandler):
     """Refuse redirects, so that the key is sent only to the given address."""
 
     def redirect_request(self, *_: Any) -> None:
-        """Return None, which makes a redirect an error."""
+        """Return None, which makes urllib raise an error for a redirect."""
 
 
 def shadows(name: str, servers: Sequence[str], key: str) -> Sequence[Mapping[str, Any]]:
-    """Return the counts of each server for a name, as objects that `ShadowCounts.of` accepts.
+    """Return each server's comparison of the shadow version of `name`, as JSON values for `ShadowCounts.of`.
 
     Raises:
         NotFound: A server does not answer.

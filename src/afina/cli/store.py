@@ -1,6 +1,6 @@
-"""afina store: init, publish, list, show, history, alias, rollback; and how versions are shown.
+"""afina store: init, publish, list, show, history, alias, rollback, canary; and how versions are shown.
 
-The other commands are in `store_exchange` and `store_maintenance`.
+The other commands of `afina store` are in `store_exchange` and `store_maintenance`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ AliasOption = Annotated[str, typer.Option("--alias", help="Alias to move.")]
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """The options between `afina store` and the command."""
+    """The options that are typed between `afina store` and the name of its command."""
 
     url: str | None
     who: str | None
@@ -107,12 +107,12 @@ def store_options(
         ),
     ] = None,
 ) -> None:
-    """Keep the options that are typed before the command."""
+    """Keep the options that are typed between `afina store` and the name of its command."""
     context.obj = StoreOptions(store, who, limit)
 
 
 def with_store(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with an option `--store`, so that `--store` can be typed after the command's name."""
+    """Return a command of `afina store` that also takes `--store` after its own name."""
 
     @wraps(command)
     def run(*given: Any, store: str | None = None, **options: Any) -> None:
@@ -132,7 +132,7 @@ def with_store(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def opened(context: typer.Context) -> AdapterStore:
-    """Return the store that the options name."""
+    """Return the store that `--store` or AFINA_STORE names."""
     options: StoreOptions = context.obj
     return options.store
 
@@ -325,7 +325,8 @@ def canary(
 ) -> None:
     """Promote or end the canary version of an adapter, which answers a share of the requests for production.
 
-    Without an option, the command prints the canary. `afina store alias NAME@VERSION canary --share PERCENT` sets it.
+    Without an option, the command prints the canary version. A canary version is set by
+    `afina store alias NAME@VERSION canary --share PERCENT`.
     """
     from afina.store.versions import CANARY, Name
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 LONGEST = 160
-"""The most characters of a text in a line about a changed answer."""
+"""The most characters of a text that are printed in the line about a changed prediction."""
 
 MANY = 5
-"""The largest number of layers, and of flips, that are shown. The largest changes and new errors are first."""
+"""The most layers, and the most texts with a changed prediction, that `store diff` prints."""
 
 
 @takes(data=measuring)
@@ -42,7 +42,7 @@ def diff(
 ) -> None:
     """Compare the settings and the weights of two versions.
 
-    With --task, their predictions are compared too.
+    With --task, the predictions of the two versions are compared too.
     """
     if task is None and (named := next((name for name, value in data.items() if value), None)):
         raise problems.OPTION_WITHOUT_TASK(option=named)
@@ -60,7 +60,7 @@ def diff(
 
 
 def print_flips(flips: Flips) -> None:
-    """Print how many predictions differ, the first of them, the verdict, and notes on the texts."""
+    """Print how many predictions of two versions differ, the first such texts, the verdict, and notes on the data."""
     from afina.data.readers.splitting import repetition_notes
     from afina.report import evaluation
     from afina.store.adapter_kinds import ADAPTER_KINDS
@@ -108,7 +108,7 @@ def _line(text: str) -> str:
 
 
 def changed_fields(found: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the differences of two manifests, one line per group."""
+    """Yield a line for each group of fields in which the manifests of two versions differ."""
     for group, content in found.items():
         changes = []
         for key, value in content.items():
@@ -122,7 +122,7 @@ def changed_fields(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def changed_layers(found: Sequence[Layer], most: int) -> Iterator[str]:
-    """Yield a line for each of the layers whose weights differ most."""
+    """Yield a line for each of the `most` layers whose weights differ most between two versions."""
     changed = sorted((one for one in found if one.change), key=lambda one: -(one.change or 0))
     if not changed:
         same = all(one.change == 0 for one in found)

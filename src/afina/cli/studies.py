@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExecutorOptions:
-    """The options that say where runs are executed."""
+    """The options `--executor`, `--ship-backbone`, `--storage` and `--jobs`, which say where runs are executed."""
 
     executor: str | None
     ship_backbone: bool
@@ -52,7 +52,7 @@ class ExecutorOptions:
     jobs: int | None = None
 
     def opened(self, says: Says) -> AbstractContextManager[Executor]:
-        """Return an executor that is closed at the end of the block; `says` receives sentences about it."""
+        """Return the executor of the options, which the end of a `with` block closes. `says` gets its messages."""
         from afina.studies.executors import by_name
 
         return closing(
@@ -87,7 +87,7 @@ def execution(
         ),
     ] = None,
 ) -> ExecutorOptions:
-    """Return the options that say where runs are executed."""
+    """Return `--executor`, `--ship-backbone` and `--storage` as an object."""
     return ExecutorOptions(executor, ship_backbone, storage)
 
 
@@ -187,7 +187,7 @@ def train(
 ) -> None:
     """Train one adapter on your texts and evaluate it.
 
-    Prints its figure beside those of simple baselines; `afina show` prints all tables.
+    Prints the adapter's main metric beside those of simple baselines; `afina show` prints all tables.
     A recorded run with the same texts and settings is not repeated.
     """
     from afina.studies.study import Study
@@ -246,7 +246,7 @@ def choose(
 ) -> None:
     """Recommend a method for your texts, and a backbone if you give several, within the given minutes.
 
-    Prints the evidence, and saves the adapter of the recommended method.
+    Prints the measurements that support the recommendation, and saves the adapter of the recommended method.
     """
     from afina import meter
     from afina.cli.progress import Minutes
@@ -271,7 +271,7 @@ def choose(
 
 @contextmanager
 def _ended_without_checkpoint(command: list[str]) -> Iterator[None]:
-    """Turn an interruption of the block into a sentence and an exit status."""
+    """If the block is interrupted, print the command that begins again, and exit with the signal's status."""
     try:
         with sigterm_as_ctrl_c():
             yield
@@ -316,7 +316,7 @@ def _write_publish_show(results: Results, name: str | None, as_json: bool, *, te
 
 
 def _toml(value: str | list[str] | dict[str, list[str]]) -> str:
-    """The value as TOML: JSON strings and lists are valid TOML."""
+    """Return a value as TOML. Strings and lists in JSON are valid TOML."""
     if isinstance(value, str | list):
         return json.dumps(value, ensure_ascii=False)
     return (

@@ -1,7 +1,7 @@
-"""The terminal: arguments, streams, signals, errors and printing, for all commands.
+"""What all commands share on the terminal: arguments, streams, signals, errors and printing.
 
-Tables and paragraphs are as wide as the terminal: COLUMNS, the terminal's width, or 80. FLAGS translates the library's
-field names, such as `labels`, to options, such as --labels. The module does not know any command.
+Tables and paragraphs are as wide as the variable COLUMNS says, else as the terminal, else 80 characters. FLAGS
+translates the library's field names, such as `labels`, to options, such as --labels.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 
 
 _EMPTY = re.compile(r"--[a-z-]+=")
-"""An option whose value is empty."""
+"""Matches an option whose value is empty, such as `--task=`."""
 
 _JSON_ESCAPES = "afina.json"
-"""Name of the error handler below."""
+"""Name of the codec error handler that writes JSON escapes (`escape_unwritable`)."""
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
     """Raise InvalidData for an empty option or argument, and for bytes that are not text in the terminal's encoding.
 
-    An unset shell variable leaves an empty argument. Bytes that are not text cannot be written to a record.
+    An unset shell variable leaves an empty argument. An argument with bytes that are not text could not be recorded.
     """
     for number, argument in enumerate(arguments, start=1):
         before = arguments[number - 2] if number > 1 else ""
@@ -58,7 +58,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def check_streams() -> None:
-    """Open the null device for each standard stream that the shell has closed, so that no later file gets its number.
+    """Open the null device for each closed standard stream, so that no later file gets its file descriptor (0 to 2).
 
     Raises CannotWrite if standard output is closed, because the output would be lost silently.
     """
@@ -80,7 +80,7 @@ def check_streams() -> None:
 
 
 def escape_unwritable(*streams: TextIO) -> None:
-    r"""Make each stream write characters that its encoding lacks as `\u00e9`, so that JSON output stays valid JSON."""
+    r"""Let streams escape characters that their encoding lacks (`\u00e9`), so that JSON output stays valid JSON."""
     codecs.register_error(_JSON_ESCAPES, _escaped)
     for stream in streams:
         if isinstance(stream, TextIOWrapper):
@@ -94,7 +94,7 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
 
 
 INTERRUPTED, TERMINATED = 130, 143
-"""Exit statuses, as shells have them: 128 and the signal's number."""
+"""Exit statuses after SIGINT and SIGTERM, as in shells: 128 plus the signal's number."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -107,7 +107,7 @@ def _raise(*_: object) -> None:
 
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Raise Terminated in the block where SIGTERM comes: as services and schedulers end a process."""
+    """Raise Terminated in the block if the process gets SIGTERM, with which services and schedulers end processes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -119,12 +119,12 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def exit_status(ended: KeyboardInterrupt) -> int:
-    """Return the exit status after an interruption."""
+    """Return the exit status of a command that Ctrl-C or SIGTERM ended."""
     return TERMINATED if isinstance(ended, Terminated) else INTERRUPTED
 
 
 def option_flag(name: str) -> str:
-    """Return the flag of a reading option, or its key in a study file if it has no flag."""
+    """Return the flag of a field of `ReadingOptions`, or its key in a study file if it has no flag."""
     if not OPTIONS[name].metadata["flag"]:
         return f"data.{name}"
     return {"evaluation": "--eval"}.get(name, f"--{name.replace('_', '-')}")
@@ -155,7 +155,7 @@ FLAGS = {
     "limits": "--limit",
     "overrides": "--set",
 }
-"""Options by the library's field names; a field without an option is a key of a study file."""
+"""The option for each field name of the library, or the field's key in a study file if there is no option."""
 
 COMMANDS: Mapping[str, Mapping[str, str]] = {
     "predict": _flags("length_penalty max_new_tokens no_repeat_ngram precision stop temperature top_k top_p"),
@@ -169,17 +169,17 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "metric": "metric",
     },
 }
-"""Exceptions, by command."""
+"""Options that differ from FLAGS in one command, by the command's name and the library's field name."""
 
 _FIELD = re.compile(r"`(\w+)`")
 
 
 WITH_STORE = ("store", "keys", "serve", "replay", "shadow")
-"""Commands with the option --store; the others read AFINA_STORE."""
+"""Commands with the option --store. All other commands take the store from the variable AFINA_STORE."""
 
 
 def with_flags(message: str) -> str:
-    """Return a message of the library with options in place of the field names in backquotes."""
+    """Return a message of the library with command-line options in place of the field names in backquotes."""
     if " ".join(sys.argv[1:2]) not in WITH_STORE:
         message = message.replace("Give another with `store`", "Set AFINA_STORE")
     named = (" ".join(sys.argv[1:words]) for words in (3, 2))
@@ -189,7 +189,7 @@ def with_flags(message: str) -> str:
 
 @contextmanager
 def long_names_refused() -> Iterator[None]:
-    """Turn the system's error for a file name that is too long, in any argument, into an error of the user."""
+    """Raise an AfinaError in place of the operating system's error for a file name that is too long."""
     try:
         yield
     except OSError as error:
@@ -207,11 +207,11 @@ def print_json_error(error: AfinaError) -> None:
 
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
-"""The base class of errors in the command line's syntax. It is click's, or a copy inside newer typers."""
+"""The base class of errors in the command line's syntax: click's class, or its copy inside newer versions of typer."""
 
 
 def reword_value_error(error: Any) -> None:
-    """Put an error in the value of an option into a user's words, if pydantic has worded it."""
+    """If pydantic refused the value of an option, replace the error's message by afina's."""
     if error.__cause__ is not None:
         from pydantic import ValidationError  # typer has imported it
 
@@ -222,13 +222,13 @@ def reword_value_error(error: Any) -> None:
 
 
 def as_usage_error(error: Any) -> InvalidData:
-    """Return an error in the command line's syntax as an AfinaError, in a user's words."""
+    """Return an error in the command line's syntax as an AfinaError with a message for users."""
     reword_value_error(error)
     return problems.WRONG_USAGE(_message=error.format_message())
 
 
 def with_room(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command; it first checks that this process may use enough memory to open a model."""
+    """Return a command that first checks that the process's memory limit (`ulimit -v`) allows to open a model."""
 
     @wraps(command)
     def run(*given: Any, **options: Any) -> None:
@@ -239,7 +239,7 @@ def with_room(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def print_tables(*tables: Table, show: Callable[[Table, int], object] | None = None) -> None:
-    """Print tables, each followed by an empty line; `show` draws one in that many columns."""
+    """Print tables, each followed by an empty line. `show` renders a table for a width in characters."""
     from rich.console import Console
 
     from afina.report.writers.terminal import rendered
@@ -251,7 +251,7 @@ def print_tables(*tables: Table, show: Callable[[Table, int], object] | None = N
 
 
 def print_prose(text: str) -> None:
-    """Print a paragraph: wrapped on a terminal, one line otherwise; an empty text prints nothing."""
+    """Print a paragraph, wrapped on a terminal and otherwise on one line. For an empty text, print nothing."""
     from rich.console import Console
     from rich.text import Text
 
@@ -260,7 +260,7 @@ def print_prose(text: str) -> None:
 
 
 def print_item(name: str, *paragraphs: str) -> None:
-    """Print a name with paragraphs beside it, wrapped."""
+    """Print a name with wrapped paragraphs in a second column."""
     from rich.console import Console
 
     width, before = Console().width, f"{name:<16}"
@@ -270,7 +270,7 @@ def print_item(name: str, *paragraphs: str) -> None:
 
 
 def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows in aligned columns; no rows print nothing."""
+    """Print headings and rows in aligned columns. Without rows, print nothing."""
     if not rows:
         return
     rows = [[printable(cell) for cell in row] for row in rows]
@@ -281,24 +281,24 @@ def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 
 
 def print_created(store: str) -> None:
-    """Print on standard error that publishing created the store."""
+    """Print on standard error that `publish` created the store."""
     print(f"store {store}: created, because it did not exist", file=sys.stderr)
 
 
 def print_choice(where: str, note: str | None) -> None:
-    """Print on standard error which run's adapter was taken, if other recorded runs match too."""
+    """Print on standard error which run's adapter is used, if several recorded runs match the options."""
     if note is not None:
         print(printable(f"Note: {where}: {note}"), file=sys.stderr)
 
 
 def print_reading(note: str) -> None:
-    """Print on standard error how data were read, if there is something to print."""
+    """Print the note about how a data file was read on standard error, unless the note is empty."""
     if note:
         print(with_flags(note), file=sys.stderr)
 
 
 def print_assumed_precision(where: str) -> None:
-    """Print that the precision of the base of peft's adapter `where` is a guess, and how to give it."""
+    """Print that afina assumes float weights for the peft adapter at `where`, and how to name another precision."""
     print(
         f"Note: {where}: peft's files do not say how the backbone's frozen weights were stored in training. The "
         "weights are taken as float. If this is wrong, give the option --precision, such as --precision nf4, to "
@@ -308,6 +308,6 @@ def print_assumed_precision(where: str) -> None:
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """Return a foreign text without control characters, which could change the terminal; on one line unless `lines`."""
+    """Return a text with escaped control characters, which could change the terminal. `lines` keeps its line breaks."""
     kept = "\n" if lines else ""
     return "".join(letter if letter.isprintable() or letter in kept else ascii(letter)[1:-1] for letter in text)
