@@ -22,8 +22,9 @@ _PICTURE = re.compile(r"<picture>.*?(<img [^>]*)-light\.svg(\"[^>]*>)\n</picture
 def both_themes(markdown: str) -> str:
     """Return a page whose pictures follow the site's switch between light and dark mode.
 
-    GitHub needs `<picture>`, which follows only the operating system's setting. So each `<picture>` is replaced by two
-    images: mkdocs-material shows an image with `#only-light` or `#only-dark` in its address only in that mode.
+    GitHub needs `<picture>`, which follows only the operating system's setting. Therefore two images replace
+    each `<picture>`. mkdocs-material shows an image with `#only-light` or `#only-dark` in its address only in that
+    mode.
     """
     return _PICTURE.sub(r"\1-light.svg#only-light\2\n\1-dark.svg#only-dark\2", markdown)
 

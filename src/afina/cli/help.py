@@ -1,4 +1,4 @@
-"""The format of `--help`: an example of each command, options in groups, placeholders of values; and START.
+"""The format of `--help` (an example, options in groups, placeholders), and the output of `afina` without arguments.
 
 The module depends only on the names of options and commands.
 """

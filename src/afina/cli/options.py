@@ -28,7 +28,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 _PRETRAINED = "Pretrained model: Hub id, directory, random:DIRECTORY or 'embedded' (from the package index)."
 BackboneOption = Annotated[str, typer.Option("--backbone", help=_PRETRAINED, metavar="ADDRESS")]
 OneBackbone = Annotated[list[str], typer.Option("--backbone", help=_PRETRAINED, metavar="ADDRESS")]
-"""The option `--backbone` of commands with one backbone. As a list, so that `only` can refuse a second `--backbone`."""
+"""The option `--backbone` of commands with one backbone. A list, so that `only` can refuse a second `--backbone`."""
 
 EMBEDDED = ["embedded"]
 """The default of `OneBackbone`."""
@@ -191,7 +191,7 @@ reading = _reading(_OF_COMMANDS, {})
 measuring = _reading(
     [name for name in _OF_COMMANDS if OPTIONS[name].metadata["measures"] and name != "kind"], {"allow_leakage": _KEEPS}
 )
-"""As `reading`, for texts on which an existing adapter is measured: without `--kind`, which the adapter determines."""
+"""Takes the reading options for texts on which an adapter is measured; without `--kind`, which the adapter has."""
 
 
 def template_option(template: str) -> str:
@@ -315,7 +315,7 @@ def locate(
         adapter: Directory of an adapter or a study, or store:CLIENT/TASK@VERSION.
         method: The method whose adapter is opened, if `adapter` is a study.
         seed: The seed whose adapter is opened, if `adapter` is a study.
-        backbone: Address of the backbone. In a study of several backbones, it selects the adapter.
+        backbone: Address of the backbone. For a study of several backbones: the backbone whose adapter is opened.
         precision: Precision of the frozen weights in training, as in `Adapter.load`.
 
     Raises:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 _MOST = 2**31 - 1
-"""The largest whole number that `Training` accepts. Repeated here so that `--help` does not load `Training`."""
+"""The largest whole number that `Training` accepts, repeated here so that `--help` does not load `Training`."""
 
 
 def _amount(flag: str, help_text: str) -> Any:

@@ -149,7 +149,7 @@ WORDS = {
     "promoted": "{name}: version {shadow} is in production now, so nothing is compared",
     "none": "{name}: no shadow is compared with version {current}",
 }
-"""The sentence to print for a state of the shadow version. If servers differ, the first of their states here counts."""
+"""The sentence to print for a shadow version's state. If servers have different states, the first state here counts."""
 
 
 def _lines(total: ShadowCounts, current: int) -> Sequence[str]:

@@ -147,9 +147,9 @@ def _mean(angles: Sequence[float]) -> str:
 def check(
     context: typer.Context, version: VersionArgument, backbone: OwnBackbone = None, as_json: Json = False
 ) -> None:
-    """Check that a version gives the recorded answers on this machine.
+    """Check that a version computes its recorded outputs on this machine.
 
-    The result is logged. The exit status is 2 if an answer differs.
+    The result is written to the audit log. The exit status is 2 if an output differs.
     """
     found = opened(context).check(version, backbone=backbone)
     if as_json:

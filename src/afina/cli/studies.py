@@ -87,7 +87,7 @@ def execution(
         ),
     ] = None,
 ) -> ExecutorOptions:
-    """Return `--executor`, `--ship-backbone` and `--storage` as an object."""
+    """Return `--executor`, `--ship-backbone` and `--storage` as ExecutorOptions."""
     return ExecutorOptions(executor, ship_backbone, storage)
 
 
