@@ -145,7 +145,7 @@ class Settable(GroupedCommand):
 
 
 OTHERS = frozenset({"AFINA_STORE", "AFINA_CACHE"})
-"""Environment variables AFINA_... that the library reads, and that are not the default of an option."""
+"""Environment variables AFINA_... that the library itself reads."""
 
 
 def serve(
