@@ -1,7 +1,7 @@
 """The command line, which passes arguments to the library and prints results. No other package of afina prints.
 
-Each module has a group of commands; this file lists all commands and prints errors. The command line starts without
-torch: each command imports the modules that it needs.
+Each module has a group of commands; this file lists all commands and prints errors. The package `cli` does not know how
+results are computed. The command line starts without torch: each command imports the modules that it needs.
 """
 
 from __future__ import annotations
