@@ -117,7 +117,7 @@ class Bench:
         path = {"PYTHONPATH": os.pathsep.join([str(SITE), str(SOURCE)])}
         if seconds is None:
             return path
-        self.sleeping.set(seconds=seconds, needs=2**26, dies=[])
+        self.sleeping.set(seconds=seconds)
         return path | self.sleeping.environment
 
     @contextmanager

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from afina.studies.runs import record
 from command import PROGRAM
-from raylets import Raylets
+from raylets import SITE, SOURCE, Raylets
 
 LONGEST_S = 240
 """What a study may take on a busy machine."""
@@ -28,7 +29,6 @@ class Driver:
         cluster: Raylets,
         out: Path,
         *arguments: object,
-        environment: Mapping[str, str] | None = None,
         storage: Sequence[str] | None = None,
     ) -> None:
         self.out = out
@@ -38,10 +38,12 @@ class Driver:
         self.command += ["--storage", str(cluster.storage)] if storage is None else storage
         self.log = place / f"{out.name}.err"
         mine = {"OMP_NUM_THREADS": "1", "AFINA_CACHE": str(place / "cache"), "TMPDIR": str(place)}
+        # The forecast of memory, which is all that a driver starts a process for, is that of runs that sleep.
+        mine |= {"PYTHONPATH": os.pathsep.join([str(SITE), str(SOURCE)]), "AFINA_TEST_SLEEPING": str(place)}
         with self.log.open("a") as err:
             self.process = subprocess.Popen(
                 self.command,
-                env=cluster.driver | mine | dict(environment or {}),
+                env=cluster.driver | mine,
                 cwd=place,
                 stdout=subprocess.PIPE,
                 stderr=err,

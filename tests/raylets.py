@@ -82,7 +82,8 @@ class Node:
 class Raylets:
     """A cluster in `folder`; `add` starts a node, `kill` ends one as a power cut would.
 
-    `storage` is a folder that the driver and the nodes see.
+    `storage` is a folder that the driver and the nodes see. While there is a folder `sleeping`, with the material of
+    `sleeping.py`, runs of the nodes sleep.
 
     Args:
         folder: The nodes get their folders here.
@@ -92,6 +93,7 @@ class Raylets:
 
     def __init__(self, folder: Path, hidden: Path, **environment: str) -> None:
         self.folder, self.hidden, self.storage = folder, hidden.resolve(), folder / "storage"
+        self.sleeping = folder / "sleeping"
         self.hidden.mkdir(parents=True, exist_ok=True)
         (self.hidden / MARK).touch()
         # Short: sockets lie below, and their paths have a limit.
@@ -106,6 +108,7 @@ class Raylets:
             "PYTHONPATH": os.pathsep.join([str(SITE), str(SOURCE)]),
             "PYTHONWARNINGS": "ignore",
             "AFINA_TEST_HIDDEN": str(self.hidden),
+            "AFINA_TEST_SLEEPING": str(self.sleeping),
             "RAY_AUTH_MODE": "disabled",
             # The death of a node is noticed after 1.5 s; a node that is only slow has 10 s for each answer.
             "RAY_health_check_period_ms": "500",
@@ -225,31 +228,35 @@ def wait_until_ended(processes: list[psutil.Process], seconds: float = LONGEST_S
 
 def _guard() -> None:
     """Hold a cluster until standard input closes."""
+    import ray
     from ray.cluster_utils import Cluster
 
+    # Without what the dashboard asks, and without copies of logs, a node starts in half the time.
+    ray._private.utils.get_dashboard_dependency_error = lambda: ImportError("not needed")
     said = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    cluster = Cluster(shutdown_at_exit=True)
+    cluster, nodes = Cluster(shutdown_at_exit=True), {}
     try:
         for line in sys.stdin:
             told = json.loads(line)
             if "head" in told:
-                cluster.add_node(num_cpus=0, include_dashboard=False, object_store_memory=STORE_BYTES)
+                none = {"include_dashboard": False, "include_log_monitor": False}
+                cluster.add_node(num_cpus=0, object_store_memory=STORE_BYTES, **none)
                 answer = {"address": cluster.address}
             elif "reap" in told:  # as init would; processes of a node end when its raylet has no entry any more
                 os.waitpid(told["reap"], 0)
+                cluster.worker_nodes.remove(nodes.pop(told["reap"]))
                 answer = {}
             else:
                 os.chdir(told["folder"])  # a process of a node starts here
                 node = cluster.add_node(**told["node"], object_store_memory=STORE_BYTES)
-                answer = {"pid": node.all_processes["raylet"][0].process.pid, "id": node.node_id}
+                pid = node.all_processes["raylet"][0].process.pid
+                nodes[pid], answer = node, {"pid": pid, "id": node.node_id}
             said.write(json.dumps(answer) + "\n")
             said.flush()
     finally:
-        nodes = cluster.list_all_nodes()
-        started = [
-            psutil.Process(info.process.pid) for node in nodes for kind in node.all_processes.values() for info in kind
-        ]
+        kinds = [kind for node in cluster.list_all_nodes() for kind in node.all_processes.values()]
+        started = [psutil.Process(info.process.pid) for kind in kinds for info in kind]
         everything = psutil.Process().children(recursive=True)
         for process in started:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -143,10 +143,11 @@ FIRST = {
 
 
 class Typist:
-    """A person who types the lines of a page, in one directory."""
+    """A person who types the lines of a page, in one directory. `others`: what is typed in the place of other words."""
 
-    def __init__(self, afina: Command, tiny: Backbone, encoder: str) -> None:
-        self.afina, self.tiny, self.encoder, self.port = afina, tiny, encoder, str(free_port())
+    def __init__(self, afina: Command, tiny: Backbone, encoder: str, **others: str) -> None:
+        self.afina, self.tiny, self.port = afina, tiny, str(free_port())
+        self.others = {**dict.fromkeys(MODELS, tiny.address), ENCODER: encoder, **others}
         self.server: subprocess.Popen[bytes] | None = None
         self.done: list[str] = []
 
@@ -181,7 +182,7 @@ class Typist:
     def _path(self, word: str) -> str:
         if word.endswith("/ADAPTER"):
             return str(min(Path(word).parent.iterdir()))
-        return self.encoder if word == ENCODER else self.tiny.address if word in MODELS else word
+        return self.others.get(word, word)
 
     def _tiny(self, words: list[str]) -> list[str]:
         made = FEWER.get(words[0], []) + (FEW if "quickstart" in words and "--task" not in words else [])

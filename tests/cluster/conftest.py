@@ -34,7 +34,8 @@ def cluster(_running: Raylets) -> Iterator[Raylets]:
     try:
         _running.assert_tidy()
     finally:
-        shutil.rmtree(_running.storage, ignore_errors=True)
+        for path in (_running.storage, _running.sleeping):
+            shutil.rmtree(path, ignore_errors=True)
         for path in _running.hidden.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import subprocess
@@ -38,7 +37,6 @@ def look(secret: str) -> dict[str, Any]:
         "address": ray.util.get_node_ip_address(),
         "folder": str(Path.cwd()),
         "cache": os.environ["AFINA_CACHE"],
-        "torch": importlib.metadata.version("torch"),
         "listed": sorted(map(str, folder.iterdir())) if folder.exists() else [],
         "open": error(lambda: Path(secret).read_text()),
         "open in C++": error(lambda: pyarrow.OSFile(secret).read()),

@@ -1,6 +1,7 @@
 """`afina serve --ray` on a cluster of three nodes, on one store in PostgreSQL: as one server, also while replicas end.
 
-The tests share one deployment with two replicas. The last tests replace it and end it.
+The tests share one deployment with two replicas, which the commands of the page "Serve on a Ray cluster" start. The
+last tests replace it and end it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -29,12 +30,12 @@ from afina import AdapterStore, Backbone
 from afina.engine.engine import Engine
 from afina.server.core import Core
 from afina.server.settings import Settings
-from command import PROGRAM, Command
+from command import Command
 from crowd import adapter
 from fakes import Backbones
 from raylets import Raylets
 from servers import PRICE, TAGS, TOLD, running, within
-from services import Postgres, free_port
+from services import Postgres
 from test_typed_pages import DOCS, Typist, lines, two_results
 
 pytestmark = pytest.mark.slow
@@ -49,35 +50,34 @@ AGREED = 1.0
 
 @dataclass
 class OnRay:
-    """A deployment on Ray: its processes are those of the cluster's nodes, its command is a process here."""
+    """A deployment on Ray: its processes are those of the cluster's nodes, its commands are processes here.
+
+    `typed`: the page's commands but the one that serves, which is `command`, in this `environment`.
+    """
 
     url: str
     cluster: Raylets
     store: AdapterStore
     secrets: dict[str, str]
+    typed: list[str]
     command: list[str]
-    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    environment: dict[str, str]
+    processes: list[subprocess.Popen[Any]]
 
     def client(self, who: str = "acme") -> httpx2.Client:
         headers = {"Authorization": f"Bearer {self.secrets[who]}"}
         return httpx2.Client(base_url=self.url, headers=headers, timeout=60)
 
-    def begin(self, *more: str) -> subprocess.Popen[str]:
-        """Type the command, with more options, and wait until it serves."""
-        process = subprocess.Popen(
-            [*self.command, *more],
-            env=self.cluster.driver,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def begin(self, *more: str) -> None:
+        """Type the command again, with more options, and wait until it serves."""
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen([*self.command, *more], env=self.environment, text=True, **pipes)
         self.processes.append(process)
         assert process.stdout is not None
         said = process.stdout.readline()
         if not re.fullmatch(rf"serving \S+ on {self.url}\n", said):
             _, error = process.communicate(timeout=30)
             raise AssertionError(said + error)
-        return process
 
     @property
     def replicas(self) -> list[psutil.Process]:
@@ -98,64 +98,61 @@ class OnRay:
 
 @pytest.fixture(scope="module")
 def on_ray(
-    _running: Raylets, gpt2: Backbone, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+    _running: Raylets,
+    backbones: Backbones,
+    gpt2: Backbone,
+    postgres: Postgres,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[OnRay]:
     place = tmp_path_factory.mktemp("served-on-ray")
     store = AdapterStore(url := postgres.database())
     store.init(str(place / "blobs"))
     made = {
-        "acme/reviews": [adapter(gpt2, "lora", {"r": 2}, seed=1), adapter(gpt2, "lora", {"r": 4}, seed=2)],
-        "acme/tags": [adapter(gpt2, "bitfit", seed=3, **TAGS)],
-        "acme/price": [adapter(gpt2, "ia3", seed=4, **PRICE)],
-        "acme/told": [adapter(gpt2, "lora", {"r": 2}, seed=5, **TOLD)],
+        "acme/reviews": adapter(gpt2, "lora", {"r": 4}, seed=1),  # the page publishes the second version
+        "acme/tags": adapter(gpt2, "bitfit", seed=3, **TAGS),
+        "acme/price": adapter(gpt2, "ia3", seed=4, **PRICE),
+        "acme/told": adapter(gpt2, "lora", {"r": 2}, seed=5, **TOLD),
     }
-    made |= {f"acme/task-{number}": [adapter(gpt2, "lora", {"r": 2}, seed=10 + number)] for number in range(MANY)}
-    for name, versions in made.items():
-        for number, one in enumerate(versions):
-            one.save(path := place / f"{name.replace('/', '-')}-{number}")
-            store.publish(path, name, message="why")
+    made |= {f"acme/task-{number}": adapter(gpt2, "lora", {"r": 2}, seed=10 + number) for number in range(MANY)}
+    for name, one in made.items():
+        one.save(path := place / name.replace("/", "-"))
+        store.publish(path, name, message="why")
         store.alias(f"{name}@1")
     secrets = {"acme": store.create_key("acme", ["predict"]).secret}
     secrets |= {scope: store.create_key("acme", [scope]).secret for scope in ("admin", "publish")}
     _running.keep(3)
-    port = free_port()
-    command = [*PROGRAM, "serve", "--backbone", gpt2.address, "--store", url, "--port", str(port)]
-    command += ["--ray", "--ray-address", _running.address, "--replicas", "2"]
-    found = OnRay(f"http://127.0.0.1:{port}", _running, store, secrets, command)
+    environment = _running.driver | {"RAY_ADDRESS": _running.address}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        for variable, value in environment.items():
+            patch.setenv(variable, value)
+        silent: Any = SimpleNamespace(readouterr=lambda: ("", ""))  # `capfd` is for one test
+        typist = Typist(Command(patch, silent), gpt2, str(backbones.path("bert")), adapters=url)
+        two_results(gpt2)
+        try:
+            for line in lines(DOCS / "how-to" / "serve-on-ray.md"):
+                typist.type(line)
+        except BaseException:
+            typist.leave()
+            raise
+    server: Any = typist.server
+    address = f"http://127.0.0.1:{typist.port}"
+    found = OnRay(address, _running, store, secrets, typist.done, server.args, environment, [server])
     try:
-        found.begin()
         yield found
     finally:
         for process in found.processes:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
         for process in found.processes:
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            for pipe in (process.stdout, process.stderr):
-                assert pipe is not None
-                pipe.close()
+            with process:
+                try:
+                    process.wait(30)
+                except subprocess.TimeoutExpired:
+                    process.kill()
 
 
-def test_the_commands_of_the_page_work_in_their_order(
-    afina: Command, backbones: Backbones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = DOCS / "how-to" / "serve-on-ray.md"
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("AFINA_STORE", "adapters")
-    monkeypatch.setenv("RAY_ADDRESS", "local")
-    tiny = Backbone.load(str(backbones.path("gpt2")))
-    typist = Typist(afina, tiny, str(backbones.path("bert")))
-    try:
-        two_results(tiny)
-        for line in lines(page):
-            typist.type(line)
-        assert {"store", "keys"} <= {*typist.done}
-        assert typist.server is not None
-    finally:
-        typist.leave()
-    assert typist.server.returncode == 0, Path("server.log").read_text(encoding="utf-8")
+def test_the_commands_of_the_page_work_in_their_order(on_ray: OnRay) -> None:
+    assert on_ray.typed == ["store", "keys"]
 
 
 REQUESTS: list[tuple[str, str, Any]] = [
@@ -465,7 +462,7 @@ def test_blobs_that_a_node_does_not_see_are_refused_by_the_nodes_name(on_ray: On
     AdapterStore(url).init(str(blobs))
     command = [url if "postgresql" in word else word for word in on_ray.command]
     try:
-        done = subprocess.run(command, env=on_ray.cluster.driver, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=on_ray.environment, capture_output=True, text=True, timeout=60)
     finally:
         shutil.rmtree(blobs)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr

@@ -1,39 +1,36 @@
 """Studies on a cluster whose nodes share only the storage with the driver: the same digests as on one machine.
 
-Also when nodes are killed, and when the driver is.
+Also when a node is killed, and when the driver is.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import signal
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from afina import Backbone, Study
+from afina.errors import CorruptStore
 from afina.models.backbone_spec import files_digest
 from afina.studies.executors.ray_host import checkpoint_name
-from afina.studies.executors.shared_storage import SharedStorage
+from afina.studies.executors.shared_storage import SharedStorage, _place
 from afina.studies.results import Results
 from afina.studies.runs.inputs import facts_of
 from afina.studies.runs.output_directory import SCRATCH
 from command import HereExecutor, study_file
-from drivers import digests, driving
+from drivers import Driver, digests, driving
 from raylets import Raylets, wait_until_ended
 from workers import until
 
 pytestmark = pytest.mark.slow
 
-KILLS = 2
-"""Nodes that are killed during a study."""
-
-PAUSE = 4.0
-"""Seconds from one kill to the next, while runs are in progress."""
+RUNS = 4
+"""Of the study whose drivers are ended."""
 
 
 def here(out: Path, source: object, *changes: str) -> dict[str, tuple[str, str]]:
@@ -55,33 +52,28 @@ def backbone(place: Path, gpt2: Backbone) -> Path:
     return Path(shutil.copytree(gpt2.address, place / "gpt2"))
 
 
-def six_runs(source: Path, task: object, backbone: object) -> Path:
-    """A study of six runs, four of which train for some seconds and write checkpoints."""
+def four_runs(source: Path, task: object, backbone: object) -> Path:
+    """A study of four runs that train for some seconds and write a checkpoint after each step."""
     content = {"name": "several", "backbone": str(backbone), "task": str(task), "seeds": [0, 1]}
-    train = {"max_steps": 300, "batch_size": 4, "dtype": "float32", "checkpoint_seconds": 0}
-    return study_file(source, **content, train=train, methods={"full": {}, "lora": {}, "baseline": {}})
+    train = {"max_steps": 200, "batch_size": 4, "dtype": "float32", "checkpoint_seconds": 0}
+    return study_file(source, **content, train=train, methods={"full": {}, "lora": {}})
 
 
-@pytest.fixture
-def several(place: Path, task: Path, backbone: Path) -> Path:
-    """The study of six runs, where no node sees it."""
-    return six_runs(place / "several.toml", task, backbone)
+class Checkpoints:
+    """The checkpoints of a study's runs in the storage."""
 
+    def __init__(self, cluster: Raylets, source: Path) -> None:
+        self.storage = SharedStorage(str(cluster.storage))
+        runs = (run.on_files(files_digest(run.backbone)) for run in Study.load(str(source)).runs())
+        self.names = [checkpoint_name(run.on(facts_of(run).data_digest)) for run in runs]
 
-@pytest.fixture(scope="module")
-def expected(toy: str, gpt2: Backbone, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
-    """The digests of `several` on one machine; they are the same at other addresses."""
-    folder = tmp_path_factory.mktemp("one-machine")
-    return here(folder / "out", six_runs(folder / "several.toml", toy, gpt2.address))
-
-
-def checkpoints(cluster: Raylets, source: Path) -> list[str]:
-    """Names of the runs of a study whose checkpoint is in the storage."""
-    storage = SharedStorage(str(cluster.storage))
-    runs = [
-        run.on_files(files_digest(run.backbone)).on(facts_of(run).data_digest) for run in Study.load(str(source)).runs()
-    ]
-    return [run.title for run in runs if storage.has(checkpoint_name(run))]
+    def written(self) -> set[tuple[str, int]]:
+        """The name of each, and when it was written."""
+        found = set()
+        for name in self.names:
+            with suppress(CorruptStore, FileNotFoundError), self.storage.blobs.file(_place(name)) as path:
+                found.add((name, path.stat().st_mtime_ns))
+        return found
 
 
 def assert_whole(out: Path) -> None:
@@ -90,53 +82,6 @@ def assert_whole(out: Path) -> None:
     records = Results.read(out).records if (out / "records.jsonl").exists() else ()
     assert {path.name for path in (out / "adapters").glob("*")} == {Path(one.adapter).name for one in records}
     assert {path.name for path in (out / "predictions").glob("*")} == {Path(one.predictions).name for one in records}
-
-
-def test_nodes_that_are_killed_and_replaced_change_no_digest(
-    cluster: Raylets, place: Path, several: Path, expected: dict[str, tuple[str, str]]
-) -> None:
-    drawn = random.Random(31)
-    killed = []
-    with driving(cluster, place / "ray", several, "--ship-backbone", "--json") as driver:
-        for _ in range(KILLS):
-            until(lambda: any(node.runs for node in cluster.nodes), driver.process)
-            time.sleep(PAUSE * drawn.random())
-            if driver.process.poll() is None:
-                busy = [node for node in cluster.nodes if node.runs] or cluster.nodes
-                node = drawn.choice(busy)
-                killed.append(bool(node.runs))
-                others = cluster.kill(node)
-                cluster.add()
-                wait_until_ended(others)
-        found = driver.digests()
-        told = driver.told
-    assert killed.count(True) == KILLS, "a node was killed that carried out no run, so this test shows nothing"
-    assert told.count("the machine of this run was lost") >= KILLS
-    assert found == expected
-    assert_whole(place / "ray")
-
-
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
-def test_a_driver_that_is_ended_half_way_leaves_no_run_and_goes_on_when_it_is_started_again(
-    cluster: Raylets, place: Path, several: Path, expected: dict[str, tuple[str, str]], sent: signal.Signals
-) -> None:
-    told = (cluster, place / "ray", several, "--ship-backbone", "--json")
-    with driving(*told) as driver:
-        until(lambda: len(checkpoints(cluster, several)) >= 2, driver.process)
-        assert any(node.runs for node in cluster.nodes)
-        driver.process.send_signal(sent)
-        driver.end({signal.SIGINT: 130, signal.SIGKILL: -9}[sent])
-        before = driver.recorded
-    cluster.assert_tidy()
-    assert len(before) < 6
-    assert_whole(place / "ray")
-    if sent == signal.SIGINT:
-        assert "Interrupted. To continue: afina study" in driver.told
-        assert len(checkpoints(cluster, several)) >= 2
-        return  # from here on, it is the other test
-    with driving(*told) as driver:
-        assert driver.digests() == expected
-    assert checkpoints(cluster, several) == []
 
 
 def test_a_tuned_study_tries_and_chooses_as_on_one_machine(
@@ -149,7 +94,7 @@ def test_a_tuned_study_tries_and_chooses_as_on_one_machine(
     found = here(tmp_path, source)
     expected = tried(tmp_path)
     assert sum(len(trials) for _, trials in expected) >= 4
-    with driving(cluster, place / "ray", source, "--ship-backbone", "--json") as driver:
+    with driving(cluster, place / "ray", source, "--ship-backbone", "--json", "--jobs", 2) as driver:
         assert driver.digests() == found
     assert tried(place / "ray") == expected
     assert_whole(place / "ray")
@@ -162,3 +107,39 @@ def tried(out: Path) -> list[Any]:
         (tuned.setting, [(one.setting, one.steps, one.value) for one in tuned.trials])
         for tuned in Results.read(out).tuned
     ]
+
+
+def test_ended_drivers_and_a_killed_node_leave_no_run_and_change_no_digest(
+    cluster: Raylets, place: Path, task: Path, backbone: Path, tmp_path: Path
+) -> None:
+    """One study: Ctrl-C ends its first driver, SIGKILL the second, and a node dies under the third."""
+    told = (cluster, place / "ray", source := four_runs(place / "several.toml", task, backbone))
+    told += ("--ship-backbone", "--json", "--jobs", 2)  # each node that is used imports torch anew
+    checkpoints = Checkpoints(cluster, source)
+
+    def two_have_trained(driver: Driver) -> None:
+        before = checkpoints.written()
+        until(lambda: len(checkpoints.written() - before) >= 2, driver.process)
+        assert any(node.runs for node in cluster.nodes)
+
+    for sent, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        with driving(*told) as driver:
+            two_have_trained(driver)
+            driver.process.send_signal(sent)
+            driver.end(code)
+            assert len(driver.recorded) < RUNS
+        cluster.assert_tidy()
+        assert_whole(place / "ray")
+        assert len(checkpoints.written()) >= 2
+    assert driver.told.count("Interrupted. To continue: afina study") == 1
+
+    with driving(*told) as driver:
+        two_have_trained(driver)
+        others = cluster.kill(next(node for node in cluster.nodes if node.runs))
+        assert others, "nothing was left to end"
+        wait_until_ended(others)
+        found = driver.digests()
+    assert "the machine of this run was lost" in driver.told
+    assert found == here(tmp_path / "out", source)
+    assert checkpoints.written() == set()
+    assert_whole(place / "ray")

@@ -2,8 +2,8 @@
 
 `AFINA_TEST_HIDDEN` names a directory that these processes cannot see: that of the driver. Where the system allows it,
 they get a mount namespace of their own, with an empty directory there. Elsewhere, an audit hook refuses each open.
-`AFINA_TEST_VERSION` (`torch=9.9`) fakes the version of a distribution. `AFINA_TEST_WORKER` is a program that takes the
-place of the process that carries a run out. Else the next sitecustomize is run.
+`AFINA_TEST_VERSION` (`torch=9.9`) fakes the version of a distribution. Where the directory `AFINA_TEST_SLEEPING` is,
+`tests/sleeping.py` takes the place of the process that carries a run out. Else the next sitecustomize is run.
 """
 
 import os
@@ -70,12 +70,14 @@ if hidden and os.path.exists(os.path.join(hidden, ".driver")) and not _mount_ove
     _refuse(hidden)
 if told := os.environ.get("AFINA_TEST_VERSION"):
     _fake_version(told)
-if "AFINA_TEST_WORKER" in os.environ and "afina.studies.executors.fork_server" in sys.orig_argv:
-    os._exit(1)  # then each worker is started alone
-if "afina.studies.executors.worker" in sys.orig_argv and "AFINA_TEST_WORKER" in os.environ:
-    import runpy
+if os.path.isdir(os.environ.get("AFINA_TEST_SLEEPING", "")):
+    if "afina.studies.executors.fork_server" in sys.orig_argv:
+        os._exit(1)  # then each worker is started alone
+    if "afina.studies.executors.worker" in sys.orig_argv:
+        import runpy
 
-    runpy.run_path(os.environ["AFINA_TEST_WORKER"], run_name="__main__")
-    sys.stdout.flush()
-    os._exit(0)
+        tests = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        runpy.run_path(os.path.join(tests, "sleeping.py"), run_name="__main__")
+        sys.stdout.flush()
+        os._exit(0)
 _run_the_next()
