@@ -1,8 +1,8 @@
 """Metrics of classes and of labels, and the temperature and thresholds that calibrate probabilities.
 
-Pure functions of arrays. `metrics.py` lists functions of an `Answered`: a metric, and the values of which the metric is
-the mean (answered.py). An undefined metric, such as the F1 of a class that never occurs and is never answered, is
-UNDEFINED.
+The functions are pure functions of arrays. For a metric such as `mcc`, `mcc` returns the metric, and `mcc_values`
+returns one value per example; the metric is the mean of these values (answered.py). An undefined metric, such as the F1
+of a class that is neither in the targets nor predicted, is UNDEFINED (NaN).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from afina.stats.answered import UNDEFINED, Answered, Order, mean_of_defined, of_ratio
 
 BINS = 15
-"""Bins of the calibration error, as many as Guo et al. (ICML 2017) use."""
+"""The number of bins of the calibration error, the same as in Guo et al. (ICML 2017)."""
 
 
 def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
@@ -23,7 +23,7 @@ def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Return the softmax over the last axis."""
+    """Return the softmax of logits over the last axis."""
     from scipy.special import softmax
 
     result: np.ndarray = softmax(logits, axis=-1)
@@ -40,7 +40,7 @@ def log_loss(gold: np.ndarray, logits: np.ndarray) -> float:
 def f1(gold: np.ndarray, predicted: np.ndarray, classes: int) -> float:
     """Return F1 of class 1 for two classes, else the unweighted mean over the classes for which F1 is defined.
 
-    F1 is undefined for a class that never occurs and is never answered, as with scikit-learn's `zero_division=nan`.
+    F1 is undefined for a class that is neither in `gold` nor predicted, as with scikit-learn's `zero_division=nan`.
     """
     from sklearn.metrics import f1_score
 
@@ -54,9 +54,10 @@ def f1(gold: np.ndarray, predicted: np.ndarray, classes: int) -> float:
 
 
 def reliability(chances: np.ndarray, targets: np.ndarray, bins: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean confidence, share of right answers, and count of each non-empty bin, least confident first.
+    """Return mean confidence, share of right predictions, and count of each non-empty bin, least confident first.
 
-    Confidence is the probability of the likeliest class. Bins are equally wide and include their upper ends.
+    Confidence is the probability of the likeliest class. The bins of confidence are equally wide and include their
+    upper ends.
     """
     confidence, right = _confidence(chances, targets)
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
@@ -68,9 +69,10 @@ def reliability(chances: np.ndarray, targets: np.ndarray, bins: int = 10) -> tup
 
 
 def risk_coverage(chances: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return shares k / N and the accuracy of the k most confident answers, for k = 1, ..., N; float [N] each.
+    """Return shares k / N and the accuracy of the k most confident predictions, for k = 1, ..., N; float [N] each.
 
-    Among equally confident answers, the expected accuracy of a random choice counts.
+    If only some of several equally confident predictions are among the k, they count as chosen at random: their
+    accuracy is the mean accuracy of all equally confident predictions.
     """
     confidence, right = _confidence(chances, targets)
     _, place, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
@@ -88,13 +90,13 @@ def _confidence(chances: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, n
 
 
 def right(answered: Answered) -> np.ndarray:
-    """Return whether each answer is right, bool [N]; the mean is accuracy."""
+    """Return whether each prediction equals its target, bool [N]; the mean of the array is accuracy."""
     found: np.ndarray = answered.answers == answered.targets
     return found
 
 
 def f1_values(answered: Answered) -> np.ndarray:
-    """Return the values of `f1`; for each class F1 is a ratio, 2 TP / (TP + FP + TP + FN)."""
+    """Return per-example values whose mean is `f1`, [N], from the ratio 2 TP / (TP + FP + TP + FN) of each class."""
     rows = []
     for label in [1] if answered.classes == 2 else range(answered.classes):
         is_gold, is_found = answered.targets == label, answered.answers == label
@@ -103,12 +105,16 @@ def f1_values(answered: Answered) -> np.ndarray:
 
 
 def balanced_accuracy(answered: Answered) -> float:
-    """Return the mean recall over the classes that occur."""
+    """Return the mean recall over the classes that occur in the targets."""
     return float(np.mean(balanced_accuracy_values(answered)))
 
 
 def balanced_accuracy_values(answered: Answered) -> np.ndarray:
-    """Return the values of `balanced_accuracy`, scaled like the jackknife's so that small classes spread enough."""
+    """Return per-example values whose mean is `balanced_accuracy`, [N].
+
+    Deviations are multiplied by n / (n - 1) for a class of n examples, as in the jackknife; without this factor, the
+    standard error is too small for small classes.
+    """
     counts = np.bincount(answered.targets)
     hits = right(answered).astype(float)
     recall = np.divide(np.bincount(answered.targets, hits), counts, out=np.zeros(len(counts)), where=counts > 0)
@@ -119,15 +125,16 @@ def balanced_accuracy_values(answered: Answered) -> np.ndarray:
 
 
 def mcc(answered: Answered) -> float:
-    """Return the Matthews correlation; for more classes, R_K (Gorodkin, Comput. Biol. Chem. 28, 2004, 367-374)."""
+    """Return the Matthews correlation; for three or more classes, R_K (Gorodkin, Comput. Biol. Chem. 28, 2004)."""
     return float(np.mean(mcc_values(answered)))
 
 
 def mcc_values(answered: Answered) -> np.ndarray:
-    """Return the values of `mcc` = C / sqrt(V_t V_p).
+    """Return per-example values whose mean is `mcc`, [N].
 
-    C = accuracy - sum p t and V = 1 - sum of squares, where t and p are the shares of targets and answers. UNDEFINED if
-    only one class occurs; 0, as in scikit-learn, if only one class is answered.
+    The formula is mcc = C / sqrt(V_t V_p) with C = accuracy - sum(t p), V_t = 1 - sum(t²) and V_p = 1 - sum(p²). Here
+    t and p are the shares of each class among the targets and the predictions. The values are UNDEFINED if the targets
+    have only one class, and 0, as in scikit-learn, if the predictions have only one class.
     """
     targets, answers, n = answered.targets, answered.answers, len(answered.targets)
     t, p = (np.bincount(labels, minlength=answered.classes) / n for labels in (targets, answers))
@@ -146,7 +153,7 @@ def mcc_values(answered: Answered) -> np.ndarray:
 
 
 def auroc(answered: Answered) -> float:
-    """Return the area under the ROC curve of the probability of class 1; UNDEFINED if only one class occurs."""
+    """Return the area under the ROC curve of the probability of class 1; UNDEFINED if the targets have one class."""
     from sklearn.metrics import roc_auc_score
 
     positive = answered.targets == 1
@@ -156,10 +163,11 @@ def auroc(answered: Answered) -> float:
 
 
 def auroc_values(answered: Answered) -> np.ndarray:
-    """Return the values of `auroc` by placements: the share of the other class that an example outranks.
+    """Return per-example values whose mean is `auroc`, [N], by DeLong's method (Biometrics 44, 1988).
 
-    The method is DeLong's (Biometrics 44, 1988). Deviations are over n - 1 of the class, like the jackknife's, so that
-    few examples get enough spread.
+    The value of an example is computed from its placement, the share of the other class's examples that the model ranks
+    correctly relative to the example. Deviations are multiplied by n / (n - 1) for a class of n examples, as in the
+    jackknife; without this factor, the standard error is too small for few examples.
     """
     positive, scores = answered.targets == 1, answered.probabilities[:, 1]
     if positive.all() or not positive.any():
@@ -175,14 +183,14 @@ def auroc_values(answered: Answered) -> np.ndarray:
 
 
 def _outranked(ordered: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return the share of `ordered` that each score exceeds; equal scores count half."""
+    """Return for each score the share of the sorted array `ordered` that is smaller; equal numbers count half."""
     places = np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
     shares: np.ndarray = places / (2 * len(ordered))
     return shares
 
 
 def cross_entropy_values(answered: Answered) -> np.ndarray:
-    """Return the nats of each example; probabilities are clipped at 2.2e-16, as in scikit-learn's `log_loss`."""
+    """Return the cross-entropy of each example in nats, with probabilities clipped at 2.2e-16 as in scikit-learn."""
     chances, epsilon = answered.probabilities, np.finfo(np.float64).eps
     given = chances[np.arange(len(chances)), answered.targets]
     losses: np.ndarray = -np.log(np.clip(given, epsilon, 1 - epsilon))
@@ -190,10 +198,10 @@ def cross_entropy_values(answered: Answered) -> np.ndarray:
 
 
 def brier_values(answered: Answered) -> np.ndarray:
-    """Return the squared error of the probabilities, summed over classes; for two classes, half of the sum.
+    """Return each example's Brier score, [N]: the squared error of the probabilities, summed over classes.
 
-    This is scikit-learn 1.7's definition. For two classes, the result is the squared error of the probability of
-    class 1, between 0 and 1. For more classes, the result is between 0 and 2.
+    For two classes, the Brier score is half of the sum, the squared error of the probability of class 1, between 0
+    and 1. For three or more classes, the Brier score is between 0 and 2. Both are scikit-learn 1.7's definition.
     """
     chances = answered.probabilities
     errors = chances - np.eye(chances.shape[1])[answered.targets]
@@ -202,7 +210,7 @@ def brier_values(answered: Answered) -> np.ndarray:
 
 
 def ece(answered: Answered) -> float:
-    """Return the expected calibration error: the mean over examples of |confidence - share right| of their bin."""
+    """Return the expected calibration error: the mean of |mean confidence - accuracy| over bins, weighted by count."""
     confidence, share, counts = reliability(answered.probabilities, answered.targets, BINS)
     return float(np.sum(np.abs(confidence - share) * counts) / counts.sum())
 
@@ -213,30 +221,30 @@ def micro_f1(answered: Answered) -> float:
 
 
 def micro_f1_values(answered: Answered) -> np.ndarray:
-    """Return the values of `micro_f1`, a ratio of sums over labels."""
+    """Return per-example values whose mean is `micro_f1`, [N]."""
     right, either = _counted(answered)
     return of_ratio(right.sum(axis=1), either.sum(axis=1))
 
 
 def macro_f1(answered: Answered) -> float:
-    """Return the mean F1 over the labels that occur or are answered."""
+    """Return the mean F1 over the labels that occur in the targets or the predictions."""
     return float(np.mean(macro_f1_values(answered)))
 
 
 def macro_f1_values(answered: Answered) -> np.ndarray:
-    """Return the values of `macro_f1`, a mean of ratios."""
+    """Return per-example values whose mean is `macro_f1`, [N]."""
     right, either = _counted(answered)
     return mean_of_defined(of_ratio(right.T, either.T))
 
 
 def exactly_right(answered: Answered) -> np.ndarray:
-    """Return whether all labels of an example are right, bool [N]; the mean is the share of exact matches."""
+    """Return whether all labels of each example are right, bool [N]; the mean is the share of exact matches."""
     found: np.ndarray = (answered.targets.astype(bool) == answered.answers.astype(bool)).all(axis=1)
     return found
 
 
 def average_precision(answered: Answered) -> float:
-    """Return the mean average precision, by scikit-learn, over the labels that occur."""
+    """Return the mean of scikit-learn's average precision over the labels that occur in the targets."""
     from sklearn.metrics import average_precision_score
 
     targets, chances = answered.targets.astype(bool), answered.probabilities
@@ -247,7 +255,7 @@ def average_precision(answered: Answered) -> float:
 
 
 def average_precision_values(answered: Answered) -> np.ndarray:
-    """Return [N], per-example values of which `average_precision` is the mean, as in answered.py."""
+    """Return per-example values whose mean is `average_precision`, [N]."""
     targets, chances = answered.targets.astype(bool), answered.probabilities
     occurring = np.flatnonzero(targets.any(axis=0))
     if not len(occurring):
@@ -257,11 +265,12 @@ def average_precision_values(answered: Answered) -> np.ndarray:
 
 
 def _of_precision(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return [N], per-example values of one label's AP = E[y r(s)] / E[y].
+    """Return per-example values, [N], whose mean is the average precision of one label, AP = E[y r(s)] / E[y].
 
-    r(t) = Q(t) / S(t) is the precision of all examples that score t or more. Each example counts in S of
-    every positive with no higher score. A positive example also counts in Q of these, and with its own r. Deviations
-    are scaled by P / (P - 1), where P are positive; the jackknife gives about the same.
+    The precision r(t) = Q(t) / S(t) is over all examples with a score of t or more: S(t) examples, of which Q(t) are
+    positive. An example with score s is counted in S(t) for the score t of every positive example with t <= s, and a
+    positive example also in Q(t). Deviations are multiplied by P / (P - 1) for P positive examples; the jackknife gives
+    about the same.
     """
     order, y = Order.of(scores), positive.astype(float)
     share, found = y.mean(), order.mean_from(np.ones(len(scores)))
@@ -275,17 +284,17 @@ def _of_precision(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def _counted(answered: Answered) -> tuple[np.ndarray, np.ndarray]:
-    """Return twice the true positives, and targets plus answers; float [N, L] each."""
+    """Return F1's numerator (2 x true positive) and denominator (target + prediction) per label; float [N, L] each."""
     targets, answers = answered.targets.astype(bool), answered.answers.astype(bool)
     return 2.0 * (targets & answers), targets.astype(float) + answers
 
 
 DEFAULT_THRESHOLD = 0.5
-"""A text has a label from this probability on, if no threshold was fitted."""
+"""A label is predicted if its probability is at least this threshold, unless another threshold was fitted."""
 
 
 def fit_temperature(loss: Callable[[float], float]) -> float:
-    """Return the temperature, from 1/20 to 20, that minimizes `loss` of outputs divided by it (Guo et al. 2017)."""
+    """Return the temperature between 1/20 and 20 with the smallest `loss(temperature)` (Guo et al. 2017)."""
     from scipy.optimize import minimize_scalar
 
     found = minimize_scalar(lambda exponent: loss(float(np.exp(exponent))), bounds=(-3.0, 3.0), method="bounded")
@@ -293,9 +302,13 @@ def fit_temperature(loss: Callable[[float], float]) -> float:
 
 
 def fit_threshold(targets: np.ndarray, chances: np.ndarray) -> float:
-    """Return the threshold with the highest F1, between two of the probabilities, and among equals nearest to 0.5.
+    """Return the threshold with the highest F1 of one label; of several such thresholds, the nearest to 0.5.
 
-    Targets are 0 or 1 and chances are probabilities, [N] each. 0.5 if the label never occurs.
+    A threshold is the middle between two neighbouring probabilities. The result is 0.5 if the label never occurs.
+
+    Args:
+        targets: Whether each text has the label, 0 or 1, [N].
+        chances: The predicted probability of the label, [N].
     """
     order = np.argsort(-chances, kind="stable")
     ranked, hits = chances[order], np.cumsum(targets[order])

@@ -1,6 +1,6 @@
-"""Paired comparison of methods: which of two is better, how certain this is, and how much more data would decide.
+"""Paired comparison of two methods: which method is better, how certain this is, and how much more data would decide.
 
-Pure functions of arrays and numbers. Each pair is compared on the same examples and seeds.
+The functions are pure functions of arrays and numbers. Both methods of a pair have the same examples and seeds.
 """
 
 from __future__ import annotations
@@ -22,28 +22,31 @@ Verdict = Literal["better", "worse", "equivalent", "undecided"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """The comparison of `first` with `second` on the same examples and seeds. 0.01 is one point.
+    """The comparison of two methods, `first` and `second`, on the same examples and seeds. 0.01 is one point.
 
     Attributes:
         difference: The metric of `first` minus the metric of `second`.
         interval: The confidence interval of the true difference.
-        p: Two-sided p of no difference; below 1 - level exactly if the interval excludes 0.
-        adjusted: `p` after Holm's correction over the pairs that `compare` counts together.
-        mcnemar: The exact p of each seed alone, in order; for metrics that are not shares of right answers, the p of
-            a paired t test.
-        equivalence: p of two one-sided tests (TOST) against a difference of `margin` or more.
-        noninferiority: p against `first` being worse by `margin` or more.
+        p: The two-sided p value of the hypothesis that the methods are equal; below 1 - level exactly if the interval
+            excludes 0.
+        adjusted: The p value `p` after Holm's correction for the number of pairs.
+        mcnemar: The exact McNemar p value of each seed alone, in the order of the seeds; the p value of a paired t test
+            for metrics that are not shares of right answers.
+        equivalence: The p value, by two one-sided tests (TOST), of the hypothesis that the methods differ by `margin`
+            or more.
+        noninferiority: The one-sided p value of the hypothesis that `first` is worse than `second` by `margin` or more.
         metric: A key of METRICS; `margin` is in the metric's unit.
-        verdict: "better" or "worse" if `adjusted` is below 1 - level, "equivalent" if `equivalence` is, else
-            "undecided". For a loss, lower is better.
-        more_seeds, more_examples: For an undecided pair, how many more seeds, or examples, would decide it alone; two
-            digits, rounded up. None if no number would, because the other source of variation remains.
+        verdict: "better" or "worse" if `adjusted` is below 1 - level, "equivalent" if `equivalence` is below 1 - level,
+            else "undecided". For a loss, lower is better.
+        more_seeds, more_examples: How many more seeds alone, or more examples alone, would probably decide an undecided
+            pair; two digits, rounded up. None if no number of more seeds (or more examples) would decide the pair.
 
-    With several seeds, everything except `mcnemar` is computed by `Crossed` and is about the methods. With one seed,
-    everything is about these two trained models on other examples. The p of right answers is then the exact McNemar
-    test, and the interval is Tango's. If Tango's interval excludes 0 but the exact test does not reject, the interval
-    is extended to 0. Simulated coverage: 0.95 with 200 or 1,000 examples, 0.98 with 20. Several seeds whose differences
-    are all equal are treated like one seed.
+    With several seeds, the comparison is about the two methods, and all figures except `mcnemar` are computed by
+    `Crossed`. With one seed, the comparison is about the two trained models on other examples. With one seed, the p
+    value of a share of right answers is that of the exact McNemar test, and the interval is Tango's. If Tango's
+    interval excludes 0 but the exact test does not reject, the interval is extended to 0. In simulations, the intervals
+    contain the true difference in 0.95 of studies with 200 or 1,000 examples, and in 0.98 with 20 examples. Several
+    seeds whose per-example differences are all equal are treated like one seed.
     """
 
     first: str
@@ -64,13 +67,13 @@ class Comparison:
 
     @property
     def words(self) -> str:
-        """The verdict in a sentence, and a second sentence if there is only one seed."""
+        """The verdict as a sentence, followed by a sentence of caution if there is only one seed."""
         one_seed = " (One seed: this says nothing of other seeds.)" if len(self.mcnemar) == 1 else ""
         return f"{self.sentence}.{one_seed}"
 
     @property
     def sentence(self) -> str:
-        """The verdict without a full stop, for use among other sentences."""
+        """The verdict as a sentence without its full stop, so that a caller can add words."""
         metric, margin = METRICS[self.metric], self.margin_in_words
         if self.verdict in ("better", "worse"):
             sign = 1 if self.difference > 0 else -1
@@ -85,16 +88,16 @@ class Comparison:
 
     @property
     def small(self) -> bool:
-        """Whether the difference is significantly smaller than the margin."""
+        """Whether the difference of the methods is significantly smaller than the margin."""
         return self.equivalence < 1 - self.level
 
     @property
     def margin_in_words(self) -> str:
-        """`1 point`, or `0.01` for metrics that are not in points."""
+        """The margin as text: `1 point`, or `0.01` for metrics that are not in percentage points."""
         return margin_text(self.margin, METRICS[self.metric])
 
     def seen_from(self, name: str) -> Verdict:
-        """Return the verdict on `name`, one of the two methods, against the other."""
+        """Return the verdict on the method `name` (`first` or `second`) against the other method."""
         turned: dict[Verdict, Verdict] = {"better": "worse", "worse": "better"}
         return self.verdict if name == self.first else turned.get(self.verdict, self.verdict)
 
@@ -127,12 +130,12 @@ def compare(
     """Compare every pair of methods.
 
     Args:
-        values: The result of `metric.values` for each method, [S, N]: bool for accuracy and exact matches, else float.
-            Row s of all methods has the same seed, and column i the same example.
-        references: Methods that are not candidates, such as an untrained model. Pairs with a reference are corrected
-            separately, so that their number does not weaken other comparisons.
-        margin: The largest difference that does not matter. Default: `metric.small`. Required for a metric in the unit
-            of the targets (`metric.margin`).
+        values: The per-example values `metric.values` of each method, [S, N]: bool for accuracy and exact matches, else
+            float. Row s of every array has the same seed, and column i the same example.
+        references: Methods that are not candidates, such as an untrained model. Pairs with a reference have a Holm
+            correction of their own, so that they do not make the correction of the other pairs larger.
+        margin: The largest difference of two methods that does not matter. Default: `metric.small`. The margin is
+            required for a metric in the unit of the targets, such as RMSE.
 
     The result is deterministic. Raises ValueError if shapes differ, there are no examples, the metric is UNDEFINED or
     cannot compare methods, or the margin or level is out of range.
@@ -172,7 +175,7 @@ def compare(
 
 
 def _corrected(evidence: Sequence[Evidence], asked: Sequence[bool]) -> list[tuple[float, int]]:
-    """Return Holm's adjusted p and factor of each pair; pairs with and without a reference are corrected separately."""
+    """Return Holm's adjusted p and its factor for each pair; pairs with a reference are corrected separately."""
     made: list[tuple[float, int]] = [(0.0, 0)] * len(evidence)
     for kind in (True, False):
         places = [place for place, mine in enumerate(asked) if mine == kind]
@@ -184,7 +187,7 @@ def _corrected(evidence: Sequence[Evidence], asked: Sequence[bool]) -> list[tupl
 
 
 def _checked(metric: Metric, margin: float | None) -> float:
-    """Return the margin after checking it."""
+    """Return the margin (default: `metric.small`); raise ValueError if the metric or the margin cannot be used."""
     if metric.values is None:
         raise ValueError(f"methods cannot be compared by {metric.words}: it is no mean over examples")
     if margin is None and metric.of_unit:
@@ -203,7 +206,7 @@ def _evidence(first: np.ndarray, second: np.ndarray, metric: Metric, margin: flo
 
 
 def _of_seed(first: np.ndarray, second: np.ndarray, metric: Metric) -> float:
-    """Return the two-sided p of no difference for one seed; [N] each."""
+    """Return the two-sided p value of the difference of two methods for one seed, from their values, [N] each."""
     return mcnemar(first, second) if metric.counted else Evidence.linear(first[None], second[None], metric, 1.0).p
 
 
@@ -214,7 +217,7 @@ def _verdict(evidence: Evidence, adjusted: float, level: float, metric: Metric) 
 
 
 def number_text(value: float, metric: Metric, interval: Interval) -> str:
-    """Return a number in points with one decimal, else with the second digit of the interval's width."""
+    """Return a number as text: points with one decimal; other units to the second digit of the interval's width."""
     if metric.points:
         text = f"{100 * value:.1f}"
     else:
@@ -225,14 +228,14 @@ def number_text(value: float, metric: Metric, interval: Interval) -> str:
 
 
 def margin_text(value: float, metric: Metric) -> str:
-    """Return a margin such as `1 point` or `0.01`."""
+    """Return a margin as text, such as `1 point` or `0.01`."""
     if not metric.points:
         return f"{value:.3g}"
     return "1 point" if value == 0.01 else f"{100 * value:g} points"
 
 
 def difference_text(value: float, interval: Interval, metric: Metric, level: float, sign: int = 1) -> str:
-    """Return `4.0 points (95 % interval 2.1 to 5.9)`; with `sign` -1, the interval is negated."""
+    """Return a text such as `4.0 points (95 % interval 2.1 to 5.9)`; if `sign` is -1, the interval is negated."""
     low, high = sorted((sign * interval.low, sign * interval.high))
     ends = f"{number_text(low, metric, interval)} to {number_text(high, metric, interval)}"
     unit = " points" if metric.points else ""
@@ -240,14 +243,14 @@ def difference_text(value: float, interval: Interval, metric: Metric, level: flo
 
 
 def verdict_text(first: str, second: str, verdict: str, by: str, metric: Metric) -> str:
-    """Return `A is better than B by 4.0 points ...`; for losses, `A is better than B: log loss lower by 0.02 ...`."""
+    """Return `A is better than B by 4.0 points ...`, or for a loss `A is better than B: log loss lower by 0.02 ...`."""
     if metric.lower:
         return f"{first} is {verdict} than {second}: {metric.words} {_less(verdict)} by {by}"
     return f"{first} is {verdict} than {second} by {by}"
 
 
 def seen_text(difference: str, metric: Metric) -> str:
-    """Return `difference 0.4 points`. For losses, where lower is better, return `difference in log loss −0.02`."""
+    """Return a text such as `difference 0.4 points`, or `difference in log loss −0.02` if lower is better."""
     named = f" in {metric.words}" if metric.lower else ""
     return f"difference{named} {difference}"
 

@@ -1,24 +1,27 @@
 """Confidence intervals of metrics, from the answers of S runs with different seeds to the same N examples.
 
-Pure functions of arrays. The share of right answers of one seed has Wilson's interval. Every other metric is a mean
-over seeds and examples, and `Crossed` estimates how far the mean may lie from the truth. Comparisons of two methods are
-in `significance.py` and `comparison.py`.
+The functions are pure functions of arrays. The share of right answers of one seed has Wilson's interval. Every other
+metric is a mean over seeds and examples, and `Crossed` estimates how far the mean may lie from the truth. Comparisons
+of two methods are in `significance.py` and `comparison.py`.
 
-`Crossed` treats seeds and examples as random samples:
+`Crossed` is a model of random effects that treats seeds and examples as random samples:
 
-The model is y[s, i] = mean + seed[s] + example[i] + rest[s, i] with independent effects. Every seed is evaluated on the
-same examples, so the table is crossed and has one value in each cell. The mean squares of the two-way analysis of
-variance estimate the three components. The mean of S seeds and N examples has the variance
+The value of seed s and example i is y[s, i] = mean + seed[s] + example[i] + rest[s, i] with independent effects. The
+effects of seeds and examples are crossed, because every seed is evaluated on the same examples. The mean squares (MS)
+of the two-way analysis of variance estimate the variances of the three effects. The mean over S seeds and N examples
+has the variance
 
     (MS_seeds + MS_examples - MS_rest) / (S N).
 
-With three seeds, MS_seeds is poorly estimated: it is a chi-square with two degrees of freedom. So the error of the mean
-is not taken as normal with the estimated variance. It is a mixture of t distributions (with N - 1 degrees of freedom)
-over the variances that the data leave possible: MS_seeds (S - 1) / x for every quantile x of chi-square with S - 1
-degrees. This is the generalised pivotal quantity of Weerahandi (JASA 88, 1993, 899-905). It becomes Student's t over
-the seeds if only seeds vary, and over the examples if seeds do not vary.
+With three seeds, MS_seeds is a poor estimate, because it has only two degrees of freedom. So the error of the mean is
+not taken as normal with the estimated variance. The distribution of the error of the mean is a mixture of t
+distributions (with N - 1 degrees of freedom). The components of the mixture have the variances that are possible given
+the data: MS_seeds is replaced by MS_seeds (S - 1) / x for quantiles x of chi-square with S - 1 degrees of freedom. The
+mixture is the generalised pivotal quantity of Weerahandi (JASA 88, 1993, 899-905). The mixture becomes Student's t over
+the seeds if only seeds vary, and Student's t over the examples if seeds do not vary.
 
-docs/background/coverage.md has the measured coverage of every metric, and that of the bootstrap and of Satterthwaite.
+docs/background/coverage.md has the measured coverage of the intervals of every metric, and the coverage of bootstrap
+intervals and of Satterthwaite's approximation.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from afina.stats.metrics import Metric
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval; both ends are included."""
+    """A confidence interval that includes both of its ends."""
 
     low: float
     high: float
@@ -48,7 +51,7 @@ class Interval:
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
-    """Return Wilson's score interval for a share (JASA 22, 1927, 209-212), by scipy; [0, 1] for n = 0."""
+    """Return Wilson's score interval for the share successes / n (JASA 22, 1927), by scipy; [0, 1] for n = 0."""
     if n == 0:
         return Interval(0.0, 1.0)
     found = binomtest(int(successes), int(n)).proportion_ci(level, "wilson")
@@ -56,11 +59,12 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
 
 
 def bounded(share: float, width: float) -> Interval:
-    """Return the interval [share - width, share + width], bent to stay within [0, 1] like Wilson's.
+    """Return the interval [share - width, share + width], transformed like Wilson's to stay within [0, 1].
 
-    Solves |share - x| = width * sqrt(x (1 - x) / (share (1 - share))) for x. For width = z sqrt(share (1 - share) / n)
-    this is Wilson's interval. It equals Wilson's score with the effective number of examples of a clustered sample
-    (Korn & Graubard, Survey Methodology 24, 1998, 193-201). Needs 0 < share < 1.
+    The ends of the interval are the solutions x of |share - x| = width * sqrt(x (1 - x) / (share (1 - share))). For
+    width = z sqrt(share (1 - share) / n), the result is Wilson's interval. For other widths, the result is Wilson's
+    interval with an effective number of examples, as for a clustered sample (Korn & Graubard, Survey Methodology 24,
+    1998, 193-201). The share must be above 0 and below 1.
     """
     kappa = width**2 / (share * (1 - share))
     half = sqrt(kappa * share * (1 - share) + kappa**2 / 4)
@@ -70,11 +74,13 @@ def bounded(share: float, width: float) -> Interval:
 
 
 def bent(value: float, width: float, within: tuple[float, float], *, logit: bool = False) -> Interval:
-    """Return the interval [value - width, value + width], bent to stay within a range by an unbounded scale.
+    """Return the interval [value - width, value + width], transformed to stay within the range `within`.
 
-    The scale of a share is `bounded`, or the logit. For (-1, 1) it is Fisher's z, artanh. For (0, inf) it is the
-    logarithm, and for (-inf, 1) the logarithm of 1 - value. On the scale, the width is multiplied by the slope at the
-    value. If the value is at a bound, the slope is infinite, and the interval is cut instead.
+    The range decides the transformation. For a share in (0, 1), the interval is that of `bounded`, or with `logit` that
+    of the logit. The range (-1, 1) has Fisher's z, artanh; (0, inf) has the logarithm; (-inf, 1) has the logarithm of
+    1 - value. The interval is symmetric on the transformed scale, where the width is multiplied by the transformation's
+    slope at the value. If the value is at a bound of the range, the slope is infinite, and the interval is cut at the
+    bound instead.
     """
     low, high = within
     if not low < value < high:
@@ -98,31 +104,31 @@ def around_mean(
     """Return Student's t interval for a mean of n >= 2 values.
 
     Args:
-        scatter: The sum of the squared deviations.
-        within: The range of the values; the interval is then `bent` to stay in it.
+        scatter: The sum of the squared deviations of the values from their mean.
+        within: The range of the values, in which `bent` keeps the interval. None: any number.
     """
     width = float(stdtrit(n - 1, (1 + level) / 2)) * sqrt(max(scatter, 0.0) / (n - 1) / n)
     return Interval(mean - width, mean + width) if within is None else bent(mean, width, within)
 
 
 FEWEST = 10
-"""Below this number of examples, only accuracy, exact matches and F1 of a label have an interval.
+"""Below this number of examples, only accuracy, exact matches and F1 of a label have a confidence interval.
 
-For five examples of the simulation in benchmarks/coverage.py, intervals of other metrics contain the truth in as few as
-16 % (Matthews correlation), 59 % (log loss) and 63 % (macro F1 of labels) of the studies.
+In the simulation of benchmarks/coverage.py with five examples, the 95 % interval contains the true value in only 16 %
+(Matthews correlation), 59 % (log loss) and 63 % (macro F1 of labels) of the studies.
 """
 
 QUANTILES = 200
-"""Quantiles that represent the chi-square distribution; 20,000 change a width by less than 0.1 %."""
+"""The number of quantiles that represent a chi-square distribution; 20,000 change a width by less than 0.1 %."""
 
 
 def size_of(values: np.ndarray) -> float:
-    """Return the typical distance of an example's value from the mean value, of examples with a distance above 0.
+    """Return the typical distance of an example's value from the mean value, among examples with a distance above 0.
 
-    `values`, [S, N], are averaged over the S seeds first.
+    The `values`, [S, N], are averaged over the S seeds first.
 
-    This is the root of sum d^4 / sum d^2 of the deviations d. It is about 1 for right answers with few errors, and for
-    differences that are mostly 0 and otherwise 1 or -1. It is 0 if all examples are equal.
+    The typical distance is sqrt(sum d^4 / sum d^2) of the deviations d from the mean. The typical distance is about 1
+    if most values are 1 and few are 0, and if most values are 0 and few are 1 or -1. It is 0 if all values are equal.
     """
     squares = (values.mean(axis=0) - values.mean()) ** 2
     total = float(squares.sum())
@@ -131,7 +137,10 @@ def size_of(values: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Crossed:
-    """Mean squares of a table of seeds by examples; with one seed, `between_seeds` and `rest` are 0."""
+    """The mean squares of a table of seeds by examples (two-way analysis of variance).
+
+    With one seed, `between_seeds` and `rest` are 0.
+    """
 
     seeds: int
     examples: int
@@ -141,11 +150,12 @@ class Crossed:
 
     @classmethod
     def of(cls, values: np.ndarray, added: int = 0, size: float = 1.0) -> Crossed:
-        """Return the mean squares of values [S, N], with `added` pseudo-examples that widen the spread.
+        """Return the mean squares of values [S, N], with `added` pseudo-examples that make the variance larger.
 
-        Half of them are `size` in every seed, and half -`size`. Two added examples keep differences of two shares
-        honest if few examples differ (Agresti & Min, Statistics in Medicine 24, 2005, 729-740). Without the added
-        examples, two methods that agree on all of 20 examples would count as certainly equal.
+        Half of the pseudo-examples have the value `size` in every seed, and half have -`size`. Two pseudo-examples keep
+        the coverage of the interval for a difference of two shares if few examples differ (Agresti & Min, Statistics in
+        Medicine 24, 2005, 729-740). Without pseudo-examples, two methods that agree on all of 20 examples would have
+        an interval of width 0.
         """
         seeds, examples = values.shape
         deviations = values - values.mean()
@@ -161,19 +171,19 @@ class Crossed:
         )
 
     def at(self, seeds: int, examples: int) -> Crossed:
-        """Return the mean squares to expect from this many seeds and examples if the estimated components are true."""
+        """Return the mean squares expected for another number of seeds and examples, with the same variances."""
         by_seed = max(self.between_seeds - self.rest, 0.0) / self.examples
         by_example = max(self.between_examples - self.rest, 0.0) / self.seeds
         return Crossed(seeds, examples, examples * by_seed + self.rest, seeds * by_example + self.rest, self.rest)
 
     @property
     def variance(self) -> float:
-        """The estimated variance of the mean; negative components count as 0."""
+        """The estimated variance of the mean over seeds and examples; negative variance estimates count as 0."""
         seeds = max(self.between_seeds - self.rest, 0.0)
         return (seeds + max(self.between_examples, self.rest)) / (self.seeds * self.examples)
 
     def _deviations(self) -> np.ndarray:
-        """Return the standard deviations of the mean that the data leave possible, all equally likely."""
+        """Return equally likely values of the mean's standard deviation: `QUANTILES` values, or 1 for one seed."""
         if self.seeds == 1:
             return np.array([sqrt(self.variance)])
         chi = chdtri(self.seeds - 1, (np.arange(QUANTILES) + 0.5) / QUANTILES)
@@ -182,12 +192,12 @@ class Crossed:
         return possible
 
     def tail(self, distance: float) -> float:
-        """Return the probability that the mean lies more than `distance` above the truth; needs a variance above 0."""
+        """Return the probability that the mean exceeds the true mean by `distance` or more; variance must not be 0."""
         freedom = max(self.examples - 1, 1)
         return float(np.mean(stdtr(freedom, -distance / self._deviations())))
 
     def width(self, level: float) -> float:
-        """Return half the width of the interval for the mean: its `tail` is (1 - level) / 2. 0 if nothing varies."""
+        """Return the half-width w of the mean's interval: `tail(w)` is (1 - level) / 2; w is 0 if nothing varies."""
         deviations, freedom = self._deviations(), max(self.examples - 1, 1)
         highest = float(deviations.max() * stdtrit(freedom, (1 + level) / 2))
         if not highest:
@@ -203,10 +213,11 @@ class Crossed:
 class Estimate:
     """A metric of one method: the mean over seeds, the standard deviation over seeds, and a confidence interval.
 
-    All three are UNDEFINED if the metric is undefined for a seed, and the interval if nothing says how examples vary.
-    The standard deviation divides by n - 1 and is None
-    for one seed. With one seed, the interval is about this trained model on other examples. With several seeds, it is
-    about the method, on other examples and with other seeds.
+    The mean, the standard deviation and the interval are UNDEFINED if the metric is undefined for a seed. The interval
+    is also UNDEFINED for most metrics if there are fewer than FEWEST examples or all examples have the same value
+    (`estimate` has the exact rule). The standard deviation `spread` divides by n - 1 and is None for one seed. With one
+    seed, the interval is about one trained model on other examples. With several seeds, the interval is about the
+    method, on other examples and with other seeds.
     """
 
     mean: float
@@ -215,7 +226,7 @@ class Estimate:
 
 
 def estimate_of_answers(answered: Sequence[Answered], metric: Metric, level: float = 0.95) -> Estimate:
-    """Return the estimate from the answers of each seed to the same examples; F1 has its own `f1_estimate`."""
+    """Return the mean of a metric with its interval, from the answers of each seed to the same examples."""
     if metric.name == "f1":
         return f1_estimate(answered[0].targets, np.stack([one.answers for one in answered]), answered[0].classes, level)
     if metric.values is None:
@@ -224,14 +235,15 @@ def estimate_of_answers(answered: Sequence[Answered], metric: Metric, level: flo
 
 
 def estimate(values: np.ndarray, metric: Metric, level: float = 0.95) -> Estimate:
-    """Return the estimate from `metric.values`, [S, N], or [N] for one seed.
+    """Return the mean of a metric with its interval, from `metric.values`: [S, N], or [N] for one seed.
 
-    Shares of right answers use `accuracy_estimate`. Other metrics use `Crossed` with two added examples, as for
-    differences (Agresti & Coull do the same for one share, The American Statistician 52, 1998, 119-126). The interval
-    stays within the metric's range: shares are transformed as in Wilson's interval, metrics of probabilities by their
-    logit, correlations by Fisher's z, losses by their logarithm, R² by the logarithm of 1 - R².
-    docs/background/coverage.md has the coverage of each. There is no interval for fewer than FEWEST examples, or if all
-    examples have the same value, because nothing then says how examples vary. A share that is 0 or 1 has Wilson's.
+    Shares of right answers use `accuracy_estimate`. Other metrics use `Crossed` with two pseudo-examples, as
+    comparisons of two methods do (Agresti & Coull add pseudo-examples for one share, The American Statistician 52,
+    1998, 119-126). The interval stays within the metric's range: shares are transformed as in Wilson's interval,
+    metrics of probabilities by their logit, correlations by Fisher's z, losses by their logarithm, R² by the logarithm
+    of 1 - R². docs/background/coverage.md has the measured coverage of each interval. The interval is UNDEFINED for
+    fewer than FEWEST examples. If all examples have the same value, a metric of range (0, 1) that is 0 or 1 has
+    Wilson's interval, and any other metric has an UNDEFINED interval, because the data do not show how examples vary.
     """
     if metric.counted:
         return accuracy_estimate(values, level)
@@ -249,10 +261,10 @@ def estimate(values: np.ndarray, metric: Metric, level: float = 0.95) -> Estimat
 
 
 def accuracy_estimate(correct: np.ndarray, level: float = 0.95) -> Estimate:
-    """Return the share of right answers, from bool [S, N], or [N] for one seed.
+    """Return the share of right answers with its interval, from bool [S, N], or [N] for one seed.
 
-    The interval is Wilson's for one seed, and if all seeds gave the same answers. Otherwise it is the interval
-    of `Crossed`, transformed to stay in [0, 1].
+    The interval is Wilson's for one seed, or if all seeds are right on the same examples. Otherwise, the interval is
+    that of `Crossed`, transformed to stay in [0, 1].
     """
     values = _table(correct).astype(float)
     single = wilson(int(values[0].sum()), values.shape[1], level)
@@ -260,13 +272,19 @@ def accuracy_estimate(correct: np.ndarray, level: float = 0.95) -> Estimate:
 
 
 def f1_estimate(gold: np.ndarray, predicted: np.ndarray, classes: int, level: float = 0.95) -> Estimate:
-    """Return F1 of class 1 for two classes, else the mean over classes with a defined F1; int [N] and int [S, N].
+    """Return F1 with its interval: F1 of class 1 for two classes, else the mean over classes with a defined F1.
 
     For one seed and two classes, the interval is the "Wilson indirect" of Lam, Gopal & Qian (arXiv:2309.14621):
     Wilson's interval for the share TP / (TP + FP + FN), of which F1 is a monotone function. For more classes or seeds,
     F1 is linearised: each example has the value F + (2 tp - F (gold + predicted)) / mean(gold + predicted). The mean of
-    these values is F, and their spread is to first order that of F (the delta method). They are treated like accuracy,
-    and have no interval for fewer than FEWEST examples.
+    these per-example values is F, and the standard error of their mean is to first order that of F (the delta method).
+    The interval comes from these per-example values in the same way as the interval of accuracy comes from right
+    answers. F1 of more than two classes has no interval for fewer than FEWEST examples, unless all per-example values
+    are equal.
+
+    Args:
+        gold: The target classes, int [N].
+        predicted: The predicted classes of each seed, int [S, N], or [N] for one seed.
     """
     predicted = _table(predicted)
     if gold.shape != predicted.shape[1:]:
@@ -295,7 +313,7 @@ def _undefined(values: np.ndarray) -> Estimate:
 
 
 def _table(values: np.ndarray) -> np.ndarray:
-    """Return values, [N] or [S, N], as [S, N]."""
+    """Return values of shape [N] or [S, N] as an array of shape [S, N]."""
     table = np.atleast_2d(values)
     if table.ndim != 2 or 0 in table.shape:
         raise ValueError(f"expected an array of seeds by examples, found the shape {values.shape}")
@@ -303,7 +321,7 @@ def _table(values: np.ndarray) -> np.ndarray:
 
 
 def _seeds(values: np.ndarray, by_seed: np.ndarray) -> tuple[float, float | None, np.ndarray]:
-    """Return the mean and standard deviation over seeds, and the values; those of one seed if all are equal."""
+    """Return the mean and standard deviation over seeds, and the values: one row of them if all seeds are equal."""
     mean = float(by_seed.mean())
     spread = float(by_seed.std(ddof=1)) if len(values) > 1 else None
     if (values == values[0]).all():
@@ -312,7 +330,7 @@ def _seeds(values: np.ndarray, by_seed: np.ndarray) -> tuple[float, float | None
 
 
 def _estimate(values: np.ndarray, by_seed: np.ndarray, single: Interval | None, level: float) -> Estimate:
-    """Return an estimate; `single` is the interval for one seed, or for seeds that all agree."""
+    """Return an estimate whose interval is `single` if there is one seed or all seeds agree, else that of `Crossed`."""
     mean, spread, values = _seeds(values, by_seed)
     if len(values) == 1 and single:
         return Estimate(mean, spread, single)

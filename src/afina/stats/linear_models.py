@@ -1,7 +1,8 @@
-"""Linear models by scikit-learn on any features, regularized by cross-validation.
+"""Linear models by scikit-learn on any features, with regularization chosen by cross-validation.
 
-Logistic regression for classes, ridge regression for a number, a logistic regression for each of several labels. The
-baselines of a kind (features: TF-IDF) and the method `linear_probe` (features: hidden states) share this module.
+The linear model is logistic regression for classes, ridge regression for a number, and one logistic regression per
+label for several labels. The baselines (on TF-IDF features) and the method `linear_probe` (on hidden states) use this
+module.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ import numpy as np
 FOLDS = 3
 
 NEVER = -1e4
-"""The bias of a label without training texts: its probability is 0 in float64."""
+"""The bias of a class or label without training texts, so low that its predicted probability is 0 in float64."""
 
 UNSEEN = -40.0
-"""The bias of a label without training texts on dense features: a probability of 4e-18, within float32's precision."""
+"""The bias of a class or label without training texts in `fit_dense`: probability 4e-18, representable in float32."""
 
 MOST_ITERATIONS = 1000
-"""The largest number of iterations of L-BFGS in a fit."""
+"""The largest number of L-BFGS iterations of one fit (scikit-learn's `max_iter`)."""
 
 _SMALLEST = 1e-12
-"""The smallest probability in a log loss."""
+"""Probabilities are clipped at this value before a log loss is computed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +36,13 @@ class LinearFit:
     """A fitted linear model: outputs = features @ weights.T + biases.
 
     Attributes:
-        weights: float64 [width, D].
-        biases: float64 [width]. Without an intercept: 0, UNSEEN for a label without training texts, or -UNSEEN for a
-            label that every training text has.
-        strength: The regularization parameter that cross-validation chose.
-        iterations: Iterations of the last fit; for several labels, the most of any label. None: a closed formula.
-        converged: Whether the last fit converged.
+        weights: The weights, float64 [width, D], for `width` outputs and D features.
+        biases: The biases, float64 [width]. If the model has no intercept, a bias is 0, UNSEEN for a label without
+            training texts, or -UNSEEN for a label that every training text has.
+        strength: The regularization parameter (`C` or `alpha`) that cross-validation chose.
+        iterations: The L-BFGS iterations of the fit on all examples; for several labels, the largest number of any
+            label. None for ridge regression, which has a closed formula.
+        converged: Whether the fit on all examples converged.
     """
 
     weights: np.ndarray
@@ -51,52 +53,52 @@ class LinearFit:
 
 
 class LinearKind(ABC):
-    """The linear model of a kind of task.
+    """The linear model for one kind of task: classes, a number, or labels.
 
     Attributes:
         scoring: scikit-learn's name of the metric by which the baselines' regularization is chosen.
-        parameter: The name of the regularization parameter.
+        parameter: scikit-learn's name of the regularization parameter, "C" or "alpha".
     """
 
     scoring: ClassVar[str]
     parameter: ClassVar[str] = "C"
 
     def can_fit(self, targets: np.ndarray) -> bool:
-        """Return whether a linear model can be fitted to these targets."""
+        """Return whether a linear model can be fitted to these targets: classes need two classes or more."""
         return True
 
     @abstractmethod
     def model(self, *, intercept: bool = True) -> Any:
-        """Return scikit-learn's model with `C` 1; `alpha` is 1 / (2 C)."""
+        """Return an unfitted scikit-learn model with `C` = 1, or `alpha` = 1 / (2 C) for ridge regression."""
 
     @abstractmethod
     def grid(self, strengths: Sequence[float]) -> dict[str, Sequence[float]]:
-        """Return scikit-learn's grid of settings for these values of `C`."""
+        """Return scikit-learn's parameter grid for these values of `C`; ridge regression has `alpha` = 1 / (2 C)."""
 
     @abstractmethod
     def strength(self, model: Any) -> float:
-        """Return the regularization parameter of a fitted model."""
+        """Return the regularization parameter (`C` or `alpha`) of a fitted model."""
 
     def folds(self, targets: np.ndarray) -> Any:
-        """Return a cross-validation splitter; None if there are too few texts."""
+        """Return a scikit-learn cross-validation splitter with FOLDS folds; None if there are too few texts."""
         from sklearn.model_selection import KFold
 
         return None if len(targets) < 2 * FOLDS else KFold(FOLDS, shuffle=True, random_state=0)
 
     @abstractmethod
     def rows(self, model: Any, width: int, features: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return weights, float64 [width, features], and biases, [width], of a fitted model."""
+        """Return the weights, float64 [width, features], and the biases, [width], of a fitted model."""
 
     @abstractmethod
     def loss(self, outputs: np.ndarray, targets: np.ndarray) -> float:
-        """Return the mean loss of outputs, [N, width]."""
+        """Return the mean loss of the outputs, [N, width]: log loss, or squared error for a number."""
 
     def iterations(self, model: Any) -> int | None:
         return None
 
 
 class LinearClasses(LinearKind):
-    """Logistic regression, of one class against the other or of several classes at once."""
+    """Logistic regression for tasks with classes: binary for two classes, multinomial for more."""
 
     scoring = "accuracy"
 
@@ -119,7 +121,7 @@ class LinearClasses(LinearKind):
         return None if few else StratifiedKFold(FOLDS, shuffle=True, random_state=0)
 
     def rows(self, model: Any, width: int, features: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a row for each class; a class without training texts is never answered."""
+        """Return weights and biases with one row per class; a class without training texts is never predicted."""
         weights, biases = np.zeros((width, features)), np.full(width, NEVER)
         rows, bias = model.coef_, model.intercept_
         if len(model.classes_) == 2:  # scikit-learn has one row, second against first; the first gets outputs of 0
@@ -137,7 +139,7 @@ class LinearClasses(LinearKind):
 
 
 class LinearNumber(LinearKind):
-    """Ridge regression."""
+    """Ridge regression for tasks whose target is a number."""
 
     scoring = "neg_mean_squared_error"
     parameter = "alpha"
@@ -161,7 +163,7 @@ class LinearNumber(LinearKind):
 
 
 class LinearLabels(LinearKind):
-    """A logistic regression for each label."""
+    """One logistic regression per label, for tasks with several labels per text."""
 
     scoring = "f1_micro"
 
@@ -177,7 +179,10 @@ class LinearLabels(LinearKind):
         return float(model.estimator.C)
 
     def rows(self, model: Any, width: int, features: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a row for each label; a label that no text or every text has is always answered accordingly."""
+        """Return weights and biases with one row per label.
+
+        A label that no training text has is never predicted. A label that every training text has is always predicted.
+        """
         weights, biases = np.zeros((width, features)), np.full(width, NEVER)
         for label, one in enumerate(model.estimators_):
             if hasattr(one, "coef_"):
@@ -191,12 +196,12 @@ class LinearLabels(LinearKind):
         return float(np.minimum(losses, -np.log(_SMALLEST)).mean())
 
     def iterations(self, model: Any) -> int | None:
-        """Return the most iterations of L-BFGS of any label."""
+        """Return the largest number of L-BFGS iterations of any label's fit."""
         return max((int(np.max(one.n_iter_)) for one in model.estimators_ if hasattr(one, "n_iter_")), default=0)
 
 
 LINEAR_KINDS: dict[str, LinearKind] = {"classes": LinearClasses(), "number": LinearNumber(), "labels": LinearLabels()}
-"""Linear models by the kind of task; a kind that writes texts has none."""
+"""The linear model by the name of the kind of task; tasks whose answer is a written text have no linear model."""
 
 
 def _logistic(intercept: bool) -> Any:
@@ -207,7 +212,7 @@ def _logistic(intercept: bool) -> Any:
 
 @contextmanager
 def expected_warnings_ignored() -> Iterator[None]:
-    """Ignore scikit-learn's warnings about fits that callers report themselves, and about rare labels."""
+    """Ignore scikit-learn's warnings about fits that did not converge (callers report them) and about rare labels."""
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
@@ -218,7 +223,7 @@ def expected_warnings_ignored() -> Iterator[None]:
 
 
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
-"""For each fold, the examples to learn and the examples to score, as indices."""
+"""For each fold of a cross-validation, the indices of its training examples and of its validation examples."""
 
 
 def best_setting(
@@ -230,18 +235,19 @@ def best_setting(
     score: Callable[[Any, Any, np.ndarray], float],
     weights: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Return the setting of `grid` with the highest mean score over the folds; the first of equals.
+    """Return the parameters of `grid` with the highest mean score over the folds; the first of equals.
 
-    GridSearchCV would compute the features of a fold anew for every setting, which is most of its time.
+    scikit-learn's GridSearchCV would take longer, because it computes the features of a fold again for every setting.
 
     Args:
-        model: scikit-learn's model.
-        grid: Values by the name of a setting.
-        folds: Examples to learn and to score.
-        targets: The targets, [N, ...].
-        features: (learnt, scored) -> features of both; None: a fold without features, and then no setting is chosen.
-        score: (fitted model, features, targets) -> score; more is better.
-        weights: The weight of each example in the loss, [N]. None: all 1.
+        model: An unfitted scikit-learn model.
+        grid: The values to try, by the name of the parameter.
+        folds: The indices of the training examples and of the validation examples of each fold.
+        targets: The targets of all examples, [N, ...].
+        features: A function that takes the two index arrays of a fold and returns the features of both parts. If it
+            returns None for a fold, the result is {}.
+        score: A function that takes a fitted model, features and targets and returns a score; higher is better.
+        weights: The weight of each example in the training loss, [N]. None: every weight is 1.
     """
     from sklearn import clone
     from sklearn.model_selection import ParameterGrid
@@ -260,13 +266,13 @@ def best_setting(
 
 
 MOST_COMPARED = 20_000
-"""The largest number of examples on which regularization is chosen; the last fit uses all examples."""
+"""The largest number of examples on which `fit_dense` chooses regularization; the final fit uses all examples."""
 
 STRENGTHS = tuple(10.0**power for power in range(-5, 3))
-"""Values of `C` for dense features, the inverse strength of regularization."""
+"""The values of `C`, the inverse strength of regularization, that `fit_dense` tries."""
 
 WITHOUT_FOLDS = 0.01
-"""`C` for dense features if there are too few examples for cross-validation."""
+"""The value of `C` in `fit_dense` if there are too few examples for cross-validation."""
 
 
 def fit_dense(
@@ -281,15 +287,16 @@ def fit_dense(
     """Fit a linear model to dense features; regularization is chosen by the loss in cross-validation.
 
     Each feature is divided by its standard deviation, so that features of large scale do not dominate. With an
-    intercept, the features are centred too. The scale is folded into the result.
+    intercept, the mean of each feature is subtracted before this division. The returned weights and biases apply to the
+    original, unscaled features.
 
     Args:
-        kind: A key of `LINEAR_KINDS`.
-        features: float [N, D].
-        targets: As `Objective.loss_targets` returns them; `LinearKind.can_fit` must hold.
-        width: Number of outputs.
-        intercept: Whether to fit biases. `LinearFit` says which biases there are without an intercept.
-        weights: The weight of each example in the loss, [N]. None: all 1.
+        kind: The kind of the task, a key of `LINEAR_KINDS`.
+        features: The features of N examples, float [N, D].
+        targets: The targets as `Objective.loss_targets` returns them; `LinearKind.can_fit` must be true for them.
+        width: The number of outputs.
+        intercept: Whether to fit biases. `LinearFit` describes the biases of a model without an intercept.
+        weights: The weight of each example in the training loss, [N]. None: every weight is 1.
     """
     linear = LINEAR_KINDS[kind]
     model = linear.model(intercept=intercept)
@@ -322,7 +329,10 @@ def fit_dense(
 
 
 def _scale(features: np.ndarray, centred: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return a centre and a scale for each feature; the scale of a constant feature is its size, or 1 if it is 0."""
+    """Return each feature's mean (0 if not `centred`) and its scale, by which it is divided.
+
+    The scale is the standard deviation. A constant feature has its absolute value as scale, or 1 if its value is 0.
+    """
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     size = np.sqrt(mean**2 + deviation**2)
     constant = deviation <= 1e-6 * size  # float32 features that differ by rounding only
@@ -331,5 +341,5 @@ def _scale(features: np.ndarray, centred: bool) -> tuple[np.ndarray, np.ndarray]
 
 
 def _spread(count: int) -> np.ndarray:
-    """Return the indices of at most MOST_COMPARED examples, evenly spread."""
+    """Return evenly spaced indices of `count` examples: all, or MOST_COMPARED of them if there are more."""
     return np.unique(np.linspace(0, count - 1, min(count, MOST_COMPARED)).astype(np.int64))

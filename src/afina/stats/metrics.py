@@ -1,7 +1,7 @@
-"""The metrics: names, formulas, and the properties that confidence intervals and comparisons need.
+"""The list of all metrics with their names, their functions, and the properties that confidence intervals need.
 
-Formulas are in `classification.py`, `regression.py`, `text.py` and `overlap.py`. docs/reference/figures.md defines each
-metric for readers.
+The formulas of the metrics are in `classification.py`, `regression.py`, `text.py` and `overlap.py`.
+docs/reference/figures.md defines each metric for users.
 """
 
 from __future__ import annotations
@@ -22,28 +22,31 @@ LOSS = (0.0, inf)
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric of answers.
+    """A metric of a model's predictions, such as accuracy or RMSE.
 
     Attributes:
-        name: The key, such as "balanced_accuracy".
-        words: The name within a sentence.
-        kind: The kind of the answers, a key of `OF_KIND`.
-        value: Return the metric.
-        values: Return [N], per-example values whose mean is `value` and whose spread is, to first order, that of
-            `value` (answered.py); bool if an answer is right or wrong. None: the metric cannot compare methods.
-        points: Whether a difference is given in percentage points.
-        lower: Whether lower is better.
-        directed: Whether higher or lower is better at all.
-        range: The range of possible values.
+        name: The metric's key in `METRICS`, such as "balanced_accuracy".
+        words: The metric's name within a sentence.
+        kind: The kind of task that the metric is for, a key of `OF_KIND`.
+        value: The function that returns the metric of an `Answered`.
+        values: The function that returns per-example values, [N], whose mean is the metric and which give its standard
+            error (answered.py). The values are bool if a prediction is either right or wrong. None: the metric cannot
+            compare methods.
+        points: Whether a difference of two values is given in percentage points.
+        lower: Whether a lower value of the metric is better.
+        directed: Whether the metric has a better direction; false for a length ratio.
+        range: The lowest and highest possible value.
         of_unit: Whether the metric has the unit of the targets.
-        classes: The required number of classes; None: any.
-        chances: Whether the metric uses probabilities instead of answers.
-        graded: Whether an answer can be wrong by more or less, so that the difference of two answers has a size.
-        share: Whether the metric is on the scale of accuracy, so that accuracies on other tasks are prior evidence.
-        main: Whether the metric is shown beside the headline.
-        of_corpus: Whether the metric is of all answers together, so that a single answer has no value of its own.
-        small: The largest difference that counts as small, if the metric has no unit of the targets.
-        needs: What the metric needs to be defined, in words; empty if it is always defined.
+        classes: The number of classes that the metric requires. None: any number.
+        chances: Whether the metric uses predicted probabilities instead of predicted classes.
+        graded: Whether a wrong answer can be more or less wrong, as with numbers and texts.
+        share: Whether the metric is on the scale of accuracy; if so, recorded accuracies on other tasks can be used as
+            prior evidence for it.
+        main: Whether the report shows the metric beside the headline metric.
+        of_corpus: Whether the metric, such as BLEU, is defined only for all answers together, not for a single answer.
+        small: The largest difference of two methods that counts as small. `small` is not used if the metric has the
+            unit of the targets.
+        needs: The condition under which the metric is defined, in words; empty if the metric is always defined.
     """
 
     name: str
@@ -67,7 +70,7 @@ class Metric:
 
     @property
     def counted(self) -> bool:
-        """Whether the metric is a share of examples that are each right or wrong."""
+        """Whether the metric is the share of examples whose prediction is right, such as accuracy or exact match."""
         return self.name in ("accuracy", "exact_match", "exact_answer")
 
     def fits(self, answered: Answered) -> bool:
@@ -76,12 +79,15 @@ class Metric:
         return self.classes is None or self.classes == answered.classes
 
     def margin(self, targets: np.ndarray) -> float:
-        """Return the largest difference that counts as small: `small`, or 5 % of the targets' standard deviation."""
+        """Return the largest difference of two methods that counts as small, in the metric's unit.
+
+        The margin is 5 % of the targets' standard deviation for a metric in the targets' unit, else `small`.
+        """
         return 0.05 * (float(np.std(targets)) or 1.0) if self.of_unit else self.small
 
 
 def _mean(values: Callable[[Answered], np.ndarray]) -> Callable[[Answered], float]:
-    """Return a metric that is the plain mean of its per-example values."""
+    """Return the function that computes a metric as the mean of its per-example `values`."""
     return lambda answered: float(np.mean(values(answered)))
 
 
@@ -236,11 +242,11 @@ OF_KIND: dict[str, tuple[Metric, ...]] = {
     "labels": _OF_LABELS,
     "text": _OF_TEXTS,
 }
-"""The metrics of each kind, the default headline metric first."""
+"""The metrics by kind of task; the first metric of a kind is its default headline metric."""
 
 METRICS: dict[str, Metric] = {one.name: one for metrics in OF_KIND.values() for one in metrics}
 
 
 def of_kind(kind: str) -> tuple[str, ...]:
-    """Return the names of the metrics of a kind, the default headline metric first; empty for an unknown kind."""
+    """Return the names of the metrics for a kind of task, the default headline metric first; () for an unknown kind."""
     return tuple(one.name for one in OF_KIND.get(kind, ()))

@@ -1,4 +1,4 @@
-"""n-grams of many texts at once, in integer arrays: counts, and how many an answer shares with its references."""
+"""Counts of n-grams in many texts at once, as integer arrays, and of the n-grams an answer shares with references."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Grams:
-    """The n-grams of one order in a list of texts, P places.
+    """The n-grams of one order (n) in a list of texts, in P places.
 
     Attributes:
-        ids: Equal for equal n-grams, int64 [P], below `distinct`.
-        owners: The text of each n-gram, int64 [P].
-        prefixes: The id of the n-gram without its last token, among the n-grams of the order below, int64 [P].
+        ids: The id of the n-gram in each place, int64 [P], below `distinct`. Equal n-grams have the same id.
+        owners: The index of the text that has the n-gram, int64 [P].
+        prefixes: The id of the n-gram's prefix, which is the (n - 1)-gram without the last token, int64 [P].
     """
 
     order: int
@@ -27,11 +27,11 @@ class Grams:
 
 @dataclass(frozen=True)
 class Counts:
-    """How often each distinct n-gram occurs in each text; K pairs of a text and an n-gram, sorted.
+    """The number of occurrences of each distinct n-gram in each text, for K sorted pairs of a text and an n-gram.
 
     Attributes:
-        keys: text * distinct + n-gram, int64 [K], ascending.
-        counts: int64 [K].
+        keys: The pair as one number, text * distinct + id of the n-gram, int64 [K], ascending.
+        counts: The number of occurrences of the pair's n-gram in its text, int64 [K].
     """
 
     keys: np.ndarray
@@ -40,7 +40,7 @@ class Counts:
 
     @classmethod
     def grouped(cls, keys: np.ndarray, counts: np.ndarray, distinct: int, how: np.ufunc = np.add) -> Counts:
-        """Return the counts of each key combined by `how`, from keys in any order that may repeat."""
+        """Return the counts from unsorted keys; the counts of a key that occurs several times are combined by `how`."""
         order = np.argsort(keys, kind="stable")
         keys, counts = keys[order], counts[order]
         starts = np.flatnonzero(keys[1:] != keys[:-1]) + 1
@@ -49,21 +49,21 @@ class Counts:
 
     @property
     def owners(self) -> np.ndarray:
-        """The text of each pair, int64 [K]."""
+        """The index of the text of each pair, int64 [K]."""
         return self.keys // self.distinct
 
     @property
     def ids(self) -> np.ndarray:
-        """The n-gram of each pair, int64 [K]."""
+        """The id of the n-gram of each pair, int64 [K]."""
         return self.keys % self.distinct
 
     @property
     def total(self) -> np.ndarray:
-        """The count of each n-gram in all texts, float64 [distinct]."""
+        """The number of occurrences of each n-gram in all texts together, float64 [distinct]."""
         return np.bincount(self.ids, self.counts, self.distinct)
 
     def of(self, keys: np.ndarray) -> np.ndarray:
-        """Return the counts of other keys; 0 for keys that do not occur."""
+        """Return the count for each of the given keys; 0 for a key that is not in `self.keys`."""
         if not len(self.keys):
             return np.zeros(len(keys), dtype=np.int64)
         places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
@@ -75,10 +75,13 @@ class Overlap:
     """The n-grams of one order that N answers share with their R references.
 
     Attributes:
-        answers, references: The counts in each answer, and in each reference.
+        answers: The counts of n-grams in each answer.
+        references: The counts of n-grams in each reference.
         shared: For each reference, the number of n-grams that its answer shares with it, int64 [R].
-        hits: The counts in each answer, at most the largest count in any one reference of the answer; 0 left out.
-        prefixes: The id of each n-gram's prefix in the order below, int64 [distinct]; 0 for order 1.
+        hits: The clipped counts of BLEU: the count of an n-gram in the answer, or its largest count in one reference
+            if that is smaller. Counts of 0 are left out.
+        prefixes: The id of each n-gram's prefix, the (n - 1)-gram without the last token, int64 [distinct]; 0 for
+            order 1.
     """
 
     order: int
@@ -95,12 +98,12 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Paired:
-    """N answers and their R references as tokens.
+    """N answers and their R references as arrays of T tokens.
 
     Attributes:
-        codes: The tokens of all answers, then of all references, int64 [T]; equal for equal tokens.
-        owners: The text of each token: 0 to N - 1 is an answer, N + r is reference r; int64 [T].
-        examples: The answer to which each reference belongs, int64 [R], ascending.
+        codes: The token ids of all answers, then of all references, int64 [T]. Equal tokens have the same id.
+        owners: The index of the text that has the token, int64 [T]: i for answer i, N + r for reference r.
+        examples: The index of the answer to which each reference belongs, int64 [R], ascending.
     """
 
     codes: np.ndarray
@@ -126,7 +129,7 @@ class Paired:
         return counts[: self.size], counts[self.size :]
 
     def overlaps(self, most: int) -> Iterator[Overlap]:
-        """Yield the shared n-grams of the orders 1 to `most`."""
+        """Yield the n-grams that answers and references share, for each order from 1 to `most`."""
         for grams in _orders(self.codes, self.owners, most):
             yield self._overlap(grams)
 
@@ -146,7 +149,7 @@ class Paired:
 
 
 def _orders(codes: np.ndarray, owners: np.ndarray, most: int) -> Iterator[Grams]:
-    """Yield the n-grams of the orders 1 to `most`; an order without any has empty arrays."""
+    """Yield the n-grams of each order from 1 to `most`; an order without n-grams has empty arrays."""
     width = int(codes.max(initial=0)) + 1
     ids, prefixes = codes, np.zeros(len(codes), dtype=np.int64)
     for order in range(1, most + 1):
@@ -158,9 +161,10 @@ def _orders(codes: np.ndarray, owners: np.ndarray, most: int) -> Iterator[Grams]
 
 
 def longest_common(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
-    """Return the length of the longest common subsequence (bit-parallel: Hyyrö, Software 34, 2004).
+    """Return the length of the longest common subsequence by a bit-parallel algorithm (Hyyrö, Software 34, 2004).
 
-    Each bit of `rest` is a place of `first`; a place is cleared when the subsequence has grown there.
+    Each bit of the variable `rest` stands for a token of `first`. The number of cleared bits of `rest` is the length of
+    the longest common subsequence with the tokens of `second` so far.
     """
     places: dict[Hashable, int] = {}
     for place, token in enumerate(first):

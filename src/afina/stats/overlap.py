@@ -1,9 +1,9 @@
 """Metrics of a whole set of texts by shared n-grams: BLEU and chrF as in sacrebleu, NIST as in mteval-v13a.
 
-Each metric is a function of sums over examples. Its values are those of the jackknife: the metric is computed again
-without each example, from the sums. NIST weighs each n-gram by its frequency in the references, and the weights, too,
-are computed again. The standard errors of NIST by the infinitesimal jackknife (answered.py) and the bootstrap are up
-to 13 % too small (docs/background/coverage.md).
+BLEU, chrF and NIST are functions of sums over examples. Their per-example values are those of the jackknife, which
+computes the metric again without each example. NIST weighs each n-gram by its frequency in the references, and the
+jackknife computes these weights again too. The standard errors of NIST by the infinitesimal jackknife (answered.py) and
+by the bootstrap are up to 13 % too small (docs/background/coverage.md).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from afina.stats.ngrams import Counts, Overlap, Paired
 BLEU_ORDER, NIST_ORDER, CHRF_ORDER = 4, 5, 6
 CHRF_BETA = 2
 BETA = log(2) / log(1.5) ** 2
-"""The length penalty of NIST is 0.5 if the answers have 2/3 of the words of the references."""
+"""The constant of NIST's length penalty, which is 0.5 if the answers have 2/3 of the words of the references."""
 
 CHARACTERS = 500_000
-"""chrF counts the n-grams of about this many characters at a time."""
+"""chrF counts n-grams in blocks of texts with about this many characters, which limits its memory."""
 
 
 def signatures(targets: np.ndarray) -> dict[str, str]:
-    """Return sacrebleu's signatures of `bleu` and `chrf`, for targets that are tuples of references, object [N]."""
+    """Return sacrebleu's signature strings of `bleu` and `chrf` for the given targets, tuples of references, [N]."""
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
@@ -40,18 +40,18 @@ def signatures(targets: np.ndarray) -> dict[str, str]:
 
 
 def _jackknife(sums: np.ndarray, score: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Return values whose mean is the score of all examples, and whose spread is that of the jackknife.
+    """Return per-example values, [N], whose mean is the score of all examples, by the jackknife.
 
     Args:
-        sums: The statistics of each example, whose sum over examples decides the score, [N, K].
-        score: Return scores, [...], of such sums, [..., K].
+        sums: The statistics of each example, [N, K]; the score is a function of their sum over examples.
+        score: The function that returns scores, [...], of sums of statistics, [..., K].
     """
     total = sums.sum(axis=0)
     return _around(float(score(total)), score(total - sums))
 
 
 def _around(whole: float, without: np.ndarray) -> np.ndarray:
-    """Return values whose mean is `whole`, from the metric without each example, [N]."""
+    """Return jackknife values, [N], whose mean is the metric `whole`, from the metric without each example, [N]."""
     values: np.ndarray = whole + (len(without) - 1) * (without.mean() - without)
     return values
 
@@ -60,17 +60,21 @@ def _around(whole: float, without: np.ndarray) -> np.ndarray:
 
 
 def bleu(answered: Answered) -> float:
-    """Return sacrebleu's corpus BLEU between 0 and 1: 13a tokens, orders 1 to 4, "exp" smoothing."""
+    """Return sacrebleu's corpus BLEU on a scale of 0 to 1, with 13a tokens, n-grams of 1 to 4 and "exp" smoothing."""
     return float(_bleu(answered.once("bleu", lambda: _bleu_sums(answered)).sum(axis=0)))
 
 
 def bleu_values(answered: Answered) -> np.ndarray:
-    """Return the values of `bleu`, [N]."""
+    """Return per-example values whose mean is `bleu`, [N]."""
     return _jackknife(answered.once("bleu", lambda: _bleu_sums(answered)), _bleu)
 
 
 def _bleu_sums(answered: Answered) -> np.ndarray:
-    """Return the length of the answer, of the nearest reference, then hits and n-grams of each order, float [N, 10]."""
+    """Return the statistics of BLEU for each example, float [N, 10].
+
+    The columns are the tokens of the answer, the tokens of the reference of the nearest length, the clipped counts of
+    shared n-grams of orders 1 to 4, and the numbers of n-grams of orders 1 to 4 in the answer.
+    """
     paired = answered.once("words", lambda: _in_words(answered, lower=False))
     lengths, of_references = paired.lengths
     distance = np.abs(of_references - lengths[paired.examples])
@@ -84,7 +88,7 @@ def _bleu_sums(answered: Answered) -> np.ndarray:
 
 
 def _bleu(sums: np.ndarray) -> np.ndarray:
-    """Return BLEU, [...], from sums, [..., 10]."""
+    """Return BLEU, [...], from sums of the statistics of `_bleu_sums`, [..., 10]."""
     length, reference = sums[..., 0], sums[..., 1]
     hits, grams = sums[..., 2 : 2 + BLEU_ORDER], sums[..., 2 + BLEU_ORDER :]
     halved = np.where(hits > 0, hits, 0.5 ** np.cumsum(hits == 0, axis=-1))
@@ -96,7 +100,7 @@ def _bleu(sums: np.ndarray) -> np.ndarray:
 
 
 def _in_words(answered: Answered, *, lower: bool) -> Paired:
-    """Return the tokens of mteval-v13a, as sacrebleu gives them."""
+    """Return the answers and references as tokens of sacrebleu's tokenizer 13a."""
     tokenize = _tokenizer()
 
     def words(text: str) -> Sequence[str]:
@@ -109,7 +113,7 @@ def _in_words(answered: Answered, *, lower: bool) -> Paired:
 
 @cache
 def _tokenizer() -> Callable[[str], str]:
-    """Return a tokenizer that remembers 65,536 texts: all methods have the same references."""
+    """Return sacrebleu's tokenizer 13a, which caches 65,536 texts, because all methods have the same references."""
     from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
     return Tokenizer13a()  # type: ignore[no-untyped-call, no-any-return]
@@ -119,17 +123,21 @@ def _tokenizer() -> Callable[[str], str]:
 
 
 def chrf(answered: Answered) -> float:
-    """Return sacrebleu's corpus chrF between 0 and 1: orders 1 to 6 without white space, beta 2."""
+    """Return sacrebleu's corpus chrF on a scale of 0 to 1: character n-grams of 1 to 6, no white space, beta 2."""
     return float(_chrf(answered.once("chrf", lambda: _chrf_sums(answered)).sum(axis=0)))
 
 
 def chrf_values(answered: Answered) -> np.ndarray:
-    """Return the values of `chrf`, [N]."""
+    """Return per-example values whose mean is `chrf`, [N]."""
     return _jackknife(answered.once("chrf", lambda: _chrf_sums(answered)), _chrf)
 
 
 def _chrf_sums(answered: Answered) -> np.ndarray:
-    """Return n-grams of the answer, of its best reference, and those they share, of each order, float [N, 18]."""
+    """Return the statistics of chrF for each example, float [N, 18].
+
+    The columns are the numbers of character n-grams of the answer, of its best reference, and shared by both, each for
+    the orders 1 to 6.
+    """
     answers = ["".join(one.split()) for one in answered.answers]
     targets = [["".join(one.split()) for one in several] for several in answered.targets]
     sizes = [len(one) + sum(map(len, several)) for one, several in zip(answers, targets, strict=True)]
@@ -155,7 +163,10 @@ def _best_references(answers: Sequence[str], targets: Sequence[Sequence[str]]) -
 
 
 def _chrf(sums: np.ndarray) -> np.ndarray:
-    """Return chrF, [...], from sums, [..., 18]; an order that answers or references lack is left out."""
+    """Return chrF, [...], from sums of the statistics of `_chrf_sums`, [..., 18].
+
+    An order without n-grams in the answers or in the references is left out.
+    """
     answers, references, shared = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, CHRF_ORDER), -2, 0)
     used = (answers > 0) & (references > 0)
     orders = np.maximum(used.sum(axis=-1), 1)
@@ -173,16 +184,16 @@ def _chrf(sums: np.ndarray) -> np.ndarray:
 
 
 def nist(answered: Answered) -> float:
-    """Return NIST (Doddington, HLT 2002): 13a tokens in lower case, orders 1 to 5; UNDEFINED without a reference word.
+    """Return NIST (Doddington, HLT 2002) with 13a tokens in lower case and n-grams of 1 to 5 words.
 
-    n-grams are matched with all references at once, and the length is compared with the mean length of the references,
-    as in mteval-v13a and the E2E challenge's scorer.
+    n-grams are matched with all references at once, and the answer's length is compared with the mean length of its
+    references, as in mteval-v13a and the E2E challenge's scorer. NIST is UNDEFINED if no reference has a word.
     """
     return float(np.mean(nist_values(answered)))
 
 
 def nist_values(answered: Answered) -> np.ndarray:
-    """Return the values of `nist`, [N]."""
+    """Return per-example values whose mean is `nist`, [N]."""
     return answered.once("nist", lambda: _nist_values(_in_words(answered, lower=True)))
 
 
@@ -212,20 +223,20 @@ def _nist_values(paired: Paired) -> np.ndarray:
 
 
 def _all_and_without(counts: np.ndarray) -> np.ndarray:
-    """Return the sum of counts, then the sum without each example, float64 [N + 1]."""
+    """Return the sum of the counts of all examples, then for each example the sum without it, float64 [N + 1]."""
     sums: np.ndarray = counts.sum() - np.append(0.0, counts)
     return sums
 
 
 def _information(overlap: Overlap, known: Counts, below: Counts, size: int) -> np.ndarray:
-    """Return the information of all hits in bits, then that of all hits without each example, float64 [N + 1].
+    """Return the information of all shared n-grams in bits, then for each example the same without it, [N + 1].
 
-    The information of an n-gram is log2(count of its prefix / count of the n-gram) in the references. So the sum is one
-    of logarithms over prefixes, minus one over n-grams.
+    The information of an n-gram is log2(count of its prefix / count of the n-gram) in the references. So the total is
+    a sum of logarithms over prefixes, minus a sum of logarithms over n-grams.
 
     Args:
         known: The counts of the n-grams in the references of each example.
-        below: The counts of their prefixes.
+        below: The counts of the n-grams' prefixes in the references of each example.
     """
     hits = overlap.hits
     of_prefixes = Counts.grouped(hits.owners * below.distinct + overlap.prefixes[hits.ids], hits.counts, below.distinct)
@@ -234,7 +245,7 @@ def _information(overlap: Overlap, known: Counts, below: Counts, size: int) -> n
 
 
 def _logarithms(known: Counts, hits: Counts, size: int) -> np.ndarray:
-    """Return the sum of hits x log2(count), then that sum without the hits and counts of each example; [N + 1]."""
+    """Return the sum of hits x log2(count) over n-grams, then for each example the same sum without it, [N + 1]."""
     total, hit = known.total[known.ids], hits.total[known.ids]
     before = hit * np.log2(np.maximum(total, 1))
     after = (hit - hits.of(known.keys)) * np.log2(np.maximum(total - known.counts, 1))

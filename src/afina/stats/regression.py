@@ -1,6 +1,7 @@
-"""Metrics of numbers: pure functions of an `Answered`, and the values of each example.
+"""Metrics of predicted numbers, as pure functions of an `Answered`, and their per-example values (answered.py).
 
-A metric is UNDEFINED for a correlation with a constant, and for R² of constant targets.
+A correlation is UNDEFINED (NaN) if the predictions or the targets are constant. R² is UNDEFINED if the targets are
+constant.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ from afina.stats.answered import UNDEFINED, Answered, Order
 
 
 def pearson(answered: Answered) -> float:
-    """Return Pearson's correlation."""
+    """Return Pearson's correlation of predictions and targets."""
     return float(np.mean(pearson_values(answered)))
 
 
 def pearson_values(answered: Answered) -> np.ndarray:
-    """Return the values of `pearson`: r + zx zy - r (zx² + zy²) / 2 of standardized numbers (Devlin et al. 1975)."""
+    """Return per-example values whose mean is `pearson`, [N].
+
+    The value of an example is r + zx zy - r (zx² + zy²) / 2 (Devlin et al. 1975), where zx and zy are its standardized
+    prediction and target.
+    """
     x, y = _standardised(answered.answers), _standardised(answered.targets)
     if x is None or y is None:
         return np.full(len(answered.targets), UNDEFINED)
@@ -26,14 +31,16 @@ def pearson_values(answered: Answered) -> np.ndarray:
 
 
 def spearman(answered: Answered) -> float:
-    """Return Spearman's rank correlation: Pearson's correlation of midranks."""
+    """Return Spearman's rank correlation of predictions and targets: Pearson's correlation of their midranks."""
     return float(np.mean(spearman_values(answered)))
 
 
 def spearman_values(answered: Answered) -> np.ndarray:
-    """Return the values of `spearman` = C / sqrt(V_x V_y), covariance and variances of midranks minus 1/2.
+    """Return per-example values whose mean is `spearman`, [N].
 
-    An example counts in each of these by itself, and by moving the rank of every other example: E[1{X >= x} (V - 1/2)].
+    The formula is spearman = C / sqrt(V_x V_y), where C is the covariance and V_x and V_y are the variances of midranks
+    minus 1/2. An example changes C and both variances by its own ranks, and because it moves the rank of every other
+    example: E[1{X >= x} (V - 1/2)].
     """
     orders = Order.of(answered.answers), Order.of(answered.targets)
     u, v = (order.share_below - 0.5 for order in orders)
@@ -57,7 +64,7 @@ def rmse(answered: Answered) -> float:
 
 
 def rmse_values(answered: Answered) -> np.ndarray:
-    """Return the values of `rmse`: rmse + (error² - mse) / (2 rmse)."""
+    """Return per-example values whose mean is `rmse`, [N]: rmse + (error² - mse) / (2 rmse)."""
     squares = _errors(answered) ** 2
     root = np.sqrt(squares.mean())
     if not root:
@@ -67,18 +74,18 @@ def rmse_values(answered: Answered) -> np.ndarray:
 
 
 def absolute_errors(answered: Answered) -> np.ndarray:
-    """Return the absolute errors in the unit of the targets; their mean is MAE."""
+    """Return the absolute error of each example in the unit of the targets, [N]; the mean is the MAE."""
     absolute: np.ndarray = np.abs(_errors(answered))
     return absolute
 
 
 def r2(answered: Answered) -> float:
-    """Return 1 - mse / variance of the targets; UNDEFINED for constant targets."""
+    """Return R² = 1 - mse / variance of the targets; UNDEFINED for constant targets."""
     return float(np.mean(r2_values(answered)))
 
 
 def r2_values(answered: Answered) -> np.ndarray:
-    """Return the values of `r2`."""
+    """Return per-example values whose mean is `r2`, [N]."""
     squares = _errors(answered) ** 2
     targets = np.asarray(answered.targets, dtype=np.float64)
     spread = (targets - targets.mean()) ** 2
@@ -95,7 +102,7 @@ def _errors(answered: Answered) -> np.ndarray:
 
 
 def _standardised(numbers: np.ndarray) -> np.ndarray | None:
-    """Return standardized numbers; None if they are constant except for rounding."""
+    """Return numbers minus their mean, divided by their standard deviation; None if they differ only by rounding."""
     numbers = np.asarray(numbers, dtype=np.float64)
     deviations = numbers - numbers.mean()
     spread = np.sqrt(np.mean(deviations**2))

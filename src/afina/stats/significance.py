@@ -1,9 +1,9 @@
 """Significance of the difference of one pair of methods.
 
 The module has the exact McNemar test, Tango's score for paired shares, and Holm's correction for several pairs.
-`Evidence` holds a difference with its interval and p, and computes how much data would decide the pair. Right and wrong
-answers of one seed are counted. Everything else is a mean of paired differences over examples and seeds (`Crossed` in
-`intervals.py`).
+`Evidence` holds a difference with its interval and p values, and computes how much more data would decide the pair. For
+one seed and answers that are right or wrong, `Evidence` uses McNemar's test and Tango's score. For several seeds or
+other metrics, `Evidence` uses the mean of paired differences over examples and seeds (`Crossed` in `intervals.py`).
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from afina.stats.intervals import Crossed, Interval, size_of
 from afina.stats.metrics import Metric
 
 CHANCE = 0.8
-"""The probability with which the proposed seeds or examples decide a pair, if the difference is as observed."""
+"""The probability that the proposed seeds or examples decide a pair of methods, if the difference is as observed."""
 
 MOST_SEEDS, MOST_EXAMPLES = 1_000, 1_000_000
-"""Larger numbers are not proposed."""
+"""The largest numbers of additional seeds and examples that a comparison proposes."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The evidence of one pair, before other pairs are counted.
+    """The difference of one pair of methods with its interval and p values, before the correction for several pairs.
 
     Attributes:
-        difference: First minus second.
-        p_worse: p against the first being worse by the margin or more.
-        p_better: p against the first being better by the margin or more.
-        model: The components that predict the result of another number of seeds or examples.
+        difference: The metric of the first method minus the metric of the second.
+        p_worse: The one-sided p value of the hypothesis that the first method is worse by the margin or more.
+        p_better: The one-sided p value of the hypothesis that the first method is better by the margin or more.
+        model: The mean squares, from which `needed` predicts the result with more seeds or examples.
     """
 
     difference: float
@@ -47,7 +47,7 @@ class Evidence:
 
     @classmethod
     def of(cls, first: np.ndarray, second: np.ndarray, margin: float = 0.01, level: float = 0.95) -> Evidence:
-        """Return the evidence from the right answers of two methods, bool [S, N] each."""
+        """Return the evidence on two methods from whether each of their answers is right, bool [S, N] each."""
         values = first.astype(float) - second
         if (values == values[0]).all():
             return cls._of_one(first[0], second[0], margin, level)
@@ -62,11 +62,11 @@ class Evidence:
     def linear(
         cls, first: np.ndarray, second: np.ndarray, metric: Metric, margin: float, level: float = 0.95
     ) -> Evidence:
-        """Return the evidence from two methods' values of a metric, float [S, N] each.
+        """Return the evidence on two methods from their per-example values of a metric, float [S, N] each.
 
-        Two added examples (`Crossed.of`) have the size of a typical example that counts. If methods agree on most
-        examples, the differences do not show this size. Then, and for metrics of answers alone, the size is
-        taken from the methods' own values.
+        The two pseudo-examples of `Crossed.of` have the typical size (`size_of`) of the methods' differences if the
+        metric uses probabilities or is graded. For other metrics, or if all differences are equal, the pseudo-examples
+        have the typical size of the methods' own values, because methods often agree on most examples.
         """
         values = np.asarray(first, dtype=np.float64) - second
         if (values == values[0]).all():
@@ -83,7 +83,7 @@ class Evidence:
 
     @property
     def equivalence(self) -> float:
-        """The higher p of the two one-sided tests."""
+        """The p value of the equivalence test (TOST), which is the higher of the two one-sided p values."""
         return max(self.p_worse, self.p_better)
 
     @classmethod
@@ -96,9 +96,9 @@ class Evidence:
         return cls((b - c) / n, interval, p, above(b, c, n, -margin), above(c, b, n, -margin), model)
 
     def needed(self, margin: float, level: float, pairs: int) -> tuple[int | None, int | None]:
-        """Return how many more seeds, or how many more examples, would give the two methods a verdict.
+        """Return how many more seeds alone, and how many more examples alone, would give the two methods a verdict.
 
-        `pairs` is the factor that Holm's correction applies to this p.
+        The argument `pairs` is the factor by which Holm's correction multiplies the p value of this pair.
         """
         seeds, examples = self.model.seeds, self.model.examples
 
@@ -112,7 +112,10 @@ class Evidence:
 
 
 def _chance(model: Crossed, difference: float, margin: float, level: float, pairs: int) -> float:
-    """Return the probability that a study of this size decides the pair, if `difference` and `model` are true."""
+    """Return the probability that a study with the seeds and examples of `model` decides the pair of methods.
+
+    The true difference is assumed to be `difference`, and the true variances to be those of `model`.
+    """
     deviation, size = sqrt(model.variance), abs(difference)
     needed = model.width(1 - (1 - level) / pairs)
     chance = ndtr((size - needed) / deviation) + ndtr((-size - needed) / deviation)
@@ -123,7 +126,7 @@ def _chance(model: Crossed, difference: float, margin: float, level: float, pair
 
 
 def _smallest(enough: Callable[[int], bool], most: int) -> int | None:
-    """Return the smallest sufficient number, to two digits, rounded up; None if `most` is not sufficient."""
+    """Return the smallest number for which `enough` is true, rounded up to two digits; None if `most` is too small."""
     if not enough(most):
         return None
     low, high = 0, 1
@@ -137,14 +140,15 @@ def _smallest(enough: Callable[[int], bool], most: int) -> int | None:
 
 
 def discordant(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
-    """Return how many examples only the first answers right, and only the second; both bool [N]."""
+    """Return how many examples only the first method answers right, and how many only the second; both bool [N]."""
     return int(np.sum(first & ~second)), int(np.sum(second & ~first))
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the exact two-sided p of McNemar's test, that both are right equally often; bool [N] each.
+    """Return the exact two-sided p value of McNemar's test of the hypothesis that both methods are equally often right.
 
-    This is the binomial test of 1/2 on the examples that exactly one answers right; 1 if there are none.
+    McNemar's test is the binomial test of 1/2 on the examples that exactly one method answers right. The p value is 1
+    if there are no such examples. The arguments say whether each method answers each example right, bool [N].
     """
     if first.shape != second.shape:
         raise ValueError(f"expected two arrays of the same examples, found {first.shape} and {second.shape}")
@@ -154,10 +158,10 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def score(only_first: int, only_second: int, n: int, difference: float) -> float:
-    """Return Tango's z of the hypothesis that the first share exceeds the second by `difference`, for n pairs.
+    """Return Tango's z score of the hypothesis that the first share exceeds the second by `difference`, for n pairs.
 
-    Tango, Statistics in Medicine 17 (1998) 891-908: the observed difference minus the hypothesis, divided by the
-    standard error that maximum likelihood gives under the hypothesis.
+    Tango's score (Statistics in Medicine 17, 1998, 891-908) is the observed difference minus `difference`, divided by
+    the maximum-likelihood standard error under the hypothesis.
     """
     a = 2 * n
     b = (2 * n - only_first + only_second) * difference - only_first - only_second
@@ -169,7 +173,7 @@ def score(only_first: int, only_second: int, n: int, difference: float) -> float
 
 
 def tango(only_first: int, only_second: int, n: int, level: float = 0.95) -> Interval:
-    """Return Tango's score interval for the difference of two paired shares: what `score` does not reject."""
+    """Return Tango's interval for the difference of two paired shares: the differences that `score` does not reject."""
     z, observed = float(ndtri((1 + level) / 2)), (only_first - only_second) / n
     low = brentq(lambda x: score(only_first, only_second, n, x) - z, -1.0, observed) if observed > -1 else -1.0
     high = brentq(lambda x: score(only_first, only_second, n, x) + z, observed, 1.0) if observed < 1 else 1.0
@@ -177,15 +181,15 @@ def tango(only_first: int, only_second: int, n: int, level: float = 0.95) -> Int
 
 
 def above(only_first: int, only_second: int, n: int, difference: float) -> float:
-    """Return the one-sided p against "the first share exceeds the second by at most `difference`", by Tango's score."""
+    """Return the one-sided p value, by Tango's score, of "the first share is at most the second plus `difference`"."""
     return float(ndtr(-score(only_first, only_second, n, difference)))
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p, in the order given (Scandinavian Journal of Statistics 6, 1979, 65-70).
+    """Return the p values after Holm's correction, in the given order (Scandinavian J. of Statistics 6, 1979, 65-70).
 
-    The smallest of m values is multiplied by m, the next by m - 1, and so on. No adjusted value is less than the one
-    before, or more than 1.
+    The smallest of m p values is multiplied by m, the next by m - 1, and so on. An adjusted p value is at least as
+    large as the adjusted p value of every smaller p, and at most 1.
     """
     adjusted, highest = [0.0] * len(p), 0.0
     for rank, index in enumerate(sorted(range(len(p)), key=lambda index: p[index])):

@@ -1,7 +1,7 @@
-"""Metrics of answers that are texts, as means over examples: pure functions of an `Answered`.
+"""Metrics of answers that are texts, each a mean over examples, as pure functions of an `Answered`.
 
-Targets are tuples of references, and answers are strings. `overlap.py` has the metrics of a whole set of answers (BLEU,
-chrF, NIST). A metric of token probabilities is UNDEFINED for answers that no language model gave.
+The targets are tuples of reference texts, and the answers are strings. `overlap.py` has the metrics of a whole set of
+answers (BLEU, chrF, NIST). A metric of token probabilities is UNDEFINED (NaN) for answers that no language model wrote.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from afina.stats.ngrams import Paired, longest_common
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = frozenset(string.punctuation)
 REPEATED = 4
-"""The order of the n-grams of which the repeated share is measured, as in Welleck et al. (ICLR 2020)."""
+"""`repeated_values` measures the share of repeated n-grams of this many words, as in Welleck et al. (ICLR 2020)."""
 
 
 def normalised(text: str) -> str:
-    """Return the text as SQuAD compares it: lower case, without ASCII punctuation and English articles, one space."""
+    """Return the text normalised as in SQuAD: lower case, single spaces, no ASCII punctuation, no English articles."""
     plain = "".join(character for character in text.lower() if character not in PUNCTUATION)
     return " ".join(ARTICLES.sub(" ", plain).split())
 
@@ -40,9 +40,9 @@ def exact_match_values(answered: Answered) -> np.ndarray:
 
 
 def token_f1_values(answered: Answered) -> np.ndarray:
-    """Return the F1 of the words that an answer shares with a reference, [N]; the best reference counts.
+    """Return the F1 of the words that each answer shares with its best reference, [N], as in SQuAD 2.0's script.
 
-    This is the F1 of SQuAD 2.0's script: if answer or reference has no word left, F1 is 1 if both have none, else 0.
+    If the answer or the reference has no word after normalisation, F1 is 1 if both have no word, else 0.
     """
     answers, targets = answered.once("squad", lambda: _squad(answered))
     return np.array(
@@ -67,10 +67,11 @@ def _token_f1(answer: Sequence[str], reference: Sequence[str]) -> float:
 
 
 def rouge_values(kind: str) -> Callable[[Answered], np.ndarray]:
-    """Return the function that gives ROUGE F1 of each answer, [N]; the best reference counts.
+    """Return a function that computes the ROUGE F1 of each answer with its best reference, [N].
 
     Args:
-        kind: "1" or "2": shared n-grams. "l": the longest common subsequence of the whole texts.
+        kind: "1" or "2" for ROUGE-1 or ROUGE-2, which count shared n-grams, or "l" for ROUGE-L, which uses the longest
+            common subsequence of the whole texts.
     """
 
     def values(answered: Answered) -> np.ndarray:
@@ -81,7 +82,7 @@ def rouge_values(kind: str) -> Callable[[Answered], np.ndarray]:
 
 
 def _rouge(answered: Answered) -> dict[str, np.ndarray]:
-    """Return all ROUGE scores, as rouge-score's `score_multi` gives them without a stemmer."""
+    """Return ROUGE-1, ROUGE-2 and ROUGE-L of each answer, equal to rouge-score's `score_multi` without a stemmer."""
     from rouge_score.tokenize import tokenize
 
     answers = [tokenize(one, None) for one in answered.answers]
@@ -104,14 +105,17 @@ def _rouge(answered: Answered) -> dict[str, np.ndarray]:
 
 
 def best_of(scores: np.ndarray, examples: np.ndarray, size: int) -> np.ndarray:
-    """Return the highest score of each example, [N], from scores of its references, [R]."""
+    """Return the highest score of each example over its references, [N], from the scores of all references, [R]."""
     best = np.full(size, -np.inf)
     np.maximum.at(best, examples, scores)
     return best
 
 
 def loss_values(answered: Answered) -> np.ndarray:
-    """Return values of the mean loss of a reference token in nats, [N]; UNDEFINED without token probabilities."""
+    """Return per-example values, [N], whose mean is the mean loss of a reference token in nats.
+
+    The values are UNDEFINED if no language model gave token probabilities.
+    """
     if "nll" not in answered.extras:
         return np.full(len(answered.answers), UNDEFINED)
     tokens = answered.extras["reference_tokens"].astype(np.float64)
@@ -119,13 +123,13 @@ def loss_values(answered: Answered) -> np.ndarray:
 
 
 def perplexity(answered: Answered) -> float:
-    """Return exp of the mean loss of a reference token; UNDEFINED without token probabilities."""
+    """Return the perplexity, exp of the mean loss of a reference token; UNDEFINED without token probabilities."""
     with np.errstate(over="ignore"):
         return float(np.exp(np.mean(loss_values(answered))))
 
 
 def unended_values(answered: Answered) -> np.ndarray:
-    """Return 1 for answers that were cut, 0 for answers that eos or a stop string ended, [N]; UNDEFINED: unknown."""
+    """Return for each answer 0 if eos or a stop string ended it, 1 if it was cut, [N]; UNDEFINED if that is unknown."""
     if "ended" not in answered.extras:
         return np.full(len(answered.answers), UNDEFINED)
     unended: np.ndarray = 1.0 - answered.extras["ended"]
@@ -135,7 +139,8 @@ def unended_values(answered: Answered) -> np.ndarray:
 def word_counts(answered: Answered) -> tuple[np.ndarray, np.ndarray]:
     """Return the number of words of each answer, and of its reference of the nearest length, int64 [N] each.
 
-    Words are separated by white space. Of two equally near references, the shorter one counts, as in BLEU.
+    Words are separated by white space. Of two references with equally near lengths, the shorter reference is used, as
+    in BLEU.
     """
     of_answers = np.array([len(one.split()) for one in answered.answers], dtype=np.int64)
     nearest = [
@@ -146,13 +151,13 @@ def word_counts(answered: Answered) -> tuple[np.ndarray, np.ndarray]:
 
 
 def length_ratio(answered: Answered) -> float:
-    """Return the words of all answers, divided by the words of their references of the nearest length."""
+    """Return the number of words of all answers, divided by that of their references of the nearest length."""
     of_answers, of_references = word_counts(answered)
     return float(of_answers.sum() / of_references.sum()) if of_references.any() else UNDEFINED
 
 
 def repeated_values(answered: Answered) -> np.ndarray:
-    """Return the share of an answer's 4-grams of words that occurred before in the answer, [N]; 0 if it has none."""
+    """Return the share of each answer's word 4-grams that repeat an earlier 4-gram, [N]; 0 if it has no 4-gram."""
     return np.array([_repeated(one.split()) for one in answered.answers], dtype=np.float64)
 
 
