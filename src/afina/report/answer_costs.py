@@ -1,6 +1,7 @@
-"""The cost of predictions of several backbones: seconds per text, bytes to serve, and which method is faster.
+"""The cost of predictions, compared between backbones: seconds per text, and bytes of weights that a server loads.
 
-docs/reference/figures.md defines seconds per text and bytes to serve. Times are compared only within one machine.
+docs/reference/figures.md defines seconds per text and bytes to serve. Times are compared only if they were measured on
+one machine.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from afina.stats.metrics import METRICS, Metric
 from afina.studies.runs.record import Record
 
 FASTER = 1.5
-"""The conclusion names a method that answers at least this many times as fast as the leader."""
+"""The conclusion names a method that predicts at least this many times as fast as the method with the best metric."""
 
 _FLOAT32 = 4
-"""Bytes of a weight. Runs are evaluated, and adapters are opened by default, in float32."""
+"""Bytes per weight in float32, the precision of evaluations and the default precision of opened adapters."""
 
 
 def seconds_a_text(record: Record) -> float | None:
-    """Return the seconds of the `evaluate` phase per text; None if the number of texts is unknown."""
+    """Return the seconds of a run's `evaluate` phase, divided by the number of evaluated texts.
+
+    None if the number of texts is unknown.
+    """
     texts = record.examples + (record.selection.examples if record.selection else 0)
     if record.training.get("temperature") or not texts:
         return None
@@ -33,15 +37,16 @@ def seconds_a_text(record: Record) -> float | None:
 
 
 def milliseconds_a_text(record: Record) -> float | None:
-    """Return `seconds_a_text` in milliseconds."""
+    """Return the milliseconds of a run's `evaluate` phase per text; None if the number of texts is unknown."""
     found = seconds_a_text(record)
     return None if found is None else 1000 * found
 
 
 def bytes_to_serve(record: Record) -> int | None:
-    """Return the bytes of the backbone's weights and the adapter, in float32 apart from weights in another precision.
+    """Return the bytes of the weights that a server loads: the backbone's, the head's and the adapter's.
 
-    Weights that were trained count once. None if the record does not tell which weights were added.
+    Weights have 4 bytes each (float32), except frozen weights in another precision. Backbone weights that were trained
+    are counted once. None if the record does not say which weights the method added to the backbone.
     """
     if record.training.get("precision", FLOAT) != FLOAT:
         return record.weight_bytes
@@ -52,15 +57,15 @@ def bytes_to_serve(record: Record) -> int | None:
 
 
 def are_comparable(arms: Sequence[Arm]) -> bool:
-    """Return whether the methods' times were measured on one machine, beside equally many runs."""
+    """Return whether all times were measured on one machine, with the same number of runs at once."""
     machines = set().union(*(arm.machines for arm in arms))
     return len(machines) == 1 and len({record.at_once for arm in arms for record in arm.records}) == 1
 
 
 def answer_cost_table(arms: Sequence[Arm], more: Sequence[str] = ()) -> Table | None:
-    """Return a row per method: headline metric, milliseconds a text and bytes to serve; None for one backbone.
+    """Return a table of each method's headline metric, milliseconds per text and bytes to serve.
 
-    `more` are further notes below the table.
+    None if all methods have the same backbone. The sentences `more` are added to the notes below the table.
     """
     if not has_several_backbones(arms):
         return None
@@ -83,14 +88,14 @@ def answer_cost_table(arms: Sequence[Arm], more: Sequence[str] = ()) -> Table | 
 
 
 def _beside_float32(arms: Sequence[Arm]) -> str:
-    """Return the precisions of the arms' frozen weights that are not float, as the end of a sentence."""
+    """Return the end of a sentence that names the precisions of frozen weights, such as int8; empty for float only."""
     used = {str(record.training.get("precision", FLOAT)) for arm in arms for record in arm.records}
     others = sorted(used - {FLOAT})
     return f", and frozen weights in {' or '.join(others)} where the method has this `precision`" if others else ""
 
 
 def answer_costs_as_json(arms: Sequence[Arm]) -> list[dict[str, object]]:
-    """Return the values of each row of the table: `backbone`, `seconds_a_text`, `bytes_to_serve`."""
+    """Return the rows of `answer_cost_table` as JSON values: `backbone`, `seconds_a_text`, `bytes_to_serve`, ..."""
     found: list[dict[str, object]] = []
     for arm in lines(arms):
         found.append(
@@ -106,9 +111,11 @@ def answer_costs_as_json(arms: Sequence[Arm]) -> list[dict[str, object]]:
 
 
 def faster_sentence(leader: Arm, others: Sequence[Arm], found: Verdicts) -> str:
-    """Return how close the best of the much faster methods on other backbones is to the leader; empty without any.
+    """Return a sentence on a much faster method on another backbone, compared with the method with the best metric.
 
-    How close: the end of the difference's 95 % interval that is worse for the faster method.
+    Of the methods that are at least FASTER times as fast, the sentence names the one with the best metric. The sentence
+    says how much worse this method can be: the unfavourable end of the difference's 95 % interval. Empty if no method
+    is much faster.
     """
     other = [arm for arm in others if arm.record.backbone != leader.record.backbone and _answers(arm)]
     fast = [arm for arm in other if _times_as_fast(arm, leader) >= FASTER]
@@ -138,12 +145,12 @@ def faster_sentence(leader: Arm, others: Sequence[Arm], found: Verdicts) -> str:
 
 
 def _answers(arm: Arm) -> bool:
-    """Whether a method's predictions mean something: not those of an untrained model with a random head."""
+    """Whether a method's predictions are meaningful; false for an untrained model with a random head."""
     return not isnan(arm.headline) and (arm.trained or make(arm.record.method).head != "random")
 
 
 def _times_as_fast(arm: Arm, leader: Arm) -> float:
-    """How many times as fast as the leader the arm answers; 0 if the times are unknown or not comparable."""
+    """Return the leader's seconds per text divided by the arm's; 0 if a time is unknown or they are not comparable."""
     mine, theirs = arm.mean(seconds_a_text), leader.mean(seconds_a_text)
     return theirs / mine if mine and theirs and are_comparable([arm, leader]) else 0.0
 
@@ -157,12 +164,12 @@ def _three_digits(value: float) -> str:
 
 
 def _times(ratio: float) -> str:
-    """Return a ratio rounded down, so that it is never exaggerated: `15`, `2.4`."""
+    """Return a ratio as text, such as `15` or `2.4`, rounded down so that the report never exaggerates."""
     return f"{int(ratio):,}" if ratio >= 10 else f"{int(10 * ratio) / 10:g}"
 
 
 def _distance(worst: float, metric: Metric) -> str:
-    """Return a difference rounded up, such as `3 points`, `0.4 points` or `0.0512`."""
+    """Return a difference as text, rounded up, such as `3 points`, `0.4 points` or `0.0512`."""
     if not metric.points:
         return f"{ceil(10_000 * worst) / 10_000:g}"
     points = 100 * worst

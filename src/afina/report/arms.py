@@ -1,6 +1,6 @@
-"""Arm: a method with its hyperparameters and all its seeds, the unit of every table, comparison, claim and plot.
+"""Arm: a method with its hyperparameters and the results of all its seeds; a table of a report has one row per arm.
 
-`arms` groups the results of a study into arms, and names each arm.
+The function `arms` groups the results of a study into arms, and names each arm.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from afina.studies.runs.record import Record, Result
 from afina.studies.runs.spec import NO_EFFECT
 
 _OF_SIZE = ("train_examples", "train_digest")
-"""Settings that differ between sizes of the training split; a label shows only the number of texts."""
+"""The settings that differ between sizes of the training split; a label shows them as the number of texts."""
 
 Value = Callable[[Record], float | None]
-"""A function that reads a value from a record; None if the value was not measured."""
+"""A function that reads a number from the record of a run; None if the number was not measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +31,9 @@ class Arm:
     """A method with its hyperparameters: S results on the same N examples that differ only in the seed.
 
     Attributes:
-        label: Name of the arm in words, unique in a report.
-        results: Results by seed, at least one.
-        place: Index among the arms of a report, which sets the arm's colour and marker in every plot.
+        label: The name of the arm in words, such as `LoRA`, unique in a report.
+        results: The results of the seeds, by rising seed; at least one.
+        place: The index of the arm in a report, which sets the arm's colour and marker in every plot.
     """
 
     label: str
@@ -46,7 +46,7 @@ class Arm:
 
     @property
     def record(self) -> Record:
-        """The record of the first seed, for fields that all seeds share."""
+        """The record of the run with the first seed, for fields that are equal for all seeds."""
         return self.results[0].record
 
     @property
@@ -55,7 +55,7 @@ class Arm:
 
     @property
     def whatever_size(self) -> str:
-        """The label without the number of training texts."""
+        """The arm's label without the number of training texts."""
         return self.label.removesuffix(f", {_texts(self.size)}")
 
     @property
@@ -64,7 +64,7 @@ class Arm:
 
     @property
     def machines(self) -> set[tuple[str, str, int]]:
-        """The machines of the runs; times and memory are comparable only on one machine."""
+        """The machines of the arm's runs; times and memory from different machines cannot be compared."""
         where = [record.environment for record in self.records]
         return {(one.processor, one.device, one.threads) for one in where}
 
@@ -82,29 +82,29 @@ class Arm:
 
     @property
     def headline(self) -> float:
-        """The headline metric, mean over the seeds."""
+        """The mean of the headline metric over the seeds."""
         values = [record.metrics[record.metric] for record in self.records]
         return sum(values) / len(values)
 
     @property
     def gain(self) -> float:
-        """The headline metric with its sign turned so that more is better; -inf if it is undefined."""
+        """The headline metric, negated if lower is better, so that the best arm has the largest gain; -inf for NaN."""
         if isnan(self.headline):
             return -inf
         return -self.headline if METRICS[self.record.metric].lower else self.headline
 
     @cached_property
     def scores(self) -> np.ndarray:
-        """The contribution of each prediction to the headline metric, [S, N]; for accuracy, 1 if right, else 0."""
+        """The headline metric's per-example values, [S, N], whose mean is the metric; for accuracy, 1 if right."""
         return self.values(self.record.metric)
 
     def values(self, metric: str) -> np.ndarray:
-        """Return the contribution of each prediction to `metric`, [S, N]."""
+        """Return per-example values of `metric`, [S, N]; the mean over the texts is the metric of a seed."""
         return np.stack([result.values(metric) for result in self.results])
 
     @cached_property
     def answers(self) -> np.ndarray:
-        """The predictions in the form of targets, shape [S, N, ...]."""
+        """The predictions of all seeds, [S, N, ...], in the same form as the targets."""
         return np.stack([result.answers for result in self.results])
 
     @property
@@ -112,7 +112,7 @@ class Arm:
         return self.results[0].targets
 
     def interval(self, metric: str) -> tuple[float, float] | None:
-        """Return the 95 % interval of `metric` over texts and seeds; None if it cannot be computed."""
+        """Return the 95 % interval of `metric` over texts and seeds; None if the interval cannot be computed."""
         from afina.stats import intervals
 
         if METRICS[metric].values is None:
@@ -137,11 +137,12 @@ class Arm:
 def arms(results: Iterable[Result], backbones: Sequence[str] = ()) -> list[Arm]:
     """Group results into arms (methods with their seeds), in the order of their first results.
 
-    Of equal results, such as those of two sizes above the training split, the first counts.
+    Of several results with equal settings, texts and seed, only the first is used. Equal results occur if a study asks
+    for two sizes that are both larger than the training split.
 
     Args:
         results: The results of a study or a recommendation.
-        backbones: The addresses of the study's backbones. If there are several, each label names its backbone.
+        backbones: The addresses of the study's backbones. If there are several, the label of an arm names its backbone.
     """
     groups: list[list[Result]] = []
     for result in results:
@@ -171,7 +172,7 @@ def is_curve(arms: Sequence[Arm]) -> bool:
 
 
 def of_greatest_size(arms: Sequence[Arm]) -> list[Arm]:
-    """Return the arms with the largest training split; all arms if there is one size."""
+    """Return the arms with the largest training split; all arms if the study has one size of the training split."""
     if not is_curve(arms):
         return list(arms)
     greatest = max(arm.size for arm in arms)
@@ -189,7 +190,7 @@ def measured_on(result: Result) -> tuple[str, bytes]:
 
 
 def training(record: Record) -> dict[str, object]:
-    """Return the training settings of a record that can change the result."""
+    """Return those training settings of a record that can change the result of the run."""
     return {key: value for key, value in record.training.items() if key not in NO_EFFECT}
 
 
@@ -204,7 +205,7 @@ def _alike(first: Record, second: Record) -> bool:
 
 
 def _settings(record: Record) -> dict[str, object]:
-    """The settings and inputs of a run, without the seed and settings that change no result."""
+    """The settings and inputs of a run, without the seed and without settings that cannot change the result."""
     return {
         "backbone": record.backbone,
         "backbone_digest": record.environment.backbone_digest,
@@ -219,12 +220,12 @@ def _settings(record: Record) -> dict[str, object]:
 
 
 def titles_of(records: Sequence[Record], backbones: Sequence[str] = ()) -> list[str]:
-    """Return the method's title of each record; with several backbones, such as `LoRA on minilm`."""
+    """Return the title of each record's method, such as `LoRA`, or `LoRA on minilm` if there are several backbones."""
     return _on([record.title for record in records], records, backbones)
 
 
 def _names(records: Sequence[Record], backbones: Sequence[str]) -> dict[str, str]:
-    """The name of each backbone by its address; empty for one backbone."""
+    """The short name of each backbone by its address; empty if there is one backbone."""
     names = backbone_names([*backbones, *(record.backbone for record in records)])
     return names if len(names) > 1 else {}
 
@@ -264,7 +265,7 @@ def _texts(size: int) -> str:
 
 
 def _label(record: Record, name: str) -> str:
-    """Return the method's title, with the run's `name` if the two differ, and whether PreLayer trained the head."""
+    """Return a run's label: the method's title, the run's `name` if it is not the method's, and `train_head` if set."""
     remarks = [] if name == record.method else [name]
     train_head = record.hyperparameters.get("train_head")
     if train_head is False:

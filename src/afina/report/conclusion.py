@@ -1,7 +1,7 @@
 """The conclusion and the headline of a report: the result of a study or a recommendation, in words.
 
-A headline has three figures: headline metric, training time and memory. Every statement follows from the verdict of a
-paired comparison: "equivalent" is written only of pairs with this verdict.
+A report's headline has three figures: headline metric, training time and memory. Every statement about two methods
+follows from the verdict of a paired comparison; methods are called "equivalent" only if this is the verdict.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def sentences(
         found: The paired comparisons of the arms, with their verdicts.
         failed: Runs of the study that failed.
         waiting: The number of runs that have not finished.
-        against: The comparisons with the best baseline, for a study of one method.
+        against: The comparisons with the best baseline without a language model, for a study of one method.
     """
     if not arms:
         return []
@@ -76,9 +76,10 @@ def sentences(
 
 
 def unasked(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
-    """Return a sentence on the cost of labels that are not words, if a method therefore started from a random head.
+    """Return a sentence on the accuracy that is lost because the labels are not words; empty if this does not apply.
 
-    `data` has the options with which the task was read.
+    A classification head starts from label words if the labels are words, and from random weights otherwise. The
+    argument `data` has the options with which the task was read.
     """
     for arm in arms:
         one = arm.record
@@ -90,13 +91,13 @@ def unasked(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
 
 
 def _starts_from_words(record: Record) -> bool:
-    """Whether the run's method starts its head from label words if possible, and no words were given."""
+    """Whether the method would start its head from label words if the labels were words, and the run used no words."""
     prescribed = METHODS[record.method].head if record.method in METHODS else None
     return prescribed is None and not record.ask.words
 
 
 def _is_decoder(backbone: str) -> bool:
-    """Whether a backbone is a decoder; False also if its directory is gone."""
+    """Whether a backbone is a decoder (causal language model); False also if the backbone's directory is gone."""
     try:
         return is_encoder(backbone) is False
     except NotFound:
@@ -104,10 +105,10 @@ def _is_decoder(backbone: str) -> bool:
 
 
 def of_one_method(arm: Arm, baselines: Sequence[MeasuredBaseline], against: Sequence[Comparison] = ()) -> Iterator[str]:
-    """Yield the result of the only method of a study: its metric, the baselines, time and memory.
+    """Yield sentences on the only method of a study: its metric, the baselines, training time and memory.
 
     Args:
-        against: The paired comparison with the best baseline, if there is one.
+        against: The paired comparison with the best baseline without a language model, if there is a baseline.
     """
     record, metric = arm.record, METRICS[arm.record.metric]
     found = arm.interval(record.metric)
@@ -129,7 +130,7 @@ def of_one_method(arm: Arm, baselines: Sequence[MeasuredBaseline], against: Sequ
 
 
 def leading(arms: Sequence[Arm], found: Verdicts) -> tuple[str, Arm]:
-    """Return the result in at most about ten words, and the best arm."""
+    """Return the result of a study in about ten words, and the method with the best headline metric."""
     field = _field(arms, found)
     return field.headline(), field.leader
 
@@ -141,14 +142,15 @@ def _field(arms: Sequence[Arm], found: Verdicts) -> _Field:
 
 
 def _weight(group: Sequence[Arm]) -> tuple[bool, int, int, int]:
-    """Return a sort key of a group of arms: how many comparisons are possible in it."""
+    """Return the sort key by which the largest group of comparable methods is chosen."""
     return not isnan(group[0].headline), sum(arm.trained for arm in group), len(group), group[0].size
 
 
 def leader(arms: Sequence[Arm]) -> Arm:
-    """Return the arm with the best headline metric in the largest group of comparable arms.
+    """Return the method with the best headline metric in the largest group of comparable methods.
 
-    Among arms with equal metrics, returns a trained arm, and among these the arm with the fewest trainable parameters.
+    If several methods have the same metric to four digits, a trained method is preferred to an untrained one, and then
+    the method with the fewest trainable parameters.
     """
     return max(_ground(arms), key=lambda arm: (round(arm.gain, 4), arm.trained, -arm.record.trainable, arm.gain))
 
@@ -159,14 +161,14 @@ def _ground(arms: Sequence[Arm]) -> Sequence[Arm]:
 
 @dataclass(frozen=True, eq=False)
 class _Field:
-    """The arm with the best headline metric, and the other arms that can be compared with it."""
+    """The method with the best headline metric (`leader`), and the other methods that can be compared with it."""
 
     leader: Arm
     others: tuple[Arm, ...]
     found: Verdicts
 
     def headline(self) -> str:
-        """The result of the study, short enough for the heading of a page."""
+        """The result of the study in a phrase that is short enough for the heading of a page."""
         arm, name = self.leader, self.leader.record.metric
         metric = METRICS[name]
         if isnan(arm.headline):
@@ -200,11 +202,15 @@ class _Field:
         return " ".join([*said, *([SIGNIFICANT] if better else [])])
 
     def _is_tied(self, arm: Arm) -> bool:
-        """Whether two metrics are equal to four digits, and the arm is not significantly worse."""
+        """Whether `arm` has the leader's metric to four digits, and is not significantly worse than the leader."""
         return share(arm.headline) == share(self.leader.headline) and arm not in self.of("better")
 
     def cheaper(self) -> str:
-        """The cheapest method that is equivalent to the leader, or else undecided, or else worse by a small margin."""
+        """A sentence on the cheapest method that is equivalent to the leader; empty if there is nothing to say.
+
+        If no cheaper method is equivalent, the sentence names a cheaper method whose comparison is undecided, or else a
+        cheaper method that is worse by less than the margin.
+        """
         better = self.of("better")
         for those, good in (
             (self.of("equivalent"), "is equivalent and costs less"),
@@ -220,7 +226,7 @@ class _Field:
         return "No cheaper method is as good." if dearer else ""
 
     def settle(self) -> str:
-        """A sentence on how many texts would decide the first undecided comparison; with one seed, also that caveat."""
+        """A sentence on how many more texts would decide an undecided comparison, and a caveat if one seed was run."""
         open_, said = self.of("undecided"), []
         if open_:
             said.append(f"{self._against[open_[0].label].sentence}.")
@@ -232,7 +238,7 @@ class _Field:
         return " ".join([*said, *([ONE_SEED] if len(self.leader.seeds) == 1 else [])])
 
     def of(self, verdict: str) -> list[Arm]:
-        """The arms against which the leader has `verdict`, the best arm first."""
+        """The methods against which the leader has the given verdict, the method with the best metric first."""
         there = [arm for arm in self.others if self._against[arm.label].seen_from(self.leader.label) == verdict]
         return sorted(there, key=lambda arm: -arm.gain)
 
@@ -247,7 +253,7 @@ class _Field:
 
 
 def _costs(arm: Arm, dear: Arm) -> str:
-    """Return the costs of both arms; time and memory only where both were measured on one machine."""
+    """Return a clause that compares the costs of two methods; time and memory only if measured on one machine."""
     if not arm.trained:
         return "it trains nothing"
     mine, yours = arm.record, dear.record
@@ -262,7 +268,7 @@ def _costs(arm: Arm, dear: Arm) -> str:
 
 
 def _costs_less(arm: Arm, dear: Arm) -> bool:
-    """Whether `arm` trains fewer parameters, and took no more time and memory if both are comparable."""
+    """Whether `arm` trains fewer parameters than `dear`, and no more time and memory where these are comparable."""
     if not arm.trained:
         return dear.trained
     less = arm.record.trainable < dear.record.trainable
@@ -283,7 +289,7 @@ def _measured(arm: Arm, dear: Arm) -> dict[str, tuple[float, float]]:
 
 
 def _absent(arms: Sequence[Arm], ground: Sequence[Arm], failed: Sequence[Failure], waiting: int) -> str:
-    """Return sentences on the arms and runs that the other sentences leave out."""
+    """Return a sentence on the methods, failed runs and unfinished runs that the conclusion does not include."""
     apart = [arm.label for arm in arms if arm not in ground]
     lost = [f"{one.name}, seed {one.seed}" for one in failed]
     parts = [f"{listed(apart)}, measured on other texts or seeds"] if apart else []
@@ -305,7 +311,7 @@ def _counted(number: int, what: str) -> str:
 
 
 def _named(arms: Sequence[Arm], last: str = "and") -> str:
-    """The arms with their headline metric, such as `LoRA (0.8790) and PreLayer (0.8400)`."""
+    """Return the methods with their headline metrics as text, such as `LoRA (0.8790) and PreLayer (0.8400)`."""
     return listed([f"{arm.label} ({share(arm.headline)})" for arm in arms], last)
 
 
@@ -314,7 +320,10 @@ Interval = tuple[float, float] | None
 
 @dataclass(frozen=True)
 class Figure:
-    """A large number below the headline, such as `Training time`, `60 s`, `mean of 3 seeds`."""
+    """A figure below the headline of a report: a name, a value and a note.
+
+    For example, `Training time`, `60 s` and `mean of 3 seeds`.
+    """
 
     name: str
     value: str
@@ -323,20 +332,20 @@ class Figure:
 
 @dataclass(frozen=True)
 class Headline:
-    """The result in one line, and three figures: headline metric, training time, memory."""
+    """The result of a report in one line, and three figures: headline metric, training time, memory."""
 
     text: str
     figures: tuple[Figure, ...]
 
 
 def of_study(arms: Sequence[Arm], found: Verdicts) -> Headline:
-    """Return the headline of a study from its arms and their paired comparisons."""
+    """Return the headline of a study from the results of its methods and their paired comparisons."""
     text, arm = leading(arms, found)
     return Headline(text, _of_arm(arm))
 
 
 def of_recommendation(made: Recommendation, arms: Sequence[Arm]) -> Headline:
-    """Return the headline of a recommendation; `arms` are the arms of the recommendation's runs."""
+    """Return the headline of a recommendation; `arms` has the results of the recommendation's runs by method."""
     from afina.report import recommendation
 
     chosen = made.contender(made.recommended)
@@ -346,9 +355,10 @@ def of_recommendation(made: Recommendation, arms: Sequence[Arm]) -> Headline:
 
 
 def interval(made: Recommendation, arms: Sequence[Arm]) -> Interval:
-    """Return the 95 % interval of the recommended method's headline metric; None if it cannot be computed.
+    """Return the 95 % interval of the recommended method's headline metric; None if the interval cannot be computed.
 
-    A baseline without a language model has no run: accuracy gets Wilson's interval, other metrics get None.
+    A recommended baseline without a language model has no run, so its single predictions are not known: accuracy has
+    Wilson's interval, and other metrics have None.
     """
     if arm := _arm(made, arms):
         return arm.interval(made.metric)
@@ -387,7 +397,7 @@ def _of_arm(arm: Arm) -> tuple[Figure, ...]:
 
 
 def _of_contender(made: Recommendation, chosen: Contender, found: Interval) -> tuple[Figure, ...]:
-    """The figures of a baseline without a language model, which has no run."""
+    """The headline figures of a recommended baseline without a language model, which has no run and no training."""
     return (
         _first(made.metric, chosen.metrics[made.metric], found, f"{count(made.examples)} held-out texts"),
         Figure("Training time", "seconds", "fitted without a language model"),

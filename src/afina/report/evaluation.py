@@ -1,4 +1,4 @@
-"""Evaluations of an adapter or of an untrained model, as sentences, tables and JSON. All functions are pure."""
+"""The result of an evaluation of an adapter or of an untrained model, as sentences, tables and JSON."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:  # the imports load torch
 
 
 IN_A_SENTENCE = 8
-"""The most metrics that are told in a sentence; more are shown in a table."""
+"""Up to this number of metrics, an evaluation is reported in sentences; more metrics are shown in a table."""
 
 
 def sentences(found: Evaluation) -> list[str]:
-    """Return the figures, the headline metric first, and notes on omitted or cut texts and on the positive label."""
+    """Return an evaluation as sentences: its metrics, the headline metric first, and notes on texts and labels."""
     names = headline_first(found.metrics, found.metric)
     figures = [metric_figure(name, found.metrics[name], found.label_names) for name in names]
     on = texts_evaluated(found.where, found.examples, found.held_out)
@@ -56,13 +56,13 @@ def sentences(found: Evaluation) -> list[str]:
 
 
 def texts_evaluated(where: str, examples: int, held_out: bool) -> str:
-    """Return the number and source of the evaluated texts, such as `40 texts of more.csv`."""
+    """Return the number and source of the evaluated texts as text, such as `40 texts of more.csv`."""
     number = number_of_texts(examples)
     return f"the {number} that training left out of {where}" if held_out else f"{number} of {where}"
 
 
 def leakage_notes(where: str, leaked: int | None, left_out: int, trained: str = "the adapter was") -> list[str]:
-    """Return notes on texts that training has seen: how many were left out, or how many were evaluated."""
+    """Return a note on evaluation texts that were also trained on: how many were left out, or were evaluated."""
     if left_out:
         return [
             f"{number_of_texts(left_out)} of {where} left out: {trained} trained on them. --allow-leakage keeps them."
@@ -71,7 +71,7 @@ def leakage_notes(where: str, leaked: int | None, left_out: int, trained: str = 
 
 
 def label_notes(label_names: Sequence[str], unmeasured: Sequence[str]) -> list[str]:
-    """Return a note that the figures are about some of the adapter's labels; empty if they are about all."""
+    """Return a note that the metrics are only about some of the adapter's labels; empty if about all its labels."""
     if not unmeasured:
         return []
     only = f"the label {label_names[0]}" if len(label_names) == 1 else f"the labels {listed(label_names)}"
@@ -89,7 +89,7 @@ def _texts(found: Evaluation) -> list[str]:
 
 
 def leakage_unknown(adapter: Adapter) -> str:
-    """Return a note on why leakage cannot be checked for this adapter."""
+    """Return a note on why it cannot be checked whether this adapter was trained on the evaluation texts."""
     task = adapter.manifest.task
     gone = "" if task is None else f", and {task} is not at hand as it was"
     return (
@@ -99,7 +99,10 @@ def leakage_unknown(adapter: Adapter) -> str:
 
 
 def tables(found: Evaluation) -> list[Table]:
-    """Return the tables of figures by label and of confusions; or of the metrics, if too many for a sentence."""
+    """Return the tables of an evaluation for a terminal.
+
+    More than IN_A_SENTENCE metrics give a table of metrics; otherwise the tables have figures by label and confusions.
+    """
     answered, names = found.answered, headline_first(found.metrics, found.metric)
     if len(names) > IN_A_SENTENCE:
         rows = tuple((metric_heading(name), share(found.metrics[name])) for name in names[2:])
@@ -110,7 +113,7 @@ def tables(found: Evaluation) -> list[Table]:
 
 
 def as_json(found: Evaluation) -> dict[str, object]:
-    """Return JSON values with stable keys; null if a metric is undefined."""
+    """Return an evaluation as JSON values with stable keys; an undefined metric is null."""
     presentation, answered = PRESENTATIONS[found.kind], found.answered
     return {
         "adapter": found.adapter,
@@ -135,7 +138,7 @@ def as_json(found: Evaluation) -> dict[str, object]:
 
 
 def template_tables(answer: Answer) -> list[Table]:
-    """Return a table that compares the templates; empty if only one was tried."""
+    """Return a table that compares the prompt templates that `afina ask` tried; empty if there was one template."""
     if not answer.compared:
         return []
     rows = tuple(
@@ -148,7 +151,7 @@ def template_tables(answer: Answer) -> list[Table]:
 
 
 def _used(answer: Answer) -> str:
-    """A note on the template that is used and on the template that `train` uses by default."""
+    """A note on the prompt template that `afina ask` uses, and on the default template of `afina train`."""
     used, usual = quoted(answer.template), quoted(answer.usual)
     if answer.usual not in {one.template for one in answer.compared}:
         return f"{used} is used below. Training uses {usual} where no template is given."
@@ -158,7 +161,7 @@ def _used(answer: Answer) -> str:
 
 
 def answer_sentence(answer: Answer) -> str:
-    """Return a sentence with the untrained model's figures, the template and the label words."""
+    """Return a sentence with the untrained model's metrics, the prompt template and the label words."""
     from afina.stats import intervals
 
     found = intervals.accuracy_estimate(answer.score[None]).interval

@@ -1,4 +1,4 @@
-"""Values in words: settings, counts, seconds, bytes, shares, points; names and figures of metrics; templates.
+"""Formatting for reports: settings, counts, seconds, bytes, shares and differences as text, and names of metrics.
 
 `afina.stats` defines the metrics.
 """
@@ -13,19 +13,19 @@ from afina.stats.metrics import METRICS
 from afina.studies.runs.record import Prompting, Record
 
 NOTHING = "–"
-"""The text of a missing value."""
+"""The text that a table shows for a missing value."""
 
 UNDEFINED = "undefined"
-"""The text of an undefined metric, such as the AUROC of texts that all have one label."""
+"""The text that a report shows for an undefined metric, such as the AUROC of texts that all have one label."""
 
 ACCURACY, F1 = "accuracy", "f1"
 
 FEW = 30
-"""The number of evaluated texts below which a figure says little."""
+"""If a metric was measured on fewer texts, the report says that the texts are too few."""
 
 
 def brief(text: str, longest: int = 40) -> str:
-    """Return the printable characters of `text` on one line, cut after `longest` characters."""
+    """Return `text` on one line without unprintable characters, cut after `longest` characters."""
     line = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
     return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
 
@@ -36,12 +36,12 @@ def number_of_texts(count: int) -> str:
 
 
 def too_few(count: int) -> str:
-    """Return a caveat for a figure on `count` texts; empty if `count` is at least FEW."""
+    """Return a caveat for a metric that was measured on `count` texts; empty if `count` is at least FEW."""
     return f"; too few to say anything: below {FEW}" if count < FEW else ""
 
 
 def in_words(values: Mapping[str, object]) -> str:
-    """Return settings as text, such as `r 4, alpha 16, targets c_attn`; values of None are left out."""
+    """Return settings as text, such as `r 4, alpha 16, targets c_attn`; settings that are None are left out."""
     return ", ".join(f"{key} {value_in_words(value)}" for key, value in values.items() if value is not None)
 
 
@@ -55,22 +55,22 @@ def value_in_words(value: object) -> str:
 
 
 def listed(names: Sequence[str], last: str = "and") -> str:
-    """Return a list in words: `a`, `a and b`, `a, b and c`."""
+    """Return names as a list in words: `a`, `a and b`, `a, b and c`."""
     return f" {last} ".join([*([", ".join(names[:-1])] if names[:-1] else []), names[-1]])
 
 
 def count(value: float) -> str:
-    """Return a whole number with commas between thousands."""
+    """Return a number as text without decimals and with commas between thousands."""
     return f"{value:,.0f}"
 
 
 def seconds(value: float) -> str:
-    """Return seconds with two decimals, as in the paper."""
+    """Return seconds as text with two decimals, as in the tables of the published study."""
     return f"{value:,.2f}"
 
 
 def seconds_in_words(value: float) -> str:
-    """Return a duration for a headline: `4.2 s`, `60 s`, `12 min`, `1.5 h`."""
+    """Return a duration as text for a headline: `4.2 s`, `60 s`, `12 min`, `1.5 h`."""
     if value < 10:
         return f"{value:.1f} s"
     if value < 300:
@@ -79,17 +79,20 @@ def seconds_in_words(value: float) -> str:
 
 
 def share(value: float) -> str:
-    """Return a share with four decimals, such as `0.8721`; `undefined` for NaN."""
+    """Return a share or another metric as text with four decimals, such as `0.8721`; `undefined` for NaN."""
     return UNDEFINED if isnan(value) else f"{value:.4f}"
 
 
 def span(interval: tuple[float, float]) -> str:
-    """Return an interval of shares, such as `0.8721 to 0.9107`; `undefined` for NaN."""
+    """Return an interval as text, such as `0.8721 to 0.9107`; `undefined` for NaN."""
     return UNDEFINED if isnan(interval[0]) else f"{share(interval[0])} to {share(interval[1])}"
 
 
 def figure_with_interval(metric: str, value: float, interval: tuple[float, float] | None) -> str:
-    """Return a figure for a headline, such as `0.88 (0.84 to 0.91)`; three decimals if the interval is narrow."""
+    """Return a metric with its interval as text for a headline, such as `0.88 (0.84 to 0.91)`.
+
+    Metrics in percentage points have two decimals, or three if the interval is narrower than 0.02; others have four.
+    """
     if isnan(value) or not METRICS[metric].points:
         return share(value) if interval is None or isnan(value) else f"{share(value)} ({span(interval)})"
     if interval is None:
@@ -99,29 +102,32 @@ def figure_with_interval(metric: str, value: float, interval: tuple[float, float
 
 
 def percent(value: float) -> str:
-    """Return a percentage with four decimals, as in the paper; 0 and 100 have no decimals."""
+    """Return a percentage as text with four decimals, as in the published study; 0 and 100 have no decimals."""
     return f"{value:.0f}" if value in (0, 100) else f"{value:.4f}"
 
 
 def points(difference: float) -> str:
-    """Return a difference of shares in percentage points with a sign: `+1.20`, `−0.30`, `0.00`."""
+    """Return a difference of shares as text, in percentage points with a sign: `+1.20`, `−0.30`, `0.00`."""
     text = f"{100 * difference:+.2f}".replace("-", "−")
     return text[1:] if float(f"{100 * difference:.2f}") == 0 else text
 
 
 def p_value(p: float) -> str:
-    """Return a p value with three decimals, or `< 0.001`."""
+    """Return a p value as text with three decimals, or `< 0.001`."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def size(value: float) -> str:
-    """Return bytes in GiB (2^30), or in MiB (2^20) below 0.1 GiB."""
+    """Return a number of bytes as text in GiB (2^30 bytes), or in MiB (2^20 bytes) below 0.1 GiB."""
     gib = value / 2**30
     return f"{gib:.2f} GiB" if gib >= 0.1 else f"{value / 2**20:.1f} MiB"
 
 
 def metric_name(metric: str, labels: Sequence[str] = ()) -> str:
-    """Return the metric's name within a sentence; with `labels`, F1 is `F1 of spam` (two labels) or `macro F1`."""
+    """Return a metric's name for use within a sentence.
+
+    If `labels` are given, the name of F1 is `F1 of spam` for two labels, and `macro F1` for more.
+    """
     plain = METRICS[metric].words
     if metric != F1 or not labels:
         return plain
@@ -129,34 +135,34 @@ def metric_name(metric: str, labels: Sequence[str] = ()) -> str:
 
 
 def metric_heading(metric: str, labels: Sequence[str] = ()) -> str:
-    """Return the metric's name for a heading, such as `Accuracy`."""
+    """Return a metric's name for a heading, with a capital letter, such as `Accuracy`."""
     text = metric_name(metric, labels)
     return text[:1].upper() + text[1:] if text.partition(" ")[0].islower() else text  # chrF keeps its spelling
 
 
 def metric_figure(name: str, number: float, labels: Sequence[str] = ()) -> str:
-    """Return name and value: `accuracy 0.8571`, `AUROC undefined (it needs texts of both labels)`."""
+    """Return a metric's name and value: `accuracy 0.8571`, `AUROC undefined (it needs texts of both labels)`."""
     why = f" (it needs {METRICS[name].needs})" if isnan(number) else ""
     return f"{metric_name(name, labels)} {share(number)}{why}"
 
 
 def interval_heading(metric: str) -> str:
-    """Return the heading of an interval, such as `95 % of accuracy`."""
+    """Return the heading of a metric's 95 % interval, such as `95 % of accuracy`."""
     return f"95 % of {metric_name(metric)}"
 
 
 def metrics_of(record: Record) -> tuple[str, ...]:
-    """Return all metrics of a record in the order of `headline_first`."""
+    """Return the names of all metrics of a record: the headline metric, other main metrics, further metrics."""
     return headline_first(record.metrics, record.metric)
 
 
 def headline_first(names: Iterable[str], headline: str) -> tuple[str, ...]:
-    """Return the headline metric, then the other main metrics, then all further metrics."""
+    """Return the names of metrics in order: the headline metric, then the other main metrics, then the rest."""
     return (headline, *sorted((name for name in names if name != headline), key=lambda name: not METRICS[name].main))
 
 
 def metric_value(metric: str) -> Callable[[Record], float | None]:
-    """Return a function that reads `metric` from a record; None if the kind of task lacks the metric."""
+    """Return a function that reads `metric` from a record, or None if the record lacks the metric."""
 
     def of(record: Record) -> float | None:
         return record.metrics.get(metric)
@@ -165,7 +171,11 @@ def metric_value(metric: str) -> Callable[[Record], float | None]:
 
 
 def metric_difference(number: float, metric: str) -> str:
-    """Return a difference with its sign: in percentage points, or with four decimals (four digits below 0.001)."""
+    """Return a difference of a metric as text with its sign.
+
+    The difference is in percentage points for a metric in points; otherwise it has four decimals, or four significant
+    digits below 0.001.
+    """
     if METRICS[metric].points:
         return points(number)
     text = f"{number:+.4g}" if 0 < abs(number) < 0.001 else f"{number:+.4f}"
@@ -173,12 +183,12 @@ def metric_difference(number: float, metric: str) -> str:
 
 
 def difference_unit(metric: str) -> str:
-    """Return the unit of differences in brackets, to follow a heading; empty for plain numbers."""
+    """Return the unit of a metric's differences for a heading, ` (points)`; empty if the metric is not in points."""
     return " (points)" if METRICS[metric].points else ""
 
 
 def ask_settings(ask: Prompting) -> dict[str, object]:
-    """Return the prompt settings in which arms can differ: `head`, `words`, `template`, `offset`."""
+    """Return the prompt settings in which methods can differ: `head`, `words`, `template` and `offset`."""
     found: dict[str, object] = {"head": "words" if ask.words else "random"}
     if ask.words:
         found["words"] = "; ".join(f"{name}: {','.join(given)}" for name, given in ask.words.items())
@@ -190,12 +200,12 @@ def ask_settings(ask: Prompting) -> dict[str, object]:
 
 
 def asks_pairs(ask: Prompting) -> bool:
-    """Return whether the template is for pairs of texts; False without a template."""
+    """Return whether the prompt template is for pairs of texts; False if there is no template."""
     return "{text_pair}" in (ask.template or "")
 
 
 def _asked_in_words(ask: Prompting) -> str:
-    """The template, label words and offset as part of a sentence; empty if none is set."""
+    """The prompt template, label words and offset as part of a sentence; empty if none of them is set."""
     parts = []
     if ask.template is not None:
         parts.append(f"texts stand in {quoted(ask.template)}")
@@ -208,28 +218,31 @@ def _asked_in_words(ask: Prompting) -> str:
 
 
 def ask_notes(asked: Sequence[Prompting]) -> list[str]:
-    """Return a line for each distinct prompt setting."""
+    """Return a note for each distinct combination of prompt template, label words and offset."""
     said = dict.fromkeys(filter(None, map(_asked_in_words, asked)))
     return [f"Asked in words: {one}." for one in said]
 
 
 def backbone_digests(records: Sequence[Record]) -> list[str]:
-    """Return a line with the digests of each backbone and its tokenizer."""
+    """Return one line per backbone with its address, the digest of its weights and the digest of its tokenizer."""
     found = {(one.backbone, one.environment.backbone_digest, one.environment.tokenizer_digest): None for one in records}
     return [f"Backbone `{address}`: `{weights}`, tokenizer `{tokenizer}`" for address, weights, tokenizer in found]
 
 
 def quoted(text: str) -> str:
-    """Return the text in double quotes on one line."""
+    """Return a text in double quotes on one line, with newlines and backslashes escaped."""
     return '"' + text.replace("\\", "\\\\").replace("\n", "\\n") + '"'
 
 
 def split_of(task: str, train: int, held_out: int) -> str:
-    """Return the sizes of a split, such as `reviews.csv: 240 texts to train on, 60 held out`."""
+    """Return the sizes of a file's split as text, such as `reviews.csv: 240 texts to train on, 60 held out`."""
     return f"{Path(task).name}: {number_of_texts(train)} to train on, {count(held_out)} held out"
 
 
 def texts_cut(truncated: int, texts: int, max_length: int | None) -> str:
-    """Return a sentence such as `3 of 300 texts cut at the maximum length of 128 tokens.` (or without a length)."""
+    """Return a sentence on the number of texts that were cut at the maximum length.
+
+    An example is `3 of 300 texts cut at the maximum length of 128 tokens.`; the length is left out if it is None.
+    """
     most = "" if max_length is None else f" of {max_length:,} tokens"
     return f"{count(truncated)} of {number_of_texts(texts)} cut at the maximum length{most}."

@@ -1,9 +1,9 @@
-"""The published study that afina grew from: its figures and settings beside a study named `paper`, and its claims.
+"""The published study that afina began with: its figures and claims, beside the results of a study named `paper`.
 
-"Reprodução do Método LoRA para Adaptação do GPT-2 na Classificação de Sentimentos usando SST-2"
-(Peixinho, Heimann, Paixao, de Carvalho, Brito; UFPE). Each claim is tested on the methods of the study. A claim is
-supported only for the study's data, model and machine. A claim whose methods were not run is "not tested", with the
-reason as evidence.
+The published study is "Reprodução do Método LoRA para Adaptação do GPT-2 na Classificação de Sentimentos usando SST-2"
+(Peixinho, Heimann, Paixao, de Carvalho, Brito; UFPE). Each of its claims is tested on the results of the study named
+`paper`. The verdict "supported" holds only for this study's data, model and machine. A claim whose methods were not run
+is "not tested", with the reason as evidence.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STUDY = "paper"
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A method's row in the paper's tables, as printed; None if the paper prints a dash."""
+    """A method's row in the tables of the published study, as printed; None if the study prints a dash."""
 
     accuracy: str
     f1: str
@@ -64,7 +64,7 @@ HYPERPARAMETERS: Mapping[str, Mapping[str, object]] = {
     "prelayer": {"train_head": False},
     "prelayer-46080": {"train_head": False},
 }
-"""The non-default hyperparameters behind the paper's parameter counts, by method."""
+"""The hyperparameters that give the published study's parameter counts and are not afina's defaults, by method."""
 
 SETTINGS: Mapping[str, object] = {
     "epochs": 2,
@@ -116,7 +116,7 @@ PADDING_COST = (
 
 
 def beside(arms: Sequence[Arm]) -> Beside:
-    """Return the paper's figures, footnotes and caveats for the tables of `arms`."""
+    """Return the figures, footnotes and caveats of the published study for the report's tables of `arms`."""
     records = [record for arm in arms for record in arm.records]
     on_gpu = any(map(measured_on_gpu, records))
     allocated = _measure("Paper: GPU allocated (GB)", lambda one: one.allocated)
@@ -153,7 +153,7 @@ def beside(arms: Sequence[Arm]) -> Beside:
 
 
 def departures(arms: Sequence[Arm]) -> list[str]:
-    """Return a sentence for each difference between the runs and the paper's set-up."""
+    """Return a phrase for each difference between the runs' settings and those of the published study."""
     return list(dict.fromkeys(words for arm in arms for record in arm.records for words in _departures(record)))
 
 
@@ -211,27 +211,29 @@ PUBLISHED = {
     "(section 4.2; not tested there).",
 }
 TIME, ABOUT_HALF, ALLOCATED = 0.71, 0.55, 0.26
-"""The largest ratio that reaches the claimed saving: 29 %, about 50 % (counted from 45 %), 74 %."""
+"""The largest ratio of LoRA to full fine-tuning that supports a claimed saving of 29 %, about 50 % (45 %) and 74 %."""
 SMALL_RATE = 5e-5
 TIMING_ERROR = 0.1
-"""The relative error of one timing, assumed if seeds give no interval."""
+"""The relative error of one measured training time, assumed if there are too few seeds for an interval."""
 
 Judge = Callable[[str, bool, bool], Status]
-"""A function that returns the status of a claim on a first and a second method.
+"""A function that returns the status of a claim about two methods.
 
-Args: the verdict on the first method, whether the two are equivalent, whether the first is significantly not worse.
+The arguments are the verdict on the first method, whether the two methods are equivalent, and whether the first method
+is significantly not worse than the second by the margin.
 """
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper, tested on one pair of methods.
+    """One claim of the published study, tested on one pair of methods.
 
     Attributes:
-        evidence: Other measurements, and what would settle the claim; the missing runs if the claim is not tested.
-        quantity: "difference in accuracy" (a share) or "ratio"; None if not measured.
-        figure: The value of `quantity`; None if not measured.
-        interval: The interval of `figure`; None if not measured.
+        evidence: Further measurements, and how many more runs would decide the claim. For a claim that is not tested,
+            `evidence` says what is missing.
+        quantity: "difference in accuracy" (a share) or "ratio"; None if the claim was not tested.
+        figure: The measured value of `quantity`; None if the claim was not tested.
+        interval: The confidence interval of `figure`; None if there is no interval.
     """
 
     number: str
@@ -245,9 +247,10 @@ class Claim:
 
 
 def claims(arms: Sequence[Arm], found: Verdicts) -> list[Claim]:
-    """Return all claims in the paper's order; empty if the study has the methods of no claim.
+    """Return the tested claims in the order of the published study.
 
-    With several sizes of the training split, the claims are tested on the largest.
+    The result is empty unless the study has full fine-tuning and also LoRA or PreLayer. If there are several sizes of
+    the training split, the claims are tested on the largest size.
     """
     arms = of_greatest_size(arms)
     lora = [arm for arm in arms if arm.record.method == "lora"]
@@ -358,7 +361,7 @@ def _gentler(full: Record, lora: Record) -> bool:
 
 
 Quantity = Callable[[Sequence[Record]], tuple[str, list[float]]]
-"""A function that returns the name of a quantity and its value for each record; no values if one is missing."""
+"""A function that returns the name of a quantity and its values for the given records; [] if any value is missing."""
 
 
 def _ratios(
@@ -393,7 +396,10 @@ def _by_ratio(number: str, first: Arm, second: Arm, left: float, quantity: Quant
 
 
 def _over_seeds(mine: Sequence[float], yours: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of the ratio of geometric means (Welch's t on logarithms); None for one value or equal values."""
+    """The 95 % interval of the ratio of two geometric means, by Welch's t on logarithms.
+
+    None if `mine` or `yours` has one value, or if the values of neither vary.
+    """
     first, second = list(map(math.log, mine)), list(map(math.log, yours))
     if min(len(first), len(second)) < 2 or stdev(first) + stdev(second) < 1e-12:
         return None
@@ -409,7 +415,7 @@ def _seconds(records: Sequence[Record]) -> tuple[str, list[float]]:
 
 
 def _needed(records: Sequence[Record]) -> tuple[str, list[float]]:
-    """Return the memory that a GPU needs: PyTorch's allocated peak, or state and activations for runs without a GPU."""
+    """Return each run's memory: PyTorch's peak of allocated GPU memory, or state plus activations without a GPU."""
     if all(measured_on_gpu(record) for record in records):
         return "GPU memory allocated at the peak", _all([record.memory.allocated_peak for record in records])
     activations = [record.memory.activation_bytes for record in records]
@@ -420,7 +426,7 @@ def _needed(records: Sequence[Record]) -> tuple[str, list[float]]:
 
 
 def _held(records: Sequence[Record]) -> tuple[str, list[float]]:
-    """The memory held after the last step, which is most likely the paper's "allocated"."""
+    """Return each run's memory after the last step, which is most likely what the published study calls "allocated"."""
     if all(measured_on_gpu(record) for record in records):
         return "GPU memory allocated after the last step", _all([record.memory.allocated_end for record in records])
     return "state after the last step (no GPU memory was measured)", _all([one.memory.state_bytes for one in records])
@@ -435,7 +441,10 @@ def _not_tested(number: str, missing: str, methods: tuple[str, ...] = ()) -> Cla
 
 
 def claim_table(tested: Sequence[Claim]) -> Table | None:
-    """Return a row per claim and pair, with the wording of the claims in the notes; None if `tested` is empty."""
+    """Return a table with a row for each claim and pair of methods; None if `tested` is empty.
+
+    The notes of the table have the wording of the claims.
+    """
     if not tested:
         return None
     rows = []
@@ -460,5 +469,5 @@ def claim_table(tested: Sequence[Claim]) -> Table | None:
 
 
 def claims_as_json(tested: Sequence[Claim]) -> list[dict[str, object]]:
-    """Return the claims as JSON values for `--json` and tables.json."""
+    """Return the tested claims as JSON values, for `--json` and tables.json."""
     return [asdict(one) for one in tested]

@@ -1,7 +1,4 @@
-"""Figures of each label (precision, recall, F1, number of texts) and the most frequent confusions.
-
-The functions are pure and take labels as arrays.
-"""
+"""Figures of each label (precision, recall, F1, number of texts) and the most frequent confusions of labels."""
 
 from __future__ import annotations
 
@@ -17,21 +14,21 @@ from afina.schema import figures_as_json
 
 BY_LABEL, CONFUSIONS, CONFUSION = "Figures by label", "The most frequent confusions", "Confusion matrix"
 MOST = 30
-"""The most labels that are shown, by frequency. With more labels, confusions are listed instead of drawn."""
+"""The report shows figures of this many labels, the most frequent; with more labels, it has no confusion matrix."""
 
 FITS = 12
-"""The most labels that a terminal table shows."""
+"""A table on the terminal shows at most this number of labels."""
 
 MOST_CONFUSED = 15
-"""The most pairs of labels in a list of confusions."""
+"""A list of confusions has at most this number of pairs of labels."""
 
 
 @dataclass(frozen=True)
 class LabelFigures:
-    """The figures of one label: means over the seeds, NaN if undefined for a seed.
+    """Precision, recall and F1 of one label: means over the seeds, NaN if a figure is undefined for a seed.
 
     Attributes:
-        support: The number of texts with the label.
+        support: The number of texts whose target is or has the label.
     """
 
     name: str
@@ -48,8 +45,8 @@ def label_figures(names: Sequence[str], gold: np.ndarray, given: np.ndarray) -> 
     """Return the figures of each label, in the order of `names`.
 
     Args:
-        gold: Whether a text has a label, bool [1, N, L].
-        given: Whether a text was answered with a label, bool [S, N, L].
+        gold: Whether each text has each label, bool [1, N, L].
+        given: Whether each label was predicted for each text by each seed, bool [S, N, L].
     """
     both = (gold & given).sum(axis=1).astype(float)  # [S, L]
     predicted, there = given.sum(axis=1), gold.sum(axis=1)
@@ -64,7 +61,7 @@ def label_figures(names: Sequence[str], gold: np.ndarray, given: np.ndarray) -> 
 
 
 def as_json(found: Sequence[LabelFigures]) -> dict[str, object]:
-    """Return the figures by label name; null if undefined."""
+    """Return the figures of each label as JSON values by the label's name; null if a figure is undefined."""
     return {
         one.name: {
             **figures_as_json({"precision": one.precision, "recall": one.recall, "f1": one.f1}),
@@ -75,7 +72,7 @@ def as_json(found: Sequence[LabelFigures]) -> dict[str, object]:
 
 
 def terminal_table(found: Sequence[LabelFigures], of: str = "") -> Table:
-    """Return the figures of the most frequent labels; `of` names the method in the title."""
+    """Return a terminal table with the figures of the most frequent labels; `of` names the method in the title."""
     shown = sorted(found, key=lambda one: -one.support)
     few = (f"The {FITS} most frequent of {len(found)} labels.",) if len(found) > FITS else ()
     rows = tuple((brief(one.name), *_figures(one)) for one in shown[:FITS])
@@ -84,10 +81,12 @@ def terminal_table(found: Sequence[LabelFigures], of: str = "") -> Table:
 
 
 def terminal_confusion(names: Sequence[str], counts: np.ndarray, of: str = "", seeds: int = 1) -> Table:
-    """Return the confusion matrix of `confused`, or a list of confusions if a terminal has no room for the matrix.
+    """Return a table for a terminal: the confusion matrix, or the most frequent confusions for more than FITS labels.
 
     Args:
-        seeds: The number of seeds that `counts` adds up.
+        counts: The confusion matrix that `confused` returns.
+        of: The name of the method, for the title; empty for none.
+        seeds: The number of seeds over which `counts` is summed.
     """
     notes = (f"{seeds} seeds added up.",) if seeds > 1 else ()
     named = [brief(name) for name in names]
@@ -106,7 +105,7 @@ def _of(title: str, of: str) -> str:
 
 
 def table(arms: Sequence[Arm], found: Sequence[Sequence[LabelFigures]]) -> Table:
-    """Return a row for each arm and label; `found` has the label figures of each arm."""
+    """Return a table with a row for each method and label; `found` has the label figures of each method."""
     rows = []
     for arm, labels in zip(arms, found, strict=True):
         for one in sorted(labels, key=lambda one: -one.support)[:MOST]:
@@ -125,7 +124,7 @@ def _figures(one: LabelFigures) -> tuple[str, ...]:
 
 
 def confusions(arms: Sequence[Arm]) -> Table:
-    """Return the most frequent confusions of each arm, for tasks with too many classes to draw."""
+    """Return a table of each method's most frequent confusions, for tasks with more than MOST classes."""
     rows = []
     for arm in arms:
         names = arm.record.label_names
@@ -136,13 +135,13 @@ def confusions(arms: Sequence[Arm]) -> Table:
 
 
 def confused(targets: np.ndarray, answers: np.ndarray, size: int) -> np.ndarray:
-    """Return the confusion matrix summed over the seeds, int [C, C]: rows are right classes, columns are answers."""
+    """Return the confusion matrix summed over the seeds, int [C, C]; rows are right classes, columns predictions."""
     counts: np.ndarray = np.bincount((targets * size + answers).ravel(), minlength=size * size).reshape(size, size)
     return counts
 
 
 def _most_confused(counts: np.ndarray) -> list[tuple[int, int, int]]:
-    """The most frequent confusions as (right class, answered class, number of texts), the most frequent first."""
+    """The most frequent confusions as (right class, predicted class, number of texts), the most frequent first."""
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
     pairs = [

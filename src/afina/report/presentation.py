@@ -1,6 +1,6 @@
-"""How a report presents each kind of task: words, notes, tables and plots.
+"""How a report presents each kind of task (classes, number, labels, text): words, notes, tables and plots.
 
-Only this module of the package depends on the kind of a task.
+Other modules of the package `afina.report` do not depend on the kind of a task.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ Draw = Callable[[Sequence[Arm]], Sequence[Plot | None]]
 
 
 class Presentation(ABC):
-    """How a report presents a kind of task.
+    """How a report presents one kind of task.
 
     Attributes:
-        right: Heading of the column of targets in tables.
-        by_distance: Whether disagreement is the distance between the arms' mean predictions, and not votes.
-        side_by_side: Whether predictions are texts, shown with the differences from a reference marked.
-        headed: Whether models have a classification head.
+        right: The heading of the column of targets in tables.
+        by_distance: Whether methods disagree by the distance of their mean predictions (numbers), and not by votes.
+        side_by_side: Whether predictions are texts, which are shown with their differences from a reference marked.
+        headed: Whether the models for this kind of task have a classification head.
     """
 
     right: ClassVar[str]
@@ -49,40 +49,48 @@ class Presentation(ABC):
     @property
     @abstractmethod
     def plots(self) -> Mapping[str, Draw]:
-        """Functions that draw plots of the predictions, by the title of their section, in reading order."""
+        """The functions that draw plots of the predictions, by the title of their section, in the report's order."""
 
     @abstractmethod
     def asked(self, names: Sequence[str]) -> str:
-        """Return what is predicted for a text, in words, such as `3 labels`."""
+        """Return in words what a model predicts for a text, such as `3 labels`."""
 
     def told_targets(self, names: Sequence[str]) -> str:
         return f"labels {', '.join(f'`{name}`' for name in names)}"
 
     @abstractmethod
     def in_words(self, names: Sequence[str], answer: Any) -> str:
-        """Return a target or a prediction in words; `answer` is an element of `tolist` of an array of targets."""
+        """Return one target or prediction in words, such as `positive`.
+
+        Args:
+            names: The names of the labels.
+            answer: An element of the list that `tolist` of an array of targets or predictions returns.
+        """
 
     def positive(self, names: Sequence[str]) -> str | None:
-        """Return the positive label, whose F1 is reported; None if F1 is not of one label."""
+        """Return the positive label, to which F1 refers; None if F1 is a mean over labels."""
         return None
 
     def meaning(self, record: Record, data: ReadingOptions) -> list[str]:
-        """Return sentences that define the metrics; `data` has the reading options of the task."""
+        """Return sentences that define the metrics in the report; `data` has the reading options of the task."""
         return []
 
     def metric_notes(self, record: Record) -> list[str]:
         return []
 
     def least(self, names: Sequence[str], targets: Sequence[Any]) -> list[str]:
-        """Return a note on the score of a constant prediction; empty if this score is not informative."""
+        """Return a note on the metric of always predicting the most frequent label; empty for tasks without classes."""
         return []
 
     def same(self, names: Sequence[str], answer: Any) -> str | None:
-        """Return the prediction of a run that is the same for every text; None if only one prediction is possible."""
+        """Return in words the prediction of a run that predicts the same for every text.
+
+        None if the task has only one label, so that every run predicts the same.
+        """
         return "the same"
 
     def untrained(self, arms: Sequence[Arm]) -> list[str]:
-        """Return notes on the table rows of the untrained model."""
+        """Return notes that explain the table rows of untrained models."""
         return [
             f"{arm.label} is the pretrained model under a random head, which knows nothing of the task."
             for arm in arms
@@ -90,7 +98,12 @@ class Presentation(ABC):
         ]
 
     def which_disagree(self, shown: int, most: int) -> str:
-        """Return a note on the texts in the table of disagreements; `most` is the largest number of texts shown."""
+        """Return a note on which texts the table of disagreements shows.
+
+        Args:
+            shown: The number of texts in the table.
+            most: The largest number of texts that the table can have.
+        """
         if shown == most:
             return (
                 f"The {shown} evaluation texts on which the answers are most evenly split, of all on which they differ."
@@ -101,8 +114,9 @@ class Presentation(ABC):
         """Return the figures of each label, in the order of `names`; empty if the kind of task has no labels.
 
         Args:
+            names: The names of the labels.
             targets: The targets, shape [N, ...].
-            answers: The predictions, shape [S, N, ...].
+            answers: The predictions of S seeds, shape [S, N, ...].
         """
         return []
 
@@ -111,31 +125,35 @@ class Presentation(ABC):
         return [per_label.table(arms, found)] if found[0] else []
 
     def found_by(self, arms: Sequence[Arm]) -> list[list[LabelFigures]]:
-        """Return the label figures of each arm; `found` computes the figures of one arm."""
+        """Return the figures of each label (precision, recall, F1) for each method."""
         return [self.found(arm.record.label_names, arm.targets, arm.answers) for arm in arms]
 
     def terminal_tables(
         self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray, of: str = ""
     ) -> list[Table]:
-        """Return the tables of figures by label for a terminal; `found` defines the arrays.
+        """Return the tables of figures by label for a terminal.
 
         Args:
-            of: The name of the method, for the titles.
+            names: The names of the labels.
+            targets: The targets, shape [N, ...].
+            answers: The predictions of S seeds, shape [S, N, ...].
+            of: The name of the method, for the titles of the tables; empty for none.
         """
         found = self.found(names, targets, answers)
         return [per_label.terminal_table(found, of)] if found else []
 
     def as_json(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> dict[str, object]:
-        """Return `labels` (figures by label name) and `confusion` (rows: right labels); null if the kind has none.
+        """Return the JSON keys `labels`, the figures by label name, and `confusion`, the confusion matrix.
 
-        `found` defines the arrays.
+        The rows of `confusion` are the right labels, and its columns are the predicted labels. A key is null if the
+        kind of task has no such figures. The arguments are those of `found`.
         """
         found = self.found(names, targets, answers)
         return {"labels": per_label.as_json(found) if found else None, "confusion": None}
 
 
 class _Classes(Presentation):
-    """The presentation of single-label classification."""
+    """The presentation of single-label classification tasks in a report."""
 
     right = "Right label"
 
@@ -214,7 +232,7 @@ class _Classes(Presentation):
 
 
 class _Number(Presentation):
-    """The presentation of regression."""
+    """The presentation of regression tasks in a report."""
 
     right = "Given"
     by_distance = True
@@ -242,7 +260,7 @@ class _Number(Presentation):
 
 
 class _Labels(Presentation):
-    """The presentation of multi-label classification."""
+    """The presentation of multi-label classification tasks in a report."""
 
     right = "Right labels"
 
@@ -261,7 +279,7 @@ class _Labels(Presentation):
 
 
 class _Text(Presentation):
-    """The presentation of text-to-text tasks."""
+    """The presentation of text-to-text tasks in a report."""
 
     right = "Reference"
     side_by_side = True
@@ -311,7 +329,7 @@ class _Text(Presentation):
 
 
 def _generation(record: Record) -> list[str]:
-    """A sentence on how the answers of a run were generated."""
+    """A sentence on the decoding (greedy or beam search) and the length limit of a run's generated answers."""
     given = record.objective or {}
     decoding = Decoding(**given.get("decoding", {}))
     most = decoding.max_new_tokens or given.get("answer_tokens")
@@ -320,7 +338,7 @@ def _generation(record: Record) -> list[str]:
 
 
 def _by_order(task: str, data: ReadingOptions) -> str:
-    """A note that the order of a file's labels chose the positive label; empty if the user or the task chose it."""
+    """A note that the positive label is the last in the label order; empty if the user or the task chose a label."""
     chosen = data.positive is not None or data.labels is not None or named(task) is not None
     return "" if chosen else ", the last in the order of the labels (`--positive LABEL` names another)"
 

@@ -1,6 +1,6 @@
-"""The progress of runs in words: the lines of a log, and the parts of a progress bar or table.
+"""The progress of runs in words: the lines of a log, and the texts of a progress bar or table.
 
-The module knows the events of a `Watcher`. The command line and notebooks show the words.
+The functions take the events of a `Watcher` and return texts, which the command line and notebooks show.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from afina.studies.schedule import Watcher
 from afina.studies.trials import Trial
 
 LINE_SECONDS = 15.0
-"""The least number of seconds between two lines of one phase."""
+"""`Lines` writes at most one line per this number of seconds about the same phase of a run."""
 
 
 def figures(progress: Progress) -> str:
-    """Return the known figures, such as `loss 0.512, 1,019 tokens/s, 0:41 left`."""
+    """Return the known figures of a run's progress as text, such as `loss 0.512, 1,019 tokens/s, 0:41 left`."""
     if progress.phase == "download":
         return f"{progress.step / 1e6:,.0f} MB"
     parts = []
@@ -37,7 +37,7 @@ def figures(progress: Progress) -> str:
 
 
 def doing(progress: Progress) -> str:
-    """Return the phase, or what the run waits for, such as `waits for a node with 3.1 GiB and 1 CPU`."""
+    """Return what a run does: its phase, or what it waits for, such as `waits for a node with 3.1 GiB and 1 CPU`."""
     if progress.phase == "download":
         return f"downloading {progress.steps / 1e6:,.0f} MB of {progress.note} (once)"
     if progress.phase == "draw":
@@ -48,28 +48,28 @@ def doing(progress: Progress) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Return a duration as `0:41` or `1:02:03`."""
+    """Return a duration as text, such as `0:41` or `1:02:03`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
 def named(run: Run) -> str:
-    """Return the title and seed of a run."""
+    """Return the title and seed of a run as text, such as `LoRA, seed 0`."""
     return f"{run.title}, seed {run.seed}"
 
 
 def begun(run: Run, number: int, total: int) -> str:
-    """Return the number, title and seed of a run, such as `[2/6] LoRA, seed 0`."""
+    """Return the number, title and seed of a run as text, such as `[2/6] LoRA, seed 0`."""
     return f"[{number}/{total}] {named(run)}"
 
 
 def tuned(run: Run, number: int, spent: float) -> str:
-    """Return the name of a tuning candidate."""
+    """Return the name of a tuning candidate as text, such as `[tuning LoRA, 40%] candidate 3`."""
     return f"[tuning {run.title}, {spent:.0%}] candidate {number}"
 
 
 def planned(run: Run) -> str:
-    """Return a sentence on a run of a recommendation: a training, or an evaluation of the untrained model."""
+    """Return a phrase on a planned run of a recommendation: a training, or an evaluation of the untrained model."""
     if make(run.method).trains_nothing:
         return f"asking: {run.title}"
     aside = ", less those set aside to select by" if run.data.selection else ""
@@ -77,12 +77,12 @@ def planned(run: Run) -> str:
 
 
 def waiting(run: Run, needed: int, available: int) -> str:
-    """Return a sentence on a run that waits, because it does not fit in memory beside the current runs."""
+    """Return a sentence on a run that waits because it does not fit in memory beside the running runs."""
     return f"{named(run)}: waits for memory: needs {size(needed)}, beside the others are {size(available)}"
 
 
 def attempt(run: Run, number: int, trial: Trial, length: int) -> str:
-    """Return a sentence on the result of a tuning candidate."""
+    """Return a sentence on the result of a tuning candidate: its setting and its metric on the validation texts."""
     setting = {key: f"{value:.2g}" if isinstance(value, float) else value for key, value in trial.setting.items()}
     start = f"tuning {run.title}, candidate {number}: {in_words(setting)}"
     if trial.value is None:
@@ -94,7 +94,7 @@ def attempt(run: Run, number: int, trial: Trial, length: int) -> str:
 
 
 def selected(record: Record) -> str:
-    """Return a sentence on a training's metric on the validation set; empty without a validation set."""
+    """Return a phrase on a training's metric on the validation set; empty if the run had no validation set."""
     seen = record.selection
     if seen is None:
         return ""
@@ -104,7 +104,7 @@ def selected(record: Record) -> str:
 
 
 def result(run: Run, record: Record, *, now: bool) -> str:
-    """Return a sentence on the result of a run."""
+    """Return a sentence on the result of a run: its first two metrics and its training time."""
     names = metrics_of(record)[:2]
     figures = [metric_figure(name, record.metrics[name], record.label_names) for name in names]
     found = f"{', '.join(figures)}, trained in {clock(record.seconds.train)}"
@@ -112,13 +112,13 @@ def result(run: Run, record: Record, *, now: bool) -> str:
 
 
 def failure(run: Run, message: str) -> str:
-    """Return the error of a failed run."""
+    """Return the error message of a failed run as one line."""
     return f"Error: {named(run)}: {message.removeprefix(f'run {run.title}: ')}"
 
 
 @dataclass
 class _Line:
-    """The last line about a run: the text before it, the phase and its words, and the time."""
+    """The last line that was written about a run: its beginning (`place`), phase, words and time."""
 
     place: str
     phase: str = ""
@@ -127,9 +127,9 @@ class _Line:
 
 
 class Lines(Watcher):
-    """A watcher that passes lines to `say`: one per phase, and one every LINE_SECONDS if there is news.
+    """A watcher that passes lines about runs to `say`: one line per phase, and at most one per LINE_SECONDS within it.
 
-    Each line begins with the name of its run. `say` takes one line, like `print`.
+    Each line begins with the name of its run. `say` is a function such as `print`, which takes one line.
     """
 
     def __init__(self, say: Callable[[str], object]) -> None:

@@ -1,6 +1,6 @@
-"""A recommendation in a few sentences, and the table of the methods that were tried.
+"""The recommendation of `choose` in a few sentences, and the table of the methods that were tried.
 
-All functions are pure.
+All functions of the module are pure.
 """
 
 from __future__ import annotations
@@ -37,15 +37,16 @@ from afina.studies.choosing.learned_order import RECORDED, RECORDED_ON
 from afina.studies.choosing.recommendation import BATCH, EPOCHS, READ, Contender, Dropped, Recommendation
 
 MOST = 4
-"""The most other methods whose figures are in the sentences; the table of evidence has all methods."""
+"""The sentences give the metrics of at most this number of other methods; the table of evidence has all methods."""
 Interval = tuple[float, float] | None
 """The 95 % interval of the recommended method's headline metric; None if it cannot be computed."""
 
 
 def sentences(made: Recommendation, interval: Interval = None) -> tuple[str, ...]:
-    """Return the recommendation in sentences: first the recommended method, then the cost of labels that are not words.
+    """Return the recommendation in sentences, the recommended method first.
 
-    The other sentences give the reason, the costs, the confidence, and the probable effect of more minutes and labels.
+    If the labels are not words, the second sentence says what this costs. The other sentences give the reason, the
+    costs, the verdicts, and the probable effect of more minutes and of more labels.
     """
     chosen = made.contender(made.recommended)
     said = _of_method(made, chosen) if chosen.trained else _of_simple(made, chosen)
@@ -55,7 +56,7 @@ def sentences(made: Recommendation, interval: Interval = None) -> tuple[str, ...
 
 
 def _speed(made: Recommendation, chosen: Contender) -> str:
-    """Return a sentence on the time of a prediction if a limit was given; empty for a baseline."""
+    """Return a sentence on the milliseconds per prediction; empty without a latency limit, or for a baseline."""
     if made.latency is None or chosen.key is None:
         return ""
     on = chosen.name.partition(ON)[2] or next(iter(made.latencies))
@@ -64,7 +65,7 @@ def _speed(made: Recommendation, chosen: Contender) -> str:
 
 
 def headline(made: Recommendation, interval: Interval = None) -> str:
-    """Return the recommended method in about ten words: `Use LoRA: accuracy 0.88 (0.78 to 0.95)`."""
+    """Return the recommended method in about ten words, such as `Use LoRA: accuracy 0.88 (0.78 to 0.95)`."""
     chosen = made.contender(made.recommended)
     if chosen.trained:
         use = title(chosen.name)
@@ -77,7 +78,7 @@ def headline(made: Recommendation, interval: Interval = None) -> str:
 
 
 def more_minutes(made: Recommendation) -> str:
-    """Return a sentence on the methods, training texts or epochs that more minutes would add."""
+    """Return a sentence on what `choose` would do with more minutes: more methods, training texts or epochs."""
     waiting = [name for name, one in made.dropped.items() if one.why in ("start", "train", "overrun")]
     trained = [one for one in made.contenders if one.trained]
     read = max((one.examples or 0 for one in trained), default=0)
@@ -104,7 +105,7 @@ _SMALLER = f" A smaller backbone, such as {MINILM}, trains in less time."
 
 
 def more_labels(made: Recommendation) -> str:
-    """Return whether more labels would probably help, judged by a training on half of the texts."""
+    """Return a sentence on whether more labels would help, judged by a training on half of the texts."""
     fewer = made.fewer
     if fewer is None:
         return "Whether more labels would help was not measured: there were too few texts or minutes."
@@ -150,12 +151,12 @@ def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
 
 
 def _way(one: Contender) -> tuple[str | None, str | None]:
-    """The backbone and the method of a contender."""
+    """The backbone and the method of a contender, without its learning rate."""
     return one.backbone, one.method
 
 
 def _why_it(made: Recommendation, chosen: Contender) -> str:
-    """The reason for choosing this method among the trained methods, as a sentence without the full stop."""
+    """The reason why a trained method was chosen, as a sentence without its full stop."""
     sign, name = -1 if METRICS[made.metric].lower else 1, title(chosen.name)
     trained = [one for one in made.contenders if one.trained]
     if len(trained) == 1:
@@ -186,7 +187,10 @@ def _why_it(made: Recommendation, chosen: Contender) -> str:
 
 
 def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
-    """Return a sentence on a recommended baseline without a language model, or zero-shot model."""
+    """Return the sentences on a recommended method without training: a baseline or the untrained model.
+
+    The three sentences are the reason, the costs and the verdicts.
+    """
     tried = [one for one in made.contenders if one.trained]
     trained = [one for one in tried if not made.is_short(one)]
     if trained:
@@ -231,13 +235,13 @@ def _is_better(one: Comparison, name: str, than: str) -> bool:
 
 
 def _simple(made: Recommendation) -> list[Contender]:
-    """The untrained model, and the best baseline without a language model, if they were evaluated."""
+    """The evaluated methods without training, except baselines that always predict the same."""
     same = floors.CONSTANTS
     return [one for one in made.contenders if not one.trained and one.name not in same and one.metrics]
 
 
 def _sure(compared: Sequence[Comparison], name: str) -> str:
-    """Return the verdicts of the comparisons with `name`, and the caveat of one seed."""
+    """Return a sentence with the verdicts on the method `name`, and the caveat that only one seed was run."""
     titles = [titled(one) for one in compared]
     against: dict[str, list[str]] = {}
     for one in titles:
@@ -258,7 +262,7 @@ _VERDICT_WORDS = {
 
 
 def evidence(made: Recommendation) -> Table:
-    """Return a table with a row for each method that was tried, with its metrics and costs."""
+    """Return the table of evidence, with the metrics and costs of each method that was tried."""
     names = _metrics(made)
     headings = (*map(metric_heading, names), "Trained on", "Steps", "Training (s)", "Process, peak")
     lines = [
@@ -298,7 +302,10 @@ _GUESS = (
 
 
 def _unrecorded(made: Recommendation) -> list[str]:
-    """A note on backbones without recorded trainings, if several backbones were compared by recorded trainings."""
+    """A note on the backbones for which afina has no recorded trainings; empty if there are no such backbones.
+
+    For such a backbone, the order of the trainings is that of a recorded backbone of the same type.
+    """
     others = [one for one in made.backbones if one not in RECORDED_ON.values()]
     if not others or made.kind not in RECORDED:
         return []
@@ -315,7 +322,7 @@ _AT_ONCE = (
 
 
 def _latencies(made: Recommendation) -> str:
-    """Return a note on the measured times of a prediction."""
+    """Return a note on the measured milliseconds per prediction of a single text, for each backbone or method."""
     each = ", ".join(f"{title(name)} {time:,.3g} ms" for name, time in made.latencies.items())
     return (
         f"Answers to single texts, on the machine that chose: {each} (median of held-out texts, before training, "
@@ -324,7 +331,7 @@ def _latencies(made: Recommendation) -> str:
 
 
 def _left_out(dropped: Mapping[str, Dropped]) -> list[str]:
-    """A note per reason, with all methods that were left out for it."""
+    """Return a note for each reason to leave methods out, with the methods that were left out for this reason."""
     reasons: dict[str, list[str]] = {}
     for name, one in dropped.items():
         reasons.setdefault(why_left_out(one), []).append(name)
@@ -332,7 +339,10 @@ def _left_out(dropped: Mapping[str, Dropped]) -> list[str]:
 
 
 def _names(names: Sequence[str]) -> str:
-    """The titles of contenders; of many on several backbones, the first ones and the number of the others."""
+    """Return the titles of methods as a list in words.
+
+    If more than MOST methods are on several backbones, the list ends with the number of the others.
+    """
     titles = [title(name) for name in names]
     if len(titles) <= MOST or not any(ON in name for name in names):
         return listed(titles)
@@ -351,7 +361,7 @@ _VALIDATION = (
 
 
 def _metrics(made: Recommendation) -> list[str]:
-    """The headline metric and one other metric."""
+    """The names of the headline metric and one other metric, for the columns of the evidence table."""
     there = next((one.metrics for one in made.contenders if one.metrics), {})
     return list(dict.fromkeys([made.metric, *there]))[:2]
 
@@ -361,7 +371,7 @@ def _asked(one: Contender) -> str:
 
 
 def setting_note(one: Contender, metric: str) -> str:
-    """Return the learning rate of a training, and its metric on the validation set."""
+    """Return a note on a training: its learning rate, and its metric on the validation texts if measured."""
     said = [] if one.rate is None else [f"learning rate {one.rate:.2g}"]
     if one.validation is not None and one.validation_examples is not None:
         figure = f"{metric_name(metric)} {share(one.validation)}"
@@ -370,7 +380,7 @@ def setting_note(one: Contender, metric: str) -> str:
 
 
 def why_left_out(one: Dropped) -> str:
-    """Return why a method was left out, as a clause."""
+    """Return the reason why a method was left out of a recommendation, as a clause."""
     match one.why:
         case "memory":
             assert one.needed is not None
@@ -395,14 +405,15 @@ def why_left_out(one: Dropped) -> str:
 
 
 def titled(one: Comparison) -> Comparison:
-    """Return the comparison with the methods' titles in place of their names."""
+    """Return a comparison in which the methods' titles (`LoRA`) replace their names (`lora`)."""
     return replace(one, first=title(one.first), second=title(one.second))
 
 
 def title(name: str) -> str:
-    """Return a method's title, with the learning rate if not the default, and the backbone if several are compared.
+    """Return the title of the method with this name in a recommendation.
 
-    A baseline's name is returned unchanged.
+    The title has the learning rate if it is not the default, and the backbone if several backbones are compared. The
+    name of a baseline is returned unchanged.
     """
     stem, on, backbone = name.partition(ON)
     if on and (stem in METHODS or title(stem) != stem):

@@ -1,6 +1,7 @@
-"""Report: results in tables, verdicts, claims and plots, and the files that hold them.
+"""The class `Report`: the tables, verdicts, claims and plots of results, and the files of a report.
 
-The formats of a report, such as HTML, are in `writers`. The module loads without torch.
+The package `afina.report.writers` writes the formats of a report, such as HTML. This module can be imported without
+torch.
 """
 
 from __future__ import annotations
@@ -43,10 +44,12 @@ ANSWER, TRAINING = "Answer", "Training"
 
 @dataclass(frozen=True)
 class Report:
-    """The tables, plots and sentences about results. Each part is computed when it is first read.
+    """The tables, plots and sentences about the results of a study or a recommendation.
+
+    Each part of a report is computed when it is first read.
 
     Attributes:
-        evaluated: The texts that the runs were evaluated on, or why they are not shown.
+        evaluated: The texts that the runs were evaluated on, or the reason why the report does not show these texts.
     """
 
     results: Results
@@ -55,16 +58,19 @@ class Report:
 
     @classmethod
     def of(cls, results: Results, evaluated: EvaluationTexts | None = None) -> Report:
-        """Return the report of `results`; it shows row numbers instead of texts unless `evaluated` has the texts."""
+        """Return the report of `results`.
+
+        If `evaluated` has no texts, the report shows row numbers instead of evaluation texts.
+        """
         return cls(results, tuple(arms(results.results, results.backbones)), evaluated or EvaluationTexts())
 
     @cached_property
     def tables(self) -> list[Table]:
-        """Performance, baselines, parameters and time, memory, GPU memory if it was measured, and the tuning budget.
+        """The tables of figures in the order of the report; a table without figures is left out.
 
-        Tables of linear probes and of retention come before the tuning budget, if runs have such figures.
-        For several backbones, the time and memory of answers come after the performance and the baselines.
-        In a study named `paper`, the tables include the paper's figures and footnotes.
+        The order is: performance, baselines, cost of predictions (for several backbones), further metrics, parameters
+        and training time, memory, GPU memory, linear probes, retention, tuning budget. In a study named `paper`, the
+        tables include the figures and footnotes of the published study.
         """
         beside = paper.beside(self.arms) if self._is_of_the_paper else Beside()
         made, headed = self.results, not self.arms or _presentation(self.arms).headed
@@ -81,7 +87,7 @@ class Report:
 
     @cached_property
     def backbone_names(self) -> Mapping[str, str]:
-        """The name of each backbone of a study of several by its address; empty for one backbone."""
+        """The short name of each backbone by its address; empty if the study has one backbone."""
         names = backbone_names([*self.results.backbones, *(arm.record.backbone for arm in self.arms)])
         return names if len(names) > 1 else {}
 
@@ -98,7 +104,7 @@ class Report:
 
     @cached_property
     def claims(self) -> list[Claim]:
-        """The published study's claims, tested on the results of a study named `paper`; empty for other studies."""
+        """The claims of the published study, tested on the results; empty unless the study is named `paper`."""
         return paper.claims(self.arms, self.verdicts) if self._is_of_the_paper else []
 
     @property
@@ -107,7 +113,7 @@ class Report:
 
     @cached_property
     def findings(self) -> list[Table]:
-        """The tables of the learning curve, verdicts and claims; a table without rows is left out."""
+        """The tables of the learning curve, of the verdicts and of the claims; a table without rows is left out."""
         both = (
             verdicts.learning_curve_table(self.arms),
             verdicts.verdict_table(self.verdicts),
@@ -117,14 +123,14 @@ class Report:
 
     @cached_property
     def evidence(self) -> list[Table]:
-        """The evidence of a recommendation; empty for a study."""
+        """The table of the methods that a recommendation tried, as a list; empty for a study."""
         from afina.report import recommendation
 
         return [recommendation.evidence(self.results.recommendation)] if self.results.recommendation else []
 
     @cached_property
     def sentences(self) -> tuple[str, ...]:
-        """The conclusion in sentences, the most important first: the recommendation, or the result of the study."""
+        """The sentences of the recommendation, or of the study's conclusion; the most important sentence is first."""
         from afina.report import recommendation
 
         made = self.results.recommendation
@@ -136,7 +142,7 @@ class Report:
 
     @cached_property
     def brief(self) -> tuple[str, ...]:
-        """A study of one method in a few sentences, for a terminal: figure, baselines, costs, and what is doubtful."""
+        """A study of one method in a few sentences for a terminal: metric, baselines, costs and doubts."""
         (arm,) = self.arms
         made = self.results
         said = conclusion.of_one_method(arm, made.baselines, verdicts.against(made.baselines, self.arms))
@@ -144,14 +150,17 @@ class Report:
 
     @cached_property
     def headline(self) -> Headline | None:
-        """The result in one line, with three figures; None if no run has finished."""
+        """The result of the report in one line, with three figures; None if no run has finished."""
         if self.results.recommendation:
             return conclusion.of_recommendation(self.results.recommendation, self.arms)
         return conclusion.of_study(self.arms, self.verdicts) if self.arms else None
 
     @cached_property
     def of_use(self) -> Record | None:
-        """The run whose adapter to use: of the recommended or the leading method; never a model with a random head."""
+        """The record of the run whose adapter the report suggests to use: the recommended or the best method.
+
+        None if there is no such run. An untrained model with a random head is never suggested.
+        """
         made = self.results.recommendation
         if made:
             return next((one for one in self.results.records if one.adapter == made.adapter), None)
@@ -160,7 +169,7 @@ class Report:
 
     @cached_property
     def by_label(self) -> list[Table]:
-        """For a terminal: the figures of each label and the confusion matrix of the method to use, or the only one."""
+        """Terminal tables of the suggested (or only) method: the figures of each label and the confusion matrix."""
         alone = self.arms[0] if len(self.arms) == 1 else None
         arm = next((arm for arm in self.arms if self.of_use in arm.records), alone)
         if arm is None:
@@ -172,13 +181,13 @@ class Report:
         return markdown.report(self._heading, self._sections({}))
 
     def page(self) -> str:
-        """The text of `report.html`: everything in one file, plots included."""
+        """Return the text of `report.html`: the whole report in one file, with its plots."""
         from afina.report.writers.html import page
 
         return page(self._heading, self._lead(), self._sections(self._plots()), self.headline)
 
     def inline(self) -> str:
-        """A fragment of HTML for a notebook: the answer, figures and costs, and the paths of the adapters."""
+        """Return HTML for a notebook's output: the conclusion, the main tables, and the paths of the adapters."""
         from afina.report.writers.html import fragment
 
         found = self._first(self._plots((ANSWER, EVIDENCE, CURVES, PERFORMANCE, ANSWERS, COST)))
@@ -210,7 +219,7 @@ class Report:
     def write(self, names: Sequence[str] = FILES) -> list[Path]:
         """Write the named files into the results' directory, each atomically, and return their paths.
 
-        Without a finished run, there is no `tables.csv`: it would be a header alone.
+        If no run has finished, `tables.csv` is not written, because it would have only a header.
         """
         if not self.arms and CSV in names:
             (self.results.out / CSV).unlink(missing_ok=True)
@@ -252,7 +261,7 @@ class Report:
         return made + sections.provenance(self.arms, self.results.command)
 
     def _first(self, plots: Mapping[str, Sequence[Plot]]) -> list[Section]:
-        """The first sections: the answer, failed runs, verdicts, figures."""
+        """The first sections of the report: conclusion or recommendation, failed runs, verdicts, tables of figures."""
         failed = self.failed
         answer = plots.get(ANSWER, ())
         made = [
@@ -271,7 +280,7 @@ class Report:
         return made
 
     def _deciding(self) -> list[MethodDifference]:
-        """The comparisons of the recommended or leading method with the others."""
+        """The comparisons of the recommended (or best) method with each other method."""
         from afina.report.plots.comparison import MethodDifference
         from afina.report.recommendation import title, titled
 
@@ -284,11 +293,11 @@ class Report:
 
     @property
     def _times_answers(self) -> bool:
-        """Whether the time of answers can be compared between backbones."""
+        """Whether there are several backbones, and their times per text can be compared."""
         return has_several_backbones(self.arms) and are_comparable(self.arms)
 
     def _plots(self, titles: Sequence[str] = ()) -> dict[str, list[Plot]]:
-        """The plots by the title of their section; `titles` selects sections, by default all."""
+        """The plots of the report by the title of their section; `titles` selects sections (default: all)."""
         if not self.arms:
             return {}
         from afina.report.plots import comparison, svg, training
@@ -311,5 +320,5 @@ class Report:
 
 
 def _presentation(arms: Sequence[Arm]) -> Presentation:
-    """The presentation for the arms' kind of task."""
+    """Return the presentation for the kind of task on which the arms were evaluated."""
     return PRESENTATIONS[arms[0].record.kind]

@@ -1,6 +1,6 @@
-"""The sections of a report: prose, notes, tables and plots, in reading order.
+"""The sections of a report: prose, notes, tables and plots, in the order in which they are read.
 
-The formats of a report, such as HTML, are in `writers`.
+The package `afina.report.writers` writes sections as HTML, Markdown and text.
 """
 
 from __future__ import annotations
@@ -70,33 +70,33 @@ class Notes:
 
 @dataclass(frozen=True)
 class Code:
-    """A command that a reader can type."""
+    """A command that a reader of the report can type into a terminal."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class AnswerBlock:
-    """The sentences of the conclusion, the headline first, and the plots beside the sentences."""
+    """The sentences of a report's conclusion, the headline first, and the plots beside these sentences."""
 
     sentences: tuple[str, ...]
     plots: tuple[Plot, ...] = ()
 
 
 Block = Prose | Subheading | Notes | Code | AnswerBlock | Table | Plot | Examples
-"""A table block has no title and no notes, because its section has them."""
+"""A block of a section. A `Table` block is written without its title and notes, because the section has them."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and the blocks below it."""
+    """A section of a report: a heading and the blocks below it."""
 
     title: str
     blocks: tuple[Block, ...]
 
 
 def of_table(table: Table, *plots: Plot) -> Section:
-    """Return a section for a table, its notes, and plots of the same figures."""
+    """Return the section of a report for a table, with the table's notes and plots of the same figures."""
     return Section(table.title, (table, *_notes_of(table), *plots))
 
 
@@ -108,14 +108,26 @@ def _notes_of(table: Table) -> list[Notes]:
 def of_recommendation(
     sentences: Sequence[str], evidence: Table, answer: Sequence[Plot] = (), plots: Sequence[Plot] = ()
 ) -> Section:
-    """Return the section of a recommendation: sentences, deciding differences and evidence."""
+    """Return the section of a recommendation.
+
+    Args:
+        sentences: The sentences of the recommendation.
+        evidence: The table of the methods that were tried.
+        answer: The plot of the recommended method's differences from the other methods.
+        plots: The plots below the table.
+    """
     return Section(
         "Recommendation", (AnswerBlock(tuple(sentences), tuple(answer)), evidence, *_notes_of(evidence), *plots)
     )
 
 
 def of_conclusion(sentences: Sequence[str], answer: Sequence[Plot] = ()) -> Section:
-    """Return the section of a study's conclusion: sentences and deciding differences."""
+    """Return the section of a study's conclusion.
+
+    Args:
+        sentences: The sentences of the conclusion.
+        answer: The plot of the best method's differences from the other methods.
+    """
     return Section("Conclusion", (AnswerBlock(tuple(sentences), tuple(answer)),))
 
 
@@ -128,7 +140,7 @@ def failures(failed: Sequence[Failure]) -> list[Section]:
 
 
 def without_results(failed: Sequence[Failure], waiting: int) -> str:
-    """Return a sentence about a study without a finished run, of which `waiting` runs have not been tried."""
+    """Return a sentence about a study without a finished run; `waiting` is the number of runs not yet tried."""
     return "Every run failed." if failed and not waiting else "No run has finished."
 
 
@@ -138,12 +150,12 @@ def no_results(failed: Sequence[Failure], waiting: int) -> list[Section]:
 
 
 def what_was_run(arms: Sequence[Arm]) -> Section:
-    """Return a section with the backbone, the task, the seeds, and a row per setting."""
+    """Return the section on the study's settings: backbone, task, seeds, and a table of each method's settings."""
     return Section("What was run", (Notes(tuple(_asked(arms))), _runs(arms)))
 
 
 def provenance(arms: Sequence[Arm], command: Sequence[str]) -> list[Section]:
-    """Return sections with the adapters, the environment with digests, and the command that repeats the study."""
+    """Return the sections with the paths of adapters, the environment, and the command that repeats the study."""
     made = []
     if arms:
         made += [Section("Adapters", (_adapters(arms),)), Section("Environment", tuple(_environments(arms)))]
@@ -182,7 +194,7 @@ def _with_head(record: Record) -> str:
 
 
 def _by_run(asked: Sequence[dict[str, object]]) -> list[str]:
-    """The training settings shown per run: the learning rate, and the settings that differ between runs."""
+    """The training settings that the table of runs shows: the learning rate, and settings that differ between runs."""
     keys = differing(asked)
     always = "learning_rate"
     return keys if always in keys or not any(always in one for one in asked) else [always, *keys]
@@ -218,7 +230,7 @@ def _adapters(arms: Sequence[Arm]) -> Table:
 
 
 def _environments(arms: Sequence[Arm]) -> list[Block]:
-    """One list per distinct environment; nearly always there is only one environment."""
+    """Return the blocks that describe the environments of the runs, one list per distinct environment."""
     several, distinct = has_several_backbones(arms), list[tuple[Environment, list[str]]]()
     backbones = backbone_digests([record for arm in arms for record in arm.records]) if several else []
     for arm in arms:
@@ -264,10 +276,12 @@ def _environment(environment: Environment, backbones: Sequence[str]) -> Notes:
 
 
 def notes(arms: Sequence[Arm], data: ReadingOptions, found: int = 0, told: Sequence[str] = ()) -> list[str]:
-    """Return the notes below the first table: definitions, texts read and cut, rows of the untrained model.
+    """Return the notes below the first table: definitions of metrics, texts read and cut, rows of untrained models.
 
     Args:
-        found: The number of results of which `arms` were made.
+        arms: The methods with their results.
+        data: The options with which the task was read.
+        found: The number of results from which `arms` were made, including equal results that are not used.
         told: Sentences about what the study did differently from the request.
     """
     if not arms:
@@ -279,7 +293,7 @@ def notes(arms: Sequence[Arm], data: ReadingOptions, found: int = 0, told: Seque
 
 
 def _on_texts(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
-    """Notes on how a file was read and cut, on figures from few texts, and on requests for more texts than exist."""
+    """Return notes on how a file was read, on cut texts, too few texts, and requests for more texts than exist."""
     records = [record for arm in arms for record in arm.records]
     files = {(one.task, one.train_examples, one.examples) for one in records if named(one.task) is None}
     made = [f"{split_of(*one)}." for one in sorted(files)]
@@ -296,7 +310,7 @@ def _on_texts(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
 
 
 def doubts(arms: Sequence[Arm]) -> list[str]:
-    """Return the notes that can make a figure worthless: texts cut, few texts, undefined metrics, constant answers."""
+    """Return notes that put a metric in doubt: cut texts, too few texts, undefined metrics, constant predictions."""
     return [*_cut_and_few(arms), *_undefined(arms), *_monotonous_runs(arms)]
 
 
@@ -321,7 +335,7 @@ def _cut_and_few(arms: Sequence[Arm]) -> list[str]:
 
 
 def _on_figures(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
-    """Notes on the meaning of the metrics, the score of a constant answer, and runs with only one answer."""
+    """Return notes on the meaning of the metrics, the metric of a constant prediction, and constant predictions."""
     record, targets = arms[0].record, arms[0].targets
     presentation = PRESENTATIONS[record.kind]
     said = [
@@ -342,7 +356,7 @@ def _on_figures(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
 
 
 def _undefined(arms: Sequence[Arm]) -> list[str]:
-    """Notes on the undefined metrics, and what each of these metrics needs."""
+    """Return a note for each undefined metric that says what this metric needs to be defined."""
     lacking: dict[str, list[str]] = {}
     for arm in arms:
         for name in arm.record.metrics:
@@ -356,7 +370,7 @@ def _undefined(arms: Sequence[Arm]) -> list[str]:
 
 
 def _monotonous_runs(arms: Sequence[Arm]) -> list[str]:
-    """Notes on runs with one answer to every text."""
+    """Return a note for each run that predicted the same for every text."""
     made = []
     for arm in arms:
         for result in arm.results:
@@ -372,11 +386,14 @@ def _monotonous(label: str, record: Record, answers: list[object]) -> list[str]:
 
 
 def tuning_table(tuned: Sequence[Tuned], names: Mapping[str, str] = MappingProxyType({})) -> Table:
-    """Return a row per method: candidates, stopped early, steps, seconds and the chosen setting.
+    """Return the table of the tuning budget of each method.
 
-    `names` has the name of each backbone by its address if there are several.
+    The columns are the number of candidates, the number stopped early, steps, seconds and the chosen setting. Metrics
+    on the validation texts are not shown, because they chose the setting and are therefore optimistic.
 
-    Figures on the validation texts are not shown: these figures chose the setting, so the figures are optimistic.
+    Args:
+        tuned: The tuning results of the methods.
+        names: The name of each backbone by its address; empty if there is one backbone.
     """
     held = max((one.validation_examples for one in tuned), default=0)
     lines = [

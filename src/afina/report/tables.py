@@ -1,7 +1,7 @@
-"""Tables of figures: of arms, performance, parameters and time, memory; before training, counts and forecasts.
+"""Tables of a report: performance, parameters and training time, memory; also parameter counts before training.
 
-The functions are pure. Headings and notes describe each figure; docs/reference/figures.md has the definitions. The
-module does not know the paper (`paper`) and does not write or show a table (`writers`).
+The functions are pure. The headings and notes of a table describe its figures, and docs/reference/figures.md defines
+them. The module `paper` adds the figures of the published study, and the package `writers` writes tables.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ EVIDENCE, PUBLISHED = "Evidence", "as published"
 PERFORMANCE, COST, MEMORY, GPU_MEMORY = "Performance", "Parameters and training time", "Memory", "GPU memory"
 ANSWERS, FURTHER = "Time and memory of answers", "Further figures"
 EACH_SEED = "Each seed by itself"
-"""The heading that unfolds the rows of single seeds."""
+"""The heading of the folded part of a table that has the rows of single seeds."""
 
 STATE, ALLOCATED_END, RESERVED_PEAK = "State", "GPU allocated, end", "GPU reserved, peak"
 
@@ -48,7 +48,7 @@ class Column:
     """A column of a table: the heading and the alignment of its cells.
 
     Attributes:
-        minor: The column is left out if the table then need not be split; its content follows from other columns.
+        minor: Whether the column can be left out on a narrow terminal, if the table then need not be split.
     """
 
     heading: str
@@ -58,12 +58,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of plain text; every row has one cell per column.
+    """A table of a report as plain text; every row has one cell per column.
 
     Attributes:
-        notes: Sentences below the table, in the report and on the terminal.
-        singles: Rows of single seeds; `rows` has the means over the seeds.
-        details: Further notes, which only the report shows.
+        notes: The sentences below the table, in the report and on the terminal.
+        singles: The rows of single seeds; `rows` has the means over the seeds.
+        details: Further sentences below the table, which only the report shows.
     """
 
     title: str
@@ -76,10 +76,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Measure:
-    """A column before it is filled: `cell` makes the text of a row from an arm with one or several seeds.
+    """A column of a table as a function: `cell` returns the text of the cell for an arm with one or several seeds.
 
     Attributes:
-        plain: The heading without the name of a label; empty if the heading names no label.
+        plain: The heading without the name of a label, such as `F1` for `F1 of spam`; empty if `heading` has no label.
     """
 
     heading: str
@@ -89,17 +89,17 @@ class Measure:
 
     @property
     def key(self) -> str:
-        """The heading without the name of a label; `Beside.measures` has this key."""
+        """The heading without the name of a label, which is the key of the column in `Beside.measures`."""
         return self.plain or self.heading
 
 
 @dataclass(frozen=True)
 class Beside:
-    """Figures of another study.
+    """Figures of another study, to be shown beside the report's own figures.
 
     Attributes:
-        measures: Columns to insert to the right of a column of the report, by the `key` of that column.
-        notes: Notes by the title of the table.
+        measures: The columns of the other study, by the `key` of the report's column to whose right they are inserted.
+        notes: Notes about the other study, by the title of the table below which they are shown.
     """
 
     measures: Mapping[str, tuple[Measure, ...]] = field(default_factory=dict)
@@ -107,12 +107,14 @@ class Beside:
 
 
 def all_tables(arms: Sequence[Arm], beside: Beside, notes: Sequence[str] = (), *, headed: bool = True) -> list[Table]:
-    """Return the tables of performance, costs and memory; empty without arms.
+    """Return the tables of performance, further metrics, costs, memory and GPU memory; empty if there are no arms.
 
-    Tables of further metrics and of GPU memory follow if there are such figures.
+    The tables of further metrics and of GPU memory are left out if there are no such figures.
 
     Args:
-        notes: Notes below the first table.
+        arms: The methods with their results; each table has a row per arm.
+        beside: The figures of another study that the tables show beside the arms.
+        notes: The notes below the first table.
         headed: Whether the models have a classification head.
     """
     if not arms:
@@ -128,13 +130,16 @@ def all_tables(arms: Sequence[Arm], beside: Beside, notes: Sequence[str] = (), *
 
 
 def measured_on_gpu(record: Record) -> bool:
-    """Return whether GPU memory was measured; always False for a run on a CPU, even if the record has GPU figures."""
+    """Return whether a run measured GPU memory; False for every run on a CPU, even if its record has GPU figures."""
     measured = (record.memory.allocated_end, record.memory.allocated_peak, record.memory.reserved_peak)
     return not record.environment.device.startswith("cpu") and any(value is not None for value in measured)
 
 
 def measure(heading: str, value: Value, form: Callable[[float], str]) -> Measure:
-    """Return a column of `value` in the given form; mean ± standard deviation if the values of the seeds differ."""
+    """Return a column with a value of each arm, formatted by `form`.
+
+    If the values of an arm's seeds differ, the cell has their mean ± their standard deviation.
+    """
 
     def cell(arm: Arm) -> str:
         values = [found for found in map(value, arm.records) if found is not None]
@@ -150,7 +155,7 @@ def measure(heading: str, value: Value, form: Callable[[float], str]) -> Measure
 
 
 def table_of(title: str, measures: Sequence[Measure], arms: Sequence[Arm], notes: Sequence[str]) -> Table:
-    """Return a table with a row per arm and a column per measure."""
+    """Return a table with a row for each arm and a column for each measure."""
     return _table(title, measures, arms, notes, Beside())
 
 
@@ -176,7 +181,7 @@ _MEAN_NOTE = "With several seeds: mean ± standard deviation over them; each by 
 
 
 def _performance(arms: Sequence[Arm]) -> list[Measure]:
-    """The columns of the headline metric and one other metric, each with an interval."""
+    """Return the columns of the headline metric and one other metric, each with a column of its 95 % interval."""
     made = []
     for metric in metrics_of(arms[0].record)[:2]:
         made += [_of_metric(metric, arms[0].record), _interval(metric)]
@@ -199,7 +204,7 @@ def _interval(metric: str) -> Measure:
 
 
 def _further(arms: Sequence[Arm]) -> list[Measure]:
-    """The columns of the other metrics, without intervals; tables.csv has the intervals."""
+    """Return the columns of all metrics after the first two, without intervals; tables.csv has the intervals."""
     names = metrics_of(arms[0].record)[2:]
     return [_of_metric(name, arms[0].record) for name in names]
 
@@ -234,7 +239,7 @@ def _cost_notes(arms: Sequence[Arm], headed: bool) -> list[str]:
 
 
 def _at_once(arms: Sequence[Arm]) -> list[str]:
-    """A note on runs that shared the machine; their times are not comparable with runs that had the machine alone."""
+    """Return a note on runs that shared the machine, because their times cannot be compared with those of others."""
     beside = [record.at_once for arm in arms for record in arm.records if record.at_once > 1]
     if not beside:
         return []
@@ -246,7 +251,7 @@ def _at_once(arms: Sequence[Arm]) -> list[str]:
 
 
 def _processors(arms: Sequence[Arm]) -> list[str]:
-    """A note on runs of several processors."""
+    """Return a note if the runs were executed on several types of processors; empty for one type."""
     ran = Counter(record.environment.processor for arm in arms for record in arm.records)
     if len(ran) < 2:
         return []
@@ -289,7 +294,11 @@ _GPU_NOTE = (
 
 
 def counts_table(backbone: str, counted: BackboneCounts) -> Table:
-    """Return a row for each method key; two rows and a note if a run and the published study count differently."""
+    """Return a table of the trainable parameters of each method on a backbone.
+
+    If the published study counts a method's parameters differently from a run, the method has two rows, and a note says
+    why.
+    """
     lines = tuple(_counts(counted))
     several = any(PUBLISHED in line[0] for line in lines)
     why = "The published study counts PreLayer without the head, which a run trains too, unless train_head is false."
@@ -310,7 +319,7 @@ def _counts(counted: BackboneCounts) -> Iterator[tuple[str, ...]]:
 
 
 def counts_as_json(backbone: str, counted: BackboneCounts) -> Mapping[str, object]:
-    """Return JSON values: each method's parameter counts as published, and under `as_run` the counts of a run."""
+    """Return each method's parameter counts as JSON values: as published, and under `as_run` as a run counts them."""
     return {
         "backbone": backbone,
         "total": counted.total,

@@ -1,6 +1,6 @@
-"""Verdicts: which method is better, pair by pair, with confidence, and how many labels a method needs.
+"""Verdicts: for each pair of methods, which is better, with a confidence interval; also the learning curves.
 
-`afina.stats.comparison` compares two arms.
+`afina.stats.comparison` has the statistics of comparing two methods.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ SIGNIFICANT = (
 )
 
 ONE_SEED = "One seed was run, so the verdicts do not say how other seeds would do."
-"""The caveat of a report whose comparisons have one seed."""
+"""The caveat in a report whose methods were run with one seed."""
 
 
 @dataclass(frozen=True)
 class NotComparable:
-    """Two methods that cannot be compared, such as methods evaluated on different texts, and the reason."""
+    """Two methods that cannot be compared, and the reason, such as an evaluation on different texts."""
 
     first: str
     second: str
@@ -58,15 +58,15 @@ class NotComparable:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """The verdicts on every pair of a study's methods: compared, or not comparable."""
+    """The verdicts on all pairs of a study's methods: the pairs that were compared, and the pairs that cannot be."""
 
     compared: tuple[Comparison, ...] = ()
     not_comparable: tuple[NotComparable, ...] = ()
 
     def between(self, first: str, second: str) -> tuple[Comparison, bool] | None:
-        """Return the comparison of the two methods, and whether the comparison has them in reverse order.
+        """Return the comparison of two methods, and whether the comparison has them in reverse order.
 
-        Returns None if the two were not compared.
+        None if the two methods were not compared.
         """
         for one in self.compared:
             if (one.first, one.second) == (first, second):
@@ -77,9 +77,9 @@ class Verdicts:
 
 
 def verdicts(arms: Sequence[Arm]) -> Verdicts:
-    """Compare every pair of arms that share evaluation texts, labels and seeds; list the other pairs with a reason.
+    """Compare every pair of methods with the same evaluation texts, labels and seeds.
 
-    Pairs with a method that trains nothing come last, because readers ask about them least.
+    A pair that cannot be compared is listed with the reason. Pairs with a method that trains nothing come last.
     """
     curve = is_curve(arms)
     apart = [
@@ -94,7 +94,7 @@ def verdicts(arms: Sequence[Arm]) -> Verdicts:
 
 
 def alike(arms: Sequence[Arm]) -> list[list[Arm]]:
-    """Return the arms in groups whose arms can all be compared; a group has one size of the training split."""
+    """Return the arms in groups, so that all arms of a group can be compared and have the same number of texts."""
     groups: list[list[Arm]] = []
     curve = is_curve(arms)
     for arm in arms:
@@ -108,7 +108,7 @@ def alike(arms: Sequence[Arm]) -> list[list[Arm]]:
 
 
 def _why_apart(first: Arm, second: Arm) -> str:
-    """The reason why two arms cannot be compared; empty if they can."""
+    """Return the reason why two arms cannot be compared; empty if they can be compared."""
     if len({measured_on(result) for result in (*first.results, *second.results)}) > 1:
         return "they were evaluated on different texts"
     if undefined := [arm.label for arm in (first, second) if isnan(arm.headline)]:
@@ -128,7 +128,10 @@ def _compare(alike: Sequence[Arm]) -> list[Comparison]:
 
 
 def baseline_table(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -> Table | None:
-    """Return a row per baseline without a language model, and the verdicts against the best one; None without any."""
+    """Return a table of the baselines without a language model; None if there are none.
+
+    The notes of the table say how the methods compare with the best baseline.
+    """
     if not baselines or not arms:
         return None
     headline, baselines = arms[0].record.metric, [one.beside(arms[0].results[0]) for one in baselines]
@@ -171,7 +174,10 @@ def _interval(one: MeasuredBaseline, metric: str) -> str:
 
 
 def against(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -> list[Comparison]:
-    """Return the comparisons of arms with the best baseline, on the same texts; a baseline has no seeds."""
+    """Return the comparison of each method with the best baseline without a language model, on the same texts.
+
+    A baseline has no seeds, so its predictions are compared with those of every seed of a method.
+    """
     from afina.stats.comparison import compare
 
     if not baselines or not arms:
@@ -193,7 +199,7 @@ def against(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -> list[
 
 
 def _beaten(compared: Sequence[Comparison]) -> list[str]:
-    """Return in one sentence how the methods compare with the best baseline."""
+    """Return one sentence with the verdicts of all methods against the best baseline, as a list; empty for none."""
     if not compared:
         return []
     by_verdict: dict[str, list[str]] = {}
@@ -205,7 +211,10 @@ def _beaten(compared: Sequence[Comparison]) -> list[str]:
 
 
 def verdict_table(found: Verdicts) -> Table | None:
-    """Return a row per pair; notes define the verdicts, details give what would settle undecided pairs."""
+    """Return a table with the verdict on each pair of methods; None if there are no pairs.
+
+    The notes of the table define the verdicts; its details say how much more data would decide undecided pairs.
+    """
     if not found.compared and not found.not_comparable:
         return None
     rows: list[tuple[str, ...]] = [
@@ -231,7 +240,7 @@ def verdict_table(found: Verdicts) -> Table | None:
 
 
 def _notes(found: Verdicts) -> list[str]:
-    """The reasons why pairs were not compared, and the definitions of the verdicts."""
+    """Return the notes of the verdict table: why pairs were not compared, and what the verdicts mean."""
     notes = [f"{one.first} and {one.second} cannot be compared: {one.reason}." for one in found.not_comparable]
     if not found.compared:
         return notes
@@ -247,13 +256,13 @@ def _notes(found: Verdicts) -> list[str]:
 
 
 def _details(found: Verdicts) -> list[str]:
-    """A sentence per undecided pair with what would settle the comparison, and the caveat of one seed."""
+    """Return a sentence for each undecided pair on how much more data would decide it, and the caveat of one seed."""
     notes = [f"{one.sentence}." for one in found.compared if one.verdict == "undecided"]
     return notes + ([ONE_SEED] if any(len(one.mcnemar) == 1 for one in found.compared) else [])
 
 
 def verdicts_as_json(found: Verdicts) -> dict[str, object]:
-    """Return the keys `verdicts` and `not_comparable` with JSON values, for `--json` and tables.json."""
+    """Return the verdicts as JSON values, with the keys `verdicts` and `not_comparable`, for tables.json."""
     return {
         "verdicts": [
             asdict(one) | {"interval": [one.interval.low, one.interval.high], "words": one.words}
@@ -264,7 +273,7 @@ def verdicts_as_json(found: Verdicts) -> dict[str, object]:
 
 
 def by_method(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
-    """Return the arms of each method by rising size; the key is the label without the number of texts."""
+    """Return the arms of each method by rising number of training texts; the key is the label without that number."""
     found: dict[str, list[Arm]] = {}
     for arm in sorted(arms, key=lambda one: one.size):
         found.setdefault(arm.whatever_size, []).append(arm)
@@ -272,7 +281,10 @@ def by_method(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
 
 
 def learning_curve_table(arms: Sequence[Arm]) -> Table | None:
-    """Return a row per method and a column per size: headline metric and interval; None if there is one size."""
+    """Return the table of learning curves: each method's headline metric and interval by number of training texts.
+
+    None if every method was trained on one number of texts.
+    """
     if not is_curve(arms):
         return None
     sizes = sorted({arm.size for arm in arms})
@@ -292,7 +304,11 @@ def learning_curve_table(arms: Sequence[Arm]) -> Table | None:
 
 
 def learning_curve_sentences(arms: Sequence[Arm], found: Verdicts) -> list[str]:
-    """Return which method leads at each size, and from which size on a method is better than another."""
+    """Return sentences on the learning curves of a study; empty if there is one number of training texts.
+
+    The sentences say which method has the best metric at each number of texts, and from which number on a method is
+    significantly better than another.
+    """
     if not is_curve(arms):
         return []
     sizes = sorted({arm.size for arm in arms})
@@ -308,7 +324,10 @@ def learning_curve_sentences(arms: Sequence[Arm], found: Verdicts) -> list[str]:
 
 
 def _wins(first: tuple[str, list[Arm]], second: tuple[str, list[Arm]], found: Verdicts) -> str:
-    """From which size on one of the two is better; empty if neither is better at the largest size."""
+    """Return a clause on the number of training texts from which on one of two methods is better than the other.
+
+    Empty if neither method is better at the largest number of texts.
+    """
     theirs = {arm.size: arm for arm in second[1]}
     seen = []
     for arm in first[1]:

@@ -181,7 +181,10 @@ def tango(only_first: int, only_second: int, n: int, level: float = 0.95) -> Int
 
 
 def above(only_first: int, only_second: int, n: int, difference: float) -> float:
-    """Return the one-sided p value, by Tango's score, of "the first share is at most the second plus `difference`"."""
+    """Return the one-sided p value of the hypothesis that the first share is at most the second plus `difference`.
+
+    The p value comes from Tango's score.
+    """
     return float(ndtr(-score(only_first, only_second, n, difference)))
 
 

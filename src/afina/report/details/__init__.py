@@ -1,4 +1,4 @@
-"""Tables and plots of measurements that only some runs have: fitted heads, retention.
+"""Tables that only some reports need: heads fitted by scikit-learn, retention, and forecasts of `afina plan`.
 
-The package does not know how a run is executed or how a report is written.
+The package `afina.report.details` executes no run and writes no file.
 """

@@ -1,4 +1,4 @@
-"""The table of linear probes: how scikit-learn fitted each head, and whether gradient steps do better."""
+"""The report's table of linear probes: how scikit-learn fitted each head, and whether gradient steps are better."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FITTED = "Linear probes"
 
 
 def fitted_table(arms: Sequence[Arm], found: Verdicts) -> Table | None:
-    """Return a row for each arm whose head scikit-learn fitted; None without such arms."""
+    """Return a table with a row for each method whose head scikit-learn fitted; None if there is no such method."""
     fitted = [arm for arm in arms if arm.record.fitted is not None]
     if not fitted:
         return None
@@ -61,7 +61,7 @@ def _not_converged(fitted: Sequence[Arm]) -> Iterator[str]:
 
 
 def _against_gradient(arms: Sequence[Arm], fitted: Sequence[Arm], found: Verdicts) -> Iterator[str]:
-    """Yield a sentence for each probe and each arm that trains the head alone by gradient steps."""
+    """Yield the comparison of each linear probe with each method that trains only the head by gradient steps."""
     for probe in fitted:
         for arm in arms:
             same = (arm.record.backbone, arm.size) == (probe.record.backbone, probe.size)

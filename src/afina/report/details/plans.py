@@ -1,4 +1,4 @@
-"""Tables of `afina plan`: forecast costs of each method, and of several precisions of the frozen weights."""
+"""The tables of `afina plan`: forecast costs of each method, also for several precisions of the frozen weights."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ PRICE = (
     "Each frozen weight is then rounded to 8 bits, so results can differ a little; the adapter is for a backbone in "
     "this precision only."
 )
-"""The cost of int8, in a sentence or two."""
+"""The disadvantages of frozen weights in int8, in two clauses."""
 
 
 def forecast_table(forecasts: Sequence[Forecast]) -> Table:
-    """Return a row for each method on a CPU; notes give the assumptions and the methods that fit in memory.
+    """Return a table of the forecast costs of each method on a CPU, from at least one forecast.
 
-    Expects at least one forecast. The column of training time is left out if no forecast has a time.
+    The notes of the table give the assumptions and the methods that fit in memory. The column of training time is left
+    out if no forecast has a time.
     """
     terms = forecasts[0].terms
     source = f"the largest training batch of `{terms.task}`" if terms.task else "one batch (no task was given)"
@@ -61,7 +62,7 @@ _IN_BFLOAT16 = (
 
 
 def gpu_table(forecasts: Sequence[Forecast]) -> Table:
-    """Return a row for each method on a GPU, an estimate. Expects at least one forecast."""
+    """Return a table of the estimated memory of each method on a GPU, from at least one forecast."""
     terms = forecasts[0].terms
     rows = tuple(
         (
@@ -96,7 +97,7 @@ def _activations(one: Forecast) -> str:
 
 
 def _dtype_note(terms: Terms) -> str:
-    """Return the dtype of training, and the one that `afina train` would choose on this machine."""
+    """Return a note on the dtype of training, and on the dtype that `afina train` would choose on this machine."""
     if terms.dtype == terms.usual_dtype:
         return f"Training computes in {terms.dtype}, as `afina train` does on this machine."
     return (
@@ -119,12 +120,12 @@ def _time_note(forecasts: Sequence[Forecast]) -> str:
 
 
 def in_int8(needed: int) -> str:
-    """Return a clause for a recommendation on a method that would fit in memory with weights in int8."""
+    """Return a clause about a method that does not fit in memory, but would with frozen weights in int8."""
     return f"`afina train --set precision=int8` needs about {size(needed)}, but rounds each frozen weight to 8 bits"
 
 
 def _offer(forecasts: Sequence[Forecast]) -> Iterator[str]:
-    """Yield a note on the methods that fit in memory in another precision only."""
+    """Yield a note on the methods that fit in memory only with frozen weights in another precision, such as int8."""
     fitting = [(one.title, one.smaller) for one in forecasts if one.smaller is not None]
     if fitting:
         named = ", ".join(f"{title} ({size(other.peak)})" for title, other in fitting)
@@ -132,7 +133,10 @@ def _offer(forecasts: Sequence[Forecast]) -> Iterator[str]:
 
 
 def precision_table(plans: Sequence[Sequence[Forecast]]) -> Table:
-    """Return a row for each method and precision of one backbone, from a forecast in each precision."""
+    """Return a table with a row for each method and precision of the frozen weights.
+
+    Each element of `plans` has the forecasts of one backbone in one precision.
+    """
     terms = plans[0][0].terms
     titles = dict.fromkeys(one.title for plan in plans for one in plan)
     rows = [_row(one) for title in titles for plan in plans for one in plan if one.title == title]

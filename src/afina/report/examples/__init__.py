@@ -1,4 +1,1 @@
-"""Evaluation texts that a report shows one by one: where methods disagree, and answers that are texts.
-
-The package does not know how a report is written.
-"""
+"""Evaluation texts that a report shows one by one: texts on which methods disagree, and answers that are texts."""

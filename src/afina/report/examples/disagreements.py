@@ -1,7 +1,7 @@
 """The evaluation texts on which methods disagree most, by votes (labels), distance (numbers) or words (texts).
 
-Records contain no texts: `EvaluationTexts` reads the task again without the network, or has the reason why the texts
-are not shown.
+The records of runs contain no texts. `EvaluationTexts` reads the task again without the network, or gives the reason
+why the report shows no texts.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from afina.studies.runs.record import Record
 DISAGREEMENTS, EXAMPLES = "Where the methods disagree", "Examples"
 SHOWN = 20
 LONGEST = 280
-"""The most characters of a text that are shown."""
+"""A text in the table of disagreements is cut after this number of characters."""
 
 
 @dataclass(frozen=True)
 class EvaluationTexts:
-    """The texts of an evaluation split; the two texts of a pair are joined.
+    """The texts of an evaluation split, for a report; the two texts of a pair are joined.
 
     Attributes:
-        texts: N strings; None if the texts must not be shown or cannot be read.
-        digest: The digest of the split. Texts are shown only if this digest equals the digest in the records.
-        reason: Why `texts` is None.
+        texts: The N texts of the split; None if the texts must not be shown or cannot be read.
+        digest: The digest of the split. A report shows texts only if this digest equals the digest in its records.
+        reason: The reason why `texts` is None.
         withheld: Whether the user asked for a report without texts.
     """
 
@@ -45,7 +45,7 @@ class EvaluationTexts:
     withheld: bool = False
 
     def shown(self, record: Record) -> tuple[Sequence[str] | None, str]:
-        """Return the texts that the run of `record` predicted, or None and the reason."""
+        """Return the texts that the run of `record` was evaluated on, or None, and the reason for None."""
         if self.texts is not None and self.digest != record.environment.evaluation_digest:
             return None, "the task's evaluation texts are no longer those of these runs"
         if self.texts is None or not record.too_long_rows:
@@ -55,9 +55,9 @@ class EvaluationTexts:
 
     @classmethod
     def read(cls, address: str, data: ReadingOptions) -> EvaluationTexts:
-        """Return the texts of the task at `address`, read with the settings of `data`.
+        """Read the evaluation texts of the task at `address` with the reading options `data`.
 
-        If reading fails or needs a network, return the reason instead of the texts.
+        If the task cannot be read, or only from the network, the result has a reason instead of texts.
         """
         if not is_at_hand(address):
             return cls(reason="the task is not on this machine, and a report uses no network")
@@ -78,9 +78,9 @@ class Disagreement:
     """An evaluation text on which methods disagree.
 
     Attributes:
-        index: Row in the evaluation split, from 0.
-        right: The target of the text, in words.
-        answers: For each method, the number of seeds by prediction in words.
+        index: The row of the text in the evaluation split, from 0.
+        right: The target of the text in words, such as `positive`.
+        answers: For each method, the number of seeds that gave each prediction; predictions are in words.
     """
 
     index: int
@@ -89,10 +89,10 @@ class Disagreement:
 
 
 def disagreements(arms: Sequence[Arm]) -> tuple[list[Arm], list[Disagreement]]:
-    """Return the arms that are compared, and the texts on which these arms disagree most, in the order of rank.
+    """Return the compared methods, and the texts on which these methods disagree most, largest disagreement first.
 
-    Methods without training are left out if two trained methods exist, because untrained answers are chance. Arms
-    that were evaluated on other texts than the first arm are left out too.
+    Methods without training are left out if there are two trained methods, because answers of an untrained model may be
+    random. Methods that were evaluated on other texts than the first method are also left out.
     """
     chosen = _trained(arms)
     if len(chosen) < 2:
@@ -113,9 +113,10 @@ def _comparable(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def sections_of(arms: Sequence[Arm], evaluated: EvaluationTexts) -> list[Section]:
-    """Return the sections that show evaluation texts one by one; empty if no methods disagree.
+    """Return the sections of a report that show evaluation texts one by one.
 
-    Answers that are texts are shown side by side, other answers in a table.
+    For tasks whose answers are texts, the sections show examples of answers side by side, and the answers that differ
+    most. For other tasks, the section is a table of the texts on which methods disagree, or empty if there are none.
     """
     if not PRESENTATIONS[arms[0].record.kind].side_by_side:
         table = disagreement_table(arms, evaluated)
@@ -139,7 +140,10 @@ _HELD = "The files in `predictions` hold the answers and the references: do not 
 
 
 def disagreement_table(arms: Sequence[Arm], evaluated: EvaluationTexts) -> Table | None:
-    """Return a row per text with target and answers; None if no methods disagree or none can be compared."""
+    """Return a table of the texts on which methods disagree most, with the target and each method's answers.
+
+    None if no methods disagree or no methods can be compared.
+    """
     compared, found = disagreements(arms)
     if not found:
         return None
@@ -171,13 +175,16 @@ def _answer(counted: Counter[str]) -> str:
 
 
 def _short(text: str) -> str:
-    """Return the text on one line, cut after LONGEST characters."""
+    """Return a text on one line, cut after LONGEST characters."""
     line = " ".join(text.split())
     return line if len(line) <= LONGEST else line[: LONGEST - 1].rstrip() + "…"
 
 
 def _by_votes(arms: Sequence[Arm], in_words: Callable[[Any], str]) -> list[tuple[float, Disagreement]]:
-    """Return the texts on which methods differ, with the votes of the most frequent answer; a method has one vote."""
+    """Return the texts on which methods differ, each with the votes for its most frequent answer.
+
+    A method has one vote per text, shared equally among its seeds.
+    """
     answered = [arm.answers.swapaxes(0, 1).tolist() for arm in arms]  # nested lists: text, then seed
     found = []
     for index, (right, *given) in enumerate(zip(arms[0].targets.tolist(), *answered, strict=True)):
@@ -192,7 +199,7 @@ def _by_votes(arms: Sequence[Arm], in_words: Callable[[Any], str]) -> list[tuple
 
 
 def _by_distance(arms: Sequence[Arm], in_words: Callable[[Any], str]) -> list[tuple[float, Disagreement]]:
-    """Return all texts, each with the range of the methods' numbers, negated so that the widest range sorts first."""
+    """Return all texts, each with the negative range of the methods' numbers, so that the largest range sorts first."""
     means = [arm.answers.mean(axis=0) for arm in arms]
     found = []
     for index, right in enumerate(arms[0].targets.tolist()):

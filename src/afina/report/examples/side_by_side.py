@@ -1,6 +1,6 @@
 """Answers that are texts, side by side: input, references, and each method's answer beside its nearest reference.
 
-The functions are pure. A report without texts gets a table of numbers instead.
+A report that must not show texts has a table of numbers instead of the answers.
 """
 
 from __future__ import annotations
@@ -18,32 +18,35 @@ from afina.report.formatting import brief, listed, metric_name, share
 from afina.report.tables import Column, Table
 
 SHOWN = 6
-"""Examples that a report shows, spread evenly over the evaluation texts."""
+"""The number of examples that a report shows, evenly spaced over the evaluation texts."""
 
 DIFFERING = 10
-"""Texts that a report shows of those on which methods disagree."""
+"""The largest number of texts that a report shows because methods disagree on them."""
 
 LONGEST = 600
-"""The most characters of an input, a reference or an answer that are shown."""
+"""An input, a reference or an answer is cut after this number of characters."""
 
 FIRST = 2
-"""References that are shown beside those that are nearest to an answer."""
+"""The first references that an example shows in addition to the references that are nearest to an answer."""
 
 ALIKE = 1 / 3
-"""The least likeness to the nearest reference from which on differences are marked; below, nearly all would be."""
+"""Differences from the nearest reference are marked only if the likeness (`Words.likeness`) is at least this value.
+
+If the likeness is lower, nearly all words would be marked.
+"""
 
 METRIC = "rouge_l"
-"""The metric whose value of a single answer is shown."""
+"""The metric (ROUGE-L) that is shown for each single answer."""
 
 
 @dataclass(frozen=True)
 class ExampleAnswer:
-    """An answer to a text.
+    """The answer of one method to one text.
 
     Attributes:
-        label: The method.
-        remark: The value of METRIC, and the number of the nearest reference.
-        pieces: The answer; empty if the answer is empty.
+        label: The name of the method.
+        remark: The value of METRIC for the answer, and the number of the nearest reference.
+        pieces: The words of the answer in pieces, with their differences from the nearest reference; () if empty.
         marked: Whether differences from the nearest reference are marked.
     """
 
@@ -55,14 +58,14 @@ class ExampleAnswer:
 
 @dataclass(frozen=True)
 class AnsweredText:
-    """An evaluation text with its answers.
+    """An evaluation text with references and the answer of each method.
 
     Attributes:
-        title: The row of the text, and how much the answers differ if the text was chosen for that.
-        text: The input.
-        references: Some of the references by number, from 1.
-        count: The number of all references.
-        answers: One answer for each method.
+        title: The row of the text; also the disagreement of the answers if the text was chosen for its disagreement.
+        text: The input text.
+        references: The shown references, each with its number from 1.
+        count: The number of all references of the text.
+        answers: The answers of the methods, one per method.
     """
 
     title: str
@@ -74,7 +77,10 @@ class AnsweredText:
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples below each other. `marked`: whether a difference is marked anywhere."""
+    """Examples of answered texts, which a report shows one below the other.
+
+    The property `marked` is true if any answer has marked differences.
+    """
 
     items: tuple[AnsweredText, ...]
 
@@ -85,10 +91,10 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class SideBySide:
-    """The answers of several arms to the same texts; of several seeds, those of the first.
+    """The answers of several methods to the same texts; for a method with several seeds, the answers of the first seed.
 
     Attributes:
-        arms: At least one arm.
+        arms: The methods with their results, at least one.
     """
 
     arms: Sequence[Arm]
@@ -103,7 +109,7 @@ class SideBySide:
 
     @cached_property
     def disagreement(self) -> np.ndarray:
-        """How much the answers to each text differ, from 0 to 1: 1 minus the likeness, the mean over pairs of arms."""
+        """How much the answers to each text differ, from 0 to 1: 1 minus the mean likeness over pairs of methods."""
         found = []
         for answers in zip(*self.answers, strict=True):
             words = [Words.of(one) for one in answers]
@@ -116,7 +122,7 @@ class SideBySide:
         return sorted({int(place) for place in np.linspace(0, size - 1, min(size, SHOWN)).round()})
 
     def most_apart(self) -> list[int]:
-        """Return at most DIFFERING rows on which answers differ, the largest disagreement first."""
+        """Return the rows of at most DIFFERING texts whose answers differ, the largest disagreement first."""
         order = np.argsort(-self.disagreement, kind="stable")[:DIFFERING]
         return [int(row) for row in order if self.disagreement[row] > 0]
 
@@ -141,7 +147,7 @@ class SideBySide:
         return AnsweredText(title, brief(text, LONGEST), shown_references, len(references), tuple(answers))
 
     def table(self, rows: Sequence[int], title: str, notes: Sequence[str]) -> Table:
-        """Return the rows without texts: disagreement, and the value of each answer."""
+        """Return a table without texts: row number, disagreement, and METRIC of each method's answer."""
         named = metric_name(METRIC)
         columns = (Column("Row"), Column("Disagreement"), *(Column(f"{arm.label}, {named}") for arm in self.arms))
         cells = tuple(
@@ -151,7 +157,7 @@ class SideBySide:
 
     @property
     def notes(self) -> list[str]:
-        """The notes below the examples, which say how to read an example."""
+        """The notes that say how to read the examples of a report."""
         seeds = f" Answers of seed {self.arms[0].seeds[0]}." if any(len(arm.seeds) > 1 for arm in self.arms) else ""
         return [
             "Row: place in the evaluation split, the first is 0. Long texts are cut." + seeds,
@@ -162,7 +168,7 @@ class SideBySide:
 
 
 def which_differ(shown: int, arms: Sequence[Arm]) -> str:
-    """Return a note on the texts that `most_apart` chose."""
+    """Return a note that says by which disagreement `most_apart` chose the shown texts."""
     of = "texts" if shown > 1 else "text"
     return (
         f"The {shown} evaluation {of} on which the answers of {listed([arm.label for arm in arms])} differ most. "

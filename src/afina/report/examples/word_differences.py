@@ -1,6 +1,6 @@
-"""Words of two texts: how many they share in order, and where they differ. Case and outer punctuation do not count.
+"""The words that two texts share in the same order, and where the texts differ; case and outer punctuation are ignored.
 
-A text of Chinese or Japanese has no spaces between words, so each of its characters counts as a word.
+Chinese and Japanese have no spaces between words, so each of their characters is treated as a word.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _WORD = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff]|[^\s\u2e80-\u9fff\uf900-\ufaff
 _AROUND = re.compile(r"^\W+|\W+$")
 
 COMPARED, MARKED = 2_000, 300
-"""The most words of a text that are compared, and the most in which differences are marked."""
+"""The first 2,000 words of a text are compared, and differences are marked in its first 300 words."""
 
 State = Literal["same", "added", "missing"]
 
@@ -27,8 +27,9 @@ class Piece:
     """A part of an answer beside a reference.
 
     Attributes:
-        text: The words; a space at the end separates them from the next piece.
-        state: `added`: the reference lacks the words. `missing`: the answer lacks words of the reference.
+        text: The words of the piece; a space at the end separates the words from the next piece.
+        state: "same" if answer and reference have the words, "added" if only the answer has them, "missing" if only the
+            reference has them.
     """
 
     text: str
@@ -40,8 +41,8 @@ class Words:
     """The words of a text.
 
     Attributes:
-        shown: The words as they are written, each with a space if one follows.
-        keys: The words without case and outer punctuation, for comparison.
+        shown: The words as written, each with the space that follows the word, if any.
+        keys: The words in lower case (`casefold`) without outer punctuation, for comparison.
     """
 
     shown: tuple[str, ...]
@@ -49,7 +50,7 @@ class Words:
 
     @classmethod
     def of(cls, text: str) -> Words:
-        """Split a text into at most COMPARED words; letters that cannot be printed are left out."""
+        """Split a text into at most COMPARED words; characters that cannot be printed are left out."""
         line = " ".join("".join(letter for letter in text if letter.isprintable() or letter.isspace()).split())
         found = list(_WORD.finditer(f"{line} " if " " in line else line))[:COMPARED]
         shown = tuple(one[0] + " " * one.string[one.end() : one.end() + 1].isspace() for one in found)
@@ -60,18 +61,18 @@ class Words:
         return Words(self.shown[:MARKED], self.keys[:MARKED])
 
     def likeness(self, other: Words) -> float:
-        """Return the F1 of the words that both texts have in the same order, from 0 to 1."""
+        """Return the likeness of two texts, from 0 to 1: the F1 of the words that both have in the same order."""
         total = len(self.keys) + len(other.keys)
         return 2 * longest_common(self.keys, other.keys) / total if total else 1.0
 
 
 def nearest(answer: Words, references: Sequence[Words]) -> int:
-    """Return the index of the reference with the highest likeness, the first of several."""
+    """Return the index of the reference with the highest likeness to the answer; the first of equals."""
     return max(range(len(references)), key=lambda index: (answer.likeness(references[index]), -index))
 
 
 def pieces(answer: Words, reference: Words) -> tuple[Piece, ...]:
-    """Return the answer in pieces, with the words that the reference lacks, and words of it that the answer lacks."""
+    """Return an answer in pieces that mark the words only in the answer and the words only in the reference."""
     made: list[Piece] = []
     answer, reference = answer.begin, reference.begin
     for what, first, last, start, end in SequenceMatcher(None, reference.keys, answer.keys, False).get_opcodes():
@@ -83,7 +84,7 @@ def pieces(answer: Words, reference: Words) -> tuple[Piece, ...]:
 
 
 def cut(found: Sequence[Piece], most: int) -> tuple[Piece, ...]:
-    """Return the pieces up to `most` characters, with an ellipsis if pieces were left out."""
+    """Return the pieces of an answer up to `most` characters, with an ellipsis if words were left out."""
     made, left = list[Piece](), most
     for one in found:
         if len(one.text) > left:

@@ -1,6 +1,6 @@
-"""Plots that compare methods: accuracy, differences, learning curves, Pareto fronts, trainings in time.
+"""Plots that compare methods: headline metric, differences, learning curves, Pareto fronts, order of trainings.
 
-docs/reference/figures.md defines what each plot shows.
+docs/reference/figures.md defines what each plot of a report shows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # the import loads scipy
 
 
 def headline(arms: Sequence[Arm]) -> Plot:
-    """Return a plot of the headline metric of every arm with its 95 % interval."""
+    """Return a plot of the headline metric of every method with its 95 % interval."""
     metric = arms[0].record.metric
     figure, axes = canvas(0.9 + 0.36 * len(arms))
     said = []
@@ -51,14 +51,17 @@ def headline(arms: Sequence[Arm]) -> Plot:
 
 @dataclass(frozen=True)
 class MethodDifference:
-    """One row of a forest plot: `comparison` seen from `name`, so positive differences are in favour of `name`."""
+    """One row of a forest plot: the comparison of the method `name` with another method.
+
+    The difference is the metric of `name` minus the metric of the other method.
+    """
 
     name: str
     comparison: Comparison
 
     @classmethod
     def all_of(cls, name: str, compared: Sequence[Comparison]) -> list[MethodDifference]:
-        """Return the comparisons of `name` with others, the closest first."""
+        """Return the comparisons of the method `name` with other methods, the smallest difference first."""
         mine = [cls(name, one) for one in compared if name in (one.first, one.second)]
         return sorted(mine, key=lambda one: abs(one.difference))
 
@@ -72,7 +75,7 @@ class MethodDifference:
 
     @property
     def difference(self) -> float:
-        """The metric of `name` less that of the other method."""
+        """The metric of the method `name` minus the metric of the other method."""
         return self._sign * self.comparison.difference
 
     @property
@@ -82,11 +85,11 @@ class MethodDifference:
 
 
 ROWS = 10
-"""Rows of a forest plot; the closest comparisons are shown."""
+"""A forest plot has at most this number of rows, those with the smallest differences."""
 
 
 def forest(found: Sequence[MethodDifference], name: str) -> Plot | None:
-    """Return a forest plot of one method's differences from the other methods; None without a comparison."""
+    """Return a forest plot of one method's differences from the other methods; None if `found` is empty."""
     if not found:
         return None
     shown, metric, first = found[:ROWS], METRICS[name], found[0]
@@ -121,7 +124,7 @@ def forest(found: Sequence[MethodDifference], name: str) -> Plot | None:
 
 
 def learning_curves(arms: Sequence[Arm]) -> Plot:
-    """Return a plot with a line per method and its 95 % intervals, by training texts on a logarithmic scale."""
+    """Return a plot of the learning curve of each method: headline metric with 95 % interval by training texts."""
     methods = by_method(arms)
     figure, axes = canvas(3.2 + 0.17 * len(methods))
     said = []
@@ -147,7 +150,7 @@ def learning_curves(arms: Sequence[Arm]) -> Plot:
 
 
 def against_parameters(arms: Sequence[Arm]) -> Plot:
-    """Return a plot of the headline metric against trainable parameters; the logarithmic scale has a place for 0."""
+    """Return a plot of the headline metric against trainable parameters, on a logarithmic scale that includes 0."""
     counts = [arm.record.trainable for arm in arms]
     least = min([count for count in counts if count], default=1)
     zero = 10 ** (math.floor(math.log10(least)) - 1)
@@ -173,7 +176,7 @@ def against_parameters(arms: Sequence[Arm]) -> Plot:
 
 
 def against_time(arms: Sequence[Arm]) -> Plot | None:
-    """Return a plot of the headline metric against training time, with the Pareto front."""
+    """Return a plot of each method's headline metric against its training time, with the Pareto front."""
     return _against_cost(
         arms,
         "time",
@@ -185,7 +188,7 @@ def against_time(arms: Sequence[Arm]) -> Plot | None:
 
 
 def against_memory(arms: Sequence[Arm]) -> Plot | None:
-    """Return a plot of the headline metric against peak memory, with the Pareto front."""
+    """Return a plot of each method's headline metric against its peak memory, with the Pareto front."""
     on_gpu = all(measured_on_gpu(record) for arm in arms for record in arm.records)
     return _against_cost(
         arms,
@@ -198,7 +201,7 @@ def against_memory(arms: Sequence[Arm]) -> Plot | None:
 
 
 def against_answers(arms: Sequence[Arm]) -> Plot | None:
-    """Return a plot of the headline metric against the time of an answer, with the Pareto front."""
+    """Return a plot of each method's headline metric against the milliseconds per text, with the Pareto front."""
     return _against_cost(
         arms,
         "answers",
@@ -210,7 +213,10 @@ def against_answers(arms: Sequence[Arm]) -> Plot | None:
 
 
 def against_retention(arms: Sequence[Arm]) -> Plot | None:
-    """Return a plot of the headline metric against the change of the loss on neutral sentences; None if unmeasured."""
+    """Return a plot of the headline metric against the change of the loss on neutral sentences (retention).
+
+    None if no run measured retention.
+    """
     measured = measured_arms(arms)
     if not measured:
         return None
@@ -292,10 +298,10 @@ def _gib(size: int | None) -> float | None:
 
 
 def trainings_in_time(made: Recommendation) -> Plot | None:
-    """Return a plot of each training's end and figures; None if nothing was trained.
+    """Return a plot of the trainings of a recommendation, by the time of their end; None if nothing was trained.
 
-    Filled markers are figures on the validation texts, hollow markers on held-out texts. Broken lines are methods
-    without training; the legend names them, so that no label lies on a line.
+    A filled marker is a training's headline metric on the validation texts, a hollow marker its metric on the held-out
+    texts. Broken horizontal lines are methods without training, named in the legend.
     """
     shown = [one for one in made.contenders if one.ended is not None and one.validation is not None]
     if not shown:
@@ -332,7 +338,7 @@ def trainings_in_time(made: Recommendation) -> Plot | None:
 
 
 DASHES: tuple[Literal["--", ":", "-."], ...] = ("--", ":", "-.")
-"""Line styles of the methods without training."""
+"""The line styles of methods without training in `trainings_in_time`."""
 
 
 def _race_legend(figure: Any, names: list[str], simple: list[str]) -> None:

@@ -17,7 +17,7 @@ from afina.stats import classification, text
 
 
 def confusion_matrices(arms: Sequence[Arm]) -> list[Plot]:
-    """Return a confusion matrix per arm, summed over the seeds; no matrix for more than MOST labels."""
+    """Return a plot of each method's confusion matrix, summed over the seeds; empty for more than MOST labels."""
     made = []
     for arm in arms:
         names = [brief(name, 18) for name in arm.record.label_names]
@@ -64,7 +64,7 @@ def _matrix(arm: Arm, names: Sequence[str], counts: np.ndarray) -> Plot:
 
 
 def reliability(arms: Sequence[Arm]) -> Plot:
-    """Return a reliability diagram: the share of right answers by predicted probability, in ten bins over all seeds."""
+    """Return a reliability diagram: the share of right predictions by predicted probability, in ten bins."""
     figure, axes = canvas(3.2 + 0.17 * len(arms))
     axes.plot([0, 1], [0, 1], color=svg.INK, linewidth=0.8, linestyle="--", zorder=1)
     said = []
@@ -90,7 +90,7 @@ def reliability(arms: Sequence[Arm]) -> Plot:
 
 
 def risk_coverage(arms: Sequence[Arm]) -> Plot:
-    """Return a risk-coverage plot: the accuracy on the texts with the highest probabilities."""
+    """Return a risk-coverage plot: the accuracy if the least certain texts are left out, by their share."""
     figure, axes = canvas(3.2 + 0.17 * len(arms))
     said = []
     for arm in arms:
@@ -110,13 +110,16 @@ def risk_coverage(arms: Sequence[Arm]) -> Plot:
 
 
 def _together(arm: Arm) -> tuple[np.ndarray, np.ndarray]:
-    """The probabilities and targets of all seeds, concatenated."""
+    """The predicted probabilities and the targets of all seeds of an arm, concatenated."""
     chances = [result.chances for result in arm.results if result.chances is not None]
     return np.concatenate(chances), np.tile(arm.targets, len(chances))
 
 
 def f1_by_label(arms: Sequence[Arm], found: Sequence[Sequence[LabelFigures]]) -> Plot:
-    """Return a plot of F1 with a bar per label and arm, for the MOST most frequent labels; `found` is by arm."""
+    """Return a bar plot of the F1 of each label and method; `found` has the label figures of each method.
+
+    Only the MOST (30) most frequent labels are shown.
+    """
     shown = [one.name for one in sorted(found[0], key=lambda one: -one.support)[:MOST]]
     figure, axes = canvas(1.2 + len(shown) * (0.16 + 0.13 * len(arms)) + 0.17 * len(arms))
     said, height = [], 0.8 / len(arms)
@@ -144,11 +147,11 @@ def _formatted(f1: float) -> str:
 
 
 POINTS = 1500
-"""The most points that are drawn per arm; of more points, every k-th is drawn."""
+"""A scatter plot has at most this number of points per method; of more points, every k-th point is drawn."""
 
 
 def predicted_against_given(arms: Sequence[Arm]) -> list[Plot]:
-    """Return a scatter plot per arm: the predicted number (mean over the seeds) against the given number."""
+    """Return a scatter plot for each method: the predicted number (mean over the seeds) against the target."""
     made = []
     for arm in arms:
         given, predicted = arm.targets, arm.answers.mean(axis=0)
@@ -166,7 +169,13 @@ def predicted_against_given(arms: Sequence[Arm]) -> list[Plot]:
 
 
 def _a_point_a_text(arm: Arm, across: np.ndarray, up: np.ndarray, ends: tuple[float, float]) -> tuple[Any, Any]:
-    """Return a figure and its axes: two numbers of each text, and a line from end to end on which both are the same."""
+    """Return the figure and axes of a scatter plot with one point per text and a line on which both numbers are equal.
+
+    Args:
+        across: The number of each text on the x axis.
+        up: The number of each text on the y axis.
+        ends: The first and last number of the line.
+    """
     step = -(-len(across) // POINTS)
     figure, axes = canvas(3.4)
     axes.plot(ends, ends, color=svg.INK, linewidth=0.8, linestyle="--", zorder=1)
@@ -176,7 +185,7 @@ def _a_point_a_text(arm: Arm, across: np.ndarray, up: np.ndarray, ends: tuple[fl
 
 
 def residuals(arms: Sequence[Arm]) -> Plot:
-    """Return a plot of each arm's residuals: median, middle half, and the range from 5 % to 95 %."""
+    """Return a plot of each method's residuals: median, quartiles, and the quantiles of 5 % and 95 %."""
     figure, axes = canvas(1.0 + 0.36 * len(arms))
     said = []
     for row, arm in enumerate(arms):
@@ -193,7 +202,7 @@ _RANGE = "Thick: the middle half of the texts. Thin: nine tenths. Marker: median
 
 
 def _range(axes: Any, row: int, values: np.ndarray, tone: str, marker: str) -> tuple[float, float, float]:
-    """Draw the range of values in a row; return the ends of the middle half, and the median between them."""
+    """Draw the quantiles (5, 25, 50, 75, 95 %) of values in a row; return the first quartile, median and third."""
     low, first, middle, third, high = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
     axes.plot([low, high], [row, row], color=tone, linewidth=1.2)
     axes.plot([first, third], [row, row], color=tone, linewidth=5, solid_capstyle="butt")
@@ -202,7 +211,10 @@ def _range(axes: Any, row: int, values: np.ndarray, tone: str, marker: str) -> t
 
 
 def answer_lengths(arms: Sequence[Arm]) -> list[Plot]:
-    """Return a plot of all arms' lengths, and a scatter plot per arm: words of the answer against the reference's."""
+    """Return a plot of the number of words of answers, and a scatter plot for each method.
+
+    The scatter plot has the words of the answer against the words of the reference of the nearest length.
+    """
     counted = [[text.word_counts(result.answered) for result in arm.results] for arm in arms]
     made = [_lengths(arms, counted)]
     for arm, seeds in zip(arms, counted, strict=True):
@@ -219,7 +231,7 @@ def answer_lengths(arms: Sequence[Arm]) -> list[Plot]:
 
 
 def _lengths(arms: Sequence[Arm], counted: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> Plot:
-    """The range of the answers' lengths of each arm, and above them that of all references."""
+    """The plot of the quantiles of the number of words: first of all references, then of each method's answers."""
     figure, axes = canvas(1.4 + 0.36 * len(arms))
     references = np.array([len(one.split()) for several in arms[0].targets for one in several])
     rows = [("references", svg.INK, "|", [references])]

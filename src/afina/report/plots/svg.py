@@ -1,7 +1,8 @@
 """The common parts of all plots: `Plot`, axes, the palette, and SVG from a matplotlib figure.
 
-Figures are drawn in placeholder colours, which become CSS variables, so that the page can set light and dark colours.
-matplotlib is imported on use. pyplot is not used, because it keeps state and may need a screen.
+Figures are drawn in placeholder colours, which are then replaced by CSS variables, so that the HTML page can set light
+and dark colours. The functions import matplotlib when they are called. pyplot is not used, because pyplot has global
+state and may need a display.
 """
 
 from __future__ import annotations
@@ -24,22 +25,23 @@ if TYPE_CHECKING:
 
 LIGHT = ("#0072b2", "#c44e00", "#00795a", "#a8457a", "#7d6300", "#5b50c8", "#2d7f8f", "#8c3b2e")
 DARK = ("#56b4e9", "#f2955a", "#3dcfa3", "#e79fc9", "#e6c34a", "#b3aaff", "#7fd4e0", "#e08f80")
-"""Colours of methods on a light and on a dark page, in order; after Okabe and Ito, Color Universal Design (2008), with
-a contrast of at least 3:1 with the page. Methods with the same colour have different markers."""
+"""The colours of methods on a light and on a dark page, in order, after Okabe and Ito, Color Universal Design (2008).
+
+The contrast of each colour with the page is at least 3:1. Methods with the same colour have different markers."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p", "<", ">")
 
 INK, FAINT, PAPER = "#010101", "#010102", "#010103"
-"""Placeholders: text and axes, grid lines, the page itself."""
+"""The placeholder colours of text and axes, of grid lines, and of the page background."""
 _VARIABLES = {INK: "--ink", FAINT: "--faint", PAPER: "--paper"}
 _METHOD = "#0202{:02x}"
 
 WIDTH = 4.6
-"""Width of a plot in inches; text of 9 points is still readable when a phone shrinks the plot."""
+"""The width of a plot in inches, at which text of 9 points is still readable on a phone's screen."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """`svg` is markup for a page; `text` says in words what the plot shows."""
+    """A plot of a report: `svg` is its SVG markup, and `text` is its alternative text."""
 
     name: str
     title: str
@@ -75,18 +77,18 @@ STYLE: dict[Any, Any] = {
 
 
 def colour(index: int) -> str:
-    """Return the placeholder for the colour of method `index`."""
+    """Return the placeholder colour of the method with this index in the report."""
     return _METHOD.format(index % len(LIGHT))
 
 
 def marker(index: int) -> str:
-    """Return the marker of method `index`; 8 colours and 11 markers give 88 combinations."""
+    """Return the marker of the method with this index; 8 colours and 11 markers give 88 combinations."""
     return MARKERS[index % len(MARKERS)]
 
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Set the style of plots within the context, without the user's matplotlib configuration."""
+    """Set afina's plot style within the context, and ignore the user's matplotlib configuration."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -98,7 +100,10 @@ def drawing() -> Iterator[None]:
 
 
 def inline(figure: Figure, name: str, title: str) -> str:
-    """Return the `<svg>` element, with deterministic bytes, ids that begin with `name`, and `title` as label."""
+    """Return the `<svg>` element of a matplotlib figure, which is the same bytes on every call.
+
+    The ids in the element begin with `name`, and `title` is the element's `aria-label`.
+    """
     import matplotlib
 
     written = io.StringIO()
@@ -127,7 +132,7 @@ def _variable(placeholder: str) -> str:
 
 
 def canvas(height: float, width: float = WIDTH) -> tuple[Any, Any]:
-    """Return a figure of the given size in inches and its axes, without pyplot, so that no state is kept."""
+    """Return a new matplotlib figure of the given height and width in inches, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height))
@@ -135,14 +140,14 @@ def canvas(height: float, width: float = WIDTH) -> tuple[Any, Any]:
 
 
 def finish(figure: Any, name: str, title: str, said: Sequence[str], caption: str) -> Plot:
-    """Return the plot of a figure; `said` has the parts of the alternative text."""
+    """Return the `Plot` of a matplotlib figure; its alternative text is `title` and the phrases of `said`."""
     text = f"{title}. {'; '.join(said)}."
     figure.set_layout_engine("constrained")
     return Plot(name, title, inline(figure, name, text), text, caption)
 
 
 def rows_of(axes: Any, names: Sequence[str]) -> None:
-    """Set one row per name on the y axis, the first name on top."""
+    """Set up the y axis with one row per name, the first name on top."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -151,7 +156,7 @@ def rows_of(axes: Any, names: Sequence[str]) -> None:
 
 
 def scatter(axes: Any, arms: Sequence[Arm], costs: Sequence[float], *, front: bool = False) -> None:
-    """Draw the headline metric against `costs`, with a marker per arm."""
+    """Draw the headline metric of each method against its cost, with a marker per method and a legend."""
     for arm, cost in zip(arms, costs, strict=True):
         style = {"color": colour(arm.place), "markersize": 7, "clip_on": False}
         axes.plot([cost], [arm.headline], marker(arm.place), **style)
@@ -161,7 +166,7 @@ def scatter(axes: Any, arms: Sequence[Arm], costs: Sequence[float], *, front: bo
 
 
 def legend(axes: Any, arms: Sequence[Arm], *, front: bool = False, names: Sequence[str] = ()) -> None:
-    """Draw the legend below the axes, where it hides nothing; `names` replaces the labels of the arms."""
+    """Draw the legend of the methods below the axes; `names` replaces the labels of the arms."""
     from matplotlib.lines import Line2D
 
     handles: list[Any] = [

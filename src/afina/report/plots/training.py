@@ -1,4 +1,4 @@
-"""Plots of the trainings of a study: their losses, and their seconds by phase."""
+"""Plots of the trainings of a study: the training loss by step, and the seconds of each phase of a run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from afina.report.plots import svg
 from afina.report.plots.svg import Plot, canvas, finish, legend, rows_of
 
 HATCHES = ("", "////", "", "\\\\\\\\", "xxxx")
-"""Hatches of the phases, in the order of PHASES."""
+"""The hatch of each phase of a run in the plot `phases`, in the order of PHASES."""
 
 
 def losses(arms: Sequence[Arm]) -> Plot | None:
-    """Return a plot of the training loss of every run, as recorded and as running mean."""
+    """Return a plot of the training loss of every run by step, as recorded and as a running mean."""
     shown = [arm for arm in arms if any(record.losses for record in arm.records if record.steps)]
     if not shown:
         return None
@@ -49,7 +49,7 @@ def losses(arms: Sequence[Arm]) -> Plot | None:
 
 
 def phases(arms: Sequence[Arm]) -> Plot:
-    """Return a plot of each arm's seconds by phase."""
+    """Return a bar plot of each method's mean seconds in each phase of its runs."""
     from matplotlib.patches import Patch
 
     figure, axes = canvas(1.4 + 0.36 * len(arms))
@@ -71,7 +71,7 @@ def phases(arms: Sequence[Arm]) -> Plot:
 
 
 def _fill(number: int, tone: str) -> dict[str, Any]:
-    """The style of a phase's bar: training solid, the other phases pale with their own hatch."""
+    """The style of the bar of a phase: solid for training, pale with a hatch for other phases."""
     from matplotlib.colors import to_rgba
 
     return {
@@ -83,7 +83,7 @@ def _fill(number: int, tone: str) -> dict[str, Any]:
 
 
 def _running(values: np.ndarray, width: int) -> np.ndarray:
-    """The running mean over a centred window of about `width` values."""
+    """Return the running mean of the values over a centred window of about `width` values."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     places = np.arange(len(values))
     low, high = np.maximum(places - width // 2, 0), np.minimum(places + width // 2 + 1, len(values))

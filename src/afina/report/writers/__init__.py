@@ -1,1 +1,1 @@
-"""Writers of sections and tables: HTML, Markdown, the terminal, CSV and JSON. They do not know how figures are made."""
+"""Writers of a report's sections and tables as HTML, Markdown, terminal text, CSV and JSON; they compute no figures."""

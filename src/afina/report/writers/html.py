@@ -1,7 +1,7 @@
-"""`report.html`, one file without links to other files, and a fragment for a notebook.
+"""The writer of `report.html`, one file without links to other files, and of HTML for a notebook's output.
 
-The templates beside this module have the HTML; `sections` has the content. jinja2 escapes all text from records and
-data; only the plots, which matplotlib wrote, are inserted as markup.
+The jinja2 templates beside this module have the HTML, and the module `sections` has the content. jinja2 escapes all
+text from records and data; only the plots, which matplotlib wrote, are inserted as markup.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:  # the import loads scipy
 
 
 def page(heading: str, lead: Sequence[str], sections: Sequence[Section], headline: Headline | None = None) -> str:
-    """Return the whole page.
+    """Return the whole HTML page of a report.
 
     Args:
-        heading: Title of the page, such as the name of the study.
-        lead: Lines below the headline.
-        sections: The content.
-        headline: The answer and its figures; without it the page begins with `heading`.
+        heading: The title of the page, such as the name of the study.
+        lead: The lines below the headline.
+        sections: The content of the page.
+        headline: The result in one line and its figures. None: the page begins with `heading`.
     """
     return terms.linked(_render("report.html.j2", "", heading, lead, sections, headline))
 
 
 def fragment(heading: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
-    """Return a fragment for a notebook's output, which takes the colours of the notebook."""
+    """Return a fragment of HTML for a notebook's output, which has the colours of the notebook."""
     content = repr([heading, lead, sections])
     prefix = f"afina-{digest.of_strings([content]).removeprefix(digest.PREFIX)[:8]}-"  # ids must be unique on a page
     return _render("inline.html.j2", prefix, heading, lead, sections)
@@ -80,17 +80,17 @@ def _environment() -> Environment:
 
 
 def _drawn(drawing: str, prefix: str) -> Markup:
-    """The plot with `prefix` before each id, so that ids are unique on a page with several reports."""
+    """Return a plot's SVG with `prefix` before each id, so that ids are unique in a notebook with several reports."""
     return Markup(re.sub(r'(\bid="|href="#|url\(#)', lambda found: f"{found[0]}{prefix}", drawing))
 
 
 def _inline(text: str) -> Markup:
-    """The text escaped, with `code` between backticks as an element."""
+    """Return a text as escaped HTML, with text between backticks in a `<code>` element."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _marked(piece: Piece) -> Markup:
-    """The words escaped, as `ins` or `del` if they differ; the space after the words stays outside of the element."""
+    """Return the words of a piece as escaped HTML: `<ins>` if only the answer has them, `<del>` if it lacks them."""
     words = piece.text.rstrip(" ")
     if piece.state == "same" or not words:
         return Markup(escape(piece.text))
@@ -103,7 +103,7 @@ def _kind(block: Block) -> str:
 
 
 def _runs(blocks: Sequence[Block]) -> list[list[Block]]:
-    """The blocks, with consecutive plots in one group, so that the page can show them side by side."""
+    """Return the blocks in groups; consecutive plots are one group, which the page shows side by side."""
     together: list[list[Block]] = []
     for block in blocks:
         if together and isinstance(block, Plot) and isinstance(together[-1][0], Plot):

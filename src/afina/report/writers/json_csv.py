@@ -1,7 +1,7 @@
-"""`tables.csv` and `tables.json` (the tables' figures as plain numbers), and the JSON object of `--json`.
+"""The writers of `tables.csv` and `tables.json` (a report's figures as plain numbers) and of the JSON of `--json`.
 
-docs/reference/figures.md defines the units: shares, seconds, bytes. Scripts rely on columns and keys: do not
-rename or remove any.
+docs/reference/figures.md defines the figures and their units: shares, seconds, bytes. Columns and keys must not be
+renamed or removed, because scripts rely on them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # the import loads scipy
     from afina.studies.results import Results
 
 MEAN = "mean"
-"""The value of `seed` in rows of means over all seeds of an arm."""
+"""The value of `seed` in a row that has means over all seeds of a method."""
 
 Columns = Mapping[str, Value]
 
@@ -43,11 +43,12 @@ JsonRows = list[dict[str, object]]
 
 
 def plain_tables(arms: Sequence[Arm]) -> dict[str, JsonRows]:
-    """Return the rows of each table by its name: `method`, `seed` (a number or "mean"), then the columns.
+    """Return the rows of each table of `tables.json` by the table's name.
 
-    A value is null if not measured or undefined. A row of means also has the standard deviation (n - 1) of each
-    column, under the column's name with `_sd`. Two tables have no standard deviations: `answers`, for results of
-    several backbones only, and `retention`, for runs that measured it.
+    A row has `method`, `seed` (a number or "mean") and the columns of its table. A value is null if it was not measured
+    or is undefined. A row of means also has the standard deviation over the seeds (n - 1) of each column, under the
+    column's name with `_sd`. The tables `answers` and `retention` have no standard deviations. The table `answers` is
+    there for results of several backbones, and `retention` for runs that measured their retention.
     """
     names = list(arms[0].record.metrics) if arms else []
     performance = {name: metric_value(name) for name in names} | {"examples": lambda record: record.examples}
@@ -93,7 +94,10 @@ def _mean(column: str, values: Sequence[float | None]) -> dict[str, object]:
 
 
 def as_csv(arms: Sequence[Arm]) -> str:
-    """Return one long table: `table`, `method`, `seed`, `column`, `value`; null in `plain_tables` is an empty value."""
+    """Return the content of `tables.csv`: one long table with the columns table, method, seed, column and value.
+
+    A value that is null in `plain_tables` is empty in `tables.csv`.
+    """
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(["table", "method", "seed", "column", "value"])
@@ -106,7 +110,7 @@ def as_csv(arms: Sequence[Arm]) -> str:
 
 
 def as_json(study: str, arms: Sequence[Arm], found: Verdicts, claims: Sequence[Claim]) -> str:
-    """Return the content of tables.json: the tables of `plain_tables`, verdicts and claims."""
+    """Return the content of `tables.json`: the tables of `plain_tables`, the verdicts and the claims."""
     content = {
         "study": study,
         "tables": plain_tables(arms),
@@ -122,19 +126,19 @@ FIRST = (
 )  # fmt: skip
 LEFT_OUT = {"losses", "format", "content_digest", "backbone_files"}
 WHERE_GIVEN = {"at_once", "fitted", "retention", "signatures", "too_long_rows", "weight_bytes"}
-"""Fields that are written only where they differ from the default; a failed run has none of these fields."""
+"""The fields of a record that `--json` has only if they differ from the default; a failed run has none of them."""
 AT_TOP = (ACCURACY, F1)
-"""Metrics that are also written beside the record's fields; null if the kind of task lacks them."""
+"""The metrics that a record of `--json` has also at its top level; null if the kind of task lacks the metric."""
 
 
 def summary(
     results: Results, report: Path, conclusion: Sequence[str], found: Verdicts, tested: Sequence[Claim]
 ) -> dict[str, object]:
-    """Return the JSON object `study`, `out`, `report`, `conclusion`, `records`, verdicts and `claims`.
+    """Return the JSON object of a study that `--json` prints.
 
-    Records are of finished and failed runs, and have the same keys. A study with tuning also has `tuning`: the budget
-    and the chosen setting of each method, without figures on the validation texts. `verdicts_as_json` names the keys
-    of verdicts.
+    Its keys are `study`, `out`, `report`, `conclusion`, `records`, `verdicts`, `not_comparable` and `claims`. The
+    elements of `records` are finished and failed runs, all with the same keys. A study with tuning also has the key
+    `tuning`: the budget and the chosen setting of each method, without metrics on the validation texts.
     """
     runs = [*(_done(result.record, results.out) for result in results.results), *map(_failed, results.failed)]
     return {
@@ -172,7 +176,7 @@ def _done(record: Record, out: Path) -> dict[str, object]:
 
 
 def _failed(failure: Failure) -> dict[str, object]:
-    """A failed run with every key of a finished run; null if there is no value."""
+    """Return a failed run as JSON with the keys of a finished run; a key without a value is null."""
     nothing: dict[str, object] = {
         key: None for key in (*Record.model_fields, *AT_TOP) if key not in LEFT_OUT | WHERE_GIVEN
     }

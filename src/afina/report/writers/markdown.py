@@ -1,6 +1,6 @@
-"""`report.md`: Markdown that is readable as plain text and when rendered.
+"""The writer of `report.md`: Markdown that is readable as plain text and when rendered.
 
-`sections.py` and the tables have the content. The module writes no file.
+The modules `sections` and `tables` have the content of the report. This module returns text and writes no file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WIDTH = 100
 
 
 def table(shown: Table) -> str:
-    """Return the grid of a table without notes; columns are padded, so that plain text is readable."""
+    """Return a table in Markdown without its notes; the columns are padded, so that the plain text is readable."""
     cells = [
         [_escaped(column.heading) for column in shown.columns],
         *([_escaped(c) for c in row] for row in shown.rows),
@@ -40,7 +40,7 @@ def table(shown: Table) -> str:
 
 
 def bullets(notes: Iterable[str]) -> str:
-    """Return a list with one item per note, wrapped at WIDTH characters."""
+    """Return a Markdown list with one item per note, wrapped at WIDTH characters."""
     return "\n".join(
         textwrap.fill(
             note, WIDTH, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
@@ -50,7 +50,7 @@ def bullets(notes: Iterable[str]) -> str:
 
 
 def report(heading: str, sections: Sequence[Section]) -> str:
-    """Return the whole report without plots, which `report.html` has."""
+    """Return the whole report in Markdown, without plots; `report.html` has the plots."""
     parts = [f"# {heading}"]
     for section in sections:
         parts += [f"## {section.title}", *(text for block in section.blocks if (text := _written(block)))]
@@ -94,23 +94,23 @@ def _example(one: AnsweredText) -> str:
 
 
 def _marked(piece: Piece) -> str:
-    """The words as Markdown; the space after the words stays outside of the marks."""
+    """Return the words of a piece in Markdown: bold if only the answer has them, struck out if it lacks them."""
     words = _plain(piece.text)
     mark = {"same": "", "added": "**", "missing": "~~"}[piece.state]
     return f"{mark}{words}{mark}{' ' * piece.text.endswith(' ')}" if words else piece.text
 
 
 def _plain(text: str) -> str:
-    """The text on one line, with marks of Markdown, tags and links escaped."""
+    """Return a text on one line, with Markdown marks, HTML tags and links escaped."""
     return _escaped(re.sub(r"([\\*~`])", r"\\\1", text))
 
 
 def _folded(shown: Table) -> str:
-    """The rows of single seeds, folded in a `<details>` element."""
+    """Return the rows of single seeds of a table, folded in a `<details>` element."""
     return f"<details>\n<summary>{EACH_SEED}</summary>\n\n{table(replace(shown, rows=shown.singles))}\n\n</details>"
 
 
 def _escaped(cell: str) -> str:
-    """The cell on one line, with `|`, tags and links escaped, so that a renderer shows plain text."""
+    """Return the text of a table cell on one line, with `|`, HTML tags and links escaped."""
     line = " ".join(cell.split()).replace("|", "\\|").replace("](", "]\\(")
     return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", line)

@@ -1,4 +1,4 @@
-"""A recommendation as the JSON object that `--json` prints."""
+"""The recommendation of `choose` as the JSON object that `--json` prints."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from afina.studies.choosing.recommendation import Recommendation
 
 
 def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[str, Any]:
-    """Return JSON values, whose keys never change; adapters are paths that begin with the output directory `out`.
+    """Return a recommendation as JSON values with stable keys; paths of adapters begin with the output directory `out`.
 
-    `backbones`, and the `backbone` of a row, are there if several backbones were compared; `latency` and `latencies`
-    if a latency was allowed.
+    The keys `backbones`, and `backbone` of a row, are there if several backbones were compared. The keys `latency` and
+    `latencies` are there if the user gave a latency limit.
     """
     return {
         "task": made.task,

@@ -1,8 +1,8 @@
-"""Tables as rich renderables. The module prints nothing; rich is imported on use.
+"""Tables of a report as renderables of the package rich, for a terminal. The module prints nothing.
 
-A figure is never cut or wrapped. If a table is too wide, names and texts are wrapped between words. If the table is
-still too wide, it is split into parts with the first columns repeated. If a part is still too wide, each row is shown
-with one line per column.
+A number in a table is never cut or wrapped. If a table is wider than the terminal, names and texts are wrapped between
+words. If the wrapped table is still too wide, the table is split into parts that repeat the first columns. If a part is
+still too wide, each row of the table is shown with one line per column.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 GAP = 2
-"""Characters between two columns."""
+"""The number of spaces between two columns of a table."""
 
 NARROW, UNBROKEN = 16, 24
-"""The least width of a text column, and the length up to which a word is not broken, in characters."""
+"""The least width of a text column, and the longest word that is not broken, both in characters."""
 
 Widths = dict[int, int]
-"""Widths in characters, by the index of the column."""
+"""The widths of columns in characters, by the index of the column."""
 
 
 def rendered(shown: Table, width: int) -> RenderableType:
-    """Return the table in at most `width` characters, and its notes; markup in cells has no effect."""
+    """Return a table of at most `width` characters with its notes; rich markup in cells has no effect."""
     from rich.console import Group
     from rich.text import Text
 
@@ -46,7 +46,10 @@ def rendered(shown: Table, width: int) -> RenderableType:
 
 
 def findings(shown: Table, width: int) -> RenderableType:
-    """Return verdicts or claims without the column of remarks; a note gives the reason for each claim not tested."""
+    """Return the table of verdicts or claims without the column of remarks.
+
+    A note gives the reason for each claim that was not tested.
+    """
     headings = [column.heading for column in shown.columns]
     chosen = [index for index, heading in enumerate(headings) if heading != "Remarks"]
     missing = [
@@ -58,10 +61,10 @@ def findings(shown: Table, width: int) -> RenderableType:
 
 
 def layout(shown: Table, width: int) -> list[Widths]:
-    """Return the parts of the table with the widths of their columns; empty if no split fits in `width`.
+    """Return the parts into which a table is split, each with the widths of its columns; empty if no split fits.
 
-    Each part has the first columns, which name a row. The table is one part if it fits, if necessary without its minor
-    columns.
+    Each part has the first columns, which name a row. The table is one part if it fits in `width` characters, if
+    necessary without its minor columns.
     """
     natural = {place: _natural(shown, place) for place in range(len(shown.columns))}
     least = {place: _least(shown, place, natural[place]) for place in natural}
@@ -76,7 +79,7 @@ def layout(shown: Table, width: int) -> list[Widths]:
 
 
 def _parts(shown: Table, names: Widths, least: Widths, width: int) -> list[Widths]:
-    """The parts, each with the first columns in the widths of `names`; empty if a part is wider than `width`."""
+    """Return the parts of a table, each with the first columns in the widths `names`; empty if a part does not fit."""
     naming = next((place for place, one in enumerate(shown.columns) if one.align == "right"), 1)
     naming = min(naming, len(least))
     repeated, parts = {place: names[place] for place in range(naming)}, list[Widths]()
@@ -92,12 +95,12 @@ def _taken(widths: Widths) -> int:
 
 
 def _natural(shown: Table, place: int) -> int:
-    """The width of the longest cell or of the longest word of the heading."""
+    """Return the width of a column without wrapping: its longest cell, or the longest word of its heading."""
     return max(map(len, [*shown.columns[place].heading.split(), *(row[place] for row in shown.rows)]), default=0)
 
 
 def _least(shown: Table, place: int, natural: int) -> int:
-    """The least width of a column: the whole of a figure, or some words of a text."""
+    """Return the least width of a column: that of its longest number, or for texts enough for the longest word."""
     if shown.columns[place].align == "right":
         return natural
     words = [word for row in shown.rows for word in re.split(r"\s+|(?<=-)", row[place])]
@@ -106,7 +109,7 @@ def _least(shown: Table, place: int, natural: int) -> int:
 
 
 def _widened(widths: Widths, natural: Widths, width: int) -> Widths:
-    """The widths, with the remaining room given to the columns that lack most."""
+    """Return the widths of columns after the free characters were given to the columns that are most wrapped."""
     made = dict(widths)
     for _ in range(width - _taken(made)):
         place = max(made, key=lambda one: natural[one] - made[one])
@@ -130,12 +133,12 @@ def _grid(shown: Table, widths: Widths) -> RenderableType:
 
 
 def _broken(cell: str, width: int) -> list[str]:
-    """The cell in lines; lines after the first are indented, to tell them from a new row."""
+    """Return a table cell as wrapped lines; lines after the first are indented, so that they do not look like a row."""
     return textwrap.wrap(cell, width, subsequent_indent=" ") if len(cell) > width else [cell]
 
 
 def _stacked(shown: Table, row: tuple[str, ...], width: int) -> list[str]:
-    """The lines of one row: its name, and a line for each other column."""
+    """Return a table row as lines: the name of the row, and a line for each other column."""
     name, *cells = row
     lines = textwrap.wrap(name, width)
     for column, cell in zip(shown.columns[1:], cells, strict=True):

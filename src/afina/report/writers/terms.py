@@ -1,7 +1,7 @@
-"""Terms of a report with their definitions, at the end of the page, and links to them from the text above.
+"""The definitions of terms at the end of `report.html`, and the links from the report's text to the definitions.
 
-The page has its own definitions, because a reader may not have other files. docs/reference/figures.md has longer
-definitions. The module knows only HTML text.
+`report.html` has definitions of its own, because its reader may not have the documentation. docs/reference/figures.md
+has longer definitions.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ TERMS: dict[str, str] = {
     "TF-IDF + logistic regression": "A baseline without a language model: logistic regression on weighted word counts.",
     "majority class": "A baseline that predicts the most frequent label of the training texts for every text.",
 }
-"""Definitions by term, in the order of the page."""
+"""The definitions by term, in the order in which `report.html` shows them."""
 
 PLACE = "<!-- terms -->"
-"""The comment in the template that the definitions replace."""
+"""The comment in the HTML template that is replaced by the definitions."""
 
 _SKIPPED = re.compile(r"<(svg|style|title|nav|code|pre|h1|h2|h3|figure|dl|a)\b.*?</\1>|<[^>]*>", re.DOTALL)
-"""Markup in which no term is linked: elements with links, code and drawings, and every tag."""
+"""The markup in which no term is linked: headings, links, code, drawings, and every HTML tag itself."""
 
 
 def linked(page: str) -> str:
-    """Return the page with the definitions of its terms at `PLACE`, and each term's first use linked to them."""
+    """Return the HTML page with the definitions of its terms at `PLACE`, and each term's first use as a link."""
     texts = TERMS | {method.title: method.summary for method in METHODS.values()}
     by_length = sorted(texts, key=len, reverse=True)
     pattern = re.compile(rf"(?<![\w-])(?:{'|'.join(re.escape(escape(term)) for term in by_length)})(?![\w-])")
