@@ -1,1 +1,1 @@
-"""Metrics and their confidence intervals: pure functions of arrays that import nothing of runs, methods or tasks."""
+"""Metrics and their confidence intervals: pure functions of arrays, which do not know runs, methods or tasks."""
