@@ -1,5 +1,5 @@
-"""Runs, studies, tuning, recommendations and their costs: the user's requests, and the results that were measured.
+"""Runs, studies, tuning, recommendations and their costs: what the user asks for, and the results that are measured.
 
-The sentences, tables and pages that present results are made by `report`, which this package does not know. Only the
-modules that execute a run or forecast its cost import torch.
+The package `afina.report` makes the sentences, tables and pages that present results; `afina.studies` does not know
+(import) it. Of the modules of `afina.studies`, only those that execute a run or forecast its cost import torch.
 """

@@ -1,7 +1,7 @@
-"""Find the directory of an adapter in the output directory of a study or a recommendation: `find_adapter`.
+"""`find_adapter` finds the directory of an adapter in the output directory of a study or a recommendation.
 
-If several runs match, a run of the study's last execution is taken; else the run that was recorded last.
-`AdapterChoice` names the other runs.
+If several runs match, `find_adapter` takes a run of the study's last execution, or else the run that was recorded last.
+`AdapterChoice` names the other runs that match.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from afina.studies.runs.record import Record
 from afina.studies.runs.spec import NO_EFFECT
 
 SHOWN = 3
-"""The largest number of other runs that a note names."""
+"""The note of an `AdapterChoice` names at most this number of other runs."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class AdapterChoice:
     """An adapter's directory, and the recorded runs among which it was chosen.
 
     Attributes:
-        path: The directory.
+        path: The adapter's directory.
         record: The record of the adapter's run; None if no method, seed or backbone had to be chosen.
-        others: Records of other runs that match the method, seed and backbone as well, the latest first.
+        others: The records of other runs with the requested method, seed and backbone, the latest first.
         of_last_request: Whether the run belongs to the study as it was last executed (`study.json`).
     """
 
@@ -58,15 +58,16 @@ class AdapterChoice:
 def find_adapter(
     place: str | Path, method: str | None = None, seed: int | None = None, backbone: str | None = None
 ) -> AdapterChoice:
-    """Return the adapter's directory: `place` itself, or a directory within the results in `place`.
+    """Return the directory of an adapter: `place` itself, or a directory within the results in `place`.
 
     Args:
         place: An adapter's directory, or the output directory of a study or a recommendation.
-        method: The method, or the run's name in the study. Default: the recommended method, or the only method that the
-            last request trained. If the study has several sizes of the training split, the largest counts.
-        seed: Default: the first seed of the study.
-        backbone: The address of a backbone, if the method was trained on several. Any other address is ignored: it is
-            the present address of a backbone that has moved.
+        method: The name of the method, or of the run in the study. Default: the recommended method, or the only method
+            that the study trained when it was last executed. Of several sizes of the training split, the adapter of the
+            largest size is returned.
+        seed: The seed of the run. Default: the first seed of the study.
+        backbone: The address of a backbone, if the method was trained on several backbones. The address of a backbone
+            that was not trained on is ignored, because a backbone may have been moved to another address.
 
     Raises NotFound, UnknownName, InvalidData or InvalidStudy; the message lists the adapters that exist. Raises
     CorruptAdapter for a recorded adapter without its manifest.
@@ -89,7 +90,10 @@ def find_adapter(
 
 
 def _intact(chosen: AdapterChoice) -> AdapterChoice:
-    """Return `chosen`. Raises CorruptAdapter if it has a record but no manifest: it would open as a peft adapter."""
+    """Return `chosen`. Raises CorruptAdapter for a recorded adapter without its manifest.
+
+    Without the check, an adapter that lost its manifest would be opened as an adapter of peft.
+    """
     place = chosen.path.absolute()
     directory = OutputDirectory(place.parent.parent)
     unsaid = is_of_peft(place) and directory.records.is_file()
@@ -106,11 +110,15 @@ def choose(
     seed: int | None = None,
     backbone: str | None = None,
 ) -> AdapterChoice:
-    """Return an adapter of a recommendation, by default the recommended one, or of a study.
+    """Return an adapter of a study or a recommendation; the default is a recommendation's recommended adapter.
 
     Args:
+        place: The output directory of the study or the recommendation.
         records: All records in `place`, in the order in which they were made.
-        last: The recommendation; or the records of a study's last request, in its order and with its names.
+        last: The recommendation, or the records of a study's last execution, with the study's order and names.
+        method: The name of the method or run. None: the recommended method, or the only trained method.
+        seed: The seed of the run. None: the first seed.
+        backbone: The address of the run's backbone. None: the only backbone.
     """
     if isinstance(last, Recommendation):
         if method is None and seed is None:
@@ -142,7 +150,10 @@ def _only(place: Path, records: Sequence[Record]) -> str:
 def _of(
     place: Path, records: Sequence[Record], keys: Sequence[str], name: str, seed: int | None, backbone: str | None
 ) -> AdapterChoice:
-    """Return the run of this name, seed and backbone: of the study's last execution, else the latest recorded run."""
+    """Return the adapter of the run with this name, seed and backbone.
+
+    A run of the study's last execution is preferred to the run that was recorded last.
+    """
     named = [one for one in records if one.name == name] or [one for one in records if one.method == name]
     if not named:
         raise UnknownName("method", name, {one.name for one in records}, str(place))
@@ -162,7 +173,7 @@ def _of(
 
 
 def _check_one_setting(place: Path, name: str, records: Sequence[Record], *, alike: bool) -> None:
-    """Raise InvalidStudy if runs have different names or, with `alike`, different settings on one backbone."""
+    """Raise InvalidStudy if the runs have different names or, if `alike` is set, different settings on one backbone."""
     if len({one.name for one in records}) > 1:
         raise problems.SEVERAL_SETTINGS(known=_names(records), path=place, method=name)
     if alike and any(_settings(one) != _settings(other) for one in records for other in records if _same(one, other)):
@@ -175,13 +186,13 @@ def _same(one: Record, other: Record) -> bool:
 
 
 def _settings(record: Record) -> dict[str, object]:
-    """The settings of a run that can change its result, except seed, backbone and number of training texts."""
+    """Return the settings of a run that can change its result, except seed, backbone and number of training texts."""
     training = {key: value for key, value in record.training.items() if key not in NO_EFFECT}
     return {"method": record.method, "task": record.task, **training, **record.hyperparameters}
 
 
 def _differences(records: Sequence[Record]) -> list[str]:
-    """For each record, its values of the settings in which the records differ, in parentheses."""
+    """Return for each record a text in parentheses with its values of the settings in which the records differ."""
     all_settings = [
         {"seed": one.seed, "backbone": one.backbone, "training texts": one.train_examples, **_settings(one)}
         for one in records

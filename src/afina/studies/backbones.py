@@ -1,7 +1,7 @@
 """The backbones of a study: their names, the backbones of each method, and the records of one backbone.
 
 A run has one backbone. So a run's key, record and adapter are the same in a study of one backbone and in a study of
-several backbones. The module loads without torch.
+several backbones. The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from afina.studies.runs.record import Record
 from afina.studies.runs.spec import RunSpec
 
 BACKBONES, BY_BACKBONE = "backbones", "by_backbone"
-"""Keys of a method's table: the backbones that the method runs on, and settings that differ between backbones."""
+"""Two keys of a method's table in a study file: the method's backbones, and settings that differ between backbones."""
 
 
 ON = "-on-"
-"""Joins a method and a backbone in the name of a candidate of a recommendation."""
+"""The text that joins the method and the backbone in the name of a recommendation's candidate."""
 
 _DEEPEST, _LONGEST = 8, 40
-"""The most parts of an address that a name has, and the most characters."""
+"""The name of a backbone has fewer than this number of parts of its address, and at most this number of characters."""
 
 
 def backbone_names(addresses: Iterable[str]) -> dict[str, str]:
-    """Return a different name for each address, which can be part of a file name.
+    """Return a short, unique name for each backbone address, which can be part of a file name.
 
-    The name is the last part of a path, or of a Hub id without its revision. Addresses whose names would be the same
-    get more of their parts, such as `a-model` and `b-model`, and in the end a number.
+    The name is the last part of a path, or of a Hub id without its revision. If the names of several addresses would be
+    equal, they have more parts of the address, such as `a-model` and `b-model`, or else a number at the end.
     """
     names = {address: _name(address, 1) for address in addresses}
     for depth in range(2, _DEEPEST):
@@ -51,7 +51,7 @@ def backbone_names(addresses: Iterable[str]) -> dict[str, str]:
 
 
 def _name(address: str, depth: int) -> str:
-    """The last `depth` parts of an address, and its revision if `depth` is above 1."""
+    """Return the last `depth` parts of a backbone's address as a name, with the revision if `depth` is above 1."""
     place, revision = address.removeprefix(RANDOM), ""
     if not place.startswith((".", "/", "~")):
         place, _, revision = place.partition("@")
@@ -66,7 +66,7 @@ def on_backbone(name: str, backbone: str) -> str:
 
 
 def check_backbones(backbone: str | None, backbones: Sequence[str], where: str) -> None:
-    """Raise InvalidStudy unless a study names one `backbone`, or different `backbones`."""
+    """Raise InvalidStudy unless a study has either the key `backbone` or the key `backbones` without duplicates."""
     if backbone is not None and backbones:
         raise problems.BACKBONE_AND_BACKBONES(where=where, keys=["backbone", BACKBONES])
     if backbone is None and not backbones:
@@ -75,9 +75,10 @@ def check_backbones(backbone: str | None, backbones: Sequence[str], where: str) 
 
 
 def backbones_of(entry: Mapping[str, Any], known: Sequence[str], where: str) -> tuple[str, ...]:
-    """Return the backbones that a method's table asks for, in the study's order: `backbones`, or all that are `known`.
+    """Return the backbones that a method runs on, in the study's order.
 
-    Raises InvalidStudy or UnknownName.
+    These are the backbones of the key `backbones` in the method's table `entry`; without this key, all backbones of the
+    study, `known`. Raises InvalidStudy or UnknownName.
     """
     asked, apart = entry.get(BACKBONES, list(known)), entry.get(BY_BACKBONE, {})
     place = f"{where}.{BACKBONES}"
@@ -96,9 +97,10 @@ def backbones_of(entry: Mapping[str, Any], known: Sequence[str], where: str) -> 
 
 
 def table_on(entry: Mapping[str, Any], backbone: str, where: str) -> dict[str, Any]:
-    """Return a method's table for one backbone: with its `by_backbone` settings in place, and without `backbones`.
+    """Return a method's table for one backbone.
 
-    Raises InvalidStudy.
+    The settings of `by_backbone` for this backbone replace those of the table. The keys `backbones` and `by_backbone`
+    are removed. Raises InvalidStudy.
     """
     own = dict(entry.get(BY_BACKBONE, {}).get(backbone, {}))
     if fixed := [key for key in ("method", "search", BACKBONES, BY_BACKBONE) if key in own]:
@@ -107,10 +109,11 @@ def table_on(entry: Mapping[str, Any], backbone: str, where: str) -> dict[str, A
 
 
 def narrow(content: dict[str, Any], before: object) -> None:
-    """Remove, from the `backbones` keys of the methods' tables, the backbones that a changed study leaves out.
+    """Remove, from the methods' tables, the backbones that overrides have removed from a study file.
 
-    Nothing changes unless all backbones of the study are among its earlier backbones, `before`. A method that ran only
-    on removed backbones is removed too. The fields of the study file are changed in place.
+    The dictionary `content`, the fields of the study file, is changed in place. A method that ran only on removed
+    backbones is removed too. Nothing changes if `content` has a backbone that is not among the earlier backbones,
+    `before`.
     """
     now, methods = content.get(BACKBONES, [content.get("backbone")]), content.get("methods")
     if not isinstance(before, list) or not isinstance(now, list) or not isinstance(methods, dict):
@@ -130,7 +133,10 @@ def narrow(content: dict[str, Any], before: object) -> None:
 
 
 def check_words(run: RunSpec, *, alone: bool) -> None:
-    """Raise InvalidStudy if a zero-shot method runs on an encoder; the backbone must have been located before."""
+    """Raise InvalidStudy if a run asks for label words or an offset, but its backbone is an encoder.
+
+    The configuration of the backbone must be on this machine. `alone` is true if the study has one backbone.
+    """
     asked, table = run.asked, f"methods.{run.title}"
     if not (asked.head == "words" or asked.words or asked.offset) or not is_encoder(run.backbone):
         return
@@ -145,9 +151,10 @@ def check_words(run: RunSpec, *, alone: bool) -> None:
 
 
 def of_one_backbone(records: Sequence[Record], backbone: str | None, place: object) -> list[Record]:
-    """Return the records of one backbone, of at least one record of one method.
+    """Return those records of one method that have the address `backbone`.
 
-    If `backbone` is none of theirs, their only backbone counts. Raises InvalidStudy if they have several.
+    If all records have one backbone, all records are returned, whatever `backbone` is. Raises InvalidStudy if the
+    records have several backbones and `backbone` is not one of them.
     """
     addresses = list(dict.fromkeys(one.backbone for one in records))
     if len(addresses) > 1 and backbone not in addresses:
@@ -161,9 +168,10 @@ def settled_tables(
     settings: Mapping[tuple[str, str | None], Mapping[str, Any]],
     backbones: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
-    """Return the methods' tables with the tuned settings. Methods, and their backbones, without a setting are removed.
+    """Return the methods' tables of a study with the tuned settings.
 
-    `settings` has the tuned settings by method name and backbone address (None in a study of one backbone).
+    Methods without a tuned setting are removed, as are backbones of a method without a tuned setting. The keys of
+    `settings` are pairs of a method's name and a backbone's address (None in a study of one backbone).
     """
     made: dict[str, dict[str, Any]] = {}
     for name, entry in methods.items():

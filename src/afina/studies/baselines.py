@@ -1,7 +1,7 @@
 """A study's baselines without a language model, such as TF-IDF with logistic regression: fit, measure, write, read.
 
-`baselines.json` in an output directory has the baselines' metrics and the paths of their predictions. The module loads
-without torch.
+The file `baselines.json` in an output directory has the baselines' metrics and the paths of their predictions. The
+module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from afina.studies.runs.record import Below, Duration, Printable, Result
 from afina.studies.runs.spec import RunSpec
 
 LABEL = "without-a-model-{}"
-"""The label of a baseline's predictions file; a run's label ends in its seed and key."""
+"""The label of a baseline in the name of its predictions file, which differs from the labels of runs."""
 
 
 class BaselineRecord(Frozen):
     """The metrics, fit time and predictions file of one baseline.
 
     Attributes:
-        seconds: Wall-clock seconds of fitting and of predicting the evaluation split.
-        metrics: All metrics by name.
+        seconds: The wall-clock seconds of fitting the baseline and of predicting the evaluation split.
+        metrics: All metrics of the baseline by name.
         predictions: The path of the predictions file, relative to the output directory.
     """
 
@@ -51,12 +51,12 @@ class BaselineRecord(Frozen):
 
 
 class BaselineRecords(Sealed):
-    """The content of `baselines.json`.
+    """The content of the file `baselines.json`.
 
     Attributes:
-        data: A digest of the task's address, of the reading options, and of the content if the task is files.
+        data: A digest of the task's address and reading options, and of the content of files if the task is files.
         evaluation_digest: The digest of the evaluation split.
-        objective: The objective's settings, as in `Record.objective`.
+        objective: The settings of the task's objective, in the form of `Record.objective`.
     """
 
     data: str
@@ -77,7 +77,7 @@ class MeasuredBaseline:
 
     @property
     def measured_on(self) -> tuple[str, bytes]:
-        """A key of the evaluation split and its targets, comparable with `Result.measured_on`."""
+        """A key of the evaluation split and its targets; results with equal keys can be compared with the baseline."""
         return self.evaluation_digest, self.predictions.right_as_bytes
 
     @cached_property
@@ -85,7 +85,10 @@ class MeasuredBaseline:
         return self.objective.answered(self.predictions)
 
     def beside(self, result: Result) -> MeasuredBaseline:
-        """Return the baseline on only those evaluation texts that the run of `result` kept: it drops long targets."""
+        """Return the baseline measured only on the evaluation texts of `result`.
+
+        A run that generates text leaves out evaluation texts whose target is too long.
+        """
         digest, targets = result.record.environment.evaluation_digest, result.targets
         if digest != self.evaluation_digest or result.predictions.right_as_bytes == self.predictions.right_as_bytes:
             return self
@@ -97,16 +100,17 @@ class MeasuredBaseline:
         return replace(self, record=record, predictions=predictions)
 
     def values(self, metric: str) -> np.ndarray:
-        """Return the contribution of each prediction to a metric, [N]."""
+        """Return per-example values, [N], whose mean is the metric."""
         made = METRICS[metric].values
         assert made is not None
         return made(self.answered)
 
 
 def measure(run: RunSpec, held: OutputLock, *, fresh: bool = False) -> tuple[MeasuredBaseline, ...]:
-    """Fit and measure a task's baselines, and write them; unless `fresh`, baselines of the same data are read.
+    """Fit the baselines of a run's task, measure them, and write them into the output directory.
 
-    Raises NotFound or InvalidData if the task cannot be read, and CannotWrite.
+    Baselines of the same data that were written before are read instead, unless `fresh` is set. Raises NotFound or
+    InvalidData if the task cannot be read, and CannotWrite.
     """
     data = digest.of_settings(run.task, run.data.given, run.data_digest)
     found = _read(held.directory)
@@ -130,7 +134,7 @@ def measure(run: RunSpec, held: OutputLock, *, fresh: bool = False) -> tuple[Mea
 
 
 def read(directory: OutputDirectory) -> tuple[MeasuredBaseline, ...]:
-    """Return the baselines in an output directory; empty if no baseline was measured. Raises InvalidData."""
+    """Return the measured baselines in an output directory; () if there are none. Raises InvalidData."""
     found = _read(directory)
     return () if found is None else tuple(_with_predictions(found, directory))
 

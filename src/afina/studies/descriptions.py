@@ -1,4 +1,7 @@
-"""`study.json` and `recommendation.json`, the descriptions of an output directory. The module loads without torch."""
+"""The files `study.json` and `recommendation.json`, which describe an output directory.
+
+The module can be imported without torch.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,12 @@ from afina.studies.runs.record import Record
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that ended in an error. A failed run has no record, so the next call of the study tries the run again.
+    """A run that ended in an error.
+
+    A failed run has no record, so the run is executed again when the study is executed again.
 
     Attributes:
-        backbone: The address of the backbone, in a study of several; else None.
+        backbone: The address of the run's backbone if the study has several backbones; else None.
         key: The key of the run; None if the tuning of the run failed.
     """
 
@@ -34,7 +39,10 @@ class Failure:
     key: str | None = None
 
     def named(self, names: Mapping[str, str]) -> Failure:
-        """Return the failure with the backbone in its `name`; `names` has each backbone's short name by its address."""
+        """Return the failure with the backbone's short name added to its `name`.
+
+        `names` has the short name of each backbone by its address.
+        """
         backbone = names.get(self.backbone or "")
         return replace(self, name=on_backbone(self.name, backbone)) if backbone else self
 
@@ -43,9 +51,9 @@ class StudyRequest(Frozen):
     """What the user asked a study to run: the content of `study.json`.
 
     Attributes:
-        format: The format of the file.
+        format: The version of the file format.
         keys: The keys of the study's runs, in the study's order.
-        names: The name of each run in the study. A record has the name of the study that made it.
+        names: The name of each run in the study; the record of a run may have a name from another study.
         notes: Sentences about what the study did differently from the request.
         failed: The runs that failed when they were last executed.
         study: The fields of `Study`, with the settings that tuning chose.

@@ -1,4 +1,7 @@
-"""Leave out a preset's methods that do not suit the task or the backbones. The module loads without torch."""
+"""Functions that remove from a preset the methods that cannot run on the task or on the backbones.
+
+The module can be imported without torch.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,10 @@ from afina.studies.study import Study
 
 
 def suited_to_task(study: Study) -> tuple[Study, list[str]]:
-    """Return a preset without zero-shot methods if the task's labels are not words, and the names of these methods.
+    """Return a preset without zero-shot methods if the task's labels are not words, and the removed methods' names.
 
-    The user of a preset has not chosen its methods, so an unsuited method is no error.
+    A zero-shot method needs labels that are words. The method is removed without an error, because the user of a preset
+    has not chosen its methods.
     """
     runs = study.runs()
     asking = {run.title: None for run in runs if make(run.method, run.hyperparameters).head == "words"}
@@ -34,8 +38,8 @@ def suited_to_task(study: Study) -> tuple[Study, list[str]]:
 def suited_to_backbones(study: Study) -> tuple[Study, list[str]]:
     """Return a preset in which no zero-shot method runs on an encoder, and the names of the removed methods.
 
-    The user of a preset has not chosen its methods, so an unsuited method is no error. If no method would be left, the
-    preset is returned unchanged, and running the preset raises the error.
+    The methods are removed without an error, because the user of a preset has not chosen its methods. If no method
+    would remain, the preset is returned unchanged, and executing the preset raises an error.
     """
     encoders = {address for address in study.addresses if is_encoder(address)}
     asking = dict.fromkeys(

@@ -1,7 +1,7 @@
-"""The results of a study or of a recommendation, and the directory that holds them.
+"""The results of a study or of a recommendation, read from its output directory.
 
-`RecordedRuns` finds the runs that have a record made from the present content of the data. `afina.report` makes the
-text, tables and pages of results. The module loads without torch.
+`RecordedRuns` finds the runs that have a record made from the present content of the data. The package `afina.report`
+makes texts, tables and pages from results. The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ from afina.studies.trials import Tuned
 
 @dataclass(frozen=True, repr=False)
 class Results(ReprCard):
-    """The results in the order of the study's runs, and the runs that failed when they were last executed.
+    """The results of a study or a recommendation: finished runs in the study's order, and failed runs.
 
     Attributes:
         command: The command line arguments that repeat the study; empty if unknown.
         tuned: The settings that tuning tried and chose for each method; empty if the study does not tune.
-        recommendation: The recommendation, if the directory holds one. Then `results` has its contenders.
-        baselines: The baselines without a language model, if the study asks for them.
+        recommendation: The recommendation, or None for a study. The `results` of a recommendation are the runs of the
+            methods that it compares.
+        baselines: The measured baselines without a language model; empty if the study does not ask for baselines.
         waiting: The number of runs that have neither a result nor an error.
         backbones: The addresses of the backbones of the study.
         notes: Sentences about what the study did differently from the request.
@@ -86,11 +87,11 @@ class Results(ReprCard):
     def adapter(self, name: str | None = None, seed: int | None = None, backbone: str | None = None) -> Path:
         """Return the directory of an adapter, for `Predictor.load`. Raises UnknownName, NotFound or InvalidStudy.
 
-        If several runs match, a run of these results is taken; else the latest recorded run in the directory.
+        If several runs match, the adapter is that of a run of these results, or else of the run that was recorded last.
 
         Args:
             name: The name of the run, such as `lora`. Default: the recommended method, or the only trained method.
-            seed: The seed of the run. Default: the first seed with which a run of this name was made.
+            seed: The seed of the run. Default: the first seed with which a run of this name was executed.
             backbone: The address of the run's backbone. Default: the only backbone of runs with this name.
         """
         return self.find_adapter(name, seed, backbone).path
@@ -98,7 +99,7 @@ class Results(ReprCard):
     def find_adapter(
         self, name: str | None = None, seed: int | None = None, backbone: str | None = None
     ) -> AdapterChoice:
-        """Return the directory of an adapter as `path`, and a `note` if other recorded runs match too."""
+        """Return an `AdapterChoice`: the adapter's directory as `path`, and a `note` if other recorded runs match."""
         own = {one.key for one in self.records}
         records = [*(one for one in OutputDirectory(self.out).read() if one.key not in own), *self.records]
         if backbone is not None and records and backbone not in {one.backbone for one in records}:
@@ -107,14 +108,14 @@ class Results(ReprCard):
 
     @staticmethod
     def hold(out: str | Path) -> AbstractContextManager[OutputLock]:
-        """Lock the directory `out` for writing, as a context manager; the same as `lock_output`."""
+        """Return a context manager that locks the output directory `out` for writing, like `lock_output`."""
         return output_directory.lock_output(Path(out))
 
     @classmethod
     def read(cls, out: str | Path) -> Results:
-        """Read the results that a study, finished or not, or a recommendation left in `out`.
+        """Read the results of a study (finished or not) or of a recommendation from its output directory `out`.
 
-        Raises NotFound if `out` holds no finished run, InvalidData if a file is damaged or was changed by hand.
+        Raises NotFound if `out` holds no finished run, and InvalidData if a file is damaged or was changed by hand.
         """
         directory = OutputDirectory(Path(out))
         if not directory.holds_results:
@@ -147,13 +148,13 @@ class Results(ReprCard):
 
 
 def _backbones(study: Mapping[str, Any]) -> tuple[str, ...]:
-    """The addresses of the backbones of a study, from the `study` fields of its `study.json`."""
+    """Return the addresses of a study's backbones from the field `study` of its `study.json`."""
     only = study.get("backbone")
     return tuple(study.get("backbones", ())) if only is None else (only,)
 
 
 def of_recommendation(held: OutputLock, made: Recommendation) -> Results:
-    """Return the results of a recommendation's contenders, in the recommendation's order."""
+    """Return the results of the methods that a recommendation compares, in the recommendation's order."""
     by_key = {one.key: one for one in held.records}
     keys = dict.fromkeys(one.key for one in made.contenders)
     return Results(
@@ -168,7 +169,10 @@ def of_recommendation(held: OutputLock, made: Recommendation) -> Results:
 
 
 def measured_in(result: Result, metric: str | None) -> Result:
-    """Return the result with `metric` as headline metric, if recorded with values for each text; else unchanged."""
+    """Return the result with `metric` as its headline metric.
+
+    The result is unchanged if its record lacks the metric, or if the metric has no per-example values.
+    """
     there = result.record.metrics
     if metric in (None, result.record.metric) or metric not in there or metric not in METRICS:
         return result
@@ -178,15 +182,18 @@ def measured_in(result: Result, metric: str | None) -> Result:
 
 
 Look = Callable[[Run], TaskFacts | None]
-"""Return the facts about a run's data as the data are now; None if they cannot change or this machine cannot tell."""
+"""A function that returns facts about the present content of a run's data.
+
+The function returns None if the data cannot change, or if this machine cannot read them.
+"""
 
 
 @dataclass
 class RecordedRuns:
     """The runs of one task that have records in a locked output directory.
 
-    A run's key covers the content of the task's files, and of the backbone's directory if the backbone is one. Data at
-    other addresses, such as on the Hub, are read only if a record of the run exists.
+    The key of a run depends on the content of the task's files, and on the files of the backbone if the backbone is a
+    local directory. Data at other addresses, such as the Hub, are read only if the run has a record.
     """
 
     held: OutputLock
@@ -195,9 +202,10 @@ class RecordedRuns:
     _files: dict[str, str | None] = field(default_factory=dict)
 
     def find(self, run: Run) -> Run:
-        """Return the run with the digests of its record, or with those of the present data if it has no record.
+        """Return the run with the digests of the backbone's files and of the present data, on which its key depends.
 
-        Raises the same errors as reading the data of the run.
+        For a task that is not files, such as on the Hub, the digest of the data is set only if the data have changed
+        since the run was recorded. Raises the same errors as reading the data of the run.
         """
         run = self._on_files(run)
         if not reads_files(run.task, run.data.evaluation):
@@ -209,7 +217,7 @@ class RecordedRuns:
         return run if seen is None else run.on(seen.data_digest)
 
     def to_tune(self, run: Run) -> Run:
-        """Return the run whose hyperparameters are tuned, with the digests of the present data and backbone."""
+        """Return the run that is to be tuned, with the digests of the present data and backbone."""
         run = self._on_files(run)
         recorded = [one for one in self.held.records if one.data_digest is None and _is_named(one, run)]
         if not recorded and not reads_files(run.task, run.data.evaluation):
@@ -220,7 +228,7 @@ class RecordedRuns:
         return run.on(facts.data_digest)
 
     def of_other_data(self, runs: Iterable[Run]) -> list[Record]:
-        """Return records of the same runs on earlier data; empty if one of `runs` is recorded on the current data."""
+        """Return the records of the same runs on earlier data; empty if one of `runs` has a record on current data."""
         runs = list(runs)
         if any(self._record(run.key) for run in runs):
             return []
@@ -234,7 +242,7 @@ class RecordedRuns:
     def _files_of(self, address: str) -> str | None:
         """Return the digest of a backbone's files; for a removed directory, the digest that was recorded last.
 
-        So the results of a complete study can be read without its backbone.
+        Because of the recorded digest, the results of a complete study can be read without its backbone.
         """
         recorded = [one.backbone_files for one in self.held.records if one.backbone == address and one.backbone_files]
         try:

@@ -1,4 +1,4 @@
-"""Retention of a run: the loss on neutral sentences before and after the training."""
+"""Retention of a run: the language-model loss on neutral sentences before and after the training."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from afina.studies.runs.spec import RunSpec
 
 
 def check_causal(backbone: str, architecture: Architecture) -> None:
-    """Raise InvalidStudy for an encoder, which has no next-token loss."""
+    """Raise InvalidStudy if the backbone is an encoder, which has no next-token loss."""
     if architecture.is_encoder:
         raise problems.ENCODER_WITHOUT_RETENTION(family=architecture.family, backbone=backbone, option="retention")
 
 
 def check_run(run: RunSpec) -> None:
-    """Raise an error that `RetentionBefore.of` would raise for `run`, before any run of the study begins."""
+    """Check, before any run of a study begins, that the retention of `run` can be measured.
+
+    Raises the errors that `RetentionBefore.of` would raise during the run.
+    """
     if run.training.retention:
         check_causal(run.backbone, Backbone.load(run.backbone, weights=False).architecture)
         task = Task.load(run.task, run.data, allow_leakage=True, calibration=run.training.temperature)
@@ -32,12 +35,12 @@ def check_run(run: RunSpec) -> None:
 
 @dataclass(frozen=True, eq=False)
 class RetentionBefore:
-    """Neutral sentences, and the backbone's next-token losses on them before the training.
+    """Neutral sentences, and the backbone's next-token losses on these sentences before the training.
 
     Attributes:
         texts: The neutral sentences.
         encoded: The tokens of the neutral sentences.
-        losses: The losses of the backbone without the adapter.
+        losses: The losses of the backbone without an adapter.
     """
 
     texts: NeutralTexts
@@ -50,12 +53,15 @@ class RetentionBefore:
     ) -> RetentionBefore | None:
         """Measure the backbone's loss on neutral sentences if `run` asks for retention; else return None.
 
-        Raises InvalidStudy for an encoder, NotFound without the sentences or an output embedding, and InvalidData if
-        the sentences cannot be read or the task holds one of them.
+        Raises InvalidStudy for an encoder. Raises NotFound if the sentences are missing or the backbone has no output
+        embedding, and InvalidData if the sentences cannot be read or the task contains one of the sentences.
 
         Args:
+            run: The run, whose setting `retention` names the neutral sentences.
+            task: The task of the run.
+            backbone: The pretrained model.
             classifier: The backbone without a method, in the precision of the run.
-            length: The maximum number of tokens of a sentence, which leaves room for the method's virtual tokens.
+            length: The maximum number of tokens of a sentence: the model's maximum less the method's virtual tokens.
         """
         if not run.training.retention:
             return None

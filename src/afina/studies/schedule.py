@@ -1,9 +1,9 @@
-"""Schedule: executes the runs of a study that have no record in the slots of an executor. Watcher: receives progress.
+"""`Schedule` executes the runs of a study that have no record in the slots of an executor; `Watcher` receives progress.
 
-`Slots` executes several runs at the same time, each in its own thread. Watcher and output directory are used only in
-the waiting thread, so neither has to be thread-safe. With one slot, the waiting thread executes the run. A run waits
-until enough memory is free (`wait_for_memory`). A run whose process or node was lost is started again
-(`retry_if_lost`). Results and new records have the study's order. The module loads without torch.
+`Slots` executes several runs at the same time, each in its own thread. The watcher and the output directory are used
+only in the thread that waits for the runs, so they need not be thread-safe. With one slot, the waiting thread executes
+the run. A run waits until enough memory is free (`wait_for_memory`). A run whose process or machine was lost is started
+again (`retry_if_lost`). Results and new records are in the study's order. The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -35,22 +35,25 @@ if TYPE_CHECKING:
 
 
 class Watcher:
-    """Receives the progress of a study. Each method does nothing; override the methods that you need.
+    """A receiver of the progress of a study; subclasses override the methods that they need.
 
-    Each message about a run has the run as its first argument.
+    Every method of this class does nothing. Methods about a run have the run as their first argument.
     """
 
     def says(self, words: str) -> None:
-        """Called when work other than a run begins, such as a download; `words` describe the work."""
+        """Called when work other than a run begins, such as a download; the text `words` describes the work."""
 
     def fetched(self, seconds: float) -> None:
-        """Called when all backbones of a recommendation are downloaded; these seconds are not part of its minutes."""
+        """Called when all backbones of a recommendation are downloaded.
+
+        The `seconds` of the download are not part of the minutes that the user gave.
+        """
 
     def started(self, run: Run, number: int, total: int) -> None:
-        """Called when a run begins; `number` counts from 1."""
+        """Called when a run begins; `number` is its number from 1 to `total`."""
 
     def waits(self, run: Run, needed: int, available: int) -> None:
-        """Called once for a run that needs more memory than the runs in progress leave free; both numbers in bytes."""
+        """Called once for a run that waits for memory: it needs `needed` bytes, and only `available` bytes are free."""
 
     def progress(self, run: Run, progress: Progress) -> None:
         """Called when a run or a tuning trial makes progress."""
@@ -59,27 +62,27 @@ class Watcher:
         """Called when a run has a record; `now` is False if the record existed before this call of `Study.run`."""
 
     def failed(self, run: Run, message: str) -> None:
-        """Called when a run has failed; the other runs continue."""
+        """Called when a run has failed with the error `message`; the other runs continue."""
 
     def trying(self, run: Run, number: int, spent: float) -> None:
         """Called when the trial of a candidate setting begins; `spent` is the used share of the tuning budget."""
 
     def tried(self, run: Run, number: int, trial: Trial, length: int) -> None:
-        """Called when a trial has ended; the trial took `length` steps unless it was stopped early."""
+        """Called when a tuning trial has ended; a trial that is not stopped early takes `length` steps."""
 
     def changed(self, results: Results) -> None:
-        """Called with all results so far when there are new results. The last call has the complete results."""
+        """Called with all results so far whenever there are new results; the last call has the complete results."""
 
     def stop(self) -> None:
         """Called when the study is interrupted by an exception."""
 
 
 class WithBackbones(Watcher):
-    """Passes progress on to another watcher; names each run by its method and backbone."""
+    """A watcher that passes progress on to another watcher, and names each run by its method and backbone."""
 
     @classmethod
     def of(cls, watcher: Watcher, backbones: Sequence[str]) -> Watcher:
-        """Return a watcher for a study of these backbones: the watcher itself if there is only one."""
+        """Return a watcher for a study of these backbones: the given watcher itself if there is one backbone."""
         return cls(watcher, backbone_names(backbones)) if len(backbones) > 1 else watcher
 
     def __init__(self, watcher: Watcher, names: Mapping[str, str]) -> None:
@@ -103,9 +106,10 @@ class WithBackbones(Watcher):
 
 @contextmanager
 def watching(given: Watcher | None) -> Iterator[Watcher]:
-    """Yield `given` for the `with` block; if it is None, a progress display in a notebook, and else a silent watcher.
+    """Yield the watcher `given` for a `with` block, or a default watcher if `given` is None.
 
-    If an exception ends the block, the watcher's `stop` is called.
+    The default watcher is a progress display in a notebook, and does nothing elsewhere. If an exception ends the `with`
+    block, the watcher's method `stop` is called.
     """
     if given is not None and not hasattr(given, "says"):
         raise problems.WATCHER_TYPE(option="watcher", found=type(given).__name__)
@@ -121,19 +125,19 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 KeepFailed = Callable[[tuple[Failure, ...]], object]
-"""Write down which runs have failed so far."""
+"""A function that writes the runs that have failed so far into the output directory."""
 
 Tell = Callable[[Callable[[], object]], object]
-"""Queue a call for the thread that waits."""
+"""A function that queues a call, which the thread that waits for the runs then executes."""
 
 TRIES, NODES = 3, 20
-"""How often a run or a trial may be lost in all: its process while its machine lives, and its machine."""
+"""A run or trial fails when its process has been lost TRIES times, or its machine NODES times."""
 
 _THREADS = 10_000
-"""The largest number of pieces of work at the same time; a thread starts when a piece of work needs it."""
+"""The largest number of threads of `Slots`; a thread is started only when a run needs it."""
 
 _PATIENCE, _AGAIN = 1.0, 0.2
-"""Seconds until a waiting thread checks for Ctrl-C, and seconds until cancelled work is cancelled again."""
+"""The seconds after which a waiting thread checks for Ctrl-C, and after which cancelled runs are cancelled again."""
 
 
 @dataclass(frozen=True)
@@ -142,9 +146,9 @@ class _Ended(Generic[Key]):
 
 
 class Slots(Generic[Key, Value]):
-    """Executes as many functions at the same time as the executor has slots.
+    """A context manager that executes as many functions at the same time as the executor has slots.
 
-    If an error ends the `with` block, runs in progress are cancelled.
+    If an error ends the `with` block, the executor cancels the runs in progress.
     """
 
     def __init__(self, executor: Executor) -> None:
@@ -184,7 +188,10 @@ class Slots(Generic[Key, Value]):
         return len(self._results) >= self._executor.slots
 
     def start(self, key: Key, work: Callable[[Tell], Value]) -> None:
-        """Begin `work` in a free slot, under an unused `key`; `work` receives a function that makes progress calls."""
+        """Begin to execute the function `work` in a free slot, under an unused `key`.
+
+        The argument of `work` is a function that queues a call for the waiting thread.
+        """
         if self._pool is None and self._executor.slots > 1:
             self._pool = ThreadPoolExecutor(_THREADS, "afina-slot")
         if self._pool is None:
@@ -196,24 +203,33 @@ class Slots(Generic[Key, Value]):
         future.add_done_callback(lambda done: self._messages.put(_Ended(key)))
 
     def next(self) -> tuple[Key, Callable[[], Value]]:
-        """Wait until a started function ends; return its key and a function that returns its value or raises."""
+        """Wait until a started function ends.
+
+        Returns the key of the function, and a callable that returns the function's value or raises its error.
+        """
         while True:
             if (ended := self._receive()) is not None:
                 return ended
 
     def next_if_full(self) -> tuple[Key, Callable[[], Value]] | None:
-        """Wait as `next` does while all slots are in use; None if a slot is free, also because slots were added."""
+        """Wait until a started function ends or a slot is free.
+
+        Returns the result of `next`, or None if a slot is free, for example because the executor has got more slots.
+        """
         return self.next_while(lambda: self.full)
 
     def next_while(self, holds: Callable[[], bool]) -> tuple[Key, Callable[[], Value]] | None:
-        """Wait as `next` does while `holds()` is true; None when it is false."""
+        """Wait until a started function ends or `holds()` is false; return the result of `next`, or None."""
         while holds():
             if (ended := self._receive()) is not None:
                 return ended
         return None
 
     def _receive(self) -> tuple[Key, Callable[[], Value]] | None:
-        """Wait for a message from a slot's thread and handle it; if a function has ended, return its key and value."""
+        """Wait for one message from the threads of the slots, and handle it.
+
+        Returns the result of `next` if the message says that a function has ended; else None.
+        """
         try:
             message = self._messages.get(timeout=_PATIENCE)
         except queue.Empty:
@@ -226,9 +242,10 @@ class Slots(Generic[Key, Value]):
 
 
 def retry_if_lost(run: Run, work: Callable[[], Value], says: Callable[[str], object]) -> Value:
-    """Return the value of `work`, which executes `run`; call it again if the run's process or machine is lost.
+    """Return the value of `work()`, which executes `run`; call `work` again if the run's process or machine is lost.
 
-    Raises RunFailed if the process was lost TRIES times, or the machine NODES times.
+    Raises RunFailed if the process was lost TRIES times, or the machine NODES times. The function `says` receives a
+    sentence about each repetition.
     """
     lost = {False: 0, True: 0}
     while True:
@@ -249,9 +266,16 @@ def wait_for_memory(
     end: Callable[[], object],
     watcher: Watcher,
 ) -> None:
-    """Wait until `run` fits into memory beside the runs in progress; a run that never fits starts when it is alone.
+    """Wait until `run` fits into memory beside the runs in progress.
 
-    `beside` returns the runs in progress, and `end` waits until one of them ends. Without a forecast, do not wait.
+    A run that never fits is started when no other run is in progress.
+
+    Args:
+        run: The run that is to be started.
+        memory: The forecast of the memory of all runs. None: do not wait.
+        beside: A function that returns the runs in progress.
+        end: A function that waits until one of the runs in progress ends.
+        watcher: Receives one message if the run waits.
     """
     is_reported = False
     while memory and (left := memory.left(run, beside())) is not None:
@@ -271,7 +295,10 @@ def carry_out(
     *,
     fresh: bool,
 ) -> Results:
-    """Return `so_far` with the results of `runs`. Runs without a record are executed; with `fresh`, all runs."""
+    """Execute the runs that have no record, and return the results `so_far` with the results of all `runs`.
+
+    If `fresh` is set, runs that have a record are executed again.
+    """
     schedule = Schedule(runs, held, so_far, executor, watcher, keep_failed)
     with Slots[int, Record](executor) as slots:
         schedule.carry_out(slots, fresh=fresh)
@@ -288,9 +315,10 @@ def work(
     until: float | None = None,
     hear: Listener = ignore,
 ) -> Callable[[Tell], Record]:
-    """Return a function that executes `run` in a slot, and prepare the run's scratch directory.
+    """Prepare the scratch directory of `run`, and return the function that executes the run in a slot.
 
-    `hear` receives the run's progress in the thread of the slot.
+    The function `hear` receives the run's progress in the thread of the slot. The argument `until` is the time at which
+    the executor stops the run; None: no limit.
     """
     out = held.begin(run.label)
 
@@ -312,9 +340,9 @@ class Schedule:
     """The execution of the runs of a study.
 
     Attributes:
-        results: Results by the number of the run, from 1.
-        failed: Failures by the number of the run, from 1.
-        made: The numbers of the runs that this call recorded, after the earlier records in `records.jsonl`.
+        results: The results of finished runs, by the number of the run, from 1.
+        failed: The failures of failed runs, by the number of the run, from 1.
+        made: The numbers of the runs that were executed and recorded, not of runs whose record existed before.
     """
 
     runs: Sequence[Run]
@@ -382,7 +410,7 @@ class Schedule:
 
 
 def other_data_note(records: Sequence[Record], out: Path) -> str:
-    """Return a sentence that names recorded runs whose data have changed since they were recorded."""
+    """Return a sentence on recorded runs whose data have changed since; the runs are executed on the new data."""
     first, more = records[0], f" and {len(records) - 1} more" * (len(records) > 1)
     return (
         f"task {first.task}: the data changed after {first.name}, seed {first.seed}{more} was recorded. The runs are "

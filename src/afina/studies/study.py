@@ -1,7 +1,7 @@
-"""Study: many runs that one TOML file or preset describes. Recorded runs are not executed again.
+"""The class `Study`: the runs that a TOML file or a preset describes; recorded runs are not executed again.
 
-The module loads without torch: an executor executes each run. If the study has a [tune] section, each method's
-hyperparameters are tuned first (`tuning.py`).
+An executor executes each run, so the module can be imported without torch. If the study has a section [tune], each
+method's hyperparameters are tuned before the runs (`tuning.py`).
 """
 
 from __future__ import annotations
@@ -57,23 +57,28 @@ class Study(ReprCard, Frozen):
     Attributes:
         name: The study's name, and the default name of its output directory.
         backbone: The address of the pretrained model.
-        backbones: The addresses of several pretrained models, in place of `backbone`. Every method runs on each model.
+        backbones: The addresses of several pretrained models, given instead of `backbone`. By default, every method
+            runs on each of these models.
         task: The address of the task, or a `Task` of `Task.load` or `Task.of`.
-        seeds: Random seeds of the head, the order of texts and dropout. Every run is executed with each seed.
-        metric: The headline metric of tables, tuning and comparisons. None: the default of the task or of its kind.
+        seeds: The random seeds of the head, the order of texts and dropout. Every run is executed with each seed.
+        metric: The headline metric of tables, tuning and comparisons. None: the default metric of the task or of its
+            kind.
         sizes: Numbers of training texts. Every run is executed with each size, with as many steps as the largest size
-            takes. A smaller set of texts is part of each larger set. Sizes above the training split count as one size:
-            all its texts.
-        ask: The prompt template, label words and start of the head.
-        generate: How target texts are generated.
-        baselines: Also fit and measure baselines without a language model, which the report compares with the runs.
-        tune: Tune each method's hyperparameters first, on a validation split cut from the training split.
-        executor: Where runs are executed: `local` (this machine, the default), `ray` or `ray=ADDRESS` (a Ray cluster).
-            No result depends on the executor.
-        methods: A table for each method of the study. `method` is the method's key (default: the name of the table).
-            Other keys are hyperparameters of the method, and fields of [train] and [ask] that differ for this method.
-            `search` is a table of the values that tuning may choose. `backbones` lists the study's backbones that the
-            method runs on, by default all; `by_backbone.ADDRESS` is a table of settings that differ on one backbone.
+            takes. The texts of a smaller size are part of the texts of each larger size. All sizes above the training
+            split are one size with all texts of the split.
+        ask: The prompt template, the label words, and whether the head starts from label words.
+        generate: The decoding with which target texts are generated, such as greedy search.
+        baselines: Whether baselines without a language model are also fitted and measured. The report compares the
+            methods with these baselines.
+        tune: The options of tuning each method's hyperparameters on a validation split cut from the training split.
+            None: hyperparameters are not tuned.
+        executor: The machines that execute the runs: `local` (this machine, the default), `ray` or `ray=ADDRESS` (a
+            Ray cluster). No result depends on the executor.
+        methods: A table for each method of the study. The key `method` names the method; its default is the name of
+            the table. The key `search` is a table of the values that tuning may choose. The key `backbones` lists the
+            study's backbones that the method runs on (default: all). A table `by_backbone.ADDRESS` has settings that
+            differ on one backbone. All other keys of a method's table are hyperparameters of the method, and fields of
+            [train] and [ask] that differ for this method.
     """
 
     name: str
@@ -104,7 +109,7 @@ class Study(ReprCard, Frozen):
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The addresses of the backbones, at least one."""
+        """The addresses of the study's backbones, at least one."""
         return self.backbones if self.backbone is None else (self.backbone,)
 
     @classmethod
@@ -112,9 +117,9 @@ class Study(ReprCard, Frozen):
         """Read a study from a TOML file or a preset. Raises NotFound, UnknownName or InvalidStudy.
 
         Args:
-            source: A path, or the name of a preset.
-            overrides: Changes to single fields, such as `train.epochs=1`: a dotted key and a value. If `backbones` is
-                shortened, the tables of methods lose their settings for the removed backbones.
+            source: The path of a study file, or the name of a preset.
+            overrides: Changes to single fields, such as `train.epochs=1`: a dotted key and a value. If an override
+                shortens `backbones`, the settings for the removed backbones are removed from the tables of methods.
         """
         content, where = read(str(source))
         before = content.get(BACKBONES)
@@ -125,7 +130,7 @@ class Study(ReprCard, Frozen):
 
     @classmethod
     def parse(cls, content: Mapping[str, Any], where: str) -> Self:
-        """Make a study from `content`, the fields of a study file; error messages begin with `where`.
+        """Return the study with the fields `content` of a study file; error messages begin with `where`.
 
         Raises UnknownName or InvalidStudy.
         """
@@ -160,9 +165,9 @@ class Study(ReprCard, Frozen):
             )
 
     def spaces(self, where: str = "study") -> dict[str, tuple[Run, Space | None]]:
-        """Return each run that is tuned with its search space, or None if its method has nothing to tune.
+        """Return the runs to tune, each with its search space, or None if its method has nothing to tune.
 
-        The keys are the names in `methods`, or `NAME on BACKBONE` if the study has several backbones.
+        The keys of the result are the names in `methods`, or `NAME on BACKBONE` if the study has several backbones.
         """
         found = {}
         for backbone, name in self._arms(where):
@@ -174,12 +179,12 @@ class Study(ReprCard, Frozen):
         return found
 
     def settle(self, chosen: Iterable[Tuned]) -> Self:
-        """Return the study with the tuned settings, and only with the methods that have one."""
+        """Return the study with the tuned settings, without the methods that have no tuned setting."""
         settings = {(one.name, one.backbone): one.setting for one in chosen if one.setting is not None}
         return self.model_copy(update={"methods": settled_tables(self.methods, settings, self.addresses)})
 
     def runs(self, where: str = "study") -> list[Run]:
-        """Return every run with its method's settings: by seed, then size, then backbone, in the methods' order."""
+        """Return every run of the study, ordered by seed, then size, then backbone, then method."""
         arms = self._arms(where)
         return [
             self._run(name, backbone, seed, f"{where}, methods.{name}", size)
@@ -189,7 +194,7 @@ class Study(ReprCard, Frozen):
         ]
 
     def _arms(self, where: str) -> list[tuple[str, str]]:
-        """Return (backbone address, name in `methods`) pairs of all runs, by backbone."""
+        """Return the pairs (backbone address, name in `methods`) of the study, ordered by backbone."""
         known = self.addresses
         asked = {name: backbones_of(one, known, f"{where}, methods.{name}") for name, one in self.methods.items()}
         if unused := [address for address in known if not any(address in each for each in asked.values())]:
@@ -235,18 +240,20 @@ class Study(ReprCard, Frozen):
         *,
         fresh: bool = False,
     ) -> Results:
-        """Execute every run whose record, adapter or predictions are missing in `out`.
+        """Execute every run of the study whose record, adapter or predictions are missing in `out`.
 
-        A recorded run is skipped only if its data have not changed. If files of the task changed, new runs are recorded
-        beside the earlier runs. A run that fails is listed in `failed` of the results, and the other runs continue.
+        A recorded run is skipped only if its data have not changed. If files of the task have changed, new runs are
+        recorded beside the earlier runs. A run that fails is listed in `failed` of the results, and the other runs
+        continue.
 
         Args:
             out: The output directory.
-            watcher: Receives the progress. None: a notebook shows a progress display, and a script shows nothing.
-                `Lines(print)` prints lines.
+            watcher: The receiver of the progress. None: a notebook shows a progress display, and a script shows
+                nothing. `Lines(print)` prints lines.
             command: The command line arguments that repeat the study, for the report.
-            executor: None: the study's `executor`; by default, each run is executed in a new process on this machine.
-            fresh: Execute all runs again; the new records replace the old records.
+            executor: The executor of the runs. None: the executor that the study's field `executor` names; its default
+                executes each run in a new process on this machine.
+            fresh: Whether all runs are executed again; the new records replace the old records.
 
         Raises:
             NotFound: `out` cannot be created, or the task or the backbone does not exist.
@@ -291,7 +298,7 @@ class Study(ReprCard, Frozen):
         return nullcontext(executor) if executor else closing(by_name.make(self.executor, says=watcher.says))
 
     def _check_data(self, recorded: RecordedRuns) -> None:
-        """Read the present data; if reading fails, the error also says how to show the earlier results."""
+        """Check that the present data can be read; otherwise, the error also says how to show the earlier results."""
         try:
             recorded.find(self.runs()[0])
         except AfinaError as error:
@@ -301,9 +308,10 @@ class Study(ReprCard, Frozen):
             raise
 
     def _check_runs(self, executor: Executor, watcher: Watcher) -> None:
-        """Check the task and each backbone by its first run, and that no zero-shot method runs on an encoder.
+        """Check the task and each backbone by one of its runs, and that no run needs label words on an encoder.
 
-        A run whose head may start from words is checked first, so that the user is told of labels that are not words.
+        Of a backbone's runs, one whose head may start from label words is checked, so that the watcher is told if the
+        labels are not words.
         """
         first: dict[str, Run] = {}
         for run in (runs := self.runs()):
@@ -316,14 +324,17 @@ class Study(ReprCard, Frozen):
             check_words(run, alone=len(self.addresses) == 1)
 
     def _is_done(self, recorded: RecordedRuns) -> bool:
-        """Return whether all runs are recorded, so that no backbone or data need be downloaded."""
+        """Return whether all runs of the study are recorded, so that no backbone or data have to be downloaded."""
         tuned = trials.read_tuned(recorded.held.out)
         settled = self.settle(tuned) if self.tune else self
         done = (recorded.held.has(recorded.find(run).key) for run in settled.runs()) if settled.methods else ()
         return len(settled.methods) == len(self.methods) and all(done)
 
     def _within_the_data(self, executor: Executor) -> Self:
-        """Return the study with `sizes` of at most the training split, each once; unchanged if its size is unknown."""
+        """Return the study with each of its `sizes` limited to the training split, without duplicates.
+
+        The study is unchanged if the number of training texts is unknown.
+        """
         largest = max(self.sizes, default=None)
         there = executor.count_texts(self.runs()[0]) if largest is not None else None
         if largest is None or there is None or largest <= there:
@@ -369,18 +380,18 @@ class Study(ReprCard, Frozen):
 
 
 def _describe(held: OutputLock, request: StudyRequest, failed: tuple[Failure, ...]) -> None:
-    """Write `study.json`, with the runs that have failed so far."""
+    """Write the file `study.json`, which also lists the runs that have failed so far."""
     held.describe(held.directory.study, request.model_copy(update={"failed": failed}).model_dump_json())
 
 
 def _changed(part: Part, entry: Mapping[str, Any], where: str) -> Part:
-    """Return a section of the study, such as [train], with the fields that the method's table overrides."""
+    """Return a section of the study, such as [train], with the fields that a method's table `entry` overrides."""
     own = {key: value for key, value in entry.items() if key in type(part).model_fields}
     return checked(type(part), part.model_dump() | own, where)
 
 
 def _check_metric(runs: Iterable[Run], held: OutputLock) -> None:
-    """Raise InvalidStudy if the study's metric is missing in the record of a run."""
+    """Raise InvalidStudy if the study's headline metric is missing in the record of a run of the study."""
     asked = {run.key: run.metric for run in runs}
     for one in held.records:
         if (metric := asked.get(one.key)) is None:
@@ -391,7 +402,7 @@ def _check_metric(runs: Iterable[Run], held: OutputLock) -> None:
 
 
 def _check_seeds(seeds: Sequence[int], where: str) -> None:
-    """Raise InvalidStudy unless there are seeds, and each is a valid seed and occurs once."""
+    """Raise InvalidStudy unless there is at least one seed, and every seed is valid and occurs once."""
     if wrong := next((seed for seed in seeds if not 0 <= seed < MOST_SEED), None):
         raise problems.SEED_INVALID(found=wrong, where=where)
     if not seeds:
@@ -412,7 +423,7 @@ def _check_sizes(sizes: Sequence[int], train_examples: int | None, where: str) -
 
 
 def _sizes_notes(asked: Sequence[int], trained: Sequence[int]) -> list[str]:
-    """Return a sentence on `sizes` above the training split; `trained` has the sizes that exist."""
+    """Return a note on requested `sizes` above the training split; `trained` has the sizes that are trained."""
     if tuple(asked) == tuple(trained):
         return []
     there = max(trained)
@@ -421,7 +432,7 @@ def _sizes_notes(asked: Sequence[int], trained: Sequence[int]) -> list[str]:
 
 
 def _equal_runs_notes(runs: Sequence[RunSpec]) -> list[str]:
-    """Return a sentence on each run that has several names in the study."""
+    """Return a note on each run that several tables of the study describe with equal settings."""
     alike: dict[str, list[RunSpec]] = {}
     for run in runs:
         alike.setdefault(run.key, []).append(run)
@@ -434,7 +445,11 @@ def _equal_runs_notes(runs: Sequence[RunSpec]) -> list[str]:
 
 
 def _check_budgets(methods: Mapping[str, Mapping[str, Any]], validation: float | None, where: str) -> None:
-    """Raise InvalidStudy for settings that contradict a [tune] section, which gives every method as many steps."""
+    """Raise InvalidStudy for settings that contradict the section [tune].
+
+    Tuning gives every method the same number of steps, so a method must not have its own `epochs`, `batch_size`,
+    `accumulate` or `max_steps`. The study must not set `data.validation`, because tuning cuts a validation split.
+    """
     for name, entry in methods.items():
         for key in ("epochs", "batch_size", "accumulate", "max_steps"):
             if key in entry or any(key in table for table in entry.get(BY_BACKBONE, {}).values()):

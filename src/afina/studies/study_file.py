@@ -1,4 +1,4 @@
-"""Read a study file or preset (TOML), apply overrides and make error messages, before it becomes a `Study`."""
+"""Functions that read a study file or preset (TOML), apply overrides and explain errors, before a `Study` is made."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _PRESETS = files("afina.studies") / "presets"
 
 
 def presets() -> list[str]:
-    """Return the names of the study files in afina's package."""
+    """Return the names of the presets, which are study files in afina's package."""
     return sorted(entry.name.removesuffix(".toml") for entry in _PRESETS.iterdir() if entry.name.endswith(".toml"))
 
 
 _NEAR = 0.85
-"""Likeness of a key to a known key of its own table, from which on no other table is searched."""
+"""The likeness (difflib) from which on an unknown key counts as a misspelling of a known key of its own table."""
 
 
 def read(source: str) -> tuple[dict[str, Any], str]:
-    """Return the content of a preset or a TOML file, and its name for error messages.
+    """Return the content of a study file or preset, and its name for error messages.
 
     Raises NotFound, InvalidStudy or UnknownName.
     """
@@ -55,7 +55,8 @@ def read(source: str) -> tuple[dict[str, Any], str]:
 def check_template(template: str | None) -> None:
     """Raise InvalidStudy for a prompt template that is wrong for every task.
 
-    Other names in braces may be columns, so a template with such names is checked later with the task.
+    A template without `{text}` but with other names in braces is not checked here, because the names may be columns of
+    the task; the template is checked when the task is read.
     """
     if template is None or template == CHAT or (TEXT not in template and _IN_BRACES.search(template)):
         return
@@ -65,7 +66,7 @@ def check_template(template: str | None) -> None:
 
 
 def check_asked(method: Method, entry: Mapping[str, Any], where: str) -> None:
-    """Raise InvalidStudy if a method's table sets a head or a template that its method fixes otherwise."""
+    """Raise InvalidStudy if a method's table sets a head, template or label words that the method cannot have."""
     given = [key for key in Ask.model_fields if key in entry and (key, entry[key]) != ("head", "random")]
     if method.head == "random" and given:
         raise problems.RANDOM_HEAD_ASKED(method=method.name, key=given[0], where=where, keys=[given[0]])
@@ -81,9 +82,10 @@ _EITHER = {"backbone": "backbones", "backbones": "backbone"}
 
 
 def override(content: dict[str, Any], item: str) -> None:
-    """Set one `key=value` in `content`. The value is parsed as TOML if possible; otherwise it is text.
+    """Set one `key=value` in `content`, the fields of a study file.
 
-    A new `backbone` replaces the `backbones` of the study; new `backbones` replace its `backbone`.
+    The value is parsed as TOML if possible; otherwise the value is text. A new `backbone` removes the key `backbones`
+    of the study, and new `backbones` remove the key `backbone`.
     """
     key, found, text = item.partition("=")
     parts = key.strip().split(".")
@@ -117,13 +119,16 @@ def checked(kind: type[Part], fields: Mapping[str, Any], where: str) -> Part:
 
 
 def _keys(model: Any) -> Collection[str]:
-    """Return the keys of a section of a study file; empty for a plain value."""
+    """Return the keys of a section of a study file, given its type; empty if the type has no fields."""
     keys: Collection[str] = getattr(model, "model_fields", getattr(model, "__dataclass_fields__", ()))
     return keys
 
 
 def explain(error: ValidationError, model: type, where: str) -> AfinaError:
-    """Return an AfinaError for pydantic's ValidationError; for an unknown key, it names the nearest known key."""
+    """Return the AfinaError for pydantic's ValidationError of a study file.
+
+    The error about an unknown key names the nearest known key.
+    """
     problem = WrongValue.of(error)
     if problem.kind in ("extra_forbidden", "unexpected_keyword_argument"):
         level: Any = model

@@ -1,6 +1,7 @@
-"""The parts of tuning: the search space (`Space`), its options (`Tune`), and its outcome (`Trial`, `Tuned`).
+"""The parts of tuning: the search space (`Space`), the options (`Tune`), and the outcome (`Trial`, `Tuned`).
 
-The outcome is stored in `tuning.json` of a study. The module loads without torch and without optuna.
+The outcome of tuning is stored in the file `tuning.json` in a study's output directory. The module can be imported
+without torch and without optuna.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from afina.studies.runs.run import Run
 
 RATE = "learning_rate"
 SPREAD = 10.0
-"""Default search range: a method's default learning rate divided by, and multiplied by, this factor."""
+"""By default, tuning searches from the default learning rate divided by SPREAD to the rate times SPREAD."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Space:
     Attributes:
         rates: The lowest and the highest learning rate. Learning rates are drawn log-uniformly.
         choices: The possible values of each tuned hyperparameter.
-        start: The setting that is tried first: the study's setting, moved into the space if it lies outside.
+        start: The setting that tuning tries first: the study's setting, changed where it lies outside of the space.
     """
 
     rates: tuple[float, float]
@@ -44,9 +45,10 @@ class Space:
 
     @classmethod
     def of(cls, run: Run, search: Mapping[str, Any], where: str) -> Space | None:
-        """Return the method's default search space, changed by the table `search`; None if there is nothing to tune.
+        """Return the search space of a run's method; None if the method has nothing to tune.
 
-        Raises UnknownName or InvalidStudy.
+        The table `search` of the study file changes the method's default search space. Raises UnknownName or
+        InvalidStudy.
         """
         method = make(run.method, run.hyperparameters)
         if method.search is None:
@@ -85,16 +87,17 @@ def _range(given: Any, where: str) -> tuple[float, float]:
 
 
 RUNGS = (1, 2, 4)
-"""A candidate is scored after these numbers of quarters of its steps."""
+"""A tuning trial is scored on the validation split after a quarter, half and all of its steps (in quarters)."""
 
 
 class Tune(Frozen):
-    """The options of tuning: the [tune] section of a study.
+    """The options of tuning: the section [tune] of a study file.
 
     Attributes:
-        candidates: Each method's budget: the optimizer steps of this many candidates that are not stopped early.
+        candidates: The tuning budget of each method, as the number of candidates (settings) that can be trained with
+            all their steps. Candidates that are stopped early leave steps for more candidates.
         validation: The share of the training split that is cut off as the validation split.
-        pruner: The rule that stops a candidate after a quarter or half of its steps.
+        pruner: The rule by which a bad candidate is stopped after a quarter or half of its steps.
         seed: The random seed of the candidates' settings, and of their heads, orders of texts and dropout.
         at_once: The number of settings in a batch, so that an executor can try them at the same time. Each setting is
             drawn and pruned by the outcomes of earlier batches only. Trials depend on `at_once`, but not on how many
@@ -118,9 +121,9 @@ def settled(run: Run, setting: Mapping[str, Any]) -> Run:
 
 
 def candidate_run(run: Run, setting: Mapping[str, Any], how: Tune) -> Run:
-    """Return the run that tries a setting on the validation split. The trial never reads the held-out split.
+    """Return the run that trains with a setting and is scored on the validation split, never on the held-out split.
 
-    The run's seed is derived from `how.seed`, so that runs of the study are unlikely to have the same seed.
+    The run's seed is derived from `how.seed`, so that the study's own runs are unlikely to have the same seed.
     """
     fixed = {
         "data": replace(run.data, validation=how.validation),
@@ -134,10 +137,10 @@ class Trial(Frozen):
     """A setting that tuning tried.
 
     Attributes:
-        steps: Optimizer steps taken; fewer than `Tuned.length` if the trial was stopped early.
-        value: The headline metric on the validation split after the last step, in training's precision. None if
-            training diverged. NaN (null in JSON) if the metric is undefined: the candidate then loses.
-        seconds: Wall-clock time, including the start of the process and loading.
+        steps: The number of optimizer steps taken; fewer than `Tuned.length` if the trial was stopped early.
+        value: The headline metric on the validation split after the last step, in the precision of training. None if
+            the training diverged. NaN (null in JSON) if the metric is undefined; the setting is then not chosen.
+        seconds: The wall-clock seconds of the trial, including the start of the process and loading.
     """
 
     setting: dict[str, Any]
@@ -151,10 +154,10 @@ class Tuned(Frozen):
 
     Attributes:
         name: The name of the run in its study.
-        backbone: The address of the backbone, in a study of several backbones; else None.
+        backbone: The address of the backbone if the study has several backbones; else None.
         method: The method's key.
-        length: Optimizer steps of a trial that is not stopped early.
-        budget: Optimizer steps that each method of the study may take in tuning.
+        length: The number of optimizer steps of a trial that is not stopped early.
+        budget: The number of optimizer steps that each method of the study may take in tuning.
         trials: The trials in the order of their numbers; empty for a method that has nothing to tune.
         setting: The chosen learning rate and hyperparameters; None if no trial is complete yet.
         validation_examples: The number of texts in the validation split.
@@ -170,7 +173,7 @@ class Tuned(Frozen):
     validation_examples: int = 0
 
     def on(self, backbone: str | None) -> Tuned:
-        """Return a copy with the address of its backbone; None: the study has only one backbone."""
+        """Return a copy with the given address as `backbone`; None if the study has only one backbone."""
         return self.model_copy(update={"backbone": backbone})
 
     @property
@@ -191,7 +194,7 @@ _MANY = TypeAdapter(tuple[Tuned, ...])
 
 
 def read_tuned(out: Path) -> tuple[Tuned, ...]:
-    """Read `tuning.json` in `out`; empty if there was no tuning. Raises InvalidData."""
+    """Read the file `tuning.json` in the output directory `out`; () if there was no tuning. Raises InvalidData."""
     path = OutputDirectory(out).tuning
     if not path.exists():
         return ()
@@ -202,6 +205,6 @@ def read_tuned(out: Path) -> tuple[Tuned, ...]:
 
 
 def write_tuned(out: Path, tuned: Iterable[Tuned]) -> None:
-    """Replace `tuning.json` in `out`."""
+    """Write the file `tuning.json` into the output directory `out`, replacing an earlier file."""
     text = json.dumps([one.model_dump(mode="json") for one in tuned], indent=2)
     file_io.write_text(OutputDirectory(out).tuning, text + "\n")

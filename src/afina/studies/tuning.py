@@ -1,12 +1,13 @@
-"""Tuning: choose each method's hyperparameters on a validation split, with equally many steps for each method.
+"""Tuning chooses each method's hyperparameters on a validation split, with the same number of steps for each method.
 
-The validation split is cut from the training split; no candidate reads the held-out split (`Data.validation`). The
-budget is a number of optimizer steps. A pruner of Optuna stops bad candidates early, and the saved steps pay for more
-candidates, so every method takes exactly as many steps as the others.
+The validation split is cut from the training split (`ReadingOptions.validation`), and no candidate setting is evaluated
+on the held-out split. The tuning budget of a method is a number of optimizer steps. A pruner of Optuna stops bad
+candidates early, and the saved steps are used for more candidates, so every method takes exactly as many steps as the
+others.
 
-Each candidate is drawn and pruned in a copy of Optuna's database from before its batch, and is added to the database
-when its trial has ended. So a killed tuning continues with the same candidates. The module loads without torch and
-optuna.
+Optuna draws and prunes each candidate in a copy of its database from before the candidate's batch. The candidate is
+added to the database when its trial has ended. So a tuning that was killed continues with the same candidates. The
+module can be imported without torch and optuna.
 """
 
 from __future__ import annotations
@@ -37,16 +38,19 @@ if TYPE_CHECKING:
     import optuna
 
 AT_RANDOM = 3
-"""Candidates that are drawn at random before Optuna's sampler learns from earlier trials."""
+"""The number of candidates that are drawn at random before Optuna's sampler uses the results of earlier trials."""
 
 
 @dataclass(frozen=True)
 class PendingTrial:
-    """A trial in progress, in a copy of Optuna's study from before its batch, so that it sees no trial of its batch.
+    """A tuning trial in progress.
+
+    The trial belongs to a copy of Optuna's study from before its batch, so that it does not depend on other trials of
+    its batch.
 
     Attributes:
         number: The trial's number among all trials, from 0.
-        limit: The largest number of steps that the trial may take; None: no limit.
+        limit: The largest number of optimizer steps that the trial may take. None: no limit.
     """
 
     number: int
@@ -57,7 +61,7 @@ class PendingTrial:
     run: Run
 
     def goes_on(self, score: ValidationScore) -> bool:
-        """Return whether the trial continues after this score."""
+        """Return whether the trial continues after this score on the validation split, or is stopped early."""
         quarter = next((rung for rung in RUNGS if max(1, round(rung / RUNGS[-1] * score.steps)) == score.step), None)
         if score.value is None or quarter is None:
             return False
@@ -67,7 +71,7 @@ class PendingTrial:
         return score.step < score.steps and not self.trial.should_prune()
 
     def ended(self, score: ValidationScore, seconds: float) -> optuna.trial.FrozenTrial:
-        """Return the trial, with its last score, in the form that Optuna's database stores."""
+        """Return the trial with its last score as Optuna's FrozenTrial, which Optuna's database stores."""
         from optuna.trial import TrialState
 
         facts: dict[str, Any] = {
@@ -89,7 +93,13 @@ class PendingTrial:
 
 @dataclass(frozen=True)
 class Batch:
-    """Trials that are drawn before Optuna has the result of any of them; `spent`: steps taken before the batch."""
+    """A batch of tuning trials, which are all drawn before Optuna has the result of any of them.
+
+    Attributes:
+        began: The number of the first trial of the batch.
+        size: The number of trials in the batch.
+        spent: The optimizer steps taken by the trials before the batch.
+    """
 
     began: int
     size: int
@@ -98,7 +108,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The settings that are tried for one run of a study, stored in Optuna's database."""
+    """The candidate settings that tuning tries for one run of a study, stored in Optuna's database."""
 
     study: optuna.Study
     run: Run
@@ -107,7 +117,7 @@ class Candidates:
 
     @property
     def trials(self) -> list[optuna.trial.FrozenTrial]:
-        """The trials that have ended, in the order of their numbers."""
+        """The trials that have ended (complete or stopped early), in the order of their numbers."""
         from optuna.trial import TrialState
 
         return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
@@ -117,7 +127,7 @@ class Candidates:
         return _tuned(self.trials, self.run, self.how)
 
     def batch(self) -> Batch:
-        """Return the trials to execute now: the rest of a batch that a killed study began, or the next batch."""
+        """Return the batch of trials to execute now: the batch that a killed study began, or the next batch."""
         trials = self.trials
         if not trials:
             return Batch(0, min(self.how.at_once, self.how.candidates), 0)
@@ -128,7 +138,7 @@ class Candidates:
         return Batch(len(trials), min(self.how.at_once, ceil((made.budget - made.steps) / made.length)), made.steps)
 
     def ask(self, number: int, batch: Batch) -> PendingTrial:
-        """Return a trial of the batch, whose setting is drawn from its number and from the trials before the batch."""
+        """Return a new trial of the batch; its setting depends only on its number and the trials before the batch."""
         import optuna
         from optuna.trial import TrialState, create_trial
 
@@ -158,7 +168,7 @@ class Candidates:
         return PendingTrial(number, limit, batch, copy, asked, run)
 
     def tell(self, one: PendingTrial, score: ValidationScore, seconds: float) -> Trial:
-        """Store a trial in Optuna's database, in the order of the trials' numbers. `score` is its last score."""
+        """Store an ended trial with its last score in Optuna's database; call it in the order of trials' numbers."""
         self.study.add_trial(one.ended(score, seconds))
         return _tried(self.trials[-1])
 
@@ -177,7 +187,10 @@ def _decoded(drawn: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(score: ValidationScore) -> float:
-    """Return the value that Optuna maximizes: the metric's gain; the loss breaks ties, by less than half a text."""
+    """Return the value that Optuna maximizes for a trial: the gain of the headline metric on the validation split.
+
+    Among trials with equal gains, the trial with the lower loss has the higher value.
+    """
     assert score.gain is not None
     assert score.loss is not None
     return score.gain - score.loss / (1 + score.loss) / (2 * score.examples)
@@ -195,7 +208,7 @@ def _tried(trial: optuna.trial.FrozenTrial) -> Trial:
 
 
 def _tuned(trials: Sequence[optuna.trial.FrozenTrial], run: Run, how: Tune) -> Tuned:
-    """Return the outcome of tuning: the trials, and the setting of the best complete trial."""
+    """Return the outcome of tuning a run from its trials: the chosen setting is that of the best complete trial."""
     from optuna.trial import TrialState
 
     if not trials:
@@ -239,7 +252,7 @@ def _study(storage: optuna.storages.RDBStorage, run: Run, space: Space, how: Tun
 
 
 def _name(run: Run, space: Space, how: Tune) -> str:
-    """Return the name of Optuna's study in the database: a digest of run, search space and [tune] options."""
+    """Return the name of a run's study in Optuna's database, with a digest of run, search space and [tune] options."""
     choices = {name: [*values] for name, values in space.choices.items()}
     settings = (
         candidate_run(run, {}, how).key,
@@ -253,7 +266,7 @@ def _name(run: Run, space: Space, how: Tune) -> str:
 
 @contextmanager
 def _memory(path: Path) -> Iterator[optuna.storages.RDBStorage]:
-    """Open Optuna's database; Optuna's log is silenced in the `with` block."""
+    """Open Optuna's database at `path` for a `with` block, in which Optuna logs only errors."""
     if path.exists():
         with path.open("rb") as file:
             if file.read(16) not in (b"", b"SQLite format 3\0"):
@@ -279,7 +292,7 @@ def _memory(path: Path) -> Iterator[optuna.storages.RDBStorage]:
 
 
 def _of_sqlite(error: BaseException | None) -> sqlite3.OperationalError | None:
-    """Return SQLite's own error, such as a full disk, which Optuna and SQLAlchemy wrap in errors of their own."""
+    """Return the SQLite error (such as a full disk) that caused an error of Optuna or SQLAlchemy; None if none did."""
     while error is not None and not isinstance(error, sqlite3.OperationalError):
         error = error.__cause__ or error.__context__
     return error
@@ -296,12 +309,19 @@ def tune(
     *,
     fresh: bool = False,
 ) -> Tuned:
-    """Choose the hyperparameters of a run of a study, for all seeds. Raises RunFailed if no trial took all its steps.
+    """Choose the hyperparameters of a run of a study, which are then used with every seed.
+
+    Raises RunFailed if no trial took all its steps.
 
     Args:
-        out: The directory of Optuna's database, from which an interrupted tuning continues.
-        keep: Called with the outcome so far after each trial.
-        fresh: Delete earlier trials.
+        run: The run whose hyperparameters are tuned.
+        space: The search space. None: the method has nothing to tune.
+        how: The options of tuning.
+        out: The output directory, whose database of Optuna lets an interrupted tuning continue.
+        executor: The executor of the trials.
+        watcher: Receives the progress of the trials.
+        keep: A function that is called with the outcome so far after each trial.
+        fresh: Whether earlier trials are deleted.
     """
     so_far = Tuned(name=run.title, method=run.method, setting={})
     if space is None:
@@ -318,7 +338,10 @@ def tune(
 
 
 def _try_batch(candidates: Candidates, executor: Executor, watcher: Watcher, keep: Callable[[Tuned], None]) -> None:
-    """Execute the missing trials of a batch. Optuna receives their results in the order of the trials' numbers."""
+    """Execute the trials of the current batch that have not ended.
+
+    The results are stored in Optuna's database in the order of the trials' numbers.
+    """
     batch, budget = candidates.batch(), candidates.so_far.budget
     left = [candidates.ask(number, batch) for number in range(len(candidates.trials), batch.began + batch.size)]
     alike = candidate_run(candidates.run, {}, candidates.how)
