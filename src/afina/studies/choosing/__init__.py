@@ -1,5 +1,6 @@
-"""A recommendation: candidates are trained in turn within a number of minutes, and compared with baselines.
+"""The recommendation of `choose`: candidates are trained within a number of minutes, and compared with baselines.
 
 A candidate is a method with a learning rate on a backbone. The baselines, such as TF-IDF with logistic regression, use
-no language model. The package does not know study files, tuning or `report`, which words the result.
+no language model. The package `afina.studies.choosing` does not know (import) study files, tuning or `afina.report`,
+which puts the recommendation into sentences.
 """

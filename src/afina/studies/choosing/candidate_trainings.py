@@ -1,10 +1,11 @@
-"""Train candidates under a time limit, as many at once as the executor has slots, and select the best.
+"""`CandidateTrainings` trains the candidates of a recommendation under a time limit, and selects the best.
 
-The first runs are cheap candidates: the linear probe and the zero-shot model. Their time gives an estimate of the time
-of a training step (`step_times.py`), which the first steps of each training correct. A run that would not end in time
-is stopped, and begins again with fewer steps if this fits. All trainings on a backbone have the same number of steps.
-Time is kept back to train the selected candidate again on all texts, and then on half of the texts, to estimate what
-more labels would gain. Remaining time goes to candidates that were left out.
+As many candidates are trained at once as the executor has slots. The first runs are cheap candidates: the linear probe
+and the zero-shot model. The time of these runs gives an estimate of the time of a training step (`step_times.py`),
+which the first steps of each training correct. A run that would not end in time is stopped, and begins again with fewer
+steps if there is time for them. All trainings on a backbone have the same number of steps. Time is reserved to train
+the selected candidate again on all texts, and then on half of the texts, which estimates the gain from more labels.
+Remaining time is used for candidates that were left out.
 """
 
 from __future__ import annotations
@@ -33,23 +34,23 @@ from afina.studies.runs.run import Run
 from afina.studies.schedule import Slots, Tell, wait_for_memory, work
 
 FASTER = 1.5
-"""A first run begins again if it turns out that this many times its length, or a part as small, suits the time."""
+"""A first run is started again if a length that is this factor longer or shorter fits the measured step time better."""
 
 MEASURING = 0.15
-"""The largest share of the minutes for runs that begin again to be longer, and for the untrained model."""
+"""The largest share of the given minutes for runs that are started again, and for evaluating the untrained model."""
 
 EVALUATION_SHARE, TRAININGS = 0.3, 3
-"""The largest share of a training's time for scoring held-out texts, and the number of trainings to expect."""
+"""The largest share of a training's time for scoring held-out texts, and the number of trainings that is assumed."""
 
 FEWEST, MOST_TEXTS = 100, 1_000
-"""The number of held-out texts that are always scored, if there are so many, and the most on several backbones.
+"""The smallest number of held-out texts that are scored, and the largest number if there are several backbones.
 
-The speed of a backbone is unknown when the first one has been scored on these texts.
+With several backbones, the number is limited because the speed of the later backbones is not known at first.
 """
 
 
 class _Misjudged(Exception):
-    """Raised in a run in progress whose number of training steps does not suit the time that is left."""
+    """Raised in a run in progress whose number of training steps does not fit the remaining time."""
 
 
 @dataclass
@@ -57,8 +58,9 @@ class _Begun:
     """A run in progress: its candidate, its number among all candidates, its training length and its stopwatch.
 
     Attributes:
-        decides: Whether this run's measured step time sets the length of later runs, since only an estimate was known.
-        judged: Whether the step time was measured in the run itself.
+        decides: Whether this run's measured step time sets the length of later runs, because no step time was measured
+            before.
+        judged: Whether the step time was already measured in this run.
     """
 
     candidate: Candidate
@@ -71,7 +73,7 @@ class _Begun:
 
 
 _Slots = Slots[str, tuple[Record, float]]
-"""Slots by the names of candidates; a value is a record and the time at which the run ended."""
+"""Slots whose keys are names of candidates, and whose values are a run's record and the time at which the run ended."""
 
 
 @dataclass
@@ -79,21 +81,22 @@ class CandidateTrainings:
     """The runs of a recommendation and their results.
 
     Attributes:
-        times: The measured step times of methods on backbones so far.
+        times: The step times of methods on backbones that have been measured so far.
         texts: The number of held-out texts on which each candidate is evaluated.
         lengths: The number of steps and texts of each training, by backbone.
-        settled: The backbones whose training length does not change any more.
-        candidates: Candidates by name, in the order of training.
-        results: Results by the names of candidates, in the order of `candidates`.
-        ended: When each training ended, in seconds from the start.
-        again, half: The results of the selected candidate trained on all texts, and on half of the texts.
+        settled: The backbones for which the length of trainings does not change any more.
+        candidates: The candidates by name, in the order of training.
+        results: The results by the name of the candidate, in the order of `candidates`.
+        ended: The time at which each training ended, in seconds from the start of `choose`.
+        again: The result of training the selected candidate again on all texts; None before that.
+        half: The result of training the selected candidate on half of the texts; None before that.
         confirmed: The name of the candidate that was trained again.
-        keeps_back: Whether time is kept back to train the selected candidate again.
-        short: Whether trainings may be too short to tell how good a method is, because longer ones do not fit.
-        begun: Runs in progress, by the names of candidates.
-        failed: Methods on backbones whose runs failed before the first training step, with their errors.
+        keeps_back: Whether time is still reserved to train the selected candidate again.
+        short: Whether trainings may be too short to show how good a method is, because longer trainings do not fit.
+        begun: The runs in progress, by the name of the candidate.
+        failed: The errors of methods on backbones whose runs failed before a step time was measured.
         memory: The memory forecast of the trainings; None if memory does not limit the number of trainings at once.
-        at_once: The largest number of runs at the same time.
+        at_once: The largest number of runs that were in progress at the same time.
     """
 
     setting: ChoiceSetup
@@ -119,7 +122,7 @@ class CandidateTrainings:
     def carry_out(self, candidates: Sequence[Candidate]) -> None:
         """Run each candidate for which there is time, and train the selected candidate again.
 
-        If every trained candidate fails, raises the error of the first.
+        If every trained candidate fails, the error of the first failed candidate is raised.
         """
         self.candidates = {one.name: one for one in candidates}
         self.memory = self.setting.memory_of(list(dict.fromkeys(one.way for one in candidates if one.is_trained)))
@@ -140,7 +143,7 @@ class CandidateTrainings:
 
     @property
     def _waiting(self) -> list[Candidate]:
-        """The candidates that were left out for want of time."""
+        """The candidates that were left out because there was no time to train them."""
         return [self.candidates[name] for name, one in self.dropped.items() if one.why == "train"]
 
     def _carry_out_each(self, candidates: Sequence[Candidate]) -> None:
@@ -160,20 +163,20 @@ class CandidateTrainings:
 
     @property
     def selected(self) -> str | None:
-        """The name of the best candidate; None if no candidate was trained."""
+        """The name of the candidate that is best on the validation set; None if no candidate was trained."""
         return next(iter(self.ranked), None)
 
     @property
     def ranked(self) -> list[str]:
-        """The names of the trained candidates, best first."""
+        """The names of the trained candidates, the best on the validation set first."""
         trained = [name for name, one in self.results.items() if one.record.selection]
         return sorted(trained, key=partial(self._standing, among=self._weighed()), reverse=True)
 
     def weighed(self, name: str) -> float | None:
-        """Return a candidate's validation metric, shrunk towards its accuracy in trainings recorded by afina.
+        """Return a candidate's validation metric, shrunk towards its expected accuracy from recorded trainings.
 
-        None if the metric is not a share such as accuracy, the kind of task is not recorded, or time is short for all
-        texts.
+        None if the metric is not a share such as accuracy, if afina has no recorded trainings for the kind of task, or
+        if the trainings did not read all training texts.
         """
         return self._weighed().get(name)
 
@@ -186,18 +189,21 @@ class CandidateTrainings:
         return weighed(scored, several=len(self.setting.backbones) > 1) if scored and self._reads_all() else {}
 
     def _standing(self, name: str, among: Mapping[str, float]) -> tuple[float, float]:
-        """Return a sort key: greater is better; the lower loss breaks ties. `among`: values of `weighed` by name."""
+        """Return the sort key of a candidate by its validation metric; of equal candidates, the lower loss is better.
+
+        If `among`, the result of `_weighed`, has the candidate, that value is used instead of the validation metric.
+        """
         made = self.results[name].record
         assert made.selection
         measured = -made.selection.value if METRICS[made.metric].lower else made.selection.value
         return -math.inf if math.isnan(measured) else among.get(name, measured), -made.selection.loss
 
     def last(self, name: str) -> Result:
-        """Return a candidate's final result: that of the training on all texts if the candidate was trained again."""
+        """Return a candidate's final result, which is that of its second training if it was trained again."""
         return self.again if self.again and name == self.confirmed else self.results[name]
 
     def _reads_all(self) -> bool:
-        """Return whether every training has read all training texts."""
+        """Return whether every training so far used all training texts of the task."""
         sizes = [
             one.record.train_examples + one.record.selection.examples
             for one in self.results.values()
@@ -206,7 +212,7 @@ class CandidateTrainings:
         return min(sizes) >= len(self.setting.task.train)
 
     def _is_open(self, way: Way) -> bool:
-        """Return whether a run in progress is about to measure the step time that sets the length of a run of `way`."""
+        """Return whether a run of `way` must wait for a run in progress that measures the step time for its length."""
         return any(
             one.decides and not one.judged and (way.backbone == one.candidate.way.backbone or not self.times.known)
             for one in self.begun.values()
@@ -216,7 +222,10 @@ class CandidateTrainings:
         return [*self.candidates].index(name)
 
     def _length(self, way: Way, pace: StepTime | None) -> TrainingLength | None:
-        """Return the length of a run; None if no useful length fits. `pace` None: the length with plenty of time."""
+        """Return the length of a run of `way`; None if no useful length fits the remaining time.
+
+        If the step time `pace` is None, the length is that of a run with enough time.
+        """
         there, left = len(self.setting.task.train), self.setting.clock.left
         if way.backbone in self.settled and takes_steps(way.method):
             return self.lengths[way.backbone]
@@ -233,9 +242,10 @@ class CandidateTrainings:
         return TrainingLength(1, min(used, most)) if most >= min(used, FEWEST) else None
 
     def _first_training(self, left: float) -> TrainingLength | None:
-        """Return the length of the first training for which `left` seconds suffice, by the known step times.
+        """Return the length of the first training that fits in `left` seconds by the known step times, or None.
 
-        A candidate that is expected to be worse than the mean candidate is skipped: the linear probe is as good.
+        Candidates that are expected to be worse than the mean candidate are skipped, because the linear probe is as
+        good.
         """
         good = (one for one in self.candidates.values() if takes_steps(one.way.method) and (one.ahead or 0.0) >= 0)
         paces = (self.times.of(one.way) for one in good)
@@ -244,7 +254,10 @@ class CandidateTrainings:
         return next((one for one in lengths if one), None)
 
     def _leaves_time(self, seconds: float) -> bool:
-        """Return whether a useful first training still fits after `seconds`, or fits in no case."""
+        """Return whether spending `seconds` does not prevent a useful first training.
+
+        The result is true if such a training still fits after `seconds`, or does not fit in any case.
+        """
         left = self.setting.clock.left
         return bool(self.settled or self._first_training(left - seconds) or not self._first_training(left))
 
@@ -287,7 +300,7 @@ class CandidateTrainings:
         return takes + (self._kept_back(one.way, pace) if self.keeps_back and not is_first else 0.0) <= clock.left
 
     def _judge(self, begun: _Begun, progress: Progress) -> None:
-        """Receive a run's progress, in its slot's thread; raise _Misjudged if another length suits the time left."""
+        """Receive a run's progress in the thread of its slot; raise _Misjudged if another length fits better."""
         begun.stopwatch.hear(progress)
         way, clock = begun.candidate.way, self.setting.clock
         pace = self.times.seen(way, begun.stopwatch)
@@ -320,13 +333,16 @@ class CandidateTrainings:
             self.settled.add(way.backbone)
 
     def _most_texts(self, pace: StepTime) -> int:
-        """Return the number of held-out texts for which there is time, at most `texts`."""
+        """Return the number of held-out texts that each training has time to score, at most `self.texts`."""
         trained = sum(takes_steps(one.way.method) for one in self.candidates.values())
         share = self.setting.clock.left / max(1, min(trained, TRAININGS)) * EVALUATION_SHARE
         return min(self.texts, max(FEWEST, int(share / max(pace.text, 1e-9))))
 
     def _end(self, slots: _Slots, wait: Callable[[], tuple[str, Callable[[], tuple[Record, float]]] | None]) -> None:
-        """Wait for a run to end. A run stopped by _Misjudged begins again with a length from the measured step time."""
+        """Wait until a run ends, and keep its result; a run that raised _Misjudged is started again.
+
+        The length of the new run is computed from the measured step time.
+        """
         start, stage = meter.now(), time_budget.TRAINING
         try:
             if (next_ended := wait()) is None:
@@ -360,9 +376,10 @@ class CandidateTrainings:
                 self.settled.add(one.way.backbone)
 
     def _kept_back(self, way: Way, pace: StepTime) -> float:
-        """Return the seconds to keep back for training the selected candidate again; 0 if there is no time in any case.
+        """Return the seconds to reserve for training the selected candidate again; 0 if there is no time for it.
 
-        The seconds suffice for a candidate with the step time `pace` and for the candidate that is selected now.
+        The reserved seconds are enough for a candidate with the step time `pace` and for the candidate that is selected
+        now.
         """
         if self.selected is None:
             return 0.0
@@ -371,7 +388,7 @@ class CandidateTrainings:
         return max(now, then) if now <= self.setting.clock.left else 0.0
 
     def _again(self, way: Way, pace: StepTime) -> float:
-        """Return the seconds of a training on all texts; 0 if such a training does not fit in the given minutes."""
+        """Return the seconds of a second training of `way` on all texts; 0 if trainings do not use all texts."""
         length, there = self.lengths.get(way.backbone), len(self.setting.task.train)
         if length and length.used < there:
             return 0.0
@@ -379,7 +396,7 @@ class CandidateTrainings:
         return self.times.seconds(way, pace, steps, self.texts, there)
 
     def _confirm(self, one: Candidate) -> None:
-        """Train the selected candidate on all texts, then on half of them, if there is time."""
+        """Train the selected candidate again on all texts, and then on half of the texts, if there is time."""
         there, first = len(self.setting.task.train), self.results[one.name]
         if not self._reads_all():
             return  # there are more texts than time: a second training would show nothing

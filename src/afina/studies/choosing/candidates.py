@@ -1,8 +1,8 @@
-"""Candidates of a recommendation: methods with learning rates on backbones, in the order in which they are trained.
+"""The candidates of a recommendation: methods with learning rates on backbones, in the order of training.
 
-The order was learned from recorded learning curves (`learned_order.py`): each next candidate improves most on the
-candidates before. Each candidate's expected accuracy, learned from the same curves, is a Bayesian prior for its
-accuracy on the small validation set. The module loads without torch.
+The order was learned from recorded learning curves (`learned_order.py`), so that each next candidate improves most on
+the candidates before it. The expected accuracy of a candidate, learned from the same curves, is the prior of a Bayesian
+estimate from its accuracy on the small validation set. The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from afina.studies.runs.run import Run
 
 
 def takes_steps(method: str) -> bool:
-    """Return whether a method is trained in gradient steps: neither fitted by scikit-learn nor zero-shot."""
+    """Return whether a method is trained by gradient steps, and is neither fitted by scikit-learn nor zero-shot."""
     return not is_fitted(method) and METHODS[method].head != "words"
 
 
@@ -37,11 +37,11 @@ class Candidate:
 
     Attributes:
         rate: The learning rate; None for a method that scikit-learn fits without gradient steps.
-        name: The name of its run and of its table row (`ChoiceSetup.name`).
-        ahead: The expected accuracy minus that of the mean candidate on the backbone, before the task is known; 0 if
-            nothing is recorded of the setting. None: nothing is recorded of the kind of task.
-        counts: The weight of the prior `ahead`, as a number of validation texts.
-        level: The expected accuracy of the mean candidate on the backbone minus that on all backbones.
+        name: The name of the candidate's run and of its table row (`ChoiceSetup.name`).
+        ahead: The candidate's expected accuracy minus that of the mean candidate on the backbone, from recorded
+            trainings on other tasks; 0 if the candidate was not recorded. None: no task of this kind was recorded.
+        counts: The number of validation texts that has the same weight as the expected accuracy.
+        level: The expected accuracy of the mean candidate on the backbone, minus that on all backbones.
     """
 
     way: Way
@@ -53,14 +53,15 @@ class Candidate:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the candidate is trained or fitted; else the language model is evaluated zero-shot."""
+        """Whether the candidate is trained or fitted, and not a language model that is evaluated zero-shot."""
         return METHODS[self.way.method].head != "words"
 
     def weighed(self, accuracy: float, examples: int, level: float = 0.0) -> float | None:
-        """Return the mean of `accuracy` on `examples` texts and the expected accuracy, weighted by their evidence.
+        """Return the weighted mean of the measured `accuracy` and the expected accuracy, `level + ahead`.
 
-        The expected accuracy is `level + ahead`. With `level` 0, the result ranks candidates on one backbone, and is
-        not an accuracy. Returns None if afina has no recorded trainings for the kind of task.
+        The weights are `examples`, the number of texts on which `accuracy` was measured, and `counts`. If `level` is 0,
+        the result only ranks candidates on one backbone, and is not an accuracy. None if afina has no recorded
+        trainings for the kind of task.
         """
         if self.ahead is None:
             return None
@@ -74,17 +75,17 @@ def backbone_levels(
     level_counts: float,
     examples: int,
 ) -> dict[str, float]:
-    """Return the accuracy of the mean candidate of each backbone: the posterior mean, given `residuals` and `expected`.
+    """Return the posterior mean of the accuracy of the mean candidate of each backbone, in a normal model.
 
-    In the normal model, a backbone's mean accuracy is the sum of the task's mean accuracy, the expected difference of
-    the backbone, and a random deviation. A backbone's trainings together weigh at most `examples` texts, since all are
-    scored on the same texts.
+    In the model, a backbone's mean accuracy is the sum of the task's mean accuracy, the expected difference of the
+    backbone, and a random deviation. The trainings on a backbone together have at most the weight of `examples` texts,
+    because all trainings are scored on the same texts.
 
     Args:
         residuals: The measured accuracies minus the candidates' `ahead`, by backbone; at least one backbone.
-        counts: COUNTS of each backbone.
-        expected: The expected mean accuracy of each backbone minus that of the task.
-        level_counts: The weight of the prior `expected`, as a number of validation texts.
+        counts: The weight COUNTS of each backbone.
+        expected: The expected mean accuracy of each backbone, minus that of all backbones.
+        level_counts: The number of validation texts that has the same weight as `expected`.
         examples: The number of texts on which the accuracies were measured.
     """
     weight, mean = {}, {}
@@ -100,9 +101,13 @@ def backbone_levels(
 
 
 def weighed(scored: Sequence[tuple[Candidate, float, int]], *, several: bool) -> dict[str, float]:
-    """Return each candidate's accuracy, shrunk towards its expected accuracy, by name; empty if nothing is recorded.
+    """Return each candidate's measured accuracy, shrunk towards its expected accuracy, by the candidate's name.
 
-    `scored` has candidates, each with its measured accuracy and the number of texts on which it was measured.
+    Candidates without an expected accuracy are left out.
+
+    Args:
+        scored: The candidates, each with its measured accuracy and the number of texts on which it was measured.
+        several: Whether the candidates are on several backbones.
     """
     known = [(one, accuracy, examples, one.ahead) for one, accuracy, examples in scored if one.ahead is not None]
     levels: dict[str, float] = {}
@@ -118,10 +123,15 @@ def weighed(scored: Sequence[tuple[Candidate, float, int]], *, several: bool) ->
 
 
 def in_order(ways: Sequence[Way], kinds: Mapping[str, BackboneKind], setting: ChoiceSetup) -> list[Candidate]:
-    """Return candidates in the order of training: the recorded ones in their learned order, then others.
+    """Return the candidates in the order of training: recorded candidates in their learned order, then others.
 
-    Candidates that are not recorded have the method's default learning rate. For a kind of task that is not recorded,
-    every method comes once before any comes at a second learning rate, so that a short time compares methods.
+    Candidates that were not recorded have the method's default learning rate. For a kind of task without recorded
+    trainings, every method is first tried with one learning rate, so that a short time is enough to compare methods.
+
+    Args:
+        ways: The methods on backbones that can be tried.
+        kinds: Whether each backbone is "causal" or an "encoder", by address.
+        setting: The setup of the recommendation.
     """
     order = learned_order.ORDERS[frozenset(kinds[way.backbone] for way in ways)] if ways else ()
     learned = [
@@ -142,7 +152,7 @@ def in_order(ways: Sequence[Way], kinds: Mapping[str, BackboneKind], setting: Ch
 
 
 def cheapest_first(trained: Sequence[Candidate], untrained: Sequence[Candidate]) -> list[Candidate]:
-    """Return linear probes, which are the cheapest, then zero-shot models, and then the trainings in their order."""
+    """Return the candidates with linear probes (the cheapest) first, then zero-shot models, then other trainings."""
     fits = [one for one in trained if is_fitted(one.way.method)]
     return [*fits, *untrained, *(one for one in trained if one not in fits)]
 
@@ -156,5 +166,5 @@ def _candidate(way: Way, one: Setting, setting: ChoiceSetup) -> Candidate:
 
 
 def reason(run: Run, error: AfinaError) -> str:
-    """Return the error's message without its beginning, the name of the run."""
+    """Return the message of a run's error without its beginning, which is the name of the run."""
     return str(error).removeprefix(f"run {run.title}: ")

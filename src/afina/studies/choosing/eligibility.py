@@ -1,8 +1,8 @@
-"""Which methods on which backbones a recommendation can try: those that are supported, fit in memory and are fast.
+"""The methods on backbones that a recommendation can try: they are supported, fit in memory, and are fast enough.
 
-The time of a prediction for a single text is measured in a new process: for the frozen backbone first, and for a method
-on the backbone only if the method's added weights decide whether the model is fast enough. The candidates are trained
-by `candidate_trainings.py`. The module loads without torch.
+The time of a prediction for a single text is measured in a new process, first for the frozen backbone. The time of a
+method on the backbone is measured only if the method's added weights decide whether the model is fast enough. The
+module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from afina.studies.runs.run import Run
 
 @dataclass
 class Eligible:
-    """The methods on backbones that can be tried, and why others cannot.
+    """The methods on backbones that a recommendation can try, and the reasons why others cannot be tried.
 
     Attributes:
-        ways: The methods on backbones that can be tried, by backbone in the given order, and by method.
+        ways: The methods on backbones that can be tried, ordered by backbone and then by method.
         kinds: Whether each backbone is "causal" or an "encoder", by address.
         lowered: Whether training computes in bfloat16.
-        dropped: Why a method on a backbone, or a whole backbone, cannot be tried, by its name.
-        latencies: The measured milliseconds of an answer, by the name of a backbone or of a method on a backbone.
+        dropped: The reason why a method on a backbone, or a whole backbone, cannot be tried, by its name.
+        latencies: The measured milliseconds per prediction, by the name of a backbone or of a method on a backbone.
     """
 
     ways: list[Way] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Eligible:
 
 
 def kind_of(address: str) -> BackboneKind:
-    """Return "causal" or "encoder" by the backbone's configuration. Raises NotFound or InvalidStudy."""
+    """Return "causal" or "encoder", read from a backbone's configuration. Raises NotFound or InvalidStudy."""
     from afina.models.pretrained import meta_model  # loads torch
 
     entry = ARCHITECTURES[meta_model(address).config.model_type]
@@ -63,13 +63,14 @@ def kind_of(address: str) -> BackboneKind:
 
 
 EVERY_METHOD_ON = "every method on "
-"""Begins the key in `Eligible.dropped` of a backbone that is left out whole."""
+"""The beginning of a key of `Eligible.dropped` for a backbone on which no method can be tried."""
 
 
 def eligible(setting: ChoiceSetup, memory: int | None) -> Eligible:
     """Return the methods that the backbones support and that fit in memory.
 
     Args:
+        setting: The setup of the recommendation.
         memory: The bytes that a run may use. None: the memory of this machine, or of the largest node of a cluster.
 
     Raises:
@@ -94,7 +95,7 @@ def eligible(setting: ChoiceSetup, memory: int | None) -> Eligible:
 
 @dataclass(frozen=True)
 class _Limit:
-    """The memory of a run in bytes, and whether it is GPU memory."""
+    """The memory that a run may use, in bytes, and whether this is GPU memory."""
 
     size: int | None
     on_gpu: bool
@@ -112,7 +113,7 @@ def _limit(setting: ChoiceSetup, memory: int | None) -> _Limit:
 
 
 def _unsupported(setting: ChoiceSetup, backbone: str, kind: BackboneKind) -> str:
-    """Return why no method on the backbone can do the task, as a clause; empty if at least one method can."""
+    """Return the reason why no method on a backbone can do the task, as a clause; empty if a method can."""
     if kind != "encoder":
         return ""
     if TARGETS[setting.objective.kind].written:
@@ -134,7 +135,7 @@ def _say_what_is_recorded(setting: ChoiceSetup, backbone: str, kind: BackboneKin
 
 
 def _add_what_fits(setting: ChoiceSetup, backbone: str, made: Eligible, limit: _Limit) -> None:
-    """Add the methods on a backbone that fit in memory to `made`, and the reasons why others do not."""
+    """Add to `made` the methods on a backbone that fit in memory, and the reasons why other methods cannot be tried."""
     from afina.methods.attachment import applicable  # these load torch
     from afina.studies.runs import forecast
 
@@ -180,14 +181,17 @@ def _add_what_fits(setting: ChoiceSetup, backbone: str, made: Eligible, limit: _
 
 
 TEXTS = 20
-"""The number of texts whose answers are timed."""
+"""The number of texts for which the time of a prediction is measured."""
 
 ADDED = 2.0
-"""No method answers later than this many times the frozen model."""
+"""A prediction with a method's added weights is assumed to take at most this many times as long as without them."""
 
 
 def milliseconds(setting: ChoiceSetup, way: Way, *, bare: bool) -> float:
-    """Return the median time of an answer to a single held-out text. Raises AfinaError or Overrun."""
+    """Return the median milliseconds of a prediction for a single held-out text. Raises AfinaError or Overrun.
+
+    If `bare` is set, the frozen backbone is measured without the weights that the method adds.
+    """
     some = {"train_examples": setting.read_first, "evaluation_examples": 2 * TEXTS}
     request = TimeAnswers(run=setting.run(way, **some), texts=TEXTS, bare=bare)
     with WorkerProcess(request, setting.clock.end, None) as worker:
@@ -198,9 +202,9 @@ def milliseconds(setting: ChoiceSetup, way: Way, *, bare: bool) -> float:
 
 
 def leave_out_slow(setting: ChoiceSetup, tried: Eligible) -> None:
-    """Drop methods whose predictions take longer than `setting.latency`, and note the measured times in `tried`.
+    """Remove from `tried` the methods whose predictions take longer than `setting.latency`.
 
-    Raises InvalidStudy if no method on any backbone is fast enough.
+    The measured times are stored in `tried.latencies`. Raises InvalidStudy if no method on any backbone is fast enough.
     """
     if setting.latency is None or not tried.ways:
         return

@@ -1,7 +1,8 @@
-"""The baselines of each kind of task, which use no language model and which an adapted model has to beat.
+"""The baselines of each kind of task, which use no language model and which a useful adapted model has to beat.
 
-Classes, labels and numbers: frequencies or the mean, and scikit-learn's linear models on TF-IDF. Target texts: the most
-frequent target, the target of the nearest training text by TF-IDF, the first sentences of the text.
+The baselines of classes, labels and numbers are frequencies or the mean, and scikit-learn's linear models on TF-IDF.
+The baselines of target texts are the most frequent target, the target of the nearest training text by TF-IDF, and the
+first sentences of the text.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ class Floor:
     """A fitted baseline that uses no language model.
 
     Attributes:
-        outputs: A function that returns the baseline's outputs for a split, such as logits.
+        outputs: A function that returns the baseline's outputs, such as logits, for the texts of a split.
         examples: The number of training texts.
-        setting: The setting that cross-validation on the training split chose, such as C, in words.
-        hyperparameters: The chosen setting by its name in scikit-learn.
-        model: The model that can be saved as an adapter. None: the baseline cannot be saved (`FloorKind.unsaved`).
+        setting: The hyperparameter that cross-validation on the training split chose, in words, such as `C 10`.
+        hyperparameters: The chosen hyperparameter by its name in scikit-learn.
+        model: The fitted model, which can be saved as an adapter. None: the baseline cannot be saved
+            (`FloorKind.unsaved` has the reason).
     """
 
     name: str
@@ -50,15 +52,15 @@ class Floor:
         return Predictions(self.outputs(split), split.labels)
 
     def predict(self, split: Split) -> np.ndarray:
-        """Return the predictions for a split, in the form of its targets."""
+        """Return the predictions for the texts of a split, in the form of the split's targets."""
         return self.objective.decode(self.predictions(split))
 
 
 class FloorKind(ABC):
-    """The baselines of a kind of task: a constant prediction, and a model of TF-IDF features.
+    """The baselines of one kind of task: a constant prediction, and a model on TF-IDF features.
 
     Attributes:
-        constant: The name of the baseline with a constant prediction.
+        constant: The name of the baseline that predicts the same for every text.
         tfidf: The name of the baseline on TF-IDF features.
     """
 
@@ -67,52 +69,59 @@ class FloorKind(ABC):
 
     @abstractmethod
     def fit_constant(self, train: Split, objective: Objective) -> Floor:
-        """Return the baseline with a constant prediction."""
+        """Return the baseline that predicts the same for every text, from the targets of the training split."""
 
     @abstractmethod
     def fit_tfidf(self, train: Split, objective: Objective) -> Floor:
-        """Return the baseline on TF-IDF features."""
+        """Return the baseline on TF-IDF features, fitted on the training split."""
 
     def fit(self, train: Split, objective: Objective) -> list[Floor]:
-        """Return all baselines that suit the training split, the constant prediction first."""
+        """Return all baselines of this kind of task, fitted on the training split, the constant prediction first."""
         return [self.fit_constant(train, objective), self.fit_tfidf(train, objective)]
 
     def unsaved(self, name: str) -> str:
-        """Return why the baseline `name` cannot be saved as an adapter, as a clause after "because"; else empty."""
+        """Return the reason why the baseline `name` cannot be saved as an adapter, as a clause after "because"."""
         return "it always gives the same answer"
 
 
 # Classes, numbers, labels
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
-"""Values of `C`, the inverse strength of regularization. For ridge regression, `alpha` is 1 / (2 C)."""
+"""The values of `C`, the inverse strength of regularization, that cross-validation tries.
+
+For ridge regression, `alpha` is 1 / (2 C).
+"""
 
 MOST_TEXTS = 20_000
-"""The largest number of training texts for TF-IDF: more texts take minutes and hardly change the result."""
+"""The largest number of training texts for TF-IDF, because more texts take minutes and hardly change the result."""
 
 
 class LinearFloors(FloorKind):
-    """The baselines of a kind of task with numeric outputs: classes, multi-label and regression.
+    """The baselines of a kind of task with numeric outputs: classes, labels or a number.
 
     Attributes:
-        linear: The linear model of the kind of task, such as logistic regression.
+        linear: The linear model for this kind of task, such as logistic regression.
     """
 
     linear: ClassVar[LinearKind]
 
     @abstractmethod
     def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
-        """Return the outputs of the constant baseline, the same for every text, [width]."""
+        """Return the outputs of the constant baseline, [width], which are the same for every text."""
 
     def fit_constant(self, train: Split, objective: Objective) -> Floor:
-        """Return the baseline that ignores the text: label frequencies in the training split; for numbers the mean."""
+        """Return the baseline that ignores the text.
+
+        It predicts from the frequencies of classes or labels in the training split, or for numbers their mean.
+        """
         row = self.same(objective, train.labels)
         return Floor(self.constant, objective, lambda split: np.tile(row, (len(split), 1)), min(len(train), MOST_TEXTS))
 
     def fit_tfidf(self, train: Split, objective: Objective) -> Floor:
-        """Return a linear model on TF-IDF of words and pairs of words, regularized by cross-validation on `train`.
+        """Return a linear model on TF-IDF of words and pairs of words, with regularization from cross-validation.
 
-        If no training text contains a word, the predictions are those of `fit_constant`, and `model` is None.
+        If no training text contains a word, or all have one label, the predictions are those of `fit_constant`, and
+        `model` is None.
         """
         if len(train) > MOST_TEXTS:
             chosen = np.random.Generator(np.random.PCG64(derive_seed(0, "floor"))).permutation(len(train))[:MOST_TEXTS]
@@ -155,7 +164,7 @@ class LinearFloors(FloorKind):
                 return None
 
     def _model(self, fitted: Any, objective: Objective) -> BagOfWords:
-        """Return a fitted scikit-learn pipeline in the form that can be saved, with a row of weights per output."""
+        """Return a fitted scikit-learn pipeline as a `BagOfWords`, which can be saved as an adapter."""
         words, last = fitted
         terms = sorted(words.vocabulary_, key=words.vocabulary_.get)
         weights, biases = self.linear.rows(last, objective.width, len(terms))
@@ -163,39 +172,39 @@ class LinearFloors(FloorKind):
 
 
 class ClassFloors(LinearFloors):
-    """Baselines of single-label classification: class frequencies; logistic regression on TF-IDF."""
+    """The baselines of single-label classification: class frequencies, and logistic regression on TF-IDF."""
 
     constant = "majority class"
     tfidf = "TF-IDF + logistic regression"
     linear = LINEAR_KINDS["classes"]
 
     def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
-        """Return the logarithms of the class frequencies."""
+        """Return the logarithms of the class frequencies in the training split, [classes]."""
         counts = np.bincount(targets, minlength=objective.width)
         return np.where(counts > 0, np.log(np.maximum(counts, 1) / len(targets)), NEVER)
 
 
 class NumberFloors(LinearFloors):
-    """Baselines of regression: the mean of the targets; ridge regression on TF-IDF."""
+    """The baselines of regression: the mean of the targets, and ridge regression on TF-IDF."""
 
     constant = "the mean"
     tfidf = "TF-IDF + ridge regression"
     linear = LINEAR_KINDS["number"]
 
     def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
-        """Return 0, since targets are standardized to the mean 0."""
+        """Return 0 as the constant output, because the targets are standardized to the mean 0."""
         return np.zeros(1)
 
 
 class LabelFloors(LinearFloors):
-    """Baselines of multi-label classification: label frequencies; a logistic regression on TF-IDF for each label."""
+    """The baselines of multi-label classification: label frequencies, and logistic regression on TF-IDF per label."""
 
     constant = "the most frequent labels"
     tfidf = "TF-IDF + logistic regression"
     linear = LINEAR_KINDS["labels"]
 
     def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
-        """Return the log-odds of each label's frequency."""
+        """Return the log-odds of each label's frequency in the training split, [labels]."""
         share = targets.mean(axis=0)
         odds = np.log(np.maximum(share, 1e-300)) - np.log(np.maximum(1 - share, 1e-300))
         row: np.ndarray = np.clip(odds, NEVER, -NEVER)
@@ -203,7 +212,10 @@ class LabelFloors(LinearFloors):
 
 
 def _fold_features(words: Any, texts: Sequence[str], learnt: np.ndarray, seen: np.ndarray) -> tuple[Any, Any] | None:
-    """Return TF-IDF features of a fold's training and test texts, fitted on the former; None if these have no word."""
+    """Return the TF-IDF features of a fold's training and validation texts; None if the training texts have no word.
+
+    The TF-IDF vectorizer is fitted on the training texts of the fold.
+    """
     from sklearn import clone
 
     weighed = clone(words)
@@ -219,30 +231,33 @@ def _fold_features(words: Any, texts: Sequence[str], learnt: np.ndarray, seen: n
 LEAD = "first sentences"
 
 END_OF_SENTENCE = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[^a-z\s])|(?<=[。！？])|\n+")
-"""Where a text is cut into sentences. A full stop before a small letter, as in `e.g. this`, ends no sentence."""
+"""The pattern of the end of a sentence; a full stop before a small letter, as in `e.g. this`, is no end."""
 
 FEATURES = 2**20
-"""Columns to which words are hashed, so that memory does not grow with the vocabulary."""
+"""The number of columns to which words are hashed, so that memory does not grow with the vocabulary."""
 
 BLOCK = 2_000
-"""Training texts that are compared at a time, with as many texts to answer."""
+"""The number of training texts, and of texts to predict, whose similarities are computed at a time."""
 
 
 class TextFloors(FloorKind):
-    """Baselines of target texts: the most frequent; that of the nearest text; the first sentences of a long text."""
+    """The baselines of tasks whose targets are texts.
+
+    They predict the most frequent target, the target of the nearest training text, or the first sentences of the text.
+    """
 
     constant = "most frequent answer"
     tfidf = "TF-IDF + nearest training text"
 
     def fit_constant(self, train: Split, objective: Objective) -> Floor:
-        """Return a baseline that predicts the most frequent target of the training split; the first one in a tie."""
+        """Return a baseline that always predicts the most frequent target of the training split."""
         answer = _most_frequent(train)
         return Floor(self.constant, objective, lambda split: _as_outputs([answer] * len(split)), len(train))
 
     def fit_tfidf(self, train: Split, objective: Objective) -> Floor:
         """Return a baseline that predicts the target of the training text with the highest TF-IDF cosine similarity.
 
-        A text that shares no word with the training texts gets the most frequent target.
+        For a text that shares no word with any training text, the baseline predicts the most frequent target.
         """
         nearest = NearestText(joined(train.texts, train.pairs))
         targets, otherwise = [one[0] for one in train.labels], _most_frequent(train)
@@ -254,7 +269,10 @@ class TextFloors(FloorKind):
         return Floor(self.tfidf, objective, outputs, len(train))
 
     def fit(self, train: Split, objective: Objective) -> list[Floor]:
-        """Return the baselines; first sentences are one only if most texts have more sentences than the targets."""
+        """Return the baselines; the first sentences are a baseline only if texts have more sentences than targets.
+
+        Texts and targets are compared by their median number of sentences.
+        """
         count = _median_sentences(chain.from_iterable(train.labels))
         found = super().fit(train, objective)
         if train.pairs is not None or _median_sentences(train.texts) <= count:
@@ -271,10 +289,10 @@ class TextFloors(FloorKind):
 
 
 class NearestText:
-    """Finds the training text with the highest cosine similarity of TF-IDF of words and pairs of words.
+    """A search for the training text with the highest cosine similarity of TF-IDF of words and pairs of words.
 
-    Only the training texts are kept in memory. Their TF-IDF features are computed again, in blocks, for each call of
-    `places`.
+    Only the training texts are kept in memory. The TF-IDF features of training texts are computed again, in blocks, for
+    each call of `places`.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -294,9 +312,9 @@ class NearestText:
         self._idf = (np.log((1 + len(self._texts)) / (1 + counts)) + 1).astype(np.float32)
 
     def places(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the index of the nearest training text to each text, in a tie the first, int64 [N].
+        """Return for each text the index of the nearest training text (the first of equals), int64 [N].
 
-        The index is -1 if the text shares no word with any training text.
+        The index is -1 for a text that shares no word with any training text.
         """
         asked = [self._weighed(block) for block in _blocks(texts)]
         best = [np.zeros(rows.shape[0], dtype=np.float32) for rows in asked]
@@ -314,7 +332,7 @@ class NearestText:
         return np.concatenate([np.zeros(0, dtype=np.int64), *places])
 
     def _weighed(self, texts: Sequence[str]) -> Any:
-        """Return TF-IDF rows of length 1, a sparse matrix, float32 [N, FEATURES]."""
+        """Return the TF-IDF features of texts as rows of length 1, a sparse matrix, float32 [N, FEATURES]."""
         from sklearn.preprocessing import normalize
 
         rows = self._words.transform(texts)
@@ -323,7 +341,7 @@ class NearestText:
 
 
 def first_sentences(text: str, count: int) -> str:
-    """Return the first `count` sentences of a text, or all of it if it has fewer."""
+    """Return the first `count` sentences of a text, or the whole text if it has fewer sentences."""
     return text[: next(islice(_ends(text), count - 1, None), len(text))].strip()
 
 
@@ -337,7 +355,7 @@ def _ends(text: str) -> Iterator[int]:
 
 
 def _median_sentences(texts: Iterable[str]) -> int:
-    """Return the median number of sentences, at least 1."""
+    """Return the median number of sentences of the texts, at least 1."""
     return max(1, int(np.median([sum(1 for _ in _ends(text)) for text in texts])))
 
 
@@ -364,28 +382,31 @@ FLOORS: Mapping[Kind, FloorKind] = {
     TEXT: TextFloors(),
 }
 CONSTANTS = frozenset(one.constant for one in FLOORS.values())
-"""Names of the baselines whose answer is always the same."""
+"""The names of the baselines that predict the same for every text."""
 
 MAJORITY, TFIDF = ClassFloors.constant, ClassFloors.tfidf
 
 
 def classes(train: Split) -> Objective:
-    """Return a classification objective with as many classes as the training split has."""
+    """Return a single-label classification objective with as many classes as the training split has."""
     return objectives.make(tuple(map(str, range(int(train.labels.max()) + 1))))
 
 
 def fit(train: Split, objective: Objective) -> list[Floor]:
-    """Return all baselines that suit the training split, the constant prediction first."""
+    """Return all baselines for the objective, fitted on the training split, the constant prediction first."""
     return FLOORS[objective.kind].fit(train, objective)
 
 
 def constant(train: Split, objective: Objective | None = None) -> Floor:
-    """Return the baseline with a constant prediction; `objective` None: single-label classification."""
+    """Return the baseline that predicts the same for every text.
+
+    If `objective` is None, the task is single-label classification.
+    """
     objective = objective or classes(train)
     return FLOORS[objective.kind].fit_constant(train, objective)
 
 
 def tfidf(train: Split, objective: Objective | None = None) -> Floor:
-    """Return the baseline on TF-IDF features; `objective` None: single-label classification."""
+    """Return the baseline on TF-IDF features. If `objective` is None, the task is single-label classification."""
     objective = objective or classes(train)
     return FLOORS[objective.kind].fit_tfidf(train, objective)

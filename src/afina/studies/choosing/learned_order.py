@@ -1,8 +1,8 @@
 """The order in which `choose` tries methods and learning rates, and the expected accuracy of each.
 
-Both come from recorded learning curves of the packaged backbones: `embedded`, a causal model, and `minilm`, an encoder
-(benchmarks/choose.py). `candidates.py` makes the order of a task's candidates from these constants, and
-`candidate_trainings.py` trains the next one. The module loads without torch.
+The order and the expected accuracies come from recorded learning curves of the packaged backbones: `embedded`, a causal
+model, and `minilm`, an encoder (benchmarks/choose.py). The module `candidates` makes the order of a task's candidates
+from these constants. The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 BackboneKind = Literal["causal", "encoder"]
 
 Setting = tuple[BackboneKind, str, float]
-"""The kind of the backbone, a method, and a factor of the method's default learning rate."""
+"""A setting to try: the kind of the backbone, the method, and a factor of the method's default learning rate."""
 
 _CAUSAL: tuple[Setting, ...] = (
     ("causal", "linear_probe", 1.0),
@@ -50,10 +50,11 @@ ORDERS: Mapping[frozenset[BackboneKind], tuple[Setting, ...]] = {
     frozenset({"encoder"}): _ENCODER,
     frozenset({"causal", "encoder"}): _BOTH,
 }
-"""Settings in the learned order, by the kinds of the backbones that are compared.
+"""The settings in the order of training, by the kinds of the backbones that are compared.
 
-On one backbone, each next setting adds most accuracy to the settings before it. The order over both kinds merges the
-two orders: the next setting is the one that adds most accuracy for its seconds. Linear probes come first.
+On one backbone, each next setting adds most accuracy to the settings before it. The order for a causal model and an
+encoder together merges the two orders: the next setting is the one that adds most accuracy per second. Linear probes
+come first.
 """
 
 AHEAD: Mapping[Setting, float] = {
@@ -75,28 +76,30 @@ AHEAD: Mapping[Setting, float] = {
     ("encoder", "head", 10.0): -0.104,
     ("encoder", "ia3", 10.0): 0.036,
 }
-"""Held-out accuracy on the recorded curves minus the mean of all settings in steps on the same backbone.
+"""The expected advantage of each setting, from the recorded learning curves.
 
-Averaged over tasks and sizes.
+The advantage is the held-out accuracy of the setting minus the mean of all settings trained by gradient steps on the
+same backbone, averaged over tasks and numbers of training texts.
 """
 
 COUNTS: Mapping[BackboneKind, int] = {"causal": 370, "encoder": 20}
-"""The number of texts that are worth as much evidence as AHEAD.
+"""The number of validation texts that has the same weight as AHEAD, by the kind of backbone.
 
-This is the variance of a setting's answer on one text, divided by the variance of its advantage between tasks.
+The number is the variance of a setting's right answers (0 or 1) on one text, divided by the variance of its advantage
+between tasks.
 """
 
 LEVELS: Mapping[BackboneKind, float] = {"causal": 0.049, "encoder": -0.049}
-"""The mean accuracy of the settings on the recorded backbone of each kind, minus that of both backbones."""
+"""The mean accuracy of the settings on the recorded backbone of each kind, minus the mean over both backbones."""
 
 LEVEL_COUNTS = 100
-"""The number of texts that are worth as much evidence as LEVELS: a ratio of variances as in COUNTS."""
+"""The number of validation texts that has the same weight as LEVELS, a ratio of variances as in COUNTS."""
 
 STEP_COSTS: Mapping[str, int] = {"full": 76, "lora": 47, "ia3": 43, "head": 17}
-"""The time of a step of a method, divided by the time of scoring a text in the same precision."""
+"""The time of a training step of each method, divided by the time of scoring one text in the same precision."""
 
 RECORDED: frozenset[str] = frozenset({"classes"})
-"""Kinds of the tasks whose learning curves were recorded. For other kinds, AHEAD is unknown and the order a guess."""
+"""The kinds of tasks whose learning curves were recorded; for other kinds, AHEAD is unknown and the order a guess."""
 
 RECORDED_ON: Mapping[BackboneKind, str] = {"causal": "embedded", "encoder": "minilm"}
-"""The backbone of the recorded curves, by the kind of the backbone."""
+"""The backbone of the recorded learning curves, by the kind of the backbone."""

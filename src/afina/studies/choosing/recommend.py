@@ -1,9 +1,10 @@
-"""Recommend which method to use for a task, within a number of minutes. The module loads without torch.
+"""`recommend` recommends which method to use for a task, within a number of minutes.
 
-`recommend` measures baselines (`floors.py`), finds the methods that can be tried (`eligibility.py`), measures the time
-of a step (`step_times.py`) and the zero-shot model, and trains one candidate after the other
-(`candidate_trainings.py`), in the order of `candidates.py`. The best candidate is selected on a validation set cut from
-the training split. The held-out texts only measure how good each contender is.
+`recommend` measures baselines (`floors.py`), finds the methods that can be tried (`eligibility.py`), and measures the
+time of a training step (`step_times.py`) and the zero-shot model. Then `recommend` trains one candidate after the other
+(`candidate_trainings.py`), in the order of `candidates.py`. The best candidate is selected on a validation set that is
+cut from the training split. The held-out texts measure how good each contender is. The module can be imported without
+torch.
 """
 
 from __future__ import annotations
@@ -65,24 +66,31 @@ def recommend(
     command: Sequence[str] = (),
     began: float | None = None,
 ) -> Results:
-    """Recommend a method for `task`, and train its adapter below `out`, in about `minutes` and at most 5 % more.
+    """Recommend a method for `task`, and train its adapter in the directory `out`.
+
+    The recommendation takes about `minutes`, and at most 5 % more.
 
     Args:
         task: The task's address, or a `Task` of `Task.load` or `Task.of`.
         minutes: The time for everything after the download of the backbones; 5 minutes or more give a useful answer.
-        memory: The bytes that a run may use: GPU memory if it trains on a GPU. None: the memory available here, or that
-            of the largest node of a cluster.
-        backbone: The address of the backbone, or several addresses: then a method and its backbone are recommended.
-        data: Columns, labels and `allow_leakage`, as in `ReadingOptions`.
-        ask: The prompt template, label words and start of the head, as in `Ask`.
-        metric: The metric by which methods are chosen. None: the metric of the task, or of its kind.
-        latency: Leave out models that take more milliseconds to predict a single text on this machine. None: no limit.
-        executor: Default: each run in a process of its own on this machine.
+        memory: The bytes that a run may use: GPU memory if runs train on a GPU. None: the memory available on this
+            machine, or that of the largest node of a cluster.
+        backbone: The address of the backbone. If several addresses are given, the recommendation is a method and its
+            backbone.
+        out: The output directory.
+        data: The options with which the task is read, such as columns, labels and `allow_leakage`, as in
+            `ReadingOptions`.
+        ask: The prompt template, the label words, and whether the head starts from label words, as in `Ask`.
+        metric: The metric by which methods are chosen. None: the default metric of the task, or of its kind.
+        latency: The largest allowed milliseconds to predict a single text on this machine; slower models are left out.
+            None: no limit.
+        watcher: The receiver of the progress. None: a notebook shows a progress display, and a script shows nothing.
+        executor: The executor of the runs. None: each run is executed in a process of its own on this machine.
         command: The command line arguments that repeat the recommendation.
-        began: The start time by `meter.now()`, if work began before this call.
+        began: The start time by `meter.now()`, if the work began before this call. None: now.
 
     Returns:
-        The results of the trained contenders; their `recommendation` names the recommended method.
+        The results of the trained contenders, whose field `recommendation` names the recommended method.
 
     Raises:
         InvalidData: `minutes`, `backbone` or `latency` is not valid, or the task cannot be read.
@@ -112,7 +120,7 @@ def recommend(
 
 
 def _read(task: str | Task, data: ReadingOptions | Mapping[str, Any]) -> tuple[ReadingOptions, Task]:
-    """Return the reading options of the runs, and the whole task."""
+    """Return the reading options that the runs use, and the whole task."""
     if not isinstance(data, ReadingOptions | Mapping):
         raise problems.DATA_NOT_DICT(argument="data", found=type(data).__name__)
     fields = with_address({"task": task, "data": data})
@@ -121,7 +129,7 @@ def _read(task: str | Task, data: ReadingOptions | Mapping[str, Any]) -> tuple[R
 
 
 def _fetch(backbones: Sequence[str], executor: Executor, watcher: Watcher) -> float:
-    """Fetch the backbones, tell the watcher, and return the seconds that the download took."""
+    """Download the backbones that are missing, tell the watcher, and return the seconds that this took."""
     executor.prepare()
     from afina.models import pretrained  # noqa: F401 - loads torch, which the minutes count
 
@@ -139,7 +147,7 @@ def _check_above_zero(name: str, value: float, instead: str) -> None:
 
 
 def _checked_backbones(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the addresses in the given order. Raises InvalidData for an empty list or a repeated address."""
+    """Return the backbone addresses in the given order. Raises InvalidData for an empty list or a repeated address."""
     backbones = (given,) if isinstance(given, str) else tuple(given)
     twice = [one for number, one in enumerate(backbones) if one in backbones[:number]]
     if not backbones or twice:
@@ -149,7 +157,7 @@ def _checked_backbones(given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _check_defined(metric: str, objective: Objective, task: Task) -> None:
-    """Raise InvalidData if the metric is undefined on the held-out texts for all predictions."""
+    """Raise InvalidData if the metric is undefined on the held-out texts even for perfect predictions."""
     if np.isnan(METRICS[metric].value(objective.perfect(task.evaluation.labels))):
         raise problems.METRIC_UNDEFINED(
             _metric=METRICS[metric].words,
@@ -269,10 +277,10 @@ def _answer(
 def _same_texts(
     held_out: Split, finalists: dict[str, Result], untrained: dict[str, Result]
 ) -> tuple[Split, dict[str, Result], dict[str, Result]]:
-    """Return the texts and targets on which the first result was measured, and the results measured on the same.
+    """Return the held-out texts of the first result, and the results that were measured on the same texts.
 
-    Two results differ in their texts only if too long target texts were left out (`Task.long`): methods with virtual
-    tokens leave less room for a text.
+    The results of two methods differ in their texts only if target texts were left out as too long. A method with
+    virtual tokens has fewer tokens for a text, so more texts are too long.
     """
     first = next(iter([*finalists.values(), *untrained.values()]), None)
     if first is None or not TARGETS[first.objective.kind].written:
@@ -287,9 +295,9 @@ def _same_texts(
 
 
 def best_of_each_method(trainings: CandidateTrainings) -> dict[str, Result]:
-    """Return the best candidate of each method on each backbone, best first.
+    """Return the result of the best candidate of each method on each backbone, the best candidate first.
 
-    The selected candidate is returned with its last training.
+    The result of the selected candidate is that of its last training.
     """
     found: dict[Way, str] = {}
     for name in trainings.ranked:
@@ -298,7 +306,7 @@ def best_of_each_method(trainings: CandidateTrainings) -> dict[str, Result]:
 
 
 def trained_contenders(trainings: CandidateTrainings) -> list[Contender]:
-    """Return all trained candidates, in their order."""
+    """Return all trained candidates as contenders, in the order of training."""
     made = []
     for name, result in trainings.results.items():
         selection = result.record.selection
@@ -319,7 +327,7 @@ def trained_contenders(trainings: CandidateTrainings) -> list[Contender]:
 
 
 def with_fewer_texts(trainings: CandidateTrainings, metric: Metric, margin: float | None) -> Fewer | None:
-    """Return the result of the selected candidate trained on half of the texts; None without such a training."""
+    """Return the result of training the selected candidate on half of the texts; None if there is no such result."""
     best, again, half = trainings.confirmed, trainings.again, trainings.half
     if not best or not again or not half:
         return None
@@ -331,7 +339,7 @@ def with_fewer_texts(trainings: CandidateTrainings, metric: Metric, margin: floa
 
 
 def with_measurements(contender: Contender, result: Result) -> Contender:
-    """Return the contender with its run's metrics, training time, memory, parameters and adapter path."""
+    """Return the contender with the metrics, training time, memory, parameters and adapter path of its run."""
     made = result.record
     figures = {
         "metrics": made.metrics,

@@ -1,6 +1,7 @@
-"""Recommendation: which method to use, and the comparisons behind it; the content of `recommendation.json`.
+"""`Recommendation`: the recommended method and the comparisons behind it, the content of `recommendation.json`.
 
-`afina.report.recommendation` puts a recommendation into words. The module loads without torch.
+The module `afina.report.recommendation` puts a recommendation into sentences. This module can be imported without
+torch.
 """
 
 from __future__ import annotations
@@ -21,43 +22,44 @@ from afina.studies.runs.record import Below, Prompting
 from afina.studies.runs.spec import Training
 
 NAME = "choose"
-"""The study name in the records of a recommendation's runs: the name of the command."""
+"""The study name in the records of a recommendation's runs, which is the name of the command `afina choose`."""
 
 EPOCHS = 3
-"""The largest number of epochs of a training."""
+"""The largest number of epochs of a training of `choose`."""
 
 BATCH = Training().batch_size
 
 ENOUGH = 20
-"""The number of steps after which a training tells how good its method is; fewer if these are three epochs.
+"""The number of steps from which on a training shows how good its method is; fewer steps if these are three epochs.
 
-On the recorded curves, trainings of 4 and of 10 steps ended up to 26 points below those of the full length.
+In recorded trainings, the accuracy after 4 or 10 steps was up to 26 points below that of a training of full length.
 """
 
 
 class Contender(Frozen):
-    """A baseline or a method that was tried, and its scores.
+    """A baseline or a method that a recommendation compares, and its metrics and costs.
 
     Attributes:
-        name: The baseline's name, or the method's key, with the learning rate if it is not the default, and with the
-            backbone if several are compared.
+        name: The name of the baseline, or the method's key. The name also has the learning rate if this is not the
+            default, and the backbone if several are compared.
         method: The method's key; None for a baseline and for the untrained model.
         backbone: The address of the backbone if several are compared; None for a baseline without a language model.
-        setting: The setting that a baseline chose by cross-validation.
+        setting: The hyperparameter that a baseline chose by cross-validation, in words.
         rate: The learning rate.
         validation: The headline metric on the validation set. If the selected candidate was trained again on all texts,
-            the fields after `weighed` describe the second training.
+            `validation`, `validation_examples`, `weighed` and `ended` are of the first training, and all other figures
+            are of the second training.
         validation_examples: The number of texts in the validation set.
-        weighed: `validation` shrunk towards the accuracy that recorded trainings on other tasks suggest. `weighed`
-            ranks candidates and is not an accuracy.
-        ended: When its training ended, in seconds from the start of `choose`.
-        metrics: All metrics on the held-out texts, the usual headline metric first; empty if not evaluated on them.
+        weighed: The metric `validation`, shrunk towards the accuracy that recorded trainings on other tasks suggest.
+            `weighed` ranks candidates and is not an accuracy.
+        ended: The time at which the training ended, in seconds from the start of `choose`.
+        metrics: All metrics on the held-out texts, the usual headline metric first; empty without an evaluation.
         examples: The number of training texts.
-        seconds: The training time.
+        seconds: The training time in seconds.
         memory: The peak memory of the training process, in bytes.
         ask: The prompt template and label words of the run.
         key: The key of the run's record; None for a baseline.
-        adapter: The path of the trained adapter, relative to the output directory.
+        adapter: The path of the adapter, relative to the output directory; None if no adapter was saved.
     """
 
     name: str
@@ -82,7 +84,7 @@ class Contender(Frozen):
 
     @property
     def trained(self) -> bool:
-        """Whether this is an adapted model that was evaluated on the held-out texts."""
+        """Whether the contender is an adapted model that was trained and evaluated on the held-out texts."""
         return self.adapter is not None and self.steps is not None
 
     @model_validator(mode="after")
@@ -94,14 +96,16 @@ class Contender(Frozen):
 
 
 class Dropped(Frozen):
-    """Why a method, or one of its learning rates, was not trained.
+    """The reason why a method, or one of its learning rates, was not trained.
 
     Attributes:
-        why: memory: the method does not fit (`needed` and `available`, in bytes). start: no time was left to measure
-            how fast it answers. train: no time was left to train and evaluate it. overrun: the run was stopped at the
-            time limit. error: the training failed with `message`. latency: an answer takes `milliseconds`, which is
-            longer than allowed. words: a language model cannot answer with the labels.
-        smaller: The bytes that the method needs with weights in int8, if no method fits and this method would in int8.
+        why: "memory": the method does not fit in memory (`needed` and `available`, in bytes). "start": no time was left
+            to measure the time of a prediction. "train": no time was left to train and evaluate the method. "overrun":
+            the run was stopped at the time limit. "error": the training failed with `message`. "latency": a prediction
+            takes `milliseconds`, which is more than allowed. "words": a language model cannot predict the labels,
+            because the labels are not words.
+        smaller: The bytes that the method needs with frozen weights in int8; None unless no method fits in memory and
+            this method would fit in int8.
     """
 
     why: Literal["memory", "start", "train", "overrun", "error", "latency", "words"]
@@ -123,17 +127,17 @@ class Dropped(Frozen):
 HALF = "half of the texts"
 
 READ = 0.75
-"""The share of the training texts above which a training has read nearly all: some are held back for validation."""
+"""A training on at least this share of the training texts counts as a training on all, because some are validation."""
 
 
 class Fewer(Frozen):
-    """The result of the selected candidate trained on half of the training texts.
+    """The result of training the selected candidate on half of the training texts.
 
     Attributes:
-        name: The name of the candidate.
-        examples: The number of training texts, half of all.
+        name: The name of the selected candidate.
+        examples: The number of training texts, half of all training texts.
         metrics: All metrics on the held-out texts.
-        comparison: The comparison of the trainings on all texts and on half of the texts.
+        comparison: The paired comparison of the training on all texts with the training on half of the texts.
     """
 
     name: str
@@ -143,29 +147,30 @@ class Fewer(Frozen):
 
 
 class Recommendation(Sealed):
-    """The recommended method and the contenders with which it was compared.
+    """The recommended method, and the contenders (baselines and methods) with which it was compared.
 
     Attributes:
         data: The options with which the task was read.
-        backbone: The backbone of the recommended method; the first one if a baseline is recommended.
+        backbone: The backbone of the recommended method; the first backbone if a baseline is recommended.
         backbones: The backbones that were compared; empty if there was only one.
         kind: The kind of the task.
-        unasked: The labels, if they are not words and training so started from a random head; empty otherwise.
+        unasked: The labels of the task if training started from a random head because they are not words; else empty.
         metric: The metric by which methods were chosen.
-        recommended: A method's key, or the name of a baseline.
-        adapter: The path of the recommended adapter, relative to the output directory; None for the majority baseline.
+        recommended: The name of the recommended contender, such as a method's key or the name of a baseline.
+        adapter: The path of the recommended adapter, relative to the output directory; None if a baseline is
+            recommended that cannot be saved as an adapter.
         contenders: Baselines first, then the zero-shot model, then trained candidates in the order of training.
         comparisons: A paired comparison for every two of the baselines, the zero-shot model and each method's best
-            candidate. Trainings that were too short to judge a method are compared only if recommended.
+            candidate. A training that was too short to judge its method is compared only if it is recommended.
         dropped: The reason why a method or candidate was not trained, by the method's key or the candidate's name.
-        fewer: The result with half of the texts; None if there was no time for this training.
+        fewer: The result of training on half of the texts; None if there was no time for this training.
         train_examples: The number of training texts in the task.
-        examples: The number of held-out texts that were evaluated.
+        examples: The number of held-out texts on which contenders were evaluated.
         minutes: The minutes that the user gave.
         seconds: The seconds that the recommendation took.
-        stages: Seconds by stage, such as "baselines".
+        stages: The seconds of each stage of `choose`, such as "training".
         at_once: The largest number of trainings at the same time.
-        latency: The largest allowed milliseconds of a prediction for a single text; None: no limit.
+        latency: The largest allowed milliseconds of a prediction for a single text. None: no limit.
         latencies: The median milliseconds of a prediction for a single text, by the name of a backbone or of a method
             on a backbone. Empty if `latency` is None.
     """
@@ -204,7 +209,7 @@ class Recommendation(Sealed):
         return next(one for one in self.contenders if one.name == name)
 
     def is_short(self, one: Contender) -> bool:
-        """Return whether a training was too short to tell how good its method is."""
+        """Return whether a contender's training was too short to show how good its method is."""
         whole = EPOCHS * ceil(READ * self.train_examples / BATCH)
         return one.trained and one.rate is not None and (one.steps or 0) < min(ENOUGH, whole)
 
@@ -219,14 +224,15 @@ def decide(
 ) -> str:
     """Return the name of the recommended contender.
 
-    The recommended contender is the best trained candidate on the validation set, among those that beat the baselines
-    and the zero-shot model. Another candidate is recommended instead if it is significantly better. If no candidate
-    beats them, the best baseline or the zero-shot model is recommended.
+    Only trained candidates are considered whose metric on the held-out texts is better than that of every baseline and
+    of the zero-shot model. Of these, the candidate that is best on the validation set is recommended, unless another
+    candidate is significantly better on the held-out texts. If there is no such candidate, the best baseline or the
+    zero-shot model is recommended.
 
     Args:
-        order: The trained candidates, best first on the validation set.
-        scores: Each prediction's contribution to the metric, [1, N], by candidate.
-        scores_of_simple: Each prediction's contribution, for the baselines and the zero-shot model.
+        order: The names of the trained candidates, the best on the validation set first.
+        scores: The per-example values of the metric on the held-out texts, [1, N], by candidate.
+        scores_of_simple: The per-example values, [1, N], of the baselines and the zero-shot model, by name.
         compared: The paired comparisons of all contenders.
         lower: Whether lower values of the metric are better.
     """
@@ -245,5 +251,5 @@ def decide(
 
 
 def _or_least(gain: float) -> float:
-    """Return `gain`, or -inf if it is NaN, so that gains can be sorted."""
+    """Return `gain`, or -inf if `gain` is NaN, so that gains can be sorted."""
     return -inf if isnan(gain) else gain

@@ -1,6 +1,6 @@
-"""The setup of a recommendation: the values that stay the same while it is made, and the runs of its task.
+"""The setup of a recommendation: the values that do not change while it is made, and the runs of its task.
 
-A `Way` is a method on a backbone, such as LoRA on minilm. The module loads without torch.
+A `Way` is a method on a backbone, such as LoRA on minilm. The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from afina.studies.runs.spec import Ask, Training
 from afina.studies.schedule import Watcher
 
 DEAREST = "full"
-"""The method with the slowest steps, whose step time stands for that of an unmeasured method on the same backbone."""
+"""The method with the slowest training steps, whose step time is assumed for methods without a recorded step cost."""
 
 MORE = 2
-"""No method takes more than this many times the memory of the most expensive method."""
+"""Any method is assumed to need at most this many times the memory of the method DEAREST."""
 
 AT_FIRST = 2_000
-"""Training texts that are read before it is known for how many there is time."""
+"""The number of training texts of the first run, before the step time is known that tells how many texts fit."""
 
 
 _WITHOUT_WORDS = {"words": None, "offset": False}
@@ -48,18 +48,18 @@ class Way(NamedTuple):
 
 @dataclass(frozen=True)
 class ChoiceSetup:
-    """Values that stay the same while a recommendation is made.
+    """The values that do not change while a recommendation is made, and the stopwatch of its stages.
 
     Attributes:
         task: The whole task, read once.
         objective: The objective of the task.
         backbones: The addresses of the backbones that are compared, at least one.
-        ask: The prompt template, label words and start of the head of all runs.
-        data: The options with which the runs read the task. Leakage was checked once in the whole task, so the runs do
-            not check their part of the texts.
+        ask: The prompt template and label words of all runs, and whether their heads start from label words.
+        data: The options with which the runs read the task. The runs do not check for leakage, because leakage was
+            checked once in the whole task.
         metric: The metric by which methods are chosen.
-        latency: The largest allowed milliseconds of a prediction for a single text; None: no limit.
-        stages: The time that each stage has taken so far.
+        latency: The largest allowed milliseconds of a prediction for a single text. None: no limit.
+        stages: The seconds that each stage of the recommendation has taken so far.
     """
 
     task: Task
@@ -76,24 +76,24 @@ class ChoiceSetup:
 
     @cached_property
     def names(self) -> Mapping[str, str]:
-        """The short names of the backbones, by address."""
+        """The short name of each backbone by its address."""
         return backbone_names(self.backbones)
 
     @cached_property
     def files(self) -> Mapping[str, str | None]:
-        """The digests of the files of the backbones, by address."""
+        """The digest of each backbone's files by the backbone's address; None if its address identifies the files."""
         return {address: files_digest(address) for address in self.backbones}
 
     def name(self, way: Way, rate: str = "") -> str:
         """Return the name of a run in tables and files: the method's key, and the backbone if there are several.
 
-        `rate` is the learning rate, or empty for the method's default.
+        The name also has the learning rate `rate`, which is empty for the method's default rate.
         """
         stem = f"{way.method}-{rate}" if rate else way.method
         return f"{stem}{ON}{self.names[way.backbone]}" if len(self.backbones) > 1 else stem
 
     def run(self, way: Way, *, rate: float | None = None, steps: int | None = None, **data: Any) -> Run:
-        """Return a run of a method on a backbone on the task; `data` overrides fields of `ReadingOptions`."""
+        """Return a run of the task with a method on a backbone; `data` overrides fields of `ReadingOptions`."""
         ask = self.ask
         if is_fitted(way.method):  # the head does not start from words
             ask = ask.model_copy(update={"head": "random" if ask.head == "words" else ask.head, **_WITHOUT_WORDS})
@@ -112,20 +112,23 @@ class ChoiceSetup:
 
     @property
     def lacks_words(self) -> bool:
-        """Whether training starts from a random head on some backbone because the labels are not words."""
+        """Whether training starts from a random head on at least one backbone because the labels are not words."""
         return any(lacks_words(self.run(Way(backbone, DEAREST)), self.task) for backbone in self.backbones)
 
     @property
     def read_first(self) -> int:
-        """The number of training texts of the first run, which measures how many texts fit in the time."""
+        """The number of training texts of the first run, from which the time of a training step is measured."""
         return min(AT_FIRST, len(self.task.train))
 
     def run_like(self, way: Way) -> Run:
-        """Return a run that needs as much memory as the trainings of a method on a backbone."""
+        """Return a run that needs as much memory as the trainings of the method on the backbone, for a forecast."""
         return self.run(way, train_examples=self.read_first)
 
     def memory_of(self, ways: Sequence[Way]) -> MemoryForecast | None:
-        """Return the memory forecast of trainings of these methods on backbones; None if memory does not limit them."""
+        """Return the memory forecast of the trainings of these methods on backbones.
+
+        None if memory does not limit how many trainings run at once.
+        """
         executor = self.executor
         if executor.slots == 1:
             return None

@@ -1,7 +1,7 @@
-"""The training time of a step of methods on backbones: measured in the first steps, and updated by each training.
+"""The time of a training step of each method on each backbone, measured in a training's first steps.
 
 The step time of a method that has not run is estimated from another run on the same backbone and from recorded ratios
-of the methods' costs. The module loads without torch.
+of the methods' step times. The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from afina.studies.choosing.setup import DEAREST, Way
 from afina.studies.runs.record import Record
 
 MEASURED = 4
-"""The number of steps, or of texts, after the first one that tell the time of a step or a text."""
+"""The number of training steps (or scored texts) after the first from which the time of one is measured."""
 
 FLOAT32, REOPENING = 3.0, 0.4
-"""Factors for a run that trains in bfloat16, used until a training of the method has ended.
+"""Two factors for a run that trains in bfloat16, used until a training of the method has ended.
 
-Texts are scored in float32, which takes up to three times as long. The model is opened a second time, in this share of
-the time that starting took.
+FLOAT32: texts are scored in float32, which takes up to three times as long as in bfloat16. REOPENING: the model is
+opened a second time for the evaluation, which takes this share of the time that the start of the run took.
 """
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """The seconds of a training step, of scoring a text, and of everything else in a run (`opening`)."""
+    """The seconds of a training step (`step`), of scoring a text (`text`), and of the rest of a run (`opening`)."""
 
     opening: float
     step: float
@@ -38,7 +38,10 @@ class StepTime:
 
     @classmethod
     def of_run(cls, made: Record, seconds: float) -> StepTime:
-        """Return the step time of a run that took `seconds`. For a linear probe, a step is a text that it reads."""
+        """Return the step time of a finished run that took `seconds`.
+
+        A linear probe has no training steps; its `step` is the time to read one training text.
+        """
         seen, texts = made.seconds, made.examples + (made.selection.examples if made.selection else 0)
         opening = max(0.0, seconds - seen.train - seen.evaluate)
         steps = made.steps if made.training["learning_rate"] is not None else made.steps * made.train_examples
@@ -49,15 +52,15 @@ class StepTime:
         return self.opening + steps * self.step + texts * self.text
 
     def steps(self, seconds: float, texts: float) -> int:
-        """Return the number of steps for which `seconds` suffice in a run that scores `texts`; may be negative."""
+        """Return the number of training steps that fit in `seconds` in a run that scores `texts`; may be negative."""
         return math.floor((seconds - self.seconds(0, texts)) / max(self.step, 1e-9))
 
 
 class Stopwatch:
-    """The time of a run in progress, without the time in which the run waited for room on a cluster.
+    """A stopwatch of a run in progress, which does not count the time in which the run waited for a free machine.
 
     Attributes:
-        began: When the run had room on a machine.
+        began: The time at which the run had a machine, by `meter.now()`.
         phase: The phase of the last progress event, such as "train".
     """
 
@@ -66,7 +69,7 @@ class Stopwatch:
         self._first = self._last = 0.0, 0
 
     def hear(self, progress: Progress) -> None:
-        """Note the time of a progress event; restart the stopwatch when a wait for room ends."""
+        """Note the time of a progress event; restart the stopwatch when the run stops waiting for a machine."""
         here = meter.now(), progress.step
         if self._waits:
             self.began = here[0]
@@ -77,24 +80,27 @@ class Stopwatch:
 
     @property
     def done(self) -> int:
-        """The number of training steps, or of scored texts, that are done in the phase."""
+        """The number of training steps (or of scored texts) that are done in the current phase."""
         return self._last[1]
 
     @property
     def each(self) -> float | None:
-        """The seconds of a training step, or of a scored text; None while too few are done."""
+        """The seconds of one training step (or of scoring one text); None while too few are done."""
         (start, before), (now, done) = self._first, self._last
         return (now - start) / (done - before) if done - before >= MEASURED else None
 
     @property
     def opening(self) -> float:
-        """The seconds from the start of the run to the first step or text of the phase."""
+        """The seconds from the start of the run to the first training step (or scored text) of the current phase."""
         start, before = self._first
         return max(0.0, start - self.began - before * (self.each or 0.0))
 
 
 def _texts(method: str) -> float:
-    """Return how many texts are scored in the time of a training step; the largest value for an unrecorded method."""
+    """Return how many texts can be scored in the time of one training step of a method.
+
+    For a method without a recorded step cost, the value is that of the slowest method, DEAREST.
+    """
     return STEP_COSTS.get(method, STEP_COSTS[DEAREST])
 
 
@@ -104,7 +110,7 @@ class StepTimes:
 
     Attributes:
         lowered: Whether training computes in bfloat16.
-        known: Measured step times by method and backbone, the latest last.
+        known: The measured step times by method and backbone, the latest last.
     """
 
     lowered: bool
@@ -115,7 +121,10 @@ class StepTimes:
         self.known[way] = pace
 
     def of(self, way: Way) -> StepTime | None:
-        """Return the measured or estimated step time of `way`; None if nothing was measured on its backbone."""
+        """Return the measured or estimated step time of a method on a backbone.
+
+        None if no step time was measured on the backbone.
+        """
         if way in self.known:
             return self.known[way]
         near = [(one, pace) for one, pace in self.known.items() if one.backbone == way.backbone]
@@ -130,7 +139,7 @@ class StepTimes:
         return replace(pace, step=read * _texts(way.method))
 
     def seen(self, way: Way, stopwatch: Stopwatch) -> StepTime | None:
-        """Return the step time measured in a run in progress; None while too few steps or texts are done."""
+        """Return the step time that is measured in a run in progress; None while too few steps or texts are done."""
         each, is_trained = stopwatch.each, takes_steps(way.method) or is_fitted(way.method)
         if each is None or stopwatch.phase != ("train" if is_trained else "evaluate"):
             return None
@@ -146,5 +155,8 @@ class StepTimes:
         return FLOAT32 if self.lowered else 1.0
 
     def seconds(self, way: Way, pace: StepTime, steps: int, scored: int, read: int) -> float:
-        """Return the seconds of a run that scores `scored` texts. A step of a fit is one of the `read` texts."""
+        """Return the seconds of a run that takes `steps` training steps and scores `scored` texts.
+
+        For a linear probe, which has no training steps, the number `read` of training texts replaces `steps`.
+        """
         return pace.seconds(steps if takes_steps(way.method) else read * is_fitted(way.method), scored)

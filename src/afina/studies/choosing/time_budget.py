@@ -1,6 +1,6 @@
 """The time budget of a recommendation: how much of the given minutes is left, and the seconds of each stage.
 
-The module loads without torch.
+The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ from dataclasses import dataclass, field
 from afina import meter
 
 LATE, CLOSING = 0.04, 0.1
-"""Shares of the given minutes: by how much they may be exceeded, and the most that is kept back for what follows.
+"""Two shares of the given minutes.
 
-Comparing the results and writing the report follow the last run.
+LATE: runs may exceed the minutes by this share. CLOSING: at most this share is reserved for the work after the last
+run, which compares the results and writes the report.
 """
 
 
 @dataclass
 class TimeBudget:
-    """The given minutes, counted from a start time. `began` and `end` are times of `meter.now()`.
+    """The minutes that the user gave, counted from the start time `began`.
+
+    The times `began` and `end` are values of `meter.now()`.
 
     Attributes:
-        closing: The seconds kept back for the work after the last run, such as paired comparisons.
+        closing: The seconds that are reserved for the work after the last run, such as paired comparisons.
     """
 
     began: float
@@ -31,17 +34,17 @@ class TimeBudget:
     closing: float = 0.0
 
     def keep_back(self, seconds: float) -> None:
-        """Keep `seconds` back for the work after the last run, but at most a small share of the given minutes."""
+        """Reserve `seconds` for the work after the last run, but at most the share CLOSING of the given minutes."""
         self.closing = min(seconds, CLOSING * 60 * self.minutes)
 
     @property
     def left(self) -> float:
-        """The seconds that can still be planned for runs; negative when the time is used up."""
+        """The seconds that are left for runs; negative if the time is used up."""
         return self.began + 60 * self.minutes - self.closing - meter.now()
 
     @property
     def end(self) -> float:
-        """The time at which runs in progress are stopped."""
+        """The time at which runs in progress are stopped, by `meter.now()`."""
         return self.began + 60 * self.minutes * (1 + LATE) - self.closing
 
     @property
@@ -56,13 +59,13 @@ ASKING, TRAINING, AGAIN, HALF = "asking in words", "training", "training the sel
 
 @dataclass(frozen=True)
 class StageSeconds:
-    """Seconds by stage, in the order in which the stages began."""
+    """The seconds of each stage of a recommendation, in the order in which the stages began."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
-        """Add the time of the `with` block to the stage, also if the block raises."""
+        """Add the time of the `with` block to a stage, also if the block raises an exception."""
         began = meter.now()
         try:
             yield

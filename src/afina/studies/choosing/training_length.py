@@ -1,6 +1,6 @@
-"""The length of all trainings of a recommendation: as many epochs as fit in the time, or else fewer texts.
+"""The length of the trainings of a recommendation: as many epochs as fit in the time, or less than an epoch.
 
-The module loads without torch.
+The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -12,26 +12,27 @@ from afina.studies.choosing.recommendation import BATCH, ENOUGH, EPOCHS
 from afina.studies.choosing.step_times import StepTime
 
 ROOM, ALONE = 2.3, 1.15
-"""The number of trainings for which there must be time: if time is short, epochs are reduced first, then texts.
+"""The number of trainings of a length for which there must be time; if time is short, epochs are reduced before texts.
 
-The second training is that of the selected candidate on all texts, which takes more steps. If there are more texts than
-time, it is a training of another candidate. If two trainings of useful length do not fit, there is time for one
-(`ALONE`), with some left for a machine that becomes slower.
+ROOM is two trainings and a reserve, because the second training, of the selected candidate on all texts, takes more
+steps. If there is no time for all texts, the second training is that of another candidate. If two trainings of useful
+length do not fit, there must be time for one training (`ALONE`), with a reserve in case the machine becomes slower.
 """
 
 SHARE, MOST = 0.2, 300
-"""The share of the training texts that is set aside for selecting, and the largest number of them."""
+"""The share of the training texts that is the validation set, and the largest number of texts in this set."""
 
 
 def share_aside(used: int) -> float:
-    """Return the share of `used` training texts that is cut off as the validation set."""
+    """Return the share of `used` training texts that is cut off as the validation set: SHARE, or MOST texts."""
     return min(SHARE, MOST / max(1, used))
 
 
 class TrainingLength(NamedTuple):
-    """The steps and the training texts of each training on a backbone.
+    """The length of each training on a backbone.
 
     Attributes:
+        steps: The number of optimizer steps.
         used: The number of training texts, including the validation set.
     """
 
@@ -43,24 +44,27 @@ class TrainingLength(NamedTuple):
         return share_aside(self.used)
 
     def epochs(self, there: int) -> int:
-        """Return the epochs of trainings on all training texts; `there` is their number."""
+        """Return the number of epochs of a training with these steps on all training texts; `there` is their number."""
         return max(1, round(self.steps / steps_of_epoch(there)))
 
 
 def steps_of_epoch(there: int) -> int:
-    """Return the optimizer steps of an epoch of `there` training texts, without the validation set."""
+    """Return the number of optimizer steps of an epoch of `there` training texts, without the validation set."""
     return math.ceil(there * (1 - share_aside(there)) / BATCH)
 
 
 def training_length(
     pace: StepTime, left: float, there: int, texts: int, *, short: bool = False
 ) -> TrainingLength | None:
-    """Return the length of each training that fits in `left` seconds; None if no useful length fits.
+    """Return the length of the trainings of a recommendation; None if no useful length fits the time.
 
     Args:
+        pace: The time of a training step and of scoring a text.
+        left: The seconds that are left for trainings.
         there: The number of training texts.
         texts: The number of held-out texts on which each training is evaluated.
-        short: Whether trainings of one epoch are allowed. By default, trainings have ENOUGH steps or EPOCHS epochs.
+        short: Whether a training of one epoch is long enough, if one epoch has fewer than ENOUGH steps. By default,
+            trainings have at least ENOUGH steps or EPOCHS epochs.
     """
     share, epoch = share_aside(there), steps_of_epoch(there)
     scored = texts + math.ceil(share * there)
