@@ -24,7 +24,7 @@ SHARE, MOST = 0.2, 300
 
 
 def share_aside(used: int) -> float:
-    """Return the share of `used` training texts that is cut off as the validation set: SHARE, or MOST texts."""
+    """Return the share of `used` training texts that is the validation set: SHARE, but at most MOST texts."""
     return min(SHARE, MOST / max(1, used))
 
 

@@ -1,4 +1,4 @@
-"""Executors: the machines on which runs and tuning trials are executed, such as the nodes of a Ray cluster.
+"""Executors, which execute runs and tuning trials on this machine or on the nodes of a Ray cluster.
 
-An adapter has the same digest with every executor. Executors do not know studies (`afina.studies.study`).
+An adapter has the same digest with every executor. Executors do not know (import) studies (`afina.studies.study`).
 """

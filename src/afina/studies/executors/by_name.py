@@ -1,7 +1,7 @@
-"""Make an executor from its name, which is given by the option `--executor` or the key `executor` of a study file.
+"""`make` makes an executor from the name in the option `--executor` or in the key `executor` of a study file.
 
-`local`, the default, is this machine. `ray` is a Ray cluster, and `ray=ADDRESS` the Ray cluster at this address. Ray is
-imported only for an executor that uses Ray.
+The name `local`, the default, is this machine. `ray` is a Ray cluster that is found automatically, and `ray=ADDRESS` is
+the Ray cluster at this address. Ray is imported only for an executor that uses Ray.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _LOCAL, _RAY = "local", "ray"
 
 
 def check_executor(name: str | None, where: str = "`executor`") -> None:
-    """Raise InvalidStudy if `name` does not name an executor; `where` begins the message."""
+    """Raise InvalidStudy if `name` is not the name of an executor; the error message begins with `where`."""
     kind, equals, address = (_LOCAL if name is None else name).partition("=")
     if name is not None and (kind not in (_LOCAL, _RAY) or (equals and (kind == _LOCAL or not address))):
         raise problems.EXECUTOR_UNKNOWN(_where=where, option="executor", found=name)
@@ -32,12 +32,13 @@ def make(
     """Return a new executor. Raises InvalidStudy, or NotFound if Ray is not installed.
 
     Args:
-        name: `local`, `ray` or `ray=ADDRESS`; None: `local`.
+        name: The name of the executor: `local`, `ray` or `ray=ADDRESS`. None: `local`.
         jobs: The largest number of runs at the same time. None: 1, or with Ray as many as the cluster has room for.
-        ship_backbone: Copy a backbone that is a directory of this machine to `storage`, from which nodes read it.
-        storage: A directory or a bucket that this machine and all nodes of the cluster see. Required with Ray, unless
-            this machine is the only node.
-        says: Receives sentences for the user, such as the address of the cluster.
+        ship_backbone: Whether a backbone in a directory of this machine is copied to `storage`, from which the nodes
+            read it.
+        storage: A directory or a bucket that this machine and all nodes of the cluster can read and write. Required
+            with Ray, unless this machine is the only node.
+        says: A function that receives sentences for the user, such as the address of the cluster.
     """
     check_executor(name)
     kind, _, address = (name or _LOCAL).partition("=")

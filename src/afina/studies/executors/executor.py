@@ -1,7 +1,7 @@
-"""Executor: the base class of what executes a run or a tuning trial, on this machine or on a Ray cluster.
+"""`Executor`: the base class of executors, which execute runs and tuning trials on this machine or on a Ray cluster.
 
-The same run produces the same adapter digest with every executor. `Run.inputs` returns the files that another machine
-needs. The module loads without torch.
+A run produces the same adapter digest with every executor. `Run.inputs` returns the files of a run that another machine
+needs. The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from afina.studies.runs.run import Run
 
 
 class Overrun(Exception):
-    """Raised when a run or a trial has not ended at its time limit, and is stopped."""
+    """Raised when a run or a tuning trial is stopped because it has not ended at its time limit."""
 
 
 class Cancelled(Exception):
-    """Raised when `Executor.cancel` ended a run or a trial."""
+    """Raised when a run or a tuning trial was ended by `Executor.cancel`."""
 
 
 class Lost(Exception):
-    """Raised when the process or the machine of a run or a trial is lost. Another process can execute the run.
+    """Raised when the process or the machine of a run or a tuning trial is lost; the run can be executed again.
 
     Attributes:
-        of_node: Whether the machine was lost, so that the run itself is probably not the cause.
+        of_node: Whether the whole machine was lost, so that the run itself is probably not the cause.
     """
 
     def __init__(self, reason: str = "", *, of_node: bool = False) -> None:
@@ -42,38 +42,41 @@ class Lost(Exception):
 
 @dataclass(frozen=True)
 class MemoryForecast:
-    """The memory that is available and the memory that runs need: GPU memory if they train on a GPU.
+    """The memory that is available, and the memory that runs need; this is GPU memory if runs train on a GPU.
 
     Attributes:
-        available: Bytes that all runs executed at the same time share.
-        needed: Bytes of each run, by the run's key. A run without an entry does not wait for memory.
+        available: The bytes of memory that all runs executed at the same time share.
+        needed: The bytes of memory that each run needs, by the run's key. A run without an entry does not wait for
+            memory.
     """
 
     available: int
     needed: Mapping[str, int]
 
     def left(self, run: Run, beside: Iterable[Run]) -> int | None:
-        """Return the bytes that runs in progress leave to `run`, if too few; None if `run` can start."""
+        """Return the bytes of memory that runs in progress leave, if `run` needs more; None if `run` can start."""
         others = [self.needed.get(one.key, 0) for one in beside]
         left = max(0, self.available - sum(others))
         return left if others and self.needed.get(run.key, 0) > left else None
 
 
 class Executor(ABC):
-    """The interface of every executor. `carry_out` and `try_out` block until they have a result.
+    """The interface of every executor.
 
-    The task and the backbone are read and checked on this machine, also if runs are executed on other machines.
+    The methods `carry_out` and `try_out` block until they have a result. The task and the backbone are read and checked
+    on this machine, also if runs are executed on other machines. If the executor has several slots, each call of
+    `carry_out` and `try_out` is made in a new thread.
 
-    With several slots, each call is made in a new thread. The methods share these arguments:
+    Several methods have these arguments:
 
-    - `out`: The executor's scratch directory. The adapter, the predictions and the checkpoint are returned as files in
-    `out`. If `out` has a checkpoint, the run continues from it.
-    - `listen`: Receives the progress of this run alone, in the calling thread.
-    - `until`: The time at which to end the run, by `meter.now()`.
+    - `out`: The scratch directory of the run. The executor writes the adapter, the predictions and the checkpoint as
+    files in `out`. If `out` has a checkpoint, the run continues from the checkpoint.
+    - `listen`: A function that receives the progress of this run, in the calling thread.
+    - `until`: The time at which the run is ended, by `meter.now()`. None: no limit.
 
     Attributes:
         slots: The number of runs or trials that can be executed at the same time. The number may change during a study,
-            so callers read it often.
+            so callers read `slots` often.
     """
 
     slots: int = 1
@@ -83,8 +86,8 @@ class Executor(ABC):
     def look(self, run: Run) -> TaskFacts | None:
         """Return the facts about the present data of `run`, without downloading anything.
 
-        Returns None if the address identifies the data, or if this machine cannot know. Raises the same errors as
-        reading the data.
+        Returns None if the address identifies the data, or if the data are not on this machine. Raises the same errors
+        as reading the data.
         """
         files = reads_files(run.task, run.data.evaluation)
         if not files and (is_pinned(run.task) or not is_at_hand(run.task)):
@@ -96,14 +99,14 @@ class Executor(ABC):
     def count_texts(self, run: Run) -> int | None:
         """Return the number of texts in the whole training split of `run`'s task, without downloading anything.
 
-        Returns None if this machine cannot know. Raises the same errors as reading the data.
+        Returns None if the task is not on this machine. Raises the same errors as reading the data.
         """
         return count_texts(run) if is_at_hand(run.task) else None
 
     def check(self, run: Run) -> str:
         """Check, before any run begins, that the task and the backbone of `run` and of similar runs can be loaded.
 
-        Returns lines about the task. Raises the error that each of the runs would end with.
+        Returns lines about the task for the user. Raises the error with which each of the runs would end.
         """
         looked, self._looked = self._looked, None
         facts = looked[1] if looked and looked[0] == run else facts_of(run)
@@ -128,14 +131,15 @@ class Executor(ABC):
         return "\n".join([facts.told, *unasked])
 
     def foresee(self, runs: Sequence[Run]) -> MemoryForecast | None:
-        """Return the memory that `runs` need and share; None if memory does not limit how many run at once."""
+        """Return the forecast of the memory that `runs` need; None if memory does not limit how many run at once."""
         return None
 
     @abstractmethod
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
-        """Execute `run`, write its adapter and predictions to `out` at the record's paths, and return the record.
+        """Execute `run`, write its adapter and predictions into `out` at the record's paths, and return the record.
 
-        Raises RunFailed, Overrun at `until`, and Lost or Cancelled; in these two cases `out` has the last checkpoint.
+        Raises RunFailed, Overrun at the time `until`, Lost or Cancelled. After Lost or Cancelled, `out` has the last
+        checkpoint of the run.
         """
 
     @abstractmethod
@@ -148,33 +152,34 @@ class Executor(ABC):
         listen: Listener,
         until: float | None = None,
     ) -> ValidationScore:
-        """Return the last score of tuning trial `run`: where `goes_on` returned False, or after the last step.
+        """Execute the tuning trial `run`, and return its last score on the validation split.
 
-        Writes no file. `shares` and `limit` have the meaning that `afina.studies.runs.execute.try_out` gives them.
-        Raises RunFailed, Lost or Cancelled, and Overrun at `until`.
+        The last score is the first for which `goes_on` returned False, or that after the last step. `try_out` writes no
+        file. The arguments `shares` and `limit` are those of `afina.studies.runs.execute.try_out`. Raises RunFailed,
+        Lost, Cancelled, or Overrun at the time `until`.
         """
 
     def cancel(self, *, at_once: bool = False) -> None:  # noqa: B027 - with one slot nothing is left to cancel
-        """End all runs and trials; unless `at_once`, a run that trains first finishes its step and writes a checkpoint.
+        """Begin to end all runs and trials; the method returns before they have ended, and can be called again.
 
-        Returns before the runs have ended, and can be called again.
+        Unless `at_once` is set, a run that trains first finishes its step and writes a checkpoint.
         """
 
     def check_machines(self, run: Run) -> None:  # noqa: B027 - this machine needs no check
-        """Check that the other machines can execute `run` and similar runs: their versions and their backbone.
+        """Check that other machines can execute `run` and similar runs: their package versions and their backbone.
 
-        A part of `check`, for callers that have read the task themselves.
+        The method is the part of `check` for callers that have already read the task.
         """
 
     def prepare(self) -> None:  # noqa: B027 - on other machines a worker starts with its run
-        """Start a process that imports torch and the other libraries of runs, without waiting for its imports."""
+        """Start a process that imports torch and the other libraries of runs, without waiting for the imports."""
 
     def fetch(self, backbone: str) -> None:  # noqa: B027 - other machines get the files with their first run
-        """Download a backbone that is not on this machine yet, so that no run waits for it."""
+        """Download a backbone that is not on this machine yet, so that no run waits for the download."""
 
     def largest_memory(self) -> int | None:
-        """Return the bytes of memory of the largest node for a run; None: the memory of this machine."""
+        """Return the bytes of memory of the largest node; None if runs are executed on this machine."""
         return None
 
     def close(self) -> None:  # noqa: B027 - an executor may hold nothing
-        """Release processes and connections that are kept for further runs. The executor can be used again."""
+        """Release processes and connections that are kept for further runs; the executor can be used again later."""

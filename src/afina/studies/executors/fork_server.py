@@ -1,10 +1,10 @@
-"""ForkServer: a process that has imported torch and the other libraries of a run, and forks a worker for each run.
+"""`ForkServer`: a process that has imported torch and the other libraries of a run, and forks a worker for each run.
 
-The imports take 3 to 5 s. A forked worker gives the same results as a new process (`worker.py`): the server computes
-nothing and has one thread. Libraries read environment variables when they are loaded, so each environment has its own
-server. A server ends with the process that started it, and after `IDLE` seconds without a worker. Fork servers need
-Linux: elsewhere, and where no server can start, `start` starts each worker as a new process. The module loads without
-torch.
+A fork saves the time of the imports, 3 to 5 s. A forked worker gives the same results as a new process (`worker.py`),
+because the server computes nothing and has one thread. Libraries read environment variables when they are loaded, so
+each set of environment variables has its own server. A server ends with the process that started it, and after `IDLE`
+seconds without a worker. Fork servers need Linux. On other systems, and if no server can be started, `start` starts
+each worker as a new process. The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from afina import allocator, openmp
 from afina.errors import AfinaError
 
 IDLE = 60.0
-"""Seconds without a worker after which a server ends."""
+"""A fork server ends after this number of seconds without a worker."""
 
 MOST = 2
-"""Servers of a process at the same time."""
+"""The largest number of fork servers that one process has at the same time."""
 
 _POLL = 0.05
-"""Seconds between two looks whether a worker is still wanted, while its server starts."""
+"""While a server starts, the process checks every this number of seconds whether the worker is still needed."""
 
 _READY = b"r"
 
@@ -45,10 +45,10 @@ _FORKS = sys.platform.startswith("linux") and hasattr(os, "pidfd_open")
 
 @contextmanager
 def ctrl_c_later() -> Iterator[None]:
-    """Block SIGINT and SIGTERM in processes that are started in the `with` block; in this process, until its end.
+    """Block SIGINT and SIGTERM in processes that are started in the `with` block, and in this process until its end.
 
-    Ctrl-C signals the whole process group, and stopping a service signals all its processes. With both signals blocked
-    in the workers, only the study's process decides what happens to a run.
+    Ctrl-C sends a signal to the whole process group, and stopping a service sends a signal to all its processes.
+    Because both signals are blocked in the workers, only the study's process decides what happens to a run.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
@@ -61,10 +61,13 @@ def ctrl_c_later() -> Iterator[None]:
 
 
 class ForkedWorker:
-    """A worker that a server has forked, with those methods and attributes of `subprocess.Popen` that afina uses.
+    """A worker process that a fork server has forked.
+
+    The class has those methods and attributes of `subprocess.Popen` that afina uses.
 
     Attributes:
-        returncode: The exit status; None before `wait`, and -9 also if the server was killed.
+        returncode: The exit status of the worker; None before `wait` has returned. It is -9 also if the server was
+            killed.
     """
 
     def __init__(self, pid: int, handle: int, link: socket.socket, pipes: tuple[int, int]) -> None:
@@ -75,13 +78,13 @@ class ForkedWorker:
         self._lock = threading.Lock()
 
     def kill(self) -> None:
-        """Kill the worker's process; does nothing if the process has ended."""
+        """Kill the worker's process; `kill` does nothing if the process has ended."""
         with self._lock, suppress(ProcessLookupError):
             if self.returncode is None:
                 signal.pidfd_send_signal(self._handle, signal.SIGKILL)
 
     def wait(self) -> int:
-        """Wait until the worker has ended, and return its exit status; if a signal ended it, minus its number."""
+        """Wait until the worker has ended, and return its exit status, or minus the signal that ended it."""
         if self.returncode is None:
             status = self._link.recv(16)  # empty: the server was killed
             if not status:
@@ -96,7 +99,7 @@ class ForkedWorker:
 
 
 class ForkServer:
-    """This process's handle of a fork server process."""
+    """The handle of a fork server in the process that started it."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -110,7 +113,10 @@ class ForkServer:
             )
 
     def is_ready(self, wanted: Callable[[], bool]) -> bool | None:
-        """Wait for the server's imports. False: the server has ended; None: `wanted` says no more worker is needed."""
+        """Wait until the server has finished its imports, and return True.
+
+        Returns False if the server has ended, and None if `wanted()` returns False while the server starts.
+        """
         while wanted():
             with selectors.DefaultSelector() as heard:
                 heard.register(self.control, selectors.EVENT_READ)
@@ -125,10 +131,10 @@ class ForkServer:
             return b""
 
     def fork(self, module: str, errors: int) -> ForkedWorker | None:
-        """Return a new worker; None: the server has ended.
+        """Fork a new worker and return its handle; None if the server has ended.
 
         Args:
-            module: The module whose `main` the worker runs.
+            module: The module whose function `main` the worker runs.
             errors: The file descriptor for the worker's standard error.
         """
         link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -152,7 +158,7 @@ class ForkServer:
         return ForkedWorker(int(pid), handles[0], link, (to_worker, from_worker))
 
     def close(self) -> None:
-        """Let the server end when all its workers have ended; at once if it never had a worker."""
+        """Let the server end when all its workers have ended; a server that is still starting is killed at once."""
         if self._is_starting():
             self.process.kill()
         self.control.close()
@@ -164,7 +170,7 @@ class ForkServer:
 
 
 class _Servers:
-    """The fork servers of this process, by the environment variables and other state that a worker inherits."""
+    """The fork servers of this process, by the environment variables and other state that workers inherit."""
 
     def __init__(self) -> None:
         self.lock, self.owner = threading.Lock(), os.getpid()
@@ -173,7 +179,7 @@ class _Servers:
         self.closed: list[ForkServer] = []
 
     def of(self, environment: Mapping[str, str], surroundings: object) -> ForkServer | None:
-        """Return the server for this environment, started if there is none; None if no server can be started."""
+        """Return the server for this environment, and start it if necessary; None if no server can be started."""
         with self.lock:
             self.closed = [one for one in self.closed if one.process.poll() is None]
             if surroundings in self.refused:
@@ -189,7 +195,7 @@ class _Servers:
             return found
 
     def refuse(self, surroundings: object) -> None:
-        """Start no other server with these surroundings, because a server's imports failed there."""
+        """Note that no server can be started with these surroundings, because a server's imports failed."""
         with self.lock:
             self.refused.add(surroundings)
 
@@ -199,7 +205,7 @@ class _Servers:
         self.closed.append(server)
 
     def end(self) -> None:
-        """End the servers at once, at the end of this process; workers end by themselves."""
+        """Kill the servers at the end of this process; the workers end by themselves."""
         if os.getpid() != self.owner:  # a fork of this process that ends
             return
         for server in (*self.by_surroundings.values(), *self.closed):
@@ -213,20 +219,23 @@ atexit.register(_servers.end)
 
 
 def prepare(environment: Mapping[str, str]) -> None:
-    """Start the fork server of an environment, if possible, without waiting for its imports."""
+    """Start the fork server for an environment, if possible, without waiting for the server's imports."""
     _server(environment)
 
 
 def start(
     module: str, environment: Mapping[str, str], wanted: Callable[[], bool], errors: IO[bytes] | None = None
 ) -> subprocess.Popen[str] | ForkedWorker:
-    """Start a process that runs `main` of a module, with pipes for its standard input and output; forked if possible.
+    """Start a process that runs the function `main` of a module, with pipes for its standard input and output.
+
+    The process is forked by a fork server if possible, and started by `python -m` otherwise.
 
     Args:
         module: A module that can also be started by `python -m`.
-        environment: The environment of the process.
-        wanted: Called while a server starts; when it returns False, the process is started without a server.
-        errors: A file that receives the standard error of the process; None: this process's standard error.
+        environment: The environment variables of the process.
+        wanted: A function that is called while a server starts; when the function returns False, the process is started
+            without a server.
+        errors: A file that receives the standard error of the process. None: this process's standard error.
     """
     server = server_for(environment, wanted)
     with ctrl_c_later():
@@ -243,11 +252,11 @@ def start(
 
 
 def server_for(environment: Mapping[str, str], wanted: Callable[[], bool]) -> ForkServer | None:
-    """Return a server that has finished its imports; None if no server can start, or `wanted` returned False.
+    """Return a fork server that has finished its imports; None if no server can start, or `wanted` returned False.
 
     Args:
-        environment: The environment of the worker.
-        wanted: Called while the server starts.
+        environment: The environment variables of the worker.
+        wanted: A function that is called while the server starts; False ends the waiting.
     """
     server = _server(environment)
     ready = server and server.is_ready(wanted)
@@ -273,10 +282,10 @@ def _surroundings(environment: Mapping[str, str]) -> object:
 # The server
 
 _OPENBLAS = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")
-"""Variables of OpenBLAS that say how many threads it has; the first that is set counts."""
+"""The environment variables for the number of OpenBLAS's threads; OpenBLAS uses the first that is set."""
 
 _ALONE = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-"""Variables with which the imports start no thread: OpenBLAS's of NumPy and SciPy, and jemalloc's of pyarrow."""
+"""The environment variables with which imports start no thread of OpenBLAS (NumPy, SciPy) or jemalloc (pyarrow)."""
 
 
 def import_libraries() -> None:
@@ -297,7 +306,7 @@ def import_libraries() -> None:
 
 
 def use_threads() -> None:
-    """Set OpenBLAS in a forked process to the number of threads that it has in a new process."""
+    """Set the number of OpenBLAS's threads in a forked process to the number that a new process would have."""
     from threadpoolctl import ThreadpoolController
 
     stated = (re.match(r"\s*0*([1-9]\d*)", os.environ.get(name, "")) for name in _OPENBLAS)
@@ -312,17 +321,17 @@ def threads() -> list[str]:
 
 
 _GPUS = ("/dev/nvidia", "/dev/kfd")
-"""Beginnings of the files of GPU drivers, which cannot be used after a fork."""
+"""The beginnings of the device files of GPU drivers, which cannot be used after a fork."""
 
 
 def can_fork() -> bool:
-    """Return whether a forked copy of this process works fully: it has one thread, and uses no GPU driver."""
+    """Return whether this process can be forked safely: the process has one thread, and uses no GPU driver."""
     files = (os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd"))
     return len(threads()) == 1 and not any(file.startswith(_GPUS) for file in files)
 
 
 class _Server:
-    """The loop of the server process: forks workers until its client ends."""
+    """The loop of the fork server's process, which forks workers until the client has ended."""
 
     def __init__(self, control: socket.socket) -> None:
         self.control = control
@@ -331,7 +340,10 @@ class _Server:
         self.workers: dict[int, tuple[int, socket.socket]] = {}
 
     def serve(self) -> str | None:
-        """Fork workers until client and workers have ended, then return None; in a worker, return its module's name."""
+        """Fork workers until the client and all workers have ended, and then return None.
+
+        In a forked worker, `serve` returns the name of the module whose `main` the worker runs.
+        """
         listening = True
         while listening or self.workers:
             ready = self.heard.select(IDLE)
@@ -347,7 +359,7 @@ class _Server:
         return None
 
     def _asked(self) -> tuple[str, list[int]] | None:
-        """Return the module and the file descriptors of a client's request; None: the client has ended."""
+        """Return the module and the file descriptors of a client's request; None if the client has ended."""
         try:
             module, given, _, _ = socket.recv_fds(self.control, 256, 5)
         except ConnectionError:
@@ -363,7 +375,7 @@ class _Server:
             link.send(str(status).encode())
 
     def _fork(self, link: socket.socket, given: list[int]) -> bool:
-        """Fork a worker; return False in the worker, True in the server."""
+        """Fork a worker; return False in the worker's process, and True in the server's process."""
         pid = os.fork()
         if not pid:
             self._become_worker(link, given)
@@ -393,7 +405,7 @@ class _Server:
 
 
 def main() -> int:
-    """Run the fork server, or, in a forked worker, the module's `main`; return the exit status."""
+    """Run the fork server and return its exit status; in a forked worker, run `main` of the worker's module."""
     allocator.collect_seldom()
     openmp.wait_briefly()
     control = socket.socket(fileno=os.dup(0))

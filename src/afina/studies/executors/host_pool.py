@@ -1,7 +1,7 @@
-"""HostPool: Ray actors that execute runs on nodes, and are used again for runs that need the same resources.
+"""`HostPool`: Ray actors (hosts) that execute runs on nodes, and are used again for runs with the same resources.
 
-A host is such an actor; it reserves its processors and memory until it ends. An idle host ends if a run that needs
-other resources waits. Ray restarts no host: the caller repeats the run.
+A host reserves its processors and memory until it ends. An idle host ends when a run that needs other resources waits.
+Ray does not restart a host that has died; the caller of the pool repeats the run.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from afina.cluster.nodes import Node, Room
 from afina.studies.executors import problems
 
 CALLS = 16
-"""Calls that a host answers at the same time."""
+"""The number of remote calls that a host (Ray actor) executes at the same time."""
 
 QUIET = 2.0
-"""Seconds for which nothing is said about a host without a place."""
+"""The seconds for which the user is not told that a host waits for free resources."""
 
 SLOW = 15.0
-"""Seconds after which a host that may only be starting is said to wait."""
+"""The seconds after which the user is told that a host waits, even if the cluster seems to have free resources."""
 
 GONE = 300.0
-"""Seconds for which work waits for a node that could hold it, after such a node was there."""
+"""The seconds for which a run waits for a node that is large enough, if there was such a node before."""
 
 _STEP = 0.05
-"""Seconds between two looks at a host that has no place yet."""
+"""The seconds between two checks whether a new host has started."""
 
 _KNOWN_LATE = 2.0
-"""Seconds after which the cluster knows of a node's death, if the node's processes ended with the node."""
+"""The seconds within which Ray reports the death of a node whose processes have ended."""
 
 
 class HostDied(Exception):
-    """Raised when the process of a host has ended. `of_node`: the host's whole node has left the cluster."""
+    """Raised when the process of a host has ended; `of_node` is true if the host's node has left the cluster."""
 
     def __init__(self, reason: str, *, of_node: bool) -> None:
         super().__init__(reason)
@@ -48,11 +48,11 @@ class HostDied(Exception):
 
 @dataclass(eq=False)
 class Host:
-    """A host that has started.
+    """A host (Ray actor) that has started on a node.
 
     Attributes:
         actor: The handle of the Ray actor; `actor.method.remote(...)` calls a method.
-        beside: The largest number of hosts that worked on the node at the same time, this host included.
+        beside: The largest number of hosts that executed runs on the node at the same time, this host included.
     """
 
     actor: Any
@@ -61,7 +61,7 @@ class Host:
     beside: int = 1
 
     def call(self, method: str, *arguments: object) -> Any:
-        """Call a method and return its value. Raises RayTaskError, and RayActorError if the host died."""
+        """Call a method of the actor and return its value. Raises RayTaskError, and RayActorError if the host died."""
         return ray.get(getattr(self.actor, method).remote(*arguments))
 
     @contextmanager
@@ -76,7 +76,7 @@ class Host:
 
 
 def death(node: Node, error: Exception) -> HostDied:
-    """Return a HostDied for a host on `node`; first waits until the cluster knows whether the node died too."""
+    """Return a HostDied for a host on `node`, after waiting until Ray knows whether the node has died too."""
     of_node, until = "node" in str(error) and "died" in str(error) and not nodes.is_alive(node.key), meter.now()
     until += _KNOWN_LATE
     pause = threading.Event()
@@ -88,7 +88,7 @@ def death(node: Node, error: Exception) -> HostDied:
 
 @dataclass(eq=False)
 class _Waiting:
-    """A run that waits for a host with these resources; `given`: a host that was released meanwhile."""
+    """A run that waits for a host with the resources `room`; `given` is a host that another run has released for it."""
 
     room: Room
     given: Host | None = None
@@ -98,8 +98,8 @@ class HostPool:
     """Ray actors of one class on the nodes of a cluster.
 
     Args:
-        kind: The class of the actors, with the methods `hello`, which returns the node's id, and `leave`, which ends a
-            run.
+        kind: The class of the actors, with the methods `hello`, which returns the id of the node, and `leave`, which
+            ends a run and removes its files.
     """
 
     def __init__(self, kind: type) -> None:
@@ -114,8 +114,11 @@ class HostPool:
         """Return a host with the resources `room`, which the caller gives back with `release` or `discard`.
 
         Args:
-            waits: Called with a clause such as "a node with 4 processors" when the missing resource changes.
-            check: Called often while no node has room for the host; may raise an error that ends the waiting.
+            room: The processors, memory and GPUs that the host reserves.
+            waits: A function that is called with a clause such as "a node with 4 processors" when the missing resource
+                changes.
+            check: A function that is called often while the host waits for resources, and may raise an error that ends
+                the waiting.
 
         Raises:
             HostDied: The new host's process ended, or its node left the cluster, before the host was ready.
@@ -160,7 +163,7 @@ class HostPool:
         waits: Callable[[str], object],
         check: Callable[[], object],
     ) -> Host:
-        """Return the new host when it is ready, or a host with the same resources that was released meanwhile."""
+        """Wait until the new host is ready, and return it, or a host with the same resources that was released."""
         began, ready, note = meter.now(), actor.hello.remote(), ""
         while not ray.wait([ready], timeout=_STEP)[0]:
             check()
@@ -183,7 +186,10 @@ class HostPool:
         return Host(actor, waiting.room, node)
 
     def _missing(self, room: Room, waited: float) -> str:
-        """Return the resources that no node has free. Raises RunFailed if no node is large enough for them."""
+        """Return a clause on the resources for which a host waits; empty if the host is probably starting.
+
+        Raises RunFailed if no node is large enough for the resources.
+        """
         rooms = [node.room for node in nodes.living()] or [Room(0)]
         if any(one.holds(room) for one in rooms):
             self._held.add(room)
@@ -195,7 +201,7 @@ class HostPool:
         return f"a node with {room}; the largest has {short}"
 
     def _has_place(self, room: Room) -> bool:
-        """Return whether the nodes have room for all waiting hosts, if no other Ray job uses the nodes."""
+        """Return whether the nodes have room for all waiting hosts of this size, if no other Ray job uses the nodes."""
         with self._lock:
             waiting = sum(other.room == room for other in self._waiting)
             started = [*self._busy, *self._idle]
@@ -203,7 +209,7 @@ class HostPool:
         return sum(one.times(room) for one in left) >= waiting
 
     def _used(self, host: Host) -> Host:
-        """Move a host to the busy hosts; the caller holds the lock."""
+        """Move a host to the busy hosts and return it; the caller must have locked `_lock`."""
         self._busy.append(host)
         here = [other for other in self._busy if other.node.key == host.node.key]
         host.beside = 1
@@ -212,7 +218,7 @@ class HostPool:
         return host
 
     def release(self, host: Host) -> None:
-        """Give back a host that can execute another run."""
+        """Give a host back to the pool, so that it can execute another run."""
         with self._lock:
             self._busy.remove(host)
             for waiting in self._waiting:
@@ -225,7 +231,7 @@ class HostPool:
         end(host.actor)
 
     def discard(self, host: Host) -> None:
-        """Give back a host that cannot be used again, and end it."""
+        """End a host that cannot be used for another run."""
         with self._lock:
             self._busy.remove(host)
         with suppress(Exception):  # the host may have died in any way
@@ -242,7 +248,7 @@ class HostPool:
 
 
 def end(actor: Any) -> None:
-    """End an idle Ray actor after it has removed its files, so that its resources become free."""
+    """Let an idle Ray actor remove its files, and end it, so that its resources become free."""
     with suppress(Exception):  # the host may have died in any way
         ray.wait([actor.leave.remote()], timeout=QUIET)
         ray.kill(actor)

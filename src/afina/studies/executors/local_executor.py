@@ -1,4 +1,4 @@
-"""LocalExecutor: executes each run in a new process on this machine. The module loads without torch."""
+"""`LocalExecutor` executes each run in a new process on this machine. The module can be imported without torch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from afina.studies.runs.run import Run
 
 
 class LocalExecutor(Executor):
-    """Executes each run in a new process on this machine.
+    """An executor that executes each run in a new process on this machine.
 
-    With several slots, the processes share the processors equally.
+    If there are several slots, the processes of runs share the processors equally.
 
     Args:
         slots: The number of runs that are executed at the same time.
@@ -32,11 +32,11 @@ class LocalExecutor(Executor):
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
-        """Start the fork server that imports torch and the other libraries of the runs."""
+        """Start the fork server, which imports torch and the other libraries that runs need."""
         fork_server.prepare(variables(self._threads))
 
     def fetch(self, backbone: str) -> None:
-        """Download and convert the backbone, or find it in the cache."""
+        """Download and convert the backbone, unless it is in afina's cache."""
         from afina.models.pretrained import locate  # loads torch
 
         locate(backbone)
@@ -69,7 +69,10 @@ class LocalExecutor(Executor):
         raise worker.failure()
 
     def foresee(self, runs: Sequence[Run]) -> MemoryForecast | None:
-        """Forecast memory in another process, since a forecast loads torch. A run's seed does not change its memory."""
+        """Return the memory forecast of runs, computed in another process, because a forecast loads torch.
+
+        Runs that differ only in their seed have the same memory and are forecast once.
+        """
         alike = {run.key: run.model_copy(update={"seed": 0}) for run in runs}
         asked = {run.key: run for run in alike.values()}
         with self._worker(Foresee(runs=tuple(asked.values()))) as worker:
@@ -101,5 +104,5 @@ class LocalExecutor(Executor):
 
     @property
     def _threads(self) -> int | None:
-        """The number of torch threads of a worker; None: torch's default."""
+        """The number of torch threads of each worker; None means torch's default."""
         return max(1, meter.processors() // self.slots) if self.slots > 1 else None

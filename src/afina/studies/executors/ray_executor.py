@@ -1,8 +1,8 @@
-"""RayExecutor: executes runs on the nodes of a Ray cluster; files pass through a storage that all nodes see.
+"""`RayExecutor` executes runs on the nodes of a Ray cluster; files are passed through a shared storage.
 
-The driver reads tasks, checks the nodes and forecasts memory. A Ray actor on a node (`host_pool.py`, `ray_host.py`)
-starts the same process for a run as LocalExecutor does, so adapter digests are equal at equal thread counts. A lost run
-raises `Lost`, and is started again by `studies/schedule.py`.
+This machine (the driver) reads tasks, checks the nodes and forecasts memory. A Ray actor on a node (`host_pool.py`,
+`ray_host.py`) starts the same process for a run as LocalExecutor does, so adapter digests are equal if the numbers of
+threads are equal. A run whose process or node is lost raises `Lost`, and is started again by `studies/schedule.py`.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 
 ROUNDED = 128 << 20
-"""Memory of a run is rounded up to a multiple of this number of bytes, so that runs share hosts."""
+"""The memory of a run is rounded up to a multiple of this number of bytes, so that different runs can use one host."""
 
 HOST = 160 << 20
-"""Bytes of main memory that a host takes beside its run."""
+"""The bytes of main memory that a host (Ray actor) takes in addition to its run."""
 
 FRESH = 1.0
-"""Seconds for which the number of slots is not read again."""
+"""The number of slots is computed again from the cluster after this number of seconds."""
 
 
 class RayExecutor(Executor):
-    """Executes each run in a new process on a node of a Ray cluster.
+    """An executor that executes each run in a new process on a node of a Ray cluster.
 
     Args:
-        address: The address of the cluster, host:port; None: the cluster that `afina.cluster.connect` finds.
-        slots: The largest number of runs at the same time; None: as many as the nodes have room for.
+        address: The address of the cluster, host:port. None: the cluster that `afina.cluster.connect` finds.
+        slots: The largest number of runs at the same time. None: as many as the nodes have room for.
         ship_backbone: Whether a backbone in a directory of this machine is copied to the storage.
-        storage: A directory that all nodes see, or s3://BUCKET/PREFIX; None: afina's cache directory, if this machine
-            is the only node.
-        says: Receives a line about the cluster when the executor has connected to it.
+        storage: A directory that all nodes can read and write, or s3://BUCKET/PREFIX. None: afina's cache directory,
+            if this machine is the only node.
+        says: A function that receives a line about the cluster when the executor has connected to it.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class RayExecutor(Executor):
     # The cluster
 
     def _connected(self) -> HostPool:
-        """Connect to the cluster unless connected, and return the pool of Ray actors."""
+        """Return the pool of Ray actors, after connecting to the cluster if necessary."""
         with self._lock:
             if self._pool is None:
                 self._connection = found = connect(self.address)
@@ -99,13 +99,13 @@ class RayExecutor(Executor):
             return self._pool
 
     def _cluster(self) -> Room:
-        """Return the processors, memory and GPUs of all nodes together."""
+        """Return the sum of the processors, memory and GPUs of all nodes."""
         self._connected()
         return nodes.together(node.room for node in nodes.living())
 
     @property
     def slots(self) -> int:  # type: ignore[override]
-        """The number of runs that the nodes have room for now: at least 2, at most the given number of slots."""
+        """The given number of slots, or else the number of runs that the nodes have room for now; at least 2."""
         with self._lock:
             read, count = self._count
             if meter.now() - read >= FRESH:
@@ -116,12 +116,12 @@ class RayExecutor(Executor):
         return max(2, count if self._given is None else self._given)
 
     def largest_memory(self) -> int | None:
-        """Return the bytes of memory of the largest node."""
+        """Return the bytes of memory of the largest node with enough processors for a run; None if there is none."""
         self._connected()
         return max((node.room.memory for node in nodes.living() if node.room.cpus >= threads()), default=None)
 
     def check_machines(self, run: Run) -> None:
-        """Check that nodes have this machine's package versions, and the backbone of `run` unless it is sent."""
+        """Check that the nodes have this machine's package versions, and the backbone of `run` if it is not sent."""
         self._connected()
         with self._lock:
             if not self.ship_backbone and backbone_spec.directory_of(run.backbone) is not None:
@@ -129,7 +129,7 @@ class RayExecutor(Executor):
             self._check_nodes(nodes.working())
 
     def _shared_storage(self) -> SharedStorage:
-        """Return the storage. Raises InvalidStudy if no storage is given and the cluster has other machines."""
+        """Return the shared storage. Raises InvalidStudy if no storage is given and the cluster has other machines."""
         with self._lock:
             if self._opened is None:
                 if self.storage is None and (others := nodes.elsewhere()):
@@ -139,7 +139,10 @@ class RayExecutor(Executor):
             return self._opened
 
     def _check_nodes(self, there: Sequence[Node]) -> None:
-        """Check the nodes that were not checked before. Raises InvalidStudy, Refused or NotFound, naming the nodes."""
+        """Check the nodes that were not checked before: versions, shared storage and backbone directories.
+
+        Raises InvalidStudy, Refused or NotFound with the names of the nodes.
+        """
         with self._lock:
             if fresh := [node for node in there if (node.key, "") not in self._checked]:
                 nodes.check_versions(fresh)
@@ -151,7 +154,7 @@ class RayExecutor(Executor):
                     self._checked |= {(node.key, address) for node in fresh}
 
     def check(self, run: Run) -> str:
-        """Check the task and the backbone on this machine, and then the nodes."""
+        """Check the task and the backbone of `run` on this machine, and then the nodes."""
         told = super().check(run)
         self.check_machines(run)
         return told
@@ -159,7 +162,10 @@ class RayExecutor(Executor):
     # Memory
 
     def foresee(self, runs: Sequence[Run]) -> MemoryForecast | None:
-        """Forecast the memory of `runs` on this machine. Returns None, since Ray places runs by their memory."""
+        """Forecast the memory of `runs` on this machine and keep the forecasts, by which Ray places the runs.
+
+        The result is always None, because the caller need not wait for memory.
+        """
         with self._foreseeing:
             unknown = [run for run in runs if run.key not in self._asked]
             if unknown and not self._cluster().gpus:
@@ -172,9 +178,10 @@ class RayExecutor(Executor):
         return None
 
     def _room(self, run: Run, until: float | None) -> Room:
-        """Return the resources to reserve for a run; without a memory forecast, as much as other runs' forecasts.
+        """Return the processors, memory and GPUs to reserve for a run.
 
-        A run with a time limit does not wait for its memory forecast.
+        If the memory of the run was not forecast, the memory is the largest forecast of its method, or else of all
+        runs. A run with a time limit does not wait for its own memory forecast.
         """
         if self._cluster().gpus:
             return Room(threads(), 0, 1)
@@ -234,7 +241,7 @@ class RayExecutor(Executor):
             raise work.failure(end)
 
     def _inputs_of(self, work: RunOnHost) -> RunInputs:
-        """Copy a run's input files to the storage and return the inputs; unchanged files are not read again."""
+        """Copy a run's input files to the shared storage and return the inputs; unchanged files are not read again."""
         run, evaluation = work.run, work.run.data.evaluation
         files = [*addresses.own_files(run.task, evaluation), *backbone_spec.backbone_files(run.backbone)]
         files += [addresses.evaluation_file(evaluation)] if evaluation else []
@@ -251,7 +258,7 @@ class RayExecutor(Executor):
 
     @contextmanager
     def _on_a_host(self, run: Run, listen: Listener, until: float | None) -> Iterator[RunOnHost]:
-        """Yield the handle of `run` on a Ray actor, which is given back to the pool after the `with` block."""
+        """Yield the handle of `run` on a host (Ray actor), which is given back to the pool after the `with` block."""
         pool = self._connected()
         work = RunOnHost(run, listen, until, self._shared_storage(), self.says)
         with self._lock:
@@ -281,7 +288,7 @@ class RayExecutor(Executor):
                 work.cancel(at_once=at_once)
 
     def close(self) -> None:
-        """End the idle Ray actors, and the connection to the cluster if this executor made it."""
+        """End the idle Ray actors, and close the connection to the cluster if this executor opened it."""
         with self._lock:
             pool, connection, self._pool, self._connection = self._pool, self._connection, None, None
             self._count, self._checked, self._opened, self._inputs = (0.0, 0), set(), None, {}
@@ -292,7 +299,7 @@ class RayExecutor(Executor):
 
 
 def _rounded(needed: int) -> int:
-    """Return the bytes of memory to reserve for a run that needs `needed` bytes, its actor included; 0 if unknown."""
+    """Return the bytes to reserve for a run that needs `needed` bytes, and its Ray actor; 0 if `needed` is unknown."""
     return -(-(needed + HOST) // ROUNDED) * ROUNDED if needed else 0
 
 
@@ -304,7 +311,7 @@ def _line(found: ClusterConnection) -> str:
 
 
 def _check_directory(address: str, there: Sequence[Node]) -> None:
-    """Raise NotFound if a node lacks the backbone's directory `address`, or has other files in it."""
+    """Raise NotFound if a node lacks the backbone's directory `address`, or has different files in the directory."""
     mine = backbone_spec.files_digest(address)
     found = nodes.on_each(there, _digest, backbone_spec.absolute_address(address))
     if wrong := [node.name for node in there if found.get(node.key, mine) != mine]:
@@ -320,7 +327,7 @@ def _digest(address: str) -> str | None:
 
 
 def _check_storage(storage: SharedStorage, there: Sequence[Node]) -> None:
-    """Raise NotFound if this machine and the nodes do not see each other's files in the storage."""
+    """Raise NotFound if this machine and the nodes cannot read each other's files in the shared storage."""
     names, wrong = [f"afina probe {secrets.token_hex(8)}"], []
     try:
         with tempfile.NamedTemporaryFile() as probe:
@@ -341,7 +348,10 @@ def _check_storage(storage: SharedStorage, there: Sequence[Node]) -> None:
 
 
 def _probe(address: str, name: str) -> tuple[str, str]:
-    """Look for the file `name` in the storage and write another; return the other's name, and an error message."""
+    """On a node, check that the storage has the file `name`, and write another file.
+
+    Returns the name of the written file and an error message, which is empty if both worked.
+    """
     mine = f"afina probe {secrets.token_hex(8)}"
     try:
         storage = SharedStorage(address)

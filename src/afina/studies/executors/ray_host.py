@@ -1,9 +1,9 @@
-"""RunHost: executes runs on a node of a Ray cluster, one after another, for an executor on another machine.
+"""`RunHost` executes runs on a node of a Ray cluster, one after another, for an executor on another machine.
 
-`host_pool.py` makes a Ray actor of the class, whose methods the executor calls remotely. A run is the same process as
-on the executor's machine (`WorkerProcess`). The run's input files, checkpoints, adapter and predictions pass through
-the shared storage. A killed host leaves its scratch directory in the node's cache; the next host on the node removes
-the directory.
+`host_pool.py` makes a Ray actor of the class `RunHost`, whose methods the executor calls remotely. A run on a node is
+the same process as on the executor's machine (`WorkerProcess`). The run's input files, checkpoints, adapter and
+predictions are passed through the shared storage. A host that is killed leaves its scratch directory in the node's
+cache; the next host on the node removes the directory.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from afina.studies.runs.output_directory import ADAPTERS, PREDICTIONS, OutputDir
 from afina.studies.runs.run import Run
 
 TAIL = 2000
-"""Characters of a process's standard error that a message about its end contains."""
+"""The error message about a process that has crashed contains this many last characters of its standard error."""
 
 GATHER = 0.05
-"""Seconds for which progress is gathered before it is returned."""
+"""`next_events` gathers progress messages for this number of seconds before it returns them."""
 
 
 @dataclass(frozen=True)
 class RunOrder:
-    """What an executor sends to a node for a run or a trial: the request, the inputs, the storage and the time limit.
+    """The order that an executor sends to a host on a node to execute a run or a tuning trial.
 
     Attributes:
         asked: The request for the worker; the host replaces `out` and `located` by paths on its node.
-        inputs: The run's task and backbone. The shared storage has their files, by digest.
+        inputs: The run's task and backbone, whose files are in the shared storage under their digests.
         storage: The address of the shared storage.
-        left: Seconds until the run must end; None: no limit.
-        variables: Environment variables of the run's process; None: the variable is not set.
-        results: The prefix, in the shared storage, of the names of the adapter and predictions.
+        left: The number of seconds until the run must end. None: no limit.
+        variables: The environment variables of the run's process; None as a value means that a variable is not set.
+        results: The prefix of the names of the run's adapter and predictions files in the shared storage.
     """
 
     asked: CarryOut | TryOut
@@ -56,7 +56,7 @@ class RunOrder:
     results: str
 
     def result(self, name: str) -> str:
-        """Return the name in the shared storage of a file that the run wrote, by its path in the output directory."""
+        """Return the name in the shared storage of a result file, given its path in the output directory."""
         return f"{self.results} {name}"
 
 
@@ -67,12 +67,13 @@ def checkpoint_name(run: Run) -> str:
 
 @dataclass(frozen=True)
 class RunEnd:
-    """How a run's process on a node ended, and which files it wrote.
+    """A message of a host about the end of a run's process, with the files that the run wrote.
 
     Attributes:
-        outcome: "done", "failed", "fault" (a bug), "killed", "overrun" or "cancelled".
-        error: The error message; empty without an error.
-        cause, of_cause: The code and the fields of the error.
+        outcome: How the process ended: "done", "failed", "fault" (a bug), "killed", "overrun" or "cancelled".
+        error: The error message; empty if there was no error.
+        cause: The code of the error.
+        of_cause: The fields of the error.
         files: The digest of each file of the run in the shared storage, by its path in the output directory.
     """
 
@@ -85,7 +86,7 @@ class RunEnd:
 
 @dataclass(frozen=True)
 class CheckpointNotKept:
-    """A message that a checkpoint could not be written to the shared storage."""
+    """A message of a host that a run's checkpoint could not be written to the shared storage."""
 
     error: str
 
@@ -94,7 +95,7 @@ HostEvent = Message | CheckpointNotKept | RunEnd
 
 
 class RunHost:
-    """Executes runs on a node, one at a time; its methods are called by an executor, from several threads."""
+    """A Ray actor that executes runs on a node, one at a time; an executor calls its methods from several threads."""
 
     def __init__(self) -> None:
         self.scratch, self._lock = _scratch_directory(assets.cache_directory() / "cluster")
@@ -103,13 +104,13 @@ class RunHost:
         self.worker: WorkerProcess | None = None
 
     def hello(self) -> str:
-        """Return the id of the node, as soon as the actor has started."""
+        """Return the id of the actor's node; the result also shows that the actor has started."""
         import ray
 
         return str(ray.get_runtime_context().get_node_id())
 
     def start(self, order: RunOrder) -> None:
-        """Start a run's process, from its last checkpoint if there is one; `next_events` returns its progress."""
+        """Start a run's process, which continues from the run's last checkpoint; `next_events` returns its messages."""
         until, asked = None if order.left is None else meter.now() + order.left, order.asked
         self.out = Path(tempfile.mkdtemp(prefix="out-", dir=self.scratch))
         checkpoint = OutputDirectory(self.out).checkpoint(asked.run.label)
@@ -134,7 +135,7 @@ class RunHost:
         threading.Thread(target=self._listen, args=(worker, order, keeper, errors), daemon=True).start()
 
     def _locate(self, inputs: RunInputs, storage: SharedStorage) -> Located:
-        """Return the paths of the task and the backbone on this node; on first use, copy them from the storage."""
+        """Return the paths of a run's task and backbone on this node, copied from the storage when first needed."""
         if inputs not in self.located:
             place = Path(tempfile.mkdtemp(prefix="inputs-", dir=self.scratch))
             self.located[inputs] = inputs.materialise(place, storage.fetch)
@@ -163,7 +164,7 @@ class RunHost:
             events.put(end)
 
     def _stored(self, order: RunOrder, storage: SharedStorage) -> RunEnd:
-        """Write the adapter and predictions of a finished run to the shared storage; return their digests."""
+        """Write the adapter and predictions of a finished run to the shared storage; return a RunEnd with digests."""
         places = (self.out / ADAPTERS, self.out / PREDICTIONS)
         found = [path for place in places for path in sorted(place.rglob("*")) if path.is_file()]
         files = {path.relative_to(self.out).as_posix(): digest.of_file(path) for path in found}
@@ -185,7 +186,7 @@ class RunHost:
         return RunEnd("fault", (self.out / "stderr").read_text(encoding="utf-8", errors="replace")[-TAIL:].strip())
 
     def _of_the_run(self, message: str, worker: WorkerProcess, order: RunOrder) -> str:
-        """Return the message with the run's own addresses of task and backbone in place of paths on this node."""
+        """Return an error message in which paths on this node are replaced by the run's own addresses and paths."""
         assert isinstance(worker.request, CarryOut | TryOut)
         located, asked, run = worker.request.located, order.asked, order.asked.run
         assert located is not None
@@ -198,7 +199,10 @@ class RunHost:
         return message
 
     def next_events(self) -> list[HostEvent]:
-        """Wait for a message of the run's process; return all messages of a moment, so that calls are few."""
+        """Wait for messages of the run's process, and return them.
+
+        Progress messages within GATHER seconds are returned together, so that fewer remote calls are needed.
+        """
         found = [self.events.get()]
         until = meter.now() + GATHER
         while isinstance(found[-1], Progressed):
@@ -217,14 +221,14 @@ class RunHost:
             worker.cancel(at_once=at_once)
 
     def leave(self) -> None:
-        """Remove this host's scratch directory; called before the actor ends."""
+        """End the run in progress, and remove this host's scratch directory; called before the actor ends."""
         self.cancel(at_once=True)
         shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 @dataclass
 class _Keeper:
-    """Writes checkpoints to the shared storage, in a thread; at most one at a time, and always the latest."""
+    """A writer of a run's checkpoints to the shared storage; a thread writes one checkpoint at a time, the latest."""
 
     storage: SharedStorage
     name: str
@@ -241,13 +245,13 @@ class _Keeper:
         return _stamp(self.checkpoint) not in (None, self.stored)
 
     def keep(self) -> None:
-        """Write the checkpoint to the shared storage, unless an earlier checkpoint is still being written."""
+        """Begin to write the checkpoint to the shared storage, unless an earlier one is still being written."""
         if self.thread is None or not self.thread.is_alive():
             self.thread = threading.Thread(target=self._put, daemon=True)
             self.thread.start()
 
     def finish(self, *, done: bool) -> None:
-        """Wait for writing to end; write the last checkpoint too unless the run is done."""
+        """Wait until the thread has finished writing; unless the run is done, write the last checkpoint too."""
         if self.thread is not None:
             self.thread.join()
         if not done:
@@ -271,7 +275,7 @@ class _Keeper:
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """Return the modification time and inode of a file, which change when it is written; None if there is no file."""
+    """Return a file's modification time and inode, by which a new checkpoint is recognised; None if it is missing."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -280,7 +284,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def _scratch_directory(place: Path) -> tuple[Path, int]:
-    """Return a new directory, locked as long as this process lives; remove directories of ended processes."""
+    """Return a new scratch directory that is locked until this process ends; remove those of ended processes."""
     place.mkdir(parents=True, exist_ok=True)
     file_io.sweep_killed(place / "run")
     return file_io.temporary(place / "run")

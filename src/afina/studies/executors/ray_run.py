@@ -1,4 +1,4 @@
-"""RunOnHost: the executor's side of a run or trial on a node, from its start to the copy of its results."""
+"""`RunOnHost`: the executor's handle of a run or trial on a node, from its start to the copy of its results."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ from afina.studies.runs.inputs import Input, RunInputs
 from afina.studies.runs.run import Run
 
 LATE = 30.0
-"""Seconds after its time limit at which a run is given up whose host does not answer."""
+"""A run is given up this number of seconds after its time limit, if its host does not answer."""
 
 THREADS, MKL = "OMP_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 def threads() -> int:
-    """Return the number of threads of each run: OMP_NUM_THREADS of this process, else 1."""
+    """Return the number of threads of each run: the value of this process's OMP_NUM_THREADS, or 1 if it is not set."""
     said = os.environ.get(THREADS, "")
     return int(said) if said.isdecimal() and int(said) > 0 else 1
 
 
 def variables() -> Mapping[str, str | None]:
-    """Return the environment variables that set the threads of a run, so that every node uses as many."""
+    """Return the environment variables that set a run's number of threads, so that it is the same on every node."""
     return {THREADS: str(threads()), MKL: os.environ.get(MKL), **openmp.variables()}
 
 
 def inputs_to_send(inputs: RunInputs, *, ship_backbone: bool) -> RunInputs:
-    """Return the inputs that nodes need; if the backbone is not sent, by an address that all nodes can use.
+    """Return the inputs of a run that are sent to nodes.
 
-    A backbone on the Hub gets the commit of this machine's copy in its address, so that no node reads a later commit.
+    If the files of the backbone are not sent, the inputs have an address of the backbone that all nodes can use. For a
+    backbone on the Hub, this address has the commit of this machine's copy, so that no node reads a later commit.
     """
     one = inputs.backbone
     if one.files and ship_backbone:
@@ -60,9 +61,10 @@ class RunOnHost:
     """A run or trial on a node of a Ray cluster.
 
     Attributes:
-        cancelled: Whether `cancel` was called.
-        started, ended: Whether the run's process has been started, and whether it has ended.
-        stopped: Whether the executor ended the process because it needs no more results, as of a pruned trial.
+        cancelled: Whether `cancel` was called for this run.
+        started: Whether the run's process has been started.
+        ended: Whether the run's process has ended.
+        stopped: Whether the executor ended the process because it needs no more results, as for a pruned trial.
     """
 
     def __init__(
@@ -89,24 +91,24 @@ class RunOnHost:
         self.listen(Progress("wait", note=note))
 
     def placed(self, host: Host) -> None:
-        """Note the host that executes the run."""
+        """Note the host (Ray actor) that executes the run."""
         self.host = host
         if self.waited:
             self.listen(Progress("load"))
 
     def cancel(self, *, at_once: bool) -> None:
-        """End the run from another thread."""
+        """Cancel the run; the method is called from another thread."""
         first, self.cancelled = not self.cancelled, True
         if self.host is not None and (first or at_once):
             self.host.actor.cancel.remote(at_once)
 
     def stop(self) -> None:
-        """End the run's process at once, since its further results are not needed."""
+        """End the run's process at once, because no further results of it are needed."""
         self.stopped = True
         self._on().actor.cancel.remote(True)
 
     def give_back(self, pool: HostPool) -> None:
-        """Give the host back to the pool; a host whose process may still run is ended."""
+        """Give the host of the run back to the pool; a host whose run may still be in progress is ended instead."""
         host = self._on()
         if self.started and not self.ended:
             pool.discard(host)
@@ -114,7 +116,10 @@ class RunOnHost:
             pool.release(host)
 
     def start(self, asked: CarryOut | TryOut, inputs: RunInputs) -> RunOrder:
-        """Start the run's process, whose inputs are in the shared storage, and return the order sent to the host."""
+        """Start the run's process on the host, and return the order that was sent to the host.
+
+        The files of `inputs` must be in the shared storage.
+        """
         self.check()
         left = None if self.until is None else self.until - meter.now()
         results = f"afina results {secrets.token_hex(8)}"
@@ -126,7 +131,10 @@ class RunOnHost:
         return order
 
     def follow(self, hear: Callable[[Message], Message | None]) -> RunEnd:
-        """Wait for the end of the run's process; `hear` receives its messages, and returns a reply or None."""
+        """Wait for the end of the run's process, and return how it ended.
+
+        The function `hear` receives the messages of the process, and returns a reply to send, or None.
+        """
         host = self._on()
         while True:
             for event in self._get(host.actor.next_events.remote()):
@@ -149,7 +157,7 @@ class RunOnHost:
         return found
 
     def fetch_files(self, order: RunOrder, end: RunEnd, out: Path) -> None:
-        """Move a finished run's files from the shared storage to `out`, and remove its checkpoint there."""
+        """Move a finished run's files from the shared storage to `out`, and remove its checkpoint from the storage."""
         for name, content in end.files.items():
             path, stored = out / name, order.result(name)
             self.storage.fetch(stored, path)
@@ -163,7 +171,7 @@ class RunOnHost:
         return self.host
 
     def failure(self, end: RunEnd) -> Exception:
-        """Return the exception for a run that did not end with "done"."""
+        """Return the exception for a run whose outcome is not "done"."""
         if end.outcome == "cancelled" or self.cancelled:
             return Cancelled()
         if end.outcome == "overrun":

@@ -1,6 +1,6 @@
-"""SharedStorage: files that a driver and all nodes of a cluster can read, in a directory or an object store.
+"""`SharedStorage`: files that this machine and all nodes of a cluster can read, in a directory or an object store.
 
-The name of a file that many runs read is the digest of its content.
+A file that many runs read, such as a backbone's weights, has the digest of its content as its name.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from afina.studies.executors import problems
 
 
 class SharedStorage:
-    """Files by name, in a directory or an object store. A later file with the same name replaces the earlier file.
+    """Files by name, in a directory or an object store; a later file with the same name replaces the earlier file.
 
     Args:
-        address: A directory that all nodes see, or the URL of an object store, such as s3://BUCKET/PREFIX.
+        address: A directory that all nodes can read and write, or the URL of an object store, such as
+            s3://BUCKET/PREFIX.
 
     Raises:
         InvalidName, NotFound: The URL is not valid, or its bucket cannot be reached.
@@ -31,14 +32,14 @@ class SharedStorage:
         self.blobs: Blobs = open_blobs(address) if "://" in address else LocalBlobs(Path(address))
 
     def put(self, name: str, file: Path) -> None:
-        """Store the content of `file`, atomically. Afterwards `file` must not be changed in place, only replaced.
+        """Store the content of `file` under `name`, atomically.
 
-        Raises CannotWrite or NotFound.
+        Afterwards, `file` must not be changed in place, only replaced. Raises CannotWrite or NotFound.
         """
         self.blobs.put(_place(name), file)
 
     def put_content(self, content: str, file: Path) -> None:
-        """Store a copy of `file` under the digest of its content, unless the storage has the content already.
+        """Store a copy of `file` under the digest `content` of its content, unless the storage has this content.
 
         Raises CannotWrite, NotFound, or InvalidData if the file has another digest.
         """
@@ -51,11 +52,14 @@ class SharedStorage:
             self.put(content, copy)
 
     def has(self, name: str) -> bool:
-        """Return whether there is a file with this name. Raises NotFound if the service does not respond."""
+        """Return whether the storage has a file `name`. Raises NotFound if the object store does not respond."""
         return self.blobs.size(_place(name)) is not None
 
     def get(self, name: str, path: Path) -> bool:
-        """Copy the stored file `name` to `path`; False: no such file exists. Raises CannotWrite or NotFound."""
+        """Copy the stored file `name` to `path`; return False if there is no such file.
+
+        Raises CannotWrite or NotFound.
+        """
         if not self.has(name):
             return False
         try:
@@ -72,11 +76,11 @@ class SharedStorage:
             raise problems.STORAGE_LACKS(storage=self.address, path=path.name)
 
     def remove(self, name: str) -> None:
-        """Remove the stored file `name`, if it exists. A file that cannot be removed stays, and takes space."""
+        """Remove the stored file `name`, if it exists. A file that cannot be removed is left without an error."""
         with suppress(AfinaError):
             self.blobs.remove(_place(name))
 
 
 def _place(name: str) -> str:
-    """Return the blob key of a name: a hash of the name and eight digits, which blob stores require."""
+    """Return the blob key of a file's name: a hash of the name and eight digits, the format of blob keys."""
     return f"sha256-{digest.of_bytes(name.encode()).removeprefix(digest.PREFIX)}-{0:08x}"

@@ -1,9 +1,9 @@
-"""Worker: the process that executes one run; a `WorkerProcess` starts it.
+"""The worker: a process that executes one request, such as a run; a `WorkerProcess` starts the worker.
 
-Messages are lines of JSON in both directions. The worker reads one request from standard input: CarryOut, TryOut,
+Messages to and from the worker are lines of JSON. The worker reads one request from standard input: CarryOut, TryOut,
 Foresee or TimeAnswers. The worker writes Progressed messages to standard output, and Failed for an error that the user
-can correct. A worker ends at once when its standard input closes, so no run outlives its caller. A Stop message ends
-the worker after a checkpoint.
+can correct. A worker ends at once when its standard input is closed, so that no run continues after its caller has
+ended. A Stop message ends the worker after a checkpoint.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class _Message(Frozen):
 
 
 class CarryOut(_Message):
-    """To a worker: execute `run`, and write files below `out`. The worker answers with Recorded or Failed.
+    """A request to a worker to execute `run` and write its files into `out`; the reply is Recorded or Failed.
 
     Attributes:
-        located: The paths of task and backbone on the worker's machine; None: the addresses in `run`.
+        located: The paths of the task and the backbone on the worker's machine. None: the addresses in `run`.
     """
 
     kind: Literal["carry out"] = "carry out"
@@ -47,10 +47,12 @@ class CarryOut(_Message):
 
 
 class TryOut(_Message):
-    """To a worker: execute a tuning trial. After each Scored message except the last, the worker waits for GoOn.
+    """A request to a worker to execute a tuning trial.
+
+    After each Scored message except the last, the worker waits for GoOn.
 
     Attributes:
-        located: The paths of task and backbone on the worker's machine, as in `CarryOut`.
+        located: The paths of the task and the backbone on the worker's machine. None: the addresses in `run`.
     """
 
     kind: Literal["try out"] = "try out"
@@ -61,18 +63,20 @@ class TryOut(_Message):
 
 
 class Foresee(_Message):
-    """To a worker: forecast the memory of these runs. The worker answers with MemoryForeseen."""
+    """A request to a worker to forecast the memory of runs; the reply is MemoryForeseen."""
 
     kind: Literal["foresee"] = "foresee"
     runs: tuple[Run, ...]
 
 
 class TimeAnswers(_Message):
-    """To a worker: time answers to single texts of the untrained model of `run`. The worker answers with AnswersTimed.
+    """A request to a worker to time predictions for single texts; the reply is AnswersTimed.
+
+    The model is the untrained model of `run`.
 
     Attributes:
         texts: The largest number of predictions that are timed.
-        bare: Whether to time the frozen model without the method's added weights.
+        bare: Whether the frozen model is timed without the weights that the method adds.
     """
 
     kind: Literal["time answers"] = "time answers"
@@ -82,26 +86,26 @@ class TimeAnswers(_Message):
 
 
 class GoOn(_Message):
-    """To a worker: train until the next score."""
+    """A message to a worker that executes a tuning trial: train until the next score."""
 
     kind: Literal["go on"] = "go on"
 
 
 class Stop(_Message):
-    """To a worker: end. A training run writes a checkpoint first."""
+    """A message to a worker: end; a run that trains writes a checkpoint before it ends."""
 
     kind: Literal["stop"] = "stop"
 
 
 class Progressed(_Message):
-    """From a worker: a progress event of the run."""
+    """A message from a worker with a progress event of its run."""
 
     kind: Literal["progress"] = "progress"
     progress: Progress
 
 
 class Scored(_Message):
-    """From a worker: the score of a tuning trial on the validation split."""
+    """A message from a worker with the score of a tuning trial on the validation split."""
 
     kind: Literal["score"] = "score"
     score: ValidationScore
@@ -109,14 +113,19 @@ class Scored(_Message):
 
 
 class Recorded(_Message):
-    """From a worker: the record of the finished run."""
+    """A message from a worker with the record of the finished run."""
 
     kind: Literal["record"] = "record"
     record: Record
 
 
 class MemoryForeseen(_Message):
-    """From a worker: the available bytes of memory, and the bytes that each run needs, by the run's key, if known."""
+    """A message from a worker with a memory forecast.
+
+    Attributes:
+        available: The bytes of memory that are available.
+        needed: The bytes that each run needs, by the run's key; runs that cannot be forecast are left out.
+    """
 
     kind: Literal["foreseen"] = "foreseen"
     available: int
@@ -124,14 +133,14 @@ class MemoryForeseen(_Message):
 
 
 class AnswersTimed(_Message):
-    """From a worker: the seconds of each prediction."""
+    """A message from a worker with the seconds of each timed prediction."""
 
     kind: Literal["answers timed"] = "answers timed"
     seconds: tuple[float, ...]
 
 
 class Failed(_Message):
-    """From a worker: the code and message of an error that the user can correct."""
+    """A message from a worker with the message, code and fields of an error that the user can correct."""
 
     kind: Literal["error"] = "error"
     error: str
@@ -140,7 +149,7 @@ class Failed(_Message):
 
 
 Request = CarryOut | TryOut | Foresee | TimeAnswers
-"""A request that a worker is started with."""
+"""A request to a worker; a worker reads one request from its standard input and executes it."""
 
 Message = Request | GoOn | Stop | Progressed | Scored | Recorded | MemoryForeseen | AnswersTimed | Failed
 
@@ -148,25 +157,25 @@ _ANY: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator=
 
 
 def encode(message: Message) -> str:
-    """Return a message as one line of JSON, with its line end."""
+    """Return a message as one line of JSON, which ends in a newline."""
     return message.model_dump_json() + "\n"
 
 
 def decode(line: str | bytes) -> Message:
-    """Return the message in a complete line of JSON."""
+    """Return the message that a line of JSON contains."""
     return _ANY.validate_json(line)
 
 
 _PAUSE = 0.2
-"""Seconds between two progress messages of one phase."""
+"""The least number of seconds between two progress messages of one phase of a run."""
 
 
 INTERRUPTED = 130
-"""Exit status after Stop."""
+"""The exit status of a worker that was ended by a Stop message."""
 
 
 def _received() -> Iterator[Message]:
-    """Yield the messages from standard input until it is closed."""
+    """Yield the messages from the worker's standard input until it is closed."""
     # Not sys.stdin: a thread that waits in its buffer makes the interpreter abort at shutdown, and a buffer keeps a
     # Stop that arrived together with the request.
     rest = b""
@@ -185,14 +194,14 @@ def _hear(messages: Iterator[Message], replies: queue.SimpleQueue[Message], repo
 
 
 class _Reporter:
-    """Writes the run's progress to standard output, and stops the run at a Stop message."""
+    """An object that writes the run's progress to standard output, and stops the run after a Stop message."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream, self.phase, self.last = stream, "", 0.0
         self.keeps, self.stopped = False, threading.Event()
 
     def stop(self) -> None:
-        """End the process: after the current step and a checkpoint if the run trains, else at once."""
+        """End the process: after the current step and a checkpoint if the run is training, otherwise at once."""
         self.stopped.set()
         if not (self.keeps and self.phase == "train"):
             os._exit(INTERRUPTED)
@@ -271,7 +280,11 @@ def _work_on(request: Request, reporter: _Reporter, replies: queue.SimpleQueue[M
 
 
 def main() -> int:
-    """Execute the request from standard input; return 0 on success, 2 for an error that the user can correct."""
+    """Execute the request from standard input, and return the exit status of the worker.
+
+    The exit status is 0 on success, 2 after an error that the user can correct, 130 after Ctrl-C, and 1 without a
+    request.
+    """
     allocator.collect_seldom()
     openmp.wait_briefly()
     # Output that a library prints must not mix with the messages.

@@ -1,7 +1,7 @@
-"""Measure the memory of a worker process that has loaded no model and no data: Python and the libraries.
+"""`worker_memory` measures the memory of a worker process without model and data: that of Python and the libraries.
 
-The measured worker does a little of each thing that a run does, since libraries load much of their code only when it is
-used. The module loads without torch.
+The measured worker does a little of each thing that a run does, because libraries load much of their code only when it
+is used. The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from afina.studies.executors import fork_server
 
 
 def prepare() -> None:
-    """Start the fork server of the process in which `worker_memory` measures, without waiting for its imports."""
+    """Start the fork server for the process in which `worker_memory` measures, without waiting for its imports."""
     fork_server.prepare(allocator.environment_of_one_run())
 
 
 @cache
 def worker_memory() -> int:
-    """Return the bytes that a worker takes without model and data, measured once in a new process."""
+    """Return the bytes of memory of a worker without model and data, measured once in a new process."""
     worker = fork_server.start(__name__, allocator.environment_of_one_run(), lambda: True)
     assert worker.stdin is not None
     assert worker.stdout is not None
@@ -31,7 +31,7 @@ def worker_memory() -> int:
 
 
 def main() -> int:
-    """Print the bytes of memory of this process, a new worker."""
+    """Print the bytes of memory of this process, which is a new worker."""
     fork_server.import_libraries()
     import numpy
     import torch

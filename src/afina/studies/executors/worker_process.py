@@ -1,7 +1,8 @@
-"""WorkerProcess: a process that executes one request, such as a run, on this machine.
+"""`WorkerProcess`: a process on this machine that executes one request, such as a run.
 
-A `ForkServer` forks the process; where no server can start, the process is started by `python -m`. Each run's peak
-memory is that of its process, and a crash does not affect other runs. The module loads without torch.
+A `ForkServer` forks the process; if no server can be started, the process is started by `python -m`. Because each run
+has its own process, its peak memory can be measured, and a crash does not affect other runs. The module can be imported
+without torch.
 """
 
 from __future__ import annotations
@@ -22,20 +23,25 @@ from afina.studies.executors.worker import Failed, Foresee, Message, Progressed,
 
 
 def variables(threads: int | None, replaced: Mapping[str, str | None] | None = None) -> dict[str, str]:
-    """Return a worker's environment, with `threads` torch threads; None in `replaced` unsets a variable."""
+    """Return the environment variables of a worker.
+
+    Args:
+        threads: The number of torch threads. None: torch's default.
+        replaced: Variables that replace those of this process; None as a value removes a variable.
+    """
     given = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     found: dict[str, str | None] = {**given, **allocator.environment_of_one_run(), **(replaced or {})}
     return {name: value for name, value in found.items() if value is not None}
 
 
 class WorkerProcess:
-    """A process that executes one request. The process ends with the `with` block, or at `until`.
+    """A process that executes one request, and ends with the `with` block or at the time `until`.
 
     Attributes:
         threads: The number of torch threads of the process, unless OMP_NUM_THREADS is set. None: torch's default.
-        environment: Environment variables that replace those of this process; None: the variable is not set.
-        errors: A file that receives the standard error of the process; None: this process's standard error.
-        most: The largest number of workers that run at the same time, this worker included.
+        environment: Environment variables that replace those of this process; None as a value removes a variable.
+        errors: A file that receives the standard error of the process. None: this process's standard error.
+        most: The largest number of workers that ran at the same time, this worker included.
     """
 
     def __init__(
@@ -56,7 +62,7 @@ class WorkerProcess:
 
     @property
     def process(self) -> subprocess.Popen[str] | ForkedWorker:
-        """The process, available in the `with` block."""
+        """The handle of the process, which is available in the `with` block."""
         assert self.started is not None
         return self.started
 
@@ -99,14 +105,17 @@ class WorkerProcess:
         self.process.stdout.close()
 
     def send(self, message: Message) -> None:
-        """Write one line to the process's standard input; does nothing if the process has ended."""
+        """Write a message to the process's standard input; the method does nothing if the process has ended."""
         assert self.process.stdin is not None
         with self.told, suppress(BrokenPipeError, ValueError):  # ValueError: closed
             self.process.stdin.write(encode(message))
             self.process.stdin.flush()
 
     def cancel(self, *, at_once: bool) -> None:
-        """End the process from another thread: ask it to stop after its step or, with `at_once`, kill it."""
+        """End the process; the method is called from another thread.
+
+        The process is asked to stop after its current step, or is killed if `at_once` is set.
+        """
         asked, self.cancelled = self.cancelled, True
         if self.started is None:
             return
@@ -116,7 +125,10 @@ class WorkerProcess:
             self.send(Stop())
 
     def answers(self, listen: Listener) -> Iterator[Message]:
-        """Send the request; yield the worker's messages other than Progressed and Failed."""
+        """Send the request to the process, and yield its messages except Progressed and Failed.
+
+        The progress is passed to `listen`, and an error is kept in `problem`.
+        """
         assert self.process.stdout is not None
         self.send(self.request)
         for line in self.process.stdout:
@@ -131,7 +143,7 @@ class WorkerProcess:
                 yield message
 
     def failure(self) -> RunFailed | Overrun | Cancelled:
-        """Return the error with which the process ended without a result; called after the `with` block."""
+        """Return the error with which the process ended without a result; call it after the `with` block."""
         title = "memory forecast" if isinstance(self.request, Foresee) else self.request.run.title
         if self.cancelled:
             return Cancelled()

@@ -1,4 +1,4 @@
-"""One run: its description, memory and time forecast, execution on this or another machine, and record.
+"""One run: its description, the forecast of its memory and time, its execution, and its record.
 
-The package does not know studies, tuning or recommendations.
+The package `afina.studies.runs` does not know (import) studies, tuning or recommendations.
 """

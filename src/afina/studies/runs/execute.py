@@ -1,4 +1,4 @@
-"""`execute` a run: load, encode, train, evaluate, save, record. `try_out` a tuning trial: train and score only."""
+"""`execute` executes a run (load, encode, train, evaluate, save), and `try_out` a tuning trial (train and score)."""
 
 from __future__ import annotations
 
@@ -45,12 +45,17 @@ def execute(
     task: Task | None = None,
     located: Located | None = None,
 ) -> Record:
-    """Execute `run` on this machine, and write its adapter, predictions and checkpoint below `out`.
+    """Execute `run` on this machine, and write its adapter, predictions and checkpoint into `out`.
 
     Args:
-        stopped: Called after each step; True: write a checkpoint and raise KeyboardInterrupt.
-        task: The run's task, if the caller has loaded it.
-        located: The paths of task and backbone on this machine; None: the addresses in `run`.
+        run: The run.
+        out: The output directory.
+        study: The name of the study, for the record.
+        listen: A function that receives the progress.
+        stopped: A function that is called after each step; if it returns True, a checkpoint is written and
+            KeyboardInterrupt is raised.
+        task: The run's task, if the caller has loaded the task.
+        located: The paths of the task and the backbone on this machine. None: the addresses in `run`.
 
     Raises AfinaError, whose message begins with the run's name.
     """
@@ -67,7 +72,7 @@ def execute(
 
 @dataclass
 class _Execution:
-    """The execution of one run, in phases: load, encode, train, evaluate, save."""
+    """The execution of one run in the phases load, encode, train, evaluate and save."""
 
     run: RunSpec
     out: Path
@@ -130,7 +135,7 @@ class _Execution:
         self.meter.seconds["train"] = fit.account.seconds["train"]
 
     def _calibrated(self, classifier: Classifier, fit: Fit, prepared: Prepared) -> Objective:
-        """Return the objective with calibrated probabilities, fitted on the calibration split."""
+        """Return the objective with a temperature (and thresholds) fitted on the calibration split, if there is one."""
         split = prepared.task.calibration
         if split is None:
             return fit.objective
@@ -197,7 +202,7 @@ class _Execution:
     def _save(
         self, adapter: Adapter, classifier: Classifier, prepared: Prepared, predictions: Predictions
     ) -> dict[str, Any]:
-        """Save the adapter and the predictions; return their paths below the output directory and their digests."""
+        """Save the adapter and the predictions; return their paths, relative to the output directory, and digests."""
         directory = OutputDirectory(self.out)
         where, predicted = directory.adapter(self.run.label), directory.predictions(self.run.label)
         method, backbone = prepared.method, prepared.backbone
@@ -267,13 +272,13 @@ class _Execution:
 
 
 def _weight_bytes(classifier: Classifier) -> int:
-    """Return the bytes of all weights, without the unused copy of the head that peft keeps beside the trained head."""
+    """Return the bytes of all weights of a classifier, without the unused copy of the head that peft keeps."""
     unused = (one.nbytes for name, one in classifier.named_parameters() if ".original_module." in name)
     return classifier.size - sum(unused)
 
 
 def _fitted(fit: Fit, prepared: Prepared) -> HeadFit | None:
-    """Return how scikit-learn fitted the head; None if the head was trained by gradient steps or not at all."""
+    """Return facts about scikit-learn's fit of the head; None if scikit-learn did not fit the head."""
     if not isinstance(fit, ProbeFit) or fit.fitted is None:
         return None
     return HeadFit(**asdict(fit.fitted), **prepared.features)
@@ -290,7 +295,7 @@ def _environment(prepared: Prepared) -> Environment:
 
 
 def _curve(losses: list[float]) -> tuple[tuple[int, float], ...]:
-    """Return (step, mean loss since the previous point) pairs for the loss curve, at most CURVE_POINTS."""
+    """Return the loss curve as pairs (step, mean loss since the previous pair), at most CURVE_POINTS of them."""
     if not losses:
         return ()
     width = -(-len(losses) // CURVE_POINTS)
@@ -308,15 +313,18 @@ def try_out(
     listen: Listener = ignore,
     located: Located | None = None,
 ) -> Iterator[ValidationScore]:
-    """Train `run`, and yield its score on the evaluation split after each of these shares of its steps.
+    """Train `run`, and yield its score on the evaluation split after each of the given shares of its steps.
 
-    No file is written. Scores are computed in the dtype of training, which is cheap and precise enough for choosing a
-    setting. If training diverges, the last score has the value None. Raises OutOfMemory.
+    `try_out` writes no file. Scores are computed in the dtype of training, which is fast, and precise enough to choose
+    a setting. If training diverges, the last score has the value None. Raises OutOfMemory.
 
     Args:
-        shares: Shares of the steps, from 0 to 1.
-        limit: End after this step, with a last score. The learning rate schedule is that of all steps.
-        located: The same as the argument of `execute`.
+        run: The run of a tuning trial, whose evaluation split is the validation split.
+        shares: The shares of the steps after which scores are computed, from 0 to 1.
+        limit: The step after which training ends, with a last score. The learning rate schedule is that of all steps.
+            None: all steps.
+        listen: A function that receives the progress.
+        located: The paths of the task and the backbone on this machine. None: the addresses in `run`.
     """
     with allocator.memory_errors(run.title):
         prepared, fit = prepare(run, Meter(devices.choose()), listen, located=located)

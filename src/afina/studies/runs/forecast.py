@@ -1,7 +1,7 @@
-"""Forecast the memory, disk space and time of a run before anything is trained.
+"""`forecast_run` forecasts the memory, disk space and time of a run before anything is trained.
 
-Memory and file sizes are computed from the backbone's configuration without its weights (`afina.training.dry_run`).
-Training time is measured on a few real steps, if a task is given and the weights are on this machine.
+The memory and file sizes are computed from the backbone's configuration without its weights (`afina.training.dry_run`).
+The training time is forecast from a few real steps, if a task is given and the weights are on this machine.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ from afina.training.inputs import inputs_of
 from afina.training.probe_fit import fit_of
 
 MADE_UP = "texts of one length"
-"""The task of a run that is forecast from the backbone's configuration alone."""
+"""The name of the made-up task in a forecast for which the user has given no task."""
 
 EVERYTHING, USUAL, PLAIN = ReadingOptions(), Ask(), Training()
-"""The defaults of a forecast: those of a run."""
+"""The default reading options, prompt and training settings of a forecast, which are those of a run."""
 
 MOST_MADE_UP = 2**20
-"""The largest number of tokens in a batch of made-up texts, which are created in memory."""
+"""The largest number of tokens in a batch of the made-up task, because its texts are created in memory."""
 
 MOST_STEPS = 5_000_000
-"""The largest number of steps whose batches are searched for the largest batch; the search takes minutes."""
+"""The largest number of steps of a forecast, because the search for the largest batch of more steps takes minutes."""
 
 ON_GPU = 1.1
-"""The memory of a GPU that a run takes, per byte of its tensors: a tenth is for CUDA's context and fragmentation."""
+"""The bytes of GPU memory of a run per byte of its tensors; a tenth is for CUDA's context and fragmentation."""
 
 LENGTH = 128
-"""Tokens of each made-up text if `max_length` is not set: the length to which the paper padded its texts."""
+"""The number of tokens of each made-up text if `max_length` is not set, as in the published study."""
 
 
 def _check_steps(run: RunSpec, steps: int) -> None:
@@ -75,10 +75,12 @@ def forecast_run(
     """Return the forecast memory, disk space and time of `run` on this machine.
 
     Args:
-        task: The run's encoded task as `encoded` returns it, if known already.
+        run: The run.
+        task: The run's encoded task, as the function `encoded` returns it. None: the task is read and encoded.
         memory: The bytes of memory that the run may use. Default: the memory of this machine.
-        calibrate: Measure a few steps to forecast the time, if the task is real and the weights are on this machine.
-        says: Called with a line when slow work begins.
+        calibrate: Whether a few training steps are measured to forecast the time. Steps are measured only if the task
+            is real and the weights are on this machine.
+        says: A function that is called with a line when slow work begins.
 
     Raises NotFound for a missing backbone or task, InvalidStudy for settings that contradict each other, and
     OutOfMemory if a GPU cannot compute the measured steps.
@@ -125,7 +127,7 @@ def forecast_run(
 
 
 def _method(run: RunSpec) -> Method:
-    """Return the run's method, with the default hyperparameters for its backbone."""
+    """Return the run's method, with the backbone's values for hyperparameters that are not given."""
     method = make(run.method, run.hyperparameters)
     if run.task == MADE_UP:  # the configuration may be all that is there
         return method.for_family(meta_model(run.backbone).config.model_type)
@@ -133,16 +135,18 @@ def _method(run: RunSpec) -> Method:
 
 
 OFFERED = "int8"
-"""The precision that is offered where a run does not fit in memory."""
+"""The precision of frozen weights that a forecast suggests if a run does not fit in memory."""
 
 
 def smaller(run: RunSpec, task: EncodedTask, memory: int | None, *, on_gpu: bool = False) -> Forecast | None:
-    """Return the forecast of the run with weights in int8; None: it does not fit, or the method needs float weights.
+    """Return the forecast of a run with frozen weights in int8.
+
+    None if the run does not fit in memory in int8 either, or if the method needs float weights.
 
     Args:
         run: A run with float weights.
-        task: The run's encoded task as `encoded` returns it.
-        memory: The bytes of memory that the run may use.
+        task: The run's encoded task, as the function `encoded` returns it.
+        memory: The bytes of memory that the run may use. None: the memory of this machine.
         on_gpu: Whether `memory` is GPU memory.
     """
     training = run.training.model_copy(update={"precision": OFFERED})
@@ -156,7 +160,10 @@ def smaller(run: RunSpec, task: EncodedTask, memory: int | None, *, on_gpu: bool
 
 
 def _evaluation(task: EncodedTask, run: RunSpec, before: int) -> tuple[Packed, GenerationLoad | None]:
-    """Return the largest batch of the evaluation, and the prompts for which target texts are generated, if any."""
+    """Return the largest batch of the evaluation, and what is generated in the evaluation of a text-to-text task.
+
+    The second value is None if the task is not text-to-text.
+    """
     split = task.evaluation
     sequences, targets = split.encoded, None
     if split.references is not None:
@@ -185,16 +192,24 @@ def forecast_methods(
     compares: bool = False,
     says: Says = silent,
 ) -> list[Forecast]:
-    """Return the `forecast_run` of each method, with the `smaller` forecast in int8 where a run does not fit in memory.
+    """Return the forecast of a run with each method on a backbone.
 
-    Without `task`, all texts have `training.max_length` tokens (default LENGTH) and one of two labels. Raises
-    InvalidStudy for a text-to-text kind without `task`.
+    If a run does not fit in memory, its forecast also has the forecast with frozen weights in int8, `smaller`. If
+    `task` is None, the forecast assumes texts of `training.max_length` tokens (default LENGTH) with one of two labels.
+    Raises InvalidStudy for a text-to-text kind without `task`.
 
     Args:
-        methods: Default: all methods that suit the backbone's family and the task's labels.
+        backbone: The address of the backbone.
+        methods: The methods. Default: all methods that suit the backbone's family and the task's labels.
+        task: The address of the task.
+        data: The options with which the task is read.
         ask: The prompt template and label words for the task's texts.
-        compares: Compare precisions: forecast `serving_bytes`, and leave out methods that need float weights.
-        says: Called with a line when slow work begins.
+        training: The training settings.
+        memory: The bytes of memory that a run may use. Default: the memory of this machine.
+        calibrate: Whether a few training steps are measured to forecast the time.
+        compares: Whether the forecasts are for a comparison of precisions: they then have `serving_bytes`, and methods
+            that need float weights are left out.
+        says: A function that is called with a line when slow work begins.
     """
     if task:
         says(f"reading {task} and the backbone's tokenizer")
@@ -235,13 +250,17 @@ def forecast_methods(
 
 
 def _check_kind(data: ReadingOptions) -> None:
-    """Raise InvalidStudy for a text-to-text kind, because only a task has the lengths of its target texts."""
+    """Raise InvalidStudy for a text-to-text kind without a task, because the lengths of target texts are unknown."""
     if data.kind is not None and of_kind(data.kind).written:
         raise problems.TEXTS_WITHOUT_TASK(option="kind", found=data.kind)
 
 
 def _beside(one: Forecast, run: RunSpec, task: EncodedTask, memory: int | None, *, compares: bool) -> Forecast:
-    """Return a forecast with the int8 forecast if the run does not fit, and with the bytes of serving the adapter."""
+    """Return a forecast with additional figures.
+
+    If `compares` is set, the figure is `serving_bytes`. Otherwise it is the int8 forecast `smaller`, if the run does
+    not fit in memory.
+    """
     precision = run.training.precision
     if not compares:
         offers = not one.fits and one.trainable and precision == FLOAT
@@ -253,11 +272,11 @@ def _beside(one: Forecast, run: RunSpec, task: EncodedTask, memory: int | None, 
 class Encodings:
     """A cache of encoded tasks (token ids) for runs that differ only in their methods.
 
-    The task is encoded once for each prompt template and each maximum text length that a method's virtual tokens leave.
-    Most methods share an encoding.
+    The task is encoded once for each prompt and each number of virtual tokens of a method, which reduces the maximum
+    length of texts. Most methods have the same encoding.
 
     Attributes:
-        texts: The task as texts, if it is loaded already.
+        texts: The task as texts. None: the task is not loaded yet.
     """
 
     def __init__(self, texts: Task | None = None) -> None:
@@ -265,7 +284,7 @@ class Encodings:
         self._made: dict[tuple[str, int], EncodedTask] = {}
 
     def of(self, run: RunSpec) -> EncodedTask:
-        """Return the encoded task of `run`. Raises the same errors as `encoded`."""
+        """Return the encoded task of `run`. Raises the same errors as the function `encoded`."""
         asked = run.asked.model_dump_json(), make(run.method, run.hyperparameters).takes_positions
         if asked not in self._made:
             if self.texts is None and run.task != MADE_UP:
@@ -275,7 +294,10 @@ class Encodings:
 
 
 def encoded(run: RunSpec, texts: Task | None = None) -> EncodedTask:
-    """Return the task of `run` as token ids of its backbone. Reads no weights, and no task if `texts` has it."""
+    """Return the task of `run` as token ids of its backbone; the backbone's weights are not read.
+
+    The task is read from its address unless `texts` is given.
+    """
     if run.task == MADE_UP:
         return _made_up(run)
     backbone = Backbone.load(run.backbone, weights=False)
@@ -286,7 +308,7 @@ def encoded(run: RunSpec, texts: Task | None = None) -> EncodedTask:
 
 
 def _made_up(run: RunSpec) -> EncodedTask:
-    """Return a made-up task with two labels: one training batch and one evaluation batch."""
+    """Return a made-up task with two labels, which has one training batch and one evaluation batch."""
     longest = longest_text(run, int(meta_model(run.backbone).config.max_position_embeddings))
     length = run.training.max_length or min(LENGTH, longest)
 
@@ -327,14 +349,14 @@ def _terms(run: RunSpec, largest: Packed, dtype: str, memory: int, gpu: int | No
 
 
 WARM_UP, MEASURED = 1, 3
-"""Steps; the first step allocates memory that the later steps reuse."""
+"""The number of steps before the measurement, because the first step allocates memory, and of measured steps."""
 
 
 def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader: Loader) -> float:
-    """Return the training time per token, measured on the run's first batches with a model that is then discarded.
+    """Return the training seconds per token, measured on the run's first batches with a model that is then discarded.
 
-    No batch of `loader` may have been read. The method must have parameters to train. Raises NotFound if the backbone's
-    weights cannot be opened, Diverged or OutOfMemory.
+    The method must have parameters to train, and no batch of `loader` may have been read. Raises NotFound if the
+    backbone's weights cannot be opened, Diverged or OutOfMemory.
     """
     device = devices.choose()
     with allocator.memory_errors(run.title):

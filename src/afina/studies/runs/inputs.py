@@ -1,8 +1,8 @@
-"""Inputs of a run: the files of its task and backbone by digest (RunInputs), and facts about its task (TaskFacts).
+"""The inputs of a run: the files of its task and backbone by digest (RunInputs), and facts about its task (TaskFacts).
 
-The facts of a task are cached until its files change. Training texts are not cached, since the process of a study may
-live for hours beside the processes that train. The module loads without torch. Executors send the files to other
-machines.
+Executors send the files of a run to other machines. The facts about a task are cached until the task's files change.
+Training texts are not cached, because the process of a study may exist for hours beside the processes that train. The
+module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 
 Fetch = Callable[[str, Path], object]
-"""Write the content with a digest to a path."""
+"""A function that writes the content with a given digest to a given path."""
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file of a task or a backbone, by its name and its digest."""
+    """A file of a task or a backbone: its name and the digest of its content."""
 
     name: str
     digest: str
@@ -55,9 +55,9 @@ class Input:
     """The files of a run's task or backbone.
 
     Attributes:
-        digest: The digest of the content; None if the address, as far as is known offline, identifies the content.
-        files: The name and digest of each file. Empty if every machine can load the content from its address.
-        single: Whether the address names a single file, and not a directory.
+        digest: The digest of the content; None if the address identifies the content, as far as is known offline.
+        files: The name and digest of each file; empty if every machine can load the content from its address.
+        single: Whether the address is that of a single file, and not of a directory.
     """
 
     address: str
@@ -75,12 +75,12 @@ class Located:
     backbone: str
 
     def read(self, run: RunSpec) -> Task:
-        """Load the task of `run` from its path; the loaded task keeps the address in `run`."""
+        """Load the task of `run` from its path on this machine; the loaded task has the address in `run`."""
         read = Task.load(self.task, run.data, evaluation=self.evaluation, calibration=run.training.temperature)
         return replace(read, address=run.task)
 
     def open(self, run: RunSpec) -> Backbone:
-        """Open the backbone of `run` from its path; the opened backbone keeps the address in `run`."""
+        """Open the backbone of `run` from its path on this machine; the opened backbone has the address in `run`."""
         from afina.models.backbone import Backbone  # loads torch
 
         return replace(Backbone.load(self.backbone), address=run.backbone)
@@ -91,7 +91,7 @@ class RunInputs:
     """The inputs of a run: its task, the separate evaluation file if there is one, and its backbone.
 
     Attributes:
-        content: The path on this machine of each file, by the file's digest.
+        content: The path of each input file on this machine, by the file's digest.
     """
 
     task: Input
@@ -101,7 +101,10 @@ class RunInputs:
 
     @classmethod
     def of(cls, run: RunSpec) -> RunInputs:
-        """Return the inputs of `run`, with digests of the files. Raises the errors of finding task and backbone."""
+        """Return the inputs of `run`, with the digests of their files.
+
+        Raises the same errors as finding the task and the backbone.
+        """
         content: dict[str, Path] = {}
         evaluation = run.data.evaluation
         task = _input(run.task, addresses.own_files(run.task, evaluation), content, run.data_digest)
@@ -119,11 +122,11 @@ class RunInputs:
         )
 
     def materialise(self, directory: Path, fetch: Fetch) -> Located:
-        """Write all files below `directory` by calling `fetch` for each, and return the new paths of the inputs.
+        """Write all input files into `directory`, and return the paths of the inputs there.
 
-        The original paths of the inputs need not exist on this machine.
+        The function `fetch` is called for each file. The original paths of the inputs need not exist on this machine.
 
-        Raises InvalidData if a fetched file has another digest than the run's.
+        Raises InvalidData if the digest of a fetched file is not the file's digest in the inputs.
         """
         for name, one in (("task", self.task), ("evaluation", self.evaluation), ("backbone", self.backbone)):
             for file in one.files if one else ():
@@ -147,7 +150,15 @@ def _input(
     known: str | None = None,
     name: Callable[[Path], str] = attrgetter("name"),
 ) -> Input:
-    """Return the Input for an address; add its files to `content`. `name`: returns a file's name on another machine."""
+    """Return the Input for an address, and add the paths of its files to `content`.
+
+    Args:
+        address: The address of a task, an evaluation file or a backbone.
+        files: The files at the address.
+        content: The paths of files by digest, which the function extends.
+        known: The digest of the content if it is known; None: the digest of the files.
+        name: A function that returns a file's name on another machine.
+    """
     found = [InputFile(name(path), digest.of_file(path)) for path in files]
     content.update((file.digest, path) for file, path in zip(found, files, strict=True))
     of_files = digest.of_json({file.name: file.digest for file in found}) if found else None
@@ -162,7 +173,7 @@ def _put(file: InputFile, path: Path, fetch: Fetch) -> None:
 
 
 def is_encoder(address: str) -> bool | None:
-    """Return whether a backbone is an encoder; None if its configuration cannot be read without the network."""
+    """Return whether a backbone is an encoder; None if its configuration cannot be read on this machine."""
     entry = ARCHITECTURES.get(_model_type(address) or "")
     return None if entry is None else entry.is_encoder
 
@@ -180,10 +191,10 @@ def _model_type(address: str) -> str | None:
 
 
 KEPT = 4 * 2**20
-"""The largest number of characters of an evaluation split that is kept for the report; a longer split is read again."""
+"""An evaluation split of at most this number of characters is cached for the report; a longer one is read again."""
 
 KEPT_TASKS = 4
-"""The number of tasks, or ways to read a task, whose facts are kept."""
+"""The number of cached facts, each about a task read with certain reading options."""
 
 
 @dataclass(frozen=True)
@@ -192,11 +203,13 @@ class TaskFacts:
 
     Attributes:
         pairs: Whether the examples are pairs of texts.
-        train_examples, examples: The numbers of training and evaluation texts.
+        train_examples: The number of training texts.
+        examples: The number of evaluation texts.
         told: A line that names the column of the texts and the column of the labels.
-        data_digest: The digest of all files at the task's address.
-        train_digest, evaluation_digest: The digests of the splits.
-        evaluation: The evaluation split, cached only if it has at most KEPT characters, else None.
+        data_digest: The digest of all files at the task's address; None if the address identifies the data.
+        train_digest: The digest of the training split.
+        evaluation_digest: The digest of the evaluation split.
+        evaluation: The evaluation split, or None if it has more than KEPT characters.
     """
 
     address: str
@@ -236,7 +249,7 @@ class TaskFacts:
         )
 
     def are_of(self, record: Record) -> bool:
-        """Return whether a record was made from these data."""
+        """Return whether the run of a record was executed on the data that these facts describe."""
         if record.data_digest is not None:
             return record.data_digest == self.data_digest
         there = record.environment
@@ -262,7 +275,7 @@ class TaskFacts:
 
 
 def lacks_words(run: RunSpec, task: Task | TaskFacts) -> bool:
-    """Whether the head of `run` has random start weights only because labels are not words and no words are given."""
+    """Whether the head of `run` starts from random weights only because the labels are not words."""
     return (
         needs_words(task.kind, task.label_names, pairs=task.pairs)
         and may_start_from_words(run)
@@ -282,7 +295,7 @@ _known: OrderedDict[tuple[str, ReadingOptions, bool], tuple[_Stamp, TaskFacts]] 
 
 
 def facts_of(run: RunSpec, *, offline: bool = False) -> TaskFacts:
-    """Return the facts about the task of `run`; `offline`: do not use the network.
+    """Return the facts about the task of `run`; if `offline` is set, the network is not used.
 
     Raises the same errors as reading the task, except Leakage.
     """
@@ -299,9 +312,9 @@ def facts_of(run: RunSpec, *, offline: bool = False) -> TaskFacts:
 
 
 def count_texts(run: RunSpec) -> int:
-    """Return the number of training texts before calibration or validation texts are cut off. Works offline.
+    """Return the number of training texts before calibration or validation texts are cut off.
 
-    Raises the same errors as reading the task.
+    The network is not used. Raises the same errors as reading the task.
     """
     whole = replace(run.data, train_examples=None, validation=None, selection=None)
     training = run.training.model_copy(update={"temperature": False})
@@ -309,12 +322,15 @@ def count_texts(run: RunSpec) -> int:
 
 
 def labels_of(run: RunSpec) -> TaskFacts:
-    """Return facts with the task's kind, labels and pairs; its splits may be with or without calibration texts."""
+    """Return facts about the task of `run`, of which only the kind, labels and pairs may be used.
+
+    The splits of cached facts may be with or without calibration texts.
+    """
     return _either(run.task, run.data) or facts_of(run)
 
 
 def evaluation_of(address: str, data: ReadingOptions) -> Split:
-    """Return the evaluation split of a task on this machine; the task is read again unless the split is cached.
+    """Return the evaluation split of a task on this machine, from the cache or by reading the task again.
 
     Raises the same errors as reading the task.
     """
@@ -325,7 +341,7 @@ def evaluation_of(address: str, data: ReadingOptions) -> Split:
 
 
 def _either(address: str, data: ReadingOptions) -> TaskFacts | None:
-    """Return cached facts about a task, read with or without calibration texts; None if none are cached."""
+    """Return cached facts about a task that was read with or without calibration texts; None if none are cached."""
     now = stamp(address, data.evaluation)
     without, with_one = (_fresh(_key(address, data, calibration), now) for calibration in (False, True))
     return without or with_one

@@ -1,7 +1,7 @@
 """The output directory of a study, a recommendation or a run: its paths (OutputDirectory) and its lock (OutputLock).
 
-Only the process that has the lock writes to the directory, and removes half-written and useless files. All file names
-in an output directory are defined in this module. The module loads without torch.
+Only the process that has the lock writes to the directory, and removes half-written and unneeded files. This module
+defines all file names in an output directory. The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from afina.studies.runs.record import Record, Result
 ADAPTERS, PREDICTIONS, CHECKPOINTS = "adapters", "predictions", "checkpoints"
 
 SCRATCH = ".scratch"
-"""The directory to which executors write; each run has a subdirectory with the layout of the output directory."""
+"""The directory to which executors write; each run has a subdirectory with the layout of an output directory."""
 
 _UNSEEN = ("Cc", "Cs", "Zl", "Zp")
-"""Unicode categories of control characters, surrogates, and line and paragraph separators."""
+"""The Unicode categories of characters that a name must not contain: controls, surrogates, and separators of lines."""
 
 LONGEST_NAME = 100
-"""The largest number of bytes of a name that becomes part of a file name; file systems allow 255 bytes a file name."""
+"""The largest number of bytes of a name that becomes part of a file name, which can have 255 bytes."""
 
 
 def check_name(name: str, what: str) -> None:
@@ -64,9 +64,9 @@ def make_output(out: Path) -> None:
 
 @dataclass(frozen=True)
 class OutputDirectory:
-    """The paths below `out`; none of them has to exist.
+    """The paths in the output directory `out`; none of them has to exist.
 
-    Records name paths relative to `out`, so the whole directory can be moved.
+    The paths in records are relative to `out`, so the whole directory can be moved.
     """
 
     out: Path
@@ -77,43 +77,43 @@ class OutputDirectory:
 
     @property
     def records(self) -> Path:
-        """The path of `records.jsonl`, with one line for each finished run."""
+        """The path of `records.jsonl`, which has one line for each finished run."""
         return self.out / "records.jsonl"
 
     @property
     def study(self) -> Path:
-        """The path of `study.json`: the study as it was last executed here (`StudyRequest`)."""
+        """The path of `study.json`, which describes the study that was last executed here (`StudyRequest`)."""
         return self.out / "study.json"
 
     @property
     def baselines(self) -> Path:
-        """The path of `baselines.json`: the metrics of baselines without a language model."""
+        """The path of `baselines.json`, which has the metrics of baselines without a language model."""
         return self.out / "baselines.json"
 
     @property
     def recommendation(self) -> Path:
-        """The path of `recommendation.json`: the last recommendation that was made here."""
+        """The path of `recommendation.json`, which has the last recommendation that was made here."""
         return self.out / "recommendation.json"
 
     @property
     def tuning(self) -> Path:
-        """The path of `tuning.json`: the trials and the chosen settings of tuning."""
+        """The path of `tuning.json`, which has the trials and the chosen settings of tuning."""
         return self.out / "tuning.json"
 
     @property
     def tuning_memory(self) -> Path:
-        """The path of Optuna's SQLite database of trials."""
+        """The path of Optuna's SQLite database of tuning trials."""
         return self.out / "tuning.db"
 
     def adapter(self, label: str) -> Path:
         return self.out / ADAPTERS / label
 
     def predictions(self, label: str) -> Path:
-        """Return the path of a run's predictions."""
+        """Return the path of the predictions file of the run with this label."""
         return self.out / PREDICTIONS / f"{label}.safetensors"
 
     def checkpoint(self, label: str) -> Path:
-        """Return the path of the only checkpoint of an unfinished run."""
+        """Return the path of the checkpoint of the unfinished run with this label."""
         return self.out / CHECKPOINTS / f"{label}.safetensors"
 
     def scratch(self, label: str) -> OutputDirectory:
@@ -121,7 +121,7 @@ class OutputDirectory:
 
     @property
     def holds_results(self) -> bool:
-        """Whether `out` has records or a recommendation; False also if `out` is not a valid path."""
+        """Whether the directory has records or a recommendation; False also if `out` is not a valid path."""
         return any(os.path.isfile(path) for path in (self.recommendation, self.records))
 
     @property
@@ -134,11 +134,11 @@ class OutputDirectory:
         self.predictions(label).unlink(missing_ok=True)
 
     def relative(self, path: Path) -> str:
-        """Return a path below `out` as records name it: relative to `out`, with slashes."""
+        """Return a path in the output directory as records have it: relative to `out`, with slashes."""
         return path.relative_to(self.out).as_posix()
 
     def read(self) -> list[Record]:
-        """Read all records; empty without `records.jsonl`. Raises InvalidData, which names the line."""
+        """Read all records; [] if there is no `records.jsonl`. Raises InvalidData, which names the damaged line."""
         return record.read_records(self.records)
 
     def write(self, records: Iterable[Record]) -> None:
@@ -164,7 +164,7 @@ class OutputDirectory:
         shutil.rmtree(self.out / SCRATCH, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove the half-written files of a killed process."""
+        """Remove the half-written files that a killed process has left."""
         for place in ("", ADAPTERS, PREDICTIONS, CHECKPOINTS):
             file_io.sweep(self.out / place)
 
@@ -181,12 +181,15 @@ class OutputLock:
         return self.directory.out
 
     def known(self, key: str) -> Result | None:
-        """Return the recorded run with this key if its adapter and predictions exist, else None. Raises InvalidData."""
+        """Return the result of the recorded run with this key; None without record, adapter or predictions.
+
+        Raises InvalidData.
+        """
         found = self._whole(key)
         return None if found is None else self.result(found)
 
     def has(self, key: str) -> bool:
-        """Return whether `known` would return a record for the key; the run's predictions are not read."""
+        """Return whether the run with this key has a record, adapter and predictions; predictions are not read."""
         return self._whole(key) is not None
 
     def _whole(self, key: str) -> Record | None:
@@ -221,9 +224,11 @@ class OutputLock:
         The new record replaces a record with the same key.
 
         Args:
-            before: Keys of records before which the new record is inserted; by default it is appended.
+            made: The record of the run.
+            label: The label of the run, which is the name of its files.
+            before: The keys of records before which the new record is inserted. Default: the record is appended.
 
-        Raises CannotWrite: then the run's adapter and predictions are removed too.
+        Raises CannotWrite, after removing the run's adapter and predictions.
         """
         scratch = self.directory.scratch(label).out
         others = [one for one in self.records if one.key != made.key]
@@ -260,13 +265,16 @@ class OutputLock:
         self.directory.discard(label)
 
     def result(self, made: Record) -> Result:
-        """Return a record with its predictions. Raises InvalidData, also if predictions contradict the record."""
+        """Return the result of a record, with its predictions.
+
+        Raises InvalidData if the predictions are damaged or contradict the record.
+        """
         found = Result(made, Predictions.read(self.out / made.predictions, made.predictions_digest))
         found.check_shapes(self.out / made.predictions)
         return found
 
     def describe(self, path: Path, text: str) -> None:
-        """Write `text` to `path`, `study.json` or `recommendation.json`, and remove the other of the two files."""
+        """Write `text` to `path` (`study.json` or `recommendation.json`), and remove the other of these two files."""
         for other in {self.directory.study, self.directory.recommendation} - {path}:
             other.unlink(missing_ok=True)
         file_io.write_text(path, text)
@@ -274,10 +282,10 @@ class OutputLock:
 
 @contextmanager
 def lock_output(out: Path) -> Iterator[OutputLock]:
-    """Create `out` if it is missing, and lock it for the `with` block. A new directory that stays empty is removed.
+    """Lock the output directory `out` for the `with` block, after creating the directory if it is missing.
 
-    Raises NotFound if the directory cannot be created, CannotWrite, Busy if another process has the lock, and
-    InvalidData for damaged records.
+    A new directory that is still empty after the `with` block is removed. Raises NotFound if the directory cannot be
+    created, CannotWrite, Busy if another process has the lock, and InvalidData for damaged records.
     """
     directory, fresh = OutputDirectory(out), not os.path.exists(out)
     make_output(out)

@@ -1,4 +1,4 @@
-"""Prepared: a run's encoded task, backbone, objective and method, loaded for execution, trials and timing."""
+"""`Prepared`: a run's encoded task, backbone, objective and method, loaded for execution, tuning trials and timing."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ DEFAULT_LENGTH = 512
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """What is loaded for a run, except the classifier, which training changes.
+    """The task, backbone, objective and method that are loaded for a run, without the classifier that is trained.
 
     Attributes:
         run: The run, with the digests of its data and its backbone's files.
         metric: The name of the headline metric.
         question: The prompt template and label words.
-        offset: The offset of the logits (batch calibration), [labels], or None.
+        offset: The offset that is added to the label logits (batch calibration), [labels]. None: no offset.
         backbone_digest: The digest of the backbone's weights without head and adapter.
         total: The number of parameters of the classifier without the adapter, including the head.
-        max_length: The largest number of tokens; longer texts, or prompts, are truncated.
+        max_length: The maximum number of tokens; longer texts, or prompts, are truncated.
         retention: The neutral sentences with the backbone's losses. None: the run does not measure retention.
     """
 
@@ -77,7 +77,7 @@ class Prepared:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """The fields `template`, `words` and `offset` of the prompt, as in manifests and records."""
+        """The values of the fields `template`, `words` and `offset` of a manifest or record."""
         return {
             "template": self.question.template.source if self.question.template else None,
             "words": dict(self.question.words) if self.question.words else None,
@@ -86,22 +86,22 @@ class Prepared:
 
     @property
     def features(self) -> dict[str, Any]:
-        """The fields `pooling` and `normalize` of a linear probe's features, as in `HeadFit`."""
+        """The values of the fields `pooling` and `normalize` of `HeadFit`, for the features of a linear probe."""
         made = self.method.hyperparameters
         own = self.backbone.architecture.pooling_of(self.backbone.config)
         return {"pooling": own if made["pooling"] == "family" else made["pooling"], "normalize": made["normalize"]}
 
     def predict(self, classifier: Classifier, split: EncodedSplit, listen: Listener = ignore) -> Predictions:
-        """Return the classifier's predictions for a split, with its targets."""
+        """Return the classifier's predictions for a split, with the split's targets."""
         given = classifier, split.encoded, self.objective, self.backbone.tokenizer, listen
         return predicted(*given, targets=split.labels, references=split.references)
 
     def trained(self, classifier: Classifier) -> Prepared:
-        """Return a copy with the trained classifier's offset of the logits, which fitting a head may change."""
+        """Return a copy with the logit offset of the trained classifier, because fitting a head may change it."""
         return self if classifier.offset is self.offset else replace(self, offset=classifier.offset)
 
     def reopen(self) -> Classifier:
-        """Open the classifier again, with its weights before training."""
+        """Return the classifier as it was before training, opened again."""
         given = self.backbone, self.objective, self.question, self.method
         classifier = opened(*given, self.run.seed, precision=self.run.training.precision)
         classifier.offset = self.offset
@@ -109,7 +109,7 @@ class Prepared:
 
 
 def check_precision(run: RunSpec) -> None:
-    """Raise NotFound if the package for the run's precision of stored weights is not installed."""
+    """Raise NotFound if the package that the run's precision of frozen weights needs is not installed."""
     hold = PRECISIONS[run.training.precision].hold
     if hold is not None:
         hold(torch.zeros(1, 1))
@@ -122,14 +122,19 @@ def prepare(
     given: Task | None = None,
     located: Located | None = None,
 ) -> tuple[Prepared, Fit]:
-    """Load and encode all that `run` needs, and return it with a `Fit` that trains it. The texts are not kept.
+    """Load and encode everything that `run` needs, and return it with the `Fit` that trains the run.
+
+    The texts of the task are not kept in memory.
 
     Args:
-        given: The run's task, if the caller has loaded it.
-        located: Where the inputs are on this machine; None: at the addresses that `run` names.
+        run: The run.
+        meter: The meter of the run's seconds and memory.
+        listen: A function that receives the progress.
+        given: The run's task, if the caller has loaded the task.
+        located: The paths of the task and the backbone on this machine. None: the addresses in `run`.
 
-    Raises NotFound, InvalidStudy, and InvalidData, also if the data or the backbone's files have other digests than
-    `run` has.
+    Raises NotFound, InvalidStudy or InvalidData. InvalidData is also raised if the data or the backbone's files do not
+    have the digests in `run`.
     """
     listen(Progress("load"))
     with meter.phase("load"):
@@ -176,7 +181,7 @@ def prepare(
 
 
 WARM_UP, AT_LEAST, SECONDS = 3, 3, 10.0
-"""Texts before the answers that count, the fewest answers that count, and the seconds after which no text follows."""
+"""The numbers of untimed first predictions and of least timed predictions, and the seconds after which timing ends."""
 
 
 def answer_seconds(run: RunSpec, texts: int, *, bare: bool) -> list[float]:
@@ -185,8 +190,9 @@ def answer_seconds(run: RunSpec, texts: int, *, bare: bool) -> list[float]:
     A prediction includes tokenization, and is computed in float32, as in `Predictor`.
 
     Args:
-        texts: The largest number of timed predictions; fewer if they take more than SECONDS.
-        bare: Measure the frozen model without the method's added weights.
+        run: The run.
+        texts: The largest number of timed predictions; there are fewer if the predictions take more than SECONDS.
+        bare: Whether the frozen model is timed without the weights that the method adds.
     """
     task = read_task(run)
     objective, _ = aim_of(run, task)
@@ -213,12 +219,15 @@ def answer_seconds(run: RunSpec, texts: int, *, bare: bool) -> list[float]:
 
 
 def read_task(run: RunSpec) -> Task:
-    """Load the task of `run`; if `run` fits a temperature, calibration texts are cut off the training split."""
+    """Return the task of `run`; if `run` fits a temperature, calibration texts are cut off the training split."""
     return Task.load(run.task, run.data, calibration=run.training.temperature)
 
 
 def of_data(run: RunSpec, task: Task) -> RunSpec:
-    """Return `run` with the digest of its task's files, if it has files. Raises InvalidData if they have changed."""
+    """Return `run` with the digest of its task's files, if the task is files.
+
+    Raises InvalidData if the files do not have the digest in `run`.
+    """
     if run.data_digest is None:
         return run.on(task.data_digest) if reads_files(run.task, run.data.evaluation) else run
     if run.data_digest != task.data_digest:
@@ -227,7 +236,10 @@ def of_data(run: RunSpec, task: Task) -> RunSpec:
 
 
 def of_backbone(run: RunSpec, located: Located | None = None) -> RunSpec:
-    """Return `run` with the digest of its backbone's files. Raises InvalidData if the files have changed."""
+    """Return `run` with the digest of its backbone's files.
+
+    Raises InvalidData if the files do not have the digest in `run`.
+    """
     found = files_digest(located.backbone if located else run.backbone)
     if run.backbone_files not in (None, found):
         raise problems.BACKBONE_CHANGED(backbone=run.backbone)
@@ -235,9 +247,10 @@ def of_backbone(run: RunSpec, located: Located | None = None) -> RunSpec:
 
 
 def aim_of(run: RunSpec, task: Task | EncodedTask) -> tuple[Objective, str]:
-    """Return the objective of `run`, and its headline metric: the run's, else the task's, else the default of the kind.
+    """Return the objective and the headline metric of `run`.
 
-    Raises InvalidStudy if the kind does not support the training settings or the metric.
+    The metric is that of the run, or else of the task, or else the default of the kind of task. Raises InvalidStudy if
+    the kind does not support the training settings or the metric.
     """
     training = run.training
     made = objectives.make(task.label_names, {"kind": task.kind}).of(
@@ -276,7 +289,7 @@ def opened(
     listen: Listener = ignore,
     precision: str = FLOAT,
 ) -> Classifier:
-    """Open a classifier whose head starts from the label words of `question`, if any. No method is attached."""
+    """Return a classifier without an attached method, whose head starts from the label words of `question`, if any."""
     classifier = open_model(
         backbone,
         objective.label_names,
@@ -294,16 +307,16 @@ def opened(
 
 
 def attached(classifier: Classifier, method: Method, seed: int, device: torch.device) -> Classifier:
-    """Attach `method` to the classifier, initialized with a random stream of the seed, and move it to `device`."""
+    """Attach `method` to the classifier with random weights from the seed, and move the classifier to `device`."""
     torch.manual_seed(derive_seed(seed, "adapter"))
     attach(classifier, method)
     return classifier.to(device)
 
 
 def longest_text(run: RunSpec, most: int) -> int:
-    """Return the maximum length of a text in tokens.
+    """Return the maximum length of a text of `run` in tokens.
 
-    `most` is the backbone's limit of tokens; a method's virtual tokens reduce it. Raises InvalidStudy.
+    The length is at most `most`, the backbone's limit, minus the virtual tokens of the method. Raises InvalidStudy.
     """
     taken, wanted = make(run.method, run.hyperparameters).takes_positions, run.training.max_length
     if taken >= most:
@@ -318,13 +331,13 @@ def longest_text(run: RunSpec, most: int) -> int:
 
 
 def loader_of(run: RunSpec, split: EncodedSplit, objective: Objective) -> Loader:
-    """Return the loader of the run's training batches."""
+    """Return the loader of the batches of training texts of `run`."""
     size = run.training.batch_size * run.training.accumulate
     return split.loader(objective.loss_targets(split.labels), size, run.seed)
 
 
 def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
-    """Return the run's training recipe for the batches of `loader`."""
+    """Return the training recipe of `run`: steps, learning rate, weight decay and other settings of the optimizer."""
     setting = run.training
     steps = setting.max_steps or setting.epochs * loader.steps_per_epoch
     return Recipe(
@@ -344,7 +357,10 @@ def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
 
 
 def _warmup(asked: float, steps: int) -> int:
-    """Return the number of warm-up steps. A share below 1 is rounded up, as in transformers, to less than all steps."""
+    """Return the number of warm-up steps of the learning rate, which is less than `steps`.
+
+    A value below 1 is a share of all steps, and is rounded up to whole steps, as in transformers.
+    """
     if asked < 1:
         return min(math.ceil(asked * steps), steps - 1)
     if asked >= steps:
@@ -353,5 +369,5 @@ def _warmup(asked: float, steps: int) -> int:
 
 
 def check_words(run: RunSpec, task: TaskFacts) -> None:
-    """Raise the error with which `run` would end if its label words do not suit the labels or are equal."""
+    """Raise the error with which `run` would end if its label words or its template do not suit the task."""
     question_of(run, task, Backbone.load(run.backbone, weights=False))

@@ -1,7 +1,7 @@
-"""Record: the description, measurements and environment of a finished run. Result: a record with its predictions.
+"""`Record`: the description, measurements and environment of a finished run. `Result`: a record and its predictions.
 
 A record is a line of JSON that is never changed; the predictions are in another file. docs/reference/figures.md defines
-each field. The module loads without torch.
+each field of a record. The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from afina.stats.metrics import METRICS, Answered
 from afina.studies import problems
 
 TOLD = 2
-"""The number of metrics that a card shows beside the headline metric; a record has more."""
+"""A record's summary in a notebook shows the headline metric and at most this number of other metrics."""
 
 
 def _below(path: str) -> str:
-    """Return the path if it lies below the output directory; else raise ValueError."""
+    """Return the path unchanged if it is relative and stays within the output directory; else raise ValueError."""
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
         raise ValueError(f"expected a path below the output directory, found {path[:80]!r}")
@@ -43,11 +43,11 @@ def _below(path: str) -> str:
 
 
 Below = Annotated[str, AfterValidator(_below)]
-"""A path relative to the output directory, and below it."""
+"""A path that is relative to the output directory and stays within it."""
 
 
 def _printable(text: str) -> str:
-    """Return the text unchanged if it holds no control characters for a terminal; else raise ValueError."""
+    """Return the text unchanged if it has no control characters, such as escape codes; else raise ValueError."""
     if any(unicodedata.category(letter) == "Cc" and not letter.isspace() for letter in text):
         raise ValueError(f"expected no control characters, found {text[:80]!r}")
     return text
@@ -61,13 +61,13 @@ Duration = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class HeadFit(Frozen):
-    """How scikit-learn fitted the head of a linear probe.
+    """Facts about scikit-learn's fit of the head of a linear probe.
 
     Attributes:
         parameter: The name of the regularization parameter, `C` or `alpha`.
         strength: The value of the regularization parameter that cross-validation on the training texts chose.
         seconds: The time of fitting the head on the features, a part of `seconds.train`.
-        iterations: The iterations of the solver. None: the solution is a closed formula.
+        iterations: The number of iterations of the solver. None for ridge regression, which has a closed formula.
         converged: Whether the solver converged.
         pooling: How the features were pooled: "first", "last" or "mean".
         normalize: Whether the features were divided by their Euclidean norm.
@@ -85,18 +85,20 @@ class HeadFit(Frozen):
 class Retention(Frozen):
     """The language-model loss of a model on neutral sentences, before and after its adaptation.
 
-    Losses are nats per token, means over all tokens. Each interval is a 95 % interval over sentences.
+    A loss is the mean over all tokens, in nats per token. Each interval is a 95 % interval over sentences.
 
     Attributes:
         source: The address or file of the neutral sentences.
         texts_digest: The digest of the sentences.
         sentences: The number of sentences.
         tokens: The number of tokens that were predicted.
-        before: The loss of the backbone.
+        before: The loss of the backbone before training.
         after: The loss of the adapted model.
-        change: `after` minus `before`; positive if the adaptation made the model worse on neutral sentences.
-        before_interval, after_interval, change_interval: The intervals; that of the change compares the same sentences.
-        seconds: The time of both measurements, which is not part of any phase of the run's `seconds`.
+        change: The loss `after` minus the loss `before`; positive if the adapted model is worse on neutral sentences.
+        before_interval: The interval of `before`.
+        after_interval: The interval of `after`.
+        change_interval: The interval of `change`, from the differences of the same sentences.
+        seconds: The seconds of both measurements, which are not part of any phase in the run's `seconds`.
     """
 
     source: str
@@ -113,7 +115,7 @@ class Retention(Frozen):
 
 
 class Seconds(Frozen):
-    """Wall-clock seconds of a run by phase, summed over the parts of a resumed run."""
+    """The wall-clock seconds of each phase of a run; for a resumed run, summed over its parts."""
 
     load: Duration
     encode: Duration
@@ -123,7 +125,10 @@ class Seconds(Frozen):
 
 
 class Memory(Frozen):
-    """Memory of a run in bytes; None if this device cannot measure it, or if nothing was trained."""
+    """The memory of a run in bytes (`activation_tokens`: in tokens).
+
+    A value is None if the device cannot measure it, or if nothing was trained.
+    """
 
     state_bytes: Count
     activation_bytes: Count | None
@@ -135,7 +140,7 @@ class Memory(Frozen):
 
 
 class Environment(Frozen):
-    """The versions, device and threads with which a run was executed; without host name and paths."""
+    """The versions, device and threads with which a run was executed, without the host's name and without paths."""
 
     versions: dict[str, str]
     platform: str
@@ -152,7 +157,7 @@ class Environment(Frozen):
 
 
 class Prompting(Frozen):
-    """The prompt template, label words and offset of a run, as in an adapter's manifest (`afina.models.adapter`)."""
+    """The prompt template, label words and logit offset of a run, in the form of an adapter's manifest."""
 
     template: str | None = None
     words: dict[str, tuple[str, ...]] | None = None
@@ -160,7 +165,7 @@ class Prompting(Frozen):
 
 
 class Selection(Frozen):
-    """The scores of a trained model on the validation set, on which one of several models is selected.
+    """The metric and loss of a trained model on the validation set, on which one of several models is selected.
 
     Attributes:
         value: The headline metric on the validation set.
@@ -174,42 +179,44 @@ class Selection(Frozen):
 
 
 class Record(ReprCard, Sealed):
-    """One finished run. docs/reference/figures.md defines each field.
+    """The record of one finished run. docs/reference/figures.md defines each field.
 
     Attributes:
         key: The digest of the run's description. A study skips runs whose key is recorded.
         study: The name of the study.
-        name: The run's name in its study: `method`, unless a method appears twice.
+        name: The run's name in its study: that of `method`, unless the study gives the run another name.
         title: The method's name in tables.
-        columns: For a file, the role of each column that was read, and in `others` the columns that were not read.
+        columns: For a task in a file, the role of each column that was read; the key `others` has the other columns.
         notes: Warnings from reading the task.
         kind: The kind of the task.
-        objective: The objective's settings except the label names, as in an adapter's manifest.
+        objective: The objective's settings without the label names, in the form of an adapter's manifest.
         metric: The name of the headline metric.
         metrics: All metrics by name; the default headline metric of the kind comes first.
-        signatures: sacrebleu's signatures of its metrics. None: no metric has one.
-        selection: The scores on the validation set for selecting a model, if the run has one.
+        signatures: sacrebleu's signatures of BLEU and chrF. None: the run has no such metric.
+        selection: The metric and loss on the validation set on which a model is selected, if the run has one.
         ceiling: The metrics of one human annotator against the others on the evaluation texts, if known.
-        train_examples: The number of texts used of the training split, including calibration texts.
+        train_examples: The number of texts of the training split that were used, including calibration texts.
         examples: The number of texts in the evaluation split.
         trainable: The number of trainable parameters, including those of the head.
         total: The number of parameters of the classifier without the adapter.
-        tokens_per_second: Training tokens, without padding, per second of `seconds.train`. None if nothing was trained.
+        tokens_per_second: The number of training tokens, without padding, per second of `seconds.train`. None if
+            nothing was trained.
         truncated: The number of training and evaluation texts that are longer than the maximum length.
-        losses: (step, mean loss since the previous entry), some hundreds of entries at most.
+        losses: The training losses as pairs (step, mean loss since the previous pair), at most some hundreds.
         predictions: The path of the predictions file, relative to the study's output directory.
         adapter: The path of the adapter, relative to the study's output directory.
         digest: The adapter's digest.
         data_digest: The digest of the task's files, a part of `key`. None if the address identifies the data.
-        backbone_files: The digest of the files of a backbone in a directory, a part of `key`. None: the address
+        backbone_files: The digest of the files of a backbone in a directory, a part of `key`. None if the address
             identifies the backbone.
-        too_long_rows: The indices in the evaluation split of texts left out because their targets are too long.
+        too_long_rows: The indices, in the evaluation split, of texts that were left out because their targets are too
+            long.
         at_once: The largest number of runs that this machine executed at the same time, this run included. More runs at
-            once lengthen `seconds`.
-        fitted: How scikit-learn fitted the head. None: the head was trained by gradient steps, or not trained.
+            once make `seconds` longer.
+        fitted: Facts about scikit-learn's fit of the head. None: scikit-learn did not fit the head.
         retention: The language-model loss on neutral sentences before and after training, if measured.
-        weight_bytes: The bytes of all weights in the evaluation, the adapter's included. None: `precision` is "float",
-            so each parameter has four bytes.
+        weight_bytes: The bytes of all weights in the evaluation, including the adapter's. None if `precision` is
+            "float", so that each parameter has four bytes.
     """
 
     key: str
@@ -262,11 +269,11 @@ class Record(ReprCard, Sealed):
     weight_bytes: Count | None = None
 
     def beside(self, most: int) -> Self:
-        """Return a copy with `at_once` set to `most`: the number of runs at the same time, this run included."""
+        """Return a copy whose `at_once` is `most`, the number of runs at the same time, this run included."""
         return self if most == self.at_once else self.model_copy(update={"at_once": most}).sealed()
 
     def called(self, name: str) -> Self:
-        """Return a copy with the name that a study gives the run."""
+        """Return a copy with the given name, which a study has for the run."""
         return self if name == self.name else self.model_copy(update={"name": name})
 
     @model_validator(mode="after")
@@ -298,7 +305,7 @@ class Record(ReprCard, Sealed):
 
     @property
     def accuracy(self) -> float:
-        """The share of right predictions; only for single-label classification."""
+        """The accuracy of the run; only for single-label classification."""
         return self.metrics["accuracy"]
 
     @property
@@ -308,7 +315,7 @@ class Record(ReprCard, Sealed):
 
 
 def read_records(path: Path) -> list[Record]:
-    """Return the records in a `records.jsonl`; empty if the file does not exist.
+    """Return the records in a file `records.jsonl`; [] if the file does not exist.
 
     Raises InvalidData, which names the line, if a record is damaged, was changed by hand, or has another format.
     """
@@ -341,7 +348,10 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """One finished run. Two results are equal if their records are: a record has the digest of its predictions."""
+    """The record and the predictions of one finished run.
+
+    Two results are equal if their records are equal, because a record has the digest of its predictions.
+    """
 
     record: Record
     predictions: Predictions = field(compare=False)
@@ -373,16 +383,16 @@ class Result:
 
     @cached_property
     def answers(self) -> np.ndarray:
-        """The predictions in the form of targets, such as class ids, [N]."""
+        """The predictions in the same form as the targets, such as class ids, [N]."""
         return self.answered.answers
 
     @cached_property
     def scores(self) -> np.ndarray:
-        """The contribution of each prediction to the headline metric, [N]; for accuracy, whether it is right."""
+        """The headline metric's per-example values, [N], whose mean is the metric; for accuracy, 1 if right."""
         return self.values(self.record.metric)
 
     def values(self, metric: str) -> np.ndarray:
-        """Return the contribution of each prediction to a metric, [N]."""
+        """Return per-example values, [N], whose mean is the metric."""
         made = METRICS[metric].values
         assert made is not None
         return made(self.answered)

@@ -1,6 +1,6 @@
-"""Run: a run's description with a method `execute`. Forecast: the memory, disk space and time that a run will take.
+"""`Run`: the description of a run, with a method `execute`. `Forecast`: the memory, disk space and time of a run.
 
-`forecast.py` computes the values of a `Forecast`. The module loads without torch.
+`forecast.py` computes the values of a `Forecast`. The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ MOST_SEED = 2**63
 
 
 class Run(RunSpec):
-    """One training and evaluation. The fields are those of `RunSpec`; `task` may be a `Task` object.
+    """One training and evaluation.
 
-    Raises UnknownName or InvalidStudy for fields with which no run is possible.
+    The fields are those of `RunSpec`, and `task` may also be a `Task` object. Raises UnknownName or InvalidStudy for
+    fields with which no run is possible.
     """
 
     def __init__(self, /, **fields: Any) -> None:
@@ -70,16 +71,16 @@ class Run(RunSpec):
             raise problems.FITTED_HEAD(run=self.title, option=given[0], method=method.name)
 
     def execute(self, out: str | Path, listen: Listener | None = None, task: Task | None = None) -> Record:
-        """Execute the run in this process, and write the adapter and the predictions below `out`.
+        """Execute the run in this process, and write the adapter and the predictions into `out`.
 
         The run is trained even if `out` has its results already. If an interrupted execution on the same data left a
-        checkpoint below `out`, training continues from the checkpoint; Ctrl-C leaves a checkpoint. The recorded memory
-        is that of this whole process; a `Study` executes each run in a new process.
+        checkpoint in `out`, training continues from the checkpoint; Ctrl-C leaves a checkpoint. The recorded memory
+        is that of the whole process; a `Study` executes each run in a new process.
 
         Args:
             out: The output directory.
-            listen: Receives the progress. None: a notebook shows a progress display.
-            task: The run's task, if it is in memory; then nothing is read from the task's address.
+            listen: A function that receives the progress. None: a notebook shows a progress display.
+            task: The run's task, if it is in memory; nothing is then read from the task's address.
 
         Raises:
             NotFound: The task or the backbone does not exist.
@@ -112,11 +113,11 @@ class Run(RunSpec):
         return record
 
     def inputs(self) -> RunInputs:
-        """Return the run's task and backbone files by digest, for a machine that lacks these files."""
+        """Return the files of the run's task and backbone with their digests, for a machine that lacks these files."""
         return RunInputs.of(self)
 
     def adapter(self, out: str | Path) -> Path:
-        """Return the directory where `execute(out)` writes the adapter, for `Predictor.load`.
+        """Return the directory into which `execute(out)` writes the adapter, for `Predictor.load`.
 
         If the task or the backbone is read from files, the directory's name depends on the files' present content.
         Raises the same errors as reading the task.
@@ -129,13 +130,13 @@ class Run(RunSpec):
 
 @dataclass
 class _CtrlC:
-    """Handles Ctrl-C during a run: while the run trains, stops after the current step; else interrupts at once."""
+    """A handler of Ctrl-C during a run: a run that trains is stopped after its step, another is interrupted at once."""
 
     training: bool = False
     heard: bool = False
 
     def told(self, listen: Listener) -> Listener:
-        """Return a listener that passes progress on to `listen`, and notes whether the run is training."""
+        """Return a function that passes progress on to `listen`, and notes whether the run is training."""
 
         def hear(progress: Progress) -> None:
             self.training = progress.phase == "train"
@@ -144,7 +145,7 @@ class _CtrlC:
         return hear
 
     def hear(self, *_: object) -> None:
-        """Handle SIGINT; a second SIGINT interrupts at once."""
+        """Handle SIGINT: the first stops a run that trains after its step, and a second interrupts the run at once."""
         if self.heard or not self.training:
             raise KeyboardInterrupt
         self.heard = True
@@ -152,7 +153,7 @@ class _CtrlC:
 
 @contextmanager
 def _ctrl_c_after_a_step() -> Iterator[_CtrlC]:
-    """Delay Ctrl-C until a checkpoint can be written, unless this process has its own SIGINT handler."""
+    """Delay Ctrl-C in the `with` block until a checkpoint can be written, unless this process handles SIGINT itself."""
     ctrl_c = _CtrlC()
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
@@ -166,7 +167,7 @@ def _ctrl_c_after_a_step() -> Iterator[_CtrlC]:
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Clear the stack frames of an error, which keep the model in memory: a notebook keeps its last error."""
+    """Clear the stack frames of an error, so that a notebook, which keeps its last error, does not keep the model."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
@@ -178,13 +179,15 @@ class Terms:
 
     Attributes:
         dtype: The dtype in which training computes, "float32" or "bfloat16".
-        usual_dtype: The dtype that a run on this machine has by default.
-        texts, tokens, longest: The texts and tokens of the largest training batch, and the tokens of its longest text.
-        epochs: The epochs of the training whose time is forecast.
+        usual_dtype: The dtype in which a training on this machine computes by default.
+        texts: The number of texts in the largest training batch.
+        tokens: The number of tokens in the largest training batch.
+        longest: The number of tokens of the longest text in the largest training batch.
+        epochs: The number of epochs of the training whose time is forecast.
         memory: The bytes of memory that the run may use.
-        process: The bytes that Python and the libraries take without any tensor.
-        gpu: The bytes of GPU memory that the run may use. None: no GPU.
-        precision: How the backbone's frozen weights are stored.
+        process: The bytes of memory that Python and the libraries take without any tensor.
+        gpu: The bytes of GPU memory that the run may use. None: there is no GPU.
+        precision: The precision in which the backbone's frozen weights are stored, such as "int8".
     """
 
     backbone: str
@@ -207,23 +210,26 @@ class Terms:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The terms as JSON values; the precision is left out if it is "float"."""
+        """The assumptions of the forecast as JSON values; the precision is left out if it is "float"."""
         return {key: value for key, value in asdict(self).items() if key != "precision" or value != FLOAT}
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """One method's costs, in bytes and seconds.
+    """The forecast costs of a run with one method, in bytes and seconds.
 
     Attributes:
-        activation_bytes, activation_tokens: None if nothing is trained, and with activation checkpointing.
+        activation_bytes: The bytes that the largest batch keeps for the backward pass. None if nothing is trained, and
+            with activation checkpointing.
+        activation_tokens: The number of tokens of the largest batch. None if `activation_bytes` is None.
         peak: The peak memory of the process of a run on the CPU.
-        gpu_evaluation: The bytes of tensors of the evaluation in float32, which follows the training.
-        gpu_peak: The peak of GPU memory: training or evaluation, and a tenth for CUDA's context and fragmentation.
+        gpu_evaluation: The bytes of the tensors of the evaluation, which follows the training, in float32.
+        gpu_peak: The peak of GPU memory: that of training or of evaluation, and a tenth for CUDA's context and
+            fragmentation.
         disk_bytes: The size of the adapter's tensor file.
-        train_seconds: None if unknown.
+        train_seconds: The training time. None: the time is unknown.
         serving_bytes: The bytes of all weights when the adapter predicts in `terms.dtype`. None: not computed.
-        smaller: The forecast with weights in int8, if this forecast does not fit in memory and that forecast does.
+        smaller: The forecast with frozen weights in int8, if a run fits in memory only in int8; else None.
     """
 
     method: str
@@ -246,7 +252,7 @@ class Forecast:
 
     @property
     def fits(self) -> bool:
-        """Whether a run on the CPU fits in `terms.memory`."""
+        """Whether a run on the CPU fits in the memory `terms.memory`."""
         return self.peak <= self.terms.memory
 
     @property
@@ -256,7 +262,7 @@ class Forecast:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The forecast as JSON values, without the terms, which all methods share."""
+        """The forecast as JSON values, without the assumptions `terms`, which are equal for all methods."""
         figures = {key: value for key, value in asdict(self).items() if key not in _APART}
         figures |= {"fits": self.fits, "fits_gpu": self.fits_gpu}
         if self.serving_bytes is not None:
@@ -268,4 +274,4 @@ class Forecast:
 
 
 _APART = ("method", "title", "terms", "serving_bytes", "smaller")
-"""Fields of a forecast that are not figures of every forecast."""
+"""The fields of `Forecast` that `summary` leaves out, or adds only if they have a value."""

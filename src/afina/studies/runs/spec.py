@@ -1,6 +1,6 @@
-"""RunSpec: the description of a run: backbone, task, method, hyperparameters, data, training, seed. Hashable.
+"""`RunSpec`: the description of a run: backbone, task, method, hyperparameters, data, training and seed.
 
-The module loads without torch.
+The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -30,39 +30,47 @@ DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 
 class Training(Frozen):
-    """How to train: the [train] section of a study.
+    """The training settings: the section [train] of a study file.
 
     Attributes:
-        epochs: Passes over the training split.
-        batch_size: Texts per batch.
+        epochs: The number of passes over the training split.
+        batch_size: The number of texts per batch.
         learning_rate: The largest learning rate, which decays to 0. None: the method's default.
         weight_decay: The weight decay of AdamW.
         clip: The largest norm of the gradient; larger gradients are clipped.
-        max_length: The most tokens of a text; longer texts are truncated. None: 512, or the backbone's limit if lower.
-        max_steps: Optimizer steps. None: as many as `epochs` takes. The learning rate decays until the last step.
-        dtype: "auto": bfloat16 if the device computes bfloat16 natively, else float32.
-        precision: How the backbone's frozen linear weights are stored, a key of PRECISIONS. "float": in `dtype`.
-            "int8": one byte each, with a scale for each output channel.
-        accumulate: Batches per optimizer step. The gradient is that of the mean loss over the examples of all batches.
+        max_length: The maximum number of tokens of a text; longer texts are truncated. None: 512, or the backbone's
+            limit if it is lower.
+        max_steps: The number of optimizer steps. None: as many as `epochs` takes. The learning rate decays until the
+            last step.
+        dtype: The dtype in which training computes. "auto" is bfloat16 if the device computes bfloat16 natively, else
+            float32.
+        precision: The precision in which the backbone's frozen linear weights are stored, a key of PRECISIONS. "float"
+            stores them in `dtype`. "int8" stores one byte per weight, with a scale for each output channel.
+        accumulate: The number of batches per optimizer step. The gradient is that of the mean loss over the examples of
+            all these batches.
         token_budget: The largest number of tokens in one forward pass, which limits memory. A larger batch is computed
             in parts of whole texts whose gradients add up; the result differs only by rounding and dropout masks. Texts
             of 1,024 tokens train three times as fast one at a time as eight at once. A batch of 16 texts of 128 tokens
-            fits in 2,048.
-        checkpointing: Activation checkpointing: store only each block's input for the backward pass, and compute the
-            block again. Training takes less memory and more time, and has the same result.
+            has 2,048 tokens.
+        checkpointing: Whether activation checkpointing is used: only the input of each block is stored for the backward
+            pass, in which the block is computed again. Training takes less memory and more time, and has the same
+            result.
         label_smoothing: The share of each target that is spread evenly over all labels (Szegedy et al. 2016).
-        class_weights: "balanced": weight the loss of each text by N / (C count) of its class, as scikit-learn does.
-        temperature: Calibrate probabilities by a temperature (Guo et al. 2017), and thresholds if a text has several
-            labels. Temperature and thresholds are fitted on a tenth of the training split, which is not trained on.
-        average: Use the mean of the weights over this last share of the steps (Polyak and Juditsky 1992; Izmailov et
-            al. 2018).
-        pull: The strength of a decay of the backbone's trained weights toward their pretrained values, in place of
+        class_weights: The weights of classes in the loss. "balanced" weights each text by N / (C count) of its class,
+            as scikit-learn does. None: all texts have the same weight.
+        temperature: Whether probabilities are calibrated by a temperature (Guo et al. 2017), and by thresholds if a
+            text can have several labels. Temperature and thresholds are fitted on a tenth of the training split, which
+            is not trained on.
+        average: The last share of the steps over which the weights are averaged; the mean weights are the result
+            (Polyak and Juditsky 1992; Izmailov et al. 2018). 0: the last weights are the result.
+        pull: The strength of a decay of the backbone's trained weights toward their pretrained values, instead of
             weight decay (L2-SP, Li et al. 2018). Only for methods that train weights of the backbone.
-        checkpoint_seconds: Seconds between two checkpoints.
-        warmup: The first steps, in which the learning rate rises linearly from 0. A number below 1 is a share of all
-            steps, as in transformers' `warmup_steps`. 0: the first step has the largest learning rate.
-        retention: Measure the language-model loss on neutral sentences before and after the training. True: sentences
-            of `snippets:editorials`. Text: a file of sentences. Causal backbones only.
+        checkpoint_seconds: The number of seconds between two checkpoints.
+        warmup: The number of first steps in which the learning rate rises linearly from 0. A number below 1 is a share
+            of all steps, as in transformers' `warmup_steps`. 0: the first step has the largest learning rate.
+        retention: Whether the language-model loss on neutral sentences is measured before and after the training. True
+            uses the sentences of `snippets:editorials`; a text is the path of a file of sentences. Only for causal
+            backbones.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -96,23 +104,25 @@ class Training(Frozen):
         return given
 
     def as_long_as(self, texts: int) -> Self:
-        """Return a copy with as many steps as `texts` texts take, so that runs on fewer texts take equally many."""
+        """Return a copy with as many steps as a training on `texts` texts takes, for a training on fewer texts."""
         steps = self.epochs * math.ceil(texts / (self.batch_size * self.accumulate))
         return self.model_copy(update={"max_steps": self.max_steps or steps})
 
 
 class Ask(Frozen):
-    r"""The prompt: the template, the label words and the start of the head. The [ask] section of a study.
+    r"""The prompt template, the label words and the start of the head: the section [ask] of a study file.
 
     Attributes:
-        head: The start of the classification head. "random": random weights. "words": the output embeddings of the
-            labels' words (a verbalizer), so that training begins at the language model's own answer. "auto": words, if
-            the labels are words that the tokenizer tells apart (`afina.models.verbalizer`).
+        head: The weights with which the classification head starts. "random" means random weights. "words" means the
+            output embeddings of the labels' words (a verbalizer), so that training begins at the language model's own
+            answer. "auto" means "words" if the labels are words whose first tokens differ
+            (`afina.models.verbalizer`), else "random".
         template: The prompt around each text, such as "Review: {text}\nSentiment:"; "{text}" is the text alone. None:
             if the head starts from words, a template that suits the labels; else the text alone.
-        words: The label words, by label, with a leading space if the tokenizer needs it. None: the label's name.
-        offset: Shift each label's logit, so that all labels are equally probable on average over the training texts
-            (batch calibration). The labels of the training texts are not used.
+        words: The words of each label, by label, with a leading space if the tokenizer needs it. None: the word of a
+            label is the label's name.
+        offset: Whether an offset is added to each label's logit, so that all labels are equally probable on average
+            over the training texts (batch calibration). The labels of the training texts are not used.
     """
 
     head: Literal["auto", "random", "words"] = "auto"
@@ -122,19 +132,19 @@ class Ask(Frozen):
 
 
 UNASKED = Ask(head="random")
-"""The neutral way to ask: a random head, and each text alone."""
+"""The prompt settings without a prompt: a random head, and each text without a template."""
 
 NO_EFFECT = frozenset({"checkpoint_seconds"})
-"""Training settings that do not change the result."""
+"""The training settings that do not change the result of a run."""
 
 _NO_EFFECT = {"data": {"allow_leakage"}, "training": set(NO_EFFECT), "name": True, "metric": True}
-"""Fields that do not change the result; two runs that differ only in these fields are the same run."""
+"""The fields of `RunSpec` that do not change the result; runs that differ only in these fields have the same key."""
 
 
 def with_address(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a run or a study, with a `Task` in `task` replaced by its address and reading options.
+    """Return the fields of a run or a study, in which a `Task` object is replaced by its address and reading options.
 
-    Raises InvalidData for a task without an address, and if `data` contradicts the task's reading options.
+    Raises InvalidData for a `Task` without an address, and if `data` contradicts the reading options of the `Task`.
     """
     task, data = fields.get("task"), fields.get("data")
     if isinstance(task, os.PathLike) or is_frame(task):
@@ -157,13 +167,13 @@ class RunSpec(ReprCard, Frozen):
     """The description of one training and evaluation.
 
     Attributes:
-        generate: How target texts are generated in the evaluation.
+        generate: The decoding with which target texts are generated in the evaluation.
         name: The run's name in tables. Default: the method's key.
-        metric: The headline metric, which also scores tuning trials. None: the task's metric.
-        data_digest: The digest of the contents of the task's files (`Task.data_digest`), so that changed files make
-            another run. None if the address identifies the texts, as for packaged data and data on the Hub.
-        backbone_files: The digest of the files in the backbone's directory (`backbone_spec.files_digest`), so that
-            changed files make another run. None if the address identifies the backbone.
+        metric: The headline metric, which also scores tuning trials. None: the default metric of the task or its kind.
+        data_digest: The digest of the contents of the task's files (`Task.data_digest`), so that a run on changed files
+            has another key. None if the address identifies the texts, as for packaged data and data on the Hub.
+        backbone_files: The digest of the files in the backbone's directory (`backbone_spec.files_digest`), so that a
+            run on changed files has another key. None if the address identifies the backbone.
     """
 
     backbone: str
@@ -193,29 +203,29 @@ class RunSpec(ReprCard, Frozen):
 
     @cached_property
     def key(self) -> str:
-        """The digest of the fields of the description that differ from their defaults."""
+        """The key of the run: the digest of those fields that differ from their defaults and can change the result."""
         changed = make(self.method, self.hyperparameters).non_defaults
         effective = self.model_copy(update={"ask": self.asked, "hyperparameters": changed})
         return digest.of_settings(effective.non_defaults(without=_NO_EFFECT))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a changed copy with a new key: pydantic's copy would keep the cached key of the original."""
+        """Return a changed copy without the cached key, which pydantic's own `model_copy` would keep."""
         copied = super().model_copy(update=update, deep=deep)
         copied.__dict__.pop("key", None)
         return copied
 
     def on(self, data_digest: str | None) -> Self:
-        """Return a copy with this digest of the task's files."""
+        """Return a copy with `data_digest` as the digest of the task's files."""
         return self if data_digest == self.data_digest else self.model_copy(update={"data_digest": data_digest})
 
     def on_files(self, backbone_files: str | None) -> Self:
-        """Return a copy with this digest of the backbone's files."""
+        """Return a copy with `backbone_files` as the digest of the backbone's files."""
         same = backbone_files == self.backbone_files
         return self if same else self.model_copy(update={"backbone_files": backbone_files})
 
     @property
     def asked(self) -> Ask:
-        """The `ask` of the run, with the head that its method prescribes, if it prescribes one (`Method.head`)."""
+        """The prompt settings of the run, with the head that its method prescribes, if any (`Method.head`)."""
         head = METHODS[self.method].head if self.method in METHODS else None
         if head == "random":
             return UNASKED
@@ -228,5 +238,5 @@ class RunSpec(ReprCard, Frozen):
 
     @property
     def label(self) -> str:
-        """The name of this run's files, without extension."""
+        """The name of the run's files in an output directory, without extension."""
         return f"{self.title}-seed{self.seed}-{self.key.removeprefix(digest.PREFIX)[:8]}"
