@@ -46,7 +46,7 @@ def bytes_to_serve(record: Record) -> int | None:
     """Return the bytes of the weights that a server loads: the backbone's, the head's and the adapter's.
 
     Weights have 4 bytes each (float32), except frozen weights in another precision. Backbone weights that were trained
-    are counted once. None if the record does not say which weights the method added to the backbone.
+    are counted once. The result is None if the record does not say which weights the method added to the backbone.
     """
     if record.training.get("precision", FLOAT) != FLOAT:
         return record.weight_bytes

@@ -322,7 +322,7 @@ Interval = tuple[float, float] | None
 class Figure:
     """A figure below the headline of a report: a name, a value and a note.
 
-    For example, `Training time`, `60 s` and `mean of 3 seeds`.
+    An example of a figure is `Training time`, `60 s` and `mean of 3 seeds`.
     """
 
     name: str

@@ -242,7 +242,8 @@ def split_of(task: str, train: int, held_out: int) -> str:
 def texts_cut(truncated: int, texts: int, max_length: int | None) -> str:
     """Return a sentence on the number of texts that were cut at the maximum length.
 
-    An example is `3 of 300 texts cut at the maximum length of 128 tokens.`; the length is left out if it is None.
+    An example is `3 of 300 texts cut at the maximum length of 128 tokens.`; if `max_length` is None, the sentence has
+    no length.
     """
     most = "" if max_length is None else f" of {max_length:,} tokens"
     return f"{count(truncated)} of {number_of_texts(texts)} cut at the maximum length{most}."

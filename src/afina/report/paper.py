@@ -249,8 +249,8 @@ class Claim:
 def claims(arms: Sequence[Arm], found: Verdicts) -> list[Claim]:
     """Return the tested claims in the order of the published study.
 
-    The result is empty unless the study has full fine-tuning and also LoRA or PreLayer. If there are several sizes of
-    the training split, the claims are tested on the largest size.
+    There are no claims to test unless the study has full fine-tuning and also LoRA or PreLayer. If there are several
+    sizes of the training split, the claims are tested on the largest size.
     """
     arms = of_greatest_size(arms)
     lora = [arm for arm in arms if arm.record.method == "lora"]
@@ -398,7 +398,7 @@ def _by_ratio(number: str, first: Arm, second: Arm, left: float, quantity: Quant
 def _over_seeds(mine: Sequence[float], yours: Sequence[float]) -> tuple[float, float] | None:
     """The 95 % interval of the ratio of two geometric means, by Welch's t on logarithms.
 
-    None if `mine` or `yours` has one value, or if the values of neither vary.
+    The result is None if `mine` or `yours` has one value, or if the values of neither vary.
     """
     first, second = list(map(math.log, mine)), list(map(math.log, yours))
     if min(len(first), len(second)) < 2 or stdev(first) + stdev(second) < 1e-12:

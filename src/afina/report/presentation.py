@@ -85,7 +85,7 @@ class Presentation(ABC):
     def same(self, names: Sequence[str], answer: Any) -> str | None:
         """Return in words the prediction of a run that predicts the same for every text.
 
-        None if the task has only one label, so that every run predicts the same.
+        The result is None if the task has only one label, because every run then predicts the same.
         """
         return "the same"
 

@@ -304,7 +304,7 @@ _GUESS = (
 def _unrecorded(made: Recommendation) -> list[str]:
     """A note on the backbones for which afina has no recorded trainings; empty if there are no such backbones.
 
-    For such a backbone, the order of the trainings is that of a recorded backbone of the same type.
+    For a backbone without recorded trainings, the order of trainings is that of a recorded backbone of the same type.
     """
     others = [one for one in made.backbones if one not in RECORDED_ON.values()]
     if not others or made.kind not in RECORDED:

@@ -283,7 +283,7 @@ def by_method(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
 def learning_curve_table(arms: Sequence[Arm]) -> Table | None:
     """Return the table of learning curves: each method's headline metric and interval by number of training texts.
 
-    None if every method was trained on one number of texts.
+    The table is None if all methods were trained on one number of texts.
     """
     if not is_curve(arms):
         return None
@@ -326,7 +326,7 @@ def learning_curve_sentences(arms: Sequence[Arm], found: Verdicts) -> list[str]:
 def _wins(first: tuple[str, list[Arm]], second: tuple[str, list[Arm]], found: Verdicts) -> str:
     """Return a clause on the number of training texts from which on one of two methods is better than the other.
 
-    Empty if neither method is better at the largest number of texts.
+    The clause is empty if neither method is better at the largest number of texts.
     """
     theirs = {arm.size: arm for arm in second[1]}
     seen = []

@@ -39,7 +39,8 @@ class Comparison:
         verdict: "better" or "worse" if `adjusted` is below 1 - level, "equivalent" if `equivalence` is below 1 - level,
             else "undecided". For a loss, lower is better.
         more_seeds, more_examples: How many more seeds alone, or more examples alone, would probably decide an undecided
-            pair; two digits, rounded up. None if no number of more seeds (or more examples) would decide the pair.
+            pair; two digits, rounded up. `more_seeds` (`more_examples`) is None if no number of more seeds (examples)
+            would decide the pair.
 
     With several seeds, the comparison is about the two methods, and all figures except `mcnemar` are computed by
     `Crossed`. With one seed, the comparison is about the two trained models on other examples. With one seed, the p

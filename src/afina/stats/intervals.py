@@ -263,8 +263,8 @@ def estimate(values: np.ndarray, metric: Metric, level: float = 0.95) -> Estimat
 def accuracy_estimate(correct: np.ndarray, level: float = 0.95) -> Estimate:
     """Return the share of right answers with its interval, from bool [S, N], or [N] for one seed.
 
-    The interval is Wilson's for one seed, or if all seeds are right on the same examples. Otherwise, the interval is
-    that of `Crossed`, transformed to stay in [0, 1].
+    The interval is Wilson's for one seed, or if all seeds are right on the same examples. For several seeds that
+    differ, the interval is that of `Crossed`, transformed to stay in [0, 1].
     """
     values = _table(correct).astype(float)
     single = wilson(int(values[0].sum()), values.shape[1], level)

@@ -41,7 +41,7 @@ class LinearFit:
             training texts, or -UNSEEN for a label that every training text has.
         strength: The regularization parameter (`C` or `alpha`) that cross-validation chose.
         iterations: The L-BFGS iterations of the fit on all examples; for several labels, the largest number of any
-            label. None for ridge regression, which has a closed formula.
+            label. Ridge regression has None, because its solution is a closed formula.
         converged: Whether the fit on all examples converged.
     """
 

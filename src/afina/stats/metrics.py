@@ -30,8 +30,8 @@ class Metric:
         kind: The kind of task that the metric is for, a key of `OF_KIND`.
         value: The function that returns the metric of an `Answered`.
         values: The function that returns per-example values, [N], whose mean is the metric and which give its standard
-            error (answered.py). The values are bool if a prediction is either right or wrong. None: the metric cannot
-            compare methods.
+            error (answered.py). The per-example values are bool if a prediction is either right or wrong. None: the
+            metric cannot compare methods.
         points: Whether a difference of two values is given in percentage points.
         lower: Whether a lower value of the metric is better.
         directed: Whether the metric has a better direction; false for a length ratio.

@@ -1,9 +1,9 @@
 """Metrics of a whole set of texts by shared n-grams: BLEU and chrF as in sacrebleu, NIST as in mteval-v13a.
 
-BLEU, chrF and NIST are functions of sums over examples. Their per-example values are those of the jackknife, which
-computes the metric again without each example. NIST weighs each n-gram by its frequency in the references, and the
-jackknife computes these weights again too. The standard errors of NIST by the infinitesimal jackknife (answered.py) and
-by the bootstrap are up to 13 % too small (docs/background/coverage.md).
+BLEU, chrF and NIST are functions of sums over examples. The per-example values of these metrics are those of the
+jackknife, which computes the metric again without each example. NIST weighs each n-gram by its frequency in the
+references, and the jackknife computes these weights again too. The standard errors of NIST by the infinitesimal
+jackknife (answered.py) and by the bootstrap are up to 13 % too small (docs/background/coverage.md).
 """
 
 from __future__ import annotations
@@ -231,8 +231,8 @@ def _all_and_without(counts: np.ndarray) -> np.ndarray:
 def _information(overlap: Overlap, known: Counts, below: Counts, size: int) -> np.ndarray:
     """Return the information of all shared n-grams in bits, then for each example the same without it, [N + 1].
 
-    The information of an n-gram is log2(count of its prefix / count of the n-gram) in the references. So the total is
-    a sum of logarithms over prefixes, minus a sum of logarithms over n-grams.
+    The information of an n-gram is log2(count of its prefix / count of the n-gram) in the references. So the
+    information of all shared n-grams is a sum of logarithms over prefixes, minus a sum of logarithms over n-grams.
 
     Args:
         known: The counts of the n-grams in the references of each example.

@@ -114,7 +114,7 @@ def best_of(scores: np.ndarray, examples: np.ndarray, size: int) -> np.ndarray:
 def loss_values(answered: Answered) -> np.ndarray:
     """Return per-example values, [N], whose mean is the mean loss of a reference token in nats.
 
-    The values are UNDEFINED if no language model gave token probabilities.
+    The per-example values are UNDEFINED (NaN) if no language model gave token probabilities.
     """
     if "nll" not in answered.extras:
         return np.full(len(answered.answers), UNDEFINED)

@@ -62,9 +62,9 @@ def find_adapter(
 
     Args:
         place: An adapter's directory, or the output directory of a study or a recommendation.
-        method: The name of the method, or of the run in the study. Default: the recommended method, or the only method
-            that the study trained when it was last executed. Of several sizes of the training split, the adapter of the
-            largest size is returned.
+        method: The name of the method, or of the run in the study. By default, `method` is the recommended method, or
+            the only method that the study trained when it was last executed. Of several sizes of the training split,
+            the adapter of the largest size is returned.
         seed: The seed of the run. Default: the first seed of the study.
         backbone: The address of a backbone, if the method was trained on several backbones. The address of a backbone
             that was not trained on is ignored, because a backbone may have been moved to another address.
@@ -116,7 +116,8 @@ def choose(
         place: The output directory of the study or the recommendation.
         records: All records in `place`, in the order in which they were made.
         last: The recommendation, or the records of a study's last execution, with the study's order and names.
-        method: The name of the method or run. None: the recommended method, or the only trained method.
+        method: The name of the method or run. If `method` is None, the run is that of the recommended method, or of the
+            only trained method.
         seed: The seed of the run. None: the first seed.
         backbone: The address of the run's backbone. None: the only backbone.
     """

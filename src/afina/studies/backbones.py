@@ -1,7 +1,7 @@
 """The backbones of a study: their names, the backbones of each method, and the records of one backbone.
 
-A run has one backbone. So a run's key, record and adapter are the same in a study of one backbone and in a study of
-several backbones. The module can be imported without torch.
+A run has one backbone. So the key, record and adapter of a run do not depend on whether the study has one backbone or
+several. The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ _DEEPEST, _LONGEST = 8, 40
 def backbone_names(addresses: Iterable[str]) -> dict[str, str]:
     """Return a short, unique name for each backbone address, which can be part of a file name.
 
-    The name is the last part of a path, or of a Hub id without its revision. If the names of several addresses would be
-    equal, they have more parts of the address, such as `a-model` and `b-model`, or else a number at the end.
+    The name of a backbone is the last part of its path, or of its Hub id without the revision. If the names of several
+    addresses would be equal, they have more parts of the address, such as `a-model` and `b-model`, or else a number at
+    the end.
     """
     names = {address: _name(address, 1) for address in addresses}
     for depth in range(2, _DEEPEST):
@@ -77,8 +78,8 @@ def check_backbones(backbone: str | None, backbones: Sequence[str], where: str) 
 def backbones_of(entry: Mapping[str, Any], known: Sequence[str], where: str) -> tuple[str, ...]:
     """Return the backbones that a method runs on, in the study's order.
 
-    These are the backbones of the key `backbones` in the method's table `entry`; without this key, all backbones of the
-    study, `known`. Raises InvalidStudy or UnknownName.
+    The method's table `entry` lists its backbones under the key `backbones`; without this key, the method runs on all
+    backbones of the study, `known`. Raises InvalidStudy or UnknownName.
     """
     asked, apart = entry.get(BACKBONES, list(known)), entry.get(BY_BACKBONE, {})
     place = f"{where}.{BACKBONES}"

@@ -90,8 +90,9 @@ class Results(ReprCard):
         If several runs match, the adapter is that of a run of these results, or else of the run that was recorded last.
 
         Args:
-            name: The name of the run, such as `lora`. Default: the recommended method, or the only trained method.
-            seed: The seed of the run. Default: the first seed with which a run of this name was executed.
+            name: The name of the run, such as `lora`. By default, the run is that of the recommended method, or of the
+                only trained method.
+            seed: The seed of the run. By default, `seed` is the first seed with which a run of this name was executed.
             backbone: The address of the run's backbone. Default: the only backbone of runs with this name.
         """
         return self.find_adapter(name, seed, backbone).path

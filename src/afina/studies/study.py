@@ -58,11 +58,11 @@ class Study(ReprCard, Frozen):
         name: The study's name, and the default name of its output directory.
         backbone: The address of the pretrained model.
         backbones: The addresses of several pretrained models, given instead of `backbone`. By default, every method
-            runs on each of these models.
+            runs on each of the models in `backbones`.
         task: The address of the task, or a `Task` of `Task.load` or `Task.of`.
         seeds: The random seeds of the head, the order of texts and dropout. Every run is executed with each seed.
-        metric: The headline metric of tables, tuning and comparisons. None: the default metric of the task or of its
-            kind.
+        metric: The headline metric of tables, tuning and comparisons. If `metric` is not given, the headline metric is
+            the default metric of the task or of its kind.
         sizes: Numbers of training texts. Every run is executed with each size, with as many steps as the largest size
             takes. The texts of a smaller size are part of the texts of each larger size. All sizes above the training
             split are one size with all texts of the split.
@@ -248,11 +248,11 @@ class Study(ReprCard, Frozen):
 
         Args:
             out: The output directory.
-            watcher: The receiver of the progress. None: a notebook shows a progress display, and a script shows
-                nothing. `Lines(print)` prints lines.
+            watcher: The receiver of the progress. If `watcher` is None, a notebook shows a progress display, and a
+                script shows nothing. `Lines(print)` prints lines.
             command: The command line arguments that repeat the study, for the report.
-            executor: The executor of the runs. None: the executor that the study's field `executor` names; its default
-                executes each run in a new process on this machine.
+            executor: The executor of the runs. If `executor` is None, the study's field `executor` names the executor;
+                by default, each run is executed in a new process on this machine.
             fresh: Whether all runs are executed again; the new records replace the old records.
 
         Raises:

@@ -340,7 +340,7 @@ def tune(
 def _try_batch(candidates: Candidates, executor: Executor, watcher: Watcher, keep: Callable[[Tuned], None]) -> None:
     """Execute the trials of the current batch that have not ended.
 
-    The results are stored in Optuna's database in the order of the trials' numbers.
+    The results of the trials are stored in Optuna's database in the order of the trials' numbers.
     """
     batch, budget = candidates.batch(), candidates.so_far.budget
     left = [candidates.ask(number, batch) for number in range(len(candidates.trials), batch.began + batch.size)]

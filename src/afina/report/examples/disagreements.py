@@ -142,7 +142,7 @@ _HELD = "The files in `predictions` hold the answers and the references: do not 
 def disagreement_table(arms: Sequence[Arm], evaluated: EvaluationTexts) -> Table | None:
     """Return a table of the texts on which methods disagree most, with the target and each method's answers.
 
-    None if no methods disagree or no methods can be compared.
+    The table is None if no methods disagree or no methods can be compared.
     """
     compared, found = disagreements(arms)
     if not found:

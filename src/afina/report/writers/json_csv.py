@@ -45,10 +45,10 @@ JsonRows = list[dict[str, object]]
 def plain_tables(arms: Sequence[Arm]) -> dict[str, JsonRows]:
     """Return the rows of each table of `tables.json` by the table's name.
 
-    A row has `method`, `seed` (a number or "mean") and the columns of its table. A value is null if it was not measured
-    or is undefined. A row of means also has the standard deviation over the seeds (n - 1) of each column, under the
-    column's name with `_sd`. The tables `answers` and `retention` have no standard deviations. The table `answers` is
-    there for results of several backbones, and `retention` for runs that measured their retention.
+    A row has `method`, `seed` (a number or "mean") and the columns of its table. A value in a row is null if it was not
+    measured or is undefined. A row of means also has the standard deviation over the seeds (n - 1) of each column,
+    under the column's name with `_sd`. The tables `answers` and `retention` have no standard deviations. The table
+    `answers` is there for results of several backbones, and `retention` for runs that measured their retention.
     """
     names = list(arms[0].record.metrics) if arms else []
     performance = {name: metric_value(name) for name in names} | {"examples": lambda record: record.examples}
@@ -136,9 +136,9 @@ def summary(
 ) -> dict[str, object]:
     """Return the JSON object of a study that `--json` prints.
 
-    Its keys are `study`, `out`, `report`, `conclusion`, `records`, `verdicts`, `not_comparable` and `claims`. The
-    elements of `records` are finished and failed runs, all with the same keys. A study with tuning also has the key
-    `tuning`: the budget and the chosen setting of each method, without metrics on the validation texts.
+    The keys of the object are `study`, `out`, `report`, `conclusion`, `records`, `verdicts`, `not_comparable` and
+    `claims`. The elements of `records` are finished and failed runs, all with the same keys. A study with tuning also
+    has the key `tuning`: the budget and the chosen setting of each method, without metrics on the validation texts.
     """
     runs = [*(_done(result.record, results.out) for result in results.results), *map(_failed, results.failed)]
     return {

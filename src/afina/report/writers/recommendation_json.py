@@ -14,8 +14,8 @@ from afina.studies.choosing.recommendation import Recommendation
 def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[str, Any]:
     """Return a recommendation as JSON values with stable keys; paths of adapters begin with the output directory `out`.
 
-    The keys `backbones`, and `backbone` of a row, are there if several backbones were compared. The keys `latency` and
-    `latencies` are there if the user gave a latency limit.
+    The JSON object has the key `backbones`, and each row the key `backbone`, only if several backbones were compared.
+    The JSON object has the keys `latency` and `latencies` only if the user gave a latency limit.
     """
     return {
         "task": made.task,

@@ -175,8 +175,8 @@ class CandidateTrainings:
     def weighed(self, name: str) -> float | None:
         """Return a candidate's validation metric, shrunk towards its expected accuracy from recorded trainings.
 
-        None if the metric is not a share such as accuracy, if afina has no recorded trainings for the kind of task, or
-        if the trainings did not read all training texts.
+        The result is None if the metric is not a share such as accuracy, if afina has no recorded trainings for the
+        kind of task, or if the trainings did not read all training texts.
         """
         return self._weighed().get(name)
 
@@ -256,7 +256,7 @@ class CandidateTrainings:
     def _leaves_time(self, seconds: float) -> bool:
         """Return whether spending `seconds` does not prevent a useful first training.
 
-        The result is true if such a training still fits after `seconds`, or does not fit in any case.
+        The result is true if a useful first training still fits after `seconds`, or does not fit in any case.
         """
         left = self.setting.clock.left
         return bool(self.settled or self._first_training(left - seconds) or not self._first_training(left))

@@ -60,8 +60,8 @@ class Candidate:
         """Return the weighted mean of the measured `accuracy` and the expected accuracy, `level + ahead`.
 
         The weights are `examples`, the number of texts on which `accuracy` was measured, and `counts`. If `level` is 0,
-        the result only ranks candidates on one backbone, and is not an accuracy. None if afina has no recorded
-        trainings for the kind of task.
+        the result only ranks candidates on one backbone, and is not an accuracy. The result is None if afina has no
+        recorded trainings for the kind of task.
         """
         if self.ahead is None:
             return None

@@ -71,7 +71,8 @@ def eligible(setting: ChoiceSetup, memory: int | None) -> Eligible:
 
     Args:
         setting: The setup of the recommendation.
-        memory: The bytes that a run may use. None: the memory of this machine, or of the largest node of a cluster.
+        memory: The bytes that a run may use. If `memory` is None, a run may use the memory of this machine, or of the
+            largest node of a cluster.
 
     Raises:
         NotFound: A backbone does not exist.

@@ -36,7 +36,7 @@ class Floor:
         examples: The number of training texts.
         setting: The hyperparameter that cross-validation on the training split chose, in words, such as `C 10`.
         hyperparameters: The chosen hyperparameter by its name in scikit-learn.
-        model: The fitted model, which can be saved as an adapter. None: the baseline cannot be saved
+        model: The fitted model, which can be saved as an adapter. `model` is None if the baseline cannot be saved
             (`FloorKind.unsaved` has the reason).
     """
 
@@ -112,7 +112,8 @@ class LinearFloors(FloorKind):
     def fit_constant(self, train: Split, objective: Objective) -> Floor:
         """Return the baseline that ignores the text.
 
-        It predicts from the frequencies of classes or labels in the training split, or for numbers their mean.
+        The outputs of the baseline come from the frequencies of classes or labels in the training split; for numbers,
+        the output is their mean.
         """
         row = self.same(objective, train.labels)
         return Floor(self.constant, objective, lambda split: np.tile(row, (len(split), 1)), min(len(train), MOST_TEXTS))
@@ -243,7 +244,8 @@ BLOCK = 2_000
 class TextFloors(FloorKind):
     """The baselines of tasks whose targets are texts.
 
-    They predict the most frequent target, the target of the nearest training text, or the first sentences of the text.
+    The three baselines predict the most frequent target, the target of the nearest training text, or the first
+    sentences of the text.
     """
 
     constant = "most frequent answer"

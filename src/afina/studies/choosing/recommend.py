@@ -1,10 +1,10 @@
 """`recommend` recommends which method to use for a task, within a number of minutes.
 
 `recommend` measures baselines (`floors.py`), finds the methods that can be tried (`eligibility.py`), and measures the
-time of a training step (`step_times.py`) and the zero-shot model. Then `recommend` trains one candidate after the other
-(`candidate_trainings.py`), in the order of `candidates.py`. The best candidate is selected on a validation set that is
-cut from the training split. The held-out texts measure how good each contender is. The module can be imported without
-torch.
+time of a training step (`step_times.py`) and the zero-shot model. After these measurements, `recommend` trains one
+candidate after the other (`candidate_trainings.py`), in the order of `candidates.py`. The best candidate is selected on
+a validation set that is cut from the training split. The held-out texts measure how good each contender is. The module
+can be imported without torch.
 """
 
 from __future__ import annotations
@@ -73,19 +73,22 @@ def recommend(
     Args:
         task: The task's address, or a `Task` of `Task.load` or `Task.of`.
         minutes: The time for everything after the download of the backbones; 5 minutes or more give a useful answer.
-        memory: The bytes that a run may use: GPU memory if runs train on a GPU. None: the memory available on this
-            machine, or that of the largest node of a cluster.
+        memory: The bytes that a run may use: GPU memory if runs train on a GPU. If `memory` is None, a run may use the
+            memory available on this machine, or that of the largest node of a cluster.
         backbone: The address of the backbone. If several addresses are given, the recommendation is a method and its
             backbone.
         out: The output directory.
         data: The options with which the task is read, such as columns, labels and `allow_leakage`, as in
             `ReadingOptions`.
         ask: The prompt template, the label words, and whether the head starts from label words, as in `Ask`.
-        metric: The metric by which methods are chosen. None: the default metric of the task, or of its kind.
+        metric: The metric by which methods are chosen. If `metric` is None, the default metric of the task or of its
+            kind is used.
         latency: The largest allowed milliseconds to predict a single text on this machine; slower models are left out.
             None: no limit.
-        watcher: The receiver of the progress. None: a notebook shows a progress display, and a script shows nothing.
-        executor: The executor of the runs. None: each run is executed in a process of its own on this machine.
+        watcher: The receiver of the progress. If `watcher` is None, a notebook shows a progress display, and a script
+            shows nothing.
+        executor: The executor of the runs. If `executor` is None, each run is executed in a process of its own on this
+            machine.
         command: The command line arguments that repeat the recommendation.
         began: The start time by `meter.now()`, if the work began before this call. None: now.
 

@@ -127,7 +127,7 @@ class ChoiceSetup:
     def memory_of(self, ways: Sequence[Way]) -> MemoryForecast | None:
         """Return the memory forecast of the trainings of these methods on backbones.
 
-        None if memory does not limit how many trainings run at once.
+        `memory_of` returns None if memory does not limit how many trainings run at once.
         """
         executor = self.executor
         if executor.slots == 1:

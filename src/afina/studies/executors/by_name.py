@@ -33,11 +33,12 @@ def make(
 
     Args:
         name: The name of the executor: `local`, `ray` or `ray=ADDRESS`. None: `local`.
-        jobs: The largest number of runs at the same time. None: 1, or with Ray as many as the cluster has room for.
+        jobs: The largest number of runs at the same time. If `jobs` is None, one run is executed at a time, or with Ray
+            as many as the cluster has room for.
         ship_backbone: Whether a backbone in a directory of this machine is copied to `storage`, from which the nodes
             read it.
-        storage: A directory or a bucket that this machine and all nodes of the cluster can read and write. Required
-            with Ray, unless this machine is the only node.
+        storage: A directory or a bucket that this machine and all nodes of the cluster can read and write. With Ray,
+            `storage` is required unless this machine is the only node.
         says: A function that receives sentences for the user, such as the address of the cluster.
     """
     check_executor(name)

@@ -61,7 +61,10 @@ class Host:
     beside: int = 1
 
     def call(self, method: str, *arguments: object) -> Any:
-        """Call a method of the actor and return its value. Raises RayTaskError, and RayActorError if the host died."""
+        """Call a method of the actor and return its value.
+
+        Raises RayTaskError if the method raised an error, and RayActorError if the host died.
+        """
         return ray.get(getattr(self.actor, method).remote(*arguments))
 
     @contextmanager

@@ -52,11 +52,13 @@ class RayExecutor(Executor):
     """An executor that executes each run in a new process on a node of a Ray cluster.
 
     Args:
-        address: The address of the cluster, host:port. None: the cluster that `afina.cluster.connect` finds.
-        slots: The largest number of runs at the same time. None: as many as the nodes have room for.
+        address: The address of the cluster, host:port. If `address` is None, the cluster is the one that
+            `afina.cluster.connect` finds.
+        slots: The largest number of runs at the same time. If `slots` is None, the nodes execute as many runs as they
+            have room for.
         ship_backbone: Whether a backbone in a directory of this machine is copied to the storage.
-        storage: A directory that all nodes can read and write, or s3://BUCKET/PREFIX. None: afina's cache directory,
-            if this machine is the only node.
+        storage: A directory that all nodes can read and write, or s3://BUCKET/PREFIX. If `storage` is None and this
+            machine is the only node, the storage is in afina's cache directory.
         says: A function that receives a line about the cluster when the executor has connected to it.
     """
 
@@ -164,7 +166,7 @@ class RayExecutor(Executor):
     def foresee(self, runs: Sequence[Run]) -> MemoryForecast | None:
         """Forecast the memory of `runs` on this machine and keep the forecasts, by which Ray places the runs.
 
-        The result is always None, because the caller need not wait for memory.
+        `foresee` always returns None, because the caller of the executor need not wait for memory.
         """
         with self._foreseeing:
             unknown = [run for run in runs if run.key not in self._asked]

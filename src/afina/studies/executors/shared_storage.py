@@ -34,7 +34,8 @@ class SharedStorage:
     def put(self, name: str, file: Path) -> None:
         """Store the content of `file` under `name`, atomically.
 
-        Afterwards, `file` must not be changed in place, only replaced. Raises CannotWrite or NotFound.
+        After the call, `file` must not be changed in place, only replaced by another file. Raises CannotWrite or
+        NotFound.
         """
         self.blobs.put(_place(name), file)
 

@@ -141,7 +141,7 @@ OFFERED = "int8"
 def smaller(run: RunSpec, task: EncodedTask, memory: int | None, *, on_gpu: bool = False) -> Forecast | None:
     """Return the forecast of a run with frozen weights in int8.
 
-    None if the run does not fit in memory in int8 either, or if the method needs float weights.
+    The result is None if the run does not fit in memory in int8 either, or if the method needs float weights.
 
     Args:
         run: A run with float weights.
@@ -200,7 +200,8 @@ def forecast_methods(
 
     Args:
         backbone: The address of the backbone.
-        methods: The methods. Default: all methods that suit the backbone's family and the task's labels.
+        methods: The methods. By default, `methods` are all methods that suit the backbone's family and the task's
+            labels.
         task: The address of the task.
         data: The options with which the task is read.
         ask: The prompt template and label words for the task's texts.
@@ -258,8 +259,8 @@ def _check_kind(data: ReadingOptions) -> None:
 def _beside(one: Forecast, run: RunSpec, task: EncodedTask, memory: int | None, *, compares: bool) -> Forecast:
     """Return a forecast with additional figures.
 
-    If `compares` is set, the figure is `serving_bytes`. Otherwise it is the int8 forecast `smaller`, if the run does
-    not fit in memory.
+    If `compares` is set, the figure is `serving_bytes`. If `compares` is not set and the run does not fit in memory,
+    the figure is the int8 forecast `smaller`.
     """
     precision = run.training.precision
     if not compares:

@@ -124,7 +124,8 @@ class RunInputs:
     def materialise(self, directory: Path, fetch: Fetch) -> Located:
         """Write all input files into `directory`, and return the paths of the inputs there.
 
-        The function `fetch` is called for each file. The original paths of the inputs need not exist on this machine.
+        The function `fetch` is called for each file. The paths in the addresses of the inputs need not exist on this
+        machine.
 
         Raises InvalidData if the digest of a fetched file is not the file's digest in the inputs.
         """
@@ -199,7 +200,9 @@ KEPT_TASKS = 4
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """Facts about a task as runs read it. The fields that are not listed here are those of `Task`.
+    """Facts about a task as runs read it.
+
+    The fields that are not listed here have the meaning of the same fields of `Task`.
 
     Attributes:
         pairs: Whether the examples are pairs of texts.

@@ -67,7 +67,8 @@ class HeadFit(Frozen):
         parameter: The name of the regularization parameter, `C` or `alpha`.
         strength: The value of the regularization parameter that cross-validation on the training texts chose.
         seconds: The time of fitting the head on the features, a part of `seconds.train`.
-        iterations: The number of iterations of the solver. None for ridge regression, which has a closed formula.
+        iterations: The number of iterations of the solver. Ridge regression has None, because its solution is a closed
+            formula.
         converged: Whether the solver converged.
         pooling: How the features were pooled: "first", "last" or "mean".
         normalize: Whether the features were divided by their Euclidean norm.
@@ -127,7 +128,7 @@ class Seconds(Frozen):
 class Memory(Frozen):
     """The memory of a run in bytes (`activation_tokens`: in tokens).
 
-    A value is None if the device cannot measure it, or if nothing was trained.
+    A field of the memory is None if the device cannot measure it, or if nothing was trained.
     """
 
     state_bytes: Count
@@ -215,8 +216,8 @@ class Record(ReprCard, Sealed):
             once make `seconds` longer.
         fitted: Facts about scikit-learn's fit of the head. None: scikit-learn did not fit the head.
         retention: The language-model loss on neutral sentences before and after training, if measured.
-        weight_bytes: The bytes of all weights in the evaluation, including the adapter's. None if `precision` is
-            "float", so that each parameter has four bytes.
+        weight_bytes: The bytes of all weights in the evaluation, including the adapter's. `weight_bytes` is None if
+            `precision` is "float", because each parameter then has four bytes.
     """
 
     key: str

@@ -87,7 +87,7 @@ class Run(RunSpec):
             InvalidData: The task cannot be read.
             CannotWrite: `out` cannot be written to.
             Diverged: Training diverged.
-            OutOfMemory: The GPU or main memory has too little room.
+            OutOfMemory: The GPU memory or the main memory is too small for the run.
         """
         from afina.studies.runs.execute import execute
 
@@ -219,8 +219,8 @@ class Forecast:
     """The forecast costs of a run with one method, in bytes and seconds.
 
     Attributes:
-        activation_bytes: The bytes that the largest batch keeps for the backward pass. None if nothing is trained, and
-            with activation checkpointing.
+        activation_bytes: The bytes that the largest batch keeps for the backward pass. `activation_bytes` is None if
+            nothing is trained, and with activation checkpointing.
         activation_tokens: The number of tokens of the largest batch. None if `activation_bytes` is None.
         peak: The peak memory of the process of a run on the CPU.
         gpu_evaluation: The bytes of the tensors of the evaluation, which follows the training, in float32.

@@ -49,9 +49,9 @@ class Training(Frozen):
         accumulate: The number of batches per optimizer step. The gradient is that of the mean loss over the examples of
             all these batches.
         token_budget: The largest number of tokens in one forward pass, which limits memory. A larger batch is computed
-            in parts of whole texts whose gradients add up; the result differs only by rounding and dropout masks. Texts
-            of 1,024 tokens train three times as fast one at a time as eight at once. A batch of 16 texts of 128 tokens
-            has 2,048 tokens.
+            in parts of whole texts whose gradients add up; the result differs only by rounding and dropout masks. With
+            texts of 1,024 tokens, training is three times as fast with one text per forward pass as with eight. A batch
+            of 16 texts of 128 tokens has 2,048 tokens.
         checkpointing: Whether activation checkpointing is used: only the input of each block is stored for the backward
             pass, in which the block is computed again. Training takes less memory and more time, and has the same
             result.
@@ -64,13 +64,14 @@ class Training(Frozen):
         average: The last share of the steps over which the weights are averaged; the mean weights are the result
             (Polyak and Juditsky 1992; Izmailov et al. 2018). 0: the last weights are the result.
         pull: The strength of a decay of the backbone's trained weights toward their pretrained values, instead of
-            weight decay (L2-SP, Li et al. 2018). Only for methods that train weights of the backbone.
+            weight decay (L2-SP, Li et al. 2018). `pull` is only for methods that train weights of the backbone.
         checkpoint_seconds: The number of seconds between two checkpoints.
-        warmup: The number of first steps in which the learning rate rises linearly from 0. A number below 1 is a share
-            of all steps, as in transformers' `warmup_steps`. 0: the first step has the largest learning rate.
-        retention: Whether the language-model loss on neutral sentences is measured before and after the training. True
-            uses the sentences of `snippets:editorials`; a text is the path of a file of sentences. Only for causal
-            backbones.
+        warmup: The number of first steps in which the learning rate rises linearly from 0. A `warmup` below 1 is a
+            share of all steps, as in transformers' `warmup_steps`. With `warmup = 0`, the first step has the largest
+            learning rate.
+        retention: Whether the language-model loss on neutral sentences is measured before and after the training.
+            `retention = true` uses the sentences of `snippets:editorials`; a text is the path of a file of sentences.
+            Only for causal backbones.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -117,8 +118,9 @@ class Ask(Frozen):
             output embeddings of the labels' words (a verbalizer), so that training begins at the language model's own
             answer. "auto" means "words" if the labels are words whose first tokens differ
             (`afina.models.verbalizer`), else "random".
-        template: The prompt around each text, such as "Review: {text}\nSentiment:"; "{text}" is the text alone. None:
-            if the head starts from words, a template that suits the labels; else the text alone.
+        template: The prompt around each text, such as "Review: {text}\nSentiment:"; "{text}" is the text alone. If
+            `template` is None, the prompt is a template that suits the labels if the head starts from words, and
+            otherwise the text alone.
         words: The words of each label, by label, with a leading space if the tokenizer needs it. None: the word of a
             label is the label's name.
         offset: Whether an offset is added to each label's logit, so that all labels are equally probable on average
@@ -171,7 +173,8 @@ class RunSpec(ReprCard, Frozen):
         name: The run's name in tables. Default: the method's key.
         metric: The headline metric, which also scores tuning trials. None: the default metric of the task or its kind.
         data_digest: The digest of the contents of the task's files (`Task.data_digest`), so that a run on changed files
-            has another key. None if the address identifies the texts, as for packaged data and data on the Hub.
+            has another key. `data_digest` is None if the address identifies the texts, as for packaged data and data on
+            the Hub.
         backbone_files: The digest of the files in the backbone's directory (`backbone_spec.files_digest`), so that a
             run on changed files has another key. None if the address identifies the backbone.
     """
