@@ -150,7 +150,7 @@ def _answers(arm: Arm) -> bool:
 
 
 def _times_as_fast(arm: Arm, leader: Arm) -> float:
-    """Return the leader's seconds per text divided by the arm's; 0 if a time is unknown or they are not comparable."""
+    """Return the seconds per text of `leader` divided by those of `arm`; 0 if they are unknown or not comparable."""
     mine, theirs = arm.mean(seconds_a_text), leader.mean(seconds_a_text)
     return theirs / mine if mine and theirs and are_comparable([arm, leader]) else 0.0
 

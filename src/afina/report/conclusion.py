@@ -57,7 +57,7 @@ def sentences(
 
     Args:
         arms: The methods with their results over the seeds.
-        found: The paired comparisons of the arms, with their verdicts.
+        found: The paired comparisons of the methods, with their verdicts.
         failed: Runs of the study that failed.
         waiting: The number of runs that have not finished.
         against: The comparisons with the best baseline without a language model, for a study of one method.

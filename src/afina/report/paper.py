@@ -116,7 +116,7 @@ PADDING_COST = (
 
 
 def beside(arms: Sequence[Arm]) -> Beside:
-    """Return the figures, footnotes and caveats of the published study for the report's tables of `arms`."""
+    """Return the figures, footnotes and caveats of the published study for the report's tables."""
     records = [record for arm in arms for record in arm.records]
     on_gpu = any(map(measured_on_gpu, records))
     allocated = _measure("Paper: GPU allocated (GB)", lambda one: one.allocated)

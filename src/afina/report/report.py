@@ -320,5 +320,5 @@ class Report:
 
 
 def _presentation(arms: Sequence[Arm]) -> Presentation:
-    """Return the presentation for the kind of task on which the arms were evaluated."""
+    """Return the presentation for the kind of task on which the methods were evaluated."""
     return PRESENTATIONS[arms[0].record.kind]

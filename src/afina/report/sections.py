@@ -281,7 +281,7 @@ def notes(arms: Sequence[Arm], data: ReadingOptions, found: int = 0, told: Seque
     Args:
         arms: The methods with their results.
         data: The options with which the task was read.
-        found: The number of results from which `arms` were made, including equal results that are not used.
+        found: The number of results of the study, including equal results of which only one is used.
         told: Sentences about what the study did differently from the request.
     """
     if not arms:

@@ -76,7 +76,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Measure:
-    """A column of a table as a function: `cell` returns the text of the cell for an arm with one or several seeds.
+    """A column of a table as a function: `cell` returns the text of the cell for a method with one or several seeds.
 
     Attributes:
         plain: The heading without the name of a label, such as `F1` for `F1 of spam`; empty if `heading` has no label.
@@ -107,13 +107,13 @@ class Beside:
 
 
 def all_tables(arms: Sequence[Arm], beside: Beside, notes: Sequence[str] = (), *, headed: bool = True) -> list[Table]:
-    """Return the tables of performance, further metrics, costs, memory and GPU memory; empty if there are no arms.
+    """Return the tables of performance, further metrics, costs, memory and GPU memory; [] if there are no methods.
 
     The tables of further metrics and of GPU memory are left out if there are no such figures.
 
     Args:
-        arms: The methods with their results; each table has a row per arm.
-        beside: The figures of another study that the tables show beside the arms.
+        arms: The methods with their results; each table has a row per method.
+        beside: The figures of another study that the tables show beside the methods' own figures.
         notes: The notes below the first table.
         headed: Whether the models have a classification head.
     """
@@ -136,9 +136,9 @@ def measured_on_gpu(record: Record) -> bool:
 
 
 def measure(heading: str, value: Value, form: Callable[[float], str]) -> Measure:
-    """Return a column with a value of each arm, formatted by `form`.
+    """Return a column with a value of each method, formatted by `form`.
 
-    If the values of an arm's seeds differ, the cell has their mean ± their standard deviation.
+    If the values of a method's seeds differ, the cell of the method has their mean ± their standard deviation.
     """
 
     def cell(arm: Arm) -> str:
@@ -155,7 +155,7 @@ def measure(heading: str, value: Value, form: Callable[[float], str]) -> Measure
 
 
 def table_of(title: str, measures: Sequence[Measure], arms: Sequence[Arm], notes: Sequence[str]) -> Table:
-    """Return a table with a row for each arm and a column for each measure."""
+    """Return a table with a row for each method (arm) and a column for each measure."""
     return _table(title, measures, arms, notes, Beside())
 
 

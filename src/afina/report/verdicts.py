@@ -94,7 +94,7 @@ def verdicts(arms: Sequence[Arm]) -> Verdicts:
 
 
 def alike(arms: Sequence[Arm]) -> list[list[Arm]]:
-    """Return the arms in groups, so that all arms of a group can be compared and have the same number of texts."""
+    """Return methods (arms) in groups, so that all methods of a group can be compared and have equally many texts."""
     groups: list[list[Arm]] = []
     curve = is_curve(arms)
     for arm in arms:
@@ -108,7 +108,7 @@ def alike(arms: Sequence[Arm]) -> list[list[Arm]]:
 
 
 def _why_apart(first: Arm, second: Arm) -> str:
-    """Return the reason why two arms cannot be compared; empty if they can be compared."""
+    """Return the reason why two methods cannot be compared; empty if the methods can be compared."""
     if len({measured_on(result) for result in (*first.results, *second.results)}) > 1:
         return "they were evaluated on different texts"
     if undefined := [arm.label for arm in (first, second) if isnan(arm.headline)]:
@@ -273,7 +273,7 @@ def verdicts_as_json(found: Verdicts) -> dict[str, object]:
 
 
 def by_method(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
-    """Return the arms of each method by rising number of training texts; the key is the label without that number."""
+    """Return the results (arms) of each method by rising number of training texts; a key is a method's label."""
     found: dict[str, list[Arm]] = {}
     for arm in sorted(arms, key=lambda one: one.size):
         found.setdefault(arm.whatever_size, []).append(arm)

@@ -155,7 +155,7 @@ def of_one_backbone(records: Sequence[Record], backbone: str | None, place: obje
     """Return those records of one method that have the address `backbone`.
 
     If all records have one backbone, all records are returned, whatever `backbone` is. Raises InvalidStudy if the
-    records have several backbones and `backbone` is not one of them.
+    records have several backbones and `backbone` is none of these.
     """
     addresses = list(dict.fromkeys(one.backbone for one in records))
     if len(addresses) > 1 and backbone not in addresses:

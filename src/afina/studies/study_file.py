@@ -29,7 +29,8 @@ def presets() -> list[str]:
 
 
 _NEAR = 0.85
-"""The likeness (difflib) from which on an unknown key counts as a misspelling of a known key of its own table."""
+"""An unknown key is taken for a misspelling of a known key of its table if their likeness (difflib) is at least this
+value."""
 
 
 def read(source: str) -> tuple[dict[str, Any], str]:

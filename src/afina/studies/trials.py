@@ -139,7 +139,8 @@ class Trial(Frozen):
     Attributes:
         steps: The number of optimizer steps taken; fewer than `Tuned.length` if the trial was stopped early.
         value: The headline metric on the validation split after the last step, in the precision of training. None if
-            the training diverged. NaN (null in JSON) if the metric is undefined; the setting is then not chosen.
+            the training diverged. `value` is NaN (null in JSON) if the metric is undefined; the setting is then not
+            chosen.
         seconds: The wall-clock seconds of the trial, including the start of the process and loading.
     """
 

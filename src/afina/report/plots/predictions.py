@@ -110,7 +110,7 @@ def risk_coverage(arms: Sequence[Arm]) -> Plot:
 
 
 def _together(arm: Arm) -> tuple[np.ndarray, np.ndarray]:
-    """The predicted probabilities and the targets of all seeds of an arm, concatenated."""
+    """Return the predicted probabilities and the targets of all seeds of a method, concatenated."""
     chances = [result.chances for result in arm.results if result.chances is not None]
     return np.concatenate(chances), np.tile(arm.targets, len(chances))
 

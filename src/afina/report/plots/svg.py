@@ -166,7 +166,7 @@ def scatter(axes: Any, arms: Sequence[Arm], costs: Sequence[float], *, front: bo
 
 
 def legend(axes: Any, arms: Sequence[Arm], *, front: bool = False, names: Sequence[str] = ()) -> None:
-    """Draw the legend of the methods below the axes; `names` replaces the labels of the arms."""
+    """Draw the legend of the methods below the axes; `names` replaces the names of the methods."""
     from matplotlib.lines import Line2D
 
     handles: list[Any] = [

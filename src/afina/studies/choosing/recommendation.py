@@ -40,8 +40,8 @@ class Contender(Frozen):
     """A baseline or a method that a recommendation compares, and its metrics and costs.
 
     Attributes:
-        name: The name of the baseline, or the method's key. The name also has the learning rate if this is not the
-            default, and the backbone if several are compared.
+        name: The name of the baseline, or the method's key. The name of a method also has the learning rate if this is
+            not the default, and the backbone if several are compared.
         method: The method's key; None for a baseline and for the untrained model.
         backbone: The address of the backbone if several are compared; None for a baseline without a language model.
         setting: The hyperparameter that a baseline chose by cross-validation, in words.
@@ -127,7 +127,8 @@ class Dropped(Frozen):
 HALF = "half of the texts"
 
 READ = 0.75
-"""A training on at least this share of the training texts counts as a training on all, because some are validation."""
+"""A training on this share of the training texts counts as one on all, because the other texts are the validation
+set."""
 
 
 class Fewer(Frozen):
@@ -226,8 +227,8 @@ def decide(
 
     Only trained candidates are considered whose metric on the held-out texts is better than that of every baseline and
     of the zero-shot model. Of these, the candidate that is best on the validation set is recommended, unless another
-    candidate is significantly better on the held-out texts. If there is no such candidate, the best baseline or the
-    zero-shot model is recommended.
+    candidate is significantly better on the held-out texts. If no candidate is better than these, the best baseline or
+    the zero-shot model is recommended.
 
     Args:
         order: The names of the trained candidates, the best on the validation set first.

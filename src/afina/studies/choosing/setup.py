@@ -87,7 +87,7 @@ class ChoiceSetup:
     def name(self, way: Way, rate: str = "") -> str:
         """Return the name of a run in tables and files: the method's key, and the backbone if there are several.
 
-        The name also has the learning rate `rate`, which is empty for the method's default rate.
+        The name of the run also has the learning rate `rate`, which is empty for the method's default rate.
         """
         stem = f"{way.method}-{rate}" if rate else way.method
         return f"{stem}{ON}{self.names[way.backbone]}" if len(self.backbones) > 1 else stem

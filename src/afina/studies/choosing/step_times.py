@@ -18,7 +18,8 @@ from afina.studies.choosing.setup import DEAREST, Way
 from afina.studies.runs.record import Record
 
 MEASURED = 4
-"""The number of training steps (or scored texts) after the first from which the time of one is measured."""
+"""The number of training steps (or scored texts), after the first, from which the time of one step (or text) is
+measured."""
 
 FLOAT32, REOPENING = 3.0, 0.4
 """Two factors for a run that trains in bfloat16, used until a training of the method has ended.

@@ -12,7 +12,7 @@ from afina.studies.choosing.recommendation import BATCH, ENOUGH, EPOCHS
 from afina.studies.choosing.step_times import StepTime
 
 ROOM, ALONE = 2.3, 1.15
-"""The number of trainings of a length for which there must be time; if time is short, epochs are reduced before texts.
+"""Trainings are only as long as this number of them fits in the time; epochs are reduced first, then training texts.
 
 ROOM is two trainings and a reserve, because the second training, of the selected candidate on all texts, takes more
 steps. If there is no time for all texts, the second training is that of another candidate. If two trainings of useful

@@ -114,7 +114,7 @@ class HostPool:
         self._held: set[Room] = set()
 
     def acquire(self, room: Room, waits: Callable[[str], object], check: Callable[[], object]) -> Host:
-        """Return a host with the resources `room`, which the caller gives back with `release` or `discard`.
+        """Return a host (Ray actor) with the resources `room`, which the caller gives back with `release` or `discard`.
 
         Args:
             room: The processors, memory and GPUs that the host reserves.
