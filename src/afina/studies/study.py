@@ -243,16 +243,14 @@ class Study(ReprCard, Frozen):
         """Execute every run of the study whose record, adapter or predictions are missing in `out`.
 
         A recorded run is skipped only if its data have not changed. If files of the task have changed, new runs are
-        recorded beside the earlier runs. A run that fails is listed in `failed` of the results, and the other runs
-        continue.
+        recorded beside the earlier runs. A run that fails is listed in `failed` of the results; other runs continue.
 
         Args:
             out: The output directory.
             watcher: The receiver of the progress. If `watcher` is None, a notebook shows a progress display, and a
                 script shows nothing. `Lines(print)` prints lines.
             command: The command line arguments that repeat the study, for the report.
-            executor: The executor of the runs. If `executor` is None, the study's field `executor` names the executor;
-                by default, each run is executed in a new process on this machine.
+            executor: The executor of the runs; None means the executor that the study's field `executor` names.
             fresh: Whether all runs are executed again; the new records replace the old records.
 
         Raises:

@@ -66,29 +66,19 @@ def recommend(
     command: Sequence[str] = (),
     began: float | None = None,
 ) -> Results:
-    """Recommend a method for `task`, and train its adapter in the directory `out`.
-
-    The recommendation takes about `minutes`, and at most 5 % more.
+    """Recommend a method for `task`, and train its adapter in `out`, in about `minutes` and at most 5 % more.
 
     Args:
         task: The task's address, or a `Task` of `Task.load` or `Task.of`.
         minutes: The time for everything after the download of the backbones; 5 minutes or more give a useful answer.
         memory: The bytes that a run may use: GPU memory if runs train on a GPU. If `memory` is None, a run may use the
             memory available on this machine, or that of the largest node of a cluster.
-        backbone: The address of the backbone. If several addresses are given, the recommendation is a method and its
-            backbone.
-        out: The output directory.
-        data: The options with which the task is read, such as columns, labels and `allow_leakage`, as in
-            `ReadingOptions`.
+        backbone: The address of the backbone. Several addresses: the recommendation is a method and its backbone.
+        data: The options with which the task is read, such as columns and labels, as in `ReadingOptions`.
         ask: The prompt template, the label words, and whether the head starts from label words, as in `Ask`.
-        metric: The metric by which methods are chosen. If `metric` is None, the default metric of the task or of its
-            kind is used.
-        latency: The largest allowed milliseconds to predict a single text on this machine; slower models are left out.
-            None: no limit.
-        watcher: The receiver of the progress. If `watcher` is None, a notebook shows a progress display, and a script
-            shows nothing.
-        executor: The executor of the runs. If `executor` is None, each run is executed in a process of its own on this
-            machine.
+        metric: The metric by which methods are chosen; None means the default metric of the task or of its kind.
+        latency: The most milliseconds that a model may take to predict a single text on this machine. None: no limit.
+        executor: The executor of the runs; None means that each run has a process of its own on this machine.
         command: The command line arguments that repeat the recommendation.
         began: The start time by `meter.now()`, if the work began before this call. None: now.
 

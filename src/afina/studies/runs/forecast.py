@@ -192,24 +192,15 @@ def forecast_methods(
     compares: bool = False,
     says: Says = silent,
 ) -> list[Forecast]:
-    """Return the forecast of a run with each method on a backbone.
+    """Return the forecast of a run with each method; if a run does not fit in memory, also that in int8 (`smaller`).
 
-    If a run does not fit in memory, its forecast also has the forecast with frozen weights in int8, `smaller`. If
-    `task` is None, the forecast assumes texts of `training.max_length` tokens (default LENGTH) with one of two labels.
-    Raises InvalidStudy for a text-to-text kind without `task`.
+    If `task` is None, the forecast assumes texts of `training.max_length` tokens (default LENGTH) with one of two
+    labels. Raises InvalidStudy for a text-to-text kind without `task`.
 
     Args:
-        backbone: The address of the backbone.
-        methods: The methods. By default, `methods` are all methods that suit the backbone's family and the task's
-            labels.
-        task: The address of the task.
-        data: The options with which the task is read.
+        methods: The methods; None means all methods that suit the backbone's family and the task's labels.
         ask: The prompt template and label words for the task's texts.
-        training: The training settings.
-        memory: The bytes of memory that a run may use. Default: the memory of this machine.
-        calibrate: Whether a few training steps are measured to forecast the time.
-        compares: Whether the forecasts are for a comparison of precisions: they then have `serving_bytes`, and methods
-            that need float weights are left out.
+        compares: Whether to forecast `serving_bytes`, and leave out methods that need float weights.
         says: A function that is called with a line when slow work begins.
     """
     if task:

@@ -122,14 +122,10 @@ def prepare(
     given: Task | None = None,
     located: Located | None = None,
 ) -> tuple[Prepared, Fit]:
-    """Load and encode everything that `run` needs, and return it with the `Fit` that trains the run.
-
-    The texts of the task are not kept in memory.
+    """Load and encode everything that `run` needs, and return it with the `Fit` that trains it; texts are not kept.
 
     Args:
-        run: The run.
         meter: The meter of the run's seconds and memory.
-        listen: A function that receives the progress.
         given: The run's task, if the caller has loaded the task.
         located: The paths of the task and the backbone on this machine. None: the addresses in `run`.
 
