@@ -286,7 +286,7 @@ class RunFailed(AfinaError):
 
 
 class Busy(AfinaError):
-    """Something is in use, is being changed or answers too late now; the same call may succeed later."""
+    """A file, a store or a server is in use, is being changed or answers too late; the same call may succeed later."""
 
 
 class Overloaded(Busy):
@@ -323,7 +323,7 @@ class InvalidName(AfinaError):
 
 
 class Conflict(AfinaError):
-    """The thing to be changed in a store is in another state than the caller expected."""
+    """Something in a store that is to be changed, such as an alias, is in another state than the caller expected."""
 
 
 class Refused(AfinaError):

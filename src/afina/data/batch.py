@@ -176,7 +176,7 @@ class MicroBatchLimits:
         return parts
 
     def parts(self, packed: Packed) -> list[Packed]:
-        """Return the micro-batches of a batch; a batch within the limits is its only micro-batch."""
+        """Cut a packed batch into micro-batches; a batch within the limits is returned as the only micro-batch."""
         cut = self.cut(np.diff(packed.bounds.numpy()).astype(np.int64))
         if len(cut) == 1:
             return [packed]

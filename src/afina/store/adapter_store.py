@@ -216,7 +216,7 @@ class AdapterStore(StoreReader):
         )
 
     def promote(self, name: str, *, force: bool = False, message: str | None = None) -> AliasMove:
-        """Point `production` to the canary version, and end the canary. Details: `aliases.promote`."""
+        """Point `production` to the canary version, and remove the alias `canary`. Details: `aliases.promote`."""
         return aliases.promote(self._database, Name.parse(name), force=force, who=self.who, why=_words(message))
 
     def rollback(

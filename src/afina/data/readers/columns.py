@@ -234,7 +234,7 @@ def _among(names: Iterable[str], usual: Iterable[str]) -> list[str]:
 
 
 def _check_one(where: str, names: Sequence[str], taken: Sequence[str], known: Iterable[str]) -> None:
-    """Raise InvalidData if a column that is neither taken nor known may also be the text."""
+    """Raise InvalidData if a file has another column, besides those in `taken` and `known`, that may be the text."""
     usual = {*TEXT, *BESIDE, *(name for pair in PAIRS for name in pair)}
     others = [name for name in _among(names, usual) if name not in set(known)]
     if others:
