@@ -87,7 +87,7 @@ GROUPS = {
     **dict.fromkeys(("top_p", "top_k", "sample_seed", "stop"), _GENERATION),
     **dict.fromkeys(("out", "as_json", "no_texts", "publish", "help"), _OUTPUT),
 }
-"""The heading under which `--help` lists an option, by parameter name. Without an entry: "Options"."""
+"""The heading under which `--help` lists an option, by parameter name; options without an entry are below "Options"."""
 
 METAVARS = {
     "alias": "ALIAS",

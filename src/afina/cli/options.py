@@ -31,7 +31,7 @@ OneBackbone = Annotated[list[str], typer.Option("--backbone", help=_PRETRAINED, 
 """The option `--backbone` of commands with one backbone. A list, so that `only` can refuse a second `--backbone`."""
 
 EMBEDDED = ["embedded"]
-"""The default of `OneBackbone`."""
+"""The default value of an option of type `OneBackbone`."""
 
 BackbonesOption = Annotated[
     list[str] | None,

@@ -242,7 +242,7 @@ def ask(
     *,
     data: dict[str, Any],
 ) -> None:
-    """Measure an untrained model that is asked in words.
+    """Measure an untrained model that is asked in words (zero-shot).
 
     Takes seconds, and trains nothing.
     """

@@ -159,7 +159,7 @@ class PlainLines(progress.Lines):
 
 
 class Bars(PlainLines):
-    """Shows a bar for each running run, with phase, loss, speed and time left. At the end, a line replaces the bar."""
+    """Shows a bar for each running run, with phase, loss, speed and time left, and then a line with the result."""
 
     def __init__(self, console: Console, write: Callable[[Results], object]) -> None:
         super().__init__(console, write)

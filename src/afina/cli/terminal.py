@@ -308,6 +308,6 @@ def print_assumed_precision(where: str) -> None:
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """Return a text with escaped control characters, which could change the terminal. `lines` keeps its line breaks."""
+    """Return a text with escaped control characters, which could change the terminal. `lines`: keep line breaks."""
     kept = "\n" if lines else ""
     return "".join(letter if letter.isprintable() or letter in kept else ascii(letter)[1:-1] for letter in text)
