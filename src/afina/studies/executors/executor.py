@@ -106,7 +106,7 @@ class Executor(ABC):
     def check(self, run: Run) -> str:
         """Check, before any run begins, that the task and the backbone of `run` and of similar runs can be loaded.
 
-        Returns lines about the task for the user. Raises the error with which each of the runs would end.
+        Returns lines about the task for the user. `check` raises the error with which `run` and similar runs would end.
         """
         looked, self._looked = self._looked, None
         facts = looked[1] if looked and looked[0] == run else facts_of(run)
@@ -154,9 +154,9 @@ class Executor(ABC):
     ) -> ValidationScore:
         """Execute the tuning trial `run`, and return its last score on the validation split.
 
-        The last score is the first for which `goes_on` returned False, or that after the last step. `try_out` writes no
-        file. The arguments `shares` and `limit` are those of `afina.studies.runs.execute.try_out`. Raises RunFailed,
-        Lost, Cancelled, or Overrun at the time `until`.
+        `try_out` returns the first score for which `goes_on` returned False, or else the score after the last step.
+        `try_out` writes no file. The arguments `shares` and `limit` are those of `afina.studies.runs.execute.try_out`.
+        Raises RunFailed, Lost, Cancelled, or Overrun at the time `until`.
         """
 
     def cancel(self, *, at_once: bool = False) -> None:  # noqa: B027 - with one slot nothing is left to cancel
