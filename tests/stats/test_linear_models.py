@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from afina.stats.linear_models import LINEAR_KINDS, STRENGTHS, UNSEEN, LinearFit, fit_dense
+from afina.stats.linear_models import STRENGTHS, UNSEEN, LinearClasses, LinearFit, LinearLabels, LinearNumber, fit_dense
 
 
 def data(count: int = 120, width: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -29,13 +29,13 @@ def test_weights_for_the_features_as_they_are_answer_as_the_fit_on_scaled_featur
     centre = wide.mean(0) if intercept else 0.0
     scaled = (wide - centre) / wide.std(0)
     classes = (right > 0).astype(np.int64)
-    found = fit_dense("classes", features, classes, 2, intercept=intercept)
+    found = fit_dense(LinearClasses(), features, classes, 2, intercept=intercept)
     model = LogisticRegression(C=found.strength, fit_intercept=intercept, max_iter=1000).fit(scaled, classes)
     expected = model.decision_function(scaled)
     made = outputs(found, features)
     assert np.abs(made[:, 1] - made[:, 0] - expected).max() < 1e-3 * np.abs(expected).max()
     assert found.strength in STRENGTHS
-    number = fit_dense("number", features, right, 1, intercept=intercept)
+    number = fit_dense(LinearNumber(), features, right, 1, intercept=intercept)
     ridge = Ridge(alpha=number.strength, fit_intercept=intercept).fit(scaled, right)
     assert np.abs(outputs(number, features)[:, 0] - ridge.predict(scaled)).max() < 1e-5
     assert (found.biases != 0).any() == (number.biases != 0).any() == intercept
@@ -44,7 +44,7 @@ def test_weights_for_the_features_as_they_are_answer_as_the_fit_on_scaled_featur
 def test_the_strength_has_the_lowest_loss_in_cross_validation() -> None:
     features, right = data(count=90)
     wide, classes = features.astype(np.float64), (right > 0).astype(np.int64)
-    kind = LINEAR_KINDS["classes"]
+    kind = LinearClasses()
     losses = []
     for strength in STRENGTHS:
         each = []
@@ -54,7 +54,7 @@ def test_the_strength_has_the_lowest_loss_in_cross_validation() -> None:
             chances = model.predict_proba((wide[seen] - centre) / scale)
             each.append(-np.log(chances[np.arange(len(seen)), classes[seen]]).mean())
         losses.append(np.mean(each))
-    found = fit_dense("classes", features, classes, 2, intercept=True)
+    found = fit_dense(LinearClasses(), features, classes, 2, intercept=True)
     assert found.strength == STRENGTHS[int(np.argmin(losses))]
 
 
@@ -62,7 +62,7 @@ def test_a_constant_feature_and_a_feature_of_zeros_do_no_harm() -> None:
     features, right = data()
     more = np.concatenate([features, np.full((len(features), 1), 3e6, np.float32), np.zeros_like(features[:, :1])], 1)
     for intercept in (True, False):
-        found = fit_dense("number", more, right, 1, intercept=intercept)
+        found = fit_dense(LinearNumber(), more, right, 1, intercept=intercept)
         assert np.isfinite(found.weights).all()
         assert found.converged
         assert np.corrcoef(outputs(found, more)[:, 0], right)[0, 1] > 0.8
@@ -72,11 +72,11 @@ def test_labels_that_no_text_or_every_text_has_are_answered_so() -> None:
     features, right = data()
     labels = np.stack([right > 0, np.zeros(len(right)), np.ones(len(right))], 1).astype(np.float32)
     for intercept in (True, False):
-        made = outputs(fit_dense("labels", features, labels, 3, intercept=intercept), features)
+        made = outputs(fit_dense(LinearLabels(), features, labels, 3, intercept=intercept), features)
         assert (made[:, 1] == UNSEEN).all()
         assert (made[:, 2] == -UNSEEN).all()
         assert ((made[:, 0] > 0) == labels[:, 0]).mean() > 0.8
-    classes = fit_dense("classes", features, 2 * (right > 0).astype(np.int64), 4, intercept=False)
+    classes = fit_dense(LinearClasses(), features, 2 * (right > 0).astype(np.int64), 4, intercept=False)
     assert (outputs(classes, features)[:, [1, 3]] == UNSEEN).all()
 
 
@@ -84,7 +84,7 @@ def test_weights_of_texts_are_those_of_the_loss() -> None:
     features, right = data()
     classes = (right > 1.5).astype(np.int64)
     balanced = (len(classes) / (2 * np.bincount(classes)))[classes]
-    found = fit_dense("classes", features, classes, 2, intercept=True, weights=balanced)
+    found = fit_dense(LinearClasses(), features, classes, 2, intercept=True, weights=balanced)
     wide = features.astype(np.float64)
     scaled = (wide - wide.mean(0)) / wide.std(0)
     model = LogisticRegression(C=found.strength, class_weight="balanced", max_iter=1000).fit(scaled, classes)
@@ -95,13 +95,13 @@ def test_weights_of_texts_are_those_of_the_loss() -> None:
 
 def test_few_texts_are_fitted_without_cross_validation() -> None:
     features, right = data(count=4)
-    for kind, targets, width in (("classes", np.array([0, 1, 0, 1]), 2), ("number", right, 1)):
-        found = fit_dense(kind, features, targets, width, intercept=False)
+    for linear, targets, strength in ((LinearClasses(), np.array([0, 1, 0, 1]), 0.01), (LinearNumber(), right, 50.0)):
+        found = fit_dense(linear, features, targets, 2 if linear.parameter == "C" else 1, intercept=False)
         assert np.isfinite(outputs(found, features)).all()
-        assert found.strength == (0.01 if kind == "classes" else 50.0)
+        assert found.strength == strength
 
 
 def test_a_solver_that_stops_early_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("afina.stats.linear_models.MOST_ITERATIONS", 2)
     features, right = data()
-    assert not fit_dense("classes", features, (right > 0).astype(np.int64), 2, intercept=True).converged
+    assert not fit_dense(LinearClasses(), features, (right > 0).astype(np.int64), 2, intercept=True).converged

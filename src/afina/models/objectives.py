@@ -25,6 +25,7 @@ from afina.models import problems
 from afina.models.decoding import GREEDY, Decoding
 from afina.stats import classification, metrics, overlap
 from afina.stats.answered import Answered
+from afina.stats.linear_models import LinearClasses, LinearKind, LinearLabels, LinearNumber
 from afina.stats.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ class Objective(ABC):
         problem_type: transformers' name of the kind of task.
         auto_class: The auto class of transformers that opens models for this kind of task.
         column: Name of the field that has the prediction in results for users.
+        linear: The linear model that the baselines and the method `linear_probe` fit. A kind that writes texts has none.
         has_probabilities: Whether predictions of this kind have probabilities.
         can_be_weighted: Whether labels may have different weights in the loss.
         texts_can_be_weighted: Whether training texts may have different weights in the loss.
@@ -184,6 +186,7 @@ class Objective(ABC):
     problem_type: ClassVar[str]
     auto_class: ClassVar[AutoClass] = "classifier"
     column: ClassVar[str]
+    linear: ClassVar[LinearKind]
     has_probabilities: ClassVar[bool] = True
     can_be_weighted: ClassVar[bool] = False
     texts_can_be_weighted: ClassVar[bool] = True
@@ -396,6 +399,7 @@ class Classes(Objective):
     kind: ClassVar[Kind] = CLASSES
     problem_type: ClassVar[str] = "single_label_classification"
     column: ClassVar[str] = "label"
+    linear: ClassVar[LinearKind] = LinearClasses()
     can_be_weighted: ClassVar[bool] = True
     can_be_asked: ClassVar[bool] = True
 
@@ -486,6 +490,7 @@ class Number(Objective):
     kind: ClassVar[Kind] = NUMBER
     problem_type: ClassVar[str] = "regression"
     column: ClassVar[str] = "value"
+    linear: ClassVar[LinearKind] = LinearNumber()
     has_probabilities: ClassVar[bool] = False
 
     mean: float = 0.0
@@ -550,6 +555,7 @@ class Labels(Objective):
     kind: ClassVar[Kind] = LABELS
     problem_type: ClassVar[str] = "multi_label_classification"
     column: ClassVar[str] = "labels"
+    linear: ClassVar[LinearKind] = LinearLabels()
 
     temperature: float = 1.0
     thresholds: tuple[float, ...] | None = None

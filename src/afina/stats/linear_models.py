@@ -200,10 +200,6 @@ class LinearLabels(LinearKind):
         return max((int(np.max(one.n_iter_)) for one in model.estimators_ if hasattr(one, "n_iter_")), default=0)
 
 
-LINEAR_KINDS: dict[str, LinearKind] = {"classes": LinearClasses(), "number": LinearNumber(), "labels": LinearLabels()}
-"""The linear model by the name of the kind of task; tasks whose answer is a written text have no linear model."""
-
-
 def _logistic(intercept: bool) -> Any:
     from sklearn.linear_model import LogisticRegression
 
@@ -276,7 +272,7 @@ WITHOUT_FOLDS = 0.01
 
 
 def fit_dense(
-    kind: str,
+    linear: LinearKind,
     features: np.ndarray,
     targets: np.ndarray,
     width: int,
@@ -291,14 +287,13 @@ def fit_dense(
     original, unscaled features.
 
     Args:
-        kind: The kind of the task, a key of `LINEAR_KINDS`.
+        linear: The linear model of the kind of task.
         features: The features of N examples, float [N, D].
         targets: The targets as `Objective.loss_targets` returns them; `LinearKind.can_fit` must be true for them.
         width: The number of outputs.
         intercept: Whether to fit biases. `LinearFit` describes the biases of a model without an intercept.
         weights: The weight of each example in the training loss, [N]. None: every weight is 1.
     """
-    linear = LINEAR_KINDS[kind]
     model = linear.model(intercept=intercept)
     features = features.astype(np.float64)
 

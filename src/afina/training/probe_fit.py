@@ -22,7 +22,7 @@ from afina.events import Listener, Progress, ignore
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.models.objectives import Objective
-from afina.stats.linear_models import LINEAR_KINDS, LinearFit, fit_dense
+from afina.stats.linear_models import LinearFit, fit_dense
 from afina.training import problems
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit, Measured
@@ -94,7 +94,7 @@ class ProbeFit(Fit):
         if self.fitted is not None:
             return
         self.begin()
-        LINEAR_KINDS[self.objective.kind].model()  # imports scikit-learn, which takes a second and is no part of a fit
+        self.objective.linear.model()  # imports scikit-learn, which takes a second and is no part of a fit
         began, tokens, done = meter.now(), AllFeatures.computed(self.loader, 1), 0
         texts, computed = len(self.loader.encoded), 0
         for packed in self.inputs.compute():
@@ -108,14 +108,14 @@ class ProbeFit(Fit):
         self.account.seconds["train"] = meter.now() - began
 
     def _fit(self, features: np.ndarray) -> None:
-        began, linear = meter.now(), LINEAR_KINDS[self.objective.kind]
+        began, linear = meter.now(), self.objective.linear
         targets = np.asarray(self.loader.labels)
         if not np.isfinite(features).all():
             raise problems.FEATURES_NOT_FINITE()
         if not linear.can_fit(targets):
             raise problems.ONE_LABEL(method=self.method.name, texts=len(targets))
         made = fit_dense(
-            self.objective.kind,
+            linear,
             features,
             targets,
             self.objective.width,

@@ -23,8 +23,8 @@ from afina.data.split import Split
 from afina.digest import derive_seed
 from afina.models import objectives
 from afina.models.bag_of_words import LONGEST, WORD, BagOfWords, joined
-from afina.models.objectives import Objective, Predictions
-from afina.stats.linear_models import LINEAR_KINDS, NEVER, LinearKind, best_setting, expected_warnings_ignored
+from afina.models.objectives import Classes, Labels, Number, Objective, Predictions
+from afina.stats.linear_models import NEVER, LinearKind, best_setting, expected_warnings_ignored
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class ClassFloors(LinearFloors):
 
     constant = "majority class"
     tfidf = "TF-IDF + logistic regression"
-    linear = LINEAR_KINDS["classes"]
+    linear = Classes.linear
 
     def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
         """Return the logarithms of the class frequencies in the training split, [classes]."""
@@ -190,7 +190,7 @@ class NumberFloors(LinearFloors):
 
     constant = "the mean"
     tfidf = "TF-IDF + ridge regression"
-    linear = LINEAR_KINDS["number"]
+    linear = Number.linear
 
     def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
         """Return 0 as the constant output, because the targets are standardized to the mean 0."""
@@ -202,7 +202,7 @@ class LabelFloors(LinearFloors):
 
     constant = "the most frequent labels"
     tfidf = "TF-IDF + logistic regression"
-    linear = LINEAR_KINDS["labels"]
+    linear = Labels.linear
 
     def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
         """Return the log-odds of each label's frequency in the training split, [labels]."""
