@@ -69,27 +69,25 @@ def test_a_backbone_that_is_not_there(refused: Callable[..., str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mebibytes", [1250, 1800])
+@pytest.mark.parametrize(("command", "mebibytes"), [("train", 1250), ("train", 1800), ("plan", 1250)])
 def test_a_process_that_gets_no_more_memory_says_so_in_a_sentence(
-    shared: Path, toy: str, tmp_path: Path, mebibytes: int
+    shared: Path, toy: str, tmp_path: Path, command: str, mebibytes: int
 ) -> None:
     """With room for the libraries, and not for GPT-2's weights, gradients and optimizer state."""
     limit = (mebibytes << 20, mebibytes << 20)
-    common = ["--task", toy, "--backbone", f"random:{shared / 'gpt2'}"]
-    train = ["train", *common, "--method", "full", "--set", "max_steps=1", "--out", str(tmp_path / "out")]
-    for command in (train, ["plan", *common]):
-        done = subprocess.run(
-            [*PROGRAM, *command],
-            capture_output=True,
-            text=True,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit),
-        )
-        assert done.returncode == 2, done.stderr
-        *_, last = done.stderr.splitlines()
-        assert last.startswith("Error: ")
-        assert "main memory ran out" in last
-        assert "Traceback" not in done.stderr
-        assert "a bug" not in done.stderr
+    trains = ["--method", "full", "--set", "max_steps=1", "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [*PROGRAM, command, "--task", toy, "--backbone", f"random:{shared / 'gpt2'}", *trains * (command == "train")],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit),
+    )
+    assert done.returncode == 2, done.stderr
+    *_, last = done.stderr.splitlines()
+    assert last.startswith("Error: ")
+    assert "main memory ran out" in last
+    assert "Traceback" not in done.stderr
+    assert "a bug" not in done.stderr
 
 
 def test_a_backbone_whose_weights_are_cut_short(refused: Callable[..., str], gpt2: Backbone, tmp_path: Path) -> None:
