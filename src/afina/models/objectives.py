@@ -173,7 +173,7 @@ class Objective(ABC):
         problem_type: transformers' name of the kind of task.
         auto_class: The auto class of transformers that opens models for this kind of task.
         column: Name of the field that has the prediction in results for users.
-        linear: The linear model that the baselines and the method `linear_probe` fit. A kind that writes texts has none.
+        linear: The linear model of the baselines and of the method `linear_probe`. Text-to-text tasks have none.
         has_probabilities: Whether predictions of this kind have probabilities.
         can_be_weighted: Whether labels may have different weights in the loss.
         texts_can_be_weighted: Whether training texts may have different weights in the loss.
