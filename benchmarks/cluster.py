@@ -57,7 +57,7 @@ def drive(told: dict[str, Any]) -> None:
     from afina.studies.executors import by_name
     from afina.studies.runs.record import Record
     from afina.studies.runs.run import Run
-    from afina.studies.schedule import Watcher
+    from afina.studies.watcher import Watcher
 
     class Clock(Watcher):
         """Notes when runs begin and end, and the memory of this process."""

@@ -154,11 +154,11 @@ def backbone_of(setting: Setting) -> str:
 
 
 Names = tuple[str, str, float]
-"""A setting in the form of `learned_order`: the kind of backbone, the method, and the factor of its default rate."""
+"""A setting in the form of `recorded_curves`: the kind of backbone, the method, and the factor of its default rate."""
 
 
 def named_setting(one: Setting) -> Names:
-    """The setting in the form of `learned_order`."""
+    """The setting in the form of `recorded_curves`."""
     method, _, backbone = one[0].partition(ON)
     factor = 1.0 if is_fitted(one) else one[1] / make(method).learning_rate
     near = min((1 / 3, 1.0, 3.0, 10.0), key=lambda each: abs(float(np.log(each / factor))))

@@ -38,7 +38,7 @@ from afina.studies.choosing.time_budget import TimeBudget
 from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask
-from afina.studies.schedule import Watcher
+from afina.studies.watcher import Watcher
 
 HELD_OUT = 400
 

@@ -22,7 +22,7 @@ from afina.data.split import Split
 from afina.events import Listener, Progress, ValidationScore
 from afina.methods import is_fitted
 from afina.models.objectives import Objective, Predictions
-from afina.studies.choosing import candidates, floors, learned_order, recommend
+from afina.studies.choosing import candidates, floors, recommend, recorded_curves
 from afina.studies.choosing.eligibility import Eligible
 from afina.studies.choosing.floors import Floor
 from afina.studies.choosing.setup import ChoiceSetup, Way
@@ -230,7 +230,7 @@ def _simulated(executor: Replay, lessons: LearntOver, backbones: Sequence[str], 
         (meter, "now", lambda: executor.time),
         (floors, "fit", fit),
         (recommend, "eligible", eligible),
-        (learned_order, "ORDERS", {frozenset(kinds.values()): order}),
+        (recorded_curves, "ORDERS", {frozenset(kinds.values()): order}),
         (candidates, "AHEAD", ahead),
         (candidates, "COUNTS", counts),
         (candidates, "LEVELS", {kinds[name]: value for name, value in lessons.levels.items()}),

@@ -2,7 +2,7 @@
 
     python benchmarks/several_backbones.py            the table of docs/background/choose.md
     python benchmarks/several_backbones.py --page     put it there
-    python benchmarks/several_backbones.py --orders   what `afina.studies.choosing.learned_order` has built in
+    python benchmarks/several_backbones.py --orders   what `afina.studies.choosing.recorded_curves` has built in
 
 The fitted method comes before all others. Then the orders of both backbones are merged: each next setting is the one
 that adds most held-out accuracy for its seconds to the settings before it, of which the best on the validation set is
@@ -70,7 +70,7 @@ def _words(one: Setting) -> str:
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """What the curves of all cells teach, with the names and figures of `afina.studies.choosing.learned_order`."""
+    """What the curves of all cells teach, with the names and figures of `afina.studies.choosing.recorded_curves`."""
 
     order: tuple[Names, ...]
     orders: Mapping[str, tuple[Names, ...]]

@@ -8,7 +8,7 @@ from typing import Any
 from afina.events import Progress
 from afina.studies.results import Results
 from afina.studies.runs.run import Run
-from afina.studies.schedule import Watcher
+from afina.studies.watcher import Watcher
 
 
 class Scribe(Watcher):

@@ -181,7 +181,7 @@ def test_the_page_has_the_tables_that_the_recorded_curves_give(choose: ModuleTyp
 
 
 def test_what_is_built_in_is_what_the_recorded_curves_teach() -> None:
-    from afina.studies.choosing.learned_order import AHEAD, COUNTS, LEVEL_COUNTS, LEVELS, ORDERS, STEP_COSTS
+    from afina.studies.choosing.recorded_curves import AHEAD, COUNTS, LEVEL_COUNTS, LEVELS, ORDERS, STEP_COSTS
     from learning_curves import KEPT, read
     from several_backbones import built_in
 

@@ -28,8 +28,8 @@ from afina.studies.runs.inputs import TaskFacts
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask, Training
-from afina.studies.schedule import Watcher
 from afina.studies.trials import Space, Tune
+from afina.studies.watcher import Watcher
 from command import Command, InventedExecutor
 from fakes import sentences, write_csv
 from raises import raises

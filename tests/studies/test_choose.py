@@ -39,7 +39,7 @@ from afina.studies.choosing import (
     candidates,
     eligibility,
     floors,
-    learned_order,
+    recorded_curves,
     step_times,
     time_budget,
 )
@@ -59,7 +59,8 @@ from afina.studies.runs.prepared import answer_seconds
 from afina.studies.runs.record import Record, Seconds, Selection, read_records, write_records
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask, RunSpec
-from afina.studies.schedule import Slots, Watcher
+from afina.studies.schedule import Slots
+from afina.studies.watcher import Watcher
 from command import Command
 from fakes import write_csv
 from raises import raises
@@ -71,7 +72,7 @@ LOAD = Task.load
 fit_floors, attachment_applicable = floors.fit, attachment.applicable
 
 
-LEARNED = [(method, factor) for _, method, factor in learned_order.ORDERS[frozenset({"causal"})][1:]]
+LEARNED = [(method, factor) for _, method, factor in recorded_curves.ORDERS[frozenset({"causal"})][1:]]
 """The learned order, without the linear probe, which comes before all others."""
 
 
@@ -233,7 +234,7 @@ class World(Executor):
     def learn(self, *order: tuple[str, float]) -> None:
         """Replace the order of causal backbones."""
         changed = tuple(("causal", method, factor) for method, factor in order)
-        self.patch.setattr(learned_order, "ORDERS", {frozenset({"causal"}): changed})
+        self.patch.setattr(recorded_curves, "ORDERS", {frozenset({"causal"}): changed})
 
     def recommend(self, out: str, minutes: float = 10, **options: Any) -> Results:
         began = self.time
@@ -647,9 +648,9 @@ def test_the_time_of_a_step_is_estimated_from_other_runs_on_the_backbone() -> No
     times = StepTimes(lowered=True)
     assert times.of(full) is None
     times.note(words, StepTime(5.0, 0.0, 0.3))
-    assert times.of(full) == StepTime(5.0, pytest.approx(0.1 * learned_order.STEP_COSTS["full"]), 0.3)
+    assert times.of(full) == StepTime(5.0, pytest.approx(0.1 * recorded_curves.STEP_COSTS["full"]), 0.3)
     times.note(probe, StepTime(6.0, 0.05, 0.3))
-    assert times.of(full) == StepTime(6.0, pytest.approx(0.05 * learned_order.STEP_COSTS["full"]), 0.3)
+    assert times.of(full) == StepTime(6.0, pytest.approx(0.05 * recorded_curves.STEP_COSTS["full"]), 0.3)
     times.note(lora, StepTime(7.0, 4.7, 0.2))
     assert times.of(full) == StepTime(7.0, pytest.approx(7.6), 0.2)
     assert times.of(Way("b", "prelayer")) == times.of(full), "a method that was not recorded is as dear as any"

@@ -23,13 +23,15 @@ from afina.studies import schedule
 from afina.studies.executors import fork_server
 from afina.studies.executors.executor import Cancelled, Lost, MemoryForecast
 from afina.studies.executors.local_executor import LocalExecutor
+from afina.studies.executors.lost_runs import NODES, TRIES, retry_if_lost
 from afina.studies.results import Results
 from afina.studies.runs import record
 from afina.studies.runs.forecast import forecast_run
 from afina.studies.runs.output_directory import SCRATCH, OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
-from afina.studies.schedule import NODES, TRIES, Slots, Watcher, retry_if_lost
+from afina.studies.schedule import Slots
+from afina.studies.watcher import Watcher
 from command import PROGRAM, HereExecutor, InventedExecutor, left_behind, study_file
 from scribe import Scribe
 from workers import PATIENCE, assert_ended, checkpoints_below, until, workers

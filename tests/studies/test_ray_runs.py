@@ -27,7 +27,7 @@ from afina.studies.executors.ray_host import RunEnd, RunHost, RunOrder
 from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.executors.worker import CarryOut, Failed, GoOn, Message, Progressed, Recorded, Scored, Stop
 from afina.studies.runs.execute import execute, try_out
-from afina.studies.schedule import Watcher
+from afina.studies.watcher import Watcher
 from command import HereExecutor
 from fakes import sentences, write_csv
 from scribe import Scribe

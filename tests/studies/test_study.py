@@ -29,7 +29,7 @@ from afina.studies.results import Results
 from afina.studies.runs import record
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask, RunSpec, Training
-from afina.studies.schedule import Watcher
+from afina.studies.watcher import Watcher
 from command import HereExecutor, InventedExecutor
 from raises import raises
 from scribe import Scribe

@@ -15,7 +15,7 @@ from afina.report import progress
 from afina.report.progress import doing, figures
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
-from afina.studies.schedule import Watcher
+from afina.studies.watcher import Watcher
 
 if TYPE_CHECKING:
     from rich.console import Console

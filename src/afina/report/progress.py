@@ -15,8 +15,8 @@ from afina.methods import make
 from afina.report.formatting import in_words, metric_figure, metrics_of, size
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
-from afina.studies.schedule import Watcher
 from afina.studies.trials import Trial
+from afina.studies.watcher import Watcher
 
 LINE_SECONDS = 15.0
 """`Lines` writes at most one line per this number of seconds about the same phase of a run."""

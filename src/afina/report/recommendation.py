@@ -33,8 +33,8 @@ from afina.stats.comparison import Comparison
 from afina.stats.metrics import METRICS
 from afina.studies.backbones import ON
 from afina.studies.choosing import floors
-from afina.studies.choosing.learned_order import RECORDED, RECORDED_ON
 from afina.studies.choosing.recommendation import BATCH, EPOCHS, READ, Contender, Dropped, Recommendation
+from afina.studies.choosing.recorded_curves import RECORDED, RECORDED_ON
 
 MOST = 4
 """The sentences give the metrics of at most this number of other methods; the table of evidence has all methods."""

@@ -166,12 +166,6 @@ OUTPUTS_NOT_FINITE = Problem(
     "run.diverged",
     "after the last step, the weights give NaN or infinite outputs. Lower the learning rate ({learning_rate:g}).",
 )
-LOST = Problem(
-    RunFailed,
-    "run.lost",
-    "run {run}: the {lost} of this run was lost ({reason}), {tries} times in all. Start again; the run "
-    "continues from its last checkpoint.",
-)
 _run_max_length = partial(Problem, InvalidStudy, "run.max-length")
 NO_ROOM_FOR_TEXT = _run_max_length(
     "method {method}: its {tokens:,} virtual tokens leave no room for a text. Backbone {backbone} takes at most "

@@ -1,125 +1,32 @@
-"""`Schedule` executes the runs of a study that have no record in the slots of an executor; `Watcher` receives progress.
+"""`Schedule` executes the runs of a study that have no record, in the slots of an executor.
 
 `Slots` executes several runs at the same time, each in its own thread. The watcher and the output directory are used
 only in the thread that waits for the runs, so they need not be thread-safe. With one slot, the waiting thread executes
 the run. A run waits until enough memory is free (`wait_for_memory`). A run whose process or machine was lost is started
-again (`retry_if_lost`). Results and new records are in the study's order. The module can be imported without torch.
+again (`executors/lost_runs.py`). Results and new records are in the study's order. The module loads without torch.
 """
 
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
-from afina import repr_html
 from afina.errors import AfinaError
 from afina.events import Listener, Progress, ignore
-from afina.studies import problems
-from afina.studies.backbones import backbone_names, on_backbone
 from afina.studies.descriptions import Failure
-from afina.studies.executors.executor import Executor, Lost, MemoryForecast
+from afina.studies.executors.executor import Executor, MemoryForecast
+from afina.studies.executors.lost_runs import retry_if_lost
 from afina.studies.results import Results, measured_in
 from afina.studies.runs.output_directory import OutputLock
 from afina.studies.runs.record import Record, Result
 from afina.studies.runs.run import Run
-
-if TYPE_CHECKING:
-    from afina.studies.trials import Trial
-
-
-class Watcher:
-    """A receiver of the progress of a study; subclasses override the methods that they need.
-
-    Every method of this class does nothing. Methods about a run have the run as their first argument.
-    """
-
-    def says(self, words: str) -> None:
-        """Called when work other than a run begins, such as a download; the text `words` describes the work."""
-
-    def fetched(self, seconds: float) -> None:
-        """Called when all backbones of a recommendation are downloaded.
-
-        The `seconds` of the download are not part of the minutes that the user gave.
-        """
-
-    def started(self, run: Run, number: int, total: int) -> None:
-        """Called when a run begins; `number` is its number from 1 to `total`."""
-
-    def waits(self, run: Run, needed: int, available: int) -> None:
-        """Called once for a run that waits for memory: it needs `needed` bytes, and only `available` bytes are free."""
-
-    def progress(self, run: Run, progress: Progress) -> None:
-        """Called when a run or a tuning trial makes progress."""
-
-    def finished(self, run: Run, record: Record, *, now: bool) -> None:
-        """Called when a run has a record; `now` is False if the record existed before this call of `Study.run`."""
-
-    def failed(self, run: Run, message: str) -> None:
-        """Called when a run has failed with the error `message`; the other runs continue."""
-
-    def trying(self, run: Run, number: int, spent: float) -> None:
-        """Called when the trial of a candidate setting begins; `spent` is the used share of the tuning budget."""
-
-    def tried(self, run: Run, number: int, trial: Trial, length: int) -> None:
-        """Called when a tuning trial has ended; a trial that is not stopped early takes `length` steps."""
-
-    def changed(self, results: Results) -> None:
-        """Called with all results so far whenever there are new results; the last call has the complete results."""
-
-    def stop(self) -> None:
-        """Called when the study is interrupted by an exception."""
-
-
-class WithBackbones(Watcher):
-    """A watcher that passes progress on to another watcher, and names each run by its method and backbone."""
-
-    @classmethod
-    def of(cls, watcher: Watcher, backbones: Sequence[str]) -> Watcher:
-        """Return a watcher for a study of these backbones: the given watcher itself if there is one backbone."""
-        return cls(watcher, backbone_names(backbones)) if len(backbones) > 1 else watcher
-
-    def __init__(self, watcher: Watcher, names: Mapping[str, str]) -> None:
-        self._names = names
-        self._named_runs: dict[str, Run] = {}
-        self.says, self.changed, self.stop = watcher.says, watcher.changed, watcher.stop  # type: ignore[method-assign]
-        for name in ("started", "waits", "progress", "finished", "failed", "trying", "tried"):
-            setattr(self, name, partial(self._pass_on, getattr(watcher, name)))
-
-    def _pass_on(self, told: Callable[..., None], run: Run, *rest: Any, **named: Any) -> None:
-        if run.key not in self._named_runs:
-            name = on_backbone(run.title, self._names[run.backbone])
-            self._named_runs[run.key] = run.model_copy(update={"name": name})  # the key does not depend on the name
-        begin = f"run {run.title}: "  # of the message of a failed run; the new name stands for it
-        told(
-            self._named_runs[run.key],
-            *(one.removeprefix(begin) if isinstance(one, str) else one for one in rest),
-            **named,
-        )
-
-
-@contextmanager
-def watching(given: Watcher | None) -> Iterator[Watcher]:
-    """Yield the watcher `given` for a `with` block, or a default watcher if `given` is None.
-
-    The default watcher is a progress display in a notebook, and does nothing elsewhere. If an exception ends the `with`
-    block, the watcher's method `stop` is called.
-    """
-    if given is not None and not hasattr(given, "says"):
-        raise problems.WATCHER_TYPE(option="watcher", found=type(given).__name__)
-    watcher: Watcher = given or repr_html.make_watcher() or Watcher()
-    try:
-        yield watcher
-    except BaseException:
-        watcher.stop()
-        raise
-
+from afina.studies.watcher import Watcher
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -129,9 +36,6 @@ KeepFailed = Callable[[tuple[Failure, ...]], object]
 
 Tell = Callable[[Callable[[], object]], object]
 """A function that queues a call, which the thread that waits for the runs then executes."""
-
-TRIES, NODES = 3, 20
-"""A run or trial fails when its process has been lost TRIES times, or its machine NODES times."""
 
 _THREADS = 10_000
 """The largest number of threads of `Slots`; a thread is started only when a run needs it."""
@@ -239,24 +143,6 @@ class Slots(Generic[Key, Value]):
             return message.key, self._results.pop(message.key)
         message()
         return None
-
-
-def retry_if_lost(run: Run, work: Callable[[], Value], says: Callable[[str], object]) -> Value:
-    """Return the value of `work()`, which executes `run`; call `work` again if the run's process or machine is lost.
-
-    Raises RunFailed if the process was lost TRIES times, or the machine NODES times. The function `says` receives a
-    sentence about each repetition.
-    """
-    lost = {False: 0, True: 0}
-    while True:
-        try:
-            return work()
-        except Lost as error:
-            lost[error.of_node] += 1
-            what, tries = ("machine", NODES) if error.of_node else ("process", TRIES)
-            if lost[error.of_node] == tries:
-                raise problems.LOST(lost=what, reason=error, run=run.title, tries=tries) from None
-            says(f"{run.title}, seed {run.seed}: the {what} of this run was lost ({error}). The run is tried again.")
 
 
 def wait_for_memory(

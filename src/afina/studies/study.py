@@ -44,9 +44,10 @@ from afina.studies.runs.inputs import may_start_from_words
 from afina.studies.runs.output_directory import OutputLock, check_name
 from afina.studies.runs.run import MOST_SEED, Run
 from afina.studies.runs.spec import Ask, RunSpec, Training, with_address
-from afina.studies.schedule import Watcher, WithBackbones, other_data_note, watching
+from afina.studies.schedule import other_data_note
 from afina.studies.study_file import check_asked, check_template, checked, explain, override, read
 from afina.studies.trials import Space, Tune, Tuned
+from afina.studies.watcher import Watcher, WithBackbones, watching
 
 Part = TypeVar("Part", bound=Frozen)
 

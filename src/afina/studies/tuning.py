@@ -29,10 +29,12 @@ from afina.errors import AfinaError, CannotWrite
 from afina.events import Progress, ValidationScore
 from afina.studies import problems
 from afina.studies.executors.executor import Executor
+from afina.studies.executors.lost_runs import retry_if_lost
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.run import Run
-from afina.studies.schedule import Slots, Tell, Watcher, retry_if_lost, wait_for_memory
+from afina.studies.schedule import Slots, Tell, wait_for_memory
 from afina.studies.trials import RATE, RUNGS, Space, Trial, Tune, Tuned, candidate_run
+from afina.studies.watcher import Watcher
 
 if TYPE_CHECKING:
     import optuna

@@ -1,6 +1,6 @@
 """The candidates of a recommendation: methods with learning rates on backbones, in the order of training.
 
-The order was learned from recorded learning curves (`learned_order.py`), so that each next candidate improves most on
+The order was learned from recorded learning curves (`recorded_curves.py`), so that each next candidate improves most on
 the candidates before it. The expected accuracy of a candidate, learned from the same curves, is the prior of a Bayesian
 estimate from its accuracy on the small validation set. The module can be imported without torch.
 """
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from afina.errors import AfinaError
 from afina.methods import METHODS, is_fitted, make
-from afina.studies.choosing import learned_order
-from afina.studies.choosing.learned_order import (
+from afina.studies.choosing import recorded_curves
+from afina.studies.choosing.recorded_curves import (
     AHEAD,
     COUNTS,
     LEVEL_COUNTS,
@@ -133,7 +133,7 @@ def in_order(ways: Sequence[Way], kinds: Mapping[str, BackboneKind], setting: Ch
         kinds: Whether each backbone is "causal" or an "encoder", by address.
         setting: The setup of the recommendation.
     """
-    order = learned_order.ORDERS[frozenset(kinds[way.backbone] for way in ways)] if ways else ()
+    order = recorded_curves.ORDERS[frozenset(kinds[way.backbone] for way in ways)] if ways else ()
     learned = [
         (way, one)
         for one in order

@@ -17,8 +17,8 @@ from afina.methods import METHODS, make
 from afina.models.architectures import ARCHITECTURES
 from afina.studies import problems
 from afina.studies.choosing import time_budget
-from afina.studies.choosing.learned_order import RECORDED_ON, BackboneKind
 from afina.studies.choosing.recommendation import Dropped
+from afina.studies.choosing.recorded_curves import RECORDED_ON, BackboneKind
 from afina.studies.choosing.setup import DEAREST, MORE, ChoiceSetup, Way
 from afina.studies.executors.executor import Overrun
 from afina.studies.executors.worker import AnswersTimed, TimeAnswers

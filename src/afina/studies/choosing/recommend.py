@@ -46,8 +46,8 @@ from afina.studies.results import Results, of_recommendation
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
 from afina.studies.runs.record import Result
 from afina.studies.runs.spec import Ask, with_address
-from afina.studies.schedule import Watcher, watching
 from afina.studies.study_file import checked
+from afina.studies.watcher import Watcher, watching
 
 
 def recommend(

@@ -24,7 +24,7 @@ from afina.studies.executors.executor import Executor, MemoryForecast
 from afina.studies.runs.inputs import lacks_words
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask, Training
-from afina.studies.schedule import Watcher
+from afina.studies.watcher import Watcher
 
 DEAREST = "full"
 """The method with the slowest training steps, whose step time is assumed for methods without a recorded step cost."""

@@ -13,7 +13,7 @@ from afina import meter
 from afina.events import Progress
 from afina.methods import is_fitted
 from afina.studies.choosing.candidates import takes_steps
-from afina.studies.choosing.learned_order import STEP_COSTS
+from afina.studies.choosing.recorded_curves import STEP_COSTS
 from afina.studies.choosing.setup import DEAREST, Way
 from afina.studies.runs.record import Record
 

@@ -30,6 +30,13 @@ FILE_CHANGED = Problem(
 
 RAY_MISSING = Problem(NotFound, "extra.missing", "Ray is not installed. Install it: pip install 'afina[ray]'.")
 
+LOST = Problem(
+    RunFailed,
+    "run.lost",
+    "run {run}: the {lost} of this run was lost ({reason}), {tries} times in all. Start again; the run "
+    "continues from its last checkpoint.",
+)
+
 CLUSTER_OPTION = Problem(
     InvalidStudy,
     "option.inapplicable",

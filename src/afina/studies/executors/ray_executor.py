@@ -2,7 +2,7 @@
 
 This machine (the driver) reads tasks, checks the nodes and forecasts memory. A Ray actor on a node (`host_pool.py`,
 `ray_host.py`) starts the same process for a run as LocalExecutor does, so adapter digests are equal if the numbers of
-threads are equal. A run whose process or node is lost raises `Lost`, and is started again by `studies/schedule.py`.
+threads are equal. A run whose process or node is lost raises `Lost`, and is started again by `lost_runs.py`.
 """
 
 from __future__ import annotations
