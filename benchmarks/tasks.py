@@ -15,7 +15,7 @@ from afina import Lines, Study, Task
 from afina.models import objectives
 from afina.report import formatting, verdicts
 from afina.report.plots import svg
-from afina.report.plots.comparison import learning_curves as plotted
+from afina.report.plots.learning_curve import learning_curves as plotted
 from afina.report.report import Report
 from afina.report.verdicts import verdict_table
 from afina.report.writers.markdown import table

@@ -69,7 +69,7 @@ OWNERS = {
     "studies.executors.fork_server estimators.*",
     "scipy": "stats.classification stats.intervals stats.significance report.paper",
     "rouge_score": "stats.text",
-    "sacrebleu": "stats.overlap",
+    "sacrebleu": "stats.bleu_chrf_nist",
     "matplotlib": "report.plots.*",
     "jinja2": "report.writers.html server.protocols.page",
     "time": "meter",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sacrebleu
 
-from afina.stats import overlap, text
+from afina.stats import bleu_chrf_nist, text
 from afina.stats.comparison import compare
 from afina.stats.intervals import estimate_of_answers
 from afina.stats.metrics import METRICS, Answered
@@ -112,7 +112,7 @@ def test_signatures_are_those_that_sacrebleu_gives_after_scoring() -> None:
     for most in (1, 4):
         answered = texts(np.random.default_rng(0), 20, most=most)
         padded = [[one[k] if k < len(one) else None for one in answered.targets] for k in range(most)]
-        found = overlap.signatures(answered.targets)
+        found = bleu_chrf_nist.signatures(answered.targets)
         for name, metric in (("bleu", sacrebleu.BLEU()), ("chrf", sacrebleu.CHRF())):
             metric.corpus_score(list(answered.answers), padded)
             assert found[name] == str(metric.get_signature())
@@ -131,9 +131,9 @@ def test_shared_ngrams_by_hand() -> None:
 
 def test_texts_are_counted_in_blocks_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     answered = texts(np.random.default_rng(0), 50)
-    whole = overlap.chrf_values(answered)
-    monkeypatch.setattr(overlap, "CHARACTERS", 300)
-    assert overlap.chrf_values(part(answered, np.arange(50))).tolist() == whole.tolist()
+    whole = bleu_chrf_nist.chrf_values(answered)
+    monkeypatch.setattr(bleu_chrf_nist, "CHARACTERS", 300)
+    assert bleu_chrf_nist.chrf_values(part(answered, np.arange(50))).tolist() == whole.tolist()
 
 
 # Uncertainty

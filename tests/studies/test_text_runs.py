@@ -15,8 +15,8 @@ from afina.errors import InvalidData
 from afina.report.arms import measured_on
 from afina.report.report import Report
 from afina.report.verdicts import BASELINES
+from afina.stats.bleu_chrf_nist import signatures
 from afina.stats.metrics import METRICS, of_kind
-from afina.stats.overlap import signatures
 from afina.studies import baselines
 from afina.studies.baselines import MeasuredBaseline
 from afina.studies.choosing import floors

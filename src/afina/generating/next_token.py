@@ -23,7 +23,7 @@ from afina.models.kernels.key_values import CachedSequence, OpenSequence
 from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.kernels.layout import Layout
 from afina.models.kernels.linear import FrozenWeight, PackedWeight, can_pack, frozen_weight, is_linear
-from afina.models.kernels.lora_stacks import LoraStacks
+from afina.models.kernels.lora_decoding import LoraStacks
 from afina.models.mixed_batch import AdapterChunk, AdapterGroup, MixedBatchModel
 
 SLICE = 32

@@ -23,7 +23,7 @@ from afina.data.split import as_references
 from afina.errors import CorruptAdapter, UnknownName
 from afina.models import problems
 from afina.models.decoding import GREEDY, Decoding
-from afina.stats import classification, metrics, overlap
+from afina.stats import bleu_chrf_nist, classification, metrics
 from afina.stats.answered import Answered
 from afina.stats.linear_models import LinearClasses, LinearKind, LinearLabels, LinearNumber
 from afina.stats.metrics import METRICS
@@ -715,7 +715,7 @@ class Texts(Objective):
 
     def signatures(self, targets: np.ndarray) -> dict[str, str]:
         """Return sacrebleu's signatures of BLEU and chrF."""
-        return overlap.signatures(targets)
+        return bleu_chrf_nist.signatures(targets)
 
     def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
         for answer in predictions.outputs.tolist():

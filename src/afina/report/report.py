@@ -300,14 +300,14 @@ class Report:
         """The plots of the report by the title of their section; `titles` selects sections (default: all)."""
         if not self.arms:
             return {}
-        from afina.report.plots import comparison, svg, training
+        from afina.report.plots import comparison, learning_curve, svg, training
 
         asked, greatest = self.results.recommendation, of_greatest_size(self.arms)
         metric = asked.metric if asked else self.arms[0].record.metric
         with svg.drawing():
             made: dict[str, Callable[[], Sequence[Plot | None]]] = {
                 EVIDENCE: lambda: [comparison.trainings_in_time(asked)] if asked else [],
-                CURVES: lambda: [comparison.learning_curves(self.arms)] if is_curve(self.arms) else [],
+                CURVES: lambda: [learning_curve.learning_curves(self.arms)] if is_curve(self.arms) else [],
                 ANSWER: lambda: [comparison.forest(self._deciding(), metric)],
                 PERFORMANCE: lambda: [comparison.headline(self.arms), comparison.against_parameters(self.arms)],
                 ANSWERS: lambda: [comparison.against_answers(self.arms)] if self._times_answers else [],

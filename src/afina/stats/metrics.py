@@ -1,6 +1,6 @@
 """The list of all metrics with their names, their functions, and the properties that confidence intervals need.
 
-The formulas of the metrics are in `classification.py`, `regression.py`, `text.py` and `overlap.py`.
+The formulas of the metrics are in `classification.py`, `regression.py`, `text.py` and `bleu_chrf_nist.py`.
 docs/reference/figures.md defines each metric for users.
 """
 
@@ -12,7 +12,7 @@ from math import inf
 
 import numpy as np
 
-from afina.stats import classification, overlap, regression, text
+from afina.stats import bleu_chrf_nist, classification, regression, text
 from afina.stats.answered import Answered
 
 __all__ = ["METRICS", "OF_KIND", "Answered", "Metric", "of_kind"]
@@ -196,15 +196,15 @@ _OF_TEXTS = (
     ),
     Metric(
         name="bleu", words="BLEU", kind="text", points=True, graded=True, main=True, of_corpus=True,
-        value=overlap.bleu, values=overlap.bleu_values,
+        value=bleu_chrf_nist.bleu, values=bleu_chrf_nist.bleu_values,
     ),
     Metric(
         name="chrf", words="chrF", kind="text", points=True, graded=True, of_corpus=True,
-        value=overlap.chrf, values=overlap.chrf_values,
+        value=bleu_chrf_nist.chrf, values=bleu_chrf_nist.chrf_values,
     ),
     Metric(
         name="nist", words="NIST", kind="text", points=False, graded=True, range=LOSS, small=0.1, needs=_WORDS,
-        of_corpus=True, value=overlap.nist, values=overlap.nist_values,
+        of_corpus=True, value=bleu_chrf_nist.nist, values=bleu_chrf_nist.nist_values,
     ),
     Metric(
         name="exact_answer", words="exact match", kind="text", points=True,

@@ -1,4 +1,7 @@
-"""Counts of n-grams in many texts at once, as integer arrays, and of the n-grams an answer shares with references."""
+"""Counts of n-grams in many texts at once, as integer arrays, and of the n-grams an answer shares with references.
+
+`text.py` (ROUGE, token F1) and `bleu_chrf_nist.py` make metrics of these counts.
+"""
 
 from __future__ import annotations
 

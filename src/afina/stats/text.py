@@ -1,7 +1,8 @@
 """Metrics of answers that are texts, each a mean over examples, as pure functions of an `Answered`.
 
-The targets are tuples of reference texts, and the answers are strings. `overlap.py` has the metrics of a whole set of
-answers (BLEU, chrF, NIST). A metric of token probabilities is UNDEFINED (NaN) for answers that no language model wrote.
+The targets are tuples of reference texts, and the answers are strings. BLEU, chrF and NIST, metrics of a whole set
+of answers, are in `bleu_chrf_nist.py`. A metric of token probabilities is UNDEFINED (NaN) for answers that no
+language model wrote.
 """
 
 from __future__ import annotations

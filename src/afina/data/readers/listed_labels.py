@@ -1,6 +1,7 @@
 """Read cells with several labels: a list in JSON or Python notation, names between separators, or a multi-hot list.
 
 A multi-hot list holds 1 for each label that the text has and 0 for each other label, in the order of the labels.
+`label_recognition.py` recognises which separator a column has.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ steps. The stacked weights are therefore kept: an adapter's weights are copied i
 and stay until its last text ends.
 
 In the product with a stack, the results for ranks of other adapters are overwritten by 0, so that infinity or NaN of
-one adapter reaches no other row. An adapter with infinite or NaN weights is not stacked. The module `lora_stacks` knows
-changes of layers, not models.
+one adapter reaches no other row. An adapter with infinite or NaN weights is not stacked. The module knows changes
+of layers, not models.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from afina.models.kernels.layer_changes import BatchedAdapter, BiasChange
 from afina.models.kernels.lora import LoraChange
-from afina.models.kernels.lora_stacks import LoraStacks, StackedLoraChange
+from afina.models.kernels.lora_decoding import LoraStacks, StackedLoraChange
 
 SHAPES = {"q": (12, 20), "v": (12, 6), "o": (20, 12)}
 
