@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -183,6 +184,11 @@ def on_each(nodes: Iterable[Node], function: Callable[..., Value], *arguments: o
         except ray.exceptions.RayError:
             continue  # the node has died
     return found
+
+
+def sees(path: str) -> bool:
+    """Return whether this machine can read and write the directory; a node that is asked imports only this module."""
+    return Path(path).is_dir() and os.access(path, os.R_OK | os.W_OK)
 
 
 def check_versions(nodes: Sequence[Node]) -> None:

@@ -6,9 +6,8 @@ import math
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from afina.cluster.nodes import Node, check_versions, on_each
+from afina.cluster.nodes import Node, check_versions, on_each, sees
 from afina.server.ray_serve import problems
 from afina.server.ray_serve.deployment import DeploymentOptions, ReplicaRange
 from afina.store.adapter_store import AdapterStore
@@ -20,13 +19,9 @@ def check_cluster(nodes: Sequence[Node], store: AdapterStore) -> None:
     check_machines(nodes, store)
     for directory in filter(None, [store.address.directory, store.blobs_directory]):
         path = str(directory.absolute())
-        seen = on_each(nodes, _sees, path)
+        seen = on_each(nodes, sees, path)
         if blind := [node.name for node in nodes if not seen.get(node.key, True)]:
             raise problems.STORE_NOT_ON_NODES(store=store.address.shown, directory=path, nodes=blind)
-
-
-def _sees(path: str) -> bool:
-    return Path(path).is_dir() and os.access(path, os.R_OK | os.W_OK)
 
 
 def check_machines(nodes: Sequence[Node], store: AdapterStore) -> None:
