@@ -1,10 +1,10 @@
-"""Storage of blobs, which are immutable files, each with a key called place.
+"""Storage of blobs, which are immutable files. The key of a blob is called its place.
 
 The adapter store keeps its files in this storage. The package does not know what the files contain.
 
 A place is `sha256-<64 hex digits>-<8 hex digits>`: the SHA-256 of the file's content, and random digits for this copy.
-If a file is removed and later stored again, the new copy has other random digits, so that a process that removes the
-old copy late does not remove the new copy.
+If a file is removed and later stored again, the new blob has other random digits, so that a process that removes the
+old blob late does not remove the new one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class StoredBlob(NamedTuple):
 
 
 class Blobs(ABC):
-    """The base class of stores of immutable files. Many processes may call the methods at once, even for one place."""
+    """The base class of stores of immutable files. Many processes may call the methods at once, even for one blob."""
 
     @abstractmethod
     def scratch(self) -> AbstractContextManager[Path]:
@@ -41,10 +41,10 @@ class Blobs(ABC):
 
     @abstractmethod
     def put(self, place: str, file: Path) -> None:
-        """Store the content of `file` at a place, atomically. When the method returns, the content is durable.
+        """Store the content of `file` as the blob with the key `place`, atomically and durably.
 
         `put` does not remove `file`, since the caller may have to store the file again. The caller must not change
-        `file` afterwards. If a file is at the place already, it has the same content.
+        `file` afterwards. If the blob exists already, it has the same content.
 
         Raises:
             CannotWrite: The content cannot be written.
@@ -53,41 +53,41 @@ class Blobs(ABC):
 
     @abstractmethod
     def size(self, place: str) -> int | None:
-        """Return the size in bytes of the file at a place, or None if no file is there.
+        """Return the size of a blob in bytes, or None if the blob does not exist.
 
         Raises NotFound if the object store does not respond.
         """
 
     @abstractmethod
     def file(self, place: str) -> AbstractContextManager[Path]:
-        """Yield a local file with the content of a place. The file may only be read, and only in the `with` block.
+        """Yield a local file with the content of a blob. The file may only be read, and only in the `with` block.
 
         Raises:
-            CorruptStore: No file is at the place.
+            CorruptStore: The blob does not exist.
             NotFound: The object store does not respond.
         """
 
     @abstractmethod
     def remove(self, place: str) -> None:
-        """Remove the file at a place, if there is one.
+        """Remove a blob, if it exists.
 
-        Raises CannotWrite if the file cannot be removed, and NotFound if the object store does not respond.
+        Raises CannotWrite if the blob cannot be removed, and NotFound if the object store does not respond.
         """
 
     @abstractmethod
     def all(self) -> Iterator[StoredBlob]:
-        """Yield all stored files in any order. Files that are added or removed during the call may be missing.
+        """Yield all blobs in any order. Blobs that are added or removed during the call may be missing.
 
         Raises NotFound if the object store does not respond.
         """
 
     @abstractmethod
     def sweep(self, age: float) -> None:
-        """Remove incomplete files that are older than `age` seconds, which processes left behind that were killed."""
+        """Remove incomplete files of killed processes, if the files are older than `age` seconds."""
 
 
 def below(place: str) -> str:
-    """Return the path of a place inside a directory or bucket, such as `ab/sha256-ab...`.
+    """Return the relative path of a blob's file, such as `ab/sha256-ab...`, in a directory or bucket.
 
     The folder is named by the first two digits of the hash. All implementations of `Blobs` use the same paths, so a
     directory can be copied into a bucket and back.
@@ -125,7 +125,7 @@ class LocalBlobs(Blobs):
             shutil.rmtree(made, ignore_errors=True)
 
     def put(self, place: str, file: Path) -> None:
-        """Store a file at a place, as a hard link if the file system supports hard links, otherwise as a copy."""
+        """Store a file as a blob: a hard link if the file system supports hard links, otherwise a copy."""
         target = self._path(place)
         with file_io.replacing(target) as fresh:
             try:

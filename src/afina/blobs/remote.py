@@ -45,7 +45,7 @@ MOST_PARTS = 10_000
 AT_ONCE = 2
 """The number of parts that are uploaded at a time.
 
-If more parts were uploaded at a time, each part would be slower, and could exceed the timeout on a slow connection.
+With more parts at a time, each part's upload would be slower, and could exceed the timeout on a slow connection.
 """
 
 SCRATCH = "afina-blobs-"
@@ -79,8 +79,8 @@ class RemoteBlobs(Blobs):
     """Blobs under a prefix of a bucket in an object store.
 
     A request times out after `timeout_s` seconds. A failed request is repeated at most `retries` times, and no longer
-    than twice `timeout_s` seconds after its start. If the object store does not respond, a call therefore takes at most
-    three times `timeout_s` seconds.
+    than twice `timeout_s` seconds after its start. A call thus fails after at most three times `timeout_s` seconds if
+    the object store does not respond.
     """
 
     def __init__(self, store: ObjectStore, url: str, timeout_s: float = TIMEOUT_S) -> None:
@@ -149,7 +149,7 @@ class RemoteBlobs(Blobs):
 
     @contextmanager
     def file(self, place: str) -> Iterator[Path]:
-        """Yield a local copy of the file at a place. The copy is removed after the `with` block.
+        """Yield a local copy of a blob. The copy is removed after the `with` block.
 
         Raises CannotWrite if the disk is full.
         """
@@ -163,7 +163,7 @@ class RemoteBlobs(Blobs):
             yield path
 
     def _fetch(self, place: str, path: Path) -> None:
-        """Download the file at a place in parts, each with a timeout. Raises FileNotFoundError if there is no file."""
+        """Download a blob in parts, each with a timeout. Raises FileNotFoundError if the blob does not exist."""
         import obstore
 
         with path.open("wb") as target:

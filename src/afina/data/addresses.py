@@ -32,8 +32,8 @@ NAMES = (
     *(f"{SNIPPETS}{name}" for name in snippets.LOADERS),
     *(f"{ACLSUM}{name}" for name in text_benchmarks.ACLSUM),
 )
-"""Addresses that name a task completely, such as `glue/cola`. Addresses in a form of FORMS also name a directory or a
-data set."""
+"""Addresses that name a task completely, such as `glue/cola`. An address in one of the forms FORMS also contains a
+directory or the name of a data set."""
 
 FORMS = (
     f"{GLUE}NAME:DIRECTORY",

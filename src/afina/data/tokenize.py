@@ -262,7 +262,7 @@ class Template:
     def followed(self, prompt: str, answer: str) -> str:
         """Concatenate a rendered prompt and its answer, with a space between them unless the prompt ends a line.
 
-        A chat template, which has its own special tokens, gets no space either.
+        In a chat template, which has its own special tokens, no space is added.
         """
         joined = not self.special_tokens or prompt.endswith("\n")
         return f"{prompt}{'' if joined else ' '}{answer}"

@@ -66,7 +66,7 @@ def encode(
 def _encoded(
     tokenizer: Tokenizer, resident: Resident, reads: Reading | None, given: Sequence[tuple[str, str | None]]
 ) -> list[EncodedText | AfinaError]:
-    """Tokenize texts or pairs together. If a text is invalid, or only some are truncated, tokenize them one by one."""
+    """Tokenize texts or pairs together. If one is invalid, or only some are truncated, do so one by one."""
     texts, pairs, made = [text for text, _ in given], [pair for _, pair in given if pair is not None] or None, None
     try:
         if reads is None:  # a bag of words, which reads no tokens

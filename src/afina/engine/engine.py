@@ -64,8 +64,8 @@ class Engine(ReprCard):
             backbone: The backbone, or its address.
             store: The store (or its address) of references such as `store:client/task`. None: references are errors.
             dtype: The compute type, "float32", "bfloat16", "int8" or "auto", as in `Predictor.of`.
-            limit: The maximum memory of adapters in bytes, in addition to the backbone in its first precision. Further
-                precisions of the backbone count for the limit. None: no limit.
+            limit: The maximum memory in bytes of the adapters, and of the backbone in all precisions except the one
+                that is opened first. None: no limit.
             loaders: The number of threads that load adapters.
             fresh: The time in seconds for which the version of a reference is cached. A moved alias takes effect after
                 at most `fresh` seconds.
@@ -103,8 +103,8 @@ class Engine(ReprCard):
     def open_for_store(self) -> Sequence[AfinaError]:
         """Open the backbone in each precision of the store's adapters, so that no request waits for the opening.
 
-        Only the newest version of each adapter and the versions with an alias count. Raises the errors of opening the
-        backbone in the first precision. Returns the errors of opening the backbone in further precisions.
+        Only adapters' newest versions and versions with an alias are considered. Raises the errors of opening the
+        backbone in the first precision, and returns those of the other precisions.
         """
         manifests = [] if self._sources.store is None else [*self._sources.store.served_manifests().values()]
         errors = []

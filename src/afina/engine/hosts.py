@@ -1,7 +1,7 @@
 """Hosts, which are the shared frozen models of one backbone in memory, one for each precision of adapters.
 
-Adapters that were trained in the same precision share the host (frozen model) of this precision. A host is opened for
-the first adapter that needs the host, and stays in memory.
+Adapters that were trained in the same precision share the host (frozen model) of this precision. A host (frozen model)
+is opened when an adapter of its precision is first loaded, and stays in memory.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class Hosts:
     """The open frozen models of a backbone by precision. Thread-safe.
 
     Attributes:
-        computes: The compute type of all hosts.
-        computing: The lock that is held during each forward pass of a host.
+        computes: The compute type of all the frozen models.
+        computing: The lock that is held during each forward pass of a frozen model.
         attaching: The lock that is held while a model is built, because transformers and peft then change global state.
-        copy_notes: Notes on copied backbone files (`Backbone.copy_note`) for each host, by precision.
+        copy_notes: Notes on copied backbone files (`Backbone.copy_note`), by the precision of the frozen model.
 
     Args:
         dtype: The compute type, as in `Predictor.of`.
-        residents: The adapters in memory, whose memory limit also counts all hosts except the first.
+        residents: The cache of adapters, whose memory limit also counts the frozen models except the first opened one.
     """
 
     def __init__(self, backbone: Backbone, dtype: str, residents: Residents) -> None:
@@ -47,19 +47,19 @@ class Hosts:
         self.copy_notes: dict[str, str] = {}
 
     def all(self) -> dict[str, MixedBatchModel]:
-        """Return the open hosts by precision, in the order in which they were opened."""
+        """Return the open frozen models by precision, in the order in which they were opened."""
         return self._models.copy()
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The memory of the open hosts in bytes, by precision. The language model's output embedding is not counted."""
+        """The bytes that each open frozen model takes, without the language model's output embedding, by precision."""
         return self._sizes.copy()
 
     def of(self, precision: str) -> MixedBatchModel:
         """Return the frozen model of a precision. The first call for a precision opens the model.
 
         Raises:
-            InvalidStudy: The memory limit leaves too little memory for another host.
+            InvalidStudy: The memory limit leaves too little memory for a further frozen model.
             NotFound: The backbone's weights cannot be opened, or a package that the precision needs is missing.
         """
         with self.attaching:
@@ -85,7 +85,7 @@ class Hosts:
         return host
 
     def _check_room(self, precision: str) -> None:
-        """Raise InvalidStudy if another host needs more memory than the memory limit leaves."""
+        """Raise InvalidStudy if a further frozen model needs more memory than the memory limit leaves."""
         room = self._residents.room()
         if not self._models or room is None:
             return
@@ -105,8 +105,8 @@ class Hosts:
 def precisions_of(manifests: Sequence[Mapping[str, Any]], backbone: Backbone) -> Sequence[str]:
     """Return the precisions in which adapters of a backbone were trained, in the order of `PRECISIONS`.
 
-    An adapter belongs to the backbone if its manifest has the backbone's address. If no manifest has this address, the
-    backbone may have moved, and the adapters with the same model family and tokenizer count. Digests are not compared,
+    An adapter belongs to the backbone if its manifest has the backbone's address. If no manifest has this address (the
+    backbone was moved), the adapters with the same model family and tokenizer belong to it. Digests are not compared,
     because the backbone's digest is not known before its weights are read.
 
     Args:

@@ -317,7 +317,7 @@ class MixedBatches:
 
 
 def _by_adapter(rows: Sequence[SinglePass]) -> Iterable[list[int]]:
-    """Return lists of indices of texts. The texts of a list are for one adapter, and all single or all pairs."""
+    """Return lists of indices of texts: one list for each adapter's single texts, and one for each adapter's pairs."""
     found: dict[tuple[int, bool], list[int]] = {}
     for index, one in enumerate(rows):
         found.setdefault((id(one.lease.resident()), one.encoded.pair is None), []).append(index)

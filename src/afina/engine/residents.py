@@ -73,7 +73,7 @@ class Resident(ReprCard, ABC):
     @property
     @abstractmethod
     def reach(self) -> float | None:
-        """The value `Classifier.reach` of the adapter's model. None: the model cannot compute a text in chunks."""
+        """`Classifier.reach`: how many earlier tokens double a token's time. None: the model cannot compute chunks."""
 
     @property
     @abstractmethod

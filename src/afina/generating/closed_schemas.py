@@ -99,7 +99,7 @@ class _Closing:
     ) -> tuple[Keys | None, Keys | None, Keys | None]:
         """Return the keys that each alternative, each other part (`allOf`, `$ref`), and the schema itself must allow.
 
-        A part whose entry is None does not forbid further keys.
+        None instead of keys: this part need not forbid further keys.
         """
         fixed = list(self._together({name: one for name, one in given.items() if name not in choices}))
         if beside is None or any(_SAID & one.keys() for one in fixed):

@@ -131,8 +131,8 @@ class ContinuousBatch(Generic[Key]):
     Args:
         ends: The ids of the end tokens.
         rows: The largest number of sequences in a step. A request with beam search has a sequence for each beam.
-        columns: The largest number of tokens of all running sequences together. Each answer counts with its longest
-            possible length. A request with more tokens runs alone.
+        columns: The largest number of tokens of all running sequences together. An answer counts as if it had its
+            largest length. A request with more tokens runs alone.
         budget: The largest number of prompt tokens that are computed in one forward pass. A longer prompt is computed
             alone.
         memory: Reserves memory before a request starts, and releases the memory at its end. None: no memory limit.
@@ -248,8 +248,8 @@ class ContinuousBatch(Generic[Key]):
         error of its guide or listener.
 
         Args:
-            most: The largest number of prompt tokens to compute in this step. The prompts of requests that have started
-                share `most` tokens; their other tokens are computed in later steps. None: no limit.
+            most: The largest number of prompt tokens to compute in this step. Prompt tokens above this number are
+                computed in later steps. None: no limit.
         """
         keep_freed()
         self.computed.clear()
@@ -284,8 +284,8 @@ class ContinuousBatch(Generic[Key]):
     def _enter(self, *, limited: bool) -> None:
         """Start waiting requests, as far as the limits on sequences, tokens and memory allow.
 
-        `limited`: Whether the step computes a limited number of prompt tokens. Without such a limit, requests with at
-            most `budget` prompt tokens together start.
+        `limited`: Whether the step computes a limited number of prompt tokens. If the step has no limit, requests with
+            at most `budget` prompt tokens together start.
         """
         tokens = 0
         rows = sum(one.search.rows for one in self._running.values())

@@ -228,8 +228,8 @@ class GuideMaker:
     def _rehearse(self, matcher: LLMatcher) -> None:
         """Generate the first tokens of a random answer, and raise InvalidData if they exceed a limit of llguidance.
 
-        If the grammar allows ASCII tokens, one of them is drawn. A model seldom writes in many alphabets, so a grammar
-        that is too costly only for other alphabets is still useful.
+        If the grammar allows an ASCII token next, the random answer has one. A model seldom writes in many alphabets,
+        so a grammar that is too costly only for other alphabets is still useful.
         """
         draw, end, number = np.random.default_rng(0), self._tokenizer.eos_token_id, 0
         until = meter.processor_seconds() + REHEARSED_SECONDS

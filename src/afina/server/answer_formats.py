@@ -124,7 +124,7 @@ class _Classes(_ByLabel):
         return [self.label(objective, one) for one in several], self._probabilities(objective, several)
 
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
-        """Return whether the labels differ, and how the two versions' probabilities of the current label differ."""
+        """Return whether the labels differ, and the difference in probability of the production version's label."""
         label = current["label"]
         return AnswerDifference(label != candidate["label"], _drift(label, current, candidate))
 
@@ -149,7 +149,7 @@ class _Labels(_ByLabel):
         return decoded.astype(bool).ravel().tolist(), self._probabilities(objective, several)
 
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
-        """Return whether the label sets differ, and how the probabilities of the current top label differ."""
+        """Return whether the label sets differ, and the difference in probability of production's top label."""
         chances = current["probabilities"]
         flipped = {*current["labels"]} != {*candidate["labels"]}
         return AnswerDifference(flipped, _drift(max(chances, key=chances.__getitem__), current, candidate))

@@ -81,8 +81,8 @@ class Core:
     def open_backbone(self) -> None:
         """Open the backbone in each precision of the store's adapters, and log the memory that each precision takes.
 
-        Raises the errors of opening the backbone in the first precision. Errors of opening the backbone in further
-        precisions are logged.
+        Raises the errors of opening the backbone in the first precision. Such errors for the other precisions are only
+        logged.
         """
         for error in self.engine.open_for_store():
             logs_and_traces.note("backbone not opened", logging.WARNING, problem=str(error))
@@ -242,7 +242,7 @@ class Core:
     def listed(self, key: Key) -> Sequence[NameSummary]:
         """Return the models of the key's client that were made for the server's backbone.
 
-        The backbone is compared for the version in production, or for the newest version if none is in production.
+        A model's backbone is that of its version in production, or of its newest version if none is in production.
 
         Raises:
             Busy: the store does not respond.

@@ -38,7 +38,7 @@ PROMPTS: dict[str, Template | None] = {
     "raw": Template("{text}"),
     "chat": Template("{text}", special_tokens=False),
 }
-"""The template for each value of `Prompt` except "tokens". None: the adapter's own template."""
+"""The prompt template of a text for each value of `Prompt` except "tokens". None: the adapter's template."""
 
 
 class GenerationFacts(Frozen):

@@ -189,7 +189,7 @@ class AcceptedRequest:
         self.lease.release()
 
     def answer(self, index: int, outcome: Prediction | AfinaError) -> ServedAnswer:
-        """Return the answer to the text number `index`, made from the result `outcome`. Raises an `outcome` error."""
+        """Return the answer to text `index` of the request, whose result is `outcome`. Raises an `outcome` error."""
         if isinstance(outcome, AfinaError):
             raise outcome
         return ServedAnswer(outcome, self.objective, self.receipt, outcome.tokens or self.tokens[index])
@@ -317,7 +317,7 @@ class RequestEncoder:
     """Tokenizes the texts of requests. Thread-safe.
 
     For each client, at most `TOGETHER` characters of short texts, or one longer text, are tokenized at a time. Without
-    this limit, a client with many long texts would take the processor from the other clients.
+    a limit per client, a client with many long texts would take the processor from the others.
     """
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
@@ -407,7 +407,7 @@ class RequestEncoder:
 
 
 def tokens_of(encoded: EncodedText) -> int:
-    """Return the number of tokens of a text, at least 1. If the adapter reads no tokens, the number is an estimate."""
+    """Return the number of tokens of a text, at least 1; an estimate for an adapter without tokens (bag of words)."""
     if len(encoded.tokens):
         return len(encoded.tokens)
     return max(1, len(encoded.text + (encoded.pair or "")) // CHARACTERS)

@@ -44,8 +44,8 @@ KEEP_ALIVE = 10
 GIVE_UP, CUT = 0.6, 0.9
 """Shares of the time between draining and the end of the shutdown.
 
-After the share `GIVE_UP`, waiting requests are refused. After the share `CUT`, unfinished responses are cut off. The
-time after the share `CUT` is for closing the store and the engine.
+After the share `GIVE_UP` of this time, waiting requests are refused. After the share `CUT` of this time, unfinished
+responses are cut off, so that the store and the engine can be closed.
 """
 
 
@@ -257,12 +257,12 @@ SWEEPS = 8
 class ConnectionLimit:
     """The open connections of a server, with limits. For one event loop.
 
-    A connection is a client's connection if its last request had a valid API key; otherwise it is a stranger's. To make
-    room for a new connection, the server may close a stranger's connection at any time, and a client's connection while
-    it is idle.
+    A connection is a client's if its last request had a valid API key, otherwise a stranger's. To make room for a new
+    connection, the server may close a connection without a valid API key (a stranger's) at any time, and a client's
+    connection while it is idle.
 
     Args:
-        places: the largest number of open connections, and the largest number of connections of clients.
+        places: the largest number of open connections, and of open connections whose client has sent a valid key.
         seconds: the time limit for the arrival of a request's headers. The time limit starts with the first byte of the
             request; for the first request of a connection, with the connection.
         closed: called when a connection is closed, with the reason (slow, crowded, full, unread or malformed) and the

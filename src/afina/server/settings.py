@@ -100,8 +100,8 @@ class Places:
 
     Attributes:
         all: The largest number of open connections.
-        clients: The largest number of connections of clients with a valid key. The connections in `all` but not in
-            `clients` are left for new connections, such as health probes.
+        clients: The largest number of connections of clients with a valid key. The other connections, `all` minus
+            `clients`, are for requests without a key, such as health probes.
         accepted: The largest number of connections that are accepted in one turn of the event loop. An accepted
             connection waits some turns before it is read, and must not become the oldest connection in this time, since
             the oldest connection is closed to make room.

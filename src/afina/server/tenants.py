@@ -24,8 +24,8 @@ from afina.store.versions import Name, Reference, Version
 LITTLE = 512
 """A request is tokenized up to this number of tokens even if its key has fewer tokens left.
 
-Because of `LITTLE`, a request that is larger than a small rate limit is refused at once and with the right error.
-Tokenizing so few tokens costs almost nothing.
+If a key's rate limit is below `LITTLE`, a request that exceeds the limit is thus refused with the right error
+(InvalidData). Tokenizing so few tokens costs almost nothing.
 """
 
 
@@ -82,7 +82,7 @@ class MinuteWindow:
     def wait(self, room: int) -> float:
         """Return the seconds until the sum of the amounts in the window is at most `room`.
 
-        The result is right if no amount is added to the window or subtracted from it until then.
+        The estimate assumes that no further amount is counted or subtracted.
         """
         left, now = self.total, self._clock()
         if left <= room:

@@ -151,7 +151,7 @@ def _is_as_written(role: str, adapter: Adapter, file: Path) -> bool:
 AS_WRITTEN: Mapping[str, Callable[[Adapter, Path], bool]] = {
     role: partial(_is_as_written, role) for role in (BODY_ROLE, HEAD_ROLE)
 }
-"""For the body and the head, a function that checks a file of tensors; the argument `shows` of `reader.use_files`."""
+"""Functions that check the files of the body's and the head's tensors, for the argument `shows` of `use_files`."""
 
 
 def _copy(source: Path, target: Path, links: bool) -> None:

@@ -186,8 +186,8 @@ class StoreReader:
     def known(self, reference: Reference) -> Version | None:
         """Return the version that a server uses for a reference; None if the name, version or alias does not exist.
 
-        A name alone means the version with the alias `production`, or the newest version without this alias. Because
-        None is returned, no error message lists existing names.
+        A name alone means the version with the alias `production`, or the newest version if the name has no such alias.
+        Because None is returned, no error message lists existing names.
         """
         with self._database.reading() as connection:
             found = catalog.name_row(connection, reference.name)
@@ -263,8 +263,8 @@ class StoreReader:
 
 
 _TRIES = 5
-"""The largest number of attempts to read a version's files. An attempt to read these files fails if the version's bytes
-are removed and published again at the same time."""
+"""The largest number of attempts to read a version's files. An attempt to read a version's files fails if they are
+removed and published again at the same time."""
 
 
 def use_files(

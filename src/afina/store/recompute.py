@@ -151,7 +151,7 @@ def _check_alike(asked: list[Objective], texts: EvaluationSet, names: tuple[str,
 
 
 def _answers(pair: list[Adapter], asked: list[Objective], texts: EvaluationSet, address: str | None) -> list[Answered]:
-    """Return the predictions of each adapter with labels in the order of the texts' labels.
+    """Return the predictions of each adapter, with labels in the order of `texts.label_names`.
 
     A backbone that both adapters share is hashed once.
     """
@@ -178,7 +178,7 @@ def _predictions(adapter: Adapter, backbone: Backbone | None, texts: EvaluationS
 
 
 def _answered(objective: Objective, predictions: Predictions, texts: EvaluationSet) -> Answered:
-    """Convert predictions to labels, numbers or texts, with labels in the order of the texts' labels."""
+    """Convert predictions to labels, numbers or texts, with labels in the order of `texts.label_names`."""
     return objective.answered(predictions.against(texts.split.labels), texts.label_names)
 
 
@@ -204,7 +204,7 @@ def read_texts(
 ) -> EvaluationSet:
     """Return the labelled texts at a task's address, without the training texts of either adapter.
 
-    The default reading options are those of the first adapter that has label names.
+    Of the two adapters, the first one that has label names determines the default reading options.
 
     Args:
         data: reading options, as in `EvaluationSet.read`.

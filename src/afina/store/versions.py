@@ -79,7 +79,7 @@ class Reference:
 
 
 def check_alias(text: str) -> str:
-    """Return `text` if it can be an alias. Raises InvalidName if it cannot: `v3`, for example, is like a version."""
+    """Return `text` if it can be an alias. Raises InvalidName otherwise, as for `v3`, which is like a version."""
     if not _ALIAS.fullmatch(text) or _NUMBER.fullmatch(text):
         raise problems.ALIAS_MALFORMED(_letters=_EXPECTED.partition(",")[0], most=LONGEST_NAME, alias=text[:80])
     return text

@@ -31,12 +31,12 @@ LONGEST = 1 << 26
 def is_quoted(lines: Iterable[str], name: str) -> bool:
     r"""Return whether the quotation marks of a tsv file quote fields; if not, they are part of the texts.
 
-    The file is quoted if every field with a quotation mark is completely quoted,
-    every row has as many fields as the first, and a known writer would have quoted exactly these fields. pandas quotes
-    fields with a tab, a line end or a quotation mark inside. Spreadsheets also quote fields with a comma. R quotes
-    whole columns or their headings. The quotation marks are part of the texts if some do not enclose a whole field, and
-    splitting at every tab gives all lines the same number of fields. Raises InvalidData if both readings are possible,
-    or if only a few fields of a mostly quoted column are not quoted correctly. The lines are read once and not kept.
+    The file is quoted if every field with a quotation mark is completely quoted, every row has as many fields as the
+    first, and a known writer would have quoted exactly these fields. pandas quotes fields with a tab, a line end or a
+    quotation mark inside. Spreadsheets also quote fields with a comma. R quotes whole columns or their headings. The
+    quotation marks are part of the texts if some do not enclose a whole field, and splitting at every tab gives all
+    lines the same number of fields. Raises InvalidData if the file fits both rules, or if only a few fields of a mostly
+    quoted column are not quoted correctly. The lines are read once and not kept.
     """
     whole, plain = _Quoted(), _Plain()
     for number, line in enumerate(lines, start=1):

@@ -87,8 +87,7 @@ class TableReading:
 
         Args:
             form: The format of the label column. None: the format is recognised.
-            known: The labels that may occur. If no label in `known` is a class name of the file, class indices stay
-                integers.
+            known: The labels that may occur. If none of them is a class name of the file, class indices stay integers.
         """
         chosen = columns.choose(tables[0], asked, first=published, kind=form.kind if form else asked.kind)
         column = chosen.labels[0] if len(chosen.labels) == 1 else ""

@@ -1,12 +1,12 @@
 """Tasks from the `snippets` asset: sentences of four domains, each with the mean of its raters' sentiment marks.
 
 C.J. Hutto and E. Gilbert, VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text, ICWSM
-2014; the files of vaderSentiment 3.3.2 (MIT). The raters' marks are from -4 to 4, and each sentence has 15 or more
-raters. The module `afina.assets` fetches the files.
+2014; the files of vaderSentiment 3.3.2 (MIT). Each sentence has marks from -4 to 4 by 15 or more raters. The module
+`afina.assets` fetches the files.
 
 A hash of the normalised text decides the split, so a sentence is in the same split of every task in this module. The
 ceiling of a task is how well one human predicts what other humans say: the j-th mark of every text is compared with the
-mean of the text's other marks, for each j that all texts have, and metrics are means over j. The raters' marks are
+mean of the text's other marks. The metric is the mean over all j for which every text has a mark. The raters' marks are
 whole numbers, in an array float [N, J] with NaN where a text has fewer raters. The files do not name raters, so the
 j-th marks of two texts can be by different raters.
 """
@@ -324,6 +324,5 @@ LOADERS: dict[str, Callable[..., TaskData]] = {
 }
 """The function that reads each task, by the task's name, given the label names in their order (or None) and `offline`.
 
-The metric of movies-3 is macro F1, because only one text in twenty is neutral, so that accuracy hardly depends on the
-class neutral.
+The metric of the task `movies-3` is macro F1: one text in twenty is neutral, so accuracy hardly depends on this class.
 """

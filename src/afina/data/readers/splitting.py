@@ -200,9 +200,9 @@ def cuts(train: Split, shares: Mapping[str, float]) -> tuple[Split, dict[str, Sp
     """Cut parts from a training split, one after another; return the remaining split and the cut splits by name.
 
     A hash of the text, or of the group, decides to which part an example belongs. So duplicate texts stay together, and
-    the part of a text does not depend on other texts. Examples keep their order. Which examples belong to the first
-    part does not depend on the part's name. The sizes of the parts are approximate. Raises InvalidData if a part or the
-    remaining split is empty.
+    no text affects the part of another text. Examples keep their order. The choice of the first part's examples does
+    not depend on the part's name. The sizes of the parts are approximate. Raises InvalidData if a part or the remaining
+    split is empty.
 
     Args:
         shares: The share of the training split to cut, by the name of the part.

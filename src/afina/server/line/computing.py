@@ -32,7 +32,7 @@ class _Turn(NamedTuple):
     """The works (texts, prompts, tests) that the computing thread takes from the queue at one time.
 
     Attributes:
-        budget: the largest number of tokens of all the works together.
+        budget: the largest number of tokens of this turn's works together.
         room: the largest number of tokens of new prompts.
         texts: the texts and tests that need one forward pass.
         prompts: the prompts whose generation begins now.
@@ -105,7 +105,7 @@ class Batcher:
     def expecting(self) -> Iterator[None]:
         """Announce, for the `with` block, that a text will be submitted soon.
 
-        A text that is already in the queue then waits a short time, so that one batch computes both texts.
+        In the block, texts in the queue wait a short time, so that one batch computes them and the announced text.
         """
         with self._changed:
             self._expected += 1
@@ -262,8 +262,8 @@ class Batcher:
     def _settle(self, ended: Sequence[tuple[GeneratedAnswer, Any]]) -> None:
         """Set the results of ended generations.
 
-        If a step failed with Busy and background works took part in it, the clients' generations are restarted where
-        possible and do not get the error.
+        If a step with background works (which no client waits for) failed with Busy, the clients' generations are
+        restarted where possible and do not get the error.
         """
         failed = {work for work, outcome in ended if isinstance(outcome, Busy)}
         blamed = any(work.in_background for work in failed)

@@ -33,7 +33,7 @@ REMEMBERED = 30.0
 """The time constant, in seconds of waiting, of the exponential average of a client's speed."""
 
 GUESSED = 0.1
-"""The weight, in seconds, of the first guess of a client's speed against the measured seconds."""
+"""The first guess of a client's speed counts as much as a measurement of this many seconds."""
 
 
 class ClientSpeed:
@@ -64,8 +64,8 @@ class ClientSpeed:
     def seconds(self, tokens: int, now: float) -> float:
         """Return an estimate of the seconds until a number of the client's tokens has left the queue.
 
-        The estimated wait is the time at the client's mean speed plus the time between two batches, at most `LONGEST`
-        seconds.
+        The estimate is the number of tokens divided by the client's mean speed, plus the time between two batches; at
+        most `LONGEST`.
         """
         self._pass(now)
         gap = max(self._gap, now - self._left)
@@ -285,7 +285,7 @@ class FairQueue:
             self._tokens[client] = self._tokens.get(client, 0) + item.tokens
 
     def charge(self, tokens: Mapping[str, int], now: float) -> None:
-        """Count generated tokens for the shares of their clients. A client whose answers are generated stays active."""
+        """Add generated tokens to each client's computed tokens. A client whose answers are generated stays active."""
         for client, count in tokens.items():
             self._given[client] = max(self._given.get(client, 0), self._floor) + count
             if client in self._seen:

@@ -206,7 +206,7 @@ def works_of(
 
     Args:
         client: the client whose share of the queue the works use. None: the client of the request's key.
-        choices: the numbers of the choices to generate for each text. None: all choices.
+        choices: the numbers of the choices (answers to the same text) to generate for each text. None: all choices.
     """
     request, lease = accepted.request, accepted.lease
     given: dict[str, Any] = {"client": client or request.key.client, "traced": request.traced}

@@ -36,7 +36,7 @@ def _ending() -> Refusal:
 
 
 class Line(Body):
-    """A line of a `/bulk` request. A line without `model` has the model of the query parameter `model`."""
+    """A line of a `/bulk` request. A line without the field `model` is for the model in the query parameter `model`."""
 
     text: Readable = Field(description="the text, or the first text of a pair")
     pair: Readable | None = Field(None, description="the second text of a pair")

@@ -87,7 +87,7 @@ class NamedSchema(Strict):
 
 
 _VALUES: Mapping[str, Any] = {"json": dict, "json_object": (dict, type(None)), "regex": str}
-"""The Python types of the field `value`, by the type of a response format. Other response formats have no `value`."""
+"""The Python types of `ResponseFormat.value`, by the value of `ResponseFormat.type`. Other types have no `value`."""
 
 
 class ResponseFormat(Strict):
@@ -522,7 +522,7 @@ _ALIKE = (
 """The fields of a request body that have the same names in `Decoding`."""
 
 _OTHERWISE = {"min_new_tokens": "min_tokens"}
-"""The fields of a request body that have another name in `Decoding`, by that name."""
+"""The names of request fields whose name in `Decoding` differs, by the name in `Decoding`."""
 
 
 def decoding_changes(body: CompletionRequest | ChatRequest, *, guided: bool) -> Mapping[str, Any]:

@@ -84,9 +84,9 @@ def ordered(key: str | None, candidates: Sequence[RankedReplica]) -> list[str]:
     A replica is busy if it has at least `SPILL` more unfinished requests than the least busy replica.
 
     - If replicas that are not busy have the adapter in memory, one of them comes first. Rendezvous hashing chooses
-      among these replicas, except those with at least `SHARE` more unfinished requests than the least busy of them.
-      Since hashing and not the load chooses a replica, copies of an adapter that are not needed are no longer used, and
-      are evicted from memory.
+      among the replicas with the adapter, except those with at least `SHARE` more unfinished requests than the least
+      busy of them. Hashing, unlike the load, always chooses the same replica, so other replicas no longer use the
+      adapter and evict it.
     - If no replica that is not busy has the adapter in memory, the replica with the fewest adapters comes first.
     - All replicas after the first are in the order of their load.
 
@@ -157,7 +157,7 @@ class RequestLimits(NamedTuple):
 
     @classmethod
     def highest(cls, found: Iterable[Sequence[float]]) -> RequestLimits:
-        """Return the highest of the replicas' limits, since old and new replicas may differ during an update."""
+        """Return the highest of each request limit of the replicas: old and new ones differ during an update."""
         columns = [*zip(*found, strict=True)]
         return cls(*map(max, columns)) if columns else cls()
 
@@ -167,7 +167,7 @@ class ProxyState:
     """The state that the middleware and the router of a proxy share, which may run in different threads.
 
     Attributes:
-        requests: The attempts in progress, by the request id that the middleware has made for Ray Serve.
+        requests: The unfinished attempts to send requests to replicas, by the request id made for Ray Serve.
         replicas: The names of all running replicas.
         late: The names of the replicas that do not respond to health checks.
         limits: The limits on requests that the proxy enforces.
@@ -184,7 +184,7 @@ class ProxyState:
         return tuple(name for name in self.replicas if name not in self.late)
 
     def is_computing(self, attempt: Attempt) -> bool:
-        """Return whether any replica may answer an attempt, and a replica that responds has accepted it."""
+        """Return whether a request that any replica may answer was accepted by a replica that is not late."""
         return attempt.target is None and attempt.placed is not None and attempt.placed not in self.late
 
     def has_another(self, attempt: Attempt) -> bool:

@@ -13,15 +13,15 @@ QUEUED, BUSY = "queued_tokens", "busy"
 """The names of the two statistics that a replica reports for autoscaling."""
 
 FULL = 0.8
-"""The largest share of the time that replicas may compute. If they compute more, further replicas are needed."""
+"""The share of its time for which a replica may be computing. Above this share, further replicas are needed."""
 
 
 class ByWaitingTokens:
     """An autoscaling policy of Ray Serve that depends on the number of waiting tokens.
 
     The policy returns the number of replicas with which each replica has at most `tokens` waiting tokens and computes
-    at most the share `FULL` of the time. Without the condition about the time, replicas would be removed that are busy
-    but have no queue. Ray Serve keeps the number of replicas within the given limits, and delays changes.
+    at most the share `FULL` of the time. Without the limit `FULL`, replicas that compute but have no queue would be
+    removed. Ray Serve keeps the number of replicas within the given limits, and delays changes.
 
     Args:
         tokens: the largest number of waiting tokens of a replica.

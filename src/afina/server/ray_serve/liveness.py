@@ -13,14 +13,13 @@ ROUND = 0.5
 """Seconds between two rounds of health checks."""
 
 ROUNDS = 4
-"""The number of rounds without an answer after which a replica is late."""
+"""The number of unanswered rounds of health checks after which a replica is late."""
 
 
 class Liveness:
     """A class that sends health checks to replicas, with at most one unanswered check for each replica.
 
-    A replica is late after a number of rounds and not of seconds, so that a pause of the proxy itself makes no replica
-    late.
+    Rounds of health checks and not seconds are counted, so that a pause of the proxy itself makes no replica late.
     """
 
     def __init__(self) -> None:

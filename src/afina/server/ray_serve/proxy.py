@@ -5,7 +5,7 @@ request (except of `/bulk`) before it forwards the request, so that it can repea
 request's model for the router. A request is repeated only if no byte of its response was sent to the client, and if the
 request changes nothing.
 
-Ray Serve calls the function `middlewares` in each proxy, because the environment variable in `CALLBACK` names it.
+Each HTTP proxy calls the function `middlewares`, because the environment variable in `CALLBACK` names the function.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Each further pause is longer by the first pause.
 ASKING, ASKING_READY = 5.0, 0.9
 """The time limits, in seconds, for a replica's response to a request that the proxy sends to all replicas.
 
-`ASKING` is for metrics and shadow counts, and `ASKING_READY` is for readiness.
+`ASKING` limits requests for metrics and shadow counts, and `ASKING_READY` requests for readiness.
 """
 
 SERVE = frozenset({"/-/healthz", "/-/routes"})
@@ -80,7 +80,7 @@ CONTROLS = frozenset(
 )
 """The request headers with which any client could control Ray Serve. The proxy removes these headers.
 
-A header with underscores instead of hyphens is removed too.
+Such a header is also removed if it has underscores instead of hyphens.
 """
 
 LATE = "no server was free in time. Try again."
@@ -260,8 +260,8 @@ class RepeatingProxy:
         Args:
             scope: The ASGI scope of the request, with a new request id for Ray Serve.
             attempt: The object in which the result of the attempt is recorded.
-            until: The time limit, on the clock `meter.now`. A request to a certain replica always ends at the time
-                `until`.
+            until: The time limit, on the clock `meter.now`. A request that only one certain replica may answer always
+                ends at this time.
         """
         request = answers.header(scope["headers"], answers.ID) or b""
 

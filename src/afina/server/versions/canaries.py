@@ -19,7 +19,7 @@ from afina.store.versions import CANARY, PRODUCTION, Name, Reference
 def place(name: Name, sticky: str) -> float:
     """Return a number from 0 to 100, which is a hash of a model's name and a request's sticky id.
 
-    The numbers of many ids are uniformly distributed. The canary answers ids whose number is below its percentage.
+    The numbers of many ids are uniformly distributed. The canary answers if the number is below its percentage.
     """
     drawn = hashlib.blake2b(f"{name}\0{sticky}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return 100 * int.from_bytes(drawn, "big") / 2**64

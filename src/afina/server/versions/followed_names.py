@@ -1,6 +1,6 @@
 """The class FollowedNames, a cache of values by model name.
 
-A value, such as the canary's percentage, is read from the store at the first request for a name and after each change.
+A model's value (such as its canary's percentage) is read at the first request for the model and after each change.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class FollowedNames(Generic[Known]):
     """A cache of values by model name. A thread of the cache reads the values from the store. Thread-safe.
 
     Args:
-        look: A function that reads the value of a name from the store, given the name and its previous value. It must
-            not raise.
-        unseen: The value of a name that was not read from the store yet.
+        look: A function that reads a model's value from the store, given the model's name and the previous value. It
+            must not raise.
+        unseen: The value of a model before its value was read from the store.
     """
 
     def __init__(self, store: StoreReader, look: Callable[[Name, Known], Known], unseen: Known, thread: str) -> None:

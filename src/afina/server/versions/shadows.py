@@ -86,8 +86,8 @@ class ShadowStatus:
     def become(self, state: str, problem: str | None = None) -> None:
         """Set the state of the shadow version.
 
-        The state RIDING is set only if the shadow version was still loading, since it may have been replaced. A state
-        other than RIDING ends the comparison, and cancels the shadow version's answers that are not computed yet.
+        The state RIDING (computing texts for the comparison) is set only if the state was LOADING. A state other than
+        RIDING ends the comparison, and cancels the shadow version's answers that are not computed yet.
         """
         with self.lock:
             if state == RIDING and self.state != LOADING:

@@ -1,8 +1,8 @@
 """The database of a store (SQLite in a file, or PostgreSQL): its transactions, and messages for its errors.
 
 Only one writer at a time changes a store: from its first read to its commit, the writer holds SQLite's write lock, or
-in PostgreSQL a lock on the row of the table `store`. So version numbers have no gaps, the audit log is one chain, and
-aliases are linearizable.
+in PostgreSQL a lock on the row of the table `store`. Since writers take turns, version numbers have no gaps, the audit
+log is one chain, and aliases are linearizable.
 """
 
 from __future__ import annotations

@@ -146,11 +146,11 @@ KEYS = Table(
 )
 
 LIVE, DELETED = "live", "deleted"
-"""The states of a version: LIVE or DELETED. A client that is not being erased has the state LIVE, too."""
+"""The states of a version: LIVE or DELETED. LIVE is also the state of a client that is not being erased."""
 
 ERASING, ERASED = "erasing", "erased"
 """The states of a client during its erasure. ERASING: the client's rows are deleted, and its files are being removed.
-ERASED: the client's name is hashed, until no database page contains the name."""
+ERASED: a hash replaces the client's name, and pages that contain the name are being overwritten."""
 
 FORMAT = "0004"
 """The format number of the tables, which must be raised when a table or column changes."""

@@ -185,7 +185,7 @@ def _norm(part: LowRankProduct | Tensor) -> float:
 
 
 def _distance(first: Any, second: Any) -> float:
-    """Return the Frobenius norm of the difference of two products, or of two tensors, of the same shape."""
+    """Return the Frobenius norm of the difference of two LoRA products, or two tensors, of the same shape."""
     if isinstance(first, LowRankProduct):
         return first.distance(second)
     return sqrt(sum(float((b - a).square().sum()) for a, b in _pieces(first, second)))

@@ -280,7 +280,7 @@ class LabelMatching:
     def of(cls, first: Adapter, second: Adapter) -> Self:
         """Match the labels and terms of two adapters by name.
 
-        The rows of regression adapters, and of adapters without label names, are matched by index.
+        The rows of the heads of regression adapters, and of adapters without label names, are matched by index.
         """
         one, other = first.manifest, second.manifest
         notes = []
@@ -304,7 +304,7 @@ class LabelMatching:
     def matched(
         self, name: str, first: LowRankProduct | Tensor, second: LowRankProduct | Tensor
     ) -> tuple[LowRankProduct | Tensor, LowRankProduct | Tensor] | None:
-        """Return a tensor or product of both adapters with matching rows and columns.
+        """Return a tensor (or a product B @ A of LoRA) of both adapters with matching rows and columns.
 
         None is returned if the adapters have no label in common, or if a tensor does not have a row for each label.
         """

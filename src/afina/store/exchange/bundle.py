@@ -71,7 +71,7 @@ def write(path: Path, entries: Mapping[str, Path | bytes], about: Mapping[str, A
 
 
 def read(path: Path, into: Path, limits: IntakeLimits = IntakeLimits()) -> dict[str, Any]:  # noqa: B008 - frozen
-    """Extract a bundle atomically into the new directory `into`; return the values `about` in `bundle.json`.
+    """Extract a bundle atomically into the new directory `into`; return the JSON values in `bundle.json`.
 
     Raises:
         NotFound: there is no file at `path`.
