@@ -1,8 +1,8 @@
 """Targets and answers of the evaluated examples, and the writing of any metric as a mean of one value per example.
 
 If example i gets a little more weight, a metric T changes in proportion to an influence IF[i], whose mean is 0. The
-per-example values T + IF[i] have the mean T. To first order, the standard error of the mean of the values T + IF[i] is
-the standard error of the metric T. Standard errors from the influences IF[i] are the delta method, or infinitesimal
+per-example values T + IF[i] have the mean T. To first order, the mean of T + IF[i] (metric plus influence of example i)
+has the standard error of the metric T. Standard errors from the influences IF[i] are the delta method, or infinitesimal
 jackknife (Efron & Tibshirani 1993, chapter 21).
 """
 
@@ -25,8 +25,8 @@ class Answered:
     """The targets and answers (predictions) of N examples.
 
     Attributes:
-        targets: The right answers. Classes: int64 [N]. Numbers: float64 [N]. Labels: bool or int [N, L]. Texts: tuples
-            of one or more references, object [N].
+        targets: The right answers. Classes: int64 [N]. Numbers: float64 [N]. Labels: bool or int [N, L]. For generated
+            texts: tuples of one or more references, object [N].
         answers: The predictions, with the shape and dtype of the targets. Predicted texts: strings, object [N].
         chances: Predicted probabilities. Classes: float [N, C]. Labels: float [N, L]. None for numbers and texts.
         extras: Arrays for texts that a language model wrote, with these keys. `nll`: the negative log-likelihood of

@@ -132,8 +132,8 @@ def mcc(answered: Answered) -> float:
 def mcc_values(answered: Answered) -> np.ndarray:
     """Return per-example values whose mean is `mcc`, [N].
 
-    The formula is mcc = C / sqrt(V_t V_p) with C = accuracy - sum(t p), V_t = 1 - sum(t²) and V_p = 1 - sum(p²). Here
-    t and p are the shares of each class among the targets and the predictions. The values are UNDEFINED if the targets
+    With the shares t and p of each class among the targets and the predictions, mcc = C / sqrt(V_t V_p), where C =
+    accuracy - sum(t p), V_t = 1 - sum(t²) and V_p = 1 - sum(p²). The per-example values are UNDEFINED if the targets
     have only one class, and 0, as in scikit-learn, if the predictions have only one class.
     """
     targets, answers, n = answered.targets, answered.answers, len(answered.targets)
@@ -268,9 +268,8 @@ def _of_precision(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return per-example values, [N], whose mean is the average precision of one label, AP = E[y r(s)] / E[y].
 
     The precision r(t) = Q(t) / S(t) is over all examples with a score of t or more: S(t) examples, of which Q(t) are
-    positive. An example with score s is counted in S(t) for the score t of every positive example with t <= s, and a
-    positive example also in Q(t). Deviations are multiplied by P / (P - 1) for P positive examples; the jackknife gives
-    about the same.
+    positive. An example with score s changes r(t) for every t <= s: through S(t), and if it is positive also through
+    Q(t). Deviations are multiplied by P / (P - 1) for P positive examples; the jackknife gives about the same.
     """
     order, y = Order.of(scores), positive.astype(float)
     share, found = y.mean(), order.mean_from(np.ones(len(scores)))

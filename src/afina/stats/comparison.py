@@ -1,6 +1,6 @@
-"""Paired comparison of two methods: which method is better, how certain this is, and how much more data would decide.
+"""Paired comparison of two methods: which is better, how certain that is, and how much more data would settle it.
 
-The functions are pure functions of arrays and numbers. Both methods of a pair have the same examples and seeds.
+The functions are pure. The two compared methods have the same examples and seeds.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class Comparison:
         metric: A key of METRICS; `margin` is in the metric's unit.
         verdict: "better" or "worse" if `adjusted` is below 1 - level, "equivalent" if `equivalence` is below 1 - level,
             else "undecided". For a loss, lower is better.
-        more_seeds, more_examples: How many more seeds alone, or more examples alone, would probably decide an undecided
-            pair; two digits, rounded up. `more_seeds` (`more_examples`) is None if no number of more seeds (examples)
-            would decide the pair.
+        more_seeds, more_examples: How many more seeds alone, or more examples alone, would probably change the verdict
+            "undecided"; rounded up to two digits. None if more than MOST_SEEDS or MOST_EXAMPLES would be needed;
+            `more_seeds` also if there is one seed.
 
-    With several seeds, the comparison is about the two methods, and all figures except `mcnemar` are computed by
-    `Crossed`. With one seed, the comparison is about the two trained models on other examples. With one seed, the p
-    value of a share of right answers is that of the exact McNemar test, and the interval is Tango's. If Tango's
-    interval excludes 0 but the exact test does not reject, the interval is extended to 0. In simulations, the intervals
-    contain the true difference in 0.95 of studies with 200 or 1,000 examples, and in 0.98 with 20 examples. Several
-    seeds whose per-example differences are all equal are treated like one seed.
+    With several seeds, two methods are compared, and all figures except `mcnemar` are computed by `Crossed`. With one
+    seed, only two trained models are compared; the p value of a share of right answers is then that of the exact
+    McNemar test, and the interval is Tango's. If Tango's interval excludes 0 but the exact test does not reject, the
+    interval is extended to 0. In simulations, the intervals contain the true difference in 0.95 of studies with 200 or
+    1,000 examples, and in 0.98 with 20 examples. Several seeds whose per-example differences are all equal are treated
+    like one seed.
     """
 
     first: str
@@ -133,8 +133,8 @@ def compare(
     Args:
         values: The per-example values `metric.values` of each method, [S, N]: bool for accuracy and exact matches, else
             float. Row s of every array has the same seed, and column i the same example.
-        references: Methods that are not candidates, such as an untrained model. Pairs with a reference have a Holm
-            correction of their own, so that they do not make the correction of the other pairs larger.
+        references: Methods that are not candidates, such as an untrained model. Comparisons with a reference have a
+            Holm correction of their own, so that they do not make the correction of the other comparisons larger.
         margin: The largest difference of two methods that does not matter. Default: `metric.small`. The margin is
             required for a metric in the unit of the targets, such as RMSE.
 
@@ -176,7 +176,7 @@ def compare(
 
 
 def _corrected(evidence: Sequence[Evidence], asked: Sequence[bool]) -> list[tuple[float, int]]:
-    """Return Holm's adjusted p and its factor for each pair; pairs with a reference are corrected separately."""
+    """Return for each pair of methods Holm's adjusted p and its factor; `references` have a correction of their own."""
     made: list[tuple[float, int]] = [(0.0, 0)] * len(evidence)
     for kind in (True, False):
         places = [place for place, mine in enumerate(asked) if mine == kind]

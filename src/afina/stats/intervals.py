@@ -13,12 +13,12 @@ has the variance
 
     (MS_seeds + MS_examples - MS_rest) / (S N).
 
-With three seeds, MS_seeds is a poor estimate, because it has only two degrees of freedom. So the error of the mean is
-not taken as normal with the estimated variance. The distribution of the error of the mean is a mixture of t
-distributions (with N - 1 degrees of freedom). The components of the mixture have the variances that are possible given
-the data: MS_seeds is replaced by MS_seeds (S - 1) / x for quantiles x of chi-square with S - 1 degrees of freedom. The
-mixture is the generalised pivotal quantity of Weerahandi (JASA 88, 1993, 899-905). The mixture becomes Student's t over
-the seeds if only seeds vary, and Student's t over the examples if seeds do not vary.
+With three seeds, MS_seeds is a poor estimate, because it has only two degrees of freedom, so a normal distribution of
+the mean's error would be too narrow. The error of the mean is instead a mixture of t distributions (with N - 1 degrees
+of freedom) over possible variances: in each component of the mixture, MS_seeds is replaced by MS_seeds (S - 1) / x for
+a quantile x of chi-square with S - 1 degrees of freedom. The mixture of t distributions is the generalised pivotal
+quantity of Weerahandi (JASA 88, 1993, 899-905). If only seeds vary, the mixture is Student's t over the seeds; if seeds
+do not vary, it is Student's t over the examples.
 
 docs/background/coverage.md has the measured coverage of the intervals of every metric, and the coverage of bootstrap
 intervals and of Satterthwaite's approximation.
@@ -62,9 +62,9 @@ def bounded(share: float, width: float) -> Interval:
     """Return the interval [share - width, share + width], transformed like Wilson's to stay within [0, 1].
 
     The ends of the interval are the solutions x of |share - x| = width * sqrt(x (1 - x) / (share (1 - share))). For
-    width = z sqrt(share (1 - share) / n), the result is Wilson's interval. For other widths, the result is Wilson's
-    interval with an effective number of examples, as for a clustered sample (Korn & Graubard, Survey Methodology 24,
-    1998, 193-201). The share must be above 0 and below 1.
+    width = z sqrt(share (1 - share) / n), the result is Wilson's interval. Any other width gives Wilson's interval with
+    an effective number of examples, as for a clustered sample (Korn & Graubard, Survey Methodology 24, 1998, 193-201).
+    The share must be above 0 and below 1.
     """
     kappa = width**2 / (share * (1 - share))
     half = sqrt(kappa * share * (1 - share) + kappa**2 / 4)
@@ -128,7 +128,7 @@ def size_of(values: np.ndarray) -> float:
     The `values`, [S, N], are averaged over the S seeds first.
 
     The typical distance is sqrt(sum d^4 / sum d^2) of the deviations d from the mean. The typical distance is about 1
-    if most values are 1 and few are 0, and if most values are 0 and few are 1 or -1. It is 0 if all values are equal.
+    if the values are 1 and a few 0, or 0 and a few 1 or -1. It is 0 if all values are equal.
     """
     squares = (values.mean(axis=0) - values.mean()) ** 2
     total = float(squares.sum())
@@ -152,10 +152,10 @@ class Crossed:
     def of(cls, values: np.ndarray, added: int = 0, size: float = 1.0) -> Crossed:
         """Return the mean squares of values [S, N], with `added` pseudo-examples that make the variance larger.
 
-        Half of the pseudo-examples have the value `size` in every seed, and half have -`size`. Two pseudo-examples keep
-        the coverage of the interval for a difference of two shares if few examples differ (Agresti & Min, Statistics in
-        Medicine 24, 2005, 729-740). Without pseudo-examples, two methods that agree on all of 20 examples would have
-        an interval of width 0.
+        In every seed, half of the pseudo-examples have the value `size`, and half have -`size`. Two pseudo-examples
+        keep the coverage of the interval for a difference of two shares if few examples differ (Agresti & Min,
+        Statistics in Medicine 24, 2005, 729-740). Without pseudo-examples, two methods that agree on all of 20 examples
+        would have an interval of width 0.
         """
         seeds, examples = values.shape
         deviations = values - values.mean()
@@ -197,7 +197,7 @@ class Crossed:
         return float(np.mean(stdtr(freedom, -distance / self._deviations())))
 
     def width(self, level: float) -> float:
-        """Return the half-width w of the mean's interval: `tail(w)` is (1 - level) / 2; w is 0 if nothing varies."""
+        """Return half the width of the interval of the mean over seeds and examples; 0 if all values are equal."""
         deviations, freedom = self._deviations(), max(self.examples - 1, 1)
         highest = float(deviations.max() * stdtrit(freedom, (1 + level) / 2))
         if not highest:
@@ -216,8 +216,8 @@ class Estimate:
     The mean, the standard deviation and the interval are UNDEFINED if the metric is undefined for a seed. The interval
     is also UNDEFINED for most metrics if there are fewer than FEWEST examples or all examples have the same value
     (`estimate` has the exact rule). The standard deviation `spread` divides by n - 1 and is None for one seed. With one
-    seed, the interval is about one trained model on other examples. With several seeds, the interval is about the
-    method, on other examples and with other seeds.
+    seed, the interval says how the metric of one trained model would vary on other examples; with several seeds, how
+    the metric of the method would vary on other examples and with other seeds.
     """
 
     mean: float
@@ -278,9 +278,8 @@ def f1_estimate(gold: np.ndarray, predicted: np.ndarray, classes: int, level: fl
     Wilson's interval for the share TP / (TP + FP + FN), of which F1 is a monotone function. For more classes or seeds,
     F1 is linearised: each example has the value F + (2 tp - F (gold + predicted)) / mean(gold + predicted). The mean of
     these per-example values is F, and the standard error of their mean is to first order that of F (the delta method).
-    The interval comes from these per-example values in the same way as the interval of accuracy comes from right
-    answers. F1 of more than two classes has no interval for fewer than FEWEST examples, unless all per-example values
-    are equal.
+    The interval of F1 comes from these values as the interval of accuracy comes from right answers. F1 of more than two
+    classes has no interval for fewer than FEWEST examples, unless all per-example values are equal.
 
     Args:
         gold: The target classes, int [N].
@@ -321,7 +320,7 @@ def _table(values: np.ndarray) -> np.ndarray:
 
 
 def _seeds(values: np.ndarray, by_seed: np.ndarray) -> tuple[float, float | None, np.ndarray]:
-    """Return the mean and standard deviation over seeds, and the values: one row of them if all seeds are equal."""
+    """Return mean and standard deviation over seeds, and `values`, cut to one row if all seeds are equal."""
     mean = float(by_seed.mean())
     spread = float(by_seed.std(ddof=1)) if len(values) > 1 else None
     if (values == values[0]).all():
@@ -330,7 +329,7 @@ def _seeds(values: np.ndarray, by_seed: np.ndarray) -> tuple[float, float | None
 
 
 def _estimate(values: np.ndarray, by_seed: np.ndarray, single: Interval | None, level: float) -> Estimate:
-    """Return an estimate whose interval is `single` if there is one seed or all seeds agree, else that of `Crossed`."""
+    """Return an estimate with the interval `single` for one seed or equal seeds, else with that of `Crossed`."""
     mean, spread, values = _seeds(values, by_seed)
     if len(values) == 1 and single:
         return Estimate(mean, spread, single)

@@ -28,7 +28,7 @@ MOST_ITERATIONS = 1000
 """The largest number of L-BFGS iterations of one fit (scikit-learn's `max_iter`)."""
 
 _SMALLEST = 1e-12
-"""Probabilities are clipped at this value before a log loss is computed."""
+"""A log loss replaces smaller probabilities by this value."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class LinearFit:
             training texts, or -UNSEEN for a label that every training text has.
         strength: The regularization parameter (`C` or `alpha`) that cross-validation chose.
         iterations: The L-BFGS iterations of the fit on all examples; for several labels, the largest number of any
-            label. Ridge regression has None, because its solution is a closed formula.
+            label. None for ridge regression, which has a closed formula.
         converged: Whether the fit on all examples converged.
     """
 
@@ -181,7 +181,7 @@ class LinearLabels(LinearKind):
     def rows(self, model: Any, width: int, features: int) -> tuple[np.ndarray, np.ndarray]:
         """Return weights and biases with one row per label.
 
-        A label that no training text has is never predicted. A label that every training text has is always predicted.
+        A label of no training text is never predicted, and a label of all training texts is always predicted.
         """
         weights, biases = np.zeros((width, features)), np.full(width, NEVER)
         for label, one in enumerate(model.estimators_):
@@ -283,8 +283,8 @@ def fit_dense(
     """Fit a linear model to dense features; regularization is chosen by the loss in cross-validation.
 
     Each feature is divided by its standard deviation, so that features of large scale do not dominate. With an
-    intercept, the mean of each feature is subtracted before this division. The returned weights and biases apply to the
-    original, unscaled features.
+    intercept, the mean of each feature is subtracted first. The returned weights and biases apply to the original,
+    unscaled features.
 
     Args:
         linear: The linear model of the kind of task.

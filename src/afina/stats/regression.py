@@ -39,8 +39,8 @@ def spearman_values(answered: Answered) -> np.ndarray:
     """Return per-example values whose mean is `spearman`, [N].
 
     The formula is spearman = C / sqrt(V_x V_y), where C is the covariance and V_x and V_y are the variances of midranks
-    minus 1/2. An example changes C and both variances by its own ranks, and because it moves the rank of every other
-    example: E[1{X >= x} (V - 1/2)].
+    minus 1/2. An example changes C and both variances by its own ranks, and by shifting the ranks of greater examples
+    (for C, by E[1{X >= x} (V - 1/2)] with the midranks V of Y).
     """
     orders = Order.of(answered.answers), Order.of(answered.targets)
     u, v = (order.share_below - 0.5 for order in orders)

@@ -1,9 +1,9 @@
-"""Significance of the difference of one pair of methods.
+"""Significance of the difference of two methods.
 
 The module has the exact McNemar test, Tango's score for paired shares, and Holm's correction for several pairs.
-`Evidence` holds a difference with its interval and p values, and computes how much more data would decide the pair. For
-one seed and answers that are right or wrong, `Evidence` uses McNemar's test and Tango's score. For several seeds or
-other metrics, `Evidence` uses the mean of paired differences over examples and seeds (`Crossed` in `intervals.py`).
+`Evidence` has the difference of two methods, its interval and p values, and how many more examples would decide. For
+one seed and answers that are right or wrong, `Evidence` uses McNemar's test and Tango's score, otherwise the mean of
+paired differences over examples and seeds (`Crossed` in `intervals.py`).
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from afina.stats.intervals import Crossed, Interval, size_of
 from afina.stats.metrics import Metric
 
 CHANCE = 0.8
-"""The probability that the proposed seeds or examples decide a pair of methods, if the difference is as observed."""
+"""The probability that the proposed seeds or examples give a verdict, if the true difference is the observed one."""
 
 MOST_SEEDS, MOST_EXAMPLES = 1_000, 1_000_000
-"""The largest numbers of additional seeds and examples that a comparison proposes."""
+"""The largest numbers of additional seeds and examples that `Evidence.needed` tries."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The difference of one pair of methods with its interval and p values, before the correction for several pairs.
+    """The difference of two methods with its interval and p values, before the correction for several pairs of methods.
 
     Attributes:
         difference: The metric of the first method minus the metric of the second.
         p_worse: The one-sided p value of the hypothesis that the first method is worse by the margin or more.
         p_better: The one-sided p value of the hypothesis that the first method is better by the margin or more.
-        model: The mean squares, from which `needed` predicts the result with more seeds or examples.
+        model: The mean squares of the differences, from which `needed` computes how more data would help.
     """
 
     difference: float
@@ -65,8 +65,8 @@ class Evidence:
         """Return the evidence on two methods from their per-example values of a metric, float [S, N] each.
 
         The two pseudo-examples of `Crossed.of` have the typical size (`size_of`) of the methods' differences if the
-        metric uses probabilities or is graded. For other metrics, or if all differences are equal, the pseudo-examples
-        have the typical size of the methods' own values, because methods often agree on most examples.
+        metric uses probabilities or is graded. For other metrics, or equal differences, the pseudo-examples have the
+        typical size of the methods' own values, because two methods often agree on most examples.
         """
         values = np.asarray(first, dtype=np.float64) - second
         if (values == values[0]).all():
@@ -96,7 +96,7 @@ class Evidence:
         return cls((b - c) / n, interval, p, above(b, c, n, -margin), above(c, b, n, -margin), model)
 
     def needed(self, margin: float, level: float, pairs: int) -> tuple[int | None, int | None]:
-        """Return how many more seeds alone, and how many more examples alone, would give the two methods a verdict.
+        """Return how many more seeds alone, and more examples alone, would change the verdict from "undecided".
 
         The argument `pairs` is the factor by which Holm's correction multiplies the p value of this pair.
         """
@@ -112,9 +112,9 @@ class Evidence:
 
 
 def _chance(model: Crossed, difference: float, margin: float, level: float, pairs: int) -> float:
-    """Return the probability that a study with the seeds and examples of `model` decides the pair of methods.
+    """Return the probability of a verdict other than "undecided", given the true difference and variances.
 
-    The true difference is assumed to be `difference`, and the true variances to be those of `model`.
+    `model` has the true variances, and the numbers of seeds and examples; `difference` is the true difference.
     """
     deviation, size = sqrt(model.variance), abs(difference)
     needed = model.width(1 - (1 - level) / pairs)
