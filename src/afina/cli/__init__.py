@@ -142,7 +142,7 @@ def _downloads() -> Listener:
 
 
 def _leave(code: int) -> NoReturn:
-    """Exit. Output that standard output cannot take is dropped, so that the interpreter does not fail at its end."""
+    """Exit with `code`. Output that cannot be written is dropped, so that the interpreter does not fail at its end."""
     try:
         sys.stdout.flush()
     except OSError:

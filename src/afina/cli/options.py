@@ -28,7 +28,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 _PRETRAINED = "Pretrained model: Hub id, directory, random:DIRECTORY or 'embedded' (from the package index)."
 BackboneOption = Annotated[str, typer.Option("--backbone", help=_PRETRAINED, metavar="ADDRESS")]
 OneBackbone = Annotated[list[str], typer.Option("--backbone", help=_PRETRAINED, metavar="ADDRESS")]
-"""The option `--backbone` of commands with one backbone. A list, so that `only` can refuse a second `--backbone`."""
+"""The option `--backbone` of commands with one backbone: a list, so that `only` can refuse a second backbone."""
 
 EMBEDDED = ["embedded"]
 """The default value of an option of type `OneBackbone`."""
@@ -163,7 +163,7 @@ def _reading(names: Sequence[str], abouts: Mapping[str, str]) -> Callable[..., d
 
     Args:
         names: Fields of `ReadingOptions`.
-        abouts: Help of an option, by field, in place of its declared help.
+        abouts: The `--help` text of an option, by field, if it differs from that in `ReadingOptions`.
     """
     parameters = []
     for name in names:
@@ -191,7 +191,7 @@ reading = _reading(_OF_COMMANDS, {})
 measuring = _reading(
     [name for name in _OF_COMMANDS if OPTIONS[name].metadata["measures"] and name != "kind"], {"allow_leakage": _KEEPS}
 )
-"""Takes the reading options for texts on which an adapter is measured; without `--kind`, which the adapter has."""
+"""Takes the options for reading evaluation texts of an adapter; without `--kind`, because the adapter has one."""
 
 
 def template_option(template: str) -> str:

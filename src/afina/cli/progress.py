@@ -110,7 +110,7 @@ class Downloads:
 
 
 class Minutes(Watcher):
-    """Shows the progress of `choose`: for each step, `say` prints a line with the elapsed minutes."""
+    """Shows the progress of `choose`: for each training and each wait, `say` prints a line with the elapsed minutes."""
 
     def __init__(self, began: float, say: Callable[[str], None]) -> None:
         self.began, self.say = began, say
@@ -120,7 +120,7 @@ class Minutes(Watcher):
         self.say(f"[{(meter.now() - self.began) / 60:.1f} min] {with_flags(words)}")
 
     def fetched(self, seconds: float) -> None:
-        """Leave the seconds of fetching the model out of the elapsed minutes; print them from one second on."""
+        """Subtract the seconds of fetching the model from the elapsed minutes; print them if at least one."""
         self.began += seconds
         if seconds >= 1:
             self.says(f"the model was fetched in {seconds:,.0f} s; the minutes begin after that")

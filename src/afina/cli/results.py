@@ -87,7 +87,7 @@ def _adapters(results: Results) -> list[Path]:
 
 
 def _asked_for(results: Results) -> list[str]:
-    """Return the key of the trained run if exactly one run trained, because its user wants to use its adapter."""
+    """Return the key of the run that trained, if exactly one did (its user wants its adapter), as a list; else []."""
     trained = [one.key for one in results.records if one.steps]
     return trained if len(trained) == 1 and not results.recommendation else []
 

@@ -245,7 +245,7 @@ def _needs_packages(ray: bool, others: Mapping[str, str | None]) -> None:
 
     Args:
         ray: Whether the server runs on Ray.
-        others: Values of options that need `ray`; None for an option that is not given.
+        others: The values of `--ray-address` and `--replicas`, which need `ray`; None for an option that is not given.
     """
     if not ray and (alone := [name for name, given in others.items() if given is not None]):
         raise problems.OPTIONS_NEED_RAY(given=alone)
@@ -291,7 +291,7 @@ def _say(store: str, url: str) -> None:
 
 
 def _begin_logging(context: typer.Context, log_format: LogFormat) -> None:
-    """Configure the log, and log a warning for each environment variable AFINA_... that nothing reads."""
+    """Configure the log, and log a warning for each environment variable AFINA_... that afina does not read."""
     from afina.server import logs_and_traces
 
     logs_and_traces.begin_logging(log_format)
@@ -300,7 +300,7 @@ def _begin_logging(context: typer.Context, log_format: LogFormat) -> None:
 
 
 def _unread(context: typer.Context) -> list[str]:
-    """Return the environment variables AFINA_... that nothing reads, except those that Kubernetes sets."""
+    """Return the environment variables AFINA_... that afina does not read, except those that Kubernetes sets."""
     read = {f"AFINA_{option.name.upper()}" for option in context.command.params if option.name} | OTHERS
     named = (name for name in os.environ if name.startswith("AFINA_"))
     return sorted(name for name in named if name not in read and not re.search("_(SERVICE|PORT)(_|$)", name))

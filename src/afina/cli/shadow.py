@@ -149,7 +149,7 @@ WORDS = {
     "promoted": "{name}: version {shadow} is in production now, so nothing is compared",
     "none": "{name}: no shadow is compared with version {current}",
 }
-"""The sentence to print for a shadow version's state. If servers have different states, the first state here counts."""
+"""The sentence for each state of a shadow version; if servers differ, the state that is first here is printed."""
 
 
 def _lines(total: ShadowCounts, current: int) -> Sequence[str]:

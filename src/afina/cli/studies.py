@@ -271,7 +271,7 @@ def choose(
 
 @contextmanager
 def _ended_without_checkpoint(command: list[str]) -> Iterator[None]:
-    """If the block is interrupted, print the command that begins again, and exit with the signal's status."""
+    """If Ctrl-C or SIGTERM interrupts the block, print `command` to start again; exit with the signal's status."""
     try:
         with sigterm_as_ctrl_c():
             yield

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 _EMPTY = re.compile(r"--[a-z-]+=")
-"""Matches an option whose value is empty, such as `--task=`."""
+"""Pattern of an option with an empty value, such as `--task=`."""
 
 _JSON_ESCAPES = "afina.json"
 """Name of the codec error handler that writes JSON escapes (`escape_unwritable`)."""
@@ -169,7 +169,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "metric": "metric",
     },
 }
-"""Options that differ from FLAGS in one command, by the command's name and the library's field name."""
+"""By command: the options for field names of the library that are in FLAGS with another option, or not at all."""
 
 _FIELD = re.compile(r"`(\w+)`")
 

@@ -114,8 +114,8 @@ def faster_sentence(leader: Arm, others: Sequence[Arm], found: Verdicts) -> str:
     """Return a sentence on a much faster method on another backbone, compared with the method with the best metric.
 
     Of the methods that are at least FASTER times as fast, the sentence names the one with the best metric. The sentence
-    says how much worse this method can be: the unfavourable end of the difference's 95 % interval. Empty if no method
-    is much faster.
+    says how much worse the faster method can be: the unfavourable end of the difference's 95 % interval. Empty if no
+    method is much faster.
     """
     other = [arm for arm in others if arm.record.backbone != leader.record.backbone and _answers(arm)]
     fast = [arm for arm in other if _times_as_fast(arm, leader) >= FASTER]
@@ -150,7 +150,7 @@ def _answers(arm: Arm) -> bool:
 
 
 def _times_as_fast(arm: Arm, leader: Arm) -> float:
-    """Return the seconds per text of `leader` divided by those of `arm`; 0 if they are unknown or not comparable."""
+    """Return the seconds per text of `leader` divided by those of `arm`; 0 if unknown or not comparable."""
     mine, theirs = arm.mean(seconds_a_text), leader.mean(seconds_a_text)
     return theirs / mine if mine and theirs and are_comparable([arm, leader]) else 0.0
 

@@ -20,7 +20,7 @@ from afina.studies.runs.record import Record, Result
 from afina.studies.runs.spec import NO_EFFECT
 
 _OF_SIZE = ("train_examples", "train_digest")
-"""The settings that differ between sizes of the training split; a label shows them as the number of texts."""
+"""The settings that depend on the number of training texts; an arm's label has this number in their place."""
 
 Value = Callable[[Record], float | None]
 """A function that reads a number from the record of a run; None if the number was not measured."""
@@ -31,7 +31,7 @@ class Arm:
     """A method with its hyperparameters: S results on the same N examples that differ only in the seed.
 
     Attributes:
-        label: The name of the arm in words, such as `LoRA`, unique in a report.
+        label: The name of the method (arm) in words, such as `LoRA`, unique in a report.
         results: The results of the seeds, by rising seed; at least one.
         place: The index of the arm in a report, which sets the arm's colour and marker in every plot.
     """
@@ -55,7 +55,7 @@ class Arm:
 
     @property
     def whatever_size(self) -> str:
-        """The arm's label without the number of training texts."""
+        """The label of the method (arm) without the number of training texts."""
         return self.label.removesuffix(f", {_texts(self.size)}")
 
     @property
@@ -129,7 +129,7 @@ class Arm:
         return [Arm(self.label, (result,), self.place) for result in self.results]
 
     def where(self, wanted: Callable[[Record], bool]) -> Arm | None:
-        """Return the arm with only the seeds that `wanted` accepts; None if no seed is accepted."""
+        """Return this method (arm) with only the runs whose record `wanted` accepts; None if it accepts none."""
         kept = tuple(result for result in self.results if wanted(result.record))
         return Arm(self.label, kept, self.place) if kept else None
 
@@ -142,7 +142,7 @@ def arms(results: Iterable[Result], backbones: Sequence[str] = ()) -> list[Arm]:
 
     Args:
         results: The results of a study or a recommendation.
-        backbones: The addresses of the study's backbones. If there are several, the label of an arm names its backbone.
+        backbones: The addresses of the study's backbones; if there are several, each arm's label names one.
     """
     groups: list[list[Result]] = []
     for result in results:
@@ -231,7 +231,7 @@ def _names(records: Sequence[Record], backbones: Sequence[str]) -> dict[str, str
 
 
 def _on(texts: Sequence[str], records: Sequence[Record], backbones: Sequence[str]) -> list[str]:
-    """Return the texts, each with the name of its record's backbone if there are several backbones."""
+    """Return `texts` (titles or labels); if there are several backbones, each with the backbone's name at its end."""
     names = _names(records, backbones)
     if not names:
         return list(texts)

@@ -1,7 +1,7 @@
 """The conclusion and the headline of a report: the result of a study or a recommendation, in words.
 
 A report's headline has three figures: headline metric, training time and memory. Every statement about two methods
-follows from the verdict of a paired comparison; methods are called "equivalent" only if this is the verdict.
+follows from the verdict of a paired comparison; only the verdict "equivalent" makes a report call methods equivalent.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _field(arms: Sequence[Arm], found: Verdicts) -> _Field:
 
 
 def _weight(group: Sequence[Arm]) -> tuple[bool, int, int, int]:
-    """Return the sort key by which the largest group of comparable methods is chosen."""
+    """Return the sort key by which `max` finds the largest group of comparable methods."""
     return not isnan(group[0].headline), sum(arm.trained for arm in group), len(group), group[0].size
 
 
@@ -202,14 +202,14 @@ class _Field:
         return " ".join([*said, *([SIGNIFICANT] if better else [])])
 
     def _is_tied(self, arm: Arm) -> bool:
-        """Whether `arm` has the leader's metric to four digits, and is not significantly worse than the leader."""
+        """Whether method `arm` has the leader's headline metric to four digits, and is not significantly worse."""
         return share(arm.headline) == share(self.leader.headline) and arm not in self.of("better")
 
     def cheaper(self) -> str:
         """A sentence on the cheapest method that is equivalent to the leader; empty if there is nothing to say.
 
         If no cheaper method is equivalent, the sentence names a cheaper method whose comparison is undecided, or else a
-        cheaper method that is worse by less than the margin.
+        cheaper method that is worse by less than the equivalence margin.
         """
         better = self.of("better")
         for those, good in (
@@ -268,7 +268,7 @@ def _costs(arm: Arm, dear: Arm) -> str:
 
 
 def _costs_less(arm: Arm, dear: Arm) -> bool:
-    """Whether `arm` trains fewer parameters than `dear`, and no more time and memory where these are comparable."""
+    """Whether method `arm` trains fewer parameters than `dear` and takes no more time and memory (if comparable)."""
     if not arm.trained:
         return dear.trained
     less = arm.record.trainable < dear.record.trainable

@@ -21,7 +21,7 @@ UNDEFINED = "undefined"
 ACCURACY, F1 = "accuracy", "f1"
 
 FEW = 30
-"""If a metric was measured on fewer texts, the report says that the texts are too few."""
+"""With fewer evaluation texts than this, the report says that they are too few."""
 
 
 def brief(text: str, longest: int = 40) -> str:

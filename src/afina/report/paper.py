@@ -1,9 +1,9 @@
 """The published study that afina began with: its figures and claims, beside the results of a study named `paper`.
 
 The published study is "Reprodução do Método LoRA para Adaptação do GPT-2 na Classificação de Sentimentos usando SST-2"
-(Peixinho, Heimann, Paixao, de Carvalho, Brito; UFPE). Each of its claims is tested on the results of the study named
-`paper`. The verdict "supported" holds only for this study's data, model and machine. A claim whose methods were not run
-is "not tested", with the reason as evidence.
+(Peixinho, Heimann, Paixao, de Carvalho, Brito; UFPE). Each claim of the published study is tested on the results of the
+study named `paper`. The verdict "supported" holds only for the data, model and machine of the study `paper`. A claim
+whose methods were not run is "not tested", with the reason as evidence.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ PUBLISHED = {
     "(section 4.2; not tested there).",
 }
 TIME, ABOUT_HALF, ALLOCATED = 0.71, 0.55, 0.26
-"""The largest ratio of LoRA to full fine-tuning that supports a claimed saving of 29 %, about 50 % (45 %) and 74 %."""
+"""The largest ratios of LoRA to full fine-tuning that support the claims "29 %", "about 50 %" and "74 % less"."""
 SMALL_RATE = 5e-5
 TIMING_ERROR = 0.1
 """The relative error of one measured training time, assumed if there are too few seeds for an interval."""
@@ -396,9 +396,9 @@ def _by_ratio(number: str, first: Arm, second: Arm, left: float, quantity: Quant
 
 
 def _over_seeds(mine: Sequence[float], yours: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % interval of the ratio of two geometric means, by Welch's t on logarithms.
+    """The 95 % interval of the ratio of the geometric means of `mine` and `yours`, by Welch's t on logarithms.
 
-    The result is None if `mine` or `yours` has one value, or if the values of neither vary.
+    None if `mine` or `yours` has only one value, or if neither varies.
     """
     first, second = list(map(math.log, mine)), list(map(math.log, yours))
     if min(len(first), len(second)) < 2 or stdev(first) + stdev(second) < 1e-12:
@@ -443,7 +443,7 @@ def _not_tested(number: str, missing: str, methods: tuple[str, ...] = ()) -> Cla
 def claim_table(tested: Sequence[Claim]) -> Table | None:
     """Return a table with a row for each claim and pair of methods; None if `tested` is empty.
 
-    The notes of the table have the wording of the claims.
+    The notes of the table quote the claims of the published study.
     """
     if not tested:
         return None

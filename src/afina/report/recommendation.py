@@ -37,7 +37,7 @@ from afina.studies.choosing.recommendation import BATCH, EPOCHS, READ, Contender
 from afina.studies.choosing.recorded_curves import RECORDED, RECORDED_ON
 
 MOST = 4
-"""The sentences give the metrics of at most this number of other methods; the table of evidence has all methods."""
+"""A recommendation names at most this number of other methods in its sentences; its table has all methods."""
 Interval = tuple[float, float] | None
 """The 95 % interval of the recommended method's headline metric; None if it cannot be computed."""
 
@@ -45,8 +45,8 @@ Interval = tuple[float, float] | None
 def sentences(made: Recommendation, interval: Interval = None) -> tuple[str, ...]:
     """Return the recommendation in sentences, the recommended method first.
 
-    If the labels are not words, the second sentence says what this costs. The other sentences give the reason, the
-    costs, the verdicts, and the probable effect of more minutes and of more labels.
+    If the labels are not words, the second sentence says how much accuracy this costs. The other sentences give the
+    reason, the costs, the verdicts, and whether more minutes or more labelled texts would help.
     """
     chosen = made.contender(made.recommended)
     said = _of_method(made, chosen) if chosen.trained else _of_simple(made, chosen)
@@ -105,7 +105,7 @@ _SMALLER = f" A smaller backbone, such as {MINILM}, trains in less time."
 
 
 def more_labels(made: Recommendation) -> str:
-    """Return a sentence on whether more labels would help, judged by a training on half of the texts."""
+    """Return a sentence on whether more labelled texts would help, judged by a training on half of the texts."""
     fewer = made.fewer
     if fewer is None:
         return "Whether more labels would help was not measured: there were too few texts or minutes."
@@ -151,7 +151,7 @@ def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
 
 
 def _way(one: Contender) -> tuple[str | None, str | None]:
-    """The backbone and the method of a contender, without its learning rate."""
+    """The backbone and the method of a candidate or baseline, without the learning rate."""
     return one.backbone, one.method
 
 
@@ -189,7 +189,7 @@ def _why_it(made: Recommendation, chosen: Contender) -> str:
 def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
     """Return the sentences on a recommended method without training: a baseline or the untrained model.
 
-    The three sentences are the reason, the costs and the verdicts.
+    The sentences are the reason for the recommendation, the costs, and the verdicts on the recommended method.
     """
     tried = [one for one in made.contenders if one.trained]
     trained = [one for one in tried if not made.is_short(one)]
@@ -262,7 +262,7 @@ _VERDICT_WORDS = {
 
 
 def evidence(made: Recommendation) -> Table:
-    """Return the table of evidence, with the metrics and costs of each method that was tried."""
+    """Return the table of a recommendation, with the metrics and costs of each method that `choose` tried."""
     names = _metrics(made)
     headings = (*map(metric_heading, names), "Trained on", "Steps", "Training (s)", "Process, peak")
     lines = [
@@ -341,7 +341,7 @@ def _left_out(dropped: Mapping[str, Dropped]) -> list[str]:
 def _names(names: Sequence[str]) -> str:
     """Return the titles of methods as a list in words.
 
-    If more than MOST methods are on several backbones, the list ends with the number of the others.
+    On several backbones, the list has at most MOST methods and then the number of the others.
     """
     titles = [title(name) for name in names]
     if len(titles) <= MOST or not any(ON in name for name in names):
@@ -361,7 +361,7 @@ _VALIDATION = (
 
 
 def _metrics(made: Recommendation) -> list[str]:
-    """The names of the headline metric and one other metric, for the columns of the evidence table."""
+    """The names of the headline metric and one other metric, the columns of the recommendation's table."""
     there = next((one.metrics for one in made.contenders if one.metrics), {})
     return list(dict.fromkeys([made.metric, *there]))[:2]
 

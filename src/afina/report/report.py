@@ -123,7 +123,7 @@ class Report:
 
     @cached_property
     def evidence(self) -> list[Table]:
-        """The table of the methods that a recommendation tried, as a list; empty for a study."""
+        """The table of the methods that `choose` tried, as a list; empty for a study."""
         from afina.report import recommendation
 
         return [recommendation.evidence(self.results.recommendation)] if self.results.recommendation else []
@@ -157,7 +157,7 @@ class Report:
 
     @cached_property
     def of_use(self) -> Record | None:
-        """The record of the run whose adapter the report suggests to use: the recommended or the best method.
+        """The record of the run whose adapter the report suggests to use, a run of the recommended or the best method.
 
         None if there is no such run. An untrained model with a random head is never suggested.
         """

@@ -112,8 +112,8 @@ def of_recommendation(
 
     Args:
         sentences: The sentences of the recommendation.
-        evidence: The table of the methods that were tried.
-        answer: The plot of the recommended method's differences from the other methods.
+        evidence: The table of the methods that `choose` tried.
+        answer: The plot of the differences between the recommended method and each other method.
         plots: The plots below the table.
     """
     return Section(
@@ -126,7 +126,7 @@ def of_conclusion(sentences: Sequence[str], answer: Sequence[Plot] = ()) -> Sect
 
     Args:
         sentences: The sentences of the conclusion.
-        answer: The plot of the best method's differences from the other methods.
+        answer: The plot of the differences between the best method and each other method.
     """
     return Section("Conclusion", (AnswerBlock(tuple(sentences), tuple(answer)),))
 
@@ -282,7 +282,7 @@ def notes(arms: Sequence[Arm], data: ReadingOptions, found: int = 0, told: Seque
         arms: The methods with their results.
         data: The options with which the task was read.
         found: The number of results of the study, including equal results of which only one is used.
-        told: Sentences about what the study did differently from the request.
+        told: Sentences on where the study differs from its study file or options.
     """
     if not arms:
         return []

@@ -89,17 +89,17 @@ class Measure:
 
     @property
     def key(self) -> str:
-        """The heading without the name of a label, which is the key of the column in `Beside.measures`."""
+        """The heading without the name of a label, by which `Beside.measures` finds the column."""
         return self.plain or self.heading
 
 
 @dataclass(frozen=True)
 class Beside:
-    """Figures of another study, to be shown beside the report's own figures.
+    """Figures of the published study, to be shown beside the report's own figures.
 
     Attributes:
-        measures: The columns of the other study, by the `key` of the report's column to whose right they are inserted.
-        notes: Notes about the other study, by the title of the table below which they are shown.
+        measures: The columns of the published study, by the `key` of the report's column to the left of them.
+        notes: Notes about the published study, by the title of the table below which they are shown.
     """
 
     measures: Mapping[str, tuple[Measure, ...]] = field(default_factory=dict)
@@ -113,7 +113,7 @@ def all_tables(arms: Sequence[Arm], beside: Beside, notes: Sequence[str] = (), *
 
     Args:
         arms: The methods with their results; each table has a row per method.
-        beside: The figures of another study that the tables show beside the methods' own figures.
+        beside: The figures of the published study that the tables show beside the methods' own figures.
         notes: The notes below the first table.
         headed: Whether the models have a classification head.
     """
@@ -239,7 +239,7 @@ def _cost_notes(arms: Sequence[Arm], headed: bool) -> list[str]:
 
 
 def _at_once(arms: Sequence[Arm]) -> list[str]:
-    """Return a note on runs that shared the machine, because their times cannot be compared with those of others."""
+    """Return a note on runs that shared the machine: their times cannot be compared with those of single runs."""
     beside = [record.at_once for arm in arms for record in arm.records if record.at_once > 1]
     if not beside:
         return []

@@ -1,4 +1,4 @@
-"""The report's table of retention: the language-model loss on neutral sentences, before and after training."""
+"""The report's table of forgetting (`train.retention`): the loss on neutral sentences before and after training."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from afina.studies.runs.record import Record, Retention
 RETENTION = "Retention"
 
 FIGURES = ("before", "after", "change")
-"""The names of the fields of a `Retention` that the table shows."""
+"""The fields of `Retention` that are columns of the table: losses on neutral sentences, and their difference."""
 
 
 def retention_table(arms: Sequence[Arm]) -> Table | None:
-    """Return a table with a row for each method whose runs measured their retention; None if no run did."""
+    """Return a table with a row for each method whose runs measured their forgetting; None if no run did."""
     measured = measured_arms(arms)
     if not measured:
         return None
@@ -37,7 +37,7 @@ def retention_table(arms: Sequence[Arm]) -> Table | None:
 
 
 def retention_as_json(arms: Sequence[Arm]) -> list[dict[str, object]]:
-    """Return the rows of the retention table as JSON values: `before`, `after`, `change` and the change's interval."""
+    """Return the rows of the table of forgetting as JSON values: `before`, `after`, `change` and its interval."""
     found: list[dict[str, object]] = []
     for arm in lines(measured_arms(arms)):
         low, high = change_ends(arm)
@@ -48,7 +48,7 @@ def retention_as_json(arms: Sequence[Arm]) -> list[dict[str, object]]:
 
 
 def measured_arms(arms: Sequence[Arm]) -> list[Arm]:
-    """Return the methods whose runs measured their retention, each with only the seeds that measured it."""
+    """Return the methods whose runs measured their forgetting, each with only the seeds of these runs."""
     kept = [arm.where(lambda record: record.retention is not None) for arm in arms]
     return [arm for arm in kept if arm is not None]
 
@@ -59,7 +59,7 @@ def _retention(record: Record) -> Retention:
 
 
 def figure_of(name: str) -> Value:
-    """Return a function that reads a field of FIGURES from a record that has a retention."""
+    """Return a function that reads the field `name` (of FIGURES) of a record's `retention`."""
     return lambda record: float(getattr(_retention(record), name))
 
 
@@ -68,7 +68,7 @@ def _form(name: str) -> Callable[[float], str]:
 
 
 def change_ends(arm: Arm) -> tuple[float, float]:
-    """Return the 95 % interval of the change of the loss: each end is the mean of the seeds' interval ends."""
+    """Return the 95 % interval of the change of the loss; for several seeds, the mean of each end over the seeds."""
     intervals = [_retention(record).change_interval for record in arm.records]
     low, high = (statistics.fmean(ends) for ends in zip(*intervals, strict=True))
     return low, high

@@ -1,7 +1,7 @@
 """The evaluation texts on which methods disagree most, by votes (labels), distance (numbers) or words (texts).
 
-The records of runs contain no texts. `EvaluationTexts` reads the task again without the network, or gives the reason
-why the report shows no texts.
+The records of runs contain no texts. To show texts, `EvaluationTexts` reads the task again, without the network; if it
+cannot, it has the reason.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class EvaluationTexts:
 
     Attributes:
         texts: The N texts of the split; None if the texts must not be shown or cannot be read.
-        digest: The digest of the split. A report shows texts only if this digest equals the digest in its records.
+        digest: The digest of the split. A report shows the texts only if the records of the runs have the same digest.
         reason: The reason why `texts` is None.
         withheld: Whether the user asked for a report without texts.
     """

@@ -30,9 +30,9 @@ FIRST = 2
 """The first references that an example shows in addition to the references that are nearest to an answer."""
 
 ALIKE = 1 / 3
-"""Differences from the nearest reference are marked only if the likeness (`Words.likeness`) is at least this value.
+"""The least likeness (`Words.likeness`) of answer and nearest reference at which their differences are marked.
 
-If the likeness is lower, nearly all words would be marked.
+If less alike, nearly all words would be marked.
 """
 
 METRIC = "rouge_l"
@@ -45,8 +45,8 @@ class ExampleAnswer:
 
     Attributes:
         label: The name of the method.
-        remark: The value of METRIC for the answer, and the number of the nearest reference.
-        pieces: The words of the answer in pieces, with their differences from the nearest reference; () if empty.
+        remark: The ROUGE-L of the answer, and the number of the nearest reference.
+        pieces: The answer in pieces that mark the differences from the nearest reference; () for an empty answer.
         marked: Whether differences from the nearest reference are marked.
     """
 
@@ -61,7 +61,7 @@ class AnsweredText:
     """An evaluation text with references and the answer of each method.
 
     Attributes:
-        title: The row of the text; also the disagreement of the answers if the text was chosen for its disagreement.
+        title: The row of the text in its split; also the disagreement of the answers if the text was chosen for it.
         text: The input text.
         references: The shown references, each with its number from 1.
         count: The number of all references of the text.
@@ -77,7 +77,7 @@ class AnsweredText:
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples of answered texts, which a report shows one below the other.
+    """Evaluation texts with the methods' answers, which a report shows one below the other.
 
     The property `marked` is true if any answer has marked differences.
     """
@@ -91,7 +91,7 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class SideBySide:
-    """The answers of several methods to the same texts; for a method with several seeds, the answers of the first seed.
+    """The generated answers of several methods to the same texts; for a method with several seeds, of the first seed.
 
     Attributes:
         arms: The methods with their results, at least one.
@@ -147,7 +147,7 @@ class SideBySide:
         return AnsweredText(title, brief(text, LONGEST), shown_references, len(references), tuple(answers))
 
     def table(self, rows: Sequence[int], title: str, notes: Sequence[str]) -> Table:
-        """Return a table without texts: row number, disagreement, and METRIC of each method's answer."""
+        """Return a table without texts: row number, disagreement, and ROUGE-L of each method's answer."""
         named = metric_name(METRIC)
         columns = (Column("Row"), Column("Disagreement"), *(Column(f"{arm.label}, {named}") for arm in self.arms))
         cells = tuple(

@@ -90,7 +90,7 @@ def _inline(text: str) -> Markup:
 
 
 def _marked(piece: Piece) -> Markup:
-    """Return the words of a piece as escaped HTML: `<ins>` if only the answer has them, `<del>` if it lacks them."""
+    """Return a piece of a comparison as HTML: `<ins>` if the reference lacks it, `<del>` if the answer lacks it."""
     words = piece.text.rstrip(" ")
     if piece.state == "same" or not words:
         return Markup(escape(piece.text))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # the import loads scipy
     from afina.studies.results import Results
 
 MEAN = "mean"
-"""The value of `seed` in a row that has means over all seeds of a method."""
+"""The value of `seed` in a table row with the means over all seeds of a method."""
 
 Columns = Mapping[str, Value]
 
@@ -47,8 +47,8 @@ def plain_tables(arms: Sequence[Arm]) -> dict[str, JsonRows]:
 
     A row has `method`, `seed` (a number or "mean") and the columns of its table. A value in a row is null if it was not
     measured or is undefined. A row of means also has the standard deviation over the seeds (n - 1) of each column,
-    under the column's name with `_sd`. The tables `answers` and `retention` have no standard deviations. The table
-    `answers` is there for results of several backbones, and `retention` for runs that measured their retention.
+    under the column's name with `_sd`, except in the tables `answers` and `retention`. The table `answers` exists if a
+    study has several backbones, and `retention` if runs measured their forgetting (`train.retention`).
     """
     names = list(arms[0].record.metrics) if arms else []
     performance = {name: metric_value(name) for name in names} | {"examples": lambda record: record.examples}

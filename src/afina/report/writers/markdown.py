@@ -94,7 +94,7 @@ def _example(one: AnsweredText) -> str:
 
 
 def _marked(piece: Piece) -> str:
-    """Return the words of a piece in Markdown: bold if only the answer has them, struck out if it lacks them."""
+    """Return a piece of a comparison in Markdown: bold if the reference lacks it, struck out if the answer does."""
     words = _plain(piece.text)
     mark = {"same": "", "added": "**", "missing": "~~"}[piece.state]
     return f"{mark}{words}{mark}{' ' * piece.text.endswith(' ')}" if words else piece.text

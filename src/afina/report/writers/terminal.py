@@ -2,7 +2,7 @@
 
 A number in a table is never cut or wrapped. If a table is wider than the terminal, names and texts are wrapped between
 words. If the wrapped table is still too wide, the table is split into parts that repeat the first columns. If a part is
-still too wide, each row of the table is shown with one line per column.
+still too wide, each table row is printed as several lines, one per column.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def layout(shown: Table, width: int) -> list[Widths]:
 
 
 def _parts(shown: Table, names: Widths, least: Widths, width: int) -> list[Widths]:
-    """Return the parts of a table, each with the first columns in the widths `names`; empty if a part does not fit."""
+    """Return the parts of a table, each with the first columns, of the widths `names`; empty if a part does not fit."""
     naming = next((place for place, one in enumerate(shown.columns) if one.align == "right"), 1)
     naming = min(naming, len(least))
     repeated, parts = {place: names[place] for place in range(naming)}, list[Widths]()
