@@ -205,7 +205,7 @@ def told(
 
 
 def _set_aside(train: Split, kind: Kind, shares: Mapping[str, float | None]) -> tuple[Split, dict[str, Split]]:
-    """Return the remaining training split, and the splits that were cut from it by the names of their shares."""
+    """Return the rest of the training split, and the splits that were cut from it, by their names in `shares`."""
     rest, cut = splitting.cuts(train, {name: share for name, share in shares.items() if share is not None})
     return rest, {name: TARGETS[kind].grouped(split) for name, split in cut.items()}
 

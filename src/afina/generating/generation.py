@@ -265,7 +265,7 @@ class ContinuousBatch(Generic[Key]):
     def _told(self, ended: Ended[Key]) -> list[tuple[Key, Continuation | Exception]]:
         """Pass the tokens of a step to the listeners, and return the requests that have ended with their outcomes.
 
-        An error of a listener ends the listener's request.
+        If a request's listener (a callback for new tokens) raises an error, the request ends.
         """
         outcomes: dict[_Request[Key], Continuation | Exception | None] = dict.fromkeys(self._running.values())
         outcomes |= ended

@@ -30,9 +30,9 @@ SLICE = 32
 """The number of prompt tokens whose logits are in memory at once when their log-probabilities are computed."""
 
 _ROOM = 32
-"""The largest number of free columns after a prompt in the cache.
+"""The largest number of token positions that the cache keeps free after a prompt.
 
-With free columns, the keys and values of a sequence need not be moved to a larger pool at its first new token.
+With free positions, a sequence's keys and values need not be moved to a larger pool at the first new token.
 """
 
 

@@ -89,7 +89,7 @@ class TextRequest:
         truncation: how texts that are too long are truncated. None: as in training.
         sticky: the end user's name or the request's id, whose hash decides whether the model's canary version answers.
             None: the canary version does not answer.
-        traced: the traced request, passed unchanged to the batch listener. None: the request is not traced.
+        traced: the request's span and times, passed to the batch listener (a callback). None: no tracing.
     """
 
     key: Key
@@ -198,7 +198,7 @@ class AcceptedRequest:
 Check = Callable[[AcceptedRequest], object]
 """A function that raises an error if a request's options do not suit the model or the texts.
 
-A check is called with an accepted request before the request's texts are computed.
+A check is called with a tokenized request before the request's texts are computed.
 """
 
 

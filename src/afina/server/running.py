@@ -177,7 +177,7 @@ class Server(uvicorn.Server):
 
 
 def server(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str], None] = lambda url: None) -> Server:
-    """Return a server of a core that has not been started.
+    """Return a server, not started yet, that serves a core.
 
     Args:
         sockets: the sockets that `bind` returned.

@@ -127,7 +127,7 @@ class StoreReader:
         return model_card(self.show(reference), merged=merged)
 
     def opened(self, version: Version, use: Callable[[Mapping[str, Path]], Made]) -> Made:
-        """Call `use` with the files of a version by role, each checked against its digest. Details: `use_files`."""
+        """Call `use` with a version's files by role (such as `body`), each checked against its digest (`use_files`)."""
         return use_files(self._database, self._blobs, version, use)
 
     def list(self, client: str | None = None) -> Sequence[NameSummary]:
@@ -274,7 +274,7 @@ def use_files(
     use: Callable[[Mapping[str, Path]], Made],
     shows: Mapping[str, Callable[[Made, Path], bool]] = MappingProxyType({}),
 ) -> Made:
-    """Call `use` with the files of a version by role, check the files' digests, and return the result of `use`.
+    """Call `use` with a version's files by role (such as `body`), check their digests, and return the result of `use`.
 
     Args:
         shows: for each role whose file `use` hashes itself, a function that is called with the result of `use` and the

@@ -23,20 +23,20 @@ FIRST_SPEED = 500.0
 """The estimate of the tokens that are computed per second, used before the first batch."""
 
 LINE, COMPUTE, STEP, WATCH = "line", "compute", "step", "watch"
-"""The names, for the log and the metrics, of four operations that may fail: taking the next works, computing a batch,
-computing a step of generations, and calling the batch listener.
+"""The names, for the log and the metrics, of four operations that may fail: taking the next work items, computing a
+batch, computing a step of generations, and calling the batch listener.
 """
 
 
 class _Turn(NamedTuple):
-    """The works (texts, prompts, tests) that the computing thread takes from the queue at one time.
+    """The work items (texts, prompts, tests) that the computing thread takes from the queue at one time.
 
     Attributes:
-        budget: the largest number of tokens of this turn's works together.
+        budget: the largest number of tokens of this turn's work items together.
         room: the largest number of tokens of new prompts.
         texts: the texts and tests that need one forward pass.
         prompts: the prompts whose generation begins now.
-        late: the works whose time limit is past.
+        late: the work items whose time limit is past.
         ending: whether running generations are ended, because the server is shutting down.
     """
 
@@ -50,7 +50,7 @@ class _Turn(NamedTuple):
 
 
 class Batcher:
-    """A thread that computes the works in the queue. Thread-safe. Only `close` and `give_up` end the thread.
+    """A thread that computes the work items in the queue. Thread-safe. Only `close` and `give_up` end the thread.
 
     Args:
         watch: the batch listener, which is called after each batch and each step of generations.
@@ -117,9 +117,10 @@ class Batcher:
                 self._changed.notify()
 
     def submit(self, works: Sequence[Work], *, asks: bool = True) -> Sequence[Future[Any]]:
-        """Put works of one client into the queue, and return their futures. If the works do not fit, none is queued.
+        """Put work items of one client into the queue, or none if they do not all fit; return their futures.
 
-        A future raises TimeoutError after the time limit of its work. A work whose future is cancelled is not computed.
+        A future raises TimeoutError after its work item's time limit. A work item whose future is cancelled is not
+        computed.
 
         Args:
             asks: whether the client counts as active. While several clients are active, batches are smaller.
@@ -216,7 +217,7 @@ class Batcher:
             item.settle(outcome)
 
     def _forget(self, ended: Sequence[Work]) -> None:
-        """Remove works that have ended from the queue, so that no further chunks of them are computed."""
+        """Remove work items that have ended from the queue, so that no further chunks of them are computed."""
         if any(item.left for item in ended):
             with self._changed:
                 self._line.forget(ended)
@@ -262,7 +263,7 @@ class Batcher:
     def _settle(self, ended: Sequence[tuple[GeneratedAnswer, Any]]) -> None:
         """Set the results of ended generations.
 
-        If a step with background works (which no client waits for) failed with Busy, the clients' generations are
+        If a step with background work items (which no client waits for) failed with Busy, the clients' generations are
         restarted where possible and do not get the error.
         """
         failed = {work for work, outcome in ended if isinstance(outcome, Busy)}
@@ -298,8 +299,8 @@ class Batcher:
     def _broken(self, error: BaseException) -> None:
         """End generations after an unexpected error in a step.
 
-        If background works are running, only they are ended, because they may be the cause of the error. Otherwise all
-        generations are ended.
+        If background work items are running, only they are ended, because they may be the cause of the error. Otherwise
+        all generations are ended.
         """
         blamed = [work for work in self._running.values() if work.in_background]
         for work in blamed or [*self._running.values()]:
@@ -363,7 +364,7 @@ class Batcher:
                 self._abandon(error)
 
     def _abandon(self, error: BaseException) -> None:
-        """Empty the queue and fail all its works, because the queue may be inconsistent after an unexpected error."""
+        """Empty the queue and fail its work items, as the queue may be inconsistent after an unexpected error."""
         with self._changed:
             waiting = self._line.clear()
         for item in waiting:
@@ -372,7 +373,7 @@ class Batcher:
         self._note(LINE, error)
 
     def give_up(self) -> None:
-        """Refuse new works, and fail all waiting texts and all generations with Busy.
+        """Refuse new work items, and fail all waiting texts and all generations with Busy.
 
         The texts of the batch that is being computed are still answered.
         """
@@ -384,7 +385,7 @@ class Batcher:
             item.fail(problems.ENDING())
 
     def close(self) -> None:
-        """Refuse new works, and return when all accepted works have been computed."""
+        """Refuse new work items, and return when all accepted work items have been computed."""
         with self._changed:
             self._closing = True
             self._changed.notify()

@@ -1,13 +1,13 @@
-"""The fair queue of works (texts and prompts) that wait for the computing thread.
+"""The fair queue of work items (texts and prompts) that wait for the computing thread.
 
 - Clients share the computed tokens equally (start-time fair queueing). The client that has received the fewest tokens
   is next. A client that returns after a pause starts with the other clients' count of tokens. A client with few
   requests therefore never waits for the whole queue of a client with many requests.
 - If a text is longer than a batch and can be computed in chunks, the batch takes the first tokens of the text, and the
-  other tokens become the client's next work.
+  other tokens become the client's next work item.
 - Texts for one forward pass and prompts for generation have separate queues, since only generation waits for memory.
   Both count for the client's share.
-- Background works, such as the texts of shadow versions, are taken while no client waits.
+- Background work items, such as the texts of shadow versions, are taken from the queue while no client waits.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ GUESSED = 0.1
 
 
 class ClientSpeed:
-    """The speed at which a client's tokens leave the queue, measured while works of the client wait.
+    """The speed at which a client's tokens leave the queue, measured while work items of the client wait.
 
     Args:
-        now: the time at which the client's first work arrives.
+        now: the time at which the client's first work item arrives.
         guess: the tokens per second that are assumed before anything is measured.
     """
 
@@ -49,7 +49,7 @@ class ClientSpeed:
         self._since, self._left, self._gap = now, now, 0.0
 
     def wait(self, now: float) -> None:
-        """Start measuring again, because works of the client wait again."""
+        """Start measuring again, because work items of the client wait again."""
         self._since = self._left = now
 
     def leave(self, tokens: int, now: float) -> None:
@@ -82,11 +82,11 @@ LEAST = 16
 """The smallest number of tokens in a chunk of a text. A batch with a smaller chunk would not be worth its cost."""
 
 Waiting = dict[str, OrderedDict[Work, None]]
-"""The waiting works of each client in the order of their arrival. A client without waiting works has no entry."""
+"""The waiting work items of each client in the order of their arrival, without clients that have none."""
 
 
 class FairQueue:
-    """A queue of works that gives clients equal shares of the computed tokens. Not thread-safe.
+    """A queue of work items that gives clients equal shares of the computed tokens. Not thread-safe.
 
     Args:
         most: the largest number of tokens in a batch while one client is active.
@@ -107,17 +107,17 @@ class FairQueue:
         self._speeds: dict[str, ClientSpeed] = {}
 
     def offer(self, items: Sequence[Work], speed: float, *, asks: bool = True) -> None:
-        """Put works of one client into the queue. If the works do not fit, none of them is put into the queue.
+        """Put work items of one client into the queue, or none of them if they do not all fit.
 
         Args:
-            items: the works, all of one client.
+            items: the work items, all of one client.
             speed: the tokens that the server computes per second. Until the client's own speed is measured, the time
                 for a retry is estimated from the speed of the server.
             asks: whether the client counts as active. While several clients are active, batches are smaller.
 
         Raises:
             Overloaded: the client's share of the queue is full. The exception's attribute `after` is an estimate of the
-                seconds until these works fit. A client without waiting works may exceed its share of the queue once.
+                seconds until these work items fit. A client that has nothing in the queue may exceed its share once.
         """
         client, asked, now = items[0].client, sum(item.tokens for item in items), items[0].arrived
         if items[0].in_background:
@@ -177,7 +177,7 @@ class FairQueue:
         return left if budget == self.most else left - budget // 4
 
     def due(self, now: float, *, expected: bool = True) -> float | None:
-        """Return the seconds until the next works should be taken from the queue, or None if no work waits.
+        """Return the seconds until the next work items should be taken from the queue, or None if no work item waits.
 
         Args:
             expected: whether further texts are announced (`Batcher.expecting`). The first text then waits for them.
@@ -215,9 +215,9 @@ class FairQueue:
     def _spare(
         self, now: float, opens: Callable[[Work], bool] = lambda item: True, *, prompts: bool = False
     ) -> list[Work]:
-        """Return a small batch of background works if no client's work waits, otherwise an empty list.
+        """Return a small batch of background work items if no client's work item waits, otherwise an empty list.
 
-        All works of the batch belong to one version, since the computation of a version may fail.
+        All work items of the batch belong to one version, since the computation of a version may fail.
         """
         batch, left = list[Work](), self.shared
         if self._texts or self._prompts:
@@ -270,7 +270,7 @@ class FairQueue:
         return batch
 
     def give_back(self, items: Sequence[Work]) -> None:
-        """Put works that were taken back into the queue, before all other works of their clients."""
+        """Put work items that were taken back into the queue, before all other work items of their clients."""
         for item in reversed(items):
             client, item.taken = item.client, 0
             if item.in_background:
@@ -328,12 +328,12 @@ class FairQueue:
 
 
 def _share(item: Work, left: int, room: int, *, first: bool) -> int:
-    """Return the number of a work's tokens that a batch takes; 0: the work does not fit into the batch.
+    """Return the number of a work item's tokens that a batch takes; 0: the work item does not fit into the batch.
 
     Args:
         left: the number of tokens that still fit into the batch.
         room: the number of the `left` tokens that chunks of long texts may use.
-        first: whether the batch has no work yet.
+        first: whether the batch has no work item yet.
     """
     if item.reach is None:
         return item.left if first or item.left <= left else 0

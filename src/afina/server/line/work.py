@@ -1,7 +1,6 @@
-"""Works, which wait in the queue for the computing thread: texts to predict, prompts to generate from, golden tests.
+"""Work items, which wait in the queue for the computing thread: texts to predict, prompts, golden tests.
 
-Each work has a client, token ids, a deadline and the future of its result. A text is tokenized before a work is made of
-it.
+Each work item has a client, token ids, a deadline and the future of its result. Its text is tokenized already.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ OURS = ""
 """The client of golden tests."""
 
 BACKGROUND = "#"
-"""The first character of the attribute `client` of works that nobody waits for. No client's name begins with it."""
+"""The first character of `Work.client` if no client waits for the work item. No client's name begins with it."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -35,16 +34,16 @@ class Work:
     """A computation that waits in the queue: one text, prompt or golden test.
 
     Attributes:
-        client: the client whose fair share of the queue and of the computing time the work uses.
+        client: the client whose fair share of the queue and of the computing time the work item uses.
         tokens: the number of tokens of the text or prompt.
-        timeout: the number of seconds in the queue after which the work fails with TimeoutError.
-        traced: the traced request, passed unchanged to the batch listener. None: the request is not traced.
-        arrived: the time at which the work entered the queue, in seconds of the queue's clock.
-        began: whether the computation of the work has begun. The work's tokens then count for the API key's rate limit,
+        timeout: the number of seconds in the queue after which the work item fails with TimeoutError.
+        traced: the request's span and times, passed to the batch listener (a callback). None: no tracing.
+        arrived: the time at which the work item entered the queue, in seconds of the queue's clock.
+        began: whether the computation of the work item has begun. If so, its tokens count for the API key's rate limit,
             even if nobody waits for the answer any more.
-        reach: `Classifier.reach` of the model, which `cost` uses. None: the work cannot be computed in chunks.
-        taken: the number of the work's tokens that batches have taken so far.
-        due: the number of the work's tokens that the last batch has taken.
+        reach: `Classifier.reach` of the model, which `cost` uses. None: the work item cannot be computed in chunks.
+        taken: the number of the work item's tokens that batches have taken so far.
+        due: the number of the work item's tokens that the last batch has taken.
     """
 
     client: str
@@ -63,7 +62,7 @@ class Work:
         return self.tokens - self.taken
 
     def cost(self, tokens: int) -> int:
-        """Return how long the next `tokens` of the work take to compute; the unit is the time for a text's first token.
+        """Return how long the next `tokens` tokens take to compute; the unit is the time for a text's first token.
 
         Later tokens of a text take longer than the first, because they attend to the tokens before them.
         """
@@ -71,22 +70,22 @@ class Work:
 
     @property
     def in_background(self) -> bool:
-        """Whether this is a background work, which no client waits for. Clients' works are computed before it."""
+        """Whether no client waits for the work item (background), so that clients' work items are computed first."""
         return self.client.startswith(BACKGROUND)
 
     @property
     def until(self) -> float:
-        """The time after which the work fails with TimeoutError, in seconds of the queue's clock."""
+        """The time after which the work item fails with TimeoutError, in seconds of the queue's clock."""
         return self.arrived + self.timeout
 
     def settle(self, outcome: Any) -> None:
-        """Set the result of the work's future. The AfinaError for a single text is also set as a result."""
+        """Set the result of the work item's future, such as a prediction or the AfinaError of its text."""
         with suppress(InvalidStateError):  # cancelled meanwhile
             self.future.set_result(outcome)
         self.dropped()
 
     def fail(self, error: BaseException) -> None:
-        """Set the exception of the work's future.
+        """Set the exception of the work item's future.
 
         An exception that would end the thread that waits for the future, such as SystemExit, becomes a RuntimeError.
         """
@@ -97,7 +96,7 @@ class Work:
         self.dropped()
 
     def dropped(self) -> None:
-        """Free what the work uses (by default nothing). Called when the work's future has a result or was cancelled."""
+        """Free the work item's memory, by default nothing; called when its future has a result or was cancelled."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -127,7 +126,7 @@ class GoldenTest(Work):
 
 @dataclass(eq=False, kw_only=True)
 class GeneratedAnswer(Work):
-    """A prompt whose answer is generated step by step. The work's future can be cancelled until it has a result.
+    """A prompt whose answer is generated step by step. The work item's future can be cancelled until it has a result.
 
     Attributes:
         heard: the time of the first new token, in seconds of the queue's clock. None: there is no new token yet.
@@ -159,7 +158,7 @@ class GeneratedAnswer(Work):
 
 
 class EngineComputer:
-    """A class that computes works with an engine, called by one thread."""
+    """A class that computes work items with an engine, called by one thread."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -202,10 +201,10 @@ def works_of(
     client: str | None = None,
     choices: Sequence[int] | None = None,
 ) -> Sequence[Work]:
-    """Return the works of a request: one for each text, or one for each choice (generated answer) of each text.
+    """Return the work items of a request: one for each text, or one for each choice (generated answer) of each text.
 
     Args:
-        client: the client whose share of the queue the works use. None: the client of the request's key.
+        client: the client whose share of the queue the work items use. None: the client of the request's key.
         choices: the numbers of the choices (answers to the same text) to generate for each text. None: all choices.
     """
     request, lease = accepted.request, accepted.lease

@@ -32,7 +32,7 @@ class Canaries:
     passed, and if the golden test fails, the version in production answers.
 
     Args:
-        served: The served versions, which load a canary version and run its golden test.
+        served: The object that loads canary versions and runs their golden tests.
     """
 
     def __init__(self, store: StoreReader, served: ServedVersions) -> None:

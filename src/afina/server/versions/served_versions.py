@@ -232,7 +232,7 @@ class ServedVersions:
                 self._loading[str(version)] = self._pool.submit(self._load, version)
 
     def _load(self, version: Version) -> None:
-        """Load a version and run its golden test. The next `refresh` serves the version if the test has passed."""
+        """Load a version and run its golden test. If the test passes, the next `refresh` serves the version."""
         with suppress(AfinaError):  # damaged, not loaded in time, or the store does not respond: recorded by `demand`
             self.demand(version)
 

@@ -1,8 +1,8 @@
 """Shadow versions, which compute the same texts as the production version for a comparison.
 
 After the version with the alias `production` has answered a client's text, the version with the alias `shadow` computes
-the same text. The shadow version must have passed its golden test. A shadow version's answers are background works,
-which are computed while no client waits. Clients never notice a shadow version's answers, errors or loading time.
+the same text. The shadow version must have passed its golden test. A shadow version's answers are computed while no
+client waits. Clients never notice a shadow version's answers, errors or loading time.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Shadows:
     """The shadow versions of all models. Thread-safe; store lookups, loading and tokenizing run in separate threads.
 
     Args:
-        served: The served versions, which load the shadow version and run its golden test.
+        served: The object that loads the shadow version and runs its golden test.
         encoder: Tokenizes texts for the shadow version.
     """
 
@@ -169,7 +169,7 @@ class Shadows:
             self._asking.submit(self._ask, status, current, one, choice, outcome)
 
     def _ask(self, status: ShadowStatus, current: str, request: TextRequest, choice: int, outcome: Any) -> None:
-        """Tokenize a text for the shadow version, and put the text into the queue as a background work."""
+        """Tokenize a text for the shadow version, and queue it to be computed while no client waits."""
         lease = None
         try:
             if status.state != RIDING or status.version is None:

@@ -39,7 +39,7 @@ class StoreWatcher:
         reads: The functions that read the store. Each function is called again at most `every` seconds after its last
             call has ended.
         every: The interval between calls in seconds.
-        failed: A function that is called with each exception of a read that is not an AfinaError.
+        failed: A function that is called with each exception of a read, except an AfinaError.
         clock: A function that returns the time in seconds.
     """
 

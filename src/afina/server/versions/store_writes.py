@@ -49,7 +49,7 @@ class StoreWrites:
         self._learn(None)
 
     def refresh(self) -> None:
-        """Start a check in another thread if the last check is more than `PAUSE` seconds ago.
+        """Check in another thread whether the store can be written, if the last check is `PAUSE` seconds ago.
 
         `refresh` does not wait for the check, which may have to wait for writes of other processes.
         """
