@@ -124,9 +124,9 @@ class _Sequence(NamedTuple):
 def mixed_outputs(host: MixedBatchModel, rows: Sequence[SinglePass]) -> list[np.ndarray]:
     """Return the outputs of each text, float32 [width of the head of the text's adapter].
 
-    Outputs are NaN or infinite only if the text's own adapter causes it. In a packed batch, attention multiplies the
-    values of other texts by 0, and 0 times NaN or infinity is NaN. The texts of each adapter with NaN or infinite
-    outputs are therefore computed again without the texts of other adapters.
+    A text's outputs are NaN or infinite only if the text's own adapter causes it. In a packed batch, attention
+    multiplies the values of other texts by 0, and 0 times NaN or infinity is NaN. The texts of each adapter with NaN or
+    infinite outputs are therefore computed again without the texts of other adapters.
     """
     found = _together(host, rows)
     groups = [*_by_adapter(rows)]

@@ -97,9 +97,9 @@ class _Closing:
     def _keys(
         self, given: Schema, choices: list[str], beside: Keys | None
     ) -> tuple[Keys | None, Keys | None, Keys | None]:
-        """Return the keys that each alternative, each other part (`allOf`, `$ref`), and the schema itself must allow.
+        """Return the keys that three parts of a schema must allow: alternatives, `allOf` and `$ref`, the schema itself.
 
-        None instead of keys: this part need not forbid further keys.
+        None instead of keys: the part need not forbid further keys.
         """
         fixed = list(self._together({name: one for name, one in given.items() if name not in choices}))
         if beside is None or any(_SAID & one.keys() for one in fixed):

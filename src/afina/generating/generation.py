@@ -108,7 +108,7 @@ class _Request(Generic[Key]):
     prompt_logprobs: list[TokenLogprobs] | None = None
 
     def tell(self) -> None:
-        """Pass new tokens to the listener `heard`. In beam search, nothing is passed, since tokens may still change."""
+        """Pass new tokens to the listener `heard`, except in beam search, whose tokens may still change."""
         search, start = self.search, self.told
         if self.heard is None or not isinstance(search, SingleSearch) or start == len(search.tokens):
             return

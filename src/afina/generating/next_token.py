@@ -117,9 +117,9 @@ class NextTokenModel(ABC):
     def begin(self, prompts: Sequence[WholePrompt]) -> Begun:
         """Compute new prompts, and return their sequences and the logits of the next tokens.
 
-        Logits are NaN or infinite only if the prompt's own adapter causes it. In a packed batch, attention multiplies
-        the values of other prompts by 0, and 0 times NaN or infinity is NaN. If some logits are not finite, the prompts
-        of each adapter are therefore computed again without those of other adapters.
+        A prompt's logits are NaN or infinite only if the prompt's own adapter causes it. In a packed batch, attention
+        multiplies the values of other prompts by 0, and 0 times NaN or infinity is NaN. So if some logits are not
+        finite, each adapter's prompts are computed again without those of other adapters.
         """
         groups: dict[int, list[int]] = {}
         sequences = []

@@ -81,8 +81,7 @@ class Core:
     def open_backbone(self) -> None:
         """Open the backbone in each precision of the store's adapters, and log the memory that each precision takes.
 
-        Raises the errors of opening the backbone in the first precision. Such errors for the other precisions are only
-        logged.
+        Raises the errors of opening the backbone in the first precision, and only logs those of the other precisions.
         """
         for error in self.engine.open_for_store():
             logs_and_traces.note("backbone not opened", logging.WARNING, problem=str(error))

@@ -127,7 +127,7 @@ class TruncationFacts(Frozen):
 
 
 def choice_seed(seed: int, choice: int) -> int:
-    """Return the random seed of a choice (one of a text's several answers): the request's seed plus the number."""
+    """Return the random seed of a choice (one of a text's several answers): the request's seed plus `choice`."""
     return seed + choice
 
 

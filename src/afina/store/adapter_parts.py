@@ -56,7 +56,7 @@ def split(
     A body or a head without tensors is left out.
 
     Args:
-        directory: the adapter's directory, whose files other than the tensors become parts too. None: the adapter was
+        directory: the adapter's directory, whose other files (not tensors) also become parts. None: the adapter was
             made in memory.
         links: whether files may be symbolic links. By default, links are not followed, because a link may have replaced
             a file after the file's inspection.

@@ -53,9 +53,9 @@ def summaries(connection: Connection, client: str | None = None) -> list[NameSum
 
 
 def served_manifests(connection: Connection, client: str | None = None) -> dict[str, dict[str, Any]]:
-    """Return the manifests of all versions that requests can reach without a version number, by `client/task@3`.
+    """Return the manifests of all versions that have an alias or are the newest of their name, by `client/task@3`.
 
-    These versions have an alias or are the newest version of their name.
+    Requests can reach these versions without a version number.
     """
     of_live = VERSIONS.c.state == LIVE
     newest = select(VERSIONS.c.name, func.max(VERSIONS.c.number)).where(of_live).group_by(VERSIONS.c.name)

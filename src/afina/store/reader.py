@@ -277,9 +277,9 @@ def use_files(
     """Call `use` with a version's files by role (such as `body`), check their digests, and return the result of `use`.
 
     Args:
-        shows: for each role whose file `use` hashes itself, a function that is called with the result of `use` and the
-            file, and returns whether the result proves the file's digest. If not, the file is hashed after `use`. Files
-            of other roles are hashed before `use`.
+        shows: for each role whose file `use` hashes, a function that is called with the result of `use` and the file,
+            and returns whether this result proves the file's digest. If not, the file is hashed after `use`. Files of
+            all other roles are hashed before `use` is called.
 
     Raises:
         NotFound: the version has been deleted.

@@ -14,7 +14,7 @@ from afina.repr_html import ReprCard
 from afina.store import problems
 
 PREFIX = "store:"
-"""The prefix of a reference to a version in a store, where a directory is allowed, too."""
+"""The prefix of a reference to a version in a store, in arguments that may also be a directory."""
 
 PRODUCTION, SHADOW, CANARY = "production", "shadow", "canary"
 """The aliases with a meaning for servers. PRODUCTION is the version that answers requests, SHADOW a version whose

@@ -177,8 +177,8 @@ def to_measure(
     Args:
         form: The format of the label column.
         known: The labels that may occur.
-        usual: The reading options of the adapter's task: its columns are the default if the file has them, and missing
-            values are treated in the same way by default.
+        usual: The reading options of the adapter's task. The columns and the treatment of missing values in these
+            options are the defaults, the columns only if the file has them.
 
     Returns:
         The labelled rows, the label names of the integers 0, 1, ... (empty if unknown), and the path of the file.

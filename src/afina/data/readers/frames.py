@@ -1,7 +1,7 @@
 """Convert data in memory, such as a DataFrame or lists of texts and labels, to FileTables and to files in the cache.
 
-A run is executed in another process, which reads its task at an address. Therefore, the columns of a task in memory are
-written to a file whose name is the digest of the content.
+The columns of a task in memory are written to a file whose name is the digest of the content, because a run is executed
+in another process, which reads its task at an address.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Divide labelled rows into a training and an evaluation split, and cut parts from a training split.
 
-A hash of the normalised text decides which texts are held out. So duplicate texts stay in one split, and the order of
-the file does not matter. This module does not depend on file formats or column names. The classes in `target_kinds`
-convert labels to targets.
+A hash of the normalised text decides which texts are held out. Duplicate texts thus stay in one split, and the order of
+the file's rows does not matter. This module does not depend on file formats or column names. The classes in
+`target_kinds` convert labels to targets.
 """
 
 from __future__ import annotations
@@ -199,10 +199,10 @@ def first(split: Split, count: int | None, field: str) -> Split:
 def cuts(train: Split, shares: Mapping[str, float]) -> tuple[Split, dict[str, Split]]:
     """Cut parts from a training split, one after another; return the remaining split and the cut splits by name.
 
-    A hash of the text, or of the group, decides to which part an example belongs. So duplicate texts stay together, and
-    no text affects the part of another text. Examples keep their order. The choice of the first part's examples does
-    not depend on the part's name. The sizes of the parts are approximate. Raises InvalidData if a part or the remaining
-    split is empty.
+    A hash of the text, or of the group, decides to which part an example belongs. Duplicate texts thus stay together,
+    and no text affects to which part another text belongs. Examples keep their order. The choice of the first part's
+    examples does not depend on the part's name. The sizes of the parts are approximate. Raises InvalidData if a part or
+    the remaining split is empty.
 
     Args:
         shares: The share of the training split to cut, by the name of the part.

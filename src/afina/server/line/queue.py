@@ -1,8 +1,8 @@
 """The fair queue of work items (texts and prompts) that wait for the computing thread.
 
 - Clients share the computed tokens equally (start-time fair queueing). The client that has received the fewest tokens
-  is next. A client that returns after a pause starts with the other clients' count of tokens. A client with few
-  requests therefore never waits for the whole queue of a client with many requests.
+  is next. A client that returns after a pause starts with the other clients' count of tokens. So a client with few
+  requests never waits for the whole queue of a client with many requests.
 - If a text is longer than a batch and can be computed in chunks, the batch takes the first tokens of the text, and the
   other tokens become the client's next work item.
 - Texts for one forward pass and prompts for generation have separate queues, since only generation waits for memory.

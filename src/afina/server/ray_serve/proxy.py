@@ -80,7 +80,7 @@ CONTROLS = frozenset(
 )
 """The request headers with which any client could control Ray Serve. The proxy removes these headers.
 
-Such a header is also removed if it has underscores instead of hyphens.
+A header whose name has underscores instead of these hyphens is also removed.
 """
 
 LATE = "no server was free in time. Try again."

@@ -156,8 +156,8 @@ def _opened(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
 def _opened_alone(path: Path, patience: float) -> sqlite3.Connection:
     """Open a SQLite connection in exclusive mode, which needs no shared memory, when no other connection is open.
 
-    A connection that waits for its lock keeps a read lock, so two waiting connections would wait for each other.
-    Therefore, a connection that cannot get its lock is closed at once, and a new one is opened.
+    A connection that waits for its lock keeps a read lock, so two waiting connections would wait for each other. So a
+    connection that cannot get the exclusive lock is closed at once, and a new connection is opened.
     """
     until = meter.now() + patience
     while True:

@@ -103,7 +103,7 @@ def difference(first: Adapter, second: Adapter) -> Difference:
     The rows of classification heads are matched by label, and the columns of bag-of-words models by term. DoRA's
     product and magnitudes (`lora_magnitude_vector`) are compared separately as they are stored, because their joint
     effect depends on the backbone's weights. The effect of a peft LoRA that was initialized from the backbone's weights
-    (PiSSA, OLoRA, ...) depends on these weights, too.
+    (PiSSA, OLoRA, ...) also depends on these weights.
 
     Raises:
         CorruptAdapter: shapes of LoRA factors do not match, or a tensor has NaN or infinite values.

@@ -55,7 +55,7 @@ class Imported:
     backbone: Backbone
 
     def save(self, path: str | Path) -> None:
-        """Write the adapter to a directory that transformers can open, too. Raises CannotWrite."""
+        """Write the adapter to a directory that afina and transformers can open. Raises CannotWrite."""
         self.adapter.save(path, lambda fresh: Full().accompany(self.model, self.backbone, fresh))
 
 
