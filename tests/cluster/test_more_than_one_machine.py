@@ -26,7 +26,7 @@ from afina.studies.runs.record import read_records
 from command import HereExecutor
 from fakes import Backbones, sentences, write_csv
 from pages import ROOT, blocks, commands
-from raylets import LONGEST_S, MEMORY, SOURCE, STORE_BYTES
+from raylets import LONGEST_S, MEMORY, SITE, SOURCE, STORE_BYTES
 from services import free_port
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ class Machines:
         }
 
     def type(self, words: list[str]) -> str:
-        """Type a line of the page, and return its output."""
+        """Type a line of the page, and return its output. One study forecasts its memory, which takes seconds."""
         words = [self._here(word) for word in words]
         if words[0] == "export":
             name, _, value = words[1].partition("=")
@@ -73,9 +73,9 @@ class Machines:
             return self._start(words)
         if "afina" in words:
             words += FEW_STEPS
-        if "quickstart" in words:
-            words += ["--backbone", self.tiny.address, "--set", "methods={baseline={}, lora={}}"]
-        return self.run(words)
+        if "quickstart" not in words:
+            return self.run(words, PYTHONPATH=f"{SITE}:{SOURCE}", AFINA_TEST_SLEEPING=str(self.folder))
+        return self.run([*words, "--backbone", self.tiny.address, "--set", "methods={baseline={}, lora={}}"])
 
     def run(self, words: list[str], code: int = 0, **environment: str) -> str:
         """Run a command that ends with this status, and return its output."""

@@ -327,7 +327,7 @@ class Load:
 
 
 @contextmanager
-def load(on_ray: OnRay, clients: int = 4) -> Iterator[Load]:
+def load(on_ray: OnRay, clients: int = 2) -> Iterator[Load]:
     """Send requests until the block ends: classifications, generations and streams, with pauses of 0.05 seconds."""
     found, over = Load(), threading.Event()
 
@@ -374,7 +374,7 @@ def load(on_ray: OnRay, clients: int = 4) -> Iterator[Load]:
 
 
 def test_a_killed_replica_is_replaced_and_no_request_is_lost(on_ray: OnRay) -> None:
-    with load(on_ray) as found:
+    with load(on_ray, 4) as found:  # so that one waits for an answer of the killed replica
         before = on_ray.up
         assert len(before) == 2
         assert within(30, lambda: len(found.answered) == 2)

@@ -117,14 +117,14 @@ def test_ended_drivers_and_a_killed_node_leave_no_run_and_change_no_digest(
     told += ("--ship-backbone", "--json", "--jobs", 2)  # each node that is used imports torch anew
     checkpoints = Checkpoints(cluster, source)
 
-    def two_have_trained(driver: Driver) -> None:
+    def until_trained(driver: Driver, runs: int) -> None:
         before = checkpoints.written()
-        until(lambda: len(checkpoints.written() - before) >= 2, driver.process)
+        until(lambda: len(checkpoints.written() - before) >= runs, driver.process)
         assert any(node.runs for node in cluster.nodes)
 
     for sent, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
         with driving(*told) as driver:
-            two_have_trained(driver)
+            until_trained(driver, 2)
             driver.process.send_signal(sent)
             driver.end(code)
             assert len(driver.recorded) < RUNS
@@ -134,7 +134,7 @@ def test_ended_drivers_and_a_killed_node_leave_no_run_and_change_no_digest(
     assert driver.told.count("Interrupted. To continue: afina study") == 1
 
     with driving(*told) as driver:
-        two_have_trained(driver)
+        until_trained(driver, 1)
         others = cluster.kill(next(node for node in cluster.nodes if node.runs))
         assert others, "nothing was left to end"
         wait_until_ended(others)
