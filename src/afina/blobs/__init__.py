@@ -2,7 +2,7 @@
 
 The adapter store keeps its files in this storage. The package does not know what the files contain.
 
-A place is `sha256-<64 hex digits>-<8 hex digits>`: the SHA-256 of the file's content, and random digits for this copy.
+The key is `sha256-<64 hex digits>-<8 hex digits>`: the SHA-256 of the file's content, and random digits for this blob.
 If a file is removed and later stored again, the new blob has other random digits, so that a process that removes the
 old blob late does not remove the new one.
 """

@@ -135,7 +135,7 @@ _MOST = 65_536
 def _signature(path: Path) -> _Signature:
     """Return names, times and sizes of a directory's files, which show whether a file has changed.
 
-    The result is empty if the directory cannot be read.
+    Empty if the directory cannot be read.
     """
     try:
         files = sorted(path.iterdir())

@@ -299,7 +299,7 @@ class MixedNextTokenModel(NextTokenModel):
     """Next-token logits of one frozen model with an adapter for each sequence. Batches are sorted by adapter.
 
     Args:
-        host: The frozen model, whose output embedding is open.
+        host: The frozen model, whose method `open_output` was called.
     """
 
     def __init__(self, host: MixedBatchModel) -> None:

@@ -146,7 +146,7 @@ class Route:
             any client.
         repeats: whether a proxy may send a request again to another replica, because the request changes nothing.
         streams: whether the request's body is read while it arrives, so that size limits apply to each line of it.
-        counts: whether requests count for the client's usage. Requests for monitoring do not count.
+        counts: whether the metrics count requests as the client's usage, unlike requests for monitoring.
         waits: whether responses are delayed if there are many requests in a second, as for requests without a valid
             key.
         title: the name of the protocol in the OpenAPI description, if it differs from `protocol.title`.

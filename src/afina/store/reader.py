@@ -105,7 +105,7 @@ class StoreReader:
     def restore(self, reference: str | Version, directory: str | Path) -> Adapter:
         """Write the adapter of a version to a directory, with the files that were published.
 
-        peft and transformers can open the directory if they made the adapter.
+        If peft or transformers made the adapter, they can open the directory.
         """
         from afina.store import adapter_parts
 

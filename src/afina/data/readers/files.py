@@ -63,8 +63,8 @@ class TableReading:
         form: The format of the label column.
         asked: The user's reading options.
         published: Whether the data are from the Hub. Data of the Hub are read by the rules of afina's first version,
-            because recorded runs used these rules. By these rules, words such as `NA` are kept, of several possible
-            columns the first is taken, and labels keep their spelling.
+            because recorded runs used these rules. For data of the Hub, words such as `NA` are kept, of several
+            possible columns the first is taken, and labels keep their spelling.
     """
 
     tables: tuple[FileTable, ...]

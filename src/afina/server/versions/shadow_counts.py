@@ -61,7 +61,7 @@ class ShadowCounts:
         return replace(self, left_out=self.left_out + 1)
 
     def plus(self, other: ShadowCounts) -> ShadowCounts:
-        """Return the sum of two counts, with the mean and the sum of squared deviations over the texts of both.
+        """Return the sum of two `ShadowCounts`, with mean and sum of squared deviations over the texts of both.
 
         Means and squared deviations are combined as by Chan, Golub & LeVeque, The American Statistician 37, 1983,
         242-247.
@@ -103,7 +103,7 @@ class ShadowCounts:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
-        """Return the counts in the JSON values that another server sent. Raises InvalidData if they are malformed."""
+        """Return the counts that another server sent as JSON values. Raises InvalidData if they are malformed."""
         try:
             flips = given["flips"]
             counts = [int(given[name]) for name in ("texts", "faults", "left_out")]

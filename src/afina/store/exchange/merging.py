@@ -34,7 +34,7 @@ def merge(predictor: Predictor, directory: str | Path) -> tuple[str, ...]:
     """Merge a predictor's adapter into its backbone, and write a float32 model that transformers opens.
 
     The merged model has the same logits as `predictor`, which stays unchanged. Merging needs memory for a second copy
-    of the model. The tokenizer is saved too, with the adapter's maximum length. The directory must not exist, and is
+    of the model. The tokenizer is saved too, with the adapter's maximum length. `directory` must not exist, and is
     written atomically.
 
     Returns:
