@@ -91,7 +91,7 @@ def unasked(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
 
 
 def _starts_from_words(record: Record) -> bool:
-    """Whether the method would start its head from label words if the labels were words, and the run used no words."""
+    """Whether the method would start its head from label words if the labels were words, and the run did not."""
     prescribed = METHODS[record.method].head if record.method in METHODS else None
     return prescribed is None and not record.ask.words
 

@@ -105,7 +105,7 @@ def _of(title: str, of: str) -> str:
 
 
 def table(arms: Sequence[Arm], found: Sequence[Sequence[LabelFigures]]) -> Table:
-    """Return a table with a row for each method and label; `found` has the label figures of each method."""
+    """Return a table with a row for each method and label; `found` has the metrics of the labels by method."""
     rows = []
     for arm, labels in zip(arms, found, strict=True):
         for one in sorted(labels, key=lambda one: -one.support)[:MOST]:

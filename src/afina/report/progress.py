@@ -82,7 +82,7 @@ def waiting(run: Run, needed: int, available: int) -> str:
 
 
 def attempt(run: Run, number: int, trial: Trial, length: int) -> str:
-    """Return a sentence on the result of a tuning candidate: its setting and its metric on the validation texts."""
+    """Return a sentence on a tuning candidate: its hyperparameters and its metric on the validation texts."""
     setting = {key: f"{value:.2g}" if isinstance(value, float) else value for key, value in trial.setting.items()}
     start = f"tuning {run.title}, candidate {number}: {in_words(setting)}"
     if trial.value is None:

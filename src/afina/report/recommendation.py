@@ -1,4 +1,4 @@
-"""The recommendation of `choose` in a few sentences, and the table of the methods that were tried.
+"""The recommendation of `afina choose` in a few sentences, and the table of the methods that were tried.
 
 All functions of the module are pure.
 """
@@ -78,7 +78,7 @@ def headline(made: Recommendation, interval: Interval = None) -> str:
 
 
 def more_minutes(made: Recommendation) -> str:
-    """Return a sentence on what `choose` would do with more minutes: more methods, training texts or epochs."""
+    """Return a sentence on what `afina choose` would do with more minutes: more methods, training texts or epochs."""
     waiting = [name for name, one in made.dropped.items() if one.why in ("start", "train", "overrun")]
     trained = [one for one in made.contenders if one.trained]
     read = max((one.examples or 0 for one in trained), default=0)
@@ -262,7 +262,7 @@ _VERDICT_WORDS = {
 
 
 def evidence(made: Recommendation) -> Table:
-    """Return the table of a recommendation, with the metrics and costs of each method that `choose` tried."""
+    """Return the table of a recommendation, with the metrics and costs of each method that `afina choose` tried."""
     names = _metrics(made)
     headings = (*map(metric_heading, names), "Trained on", "Steps", "Training (s)", "Process, peak")
     lines = [
@@ -302,9 +302,9 @@ _GUESS = (
 
 
 def _unrecorded(made: Recommendation) -> list[str]:
-    """A note on the backbones for which afina has no recorded trainings; empty if there are no such backbones.
+    """A note on the backbones for which afina has no recorded learning curves; empty if there is no such backbone.
 
-    For a backbone without recorded trainings, the order of trainings is that of a recorded backbone of the same type.
+    For a backbone without recorded curves, methods are trained in the order of a recorded backbone of the same type.
     """
     others = [one for one in made.backbones if one not in RECORDED_ON.values()]
     if not others or made.kind not in RECORDED:

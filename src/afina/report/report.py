@@ -123,7 +123,7 @@ class Report:
 
     @cached_property
     def evidence(self) -> list[Table]:
-        """The table of the methods that `choose` tried, as a list; empty for a study."""
+        """The table of the methods that `afina choose` tried, as a list; empty for a study."""
         from afina.report import recommendation
 
         return [recommendation.evidence(self.results.recommendation)] if self.results.recommendation else []

@@ -112,7 +112,7 @@ def of_recommendation(
 
     Args:
         sentences: The sentences of the recommendation.
-        evidence: The table of the methods that `choose` tried.
+        evidence: The table of the methods that `afina choose` tried.
         answer: The plot of the differences between the recommended method and each other method.
         plots: The plots below the table.
     """
@@ -388,8 +388,8 @@ def _monotonous(label: str, record: Record, answers: list[object]) -> list[str]:
 def tuning_table(tuned: Sequence[Tuned], names: Mapping[str, str] = MappingProxyType({})) -> Table:
     """Return the table of the tuning budget of each method.
 
-    The columns are the number of candidates, the number stopped early, steps, seconds and the chosen setting. Metrics
-    on the validation texts are not shown, because they chose the setting and are therefore optimistic.
+    The columns are the number of candidates, the number stopped early, steps, seconds and the chosen hyperparameters.
+    Metrics on the validation texts are not shown: they chose the hyperparameters, so they are optimistic.
 
     Args:
         tuned: The tuning results of the methods.

@@ -231,7 +231,7 @@ def best_setting(
     score: Callable[[Any, Any, np.ndarray], float],
     weights: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Return the parameters of `grid` with the highest mean score over the folds; the first of equals.
+    """Return the parameters of `grid` with the highest mean score over the folds; the first if several are equal.
 
     scikit-learn's GridSearchCV would take longer, because it computes the features of a fold again for every setting.
 

@@ -199,7 +199,7 @@ def _by_votes(arms: Sequence[Arm], in_words: Callable[[Any], str]) -> list[tuple
 
 
 def _by_distance(arms: Sequence[Arm], in_words: Callable[[Any], str]) -> list[tuple[float, Disagreement]]:
-    """Return all texts, each with the negative range of the methods' numbers, so that the largest range sorts first."""
+    """Return all texts, each with minus the range of the methods' predicted numbers; the largest range sorts first."""
     means = [arm.answers.mean(axis=0) for arm in arms]
     found = []
     for index, right in enumerate(arms[0].targets.tolist()):

@@ -116,7 +116,7 @@ def _together(arm: Arm) -> tuple[np.ndarray, np.ndarray]:
 
 
 def f1_by_label(arms: Sequence[Arm], found: Sequence[Sequence[LabelFigures]]) -> Plot:
-    """Return a bar plot of the F1 of each label and method; `found` has the label figures of each method.
+    """Return a bar plot of the F1 of each label and method; `found` has the F1 of the labels by method.
 
     Only the MOST (30) most frequent labels are shown.
     """

@@ -138,7 +138,7 @@ def summary(
 
     The keys of the object are `study`, `out`, `report`, `conclusion`, `records`, `verdicts`, `not_comparable` and
     `claims`. The elements of `records` are finished and failed runs, all with the same keys. A study with tuning also
-    has the key `tuning`: the budget and the chosen setting of each method, without metrics on the validation texts.
+    has the key `tuning`: the budget and the chosen hyperparameters of each method, without metrics on validation texts.
     """
     runs = [*(_done(result.record, results.out) for result in results.results), *map(_failed, results.failed)]
     return {

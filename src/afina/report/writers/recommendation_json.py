@@ -1,4 +1,4 @@
-"""The recommendation of `choose` as the JSON object that `--json` prints."""
+"""The recommendation of `afina choose` as the JSON object that `--json` prints."""
 
 from __future__ import annotations
 

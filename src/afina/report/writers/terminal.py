@@ -109,7 +109,7 @@ def _least(shown: Table, place: int, natural: int) -> int:
 
 
 def _widened(widths: Widths, natural: Widths, width: int) -> Widths:
-    """Return the widths of columns after the free characters were given to the columns that are most wrapped."""
+    """Return the widths of columns after the most wrapped columns got the characters that were left of `width`."""
     made = dict(widths)
     for _ in range(width - _taken(made)):
         place = max(made, key=lambda one: natural[one] - made[one])
