@@ -134,7 +134,7 @@ def reading_option(name: str, about: str | None = None) -> Any:
 def takes(**groups: Callable[..., Any]) -> Callable[[Command], Command]:
     """Return a decorator that gives a command the options of each function in `groups`.
 
-    The command's parameter with the name of a group gets the result of the group's function.
+    The command gets the result of each function as the parameter that is named by the function's key in `groups`.
     """
     options = {name: inspect.signature(made, eval_str=True).parameters for name, made in groups.items()}
 

@@ -110,8 +110,7 @@ class Downloads:
 
 
 class Minutes(Watcher):
-    """Shows the progress of `afina choose`: for each training and wait, `say` prints a line with the elapsed
-    minutes."""
+    """Shows the progress of `afina choose`: lines with the elapsed minutes, for each training and each wait."""
 
     def __init__(self, began: float, say: Callable[[str], None]) -> None:
         self.began, self.say = began, say
