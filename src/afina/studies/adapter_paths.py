@@ -114,7 +114,7 @@ def choose(
 
     Args:
         place: The output directory of the study or the recommendation.
-        records: All records in `place`, in the order in which they were made.
+        records: All records in the output directory `place`, in the order in which they were made.
         last: The recommendation, or the records of a study's last execution, with the study's order and names.
         method: The name of the method or run. If `method` is None, the run is that of the recommended method, or of the
             only trained method.

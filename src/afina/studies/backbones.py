@@ -1,7 +1,7 @@
 """The backbones of a study: their names, the backbones of each method, and the records of one backbone.
 
-A run has one backbone. So the key, record and adapter of a run do not depend on whether the study has one backbone or
-several. The module can be imported without torch.
+A run has one backbone. The key, record and adapter of a run do not depend on the other backbones of the study. The
+module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def backbones_of(entry: Mapping[str, Any], known: Sequence[str], where: str) -> 
 def table_on(entry: Mapping[str, Any], backbone: str, where: str) -> dict[str, Any]:
     """Return a method's table for one backbone.
 
-    The settings of `by_backbone` for this backbone replace those of the table. The keys `backbones` and `by_backbone`
-    are removed. Raises InvalidStudy.
+    The settings of `by_backbone` for this backbone replace those of the table. The returned table lacks the keys
+    `backbones` and `by_backbone`. Raises InvalidStudy.
     """
     own = dict(entry.get(BY_BACKBONE, {}).get(backbone, {}))
     if fixed := [key for key in ("method", "search", BACKBONES, BY_BACKBONE) if key in own]:
@@ -113,8 +113,8 @@ def narrow(content: dict[str, Any], before: object) -> None:
     """Remove, from the methods' tables, the backbones that overrides have removed from a study file.
 
     The dictionary `content`, the fields of the study file, is changed in place. A method that ran only on removed
-    backbones is removed too. Nothing changes if `content` has a backbone that is not among the earlier backbones,
-    `before`.
+    backbones is removed too. Nothing changes if `content` has a backbone that was not in the study file before the
+    overrides (`before`).
     """
     now, methods = content.get(BACKBONES, [content.get("backbone")]), content.get("methods")
     if not isinstance(before, list) or not isinstance(now, list) or not isinstance(methods, dict):

@@ -205,8 +205,8 @@ class RecordedRuns:
     def find(self, run: Run) -> Run:
         """Return the run with the digests of the backbone's files and of the present data, on which its key depends.
 
-        For a task that is not files, such as on the Hub, the digest of the data is set only if the data have changed
-        since the run was recorded. Raises the same errors as reading the data of the run.
+        If the task is not in local files, the digest of the data is set only if the data have changed since the run was
+        recorded. Raises the same errors as reading the data of the run.
         """
         run = self._on_files(run)
         if not reads_files(run.task, run.data.evaluation):
@@ -243,7 +243,7 @@ class RecordedRuns:
     def _files_of(self, address: str) -> str | None:
         """Return the digest of a backbone's files; for a removed directory, the digest that was recorded last.
 
-        Because of the recorded digest, the results of a complete study can be read without its backbone.
+        The results of a complete study can be read even if the directory of its backbone was removed.
         """
         recorded = [one.backbone_files for one in self.held.records if one.backbone == address and one.backbone_files]
         try:

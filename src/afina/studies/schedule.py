@@ -1,9 +1,10 @@
 """`Schedule` executes the runs of a study that have no record, in the slots of an executor.
 
 `Slots` executes several runs at the same time, each in its own thread. The watcher and the output directory are used
-only in the thread that waits for the runs, so they need not be thread-safe. With one slot, the waiting thread executes
-the run. A run waits until enough memory is free (`wait_for_memory`). A run whose process or machine was lost is started
-again (`executors/lost_runs.py`). Results and new records are in the study's order. The module loads without torch.
+only in the thread that waits for the runs, so they need not be thread-safe. With one slot, the thread that waits
+executes the run. A run waits until enough memory is free (`wait_for_memory`). A run whose process or machine was lost
+is started again (`executors/lost_runs.py`). Results and new records are in the study's order. The module loads without
+torch.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class Slots(Generic[Key, Value]):
     def start(self, key: Key, work: Callable[[Tell], Value]) -> None:
         """Begin to execute the function `work` in a free slot, under an unused `key`.
 
-        The argument of `work` is a function that queues a call for the waiting thread.
+        `work` is given a function that queues a call for the thread that waits for the runs.
         """
         if self._pool is None and self._executor.slots > 1:
             self._pool = ThreadPoolExecutor(_THREADS, "afina-slot")
@@ -123,7 +124,7 @@ class Slots(Generic[Key, Value]):
         return self.next_while(lambda: self.full)
 
     def next_while(self, holds: Callable[[], bool]) -> tuple[Key, Callable[[], Value]] | None:
-        """Wait until a started function ends or `holds()` is false; return the result of `next`, or None."""
+        """Wait until a started function ends, and return the result of `next`; None if `holds()` is false before."""
         while holds():
             if (ended := self._receive()) is not None:
                 return ended
@@ -201,7 +202,7 @@ def work(
     until: float | None = None,
     hear: Listener = ignore,
 ) -> Callable[[Tell], Record]:
-    """Prepare the scratch directory of `run`, and return the function that executes the run in a slot.
+    """Prepare the scratch directory of `run`, and return a function that executes the run in a slot of the executor.
 
     The function `hear` receives the run's progress in the thread of the slot. The argument `until` is the time at which
     the executor stops the run; None: no limit.

@@ -309,8 +309,8 @@ class Study(ReprCard, Frozen):
     def _check_runs(self, executor: Executor, watcher: Watcher) -> None:
         """Check the task and each backbone by one of its runs, and that no run needs label words on an encoder.
 
-        Of a backbone's runs, one whose head may start from label words is checked, so that the watcher is told if the
-        labels are not words.
+        A run whose head may start from label words is preferred, so that the watcher is told if the labels are not
+        words.
         """
         first: dict[str, Run] = {}
         for run in (runs := self.runs()):

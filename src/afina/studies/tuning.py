@@ -6,7 +6,7 @@ candidates early, and the saved steps are used for more candidates, so every met
 others.
 
 Optuna draws and prunes each candidate in a copy of its database from before the candidate's batch. The candidate is
-added to the database when its trial has ended. So a tuning that was killed continues with the same candidates. The
+added to Optuna's database when its trial has ended. A tuning that was killed continues with the same candidates. The
 module can be imported without torch and optuna.
 """
 

@@ -5,7 +5,7 @@ and the zero-shot model. The time of these runs gives an estimate of the time of
 which the first steps of each training correct. A run that would not end in time is stopped, and begins again with fewer
 steps if there is time for them. All trainings on a backbone have the same number of steps. Time is reserved to train
 the selected candidate again on all texts, and then on half of the texts, which estimates the gain from more labels.
-Remaining time is used for candidates that were left out.
+Time that is left at the end is used for candidates that were skipped for lack of time.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from afina.studies.runs.run import Run
 from afina.studies.schedule import Slots, Tell, wait_for_memory, work
 
 FASTER = 1.5
-"""A first run is started again if a length that is this factor longer or shorter fits the measured step time better."""
+"""A run is started again if, by its measured step time, a length that differs by this factor fits better."""
 
 MEASURING = 0.15
 """The largest share of the given minutes for runs that are started again, and for evaluating the untrained model."""
 
 EVALUATION_SHARE, TRAININGS = 0.3, 3
-"""The largest share of a training's time for scoring held-out texts, and the number of trainings that is assumed."""
+"""The largest share of a training's time for scoring held-out texts, and the most trainings assumed to follow."""
 
 FEWEST, MOST_TEXTS = 100, 1_000
 """The smallest number of held-out texts that are scored, and the largest number if there are several backbones.
@@ -73,7 +73,7 @@ class _Begun:
 
 
 _Slots = Slots[str, tuple[Record, float]]
-"""Slots whose keys are names of candidates, and whose values are a run's record and the time at which the run ended."""
+"""Slots whose keys are candidates' names, and whose results are a run's record and the time at which the run ended."""
 
 
 @dataclass
@@ -191,7 +191,7 @@ class CandidateTrainings:
     def _standing(self, name: str, among: Mapping[str, float]) -> tuple[float, float]:
         """Return the sort key of a candidate by its validation metric; of equal candidates, the lower loss is better.
 
-        If `among`, the result of `_weighed`, has the candidate, that value is used instead of the validation metric.
+        If `among`, the result of `_weighed`, has the candidate, its value there replaces the validation metric.
         """
         made = self.results[name].record
         assert made.selection
@@ -212,7 +212,7 @@ class CandidateTrainings:
         return min(sizes) >= len(self.setting.task.train)
 
     def _is_open(self, way: Way) -> bool:
-        """Return whether a run of `way` must wait for a run in progress that measures the step time for its length."""
+        """Return whether a candidate's run must wait until a run in progress has measured the step time."""
         return any(
             one.decides and not one.judged and (way.backbone == one.candidate.way.backbone or not self.times.known)
             for one in self.begun.values()
@@ -222,9 +222,9 @@ class CandidateTrainings:
         return [*self.candidates].index(name)
 
     def _length(self, way: Way, pace: StepTime | None) -> TrainingLength | None:
-        """Return the length of a run of `way`; None if no useful length fits the remaining time.
+        """Return the length of a run of a candidate's `way`; None if no useful length fits the remaining time.
 
-        If the step time `pace` is None, the length is that of a run with enough time.
+        If the step time `pace` is None, the length does not depend on the remaining time.
         """
         there, left = len(self.setting.task.train), self.setting.clock.left
         if way.backbone in self.settled and takes_steps(way.method):
@@ -244,8 +244,7 @@ class CandidateTrainings:
     def _first_training(self, left: float) -> TrainingLength | None:
         """Return the length of the first training that fits in `left` seconds by the known step times, or None.
 
-        Candidates that are expected to be worse than the mean candidate are skipped, because the linear probe is as
-        good.
+        Candidates below the mean expected accuracy (`ahead` < 0) are skipped: the cheaper linear probe is as good.
         """
         good = (one for one in self.candidates.values() if takes_steps(one.way.method) and (one.ahead or 0.0) >= 0)
         paces = (self.times.of(one.way) for one in good)
@@ -256,7 +255,7 @@ class CandidateTrainings:
     def _leaves_time(self, seconds: float) -> bool:
         """Return whether spending `seconds` does not prevent a useful first training.
 
-        The result is true if a useful first training still fits after `seconds`, or does not fit in any case.
+        The result is also true if no useful first training would fit even without spending `seconds`.
         """
         left = self.setting.clock.left
         return bool(self.settled or self._first_training(left - seconds) or not self._first_training(left))
@@ -339,7 +338,7 @@ class CandidateTrainings:
         return min(self.texts, max(FEWEST, int(share / max(pace.text, 1e-9))))
 
     def _end(self, slots: _Slots, wait: Callable[[], tuple[str, Callable[[], tuple[Record, float]]] | None]) -> None:
-        """Wait until a run ends, and keep its result; a run that raised _Misjudged is started again.
+        """Wait until a run ends, and keep its result; a run stopped by _Misjudged (wrong length) is started again.
 
         The length of the new run is computed from the measured step time.
         """
@@ -378,8 +377,8 @@ class CandidateTrainings:
     def _kept_back(self, way: Way, pace: StepTime) -> float:
         """Return the seconds to reserve for training the selected candidate again; 0 if there is no time for it.
 
-        The reserved seconds are enough for a candidate with the step time `pace` and for the candidate that is selected
-        now.
+        The seconds suffice for the selected candidate, and for `way` with the step time `pace` if it is selected
+        instead.
         """
         if self.selected is None:
             return 0.0
@@ -388,7 +387,7 @@ class CandidateTrainings:
         return max(now, then) if now <= self.setting.clock.left else 0.0
 
     def _again(self, way: Way, pace: StepTime) -> float:
-        """Return the seconds of a second training of `way` on all texts; 0 if trainings do not use all texts."""
+        """Return the seconds of training a candidate again on all texts; 0 if trainings do not use all texts."""
         length, there = self.lengths.get(way.backbone), len(self.setting.task.train)
         if length and length.used < there:
             return 0.0

@@ -1,8 +1,8 @@
 """The candidates of a recommendation: methods with learning rates on backbones, in the order of training.
 
 The order was learned from recorded learning curves (`recorded_curves.py`), so that each next candidate improves most on
-the candidates before it. The expected accuracy of a candidate, learned from the same curves, is the prior of a Bayesian
-estimate from its accuracy on the small validation set. The module can be imported without torch.
+the candidates before it. The expected accuracy of a candidate, learned from the recorded curves, is the prior of a
+Bayesian estimate from the accuracy on the small validation set. The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Candidate:
         ahead: The candidate's expected accuracy minus that of the mean candidate on the backbone, from recorded
             trainings on other tasks; 0 if the candidate was not recorded. None: no task of this kind was recorded.
         counts: The number of validation texts that has the same weight as the expected accuracy.
-        level: The expected accuracy of the mean candidate on the backbone, minus that on all backbones.
+        level: The expected mean accuracy of all candidates on the backbone, minus their mean accuracy on all backbones.
     """
 
     way: Way
@@ -60,8 +60,8 @@ class Candidate:
         """Return the weighted mean of the measured `accuracy` and the expected accuracy, `level + ahead`.
 
         The weights are `examples`, the number of texts on which `accuracy` was measured, and `counts`. If `level` is 0,
-        the result only ranks candidates on one backbone, and is not an accuracy. The result is None if afina has no
-        recorded trainings for the kind of task.
+        the weighted mean only ranks the candidates on one backbone, and is not an accuracy. The result is None if afina
+        has no recorded trainings for the kind of task.
         """
         if self.ahead is None:
             return None

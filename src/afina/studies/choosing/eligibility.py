@@ -203,7 +203,7 @@ def milliseconds(setting: ChoiceSetup, way: Way, *, bare: bool) -> float:
 
 
 def leave_out_slow(setting: ChoiceSetup, tried: Eligible) -> None:
-    """Remove from `tried` the methods whose predictions take longer than `setting.latency`.
+    """Remove from `tried` the methods whose predictions take longer than the user allows (`setting.latency`).
 
     The measured times are stored in `tried.latencies`. Raises InvalidStudy if no method on any backbone is fast enough.
     """

@@ -273,7 +273,7 @@ class TextFloors(FloorKind):
     def fit(self, train: Split, objective: Objective) -> list[Floor]:
         """Return the baselines; the first sentences are a baseline only if texts have more sentences than targets.
 
-        Texts and targets are compared by their median number of sentences.
+        The median number of sentences decides whether texts are longer than targets.
         """
         count = _median_sentences(chain.from_iterable(train.labels))
         found = super().fit(train, objective)

@@ -1,10 +1,10 @@
 """`recommend` recommends which method to use for a task, within a number of minutes.
 
 `recommend` measures baselines (`floors.py`), finds the methods that can be tried (`eligibility.py`), and measures the
-time of a training step (`step_times.py`) and the zero-shot model. After these measurements, `recommend` trains one
-candidate after the other (`candidate_trainings.py`), in the order of `candidates.py`. The best candidate is selected on
-a validation set that is cut from the training split. The held-out texts measure how good each contender is. The module
-can be imported without torch.
+time of a training step (`step_times.py`) and the zero-shot model. Then candidates (methods with learning rates) are
+trained one after the other (`candidate_trainings.py`), in the order of `candidates.py`. The best candidate is selected
+on a validation set that is cut from the training split. The held-out texts measure how good each contender is. The
+module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def recommend(
         minutes: The time for everything after the download of the backbones; 5 minutes or more give a useful answer.
         memory: The bytes that a run may use: GPU memory if runs train on a GPU. If `memory` is None, a run may use the
             memory available on this machine, or that of the largest node of a cluster.
-        backbone: The address of the backbone. Several addresses: the recommendation is a method and its backbone.
+        backbone: The address of the backbone. Given several backbones, afina recommends a method and a backbone.
         data: The options with which the task is read, such as columns and labels, as in `ReadingOptions`.
         ask: The prompt template, the label words, and whether the head starts from label words, as in `Ask`.
         metric: The metric by which methods are chosen; None means the default metric of the task or of its kind.

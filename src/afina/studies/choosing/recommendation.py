@@ -30,7 +30,7 @@ EPOCHS = 3
 BATCH = Training().batch_size
 
 ENOUGH = 20
-"""The number of steps from which on a training shows how good its method is; fewer steps if these are three epochs.
+"""A training with fewer than 20 steps does not show how good its method is, unless it has three epochs.
 
 In recorded trainings, the accuracy after 4 or 10 steps was up to 26 points below that of a training of full length.
 """
@@ -127,7 +127,7 @@ class Dropped(Frozen):
 HALF = "half of the texts"
 
 READ = 0.75
-"""A training on this share of the training texts counts as one on all, because the other texts are the validation
+"""A training on this share of the training texts counts as a training on all, because the rest may be the validation
 set."""
 
 
@@ -226,9 +226,9 @@ def decide(
     """Return the name of the recommended contender.
 
     Only trained candidates are considered whose metric on the held-out texts is better than that of every baseline and
-    of the zero-shot model. Of these, the candidate that is best on the validation set is recommended, unless another
-    candidate is significantly better on the held-out texts. If no candidate is better than these, the best baseline or
-    the zero-shot model is recommended.
+    of the zero-shot model. The candidate that is best on the validation set is recommended, unless another candidate is
+    significantly better on the held-out texts. If no candidate is better than all baselines and the zero-shot model,
+    the best of these is recommended.
 
     Args:
         order: The names of the trained candidates, the best on the validation set first.

@@ -83,23 +83,23 @@ same backbone, averaged over tasks and numbers of training texts.
 """
 
 COUNTS: Mapping[BackboneKind, int] = {"causal": 370, "encoder": 20}
-"""The number of validation texts that has the same weight as AHEAD, by the kind of backbone.
+"""The number of validation texts that has the same weight as an advantage in AHEAD, by the kind of backbone.
 
-The number is the variance of a setting's right answers (0 or 1) on one text, divided by the variance of its advantage
-between tasks.
+For a setting of AHEAD, the number is the variance of right answers (0 or 1) over texts, divided by the variance of the
+setting's advantage over tasks.
 """
 
 LEVELS: Mapping[BackboneKind, float] = {"causal": 0.049, "encoder": -0.049}
 """The mean accuracy of the settings on the recorded backbone of each kind, minus the mean over both backbones."""
 
 LEVEL_COUNTS = 100
-"""The number of validation texts that has the same weight as LEVELS, a ratio of variances as in COUNTS."""
+"""The number of validation texts that has the weight of a value in LEVELS, a ratio of variances as in COUNTS."""
 
 STEP_COSTS: Mapping[str, int] = {"full": 76, "lora": 47, "ia3": 43, "head": 17}
 """The time of a training step of each method, divided by the time of scoring one text in the same precision."""
 
 RECORDED: frozenset[str] = frozenset({"classes"})
-"""The kinds of tasks whose learning curves were recorded; for other kinds, AHEAD is unknown and the order a guess."""
+"""The kinds of tasks with recorded learning curves; for other kinds, the order of candidates is a guess."""
 
 RECORDED_ON: Mapping[BackboneKind, str] = {"causal": "embedded", "encoder": "minilm"}
 """The backbone of the recorded learning curves, by the kind of the backbone."""

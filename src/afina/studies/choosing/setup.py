@@ -1,6 +1,6 @@
 """The setup of a recommendation: the values that do not change while it is made, and the runs of its task.
 
-A `Way` is a method on a backbone, such as LoRA on minilm. The module can be imported without torch.
+A `Way` is a method on a backbone, such as LoRA on the encoder `minilm`. The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MORE = 2
 """Any method is assumed to need at most this many times the memory of the method DEAREST."""
 
 AT_FIRST = 2_000
-"""The number of training texts of the first run, before the step time is known that tells how many texts fit."""
+"""The number of training texts of the first run, when no step time yet tells how many texts fit in the time."""
 
 
 _WITHOUT_WORDS = {"words": None, "offset": False}

@@ -22,7 +22,7 @@ MEASURED = 4
 measured."""
 
 FLOAT32, REOPENING = 3.0, 0.4
-"""Two factors for a run that trains in bfloat16, used until a training of the method has ended.
+"""Two factors that forecast the time of a training in bfloat16, until a training of the method has ended.
 
 FLOAT32: texts are scored in float32, which takes up to three times as long as in bfloat16. REOPENING: the model is
 opened a second time for the evaluation, which takes this share of the time that the start of the run took.
@@ -100,7 +100,7 @@ class Stopwatch:
 def _texts(method: str) -> float:
     """Return how many texts can be scored in the time of one training step of a method.
 
-    For a method without a recorded step cost, the value is that of the slowest method, DEAREST.
+    A method without a recorded step cost counts as the slowest method, DEAREST.
     """
     return STEP_COSTS.get(method, STEP_COSTS[DEAREST])
 

@@ -12,11 +12,11 @@ from afina.studies.choosing.recommendation import BATCH, ENOUGH, EPOCHS
 from afina.studies.choosing.step_times import StepTime
 
 ROOM, ALONE = 2.3, 1.15
-"""Trainings are only as long as this number of them fits in the time; epochs are reduced first, then training texts.
+"""A training is so short that this number of trainings fits in the time; first epochs are reduced, then training texts.
 
-ROOM is two trainings and a reserve, because the second training, of the selected candidate on all texts, takes more
-steps. If there is no time for all texts, the second training is that of another candidate. If two trainings of useful
-length do not fit, there must be time for one training (`ALONE`), with a reserve in case the machine becomes slower.
+ROOM is two trainings and a reserve: the selected candidate is trained again on all texts, in more steps. If there is no
+time for all texts, another candidate is trained instead. If two trainings of useful length do not fit, there must be
+time for one training (`ALONE`), with a reserve in case the machine becomes slower.
 """
 
 SHARE, MOST = 0.2, 300
@@ -44,12 +44,12 @@ class TrainingLength(NamedTuple):
         return share_aside(self.used)
 
     def epochs(self, there: int) -> int:
-        """Return the number of epochs of a training with these steps on all training texts; `there` is their number."""
+        """Return the number of epochs that these steps are on all training texts, whose number is `there`."""
         return max(1, round(self.steps / steps_of_epoch(there)))
 
 
 def steps_of_epoch(there: int) -> int:
-    """Return the number of optimizer steps of an epoch of `there` training texts, without the validation set."""
+    """Return the number of optimizer steps of an epoch, given the number `there` of training and validation texts."""
     return math.ceil(there * (1 - share_aside(there)) / BATCH)
 
 

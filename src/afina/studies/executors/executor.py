@@ -54,7 +54,7 @@ class MemoryForecast:
     needed: Mapping[str, int]
 
     def left(self, run: Run, beside: Iterable[Run]) -> int | None:
-        """Return the bytes of memory that runs in progress leave, if `run` needs more; None if `run` can start."""
+        """Return the bytes that the runs `beside` leave free, if `run` needs more; None if `run` can start."""
         others = [self.needed.get(one.key, 0) for one in beside]
         left = max(0, self.available - sum(others))
         return left if others and self.needed.get(run.key, 0) > left else None
@@ -75,8 +75,8 @@ class Executor(ABC):
     - `until`: The time at which the run is ended, by `meter.now()`. None: no limit.
 
     Attributes:
-        slots: The number of runs or trials that can be executed at the same time. The number may change during a study,
-            so callers read `slots` often.
+        slots: The number of runs or trials that can be executed at the same time. `slots` may change during a study, so
+            callers read it often.
     """
 
     slots: int = 1

@@ -3,8 +3,8 @@
 A fork saves the time of the imports, 3 to 5 s. A forked worker gives the same results as a new process (`worker.py`),
 because the server computes nothing and has one thread. Libraries read environment variables when they are loaded, so
 each set of environment variables has its own server. A server ends with the process that started it, and after `IDLE`
-seconds without a worker. Fork servers need Linux. On other systems, and if no server can be started, `start` starts
-each worker as a new process. The module can be imported without torch.
+seconds without a worker. Fork servers need Linux. On other operating systems, and if no server can be started, each
+worker is a new process. The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MOST = 2
 """The largest number of fork servers that one process has at the same time."""
 
 _POLL = 0.05
-"""While a server starts, the process checks every this number of seconds whether the worker is still needed."""
+"""The seconds between two checks, while a server starts, whether the worker is still needed."""
 
 _READY = b"r"
 
@@ -45,10 +45,10 @@ _FORKS = sys.platform.startswith("linux") and hasattr(os, "pidfd_open")
 
 @contextmanager
 def ctrl_c_later() -> Iterator[None]:
-    """Block SIGINT and SIGTERM in processes that are started in the `with` block, and in this process until its end.
+    """Block SIGINT and SIGTERM until the `with` block ends, and for good in processes that are started in the block.
 
     Ctrl-C sends a signal to the whole process group, and stopping a service sends a signal to all its processes.
-    Because both signals are blocked in the workers, only the study's process decides what happens to a run.
+    Workers block SIGINT and SIGTERM, so that only the study's process decides what happens to a run.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
@@ -195,7 +195,7 @@ class _Servers:
             return found
 
     def refuse(self, surroundings: object) -> None:
-        """Note that no server can be started with these surroundings, because a server's imports failed."""
+        """Note that no server can start with this environment (`surroundings`), because its imports failed."""
         with self.lock:
             self.refused.add(surroundings)
 

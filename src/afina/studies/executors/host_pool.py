@@ -1,7 +1,7 @@
 """`HostPool`: Ray actors (hosts) that execute runs on nodes, and are used again for runs with the same resources.
 
-A host reserves its processors and memory until it ends. An idle host ends when a run that needs other resources waits.
-Ray does not restart a host that has died; the caller of the pool repeats the run.
+Each host (Ray actor) reserves processors and memory until it ends. An idle host ends if a waiting run needs other
+resources. Ray does not restart a host that has died; the caller of the pool executes the run again.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ CALLS = 16
 """The number of remote calls that a host (Ray actor) executes at the same time."""
 
 QUIET = 2.0
-"""The seconds for which the user is not told that a host waits for free resources."""
+"""The seconds after which the user is told that a new host (Ray actor) waits for free resources."""
 
 SLOW = 15.0
-"""The seconds after which the user is told that a host waits, even if the cluster seems to have free resources."""
+"""The seconds after which the user is told that a new host (Ray actor) waits although resources seem to be free."""
 
 GONE = 300.0
 """The seconds for which a run waits for a node that is large enough, if there was such a node before."""
@@ -63,13 +63,13 @@ class Host:
     def call(self, method: str, *arguments: object) -> Any:
         """Call a method of the actor and return its value.
 
-        Raises RayTaskError if the method raised an error, and RayActorError if the host died.
+        Raises RayTaskError if the method raised an error, and RayActorError if the Ray actor died.
         """
         return ray.get(getattr(self.actor, method).remote(*arguments))
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Raise HostDied if the `with` block fails because the host or its node died."""
+        """Raise HostDied if the `with` block fails because the host's Ray actor or node died."""
         try:
             yield
         except ray.exceptions.RayTaskError:
@@ -79,7 +79,7 @@ class Host:
 
 
 def death(node: Node, error: Exception) -> HostDied:
-    """Return a HostDied for a host on `node`, after waiting until Ray knows whether the node has died too."""
+    """Return a HostDied for a host on `node`, after waiting until Ray knows whether also the node has died."""
     of_node, until = "node" in str(error) and "died" in str(error) and not nodes.is_alive(node.key), meter.now()
     until += _KNOWN_LATE
     pause = threading.Event()
@@ -166,7 +166,7 @@ class HostPool:
         waits: Callable[[str], object],
         check: Callable[[], object],
     ) -> Host:
-        """Wait until the new host is ready, and return it, or a host with the same resources that was released."""
+        """Wait until the new Ray actor is ready; return its host, or a released host with the same resources."""
         began, ready, note = meter.now(), actor.hello.remote(), ""
         while not ray.wait([ready], timeout=_STEP)[0]:
             check()
@@ -189,7 +189,7 @@ class HostPool:
         return Host(actor, waiting.room, node)
 
     def _missing(self, room: Room, waited: float) -> str:
-        """Return a clause on the resources for which a host waits; empty if the host is probably starting.
+        """Return a clause on the resources for which a new Ray actor waits; empty if the actor is probably starting.
 
         Raises RunFailed if no node is large enough for the resources.
         """
@@ -212,7 +212,7 @@ class HostPool:
         return sum(one.times(room) for one in left) >= waiting
 
     def _used(self, host: Host) -> Host:
-        """Move a host to the busy hosts and return it; the caller must have locked `_lock`."""
+        """Move a host (Ray actor) to the busy hosts and return the host; the caller must have locked `_lock`."""
         self._busy.append(host)
         here = [other for other in self._busy if other.node.key == host.node.key]
         host.beside = 1
@@ -221,7 +221,7 @@ class HostPool:
         return host
 
     def release(self, host: Host) -> None:
-        """Give a host back to the pool, so that it can execute another run."""
+        """Give a host (Ray actor) back to the pool, so that the host can execute another run."""
         with self._lock:
             self._busy.remove(host)
             for waiting in self._waiting:

@@ -23,7 +23,7 @@ def retry_if_lost(run: Run, work: Callable[[], Value], says: Callable[[str], obj
     """Return the value of `work()`, which executes `run`; call `work` again if the run's process or machine is lost.
 
     Raises RunFailed if the process was lost TRIES times, or the machine NODES times. The function `says` receives a
-    sentence about each repetition.
+    sentence each time that the run is executed again.
     """
     lost = {False: 0, True: 0}
     while True:

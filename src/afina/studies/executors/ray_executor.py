@@ -183,7 +183,7 @@ class RayExecutor(Executor):
         """Return the processors, memory and GPUs to reserve for a run.
 
         If the memory of the run was not forecast, the memory is the largest forecast of its method, or else of all
-        runs. A run with a time limit does not wait for its own memory forecast.
+        runs. For a run with a time limit, no new memory forecast is made.
         """
         if self._cluster().gpus:
             return Room(threads(), 0, 1)
@@ -301,7 +301,7 @@ class RayExecutor(Executor):
 
 
 def _rounded(needed: int) -> int:
-    """Return the bytes to reserve for a run that needs `needed` bytes, and its Ray actor; 0 if `needed` is unknown."""
+    """Return the bytes to reserve for a run that needs `needed` bytes and its Ray actor; 0 if `needed` is 0."""
     return -(-(needed + HOST) // ROUNDED) * ROUNDED if needed else 0
 
 
@@ -352,7 +352,7 @@ def _check_storage(storage: SharedStorage, there: Sequence[Node]) -> None:
 def _probe(address: str, name: str) -> tuple[str, str]:
     """On a node, check that the storage has the file `name`, and write another file.
 
-    Returns the name of the written file and an error message, which is empty if both worked.
+    Returns the written file's name, and an error message; the message is empty if reading and writing worked.
     """
     mine = f"afina probe {secrets.token_hex(8)}"
     try:

@@ -2,8 +2,8 @@
 
 `host_pool.py` makes a Ray actor of the class `RunHost`, whose methods the executor calls remotely. A run on a node is
 the same process as on the executor's machine (`WorkerProcess`). The run's input files, checkpoints, adapter and
-predictions are passed through the shared storage. A host that is killed leaves its scratch directory in the node's
-cache; the next host on the node removes the directory.
+predictions are passed through the shared storage. A `RunHost` that is killed leaves its scratch directory in the node's
+cache; the next `RunHost` removes the directory.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ GATHER = 0.05
 
 @dataclass(frozen=True)
 class RunOrder:
-    """The order that an executor sends to a host on a node to execute a run or a tuning trial.
+    """An executor's order to a `RunHost` (a Ray actor on a node) to execute a run or a tuning trial.
 
     Attributes:
-        asked: The request for the worker; the host replaces `out` and `located` by paths on its node.
+        asked: The request for the worker; `RunHost` replaces its `out` and `located` by paths on the node.
         inputs: The run's task and backbone, whose files are in the shared storage under their digests.
         storage: The address of the shared storage.
         left: The number of seconds until the run must end. None: no limit.
@@ -67,7 +67,7 @@ def checkpoint_name(run: Run) -> str:
 
 @dataclass(frozen=True)
 class RunEnd:
-    """A message of a host about the end of a run's process, with the files that the run wrote.
+    """A message of a `RunHost` about the end of a run's process, with the files that the run wrote.
 
     Attributes:
         outcome: How the process ended: "done", "failed", "fault" (a bug), "killed", "overrun" or "cancelled".
@@ -86,7 +86,7 @@ class RunEnd:
 
 @dataclass(frozen=True)
 class CheckpointNotKept:
-    """A message of a host that a run's checkpoint could not be written to the shared storage."""
+    """A message of a `RunHost`: a run's checkpoint could not be written to the shared storage."""
 
     error: str
 
@@ -251,7 +251,7 @@ class _Keeper:
             self.thread.start()
 
     def finish(self, *, done: bool) -> None:
-        """Wait until the thread has finished writing; unless the run is done, write the last checkpoint too."""
+        """Wait until the thread has written its checkpoint; unless the run is done, write the last checkpoint too."""
         if self.thread is not None:
             self.thread.join()
         if not done:

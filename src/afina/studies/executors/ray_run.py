@@ -36,7 +36,7 @@ def threads() -> int:
 
 
 def variables() -> Mapping[str, str | None]:
-    """Return the environment variables that set a run's number of threads, so that it is the same on every node."""
+    """Return the environment variables that give a run the same number of threads on every node."""
     return {THREADS: str(threads()), MKL: os.environ.get(MKL), **openmp.variables()}
 
 

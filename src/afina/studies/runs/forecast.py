@@ -78,8 +78,8 @@ def forecast_run(
         run: The run.
         task: The run's encoded task, as the function `encoded` returns it. None: the task is read and encoded.
         memory: The bytes of memory that the run may use. Default: the memory of this machine.
-        calibrate: Whether a few training steps are measured to forecast the time. Steps are measured only if the task
-            is real and the weights are on this machine.
+        calibrate: Whether a few training steps are measured to forecast the time. Steps are measured only if a task is
+            given and the weights are on this machine.
         says: A function that is called with a line when slow work begins.
 
     Raises NotFound for a missing backbone or task, InvalidStudy for settings that contradict each other, and
@@ -162,7 +162,7 @@ def smaller(run: RunSpec, task: EncodedTask, memory: int | None, *, on_gpu: bool
 def _evaluation(task: EncodedTask, run: RunSpec, before: int) -> tuple[Packed, GenerationLoad | None]:
     """Return the largest batch of the evaluation, and what is generated in the evaluation of a text-to-text task.
 
-    The second value is None if the task is not text-to-text.
+    The load of generation is None if the task is not text-to-text.
     """
     split = task.evaluation
     sequences, targets = split.encoded, None
@@ -200,7 +200,7 @@ def forecast_methods(
     Args:
         methods: The methods; None means all methods that suit the backbone's family and the task's labels.
         ask: The prompt template and label words for the task's texts.
-        compares: Whether to forecast `serving_bytes`, and leave out methods that need float weights.
+        compares: Whether to forecast the memory of predictions, and leave out methods that need float weights.
         says: A function that is called with a line when slow work begins.
     """
     if task:
@@ -250,8 +250,8 @@ def _check_kind(data: ReadingOptions) -> None:
 def _beside(one: Forecast, run: RunSpec, task: EncodedTask, memory: int | None, *, compares: bool) -> Forecast:
     """Return a forecast with additional figures.
 
-    If `compares` is set, the figure is `serving_bytes`. If `compares` is not set and the run does not fit in memory,
-    the figure is the int8 forecast `smaller`.
+    If `compares` is set, the forecast gets `serving_bytes`. If `compares` is not set and the run does not fit in
+    memory, the forecast gets `smaller`, the forecast with frozen weights in int8.
     """
     precision = run.training.precision
     if not compares:
@@ -341,7 +341,7 @@ def _terms(run: RunSpec, largest: Packed, dtype: str, memory: int, gpu: int | No
 
 
 WARM_UP, MEASURED = 1, 3
-"""The number of steps before the measurement, because the first step allocates memory, and of measured steps."""
+"""The number of untimed first steps, in which memory is allocated, and the number of timed steps."""
 
 
 def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader: Loader) -> float:

@@ -151,13 +151,13 @@ def _input(
     known: str | None = None,
     name: Callable[[Path], str] = attrgetter("name"),
 ) -> Input:
-    """Return the Input for an address, and add the paths of its files to `content`.
+    """Return the `Input` for the address of a task or backbone, and add its files' paths to `content`.
 
     Args:
         address: The address of a task, an evaluation file or a backbone.
         files: The files at the address.
         content: The paths of files by digest, which the function extends.
-        known: The digest of the content if it is known; None: the digest of the files.
+        known: The digest of the content. None: it is computed from the names and digests of the files.
         name: A function that returns a file's name on another machine.
     """
     found = [InputFile(name(path), digest.of_file(path)) for path in files]
@@ -252,7 +252,7 @@ class TaskFacts:
         )
 
     def are_of(self, record: Record) -> bool:
-        """Return whether the run of a record was executed on the data that these facts describe."""
+        """Return whether the recorded run used the same texts and labels as the task of these facts."""
         if record.data_digest is not None:
             return record.data_digest == self.data_digest
         there = record.environment
@@ -327,7 +327,7 @@ def count_texts(run: RunSpec) -> int:
 def labels_of(run: RunSpec) -> TaskFacts:
     """Return facts about the task of `run`, of which only the kind, labels and pairs may be used.
 
-    The splits of cached facts may be with or without calibration texts.
+    The digests of splits in the facts may include or exclude calibration texts.
     """
     return _either(run.task, run.data) or facts_of(run)
 

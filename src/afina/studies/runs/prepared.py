@@ -97,7 +97,7 @@ class Prepared:
         return predicted(*given, targets=split.labels, references=split.references)
 
     def trained(self, classifier: Classifier) -> Prepared:
-        """Return a copy with the logit offset of the trained classifier, because fitting a head may change it."""
+        """Return a `Prepared` with the trained classifier's logit offset, which fitting a head may have changed."""
         return self if classifier.offset is self.offset else replace(self, offset=classifier.offset)
 
     def reopen(self) -> Classifier:

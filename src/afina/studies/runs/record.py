@@ -67,7 +67,7 @@ class HeadFit(Frozen):
         parameter: The name of the regularization parameter, `C` or `alpha`.
         strength: The value of the regularization parameter that cross-validation on the training texts chose.
         seconds: The time of fitting the head on the features, a part of `seconds.train`.
-        iterations: The number of iterations of the solver. Ridge regression has None, because its solution is a closed
+        iterations: The number of iterations of the solver. None for ridge regression, which is solved by a closed
             formula.
         converged: Whether the solver converged.
         pooling: How the features were pooled: "first", "last" or "mean".

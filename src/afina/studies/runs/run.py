@@ -130,7 +130,7 @@ class Run(RunSpec):
 
 @dataclass
 class _CtrlC:
-    """A handler of Ctrl-C during a run: a run that trains is stopped after its step, another is interrupted at once."""
+    """A handler of Ctrl-C during a run: stop training after the current step, but any other phase at once."""
 
     training: bool = False
     heard: bool = False

@@ -218,11 +218,11 @@ class RunSpec(ReprCard, Frozen):
         return copied
 
     def on(self, data_digest: str | None) -> Self:
-        """Return a copy with `data_digest` as the digest of the task's files."""
+        """Return a copy of the run with `data_digest` as the digest of the task's files."""
         return self if data_digest == self.data_digest else self.model_copy(update={"data_digest": data_digest})
 
     def on_files(self, backbone_files: str | None) -> Self:
-        """Return a copy with `backbone_files` as the digest of the backbone's files."""
+        """Return a copy of the run with `backbone_files` as the digest of the backbone's files."""
         same = backbone_files == self.backbone_files
         return self if same else self.model_copy(update={"backbone_files": backbone_files})
 
