@@ -66,9 +66,9 @@ def collect_seldom() -> None:
 def collect_as_usual() -> None:
     """Make Python's garbage collector run as often as usual, but exclude all current objects from its collections.
 
-    A server calls this function after its start. A collection of 100,000 objects would block every thread, and so would
-    a collection of the million objects of libraries and the model, which took 0.8 s on a busy machine. Many requests
-    create enough objects to trigger such a collection.
+    A server calls this function after its start. A garbage collection of 100,000 objects would block every thread, and
+    so would a collection of the million objects of libraries and the model, which took 0.8 s on a busy machine. Many
+    requests to a server create enough objects to trigger a garbage collection.
     """
     gc.set_threshold(*_THRESHOLDS)
     gc.collect()

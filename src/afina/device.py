@@ -35,8 +35,8 @@ def in_thread_that_ends(function: Callable[[], Found]) -> Found:
 
     Each thread that computes keeps its own OpenMP threads until it ends. If there are more OpenMP threads than cores,
     all of them sleep instead of spin at the end of each parallel part. With sleeping threads, a prediction for a text
-    of about 25 tokens took 33 ms instead of 25 ms (GPT-2 small in float32, two Zen 5 cores). So a process that computes
-    in one thread should open its model in another thread that ends.
+    of about 25 tokens took 33 ms instead of 25 ms (GPT-2 small in float32, two Zen 5 cores). A process that computes in
+    one thread should open its model in another thread that ends.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="afina-opening") as pool:
         return pool.submit(function).result()
@@ -50,7 +50,7 @@ def choose() -> torch.device:
 def computes_bfloat16(device: torch.device) -> bool:
     """Return whether the device multiplies bfloat16 natively.
 
-    On other devices, bfloat16 is emulated and slower than float32.
+    Without native bfloat16, a device emulates bfloat16, which is slower than float32.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)

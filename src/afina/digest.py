@@ -50,7 +50,7 @@ DEFAULTS = 1
 
 
 def of_settings(*settings: Any) -> str:
-    """Return the digest of settings that differ from their defaults; so a new setting changes no existing digest.
+    """Return the digest of the settings that differ from their defaults, so that a new setting changes no digest.
 
     Callers pass the values from `non_defaults` for a dataclass, and from `Frozen.non_defaults` for a pydantic model.
     """

@@ -115,8 +115,8 @@ class Problem(Generic[Raised]):
         sentence: the message as a format string. The message says where the problem is, what was found, what is
             expected and what to do next. Each name in the format string is a field whose value has to be passed; other
             fields may be passed, too. The items of a list are joined with commas. `{found!r:.40}` quotes the first 40
-            characters of a string. A name that begins with an underscore is only for the message and is no field of the
-            error.
+            characters of a string. A name in the format string that begins with an underscore is only for the message
+            and is no field of the error.
     """
 
     def __init__(self, error: type[Raised], code: str, sentence: str) -> None:
@@ -163,8 +163,8 @@ SYNONYMS = (
     ("skip", "drop ignore"),
     ("refuse", "error"),
 )
-"""Names in afina with the names that other programs use, in lower case without punctuation. If a user gives such a
-name, the error message suggests the first name in afina that exists."""
+"""Names in afina with the names that other programs use, in lower case without punctuation. If a user gives another
+program's name, the error message suggests the first name in afina that exists."""
 
 
 _FLOOR = "It is a baseline, no method to train: `afina choose` measures it, and so does every study."

@@ -26,8 +26,8 @@ from afina import events, file_io, problems
 from afina.errors import AfinaError, CannotWrite, NotFound, nearest
 
 SAFE = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
-"""Patterns for the names of files of adapters and models that contain only data. Other formats of weights may contain
-code, so files in other formats are neither downloaded nor uploaded.
+"""Patterns for the names of files of adapters and models that contain only data. Weight files in other formats, such as
+pickle, may contain code, so they are neither downloaded nor uploaded.
 """
 
 CARD = "README.md"

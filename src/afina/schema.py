@@ -24,8 +24,8 @@ from afina import digest, problems
 from afina.errors import nearest
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-"""The type of a number of texts, steps, parameters or bytes. Its limit rejects numbers in a manipulated file that are
-too large for a float.
+"""The type of a number of texts, steps, parameters or bytes. The upper limit rejects numbers in a manipulated file that
+are too large for a float.
 """
 
 

@@ -1,7 +1,7 @@
 """TextClassifier and TextRegressor: scikit-learn estimators for texts.
 
-`afina.Run` trains and `afina.Predictor` predicts; this module only adapts both to scikit-learn's interface. Importing
-this module loads scikit-learn, but not torch.
+`afina.Run` trains and `afina.Predictor` predicts; this module gives both the interface of scikit-learn. Importing this
+module loads scikit-learn, but not torch.
 """
 
 from __future__ import annotations
@@ -211,8 +211,8 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         method, hyperparameters: A method and its hyperparameters, such as "lora" and {"r": 8} (`afina methods`).
         backbone: The address of the language model.
         template, words, head: The prompt template, the label words and the start of the classification head, as in
-            `afina.studies.runs.spec.Ask`. Their defaults depend on the label names (docs/background/words.md). `fit`
-            warns if the labels are not words, because training then starts from a random head.
+            `afina.studies.runs.spec.Ask`. The defaults of `template`, `words` and `head` depend on the label names
+            (docs/background/words.md). `fit` warns if the head is random because labels are not words.
         epochs, batch_size: The number of epochs and the batch size of training.
         learning_rate: The learning rate. None: the method's default.
         max_length: The largest number of tokens of a text; by default 512, or the backbone's limit if this is lower.
@@ -400,7 +400,7 @@ def _of_files(files: Mapping[str, bytes]) -> Adapter:
 def _handed_over(found: Path, out: Path | None) -> Adapter:
     """Return the adapter of a run without its metrics, and write the adapter to the directory `out`, if given.
 
-    The metrics are removed because they were measured on training texts.
+    The run's metrics are removed because they were measured on training texts.
     """
     adapter = Adapter.load(found)
     silent: dict[str, Any] = {"task": None, "metrics": {}, "evaluation_digest": None}

@@ -25,8 +25,7 @@ INITS = {"zero": True, "gaussian": "gaussian", "orthogonal": "orthogonal"}
 """Values of LoRA's `init`, and the values of peft's `init_lora_weights` for them."""
 
 REWRITING = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""LoRA initialisations of peft that change the backbone's weights. An adapter's files do not contain the changed
-weights."""
+"""LoRA initialisations of peft that change backbone weights, which an adapter's files do not contain."""
 
 
 def _as_targets(given: Any) -> Any:

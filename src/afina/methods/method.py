@@ -120,8 +120,8 @@ class Adaptation(ABC):
         ignores: Fields of [train] and [ask] in a study file that have no effect on the method. afina refuses a run that
             sets such a field.
         stated: Names of the hyperparameters that manifests, records and tables contain even at their default values.
-            None: all hyperparameters. Other hyperparameters are contained only if they differ from their defaults, so
-            that adding a hyperparameter to afina changes no digest.
+            None: all hyperparameters. Manifests contain other hyperparameters only if they differ from their defaults,
+            so that adding a hyperparameter to afina changes no digest.
     """
 
     trains_body: ClassVar[bool] = True

@@ -2,12 +2,12 @@
 
 An adapter's settings may come from an untrusted source. peft runs patterns of module names in the settings as regular
 expressions, which may never end. peft also imports the module that `megatron_core` names, and allocates memory of any
-size. Therefore afina matches the patterns itself in linear time (RE2), and replaces them by the matching names before
-peft reads the settings.
+size. afina matches the patterns itself in linear time (RE2), and replaces them by the matching names before peft reads
+the settings.
 
 No digest covers `adapter_config.json`: an edited scale changes the outputs of a model loaded by peft, but not by afina.
-`disagreement` and `check_agrees` therefore compare peft's settings with afina's manifest. The module `peft_settings`
-does not import torch.
+`disagreement` and `check_agrees` compare peft's settings with afina's manifest. The module `peft_settings` does not
+import torch.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ class PeftType(PeftMethod):
     def unlowered(self, model: Any) -> set[str]:
         """Return the names of the parameters that the peft type adds, which stay float32.
 
-        peft computes many of these parameters in float32, whatever the body's dtype.
+        peft computes many of the parameters that it adds in float32, whatever the body's dtype.
         """
         if self.type in _LOWERED:
             return set()
@@ -281,7 +281,7 @@ class SavedPeft(PeftMethod):
 def _embeddings(model: Any, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set[str]:
     """Return the names of the frozen embeddings in a saved state.
 
-    `expected` is the state of the method alone, without frozen embeddings.
+    `expected` has the tensors that the method itself saves, without frozen embeddings.
     """
     entry = architecture_of(model)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model

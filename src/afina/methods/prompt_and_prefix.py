@@ -1,6 +1,6 @@
 """Prompt tuning and prefix tuning: methods that train virtual tokens before every text.
 
-Adapters of both methods are saved in afina's own format.
+Adapters of prompt tuning and of prefix tuning are saved in afina's own format.
 
 The module `prompt_and_prefix` defines the number and the initial values of virtual tokens; `afina.models.added_modules`
 defines where virtual tokens are in a model. The module does not import torch.
@@ -131,7 +131,7 @@ class PrefixTuning(VirtualTokens):
     prefix; a sliding attention window counts only the text's own tokens. The position ids of the text begin after those
     of the prefix. The prefix starts with the keys and values that the model computes for random tokens of the
     vocabulary. Li and Liang find activations of words better and more stable than random values (section 7.4). peft
-    starts prefixes with random values: keys of that size draw attention away from every text.
+    starts prefixes with random values, whose keys are so large that they draw attention away from every text.
     """
 
     name: ClassVar[str] = "prefix"

@@ -273,11 +273,11 @@ class LayerNorm(Selective):
 class PreLayer(Selective):
     """PreLayer: trains the token and position embeddings, and the head unless `train_head` is false.
 
-    PreLayer is the fourth approach of the published study that `afina.report.paper` repeats. The study's text says that
-    PreLayer trains the embeddings, which are 39,383,808 parameters of GPT-2; the study's table reports 46,080
+    PreLayer is the fourth approach of the published study that `afina.report.paper` repeats. The published study says
+    in its text that PreLayer trains the embeddings, which are 39,383,808 parameters of GPT-2; its table reports 46,080
     parameters. The class `PreLayer` follows the text. `PreLayer46080` trains one of the possible sets of 46,080
-    parameters. The study froze the head; with a frozen random head, accuracy stays near chance, so afina trains the
-    head by default.
+    parameters. The published study froze the head; with a frozen random head, accuracy stays near chance, so afina
+    trains the head by default.
 
     Attributes:
         train_head: Whether the head trains.

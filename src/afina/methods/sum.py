@@ -33,7 +33,7 @@ class Sum(Method):
     Attributes:
         parts: The methods of the sum by key in METHODS, in the order in which the user names them.
         given: Learning-rate multipliers of some parts, by key. The default learning rate of the sum is the first
-            part's. A part without a multiplier has its own default learning rate when the sum has its default.
+            part's. A part without a multiplier has its own default rate if the sum has its default rate.
     """
 
     name: ClassVar[str] = "sum"

@@ -4,7 +4,7 @@ A prompt consists of trained rows of the model's input; a prefix consists of tra
 Prompts and prefixes act as virtual tokens before every text. A bottleneck consists of two small linear layers with an
 activation function between them, and is parallel to a module of a transformer block or after the module. A readout
 replaces the pooling of the hidden states. Each added module has a fixed name, so its parameters are saved like any
-other. The Python module `added_modules` knows where these modules are in a model; it does not know adaptation methods.
+other. The Python file `added_modules.py` knows where added modules are in a model, but no adaptation methods.
 """
 
 from __future__ import annotations
@@ -213,8 +213,8 @@ def behind(module: Any, plain: Callable[..., Any], *inputs: Any, **options: Any)
 def beside(module: Any, plain: Callable[..., Any], *inputs: Tensor) -> Any:
     """Compute plain(inputs) + bottleneck(inputs), where `plain` is the module's own forward.
 
-    In BERT, the module is the last of the MLP's modules: it gets inner values and the MLP's input, and adds its own
-    result to the MLP's input. In BERT, `beside` therefore adds the bottleneck's output to the MLP's input.
+    BERT's `module` is the last module of the MLP: it gets inner values and the MLP's input, and adds its result to that
+    input. For BERT, `beside` adds the bottleneck's output to the MLP's input.
     """
     *inner, read = inputs
     added = module.get_submodule(BOTTLENECK)(read)

@@ -2,8 +2,8 @@
 
 A backbone's address names a directory or a model to download. The shapes of the weights are computed from the
 configuration and the entry of the architecture. Before memory is allocated, tensors from untrusted adapters are checked
-against these shapes. afina builds no model from an untrusted configuration. A test compares the computed shapes with
-transformers' model on the `meta` device. The module `backbone_spec` does not import torch
+against these shapes. afina builds no model from an untrusted configuration. A test compares these shapes of weights
+with those of transformers' model on the `meta` device. The module `backbone_spec` does not import torch
 """
 
 from __future__ import annotations
@@ -217,8 +217,8 @@ _FIELDS = {
     **{"key_heads": "num_key_value_heads", "head": "head_dim"},
     **{"types": "type_vocab_size", "embedding": "embedding_size"},
 }
-"""transformers' names of the configuration fields for `Sizes`. The order matters: a size that is computed from other
-sizes comes after them."""
+"""transformers' names of the configuration fields for `Sizes`. A size that is computed from other sizes must come after
+those sizes."""
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ def dimensions(configuration: Mapping[str, Any], labels: int, where: str = "conf
 
     Args:
         labels: Number of labels, which is the number of rows of the head.
-        where: The file or place with which error messages begin.
+        where: The name of the file, or other words, with which error messages begin.
 
     Raises InvalidStudy if afina does not support the model family, or if a size in the configuration is not a positive
     integer.

@@ -1,8 +1,8 @@
 """`Classifier`: a transformers model with its pooling and head, and afina's forward pass over packed batches.
 
 A `Classifier` contains transformers' `...ForSequenceClassification`, wrapped by peft if the method needs peft. The
-names of parameters and saved files are therefore those of transformers and peft. The module `classifier` does not know
-adaptation methods.
+names of a classifier's parameters and saved files are those of transformers and peft. The module `classifier` does not
+know adaptation methods.
 """
 
 from __future__ import annotations

@@ -277,8 +277,8 @@ class Objective(ABC):
         """Return the mean loss of a batch, a float32 scalar.
 
         The loss of each text is multiplied by its weight, and averaged over the batch without dividing by the sum of
-        weights: the mean weight over the training split is 1. Gradient accumulation over parts of a batch therefore
-        gives the same gradient as the whole batch.
+        weights: the mean weight over the training split is 1. So gradients accumulated over parts of a batch equal the
+        gradient of the whole batch.
 
         Args:
             outputs: The model's outputs, [B, width].
@@ -421,7 +421,7 @@ class Classes(Objective):
 
         Balanced class weights are N / (C count) as in scikit-learn, and 0 for absent classes.
 
-        If texts have weights, N is the sum of all weights and the count is the sum of the weights of the class.
+        If texts have weights, N in N / (C count) is their sum over all texts, and the count their sum over the class.
         """
         if class_weights is None:
             return self

@@ -34,8 +34,8 @@ class Evaluation:
         examples: Number of evaluated texts.
         truncated: Number of texts that were truncated to the adapter's maximum length.
         dtype: The dtype in which the adapter was computed.
-        where: The file or task of the texts, a field of `EvaluationSet`; `held_out`, `leaked` and `left_out` are such
-            fields, too.
+        where: The file or task of the texts. The fields `where`, `held_out`, `leaked` and `left_out` are those of
+            `EvaluationSet`.
         kind: The kind of task.
         label_names: Names of the labels; if there are two, the second is the positive label.
         answered: The targets and predictions of all texts.

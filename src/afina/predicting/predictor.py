@@ -362,10 +362,10 @@ class ModelPredictor(Predictor):
 def int8_factors(backbone: Backbone, precision: str, opened: Classifier | None = None) -> dict[str, Tensor]:
     """Return the factors for `Classifier.use_int8`, measured on the built-in sentences of the golden test.
 
-    The factors are measured without an adapter, once for each precision of the frozen weights. Therefore, with every
-    adapter, the same layers multiply in int8 with the same factors, in a predictor, in a server's engine with many
-    adapters, and in `afina replay`. `opened` is the open backbone in float32 and this precision, without a method
-    attached; None: the backbone is opened only to measure the factors.
+    The factors are measured without an adapter, once for each precision of the frozen weights. With every adapter, the
+    same layers multiply in int8 with the same factors, in a predictor, in a server's engine with many adapters, and in
+    `afina replay`. `opened` is the open backbone in float32 and this precision, without a method attached; None: the
+    backbone is opened only to measure the factors.
     """
     if precision not in backbone.int8_factors:
         if opened is None:

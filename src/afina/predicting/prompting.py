@@ -241,7 +241,7 @@ def shifted_by_itself(predictions: Predictions) -> Predictions:
 def shift_of(outputs: np.ndarray) -> np.ndarray:
     """Return the vector that calibration adds to the logits [N, labels], float32 [labels].
 
-    Each value is minus the logarithm of the label's mean probability.
+    The value of a label is minus the logarithm of the label's mean probability.
     """
     shift: np.ndarray = -np.log(np.maximum(classification.probabilities(outputs).mean(axis=0), 1e-12))
     return shift.astype(np.float32)

@@ -1,7 +1,7 @@
 """Dry run: training steps on tensors without values, to measure memory before the weights are read.
 
 A dry run executes the real training code on torch's fake tensors, which have shapes, dtypes and a device but no values.
-The measured memory therefore follows the training code for every model family and method, and a dry run with 13 billion
+The memory is measured in the training code itself, for every model family and method; a dry run with 13 billion
 parameters takes seconds. The module `dry_run` does not know tasks.
 """
 

@@ -173,17 +173,17 @@ class PackedInputs(Inputs):
 
     @classmethod
     def rehearsal(cls, loader: Loader, recipe: Recipe, layout: Callable[[Packed], Layout]) -> list[TextBatch]:
-        """Return the largest micro-batch, twice if a batch has several.
+        """Return the largest micro-batch of texts, twice if a batch has several micro-batches.
 
-        Gradients exist from the second micro-batch of a batch on.
+        From the second micro-batch on, memory also holds the gradients of the earlier micro-batches.
         """
         largest = cls.largest(loader, recipe)
         return [TextBatch(largest, layout(largest).made())] * min(2, loader.most_parts(recipe.steps, recipe.at_once))
 
 
 _STEPS_TOGETHER = 64
-"""Maximum number of steps for whose texts features are computed together. With 64 steps, batches by length are
-efficient, and a run that is paused loses little."""
+"""Maximum number of steps for whose texts features are computed together. The texts of 64 steps are enough for batches
+of similar lengths, and few enough that a paused run loses little."""
 
 
 def inputs_of(method: Method) -> type[Inputs]:
@@ -262,7 +262,7 @@ class FeatureInputs(Inputs):
         return batch.tokens
 
     def prepare(self, step: int) -> None:
-        """Compute missing features: in the first epoch those of the step's group, later all."""
+        """Compute missing features: in the first epoch for the step's group of texts, later for all texts."""
         late = step >= self.loader.steps_per_epoch
         for start, stop in [each for each in self._missing if late or each[0] <= step < each[1]]:
             for indices, packed in _batches(self.loader, self._examples, start, stop):

@@ -133,8 +133,8 @@ def first_with_gradient(entry: Architecture, trained: Iterable[str]) -> float:
 class _Master:
     """The float32 master copy of a trained bfloat16 parameter, with its gradient.
 
-    Each gradient is converted to float32 as soon as it is finished. Therefore only one gradient at a time exists in
-    both precisions, and its norm is computed while it is in the processor's cache.
+    Each gradient is converted to float32 as soon as it is finished. Only one gradient at a time exists in both
+    precisions, and its norm is computed while the gradient is in the processor's cache.
 
     Attributes:
         passes: Number of backward passes since the last step.

@@ -95,8 +95,8 @@ _POOLERS = frozenset(entry.pooler for entry in ARCHITECTURES.values() if entry.p
 def is_output(name: str) -> bool:
     """Whether a tensor with this name belongs to a head's last layer, which has one row for each label.
 
-    The last layer of one family's head may have the name of a module that contains layers in another family's head.
-    Therefore `is_output` decides by the longest path of a head module that the name contains.
+    The last layer of one family's head may have the name of a module that contains layers in another family's head. The
+    longest path of a head module within `name` decides.
     """
     heads = [entry.head for entry in ARCHITECTURES.values()]
     found = [path for head in heads for path in head if f".{path}." in f".{name}."]

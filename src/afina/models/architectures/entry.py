@@ -210,8 +210,8 @@ class Architecture:
     def takes_chunks(self, pooling: Pooling) -> bool:
         """Whether a text can be computed in chunks if the head reads this pooling.
 
-        A chunk attends to the cached keys and values of earlier tokens. Therefore, in a model that takes chunks, no
-        token attends to a later token, and the head reads only the last chunk.
+        A chunk attends to the cached keys and values of earlier tokens. In a model that takes chunks, no token attends
+        to a later token, and the head reads only the last chunk.
         """
         return self.mask == "causal" and pooling == "last"
 

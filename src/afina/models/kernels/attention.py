@@ -37,10 +37,10 @@ the matrix is then also small."""
 class _ShortAttention(torch.autograd.Function):
     """Computes softmax(scale q k^T) v for short texts arranged as a grid, with its backward pass.
 
-    Matrices are ordered by head first, so that only gathering copies the tensors. Scores are normalised in float32,
-    because softmax in bfloat16 is several times slower on a CPU, and less accurate. Empty cells of the grid attend only
-    to each other and are never read, so their values and gradients have no effect. A prefix is put before the keys of
-    every line of the grid, once for all texts in the line.
+    The head is the first axis of every tensor, so that no tensor is copied only to transpose it. Scores are normalised
+    in float32, because softmax in bfloat16 is several times slower on a CPU, and less accurate. Empty cells of the grid
+    attend only to each other and are never read, so their values and gradients have no effect. A prefix is put before
+    the keys of every line of the grid, once for all texts in the line.
     """
 
     @staticmethod

@@ -2,9 +2,9 @@
 
 The factors of a layer depend only on the layer's inputs and weight. Which layers stay in floats depends on two
 measurements: how int8 changes a layer's own results, and how this changes the model's results. For layers of the
-embedded model, int8 in one layer changes the model's results by 0.05 to 1.2 %. Layers that are cheap to compute cause
-much of this change. If a twentieth of the multiplications stays in floats, half of the squared change is avoided
-(docs/LOG.md).
+embedded model, int8 in one layer changes the model's results by 0.05 to 1.2 %. Layers with few multiplications cause
+much of the change by int8. If a twentieth of the model's multiplications stays in floats, the squared change of its
+results by int8 is halved (docs/LOG.md).
 
 The module `int8_calibration` does not know models.
 """
@@ -24,7 +24,7 @@ from afina.models.kernels.int8_products import SMALLEST, DynamicInt8Weight
 from afina.models.kernels.linear import frozen_weight
 
 SENSITIVE = 0.04
-"""Largest relative change of a layer's own results for which the layer multiplies in int8.
+"""Largest relative change of a layer's results by int8 for which the layer multiplies in int8.
 
 Of the 210 layers of the embedded model, only one changes by more than `SENSITIVE`: the layer that gives a text's first
 token its extreme values.
@@ -51,8 +51,7 @@ def smoothing(inputs: Tensor, *weights: Tensor) -> Tensor:
     than it is, because other inputs may be large.
 
     Args:
-        inputs: Typical inputs [N, K]. Instead of all inputs, the largest value of each channel [1, K] gives the same
-            factors.
+        inputs: Typical inputs [N, K]. The largest absolute value of each channel, [1, K], gives the same factors.
         weights: All weights [M, K] by which the inputs are multiplied.
     """
     sizes = inputs.abs().amax(0).float()

@@ -6,10 +6,10 @@ and of the weight differs from a product of floats. The scale of a token does no
 result does not depend on the other texts of a batch.
 
 Some input channels of a language model are 20 times as large as the others, for every token. With one scale for all
-channels, the rounding error would be large relative to the small channels. So each channel of the inputs is divided by
-a factor, and the weight's channel is multiplied by the same factor (SmoothQuant: Xiao et al. 2023, equation 4 with
-alpha = 0.5). Layers that read the same tensor, such as the projections to queries, keys and values, have the same
-factors, and the tensor is quantised once for all of them.
+channels, the rounding error would be large relative to the small channels. Each input channel is divided by its own
+factor, and the weight's channel is multiplied by this factor (SmoothQuant: Xiao et al. 2023, equation 4 with alpha =
+0.5). Layers that read the same tensor, such as the projections to queries, keys and values, have the same factors, and
+the tensor is quantised once for all of them.
 
 oneDNN is faster for unsigned inputs, so the codes of inputs are shifted by 128, and oneDNN subtracts the shift again.
 For signed inputs, torch 2.13 uses a reference kernel that takes seconds (docs/LOG.md). The module `int8_products` does
@@ -135,11 +135,10 @@ class _Quantized:
         self._storage, self._view, self._factors = StorageWeakRef(inputs.untyped_storage()), _view(inputs), factors
 
     def gives(self, inputs: Tensor, factors: Tensor, to: DynamicInt8Weight) -> bool:
-        """Whether the blocks belong to these inputs and factors, and the weight `to` has not used them.
+        """Whether the quantised blocks belong to `inputs` and `factors`, and the weight `to` has not used the blocks.
 
-        As long as a weak reference to a storage exists, no other storage equals it, even if its memory is used again.
-        If a weight asks for quantised inputs a second time, its inputs are new, possibly in the memory of the old
-        inputs.
+        A weak reference to a freed storage equals no other storage, even in the same memory. A weight that asks a
+        second time has new inputs, possibly in the memory of the old inputs.
         """
         same = factors is self._factors and _view(inputs) == self._view
         return same and StorageWeakRef(inputs.untyped_storage()) == self._storage and id(to) not in self.given

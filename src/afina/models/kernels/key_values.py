@@ -1,10 +1,10 @@
 """The KV cache: keys and values of texts that are being generated, and the attention of the next tokens to them.
 
-Running texts (texts that are being generated, also called sequences) of similar length share a pool. Attention then
-computes few columns that no text reads, and a text that grows never makes the others move. In a pool, the running texts
-are in the first slots, without gaps: attention then reads views and copies nothing. Keys are stored as [D, columns]:
-bfloat16 products on a CPU read this layout more than twice as fast as [columns, D]. The module `key_values` does not
-know models, requests or tokens.
+Running texts (texts that are being generated, also called sequences) of similar length share a pool. Because a pool's
+texts have similar lengths, attention computes few unused columns; a text that grows into a larger pool moves alone. In
+a pool, the running texts are in the first slots, without gaps: attention then reads views and copies nothing. Keys are
+stored as [D, columns]: bfloat16 products on a CPU read this layout more than twice as fast as [columns, D]. The module
+`key_values` does not know models, requests or tokens.
 """
 
 from __future__ import annotations
@@ -497,7 +497,7 @@ class KeyValueRow:
     def write_prefix(
         self, module: nn.Module, columns: tuple[Tensor, Tensor] | None, among: slice | None = None
     ) -> None:
-        """Cache the prefix of an attention, each [G, P, D], for the new texts in the cells `among`."""
+        """Cache an attention's prefix (keys, values [G, P, D]) for the new texts in the cells `among` (None: all)."""
         if columns is not None:
             for part in self.written:
                 part.write_prefix(self.layers[module], *columns, among)

@@ -153,7 +153,7 @@ class Layout:
         return Layout(self.bounds, self.before, self.prefix, cells)
 
     def pooling(self, *poolings: Pooling) -> Layout:
-        """Return this layout for reading all outputs that these poolings need."""
+        """Return this layout for reading the body's outputs at all tokens that the `poolings` need."""
         needed = set(poolings)
         if needed <= {"last"}:
             return self
@@ -196,7 +196,7 @@ class Layout:
         return Grid.of(self._bounds, self.bounds.device, shared=True)
 
     def made(self) -> Layout:
-        """Compute every form of this layout now, and return the layout."""
+        """Compute the grids, positions and cells of this layout now, and return the layout."""
         _ = self.read, self.longest, self.single, self.shared, self.positions, self.cells
         if self.prefix:
             self.extended.made()

@@ -1,8 +1,8 @@
 """Linear layers: the forms in which a frozen weight is stored, and products by oneDNN.
 
 Only the module `linear` reads a frozen weight. Kernels ask the module `linear` for products, DoRA and merging ask for
-the dequantized weight, and memory figures ask for the stored tensors. Therefore no code mistakes the tensors of a
-reordered or quantized weight for the weight's matrix.
+the dequantized weight, and memory figures ask for the stored tensors. So no other code can mistake the tensors of a
+reordered or quantized weight for its matrix.
 
 torch computes float32 products on a CPU with MKL. On processors with AVX-512 that are not Intel's, MKL takes more than
 twice as long as oneDNN for float32 products. Without AVX-512, and on Intel's processors, oneDNN takes up to twice as
@@ -285,7 +285,7 @@ _LENT = {kind: type(kind.__name__, (_Lent, kind), {}) for kind in (nn.Linear, Co
 def dequantized_weights(model: nn.Module) -> Iterator[None]:
     """Let peft read int8 and NF4 weights while it wraps a model, for shapes and DoRA's row norms.
 
-    Writing to a weight that was read in this way has no effect.
+    Writing to an int8 or NF4 weight that peft has read has no effect on the model.
     """
     layers: list[Any] = [layer for layer in model.modules() if held_by(layer) is not None]
     kinds = [type(layer) for layer in layers]

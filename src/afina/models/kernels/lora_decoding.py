@@ -2,8 +2,8 @@
 
 For each row, `share_products` in `lora.py` joins the adapters' weights anew, which takes little time compared with a
 row of whole texts. During generation, a row has one token of each running text, and its adapters stay the same for many
-steps. The stacked weights are therefore kept: an adapter's weights are copied into a stack when its first text starts,
-and stay until its last text ends.
+steps. Stacked weights are kept from step to step: an adapter's weights are copied into a stack when its first text
+starts, and stay until its last text ends.
 
 In the product with a stack, the results for ranks of other adapters are overwritten by 0, so that infinity or NaN of
 one adapter reaches no other row. An adapter with infinite or NaN weights is not stacked. The module knows changes
@@ -99,7 +99,7 @@ class LoraStack:
     def leave(self, key: int) -> None:
         """Free an adapter's ranks in the stack.
 
-        The adapter's weights stay in the stack but are finite, and results for free ranks are hidden.
+        The weights stay in the freed ranks: they are finite, and results for free ranks are hidden.
         """
         del self.ranks[key]
         if self.capacity > 2 * self.used:

@@ -31,12 +31,12 @@ class Patch(IntEnum):
     # By a method's `attach`:
     BOTTLENECK = auto()
     """Replaces the forward of an attention or MLP module by one that calls it and adds a bottleneck. The patch
-    BOTTLENECK is applied first, because kernels do not replace the forward of the patched module; they are applied to
-    modules inside or around it, including modules that a method has added."""
+    BOTTLENECK is applied first, because kernels do not replace the forward of the patched module; kernels are applied
+    to modules inside or around the patched module, including modules that a method has added."""
 
     # By `apply_kernels`, when a model is opened, and again for what a method adds to it:
     DROPOUT = auto()
-    """Replaces a dropout module by afina's `Dropout`. This patch comes before LORA, which reads the rate from afina's
+    """Replaces a dropout module by afina's `Dropout`. DROPOUT comes before LORA, which reads the rate from afina's
     `Dropout` and would ignore peft's `nn.Dropout`."""
     GELU = auto()
     """Replaces a module that computes transformers' `gelu_new` by afina's `TanhGELU`."""
@@ -58,14 +58,14 @@ class Patch(IntEnum):
     # By `afina.training`, when it is known what trains. HELD also by `Classifier`: for prediction, and before a method
     # is attached if the backbone has another precision.
     CHECKPOINT = auto()
-    """Replaces the forward of each transformer block by one that calls it with activation checkpointing. This patch
-    comes after LAST_BLOCK, which would replace it."""
+    """Replaces the forward of each transformer block by one that calls it with activation checkpointing. CHECKPOINT
+    comes after LAST_BLOCK, which would replace the forward of CHECKPOINT."""
     LOOK_UP = auto()
-    """Replaces the forward of a trained embedding. This patch comes after the conversion of weights to bfloat16,
-    because the new forward reads the float32 master weight."""
+    """Replaces the forward of a trained embedding. LOOK_UP comes after the conversion of weights to bfloat16, because
+    the new forward reads the float32 master weight."""
     HELD = auto()
-    """Replaces the forward and the weight of a frozen linear layer. This patch comes after all others, whose forwards
-    could not read the new weight."""
+    """Replaces the forward and the weight of a frozen linear layer. HELD comes after all patches above, whose forwards
+    could not read the converted weight."""
 
     # By `afina.models.mixed_batch`, when the compute dtype is known:
     MIXED_BATCH = auto()

@@ -2,16 +2,16 @@
 
 A quantised copy is one safetensors file in the cache, with the int8 or NF4 weight of each linear layer and the digest
 of the backbone's float weights. All other tensors (embeddings, norms, biases, head) are read from the backbone's own
-files at each opening. Therefore one quantised copy serves classifiers and language models, and opening takes the memory
+files at each opening. One quantised copy serves classifiers and language models, and opening a model takes the memory
 of the quantised model and one tensor.
 
 The file name of a quantised copy is a digest of everything that decides the copy's content, including the sha256 of all
 weight files. Weight files are identified by their sha256, and not by times and sizes, which may stay the same when the
-bytes change. Each opening computes the sha256 of the weight files; files in the Hub's cache are exempt, because their
-names are their sha256. However, the Hub's client does not check that a file has the sha256 in its name, and a user may
-write into the file. Therefore, before a quantised copy is written, all weight files are hashed, also to see that no
-file changed while it was quantised. A quantised copy records the size, inode and times of weight files in the Hub's
-cache; if one of them differs at an opening, the files are hashed again.
+bytes change. Each opening of a backbone hashes its weight files, except files in the Hub's cache, whose names are their
+sha256. The Hub's client does not check that a file has the sha256 in its name, and a user may write into the file.
+Before afina writes a quantised copy, it hashes all weight files, also to see that no file changed in the meantime. A
+quantised copy records the size, inode and times of weight files in the Hub's cache; if a file's size, inode or times
+differ later, the files are hashed again.
 
 The module `copies` does not know model families or heads.
 """

@@ -1,9 +1,9 @@
 """Open a model with linear layers in int8 or NF4, without ever having all weights in float32.
 
-As for other models, transformers reads, renames and ties the weights. A transformers quantizer of afina receives each
-tensor: it keeps the int8 or NF4 form of a linear layer's weight, and a copy of any other tensor. At most one tensor at
-a time is in float32, in addition to the model. The module `held` does not know heads, except which layers come after
-the pooling.
+transformers reads, renames and ties the weights, as it does for a model in float32. A transformers quantizer of afina
+receives each tensor: it keeps the int8 or NF4 form of a linear layer's weight, and a copy of any other tensor. At most
+one tensor at a time is in float32, in addition to the model. The module `held` does not know heads, except which layers
+come after the pooling.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tensors in the safetensors files of a directory, each of which is read only when it is needed.
 
-Each tensor is mapped into memory alone, and unmapped when its last reference is gone. Reading tensors therefore takes
-the memory of one tensor, not of one file.
+Each tensor is mapped into memory alone, and unmapped when its last reference is gone. Reading tensors one after another
+takes the memory of one tensor, not of one file.
 """
 
 from __future__ import annotations
