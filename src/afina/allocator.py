@@ -92,10 +92,10 @@ _chosen_here: dict[str, str] = {}
 def keep_kernels(most: int, *, anew: bool = True) -> None:
     """Set the number of compiled kernels that oneDNN and torch keep in this process.
 
-    The number takes effect only if it is set before the first kernel is created. oneDNN creates a kernel for each
-    number of tokens in a batch and each shape of a weight. A kernel takes a third of a MiB of memory. Training on the
-    same texts again reuses the kernels, which saves a millisecond for each kernel. Other texts and later runs do not
-    reuse kernels, and thousands of kernels take gigabytes. A number of kernels that the user has set is kept.
+    The number of kernels must be set before the first is created. oneDNN creates a kernel for each number of tokens in
+    a batch and each shape of a weight. A kernel takes a third of a MiB of memory. Training on the same texts again
+    reuses the kernels, which saves a millisecond for each kernel. Other texts and later runs do not reuse oneDNN's
+    kernels, and thousands of kernels take gigabytes. A number of kernels that the user has set is kept.
 
     Args:
         most: the number of kernels to keep.
@@ -134,7 +134,7 @@ _SAID = (
 linker."""
 
 _PRIMITIVE = "could not create a primitive"
-"""The error message of oneDNN if it cannot allocate memory; without a limit of memory, it may have other reasons."""
+"""oneDNN's error message for lack of memory; in a process without memory limit, it may have other causes."""
 
 
 def _address_space() -> int | None:

@@ -190,7 +190,7 @@ LARGE = 1 << 24
 """The size in bytes from which the digest of a file is kept in the cache."""
 
 SETTLED = 1_000_000_000
-"""The number of nanoseconds after which, on every file system, a new change of a file gives the file another time."""
+"""The nanoseconds after which, on every file system, a change of a file gives it another modification time."""
 
 
 def digest_of(path: Path) -> str:

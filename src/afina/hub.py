@@ -143,9 +143,9 @@ def converted(repository: str, config: str | None, *, offline: bool = False) -> 
 def download(address: str, patterns: Sequence[str] = SAFE) -> Path:
     """Download the files of a model repository that match a pattern, and return the directory of the local copy.
 
-    The directory contains links into the Hub's cache, and is named by the commit. The directory may also contain files
-    from earlier downloads. Cached files are used if the Hub cannot be reached. Raises InvalidName, NotFound and
-    CannotWrite.
+    The returned directory contains links into the Hub's cache, and its name is the commit. The returned directory may
+    also contain files from earlier downloads. Cached files are used if the Hub cannot be reached. Raises InvalidName,
+    NotFound and CannotWrite.
 
     Args:
         address: the repository, `owner/name`, optionally with `@revision`.

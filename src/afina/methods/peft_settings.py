@@ -340,7 +340,7 @@ def disagreement(manifest: Mapping[str, Any], settings: Mapping[str, Any], tenso
     """Return a sentence about the first difference between peft's settings and afina's manifest; None: no difference.
 
     Args:
-        tensors: Names of the adapter's tensors. The setting `target_modules` must include the module of each tensor.
+        tensors: Names of the adapter's tensors. `target_modules` must include the module of each saved tensor.
     """
     name, given = str(manifest.get("method")), manifest.get("hyperparameters") or {}
     parts = [part for part in name.split("+") if part in _STATED]

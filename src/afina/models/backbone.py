@@ -69,7 +69,7 @@ class Backbone(ReprCard):
 
     @classmethod
     def load(cls, address: str, *, weights: bool = True) -> Backbone:
-        """Open the configuration and tokenizer at `address`. The first time, the model is downloaded or converted.
+        """Open the configuration and tokenizer at `address`. The first call downloads or converts the model.
 
         Args:
             address: A Hub id with optional `@revision`, a directory, `embedded`, `minilm`, or `random:DIR`.
@@ -306,7 +306,7 @@ class Backbone(ReprCard):
     def weights_digest(self) -> str:
         """Digest of the body's weights as float32, without any head.
 
-        The digest covers only tensors of a classifier's body: `AutoModel` may add a randomly drawn pooler.
+        The weights' digest covers only tensors of a classifier's body: `AutoModel` may add a randomly drawn pooler.
         """
         with quiet():
             body, found = AutoModel.from_pretrained(self.path, dtype=torch.float32, output_loading_info=True)

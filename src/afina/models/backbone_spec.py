@@ -90,8 +90,8 @@ def directory_of(address: str) -> Path | None:
 def backbone_files(address: str) -> list[Path]:
     """Return the files of a backbone in a local directory; empty for a Hub id or a packaged model.
 
-    The result has no weight files for a `random:` address, because afina draws the weights. The result includes the
-    pooling configuration of a sentence-transformers model, which is in a subdirectory.
+    A `random:` address has no weight files, because afina draws the weights. The result includes the pooling
+    configuration of a sentence-transformers model, which is in a subdirectory.
     """
     path = directory_of(address)
     if path is None:

@@ -1,7 +1,7 @@
 """Bag of words: a linear model on TF-IDF features of words and word pairs, without a pretrained model.
 
 A bag-of-words model computes the same as scikit-learn's TfidfVectorizer and LogisticRegression, from stored numbers
-alone. A saved bag-of-words model is therefore data and not code, and does not depend on a version of scikit-learn.
+alone. A saved bag-of-words model is data and not code, and does not depend on a version of scikit-learn.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`LanguageModel`: a causal language model over packed batches, for tasks whose answers are texts.
 
-A `LanguageModel` contains transformers' `...ForCausalLM`, wrapped by peft if the method needs peft. The names of its
-parameters and saved files are those of transformers and peft. The module `language_model` does not know adaptation
-methods, tokenizers or decoding.
+A `LanguageModel` contains transformers' `...ForCausalLM`, wrapped by peft if the method needs peft. The names of a
+`LanguageModel`'s parameters and saved files are those of transformers and peft. The module `language_model` does not
+know adaptation methods, tokenizers or decoding.
 """
 
 from __future__ import annotations

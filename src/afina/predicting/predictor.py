@@ -181,7 +181,7 @@ class Predictor(ReprCard, ABC):
 
         Args:
             texts: A list, array, Series or other collection of texts (`afina.data.readers.texts.as_lists`).
-            pairs: The second texts of pairs, in one of the same forms.
+            pairs: The second texts of pairs, in any form that `texts` may have.
             where: What error messages call the texts.
             before: Number of texts in earlier calls, which error messages add to a text's number.
 

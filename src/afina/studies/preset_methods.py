@@ -17,8 +17,8 @@ from afina.studies.study import Study
 def suited_to_task(study: Study) -> tuple[Study, list[str]]:
     """Return a preset without zero-shot methods if the task's labels are not words, and the removed methods' names.
 
-    A zero-shot method needs labels that are words. The method is removed without an error, because the user of a preset
-    has not chosen its methods.
+    A zero-shot method needs labels that are words. Zero-shot methods are removed without an error, because the user of
+    a preset has not chosen its methods.
     """
     runs = study.runs()
     asking = {run.title: None for run in runs if make(run.method, run.hyperparameters).head == "words"}
@@ -38,7 +38,7 @@ def suited_to_task(study: Study) -> tuple[Study, list[str]]:
 def suited_to_backbones(study: Study) -> tuple[Study, list[str]]:
     """Return a preset in which no zero-shot method runs on an encoder, and the names of the removed methods.
 
-    The methods are removed without an error, because the user of a preset has not chosen its methods. If no method
+    Zero-shot runs are removed without an error, because the user of a preset has not chosen its methods. If no method
     would remain, the preset is returned unchanged, and executing the preset raises an error.
     """
     encoders = {address for address in study.addresses if is_encoder(address)}

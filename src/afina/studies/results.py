@@ -172,7 +172,7 @@ def of_recommendation(held: OutputLock, made: Recommendation) -> Results:
 def measured_in(result: Result, metric: str | None) -> Result:
     """Return the result with `metric` as its headline metric.
 
-    The result is unchanged if its record lacks the metric, or if the metric has no per-example values.
+    The result is returned unchanged if the run's record lacks the metric, or the metric has no per-example values.
     """
     there = result.record.metrics
     if metric in (None, result.record.metric) or metric not in there or metric not in METRICS:
@@ -185,7 +185,7 @@ def measured_in(result: Result, metric: str | None) -> Result:
 Look = Callable[[Run], TaskFacts | None]
 """A function that returns facts about the present content of a run's data.
 
-The function returns None if the data cannot change, or if this machine cannot read them.
+A `Look` returns None if the run's data cannot change, or if this machine cannot read the data.
 """
 
 

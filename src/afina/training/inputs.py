@@ -200,7 +200,7 @@ class FeatureBatch:
     Attributes:
         rows: Row of each text among all features, int64 [B].
         targets: The targets of the texts, [B, ...].
-        tokens: Number of tokens of the texts, for the account.
+        tokens: Number of tokens of the texts, for the session's `Account`.
         weights: The weight of each text in the loss, float32 [B]. None: all weights are 1.
     """
 
@@ -220,8 +220,8 @@ class FeatureBatch:
 class FeatureInputs(Inputs):
     """The features of the texts of all steps, float32 [N, width], for training the head alone.
 
-    The first epoch computes the features in groups of steps. The groups depend only on the total number of steps, so
-    that a paused or resumed run has bitwise the same result.
+    The first epoch computes the features in groups of steps. The groups of steps depend only on the total number of
+    steps, so that a paused or resumed run has bitwise the same result.
     """
 
     def __init__(self, classifier: Classifier, loader: Loader, recipe: Recipe) -> None:

@@ -165,7 +165,7 @@ class _Master:
 class _Rows:
     """The gradient of an embedding's float32 weight.
 
-    Only the gradient's rows for tokens in a batch are written, read and cleared.
+    Only those rows of an embedding's gradient whose tokens are in the batch are written, read and cleared.
     """
 
     def __init__(self, weight: Parameter) -> None:

@@ -69,7 +69,7 @@ class Pool:
         self.owners.append(sequence)
 
     def leave(self, slot: int) -> None:
-        """Free a slot of the pool; the sequence in the last slot moves there."""
+        """Free a slot of the pool; the sequence in the last slot moves to the freed slot."""
         last = self.owners.pop()
         if len(self.owners) != slot:
             self.copy(len(self.owners), last.length, self, slot)
@@ -163,7 +163,7 @@ class KeyValueCache:
         return 2 * layers * groups * width * columns * self._dtype.itemsize
 
     def run(self, opened: OpenSequence, room: int = 0) -> CachedSequence:
-        """Copy the keys and values of an open text into a pool, with room for more; return the running text."""
+        """Copy a chunked text's keys and values into a pool with room for more; return the running text."""
         sequence = self.enter(opened.length, room, opened.prefix, opened.adapter)
         pool, slot, columns = sequence.pool, sequence.slot, slice(opened.length)
         pool.keys[:, slot, :, :, columns] = opened.keys[:, :, columns].transpose(2, 3)
@@ -290,7 +290,7 @@ class _Written:
     """Cells of a row (None: all cells), and the slot and column of a pool to which each cell is written.
 
     Attributes:
-        new: For each text that begins in this row, its first cell and its slot.
+        new: For each text that begins in this row, its first cell and its slot in the pool.
         even: The common column of all cells, if each of the first slots gets one cell. None: the columns differ.
     """
 

@@ -168,8 +168,8 @@ class BatchedAdapter:
 class PlacedChange(NamedTuple):
     """A layer change with the rows to which it applies.
 
-    The rows are given as a slice of cells (`tokens`), and as a slice of texts (`sequences`) for layers that read one
-    cell of each text.
+    An adapter's rows are given as a slice of cells (`tokens`), and as a slice of texts (`sequences`) for layers that
+    read one cell of each text.
     """
 
     change: LayerChange

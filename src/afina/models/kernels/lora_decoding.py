@@ -34,12 +34,12 @@ Loras = Mapping[str, LoraChange]
 """The LoRA changes of an adapter that can be stacked, by path of the layer."""
 
 Placed = Sequence[tuple[BatchedAdapter, slice]]
-"""The adapters of a row, each with its slice of rows."""
+"""The adapters of a padding-free row, each with the slice of the row's tokens that belong to the adapter."""
 
 
 @dataclass(frozen=True, eq=False)
 class StackedLoraChange(LayerChange):
-    """Adds to each row the LoRA of the row's own adapter, by one product with a stack.
+    """Adds to each row the LoRA of the row's own adapter, by one product with the stacked weights of all adapters.
 
     The shapes are down [R, K] and up [R, M], multiplied by the scaling; `hidden` [N, R] is True at ranks of other
     adapters.

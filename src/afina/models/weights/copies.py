@@ -186,7 +186,7 @@ class CopyPlace:
         return f"keeps a quantised copy of {size / 2**20:,.0f} MiB, which the next opening reads: {self.path}"
 
     def _is_right(self) -> bool:
-        """Hash all weight files, and return whether the result is this place's `key`."""
+        """Hash all weight files, and return whether the digest is the `key` of this `CopyPlace`."""
         return self.key_of([digest.of_file(file) for file in self.files]) == self.key
 
     def _states(self) -> list[list[int]]:

@@ -1,7 +1,7 @@
 """`CandidateTrainings` trains the candidates of a recommendation under a time limit, and selects the best.
 
 As many candidates are trained at once as the executor has slots. The first runs are cheap candidates: the linear probe
-and the zero-shot model. The time of these runs gives an estimate of the time of a training step (`step_times.py`),
+and the zero-shot model. The time of the first runs gives an estimate of the time of a training step (`step_times.py`),
 which the first steps of each training correct. A run that would not end in time is stopped, and begins again with fewer
 steps if there is time for them. All trainings on a backbone have the same number of steps. Time is reserved to train
 the selected candidate again on all texts, and then on half of the texts, which estimates the gain from more labels.
@@ -340,7 +340,7 @@ class CandidateTrainings:
     def _end(self, slots: _Slots, wait: Callable[[], tuple[str, Callable[[], tuple[Record, float]]] | None]) -> None:
         """Wait until a run ends, and keep its result; a run stopped by _Misjudged (wrong length) is started again.
 
-        The length of the new run is computed from the measured step time.
+        A run that is started again has the length that fits the measured step time.
         """
         start, stage = meter.now(), time_budget.TRAINING
         try:

@@ -1,6 +1,6 @@
 """The candidates of a recommendation: methods with learning rates on backbones, in the order of training.
 
-The order was learned from recorded learning curves (`recorded_curves.py`), so that each next candidate improves most on
+The order of candidates comes from recorded learning curves (`recorded_curves.py`): each next candidate improves most on
 the candidates before it. The expected accuracy of a candidate, learned from the recorded curves, is the prior of a
 Bayesian estimate from the accuracy on the small validation set. The module can be imported without torch.
 """
@@ -82,7 +82,7 @@ def backbone_levels(
     because all trainings are scored on the same texts.
 
     Args:
-        residuals: The measured accuracies minus the candidates' `ahead`, by backbone; at least one backbone.
+        residuals: The measured accuracies minus the candidates' expected advantage `ahead`, by backbone; at least one.
         counts: The weight COUNTS of each backbone.
         expected: The expected mean accuracy of each backbone, minus that of all backbones.
         level_counts: The number of validation texts that has the same weight as `expected`.

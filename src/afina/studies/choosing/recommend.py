@@ -1,10 +1,10 @@
 """`recommend` recommends which method to use for a task, within a number of minutes.
 
 `recommend` measures baselines (`floors.py`), finds the methods that can be tried (`eligibility.py`), and measures the
-time of a training step (`step_times.py`) and the zero-shot model. Then candidates (methods with learning rates) are
-trained one after the other (`candidate_trainings.py`), in the order of `candidates.py`. The best candidate is selected
-on a validation set that is cut from the training split. The held-out texts measure how good each contender is. The
-module can be imported without torch.
+time of a training step (`step_times.py`) and the zero-shot model. Candidates (methods with learning rates) are trained
+one after the other (`candidate_trainings.py`), in the order of `candidates.py`. The best candidate is selected on a
+validation set that is cut from the training split. The held-out texts measure how good each contender is. The module
+can be imported without torch.
 """
 
 from __future__ import annotations
@@ -272,8 +272,8 @@ def _same_texts(
 ) -> tuple[Split, dict[str, Result], dict[str, Result]]:
     """Return the held-out texts of the first result, and the results that were measured on the same texts.
 
-    The results of two methods differ in their texts only if target texts were left out as too long. A method with
-    virtual tokens has fewer tokens for a text, so more texts are too long.
+    Two methods are evaluated on different held-out texts only if texts with too long targets were left out. A method's
+    virtual tokens leave less room for texts and targets, so more texts are left out.
     """
     first = next(iter([*finalists.values(), *untrained.values()]), None)
     if first is None or not TARGETS[first.objective.kind].written:

@@ -1,8 +1,8 @@
 """The order in which `choose` tries methods and learning rates, and the expected accuracy of each.
 
 The order and the expected accuracies come from recorded learning curves of the packaged backbones: `embedded`, a causal
-model, and `minilm`, an encoder (benchmarks/choose.py). The module `candidates` makes the order of a task's candidates
-from these constants. The module can be imported without torch.
+model, and `minilm`, an encoder (benchmarks/choose.py). The module `candidates` derives the order of a task's candidates
+from the constants of `recorded_curves`. The module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ ORDERS: Mapping[frozenset[BackboneKind], tuple[Setting, ...]] = {
     frozenset({"encoder"}): _ENCODER,
     frozenset({"causal", "encoder"}): _BOTH,
 }
-"""The settings in the order of training, by the kinds of the backbones that are compared.
+"""The settings (methods with learning rates) in the order of training, by the kinds of the compared backbones.
 
 On one backbone, each next setting adds most accuracy to the settings before it. The order for a causal model and an
 encoder together merges the two orders: the next setting is the one that adds most accuracy per second. Linear probes

@@ -55,8 +55,8 @@ class ChoiceSetup:
         objective: The objective of the task.
         backbones: The addresses of the backbones that are compared, at least one.
         ask: The prompt template and label words of all runs, and whether their heads start from label words.
-        data: The options with which the runs read the task. The runs do not check for leakage, because leakage was
-            checked once in the whole task.
+        data: The options with which the runs read the task. The runs skip the check for leakage (held-out texts in the
+            training split), because the whole task was checked once.
         metric: The metric by which methods are chosen.
         latency: The largest allowed milliseconds of a prediction for a single text. None: no limit.
         stages: The seconds that each stage of the recommendation has taken so far.

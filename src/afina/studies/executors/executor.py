@@ -168,7 +168,7 @@ class Executor(ABC):
     def check_machines(self, run: Run) -> None:  # noqa: B027 - this machine needs no check
         """Check that other machines can execute `run` and similar runs: their package versions and their backbone.
 
-        The method is the part of `check` for callers that have already read the task.
+        Callers that have already read the task call `check_machines` instead of `check`.
         """
 
     def prepare(self) -> None:  # noqa: B027 - on other machines a worker starts with its run

@@ -124,7 +124,7 @@ class RunInputs:
     def materialise(self, directory: Path, fetch: Fetch) -> Located:
         """Write all input files into `directory`, and return the paths of the inputs there.
 
-        The function `fetch` is called for each file. The paths in the addresses of the inputs need not exist on this
+        The function `fetch` is called for each file. The addresses of the inputs may be paths that do not exist on this
         machine.
 
         Raises InvalidData if the digest of a fetched file is not the file's digest in the inputs.

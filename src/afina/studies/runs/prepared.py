@@ -245,8 +245,8 @@ def of_backbone(run: RunSpec, located: Located | None = None) -> RunSpec:
 def aim_of(run: RunSpec, task: Task | EncodedTask) -> tuple[Objective, str]:
     """Return the objective and the headline metric of `run`.
 
-    The metric is that of the run, or else of the task, or else the default of the kind of task. Raises InvalidStudy if
-    the kind does not support the training settings or the metric.
+    The headline metric is the run's `metric`, or else the task's, or else the default of the kind of task. Raises
+    InvalidStudy if the kind does not support the training settings or the metric.
     """
     training = run.training
     made = objectives.make(task.label_names, {"kind": task.kind}).of(
@@ -312,7 +312,7 @@ def attached(classifier: Classifier, method: Method, seed: int, device: torch.de
 def longest_text(run: RunSpec, most: int) -> int:
     """Return the maximum length of a text of `run` in tokens.
 
-    The length is at most `most`, the backbone's limit, minus the virtual tokens of the method. Raises InvalidStudy.
+    The maximum is at most the backbone's limit `most` minus the method's number of virtual tokens. Raises InvalidStudy.
     """
     taken, wanted = make(run.method, run.hyperparameters).takes_positions, run.training.max_length
     if taken >= most:

@@ -70,8 +70,8 @@ class Training(Frozen):
             share of all steps, as in transformers' `warmup_steps`. With `warmup = 0`, the first step has the largest
             learning rate.
         retention: Whether the language-model loss on neutral sentences is measured before and after the training.
-            `retention = true` uses the sentences of `snippets:editorials`; a text is the path of a file of sentences.
-            Only for causal backbones.
+            `retention = true` uses the packaged sentences `snippets:editorials`; a string is the path of a file of
+            sentences. Only for causal backbones.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
