@@ -26,8 +26,8 @@ class Progress:
         seconds_left: the estimated number of seconds until the end of the phase.
         note: a description that depends on the phase. In the phase "download", the note says what is downloaded, such
             as "the model embedded". In the phase "wait", the note says what the run waits for, such as "a node with 3.1
-            GiB and 1 CPU". In the phase "draw", the note has the names of the weights. In the phase "copy", the note is
-            a sentence without a subject about the quantised copy.
+            GiB and 1 CPU". In the phase "draw", the note names the drawn weights. In the phase "copy", the note is a
+            sentence without a subject about the quantised copy.
     """
 
     phase: str
@@ -124,4 +124,4 @@ Says = Callable[[str], object]
 
 
 def silent(words: str) -> None:
-    """Ignore the words about a step; this function is the default `Says`."""
+    """Ignore a message about the work that begins; this function is the default `Says`."""

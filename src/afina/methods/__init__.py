@@ -107,7 +107,7 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
 
     Args:
         name: A key in METHODS, or several keys joined by "+".
-        where: The place in the user's input, with which error messages begin.
+        where: The option or file of the user's input, with which error messages begin.
 
     Raises:
         UnknownName: There is no method `name`, or the method has no hyperparameter of a given name.

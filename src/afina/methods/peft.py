@@ -61,7 +61,7 @@ class PeftMethod(Method):
     def attach(self, model: Any) -> Any:
         """Wrap the model with peft, which sets the parameters that train.
 
-        The initial values from peft do not change the logits.
+        peft's initial values of an adapter do not change the logits.
         """
         from peft import get_peft_model
 
@@ -94,7 +94,7 @@ class PeftMethod(Method):
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
         """Return the adapter's changes of all layers for a mixed batch.
 
-        Returns None if a layer wrapped by peft is not in `base`, or if no `LayerChange` computes the layer's formula.
+        Returns None if the frozen model `base` lacks a layer wrapped by peft, or no `LayerChange` computes its formula.
         """
         from torch import nn
 

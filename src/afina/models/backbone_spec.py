@@ -331,8 +331,8 @@ def _sizes(configuration: Mapping[str, Any], entry: Architecture, where: str) ->
 
 
 _RARE = {"types": "hidden", "embedding": "hidden"}
-"""Sizes that only few model families have. For the other families, `_RARE` names the size that is used instead of the
-configuration's field."""
+"""Sizes that only few model families have. For families without the size, `_RARE` names the size that is used
+instead."""
 
 
 def _follows(size: str, found: Mapping[str, int]) -> int:

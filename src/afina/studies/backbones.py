@@ -27,7 +27,7 @@ ON = "-on-"
 """The text that joins the method and the backbone in the name of a recommendation's candidate."""
 
 _DEEPEST, _LONGEST = 8, 40
-"""The name of a backbone has fewer than this number of parts of its address, and at most this number of characters."""
+"""A backbone's name has fewer than 8 parts of the backbone's address, and at most 40 characters."""
 
 
 def backbone_names(addresses: Iterable[str]) -> dict[str, str]:

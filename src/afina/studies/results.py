@@ -87,7 +87,7 @@ class Results(ReprCard):
     def adapter(self, name: str | None = None, seed: int | None = None, backbone: str | None = None) -> Path:
         """Return the directory of an adapter, for `Predictor.load`. Raises UnknownName, NotFound or InvalidStudy.
 
-        If several runs match, the adapter is that of a run of these results, or else of the run that was recorded last.
+        If several recorded runs match, a run in these `Results` is preferred to the run that was recorded last.
 
         Args:
             name: The name of the run, such as `lora`. By default, the run is that of the recommended method, or of the

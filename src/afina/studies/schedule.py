@@ -155,7 +155,7 @@ def wait_for_memory(
 ) -> None:
     """Wait until `run` fits into memory beside the runs in progress.
 
-    A run that never fits is started when no other run is in progress.
+    A run that never fits into memory is started when no other run is in progress.
 
     Args:
         run: The run that is to be started.

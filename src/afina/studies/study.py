@@ -309,8 +309,8 @@ class Study(ReprCard, Frozen):
     def _check_runs(self, executor: Executor, watcher: Watcher) -> None:
         """Check the task and each backbone by one of its runs, and that no run needs label words on an encoder.
 
-        A run whose head may start from label words is preferred, so that the watcher is told if the labels are not
-        words.
+        The checked run is one whose head may start from label words, if any, so that the watcher is told if labels are
+        not words.
         """
         first: dict[str, Run] = {}
         for run in (runs := self.runs()):

@@ -67,7 +67,7 @@ def int8_factors(layers: Mapping[str, nn.Module], compute: Callable[[], Tensor],
 
     A layer stays in floats, without factors, in three cases:
 
-    - A layer stays in floats if `compute` does not call it.
+    - A layer that `compute` does not call stays in floats.
     - A layer stays in floats if its own results would change by more than SENSITIVE. A layer's change is the norm of
       the change of a token's results, divided by the norm of the results without a bias, averaged over all tokens.
     - A layer stays in floats if its effect on the results of `compute` is large relative to its number of weights,

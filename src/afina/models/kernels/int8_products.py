@@ -137,8 +137,8 @@ class _Quantized:
     def gives(self, inputs: Tensor, factors: Tensor, to: DynamicInt8Weight) -> bool:
         """Whether the quantised blocks belong to `inputs` and `factors`, and the weight `to` has not used the blocks.
 
-        A weak reference to a freed storage equals no other storage, even in the same memory. A weight that asks a
-        second time has new inputs, possibly in the memory of the old inputs.
+        A weak reference to a freed storage equals no other storage, even in the same memory. If the same weight asks
+        again for quantised inputs, its inputs are new tensors, possibly in the memory of the old.
         """
         same = factors is self._factors and _view(inputs) == self._view
         return same and StorageWeakRef(inputs.untyped_storage()) == self._storage and id(to) not in self.given

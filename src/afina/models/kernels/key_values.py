@@ -178,7 +178,7 @@ class KeyValueCache:
     def enter(
         self, columns: int, room: int = 0, prefix: int = 0, adapter: BatchedAdapter | None = None
     ) -> CachedSequence:
-        """Return the place of a new text with `columns` positions that are not yet written, and room for more."""
+        """Return a new text's slot in the cache, with `columns` positions, not yet written, and room for more."""
         sequence = CachedSequence(columns, prefix, adapter)
         self._pool(columns + room).enter(sequence)
         return sequence

@@ -209,8 +209,8 @@ class Layout:
     def hidden(self, window: int | None, *, causal: bool = True) -> Tensor:
         """Return the negation of `shared.visible`, bool [N, L, L], computed once for all layers.
 
-        With a prefix, the result is [N, L, P + L], and empty cells do not attend to the prefix, because the gradients
-        of empty cells would reach the prefix.
+        With a prefix, the mask is [N, L, P + L], and empty cells do not attend to the prefix, because their gradients
+        would reach the prefix.
         """
         if (window, causal) not in self._hidden:
             hidden = ~self.shared.visible(window, causal=causal)

@@ -46,9 +46,9 @@ class Patch(IntEnum):
     """Replaces the forward of peft's LoRA layer. The forward of LORA calls the inner linear layer if its weight trains,
     and otherwise reads the frozen weight."""
     DORA = auto()
-    """Replaces the forward of peft's DoRA layer, like the patch LORA."""
+    """Replaces the forward of peft's DoRA layer by one that reads the frozen weight, as in LORA."""
     VERA = auto()
-    """Replaces the forward of peft's VeRA layer, like the patch LORA."""
+    """Replaces the forward of peft's VeRA layer by one that reads the frozen weight, as in LORA."""
     LAST_BLOCK = auto()
     """Replaces the forward of the last transformer block by one that computes only the tokens that are read."""
     POOLER = auto()

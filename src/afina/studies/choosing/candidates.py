@@ -39,7 +39,7 @@ class Candidate:
         rate: The learning rate; None for a method that scikit-learn fits without gradient steps.
         name: The name of the candidate's run and of its table row (`ChoiceSetup.name`).
         ahead: The candidate's expected accuracy minus that of the mean candidate on the backbone, from recorded
-            trainings on other tasks; 0 if the candidate was not recorded. None: no task of this kind was recorded.
+            trainings on other tasks; 0 without recorded trainings. None: no task of this kind was recorded.
         counts: The number of validation texts that has the same weight as the expected accuracy.
         level: The expected mean accuracy of all candidates on the backbone, minus their mean accuracy on all backbones.
     """
@@ -125,7 +125,7 @@ def weighed(scored: Sequence[tuple[Candidate, float, int]], *, several: bool) ->
 def in_order(ways: Sequence[Way], kinds: Mapping[str, BackboneKind], setting: ChoiceSetup) -> list[Candidate]:
     """Return the candidates in the order of training: recorded candidates in their learned order, then others.
 
-    Candidates that were not recorded have the method's default learning rate. For a kind of task without recorded
+    Methods without recorded trainings are tried with their default learning rate. For a kind of task without recorded
     trainings, every method is first tried with one learning rate, so that a short time is enough to compare methods.
 
     Args:

@@ -93,7 +93,7 @@ LEVELS: Mapping[BackboneKind, float] = {"causal": 0.049, "encoder": -0.049}
 """The mean accuracy of the settings on the recorded backbone of each kind, minus the mean over both backbones."""
 
 LEVEL_COUNTS = 100
-"""The number of validation texts that has the weight of a value in LEVELS, a ratio of variances as in COUNTS."""
+"""In an estimate of a backbone's mean accuracy, a value of LEVELS counts as much as this number of validation texts."""
 
 STEP_COSTS: Mapping[str, int] = {"full": 76, "lora": 47, "ia3": 43, "head": 17}
 """The time of a training step of each method, divided by the time of scoring one text in the same precision."""

@@ -12,7 +12,7 @@ from afina.studies.choosing.recommendation import BATCH, ENOUGH, EPOCHS
 from afina.studies.choosing.step_times import StepTime
 
 ROOM, ALONE = 2.3, 1.15
-"""A training is so short that this number of trainings fits in the time; first epochs are reduced, then training texts.
+"""Trainings are so short that ROOM trainings fit in the time; first epochs are reduced, then training texts.
 
 ROOM is two trainings and a reserve: the selected candidate is trained again on all texts, in more steps. If there is no
 time for all texts, another candidate is trained instead. If two trainings of useful length do not fit, there must be

@@ -29,7 +29,7 @@ SLOW = 15.0
 """The seconds after which the user is told that a new host (Ray actor) waits although resources seem to be free."""
 
 GONE = 300.0
-"""The seconds for which a run waits for a node that is large enough, if there was such a node before."""
+"""The seconds for which a run waits for a large enough node, if the cluster had a large enough node before."""
 
 _STEP = 0.05
 """The seconds between two checks whether a new host has started."""
@@ -204,7 +204,7 @@ class HostPool:
         return f"a node with {room}; the largest has {short}"
 
     def _has_place(self, room: Room) -> bool:
-        """Return whether the nodes have room for all waiting hosts of this size, if no other Ray job uses the nodes."""
+        """Return whether all Ray actors that wait for `room` fit on the nodes, if no other Ray job uses the nodes."""
         with self._lock:
             waiting = sum(other.room == room for other in self._waiting)
             started = [*self._busy, *self._idle]

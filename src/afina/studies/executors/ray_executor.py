@@ -39,7 +39,7 @@ from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 
 ROUNDED = 128 << 20
-"""The memory of a run is rounded up to a multiple of this number of bytes, so that different runs can use one host."""
+"""Runs' memory is rounded up to a multiple of this number of bytes, so that different runs can use one Ray actor."""
 
 HOST = 160 << 20
 """The bytes of main memory that a host (Ray actor) takes in addition to its run."""

@@ -24,7 +24,7 @@ from afina.studies.runs.inputs import Input, RunInputs
 from afina.studies.runs.run import Run
 
 LATE = 30.0
-"""A run is given up this number of seconds after its time limit, if its host does not answer."""
+"""A run is given up this number of seconds after its time limit, if its Ray actor does not answer."""
 
 THREADS, MKL = "OMP_NUM_THREADS", "MKL_NUM_THREADS"
 
@@ -43,8 +43,8 @@ def variables() -> Mapping[str, str | None]:
 def inputs_to_send(inputs: RunInputs, *, ship_backbone: bool) -> RunInputs:
     """Return the inputs of a run that are sent to nodes.
 
-    If the files of the backbone are not sent, the inputs have an address of the backbone that all nodes can use. For a
-    backbone on the Hub, this address has the commit of this machine's copy, so that no node reads a later commit.
+    If the files of the backbone are not sent, the inputs have an address of the backbone that all nodes can use. The
+    address of a backbone on the Hub then has the commit of this machine's copy, so that no node reads a later commit.
     """
     one = inputs.backbone
     if one.files and ship_backbone:

@@ -80,7 +80,7 @@ def forecast_run(
         memory: The bytes of memory that the run may use. Default: the memory of this machine.
         calibrate: Whether a few training steps are measured to forecast the time. Steps are measured only if a task is
             given and the weights are on this machine.
-        says: A function that is called with a line when slow work begins.
+        says: A function that receives a line of text when slow work begins.
 
     Raises NotFound for a missing backbone or task, InvalidStudy for settings that contradict each other, and
     OutOfMemory if a GPU cannot compute the measured steps.
@@ -201,7 +201,7 @@ def forecast_methods(
         methods: The methods; None means all methods that suit the backbone's family and the task's labels.
         ask: The prompt template and label words for the task's texts.
         compares: Whether to forecast the memory of predictions, and leave out methods that need float weights.
-        says: A function that is called with a line when slow work begins.
+        says: A function that receives a line of text when slow work begins.
     """
     if task:
         says(f"reading {task} and the backbone's tokenizer")

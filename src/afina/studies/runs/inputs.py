@@ -157,7 +157,7 @@ def _input(
         address: The address of a task, an evaluation file or a backbone.
         files: The files at the address.
         content: The paths of files by digest, which the function extends.
-        known: The digest of the content. None: it is computed from the names and digests of the files.
+        known: The digest of the content, or None to compute the digest from the names and digests of the files.
         name: A function that returns a file's name on another machine.
     """
     found = [InputFile(name(path), digest.of_file(path)) for path in files]

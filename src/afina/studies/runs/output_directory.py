@@ -82,7 +82,7 @@ class OutputDirectory:
 
     @property
     def study(self) -> Path:
-        """The path of `study.json`, which describes the study that was last executed here (`StudyRequest`)."""
+        """The path of `study.json`, the `StudyRequest` of the study that was last executed in the directory."""
         return self.out / "study.json"
 
     @property
@@ -92,7 +92,7 @@ class OutputDirectory:
 
     @property
     def recommendation(self) -> Path:
-        """The path of `recommendation.json`, which has the last recommendation that was made here."""
+        """The path of `recommendation.json`, which has the last recommendation that was made in the directory."""
         return self.out / "recommendation.json"
 
     @property
@@ -181,7 +181,7 @@ class OutputLock:
         return self.directory.out
 
     def known(self, key: str) -> Result | None:
-        """Return the result of the recorded run with this key; None without record, adapter or predictions.
+        """Return the result of the run with this key; None if the run's record, adapter or predictions are missing.
 
         Raises InvalidData.
         """

@@ -47,7 +47,7 @@ class Training(Frozen):
         precision: The precision in which the backbone's frozen linear weights are stored, a key of PRECISIONS. "float"
             stores them in `dtype`. "int8" stores one byte per weight, with a scale for each output channel.
         accumulate: The number of batches per optimizer step. The gradient is that of the mean loss over the examples of
-            all these batches.
+            all batches of a step.
         token_budget: The largest number of tokens in one forward pass, which limits memory. A larger batch is computed
             in parts of whole texts whose gradients add up; the result differs only by rounding and dropout masks. With
             texts of 1,024 tokens, training is three times as fast with one text per forward pass as with eight. A batch
