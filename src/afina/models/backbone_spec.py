@@ -2,8 +2,8 @@
 
 A backbone's address names a directory or a model to download. The shapes of the weights are computed from the
 configuration and the entry of the architecture. Before memory is allocated, tensors from untrusted adapters are checked
-against these shapes. afina builds no model from an untrusted configuration. A test compares these shapes of weights
-with those of transformers' model on the `meta` device. The module `backbone_spec` does not import torch
+against the backbone's shapes. afina builds no model from an untrusted configuration. A test compares the weights'
+shapes with those of transformers' model on the `meta` device. The module `backbone_spec` does not import torch
 """
 
 from __future__ import annotations

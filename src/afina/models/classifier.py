@@ -38,7 +38,7 @@ from afina.models.weights.held import held_layers, hold_layers
 
 ATTENTION = 3
 """Time of one operation in an attention to cached keys and values, divided by the time of one operation in a linear
-layer: measured with chunks of 8 to 64 tokens of the embedded model after up to 3,900 tokens (one Zen 4 core,
+layer: measured with chunks of 8 to 64 tokens after up to 3,900 tokens (language model `embedded`, one Zen 4 core,
 float32)."""
 
 

@@ -1,9 +1,9 @@
 """Find the directory with a backbone's files, and read the configuration and the tokenizer.
 
-`afina.hub` downloads models from the Hub. Packaged backbones are unpacked, `embedded` is also converted to safetensors,
-and the weights of `random:DIR` are drawn, each once and into the cache. `meta_model` returns a model on torch's `meta`
-device, with all modules, names and shapes but without weights. The module `pretrained` does not know heads or what a
-model is used for.
+`afina.hub` downloads models from the Hub. Packaged backbones are unpacked, the packaged language model `embedded` is
+also converted to safetensors, and the weights of a `random:DIR` are drawn, each once and into the cache. `meta_model`
+returns a model on torch's `meta` device, with all modules, names and shapes but without weights. The module
+`pretrained` does not know heads or what a model is used for.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from afina.models.kernels import attention
 from afina.models.objectives import SINGLE_LABEL, Opening
 
 _CONVERSION = 1
-"""Version of the code that converts `embedded`. Increase `_CONVERSION` when the code that converts `embedded` changes,
-so that afina does not use old caches."""
+"""Version of the code that converts `embedded`. Increase `_CONVERSION` when the code that converts the packaged model
+`embedded` changes, so that afina does not use old caches."""
 
 
 _SHARD = "200MB"

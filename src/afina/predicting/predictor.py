@@ -364,8 +364,8 @@ def int8_factors(backbone: Backbone, precision: str, opened: Classifier | None =
 
     The factors are measured without an adapter, once for each precision of the frozen weights. With every adapter, the
     same layers multiply in int8 with the same factors, in a predictor, in a server's engine with many adapters, and in
-    `afina replay`. `opened` is the open backbone in float32 and this precision, without a method attached; None: the
-    backbone is opened only to measure the factors.
+    `afina replay`, which repeats an answer. `opened` is the open backbone in float32 and this precision, without a
+    method attached; None: the backbone is opened only to measure the factors.
     """
     if precision not in backbone.int8_factors:
         if opened is None:

@@ -133,7 +133,7 @@ def compared(actual: np.ndarray, expected: np.ndarray, where: str) -> float:
 
 
 def recorded(manifest: Manifest, where: str) -> np.ndarray:
-    """Return the recorded outputs in a manifest, [sentence, label]. Raises InvalidStudy if it has none."""
+    """Return the golden test's outputs in a manifest, [sentence, label]. Raises InvalidStudy if there are none."""
     if manifest.probe is None:
         raise problems.PROBE_MISSING(where=where)
     return np.array(manifest.probe)

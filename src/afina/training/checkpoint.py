@@ -42,7 +42,7 @@ def save(
 ) -> None:
     """Write a checkpoint atomically, in place of the previous one.
 
-    A checkpoint has the parameters, the optimizer state, the averaged weights and the account.
+    A checkpoint has the parameters, the optimizer state, the averaged weights and the `Account`.
     """
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in parameters.items():
@@ -63,7 +63,7 @@ def load(
 ) -> Account:
     """Restore parameters, optimizer state and averaged weights from the checkpoint with this key; return its account.
 
-    If the checkpoint is missing, damaged, or from another run, no parameter is changed and the returned account is
+    If the checkpoint is missing, damaged, or from another run, no parameter is changed and the returned `Account` is
     empty.
     """
     try:

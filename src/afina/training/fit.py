@@ -106,7 +106,7 @@ class Fit:
         Args:
             stop: Pause after this total number of steps; a later call continues with the same result. None: take all
                 steps.
-            keep: Function that writes a checkpoint; called with the account from time to time.
+            keep: Function that writes a checkpoint; called with the session's `Account` from time to time.
             listen: Function that receives a `Progress` after every step.
             stopped: Function called after every step. If `stopped` returns True, a checkpoint is written and
                 KeyboardInterrupt is raised.

@@ -1,8 +1,8 @@
 """Choose the layers that multiply in int8 and the factors of their input channels, measured on typical inputs.
 
 The factors of a layer depend only on the layer's inputs and weight. Which layers stay in floats depends on two
-measurements: how int8 changes a layer's own results, and how this changes the model's results. For layers of the
-embedded model, int8 in one layer changes the model's results by 0.05 to 1.2 %. Layers with few multiplications cause
+measurements: how int8 changes a layer's own results, and how this changes the model's results. In the packaged language
+model `embedded`, int8 in one layer changes the model's results by 0.05 to 1.2 %. Layers with few multiplications cause
 much of the change by int8. If a twentieth of the model's multiplications stays in floats, the squared change of its
 results by int8 is halved (docs/LOG.md).
 
@@ -26,8 +26,8 @@ from afina.models.kernels.linear import frozen_weight
 SENSITIVE = 0.04
 """Largest relative change of a layer's results by int8 for which the layer multiplies in int8.
 
-Of the 210 layers of the embedded model, only one changes by more than `SENSITIVE`: the layer that gives a text's first
-token its extreme values.
+In the packaged language model `embedded`, only one of 210 layers changes by more than `SENSITIVE`: the layer that gives
+a text's first token its extreme values.
 """
 
 ENOUGH = 0.02

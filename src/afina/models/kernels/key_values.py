@@ -201,7 +201,7 @@ class KeyValueCache:
     def reorder(self, sequences: Sequence[CachedSequence], parents: Sequence[int], start: int) -> None:
         """Let each text i continue the text `sequences[parents[i]]`, for beam search.
 
-        All texts are equally long, and their first `start` columns are equal.
+        All `sequences` must be equally long, and their first `start` columns equal.
 
         Args:
             sequences: Running texts of one pool.

@@ -87,7 +87,7 @@ class CandidateTrainings:
         settled: The backbones for which the length of trainings does not change any more.
         candidates: The candidates by name, in the order of training.
         results: The results by the name of the candidate, in the order of `candidates`.
-        ended: The time at which each training ended, in seconds from the start of `choose`.
+        ended: The time at which each training ended, in seconds from the start of `afina choose`.
         again: The result of training the selected candidate again on all texts; None before that.
         half: The result of training the selected candidate on half of the texts; None before that.
         confirmed: The name of the candidate that was trained again.

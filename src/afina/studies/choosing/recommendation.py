@@ -25,7 +25,7 @@ NAME = "choose"
 """The study name in the records of a recommendation's runs, which is the name of the command `afina choose`."""
 
 EPOCHS = 3
-"""The largest number of epochs of a training of `choose`."""
+"""The largest number of epochs of a training of `afina choose`."""
 
 BATCH = Training().batch_size
 
@@ -52,7 +52,7 @@ class Contender(Frozen):
         validation_examples: The number of texts in the validation set.
         weighed: The metric `validation`, shrunk towards the accuracy that recorded trainings on other tasks suggest.
             `weighed` ranks candidates and is not an accuracy.
-        ended: The time at which the training ended, in seconds from the start of `choose`.
+        ended: The time at which the training ended, in seconds from the start of `afina choose`.
         metrics: All metrics on the held-out texts, the usual headline metric first; empty without an evaluation.
         examples: The number of training texts.
         seconds: The training time in seconds.
@@ -169,7 +169,7 @@ class Recommendation(Sealed):
         examples: The number of held-out texts on which contenders were evaluated.
         minutes: The minutes that the user gave.
         seconds: The seconds that the recommendation took.
-        stages: The seconds of each stage of `choose`, such as "training".
+        stages: The seconds of each stage of `afina choose`, such as "training".
         at_once: The largest number of trainings at the same time.
         latency: The largest allowed milliseconds of a prediction for a single text. None: no limit.
         latencies: The median milliseconds of a prediction for a single text, by the name of a backbone or of a method

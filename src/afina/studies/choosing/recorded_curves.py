@@ -1,4 +1,4 @@
-"""The order in which `choose` tries methods and learning rates, and the expected accuracy of each.
+"""The order in which `afina choose` tries methods and learning rates, and the expected accuracy of each.
 
 The order and the expected accuracies come from recorded learning curves of the packaged backbones: `embedded`, a causal
 model, and `minilm`, an encoder (benchmarks/choose.py). The module `candidates` derives the order of a task's candidates

@@ -56,7 +56,7 @@ ON_GPU = 1.1
 """The bytes of GPU memory of a run per byte of its tensors; a tenth is for CUDA's context and fragmentation."""
 
 LENGTH = 128
-"""The number of tokens of each made-up text if `max_length` is not set, as in the published study."""
+"""The number of tokens of each made-up text if `max_length` is not set, as in the study of `afina.report.paper`."""
 
 
 def _check_steps(run: RunSpec, steps: int) -> None:
@@ -264,8 +264,8 @@ def _beside(one: Forecast, run: RunSpec, task: EncodedTask, memory: int | None, 
 class Encodings:
     """A cache of encoded tasks (token ids) for runs that differ only in their methods.
 
-    The task is encoded once for each prompt and each number of virtual tokens of a method, which reduces the maximum
-    length of texts. Most methods have the same encoding.
+    The task is encoded once for each prompt and each number of virtual tokens, because virtual tokens reduce the
+    maximum length of texts. Most methods have the same encoding.
 
     Attributes:
         texts: The task as texts. None: the task is not loaded yet.
