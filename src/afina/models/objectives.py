@@ -277,7 +277,7 @@ class Objective(ABC):
         """Return the mean loss of a batch, a float32 scalar.
 
         The loss of each text is multiplied by its weight, and averaged over the batch without dividing by the sum of
-        weights: the mean weight over the training split is 1. So gradients accumulated over parts of a batch equal the
+        weights: the mean weight over the training split is 1. Gradients accumulated over parts of a batch equal the
         gradient of the whole batch.
 
         Args:

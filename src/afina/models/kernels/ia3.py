@@ -1,4 +1,4 @@
-"""(IA)^3 in a mixed batch: scales the inputs or outputs of layers for some rows.
+"""(IA)^3 in a mixed batch: scales the inputs or outputs of layers in an adapter's own rows.
 
 For a model with a single (IA)^3 adapter, afina has no kernel: peft calls the frozen layer and scales once.
 """

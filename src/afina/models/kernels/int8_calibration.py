@@ -137,7 +137,7 @@ class _Read:
         self._inputs, self._version = ref(inputs), inputs._version
 
     def is_of(self, inputs: Tensor) -> bool:
-        """Whether `inputs` is the same tensor and was not changed since."""
+        """Whether `inputs` is the tensor that this `_Read` was made from, unchanged since."""
         return self._inputs() is inputs and self._version == inputs._version
 
     def factors(self, layers: Mapping[str, nn.Module]) -> Tensor:

@@ -1,10 +1,10 @@
 """The KV cache: keys and values of texts that are being generated, and the attention of the next tokens to them.
 
 Running texts (texts that are being generated, also called sequences) of similar length share a pool. Because a pool's
-texts have similar lengths, attention computes few unused columns; a text that grows into a larger pool moves alone. In
-a pool, the running texts are in the first slots, without gaps: attention then reads views and copies nothing. Keys are
-stored as [D, columns]: bfloat16 products on a CPU read this layout more than twice as fast as [columns, D]. The module
-`key_values` does not know models, requests or tokens.
+texts have similar lengths, attention computes few unused positions; a text that grows into a larger pool moves alone.
+In a pool, the running texts are in the first slots, without gaps: attention then reads views and copies nothing. Keys
+are stored as [D, columns]: bfloat16 products on a CPU read this layout more than twice as fast as [columns, D]. The
+module `key_values` does not know models, requests or tokens.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ and so on; each has 1.5 or 1.33 times as many as the pool before."""
 
 
 SLACK = 1.5
-"""Maximum number of slots of a pool for each running text."""
+"""Maximum ratio of the slots of a pool to its running texts."""
 
 
 def capacity_for(columns: int) -> int:
@@ -61,7 +61,7 @@ class Pool:
     def enter(self, sequence: CachedSequence) -> None:
         """Give a sequence the next slot of the pool.
 
-        Columns that the sequence has not written hold old values, which are finite and not read.
+        Positions that the sequence has not written hold old values, which are finite and not read.
         """
         if len(self.owners) == self.keys.shape[1]:
             self._resize(len(self.owners) + max(1, len(self.owners) // 4))
@@ -84,7 +84,7 @@ class Pool:
         self.values[:, slot].zero_()
 
     def copy(self, slot: int, columns: int, into: Pool, target: int) -> None:
-        """Copy the first columns of a slot to the slot `target` of the pool `into`."""
+        """Copy a text's first `columns` positions from a slot to the slot `target` of the pool `into`."""
         into.keys[:, target, :, :, :columns] = self.keys[:, slot, :, :, :columns]
         into.values[:, target, :, :columns] = self.values[:, slot, :, :columns]
 
@@ -103,8 +103,8 @@ class CachedSequence:
     """The place of a running text in the KV cache.
 
     Attributes:
-        length: Number of columns in use, including those of a prefix.
-        prefix: Number of columns of a prefix; a sliding window does not hide them.
+        length: Number of positions (columns) in use, including those of a prefix.
+        prefix: Number of positions (columns) of a prefix, which a sliding window does not hide.
         adapter: The adapter that computes the text. None: the model without an adapter.
     """
 
@@ -143,7 +143,7 @@ class KeyValueCache:
         return [owner for pool in self._pools.values() for owner in pool.owners]
 
     def open(self, columns: int, prefix: int = 0, adapter: BatchedAdapter | None = None) -> OpenSequence:
-        """Return an empty place for a text that is computed in chunks; the text is not running yet.
+        """Return an empty cache for a text that is computed in chunks; the text is not running (generating) yet.
 
         Args:
             columns: Maximum number of positions of the text, including virtual tokens.
@@ -238,7 +238,7 @@ class KeyValueCache:
     def decoding_row(self, sequences: Sequence[CachedSequence]) -> KeyValueRow:
         """Return where each running text's next token is written, and what it attends to. Call `make_room` before.
 
-        The length of each running text increases by one column.
+        The length of each running text increases by one position.
 
         Args:
             sequences: All running texts, in the order of the row.
@@ -261,7 +261,7 @@ class KeyValueCache:
         return KeyValueRow(self._layers, written, read)
 
     def make_room(self) -> None:
-        """Move every running text whose pool has no room for another column to a larger pool."""
+        """Move every running text whose pool has no room for another token to a larger pool."""
         for sequence in self.sequences:
             if sequence.length == sequence.pool.columns:
                 pool, slot = sequence.pool, sequence.slot
@@ -375,11 +375,11 @@ class OpenSequence:
     """The keys and values of a text that is computed in chunks.
 
     Attributes:
-        keys: The keys [layers, G, L, D], of which the first columns are written.
-        values: The values [layers, G, L, D], of which the first columns are written.
-        prefix: Number of columns of a prefix before the text.
+        keys: The keys [layers, G, L, D], of which the first `length` positions are written.
+        values: The values [layers, G, L, D], of which the first `length` positions are written.
+        prefix: Number of positions (columns) of a prefix before the text.
         adapter: The adapter that computes the text. None: the model without an adapter.
-        length: Number of columns that are written, including those of a prefix.
+        length: Number of positions (columns) that are written, including those of a prefix.
     """
 
     keys: Tensor
@@ -480,7 +480,7 @@ class KeyValueRow:
     Attributes:
         layers: Index of each attention module among the model's attentions.
         written: Where the row's keys and values are written.
-        read: The cached columns to which each token attends, for a row with one token of each running text. Empty:
+        read: The cached positions to which each token attends, for a row with one token of each running text. Empty:
             tokens attend only to tokens of the row.
     """
 

@@ -106,7 +106,7 @@ class BatchedAdapter:
     Attributes:
         changes: The changes of each layer, in the order in which they apply, by the layer's path in the frozen model.
         prompt: Embeddings [K, width] that are put before the embeddings of each text. None: no prompt.
-        prefix: Keys and values of a prefix by path of an attention; P, the number of virtual tokens, never differs.
+        prefix: Keys and values of a prefix by path of an attention, with P virtual tokens in every attention.
         tensor_names: Names of the adapter's saved tensors that this object contains. An adapter with further tensors
             outside the head needs a model of its own.
         pooled: The pooling of hidden states to the head's input. None: the model family's pooling.

@@ -28,7 +28,7 @@ class Grid:
 
     Attributes:
         tokens: For each cell, the index of the row's token, int64 [N * L].
-        cells: For each token, the index of the cell, int64 [T].
+        cells: For each token of the row, the index of its cell in the grid, int64 [T].
         sequences: For each cell, the index of the text, int64 [N, L]; -1 for an empty cell.
     """
 
@@ -64,7 +64,7 @@ class Grid:
 
     @property
     def filled(self) -> Tensor | None:
-        """Whether each cell has a token, bool [N, L]; None: all cells have one."""
+        """Whether each cell has a token, bool [N, L]; None: every cell has a token."""
         return None if len(self.cells) == self.lines * self.length else self.sequences >= 0
 
     def fill(self, rows: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class Layout:
         return self.bounds.tolist()
 
     def reading(self, tokens: Tensor) -> Layout:
-        """Return this layout for reading the outputs of `tokens`, int64 [M], indices without virtual tokens."""
+        """Return this layout for reading the outputs of `tokens`, int64 [M], indices that skip virtual tokens."""
         cells = self.cells[0].index_select(0, tokens) if self.before else tokens
         return Layout(self.bounds, self.before, self.prefix, cells)
 

@@ -1,8 +1,8 @@
 """Linear layers: the forms in which a frozen weight is stored, and products by oneDNN.
 
 Only the module `linear` reads a frozen weight. Kernels ask the module `linear` for products, DoRA and merging ask for
-the dequantized weight, and memory figures ask for the stored tensors. So no other code can mistake the tensors of a
-reordered or quantized weight for its matrix.
+the dequantized weight, and memory figures ask for the stored tensors. No other code can mistake the tensors of a
+reordered or quantized weight for the weight's matrix.
 
 torch computes float32 products on a CPU with MKL. On processors with AVX-512 that are not Intel's, MKL takes more than
 twice as long as oneDNN for float32 products. Without AVX-512, and on Intel's processors, oneDNN takes up to twice as
@@ -130,7 +130,7 @@ class PlainWeight(FrozenWeight):
 class HeldWeight(nn.Module, FrozenWeight):
     """A frozen weight in another form (such as int8, NF4 or oneDNN's layout) that replaces the layer's parameter.
 
-    The tensors of a `HeldWeight` are buffers that are not saved. The buffers move with the model to a device;
+    The tensors of a `HeldWeight` are buffers that are not saved. A `HeldWeight` moves with the model to a device;
     `to(dtype)` sets the compute dtype.
     """
 
