@@ -34,7 +34,7 @@ from afina.studies.runs.run import Run
 from afina.studies.schedule import Slots, Tell, wait_for_memory, work
 
 FASTER = 1.5
-"""A run is started again if, by its measured step time, a length that differs by this factor fits better."""
+"""A run that sets the length of later runs starts again if a length that differs by this factor fits better."""
 
 MEASURING = 0.15
 """The largest share of the given minutes for runs that are started again, and for evaluating the untrained model."""
