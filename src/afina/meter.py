@@ -110,6 +110,29 @@ def rss() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def process_birth(pid: int) -> float | None:
+    """Return when a process started, in seconds since 1970; None if no process with this id runs.
+
+    Process ids are used again: the same id with another start is another process.
+    """
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.NoSuchProcess:
+        return None
+
+
+def rss_of(pid: int) -> int:
+    """Return the resident memory of a process and of its descendants now, in bytes; 0 if the process has ended."""
+    total = 0
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                total += int(one.memory_info().rss)
+    return total
+
+
 def memory_available() -> int:
     """Return the number of bytes of main memory that a new process could use without swapping."""
     return int(psutil.virtual_memory().available)

@@ -207,7 +207,7 @@ def test_a_text_is_shown_while_it_is_written(
         page, card = view.page, told(view)
         ask(page, writer.served.secrets["acme"])
         expect(page.get_by_role("article")).to_have_count(2, timeout=20_000)
-        answer = card.locator(".answer")
+        answer = card.locator(".written")
         expect(answer).not_to_be_empty(timeout=20_000)
         assert card.get_attribute("aria-busy") == "true"
         part = answer.text_content() or ""
@@ -235,11 +235,11 @@ def test_stop_ends_a_text_on_the_page_and_on_the_server(chromium: Browser, write
     with viewed(chromium, writer.url, 1280, "light") as view:
         card = told(view)
         ask(view.page, writer.served.secrets["acme"])
-        expect(card.locator(".answer")).not_to_be_empty(timeout=20_000)
+        expect(card.locator(".written")).not_to_be_empty(timeout=20_000)
         card.get_by_role("button", name="Stop").click()
         expect(card.locator(".tally")).to_contain_text("stopped after")
         assert within(5.0, lambda: writer.core.batching.generating == (0, 0))
-        part = card.locator(".answer").text_content() or ""
+        part = card.locator(".written").text_content() or ""
         assert part != alone["answer"]
         assert alone["answer"].startswith(part)
         expect(card.locator(".problem")).to_be_empty()

@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from afina import __version__, allocator, file_io, openmp
-from afina.cli import adapters, keys, plan, serving, shadow, store, store_exchange, store_maintenance, studies
+from afina.cli import adapters, keys, plan, serving, shadow, store, store_exchange, store_maintenance, studies, studio
 from afina.cli.help import START, GroupedCommand
 from afina.cli.terminal import (
     USAGE_ERROR,
@@ -39,10 +39,11 @@ COMMANDS = (
     *(plan.params, plan.plan, plan.methods),
     *(studies.show, studies.report),
     *(serving.serve, serving.replay, shadow.shadow),
+    studio.studio,
 )
 """Commands in the order of `afina --help`."""
 
-LIGHT = (plan.methods, studies.show, studies.report, shadow.shadow)
+LIGHT = (plan.methods, studies.show, studies.report, shadow.shadow, studio.studio)
 """The functions of COMMANDS that open no model."""
 
 STORE: dict[str, Callable[..., None]] = {

@@ -37,6 +37,7 @@ from afina.studies.backbones import (
     table_on,
 )
 from afina.studies.descriptions import Failure, StudyRequest
+from afina.studies.event_file import EventFile
 from afina.studies.executors import by_name
 from afina.studies.executors.executor import Executor
 from afina.studies.results import RecordedRuns, Results
@@ -261,7 +262,7 @@ class Study(ReprCard, Frozen):
             AfinaError: Any other error that would end every run.
         """
         with Results.hold(out) as held, watching(watcher) as watcher, self._opened(executor, watcher) as executor:
-            watcher = WithBackbones.of(watcher, self.addresses)
+            watcher = EventFile(held.directory.events, WithBackbones.of(watcher, self.addresses), anew=False)
             recorded = RecordedRuns(held, executor.look)
             self._check_data(recorded)
             study = self._within_the_data(executor)

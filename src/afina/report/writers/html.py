@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from afina import digest
+from afina.pages.html import environment
 from afina.report.examples.word_differences import Piece
 from afina.report.plots import svg
 from afina.report.plots.svg import Plot
@@ -72,21 +72,15 @@ def _render(
 
 @cache
 def _environment() -> Environment:
-    loader = FunctionLoader(lambda name: (files("afina.report.writers") / name).read_text(encoding="utf-8"))
-    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters |= {"inline": _inline, "kind": _kind, "anchor": _anchor, "runs": _runs, "drawn": _drawn}
-    made.filters |= {"markup": Markup, "marked": _marked}
-    return made
+    return environment(
+        "afina.report.writers",
+        **{"kind": _kind, "anchor": _anchor, "runs": _runs, "drawn": _drawn, "markup": Markup, "marked": _marked},
+    )
 
 
 def _drawn(drawing: str, prefix: str) -> Markup:
     """Return a plot's SVG with `prefix` before each id, so that ids are unique in a notebook with several reports."""
     return Markup(re.sub(r'(\bid="|href="#|url\(#)', lambda found: f"{found[0]}{prefix}", drawing))
-
-
-def _inline(text: str) -> Markup:
-    """Return a text as escaped HTML, with text between backticks in a `<code>` element."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _marked(piece: Piece) -> Markup:

@@ -1,25 +1,23 @@
 """The server's web page at `/`, which shows the answers of all adapters of a client to a text, and the throughput.
 
-Names and labels come from clients, so jinja2 escapes all values in the HTML. The page, its script and its style sheet
-(in `page_files`) contain no data of any client, and need no API key.
+Names and labels come from clients, so jinja2 escapes all values in the HTML. The page, its style sheet (in
+`page_files`) and its script (in `afina.pages`) contain no data of any client, and need no API key.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 
 from fastapi import Response
-from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup, escape
+from jinja2 import Environment
 from pydantic import Field
 
 from afina.data.kinds import CLASSES
 from afina.errors import AfinaError
+from afina.pages import html
 from afina.server import routes
 from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
 from afina.server.core import Core
@@ -103,22 +101,13 @@ def render_throughput(rates: Rates, waiting: int) -> str:
 
 
 @cache
-def page_file(name: str) -> str:
-    """Return the content of a file in the package's folder `page_files`."""
-    return (files("afina.server.protocols") / "page_files" / name).read_text(encoding="utf-8")
+def _environment() -> Environment:
+    return html.environment("afina.server.protocols", "page_files", anchor=_anchor)
 
 
 @cache
-def _environment() -> Environment:
-    made = Environment(
-        loader=FunctionLoader(page_file),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {"anchor": _anchor, "inline": _inline}
-    return made
+def _style() -> str:
+    return _environment().get_template("style.css").render()
 
 
 def _anchor(term: str) -> str:
@@ -126,11 +115,6 @@ def _anchor(term: str) -> str:
     if term not in TERMS:
         raise KeyError(term)
     return f"term-{term.lower().replace(' ', '-').replace('/', '-per-')}"
-
-
-def _inline(text: str) -> Markup:
-    """Return a text escaped for HTML, in which words between backquotes are `code` elements."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 MOST_TASKS = 64
@@ -178,13 +162,13 @@ async def page(call: Called) -> Response:
 @router.answers_all(routes.SCRIPT, _FILE, media="text/javascript")
 async def script(call: Called) -> Response:
     """Return the script of the web page. Needs no key."""
-    return Response(page_file("script.js"), media_type="text/javascript", headers=HEADERS)
+    return Response(html.shared("script.js"), media_type="text/javascript", headers=HEADERS)
 
 
 @router.answers_all(routes.STYLE, _FILE, media="text/css")
 async def style(call: Called) -> Response:
     """Return the style sheet of the web page. Needs no key."""
-    return Response(page_file("style.css"), media_type="text/css", headers=HEADERS)
+    return Response(_style(), media_type="text/css", headers=HEADERS)
 
 
 @router.answers(routes.PAGE_ANSWERS, None, Sentence, EXAMPLE, media="text/html")

@@ -40,6 +40,7 @@ from afina.studies.choosing.recommendation import HALF, Contender, Fewer, Recomm
 from afina.studies.choosing.setup import DEAREST, ChoiceSetup, Way
 from afina.studies.choosing.step_times import StepTimes
 from afina.studies.choosing.time_budget import TimeBudget
+from afina.studies.event_file import EventFile
 from afina.studies.executors import by_name
 from afina.studies.executors.executor import Executor
 from afina.studies.results import Results, of_recommendation
@@ -102,6 +103,7 @@ def recommend(
     metric = metric_for(objective, metric, whole.metric)
     _check_defined(metric, objective, whole)
     with Results.hold(Path(out)) as held, watching(watcher) as watcher:
+        watcher = EventFile(held.directory.events, watcher, anew=True)
         chosen = executor or by_name.make(None)
         clock = TimeBudget(began + _fetch(backbones, chosen, watcher), minutes)
         setting = ChoiceSetup(whole, asked, backbones, how, clock, watcher, chosen, objective, metric, latency)

@@ -86,6 +86,11 @@ class OutputDirectory:
         return self.out / "study.json"
 
     @property
+    def events(self) -> Path:
+        """The path of `events.jsonl`: the progress of the runs, written while they are executed (`EventFile`)."""
+        return self.out / "events.jsonl"
+
+    @property
     def baselines(self) -> Path:
         """The path of `baselines.json`, which has the metrics of baselines without a language model."""
         return self.out / "baselines.json"

@@ -1,0 +1,123 @@
+"""`events.jsonl`: the progress of a study or a recommendation, for other processes that read it while the runs go on.
+
+Each line is a JSON object with the time (`at`) and the name of a `Watcher` method (`event`). The file is no result:
+nothing fails if it cannot be written, and a half-written last line is ignored. The module loads without torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from afina import meter
+from afina.events import Progress
+from afina.schema import null_where_undefined
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import Run
+from afina.studies.watcher import Watcher
+
+if TYPE_CHECKING:
+    from afina.studies.results import Results
+    from afina.studies.trials import Trial
+
+EVERY = 0.5
+"""The least number of seconds between two lines about one phase of a run."""
+
+LONGEST = 1 << 16
+"""The largest number of characters of a line that is read."""
+
+
+class EventFile(Watcher):
+    """Passes progress on to another watcher, and appends each event to a file.
+
+    Args:
+        path: The file, such as `OutputDirectory.events`.
+        passed: The watcher that also receives each event.
+        anew: Whether the file begins anew. A study that continues appends to its earlier events.
+    """
+
+    def __init__(self, path: Path, passed: Watcher, *, anew: bool) -> None:
+        self._path, self._passed = path, passed
+        self._last: dict[str, tuple[str, float]] = {}
+        self._write("begun", mode="w" if anew else "a")
+
+    def _write(self, event: str, *, mode: str = "a", **fields: Any) -> None:
+        line = json.dumps({"at": datetime.now(UTC).isoformat(), "event": event, **fields}, ensure_ascii=False)
+        with suppress(OSError), self._path.open(mode, encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+    def says(self, words: str) -> None:
+        self._write("says", words=words)
+        self._passed.says(words)
+
+    def fetched(self, seconds: float) -> None:
+        self._write("fetched", seconds=seconds)
+        self._passed.fetched(seconds)
+
+    def started(self, run: Run, number: int, total: int) -> None:
+        self._write("started", **_named(run), number=number, total=total)
+        self._passed.started(run, number, total)
+
+    def waits(self, run: Run, needed: int, available: int) -> None:
+        self._write("waits", **_named(run), needed=needed, available=available)
+        self._passed.waits(run, needed, available)
+
+    def progress(self, run: Run, progress: Progress) -> None:
+        phase, at = self._last.get(run.label, ("", 0.0))
+        if phase != progress.phase or meter.now() - at >= EVERY or progress.step == progress.steps:
+            self._last[run.label] = progress.phase, meter.now()
+            self._write("progress", **_named(run), **asdict(progress))
+        self._passed.progress(run, progress)
+
+    def finished(self, run: Run, record: Record, *, now: bool) -> None:
+        seen = record.selection
+        selected = None if seen is None else {"value": null_where_undefined(seen.value), "examples": seen.examples}
+        self._write(
+            "finished",
+            **_named(run),
+            now=now,
+            metric=record.metric,
+            value=null_where_undefined(record.metrics[record.metric]) if record.metrics else None,
+            selection=selected,
+            train_seconds=record.seconds.train,
+        )
+        self._passed.finished(run, record, now=now)
+
+    def failed(self, run: Run, message: str) -> None:
+        self._write("failed", **_named(run), message=message)
+        self._passed.failed(run, message)
+
+    def trying(self, run: Run, number: int, spent: float) -> None:
+        self._write("trying", **_named(run), number=number, spent=spent)
+        self._passed.trying(run, number, spent)
+
+    def tried(self, run: Run, number: int, trial: Trial, length: int) -> None:
+        value = None if trial.value is None else null_where_undefined(trial.value)
+        self._write("tried", **_named(run), number=number, value=value, steps=trial.steps, length=length)
+        self._passed.tried(run, number, trial, length)
+
+    def changed(self, results: Results) -> None:
+        self._passed.changed(results)
+
+    def stop(self) -> None:
+        self._write("stopped")
+        self._passed.stop()
+
+
+def _named(run: Run) -> dict[str, Any]:
+    return {"run": run.label, "title": run.title, "method": run.method, "backbone": run.backbone, "seed": run.seed}
+
+
+def read_events(path: Path, keep: Callable[[Mapping[str, Any]], bool] = lambda event: True) -> Iterator[dict[str, Any]]:
+    """Yield the events of a file for which `keep` holds; nothing if there is no file. Damaged lines are skipped."""
+    with suppress(FileNotFoundError), path.open(encoding="utf-8", errors="replace") as file:
+        while line := file.readline(LONGEST):
+            with suppress(ValueError):
+                event = json.loads(line)
+                if isinstance(event, dict) and keep(event):
+                    yield event

@@ -1,0 +1,194 @@
+"""The studio's application: the routes of all pages behind the check of who asks, and the server that runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import pkgutil
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib import import_module
+from types import FrameType
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from afina.errors import AfinaError
+from afina.pages import html
+from afina.studio import pages, problems
+from afina.studio.access import HEADERS
+from afina.studio.forms import read_form
+from afina.studio.page import Studio, error_answer, render, studio_of, style
+
+PAGES = [import_module(found.name) for found in pkgutil.iter_modules(pages.__path__, f"{pages.__name__}.")]
+"""The modules of the pages, each with a `router`."""
+
+OPEN = {"/static/style.css", "/static/script.js", "/login"}
+"""Addresses that need no session."""
+
+LOGIN_BYTES = 4096
+
+
+class AccessMiddleware:
+    """Refuses requests for another host, changes that another page asks for, and browsers that are not signed in."""
+
+    def __init__(self, app: ASGIApp, studio: Studio) -> None:
+        self._app, self._studio = app, studio
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    *message["headers"],
+                    *((name.lower().encode(), value.encode()) for name, value in HEADERS.items()),
+                ]
+            await send(message)
+
+        request = Request(scope, receive)
+        try:
+            answer = self._refusal(request)
+        except AfinaError as error:
+            answer = error_answer(request, error)
+        await (answer or self._app)(scope, receive, secured)
+
+    def _refusal(self, request: Request) -> Response | None:
+        """Return the answer to a request that may not go on; None: it may. Raises Refused."""
+        access, path = self._studio.access, request.url.path
+        host = request.headers.get("host", "")
+        access.check_host(host)
+        if request.method not in ("GET", "HEAD"):
+            access.check_origin(request.headers.get("origin"), host, request.url.scheme)
+        if access.has_session(request.headers.get("cookie", "")):
+            moves = path == "/" and "token" in request.query_params
+            return RedirectResponse("/", 303) if moves else None
+        if path in OPEN and not (path == "/login" and access.local):
+            return None
+        token = request.query_params.get("token")
+        if access.local and path == "/" and token is not None:
+            return _signed_in(self._studio, access.exchange(token))
+        if not access.local and request.method == "GET":
+            return RedirectResponse("/login", 303)
+        raise problems.SIGNED_OUT()
+
+
+def _signed_in(studio: Studio, secret: str) -> Response:
+    answer = RedirectResponse("/", 303)
+    answer.set_cookie(studio.access.cookie, secret, max_age=90 * 86400, httponly=True, samesite="strict")
+    return answer
+
+
+async def _login(request: Request) -> Response:
+    return HTMLResponse(render("login.html.j2", request))
+
+
+async def _try_password(request: Request) -> Response:
+    studio = studio_of(request)
+    form = await read_form(request, studio.folder, LOGIN_BYTES)
+    try:
+        await asyncio.to_thread(studio.access.check_password, form.get("password"))
+    except AfinaError as error:
+        return HTMLResponse(render("login.html.j2", request, problem=str(error)), 403)
+    finally:
+        form.drop()
+    return _signed_in(studio, studio.access.open_session())
+
+
+async def _style(request: Request) -> Response:
+    return Response(style(), media_type="text/css")
+
+
+async def _script(request: Request) -> Response:
+    return Response(html.shared("script.js"), media_type="text/javascript")
+
+
+def make_app(studio: Studio) -> Starlette:
+    """Return the ASGI application, which carries out queued runs for as long as it runs."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        studio.queue.start()
+        try:
+            yield
+        finally:
+            studio.queue.close()
+
+    routes = [
+        Route("/static/style.css", _style),
+        Route("/static/script.js", _script),
+        Route("/login", _login),
+        Route("/login", _try_password, methods=["POST"]),
+        *(route for one in PAGES for route in one.router.routes),
+    ]
+    app = Starlette(routes=routes, lifespan=lifespan)
+    app.state.studio = studio
+    app.add_exception_handler(AfinaError, _said)
+    app.add_exception_handler(HTTPException, _missing)
+    app.add_middleware(AccessMiddleware, studio=studio)
+    return app
+
+
+async def _said(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AfinaError)
+    return error_answer(request, error)
+
+
+async def _missing(request: Request, error: Exception) -> Response:
+    return error_answer(request, problems.PAGE_MISSING())
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket that listens. Raises Busy if the port is in use."""
+    one = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        one.bind((host, port))
+    except OSError:
+        one.close()
+        raise problems.PORT_LACKS(port=port, host=host) from None
+    return one
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server; at a signal, live parts of open pages end first."""
+
+    def __init__(self, config: uvicorn.Config, studio: Studio, listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._studio, self._listening = studio, listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._listening()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._studio.closing = True
+        self.should_exit = True
+
+
+def run(studio: Studio, listener: socket.socket, listening: Callable[[], None]) -> None:
+    """Answer requests until SIGINT or SIGTERM.
+
+    Args:
+        listener: A socket from `bind`.
+        listening: Called when the studio answers.
+    """
+    config = uvicorn.Config(
+        make_app(studio),
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=3,
+    )
+    _Server(config, studio, listening).run([listener])

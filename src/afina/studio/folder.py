@@ -1,0 +1,186 @@
+"""StudioFolder: the folder of a studio, with its projects, its store and its lock. Project: a task and its runs.
+
+The results of a run are an ordinary results directory, and the store is an ordinary store: the commands open both.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from afina import file_io
+from afina.errors import CorruptAdapter
+from afina.studio import problems
+from afina.studio.command_process import CommandProcess
+
+PROJECT = "project.json"
+
+KEPT = ("title", "task", "options", "backbones", "created", "uploaded")
+"""The fields of a project in its file."""
+
+CLIENT = "studio"
+"""The client's name in the studio's store: a project's adapters are `studio/PROJECT`."""
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
+
+_RESERVED = {"store", "new", "login", "static", "example"}
+"""Names of addresses and of folders that no project can have."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A task with its reading options, and a directory with its runs.
+
+    Attributes:
+        directory: The project's directory; its name is the project's name.
+        title: The name that the user gave.
+        task: The address of the task; for an uploaded file, its name in the directory `data`.
+        uploaded: Whether the task is an uploaded file.
+        options: The reading options that differ from their defaults (`ReadingOptions`), by name.
+        backbones: Addresses of the backbones that are compared.
+        created: When the project was made, as ISO 8601 text.
+    """
+
+    directory: Path
+    title: str
+    task: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    backbones: Sequence[str] = ("embedded",)
+    created: str = ""
+    uploaded: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.directory.name
+
+    @property
+    def data(self) -> Path:
+        """The directory of uploaded files."""
+        return self.directory / "data"
+
+    @property
+    def address(self) -> str:
+        """The task's address for a command that runs in any folder."""
+        return str((self.data / self.task).absolute()) if self.uploaded else self.task
+
+    @property
+    def adapters(self) -> str:
+        """The name of the project's adapters in the store."""
+        return f"{CLIENT}/{self.name}"
+
+    def process(self, name: str) -> CommandProcess:
+        """Return the process of a command of this project that is no run, such as `inspect`."""
+        return CommandProcess(self.directory / "processes" / name)
+
+    def save(self) -> Project:
+        content = {key: value for key, value in asdict(self).items() if key != "directory"}
+        file_io.write_text(self.directory / PROJECT, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+        return self
+
+    def with_options(self, changes: Mapping[str, Any]) -> Project:
+        """Save and return the project with changed reading options; None removes an option."""
+        options = {key: value for key, value in {**self.options, **changes}.items() if value not in (None, "", False)}
+        return replace(self, options=options).save()
+
+    @classmethod
+    def read(cls, directory: Path) -> Project:
+        """Raises CorruptAdapter if there is no project in the directory, or its file is damaged."""
+        found = file_io.read_object(directory / PROJECT)
+        return cls(directory, **{name: found[name] for name in KEPT})
+
+
+@dataclass(frozen=True)
+class StudioFolder:
+    """The folder that a studio works in."""
+
+    root: Path
+
+    @property
+    def own(self) -> Path:
+        """The directory of the studio itself: sessions, password, uploads in progress, the server's process."""
+        return self.root / ".studio"
+
+    @property
+    def store(self) -> Path:
+        return self.root / "store"
+
+    @property
+    def server(self) -> CommandProcess:
+        """The process of `afina serve` on the studio's store."""
+        return CommandProcess(self.own / "server")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder and keep other studios out of it. Raises Busy, or CannotWrite."""
+        with file_io.writing(self.own):
+            self.own.mkdir(parents=True, exist_ok=True)
+            self.own.chmod(0o700)
+        try:
+            with FileLock(self.own / "lock", timeout=0):
+                yield
+        except Timeout:
+            raise problems.FOLDER_OCCUPIED(folder=self.root) from None
+
+    def projects(self) -> list[Project]:
+        """Return the projects, the newest first; directories that hold no project are left out."""
+        found = []
+        for path in self.root.glob(f"*/{PROJECT}"):
+            try:
+                found.append(Project.read(path.parent))
+            except (CorruptAdapter, KeyError):
+                continue
+        return sorted(found, key=lambda one: one.created, reverse=True)
+
+    def project(self, name: str) -> Project:
+        """Raises NotFound."""
+        if not _NAME.fullmatch(name) or not (self.root / name / PROJECT).is_file():
+            raise problems.PROJECT_MISSING(project=name, folder=self.root)
+        return Project.read(self.root / name)
+
+    def create(self, title: str, task: str, upload: Path | None = None) -> Project:
+        """Make a project.
+
+        Args:
+            title: The title; the project's name is made from it, with a number if the name is taken.
+            task: The address of the task, or the name that the uploaded file gets.
+            upload: The uploaded file, which is moved into the project.
+        """
+        stem, number = slug(title) or "project", 1
+        while (name := stem if number == 1 else f"{stem}-{number}") in _RESERVED or (self.root / name).exists():
+            number += 1
+        directory = self.root / name
+        directory.mkdir()
+        made = Project(
+            directory,
+            title,
+            task,
+            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            uploaded=upload is not None,
+        )
+        if upload is not None:
+            made.data.mkdir()
+            upload.replace(made.data / task)
+        return made.save()
+
+    def upload(self) -> Path:
+        """Return the path of a new file for an upload in progress."""
+        uploads = self.own / "uploads"
+        uploads.mkdir(exist_ok=True)
+        return uploads / secrets.token_hex(8)
+
+
+def slug(title: str) -> str | None:
+    """Return a project's name for a title: lower-case ASCII letters, digits and hyphens; None if nothing is left."""
+    plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
+    name = re.sub(r"[^a-z0-9]+", "-", plain)[:40].strip("-")
+    return name or None

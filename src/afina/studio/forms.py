@@ -1,0 +1,209 @@
+"""Forms that a browser sends: fields, and an uploaded file that is written to disk as it arrives.
+
+An upload has a limit, is never held in memory, and its name is never a path: `safe_name` makes a file name from it. The
+module does not know what a page does with a form.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
+
+from afina import file_io
+from afina.data.readers import source
+from afina.studio import problems
+from afina.studio.folder import StudioFolder
+
+MOST_FIELD_BYTES = 2**21
+"""The most bytes of all fields of a form that are no file."""
+
+MOST_FIELDS = 200
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".xlsx")
+"""The suffixes of files that can be uploaded; each may be followed by one of a compressed file."""
+
+
+@dataclass
+class Upload:
+    """A file that was sent: the name that the browser gave, and where its content is on this machine."""
+
+    name: str
+    path: Path
+
+
+@dataclass
+class Form:
+    """The fields of a form by name, and the uploaded file; None if no file was chosen."""
+
+    fields: dict[str, str] = field(default_factory=dict)
+    upload: Upload | None = None
+
+    def __getitem__(self, name: str) -> str:
+        """Return a field without spaces around it. Raises InvalidData if it is missing or empty."""
+        found = self.get(name)
+        if not found:
+            raise problems.FIELD_MISSING(field=name)
+        return found
+
+    def get(self, name: str) -> str:
+        """Return a field without spaces around it; empty if it is missing."""
+        return self.fields.get(name, "").strip()
+
+    def drop(self) -> None:
+        """Remove the uploaded file, unless it was moved."""
+        if self.upload is not None:
+            self.upload.path.unlink(missing_ok=True)
+
+
+async def read_form(request: Request, folder: StudioFolder, limit: int) -> Form:
+    """Read the form of a request; the caller removes the upload by `Form.drop`.
+
+    Args:
+        limit: The most bytes of the request.
+
+    Raises:
+        Refused: The request is larger.
+        InvalidData: The form is malformed.
+        CannotWrite: The disk is full.
+    """
+    stated = request.headers.get("content-length", "")
+    if stated.isdecimal() and int(stated) > limit:
+        raise problems.UPLOAD_TOO_LARGE(limit=limit // 10**6)
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind == b"multipart/form-data":
+        boundary = options.get(b"boundary")
+        if not boundary:
+            raise problems.FORM_MALFORMED(reason="it has no boundary")
+        return await _Multipart(boundary, folder, limit).read(request.stream())
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_FIELD_BYTES:
+            raise problems.FORM_MALFORMED(reason="its fields are too long")
+    return Form(_fields(body))
+
+
+def _fields(body: bytes) -> dict[str, str]:
+    try:
+        return dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=MOST_FIELDS))
+    except ValueError:
+        raise problems.FORM_MALFORMED(reason="it is not URL-encoded") from None
+
+
+class _Multipart:
+    """The parts of a form as they arrive."""
+
+    def __init__(self, boundary: bytes, folder: StudioFolder, limit: int) -> None:
+        self._folder, self._limit = folder, limit
+        self._form = Form()
+        self._header, self._value = b"", b""
+        self._disposition = b""
+        self._name, self._field, self._file = "", bytearray(), None  # type: str, bytearray, IO[bytes] | None
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": self._on_header_field,
+                "on_header_value": self._on_header_value,
+                "on_header_end": self._on_header_end,
+                "on_headers_finished": self._on_headers,
+                "on_part_data": self._on_data,
+                "on_part_end": self._end,
+            },
+        )
+
+    async def read(self, stream: AsyncIterator[bytes]) -> Form:
+        got = 0
+        try:
+            async for chunk in stream:
+                got += len(chunk)
+                if got > self._limit:
+                    raise problems.UPLOAD_TOO_LARGE(limit=self._limit // 10**6)
+                with file_io.writing("the upload"):
+                    self._parser.write(chunk)
+            self._parser.finalize()
+        except MultipartParseError:
+            self._give_up()
+            raise problems.FORM_MALFORMED(reason="its parts cannot be read") from None
+        except BaseException:
+            self._give_up()
+            raise
+        return self._form
+
+    def _give_up(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._form.drop()
+
+    def _begin(self) -> None:
+        self._disposition, self._header, self._value = b"", b"", b""
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._disposition = self._value
+        self._header, self._value = b"", b""
+
+    def _on_headers(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        self._name = options.get(b"name", b"").decode("utf-8", "replace")
+        self._field, self._file = bytearray(), None
+        name = options.get(b"filename", b"").decode("utf-8", "replace")
+        if not name:
+            return
+        if self._form.upload is not None:
+            raise problems.FORM_MALFORMED(reason="it has two files")
+        self._form.upload = Upload(name, self._folder.upload())
+        self._file = self._form.upload.path.open("xb")
+
+    def _on_data(self, data: bytes, start: int, end: int) -> None:
+        if self._file is not None:
+            self._file.write(data[start:end])
+            return
+        self._field += data[start:end]
+        if len(self._field) > MOST_FIELD_BYTES or len(self._form.fields) > MOST_FIELDS:
+            raise problems.FORM_MALFORMED(reason="its fields are too long")
+
+    def _end(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        else:
+            self._form.fields[self._name] = self._field.decode("utf-8", "replace")
+
+
+def safe_name(name: str) -> str:
+    """Return a file name for an uploaded file: its own letters, digits and suffix, and nothing that leads elsewhere.
+
+    Raises InvalidData for a suffix that no file of texts has.
+    """
+    last = re.split(r"[/\\]", name)[-1]
+    suffix = source_suffix(last)
+    if suffix is None:
+        raise problems.SUFFIX_UNKNOWN(found=last, expected=SUFFIXES)
+    plain = unicodedata.normalize("NFKD", last[: -len(suffix)]).encode("ascii", "ignore").decode()
+    return (re.sub(r"[^A-Za-z0-9_-]+", "-", plain).strip("-")[:60] or "texts") + suffix
+
+
+def source_suffix(name: str) -> str | None:
+    """Return the suffixes of format and compression, in lower case, such as `.csv.gz`; None for another file."""
+    lower = name.lower()
+    packed = next((one for one in (*source.COMPRESSED, source.ARCHIVE) if lower.endswith(one)), "")
+    inside = lower.removesuffix(packed)
+    found = next((one for one in SUFFIXES if inside.endswith(one)), None)
+    if found is not None:
+        return found + packed
+    return packed if packed == source.ARCHIVE else None

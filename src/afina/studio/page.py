@@ -1,0 +1,231 @@
+"""Page: an address, the facts that are shown there (a frozen dataclass), and the template that shows them.
+
+`PageRouter` gives each page a twin in JSON with the same facts at the same address with `.json`. A form of a page
+changes something and leads to an address; an error is shown on the page of the form. The module does not know the
+pages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Any, Protocol
+
+from jinja2 import Environment
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from afina.errors import AfinaError
+from afina.pages.html import environment
+from afina.report.formatting import size
+from afina.report.progress import clock
+from afina.studio.access import Access, status_of
+from afina.studio.folder import Project, StudioFolder
+from afina.studio.forms import Form, read_form
+from afina.studio.run_queue import RunQueue
+
+LIVE_SECONDS = 0.7
+"""Seconds between two looks at what a live part shows."""
+
+STEPS = {"data": "Data", "plan": "Plan", "runs": "Runs", "try": "Try", "keep": "Keep and serve"}
+"""The titles of the pages of a project, in the order of the way; each page is at `/PROJECT/STEP`."""
+
+
+@dataclass
+class Studio:
+    """What all pages share: the folder, who may use it, and the runs.
+
+    Attributes:
+        upload_limit: The most bytes of an upload.
+        closing: Whether the studio ends, so that live parts end too.
+    """
+
+    folder: StudioFolder
+    access: Access
+    queue: RunQueue
+    upload_limit: int
+    closing: bool = False
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A request for a page: the studio, and the query of the address."""
+
+    studio: Studio
+    query: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> StudioFolder:
+        return self.studio.folder
+
+    def project(self, name: str) -> Project:
+        """Return the project of this name. Raises NotFound."""
+        return self.studio.folder.project(name)
+
+
+class Facts(Protocol):
+    """What a page shows: a frozen dataclass.
+
+    Attributes:
+        command: The command line that gives the same facts.
+    """
+
+    __dataclass_fields__: Any
+
+    @property
+    def command(self) -> str: ...
+
+
+class LiveFacts(Facts, Protocol):
+    """Facts that change while the page is open, until they are final."""
+
+    @property
+    def is_final(self) -> bool: ...
+
+
+Show = Callable[..., Facts]
+Act = Callable[..., str]
+
+
+class PageRouter:
+    """The routes of a page: HTML, JSON, forms, live parts and downloads."""
+
+    def __init__(self) -> None:
+        self.routes: list[Route] = []
+
+    def page(self, path: str, template: str) -> Callable[[Show], Show]:
+        """Return a decorator of the function that returns a page's facts for a visit and the parts of the path."""
+
+        def added(show: Show) -> Show:
+            async def html(request: Request) -> Response:
+                facts = await _shown(request, show)
+                return HTMLResponse(render(template, request, facts))
+
+            async def twin(request: Request) -> Response:
+                return _json(asdict(await _shown(request, show)))
+
+            self.routes.append(Route("/index.json" if path == "/" else f"{path}.json", twin))
+            self.routes.append(Route(path, html))
+            return show
+
+        return added
+
+    def form(self, path: str, page: Show, template: str) -> Callable[[Act], Act]:
+        """Return a decorator of the function that does what a form asks for, and returns the address to go on at.
+
+        Args:
+            path: The address to which the form is sent.
+            page: The function of the page with the form, which is shown again with an error.
+            template: The template of this page.
+        """
+
+        def added(act: Act) -> Act:
+            async def answer(request: Request) -> Response:
+                studio = studio_of(request)
+                form = Form()
+                try:
+                    form = await read_form(request, studio.folder, studio.upload_limit)
+                    address = await asyncio.to_thread(act, _visit(request), form, **request.path_params)
+                except AfinaError as error:
+                    facts = await _shown(request, page)
+                    return HTMLResponse(render(template, request, facts, problem=str(error)), status_of(error))
+                finally:
+                    form.drop()
+                return RedirectResponse(address, 303)
+
+            self.routes.append(Route(path, answer, methods=["POST"]))
+            return act
+
+        return added
+
+    def live(self, path: str, template: str) -> Callable[[Show], Show]:
+        """Return a decorator of the function whose facts are sent as HTML with each change, as server-sent events."""
+
+        def added(show: Show) -> Show:
+            async def events(request: Request) -> AsyncIterator[str]:
+                last, studio = "", studio_of(request)
+                while not studio.closing:
+                    facts: Any = await _shown(request, show)
+                    text = render(template, request, facts)
+                    if text != last:
+                        yield "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"
+                    if facts.is_final:
+                        yield "event: end\ndata: end\n\n"
+                        return
+                    last = text
+                    await asyncio.sleep(LIVE_SECONDS)
+
+            async def stream(request: Request) -> Response:
+                await _shown(request, show)  # an error has its status before the stream begins
+                return StreamingResponse(events(request), media_type="text/event-stream")
+
+            self.routes.append(Route(path, stream))
+            return show
+
+        return added
+
+    def answers(self, path: str, method: str = "GET") -> Callable[..., Any]:
+        """Return a decorator of a function that returns a whole response, such as a download."""
+
+        def added(function: Callable[..., Awaitable[Response]]) -> Callable[..., Awaitable[Response]]:
+            self.routes.append(Route(path, function, methods=[method]))
+            return function
+
+        return added
+
+
+def download(path: Any, name: str) -> Response:
+    """Return a file as a download."""
+    return FileResponse(path, filename=name, content_disposition_type="attachment")
+
+
+def studio_of(request: Request) -> Studio:
+    """Return the studio that answers a request."""
+    found: Studio = request.app.state.studio
+    return found
+
+
+def _visit(request: Request) -> Visit:
+    return Visit(studio_of(request), dict(request.query_params))
+
+
+async def _shown(request: Request, show: Show) -> Facts:
+    return await asyncio.to_thread(show, _visit(request), **request.path_params)
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    text = json.dumps(content, ensure_ascii=False, default=str)
+    return Response(text, status, media_type="application/json")
+
+
+def render(template: str, request: Request, facts: Facts | None = None, problem: str = "", **more: Any) -> str:
+    """Return a page as HTML."""
+    path = request.url.path.strip("/").split("/")
+    found = _environment().get_template(template)
+    return found.render(facts=facts, problem=problem, path=path, steps=STEPS, **more)
+
+
+def error_answer(request: Request, error: AfinaError) -> Response:
+    """Return the page, or the JSON, that says an error."""
+    status = status_of(error)
+    if request.url.path.endswith(".json"):
+        return _json({"error": error.as_json()}, status)
+    return HTMLResponse(render("problem.html.j2", request, problem=str(error)), status)
+
+
+def style() -> str:
+    """Return the style sheet of all pages."""
+    return _environment().get_template("style.css.j2").render()
+
+
+@cache
+def _environment() -> Environment:
+    from afina.report.plots import svg
+
+    made = environment("afina.studio", "templates", size=size, clock=clock)
+    made.globals |= {"light": svg.LIGHT, "dark": svg.DARK}
+    return made

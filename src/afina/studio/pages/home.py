@@ -1,0 +1,77 @@
+"""Home: the projects of the studio, and a form that makes a project of a file, of an address, or of the example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from afina.data.readers.source import COMPRESSED
+from afina.studio import problems
+from afina.studio.folder import Project
+from afina.studio.forms import SUFFIXES, Form, safe_name
+from afina.studio.page import PageRouter, Visit
+from afina.studio.run_queue import State, runs_of
+
+EXAMPLE = "snippets:movies"
+"""The task of the first visit: sentences of film reviews that come from the package index."""
+
+router = PageRouter()
+
+
+@dataclass(frozen=True)
+class ProjectSummary:
+    """A project in the list.
+
+    Attributes:
+        task: The address of its texts, or the name of the uploaded file.
+        state: The state of its latest run; None: there is no run.
+    """
+
+    name: str
+    title: str
+    task: str
+    runs: int
+    state: State | None
+
+
+@dataclass(frozen=True)
+class HomeFacts:
+    """The projects, the newest first.
+
+    Attributes:
+        suffixes: The suffixes of files that can be uploaded.
+        most: The most megabytes of an upload.
+    """
+
+    projects: Sequence[ProjectSummary]
+    suffixes: Sequence[str]
+    most: int
+    command: str
+
+
+@router.page("/", "home.html.j2")
+def home(visit: Visit) -> HomeFacts:
+    """Return the projects of the studio."""
+    found = [_summary(one) for one in visit.folder.projects()]
+    most = visit.studio.upload_limit // 10**6
+    return HomeFacts(found, (*SUFFIXES, *COMPRESSED), most, f"afina studio {visit.folder.root}")
+
+
+def _summary(project: Project) -> ProjectSummary:
+    runs = runs_of(project)
+    return ProjectSummary(project.name, project.title, project.task, len(runs), runs[0].state if runs else None)
+
+
+@router.form("/", home, "home.html.j2")
+def new_project(visit: Visit, form: Form) -> str:
+    """Make a project of the uploaded file, of the address of a task, or of the example."""
+    if form.get("example"):
+        made = visit.folder.create("Example: film reviews", EXAMPLE)
+    elif form.upload is not None:
+        name = safe_name(form.upload.name)
+        made = visit.folder.create(form.get("title") or name.partition(".")[0], name, form.upload.path)
+    elif address := form.get("address"):
+        made = visit.folder.create(form.get("title") or address.rpartition("/")[2], address)
+    else:
+        raise problems.NO_FILE()
+    return f"/{made.name}/data"
