@@ -34,7 +34,7 @@ from afina.events import Listener, downloads_told
 
 COMMANDS = (
     *(studies.study, studies.train, studies.choose),
-    plan.ask,
+    *(plan.inspect, plan.ask),
     *(adapters.evaluate, adapters.compare, adapters.predict),
     *(plan.params, plan.plan, plan.methods),
     *(studies.show, studies.report),
@@ -43,7 +43,7 @@ COMMANDS = (
 )
 """Commands in the order of `afina --help`."""
 
-LIGHT = (plan.methods, studies.show, studies.report, shadow.shadow, studio.studio)
+LIGHT = (plan.methods, plan.inspect, studies.show, studies.report, shadow.shadow, studio.studio)
 """The functions of COMMANDS that open no model."""
 
 STORE: dict[str, Callable[..., None]] = {

@@ -1,4 +1,4 @@
-"""Commands that train nothing: ask, params, plan, methods."""
+"""Commands that train nothing: inspect, ask, params, plan, methods."""
 
 from __future__ import annotations
 
@@ -48,6 +48,48 @@ def _amount(flag: str, help_text: str) -> Any:
 MemoryOption = Annotated[
     str | None, typer.Option("--memory", help="Memory limit, such as 8GiB; default: all memory of this machine.")
 ]
+
+
+@takes(data=reading)
+def inspect(
+    task: TaskOption,
+    as_json: Json = False,
+    *,
+    data: dict[str, Any],
+) -> None:
+    """Show how texts are read: columns, kind, labels with their counts, and what is doubtful.
+
+    Nothing is trained or changed. Each doubt names the option that mends it.
+    """
+    from dataclasses import asdict
+
+    from afina.data.inspection import inspect
+    from afina.data.reading_options import ReadingOptions
+
+    found = inspect(task, ReadingOptions(**data))
+    if as_json:
+        print(json.dumps(asdict(found), ensure_ascii=False))
+        return
+    for line in found.words:
+        print_prose(with_flags(line))
+    if found.kind:
+        print(f"{found.train:,} training and {found.evaluation:,} held-out texts")
+        middle, most, longest = found.characters
+        print(f"lengths in characters: median {middle:,}, 95 of 100 texts at most {most:,}, longest {longest:,}")
+    for label in found.labels:
+        print_item(label.label, f"{label.train:,} training and {label.evaluation:,} held-out texts")
+    if found.further:
+        print(f"and {found.further:,} further labels")
+    for doubt in found.doubts:
+        print_prose(f"{'Refused' if doubt.refuses else 'Doubtful'}: {with_flags(doubt.words)}")
+        for remedy in doubt.remedies:
+            flags = " ".join(_flag(name, value) for name, value in remedy.options.items())
+            print(f"  {flags}: {remedy.words}")
+
+
+def _flag(name: str, value: object) -> str:
+    """Return a reading option as the command line has it."""
+    return option_flag(name) if value is True else f"{option_flag(name)} {value}"
 
 
 def params(backbone: OneBackbone = EMBEDDED, as_json: Json = False) -> None:
