@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, Protocol
 
 from jinja2 import Environment
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -222,10 +224,18 @@ def style() -> str:
     return _environment().get_template("style.css.j2").render()
 
 
+_STYLE_ELEMENT = re.compile(r"<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL)
+
+
+def _drawn(svg: str) -> Markup:
+    """Return a plot of the library as markup, without the style element that the policy of the pages refuses."""
+    return Markup(_STYLE_ELEMENT.sub("", svg))
+
+
 @cache
 def _environment() -> Environment:
     from afina.report.plots import svg
 
-    made = environment("afina.studio", "templates", size=size, clock=clock)
+    made = environment("afina.studio", "templates", size=size, clock=clock, drawn=_drawn)
     made.globals |= {"light": svg.LIGHT, "dark": svg.DARK}
     return made

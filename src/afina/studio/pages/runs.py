@@ -1,0 +1,245 @@
+"""Runs: a recommendation or a study of the project's texts: its start, its progress, its end."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from afina.events import Progress
+from afina.report.formatting import metric_figure
+from afina.report.plots.race import EndedTraining, race
+from afina.report.progress import clock, doing, figures
+from afina.stats.intervals import wilson
+from afina.studies.event_file import read_events
+from afina.studies.runs.output_directory import OutputDirectory
+from afina.studio.folder import Project
+from afina.studio.forms import Form
+from afina.studio.page import PageRouter, Visit
+from afina.studio.pages.data import arguments_of
+from afina.studio.run_queue import ProjectRun, State, run_of, runs_of
+
+TEMPLATE, ONE = "runs.html.j2", "run.html.j2"
+
+BACKBONES = ("embedded", "minilm")
+"""Backbones from the package index, which need no Hub."""
+
+PRESETS = {"quickstart": "nothing, LoRA, PreLayer and full fine-tuning", "methods": "all methods, once each"}
+"""Studies of the form: a preset, and what it compares."""
+
+MINUTES = 10
+
+SAID = 12
+"""The last sentences about the steps of a run that are shown."""
+
+router = PageRouter()
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run in the list of runs."""
+
+    number: int
+    command: str
+    state: State
+    asked: str
+
+
+@dataclass(frozen=True)
+class RunsFacts:
+    """The runs of a project, the newest first, and the choices of the form that starts another one.
+
+    Attributes:
+        minutes: The minutes that the form suggests.
+    """
+
+    project: Project
+    command: str
+    runs: Sequence[RunSummary]
+    backbones: Sequence[str] = BACKBONES
+    presets: Mapping[str, str] = field(default_factory=lambda: PRESETS)
+    minutes: int = MINUTES
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training in progress.
+
+    Attributes:
+        doing: What it does, in words.
+        share: The share of its steps that are done; None if not known.
+        figures: Loss, speed and time left, in words.
+    """
+
+    title: str
+    doing: str
+    share: float | None
+    figures: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A training that has ended: its figure in words, or its error."""
+
+    title: str
+    words: str
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run: what was done, what is being done, and what it has found so far.
+
+    Attributes:
+        command: The command that carries out the run.
+        said: The last sentences about the steps of the run.
+        trainings: Trainings in progress.
+        ended: Trainings that have ended.
+        plot: The trainings so far, as SVG; empty without trainings.
+        plot_words: What the plot shows, in words.
+        memory: Resident memory of the run's processes now, in bytes.
+        seconds: Seconds since the run began.
+        log: The end of the command's standard error, if the run has failed.
+    """
+
+    project: Project
+    number: int
+    command: str
+    state: State
+    said: Sequence[str] = ()
+    trainings: Sequence[Training] = ()
+    ended: Sequence[Ended] = ()
+    plot: str = ""
+    plot_words: str = ""
+    memory: int = 0
+    seconds: float = 0.0
+    log: str = ""
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in ("done", "failed", "stopped")
+
+
+@router.page("/{project}/runs", TEMPLATE)
+def runs(visit: Visit, project: str) -> RunsFacts:
+    """Return the runs of a project."""
+    opened = visit.project(project)
+    found = [RunSummary(one.number, one.command, one.state, one.asked) for one in runs_of(opened)]
+    return RunsFacts(opened, shlex.join(["afina", "choose", *arguments_of(opened)]), found)
+
+
+@router.form("/{project}/runs", runs, TEMPLATE)
+def begin(visit: Visit, form: Form, project: str) -> str:
+    """Put a recommendation or a study into the queue."""
+    opened = visit.project(project)
+    backbones = [one for one in BACKBONES if form.get(f"backbone-{one}")]
+    backbones += [one.strip() for one in form.get("others").split(",") if one.strip()]
+    chosen = [word for one in backbones or ["embedded"] for word in ("--backbone", one)]
+    if form.get("what") == "study":
+        command = ["study", form["preset"], *arguments_of(opened), *chosen]
+    else:
+        command = ["choose", *arguments_of(opened), *chosen, "--minutes", form.get("minutes") or str(MINUTES)]
+    return f"/{project}/runs/{visit.studio.queue.add(opened, command).number}"
+
+
+@router.live("/{project}/runs/{number}/live", "run_live.html.j2")
+@router.page("/{project}/runs/{number}", ONE)
+def run(visit: Visit, project: str, number: str) -> RunFacts:
+    """Return the state of a run."""
+    found = run_of(visit.project(project), number)
+    return _facts(found)
+
+
+@router.form("/{project}/runs/{number}/stop", run, ONE)
+def stop(visit: Visit, form: Form, project: str, number: str) -> str:
+    """Let a run end after its next checkpoint."""
+    run_of(visit.project(project), number).stop()
+    return f"/{project}/runs/{number}"
+
+
+@router.form("/{project}/runs/{number}/resume", run, ONE)
+def resume(visit: Visit, form: Form, project: str, number: str) -> str:
+    """Go on with a run that was stopped or has failed."""
+    run_of(visit.project(project), number).resume()
+    return f"/{project}/runs/{number}"
+
+
+def _facts(found: ProjectRun) -> RunFacts:
+    state = found.state
+    told = _Told()
+    for event in read_events(OutputDirectory(found.out).events):
+        told.hear(event)
+    plot = race(told.points, told.metric) if told.metric else None
+    return RunFacts(
+        project=found.project,
+        number=found.number,
+        command=shlex.join(["afina", *found.arguments]),
+        state=state,
+        said=told.said[-SAID:],
+        trainings=[*told.trainings.values()] if state == "running" else [],
+        ended=told.ended,
+        plot=plot.svg if plot else "",
+        plot_words=plot.text if plot else "",
+        memory=found.process.memory if state == "running" else 0,
+        seconds=told.seconds,
+        log=found.process.log if state == "failed" else "",
+    )
+
+
+class _Told:
+    """What the events of a run tell."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.trainings: dict[str, Training] = {}
+        self.ended: list[Ended] = []
+        self.points: list[EndedTraining] = []
+        self.metric = ""
+        self.seconds = 0.0
+        self._begun: datetime | None = None
+
+    def hear(self, event: Mapping[str, Any]) -> None:
+        """Take note of an event of `events.jsonl`."""
+        at = datetime.fromisoformat(event["at"])
+        self._begun = self._begun or at
+        self.seconds = (at - self._begun).total_seconds()
+        heard = {
+            "begun": self._begins,
+            "says": self._says,
+            "progress": self._progress,
+            "finished": self._finished,
+            "failed": self._failed,
+        }.get(event["event"])
+        if heard is not None:
+            heard(event)
+
+    def _begins(self, event: Mapping[str, Any]) -> None:
+        self.trainings.clear()  # of a process that was killed
+
+    def _says(self, event: Mapping[str, Any]) -> None:
+        self.said.append(f"{clock(self.seconds)} {event['words']}")
+
+    def _progress(self, event: Mapping[str, Any]) -> None:
+        names = Progress.__dataclass_fields__
+        told = Progress(**{name: event[name] for name in names if name in event})
+        done = told.step / told.steps if told.steps else None
+        self.trainings[event["run"]] = Training(event["title"], doing(told), done, figures(told))
+
+    def _finished(self, event: Mapping[str, Any]) -> None:
+        self.trainings.pop(event["run"], None)
+        seen = event["selection"] or {"value": event["value"], "examples": None}
+        self.metric, value = event["metric"], seen["value"]
+        words = "undefined" if value is None else metric_figure(self.metric, value, ())
+        on = "" if seen["examples"] is None else f" on {seen['examples']:,} texts set aside"
+        self.ended.append(Ended(event["title"], f"{words}{on}, trained in {clock(event['train_seconds'])}"))
+        if value is not None and event["train_seconds"]:
+            interval = None
+            if self.metric == "accuracy" and seen["examples"]:
+                interval = wilson(round(value * seen["examples"]), seen["examples"])
+            self.points.append(EndedTraining(event["title"], self.seconds / 60, value, interval))
+
+    def _failed(self, event: Mapping[str, Any]) -> None:
+        self.trainings.pop(event["run"], None)
+        self.ended.append(Ended(event["title"], event["message"], failed=True))
