@@ -7,6 +7,7 @@ or ended, or gone without an exit status because the machine or the supervisor w
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -18,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from afina import file_io, meter
 from afina.errors import CorruptAdapter
+
+LOCK = ".lock"
+"""The file that the supervisor and the command have locked; the operating system unlocks it when both have ended."""
 
 TOLD = 4000
 """Characters at the end of the log that are shown."""
@@ -62,10 +64,6 @@ class CommandProcess:
         return self.directory / "command.json"
 
     @property
-    def _lock(self) -> FileLock:
-        return FileLock(self.directory / ".lock", timeout=0)
-
-    @property
     def was_started(self) -> bool:
         return self._command.is_file()
 
@@ -81,11 +79,12 @@ class CommandProcess:
             return False
         if any(Path(one.args[-1]) == self.directory.absolute() for one in _started):  # type: ignore[index]
             return True
-        try:
-            with self._lock:
-                return False
-        except Timeout:
-            return True
+        with suppress(FileNotFoundError), (self.directory / LOCK).open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     @property
     def status(self) -> int | None:
@@ -156,14 +155,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 def supervise(directory: Path) -> None:
     """Run the command of a directory to its end; the body of the supervisor's process."""
-    process = CommandProcess(directory)
-    found = _read(process._command)
-    try:
-        lock = process._lock
-        lock.acquire()
-    except Timeout:  # another supervisor has the command
-        return
-    with lock:
+    found = _read(CommandProcess(directory)._command)
+    with (directory / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # another supervisor has the command
+            return
         file_io.write_text(directory / "process.json", json.dumps({"pid": os.getpid()}))
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command, in the same process group, decides what it does
         with (directory / "output").open("wb") as output, (directory / "log").open("ab") as log:
@@ -173,6 +170,7 @@ def supervise(directory: Path) -> None:
                 stdout=output,
                 stderr=log,
                 env=os.environ | found["environment"],
+                pass_fds=(lock.fileno(),),  # the command keeps the lock if only its supervisor is killed
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
             status = child.wait()
