@@ -38,10 +38,6 @@ PACKAGE_MISSING = Problem(
     NotFound, "extra.missing", "`afina serve` needs the package {package}. Install it: pip install 'afina[{extra}]'."
 )
 
-KEY_MALFORMED = Problem(
-    InvalidName, "key.invalid", "the key: found characters that no key has. Expected the output of `afina keys create`."
-)
-
 _key_missing = partial(Problem, NotFound, "key.missing")
 KEY_MISSING = _key_missing(
     "found no key. The server requires a key of scope publish. Give --key-file FILE, or set AFINA_KEY."
@@ -63,18 +59,6 @@ SEVERAL_BACKBONES = _option_invalid(
 )
 WORDS_MALFORMED = _option_invalid("`words` {found}: expected LABEL=WORD,WORD, such as positive=great,good.")
 OPTIONS_NEED_RAY = _option_invalid("{given}: used only with `ray`. Add `ray`, or leave {given} out.")
-
-SERVER_ADDRESS_MALFORMED = Problem(
-    InvalidName,
-    "server.address-malformed",
-    "{server}: not the address of a server. Expected an address such as http://127.0.0.1:8000.",
-)
-
-SERVER_REFUSES = Problem(Refused, "server.refused", "{server}: {reason} (status {status}).")
-
-_server_unreachable = partial(Problem, NotFound, "server.unreachable")
-NOT_A_SERVER = _server_unreachable("{server}: the answer does not come from an afina server. Check the address.")
-NO_ANSWER = _server_unreachable("{server}: no answer from a server ({reason}). Check the address.")
 
 VERSIONS_DIFFER = Problem(
     Conflict,

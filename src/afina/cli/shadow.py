@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
-from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import quote
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import typer
 
@@ -174,20 +169,6 @@ def _lines(total: ShadowCounts, current: int) -> Sequence[str]:
     return made
 
 
-PATIENCE = 30.0
-"""Seconds to wait for a server's response."""
-
-MOST = 1 << 20
-"""The most bytes that are read of a server's response."""
-
-
-class _NoRedirects(HTTPRedirectHandler):
-    """Refuse redirects, so that the key is sent only to the given address."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """Return None, which makes urllib raise an error for a redirect."""
-
-
 def shadows(name: str, servers: Sequence[str], key: str) -> Sequence[Mapping[str, Any]]:
     """Return each server's comparison of the shadow version of `name`, as JSON values for `ShadowCounts.of`.
 
@@ -196,31 +177,6 @@ def shadows(name: str, servers: Sequence[str], key: str) -> Sequence[Mapping[str
         Refused: A server refuses the request.
         InvalidName: The key or an address is malformed.
     """
-    if not key.isascii() or not key.isprintable():
-        raise problems.KEY_MALFORMED()
-    return [_shadow_of(server, f"{server.rstrip('/')}/shadows/{quote(name)}", key) for server in servers]
+    from afina.server.client import ServerClient
 
-
-def _shadow_of(server: str, url: str, key: str) -> Mapping[str, Any]:
-    if not server.startswith(("http://", "https://")):
-        raise problems.SERVER_ADDRESS_MALFORMED(server=server)
-    try:
-        with build_opener(_NoRedirects).open(
-            Request(url, headers={"Authorization": f"Bearer {key}"}), timeout=PATIENCE
-        ) as got:
-            found = json.loads(got.read(MOST))
-    except HTTPError as error:
-        with error:
-            raise problems.SERVER_REFUSES(reason=_why(error), server=server, status=error.code) from None
-    except (URLError, HTTPException, OSError, ValueError) as error:
-        raise problems.NO_ANSWER(reason=getattr(error, "reason", error), server=server) from None
-    if not isinstance(found, dict) or not {"name", "current", "shadow", "state", "problem"} <= found.keys():
-        raise problems.NOT_A_SERVER(server=server)
-    return found
-
-
-def _why(error: HTTPError) -> str:
-    try:
-        return str(json.loads(error.read(MOST))["error"]).rstrip(".")
-    except (ValueError, KeyError, TypeError, OSError):
-        return "the server refused the request"
+    return [ServerClient(server, key).shadow(name) for server in servers]

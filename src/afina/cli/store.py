@@ -260,10 +260,7 @@ def history(
         versions = [one.as_json() for one in store.versions(name)]
         print_object({"name": name, "versions": versions, "events": [one.as_json() for one in done]})
         return
-    rows = [
-        (minute(one.time), one.event, event_summary(one.event, one.details), one.who or "-", one.why or "-")
-        for one in done
-    ]
+    rows = [(minute(one.time), one.event, one.summary, one.who or "-", one.why or "-") for one in done]
     print_columns(("time (UTC)", "event", "what", "who", "why"), rows)
 
 
@@ -408,18 +405,6 @@ def version_summary(found: Version) -> list[tuple[str, Any]]:
 
 def _inline(settings: dict[str, Any]) -> str:
     return ", ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
-
-
-def event_summary(event: str, details: Any) -> str:
-    """Return a short description of an entry of the audit log."""
-    if event in ("alias", "rollback"):
-        forced = ", forced" if details.get("forced") else ""
-        share = f", {details['share']:g} % of requests" if "share" in details else ""
-        return f"{details['alias']}: {details['from'] or 'new'} -> {details['to']}{share}{forced}"
-    if event == "unalias":
-        return f"{details['alias']}: {details['from']} -> none"
-    outcome = {True: " passed", False: " failed"}.get(details.get("passed"), "")
-    return f"version {details.get('version')}{outcome}"
 
 
 def size(number: int) -> str:

@@ -134,7 +134,7 @@ def inspect(address: str, options: ReadingOptions | None = None) -> Inspection:
     Raises NotFound if there is nothing at the address.
     """
     asked = options or ReadingOptions()
-    found = {"address": address, "options": asked.given, "file_columns": _file_columns(address, asked)}
+    found: dict[str, Any] = {"address": address, "options": asked.given, "file_columns": _file_columns(address, asked)}
     try:
         task = Task.load(address, asked)
     except AfinaError as error:
@@ -241,7 +241,7 @@ def _numbers(task: Task) -> list[float]:
 def _examples(task: Task) -> list[TextExample]:
     few = task.train.take(np.arange(min(EXAMPLES, len(task.train))))
     targets = TARGETS[task.kind].spelled(task.label_names, few.labels)
-    pairs = few.pairs or [None] * len(few)
+    pairs: Sequence[str | None] = few.pairs or [None] * len(few)
     return [
         TextExample(text[:LONGEST], _in_words(target)[:LONGEST], pair and pair[:LONGEST])
         for text, target, pair in zip(few.texts, targets, pairs, strict=True)

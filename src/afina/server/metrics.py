@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import collections
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from math import inf
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from afina import meter
@@ -333,3 +335,53 @@ class Throughput:
             seen = [one for when, one in self._seconds.items() if at - WINDOW <= when < at]
             total = {what: sum(one[_Counted(client, what)] for one in seen) for what in (REQUESTS, TOKENS, TEXTS)}
         return Rates(*(total[what] / WINDOW for what in (REQUESTS, TOKENS, TEXTS)))
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a server has answered since its start, from the text of its metrics.
+
+    Attributes:
+        requests: answered requests of clients for predictions and generated texts; monitoring does not count.
+        refused: requests that were refused, for any reason.
+        texts: texts that were computed.
+        tokens: tokens that were computed or generated.
+        median: seconds within which half of the requests were answered: the upper end of a bucket of the histogram.
+            None: there was no request, or the last bucket, which has no upper end, holds the median.
+        percentile: the same for 95 % of the requests.
+    """
+
+    requests: int
+    refused: int
+    texts: int
+    tokens: int
+    median: float | None
+    percentile: float | None
+
+    @classmethod
+    def of(cls, text: str, paths: Collection[str]) -> Traffic:
+        """Return the traffic of these routes from the text that `GET /metrics` answers."""
+        totals: collections.Counter[str] = collections.Counter()
+        buckets: collections.Counter[float] = collections.Counter()
+        for family in text_string_to_metric_families(text):
+            for one in family.samples:
+                if one.name == "afina_request_seconds_bucket":
+                    if one.labels["route"] in paths:
+                        buckets[float(one.labels["le"])] += int(one.value)
+                elif one.name != "afina_requests_total" or one.labels["route"] in paths:
+                    totals[one.name] += int(one.value)
+        return cls(
+            requests=totals["afina_requests_total"],
+            refused=totals["afina_refused_total"],
+            texts=totals["afina_texts_total"],
+            tokens=totals["afina_tokens_total"] + totals["afina_generated_tokens_total"],
+            median=_quantile(buckets, 0.5),
+            percentile=_quantile(buckets, 0.95),
+        )
+
+
+def _quantile(buckets: Mapping[float, int], share: float) -> float | None:
+    """Return the least upper end of the cumulative buckets that hold this share of all values."""
+    total = buckets.get(inf, 0)
+    ends = [end for end in sorted(buckets) if end < inf and total and buckets[end] >= share * total]
+    return ends[0] if ends else None

@@ -165,3 +165,19 @@ STORE_SILENT = _server_store_silent("the store does not respond. Try again later
 KEYS_UNKNOWN = _server_store_silent(
     "the store has not answered for {seconds:g} seconds, so no key can be checked. Try again later."
 )
+
+KEY_MALFORMED = Problem(
+    InvalidName, "key.invalid", "the key: found characters that no key has. Expected the output of `afina keys create`."
+)
+
+SERVER_ADDRESS_MALFORMED = Problem(
+    InvalidName,
+    "server.address-malformed",
+    "{server}: not the address of a server. Expected an address such as http://127.0.0.1:8000.",
+)
+
+SERVER_REFUSES = Problem(Refused, "server.refused", "{server}: {reason} (status {status}).")
+
+_server_unreachable = partial(Problem, NotFound, "server.unreachable")
+NOT_A_SERVER = _server_unreachable("{server}: the answer does not come from an afina server. Check the address.")
+NO_ANSWER = _server_unreachable("{server}: no answer from a server ({reason}). Check the address.")

@@ -253,6 +253,19 @@ class HistoryEntry:
     who: str | None
     why: str | None
 
+    @property
+    def summary(self) -> str:
+        """What happened, in a few words, such as `production: 1 -> 2` or `version 2 passed`."""
+        done = self.details
+        if self.event in ("alias", "rollback"):
+            forced = ", forced" if done.get("forced") else ""
+            share = f", {done['share']:g} % of requests" if "share" in done else ""
+            return f"{done['alias']}: {done['from'] or 'new'} -> {done['to']}{share}{forced}"
+        if self.event == "unalias":
+            return f"{done['alias']}: {done['from']} -> none"
+        outcome = {True: " passed", False: " failed"}.get(done.get("passed"), "")  # type: ignore[arg-type]
+        return f"version {done.get('version')}{outcome}"
+
     def as_json(self) -> dict[str, Any]:
         return {**self.__dict__, "details": dict(self.details)}
 

@@ -49,15 +49,14 @@ class CommandProcess:
             (self.directory / name).unlink(missing_ok=True)
         file_io.write_text(self._command, json.dumps({"arguments": [*arguments], "environment": environment or {}}))
         with (self.directory / "log").open("ab") as log:
-            _started.append(
-                subprocess.Popen(
-                    [sys.executable, "-P", "-m", "afina.studio.command_process", str(self.directory.absolute())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
+            supervisor = subprocess.Popen(
+                [sys.executable, "-P", "-m", "afina.studio.command_process", str(self.directory.absolute())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
+        _started[self.directory.absolute()] = supervisor
 
     @property
     def _command(self) -> Path:
@@ -77,7 +76,7 @@ class CommandProcess:
         _reap()
         if not self.was_started or (self.directory / "exit.json").is_file():
             return False
-        if any(Path(one.args[-1]) == self.directory.absolute() for one in _started):  # type: ignore[index]
+        if self.directory.absolute() in _started:
             return True
         with suppress(FileNotFoundError), (self.directory / LOCK).open() as lock:
             try:
@@ -139,12 +138,14 @@ class CommandProcess:
                 os.killpg(pid, sent)
 
 
-_started: list[subprocess.Popen[bytes]] = []
-"""Supervisors that this process has started and that have not ended."""
+_started: dict[Path, subprocess.Popen[bytes]] = {}
+"""Supervisors that this process has started and that have not ended, by the directory of their command."""
 
 
 def _reap() -> None:
-    _started[:] = [one for one in _started if one.poll() is None]
+    for directory, one in list(_started.items()):
+        if one.poll() is not None:
+            _started.pop(directory, None)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 from urllib.parse import parse_qsl
 
 from python_multipart.exceptions import MultipartParseError
@@ -106,7 +107,8 @@ class _Multipart:
         self._form = Form()
         self._header, self._value = b"", b""
         self._disposition = b""
-        self._name, self._field, self._file = "", bytearray(), None  # type: str, bytearray, IO[bytes] | None
+        self._name, self._field = "", bytearray()
+        self._file: IO[bytes] | None = None
         self._parser = MultipartParser(
             boundary,
             {

@@ -74,7 +74,12 @@ def _render(
 def _environment() -> Environment:
     return environment(
         "afina.report.writers",
-        **{"kind": _kind, "anchor": _anchor, "runs": _runs, "drawn": _drawn, "markup": Markup, "marked": _marked},
+        kind=_kind,
+        anchor=_anchor,
+        runs=_runs,
+        drawn=_drawn,
+        markup=Markup,
+        marked=_marked,
     )
 
 

@@ -237,7 +237,8 @@ class _Told:
         if value is not None and event["train_seconds"]:
             interval = None
             if self.metric == "accuracy" and seen["examples"]:
-                interval = wilson(round(value * seen["examples"]), seen["examples"])
+                ends = wilson(round(value * seen["examples"]), seen["examples"])
+                interval = (ends.low, ends.high)
             self.points.append(EndedTraining(event["title"], self.seconds / 60, value, interval))
 
     def _failed(self, event: Mapping[str, Any]) -> None:
