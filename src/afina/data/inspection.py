@@ -81,7 +81,7 @@ class TextExample:
 
 
 @dataclass(frozen=True)
-class Column:
+class FileColumn:
     """A column of a file, and the first value that is not empty."""
 
     name: str
@@ -112,7 +112,7 @@ class Inspection:
 
     address: str
     options: Mapping[str, Any]
-    file_columns: Sequence[Column] = ()
+    file_columns: Sequence[FileColumn] = ()
     kind: Kind | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     words: Sequence[str] = ()
@@ -254,7 +254,7 @@ def _in_words(target: Any) -> str:
     return f"{target:g}" if isinstance(target, float) else str(target)
 
 
-def _file_columns(address: str, asked: ReadingOptions) -> list[Column]:
+def _file_columns(address: str, asked: ReadingOptions) -> list[FileColumn]:
     """Return the columns of a file from its first rows; empty if they cannot be read, which `Task.load` says."""
     path = Path(address).expanduser()
     if named(address) is not None or not path.is_file():
@@ -262,7 +262,7 @@ def _file_columns(address: str, asked: ReadingOptions) -> list[Column]:
     with suppress(AfinaError), formats.opened(path, asked.sheet) as stream:
         rows = [row for _, row in islice(stream.rows, 20)]
         names = stream.names or list(dict.fromkeys(name for row in rows for name in row))
-        return [Column(name, next((_cell(row[name]) for row in rows if row.get(name)), "")) for name in names]
+        return [FileColumn(name, next((_cell(row[name]) for row in rows if row.get(name)), "")) for name in names]
     return []
 
 

@@ -24,6 +24,7 @@ from starlette.routing import Route
 from afina.errors import AfinaError
 from afina.pages.html import environment
 from afina.report.formatting import size
+from afina.report.plots import svg
 from afina.report.progress import clock
 from afina.studio.access import Access, status_of
 from afina.studio.folder import Project, StudioFolder
@@ -234,8 +235,6 @@ def _drawn(svg: str) -> Markup:
 
 @cache
 def _environment() -> Environment:
-    from afina.report.plots import svg
-
     made = environment("afina.studio", "templates", size=size, clock=clock, drawn=_drawn)
     made.globals |= {"light": svg.LIGHT, "dark": svg.DARK}
     return made

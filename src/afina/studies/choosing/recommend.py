@@ -109,8 +109,7 @@ def recommend(
         setting = ChoiceSetup(whole, asked, backbones, how, clock, watcher, chosen, objective, metric, latency)
         made = _recommend(setting, memory, held).model_copy(update={"command": tuple(command)}).sealed()
         held.describe(held.directory.recommendation, made.model_dump_json(indent=2) + "\n")
-        results = of_recommendation(held, made)
-        watcher.changed(results)
+        watcher.changed(results := of_recommendation(held, made))
     return results
 
 

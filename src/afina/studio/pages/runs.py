@@ -64,7 +64,7 @@ class RunsFacts:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingInProgress:
     """A training in progress.
 
     Attributes:
@@ -109,7 +109,7 @@ class RunFacts:
     command: str
     state: State
     said: Sequence[str] = ()
-    trainings: Sequence[Training] = ()
+    trainings: Sequence[TrainingInProgress] = ()
     ended: Sequence[Ended] = ()
     plot: str = ""
     plot_words: str = ""
@@ -193,7 +193,7 @@ class _Told:
 
     def __init__(self) -> None:
         self.said: list[str] = []
-        self.trainings: dict[str, Training] = {}
+        self.trainings: dict[str, TrainingInProgress] = {}
         self.ended: list[Ended] = []
         self.points: list[EndedTraining] = []
         self.metric = ""
@@ -225,7 +225,7 @@ class _Told:
         names = Progress.__dataclass_fields__
         told = Progress(**{name: event[name] for name in names if name in event})
         done = told.step / told.steps if told.steps else None
-        self.trainings[event["run"]] = Training(event["title"], doing(told), done, figures(told))
+        self.trainings[event["run"]] = TrainingInProgress(event["title"], doing(told), done, figures(told))
 
     def _finished(self, event: Mapping[str, Any]) -> None:
         self.trainings.pop(event["run"], None)
