@@ -171,7 +171,7 @@ class RunQueue:
         """Start the next run if none is carried out."""
         with self._lock:
             every = [run for project in self._folder.projects() for run in runs_of(project)]
-            states = {one: one.state for one in every if one.asked}
-            waiting = sorted((one for one, state in states.items() if state == "queued"), key=lambda one: one.asked)
-            if waiting and not {"running", "stopping"} & {*states.values()}:
+            states = [(one, one.state) for one in every if one.asked]
+            waiting = sorted((one for one, state in states if state == "queued"), key=lambda one: one.asked)
+            if waiting and not {"running", "stopping"} & {state for _, state in states}:
                 waiting[0].start()
