@@ -30,8 +30,11 @@ from afina.cli.terminal import option_flag, print_item, print_prose, print_table
 from afina.errors import UnknownName
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from afina.data.inspection import Inspection
+    from afina.data.task import Task
+    from afina.data.token_lengths import TokenLengths
     from afina.methods.method import Method
     from afina.predicting.prompting import Answer
     from afina.studies.runs.run import Forecast
@@ -53,29 +56,73 @@ MemoryOption = Annotated[
 @takes(data=reading)
 def inspect(
     task: TaskOption,
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--backbone",
+            help="Count texts that are longer than this pretrained model reads; may be repeated. No download.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
     as_json: Json = False,
     *,
     data: dict[str, Any],
 ) -> None:
     """Show how texts are read: columns, kind, labels with their counts, and what is doubtful.
 
-    Nothing is trained or changed. Each doubt names the option that mends it.
+    Nothing is trained or changed. Each doubt names the option that mends it. Lengths in tokens are measured on at most
+    2,000 texts.
     """
     from dataclasses import asdict
 
     from afina.data.inspection import inspect
     from afina.data.reading_options import ReadingOptions
 
-    found = inspect(task, ReadingOptions(**data))
+    def says(words: str) -> None:
+        print(f"inspect: {with_flags(words)}", file=sys.stderr, flush=True)
+
+    found = inspect(
+        task,
+        ReadingOptions(**data),
+        measured=partial(_token_lengths, check_different(backbone or []), says),
+        says=says,
+    )
     if as_json:
         print(json.dumps(asdict(found), ensure_ascii=False))
-        return
+    else:
+        _print_inspection(found)
+
+
+def _token_lengths(backbones: Sequence[str], says: Callable[[str], None], task: Task) -> list[TokenLengths]:
+    """Return the token lengths of a task for each backbone that is on this machine."""
+    from afina.models.backbone_spec import is_at_hand
+
+    made = []
+    for address in backbones:
+        if not is_at_hand(address):
+            says(f"the tokenizer of {address} is not on this machine, so its lengths in tokens are unknown")
+            continue
+        says(f"measuring texts with the tokenizer of {address}")
+        from afina.data.token_lengths import TokenLengths
+        from afina.models.backbone import Backbone  # torch and transformers, which take seconds
+
+        opened = Backbone.load(address, weights=False)
+        made.append(TokenLengths.of(task, opened.tokenizer, opened.longest, address))
+    return made
+
+
+def _print_inspection(found: Inspection) -> None:
     for line in found.words:
         print_prose(with_flags(line))
     if found.kind:
         print(f"{found.train:,} training and {found.evaluation:,} held-out texts")
         middle, most, longest = found.characters
         print(f"lengths in characters: median {middle:,}, 95 of 100 texts at most {most:,}, longest {longest:,}")
+    for one in found.tokens:
+        print(
+            f"lengths in tokens of {one.backbone}: median {one.median:,}, longest {one.longest:,} "
+            f"({one.sampled:,} texts); it reads {one.most:,}"
+        )
     for label in found.labels:
         print_item(label.label, f"{label.train:,} training and {label.evaluation:,} held-out texts")
     if found.further:
@@ -89,7 +136,9 @@ def inspect(
 
 def _flag(name: str, value: object) -> str:
     """Return a reading option as the command line has it."""
-    return option_flag(name) if value is True else f"{option_flag(name)} {value}"
+    if value is None:
+        return f"without {option_flag(name)}"
+    return option_flag(name) if value is True else shlex.join([option_flag(name), str(value)])
 
 
 def params(backbone: OneBackbone = EMBEDDED, as_json: Json = False) -> None:

@@ -1,13 +1,13 @@
 """Inspection: what was recognised in the texts of a task, what is doubtful, and the reading options that mend it.
 
 Nothing is repaired here: an inspection says what `Task.load` reads with the given options, or why it refuses. The
-module does not tokenize.
+module does not tokenize: the caller measures texts in tokens (`token_lengths.py`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,10 +19,14 @@ import numpy as np
 from afina.data.addresses import named
 from afina.data.kinds import KINDS, Kind
 from afina.data.readers import formats
+from afina.data.readers.splitting import repeated
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.reading_options import ReadingOptions
+from afina.data.remedies import SKIP_LONG, Remedy, of_kind, remedies_of
 from afina.data.task import Task
-from afina.errors import AfinaError, Json
+from afina.data.token_lengths import TokenLengths
+from afina.errors import AfinaError
+from afina.events import Says, silent
 
 LONGEST = 300
 """Characters of a text, and of a cell, that an inspection shows."""
@@ -30,19 +34,17 @@ LONGEST = 300
 EXAMPLES = 5
 """Texts that an inspection shows."""
 
+LONGEST_WORDS = 2000
+"""Characters of a sentence of an inspection."""
+
+MOST_COLUMNS = 200
+"""Columns of a file that an inspection names."""
+
 MOST_LABELS = 1000
 """Labels whose texts an inspection counts; further labels are counted together."""
 
 FEW_TEXTS = 200
 """Held-out texts below which few differences between methods are significant."""
-
-
-@dataclass(frozen=True)
-class Remedy:
-    """Reading options that mend a doubt, and what they do, in words."""
-
-    options: Mapping[str, Json]
-    words: str
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ class Inspection:
     Attributes:
         address: The address of the task.
         options: The reading options that were given.
-        file_columns: The columns of the file; empty for another origin.
+        file_columns: The first MOST_COLUMNS columns of the file; empty for another origin.
+        further_columns: The number of columns that are not in `file_columns`.
+        sheets: The names of the sheets of an xlsx file.
         kind: The kind of the task; None if the task cannot be read.
         columns: The recognised columns by role.
         words: How the task was read, in sentences.
@@ -105,7 +109,9 @@ class Inspection:
         further: The number of labels that are not in `labels`.
         numbers: For numbers: the least, the median and the greatest.
         characters: The lengths of texts in characters: median, 95th percentile and longest.
+        repeated: Rows that have the text of an earlier row of the same split.
         leaked: Held-out texts that also occur in the training split.
+        tokens: The lengths of texts in tokens, for each backbone that was given.
         examples: The first training texts.
         doubts: What is unexpected, refusals first.
     """
@@ -113,6 +119,8 @@ class Inspection:
     address: str
     options: Mapping[str, Any]
     file_columns: Sequence[FileColumn] = ()
+    further_columns: int = 0
+    sheets: Sequence[str] = ()
     kind: Kind | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     words: Sequence[str] = ()
@@ -123,36 +131,58 @@ class Inspection:
     further: int = 0
     numbers: Sequence[float] = ()
     characters: Sequence[int] = ()
+    repeated: int = 0
     leaked: int = 0
+    tokens: Sequence[TokenLengths] = ()
     examples: Sequence[TextExample] = ()
     doubts: Sequence[Doubt] = ()
 
 
-def inspect(address: str, options: ReadingOptions | None = None) -> Inspection:
+def inspect(
+    address: str,
+    options: ReadingOptions | None = None,
+    *,
+    measured: Callable[[Task], Sequence[TokenLengths]] | None = None,
+    says: Says = silent,
+) -> Inspection:
     """Return what is read at an address with these options; an error of reading becomes a doubt.
+
+    Args:
+        measured: Returns the token lengths of a task that can be read, for each backbone.
+        says: Called with lines about the progress.
 
     Raises NotFound if there is nothing at the address.
     """
     asked = options or ReadingOptions()
-    found: dict[str, Any] = {"address": address, "options": asked.given, "file_columns": _file_columns(address, asked)}
+    columns, sheets = _file_columns(address, asked), _sheets(address)
+    found: dict[str, Any] = {
+        "address": address,
+        "options": asked.given,
+        "file_columns": columns[:MOST_COLUMNS],
+        "further_columns": max(0, len(columns) - MOST_COLUMNS),
+        "sheets": sheets,
+    }
     try:
-        task = Task.load(address, asked)
+        task = Task.load(address, asked, says=says)
     except AfinaError as error:
-        if type(error).__name__ in ("NotFound", "UnknownName") and not found["file_columns"]:
+        if type(error).__name__ in ("NotFound", "UnknownName") and not columns:
             raise
-        return Inspection(**found, doubts=[_refusal(error)])
-    return Inspection(**found, **_of_task(task))
+        names = [column.name for column in columns[:MOST_COLUMNS]]
+        refusal = Doubt(error.code, _short(str(error)), refuses=True, remedies=remedies_of(error, names))
+        return Inspection(**found, doubts=[refusal])
+    says("counting labels and repeated texts")
+    return Inspection(**found, **_of_task(task, measured(task) if measured is not None else []))
 
 
-def _of_task(task: Task) -> dict[str, Any]:
-    labels = _label_counts(task)
-    parts = (task.train, task.evaluation)
+def _of_task(task: Task, tokens: Sequence[TokenLengths]) -> dict[str, Any]:
+    labels, parts = _label_counts(task), (task.train, task.evaluation)
+    again = sum(map(repeated, parts))
     lengths = np.array([len(text) for part in parts for text in part.texts])
     words, *notes = task.told.split("\n")
     return {
         "kind": task.kind,
-        "columns": dict(task.columns),
-        "words": [words],
+        "columns": {role: _short(name) for role, name in task.columns.items()},
+        "words": [_short(words)],
         "other": task.other,
         "train": len(task.train),
         "evaluation": len(task.evaluation),
@@ -160,64 +190,75 @@ def _of_task(task: Task) -> dict[str, Any]:
         "further": max(0, len(labels) - MOST_LABELS),
         "numbers": _numbers(task),
         "characters": [int(np.median(lengths)), int(np.quantile(lengths, 0.95)), int(lengths.max())],
+        "repeated": again,
         "leaked": task.leaked,
+        "tokens": tokens,
         "examples": _examples(task),
-        "doubts": [*_doubts(task), *(Doubt("note", note) for note in notes)],
+        "doubts": [*_doubts(task, again, tokens), *(Doubt("note", _short(note)) for note in notes)],
     }
 
 
-def _doubts(task: Task) -> list[Doubt]:
+def _doubts(task: Task, again: int, tokens: Sequence[TokenLengths]) -> list[Doubt]:
     """Return what is doubtful in a task that can be read."""
     made = []
     if task.other:
         others = [kind for kind in KINDS if kind != task.kind and f"`kind` {kind}" in task.other]
-        made.append(
-            Doubt(
-                "data.kind-ambiguous",
-                f"The labels can also be read in another way: {task.other}.",
-                remedies=[Remedy({"kind": one}, f"Read them as kind {one}") for one in others],
-            )
-        )
+        words = f"The labels can also be read in another way: {task.other}."
+        made.append(Doubt("data.kind-ambiguous", words, remedies=[of_kind(one) for one in others]))
     if task.leaked:
-        made.append(
-            Doubt(
-                "data.leakage",
-                f"{task.leaked:,} of {len(task.evaluation):,} held-out texts also occur in the training split. Their "
-                "answers are known from training, so figures on them are too high.",
-            )
+        words = (
+            f"{task.leaked:,} of {len(task.evaluation):,} held-out texts also occur in the training split. Their "
+            "answers are known from training, so figures on them are too high. Remove the duplicates from one of the "
+            "two files."
         )
-    if len(task.evaluation) < FEW_TEXTS:
-        made.append(
-            Doubt(
-                "data.few-texts",
-                f"There are {len(task.evaluation):,} held-out texts. With fewer than {FEW_TEXTS}, intervals are wide "
-                "and few differences between methods are significant. More labelled texts would help.",
-            )
+        made.append(Doubt("data.leakage", words))
+    if again:
+        words = (
+            f"{again:,} of {len(task.train) + len(task.evaluation):,} rows repeat the text of an earlier row. A text "
+            "that occurs twice counts twice, in training and in each figure. Equal texts are on one side of a cut, so "
+            "they do not leak. Remove repeated rows unless their number means something."
         )
+        made.append(Doubt("data.repeated", words))
+    made += [doubt for one in tokens for doubt in _token_doubts(one, task.long)]
+    return [*made, *_few(task)]
+
+
+def _token_doubts(one: TokenLengths, long: str) -> list[Doubt]:
+    """Return doubts about texts and targets that are longer than the backbone reads."""
+    made = []
+    if one.truncated:
+        words = (
+            f"{_share(one.truncated, one.sampled)} of the texts have more than the {one.most:,} tokens that "
+            f"{one.backbone} reads (measured on {one.sampled:,} texts). The rest of such a text is cut off and has no "
+            "influence. Choose a backbone that reads longer texts, or shorten the texts yourself."
+        )
+        made.append(Doubt("data.truncated", words))
+    if one.long_targets and long != "skip":
+        words = (
+            f"{_share(one.long_targets, one.sampled)} of the target texts have more than {one.most // 2:,} tokens, "
+            f"half of what {one.backbone} reads. Training refuses such target texts."
+        )
+        made.append(Doubt("data.target-long", words, remedies=[SKIP_LONG]))
     return made
 
 
-def _refusal(error: AfinaError) -> Doubt:
-    return Doubt(error.code, str(error), refuses=True, remedies=REMEDIES.get(error.code, ()))
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.0%}" if part * 100 >= whole else "Fewer than 1%"
 
 
-REMEDIES: Mapping[str, Sequence[Remedy]] = {
-    "data.labels-alike": [Remedy({"merge_labels": True}, "Merge the spellings; the most frequent one is kept")],
-    "data.text-empty": [
-        Remedy({"missing": "skip"}, "Leave out rows without a text or a label"),
-        Remedy({"missing": "keep"}, "Read words such as NA as texts and labels"),
-    ],
-    "data.value-missing": [
-        Remedy({"missing": "skip"}, "Leave out rows without a text or a label"),
-        Remedy({"missing": "keep"}, "Read words such as NA as texts and labels"),
-    ],
-    "data.leakage": [
-        Remedy({"allow_leakage": True}, "Accept texts in both splits; figures on them are too high"),
-    ],
-    "data.target-long": [Remedy({"long": "skip"}, "Leave out rows whose target text is too long")],
-    "data.kind-ambiguous": [Remedy({"kind": kind}, f"Read the labels as kind {kind}") for kind in KINDS],
-}
-"""The reading options that mend an error of reading, by the error's code."""
+def _few(task: Task) -> list[Doubt]:
+    if len(task.evaluation) >= FEW_TEXTS:
+        return []
+    words = (
+        f"There are {len(task.evaluation):,} held-out texts. With fewer than {FEW_TEXTS}, intervals are wide and few "
+        "differences between methods are significant. More labelled texts would help."
+    )
+    return [Doubt("data.few-texts", words)]
+
+
+def _short(words: str) -> str:
+    """Return words cut to LONGEST_WORDS characters, so that an inspection of long names stays small."""
+    return words if len(words) <= LONGEST_WORDS else f"{words[:LONGEST_WORDS]}…"
 
 
 def _label_counts(task: Task) -> list[LabelCount]:
@@ -229,7 +270,7 @@ def _label_counts(task: Task) -> list[LabelCount]:
         Counter(name for label in kind.spelled(task.label_names, part.labels) for name in kind.names(label))
         for part in (task.train, task.evaluation)
     )
-    made = [LabelCount(name, train[name], evaluation[name]) for name in {**train, **evaluation}]
+    made = [LabelCount(name[:LONGEST], train[name], evaluation[name]) for name in {**train, **evaluation}]
     return sorted(made, key=lambda one: (-one.train, one.label))
 
 
@@ -264,6 +305,10 @@ def _file_columns(address: str, asked: ReadingOptions) -> list[FileColumn]:
         names = stream.names or list(dict.fromkeys(name for row in rows for name in row))
         return [FileColumn(name, next((_cell(row[name]) for row in rows if row.get(name)), "")) for name in names]
     return []
+
+
+def _sheets(address: str) -> list[str]:
+    return [] if named(address) is not None else formats.sheet_names(Path(address).expanduser())
 
 
 def _cell(value: Any) -> str:

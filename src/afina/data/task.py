@@ -22,6 +22,7 @@ from afina.data.readers.splitting import TaskData
 from afina.data.readers.target_kinds import TARGETS, check_long
 from afina.data.reading_options import OF_FILES, ReadingOptions, shows_options
 from afina.data.split import Example, Split, key
+from afina.events import Says, silent
 from afina.repr_html import ReprCard
 
 CALIBRATION = 0.1
@@ -97,6 +98,7 @@ class Task(ReprCard):
         *,
         calibration: bool = False,
         offline: bool = False,
+        says: Says = silent,
         **named: Any,
     ) -> Task:
         """Load the task at `address`: a named task such as `sst2`, a directory, or a file.
@@ -105,12 +107,13 @@ class Task(ReprCard):
             options: How to read the task.
             calibration: Whether to set aside a share of 0.1 of the training split to fit a temperature.
             offline: Whether to stay offline; NotFound is raised if the task would have to be downloaded.
+            says: Called with lines about the progress of a large file.
             named: Single reading options, which replace those of `options`: `Task.load("x.csv", label="stars")`.
 
         Raises UnknownName, NotFound, InvalidData or Leakage.
         """
         address, asked = as_address(address), ReadingOptions.of(options, named)
-        return cls._made(address, _found(address, asked, offline), asked, calibration)
+        return cls._made(address, _found(address, asked, offline, says), asked, calibration)
 
     @classmethod
     def _made(cls, address: str, found: TaskData, asked: ReadingOptions, calibration: bool) -> Task:
@@ -240,11 +243,12 @@ def _data_digest(found: TaskData) -> str:
     return digest.of_json([found.train.digest, found.evaluation.digest, found.kind, list(found.label_names)])
 
 
-def _found(address: str, asked: ReadingOptions, offline: bool) -> TaskData:
+def _found(address: str, asked: ReadingOptions, offline: bool, says: Says) -> TaskData:
     origin = named(address)
     if origin is not None:
         return _of_origin(address, origin, asked, offline)
-    return files.load(find(address), asked, None if asked.evaluation is None else evaluation_file(asked.evaluation))
+    evaluation = None if asked.evaluation is None else evaluation_file(asked.evaluation)
+    return files.load(find(address), asked, evaluation, says)
 
 
 def _of_origin(address: str, origin: Origin, asked: ReadingOptions, offline: bool) -> TaskData:

@@ -54,6 +54,21 @@ def check_backbone(address: str) -> None:
         return  # opening the backbone reports the damaged file
 
 
+def is_at_hand(address: str) -> bool:
+    """Return whether the configuration and the tokenizer of a backbone can be read without a network.
+
+    Raises NotFound if the address is a path and no directory is there.
+    """
+    asset = packaged(address)
+    if asset is not None:
+        return assets.is_cached(asset)
+    return directory_of(address) is not None or all(hub.cached(address, name) is not None for name in _NEEDED)
+
+
+_NEEDED = ("config.json", "tokenizer.json")
+"""Files without which the tokenizer of a Hub id cannot be opened."""
+
+
 LONGEST_ADDRESS = 4096
 """Maximum length of a backbone's address in characters; a path of Linux is never longer."""
 

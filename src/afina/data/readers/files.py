@@ -24,6 +24,7 @@ from afina.data.readers.target_kind import TargetKind
 from afina.data.readers.target_kinds import TARGETS, of_kind
 from afina.data.reading_options import USUAL, ReadingOptions
 from afina.errors import NotFound
+from afina.events import Says, silent
 
 SST2 = ("negative", "positive")
 
@@ -36,20 +37,24 @@ UNLABELLED = -1
 """The class index that marks a row without a label, such as in a test split whose labels are not published."""
 
 
-def load(path: Path, asked: ReadingOptions, evaluation: Path | None = None) -> TaskData:
+def load(path: Path, asked: ReadingOptions, evaluation: Path | None = None, says: Says = silent) -> TaskData:
     """Read a task from the file or directory `path`.
 
     With the file `evaluation`, all texts of `path` are training texts, and the file has the evaluation texts.
+
+    Args:
+        says: Called with lines about the progress.
     """
-    tables = [formats.read(_find(path, ("train",)) if path.is_dir() else path, asked.sheet)]
+    tables = [formats.read(_find(path, ("train",)) if path.is_dir() else path, asked.sheet, says)]
     if evaluation is not None or path.is_dir():
-        tables.append(evaluation_table(evaluation or _find(path, EVALUATION), asked))
+        tables.append(evaluation_table(evaluation or _find(path, EVALUATION), asked, says))
+    says(f"looking at the texts and labels of {sum(len(one.places) for one in tables):,} rows")
     return TableReading.of(tables, asked).splits()
 
 
-def evaluation_table(path: Path, asked: ReadingOptions) -> FileTable:
+def evaluation_table(path: Path, asked: ReadingOptions, says: Says = silent) -> FileTable:
     """Return the rows of an evaluation file as a table; of a workbook, the sheet `asked.sheet` or the only sheet."""
-    return formats.read(path, asked.sheet if formats.has_sheet(path, asked.sheet) else None)
+    return formats.read(path, asked.sheet if formats.has_sheet(path, asked.sheet) else None, says)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from xml.etree.ElementTree import ParseError
 
+from afina import meter
 from afina.data import problems
 from afina.data.readers import source
 from afina.data.readers.delimited import check_header, csv_rows, tsv_rows
 from afina.data.readers.source import RowStream, Source
 from afina.errors import InvalidData
+from afina.events import Says, silent
 
 AT_ONCE = 1024
 """The number of rows of a parquet file that are decoded together."""
@@ -77,14 +79,20 @@ def opened(path: str | Path, sheet: str | None = None) -> Iterator[RowStream]:
         yield reader(found, path) if sheet is None else _sheet(found, path, sheet)
 
 
-def read(path: str | Path, sheet: str | None = None) -> FileTable:
+SAID_SECONDS = 1.0
+"""Seconds between two lines about the progress of a file."""
+
+
+def read(path: str | Path, sheet: str | None = None, says: Says = silent) -> FileTable:
     """Return the rows of a file as a table.
 
     Args:
         sheet: The sheet of an xlsx file. None: the only sheet that is not empty.
+        says: Called with a line about the progress each SAID_SECONDS.
 
     Raises NotFound, or InvalidData, which names the line.
     """
+    said = meter.now()
     with opened(path, sheet) as found:
         columns: dict[str, list[Any]] = {name: [] for name in found.names or ()}
         places: list[int] = []
@@ -95,6 +103,9 @@ def read(path: str | Path, sheet: str | None = None) -> FileTable:
             for name, values in columns.items():
                 values.append(row.get(name))
             places.append(place)
+            if len(places) % AT_ONCE == 0 and meter.now() - said >= SAID_SECONDS:
+                said, share = meter.now(), found.share()
+                says(f"{Path(path).name}: {len(places):,} rows read{'' if share is None else f', {share:.0%}'}")
         if not columns:
             raise problems.FILE_EMPTY(path=path)
         if not all(map(source.is_whole, columns)):
@@ -304,8 +315,7 @@ def sheet_rows(stream: BinaryIO, path: Path, sheet: str | None) -> tuple[str, It
         book = _book(stream)
         names = [one.title for one in book.worksheets]
         if sheet is not None and sheet not in names:
-            found = ", ".join(names)
-            raise problems.SHEET_MISSING(found=found, path=path, sheet=sheet)
+            raise problems.SHEET_MISSING(found=names, path=path, sheet=sheet)
         filled = names if sheet is not None else [one.title for one in book.worksheets if next(_filled(one), None)]
     if sheet is None and len(filled) > 1:
         raise problems.SHEET_AMBIGUOUS(path=path, found=filled, _count=len(filled))
@@ -320,13 +330,18 @@ def sheet_rows(stream: BinaryIO, path: Path, sheet: str | None) -> tuple[str, It
 
 def has_sheet(path: Path, sheet: str | None) -> bool:
     """Return whether a file is a workbook with a sheet named `sheet`."""
-    if sheet is None or path.suffix.lower() not in WORKBOOKS:
-        return False
+    return sheet is not None and sheet in sheet_names(path)
+
+
+def sheet_names(path: Path) -> list[str]:
+    """Return the names of a workbook's sheets; empty for another file, and for a workbook that cannot be read."""
+    if path.suffix.lower() not in WORKBOOKS:
+        return []
     try:
         with path.open("rb") as stream, _telling(path):
-            return sheet in [one.title for one in _book(stream).worksheets]
+            return [one.title for one in _book(stream).worksheets]
     except (OSError, InvalidData):  # reading the file raises the same error
-        return False
+        return []
 
 
 def _filled(sheet: Any) -> Iterator[tuple[int, Sequence[Any]]]:

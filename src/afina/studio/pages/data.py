@@ -6,25 +6,72 @@ The texts are read by `afina inspect` in a process of its own, so a large file d
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from afina import digest
-from afina.data.kinds import KINDS
 from afina.data.reading_options import OPTIONS
+from afina.studio import problems
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project
 from afina.studio.forms import Form
+from afina.studio.option_labels import OPTION_LABELS, in_words
 from afina.studio.page import PageRouter, Visit
 
 TEMPLATE = "data.html.j2"
 
-ASKED = ("text", "text_pair", "label", "kind", "separator", "missing", "merge_labels", "sheet", "labels", "positive")
-"""The reading options that the page's form has."""
+GROUPS: Mapping[str, Sequence[str]] = {
+    "Columns": ("text", "text_pair", "label", "target", "sheet"),
+    "Labels": ("kind", "labels", "positive", "separator", "merge_labels"),
+    "Rows": ("missing", "long", "evaluation", "allow_leakage"),
+}
+"""The reading options that the page's form has, by the legend above them."""
+
+COLUMNS = ("text", "text_pair", "label", "target")
+"""Options whose values are columns of the file."""
+
+SPACED = (*COLUMNS, "sheet", "separator")
+"""Options in whose values spaces at the ends count."""
+
+HINTS: Mapping[str, str] = {
+    "label": "Several columns with 0 and 1, one for each label: their names with commas between.",
+    "labels": "With commas between. The second of two labels is the positive label.",
+    "separator": "Such as ; between the labels of one text.",
+    "evaluation": "A path on this machine. All texts of the project are then used for training.",
+}
+"""What to write into a field without choices."""
+
+_WORDS: Mapping[str, Mapping[str, str]] = {
+    "kind": {
+        "": "recognise it",
+        "classes": "classes: one label for each text",
+        "number": "number: a value to predict",
+        "labels": "labels: any number for each text",
+        "text": "text: an answer to write",
+    },
+    "missing": {
+        "": "refuse: an error with the row",
+        "skip": "skip: leave such rows out",
+        "keep": "keep: read words such as NA as texts and labels",
+    },
+    "long": {"": "refuse: an error with the row", "skip": "skip: leave such targets out"},
+}
+"""The choices of an option in words; the first is the default."""
+
+_SHARE = re.compile(r"(\d+)%$")
 
 router = PageRouter()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value of a field, and what the form shows for it."""
+
+    value: str
+    words: str
 
 
 @dataclass(frozen=True)
@@ -32,15 +79,17 @@ class Field:
     """A reading option in the form.
 
     Attributes:
-        about: The option's help.
+        label: What the form calls the option.
+        hint: What to write into the field; empty: nothing to explain.
         choices: The values to choose from; empty: any text.
         is_flag: Whether the option is yes or no.
     """
 
     name: str
+    label: str
     value: str
-    about: str
-    choices: Sequence[str] = ()
+    hint: str = ""
+    choices: Sequence[Choice] = ()
     is_flag: bool = False
 
 
@@ -49,15 +98,21 @@ class DataFacts:
     """What was recognised.
 
     Attributes:
-        found: The answer of `afina inspect --json` (`Inspection`); None while the texts are read.
+        found: The answer of `afina inspect --json` (`Inspection`), whose sentences name fields of the form; None while
+            the texts are read.
         problem: The error of the command, such as a file that does not exist.
+        fields: The fields of the form by legend.
+        said: The last words of the command about its progress.
+        share: The share of the file that was read; None if not known.
     """
 
     project: Project
     command: str
     found: Mapping[str, Any] | None
     problem: str
-    fields: Sequence[Field]
+    fields: Mapping[str, Sequence[Field]]
+    said: str = ""
+    share: float | None = None
 
     @property
     def is_final(self) -> bool:
@@ -70,14 +125,23 @@ def arguments_of(project: Project) -> list[str]:
     for name, value in project.options.items():
         flag = {"evaluation": "--eval"}.get(name, f"--{name.replace('_', '-')}")
         given = ",".join(value) if isinstance(value, list) else str(value)
-        made += [flag] if value is True else [flag, given]
+        if value is True:
+            made.append(flag)
+        else:
+            made += [f"{flag}={given}"] if given.startswith("-") else [flag, given]
     return made
 
 
-def _process(project: Project) -> CommandProcess:
-    """The process that reads the texts with the present options; each set of options has one of its own."""
-    key = digest.of_json([project.address, dict(project.options)]).removeprefix(digest.PREFIX)[:12]
+def inspection_of(project: Project) -> CommandProcess:
+    """Return the process that reads the texts with the present options; each set of options has one of its own."""
+    given = [project.address, dict(project.options), list(project.backbones)]
+    key = digest.of_json(given).removeprefix(digest.PREFIX)[:12]
     return project.process(f"inspect-{key}")
+
+
+def _arguments(project: Project) -> list[str]:
+    backbones = [word for one in project.backbones for word in ("--backbone", one)]
+    return ["inspect", *arguments_of(project), *backbones]
 
 
 @router.live("/{project}/data/live", "data_live.html.j2")
@@ -85,50 +149,112 @@ def _process(project: Project) -> CommandProcess:
 def data(visit: Visit, project: str) -> DataFacts:
     """Return what was recognised in the texts of a project; begin to read them if nothing has read them yet."""
     opened = visit.project(project)
-    arguments, process = ["inspect", *arguments_of(opened)], _process(opened)
+    arguments, process = _arguments(opened), inspection_of(opened)
     if not process.was_started or process.was_lost:
         process.start([*arguments, "--json"])
     found: Mapping[str, Any] | None = None
-    problem = ""
-    if process.status is not None:
+    problem, said = "", ""
+    if process.status is None:
+        said = last_words(process)
+    else:
         answer = process.answer()
-        problem = answer["error"]["message"] if "error" in answer else "" if answer else process.log
-        found = None if problem else answer
-    return DataFacts(opened, shlex.join(["afina", *arguments]), found, problem, _fields(opened, found))
+        problem = answer["error"]["message"] if "error" in answer else "" if answer else process.log or "no answer"
+        found = None if problem else _in_words(opened, answer)
+    share = _SHARE.search(said)
+    return DataFacts(
+        project=opened,
+        command=shlex.join(["afina", *arguments]),
+        found=found,
+        problem=in_words(opened, problem),
+        fields=_fields(opened, found),
+        said=in_words(opened, said),
+        share=int(share[1]) / 100 if share else None,
+    )
 
 
-def _fields(project: Project, found: Mapping[str, Any] | None) -> list[Field]:
-    columns = [column["name"] for column in found["file_columns"]] if found else []
-    choices = dict.fromkeys(("text", "text_pair", "label"), columns)
-    choices |= {"kind": list(KINDS), "missing": ["refuse", "skip", "keep"]}
-    made = []
-    for name in ASKED:
-        value = project.options.get(name)
-        said = ",".join(value) if isinstance(value, list) else "" if value is None else str(value)
-        is_flag = OPTIONS[name].default is False
-        made.append(Field(name, said, OPTIONS[name].metadata["description"], choices.get(name, ()), is_flag))
+def last_words(process: CommandProcess) -> str:
+    """Return the last line of a command about its progress, without the command's name."""
+    lines = [line for line in process.log.splitlines() if line.startswith(f"{process.arguments[0]}: ")]
+    return lines[-1].partition(": ")[2] if lines else ""
+
+
+def _in_words(project: Project, found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return an inspection whose sentences name fields of the form."""
+    doubts = [{**doubt, "words": in_words(project, doubt["words"])} for doubt in found["doubts"]]
+    return {**found, "doubts": doubts, "words": [in_words(project, one) for one in found["words"]]}
+
+
+def _fields(project: Project, found: Mapping[str, Any] | None) -> dict[str, list[Field]]:
+    made: dict[str, list[Field]] = {}
+    for legend, names in GROUPS.items():
+        there = [name for name in names if name != "sheet" or (found and found["sheets"]) or project.options.get(name)]
+        made[legend] = [_field(name, project.options.get(name), found) for name in there]
     return made
+
+
+def _field(name: str, value: Any, found: Mapping[str, Any] | None) -> Field:
+    said = ",".join(value) if isinstance(value, list) else "" if value is None else str(value)
+    choices = _choices(name, found)
+    if said and choices and said not in [one.value for one in choices]:  # such as `a,b` for several columns
+        choices = [*choices, Choice(said, said)]
+    return Field(name, OPTION_LABELS[name], said, HINTS.get(name, ""), choices, OPTIONS[name].default is False)
+
+
+def _choices(name: str, found: Mapping[str, Any] | None) -> list[Choice]:
+    """Return the values to choose from; empty if any text may be written."""
+    if name in _WORDS:
+        return [Choice(value, words) for value, words in _WORDS[name].items()]
+    if found is None or found["further_columns"]:
+        return []
+    if name == "sheet":
+        return [Choice("", "the only sheet that is not empty"), *(Choice(one, one) for one in found["sheets"])]
+    if name not in COLUMNS or not found["file_columns"]:
+        return []
+    usual = "none" if name in ("text_pair", "target") else "recognise it"
+    recognised = found["columns"].get(name)
+    first = Choice("", f"recognised: {recognised}" if recognised else usual)
+    return [first, *(Choice(one["name"], one["name"]) for one in found["file_columns"])]
 
 
 @router.form("/{project}/data/options", data, TEMPLATE)
 def set_options(visit: Visit, form: Form, project: str) -> str:
     """Set the reading options of a project, from the form or from the button of a doubt."""
     opened = visit.project(project)
-    if remedy := form.get("remedy"):
-        changes = {name: value for name, value in json.loads(remedy).items() if name in OPTIONS}
-    else:
-        changes = {name: form.get(name) for name in ASKED}
-        changes |= {"merge_labels": bool(form.get("merge_labels"))}
-        if labels := form.get("labels"):
-            changes["labels"] = [one.strip() for one in labels.split(",")]
+    changes = _remedy(form.get("remedy")) if form.get("remedy") else _changes(form)
+    process = inspection_of(opened)
+    if process.is_running:  # nobody waits for the answer with the earlier options
+        process.kill()
     opened.with_options(changes)
     return f"/{project}/data"
+
+
+def _remedy(text: str) -> dict[str, Any]:
+    """Return the options of a doubt's button."""
+    try:
+        given = json.loads(text)
+    except ValueError:
+        given = None
+    if not isinstance(given, dict):
+        raise problems.FORM_MALFORMED(reason="its remedy is none of this page")
+    kept = {name: value for name, value in given.items() if name in OPTION_LABELS}
+    return kept | ({"label": None} if kept.get("target") else {})
+
+
+def _changes(form: Form) -> dict[str, Any]:
+    names = [name for group in GROUPS.values() for name in group]
+    changes: dict[str, Any] = {}
+    for name in names:
+        value = form.fields.get(name, "") if name in SPACED else form.get(name)
+        changes[name] = bool(value) if OPTIONS[name].default is False else value
+    changes["labels"] = [one.strip() for one in form.get("labels").split(",") if one.strip()] or None
+    return changes
 
 
 @router.form("/{project}/data/again", data, TEMPLATE)
 def read_again(visit: Visit, form: Form, project: str) -> str:
     """Read the texts again, after the file was changed."""
-    process = _process(visit.project(project))
+    opened = visit.project(project)
+    process = inspection_of(opened)
     if not process.is_running:
-        process.start(["inspect", *arguments_of(visit.project(project)), "--json"])
+        process.start([*_arguments(opened), "--json"])
     return f"/{project}/data"

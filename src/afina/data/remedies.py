@@ -1,0 +1,202 @@
+"""Remedy: reading options that mend an error of reading, by the error's code and fields.
+
+A remedy never changes the data. An error that only another file can mend has no remedy: its sentence says what to
+correct. The module reads nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise
+
+from afina.data.kinds import KINDS
+from afina.data.reading_options import OPTIONS
+from afina.errors import AfinaError, Json
+
+MOST_CHOICES = 12
+"""The most remedies of an error; the columns of a wide file are more, and the option takes any of them."""
+
+LONGEST_WORD = 60
+"""Characters of a name in the words of a remedy."""
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """Reading options that mend a doubt, and what they do, in words.
+
+    Attributes:
+        options: Reading options by name; None: leave out the option.
+    """
+
+    options: Mapping[str, Json]
+    words: str
+
+
+def remedies_of(error: AfinaError, columns: Sequence[str] = ()) -> list[Remedy]:
+    """Return the remedies of an error of reading; empty if only the data can be changed.
+
+    Args:
+        columns: The columns of the file, if there is a file.
+    """
+    made = _BY_CODE.get(error.code)
+    return [] if made is None else list(islice(made(error, columns), MOST_CHOICES))
+
+
+ROLES = {
+    "text": "the text",
+    "text_pair": "the second text",
+    "label": "the label",
+    "target": "the text to write",
+}
+"""What a column is read as, by the option that names the column."""
+
+
+def quoted(name: object) -> str:
+    """Return a name in quotation marks, cut to LONGEST_WORD characters."""
+    text = str(name)
+    return f"“{text if len(text) <= LONGEST_WORD else text[: LONGEST_WORD - 1] + '…'}”"
+
+
+def _named(field: str, names: Iterable[Json]) -> Iterable[Remedy]:
+    for name in names:
+        yield Remedy({field: name}, f"Read column {quoted(name)} as {ROLES[field]}")
+
+
+def _listed(value: Json) -> list[Json]:
+    return value if isinstance(value, list) else []
+
+
+def _ambiguous_column(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
+    field, found = str(error.fields.get("field")), _listed(error.fields.get("found"))
+    if field not in ROLES:
+        return
+    yield from _named(field, found)
+    if field == "text":
+        for first, second in pairwise(found):
+            words = f"Read columns {quoted(first)} and {quoted(second)} as a pair of texts"
+            yield Remedy({"text": first, "text_pair": second}, words)
+    if field == "label":
+        every = ",".join(map(str, found))
+        yield Remedy({"label": every}, f"Read each of the columns as one label that is present or absent: {every}")
+
+
+def _missing_column(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
+    field = str(error.fields.get("field"))
+    if field not in ROLES:
+        return
+    if "column" in error.fields:
+        yield Remedy({field: None}, f"Recognise the column of {ROLES[field]}")
+    yield from _named(field, columns or _listed(error.fields.get("found")))
+
+
+def _repeated_column(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
+    field = str(error.fields.get("field"))
+    if field == "text_pair":
+        yield Remedy({"text_pair": None}, "Read single texts, not pairs")
+    if field in ROLES:
+        yield from _named(field, [name for name in columns if name != error.fields.get("column")])
+
+
+def _sheet(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
+    for name in _listed(error.fields.get("found")):
+        yield Remedy({"sheet": name}, f"Read the sheet {quoted(name)}")
+
+
+_OF_KIND = {
+    "classes": "Each value is the name of a class",
+    "number": "The values measure something",
+    "labels": "Each text has any number of labels",
+    "text": "The values are texts to learn to write",
+}
+"""What it means to read labels as a kind."""
+
+
+def of_kind(kind: str) -> Remedy:
+    """Return the remedy that reads the labels as a kind."""
+    return Remedy({"kind": kind}, f"{_OF_KIND[kind]}: read them as kind {kind}")
+
+
+def _ambiguous_kind(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
+    several = "distinct" not in error.fields
+    yield from map(of_kind, KINDS if several else ("number", "classes"))
+
+
+def _as_classes(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
+    if "classes" in str(error):  # an infinite number is no class either
+        yield of_kind("classes")
+    elif "expected a number" in str(error):  # `kind` number was asked for
+        yield from _other_kind(error, columns)
+
+
+def _other_kind(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
+    yield Remedy({"kind": None, "separator": None}, "Recognise the kind of task")
+
+
+_REMOVED = re.compile(r"(?:Remove|Leave out|or remove) `(\w+)`")
+"""In an error's sentence: the option to remove."""
+
+_WITHOUT = {
+    "separator": "Recognise the separator",
+    "sheet": "Read the file without naming a sheet",
+    "labels": "Read the labels as they stand in the data",
+    "positive": "Take the second label as the positive label",
+    "long": "Leave out the rule for long target texts",
+}
+"""What happens without an option."""
+
+
+def _without(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
+    said = _REMOVED.search(str(error))
+    names = [said[1]] if said else [name for name in _WITHOUT if name in error.fields]
+    for name in names:
+        if name in OPTIONS:
+            yield Remedy({name: None}, _WITHOUT.get(name, f"Read the data without the option {name}"))
+
+
+def _unnamed(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
+    if "`labels`" in str(error):
+        yield Remedy({"labels": None}, _WITHOUT["labels"])
+
+
+def _positive(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
+    if "known" not in error.fields or "where" not in error.fields:
+        return
+    for name in _listed(error.fields["known"]):
+        yield Remedy({"positive": name}, f"{quoted(name)} is the positive label")
+
+
+def _always(*remedies: Remedy) -> Callable[[AfinaError, Sequence[str]], Iterable[Remedy]]:
+    return lambda error, columns: remedies
+
+
+_MISSING = (
+    Remedy({"missing": "skip"}, "Leave out rows without a text or a label"),
+    Remedy({"missing": "keep"}, "Read words such as NA as texts and labels"),
+)
+
+MERGE = Remedy({"merge_labels": True}, "Merge the spellings; the most frequent one is kept")
+SKIP_LONG = Remedy({"long": "skip"}, "Leave out target texts that are too long")
+ACCEPT = Remedy({"allow_leakage": True}, "Accept texts in both splits; figures on them are too high")
+
+_BY_CODE: Mapping[str, Callable[[AfinaError, Sequence[str]], Iterable[Remedy]]] = {
+    "argument.invalid": _unnamed,
+    "data.column-ambiguous": _ambiguous_column,
+    "data.column-missing": _missing_column,
+    "data.column-repeated": _repeated_column,
+    "data.kind-ambiguous": _ambiguous_kind,
+    "data.kind-mismatch": _other_kind,
+    "data.label-malformed": _as_classes,
+    "data.labels-mismatch": _unnamed,
+    "data.label-unknown": _positive,
+    "data.labels-alike": _always(MERGE),
+    "data.leakage": _always(ACCEPT),
+    "data.number-malformed": _as_classes,
+    "data.option-inapplicable": _without,
+    "data.sheet-missing": _sheet,
+    "data.target-long": _always(SKIP_LONG),
+    "data.text-empty": _always(*_MISSING),
+    "data.value-missing": _always(*_MISSING),
+}
+"""The remedies of an error of reading, by the error's code."""
