@@ -139,9 +139,10 @@ def inspection_of(project: Project) -> CommandProcess:
     return project.process(f"inspect-{key}")
 
 
-def _arguments(project: Project) -> list[str]:
+def inspect_arguments(project: Project) -> list[str]:
+    """Return the arguments of `afina inspect` for a project: an answer in JSON, with lengths for each backbone."""
     backbones = [word for one in project.backbones for word in ("--backbone", one)]
-    return ["inspect", *arguments_of(project), *backbones]
+    return ["inspect", *arguments_of(project), *backbones, "--json"]
 
 
 @router.live("/{project}/data/live", "data_live.html.j2")
@@ -149,9 +150,9 @@ def _arguments(project: Project) -> list[str]:
 def data(visit: Visit, project: str) -> DataFacts:
     """Return what was recognised in the texts of a project; begin to read them if nothing has read them yet."""
     opened = visit.project(project)
-    arguments, process = _arguments(opened), inspection_of(opened)
+    arguments, process = inspect_arguments(opened), inspection_of(opened)
     if not process.was_started or process.was_lost:
-        process.start([*arguments, "--json"])
+        process.start(arguments)
     found: Mapping[str, Any] | None = None
     problem, said = "", ""
     if process.status is None:
@@ -163,7 +164,7 @@ def data(visit: Visit, project: str) -> DataFacts:
     share = _SHARE.search(said)
     return DataFacts(
         project=opened,
-        command=shlex.join(["afina", *arguments]),
+        command=shlex.join(["afina", *arguments[:-1]]),
         found=found,
         problem=in_words(opened, problem),
         fields=_fields(opened, found),
@@ -256,5 +257,5 @@ def read_again(visit: Visit, form: Form, project: str) -> str:
     opened = visit.project(project)
     process = inspection_of(opened)
     if not process.is_running:
-        process.start([*_arguments(opened), "--json"])
+        process.start(inspect_arguments(opened))
     return f"/{project}/data"

@@ -1,0 +1,174 @@
+"""The page of a project's texts: what was recognised, doubts with what mends them, and rubbish."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from rubbish_files import RUBBISH
+from starlette.testclient import TestClient
+
+from afina.data.reading_options import OPTIONS
+from afina.studio.folder import Project
+from afina.studio.option_labels import OPTION_LABELS, in_words
+from afina.studio.page import Studio
+from afina.studio.pages import data
+
+REVIEWS = "text,label\n" + "".join(f"review number {i},{('bad', 'good')[i % 2]}\n" for i in range(60))
+
+Make = Callable[..., Project]
+
+
+def read(answered: Any, project: Project) -> dict[str, Any]:
+    """What `afina inspect` answers for a project, which its page then shows."""
+    return dict(answered(data.inspection_of(project), data.inspect_arguments(project)))
+
+
+def options(project: Project) -> dict[str, Any]:
+    return dict(Project.read(project.directory).options)
+
+
+def test_each_reading_option_of_the_command_has_a_label_in_the_form() -> None:
+    in_form = {name for group in data.GROUPS.values() for name in group}
+    assert in_form == set(OPTION_LABELS) == {name for name, one in OPTIONS.items() if one.metadata["flag"]}
+
+
+def test_a_sentence_names_fields_of_the_form_and_the_uploaded_file_without_its_directory(project: Make) -> None:
+    made = project(b"", "r.csv")
+    said = in_words(made, f"{made.data.absolute()}/r.csv, line 3: name it with `text_pair`, or set `max_length`.")
+    assert said == "r.csv, line 3: name it with “Column of a second text”, or set the most tokens of a text."
+
+
+def test_the_page_shows_labels_lengths_and_examples_and_leads_to_the_plan(
+    web: TestClient, project: Make, answered: Any
+) -> None:
+    made = project(REVIEWS.encode())
+    read(answered, made)
+    page = web.get("/reviews/data").text
+    assert "<dt>Training texts</dt><dd>48</dd>" in page
+    assert 'href="/reviews/plan"' in page
+    assert "review number 0" in page
+    assert ">bad</th>" in page
+    facts = web.get("/reviews/data.json").json()
+    assert facts["found"]["kind"] == "classes"
+    assert facts["problem"] == ""
+    assert facts["command"].startswith("afina inspect")
+
+
+def test_what_is_in_the_file_is_escaped(web: TestClient, project: Make, answered: Any) -> None:
+    made = project(REVIEWS.replace("review", "<script>alert(1)</script>").replace("good", "<b>good").encode())
+    read(answered, made)
+    page = web.get("/reviews/data").text
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
+    assert "<b>good" not in page
+
+
+def test_while_the_texts_are_read_the_page_shows_the_last_words_and_the_share(
+    web: TestClient, project: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = project(REVIEWS.encode())
+    process = data.inspection_of(made)
+    process.directory.mkdir(parents=True)
+    (process.directory / "command.json").write_text(json.dumps({"arguments": ["inspect"]}))
+    log = f"a warning\ninspect: {made.data.absolute()}/reviews.csv: 40,960 rows read, 34%\nanother warning\n"
+    (process.directory / "log").write_text(log)
+    monkeypatch.setattr(type(process), "was_lost", property(lambda self: False))
+    page = web.get("/reviews/data").text
+    assert "Reading the texts: reviews.csv: 40,960 rows read, 34%" in page
+    assert 'value="0.34"' in page
+    assert 'data-events="/reviews/data/live"' in page
+    assert "Read with these options" not in page
+
+
+def test_the_button_of_a_doubt_sets_the_option_that_mends_it(web: TestClient, project: Make, answered: Any) -> None:
+    made = project(REVIEWS.replace("good", "Good", 3).encode())
+    (doubt,) = read(answered, made)["doubts"]
+    assert doubt["code"] == "data.labels-alike"
+    assert doubt["refuses"]
+    page = web.get("/reviews/data").text
+    assert "The texts cannot be read yet." in page
+    assert "`" not in re.sub(r"<pre>.*?</pre>", "", page)
+    (remedy,) = doubt["remedies"]
+    answer = web.post("/reviews/data/options", data={"remedy": json.dumps(remedy["options"])})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/reviews/data")
+    assert options(made) == {"merge_labels": True}
+    assert read(answered, Project.read(made.directory))["kind"] == "classes"
+
+
+def test_the_form_sets_options_and_an_empty_field_takes_them_back(web: TestClient, project: Make) -> None:
+    made = project(REVIEWS.encode())
+    sent = {"text": " body", "label": "mark", "labels": "bad, good", "missing": "skip", "allow_leakage": "yes"}
+    web.post("/reviews/data/options", data=sent)
+    expected = {**sent, "labels": ["bad", "good"], "allow_leakage": True}
+    assert options(made) == expected
+    words = data.arguments_of(Project.read(made.directory))[2:]
+    assert sorted(words) == sorted(
+        ["--text", " body", "--label", "mark", "--labels", "bad,good", "--missing", "skip", "--allow-leakage"]
+    )
+    web.post("/reviews/data/options", data={})
+    assert options(made) == {}
+
+
+@pytest.mark.parametrize("sent", ["[1]", "{", "null"])
+def test_a_remedy_of_another_page_changes_nothing(web: TestClient, project: Make, answered: Any, sent: str) -> None:
+    made = project(REVIEWS.encode())
+    read(answered, made)
+    assert web.post("/reviews/data/options", data={"remedy": sent}).status_code == 422
+    assert options(made) == {}
+
+
+def test_an_option_that_cannot_be_applied_is_a_sentence_and_the_form_stays(
+    web: TestClient, project: Make, answered: Any
+) -> None:
+    made = project(REVIEWS.encode()).with_options({"positive": "great"})
+    read(answered, made)
+    page = web.get("/reviews/data").text
+    assert "is not a label" in page
+    assert "“bad” is the positive label" in page
+    assert 'value="great"' in page
+
+
+def test_columns_of_the_file_are_the_choices_of_the_form(web: TestClient, project: Make, answered: Any) -> None:
+    made = project(REVIEWS.replace("text,label", "title,stars & more").encode())
+    found = read(answered, made)
+    assert [one["options"] for one in found["doubts"][0]["remedies"]] == [{"text": "title"}, {"text": "stars & more"}]
+    page = web.get("/reviews/data").text
+    assert '<option value="stars &amp; more">stars &amp; more</option>' in page
+
+
+def test_an_address_without_texts_is_a_problem_on_the_page(web: TestClient, studio: Studio, answered: Any) -> None:
+    made = studio.folder.create("gone", "/nowhere/gone.csv")
+    assert "error" in read(answered, made)
+    page = web.get("/gone/data").text
+    assert 'role="alert"' in page
+    assert "no such file" in page
+
+
+@pytest.mark.parametrize("name", RUBBISH)
+def test_rubbish_says_on_the_page_what_is_wrong_and_where_and_leaves_nothing_half_written(
+    web: TestClient, studio: Studio, answered: Any, name: str
+) -> None:
+    file, content, words = RUBBISH[name]
+    sent = web.post("/", files={"file": (file, content)}, data={"title": "Rubbish"})
+    uploads = studio.folder.own / "uploads"
+    assert not list(uploads.iterdir())
+    if sent.status_code != 303:
+        assert sent.status_code == 422
+        assert words in sent.text
+        assert not studio.folder.projects()
+        return
+    (made,) = studio.folder.projects()
+    found = read(answered, made)
+    said = [found["error"]["message"]] if "error" in found else [one["words"] for one in found["doubts"]]
+    page = web.get("/rubbish/data")
+    assert page.status_code == 200
+    assert "`" not in re.sub(r"<pre>.*?</pre>", "", page.text)
+    assert "The texts cannot be read yet." in page.text or 'role="alert"' in page.text
+    assert words in " ".join(said).replace(f"{made.data.absolute()}/", ""), said
+    assert str(made.data.absolute()) not in re.sub(r"<pre>.*?</pre>", "", page.text)
+    assert sorted(path.name for path in made.data.iterdir()) == [made.task]
+    assert "Go on: plan" not in page.text
