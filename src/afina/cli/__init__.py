@@ -37,13 +37,13 @@ COMMANDS = (
     *(plan.inspect, plan.ask),
     *(adapters.evaluate, adapters.compare, adapters.predict),
     *(plan.params, plan.plan, plan.methods),
-    *(studies.show, studies.report),
+    *(studies.show, studies.report, studies.texts),
     *(serving.serve, serving.replay, shadow.shadow),
     studio.studio,
 )
 """Commands in the order of `afina --help`."""
 
-LIGHT = (plan.methods, plan.inspect, studies.show, studies.report, shadow.shadow, studio.studio)
+LIGHT = (plan.methods, plan.inspect, studies.show, studies.report, studies.texts, shadow.shadow, studio.studio)
 """The functions of COMMANDS that open no model."""
 
 STORE: dict[str, Callable[..., None]] = {

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from afina.cli.terminal import print_created, print_prose, print_tables
 
 if TYPE_CHECKING:
+    from afina.report.examples.disagreements import EvaluationTexts
     from afina.studies.results import Results
     from afina.studies.runs.record import Record
 
@@ -121,11 +122,31 @@ def write_text(results: Results) -> None:
 
 def write_report(results: Results, *, texts: bool = True) -> list[Path]:
     """Write every file of the report and return their paths; `texts=False` writes row numbers instead of texts."""
-    from afina.report.examples.disagreements import WITHHELD, EvaluationTexts
     from afina.report.report import Report
 
-    evaluated = EvaluationTexts.read(results.task, results.data) if texts else WITHHELD
-    return Report.of(results, evaluated).write()
+    return Report.of(results, _evaluated(results, texts)).write()
+
+
+def print_content(results: Results, *, texts: bool, as_json: bool) -> None:
+    """Print the content of report.html: its HTML, or its parts and the answers by label as one JSON object."""
+    from dataclasses import asdict
+
+    from afina.report.report import Report
+
+    made = Report.of(results, _evaluated(results, texts))
+    content = made.content()
+    if not as_json:
+        print(content.html)
+        return
+    used = results.recommendation.adapter if results.recommendation else made.of_use and made.of_use.adapter
+    answered = [asdict(one) for one in made.answered]
+    print(json.dumps({**asdict(content), "adapter": used or None, "answered": answered}, ensure_ascii=False))
+
+
+def _evaluated(results: Results, texts: bool) -> EvaluationTexts:
+    from afina.report.examples.disagreements import WITHHELD, EvaluationTexts
+
+    return EvaluationTexts.read(results.task, results.data) if texts else WITHHELD
 
 
 MOST = 2000

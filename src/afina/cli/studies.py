@@ -23,7 +23,9 @@ from afina.cli.options import (
     OneBackbone,
     Overrides,
     PublishOption,
+    SeedOption,
     SeveralBackbones,
+    StudyBackbone,
     TaskOption,
     asking,
     only,
@@ -31,8 +33,15 @@ from afina.cli.options import (
     reading_option,
     takes,
 )
-from afina.cli.results import check_publishing, publish_winner, show_results, write_report, write_text
-from afina.cli.terminal import exit_status, print_prose, sigterm_as_ctrl_c
+from afina.cli.results import (
+    check_publishing,
+    print_content,
+    publish_winner,
+    show_results,
+    write_report,
+    write_text,
+)
+from afina.cli.terminal import exit_status, print_prose, printable, sigterm_as_ctrl_c
 from afina.errors import AfinaError
 
 if TYPE_CHECKING:
@@ -281,11 +290,25 @@ def _ended_without_checkpoint(command: list[str]) -> Iterator[None]:
 
 
 def show(
-    out: Annotated[Path, typer.Argument(help="Directory of a study.", metavar="OUT")], as_json: Json = False
+    out: Annotated[Path, typer.Argument(help="Directory of a study.", metavar="OUT")],
+    study_file: Annotated[
+        bool,
+        typer.Option("--study-file", help="Print instead the study file (TOML) that repeats the runs."),
+    ] = False,
+    as_json: Json = False,
 ) -> None:
-    """Print the tables of a study again, finished or not."""
+    """Print the tables of a study again, finished or not.
+
+    The study file of a recommendation trains the recommended method with its settings.
+    """
     from afina.studies.results import Results
 
+    if study_file:
+        from afina.studies import study_toml
+
+        text = study_toml.as_toml(study_toml.study_of(out))
+        print(json.dumps({"study_file": text}, ensure_ascii=False) if as_json else text, end="\n" if as_json else "")
+        return
     results = Results.read(out)
     show_results(results, as_json, by_label=True)
     for one in () if as_json else results.failed:
@@ -295,6 +318,13 @@ def show(
 def report(
     out: Annotated[Path, typer.Argument(help="Directory of a study.", metavar="OUT")],
     no_texts: NoTexts = False,
+    content: Annotated[
+        bool,
+        typer.Option(
+            "--content",
+            help="Write no file. Print what report.html shows as HTML without a frame, for a page of yours.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write the report of a study again, finished or not.
@@ -304,8 +334,60 @@ def report(
     from afina.studies.results import Results
 
     results = Results.read(out)
+    if content:
+        print_content(results, texts=not no_texts, as_json=as_json)
+        return
     files = [str(path) for path in write_report(results, texts=not no_texts)]
     print(json.dumps({"files": files}) if as_json else "\n".join(files))
+
+
+def texts(
+    out: Annotated[Path, typer.Argument(help="Directory of a study.", metavar="OUT")],
+    given: Annotated[
+        str | None, typer.Option("--given", help="Only texts with this right label.", metavar="LABEL")
+    ] = None,
+    predicted: Annotated[
+        str | None, typer.Option("--predicted", help="Only texts that were answered so.", metavar="LABEL")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="The method, by default the recommended or the leading one.")
+    ] = None,
+    seed: SeedOption = None,
+    backbone: StudyBackbone = None,
+    most: Annotated[int | None, typer.Option("--most", help="Most texts; by default all.", min=1, metavar="N")] = None,
+    longest: Annotated[
+        int | None,
+        typer.Option("--longest", help="Most characters of a text; longer texts are cut.", min=1, metavar="N"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the held-out texts that a method answered in a certain way.
+
+    Without --given and --predicted: all texts with a wrong answer. The most confident answers come first. Nothing is
+    computed again: the answers are those of the study.
+    """
+    from dataclasses import asdict
+
+    from afina.report.examples.answered_texts import find_texts
+    from afina.report.report import Report
+    from afina.studies.results import Results
+
+    found = find_texts(
+        Report.of(Results.read(out)),
+        *(given, predicted),
+        method=method,
+        seed=seed,
+        backbone=backbone,
+        most=most,
+        longest=longest,
+    )
+    if as_json:
+        print(json.dumps(asdict(found), ensure_ascii=False))
+        return
+    print_prose(f"{found.title}, seed {found.seed}: {found.words}")
+    for one in found.texts:
+        sure = "" if one.probability is None else f" ({one.probability:.2f})"
+        print(printable(f"row {one.row}: {one.given}, answered {one.predicted}{sure}: {' '.join(one.text.split())}"))
 
 
 def _write_publish_show(results: Results, name: str | None, as_json: bool, *, texts: bool, brief: bool = False) -> None:

@@ -92,7 +92,7 @@ def terminal_confusion(names: Sequence[str], counts: np.ndarray, of: str = "", s
     named = [brief(name) for name in names]
     if len(names) > FITS:
         columns = (*(Column(name, "left") for name in ("Right", "Answered")), Column("Texts"))
-        most = _most_confused(counts)
+        most = most_confused(counts)
         listed = tuple((named[right], named[predicted], count(times)) for right, predicted, times in most)
         return Table(_of(CONFUSIONS, of), columns, listed, notes)
     headings = (Column("Right", "left"), *(Column(f"answered {name}") for name in named))
@@ -128,7 +128,7 @@ def confusions(arms: Sequence[Arm]) -> Table:
     rows = []
     for arm in arms:
         names = arm.record.label_names
-        for right, predicted, times in _most_confused(confused(arm.targets, arm.answers, len(names))):
+        for right, predicted, times in most_confused(confused(arm.targets, arm.answers, len(names))):
             rows.append((arm.label, names[right], names[predicted], count(times)))
     columns = (*(Column(name, "left") for name in ("Method", "Right", "Answered")), Column("Texts"))
     return Table(CONFUSIONS, columns, tuple(rows), ("Seeds added up.",))
@@ -140,11 +140,14 @@ def confused(targets: np.ndarray, answers: np.ndarray, size: int) -> np.ndarray:
     return counts
 
 
-def _most_confused(counts: np.ndarray) -> list[tuple[int, int, int]]:
-    """The most frequent confusions as (right class, predicted class, number of texts), the most frequent first."""
+def most_confused(counts: np.ndarray, most: int = MOST_CONFUSED) -> list[tuple[int, int, int]]:
+    """Return the most frequent confusions as (right class, predicted class, number of texts), the most frequent first.
+
+    Args:
+        counts: The confusion matrix of `confused`.
+        most: The largest number of confusions.
+    """
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
-    pairs = [
-        divmod(place, len(counts)) for place in np.argsort(-wrong, axis=None, kind="stable")[:MOST_CONFUSED].tolist()
-    ]
+    pairs = [divmod(place, len(counts)) for place in np.argsort(-wrong, axis=None, kind="stable")[:most].tolist()]
     return [(right, predicted, int(wrong[right, predicted])) for right, predicted in pairs if wrong[right, predicted]]

@@ -20,6 +20,7 @@ from afina.report.arms import Arm, arms, has_several_backbones, is_curve, of_gre
 from afina.report.conclusion import Headline
 from afina.report.details.fitted_heads import fitted_table
 from afina.report.details.retention import RETENTION, retention_table
+from afina.report.examples.answered_texts import AnsweredRun, answered_run
 from afina.report.examples.disagreements import EvaluationTexts, sections_of
 from afina.report.formatting import listed
 from afina.report.paper import Claim
@@ -34,6 +35,7 @@ from afina.studies.runs.record import Record
 
 if TYPE_CHECKING:  # the imports load scipy
     from afina.report.plots.comparison import MethodDifference
+    from afina.report.writers.html import PageContent
     from afina.studies.descriptions import Failure
     from afina.studies.results import Results
 
@@ -168,6 +170,20 @@ class Report:
         return conclusion.leader(answering).record if answering else None
 
     @cached_property
+    def answered(self) -> list[AnsweredRun]:
+        """The figures by label and the confusions of one run of each method, the run to use first.
+
+        Empty if the kind of task has no labels. Of several numbers of training texts, the largest counts; of several
+        seeds, the first, or that of the run to use.
+        """
+        found = []
+        for arm in of_greatest_size(self.arms):
+            used = next((one for one in arm.results if one.record == self.of_use), arm.results[0])
+            found.append(answered_run(arm.label, used))
+        found.sort(key=lambda one: self.of_use is None or one.key != self.of_use.key)
+        return [one for one in found if one.labels]
+
+    @cached_property
     def by_label(self) -> list[Table]:
         """Terminal tables of the suggested (or only) method: the figures of each label and the confusion matrix."""
         alone = self.arms[0] if len(self.arms) == 1 else None
@@ -185,6 +201,12 @@ class Report:
         from afina.report.writers.html import page
 
         return page(self._heading, self._lead(), self._sections(self._plots()), self.headline)
+
+    def content(self) -> PageContent:
+        """What `report.html` shows, for a page with a frame and a style of its own."""
+        from afina.report.writers.html import content
+
+        return content(self._heading, self._lead(), self._sections(self._plots()), self.headline)
 
     def inline(self) -> str:
         """Return HTML for a notebook's output: the conclusion, the main tables, and the paths of the adapters."""

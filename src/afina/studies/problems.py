@@ -154,6 +154,12 @@ TUNING_DAMAGED = _results_damaged(
     "{path}: the file is damaged. Run the study again; only methods without a chosen setting are tuned."
 )
 NOT_SQLITE = _results_damaged("{path}: not an SQLite database. Remove the file to start the tuning anew.")
+BASELINE_NOT_A_STUDY = Problem(
+    InvalidStudy,
+    "results.baseline-recommended",
+    "{path}: {method} is recommended, a baseline without a language model. A study file has methods that adapt a "
+    "language model; `afina study fair` compares these.",
+)
 RESULTS_MISSING = Problem(
     NotFound,
     "results.missing",

@@ -1,4 +1,4 @@
-"""The writer of `report.html`, one file without links to other files, and of HTML for a notebook's output.
+"""The writers of `report.html`, one file without links to other files, and of HTML for a notebook or another page.
 
 The jinja2 templates beside this module have the HTML, and the module `sections` has the content. jinja2 escapes all
 text from records and data; only the plots, which matplotlib wrote, are inserted as markup.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,27 @@ if TYPE_CHECKING:  # the import loads scipy
     from afina.report.conclusion import Headline
 
 
+@dataclass(frozen=True)
+class PageContent:
+    """What `report.html` shows, without its frame and its style.
+
+    Attributes:
+        heading: The name of the study, or what was asked.
+        headline: The answer in one line; the heading if there is no answer yet.
+        lead: Lines below the headline.
+        figures: The three figures of the headline: name, value and note; empty without finished runs.
+        sections: The id and the title of each section.
+        html: All sections as HTML. It has no script, no style element and no link to another page.
+    """
+
+    heading: str
+    headline: str
+    lead: tuple[str, ...]
+    figures: tuple[tuple[str, str, str], ...]
+    sections: tuple[tuple[str, str], ...]
+    html: str
+
+
 def page(heading: str, lead: Sequence[str], sections: Sequence[Section], headline: Headline | None = None) -> str:
     """Return the whole HTML page of a report.
 
@@ -37,6 +59,26 @@ def page(heading: str, lead: Sequence[str], sections: Sequence[Section], headlin
         headline: The result in one line and its figures. None: the page begins with `heading`.
     """
     return terms.linked(_render("report.html.j2", "", heading, lead, sections, headline))
+
+
+_STYLE_ELEMENT = re.compile(r"<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL)
+"""The style element that matplotlib writes into each plot."""
+
+
+def content(
+    heading: str, lead: Sequence[str], sections: Sequence[Section], headline: Headline | None = None
+) -> PageContent:
+    """Return the content of the page, for a page with a frame and a style of its own."""
+    html = terms.linked(_render("content.html.j2", "", heading, lead, sections, headline))
+    figures = headline.figures if headline else ()
+    return PageContent(
+        heading=heading.replace("`", ""),
+        headline=headline.text if headline else heading.replace("`", ""),
+        lead=tuple(lead),
+        figures=tuple((one.name, one.value, one.note) for one in figures),
+        sections=(*((_anchor(one.title), one.title) for one in sections), ("terms", "Terms")),
+        html=_STYLE_ELEMENT.sub("", html),
+    )
 
 
 def fragment(heading: str, lead: Sequence[str], sections: Sequence[Section]) -> str:

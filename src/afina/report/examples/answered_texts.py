@@ -1,0 +1,238 @@
+"""Which texts a run answered how: its confusions by label, and the texts of the held-out split behind each of them.
+
+Records contain no texts: `find_texts` reads the task again, and refuses texts that changed since the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from afina.data.kinds import CLASSES
+from afina.errors import UnknownName
+from afina.report import per_label, problems
+from afina.report.examples.disagreements import EvaluationTexts
+from afina.report.per_label import LabelFigures
+from afina.report.presentation import PRESENTATIONS
+from afina.studies.runs.record import Record, Result
+
+if TYPE_CHECKING:
+    from afina.report.report import Report
+
+MOST_LISTED = 100
+"""The most confusions that are listed if the labels are too many for a matrix."""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How many texts with the right label `given` were answered with `predicted`."""
+
+    given: str
+    predicted: str
+    texts: int
+
+
+@dataclass(frozen=True)
+class AnsweredRun:
+    """The answers of one run, counted by label.
+
+    Attributes:
+        title: The method in words, unique in a report.
+        method: The run's name, with which commands choose it.
+        names: The labels in their order.
+        labels: The figures of each label; empty if the kind of task has no labels.
+        matrix: The number of texts by right label (rows) and predicted label; empty for more than `per_label.MOST`
+            labels, and if a text can have several labels.
+        confusions: The most frequent confusions, if there is no matrix.
+    """
+
+    title: str
+    method: str
+    backbone: str
+    seed: int
+    key: str
+    names: tuple[str, ...]
+    labels: tuple[LabelFigures, ...]
+    matrix: tuple[tuple[int, ...], ...] = ()
+    confusions: tuple[Confusion, ...] = ()
+
+
+def answered_run(title: str, result: Result) -> AnsweredRun:
+    """Return the answers of a run by label."""
+    record, names = result.record, result.record.label_names
+    made = PRESENTATIONS[record.kind].found(names, result.targets, result.answers[None])
+    matrix: tuple[tuple[int, ...], ...] = ()
+    confusions: tuple[Confusion, ...] = ()
+    if record.kind == CLASSES:
+        counts = per_label.confused(result.targets, result.answers, len(names))
+        if len(names) <= per_label.MOST:
+            matrix = tuple(map(tuple, counts.tolist()))
+        else:
+            most = per_label.most_confused(counts, MOST_LISTED)
+            confusions = tuple(Confusion(names[right], names[predicted], times) for right, predicted, times in most)
+    about = {"method": record.name, "backbone": record.backbone, "seed": record.seed, "key": record.key}
+    return AnsweredRun(title, **about, names=names, labels=(*made,), matrix=matrix, confusions=confusions)
+
+
+@dataclass(frozen=True)
+class AnsweredRow:
+    """A text with its answer.
+
+    Attributes:
+        row: The place in the evaluation split, the first is 0.
+        text: The text; the two texts of a pair are joined.
+        given: The right label.
+        probability: The probability of the predicted label; None if the model gives none.
+    """
+
+    row: int
+    text: str
+    given: str
+    predicted: str
+    probability: float | None
+
+
+@dataclass(frozen=True)
+class FoundTexts:
+    """The texts that a run answered in a certain way, those with the most probable answer first.
+
+    Attributes:
+        count: The number of all such texts; `texts` may have fewer.
+        examples: The number of texts that the run answered.
+    """
+
+    method: str
+    title: str
+    backbone: str
+    seed: int
+    given: str | None
+    predicted: str | None
+    count: int
+    examples: int
+    texts: tuple[AnsweredRow, ...]
+
+    @property
+    def words(self) -> str:
+        """The number of these texts, in words."""
+        asked = [f"the right label `{self.given}`"] if self.given is not None else []
+        asked += [f"the answer `{self.predicted}`"] if self.predicted is not None else []
+        which = f"with {' and '.join(asked)}" if asked else "with a wrong answer"
+        shown = f", of which {len(self.texts):,} are shown" if len(self.texts) < self.count else ""
+        return f"{self.count:,} of {self.examples:,} held-out texts {which}{shown}."
+
+
+def find_texts(
+    report: Report,
+    given: str | None = None,
+    predicted: str | None = None,
+    *,
+    method: str | None = None,
+    seed: int | None = None,
+    backbone: str | None = None,
+    most: int | None = None,
+    longest: int | None = None,
+) -> FoundTexts:
+    """Return the evaluation texts with the right label `given` that a run answered with the label `predicted`.
+
+    Args:
+        report: A report of results of kind `classes`.
+        given: None: any label.
+        predicted: None: any label. If both are None: the texts with a wrong answer.
+        method, seed, backbone: The run. Default: the run to use of the report, or the only one.
+        most: The largest number of texts; None: no limit.
+        longest: The largest number of characters of a text; a longer text is cut.
+
+    Raises:
+        InvalidData: The task has no single labels, or its texts changed since the run.
+        UnknownName: No text can have such a label.
+        NotFound: There is no such run.
+    """
+    result = _result(report, method, seed, backbone)
+    record, where = result.record, str(report.results.out)
+    if record.kind != CLASSES:
+        raise problems.ANSWERS_WITHOUT_LABELS(path=where, kind=record.kind)
+    names = record.label_names
+    numbers = [_number(names, one, where) for one in (given, predicted)]
+    rows = _rows(result, *numbers)
+    chances = _chances(result)
+    if chances is not None:
+        rows = rows[np.argsort(-chances[rows], kind="stable")]
+    texts = _texts(report, record)
+    shown = [
+        AnsweredRow(
+            row,
+            _cut(texts[row], longest),
+            names[int(result.targets[row])],
+            names[int(result.answers[row])],
+            None if chances is None else round(float(chances[row]), 4),
+        )
+        for row in rows[:most].tolist()
+    ]
+    title = next(arm.label for arm in report.arms if record.key in {one.key for one in arm.records})
+    about = (record.name, title, record.backbone, record.seed)
+    return FoundTexts(*about, given, predicted, len(rows), record.examples, tuple(shown))
+
+
+def _result(report: Report, method: str | None, seed: int | None, backbone: str | None) -> Result:
+    """Return the run that is asked for; the largest number of training texts and then the first seed count."""
+    every = [result for arm in report.arms for result in arm.results]
+    names = [*dict.fromkeys(one.record.name for one in every)]
+    where = str(report.results.out)
+    used = report.of_use
+    if method is None and used is None and len(names) != 1:
+        made = report.results.recommendation
+        raise problems.NO_RUN_OF_USE(path=where, method=made.recommended if made else "method", known=names)
+    if method is None and (seed, backbone) == (None, None) and used is not None:
+        return next(one for one in every if one.record.key == used.key)
+    asked = method or (used.name if used else names[0])
+    named = [one for one in every if one.record.name == asked] or [one for one in every if one.record.method == asked]
+    if not named:
+        raise UnknownName("method", asked, names, where)
+    found = [one for one in named if seed in (None, one.record.seed) and backbone in (None, one.record.backbone)]
+    if not found:
+        known = [f"{one.record.name}, seed {one.record.seed}, on {one.record.backbone}" for one in named]
+        raise problems.RUN_MISSING(path=where, method=asked, known=known)
+    return max(found, key=lambda one: one.record.train_examples)
+
+
+def _number(names: Sequence[str], label: str | None, where: str) -> int | None:
+    if label is not None and label not in names:
+        raise UnknownName("label", label, names, where)
+    return None if label is None else names.index(label)
+
+
+def _rows(result: Result, given: int | None, predicted: int | None) -> np.ndarray:
+    """The rows of the texts with these labels; of those with wrong answers if no label is asked for."""
+    targets, answers = result.targets, result.answers
+    if given is None and predicted is None:
+        found = targets != answers
+    else:
+        found = np.ones(len(targets), bool)
+        found &= True if given is None else targets == given
+        found &= True if predicted is None else answers == predicted
+    rows: np.ndarray = np.flatnonzero(found)
+    return rows
+
+
+def _chances(result: Result) -> np.ndarray | None:
+    """The probability of each answer, [N]; None if the model gives none."""
+    every = result.chances
+    if every is None or every.shape[1] != len(result.record.label_names):
+        return None
+    found: np.ndarray = np.take_along_axis(every, result.answers[:, None], axis=1)[:, 0]
+    return found
+
+
+def _texts(report: Report, record: Record) -> Sequence[str]:
+    evaluated = EvaluationTexts.read(report.results.task, report.results.data)
+    texts, reason = evaluated.shown(record)
+    if texts is None:
+        raise problems.TEXTS_UNAVAILABLE(path=str(report.results.out), reason=reason, task=report.results.task)
+    return texts
+
+
+def _cut(text: str, longest: int | None) -> str:
+    return text if longest is None or len(text) <= longest else f"{text[:longest].rstrip()}…"
