@@ -73,8 +73,8 @@ def answered_run(title: str, result: Result) -> AnsweredRun:
         else:
             most = per_label.most_confused(counts, MOST_LISTED)
             confusions = tuple(Confusion(names[right], names[predicted], times) for right, predicted, times in most)
-    about = {"method": record.name, "backbone": record.backbone, "seed": record.seed, "key": record.key}
-    return AnsweredRun(title, **about, names=names, labels=(*made,), matrix=matrix, confusions=confusions)
+    about = (title, record.name, record.backbone, record.seed, record.key)
+    return AnsweredRun(*about, names, (*made,), matrix, confusions)
 
 
 @dataclass(frozen=True)
