@@ -226,7 +226,14 @@ def results(
 
 
 def carried_out(
-    out: Path, answers: Sequence[int], targets: Sequence[int], method: str, label: str, **changes: Any
+    out: Path,
+    answers: Sequence[int],
+    targets: Sequence[int],
+    method: str,
+    label: str,
+    *,
+    labels: int = 2,
+    **changes: Any,
 ) -> Record:
     """A record under `out`, with the files that it names: an adapter that says its digest and no more, and predictions
     that give `answers`.
@@ -237,7 +244,7 @@ def carried_out(
         json.dumps({"format": FORMAT, "digest": changes.get("digest", "sha256:ad")})
     )
     path = directory.predictions(label)
-    digest = predictions(targets, answers).write(path)
+    digest = predictions(targets, answers, labels).write(path)
     right = float(np.mean(np.array(answers) == np.array(targets)))
     files = {"predictions": directory.relative(path), "predictions_digest": digest}
     files["adapter"] = directory.relative(directory.adapter(label))

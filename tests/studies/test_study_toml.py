@@ -1,0 +1,88 @@
+"""The study file that repeats recorded results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afina.errors import InvalidStudy, NotFound
+from afina.studies.choosing.recommendation import Contender, Recommendation
+from afina.studies.descriptions import read_request
+from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.study import Study
+from afina.studies.study_toml import as_toml, study_of
+from command import Command, InventedExecutor
+
+STUDIES: dict[str, dict[str, Any]] = {
+    "plain": {"methods": {"full": {}, "lora": {"r": 4, "targets": ["c_attn"]}}},
+    "settings": {
+        "seeds": [1, 2],
+        "train": {"epochs": 1, "learning_rate": 1e-05, "dtype": "float32"},
+        "data": {"labels": ['no, "never"', "ye\ns"], "train_examples": 50, "text": "a b"},
+        "ask": {"template": "{text}\n→", "words": {"no": [" no"], "ye s": [" yes", " sure"]}},
+        "methods": {"a b": {"method": "lora", "learning_rate": 0.001}, "prelayer": {}},
+    },
+    "sizes": {"sizes": [10, 20], "methods": {"head": {"head": "random"}}, "baselines": False},
+    "backbones": {
+        "backbone": None,
+        "backbones": ["gpt2", "EleutherAI/pythia-70m"],
+        "methods": {"lora": {"by_backbone": {"EleutherAI/pythia-70m": {"r": 2}}}},
+    },
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_study_file_of_a_study_has_the_same_runs(name: str, tmp_path: Path) -> None:
+    content = {"name": name, "backbone": "gpt2", "task": "sst2", **STUDIES[name]}
+    study = Study.parse({key: value for key, value in content.items() if value is not None}, "test")
+    study.run(tmp_path / "out", executor=InventedExecutor())
+    path = tmp_path / "again.toml"
+    path.write_text(as_toml(study_of(tmp_path / "out")), encoding="utf-8")
+    again = Study.load(path)
+    keys = read_request(OutputDirectory(tmp_path / "out").study).keys
+    assert tuple(run.key for run in again.runs()) == keys
+    assert as_toml(again) == path.read_text(encoding="utf-8")
+
+
+def test_the_command_prints_the_file_and_says_where_there_is_none(tmp_path: Path, afina: Command) -> None:
+    Study(name="mine", backbone="gpt2", task="sst2", methods={"lora": {}}).run(
+        tmp_path / "out", executor=InventedExecutor()
+    )
+    shown = afina("show", tmp_path / "out", "--study-file")
+    assert shown.out == as_toml(study_of(tmp_path / "out"))
+    assert afina("show", tmp_path / "out", "--study-file", "--json").object() == {"study_file": shown.out}
+    with pytest.raises(NotFound):
+        study_of(tmp_path)
+
+
+def test_a_recommended_method_is_a_study_of_its_settings_and_a_baseline_is_none(tmp_path: Path) -> None:
+    study = Study(
+        name="choose", backbone="gpt2", task="sst2", methods={"lora": {"r": 2, "learning_rate": 0.003, "max_steps": 12}}
+    )
+    (record,) = study.run(tmp_path, executor=InventedExecutor()).records
+    directory = OutputDirectory(tmp_path)
+    chosen = record.model_copy(update={"training": study.runs()[0].training.model_dump(), "hyperparameters": {"r": 2}})
+    directory.write([chosen.sealed()])
+
+    def recommend(name: str) -> None:
+        contenders = (
+            Contender(name="majority", metrics={"accuracy": 0.5}),
+            Contender(name="lora-0.003", method="lora", metrics={"accuracy": 0.9}, key=record.key),
+        )
+        made = Recommendation(
+            **{"task": "sst2", "data": {"text": "words"}, "backbone": "gpt2", "recommended": name, "adapter": None},
+            **{"contenders": contenders, "comparisons": (), "dropped": {}, "train_examples": 9, "examples": 9},
+            **{"minutes": 1, "seconds": 1},
+        )
+        directory.recommendation.write_text(made.sealed().model_dump_json(), encoding="utf-8")
+
+    recommend("lora-0.003")
+    (again,) = study_of(tmp_path).runs()
+    assert (again.method, again.hyperparameters["r"], again.training.learning_rate) == ("lora", 2, 0.003)
+    assert (again.training.max_steps, again.data.text, again.metric) == (12, "words", "accuracy")
+    recommend("majority")
+    with pytest.raises(InvalidStudy) as refused:
+        study_of(tmp_path)
+    assert refused.value.code == "results.baseline-recommended"
