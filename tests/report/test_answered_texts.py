@@ -8,7 +8,7 @@ import pytest
 
 from afina.data.task import Task
 from afina.errors import InvalidData, NotFound, UnknownName
-from afina.report.examples.answered_texts import MOST_LISTED, find_texts
+from afina.report.examples.answered_texts import MOST_LISTED, RunChoice
 from afina.report.report import Report
 from afina.studies.results import Results
 from afina.studies.study import Study
@@ -45,14 +45,14 @@ def test_a_cell_of_the_confusion_matrix_has_as_many_texts_as_it_counts(made: Res
     assert any(run.matrix[row][column] for row in range(3) for column in range(3) if row != column)
     for row, given in enumerate(run.names):
         for column, predicted in enumerate(run.names):
-            found = find_texts(report, given, predicted)
+            found = report.texts(given, predicted)
             assert (found.count, len(found.texts)) == (run.matrix[row][column],) * 2
             assert {(one.given, one.predicted) for one in found.texts} <= {(given, predicted)}
 
 
 def test_each_text_is_that_of_its_row_and_the_surest_answer_comes_first(made: Results) -> None:
     split = Task.load(made.task).evaluation
-    found = find_texts(Report.of(made))
+    found = Report.of(made).texts()
     assert found.texts
     assert [one.text for one in found.texts] == [split.texts[one.row] for one in found.texts]
     assert all(one.given != one.predicted and one.text.endswith(one.given) for one in found.texts)
@@ -62,16 +62,16 @@ def test_each_text_is_that_of_its_row_and_the_surest_answer_comes_first(made: Re
 
 def test_texts_are_those_of_the_named_method_and_seed(made: Results) -> None:
     report = Report.of(made)
-    rows = [tuple(one.row for one in find_texts(report, method="lora", seed=seed).texts) for seed in (0, 1)]
+    rows = [tuple(one.row for one in report.texts(chosen=RunChoice("lora", seed)).texts) for seed in (0, 1)]
     assert rows[0] != rows[1]
-    assert tuple(one.row for one in find_texts(report, method="lora").texts) == rows[0]
-    assert tuple(one.row for one in find_texts(report, method="full").texts) not in rows[:1]
+    assert tuple(one.row for one in report.texts(chosen=RunChoice("lora")).texts) == rows[0]
+    assert tuple(one.row for one in report.texts(chosen=RunChoice("full")).texts) not in rows[:1]
     assert sorted(one.method for one in report.answered) == ["full", "lora"]
 
 
 def test_few_and_short_texts_are_shown_on_request_and_all_are_counted(made: Results) -> None:
     report = Report.of(made)
-    found, every = find_texts(report, "bad", most=2, longest=5), find_texts(report, "bad")
+    found, every = report.texts("bad", most=2, longest=5), report.texts("bad")
     assert (len(found.texts), found.count) == (2, every.count)
     assert all(one.text == "text…" for one in found.texts)
     assert "2 are shown" in found.words
@@ -82,22 +82,22 @@ def test_a_text_that_changed_since_the_run_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "texts.csv"
     path.write_text(path.read_text(encoding="utf-8").replace("text", "words"), encoding="utf-8")
     with pytest.raises(InvalidData) as refused:
-        find_texts(Report.of(made))
+        Report.of(made).texts()
     assert refused.value.code == "report.texts-unavailable"
     path.unlink()
     with pytest.raises(InvalidData) as gone:
-        find_texts(Report.of(made))
+        Report.of(made).texts()
     assert gone.value.code == "report.texts-unavailable"
 
 
 def test_labels_methods_and_runs_that_do_not_exist_are_refused(made: Results) -> None:
     report = Report.of(made)
     with pytest.raises(UnknownName, match="label"):
-        find_texts(report, "awful")
+        report.texts("awful")
     with pytest.raises(UnknownName, match="method"):
-        find_texts(report, method="ia3")
+        report.texts(chosen=RunChoice("ia3"))
     with pytest.raises(NotFound) as missing:
-        find_texts(report, method="lora", seed=7)
+        report.texts(chosen=RunChoice("lora", 7))
     assert missing.value.code == "report.run-missing"
 
 
@@ -105,7 +105,7 @@ def test_labels_methods_and_runs_that_do_not_exist_are_refused(made: Results) ->
 def test_texts_by_label_need_one_label_a_text(kind: str) -> None:
     report = Report.of(results([texts() if kind == "text" else of_kind(kind)]))
     with pytest.raises(InvalidData) as refused:
-        find_texts(report)
+        report.texts()
     assert (refused.value.code, refused.value.fields["kind"]) == ("report.answers-unlabelled", kind)
     assert [bool(one.labels) for one in report.answered] == [True] * (kind == "labels")
     assert all(not one.matrix and not one.confusions for one in report.answered)
@@ -119,12 +119,12 @@ def test_many_labels_have_a_list_of_confusions_in_place_of_a_matrix(tmp_path: Pa
     assert 0 < len(run.confusions) <= MOST_LISTED
     first = run.confusions[0]
     assert first.given != first.predicted
-    assert find_texts(made, first.given, first.predicted).count == first.texts
+    assert made.texts(first.given, first.predicted).count == first.texts
 
 
 def test_the_command_shows_the_same_texts(made: Results, afina: Command) -> None:
     said = afina("texts", made.out, "--given", "bad", "--predicted", "fair", "--json").object()
-    expected = find_texts(Report.of(made), "bad", "fair")
+    expected = Report.of(made).texts("bad", "fair")
     assert [one["row"] for one in said["texts"]] == [one.row for one in expected.texts]
     assert said["count"] == expected.count
     shown = afina("texts", made.out, "--given=bad", "--predicted=fair", "--most", "1")

@@ -368,19 +368,12 @@ def texts(
     """
     from dataclasses import asdict
 
-    from afina.report.examples.answered_texts import find_texts
+    from afina.report.examples.answered_texts import RunChoice
     from afina.report.report import Report
     from afina.studies.results import Results
 
-    found = find_texts(
-        Report.of(Results.read(out)),
-        *(given, predicted),
-        method=method,
-        seed=seed,
-        backbone=backbone,
-        most=most,
-        longest=longest,
-    )
+    chosen = RunChoice(method, seed, backbone)
+    found = Report.of(Results.read(out)).texts(given, predicted, chosen, most=most, longest=longest)
     if as_json:
         print(json.dumps(asdict(found), ensure_ascii=False))
         return

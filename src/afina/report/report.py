@@ -20,7 +20,7 @@ from afina.report.arms import Arm, arms, has_several_backbones, is_curve, of_gre
 from afina.report.conclusion import Headline
 from afina.report.details.fitted_heads import fitted_table
 from afina.report.details.retention import RETENTION, retention_table
-from afina.report.examples.answered_texts import AnsweredRun, answered_run
+from afina.report.examples.answered_texts import AnsweredRun, FoundTexts, RunChoice, answered_run, find_texts
 from afina.report.examples.disagreements import EvaluationTexts, sections_of
 from afina.report.formatting import listed
 from afina.report.paper import Claim
@@ -182,6 +182,22 @@ class Report:
             found.append(answered_run(arm.label, used))
         found.sort(key=lambda one: self.of_use is None or one.key != self.of_use.key)
         return [one for one in found if one.labels]
+
+    def texts(
+        self,
+        given: str | None = None,
+        predicted: str | None = None,
+        chosen: RunChoice | None = None,
+        *,
+        most: int | None = None,
+        longest: int | None = None,
+    ) -> FoundTexts:
+        """Return the evaluation texts that a run, by default the one to use, answered in a certain way.
+
+        `find_texts` has the arguments and errors.
+        """
+        found = (self.results, self.arms, self.of_use, chosen or RunChoice())
+        return find_texts(*found, given, predicted, most=most, longest=longest)
 
     @cached_property
     def by_label(self) -> list[Table]:

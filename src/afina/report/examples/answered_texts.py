@@ -14,13 +14,14 @@ import numpy as np
 from afina.data.kinds import CLASSES
 from afina.errors import UnknownName
 from afina.report import per_label, problems
+from afina.report.arms import Arm
 from afina.report.examples.disagreements import EvaluationTexts
 from afina.report.per_label import LabelFigures
 from afina.report.presentation import PRESENTATIONS
 from afina.studies.runs.record import Record, Result
 
-if TYPE_CHECKING:
-    from afina.report.report import Report
+if TYPE_CHECKING:  # the import loads scipy
+    from afina.studies.results import Results
 
 MOST_LISTED = 100
 """The most confusions that are listed if the labels are too many for a matrix."""
@@ -124,24 +125,33 @@ class FoundTexts:
         return f"{self.count:,} of {self.examples:,} held-out texts {which}{shown}."
 
 
+@dataclass(frozen=True)
+class RunChoice:
+    """Which run of several is asked for; None: any. Without a method, the run to use is meant, or the only one."""
+
+    method: str | None = None
+    seed: int | None = None
+    backbone: str | None = None
+
+
 def find_texts(
-    report: Report,
+    results: Results,
+    arms: Sequence[Arm],
+    used: Record | None,
+    chosen: RunChoice,
     given: str | None = None,
     predicted: str | None = None,
     *,
-    method: str | None = None,
-    seed: int | None = None,
-    backbone: str | None = None,
     most: int | None = None,
     longest: int | None = None,
 ) -> FoundTexts:
     """Return the evaluation texts with the right label `given` that a run answered with the label `predicted`.
 
     Args:
-        report: A report of results of kind `classes`.
+        arms: The arms of the results.
+        used: The run whose adapter to use; None if it has no record.
         given: None: any label.
         predicted: None: any label. If both are None: the texts with a wrong answer.
-        method, seed, backbone: The run. Default: the run to use of the report, or the only one.
         most: The largest number of texts; None: no limit.
         longest: The largest number of characters of a text; a longer text is cut.
 
@@ -150,8 +160,8 @@ def find_texts(
         UnknownName: No text can have such a label.
         NotFound: There is no such run.
     """
-    result = _result(report, method, seed, backbone)
-    record, where = result.record, str(report.results.out)
+    result = _result(results, arms, used, chosen)
+    record, where = result.record, str(results.out)
     if record.kind != CLASSES:
         raise problems.ANSWERS_WITHOUT_LABELS(path=where, kind=record.kind)
     names = record.label_names
@@ -160,7 +170,7 @@ def find_texts(
     chances = _chances(result)
     if chances is not None:
         rows = rows[np.argsort(-chances[rows], kind="stable")]
-    texts = _texts(report, record)
+    texts = _texts(results, record)
     shown = [
         AnsweredRow(
             row,
@@ -171,26 +181,26 @@ def find_texts(
         )
         for row in rows[:most].tolist()
     ]
-    title = next(arm.label for arm in report.arms if record.key in {one.key for one in arm.records})
+    title = next(arm.label for arm in arms if record.key in {one.key for one in arm.records})
     about = (record.name, title, record.backbone, record.seed)
     return FoundTexts(*about, given, predicted, len(rows), record.examples, tuple(shown))
 
 
-def _result(report: Report, method: str | None, seed: int | None, backbone: str | None) -> Result:
+def _result(results: Results, arms: Sequence[Arm], used: Record | None, chosen: RunChoice) -> Result:
     """Return the run that is asked for; the largest number of training texts and then the first seed count."""
-    every = [result for arm in report.arms for result in arm.results]
+    every = [result for arm in arms for result in arm.results]
     names = [*dict.fromkeys(one.record.name for one in every)]
-    where = str(report.results.out)
-    used = report.of_use
-    if method is None and used is None and len(names) != 1:
-        made = report.results.recommendation
-        raise problems.NO_RUN_OF_USE(path=where, method=made.recommended if made else "method", known=names)
-    if method is None and (seed, backbone) == (None, None) and used is not None:
+    where = str(results.out)
+    if chosen == RunChoice() and used is not None:
         return next(one for one in every if one.record.key == used.key)
-    asked = method or (used.name if used else names[0])
+    if chosen.method is None and used is None and len(names) != 1:
+        made = results.recommendation
+        raise problems.NO_RUN_OF_USE(path=where, method=made.recommended if made else "method", known=names)
+    asked = chosen.method or (used.name if used else names[0])
     named = [one for one in every if one.record.name == asked] or [one for one in every if one.record.method == asked]
     if not named:
         raise UnknownName("method", asked, names, where)
+    seed, backbone = chosen.seed, chosen.backbone
     found = [one for one in named if seed in (None, one.record.seed) and backbone in (None, one.record.backbone)]
     if not found:
         known = [f"{one.record.name}, seed {one.record.seed}, on {one.record.backbone}" for one in named]
@@ -226,11 +236,10 @@ def _chances(result: Result) -> np.ndarray | None:
     return found
 
 
-def _texts(report: Report, record: Record) -> Sequence[str]:
-    evaluated = EvaluationTexts.read(report.results.task, report.results.data)
-    texts, reason = evaluated.shown(record)
+def _texts(results: Results, record: Record) -> Sequence[str]:
+    texts, reason = EvaluationTexts.read(results.task, results.data).shown(record)
     if texts is None:
-        raise problems.TEXTS_UNAVAILABLE(path=str(report.results.out), reason=reason, task=report.results.task)
+        raise problems.TEXTS_UNAVAILABLE(path=str(results.out), reason=reason, task=results.task)
     return texts
 
 
