@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shlex
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from afina.events import Progress
 from afina.report.formatting import metric_figure
 from afina.report.plots.race import EndedTraining, race
+from afina.report.plots.svg import Plot
 from afina.report.progress import clock, doing, figures
+from afina.report.recommendation import title
 from afina.stats.intervals import wilson
 from afina.studies.event_file import read_events
 from afina.studies.runs.output_directory import OutputDirectory
@@ -171,7 +175,7 @@ def _facts(found: ProjectRun) -> RunFacts:
     told = _Told()
     for event in read_events(OutputDirectory(found.out).events):
         told.hear(event)
-    plot = race(told.points, told.metric) if told.metric else None
+    plot = _drawn(tuple(told.points), told.metric) if told.metric else None
     return RunFacts(
         project=found.project,
         number=found.number,
@@ -186,6 +190,17 @@ def _facts(found: ProjectRun) -> RunFacts:
         seconds=told.seconds,
         log=found.process.log if state == "failed" else "",
     )
+
+
+_drawing = threading.Lock()
+"""Held while a plot is drawn: the style of plots is set for the whole process."""
+
+
+@lru_cache(maxsize=16)
+def _drawn(points: tuple[EndedTraining, ...], metric: str) -> Plot | None:
+    """Return the plot of the trainings so far; it is drawn again only when another training has ended."""
+    with _drawing:
+        return race(points, metric)
 
 
 class _Told:
@@ -225,7 +240,7 @@ class _Told:
         names = Progress.__dataclass_fields__
         told = Progress(**{name: event[name] for name in names if name in event})
         done = told.step / told.steps if told.steps else None
-        self.trainings[event["run"]] = TrainingInProgress(event["title"], doing(told), done, figures(told))
+        self.trainings[event["run"]] = TrainingInProgress(title(event["title"]), doing(told), done, figures(told))
 
     def _finished(self, event: Mapping[str, Any]) -> None:
         self.trainings.pop(event["run"], None)
@@ -233,14 +248,14 @@ class _Told:
         self.metric, value = event["metric"], seen["value"]
         words = "undefined" if value is None else metric_figure(self.metric, value, ())
         on = "" if seen["examples"] is None else f" on {seen['examples']:,} texts set aside"
-        self.ended.append(Ended(event["title"], f"{words}{on}, trained in {clock(event['train_seconds'])}"))
+        self.ended.append(Ended(title(event["title"]), f"{words}{on}, trained in {clock(event['train_seconds'])}"))
         if value is not None and event["train_seconds"]:
             interval = None
             if self.metric == "accuracy" and seen["examples"]:
                 ends = wilson(round(value * seen["examples"]), seen["examples"])
                 interval = (ends.low, ends.high)
-            self.points.append(EndedTraining(event["title"], self.seconds / 60, value, interval))
+            self.points.append(EndedTraining(title(event["title"]), self.seconds / 60, value, interval))
 
     def _failed(self, event: Mapping[str, Any]) -> None:
         self.trainings.pop(event["run"], None)
-        self.ended.append(Ended(event["title"], event["message"], failed=True))
+        self.ended.append(Ended(title(event["title"]), event["message"], failed=True))
