@@ -30,8 +30,9 @@ from afina.server.core import Core
 from afina.server.http.app import make_app
 from afina.server.logs_and_traces import JsonLines
 from afina.server.requests import AcceptedRequest, Text, TextRequest
-from afina.server.running import Server, bind, server
+from afina.server.running import Server, server
 from afina.server.settings import Settings
+from afina.server.sockets import bind
 from afina.server.versions.served_versions import ServedVersions
 from afina.store.api_keys import SCOPES, Key
 from command import PROGRAM

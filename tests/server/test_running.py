@@ -17,8 +17,8 @@ import pytest
 from afina.errors import Busy, InvalidStudy, NotFound
 from afina.server import running
 from afina.server.protocols import bulk
-from afina.server.running import bind
 from afina.server.settings import Settings
+from afina.server.sockets import bind
 from raises import raises
 from servers import Held, Listening, logged, within
 

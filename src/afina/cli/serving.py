@@ -220,8 +220,8 @@ def _on_this_machine(
 ) -> None:
     from afina.server import logs_and_traces
     from afina.server.core import Core
-    from afina.server.running import bind
     from afina.server.running import serve as run
+    from afina.server.sockets import bind
 
     with ExitStack() as stack:
         # First: a port that is in use is said before the backbone is loaded.

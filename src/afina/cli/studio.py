@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from afina.cli import problems
+
+if TYPE_CHECKING:
+    from afina.studio.access import Access
 
 MOST_MB = 2000
 """The default of the largest upload, in megabytes."""
@@ -42,7 +45,6 @@ def studio(
     from afina.studio import access
     from afina.studio.folder import StudioFolder
     from afina.studio.page import Studio
-    from afina.studio.problems import PASSWORD_MISSING
     from afina.studio.run_queue import RunQueue
 
     opened = StudioFolder(folder)
@@ -51,17 +53,12 @@ def studio(
             access.set_password(opened, typer.prompt("Password", hide_input=True, confirmation_prompt=True))
             return
         who = access.Access(opened, host, port)
-        if not who.local and not access.has_password(opened):
-            raise PASSWORD_MISSING(host=host, folder=folder)
-        with app.bind(host, port) as listener:
-            made = Studio(opened, who, RunQueue(opened), upload_limit * 10**6)
-            app.run(made, listener, lambda: _say(who))
+        who.check_guarded()
+        sockets = app.listen(host, port)
+        app.run(Studio(opened, who, RunQueue(opened), upload_limit * 10**6), sockets, lambda: _say(who))
 
 
-def _say(who: object) -> None:
-    from afina.studio.access import Access
-
-    assert isinstance(who, Access)
+def _say(who: Access) -> None:
     token = f"?token={who.token}" if who.local else ""
     print(f"studio: {who.address}{token}", flush=True)
     print("Ctrl-C ends the studio. Runs go on.", file=sys.stderr, flush=True)

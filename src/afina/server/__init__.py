@@ -8,5 +8,6 @@ The package imports no code of training or studies: it does not know how adapter
 - `core`: accepts requests.
 - `versions`: decides which version of an adapter answers a request.
 - `line`: the fair queue and the computing thread.
+- `sockets`: binds a host and a port.
 - `running`: starts and ends the server.
 """

@@ -9,7 +9,6 @@ not sent a valid API key are closed first.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import signal
@@ -27,7 +26,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from afina import allocator, meter
-from afina.server import logs_and_traces, problems
+from afina.server import logs_and_traces
 from afina.server.core import Core
 from afina.server.http.app import make_app
 from afina.server.http.calls import LEFT
@@ -47,47 +46,6 @@ GIVE_UP, CUT = 0.6, 0.9
 After the share `GIVE_UP` of this time, waiting requests are refused. After the share `CUT` of this time, unfinished
 responses are cut off, so that the store and the engine can be closed.
 """
-
-
-def bind(host: str, port: int) -> Sequence[socket.socket]:
-    """Return a socket for each address of a host, bound to a port. The sockets do not listen yet.
-
-    Args:
-        host: the name or an address of this machine.
-        port: the port; 0: any free port.
-
-    Raises:
-        NotFound: the host is not an address of this machine.
-        Busy: another process uses the port.
-        Refused: the operating system does not allow this user to use the port.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError):
-        raise problems.HOST_UNKNOWN(host=host) from None
-    sockets: list[socket.socket] = []
-    for family, kind, protocol, _, address in dict.fromkeys(found):
-        one = socket.socket(family, kind, protocol)
-        sockets.append(one)
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        try:
-            one.bind((address[0], port, *address[2:]))
-        except OSError as error:
-            for each in sockets:
-                each.close()
-            raise _unbound(host, port, error) from None
-        port = one.getsockname()[1]
-    return sockets
-
-
-def _unbound(host: str, port: int, error: OSError) -> Exception:
-    if error.errno == errno.EADDRINUSE:
-        return problems.PORT_OCCUPIED(host=host, port=port)
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return problems.PORT_FORBIDDEN(host=host, port=port)
-    return problems.HOST_ELSEWHERE(host=host)
 
 
 class Server(uvicorn.Server):

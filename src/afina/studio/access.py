@@ -14,12 +14,13 @@ import hmac
 import ipaddress
 import json
 import secrets
+import socket
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
+from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from afina import file_io, meter
 from afina.errors import AfinaError, CorruptAdapter
@@ -34,6 +35,12 @@ TRIES, PAUSE = 5, 60.0
 
 MOST_SESSIONS = 50
 """Browsers that stay signed in; the oldest is signed out first."""
+
+SESSION_DAYS = 90
+"""Days after which a browser has to sign in again."""
+
+MOST_COOKIES = 8
+"""Cookies of the studio's name that are looked at in a request; a browser sends one."""
 
 _SCRYPT = {"n": 2**14, "r": 8, "p": 1}
 """The cost parameters that the standard library's documentation names for interactive logins: 16 MiB, some 50 ms."""
@@ -65,11 +72,17 @@ class Access:
     host: str
     port: int
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
-    _wrong: list[float] = field(default_factory=list)
+    _tried: list[float] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def local(self) -> bool:
         return is_local(self.host)
+
+    def check_guarded(self) -> None:
+        """Raise Refused if other machines can reach the studio and it has no password."""
+        if not self.local and _kept_password(self.folder) is None:
+            raise problems.PASSWORD_MISSING(host=self.host, folder=self.folder.root)
 
     @property
     def cookie(self) -> str:
@@ -79,65 +92,98 @@ class Access:
     @property
     def address(self) -> str:
         """The address of the studio, without a token."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}/"
+        shown = socket.gethostname() if self.host in _EVERY else self.host
+        return f"http://{f'[{shown}]' if ':' in shown else shown}:{self.port}/"
+
+    @property
+    def _names(self) -> set[str]:
+        """The names of hosts that mean this studio, in lower case."""
+        if self.local:
+            return {"localhost", "127.0.0.1", "::1", self.host.lower()}
+        machine = socket.gethostname().lower()
+        return {"localhost", self.host.lower(), machine, f"{machine}.local"}
 
     @property
     def _sessions(self) -> Path:
         return self.folder.own / "sessions.json"
 
     def check_host(self, given: str) -> None:
-        """Raise Refused unless a request is for this studio: a name may be bound to this address anew by anybody."""
+        """Raise Refused unless a request is for this studio: a name may be bound to this address anew by anybody.
+
+        A port is not compared, because it may be that of a tunnel.
+        """
         name, _, port = given.rpartition(":")
-        name = (name if port.isdecimal() else given).strip("[]").lower()
-        known = {"localhost", "127.0.0.1", "::1", self.host.lower()} if self.local else {self.host.lower()}
-        if name not in known and (self.local or not _is_number(name)):
+        name = (name if port.isdecimal() else given).lower()
+        name = name[1:-1] if name.startswith("[") and name.endswith("]") else name
+        if name not in self._names and (self.local or not _is_number(name)):
             raise problems.HOST_REFUSED(found=given, expected=self.address)
 
     def check_origin(self, origin: str | None, host: str, scheme: str) -> None:
         """Raise Refused for a change that a page of another address asks for. Browsers name the origin of each one."""
-        found = urlsplit(origin or "")
-        if (found.scheme, found.netloc) != (scheme, host):
+        if (origin or "").lower() != f"{scheme}://{host}".lower():
             raise problems.ORIGIN_REFUSED(found=origin or "no origin")
 
     def open_session(self) -> str:
-        """Return a new session's secret; only its digest is kept."""
+        """Return a new session's secret; only its digest is kept. Raises CannotWrite."""
         secret = secrets.token_urlsafe(32)
-        kept = [*self._digests(), _digest(secret)][-MOST_SESSIONS:]
-        file_io.write_text(self._sessions, json.dumps({"sessions": kept}))
+        with self._lock:
+            kept = {**self._opened(), _digest(secret): datetime.now(UTC).timestamp()}
+            latest = dict(sorted(kept.items(), key=lambda one: one[1])[-MOST_SESSIONS:])
+            file_io.write_text(self._sessions, json.dumps({"sessions": latest}))
         return secret
 
-    def _digests(self) -> list[str]:
+    def _opened(self) -> dict[str, float]:
+        """When each session was opened, in seconds since 1970, by the digest of its secret."""
+        found: object = {}
         with suppress(CorruptAdapter):
-            return [str(one) for one in file_io.read_object(self._sessions).get("sessions", [])]
-        return []
+            found = file_io.read_object(self._sessions).get("sessions")
+        if not isinstance(found, dict):
+            return {}
+        oldest = datetime.now(UTC).timestamp() - SESSION_DAYS * 86400
+        return {key: at for key, at in found.items() if isinstance(at, float) and at > oldest}
 
     def has_session(self, cookies: str) -> bool:
-        """Return whether a request's header `Cookie` has the secret of a session."""
-        parsed: SimpleCookie = SimpleCookie()
-        with suppress(CookieError):
-            parsed.load(cookies)
-        given = parsed.get(self.cookie)
-        return given is not None and _among(_digest(given.value), self._digests())
+        """Return whether a request's header `Cookie` has the secret of a session.
+
+        Cookies of other programs on this host may be malformed, and are left out.
+        """
+        parts = (part.strip().partition("=") for part in cookies.split(";"))
+        given = [value for name, _, value in parts if name == self.cookie][:MOST_COOKIES]
+        known = self._opened() if given else {}
+        return any(_among(_digest(value), known) for value in given)
+
+    def is_token(self, token: str) -> bool:
+        """Return whether this is the token, and it was not used."""
+        return bool(self.token) and hmac.compare_digest(_digest(token), _digest(self.token))
 
     def exchange(self, token: str) -> str:
-        """Return a session's secret for the token, which works once. Raises Refused."""
-        if not self.token or not hmac.compare_digest(token.encode(), self.token.encode()):
+        """Return a session's secret for the token, which works once. Raises Refused, or CannotWrite."""
+        if not self.is_token(token):
             raise problems.TOKEN_USED()
+        secret = self.open_session()
         self.token = ""
-        return self.open_session()
+        return secret
 
     def check_password(self, password: str) -> None:
-        """Raise Refused for a wrong password, and for any password after too many wrong ones."""
+        """Raise Refused for a wrong password, and for any password after too many wrong ones.
+
+        Tries count before their password is looked at, so no more are looked at if many arrive at once.
+        """
         now = meter.now()
-        self._wrong = [at for at in self._wrong if now - at < PAUSE]
-        if len(self._wrong) >= TRIES:
-            raise problems.TOO_MANY_TRIES(seconds=round(PAUSE - (now - self._wrong[0])))
+        with self._lock:
+            self._tried = [at for at in self._tried if now - at < PAUSE]
+            if len(self._tried) >= TRIES:
+                raise problems.TOO_MANY_TRIES(seconds=max(1, round(PAUSE - (now - self._tried[0]))))
+            self._tried.append(now)
         kept = _kept_password(self.folder)
         if kept is None or not hmac.compare_digest(_scrypt(password, kept[0]), kept[1]):
-            self._wrong.append(now)
             raise problems.PASSWORD_WRONG()
-        self._wrong = []
+        with self._lock:
+            self._tried.clear()
+
+
+_EVERY = {"0.0.0.0", "::"}
+"""Hosts that stand for all addresses of this machine."""
 
 
 def is_local(host: str) -> bool:
@@ -156,7 +202,7 @@ def _is_number(name: str) -> bool:
 
 
 def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _among(one: str, known: Iterable[str]) -> bool:
@@ -171,13 +217,8 @@ def _password_file(folder: StudioFolder) -> Path:
     return folder.own / "password.json"
 
 
-def has_password(folder: StudioFolder) -> bool:
-    """Return whether a password was set for a studio's folder."""
-    return _kept_password(folder) is not None
-
-
 def _kept_password(folder: StudioFolder) -> tuple[bytes, bytes] | None:
-    with suppress(CorruptAdapter, KeyError, ValueError):
+    with suppress(CorruptAdapter, KeyError, TypeError, ValueError):
         found = file_io.read_object(_password_file(folder))
         return base64.b64decode(found["salt"]), base64.b64decode(found["scrypt"])
     return None
@@ -196,7 +237,13 @@ def set_password(folder: StudioFolder, password: str) -> None:
     (folder.own / "sessions.json").unlink(missing_ok=True)
 
 
-STATUS = {"studio.missing": 404, "studio.run-state": 409, "studio.upload-too-large": 413}
+STATUS = {
+    "studio.missing": 404,
+    "studio.upload-stalled": 408,
+    "studio.run-state": 409,
+    "studio.upload-too-large": 413,
+    "studio.tries-exhausted": 429,
+}
 """HTTP status by the code of an error; others by class (`status_of`)."""
 
 

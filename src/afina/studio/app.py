@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import pkgutil
+import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib import import_module
 from types import FrameType
@@ -20,10 +21,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from afina.errors import AfinaError
 from afina.pages import html
+from afina.server.sockets import bind, refusal
 from afina.studio import pages, problems
-from afina.studio.access import HEADERS
+from afina.studio.access import HEADERS, SESSION_DAYS, status_of
 from afina.studio.forms import read_form
-from afina.studio.page import Studio, error_answer, render, studio_of, style
+from afina.studio.page import Studio, error_answer, path_of, render, studio_of, style
 
 PAGES = [import_module(found.name) for found in pkgutil.iter_modules(pages.__path__, f"{pages.__name__}.")]
 """The modules of the pages, each with a `router`."""
@@ -32,10 +34,20 @@ OPEN = {"/static/style.css", "/static/script.js", "/login"}
 """Addresses that need no session."""
 
 LOGIN_BYTES = 4096
+"""The most bytes of the form with the password, which anybody can send."""
+
+QUEUE = 128
+"""Connections that may wait to be accepted."""
+
+CLOSE_SECONDS = 2
+"""Seconds within which open answers, such as downloads and uploads, have to end when the studio ends."""
 
 
 class AccessMiddleware:
-    """Refuses requests for another host, changes that another page asks for, and browsers that are not signed in."""
+    """Refuses requests for another host, changes that another page asks for, and browsers that are not signed in.
+
+    It is outside of everything else, so every answer has the headers that protect it.
+    """
 
     def __init__(self, app: ASGIApp, studio: Studio) -> None:
         self._app, self._studio = app, studio
@@ -47,10 +59,8 @@ class AccessMiddleware:
 
         async def secured(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message["headers"],
-                    *((name.lower().encode(), value.encode()) for name, value in HEADERS.items()),
-                ]
+                others = [one for one in message["headers"] if one[0].lower() not in _HEADERS]
+                message["headers"] = [*others, *_HEADERS.items()]
             await send(message)
 
         request = Request(scope, receive)
@@ -62,27 +72,33 @@ class AccessMiddleware:
 
     def _refusal(self, request: Request) -> Response | None:
         """Return the answer to a request that may not go on; None: it may. Raises Refused."""
-        access, path = self._studio.access, request.url.path
+        access, path, reads = self._studio.access, path_of(request), request.method in ("GET", "HEAD")
         host = request.headers.get("host", "")
         access.check_host(host)
-        if request.method not in ("GET", "HEAD"):
+        if not reads:
             access.check_origin(request.headers.get("origin"), host, request.url.scheme)
+        token = request.query_params.get("token") if path == "/" and request.method == "GET" and access.local else None
         if access.has_session(request.headers.get("cookie", "")):
-            moves = path == "/" and "token" in request.query_params
-            return RedirectResponse("/", 303) if moves else None
+            if token is None:
+                return None
+            if access.is_token(token):  # the token works once, also where it was not needed
+                access.token = ""
+            return RedirectResponse("/", 303)
         if path in OPEN and not (path == "/login" and access.local):
             return None
-        token = request.query_params.get("token")
-        if access.local and path == "/" and token is not None:
+        if token is not None:
             return _signed_in(self._studio, access.exchange(token))
-        if not access.local and request.method == "GET":
+        if not access.local and reads and not path.endswith(".json"):
             return RedirectResponse("/login", 303)
-        raise problems.SIGNED_OUT()
+        raise problems.PASSWORD_ASKED() if not access.local else problems.SIGNED_OUT()
+
+
+_HEADERS = {name.lower().encode(): value.encode() for name, value in HEADERS.items()}
 
 
 def _signed_in(studio: Studio, secret: str) -> Response:
     answer = RedirectResponse("/", 303)
-    answer.set_cookie(studio.access.cookie, secret, max_age=90 * 86400, httponly=True, samesite="strict")
+    answer.set_cookie(studio.access.cookie, secret, max_age=SESSION_DAYS * 86400, httponly=True, samesite="strict")
     return answer
 
 
@@ -96,7 +112,7 @@ async def _try_password(request: Request) -> Response:
     try:
         await asyncio.to_thread(studio.access.check_password, form.get("password"))
     except AfinaError as error:
-        return HTMLResponse(render("login.html.j2", request, problem=str(error)), 403)
+        return HTMLResponse(render("login.html.j2", request, problem=str(error)), status_of(error))
     finally:
         form.drop()
     return _signed_in(studio, studio.access.open_session())
@@ -110,7 +126,7 @@ async def _script(request: Request) -> Response:
     return Response(html.shared("script.js"), media_type="text/javascript")
 
 
-def make_app(studio: Studio) -> Starlette:
+def make_app(studio: Studio) -> ASGIApp:
     """Return the ASGI application, which carries out queued runs for as long as it runs."""
 
     @asynccontextmanager
@@ -119,7 +135,8 @@ def make_app(studio: Studio) -> Starlette:
         try:
             yield
         finally:
-            studio.queue.close()
+            studio.closing = True
+            await asyncio.to_thread(studio.queue.close)
 
     routes = [
         Route("/static/style.css", _style),
@@ -132,8 +149,8 @@ def make_app(studio: Studio) -> Starlette:
     app.state.studio = studio
     app.add_exception_handler(AfinaError, _said)
     app.add_exception_handler(HTTPException, _missing)
-    app.add_middleware(AccessMiddleware, studio=studio)
-    return app
+    app.add_exception_handler(Exception, _unforeseen)
+    return AccessMiddleware(app, studio)
 
 
 async def _said(request: Request, error: Exception) -> Response:
@@ -145,16 +162,27 @@ async def _missing(request: Request, error: Exception) -> Response:
     return error_answer(request, problems.PAGE_MISSING())
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that listens. Raises Busy if the port is in use."""
-    one = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    """Answer with a page where afina has a fault; uvicorn writes the traceback to standard error."""
+    return HTMLResponse(render("problem.html.j2", request, problem=FAULT), 500)
+
+
+FAULT = (
+    "This page has a fault. The terminal in which `afina studio` runs shows the fault: report it. The other pages work."
+)
+
+
+def listen(host: str, port: int) -> Sequence[socket.socket]:
+    """Return sockets that listen at a host and a port. Raises NotFound, Busy or Refused, as `bind`."""
+    sockets = bind(host, port)
     try:
-        one.bind((host, port))
-    except OSError:
-        one.close()
-        raise problems.PORT_LACKS(port=port, host=host) from None
-    return one
+        for one in sockets:
+            one.listen(QUEUE)
+    except OSError as error:
+        for one in sockets:
+            one.close()
+        raise refusal(host, port, error) from None
+    return sockets
 
 
 class _Server(uvicorn.Server):
@@ -170,14 +198,14 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._studio.closing = True
-        self.should_exit = True
+        self.force_exit, self.should_exit = self.should_exit, True
 
 
-def run(studio: Studio, listener: socket.socket, listening: Callable[[], None]) -> None:
-    """Answer requests until SIGINT or SIGTERM.
+def run(studio: Studio, sockets: Sequence[socket.socket], listening: Callable[[], None]) -> None:
+    """Answer requests until SIGINT, SIGTERM or SIGHUP; open answers end within CLOSE_SECONDS.
 
     Args:
-        listener: A socket from `bind`.
+        sockets: Sockets from `listen`.
         listening: Called when the studio answers.
     """
     config = uvicorn.Config(
@@ -189,6 +217,9 @@ def run(studio: Studio, listener: socket.socket, listening: Callable[[], None]) 
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=3,
+        timeout_graceful_shutdown=CLOSE_SECONDS,
     )
-    _Server(config, studio, listening).run([listener])
+    server = _Server(config, studio, listening)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` lets the studio outlive its terminal
+        signal.signal(signal.SIGHUP, server.handle_exit)
+    server.run([*sockets])

@@ -13,14 +13,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from afina import file_io, meter
-from afina.errors import CorruptAdapter
+from afina.errors import CannotWrite, CorruptAdapter
 
 LOCK = ".lock"
 """The file that the supervisor and the command have locked; the operating system unlocks it when both have ended."""
@@ -41,22 +42,35 @@ class CommandProcess:
     def start(self, arguments: Sequence[str], environment: dict[str, str] | None = None) -> None:
         """Start `afina ARGUMENTS`; its earlier output is removed. The process outlives this one.
 
+        Nothing is done if the command runs already.
+
         Args:
             environment: Variables that differ from those of this process.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        for name in ("exit.json", "output", "process.json"):
-            (self.directory / name).unlink(missing_ok=True)
-        file_io.write_text(self._command, json.dumps({"arguments": [*arguments], "environment": environment or {}}))
-        with (self.directory / "log").open("ab") as log:
-            supervisor = subprocess.Popen(
-                [sys.executable, "-P", "-m", "afina.studio.command_process", str(self.directory.absolute())],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        _started[self.directory.absolute()] = supervisor
+        with (self.directory / LOCK).open("w") as lock:
+            with _locking:
+                if not _locked(lock, fcntl.LOCK_EX):
+                    return
+            for name in ("exit.json", "output", "process.json"):
+                (self.directory / name).unlink(missing_ok=True)
+            file_io.write_text(self._command, json.dumps({"arguments": [*arguments], "environment": environment or {}}))
+            with (self.directory / "log").open("ab") as log:
+                supervisor = subprocess.Popen(
+                    [sys.executable, "-P", "-m", MODULE, str(self.directory.absolute()), str(lock.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    pass_fds=(lock.fileno(),),  # it has the lock from its first moment
+                )
+        with _locking:
+            _started.append(supervisor)
+        with suppress(CannotWrite):  # the supervisor writes it too; this one is at once
+            self._say_pid(supervisor.pid)
+
+    def _say_pid(self, pid: int) -> None:
+        file_io.write_text(self.directory / "process.json", json.dumps({"pid": pid}))
 
     @property
     def _command(self) -> Path:
@@ -68,21 +82,16 @@ class CommandProcess:
 
     @property
     def arguments(self) -> list[str]:
-        return [str(one) for one in _read(self._command).get("arguments", [])]
+        return texts(_read(self._command).get("arguments"))
 
     @property
     def is_running(self) -> bool:
-        """Whether the command runs, or is being started by this process."""
-        _reap()
+        """Whether the command runs."""
         if not self.was_started or (self.directory / "exit.json").is_file():
             return False
-        if self.directory.absolute() in _started:
-            return True
-        with suppress(FileNotFoundError), (self.directory / LOCK).open() as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
+        with suppress(OSError), _locking, (self.directory / LOCK).open() as lock:
+            _reap()
+            return not _locked(lock, fcntl.LOCK_SH)
         return False
 
     @property
@@ -138,14 +147,31 @@ class CommandProcess:
                 os.killpg(pid, sent)
 
 
-_started: dict[Path, subprocess.Popen[bytes]] = {}
-"""Supervisors that this process has started and that have not ended, by the directory of their command."""
+MODULE = "afina.studio.command_process"
+
+_locking = threading.Lock()
+"""Held while a lock is tried, so that a look at a command in one thread does not keep another from starting it."""
+
+_started: list[subprocess.Popen[bytes]] = []
+"""Supervisors that this process has started and that have not ended."""
 
 
 def _reap() -> None:
-    for directory, one in list(_started.items()):
-        if one.poll() is not None:
-            _started.pop(directory, None)
+    _started[:] = [one for one in _started if one.poll() is None]
+
+
+def _locked(file: IO[str], kind: int) -> bool:
+    """Lock an open file, and return whether that was possible at once."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def texts(found: object) -> list[str]:
+    """Return the texts of a list in a state file; empty if the file was damaged and there is no list."""
+    return [str(one) for one in found] if isinstance(found, list) else []
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -154,29 +180,29 @@ def _read(path: Path) -> dict[str, Any]:
     return {}
 
 
-def supervise(directory: Path) -> None:
-    """Run the command of a directory to its end; the body of the supervisor's process."""
-    found = _read(CommandProcess(directory)._command)
-    with (directory / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # another supervisor has the command
-            return
-        file_io.write_text(directory / "process.json", json.dumps({"pid": os.getpid()}))
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command, in the same process group, decides what it does
-        with (directory / "output").open("wb") as output, (directory / "log").open("ab") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "afina", *found["arguments"]],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=log,
-                env=os.environ | found["environment"],
-                pass_fds=(lock.fileno(),),  # the command keeps the lock if only its supervisor is killed
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-            )
-            status = child.wait()
-        file_io.write_text(directory / "exit.json", json.dumps({"status": status}))
+def supervise(directory: Path, lock: int) -> None:
+    """Run the command of a directory to its end; the body of the supervisor's process.
+
+    Args:
+        lock: The descriptor of the locked file, which the process that started the supervisor has locked.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command, in the same process group, decides what it does
+    found = CommandProcess(directory)
+    found._say_pid(os.getpid())
+    environment = _read(found._command).get("environment", {})
+    with (directory / "output").open("wb") as output, (directory / "log").open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "afina", *found.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=log,
+            env=os.environ | environment,
+            pass_fds=(lock,),  # the command keeps the lock if only its supervisor is killed
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        status = child.wait()
+    file_io.write_text(directory / "exit.json", json.dumps({"status": status}))
 
 
 if __name__ == "__main__":
-    supervise(Path(sys.argv[1]))
+    supervise(Path(sys.argv[1]), int(sys.argv[2]))

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import shutil
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,13 +26,19 @@ from afina.studio.command_process import CommandProcess
 
 PROJECT = "project.json"
 
-KEPT = ("title", "task", "options", "backbones", "created", "uploaded")
-"""The fields of a project in its file."""
+KEPT = {"title": str, "task": str, "options": dict, "backbones": list, "created": str, "uploaded": bool}
+"""The fields of a project in its file, with their types."""
+
+MOST_TITLE = 100
+"""The most characters of a title; a longer one is cut."""
 
 CLIENT = "studio"
 """The client's name in the studio's store: a project's adapters are `studio/PROJECT`."""
 
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
+STEM = 40
+"""The most characters of a project's name that come from its title; a number may follow."""
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,58}[a-z0-9])?")
 
 _RESERVED = {"store", "new", "login", "static", "example"}
 """Names of addresses and of folders that no project can have."""
@@ -95,7 +102,11 @@ class Project:
     @classmethod
     def read(cls, directory: Path) -> Project:
         """Raises CorruptAdapter if there is no project in the directory, or its file is damaged."""
-        found = file_io.read_object(directory / PROJECT)
+        path = directory / PROJECT
+        found = file_io.read_object(path)
+        for name, kind in KEPT.items():
+            if not isinstance(found.get(name), kind):
+                raise problems.PROJECT_DAMAGED(path=path, reason=f"`{name}` is missing, or is no {kind.__name__}")
         return cls(directory, **{name: found[name] for name in KEPT})
 
 
@@ -121,15 +132,31 @@ class StudioFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder and keep other studios out of it. Raises Busy, or CannotWrite."""
-        with file_io.writing(self.own):
+        """Make the folder and keep other studios out of it; uploads of a studio that was killed are removed.
+
+        Raises:
+            Busy: Another studio has the folder open.
+            NotFound: The folder cannot be used, such as a file.
+        """
+        try:
             self.own.mkdir(parents=True, exist_ok=True)
             self.own.chmod(0o700)
-        try:
-            with FileLock(self.own / "lock", timeout=0):
-                yield
+            lock = FileLock(self.own / "lock", timeout=0)
+            lock.acquire()
         except Timeout:
             raise problems.FOLDER_OCCUPIED(folder=self.root) from None
+        except OSError as error:
+            raise problems.FOLDER_INVALID(folder=self.root, reason=file_io.reason(error)) from None
+        try:
+            shutil.rmtree(self._uploads, ignore_errors=True)
+            file_io.sweep(self.own)
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def _uploads(self) -> Path:
+        return self.own / "uploads"
 
     def projects(self) -> list[Project]:
         """Return the projects, the newest first; directories that hold no project are left out."""
@@ -137,12 +164,12 @@ class StudioFolder:
         for path in self.root.glob(f"*/{PROJECT}"):
             try:
                 found.append(Project.read(path.parent))
-            except (CorruptAdapter, KeyError):
+            except CorruptAdapter:
                 continue
         return sorted(found, key=lambda one: one.created, reverse=True)
 
     def project(self, name: str) -> Project:
-        """Raises NotFound."""
+        """Raises NotFound, or CorruptAdapter if the project's file is damaged."""
         if not _NAME.fullmatch(name) or not (self.root / name / PROJECT).is_file():
             raise problems.PROJECT_MISSING(project=name, folder=self.root)
         return Project.read(self.root / name)
@@ -155,32 +182,43 @@ class StudioFolder:
             task: The address of the task, or the name that the uploaded file gets.
             upload: The uploaded file, which is moved into the project.
         """
-        stem, number = slug(title) or "project", 1
-        while (name := stem if number == 1 else f"{stem}-{number}") in _RESERVED or (self.root / name).exists():
+        with file_io.writing(self.root):
+            scratch = self.upload()
+            try:
+                scratch.mkdir()
+                made = Project(
+                    scratch,
+                    title[:MOST_TITLE],
+                    task,
+                    created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                    uploaded=upload is not None,
+                ).save()
+                if upload is not None:
+                    made.data.mkdir()
+                    upload.replace(made.data / task)
+                return replace(made, directory=self._placed(scratch, slug(title) or "project"))
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+    def _placed(self, complete: Path, stem: str) -> Path:
+        """Move a directory to the first free name that begins with `stem`, and return its path."""
+        number = 1
+        while True:
+            path = self.root / (stem if number == 1 else f"{stem}-{number}")
             number += 1
-        directory = self.root / name
-        directory.mkdir()
-        made = Project(
-            directory,
-            title,
-            task,
-            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            uploaded=upload is not None,
-        )
-        if upload is not None:
-            made.data.mkdir()
-            upload.replace(made.data / task)
-        return made.save()
+            if path.name not in _RESERVED:
+                with suppress(FileExistsError):
+                    path.mkdir()
+                    return complete.rename(path)  # takes the place of the empty directory, at once
 
     def upload(self) -> Path:
         """Return the path of a new file for an upload in progress."""
-        uploads = self.own / "uploads"
-        uploads.mkdir(exist_ok=True)
-        return uploads / secrets.token_hex(8)
+        self._uploads.mkdir(exist_ok=True)
+        return self._uploads / secrets.token_hex(8)
 
 
 def slug(title: str) -> str | None:
     """Return a project's name for a title: lower-case ASCII letters, digits and hyphens; None if nothing is left."""
     plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
-    name = re.sub(r"[^a-z0-9]+", "-", plain)[:40].strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", plain)[:STEM].strip("-")
     return name or None

@@ -6,20 +6,23 @@ module does not know what a page does with a form.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import unicodedata
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 from urllib.parse import parse_qsl
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from afina import file_io
 from afina.data.readers import source
+from afina.errors import AfinaError
 from afina.studio import problems
 from afina.studio.folder import StudioFolder
 
@@ -27,6 +30,16 @@ MOST_FIELD_BYTES = 2**21
 """The most bytes of all fields of a form that are no file."""
 
 MOST_FIELDS = 200
+"""The most fields of a form."""
+
+STALL_SECONDS = 60.0
+"""Seconds without a byte after which a form is given up."""
+
+DRAIN_SECONDS = 20.0
+"""Seconds for which the rest of an upload that is too large is received and thrown away.
+
+A browser shows an answer only after it has sent the form; a server that hangs up shows nothing.
+"""
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".xlsx")
 """The suffixes of files that can be uploaded; each may be followed by one of a compressed file."""
@@ -71,32 +84,72 @@ async def read_form(request: Request, folder: StudioFolder, limit: int) -> Form:
         limit: The most bytes of the request.
 
     Raises:
-        Refused: The request is larger.
-        InvalidData: The form is malformed.
+        Refused: The request is larger, or stopped to arrive.
+        InvalidData: The form is malformed, or did not arrive completely.
         CannotWrite: The disk is full.
     """
+    body = _arriving(request)
+    try:
+        return await _read(request, body, folder, limit)
+    except AfinaError as error:
+        if error.code == problems.UPLOAD_TOO_LARGE.code:
+            with suppress(AfinaError, TimeoutError):
+                await _drain(body, 2 * limit)
+        raise
+
+
+async def _read(request: Request, body: AsyncIterator[bytes], folder: StudioFolder, limit: int) -> Form:
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated) > limit:
-        raise problems.UPLOAD_TOO_LARGE(limit=limit // 10**6)
+        raise problems.UPLOAD_TOO_LARGE(limit=limit / 10**6)
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind == b"multipart/form-data":
-        boundary = options.get(b"boundary")
-        if not boundary:
-            raise problems.FORM_MALFORMED(reason="it has no boundary")
-        return await _Multipart(boundary, folder, limit).read(request.stream())
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_FIELD_BYTES:
+        return await _Multipart(options.get(b"boundary", b""), folder, limit).read(body)
+    fields = bytearray()
+    async for chunk in body:
+        fields += chunk
+        if len(fields) > min(limit, MOST_FIELD_BYTES):
             raise problems.FORM_MALFORMED(reason="its fields are too long")
-    return Form(_fields(body))
+    return Form(_fields(bytes(fields)))
+
+
+async def _arriving(request: Request) -> AsyncIterator[bytes]:
+    """Yield the body of a request as it arrives."""
+    stream = aiter(request.stream())
+    while True:
+        try:
+            async with asyncio.timeout(STALL_SECONDS):
+                chunk = await anext(stream)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise problems.UPLOAD_STALLED(seconds=round(STALL_SECONDS)) from None
+        except ClientDisconnect:
+            raise problems.FORM_MALFORMED(reason="the connection ended before its end") from None
+        yield chunk
+
+
+async def _drain(body: AsyncIterator[bytes], most: int) -> None:
+    async with asyncio.timeout(DRAIN_SECONDS):
+        async for chunk in body:
+            most -= len(chunk)
+            if most < 0:
+                return
 
 
 def _fields(body: bytes) -> dict[str, str]:
     try:
-        return dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=MOST_FIELDS))
+        found = dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=MOST_FIELDS))
     except ValueError:
         raise problems.FORM_MALFORMED(reason="it is not URL-encoded") from None
+    return _checked(found)
+
+
+def _checked(fields: dict[str, str]) -> dict[str, str]:
+    """Return the fields, unless one has a NUL character, which neither a path nor an argument can have."""
+    if any("\0" in text for text in (*fields, *fields.values())):
+        raise problems.FORM_MALFORMED(reason="it has a NUL character")
+    return fields
 
 
 class _Multipart:
@@ -108,9 +161,15 @@ class _Multipart:
         self._header, self._value = b"", b""
         self._disposition = b""
         self._name, self._field = "", bytearray()
+        self._parts, self._field_bytes, self._ended = 0, 0, False
         self._file: IO[bytes] | None = None
-        self._parser = MultipartParser(
-            boundary,
+        self._boundary = boundary
+
+    def _parser(self) -> MultipartParser:
+        if not self._boundary:
+            raise problems.FORM_MALFORMED(reason="it has no boundary")
+        return MultipartParser(
+            self._boundary,
             {
                 "on_part_begin": self._begin,
                 "on_header_field": self._on_header_field,
@@ -119,20 +178,24 @@ class _Multipart:
                 "on_headers_finished": self._on_headers,
                 "on_part_data": self._on_data,
                 "on_part_end": self._end,
+                "on_end": self._on_end,
             },
         )
 
     async def read(self, stream: AsyncIterator[bytes]) -> Form:
         got = 0
         try:
+            parser = self._parser()
             async for chunk in stream:
                 got += len(chunk)
                 if got > self._limit:
-                    raise problems.UPLOAD_TOO_LARGE(limit=self._limit // 10**6)
+                    raise problems.UPLOAD_TOO_LARGE(limit=self._limit / 10**6)
                 with file_io.writing("the upload"):
-                    self._parser.write(chunk)
-            self._parser.finalize()
-        except MultipartParseError:
+                    parser.write(chunk)
+            if not self._ended:
+                raise problems.FORM_MALFORMED(reason="its end is missing")
+            _checked(self._form.fields)
+        except FormParserError:
             self._give_up()
             raise problems.FORM_MALFORMED(reason="its parts cannot be read") from None
         except BaseException:
@@ -142,11 +205,15 @@ class _Multipart:
 
     def _give_up(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # a full disk takes no more of what is to be removed
+                self._file.close()
         self._form.drop()
 
     def _begin(self) -> None:
         self._disposition, self._header, self._value = b"", b"", b""
+        self._parts += 1
+        if self._parts > MOST_FIELDS:
+            raise problems.FORM_MALFORMED(reason="it has too many fields")
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
@@ -176,7 +243,8 @@ class _Multipart:
             self._file.write(data[start:end])
             return
         self._field += data[start:end]
-        if len(self._field) > MOST_FIELD_BYTES or len(self._form.fields) > MOST_FIELDS:
+        self._field_bytes += end - start
+        if self._field_bytes > MOST_FIELD_BYTES:
             raise problems.FORM_MALFORMED(reason="its fields are too long")
 
     def _end(self) -> None:
@@ -185,6 +253,9 @@ class _Multipart:
             self._file = None
         else:
             self._form.fields[self._name] = self._field.decode("utf-8", "replace")
+
+    def _on_end(self) -> None:
+        self._ended = True
 
 
 def safe_name(name: str) -> str:

@@ -13,6 +13,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from math import isfinite
 from typing import Any, ClassVar, Protocol
 
 from jinja2 import Environment
@@ -149,22 +150,11 @@ class PageRouter:
         """Return a decorator of the function whose facts are sent as HTML with each change, as server-sent events."""
 
         def added(show: Show) -> Show:
-            async def events(request: Request) -> AsyncIterator[str]:
-                last, studio = "", studio_of(request)
-                while not studio.closing:
-                    facts: Any = await _shown(request, show)
-                    text = render(template, request, facts)
-                    if text != last:
-                        yield "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"
-                    if facts.is_final:
-                        yield "event: end\ndata: end\n\n"
-                        return
-                    last = text
-                    await asyncio.sleep(LIVE_SECONDS)
-
             async def stream(request: Request) -> Response:
-                await _shown(request, show)  # an error has its status before the stream begins
-                return StreamingResponse(events(request), media_type="text/event-stream")
+                first = await _shown(request, show)  # an error has its status before the stream begins
+                if request.method == "HEAD":
+                    return Response(media_type=EVENTS)
+                return StreamingResponse(_events(request, show, template, first), media_type=EVENTS)
 
             self.routes.append(Route(path, stream))
             return show
@@ -179,6 +169,31 @@ class PageRouter:
             return function
 
         return added
+
+
+EVENTS = "text/event-stream"
+
+END = "event: end\ndata: end\n\n"
+"""The last event of a live part: the page is loaded anew."""
+
+
+async def _events(request: Request, show: Show, template: str, facts: Any) -> AsyncIterator[str]:
+    """Yield a live part as HTML with each change, until it is final, or until the studio ends."""
+    last, studio = "", studio_of(request)
+    while not studio.closing:
+        text = render(template, request, facts)
+        if text != last:
+            yield "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"
+        last = text
+        if facts.is_final:
+            yield END
+            return
+        await asyncio.sleep(LIVE_SECONDS)
+        try:
+            facts = await _shown(request, show)
+        except AfinaError:  # such as a project that was removed; the page says it
+            yield END
+            return
 
 
 def download(path: Any, name: str) -> Response:
@@ -201,21 +216,40 @@ async def _shown(request: Request, show: Show) -> Facts:
 
 
 def _json(content: Any, status: int = 200) -> Response:
-    text = json.dumps(content, ensure_ascii=False, default=str)
-    return Response(text, status, media_type="application/json")
+    text = json.dumps(_finite(content), ensure_ascii=False, default=str, allow_nan=False)
+    return Response(_encodable(text), status, media_type="application/json")
+
+
+def _finite(content: Any) -> Any:
+    """Return JSON content with null for numbers that are NaN or infinite, which JSON does not have."""
+    if isinstance(content, Mapping):
+        return {str(key): _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not isfinite(content) else content
+
+
+def path_of(request: Request) -> str:
+    """Return the path of a request; that of `request.url` also depends on the header `Host`, which anybody chooses."""
+    path: str = request.scope["path"]
+    return path
 
 
 def render(template: str, request: Request, facts: Facts | None = None, problem: str = "", **more: Any) -> str:
-    """Return a page as HTML."""
-    path = request.url.path.strip("/").split("/")
+    """Return a page as HTML. Characters that UTF-8 does not have, as in some names of files, become `?`."""
+    path = path_of(request).strip("/").split("/")
     found = _environment().get_template(template)
-    return found.render(facts=facts, problem=problem, path=path, steps=STEPS, **more)
+    return _encodable(found.render(facts=facts, problem=problem, path=path, steps=STEPS, **more))
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def error_answer(request: Request, error: AfinaError) -> Response:
     """Return the page, or the JSON, that says an error."""
     status = status_of(error)
-    if request.url.path.endswith(".json"):
+    if path_of(request).endswith(".json"):
         return _json({"error": error.as_json()}, status)
     return HTMLResponse(render("problem.html.j2", request, problem=str(error)), status)
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 
-from afina.errors import Busy, Conflict, InvalidData, NotFound, Problem, Refused
+from afina.errors import Busy, Conflict, CorruptAdapter, InvalidData, NotFound, Problem, Refused, RunFailed
 
+FOLDER_INVALID = Problem(
+    NotFound, "studio.folder-invalid", "{folder}: the studio cannot use this folder: {reason}. Give another folder."
+)
 FOLDER_OCCUPIED = Problem(
     Busy,
     "studio.folder-occupied",
     "{folder}: another `afina studio` has this folder open. Use its page, stop it, or give another folder.",
-)
-PORT_LACKS = Problem(
-    Busy,
-    "studio.port-occupied",
-    "port {port} of {host} is in use. Stop the program that uses it, or give another `port`.",
 )
 _studio_missing = partial(Problem, NotFound, "studio.missing")
 PROJECT_MISSING = _studio_missing("there is no project {project!r:.60} in {folder}.")
@@ -24,13 +22,16 @@ PAGE_MISSING = _studio_missing("there is no page at this address.")
 UPLOAD_TOO_LARGE = Problem(
     Refused,
     "studio.upload-too-large",
-    "the upload has more than {limit} MB. Put the file on this machine and give its path as the address, or start the "
-    "studio with a larger `upload_limit`.",
+    "the upload has more than {limit:g} MB. Put the file on this machine and give its path as the address, or start "
+    "the studio with a larger `upload_limit`.",
 )
 _upload = partial(Problem, InvalidData, "studio.upload-invalid")
 NO_FILE = _upload("no file was sent. Choose a file, or give an address.")
 SUFFIX_UNKNOWN = _upload("{found!r:.80}: its suffix is none of a file of texts. Give a file with one of: {expected}.")
 FORM_MALFORMED = _upload("the form is malformed: {reason}.")
+UPLOAD_STALLED = Problem(
+    Refused, "studio.upload-stalled", "nothing of the form has arrived for {seconds} seconds. Send it again."
+)
 FIELD_MISSING = Problem(InvalidData, "studio.field-missing", "the field {field} is empty. Fill it in.")
 
 _studio_refused = partial(Problem, Refused, "studio.refused")
@@ -42,11 +43,14 @@ SIGNED_OUT = _studio_refused(
     "this browser is not signed in. Open the address that `afina studio` printed when it started. Its token works "
     "once: start the studio again for a new token."
 )
+PASSWORD_ASKED = _studio_refused("this browser is not signed in. Open the studio's page and give its password.")
 TOKEN_USED = _studio_refused(
     "this token was used, or is not of this studio. Start `afina studio` again for a new token."
 )
 PASSWORD_WRONG = _studio_refused("the password is wrong.")
-TOO_MANY_TRIES = _studio_refused("there were too many wrong passwords. Try again in {seconds} seconds.")
+TOO_MANY_TRIES = Problem(
+    Refused, "studio.tries-exhausted", "there were too many wrong passwords. Try again in {seconds} seconds."
+)
 PASSWORD_MISSING = Problem(
     Refused,
     "studio.password-missing",
@@ -57,3 +61,20 @@ PASSWORD_SHORT = Problem(
     InvalidData, "studio.password-short", "a password needs at least {least} characters; this one has {found}."
 )
 RUN_STATE = Problem(Conflict, "studio.run-state", "run {run} is {found}, so it cannot {asked}.")
+_studio_damaged = partial(Problem, CorruptAdapter, "studio.damaged")
+PROJECT_DAMAGED = _studio_damaged(
+    "{path}: the file of the project is damaged: {reason}. Restore the file, or remove the project's folder."
+)
+RUN_DAMAGED = _studio_damaged("{path}: the file of the run is damaged. Start another run.")
+RUN_LOST = Problem(
+    RunFailed,
+    "studio.run-lost",
+    "the process of run {run} was started {starts} times, and was lost each time: something ended the process, or the "
+    "machine was stopped. Free memory, and let the run go on.",
+)
+RUN_KILLED = Problem(
+    RunFailed,
+    "studio.run-killed",
+    "signal {signal} ended the process of run {run}. The usual cause is too little memory. Free memory, and let the "
+    "run go on.",
+)

@@ -7,9 +7,11 @@ machine was stopped, is started again and continues from its last checkpoint.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +19,7 @@ from typing import Any, Literal
 from afina import file_io
 from afina.errors import AfinaError, CorruptAdapter
 from afina.studio import problems
-from afina.studio.command_process import CommandProcess
+from afina.studio.command_process import CommandProcess, texts
 from afina.studio.folder import Project, StudioFolder
 
 State = Literal["queued", "running", "stopping", "stopped", "done", "failed"]
@@ -30,6 +32,39 @@ TRIES = 5
 
 LOOK_SECONDS = 0.5
 """Seconds between two looks whether the next run can start."""
+
+_DIRECTORY = re.compile(r"run-([1-9][0-9]{0,8})")
+
+_changing = threading.RLock()
+"""Held while what is wanted of a run is changed, so that a run that is stopped is not started meanwhile."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is wanted of a run, as its file says; without arguments if there is no file, or the file is damaged.
+
+    Attributes:
+        arguments: The arguments of `afina`.
+        wanted: Whether the run is to be carried out; False: it was stopped.
+        starts: How often its process was started since the run was asked for or continued.
+        asked: When the run was asked for, as ISO 8601 text: the order of the queue.
+    """
+
+    arguments: Sequence[str] = ()
+    wanted: bool = False
+    starts: int = 0
+    asked: str = ""
+
+    @classmethod
+    def read(cls, path: Path) -> _Request:
+        found: dict[str, Any] = {}
+        with suppress(CorruptAdapter):
+            found = file_io.read_object(path)
+        arguments, starts = texts(found.get("arguments")), found.get("starts")
+        if not arguments:
+            return cls()
+        counted = starts if isinstance(starts, int) else 0
+        return cls(arguments, bool(found.get("wanted")), counted, str(found.get("asked", "")))
 
 
 @dataclass(frozen=True)
@@ -52,11 +87,8 @@ class ProjectRun:
         return self.project.process(f"run-{self.number}")
 
     @property
-    def _request(self) -> dict[str, Any]:
-        try:
-            return file_io.read_object(self._file)
-        except CorruptAdapter:
-            return {}
+    def _request(self) -> _Request:
+        return _Request.read(self._file)
 
     @property
     def _file(self) -> Path:
@@ -64,8 +96,8 @@ class ProjectRun:
 
     @property
     def arguments(self) -> list[str]:
-        """The arguments of `afina`."""
-        return [str(one) for one in self._request.get("arguments", [])]
+        """The arguments of `afina`; empty if the file of the run is damaged."""
+        return [*self._request.arguments]
 
     @property
     def command(self) -> str:
@@ -75,57 +107,98 @@ class ProjectRun:
     @property
     def asked(self) -> str:
         """When the run was asked for, as ISO 8601 text: the order of the queue."""
-        return str(self._request.get("asked", ""))
+        return self._request.asked
 
     @property
     def state(self) -> State:
-        wanted, process = bool(self._request.get("wanted")), self.process
+        request, process = self._request, self.process
         if process.is_running:
-            return "running" if wanted else "stopping"
-        if process.status == 0:
+            return "running" if request.wanted else "stopping"
+        status = process.status
+        if status == 0:
             return "done"
-        if not wanted:
+        if not request.arguments:
+            return "failed"
+        if not request.wanted:
             return "stopped"
-        failed = process.status is not None and process.status not in INTERRUPTED
-        return "failed" if failed or self._request.get("starts", 0) >= TRIES else "queued"
+        return "failed" if self._failed(status) or request.starts >= TRIES else "queued"
+
+    @staticmethod
+    def _failed(status: int | None) -> bool:
+        return status is not None and status not in INTERRUPTED
+
+    @property
+    def failure(self) -> str:
+        """Why a run has failed: a sentence, or the end of what its command wrote on standard error."""
+        request, status = self._request, self.process.status
+        if not request.arguments:
+            return str(problems.RUN_DAMAGED(path=self._file))
+        if status is not None and status < 0:
+            return str(problems.RUN_KILLED(run=self.number, signal=-status))
+        if not self._failed(status):
+            return str(problems.RUN_LOST(run=self.number, starts=request.starts))
+        return self.process.log or f"exit status {status}"
 
     def ask(self, arguments: Sequence[str]) -> None:
-        """Put a new run into the queue."""
-        self.process.directory.mkdir(parents=True)
-        self._save({"arguments": [*arguments]})
+        """Put a new run into the queue. Raises CannotWrite."""
+        with file_io.writing(self.process.directory):
+            self.process.directory.mkdir(parents=True)
+        self._save(_Request(arguments, wanted=True, asked=_now()))
 
-    def _save(self, request: dict[str, Any]) -> None:
-        changed = {"wanted": True, "starts": 0, "asked": datetime.now(UTC).isoformat(), **request}
-        file_io.write_text(self._file, json.dumps(changed, ensure_ascii=False))
+    def _save(self, request: _Request) -> None:
+        file_io.write_text(self._file, json.dumps(asdict(request), ensure_ascii=False))
 
     def start(self) -> None:
-        """Start or continue the run's command."""
-        request = self._request
-        self._save({**request, "starts": request.get("starts", 0) + 1})
-        self.process.start(self.arguments)
+        """Start or continue the run's command, unless the run was stopped meanwhile."""
+        with _changing:
+            if self.state == "queued":
+                request = self._request
+                self._save(replace(request, starts=request.starts + 1))
+                self.process.start(request.arguments)
 
     def stop(self) -> None:
         """Let the run end after a checkpoint. Raises Conflict if it has ended."""
-        state = self.state
-        if state in ("done", "failed", "stopped"):
-            raise problems.RUN_STATE(run=self.number, found=state, asked="be stopped")
-        self._save({**self._request, "wanted": False})
-        self.process.interrupt()
+        with _changing:
+            state = self.state
+            if state in ("done", "failed", "stopped"):
+                raise problems.RUN_STATE(run=self.number, found=state, asked="be stopped")
+            self._save(replace(self._request, wanted=False))
+            self.process.interrupt()
 
     def resume(self) -> None:
-        """Put a stopped or failed run back into the queue. Raises Conflict for another run."""
-        state = self.state
-        if state not in ("failed", "stopped"):
-            raise problems.RUN_STATE(run=self.number, found=state, asked="be continued")
-        (self.process.directory / "exit.json").unlink(missing_ok=True)
-        self._save({"arguments": self.arguments})
+        """Put a stopped or failed run back into the queue.
+
+        Raises:
+            Conflict: The run has not been stopped and has not failed.
+            CorruptAdapter: The file of the run is damaged.
+        """
+        with _changing:
+            state = self.state
+            if state not in ("failed", "stopped"):
+                raise problems.RUN_STATE(run=self.number, found=state, asked="be continued")
+            if not (arguments := self.arguments):
+                raise problems.RUN_DAMAGED(path=self._file)
+            (self.process.directory / "exit.json").unlink(missing_ok=True)
+            self._save(_Request(arguments, wanted=True, asked=_now()))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
 
 
 def runs_of(project: Project) -> list[ProjectRun]:
     """Return the runs of a project, the newest first."""
-    found = (project.directory / "processes").glob("run-*/request.json")
-    numbers = sorted((int(path.parent.name.removeprefix("run-")) for path in found), reverse=True)
-    return [ProjectRun(project, number) for number in numbers]
+    return [ProjectRun(project, number) for number in _numbers(project) if _is_run(project, number)]
+
+
+def _numbers(project: Project) -> list[int]:
+    """The numbers of the directories of runs, the largest first; a studio that was killed may have left one empty."""
+    found = (_DIRECTORY.fullmatch(path.name) for path in (project.directory / "processes").glob("run-*"))
+    return sorted((int(one[1]) for one in found if one), reverse=True)
+
+
+def _is_run(project: Project, number: int) -> bool:
+    return ProjectRun(project, number)._file.is_file()
 
 
 def run_of(project: Project, number: str) -> ProjectRun:
@@ -141,7 +214,7 @@ class RunQueue:
 
     def __init__(self, folder: StudioFolder) -> None:
         self._folder = folder
-        self._lock, self._ends = threading.Lock(), threading.Event()
+        self._ends = threading.Event()
         self._thread = threading.Thread(target=self._go_on, name="afina-studio-queue", daemon=True)
 
     def start(self) -> None:
@@ -153,10 +226,9 @@ class RunQueue:
         self._thread.join()
 
     def add(self, project: Project, command: Sequence[str]) -> ProjectRun:
-        """Put a run of a project into the queue; `--out` is added to the command."""
-        with self._lock:
-            number = max((one.number for one in runs_of(project)), default=0) + 1
-            made = ProjectRun(project, number)
+        """Put a run of a project into the queue; `--out` is added to the command. Raises CannotWrite."""
+        with _changing:
+            made = ProjectRun(project, max(_numbers(project), default=0) + 1)
             made.ask([*command, "--out", str(made.out.absolute())])
         return made
 
@@ -169,9 +241,8 @@ class RunQueue:
 
     def look(self) -> None:
         """Start the next run if none is carried out."""
-        with self._lock:
-            every = [run for project in self._folder.projects() for run in runs_of(project)]
-            states = [(one, one.state) for one in every if one.asked]
-            waiting = sorted((one for one, state in states if state == "queued"), key=lambda one: one.asked)
-            if waiting and not {"running", "stopping"} & {state for _, state in states}:
+        with _changing:
+            every = [(one, one.state) for project in self._folder.projects() for one in runs_of(project)]
+            waiting = sorted((one for one, state in every if state == "queued"), key=lambda one: one.asked)
+            if waiting and not any(state in ("running", "stopping") for _, state in every):
                 waiting[0].start()

@@ -28,8 +28,9 @@ from afina.server.ray_serve import problems
 from afina.server.ray_serve.deployment import NAME, OWNER, DeploymentOptions, application
 from afina.server.ray_serve.placement import check_cluster, planned_options
 from afina.server.ray_serve.proxy import CALLBACK
-from afina.server.running import KEEP_ALIVE, bind
+from afina.server.running import KEEP_ALIVE
 from afina.server.settings import Settings
+from afina.server.sockets import bind
 from afina.store.adapter_store import AdapterStore
 
 FORCED = {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1"}

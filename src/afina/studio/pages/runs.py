@@ -188,7 +188,7 @@ def _facts(found: ProjectRun) -> RunFacts:
         plot_words=plot.text if plot else "",
         memory=found.process.memory if state == "running" else 0,
         seconds=told.seconds,
-        log=found.process.log if state == "failed" else "",
+        log=found.failure if state == "failed" else "",
     )
 
 
