@@ -91,8 +91,19 @@ class LiveFacts(Facts, Protocol):
     def is_final(self) -> bool: ...
 
 
+@dataclass(frozen=True)
+class ShownOnce:
+    """The answer of a form that is shown on the form's page, and at no address: such as a new key.
+
+    Attributes:
+        values: what the page's template reads, by name.
+    """
+
+    values: Mapping[str, Any]
+
+
 Show = Callable[..., Facts]
-Act = Callable[..., str]
+Act = Callable[..., str | ShownOnce]
 
 
 class PageRouter:
@@ -121,6 +132,8 @@ class PageRouter:
     def form(self, path: str, page: Show, template: str) -> Callable[[Act], Act]:
         """Return a decorator of the function that does what a form asks for, and returns the address to go on at.
 
+        A function that returns ShownOnce is answered with the page of the form, whose template gets its values.
+
         Args:
             path: The address to which the form is sent.
             page: The function of the page with the form, which is shown again with an error.
@@ -133,13 +146,16 @@ class PageRouter:
                 form = Form()
                 try:
                     form = await read_form(request, studio.folder, studio.upload_limit)
-                    address = await asyncio.to_thread(act, _visit(request), form, **request.path_params)
+                    found = await asyncio.to_thread(act, _visit(request), form, **request.path_params)
+                    if isinstance(found, ShownOnce):
+                        facts = await _shown(request, page)
+                        return HTMLResponse(render(template, request, facts, **found.values))
                 except AfinaError as error:
                     facts = await _shown(request, page)
                     return HTMLResponse(render(template, request, facts, problem=str(error)), status_of(error))
                 finally:
                     form.drop()
-                return RedirectResponse(address, 303)
+                return RedirectResponse(found, 303)
 
             self.routes.append(Route(path, answer, methods=["POST"]))
             return act

@@ -77,4 +77,30 @@ RUN_KILLED = Problem(
     "studio.run-killed",
     "signal {signal} ended the process of run {run}. The usual cause is too little memory. Free memory, and let the "
     "run go on.",
+
+_server_state = partial(Problem, Conflict, "studio.server-state")
+SERVER_OFF = _server_state("the server does not run. Start it first.")
+SERVER_RUNS = _server_state("the server runs with the backbone {backbone}. Stop it first.")
+SERVER_PORT_OCCUPIED = Problem(
+    Busy,
+    "studio.port-occupied",
+    "port {port} is in use. Give another port, or leave the field empty for a free one.",
+)
+STILL_PUBLISHING = Problem(
+    Busy, "studio.publishing", "an adapter of {project} is being published. Wait until it is published."
+)
+ADAPTER_MISSING = _studio_missing("project {project} has no finished run with the adapter {adapter!r:.80}.")
+VERSION_MISSING = _studio_missing("{name} has no version {version!r:.20}.")
+OWN_KEY = Problem(Refused, "studio.own-key", "key {key} is that of the studio's own pages. Stop the server instead.")
+NOTHING_PUBLISHED = _studio_missing(
+    "project {project} has no published version. Publish one on the page Keep and serve."
+)
+NO_CORRECTIONS = _studio_missing("project {project} has no corrections yet.")
+VERSIONS_CHOSEN = Problem(
+    InvalidData, "studio.versions-chosen", "{found} versions are chosen. Choose between 1 and {most} of them."
+)
+BACKBONE_UNNAMED = Problem(
+    InvalidData,
+    "studio.backbone-unnamed",
+    "{name} names no backbone, so the studio cannot start a server for it. Start `afina serve` with its backbone.",
 )

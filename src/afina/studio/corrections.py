@@ -1,0 +1,92 @@
+"""Corrections: texts whose answer was wrong, each with the right label, in a csv file of the project.
+
+A spreadsheet takes a cell that begins with `=`, `+`, `-` or `@` for a formula. Such a cell is written with an
+apostrophe before it, and read without.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from afina import file_io
+from afina.data.kinds import TEXT
+from afina.studio.folder import Project
+
+TARGET_COLUMN = "target"
+"""The column of the right answer if the task is to write a text; else `label`."""
+
+_FORMULA, _WRITTEN = re.compile(r"'*[=+\-@\t\r]"), re.compile(r"'+[=+\-@\t\r]")
+
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?")
+
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A text, or a pair of texts, with its right answer."""
+
+    text: str
+    answer: str
+    pair: str = ""
+
+
+def harmless(cell: str) -> str:
+    """Return the cell as a spreadsheet may read it: with an apostrophe before what would be a formula."""
+    return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
+
+
+def restored(cell: str) -> str:
+    """Return the cell that `harmless` has written."""
+    return cell[1:] if _WRITTEN.match(cell) else cell
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """The corrections of a project."""
+
+    project: Project
+
+    @property
+    def path(self) -> Path:
+        return self.project.directory / "corrections.csv"
+
+    def read(self) -> list[Correction]:
+        """Return the corrections, the oldest first; empty if there is no file."""
+        with suppress(FileNotFoundError), self.path.open(newline="", encoding="utf-8") as file:
+            rows = [[restored(cell) for cell in row] for row in csv.reader(file)][1:]
+            return [Correction(row[0], row[-1], row[1] if len(row) > 2 else "") for row in rows if len(row) > 1]
+        return []
+
+    def add(self, made: Correction, kind: str) -> None:
+        """Keep a correction; it takes the place of an earlier one of the same text."""
+        with _lock:
+            others = [one for one in self.read() if (one.text, one.pair) != (made.text, made.pair)]
+            file_io.write_text(self.path, written([*others, made], kind, harmless))
+
+    def write_plain(self, path: Path, kind: str) -> None:
+        """Write the corrections as they were given, for a reader that takes no cell for a formula."""
+        file_io.write_text(path, written(self.read(), kind, str))
+
+
+def columns(kind: str, pairs: bool) -> list[str]:
+    """Return the columns of a file of corrections."""
+    return ["text", *(["text_pair"] if pairs else []), TARGET_COLUMN if kind == TEXT else "label"]
+
+
+def written(found: Sequence[Correction], kind: str, cell: Callable[[str], str]) -> str:
+    """Return corrections as csv, with each cell as `cell` returns it."""
+    pairs = any(one.pair for one in found)
+    content = io.StringIO()
+    writer = csv.writer(content)
+    writer.writerow(columns(kind, pairs))
+    rows = ([one.text, *([one.pair] if pairs else []), one.answer] for one in found)
+    writer.writerows([cell(value) for value in row] for row in rows)
+    return content.getvalue()

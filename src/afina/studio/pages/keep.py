@@ -1,0 +1,467 @@
+"""Keep and serve: versions of a project's adapters, aliases, the server of the studio, its keys and its traffic."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from afina.data.kinds import TEXT
+from afina.errors import AfinaError
+from afina.report.formatting import value_in_words
+from afina.server import routes
+from afina.server.metrics import Traffic
+from afina.server.versions.shadow_counts import ShadowCounts
+from afina.store.adapter_store import AdapterStore
+from afina.store.api_keys import PREDICT, SCOPES
+from afina.store.versions import PRODUCTION, SHADOW
+from afina.studio import problems
+from afina.studio.command_process import CommandProcess
+from afina.studio.folder import CLIENT, Project, StudioFolder
+from afina.studio.forms import Form
+from afina.studio.page import PageRouter, ShownOnce, Visit
+from afina.studio.pages.data import arguments_of
+from afina.studio.published import (
+    FinishedAdapter,
+    PublishedVersion,
+    finished_adapters,
+    minute,
+    problem_of,
+    publish,
+    publishing,
+    versions_of,
+)
+from afina.studio.server_process import StudioServer
+
+TEMPLATE, DIFF = "keep.html.j2", "keep_diff.html.j2"
+
+EXAMPLE, PAIR = "It broke on the second day.", "The product is durable."
+"""The texts of the example requests."""
+
+PATIENCE = 2.0
+"""Seconds for the server's figures; a page without figures is better than a page that waits."""
+
+SAID = 40
+"""The last entries of the audit log that are shown at first."""
+
+MOST_LAYERS = 12
+"""The layers whose weights differ most that are shown."""
+
+router = PageRouter()
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """An entry of the audit log."""
+
+    at: str
+    event: str
+    what: str
+    who: str
+    why: str
+
+
+@dataclass(frozen=True)
+class KeyFacts:
+    """A key without its secret.
+
+    Attributes:
+        state: valid, revoked, expired or damaged.
+        own: Whether the key is that of the studio's own pages.
+    """
+
+    id: str
+    name: str
+    scopes: Sequence[str]
+    created: str
+    expires: str
+    state: str
+    own: bool
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """The server of the studio.
+
+    Attributes:
+        state: off, starting, running or failed.
+        backbones: The backbones of the store's versions in this project, the newest first.
+        problem: Why the server did not start, or has ended.
+        memory: Resident memory of the server now, in bytes.
+        command: The command that starts it.
+    """
+
+    state: str
+    url: str
+    port: int | None
+    backbone: str
+    backbones: Sequence[str]
+    problem: str
+    log: str
+    memory: int
+    command: str
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """A program that asks the server, for copying."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class ShadowFacts:
+    """The comparison of a shadow version with the version in production.
+
+    Attributes:
+        state: As in `GET /shadows`: none, loading, riding, failed or promoted; empty if the server does not tell.
+    """
+
+    number: int
+    state: str = ""
+    current: int | None = None
+    problem: str = ""
+    texts: int = 0
+    flips: int | None = None
+    flip_rate: float | None = None
+    interval: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class KeepFacts:
+    """Everything that was published, and the server.
+
+    Attributes:
+        adapters: Adapters of finished runs that can be published.
+        publishing: Whether an adapter is being published.
+        failed: Why the last adapter could not be published.
+        versions: The newest first.
+        aliases: The version's number by alias.
+        others: The keys of this studio.
+        unanswered: Why the server gives no figures.
+    """
+
+    project: Project
+    command: str
+    adapters: Sequence[FinishedAdapter]
+    publishing: bool
+    failed: str
+    versions: Sequence[PublishedVersion]
+    aliases: Mapping[str, int]
+    history: Sequence[AuditEntry]
+    server: ServerFacts
+    keys: Sequence[KeyFacts]
+    snippets: Sequence[Snippet]
+    traffic: Traffic | None
+    shadow: ShadowFacts | None
+    unanswered: str = ""
+    scopes: Sequence[str] = SCOPES
+    said: int = SAID
+
+    @property
+    def is_final(self) -> bool:
+        return not self.publishing and self.server.state != "starting"
+
+
+@router.live("/{project}/keep/live", "keep_live.html.j2")
+@router.page("/{project}/keep", TEMPLATE)
+def keep(visit: Visit, project: str) -> KeepFacts:
+    """Return the versions, the server, the keys and the audit log of a project."""
+    opened = visit.project(project)
+    versions, server = versions_of(visit.folder, opened.adapters), StudioServer(visit.folder)
+    aliases = {alias: one.number for one in versions for alias in one.aliases}
+    traffic, shadow, unanswered = _figures(server, opened, aliases)
+    process = publishing(opened)
+    return KeepFacts(
+        project=opened,
+        command=shlex.join(["afina", "store", "history", opened.adapters, "--store", str(visit.folder.store)]),
+        adapters=finished_adapters(opened),
+        publishing=process.is_running,
+        failed=problem_of(process),
+        versions=versions,
+        aliases=aliases,
+        history=_history(visit.folder, opened) if versions else [],
+        server=_server(server, versions),
+        keys=_keys(visit.folder, server) if versions else [],
+        snippets=_snippets(server.url, versions[0]) if versions and server.state == "running" else [],
+        traffic=traffic,
+        shadow=shadow,
+        unanswered=unanswered,
+    )
+
+
+def _server(server: StudioServer, versions: Sequence[PublishedVersion]) -> ServerFacts:
+    state = server.state
+    backbones = [*dict.fromkeys(one.backbone for one in versions if one.backbone)]
+    return ServerFacts(
+        state=state,
+        url=server.url if state == "running" else "",
+        port=server.port,
+        backbone=server.backbone,
+        backbones=backbones,
+        problem=server.problem if state == "failed" else "",
+        log=server.process.log,
+        memory=server.process.memory if state in ("running", "starting") else 0,
+        command=server.command(backbones[0]) if backbones else "",
+    )
+
+
+def _history(folder: StudioFolder, project: Project) -> list[AuditEntry]:
+    done = AdapterStore(folder.store).history(project.adapters)
+    return [
+        AuditEntry(minute(one.time), one.event, one.summary, one.who or "", one.why or "") for one in reversed(done)
+    ]
+
+
+def _keys(folder: StudioFolder, server: StudioServer) -> list[KeyFacts]:
+    made = []
+    for one in AdapterStore(folder.store).keys(CLIENT):
+        ended = "revoked" if one.revoked else "damaged" if one.problem else "valid" if one.is_valid else "expired"
+        expires = minute(one.expires) if one.expires else ""
+        own = one.id == server.key_id
+        made.append(KeyFacts(one.id, one.name or "", one.scopes, minute(one.created), expires, ended, own))
+    return made
+
+
+def _figures(
+    server: StudioServer, project: Project, aliases: Mapping[str, int]
+) -> tuple[Traffic | None, ShadowFacts | None, str]:
+    """Return the traffic, the comparison of the shadow version, and why the server gives no figures."""
+    number = aliases.get(SHADOW)
+    shadow = None if number is None else ShadowFacts(number)
+    if server.state != "running":
+        return None, shadow, ""
+    try:
+        client = server.client(PATIENCE)
+        paths = {path for one in routes.ROUTES if (one.method, one.scope) == ("POST", PREDICT) for path in one.paths}
+        traffic = Traffic.of(client.read("/metrics").decode(), paths)
+        if number is not None:
+            shadow = _shadow(number, client.shadow(project.adapters))
+    except AfinaError as error:
+        return None, shadow, str(error)
+    return traffic, shadow, ""
+
+
+def _shadow(number: int, found: Mapping[str, Any]) -> ShadowFacts:
+    counts = ShadowCounts.of(found)
+    ends = counts.flip_interval
+    return ShadowFacts(
+        number=number,
+        state=str(found["state"]),
+        current=found["current"],
+        problem=str(found["problem"] or ""),
+        texts=counts.texts,
+        flips=counts.flips,
+        flip_rate=counts.flip_rate,
+        interval=(ends.low, ends.high) if ends else (),
+    )
+
+
+def _snippets(url: str, newest: PublishedVersion) -> list[Snippet]:
+    """Return programs that ask for the version in production, or else for the newest; each reads AFINA_KEY."""
+    name = newest.reference.partition("@")[0]
+    if newest.kind == TEXT:
+        path, body = "/v1/completions", f'{{"model": "{name}", "prompt": "{EXAMPLE}"}}'
+    elif newest.pairs:
+        path, body = "/tasks", f'{{"models": ["{name}"], "text": "{EXAMPLE}", "pair": "{PAIR}"}}'
+    else:
+        path, body = "/classify", f'{{"model": "{name}", "input": ["{EXAMPLE}"]}}'
+    curl = f"curl --silent --show-error {url}{path} -H \"Authorization: Bearer $AFINA_KEY\" -d '{body}'"
+    python = f"""import json, os, urllib.request
+
+body = {body}
+headers = {{"Authorization": f"Bearer {{os.environ['AFINA_KEY']}}"}}
+request = urllib.request.Request("{url}{path}", json.dumps(body).encode(), headers)
+with urllib.request.urlopen(request) as answer:
+    print(json.load(answer))"""
+    made = [Snippet("curl", curl), Snippet("Python, without packages", python)]
+    if newest.kind == TEXT:
+        call = f'client.completions.create(model="{name}", prompt="{EXAMPLE}").choices[0].text'
+        base = f"{url}/v1"
+    else:
+        call, base = f'client.post("{path}", cast_to=object, body={body})', url
+    client = f'client = OpenAI(base_url="{base}", api_key=os.environ["AFINA_KEY"])'
+    lines = ["import os", "", "from openai import OpenAI", "", client, f"print({call})"]
+    return [*made, Snippet("Python, with the package openai", "\n".join(lines))]
+
+
+@router.form("/{project}/keep/publish", keep, TEMPLATE)
+def publish_adapter(visit: Visit, form: Form, project: str) -> str:
+    """Publish an adapter of a finished run as the next version."""
+    opened, wanted = visit.project(project), form["adapter"]
+    found = next((one for one in finished_adapters(opened) if one.place == wanted), None)
+    if found is None:
+        raise problems.ADAPTER_MISSING(project=opened.name, adapter=wanted)
+    if publishing(opened).is_running:
+        raise problems.STILL_PUBLISHING(project=opened.name)
+    publish(visit.folder, opened, found, form.get("message") or found.words, opened.adapters)
+    return f"/{project}/keep"
+
+
+def _reference(visit: Visit, project: Project, number: str) -> str:
+    """Return the reference of a version by its number. Raises NotFound."""
+    found = next((one for one in versions_of(visit.folder, project.adapters) if str(one.number) == number), None)
+    if found is None:
+        raise problems.VERSION_MISSING(name=project.adapters, version=number)
+    return found.reference
+
+
+@router.form("/{project}/keep/alias", keep, TEMPLATE)
+def move_alias(visit: Visit, form: Form, project: str) -> str:
+    """Point an alias to a version. The alias `shadow` begins a comparison with production."""
+    opened = visit.project(project)
+    reference, alias, why = _reference(visit, opened, form["version"]), form["alias"], form.get("message") or None
+    store = AdapterStore(visit.folder.store)
+    if alias == SHADOW:
+        store.shadow(reference, message=why)
+    else:
+        store.alias(reference, alias, message=why)
+    return f"/{project}/keep#versions"
+
+
+@router.form("/{project}/keep/rollback", keep, TEMPLATE)
+def roll_back(visit: Visit, form: Form, project: str) -> str:
+    """Move an alias back to its version before."""
+    opened = visit.project(project)
+    store = AdapterStore(visit.folder.store)
+    store.rollback(opened.adapters, form.get("alias") or PRODUCTION, message=form.get("message") or None)
+    return f"/{project}/keep#versions"
+
+
+@router.form("/{project}/keep/unshadow", keep, TEMPLATE)
+def end_shadow(visit: Visit, form: Form, project: str) -> str:
+    """End the comparison of the shadow version."""
+    AdapterStore(visit.folder.store).unalias(visit.project(project).adapters, SHADOW)
+    return f"/{project}/keep#traffic"
+
+
+@router.form("/{project}/keep/server", keep, TEMPLATE)
+def start_server(visit: Visit, form: Form, project: str) -> str:
+    """Start the server of the studio."""
+    given = form.get("port")
+    port = int(given) if given.isdecimal() and 0 < int(given) < 65536 else None
+    StudioServer(visit.folder).start(form["backbone"], port)
+    return f"/{project}/keep#server"
+
+
+@router.form("/{project}/keep/server/stop", keep, TEMPLATE)
+def stop_server(visit: Visit, form: Form, project: str) -> str:
+    """Stop the server of the studio."""
+    StudioServer(visit.folder).stop()
+    return f"/{project}/keep#server"
+
+
+@router.form("/{project}/keep/keys", keep, TEMPLATE)
+def create_key(visit: Visit, form: Form, project: str) -> ShownOnce:
+    """Create a key, and show it in this answer only."""
+    visit.project(project)
+    scopes = [one for one in SCOPES if form.get(f"scope-{one}")]
+    store = AdapterStore(visit.folder.store)
+    made = store.create_key(CLIENT, scopes, name=form.get("name") or None, expires=form.get("expires") or None)
+    return ShownOnce({"secret": made.secret, "made": made.key.id})
+
+
+@router.form("/{project}/keep/keys/revoke", keep, TEMPLATE)
+def revoke_key(visit: Visit, form: Form, project: str) -> str:
+    """Revoke a key."""
+    wanted, store = form["key"], AdapterStore(visit.folder.store)
+    if wanted == StudioServer(visit.folder).key_id:
+        raise problems.OWN_KEY(key=wanted)
+    store.revoke_key(wanted)
+    return f"/{project}/keep#keys"
+
+
+@dataclass(frozen=True)
+class ChangedSetting:
+    """A setting in words that differs between two versions; empty: the version does not have it."""
+
+    name: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class DiffFacts:
+    """The differences between two versions.
+
+    Attributes:
+        found: The answer of `afina store diff --json`; None while it is computed.
+        with_texts: Whether the predictions for the held-out texts are compared too.
+        settings: The settings, figures and labels that differ.
+        layers: The layers whose weights differ most.
+    """
+
+    project: Project
+    command: str
+    first: int
+    second: int
+    with_texts: bool
+    found: Mapping[str, Any] | None = None
+    problem: str = ""
+    settings: Sequence[ChangedSetting] = ()
+    layers: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def is_final(self) -> bool:
+        return self.found is not None or bool(self.problem)
+
+
+@router.live("/{project}/keep/diff/live", "keep_diff_live.html.j2")
+@router.page("/{project}/keep/diff", DIFF)
+def diff(visit: Visit, project: str) -> DiffFacts:
+    """Return the differences between two versions, which a command computes; each pair has a process of its own."""
+    opened = visit.project(project)
+    numbers, texts = (visit.query.get("first", ""), visit.query.get("second", "")), bool(visit.query.get("texts"))
+    process, arguments = _diff(visit, opened, numbers, texts)
+    if not process.was_started or process.was_lost:
+        process.start([*arguments, "--json"])
+    found = process.answer() if process.status == 0 else None
+    layers = sorted(found["layers"], key=lambda one: -(one["change"] or 0))[:MOST_LAYERS] if found else []
+    return DiffFacts(
+        project=opened,
+        command=shlex.join(["afina", *arguments]),
+        first=int(numbers[0]),
+        second=int(numbers[1]),
+        with_texts=texts,
+        found=found,
+        problem=problem_of(process),
+        settings=[*_settings(found["fields"])] if found else [],
+        layers=layers,
+    )
+
+
+def _settings(fields: Mapping[str, Mapping[str, Any]]) -> Iterator[ChangedSetting]:
+    """Yield the differing fields of two manifests, as `store.diff.differing` groups them, in words."""
+    for group, entries in fields.items():
+        for key, value in entries.items():
+            if group == "labels" and key in ("added", "removed"):
+                words = ", ".join(value)
+                yield ChangedSetting(f"labels {key}", words * (key == "removed"), words * (key == "added"))
+            else:
+                yield ChangedSetting(f"{group}: {key}", *map(_in_words, value))
+
+
+def _in_words(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else value_in_words(value)
+
+
+def _diff(visit: Visit, project: Project, numbers: Sequence[str], texts: bool) -> tuple[CommandProcess, list[str]]:
+    """Return the process that compares two versions, and its arguments. Raises NotFound."""
+    pair = [_reference(visit, project, one) for one in numbers]
+    arguments = ["store", "diff", *pair, *(arguments_of(project) if texts else [])]
+    process = project.process(f"diff-{'-'.join(numbers)}{'-texts' if texts else ''}")
+    return process, [*arguments, "--store", str(visit.folder.store.absolute())]
+
+
+@router.form("/{project}/keep/diff/again", keep, TEMPLATE)
+def compare_again(visit: Visit, form: Form, project: str) -> str:
+    """Compare two versions again, after the comparison has failed."""
+    numbers, texts = (form["first"], form["second"]), bool(form.get("texts"))
+    process, arguments = _diff(visit, visit.project(project), numbers, texts)
+    if not process.is_running:
+        process.start([*arguments, "--json"])
+    return f"/{project}/keep/diff?first={numbers[0]}&second={numbers[1]}{'&texts=yes' if texts else ''}"

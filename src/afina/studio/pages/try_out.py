@@ -1,0 +1,565 @@
+"""Try: versions of a project's adapters answer a text side by side; a wrong answer becomes a correction.
+
+The server of the studio answers texts of the form, with the studio's own key; `afina predict` answers those of a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import secrets
+import shlex
+import shutil
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from http.client import HTTPResponse
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from afina import file_io
+from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT
+from afina.errors import AfinaError, CorruptAdapter
+from afina.server.client import ServerClient
+from afina.studio import problems
+from afina.studio.access import status_of
+from afina.studio.command_process import CommandProcess
+from afina.studio.corrections import TARGET_COLUMN, Correction, Corrections
+from afina.studio.folder import Project
+from afina.studio.forms import Form, safe_name
+from afina.studio.page import PageRouter, Visit, download, studio_of
+from afina.studio.published import (
+    UNTRAINED,
+    PublishedVersion,
+    base_of,
+    finished_adapters,
+    problem_of,
+    publish,
+    publishing,
+    versions_of,
+)
+from afina.studio.server_process import StudioServer
+
+TEMPLATE = "try.html.j2"
+
+PATIENCE, WRITING_PATIENCE = 30.0, 150.0
+"""Seconds for an answer of the server, and for a text that is written."""
+
+MOST_VERSIONS = 12
+"""The newest versions that can be chosen."""
+
+MOST_CHOSEN = 4
+"""The most versions that answer at once."""
+
+MOST_BODY = 1 << 20
+"""The most bytes of a request for a text that is streamed."""
+
+KEPT = 20
+"""The last questions of a project that are kept, so that loading a page anew asks again."""
+
+ROWS = 30
+"""The texts of a file that are shown: those with different answers first."""
+
+LATEST = 5
+"""The latest corrections that are shown."""
+
+_ID = re.compile(r"[0-9a-f]{16}")
+
+router = PageRouter()
+
+
+@dataclass(frozen=True)
+class AskedVersion:
+    """A version that answers, with the words for it."""
+
+    reference: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A text, or a file of texts, and the versions that are asked.
+
+    Attributes:
+        file: The name of the uploaded file; empty: the question is `text`.
+    """
+
+    id: str
+    versions: Sequence[AskedVersion]
+    text: str = ""
+    pair: str = ""
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class LabelChance:
+    """A label, its probability, and by how much it differs from that of the version before."""
+
+    label: str
+    probability: float
+    change: float | None
+
+
+@dataclass(frozen=True)
+class VersionAnswer:
+    """What a version answers.
+
+    Attributes:
+        labels: The answer in words: one label, several labels, a number or a text.
+        differs: Whether the answer differs from that of the version before.
+        model: The version whose text the page's script streams; empty if the answer is here.
+    """
+
+    title: str
+    labels: Sequence[str] = ()
+    chances: Sequence[LabelChance] = ()
+    cut: bool = False
+    differs: bool = False
+    problem: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """A text of a file, and the answers of the versions in words."""
+
+    text: str
+    answers: Sequence[str]
+    differs: bool
+
+
+@dataclass(frozen=True)
+class FileAnswers:
+    """The answers to the texts of a file.
+
+    Attributes:
+        texts: Texts that all versions have answered.
+        differing: Texts with different answers.
+        rows: Some texts, those with different answers first.
+    """
+
+    texts: int
+    differing: int
+    rows: Sequence[FileRow]
+    is_done: bool
+
+
+@dataclass(frozen=True)
+class TryFacts:
+    """The versions, the question and its answers.
+
+    Attributes:
+        versions: The versions that can be asked, the newest first.
+        chosen: The references that are asked if nothing else is chosen.
+        untrained: What the project has of the untrained model: "published", "finished", or empty.
+        state: The state of the server.
+        problem_found: Why there is no answer.
+        label_names: The labels to choose the right one from.
+        corrections: The latest corrections.
+    """
+
+    project: Project
+    command: str
+    versions: Sequence[PublishedVersion]
+    chosen: Sequence[str]
+    untrained: str
+    publishing: bool
+    state: str
+    backbone: str
+    question: Question | None = None
+    answers: Sequence[VersionAnswer] = ()
+    in_file: FileAnswers | None = None
+    problem_found: str = ""
+    kind: str = CLASSES
+    pairs: bool = False
+    label_names: Sequence[str] = ()
+    corrections: Sequence[Correction] = ()
+    corrected: int = 0
+
+    @property
+    def is_final(self) -> bool:
+        waits = self.in_file is not None and not self.in_file.is_done
+        return not (waits or self.publishing or (self.state == "starting" and self.question is not None))
+
+
+@router.live("/{project}/try/live", "try_live.html.j2")
+def progress(visit: Visit, project: str) -> TryFacts:
+    """Return what the page waits for; no version is asked."""
+    return _facts(visit, project, asks=False)
+
+
+@router.page("/{project}/try", TEMPLATE)
+def try_out(visit: Visit, project: str) -> TryFacts:
+    """Return the answers of the versions to the question of the address."""
+    return _facts(visit, project, asks=True)
+
+
+def _facts(visit: Visit, project: str, *, asks: bool) -> TryFacts:
+    opened = visit.project(project)
+    versions = versions_of(visit.folder, opened.adapters)[:MOST_VERSIONS]
+    base = versions_of(visit.folder, base_of(opened))
+    newest, server = _newest([*versions, *base]), StudioServer(visit.folder)
+    asked, answers, in_file, problem = _question(opened, visit.query.get("asked", "")), [], None, ""
+    state = server.state
+    if asked is not None and asked.file:
+        in_file, problem = _file_answers(opened, asked, asks)
+    elif asked is not None and state == "running" and asks and newest is not None:
+        streams = newest.kind == TEXT and not newest.pairs and not visit.query.get("whole")
+        answers = _streamed(asked) if streams else _answers(server, asked, newest.kind)
+    elif asked is not None and state in ("off", "failed"):
+        problem = server.problem or "The server does not run. Ask again to start it."
+    kept = Corrections(opened).read()
+    return TryFacts(
+        project=opened,
+        command=_command(visit, versions, asked),
+        versions=versions,
+        chosen=[one.reference for one in asked.versions] if asked else _default(versions, base),
+        untrained="published" if base else "finished" if _untrained(opened) else "",
+        publishing=publishing(opened).is_running,
+        state=state,
+        backbone=server.backbone,
+        question=asked,
+        answers=answers,
+        in_file=in_file,
+        problem_found=problem,
+        kind=newest.kind if newest else CLASSES,
+        pairs=bool(newest and newest.pairs),
+        label_names=newest.labels if newest else (),
+        corrections=kept[: -LATEST - 1 : -1],
+        corrected=len(kept),
+    )
+
+
+def _newest(versions: Sequence[PublishedVersion]) -> PublishedVersion | None:
+    return versions[0] if versions else None
+
+
+def _command(visit: Visit, versions: Sequence[PublishedVersion], asked: Question | None) -> str:
+    """Return the commands that give the same answers without a server."""
+    named = [one.reference for one in asked.versions] if asked else [one.reference for one in versions[:1]]
+    store = f"AFINA_STORE={shlex.quote(str(visit.folder.store))} "
+    what = ["--file", asked.file] if asked and asked.file else [asked.text if asked else "TEXT"]
+    return "\n".join(store + shlex.join(["afina", "predict", f"store:{one}", *what]) for one in named)
+
+
+def _default(versions: Sequence[PublishedVersion], base: Sequence[PublishedVersion]) -> list[str]:
+    """Return the untrained model, the version in production, and the newest; or else the two newest."""
+    current = next((one for one in versions if "production" in one.aliases), None)
+    chosen = [*versions[:1], *([current] if current not in (None, *versions[:1]) else versions[1:2])]
+    return [one.reference for one in [*chosen, *base[:1]] if one is not None]
+
+
+def _untrained(project: Project) -> bool:
+    return any(one.method == UNTRAINED for one in finished_adapters(project))
+
+
+# Questions
+
+
+def _directory(project: Project) -> Path:
+    return project.directory / "questions"
+
+
+def _question(project: Project, id: str) -> Question | None:
+    if not _ID.fullmatch(id):
+        return None
+    with suppress(CorruptAdapter, KeyError, TypeError):
+        found = file_io.read_object(_directory(project) / id / "question.json")
+        return Question(**{**found, "versions": [AskedVersion(**one) for one in found["versions"]]})
+    return None
+
+
+def _keep(project: Project, question: Question) -> None:
+    """Write a question, and remove the oldest ones whose commands have ended."""
+    own = _directory(project) / question.id
+    file_io.write_text(own / "question.json", json.dumps(asdict(question), ensure_ascii=False))
+    every = sorted(_directory(project).iterdir(), key=lambda one: one.stat().st_mtime, reverse=True)
+    for old in every[KEPT:]:
+        if not any(CommandProcess(path.parent).is_running for path in old.glob("*/command.json")):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+@router.form("/{project}/try", try_out, TEMPLATE)
+def ask(visit: Visit, form: Form, project: str) -> str:
+    """Ask the chosen versions; the server is started if it does not run."""
+    opened = visit.project(project)
+    known = [*versions_of(visit.folder, opened.adapters), *versions_of(visit.folder, base_of(opened))]
+    if not known:
+        raise problems.NOTHING_PUBLISHED(project=opened.name)
+    chosen = [one for one in known if form.get(f"ask-{one.reference}")]
+    if not chosen or len(chosen) > MOST_CHOSEN:
+        raise problems.VERSIONS_CHOSEN(found=len(chosen), most=MOST_CHOSEN)
+    chosen.sort(key=lambda one: (not one.reference.startswith(base_of(opened)), one.number))
+    named = [AskedVersion(one.reference, _title(opened, one)) for one in chosen]
+    made = Question(secrets.token_hex(8), named, text=form.get("text"), pair=form.get("pair"))
+    if form.upload is not None:
+        name = safe_name(form.upload.name)
+        made = Question(made.id, named, file=name)
+        _keep(opened, made)
+        form.upload.path.replace(_directory(opened) / made.id / name)
+        _predict(visit, opened, made)
+    else:
+        if not made.text:
+            raise problems.FIELD_MISSING(field="text")
+        server = StudioServer(visit.folder)
+        if server.state in ("off", "failed"):
+            server.start(_backbone(chosen))
+        _keep(opened, made)
+    return f"/{project}/try?asked={made.id}#answers"
+
+
+def _title(project: Project, one: PublishedVersion) -> str:
+    if one.reference.startswith(f"{base_of(project)}@"):
+        return "Untrained model"
+    return f"Version {one.number}" + (f" ({', '.join(one.aliases)})" if one.aliases else "")
+
+
+def _backbone(chosen: Sequence[PublishedVersion]) -> str:
+    found = next((one.backbone for one in reversed(chosen) if one.backbone), None)
+    if found is None:
+        raise problems.BACKBONE_UNNAMED(name=chosen[-1].reference)
+    return found
+
+
+@router.form("/{project}/try/untrained", try_out, TEMPLATE)
+def publish_untrained(visit: Visit, form: Form, project: str) -> str:
+    """Publish the untrained model of a finished run, so that it can be asked beside the versions."""
+    opened = visit.project(project)
+    found = next((one for one in finished_adapters(opened) if one.method == UNTRAINED), None)
+    if found is None:
+        raise problems.ADAPTER_MISSING(project=opened.name, adapter=UNTRAINED)
+    if publishing(opened).is_running:
+        raise problems.STILL_PUBLISHING(project=opened.name)
+    publish(visit.folder, opened, found, "The untrained model, for comparison", base_of(opened))
+    return f"/{project}/try"
+
+
+# Answers to a text
+
+
+def _streamed(question: Question) -> list[VersionAnswer]:
+    return [VersionAnswer(one.title, model=one.reference) for one in question.versions]
+
+
+def _answers(server: StudioServer, question: Question, kind: str) -> list[VersionAnswer]:
+    """Return the answers of the server: of all versions in one request, or one by one if one of them fails."""
+    try:
+        client = server.client(WRITING_PATIENCE if kind == TEXT else PATIENCE)
+        found = _asked(client, question, question.versions)
+    except AfinaError as error:
+        if len(question.versions) == 1:
+            found = [str(error)]
+        else:
+            found = [_one(server, question, one, kind) for one in question.versions]
+    made: list[VersionAnswer] = []
+    before: Mapping[str, Any] | None = None
+    for version, answer in zip(question.versions, found, strict=True):
+        if isinstance(answer, str):
+            made.append(VersionAnswer(version.title, problem=answer))
+            continue
+        made.append(_answer(version, answer, before))
+        before = answer
+    return made
+
+
+def _asked(client: ServerClient, question: Question, versions: Sequence[AskedVersion]) -> list[Any]:
+    body = {"text": question.text, "models": [one.reference for one in versions]}
+    answer = client.ask("/tasks", body | ({"pair": question.pair} if question.pair else {}))
+    return list(answer["results"])
+
+
+def _one(server: StudioServer, question: Question, version: AskedVersion, kind: str) -> Any:
+    """Return the answer of one version, or the sentence that says why there is none."""
+    try:
+        client = server.client(WRITING_PATIENCE if kind == TEXT else PATIENCE)
+        return _asked(client, question, [version])[0]
+    except AfinaError as error:
+        return str(error)
+
+
+def _answer(version: AskedVersion, found: Mapping[str, Any], before: Mapping[str, Any] | None) -> VersionAnswer:
+    earlier = (before or {}).get("probabilities", {})
+    chances = sorted(found.get("probabilities", {}).items(), key=lambda one: -one[1])
+    return VersionAnswer(
+        title=version.title,
+        labels=said(found),
+        chances=[
+            LabelChance(name, value, value - earlier[name] if name in earlier else None) for name, value in chances
+        ],
+        cut=bool(found.get("truncated")),
+        differs=before is not None and said(before) != said(found),
+    )
+
+
+def said(answer: Mapping[str, Any]) -> list[str]:
+    """Return an answer of `afina predict`, or of the server, in words."""
+    if "labels" in answer:
+        return [str(one) for one in answer["labels"]]
+    if "value" in answer:
+        return [f"{answer['value']:.4g}"]
+    return [str(answer.get("label", answer.get("answer", "")))]
+
+
+@router.answers("/{project}/try/completions", "POST")
+async def completions(request: Request) -> Response:
+    """Pass a request for a streamed text on to the server, with the studio's own key."""
+    try:
+        got = await _passed_on(request)
+    except AfinaError as error:
+        return JSONResponse({"error": {"message": str(error)}}, status_of(error))
+
+    async def pieces() -> AsyncIterator[bytes]:
+        try:
+            while chunk := await asyncio.to_thread(got.read1, 65536):
+                yield chunk
+        finally:
+            asyncio.get_running_loop().run_in_executor(None, got.close)
+
+    headers = {"Afina-Receipt": got.headers.get("Afina-Receipt", "")}
+    return StreamingResponse(pieces(), media_type=got.headers.get_content_type(), headers=headers)
+
+
+async def _passed_on(request: Request) -> HTTPResponse:
+    visit = Visit(studio_of(request))
+    project = visit.project(request.path_params["project"])
+    content = b""
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > MOST_BODY:
+            raise problems.FORM_MALFORMED(reason="it is too long")
+    body = file_io.parse_json(content, "the request")
+    model = body.get("model") if isinstance(body, dict) else None
+    if str(model).partition("@")[0] not in (project.adapters, base_of(project)):
+        raise problems.VERSION_MISSING(name=project.adapters, version=str(model))
+    client = await asyncio.to_thread(StudioServer(visit.folder).client, WRITING_PATIENCE)
+    return await asyncio.to_thread(client.open, "/v1/completions", body)
+
+
+# Answers to the texts of a file
+
+
+def _process(project: Project, question: Question, number: int) -> CommandProcess:
+    return CommandProcess(_directory(project) / question.id / str(number))
+
+
+def _predict(visit: Visit, project: Project, question: Question) -> None:
+    """Let each version answer the texts of a question's file, in a process of its own."""
+    file = (_directory(project) / question.id / question.file).absolute()
+    columns = {f"--{name.replace('_', '-')}": project.options.get(name) for name in ("text", "text_pair", "sheet")}
+    options = [word for flag, value in columns.items() if value for word in (flag, str(value))]
+    for number, one in enumerate(question.versions):
+        arguments = ["predict", f"store:{one.reference}", "--file", str(file), *options]
+        _process(project, question, number).start(arguments, {"AFINA_STORE": str(visit.folder.store.absolute())})
+
+
+def _file_answers(project: Project, question: Question, reads: bool) -> tuple[FileAnswers, str]:
+    """Return the answers, and why a version does not answer; empty if all do.
+
+    Args:
+        reads: Whether the answers are read once all versions have ended; else their texts are counted.
+    """
+    every = [_process(project, question, number) for number in range(len(question.versions))]
+    failed = next((why for one in every if (why := problem_of(one))), "")
+    if any(one.was_lost for one in every):
+        failed = failed or "The texts were not answered to the end. Ask again."
+    done = not any(one.is_running for one in every)
+    outputs, summary = [one.directory / "output" for one in every], _directory(project) / question.id / "summary.json"
+    if not (done and reads):
+        return FileAnswers(min(_line_count(one) for one in outputs), 0, (), done), failed
+    with suppress(CorruptAdapter, KeyError):
+        found = file_io.read_object(summary)
+        return FileAnswers(**{**found, "rows": [FileRow(**one) for one in found["rows"]]}), failed
+    answers = _compared(outputs)
+    file_io.write_text(summary, json.dumps(asdict(answers), ensure_ascii=False))
+    return answers, failed
+
+
+def _line_count(path: Path) -> int:
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        return sum(1 for _ in file)
+    return 0
+
+
+def _compared(outputs: Sequence[Path]) -> FileAnswers:
+    """Return the answers of several files of answers to the same texts."""
+    texts, differing, different, same = 0, 0, list[FileRow](), list[FileRow]()
+    for lines in _lines(outputs):
+        answers = [", ".join(said(line)) for line in lines]
+        row = FileRow(str(lines[0].get("text", "")), answers, len({*answers}) > 1)
+        texts, differing = texts + 1, differing + row.differs
+        kept = different if row.differs else same
+        if len(kept) < ROWS:
+            kept.append(row)
+    return FileAnswers(texts, differing, [*different, *same][:ROWS], is_done=True)
+
+
+def _lines(paths: Sequence[Path]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the lines of several files of JSON lines beside each other, as far as all of them go."""
+    with ExitStack() as stack:
+        try:
+            files = [stack.enter_context(path.open(encoding="utf-8")) for path in paths]
+        except FileNotFoundError:
+            return
+        for lines in zip_longest(*files, fillvalue=""):
+            if not all(line.endswith("\n") for line in lines):
+                return
+            yield [json.loads(line) for line in lines]
+
+
+# Corrections
+
+
+@router.form("/{project}/try/corrections", try_out, TEMPLATE)
+def correct(visit: Visit, form: Form, project: str) -> str:
+    """Keep the right answer to a text."""
+    opened = visit.project(project)
+    newest = _newest([*versions_of(visit.folder, opened.adapters), *versions_of(visit.folder, base_of(opened))])
+    if newest is None:
+        raise problems.NOTHING_PUBLISHED(project=opened.name)
+    right = form.get("label")
+    if newest.kind == LABELS:
+        right = newest.separator.join(one for number, one in enumerate(newest.labels) if form.get(f"label-{number}"))
+    elif not right or (newest.kind == NUMBER and _number(right) is None):
+        raise problems.FIELD_MISSING(field="label")
+    Corrections(opened).add(Correction(form["text"], right, form.get("pair")), newest.kind)
+    asked = form.get("asked")
+    return f"/{project}/try{f'?asked={asked}' if _ID.fullmatch(asked) else ''}#corrections"
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+@router.answers("/{project}/try/corrections.csv")
+async def corrections_file(request: Request) -> Response:
+    """Return the file of corrections."""
+    opened = studio_of(request).folder.project(request.path_params["project"])
+    kept = Corrections(opened)
+    if not kept.path.is_file():
+        raise problems.NO_CORRECTIONS(project=opened.name)
+    return download(kept.path, f"{opened.name}-corrections.csv")
+
+
+@router.form("/{project}/try/corrections/project", try_out, TEMPLATE)
+def new_project(visit: Visit, form: Form, project: str) -> str:
+    """Make a project of the corrections."""
+    opened = visit.project(project)
+    kept, newest = Corrections(opened), _newest(versions_of(visit.folder, opened.adapters))
+    if not kept.read():
+        raise problems.NO_CORRECTIONS(project=opened.name)
+    kind = newest.kind if newest else CLASSES
+    path = visit.folder.upload()
+    kept.write_plain(path, kind)
+    made = visit.folder.create(f"{opened.title}: corrections", "corrections.csv", path)
+    several = {"separator": newest.separator} if newest and kind == LABELS else {}
+    answer = {"target": TARGET_COLUMN} if kind == TEXT else {"label": "label", "kind": kind, **several}
+    made.with_options({"text": "text", **answer})
+    return f"/{made.name}/data"

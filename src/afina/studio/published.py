@@ -1,0 +1,173 @@
+"""What a project has published, and what it can publish: versions in the studio's store, adapters of finished runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from afina.data.kinds import CLASSES
+from afina.errors import AfinaError, NotFound
+from afina.report.formatting import in_words, metric_figure, value_in_words
+from afina.store.adapter_store import AdapterStore
+from afina.store.versions import Version
+from afina.studies.descriptions import read_recommendation
+from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.runs.record import Record
+from afina.studio.command_process import CommandProcess
+from afina.studio.folder import Project, StudioFolder
+from afina.studio.run_queue import ProjectRun, runs_of
+
+UNTRAINED = "zero-shot"
+"""The method of an untrained language model."""
+
+
+@dataclass(frozen=True)
+class FinishedAdapter:
+    """An adapter of a finished run.
+
+    Attributes:
+        place: The number of the run, and the adapter's directory in the results of the run.
+        words: The run, the method with its settings, and the headline metric.
+        recommended: Whether the run is a recommendation, and recommends this adapter.
+        method: The name of the method.
+    """
+
+    place: str
+    words: str
+    recommended: bool
+    method: str
+
+
+@dataclass(frozen=True)
+class PublishedVersion:
+    """A version of a project's adapters, as the pages show it.
+
+    Attributes:
+        reference: `client/task@number`.
+        figure: The headline metric in words; empty if the manifest has none.
+        settings: The hyperparameters in words.
+        kind: The kind of the task.
+        labels: The names of the labels.
+        pairs: Whether the texts are pairs.
+        separator: The separator of the labels of one text, for tasks with several labels a text.
+        backbone: The address of the backbone; empty if the adapter needs none or does not say.
+        bytes: The size of the version's files.
+    """
+
+    reference: str
+    number: int
+    method: str
+    settings: str
+    figure: str
+    message: str
+    who: str
+    created: str
+    aliases: Sequence[str]
+    kind: str
+    labels: Sequence[str]
+    pairs: bool
+    separator: str
+    backbone: str
+    bytes: int
+
+    @property
+    def at(self) -> str:
+        """The time of publication (UTC), to the minute."""
+        return minute(self.created)
+
+
+def minute(time: str) -> str:
+    """Return an ISO 8601 time without its seconds."""
+    return time[:16].replace("T", " ")
+
+
+def base_of(project: Project) -> str:
+    """Return the name in the store of the project's untrained model; a dot is in no project's name."""
+    return f"{project.adapters}.base"
+
+
+def versions_of(folder: StudioFolder, name: str) -> list[PublishedVersion]:
+    """Return the versions of a name that are not deleted, the newest first; empty if nothing was published."""
+    store = AdapterStore(folder.store)
+    if not store.exists():
+        return []
+    with suppress(NotFound):
+        return [_version(one) for one in reversed(store.versions(name)) if not one.deleted]
+    return []
+
+
+def _version(one: Version) -> PublishedVersion:
+    manifest = one.manifest
+    kind = (manifest.get("objective") or {}).get("kind", CLASSES)
+    figure = next((metric_figure(name, value) for name, value in manifest["metrics"].items() if value is not None), "")
+    return PublishedVersion(
+        reference=str(one),
+        number=one.number,
+        method=manifest["method"],
+        settings=in_words(_flat(manifest["hyperparameters"])),
+        figure=figure,
+        message=one.why or "",
+        who=one.who or "",
+        created=one.created,
+        aliases=one.aliases,
+        kind=kind,
+        labels=manifest["label_names"],
+        pairs=bool(manifest.get("pairs")),
+        separator=(manifest.get("data") or {}).get("separator") or ",",
+        backbone=manifest.get("backbone") or "",
+        bytes=one.size,
+    )
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value_in_words(value) for key, value in settings.items() if not isinstance(value, Mapping)}
+
+
+def finished_adapters(project: Project) -> list[FinishedAdapter]:
+    """Return the adapters of a project's finished runs: of the newest run first, the recommended one before others."""
+    found = []
+    for run in runs_of(project):
+        if run.state == "done":
+            with suppress(AfinaError):  # a damaged results directory is the matter of the page of the run
+                found += _of_run(run)
+    return found
+
+
+def _of_run(run: ProjectRun) -> list[FinishedAdapter]:
+    results = OutputDirectory(run.out)
+    advised = read_recommendation(results.recommendation).adapter if results.recommendation.is_file() else None
+    made = [
+        FinishedAdapter(f"{run.number}/{one.adapter}", _words(run, one), one.adapter == advised, one.method)
+        for one in results.read()
+        if (run.out / one.adapter).is_dir()
+    ]
+    return sorted(made, key=lambda one: not one.recommended)
+
+
+def _words(run: ProjectRun, one: Record) -> str:
+    value = one.metrics[one.metric]
+    title = one.title if one.name == one.method else f"{one.title} ({one.name})"
+    return f"Run {run.number}: {title}, seed {one.seed}, {metric_figure(one.metric, value, one.label_names)}"
+
+
+def publish(folder: StudioFolder, project: Project, found: FinishedAdapter, message: str, name: str) -> None:
+    """Start to publish an adapter as the next version of a name."""
+    directory = project.directory / "runs" / found.place
+    command = ["store", "publish", str(directory.absolute()), name, "--message", message]
+    publishing(project).start([*command, "--store", str(folder.store.absolute()), "--json"])
+
+
+def publishing(project: Project) -> CommandProcess:
+    """Return the process that publishes an adapter of a project."""
+    return project.process("publish")
+
+
+def problem_of(process: CommandProcess) -> str:
+    """Return why a command has failed, in its words; empty if it runs or has not failed."""
+    if process.is_running or process.status in (0, None):
+        return ""
+    answer = process.answer()
+    said = answer.get("error", {}).get("message")
+    return str(said) if said else process.log.rpartition("Error: ")[2].strip()
