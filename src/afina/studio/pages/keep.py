@@ -104,7 +104,7 @@ class ServerFacts:
 
 
 @dataclass(frozen=True)
-class Snippet:
+class ClientProgram:
     """A program that asks the server, for copying."""
 
     title: str
@@ -153,7 +153,7 @@ class KeepFacts:
     history: Sequence[AuditEntry]
     server: ServerFacts
     keys: Sequence[KeyFacts]
-    snippets: Sequence[Snippet]
+    snippets: Sequence[ClientProgram]
     traffic: Traffic | None
     shadow: ShadowFacts | None
     unanswered: str = ""
@@ -259,7 +259,7 @@ def _shadow(number: int, found: Mapping[str, Any]) -> ShadowFacts:
     )
 
 
-def _snippets(url: str, newest: PublishedVersion) -> list[Snippet]:
+def _snippets(url: str, newest: PublishedVersion) -> list[ClientProgram]:
     """Return programs that ask for the version in production, or else for the newest; each reads AFINA_KEY."""
     name = newest.reference.partition("@")[0]
     if newest.kind == TEXT:
@@ -276,7 +276,7 @@ headers = {{"Authorization": f"Bearer {{os.environ['AFINA_KEY']}}"}}
 request = urllib.request.Request("{url}{path}", json.dumps(body).encode(), headers)
 with urllib.request.urlopen(request) as answer:
     print(json.load(answer))"""
-    made = [Snippet("curl", curl), Snippet("Python, without packages", python)]
+    made = [ClientProgram("curl", curl), ClientProgram("Python, without packages", python)]
     if newest.kind == TEXT:
         call = f'client.completions.create(model="{name}", prompt="{EXAMPLE}").choices[0].text'
         base = f"{url}/v1"
@@ -284,7 +284,7 @@ with urllib.request.urlopen(request) as answer:
         call, base = f'client.post("{path}", cast_to=object, body={body})', url
     client = f'client = OpenAI(base_url="{base}", api_key=os.environ["AFINA_KEY"])'
     lines = ["import os", "", "from openai import OpenAI", "", client, f"print({call})"]
-    return [*made, Snippet("Python, with the package openai", "\n".join(lines))]
+    return [*made, ClientProgram("Python, with the package openai", "\n".join(lines))]
 
 
 @router.form("/{project}/keep/publish", keep, TEMPLATE)
