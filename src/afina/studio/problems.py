@@ -77,6 +77,7 @@ RUN_KILLED = Problem(
     "studio.run-killed",
     "signal {signal} ended the process of run {run}. The usual cause is too little memory. Free memory, and let the "
     "run go on.",
+)
 
 _server_state = partial(Problem, Conflict, "studio.server-state")
 SERVER_OFF = _server_state("the server does not run. Start it first.")
