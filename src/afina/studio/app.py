@@ -201,13 +201,8 @@ class _Server(uvicorn.Server):
         self.force_exit, self.should_exit = self.should_exit, True
 
 
-def run(studio: Studio, sockets: Sequence[socket.socket], listening: Callable[[], None]) -> None:
-    """Answer requests until SIGINT, SIGTERM or SIGHUP; open answers end within CLOSE_SECONDS.
-
-    Args:
-        sockets: Sockets from `listen`.
-        listening: Called when the studio answers.
-    """
+def server(studio: Studio, listening: Callable[[], None]) -> uvicorn.Server:
+    """Return a server of the studio that has not been started. `listening` is called when it answers requests."""
     config = uvicorn.Config(
         make_app(studio),
         http="h11",
@@ -219,7 +214,17 @@ def run(studio: Studio, sockets: Sequence[socket.socket], listening: Callable[[]
         proxy_headers=False,
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )
-    server = _Server(config, studio, listening)
+    return _Server(config, studio, listening)
+
+
+def run(studio: Studio, sockets: Sequence[socket.socket], listening: Callable[[], None]) -> None:
+    """Answer requests until SIGINT, SIGTERM or SIGHUP; open answers end within CLOSE_SECONDS.
+
+    Args:
+        sockets: Sockets from `listen`.
+        listening: Called when the studio answers.
+    """
+    made = server(studio, listening)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` lets the studio outlive its terminal
-        signal.signal(signal.SIGHUP, server.handle_exit)
-    server.run([*sockets])
+        signal.signal(signal.SIGHUP, made.handle_exit)
+    made.run([*sockets])

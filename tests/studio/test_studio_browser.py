@@ -1,0 +1,179 @@
+"""The studio in a real browser: its pages for everybody, without a mouse, without a script; nothing from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from afina.studio import app
+from afina.studio.access import Access
+from afina.studio.command_process import CommandProcess
+from afina.studio.folder import Project, StudioFolder
+from afina.studio.page import Studio
+from afina.studio.run_queue import ProjectRun, RunQueue
+from servers import within
+from services import free_port
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = '<img src=x onerror="document.title = \'taken\'"><script>document.title = "taken"</script>'
+REVIEWS = "text,label\n" + "".join(
+    f'"the film number {row} was {("dull", "fine")[row % 2]} {HOSTILE.replace(chr(34), chr(34) * 2)}",'
+    f"{('bad', 'good')[row % 2]}\n"
+    for row in range(60)
+)
+EVENTS: list[dict[str, Any]] = [
+    {"event": "begun"},
+    {"event": "says", "words": f"reading {HOSTILE}"},
+    {
+        "event": "finished",
+        "run": "a",
+        "title": "lora",
+        "metric": "accuracy",
+        "value": 0.8,
+        "selection": {"value": 0.8, "examples": 40},
+        "train_seconds": 3.0,
+        "now": True,
+    },
+    {"event": "failed", "run": "b", "title": "full", "message": f"no memory for {HOSTILE}"},
+]
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """A studio with a project of hostile texts and a run that has failed."""
+    folder = StudioFolder(tmp_path_factory.mktemp("browser") / "studio")
+    with folder.locked():
+        made = Studio(folder, Access(folder, "127.0.0.1", free_port()), RunQueue(folder), upload_limit=10**6)
+        upload = folder.upload()
+        upload.write_text(REVIEWS, encoding="utf-8")
+        _failed_run(folder.create(f"reviews {HOSTILE}", "reviews.csv", upload))
+        ready = threading.Event()
+        sockets = app.listen(made.access.host, made.access.port)
+        server = app.server(made, ready.set)
+        thread = threading.Thread(target=server.run, args=([*sockets],))
+        thread.start()
+        try:
+            assert ready.wait(60)
+            yield made
+        finally:
+            made.closing = server.should_exit = True
+            thread.join(60)
+            for one in sockets:
+                one.close()
+            for directory in folder.root.glob("*/processes/*"):
+                process = CommandProcess(directory)
+                process.kill()
+                assert within(20, lambda: not process.is_running)  # noqa: B023 - called at once
+
+
+def _failed_run(project: Project) -> None:
+    run = ProjectRun(project, 1)
+    run.ask(["choose", "--task", project.address, "--out", str(run.out)])
+    run.out.mkdir(parents=True)
+    lines = [json.dumps({"at": f"2026-01-01T00:00:{second:02}+00:00", **one}) for second, one in enumerate(EVENTS)]
+    (run.out / "events.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name, content in {"command.json": {"arguments": ["choose"]}, "exit.json": {"status": 2}}.items():
+        (run.process.directory / name).write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.fixture
+def project(studio: Studio) -> Project:
+    return studio.folder.projects()[-1]
+
+
+class Visitor:
+    """A page that is signed in; what the console said, and what was asked for elsewhere."""
+
+    def __init__(self, browser: Browser, studio: Studio, width: int, **options: Any) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 800}, **options)
+        base = studio.access.address
+        self.context.add_cookies([{"name": studio.access.cookie, "value": studio.access.open_session(), "url": base}])
+        self.page, self.base = self.context.new_page(), base
+        self.said: list[str] = []
+        self.elsewhere: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self._asked(request.url))
+
+    def _asked(self, url: str) -> None:
+        if not url.startswith((self.base, "data:")):
+            self.elsewhere.append(url)
+
+    def go(self, path: str) -> Page:
+        self.page.goto(self.base + path, wait_until="load")
+        return self.page
+
+
+def addresses(project: Project) -> list[str]:
+    """Every page of the studio that a project with a failed run has."""
+    return ["", *(f"{project.name}/{step}" for step in ("data", "plan", "runs", "runs/1", "try", "keep"))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark"), (1600, "dark")])
+def test_pages_are_accessible_fit_the_window_and_load_nothing_from_elsewhere(
+    chromium: Browser, studio: Studio, project: Project, width: int, scheme: Literal["light", "dark"]
+) -> None:
+    visitor = Visitor(chromium, studio, width, color_scheme=scheme, reduced_motion="reduce")
+    found = []
+    try:
+        for path in addresses(project):
+            page = visitor.go(path)
+            assert page.evaluate("document.scrollingElement.scrollWidth") <= width, path
+            assert page.title() != "taken"
+            assert page.locator("h1").count() == 1, path
+            for one in Axe().run(page).response["violations"]:
+                if one["impact"] in ("serious", "critical"):
+                    found.append((path, one["id"], [node["html"] for node in one["nodes"]][:3]))
+    finally:
+        visitor.context.close()
+    assert found == []
+    assert visitor.said == []
+    assert visitor.elsewhere == []
+
+
+@pytest.mark.slow
+def test_without_a_script_a_project_is_made_read_and_run(chromium: Browser, studio: Studio, tmp_path: Path) -> None:
+    file = tmp_path / "quiet.csv"
+    rows = [f"film number {row} is {('dull,bad', 'fine,good')[row % 2]}" for row in range(60)]
+    file.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    visitor = Visitor(chromium, studio, 1280, java_script_enabled=False)
+    try:
+        page = visitor.go("")
+        page.set_input_files("input[type=file]", str(file))
+        page.get_by_role("button", name="Make the project").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("quiet: data")
+        expect(page.get_by_text("Training texts").first).to_be_visible(timeout=60_000)  # the page asks again by itself
+        page.get_by_role("link", name="Runs").click()
+        page.get_by_role("button", name="Start").click()
+        expect(page.get_by_role("status")).to_contain_text("queued")
+        page.get_by_role("button", name="Stop").click()
+        expect(page.get_by_role("status")).to_contain_text("stop", timeout=60_000)
+    finally:
+        visitor.context.close()
+
+
+def test_without_a_mouse_a_project_is_made_of_an_address(chromium: Browser, studio: Studio) -> None:
+    visitor = Visitor(chromium, studio, 1280)
+    try:
+        page = visitor.go("")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.id") == "address":
+                break
+        page.keyboard.type("snippets:tweets")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", level=1)).to_contain_text("snippets:tweets")
+        assert page.evaluate("getComputedStyle(document.activeElement).display") != "none"
+    finally:
+        visitor.context.close()
