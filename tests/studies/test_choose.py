@@ -43,6 +43,7 @@ from afina.studies.choosing import (
     step_times,
     time_budget,
 )
+from afina.studies.choosing import recommend as recommending
 from afina.studies.choosing.recommend import recommend
 from afina.studies.choosing.recommendation import ENOUGH, EPOCHS, Recommendation, decide
 from afina.studies.choosing.setup import ChoiceSetup, Way
@@ -1330,3 +1331,14 @@ def test_two_real_backbones_end_with_adapters_that_work(
     again = afina("evaluate", probe["adapter"], "--task", task, "--check-probe", "--json").object()
     assert again["accuracy"] == pytest.approx(probe["accuracy"], abs=1e-9)
     assert afina("show", "out", "--json").object() == made
+
+
+def test_a_recommendation_is_the_same_without_its_events(
+    hard_task: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with_events = World(hard_task, monkeypatch, tmp_path / "with").choose()
+    assert OutputDirectory(tmp_path / "with" / "out").events.is_file()
+    monkeypatch.setattr(recommending, "EventFile", lambda path, passed, anew: passed)
+    without = World(hard_task, monkeypatch, tmp_path / "without").choose()
+    assert not OutputDirectory(tmp_path / "without" / "out").events.exists()
+    assert with_events.sealed() == without.sealed()

@@ -1,16 +1,18 @@
 """`events.jsonl`: the progress of a study or a recommendation, for other processes that read it while the runs go on.
 
-Each line is a JSON object with the time (`at`) and the name of a `Watcher` method (`event`). The file is no result:
-nothing fails if it cannot be written, and a half-written last line is ignored. The module loads without torch.
+Each line is a JSON object with the time (`at`), the name of a `Watcher` method (`event`), and the fields of the event
+(`FIELDS`). The file is no result: nothing fails if it cannot be written, and a half-written line is ignored. The module
+loads without torch.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,23 @@ EVERY = 0.5
 LONGEST = 1 << 16
 """The largest number of characters of a line that is read."""
 
+_RUN = ("run", "title", "method", "backbone", "seed")
+
+FIELDS: Mapping[str, Sequence[str]] = {
+    "begun": (),
+    "says": ("words",),
+    "fetched": ("seconds",),
+    "started": (*_RUN, "number", "total"),
+    "waits": (*_RUN, "needed", "available"),
+    "progress": (*_RUN, *Progress.__dataclass_fields__),
+    "finished": (*_RUN, "now", "metric", "value", "selection", "train_seconds"),
+    "failed": (*_RUN, "message"),
+    "trying": (*_RUN, "number", "spent"),
+    "tried": (*_RUN, "number", "value", "steps", "length"),
+    "stopped": (),
+}
+"""The fields of each event, beside `at` and `event`."""
+
 
 class EventFile(Watcher):
     """Passes progress on to another watcher, and appends each event to a file.
@@ -44,12 +63,20 @@ class EventFile(Watcher):
     def __init__(self, path: Path, passed: Watcher, *, anew: bool) -> None:
         self._path, self._passed = path, passed
         self._last: dict[str, tuple[str, float]] = {}
-        self._write("begun", mode="w" if anew else "a")
+        if anew:
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
+        self._whole = _is_whole(path)
+        self._write("begun")
 
-    def _write(self, event: str, *, mode: str = "a", **fields: Any) -> None:
-        line = json.dumps({"at": datetime.now(UTC).isoformat(), "event": event, **fields}, ensure_ascii=False)
-        with suppress(OSError), self._path.open(mode, encoding="utf-8") as file:
-            file.write(f"{line}\n")
+    def _write(self, event: str, **fields: Any) -> None:
+        line = json.dumps({"at": datetime.now(UTC).isoformat(), "event": event, **fields})
+        with suppress(OSError):
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(f"{line}\n" if self._whole else f"\n{line}\n")
+            self._whole = True
+            return
+        self._whole = False
 
     def says(self, words: str) -> None:
         self._write("says", words=words)
@@ -71,7 +98,7 @@ class EventFile(Watcher):
         phase, at = self._last.get(run.label, ("", 0.0))
         if phase != progress.phase or meter.now() - at >= EVERY or progress.step == progress.steps:
             self._last[run.label] = progress.phase, meter.now()
-            self._write("progress", **_named(run), **asdict(progress))
+            self._write("progress", **_named(run), **{name: _finite(value) for name, value in vars(progress).items()})
         self._passed.progress(run, progress)
 
     def finished(self, run: Run, record: Record, *, now: bool) -> None:
@@ -109,15 +136,34 @@ class EventFile(Watcher):
         self._passed.stop()
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a new line can be appended to a file: the last line may be half of one, of a process that was killed."""
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
+    return True
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
 def _named(run: Run) -> dict[str, Any]:
     return {"run": run.label, "title": run.title, "method": run.method, "backbone": run.backbone, "seed": run.seed}
 
 
 def read_events(path: Path, keep: Callable[[Mapping[str, Any]], bool] = lambda event: True) -> Iterator[dict[str, Any]]:
     """Yield the events of a file for which `keep` holds; nothing if there is no file. Damaged lines are skipped."""
-    with suppress(FileNotFoundError), path.open(encoding="utf-8", errors="replace") as file:
+    with suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
         while line := file.readline(LONGEST):
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 event = json.loads(line)
-                if isinstance(event, dict) and keep(event):
+                if _is_event(event) and keep(event):
                     yield event
+
+
+def _is_event(found: Any) -> bool:
+    """Whether a JSON value is an event with its fields, and a time. Raises ValueError for what is no time."""
+    if not isinstance(found, dict) or not found.keys() >= {"at", "event", *FIELDS.get(str(found.get("event")), ("?",))}:
+        return False
+    return datetime.fromisoformat(str(found["at"])).tzinfo is not None
