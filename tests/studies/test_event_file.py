@@ -56,10 +56,10 @@ def test_each_event_has_its_fields_and_passes_on(path: Path) -> None:
     told.started(RUN, 1, 3)
     told.waits(RUN, 2**30, 2**20)
     told.progress(RUN, Progress("train", 3, 10, 0.5, 100.0, 9.0))
-    told.trying(RUN, 1, 0.25)
-    told.tried(RUN, 1, Trial(setting={}, value=0.75, steps=4, seconds=1.0), 10)
     told.finished(RUN, record("full"), now=True)
     told.failed(RUN, "it diverged")
+    told.trying(RUN, 1, 0.25)
+    told.tried(RUN, 1, Trial(setting={}, value=0.75, steps=4, seconds=1.0), 10)
     told.stop()
     events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [event["event"] for event in events] == [*FIELDS]

@@ -1,0 +1,438 @@
+"""Who may use a studio: strangers, pages of other addresses, tokens, passwords, and text that would be script."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from afina.errors import CannotWrite, InvalidData, Refused
+from afina.report.plots.race import EndedTraining, race
+from afina.studio import access
+from afina.studio.access import HEADERS, MOST_SESSIONS, SESSION_DAYS, TRIES, Access, set_password
+from afina.studio.app import PAGES, make_app
+from afina.studio.folder import StudioFolder
+from afina.studio.page import Studio, _drawn
+from afina.studio.run_queue import RunQueue
+from full_disk import no_file_above
+from raises import raises
+
+PORT = 8765
+LOCAL = f"http://127.0.0.1:{PORT}"
+PASSWORD = "a long password"
+ROUTES: list[Route] = [route for page in PAGES for route in page.router.routes]
+PATHS = sorted({route.path for route in ROUTES})
+
+
+def client(studio: Studio, **headers: str) -> TestClient:
+    """A browser that is not signed in."""
+    return TestClient(
+        make_app(studio), base_url=LOCAL, follow_redirects=False, headers=headers, raise_server_exceptions=False
+    )
+
+
+@pytest.fixture
+def stranger(studio: Studio) -> TestClient:
+    return client(studio, Origin=LOCAL)
+
+
+@pytest.fixture
+def open_to_others(tmp_path: Path) -> Studio:
+    """A studio that other machines can reach, with a password."""
+    folder = StudioFolder(tmp_path / "reachable")
+    folder.own.mkdir(parents=True)
+    set_password(folder, PASSWORD)
+    return Studio(folder, Access(folder, "0.0.0.0", PORT), RunQueue(folder), upload_limit=10**6)
+
+
+def filled(path: str) -> str:
+    return path.replace("{project}", "reviews").replace("{number}", "1")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_page_of_a_studio_is_shown_to_a_browser_that_is_not_signed_in(studio: Studio, path: str) -> None:
+    studio.folder.create("reviews", "secret-address")
+    for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"):
+        answer = client(studio, Origin=LOCAL).request(method, filled(path))
+        assert answer.status_code == 403, method
+        assert "secret-address" not in answer.text
+    assert not list(studio.folder.root.glob("*/processes"))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_without_a_session_every_page_of_a_studio_with_a_password_leads_to_its_form(
+    open_to_others: Studio, path: str
+) -> None:
+    open_to_others.folder.create("reviews", "secret-address")
+    browser = client(open_to_others, Origin=LOCAL)
+    answer = browser.get(filled(path))
+    if path.endswith(".json"):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "studio.refused")
+    else:
+        assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+    assert browser.post(filled(path)).status_code == 403
+    assert "secret-address" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        None,
+        "null",
+        "http://evil.example",
+        "https://127.0.0.1:8765",
+        "http://127.0.0.1:8766",
+        "http://127.0.0.1",
+        "http://127.0.0.1:8765.evil.example",
+        "http://user@127.0.0.1:8765",
+        "http://[::1",
+        "http://127.0.0.1:8765/",
+    ],
+)
+def test_a_page_of_another_address_changes_nothing(studio: Studio, web: TestClient, origin: str | None) -> None:
+    """Also a page of another port of this machine, whose requests have the studio's cookie."""
+    web.headers.pop("Origin")
+    headers = {} if origin is None else {"Origin": origin}
+    for method in ("POST", "PUT", "DELETE", "PATCH"):
+        answer = web.request(method, "/", data={"address": "sst2"}, headers=headers)
+        assert answer.status_code == 403
+    assert studio.folder.projects() == []
+
+
+def test_a_form_of_the_studios_own_page_is_taken(studio: Studio, web: TestClient) -> None:
+    assert web.post("/", data={"address": "sst2"}).status_code == 303
+    assert [one.task for one in studio.folder.projects()] == ["sst2"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8765",
+        "127.0.0.1.evil.example:8765",
+        "127.0.0.1:8765.evil.example",
+        "localhost.evil.example",
+        "10.0.0.1:8765",
+        "127.0.0.1/login?x=:8765",
+        "[::1].evil.example",
+        "[127.0.0.1",
+        "",
+    ],
+)
+def test_a_name_that_was_bound_to_this_address_anew_is_not_answered(web: TestClient, host: str) -> None:
+    for path in ("/", "/index.json", "/static/script.js", "/login"):
+        answer = web.get(path, headers={"Host": host, "Origin": f"http://{host}"})
+        assert answer.status_code == 403
+        assert "projects" not in answer.text.lower().replace("all projects", "")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8765", "localhost:8765", "LOCALHOST", "127.0.0.1", "[::1]:9000", "[::1]"])
+def test_every_name_of_this_machine_is_answered_with_any_port_of_a_tunnel(web: TestClient, host: str) -> None:
+    assert web.get("/", headers={"Host": host}).status_code == 200
+    answer = web.post("/", headers={"Host": host, "Origin": f"http://{host}".lower()}, data={"address": "sst2"})
+    assert answer.status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("host", "name", "answered"),
+    [
+        ("0.0.0.0", "192.168.1.7:8765", True),
+        ("0.0.0.0", "[fe80::1]:8765", True),
+        ("0.0.0.0", "box:8765", True),
+        ("0.0.0.0", "box.local", True),
+        ("0.0.0.0", "evil.example:8765", False),
+        ("studio.example", "studio.example:8765", True),
+        ("studio.example", "box.example", False),
+        ("::", "[2001:db8::1]:8765", True),
+    ],
+)
+def test_a_studio_that_others_reach_answers_for_numbers_and_its_own_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, name: str, answered: bool
+) -> None:
+    monkeypatch.setattr(access.socket, "gethostname", lambda: "Box")
+    who = Access(StudioFolder(tmp_path), host, PORT)
+    assert not who.local
+    if answered:
+        who.check_host(name)
+    else:
+        with raises(Refused, code="studio.refused"):
+            who.check_host(name)
+
+
+@pytest.mark.parametrize(
+    ("host", "local", "address"),
+    [
+        ("127.0.0.1", True, "http://127.0.0.1:8765/"),
+        ("localhost", True, "http://localhost:8765/"),
+        ("::1", True, "http://[::1]:8765/"),
+        ("127.0.0.9", True, "http://127.0.0.9:8765/"),
+        ("0.0.0.0", False, "http://Box:8765/"),
+        ("::", False, "http://Box:8765/"),
+        ("192.168.1.7", False, "http://192.168.1.7:8765/"),
+        ("box.example", False, "http://box.example:8765/"),
+    ],
+)
+def test_the_printed_address_can_be_opened_and_only_this_machine_needs_no_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, local: bool, address: str
+) -> None:
+    monkeypatch.setattr(access.socket, "gethostname", lambda: "Box")
+    who = Access(StudioFolder(tmp_path), host, PORT)
+    assert (who.local, who.address) == (local, address)
+    if local:
+        who.check_guarded()
+    else:
+        with raises(Refused, code="studio.password-missing"):
+            who.check_guarded()
+
+
+def test_a_token_signs_one_browser_in_once_and_leaves_the_address(studio: Studio, stranger: TestClient) -> None:
+    token = studio.access.token
+    answer = stranger.get("/", params={"token": token})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    cookie = answer.headers["set-cookie"]
+    assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; "))
+    assert token not in cookie
+    assert stranger.get("/").status_code == 200
+    thief = client(studio)
+    for guess in (token, "", "x", "é", token.upper()):
+        answer = thief.get("/", params={"token": guess})
+        assert answer.status_code == 403
+        assert "set-cookie" not in answer.headers
+    assert thief.get("/").status_code == 403
+
+
+def test_a_token_is_not_spent_by_a_look_at_the_head_or_at_another_page(studio: Studio, stranger: TestClient) -> None:
+    token = studio.access.token
+    for method, path in (("HEAD", "/"), ("GET", "/index.json"), ("GET", "/login"), ("POST", "/")):
+        answer = stranger.request(method, path, params={"token": token})
+        assert answer.status_code == 403
+        assert "set-cookie" not in answer.headers
+    assert stranger.get("/", params={"token": token}).status_code == 303
+
+
+def test_a_token_that_a_signed_in_browser_did_not_need_is_spent_too(studio: Studio, web: TestClient) -> None:
+    token = studio.access.token
+    assert web.get("/", params={"token": "another"}).headers["location"] == "/"
+    assert studio.access.token == token
+    assert web.get("/", params={"token": token}).headers["location"] == "/"
+    assert client(studio).get("/", params={"token": token}).status_code == 403
+
+
+def test_a_token_is_not_spent_if_the_session_cannot_be_written(studio: Studio) -> None:
+    token = studio.access.token
+    with no_file_above(10), pytest.raises(CannotWrite):
+        studio.access.exchange(token)
+    assert studio.access.has_session(f"{studio.access.cookie}={studio.access.exchange(token)}")
+
+
+def test_a_session_is_found_among_other_cookies_and_lasts_for_another_studio_of_the_folder(studio: Studio) -> None:
+    secret = studio.access.open_session()
+    again = Access(studio.folder, "127.0.0.1", PORT)
+    name = again.cookie
+    for cookies in (
+        f"{name}={secret}",
+        f"a=b; {name}={secret}; c",
+        f"{{}}[]=@,;; =x; {name}={secret}",
+        f"{name}=old; {name}={secret}",
+    ):
+        assert again.has_session(cookies), cookies
+    for cookies in ("", name, f"{name}=", f"{name}=x", f"other={secret}", f"{name}-2={secret}", f"x{name}={secret}"):
+        assert not again.has_session(cookies), cookies
+    assert secret not in (studio.folder.own / "sessions.json").read_text(encoding="utf-8")
+
+
+def test_a_session_ends_after_its_days_and_the_oldest_of_too_many_ends_first(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    who = studio.access
+    first, second = who.open_session(), who.open_session()
+    for _ in range(MOST_SESSIONS - 1):
+        who.open_session()
+    assert not who.has_session(f"{who.cookie}={first}")
+    assert who.has_session(f"{who.cookie}={second}")
+    file = studio.folder.own / "sessions.json"
+    content = json.loads(file.read_text(encoding="utf-8"))["sessions"]
+    old = {key: at - 86400 * (SESSION_DAYS + 1) for key, at in content.items()}
+    file.write_text(json.dumps({"sessions": old}), encoding="utf-8")
+    assert not who.has_session(f"{who.cookie}={second}")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"sessions": 5}', '{"sessions": ["x"]}', '{"sessions": {"x": "y"}}']
+)
+def test_a_damaged_file_of_sessions_signs_out_and_a_token_signs_in_again(studio: Studio, content: str) -> None:
+    (studio.folder.own / "sessions.json").write_text(content, encoding="utf-8")
+    browser = client(studio, Cookie=f"{studio.access.cookie}=x")
+    assert browser.get("/").status_code == 403
+    assert browser.get("/", params={"token": studio.access.token}).status_code == 303
+
+
+def test_every_answer_has_the_headers_that_protect_a_page(
+    studio: Studio, web: TestClient, stranger: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    answers = [web.get("/"), web.get("/none"), web.get("/static/script.js"), web.get("/index.json"), web.head("/")]
+    answers += [stranger.get("/"), stranger.get("/", params={"token": "x"}), web.post("/", data={})]
+    answers += [web.get("/", headers={"Host": "evil.example"}), web.delete("/")]
+    monkeypatch.setattr(StudioFolder, "projects", fails)
+    broken = client(studio, Cookie=f"{studio.access.cookie}={studio.access.open_session()}").get("/")
+    assert broken.status_code == 500
+    assert "ZeroDivisionError" not in broken.text
+    for answer in (*answers, broken):
+        for name, value in HEADERS.items():
+            assert answer.headers.get_list(name) == [value], answer
+    policy = dict(part.strip().split(" ", 1) for part in HEADERS["Content-Security-Policy"].split(";"))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["form-action"] == "'self'"
+    assert policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+
+
+def test_a_twin_is_json_also_where_it_says_an_error(web: TestClient, stranger: TestClient) -> None:
+    for browser, path, status in ((web, "/index.json", 200), (web, "/none/data.json", 404), (stranger, "/x.json", 403)):
+        answer = browser.get(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
+        answer.json()
+        head = browser.head(path)
+        assert (head.status_code, head.text) == (status, "")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../../etc/passwd",
+        "/..%2f..%2fetc%2fpasswd/data",
+        "/%2e%2e/data",
+        "/.studio/data",
+        "/reviews/../.studio/data",
+        "/reviews%00/data",
+        "/reviews%0a/data",
+        "/REVIEWS/data",
+        "/reviews/runs/..",
+        "/reviews/runs/..%2f..",
+        "/reviews/runs/01",
+        "/reviews/runs/1%00",
+        "/reviews/runs/%2e%2e/live",
+        "/static/../app.py",
+        "/static/%2e%2e/access.py",
+    ],
+)
+def test_a_path_that_leads_elsewhere_is_no_page(studio: Studio, web: TestClient, path: str) -> None:
+    studio.queue.add(studio.folder.create("reviews", "sst2"), ["choose"])
+    for one in (path, f"{path}.json"):
+        answer = web.get(one)
+        assert answer.status_code == 404
+        assert "root:" not in answer.text
+
+
+MARKUP = "<script>alert('x')</script>\"'><img src=x onerror=y>"
+
+
+def test_titles_addresses_and_backbones_are_shown_as_text(studio: Studio, web: TestClient) -> None:
+    answer = web.post("/", data={"address": MARKUP, "title": MARKUP})
+    (made,) = studio.folder.projects()
+    assert answer.headers["location"] == f"/{made.name}/data"
+    web.post(f"/{made.name}/runs", data={"what": "choose", "others": MARKUP, "minutes": MARKUP})
+    pages = ["/", f"/{made.name}/runs", f"/{made.name}/runs/1", f"/{MARKUP}/data"]
+    for page in pages:
+        text = web.get(page).text
+        assert "<script>alert" not in text
+        assert "<img" not in text
+    assert "&lt;script&gt;" in web.get("/").text
+
+
+def test_the_name_of_a_training_is_text_in_a_plot_too() -> None:
+    drawn = str(_drawn(race([EndedTraining(f"lora on {MARKUP}", 1.0, 0.5, None)], "accuracy").svg))
+    assert "<script" not in drawn
+    assert "<img" not in drawn
+    assert "<style" not in drawn
+
+
+def test_a_password_is_kept_as_a_hash_and_signs_out_every_browser(open_to_others: Studio) -> None:
+    folder, who = open_to_others.folder, open_to_others.access
+    session = who.open_session()
+    content = b"".join(path.read_bytes() for path in folder.own.rglob("*") if path.is_file())
+    assert PASSWORD.encode() not in content
+    assert b"scrypt" in content
+    before = (folder.own / "password.json").read_bytes()
+    set_password(folder, PASSWORD)
+    assert (folder.own / "password.json").read_bytes() != before  # another salt
+    assert not who.has_session(f"{who.cookie}={session}")
+    with raises(InvalidData, code="studio.password-short"):
+        set_password(folder, "short")
+    who.check_password(PASSWORD)
+
+
+def test_a_password_signs_in_and_tries_are_limited(open_to_others: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(access.meter, "now", lambda: now[0])
+    browser = client(open_to_others, Origin=LOCAL)
+    assert 'type="password"' in browser.get("/login").text
+    statuses = [browser.post("/login", data={"password": f"guess {each}"}).status_code for each in range(TRIES + 1)]
+    assert statuses == [403] * TRIES + [429]
+    assert browser.post("/login", data={"password": PASSWORD}).status_code == 429
+    now[0] += access.PAUSE
+    answer = browser.post("/login", data={"password": PASSWORD})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert browser.get("/").status_code == 200
+    assert browser.get("/", params={"token": open_to_others.access.token}).status_code == 200  # a token means nothing
+    assert client(open_to_others).get("/", params={"token": open_to_others.access.token}).status_code == 303
+
+
+def test_no_more_passwords_are_looked_at_if_many_arrive_at_once(
+    open_to_others: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[str] = []
+    go_on = threading.Event()
+
+    def hashed(password: str, salt: bytes) -> bytes:
+        looked_at.append(password)
+        go_on.wait(10)
+        return b""
+
+    monkeypatch.setattr(access, "_scrypt", hashed)
+    refused: list[str] = []
+
+    def tries(number: int) -> None:
+        with pytest.raises(Refused) as found:
+            open_to_others.access.check_password(str(number))
+        refused.append(found.value.code)
+        if refused.count("studio.tries-exhausted") == 20 - TRIES:
+            go_on.set()
+
+    threads = [threading.Thread(target=tries, args=(each,)) for each in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(looked_at) == TRIES
+    assert refused.count("studio.tries-exhausted") == 20 - TRIES
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"salt": 5, "scrypt": 6}', '{"salt": "é", "scrypt": ""}'])
+def test_a_damaged_password_lets_nobody_in(open_to_others: Studio, content: str) -> None:
+    (open_to_others.folder.own / "password.json").write_text(content, encoding="utf-8")
+    with raises(Refused, code="studio.refused"):
+        open_to_others.access.check_password(PASSWORD)
+    with raises(Refused, code="studio.password-missing"):
+        open_to_others.access.check_guarded()
+
+
+def test_a_stranger_cannot_fill_the_disk_by_the_form_of_the_password(open_to_others: Studio) -> None:
+    browser = client(open_to_others, Origin=LOCAL)
+    large = b"x" * 100_000
+    for form in ({"data": {"password": "x" * 100_000}}, {"files": {"password": ("a.csv", large)}}):
+        assert browser.post("/login", **form).status_code in (413, 422)  # type: ignore[arg-type]
+    chunks = browser.post(
+        "/login",
+        content=iter([b"password=", *[large] * 10]),
+        headers={"Content-Type": "application/x-www-form-urlencoded"},
+    )
+    assert chunks.status_code == 422
+    assert not [path for path in (open_to_others.folder.own / "uploads").glob("*") if path.is_file()]
