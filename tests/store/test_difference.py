@@ -332,6 +332,7 @@ def test_methods_and_backbones_that_differ_are_told() -> None:
         "The methods differ (lora and full)",
         "The backbones differ (here and here)",
     ]
+    assert all(note.endswith(".") for note in found.notes)
 
 
 # Fields

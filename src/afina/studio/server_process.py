@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from afina import file_io, meter
+from afina.errors import Refused
 from afina.server.client import ServerClient
 from afina.store.adapter_store import AdapterStore
 from afina.store.api_keys import METRICS, PREDICT, PUBLISH
@@ -33,6 +34,9 @@ SHUTDOWN = 5
 
 STOP_SECONDS = 15.0
 """Seconds after which the server is killed that was told to end."""
+
+KEY_SECONDS = 5.0
+"""Seconds within which a running server accepts a new key."""
 
 KEY_NAME = "pages of the studio"
 """The name of the studio's own key."""
@@ -172,8 +176,23 @@ class StudioServer:
         if not url or not self.process.is_running:
             raise problems.SERVER_OFF()
         with _lock:
-            key = self._ready_key(AdapterStore(self.folder.store))
-        return ServerClient(url, key, patience, proxies=False)
+            known, key = self.key_id, self._ready_key(AdapterStore(self.folder.store))
+        made = ServerClient(url, key, patience, proxies=False)
+        if self.key_id != known:
+            _wait_for_key(made)
+        return made
+
+
+def _wait_for_key(client: ServerClient) -> None:
+    """Wait until a running server accepts a new key, for which it looks again and again."""
+    until, pause = meter.now() + KEY_SECONDS, threading.Event()
+    while meter.now() < until:
+        try:
+            client.read("/v1/models")
+        except Refused:
+            pause.wait(0.1)
+        else:
+            return
 
 
 def _is_free(port: int) -> bool:

@@ -131,8 +131,8 @@ def difference(first: Adapter, second: Adapter) -> Difference:
 def _notes(first: Adapter, second: Adapter) -> Iterator[str]:
     one, other = first.manifest, second.manifest
     if one.method != other.method:
-        yield f"The methods differ ({one.method} and {other.method}): a layer that only one adapter changes has a "
-        "single norm."
+        methods = f"{one.method} and {other.method}"
+        yield f"The methods differ ({methods}): a layer that only one adapter changes has a single norm."
     if first.vocabulary is None and second.vocabulary is None:  # an adapter with a vocabulary needs no backbone
         if one.backbone_digest is None or other.backbone_digest is None:
             yield "An adapter states no digest of its backbone, so the backbones may differ."

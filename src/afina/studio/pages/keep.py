@@ -153,7 +153,7 @@ class KeepFacts:
     history: Sequence[AuditEntry]
     server: ServerFacts
     keys: Sequence[KeyFacts]
-    snippets: Sequence[ClientProgram]
+    programs: Sequence[ClientProgram]
     traffic: Traffic | None
     shadow: ShadowFacts | None
     unanswered: str = ""
@@ -176,7 +176,7 @@ def keep(visit: Visit, project: str) -> KeepFacts:
     process = publishing(opened)
     return KeepFacts(
         project=opened,
-        command=shlex.join(["afina", "store", "history", opened.adapters, "--store", str(visit.folder.store)]),
+        command=_commands(visit.folder, opened, server, versions),
         adapters=finished_adapters(opened),
         publishing=process.is_running,
         failed=problem_of(process),
@@ -185,11 +185,28 @@ def keep(visit: Visit, project: str) -> KeepFacts:
         history=_history(visit.folder, opened) if versions else [],
         server=_server(server, versions),
         keys=_keys(visit.folder, server) if versions else [],
-        snippets=_snippets(server.url, versions[0]) if versions and server.state == "running" else [],
+        programs=_programs(server.url, versions[0]) if versions and server.state == "running" else [],
         traffic=traffic,
         shadow=shadow,
         unanswered=unanswered,
     )
+
+
+def _commands(
+    folder: StudioFolder, project: Project, server: StudioServer, versions: Sequence[PublishedVersion]
+) -> str:
+    """Return the commands that do what the page does."""
+    name, number = project.adapters, versions[0].number if versions else 1
+    of_store = [
+        ["store", "publish", str(project.directory / "runs" / "1"), name, "--message", "WHY"],
+        ["store", "alias", f"{name}@{number}", PRODUCTION],
+        ["store", "rollback", name],
+        ["store", "history", name],
+        ["keys", "create", CLIENT],
+    ]
+    made = [shlex.join(["afina", *words, "--store", str(folder.store)]) for words in of_store]
+    backbone = next((one.backbone for one in versions if one.backbone), "")
+    return "\n".join([*made, *([server.command(backbone)] if backbone else [])])
 
 
 def _server(server: StudioServer, versions: Sequence[PublishedVersion]) -> ServerFacts:
@@ -259,7 +276,7 @@ def _shadow(number: int, found: Mapping[str, Any]) -> ShadowFacts:
     )
 
 
-def _snippets(url: str, newest: PublishedVersion) -> list[ClientProgram]:
+def _programs(url: str, newest: PublishedVersion) -> list[ClientProgram]:
     """Return programs that ask for the version in production, or else for the newest; each reads AFINA_KEY."""
     name = newest.reference.partition("@")[0]
     if newest.kind == TEXT:

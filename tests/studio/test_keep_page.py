@@ -1,0 +1,348 @@
+"""The page Keep and serve: versions, aliases, keys, the server, and what programs need to ask it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+from stores_of_studios import finished_run, publish, served
+
+from afina import AdapterStore, Backbone
+from afina.studio.command_process import CommandProcess
+from afina.studio.folder import Project
+from afina.studio.page import Studio
+from afina.studio.server_process import PORTS, StudioServer
+from crowd import adapter
+from fakes import Runs
+from servers import TOLD, probed, within
+
+Make = Callable[..., Project]
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch, answered: Any) -> None:
+    """Commands of pages are carried out in this process, before the form is answered."""
+
+    def start(process: CommandProcess, arguments: Sequence[str], environment: dict[str, str] | None = None) -> None:
+        for name, value in (environment or {}).items():
+            monkeypatch.setenv(name, value)
+        answered(process, arguments)
+
+    monkeypatch.setattr(CommandProcess, "start", start)
+
+
+@pytest.fixture
+def reviews(studio: Studio, project: Make, gpt2: Backbone) -> Project:
+    """A project with two versions."""
+    made = project(b"text,label\na,bad\nb,good\n")
+    for rank in (2, 4):
+        publish(studio.folder, probed(adapter(gpt2, "lora", {"r": rank}, seed=rank), gpt2), made.adapters)
+    return made
+
+
+@pytest.fixture
+def url(studio: Studio, reviews: Project, gpt2: Backbone) -> Iterator[str]:
+    with served(studio.folder, gpt2) as found:
+        yield found
+
+
+def facts(web: TestClient) -> dict[str, Any]:
+    return dict(web.get("/reviews/keep.json").json())
+
+
+def store(studio: Studio) -> AdapterStore:
+    return AdapterStore(studio.folder.store)
+
+
+# Versions
+
+
+def test_without_a_finished_run_the_page_leads_to_the_runs(web: TestClient, project: Make) -> None:
+    project(b"text,label\na,bad\n")
+    page = web.get("/reviews/keep")
+    assert page.status_code == 200
+    assert "No finished run has an adapter yet" in page.text
+    assert 'action="/reviews/keep/' not in page.text
+
+
+def test_an_adapter_of_a_finished_run_becomes_a_version_with_its_message(
+    web: TestClient, studio: Studio, project: Make, runs: Runs, at_once: None
+) -> None:
+    finished_run(made := project(b"text,label\na,bad\n"), runs)
+    (offered,) = facts(web)["adapters"]
+    assert offered["words"].startswith("Run 1: LoRA, seed 0, accuracy ")
+    answer = web.post("/reviews/keep/publish", data={"adapter": offered["place"], "message": "first <b>"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/reviews/keep")
+    (version,) = facts(web)["versions"]
+    assert (version["number"], version["message"]) == (1, "first <b>")
+    assert store(studio).show(made.adapters).manifest["method"] == "lora"
+    assert "first &lt;b&gt;" in web.get("/reviews/keep").text
+
+
+def test_an_adapter_that_no_run_has_is_not_published(web: TestClient, project: Make, studio: Studio) -> None:
+    project(b"text,label\na,bad\n")
+    answer = web.post("/reviews/keep/publish", data={"adapter": "../../../etc"})
+    assert answer.status_code == 404
+    assert "has no finished run with the adapter" in answer.text
+    assert not studio.folder.store.exists()
+
+
+def test_a_failed_publication_is_said_on_the_page(
+    web: TestClient, project: Make, runs: Runs, at_once: None, studio: Studio
+) -> None:
+    adapter = finished_run(project(b"text,label\na,bad\n"), runs)
+    (offered,) = facts(web)["adapters"]
+    (adapter / "manifest.json").write_text("{")
+    web.post("/reviews/keep/publish", data={"adapter": offered["place"]})
+    page = web.get("/reviews/keep").text
+    assert "The adapter was not published." in page
+    assert "manifest.json" in page
+    assert facts(web)["versions"] == []
+
+
+def test_an_alias_moves_and_rolls_back_and_the_audit_log_has_both(web: TestClient, reviews: Project) -> None:
+    for number in (1, 2):
+        data = {"alias": "production", "version": str(number), "message": f"to {number}"}
+        assert web.post("/reviews/keep/alias", data=data).status_code == 303
+    assert facts(web)["aliases"] == {"production": 2}
+    assert web.post("/reviews/keep/rollback", data={"alias": "production"}).status_code == 303
+    assert facts(web)["aliases"] == {"production": 1}
+    log = [(one["event"], one["what"], one["why"]) for one in facts(web)["history"]]
+    assert log[:3] == [
+        ("rollback", "production: 2 -> 1", ""),
+        ("alias", "production: 1 -> 2", "to 2"),
+        ("alias", "production: new -> 1", "to 1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        ({"alias": "Bad Name", "version": "1"}, 422),
+        ({"alias": "production", "version": "9"}, 404),
+        ({"alias": "production", "version": "1; rm"}, 404),
+        ({"alias": "production"}, 422),
+    ],
+)
+def test_a_wrong_alias_or_version_is_said_on_the_page_and_changes_nothing(
+    web: TestClient, reviews: Project, data: dict[str, str], status: int
+) -> None:
+    before = facts(web)["history"]
+    answer = web.post("/reviews/keep/alias", data=data)
+    assert answer.status_code == status
+    assert 'role="alert"' in answer.text
+    assert facts(web)["history"] == before
+
+
+def test_two_versions_are_compared_in_settings_and_weights(web: TestClient, reviews: Project, at_once: None) -> None:
+    assert web.get("/reviews/keep/diff?first=1&second=2").status_code == 200
+    found = web.get("/reviews/keep/diff.json?first=1&second=2").json()
+    assert {"name": "hyperparameters: r", "first": "2", "second": "4"} in found["settings"]
+    changes = [one["change"] for one in found["layers"]]
+    assert changes == sorted(changes, reverse=True)
+    assert changes[0] > 0
+    page = web.get("/reviews/keep/diff?first=1&second=2").text
+    assert "hyperparameters: r" in page
+    assert web.get("/reviews/keep/diff?first=1&second=7").status_code == 404
+    assert web.get("/reviews/keep/diff").status_code == 404
+
+
+def test_a_comparison_that_failed_says_why_and_can_be_repeated(
+    web: TestClient, studio: Studio, reviews: Project, at_once: None, tmp_path: Path
+) -> None:
+    away = tmp_path / "away"
+    blobs = store(studio).blobs_directory
+    assert blobs is not None
+    blobs.rename(away)
+    page = web.get("/reviews/keep/diff?first=1&second=2")
+    assert 'role="alert"' in page.text
+    assert "Compare again" in page.text
+    shutil.rmtree(blobs, ignore_errors=True)
+    away.rename(blobs)
+    answer = web.post("/reviews/keep/diff/again", data={"first": "1", "second": "2"})
+    assert answer.headers["location"] == "/reviews/keep/diff?first=1&second=2"
+    assert web.get("/reviews/keep/diff.json?first=1&second=2").json()["problem"] == ""
+
+
+# Keys
+
+
+def test_a_new_key_is_in_the_answer_of_the_form_and_nowhere_else(
+    web: TestClient, studio: Studio, reviews: Project
+) -> None:
+    answer = web.post("/reviews/keep/keys", data={"name": "web", "scope-predict": "yes", "expires": "90d"})
+    assert answer.status_code == 200
+    secret = answer.text.partition("<pre>")[2].partition("</pre>")[0]
+    assert secret.startswith("afina_")
+    (key,) = facts(web)["keys"]
+    assert (key["name"], key["scopes"], key["state"]) == ("web", ["predict"], "valid")
+    assert key["id"] == secret.split("_")[1]
+    assert key["expires"]
+    assert secret not in web.get("/reviews/keep").text
+    files = [path for path in studio.folder.root.rglob("*") if path.is_file()]
+    assert not [path for path in files if secret.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("data", [{}, {"scope-predict": "yes", "expires": "soon"}])
+def test_a_key_without_a_scope_or_with_another_expiry_is_refused(
+    web: TestClient, reviews: Project, data: dict[str, str]
+) -> None:
+    answer = web.post("/reviews/keep/keys", data=data)
+    assert answer.status_code == 422
+    assert "afina_" not in answer.text
+    assert facts(web)["keys"] == []
+
+
+def test_a_key_is_revoked_but_not_that_of_the_pages(web: TestClient, studio: Studio, url: str) -> None:
+    web.post("/reviews/keep/keys", data={"name": "web", "scope-predict": "yes"})
+    own, other = sorted(facts(web)["keys"], key=lambda one: not one["own"])
+    assert web.post("/reviews/keep/keys/revoke", data={"key": other["id"]}).status_code == 303
+    assert web.post("/reviews/keep/keys/revoke", data={"key": own["id"]}).status_code == 403
+    states = {one["id"]: one["state"] for one in facts(web)["keys"]}
+    assert states == {own["id"]: "valid", other["id"]: "revoked"}
+
+
+def test_the_key_of_the_pages_is_private_and_is_replaced_once_it_is_revoked(
+    web: TestClient, studio: Studio, url: str
+) -> None:
+    assert facts(web)["unanswered"] == ""
+    server, file = StudioServer(studio.folder), studio.folder.own / "key"
+    first = server.key_id
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.read_text() not in web.get("/reviews/keep").text
+    store(studio).revoke_key(first)
+    assert server.client(5).read("/metrics")
+    assert server.key_id not in ("", first)
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+# The server
+
+
+def test_each_program_answers_when_it_is_pasted(web: TestClient, studio: Studio, url: str) -> None:
+    secret = store(studio).create_key("studio", ["predict"]).secret
+    programs = {one["title"]: one["text"] for one in facts(web)["programs"]}
+    environment = os.environ | {"AFINA_KEY": secret, "no_proxy": "127.0.0.1"}
+    commands = {"Python, without packages": [sys.executable, "-c"]}
+    if shutil.which("curl"):
+        commands["curl"] = ["sh", "-c"]
+    for title, command in commands.items():
+        done = subprocess.run([*command, programs[title]], env=environment, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, ""), title
+        assert '"label"' in done.stdout.replace("'", '"'), title
+
+
+@pytest.mark.slow
+def test_the_program_for_openai_answers_when_it_is_pasted(web: TestClient, studio: Studio, url: str) -> None:
+    pytest.importorskip("openai", reason="openai is not installed")
+    secret = store(studio).create_key("studio", ["predict"]).secret
+    program = {one["title"]: one["text"] for one in facts(web)["programs"]}["Python, with the package openai"]
+    environment = os.environ | {"AFINA_KEY": secret, "no_proxy": "127.0.0.1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert "'label'" in done.stdout, done.stderr
+
+
+def test_traffic_and_flips_of_a_shadow_are_those_of_the_server(web: TestClient, studio: Studio, url: str) -> None:
+    opened = store(studio)
+    opened.alias("studio/reviews@1")
+    web.post("/reviews/keep/alias", data={"alias": "shadow", "version": "2"})
+    client = StudioServer(studio.folder).client(20)
+
+    def riding() -> bool:
+        found = facts(web)["shadow"]
+        return bool(found["state"] == "riding")
+
+    assert within(20, riding)
+    for number in range(5):
+        client.ask("/tasks", {"text": f"the soup was bright {number}.", "models": ["studio/reviews"]})
+    assert within(20, lambda: facts(web)["shadow"]["texts"] == 5)
+    found = facts(web)
+    assert found["traffic"]["requests"] == 5
+    assert found["traffic"]["median"] > 0
+    assert 0 <= found["shadow"]["flips"] <= 5
+    low, high = found["shadow"]["interval"]
+    assert low <= found["shadow"]["flip_rate"] <= high
+    page = web.get("/reviews/keep").text
+    assert f"{found['shadow']['flips']} of 5 answers differ" in page
+    assert web.post("/reviews/keep/unshadow").status_code == 303
+    assert facts(web)["shadow"] is None
+
+
+def test_a_server_that_gives_no_figures_leaves_the_page_with_a_sentence(
+    web: TestClient, studio: Studio, url: str
+) -> None:
+    (studio.folder.server.directory / "output").write_text("serving x on http://127.0.0.1:1\n")
+    page = web.get("/reviews/keep")
+    assert page.status_code == 200
+    assert "no answer from a server" in page.text
+    assert facts(web)["traffic"] is None
+
+
+def test_a_server_that_did_not_start_says_why(web: TestClient, studio: Studio, reviews: Project) -> None:
+    process = studio.folder.server
+    process.directory.mkdir()
+    (process.directory / "command.json").write_text('{"arguments": ["serve", "--port", "8000"]}')
+    (process.directory / "log").write_text("Loading\nError: there is no backbone <x>.\n")
+    (process.directory / "exit.json").write_text('{"status": 2}')
+    page = web.get("/reviews/keep").text
+    assert "The server has ended. there is no backbone &lt;x&gt;." in page
+    assert facts(web)["server"]["state"] == "failed"
+
+
+def test_programs_for_adapters_that_write_texts_use_completions(
+    web: TestClient, studio: Studio, project: Make, gpt2: Backbone
+) -> None:
+    made = project(b"text,target\na,b\n")
+    publish(studio.folder, adapter(gpt2, "lora", {"r": 2}, **TOLD), made.adapters)
+    with served(studio.folder, gpt2) as url:
+        programs = facts(web)["programs"]
+    assert f"{url}/v1/completions" in programs[0]["text"]
+    assert "client.completions.create(" in programs[-1]["text"]
+
+
+@pytest.mark.slow
+def test_the_server_is_started_and_stopped_by_forms_and_outlives_the_studio(
+    web: TestClient, studio: Studio, reviews: Project, gpt2: Backbone
+) -> None:
+    data = {"backbone": gpt2.address}
+    assert web.post("/reviews/keep/server", data=data).status_code == 303
+    try:
+        assert facts(web)["server"]["state"] in ("starting", "running")
+        assert within(90, lambda: facts(web)["server"]["state"] == "running"), facts(web)["server"]["log"]
+        server = facts(web)["server"]
+        assert server["url"] == f"http://127.0.0.1:{server['port']}"
+        assert server["memory"] > 0
+        pid = studio.folder.server.pid
+        assert web.post("/reviews/keep/server", data=data).status_code == 303
+        assert studio.folder.server.pid == pid, "a second start leaves the server as it is"
+        assert web.post("/reviews/keep/server", data={"backbone": "other"}).status_code == 409
+        assert facts(web)["traffic"]["requests"] == 0
+        assert web.post("/reviews/keep/server/stop").status_code == 303
+        assert facts(web)["server"]["state"] == "off"
+        assert not studio.folder.server.is_running
+    finally:
+        StudioServer(studio.folder).stop()
+
+
+def test_a_port_that_is_in_use_is_refused_and_the_server_of_no_port_takes_a_free_one(
+    web: TestClient, studio: Studio, reviews: Project, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    (studio.folder.server.directory / "exit.json").write_text('{"status": 0}')
+    started = list[Sequence[str]]()
+    monkeypatch.setattr(CommandProcess, "start", lambda process, arguments: started.append(arguments))
+    used = url.rpartition(":")[2]
+    answer = web.post("/reviews/keep/server", data={"backbone": "x", "port": used})
+    assert (answer.status_code, started) == (409, [])
+    assert f"port {used} is in use" in answer.text
+    assert web.post("/reviews/keep/server", data={"backbone": "x"}).status_code == 303
+    (arguments,) = started
+    port = int(arguments[arguments.index("--port") + 1])
+    assert port != int(used)
+    assert port in PORTS or port > 1024
