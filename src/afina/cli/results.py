@@ -138,9 +138,11 @@ def print_content(results: Results, *, texts: bool, as_json: bool) -> None:
     if not as_json:
         print(content.html)
         return
-    used = results.recommendation.adapter if results.recommendation else made.of_use and made.of_use.adapter
-    answered = [asdict(one) for one in made.answered]
-    print(json.dumps({**asdict(content), "adapter": used or None, "answered": answered}, ensure_ascii=False))
+    chosen = results.recommendation
+    used = chosen.adapter if chosen else made.of_use and made.of_use.adapter
+    repeatable = not chosen or chosen.contender(chosen.recommended).key is not None
+    more = {"adapter": used or None, "repeatable": repeatable, "answered": [one.as_json() for one in made.answered]}
+    print(json.dumps({**asdict(content), **more}, ensure_ascii=False, allow_nan=False))
 
 
 def _evaluated(results: Results, texts: bool) -> EvaluationTexts:

@@ -38,11 +38,19 @@ OTHER_WORDS: Mapping[str, str] = {
 
 _OPTION = re.compile(r"`(\w+)`")
 
+_FLAG = re.compile(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)")
+
 
 def in_words(project: Project, sentence: str) -> str:
     """Return a sentence of the library with labels of fields, and with the bare name of the project's uploaded file."""
     sentence = sentence.replace(f"{project.data.absolute()}/", "") if project.uploaded else sentence
+    sentence = _FLAG.sub(_of_flag, sentence)
     return _OPTION.sub(lambda found: _label(found[1]), sentence)
+
+
+def _of_flag(found: re.Match[str]) -> str:
+    label = OPTION_LABELS.get(found[1].replace("-", "_"))
+    return f"“{label}”" if label is not None else found[0]
 
 
 def _label(name: str) -> str:

@@ -112,18 +112,22 @@ class PageRouter:
     def __init__(self) -> None:
         self.routes: list[Route] = []
 
-    def page(self, path: str, template: str) -> Callable[[Show], Show]:
-        """Return a decorator of the function that returns a page's facts for a visit and the parts of the path."""
+    def page(self, path: str, template: str, *, twin: bool = True) -> Callable[[Show], Show]:
+        """Return a decorator of the function that returns a page's facts for a visit and the parts of the path.
+
+        Args:
+            twin: Whether the facts are the JSON at `path` + `.json`; else the page has a route of its own for it.
+        """
 
         def added(show: Show) -> Show:
             async def html(request: Request) -> Response:
-                facts = await _shown(request, show)
-                return HTMLResponse(render(template, request, facts))
+                return HTMLResponse(render(template, request, await _shown(request, show)))
 
-            async def twin(request: Request) -> Response:
-                return _json(asdict(await _shown(request, show)))
+            async def facts(request: Request) -> Response:
+                return json_answer(asdict(await _shown(request, show)))
 
-            self.routes.append(Route("/index.json" if path == "/" else f"{path}.json", twin))
+            if twin:
+                self.routes.append(Route("/index.json" if path == "/" else f"{path}.json", facts))
             self.routes.append(Route(path, html))
             return show
 
@@ -231,7 +235,8 @@ async def _shown(request: Request, show: Show) -> Facts:
     return await asyncio.to_thread(show, _visit(request), **request.path_params)
 
 
-def _json(content: Any, status: int = 200) -> Response:
+def json_answer(content: Any, status: int = 200) -> Response:
+    """Return JSON values as a response."""
     text = json.dumps(_finite(content), ensure_ascii=False, default=str, allow_nan=False)
     return Response(_encodable(text), status, media_type="application/json")
 
@@ -266,7 +271,7 @@ def error_answer(request: Request, error: AfinaError) -> Response:
     """Return the page, or the JSON, that says an error."""
     status = status_of(error)
     if path_of(request).endswith(".json"):
-        return _json({"error": error.as_json()}, status)
+        return json_answer({"error": error.as_json()}, status)
     return HTMLResponse(render("problem.html.j2", request, problem=str(error)), status)
 
 

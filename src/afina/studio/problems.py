@@ -17,6 +17,11 @@ FOLDER_OCCUPIED = Problem(
 _studio_missing = partial(Problem, NotFound, "studio.missing")
 PROJECT_MISSING = _studio_missing("there is no project {project!r:.60} in {folder}.")
 RUN_MISSING = _studio_missing("project {project} has no run {run!r:.20}.")
+TEST_MISSING = _studio_missing("run {run} has no test {test!r:.20}.")
+NO_ADAPTER = _studio_missing(
+    "run {run} has no adapter to use: it recommends a baseline without one, or the adapter was removed, or the answer "
+    "is not computed yet. Open the answer of the run first."
+)
 PAGE_MISSING = _studio_missing("there is no page at this address.")
 
 UPLOAD_TOO_LARGE = Problem(
@@ -105,3 +110,9 @@ BACKBONE_UNNAMED = Problem(
     "studio.backbone-unnamed",
     "{name} names no backbone, so the studio cannot start a server for it. Start `afina serve` with its backbone.",
 )
+NO_ANSWER = Problem(
+    Conflict,
+    "studio.no-answer",
+    "run {run} is {found} and has no results, so there is no answer. Wait until it has ended.",
+)
+ANSWER_FAILED = Problem(Conflict, "studio.answer-failed", "the answer of run {run} could not be computed: {reason}")

@@ -6,8 +6,8 @@ Records contain no texts: `find_texts` reads the task again, and refuses texts t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -59,6 +59,10 @@ class AnsweredRun:
     labels: tuple[LabelFigures, ...]
     matrix: tuple[tuple[int, ...], ...] = ()
     confusions: tuple[Confusion, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return JSON values; an undefined figure is null."""
+        return {**asdict(self), "labels": per_label.as_json(self.labels)}
 
 
 def answered_run(title: str, result: Result) -> AnsweredRun:

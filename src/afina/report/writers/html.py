@@ -29,6 +29,20 @@ if TYPE_CHECKING:  # the import loads scipy
 
 
 @dataclass(frozen=True)
+class PageSection:
+    """A section of a page.
+
+    Attributes:
+        id: The id of its heading.
+        html: The section as HTML, with its heading. It has no script, no style element and no link to another page.
+    """
+
+    id: str
+    title: str
+    html: str
+
+
+@dataclass(frozen=True)
 class PageContent:
     """What `report.html` shows, without its frame and its style.
 
@@ -37,16 +51,19 @@ class PageContent:
         headline: The answer in one line; the heading if there is no answer yet.
         lead: Lines below the headline.
         figures: The three figures of the headline: name, value and note; empty without finished runs.
-        sections: The id and the title of each section.
-        html: All sections as HTML. It has no script, no style element and no link to another page.
+        sections: The sections in their order, of which the first has the answer, and the last the terms.
     """
 
     heading: str
     headline: str
     lead: tuple[str, ...]
     figures: tuple[tuple[str, str, str], ...]
-    sections: tuple[tuple[str, str], ...]
-    html: str
+    sections: tuple[PageSection, ...]
+
+    @property
+    def html(self) -> str:
+        """All sections."""
+        return "\n".join(one.html for one in self.sections)
 
 
 def page(heading: str, lead: Sequence[str], sections: Sequence[Section], headline: Headline | None = None) -> str:
@@ -64,20 +81,24 @@ def page(heading: str, lead: Sequence[str], sections: Sequence[Section], headlin
 _STYLE_ELEMENT = re.compile(r"<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL)
 """The style element that matplotlib writes into each plot."""
 
+_SECTION = re.compile(r"^<section\b.*?^</section>$", re.DOTALL | re.MULTILINE)
+"""A section in the template's output; escaped texts have no such line."""
+
 
 def content(
     heading: str, lead: Sequence[str], sections: Sequence[Section], headline: Headline | None = None
 ) -> PageContent:
     """Return the content of the page, for a page with a frame and a style of its own."""
     html = terms.linked(_render("content.html.j2", "", heading, lead, sections, headline))
+    parts = _SECTION.findall(_STYLE_ELEMENT.sub("", html))
+    titles = [*(one.title for one in sections), "Terms"]
     figures = headline.figures if headline else ()
     return PageContent(
         heading=heading.replace("`", ""),
         headline=headline.text if headline else heading.replace("`", ""),
         lead=tuple(lead),
         figures=tuple((one.name, one.value, one.note) for one in figures),
-        sections=(*((_anchor(one.title), one.title) for one in sections), ("terms", "Terms")),
-        html=_STYLE_ELEMENT.sub("", html),
+        sections=tuple(PageSection(_anchor(one), one, part) for one, part in zip(titles, parts, strict=True)),
     )
 
 

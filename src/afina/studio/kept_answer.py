@@ -1,0 +1,74 @@
+"""KeptAnswer: the JSON answer of a command, kept in its process's directory while its inputs are unchanged."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from afina import file_io
+from afina.studio.command_process import CommandProcess
+
+_KEY = "inputs"
+"""The file with the key of what the answer was computed from."""
+
+LOOK_SECONDS = 0.1
+
+_beginning = threading.Lock()
+"""Held while it is found out whether a command must be started, so that two visits start it once."""
+
+
+@dataclass(frozen=True)
+class KeptAnswer:
+    """A command that changes nothing, and its answer.
+
+    Attributes:
+        arguments: The arguments of `afina`, without `--json`.
+        inputs: A key that changes when the answer would change.
+    """
+
+    process: CommandProcess
+    arguments: Sequence[str]
+    inputs: str = ""
+
+    @property
+    def command(self) -> str:
+        """The command line."""
+        return shlex.join(["afina", *self.arguments])
+
+    def begin(self) -> None:
+        """Start the command unless it runs, or its answer to these inputs is kept."""
+        with _beginning:
+            if not self.process.is_running and not self._is_kept:
+                self.process.directory.mkdir(parents=True, exist_ok=True)
+                file_io.write_text(self.process.directory / _KEY, self.inputs)
+                self.process.start([*self.arguments, "--json"])
+
+    @property
+    def _is_kept(self) -> bool:
+        key = self.process.directory / _KEY
+        return self.process.status is not None and key.is_file() and key.read_text(encoding="utf-8") == self.inputs
+
+    @property
+    def found(self) -> Mapping[str, Any] | None:
+        """The answer; None if it is not computed, or if the command has failed."""
+        answer = self.process.answer() if self._is_kept and self.process.status == 0 else {}
+        return answer or None
+
+    @property
+    def problem(self) -> str:
+        """The error of the command in a sentence; empty without an error."""
+        if not self._is_kept or self.process.status == 0:
+            return ""
+        error = self.process.answer().get("error")
+        return str(error["message"]) if error else self.process.log or "the command has ended without a message."
+
+    async def ended(self) -> KeptAnswer:
+        """Begin, and return this answer when the command has ended."""
+        await asyncio.to_thread(self.begin)
+        while self.process.is_running:
+            await asyncio.sleep(LOOK_SECONDS)
+        return self

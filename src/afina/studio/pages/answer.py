@@ -1,0 +1,392 @@
+"""Answer: what a run has found, its figures by label, the texts behind them, tests on other files, and downloads.
+
+`afina report --content` computes the page in a process of its own, and its answer is kept until the results change.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from afina import __version__, digest, file_io
+from afina.data.addresses import stamp
+from afina.errors import CorruptAdapter
+from afina.report.formatting import headline_first, interval_heading, metric_heading, share, span
+from afina.report.report import FILES
+from afina.stats.metrics import METRICS
+from afina.studies.runs.output_directory import OutputDirectory
+from afina.studio import problems
+from afina.studio.folder import Project
+from afina.studio.forms import Form, safe_name
+from afina.studio.kept_answer import KeptAnswer
+from afina.studio.option_labels import in_words
+from afina.studio.page import PageRouter, Visit, download, json_answer, studio_of
+from afina.studio.run_queue import ProjectRun, State, run_of
+from afina.studio.zip_stream import zipped
+
+TEMPLATE, TEXTS, TEST = "answer.html.j2", "answer_texts.html.j2", "answer_test.html.j2"
+
+ENDED = ("done", "failed", "stopped")
+"""States of a run whose results do not change."""
+
+MOST_TEXTS, LONGEST = 200, 2000
+"""The most texts of a page, and the most characters of a text."""
+
+MOST_IN_MATRIX = 30
+"""The most labels of a confusion matrix on a page."""
+
+ADDRESS = "/{project}/runs/{number}"
+
+router = PageRouter()
+
+
+@dataclass(frozen=True)
+class AdapterTest:
+    """A test of the run's adapter on another file.
+
+    Attributes:
+        name: The name of the file, or the address.
+        words: The headline figure with its interval, or the state, in words.
+    """
+
+    number: int
+    name: str
+    words: str
+
+
+@dataclass(frozen=True)
+class AnswerFacts:
+    """What a run has found.
+
+    Attributes:
+        command: The command that shows the same.
+        state: The state of the run.
+        has_results: Whether the run has ended with a result, so that there is an answer.
+        found: The answer of `afina report --content --json`; None while it is computed.
+        problem: The error of the command.
+        shown: The run of `found["answered"]` whose confusions are shown; None if the task has no labels.
+        files: The names of the files that can be downloaded.
+        tests: The tests on other files, the latest first.
+    """
+
+    project: Project
+    number: int
+    command: str
+    state: State
+    has_results: bool
+    found: Mapping[str, Any] | None = None
+    problem: str = ""
+    shown: Mapping[str, Any] | None = None
+    files: Sequence[str] = ()
+    tests: Sequence[AdapterTest] = ()
+
+    @property
+    def is_final(self) -> bool:
+        return self.found is not None or bool(self.problem) or not self.has_results
+
+
+def _inputs(found: ProjectRun) -> str:
+    """Return a key of the results and texts of a run that changes when they change."""
+    out, project = OutputDirectory(found.out), found.project
+    files = (out.records, out.study, out.recommendation, out.baselines, out.tuning)
+    seen = [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files if path.is_file()]
+    return digest.of_json([__version__, seen, stamp(project.address, project.options.get("evaluation"))])
+
+
+def _content(found: ProjectRun) -> KeptAnswer:
+    """The page of a run, which its process computes."""
+    process = found.project.process(f"answer-{found.number}")
+    return KeptAnswer(process, ["report", str(found.out.absolute()), "--content"], _inputs(found))
+
+
+def _has_results(found: ProjectRun) -> bool:
+    return found.state in ENDED and OutputDirectory(found.out).holds_results
+
+
+@router.live(f"{ADDRESS}/answer/live", "answer_live.html.j2")
+@router.page(f"{ADDRESS}/answer", TEMPLATE, twin=False)
+def answer(visit: Visit, project: str, number: str) -> AnswerFacts:
+    """Return what a run has found; begin to compute the page if it was not computed yet."""
+    run = run_of(visit.project(project), number)
+    command = f"afina show {run.out.absolute()}"
+    if not _has_results(run):
+        return AnswerFacts(run.project, run.number, command, run.state, False)
+    content = _content(run)
+    content.begin()
+    found = content.found
+    return AnswerFacts(
+        project=run.project,
+        number=run.number,
+        command=command,
+        state=run.state,
+        has_results=True,
+        found=found,
+        problem=content.problem,
+        shown=_shown(found["answered"], visit.query.get("method", "")) if found else None,
+        files=[name for name in FILES if (run.out / name).is_file()],
+        tests=[_summary(run, one) for one in _tests(run)],
+    )
+
+
+def _shown(answered: Sequence[Mapping[str, Any]], key: str) -> Mapping[str, Any] | None:
+    return next((one for one in answered if key and one["key"] == key), next(iter(answered), None))
+
+
+@router.answers(f"{ADDRESS}/answer.json")
+async def answer_json(request: Request) -> Response:
+    """Return what `afina show OUT --json` prints."""
+    run = _requested(request)
+    process = run.project.process(f"show-{run.number}")
+    shown = await KeptAnswer(process, ["show", str(run.out.absolute())], _inputs(run)).ended()
+    if shown.found is None:
+        raise problems.ANSWER_FAILED(run=run.number, reason=shown.problem)
+    return json_answer(shown.found)
+
+
+def _requested(request: Request) -> ProjectRun:
+    """Return the run that a request names. Raises NotFound, or Conflict if it has no results."""
+    project, number = request.path_params["project"], request.path_params["number"]
+    run = run_of(studio_of(request).folder.project(project), number)
+    if not _has_results(run):
+        raise problems.NO_ANSWER(run=run.number, found=run.state)
+    return run
+
+
+# Downloads
+
+
+@router.answers(f"{ADDRESS}/files/{{name}}")
+async def results_file(request: Request) -> Response:
+    """Return a file of the report."""
+    run, name = _requested(request), request.path_params["name"]
+    if name not in FILES or not (run.out / name).is_file():
+        raise problems.PAGE_MISSING()
+    return download(run.out / name, f"{run.project.name}-{run.number}-{name}")
+
+
+@router.answers(f"{ADDRESS}/study.toml")
+async def study_file(request: Request) -> Response:
+    """Return the study file that repeats the run."""
+    run = _requested(request)
+    process = run.project.process(f"study-file-{run.number}")
+    shown = await KeptAnswer(process, ["show", str(run.out.absolute()), "--study-file"], _inputs(run)).ended()
+    if shown.found is None:
+        raise problems.ANSWER_FAILED(run=run.number, reason=shown.problem)
+    return _attached(iter([shown.found["study_file"].encode()]), "application/toml", f"{run.project.name}-study.toml")
+
+
+@router.answers(f"{ADDRESS}/adapter.zip")
+async def adapter_file(request: Request) -> Response:
+    """Return the adapter to use as a zip file, which is written while it is sent."""
+    run = _requested(request)
+    adapter = _adapter(run, (await _content(run).ended()).found)
+    return _attached(zipped(adapter), "application/zip", f"{run.project.name}-{adapter.name}.zip")
+
+
+def _attached(parts: Iterator[bytes], kind: str, name: str) -> Response:
+    return StreamingResponse(parts, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+
+
+def _adapter(run: ProjectRun, found: Mapping[str, Any] | None) -> Path:
+    """Return the directory of the adapter to use. Raises NotFound."""
+    path = run.out.absolute() / str(found["adapter"]) if found and found["adapter"] else None
+    if path is None or not path.is_dir():
+        raise problems.NO_ADAPTER(run=run.number)
+    return path
+
+
+# The texts behind the figures
+
+
+@dataclass(frozen=True)
+class TextsFacts:
+    """The texts that a method answered in a certain way.
+
+    Attributes:
+        found: The answer of `afina texts --json` (`FoundTexts`); None while the texts are read.
+        problem: The error of the command, such as texts that changed since the run.
+    """
+
+    project: Project
+    number: int
+    command: str
+    given: str
+    predicted: str
+    found: Mapping[str, Any] | None
+    problem: str
+    live: str
+
+    @property
+    def is_final(self) -> bool:
+        return self.found is not None or bool(self.problem)
+
+
+@router.live(f"{ADDRESS}/texts/live", "answer_texts_live.html.j2")
+@router.page(f"{ADDRESS}/texts", TEXTS)
+def texts(visit: Visit, project: str, number: str) -> TextsFacts:
+    """Return the held-out texts with a right label and an answer; without both, the texts with a wrong answer."""
+    run = run_of(visit.project(project), number)
+    if not _has_results(run):
+        raise problems.NO_ANSWER(run=run.number, found=run.state)
+    asked = {
+        name: visit.query[name]
+        for name in ("given", "predicted", "method", "backbone", "seed")
+        if visit.query.get(name)
+    }
+    arguments = ["texts", str(run.out.absolute()), *(f"--{name}={value}" for name, value in asked.items())]
+    arguments += ["--most", str(MOST_TEXTS), "--longest", str(LONGEST)]
+    key = digest.of_json(asked).removeprefix(digest.PREFIX)[:12]
+    kept = KeptAnswer(run.project.process(f"texts-{run.number}-{key}"), arguments, _inputs(run))
+    kept.begin()
+    return TextsFacts(
+        project=run.project,
+        number=run.number,
+        command=kept.command,
+        given=asked.get("given", ""),
+        predicted=asked.get("predicted", ""),
+        found=kept.found,
+        problem=kept.problem,
+        live=f"/{project}/runs/{number}/texts/live?{urlencode(asked)}",
+    )
+
+
+# Tests on other files
+
+
+@dataclass(frozen=True)
+class MeasuredFigure:
+    """A metric of a test in words; `interval` is empty unless it is the headline metric."""
+
+    name: str
+    value: str
+    interval: str
+
+
+@dataclass(frozen=True)
+class AdapterTestFacts:
+    """A test of the run's adapter on another file.
+
+    Attributes:
+        name: The name of the file, or the address.
+        found: The answer of `afina evaluate --json`; None while the texts are labelled.
+        problem: The error of the command, such as an unknown column.
+        figures: The metrics, the headline metric first.
+        matrix: The confusion matrix with its labels; None if there is none, or with many labels.
+    """
+
+    project: Project
+    number: int
+    test: int
+    name: str
+    command: str
+    found: Mapping[str, Any] | None
+    problem: str
+    figures: Sequence[MeasuredFigure] = ()
+    matrix: Mapping[str, Any] | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.found is not None or bool(self.problem)
+
+
+def _tests(run: ProjectRun) -> list[int]:
+    """The numbers of the tests of a run, the latest first."""
+    begin = f"test-{run.number}-"
+    found = (run.project.directory / "processes").glob(f"{begin}*/request.json")
+    return sorted((int(path.parent.name.removeprefix(begin)) for path in found), reverse=True)
+
+
+def _place(run: ProjectRun, test: int) -> str:
+    """The name of a test's process, and of the directory of its uploaded file."""
+    return f"test-{run.number}-{test}"
+
+
+def _test(run: ProjectRun, test: int) -> tuple[str, KeptAnswer]:
+    """The name of a test's file, and the answer of the command. Raises NotFound."""
+    process = run.project.process(_place(run, test))
+    try:
+        request = file_io.read_object(process.directory / "request.json")
+    except CorruptAdapter:
+        raise problems.TEST_MISSING(run=run.number, test=test) from None
+    return str(request["name"]), KeptAnswer(process, [str(one) for one in request["arguments"]])
+
+
+def _summary(run: ProjectRun, test: int) -> AdapterTest:
+    name, kept = _test(run, test)
+    if kept.found is None:
+        return AdapterTest(test, name, "failed" if kept.problem else "in progress")
+    first = _figures(kept.found)[0]
+    return AdapterTest(test, name, f"{first.name} {first.value}{f' ({first.interval})' if first.interval else ''}")
+
+
+def _figures(found: Mapping[str, Any]) -> list[MeasuredFigure]:
+    headline = found["metric"]
+    names = headline_first([name for name in found if name in METRICS], headline)
+    low, high = found["interval"]
+    interval = "" if low is None else f"{interval_heading(headline)}: {span((low, high))}"
+    return [
+        MeasuredFigure(
+            metric_heading(name),
+            "undefined" if found[name] is None else share(found[name]),
+            interval if name == headline else "",
+        )
+        for name in names
+    ]
+
+
+@router.live(f"{ADDRESS}/tests/{{test}}/live", "answer_test_live.html.j2")
+@router.page(f"{ADDRESS}/tests/{{test}}", TEST)
+def adapter_test(visit: Visit, project: str, number: str, test: str) -> AdapterTestFacts:
+    """Return the figures of the adapter on another file; a test that was killed begins again."""
+    run = run_of(visit.project(project), number)
+    if test not in map(str, _tests(run)):
+        raise problems.TEST_MISSING(run=run.number, test=test)
+    name, kept = _test(run, int(test))
+    kept.begin()
+    found = kept.found
+    small = found and found["confusion"] and len(found["labels"]) <= MOST_IN_MATRIX
+    return AdapterTestFacts(
+        project=run.project,
+        number=run.number,
+        test=int(test),
+        name=name,
+        command=kept.command,
+        found=found,
+        problem=in_words(run.project, kept.problem).replace(f"{_place(run, int(test))}/", ""),
+        figures=_figures(found) if found else (),
+        matrix={"names": [*found["labels"]], "counts": found["confusion"]} if found and small else None,
+    )
+
+
+@router.form(f"{ADDRESS}/tests", answer, TEMPLATE)
+def begin_test(visit: Visit, form: Form, project: str, number: str) -> str:
+    """Measure the adapter to use on the uploaded file, or on the texts at an address."""
+    run = run_of(visit.project(project), number)
+    if not _has_results(run):
+        raise problems.NO_ANSWER(run=run.number, found=run.state)
+    adapter = _adapter(run, _content(run).found)
+    test = max(_tests(run), default=0) + 1
+    if form.upload is not None:
+        name = safe_name(form.upload.name)
+        place = run.project.data / _place(run, test)
+        place.mkdir(parents=True, exist_ok=True)
+        address = str((form.upload.path.replace(place / name)).absolute())
+    else:
+        name = address = form.get("address")
+        if not address:
+            raise problems.NO_FILE()
+    arguments = ["evaluate", str(adapter), f"--task={address}"]
+    arguments += [f"--{option}={value}" for option in ("text", "label") if (value := form.get(option))]
+    process = run.project.process(_place(run, test))
+    process.directory.mkdir(parents=True, exist_ok=True)
+    content = {"name": name, "arguments": arguments}
+    file_io.write_text(process.directory / "request.json", json.dumps(content, ensure_ascii=False))
+    KeptAnswer(process, arguments).begin()
+    return f"/{project}/runs/{number}/tests/{test}"
