@@ -61,6 +61,16 @@ def test_what_a_record_or_a_text_holds_is_never_markup(page: str) -> None:
     assert not re.search(r"(?<!\\)<script", "\n".join(line for line in text.splitlines() if line.startswith("|")))
 
 
+def test_the_content_has_the_sections_of_the_page_without_style_or_script(page: str) -> None:
+    content = study(label_names=("no", f"yes{HOSTILE}")).content()
+    assert [one.title for one in content.sections] == re.findall(r"<h2[^>]*>(.*)</h2>", page)
+    assert f"<h1>{content.headline}</h1>" in page
+    tags = [tag for tag, _ in Elements(content.html).found]
+    assert tags.count("svg") == page.count("<svg") > 2
+    assert not {"style", "script", "link", "html"} & {*tags}
+    assert all(one.html.startswith("<section") and one.html.count("<section") == 1 for one in content.sections)
+
+
 def test_the_page_asks_for_nothing_outside_itself(page: str) -> None:
     elements = Elements(page).found
     links = [value for _, attributes in elements for key, value in attributes.items() if key in ("src", "href")]
