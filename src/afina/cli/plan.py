@@ -198,6 +198,9 @@ def plan(
     ] = None,
     epochs: Annotated[int, _amount("--epochs", "Epochs of the training whose time is estimated.")] = 2,
     calibrate: CalibrateOption = True,
+    considered: Annotated[
+        bool, typer.Option("--considered", help="Leave out methods that 'afina choose' does not consider.")
+    ] = False,
     ask: dict[str, Any],
     as_json: Json = False,
     data: dict[str, Any],
@@ -228,7 +231,12 @@ def plan(
         "memory": read_size(memory) if memory is not None else None,
     }
     trains = partial(Training, dtype=dtype, batch_size=batch_size, max_length=length, epochs=epochs)
-    asked |= {"calibrate": calibrate, "compares": len(precisions) > 1, "says": print_progress("plan")}
+    asked |= {
+        "calibrate": calibrate,
+        "considered": considered,
+        "compares": len(precisions) > 1,
+        "says": print_progress("plan"),
+    }
     found = [
         [forecast_methods(one, task=task, training=trains(precision=each), **asked) for each in precisions]
         for one in check_different(backbone or EMBEDDED)

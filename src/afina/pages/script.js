@@ -70,6 +70,13 @@ function follow(target) {
 
 for (const target of document.querySelectorAll("[data-events]")) follow(target);
 
+// An `output` shows the value of the slider that it is for, while the slider moves.
+
+for (const output of document.querySelectorAll("output[for]")) {
+  const slider = at(output.htmlFor.value);
+  slider?.addEventListener("input", () => { output.value = `${slider.value} ${output.dataset.unit}`; });
+}
+
 // An element with `data-prompt` has articles whose answers are streamed as soon as the page is there.
 
 for (const target of document.querySelectorAll("[data-prompt]"))

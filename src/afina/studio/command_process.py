@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,11 @@ class CommandProcess:
 
     def _say_pid(self, pid: int) -> None:
         file_io.write_text(self.directory / "process.json", json.dumps({"pid": pid}))
+
+    def forget(self) -> None:
+        """Remove what a command that has ended left, as if it had never been started."""
+        if not self.is_running:
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
     def _command(self) -> Path:

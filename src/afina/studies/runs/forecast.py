@@ -23,7 +23,7 @@ from afina.data.tokenize import Encoded
 from afina.errors import InvalidStudy
 from afina.events import Says, silent
 from afina.generating.generation_memory import GenerationLoad
-from afina.methods import make
+from afina.methods import is_fitted, make
 from afina.methods.attachment import applicable
 from afina.methods.method import Method
 from afina.models.backbone import Backbone
@@ -190,6 +190,7 @@ def forecast_methods(
     memory: int | None = None,
     calibrate: bool = True,
     compares: bool = False,
+    considered: bool = False,
     says: Says = silent,
 ) -> list[Forecast]:
     """Return the forecast of a run with each method; if a run does not fit in memory, also that in int8 (`smaller`).
@@ -201,6 +202,7 @@ def forecast_methods(
         methods: The methods; None means all methods that suit the backbone's family and the task's labels.
         ask: The prompt template and label words for the task's texts.
         compares: Whether to forecast the memory of predictions, and leave out methods that need float weights.
+        considered: Whether to leave out methods that `choose` does not consider.
         says: A function that receives a line of text when slow work begins.
     """
     if task:
@@ -218,6 +220,7 @@ def forecast_methods(
             training=training,
         )
         for method in (_of(backbone) if methods is None else methods)
+        if not considered or method.practical or is_fitted(method.name)
     ]
     encodings = Encodings()
     found: list[Forecast] = []

@@ -56,7 +56,7 @@ class RunsFacts:
     """The runs of a project, the newest first, and the choices of the form that starts another one.
 
     Attributes:
-        minutes: The minutes that the form suggests.
+        minutes: The minutes that the form suggests: those of the plan.
     """
 
     project: Project
@@ -131,7 +131,14 @@ def runs(visit: Visit, project: str) -> RunsFacts:
     """Return the runs of a project."""
     opened = visit.project(project)
     found = [RunSummary(one.number, one.command, one.state, one.asked) for one in runs_of(opened)]
-    return RunsFacts(opened, shlex.join(["afina", "choose", *arguments_of(opened)]), found)
+    command = shlex.join(["afina", "choose", *arguments_of(opened)])
+    return RunsFacts(opened, command, found, minutes=asked_minutes(visit.query.get("minutes", "")))
+
+
+def asked_minutes(given: str) -> int:
+    """Return the minutes in the query of an address: a whole number up to a day, else MINUTES."""
+    found = int(given) if given.isascii() and given.isdecimal() and len(given) < 5 else MINUTES
+    return max(1, min(found, 1440))
 
 
 @router.form("/{project}/runs", runs, TEMPLATE)

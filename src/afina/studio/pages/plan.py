@@ -1,0 +1,288 @@
+"""Plan: the pretrained models to compare, what each method costs on this machine, and what an amount of time buys.
+
+The costs are measured by `afina plan` in a process of its own for each model, one after the other, so that no
+measurement disturbs another.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from afina import digest
+from afina.methods import make
+from afina.studies.choosing.recorded_curves import ORDERS, RECORDED, RECORDED_ON, REGRETS, BackboneKind, Regret
+from afina.studio import problems
+from afina.studio.command_process import CommandProcess
+from afina.studio.folder import Project, StudioFolder
+from afina.studio.forms import Form
+from afina.studio.option_labels import in_words
+from afina.studio.page import PageRouter, Visit
+from afina.studio.pages.data import arguments_of, inspection_of, last_words
+from afina.studio.pages.runs import BACKBONES, asked_minutes
+from afina.studio.run_queue import runs_of
+
+TEMPLATE = "plan.html.j2"
+
+LEAST, MOST, STEP = 5, 60, 5
+"""The ends of the slider and its step, in minutes."""
+
+ABOUT: Mapping[str, str] = {
+    "embedded": "a language model with 135 million parameters, which can also be asked in words and write texts",
+    "minilm": "an encoder with 23 million parameters, which trains and answers faster",
+}
+"""What a pretrained model of the form is."""
+
+router = PageRouter()
+
+
+@dataclass(frozen=True)
+class MethodCosts:
+    """What training with a method costs.
+
+    Attributes:
+        memory: The most memory of the training's process, in bytes.
+        disk: The size of the adapter, in bytes.
+        seconds: The estimated time of the training; None if not known.
+        fits: Whether the training fits into the memory of this machine.
+        why: Why it does not fit, and what would; empty if it fits.
+    """
+
+    method: str
+    title: str
+    memory: int
+    disk: int
+    seconds: float | None
+    fits: bool
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class BackbonePlan:
+    """The costs of the methods on a pretrained model.
+
+    Attributes:
+        state: `waits` for the model before it, `running`, `done` or `failed`.
+        memory: The memory of this machine, in bytes.
+        epochs: The epochs whose time is estimated.
+        left_out: Sentences about methods that are left out.
+        said: The last words of the command about its progress.
+        problem: The error of the command.
+    """
+
+    backbone: str
+    state: str
+    methods: Sequence[MethodCosts] = ()
+    memory: int = 0
+    epochs: int = 0
+    left_out: Sequence[str] = ()
+    said: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Bought:
+    """What an amount of time buys, from the recorded curves."""
+
+    minutes: int
+    regret: Regret
+
+
+@dataclass(frozen=True)
+class PlanFacts:
+    """Pretrained models, costs and time.
+
+    Attributes:
+        plans: The costs by pretrained model.
+        known: The pretrained models of the form, and what each is.
+        minutes: The chosen minutes.
+        bought: What each recorded amount of time buys.
+        words: What the chosen minutes buy, in sentences.
+        needed: Minutes in which every setting that `choose` tries would be trained on all texts; None if not known.
+        busy: Whether a run is carried out, which a measurement would disturb.
+    """
+
+    project: Project
+    command: str
+    plans: Sequence[BackbonePlan]
+    minutes: int
+    bought: Sequence[Bought]
+    words: Sequence[str]
+    needed: int | None
+    busy: bool
+    known: Mapping[str, str] = field(default_factory=lambda: ABOUT)
+    least: int = LEAST
+    most: int = MOST
+    step: int = STEP
+
+    @property
+    def is_final(self) -> bool:
+        states = {one.state for one in self.plans}
+        return "running" not in states and (self.busy or "waits" not in states)
+
+
+def _arguments(project: Project, backbones: Sequence[str]) -> list[str]:
+    chosen = [word for one in backbones for word in ("--backbone", one)]
+    return ["plan", *arguments_of(project), *chosen, "--considered"]
+
+
+def plan_of(project: Project, backbone: str) -> CommandProcess:
+    """Return the process that measures the methods on a pretrained model, with the present reading options."""
+    key = digest.of_json([project.address, dict(project.options), backbone]).removeprefix(digest.PREFIX)[:12]
+    return project.process(f"plan-{key}")
+
+
+@router.live("/{project}/plan/live", "plan_live.html.j2")
+@router.page("/{project}/plan", TEMPLATE)
+def plan(visit: Visit, project: str) -> PlanFacts:
+    """Return what the methods cost on the project's models; begin to measure unless a run is carried out."""
+    opened = visit.project(project)
+    busy = _is_busy(visit.folder)
+    plans: list[BackbonePlan] = []
+    for one in opened.backbones:
+        waits = busy or any(before.state in ("waits", "running") for before in plans)
+        plans.append(_plan(opened, one, waits=waits))
+    minutes = max(LEAST, min(asked_minutes(visit.query.get("minutes", "")), MOST))
+    kinds = _kinds(opened.backbones)
+    return PlanFacts(
+        project=opened,
+        command=shlex.join(["afina", *_arguments(opened, opened.backbones)]),
+        plans=plans,
+        minutes=minutes,
+        bought=[Bought(after, regret) for after, regret in REGRETS[kinds].items()],
+        words=_bought(minutes, REGRETS[kinds], _named(opened.backbones)) + _conditions(opened, kinds),
+        needed=_needed(plans, kinds),
+        busy=busy and any(one.state == "waits" for one in plans),
+    )
+
+
+def _is_busy(folder: StudioFolder) -> bool:
+    return any(run.state in ("running", "stopping") for one in folder.projects() for run in runs_of(one))
+
+
+def _plan(project: Project, backbone: str, *, waits: bool) -> BackbonePlan:
+    """Return the costs on a model; begin to measure them unless another measurement, or a run, has to end first."""
+    process = plan_of(project, backbone)
+    if process.status is not None:
+        return _measured(project, backbone, process)
+    if process.is_running:
+        return BackbonePlan(backbone, "running", said=in_words(project, last_words(process)))
+    if waits:
+        return BackbonePlan(backbone, "waits")
+    process.start([*_arguments(project, [backbone]), "--json"])
+    return BackbonePlan(backbone, "running")
+
+
+def _measured(project: Project, backbone: str, process: CommandProcess) -> BackbonePlan:
+    answer = process.answer()
+    if "methods" not in answer:
+        problem = answer["error"]["message"] if "error" in answer else process.log or "no answer"
+        return BackbonePlan(backbone, "failed", problem=in_words(project, problem))
+    left_out = [line.partition("left out: ")[2] for line in process.log.splitlines() if "plan: left out: " in line]
+    return BackbonePlan(
+        backbone=backbone,
+        state="done",
+        methods=[_costs(name, figures, answer) for name, figures in answer["methods"].items()],
+        memory=answer["memory"],
+        epochs=answer["epochs"],
+        left_out=[in_words(project, one) for one in left_out],
+    )
+
+
+def _costs(name: str, figures: Mapping[str, Any], terms: Mapping[str, Any]) -> MethodCosts:
+    on_gpu = terms["gpu"] is not None
+    memory, limit = (figures["gpu_peak"], terms["gpu"]) if on_gpu else (figures["peak"], terms["memory"])
+    fits = bool(figures["fits_gpu"] if on_gpu else figures["fits"])
+    why = "" if fits else f"The training needs {memory / limit:.1f} times the memory of this {_place(on_gpu)}."
+    if not fits and (smaller := figures.get("smaller")):
+        why += f" With frozen weights in {smaller['precision']}, the training fits."
+    return MethodCosts(name, make(name).title, memory, figures["disk_bytes"], figures["train_seconds"], fits, why)
+
+
+def _place(on_gpu: bool) -> str:
+    return "GPU" if on_gpu else "machine"
+
+
+_KINDS: Mapping[str, BackboneKind] = {backbone: kind for kind, backbone in RECORDED_ON.items()}
+
+
+def _kinds(backbones: Sequence[str]) -> frozenset[BackboneKind]:
+    """Return the kinds of the models that were recorded; the causal model stands for models that were not."""
+    return frozenset(_KINDS.get(one, "causal") for one in backbones)
+
+
+def _named(backbones: Sequence[str]) -> str:
+    return " and ".join(RECORDED_ON[kind] for kind in sorted(_kinds(backbones)))
+
+
+def _bought(minutes: int, regrets: Mapping[int, Regret], named: str) -> list[str]:
+    """Return sentences about what these minutes buy."""
+    known = max((one for one in regrets if one <= minutes), default=min(regrets))
+    following = next((one for one in regrets if one > minutes), None)
+    regret = regrets[known]
+    said = [
+        f"With {known} minutes on {named}, the recommended model was {regret.mean:g} points of accuracy worse than the "
+        f"best method and learning rate (95 % interval {regret.low:g} to {regret.high:g})."
+    ]
+    if known < minutes:
+        until = f"{known} and {following}" if following else f"more than {known}"
+        said.append(f"{minutes} minutes were not recorded: expect a result as with {until} minutes.")
+    return said
+
+
+def _conditions(project: Project, kinds: frozenset[BackboneKind]) -> list[str]:
+    """Return sentences about what the recorded curves are of."""
+    best = "the better of embedded and minilm" if "encoder" in kinds else "embedded"
+    said = [
+        "These figures are from recorded learning curves of two tasks of classes, with 200 and 1,500 labelled texts and "
+        f"two processor cores. The best method is the best on {best}. A negative figure is due to chance in the "
+        "held-out texts.",
+    ]
+    others = [one for one in project.backbones if one not in _KINDS]
+    if others:
+        said.append(f"There are no recorded curves of {', '.join(others)}.")
+    kind = inspection_of(project).answer().get("kind")
+    if kind and kind not in RECORDED:
+        said.append(
+            f"There are no recorded curves of tasks of kind {kind}, so these figures say less about your texts."
+        )
+    return said
+
+
+def _needed(plans: Sequence[BackbonePlan], kinds: frozenset[BackboneKind]) -> int | None:
+    """Return the minutes that a training of each setting takes, if all times are known."""
+    times: dict[tuple[BackboneKind, str], float] = {}
+    for one in plans:
+        for costs in one.methods:
+            if costs.seconds is not None:
+                times[_KINDS.get(one.backbone, "causal"), costs.method] = costs.seconds
+    settings = [(kind, method) for kind, method, _ in ORDERS[kinds]]
+    if any(one.state != "done" for one in plans) or not all(setting in times for setting in settings):
+        return None
+    return max(1, round(sum(times[setting] for setting in settings) / 60))
+
+
+@router.form("/{project}/plan/backbones", plan, TEMPLATE)
+def set_backbones(visit: Visit, form: Form, project: str) -> str:
+    """Set the pretrained models that are compared."""
+    chosen = [one for one in BACKBONES if form.get(f"backbone-{one}")]
+    chosen += [one.strip() for one in form.get("others").split(",") if one.strip()]
+    if not chosen:
+        raise problems.FIELD_MISSING(field="Pretrained models")
+    replace(visit.project(project), backbones=tuple(dict.fromkeys(chosen))).save()
+    return f"/{project}/plan?minutes={asked_minutes(form.get('minutes'))}"
+
+
+@router.form("/{project}/plan/again", plan, TEMPLATE)
+def measure_again(visit: Visit, form: Form, project: str) -> str:
+    """Measure once more, also while a run is carried out."""
+    opened = visit.project(project)
+    processes = {one: plan_of(opened, one) for one in opened.backbones}
+    if not any(process.is_running for process in processes.values()):
+        for process in processes.values():
+            process.forget()
+        first = opened.backbones[0]
+        processes[first].start([*_arguments(opened, [first]), "--json"])
+    return f"/{project}/plan"
