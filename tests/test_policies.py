@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -191,6 +192,23 @@ def test_what_is_built_in_is_what_the_recorded_curves_teach() -> None:
     assert taught.ahead == AHEAD
     assert (taught.counts, taught.levels, taught.level_counts) == (COUNTS, LEVELS, LEVEL_COUNTS)
     assert taught.step_costs == STEP_COSTS
+
+
+def test_the_regret_that_is_built_in_is_that_of_the_page() -> None:
+    from afina.studies.choosing.recorded_curves import REGRETS, Regret
+
+    page = Path(__file__).parents[1].joinpath("docs", "background", "choose.md").read_text(encoding="utf-8")
+
+    def row(name: str) -> dict[int, Regret]:
+        found = next(line for line in page.splitlines() if line.startswith(f"| {name} |"))
+        figures = [re.findall(r"-?[\d.]+", cell) for cell in found.split("|")[2:5]]
+        return {minutes: Regret(*map(float, one)) for minutes, one in zip((5, 10, 30), figures, strict=True)}
+
+    assert {
+        frozenset({"causal"}): row("**whole runs in a learnt order**"),
+        frozenset({"encoder"}): row("minilm alone"),
+        frozenset({"causal", "encoder"}): row("**both backbones, by gain for time**"),
+    } == REGRETS
 
 
 def two() -> list[dict[str, Any]]:

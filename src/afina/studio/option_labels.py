@@ -30,7 +30,7 @@ OPTION_LABELS: Mapping[str, str] = {
 """The label of a field, by reading option."""
 
 OTHER_WORDS: Mapping[str, str] = {
-    "backbone": "Pretrained models",
+    "backbone": "pretrained model",
     "max_length": "the most tokens of a text",
     "minutes": "Minutes",
 }

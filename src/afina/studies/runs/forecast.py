@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -209,19 +210,15 @@ def forecast_methods(
         says(f"reading {task} and the backbone's tokenizer")
     else:
         _check_kind(data)
-    runs = [
-        RunSpec(
-            backbone=backbone,
-            task=task or MADE_UP,
-            method=method.name,
-            hyperparameters=method.hyperparameters,
-            data=data,
-            ask=ask,
-            training=training,
-        )
-        for method in (_of(backbone) if methods is None else methods)
-        if not considered or method.practical or is_fitted(method.name)
-    ]
+    shared: dict[str, Any] = {
+        "backbone": backbone,
+        "task": task or MADE_UP,
+        "data": data,
+        "ask": ask,
+        "training": training,
+    }
+    chosen = _chosen(backbone, methods, considered=considered)
+    runs = [RunSpec(**shared, method=one.name, hyperparameters=one.hyperparameters) for one in chosen]
     encodings = Encodings()
     found: list[Forecast] = []
     for run in runs:
@@ -315,6 +312,12 @@ def _made_up(run: RunSpec) -> EncodedTask:
     if batch * length > MOST_MADE_UP:
         raise problems.BATCH_TOO_LARGE(tokens=length, field="batch_size", found=batch, most=MOST_MADE_UP)
     return EncodedTask(run.task, ("0", "1"), split(batch), split(max(1, TOKEN_BUDGET // length)), 0)
+
+
+def _chosen(backbone: str, methods: Sequence[Method] | None, *, considered: bool) -> list[Method]:
+    """Return `methods`, by default those that suit the backbone; if `considered`, those that `choose` considers."""
+    chosen = _of(backbone) if methods is None else methods
+    return [one for one in chosen if not considered or one.practical or is_fitted(one.name)]
 
 
 def _of(backbone: str) -> list[Method]:

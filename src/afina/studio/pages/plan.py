@@ -123,7 +123,8 @@ class PlanFacts:
         return "running" not in states and (self.busy or "waits" not in states)
 
 
-def _arguments(project: Project, backbones: Sequence[str]) -> list[str]:
+def plan_arguments(project: Project, backbones: Sequence[str]) -> list[str]:
+    """Return the arguments of `afina plan` for a project on these models."""
     chosen = [word for one in backbones for word in ("--backbone", one)]
     return ["plan", *arguments_of(project), *chosen, "--considered"]
 
@@ -148,7 +149,7 @@ def plan(visit: Visit, project: str) -> PlanFacts:
     kinds = _kinds(opened.backbones)
     return PlanFacts(
         project=opened,
-        command=shlex.join(["afina", *_arguments(opened, opened.backbones)]),
+        command=shlex.join(["afina", *plan_arguments(opened, opened.backbones)]),
         plans=plans,
         minutes=minutes,
         bought=[Bought(after, regret) for after, regret in REGRETS[kinds].items()],
@@ -171,7 +172,7 @@ def _plan(project: Project, backbone: str, *, waits: bool) -> BackbonePlan:
         return BackbonePlan(backbone, "running", said=in_words(project, last_words(process)))
     if waits:
         return BackbonePlan(backbone, "waits")
-    process.start([*_arguments(project, [backbone]), "--json"])
+    process.start([*plan_arguments(project, [backbone]), "--json"])
     return BackbonePlan(backbone, "running")
 
 
@@ -223,8 +224,8 @@ def _bought(minutes: int, regrets: Mapping[int, Regret], named: str) -> list[str
     following = next((one for one in regrets if one > minutes), None)
     regret = regrets[known]
     said = [
-        f"With {known} minutes on {named}, the recommended model was {regret.mean:g} points of accuracy worse than the "
-        f"best method and learning rate (95 % interval {regret.low:g} to {regret.high:g})."
+        f"With {known} minutes on {named}, the recommended model was {regret.mean:.1f} points of accuracy worse than "
+        f"the best method and learning rate (95 % interval {regret.low:.1f} to {regret.high:.1f})."
     ]
     if known < minutes:
         until = f"{known} and {following}" if following else f"more than {known}"
@@ -236,7 +237,7 @@ def _conditions(project: Project, kinds: frozenset[BackboneKind]) -> list[str]:
     """Return sentences about what the recorded curves are of."""
     best = "the better of embedded and minilm" if "encoder" in kinds else "embedded"
     said = [
-        "These figures are from recorded learning curves of two tasks of classes, with 200 and 1,500 labelled texts and "
+        "These figures are from recorded learning curves: two tasks of classes, 200 and 1,500 labelled texts, and "
         f"two processor cores. The best method is the best on {best}. A negative figure is due to chance in the "
         "held-out texts.",
     ]
@@ -284,5 +285,5 @@ def measure_again(visit: Visit, form: Form, project: str) -> str:
         for process in processes.values():
             process.forget()
         first = opened.backbones[0]
-        processes[first].start([*_arguments(opened, [first]), "--json"])
+        processes[first].start([*plan_arguments(opened, [first]), "--json"])
     return f"/{project}/plan"
