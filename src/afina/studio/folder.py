@@ -174,13 +174,16 @@ class StudioFolder:
             raise problems.PROJECT_MISSING(project=name, folder=self.root)
         return Project.read(self.root / name)
 
-    def create(self, title: str, task: str, upload: Path | None = None) -> Project:
+    def create(
+        self, title: str, task: str, upload: Path | None = None, backbones: Sequence[str] = ("embedded",)
+    ) -> Project:
         """Make a project.
 
         Args:
             title: The title; the project's name is made from it, with a number if the name is taken.
             task: The address of the task, or the name that the uploaded file gets.
             upload: The uploaded file, which is moved into the project.
+            backbones: Addresses of the backbones that a run compares.
         """
         with file_io.writing(self.root):
             scratch = self.upload()
@@ -190,6 +193,7 @@ class StudioFolder:
                     scratch,
                     title[:MOST_TITLE],
                     task,
+                    backbones=tuple(backbones),
                     created=datetime.now(UTC).isoformat(timespec="milliseconds"),
                     uploaded=upload is not None,
                 ).save()
