@@ -71,3 +71,15 @@ def project(studio: Studio, tmp_path: Path) -> Callable[..., Project]:
         return Project(**{**vars(found), "backbones": tuple(backbones)}).save()
 
     return made
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch, answered: Answered) -> None:
+    """Commands of pages are carried out in this process, before the form is answered."""
+
+    def start(process: CommandProcess, arguments: Sequence[str], environment: dict[str, str] | None = None) -> None:
+        for name, value in (environment or {}).items():
+            monkeypatch.setenv(name, value)
+        answered(process, arguments)
+
+    monkeypatch.setattr(CommandProcess, "start", start)

@@ -27,18 +27,6 @@ Make = Callable[..., Project]
 
 
 @pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch, answered: Any) -> None:
-    """Commands of pages are carried out in this process, before the form is answered."""
-
-    def start(process: CommandProcess, arguments: Sequence[str], environment: dict[str, str] | None = None) -> None:
-        for name, value in (environment or {}).items():
-            monkeypatch.setenv(name, value)
-        answered(process, arguments)
-
-    monkeypatch.setattr(CommandProcess, "start", start)
-
-
-@pytest.fixture
 def reviews(studio: Studio, project: Make, gpt2: Backbone) -> Project:
     """A project with two versions."""
     made = project(b"text,label\na,bad\nb,good\n")

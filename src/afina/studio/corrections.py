@@ -85,7 +85,7 @@ def written(found: Sequence[Correction], kind: str, cell: Callable[[str], str]) 
     """Return corrections as csv, with each cell as `cell` returns it."""
     pairs = any(one.pair for one in found)
     content = io.StringIO()
-    writer = csv.writer(content)
+    writer = csv.writer(content, lineterminator="\n")
     writer.writerow(columns(kind, pairs))
     rows = ([one.text, *([one.pair] if pairs else []), one.answer] for one in found)
     writer.writerows([cell(value) for value in row] for row in rows)

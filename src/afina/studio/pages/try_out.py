@@ -296,7 +296,7 @@ def ask(visit: Visit, form: Form, project: str) -> str:
         raise problems.VERSIONS_CHOSEN(found=len(chosen), most=MOST_CHOSEN)
     chosen.sort(key=lambda one: (not one.reference.startswith(base_of(opened)), one.number))
     named = [AskedVersion(one.reference, _title(opened, one)) for one in chosen]
-    made = Question(secrets.token_hex(8), named, text=form.get("text"), pair=form.get("pair"))
+    made = Question(secrets.token_hex(8), named, text=_lined(form.get("text")), pair=_lined(form.get("pair")))
     if form.upload is not None:
         name = safe_name(form.upload.name)
         made = Question(made.id, named, file=name)
@@ -311,6 +311,11 @@ def ask(visit: Visit, form: Form, project: str) -> str:
             server.start(_backbone(chosen))
         _keep(opened, made)
     return f"/{project}/try?asked={made.id}#answers"
+
+
+def _lined(text: str) -> str:
+    """Return a text with the line ends of files; those of forms are CR LF."""
+    return text.replace("\r\n", "\n")
 
 
 def _title(project: Project, one: PublishedVersion) -> str:
@@ -348,14 +353,13 @@ def _streamed(question: Question) -> list[VersionAnswer]:
 
 def _answers(server: StudioServer, question: Question, kind: str) -> list[VersionAnswer]:
     """Return the answers of the server: of all versions in one request, or one by one if one of them fails."""
+    found: list[Mapping[str, Any] | str]
     try:
         client = server.client(WRITING_PATIENCE if kind == TEXT else PATIENCE)
-        found = _asked(client, question, question.versions)
+        found = [*_asked(client, question, question.versions, kind)]
     except AfinaError as error:
-        if len(question.versions) == 1:
-            found = [str(error)]
-        else:
-            found = [_one(server, question, one, kind) for one in question.versions]
+        alone = len(question.versions) == 1
+        found = [str(error) if alone else _one(server, question, one, kind) for one in question.versions]
     made: list[VersionAnswer] = []
     before: Mapping[str, Any] | None = None
     for version, answer in zip(question.versions, found, strict=True):
@@ -367,17 +371,24 @@ def _answers(server: StudioServer, question: Question, kind: str) -> list[Versio
     return made
 
 
-def _asked(client: ServerClient, question: Question, versions: Sequence[AskedVersion]) -> list[Any]:
-    body = {"text": question.text, "models": [one.reference for one in versions]}
-    answer = client.ask("/tasks", body | ({"pair": question.pair} if question.pair else {}))
-    return list(answer["results"])
+def _asked(
+    client: ServerClient, question: Question, versions: Sequence[AskedVersion], kind: str
+) -> Sequence[Mapping[str, Any]]:
+    """Return an answer of each version, with the fields of `afina predict`."""
+    pair = {"pair": question.pair} if question.pair else {}
+    if kind == TEXT:
+        bodies = [{"model": one.reference, "prompt": question.text, **pair} for one in versions]
+        written = [client.ask("/v1/completions", body) for body in bodies]
+        return [{"answer": one["choices"][0]["text"]} for one in written]
+    body = {"text": question.text, "models": [one.reference for one in versions], **pair}
+    return list(client.ask("/tasks", body)["results"])
 
 
-def _one(server: StudioServer, question: Question, version: AskedVersion, kind: str) -> Any:
+def _one(server: StudioServer, question: Question, version: AskedVersion, kind: str) -> Mapping[str, Any] | str:
     """Return the answer of one version, or the sentence that says why there is none."""
     try:
         client = server.client(WRITING_PATIENCE if kind == TEXT else PATIENCE)
-        return _asked(client, question, [version])[0]
+        return _asked(client, question, [version], kind)[0]
     except AfinaError as error:
         return str(error)
 
@@ -526,7 +537,7 @@ def correct(visit: Visit, form: Form, project: str) -> str:
         right = newest.separator.join(one for number, one in enumerate(newest.labels) if form.get(f"label-{number}"))
     elif not right or (newest.kind == NUMBER and _number(right) is None):
         raise problems.FIELD_MISSING(field="label")
-    Corrections(opened).add(Correction(form["text"], right, form.get("pair")), newest.kind)
+    Corrections(opened).add(Correction(_lined(form["text"]), _lined(right), _lined(form.get("pair"))), newest.kind)
     asked = form.get("asked")
     return f"/{project}/try{f'?asked={asked}' if _ID.fullmatch(asked) else ''}#corrections"
 
