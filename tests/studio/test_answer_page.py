@@ -226,7 +226,10 @@ def test_the_adapter_is_measured_on_another_file(
     found = web.get(f"{address}/2.json").json()["found"]
     page = web.get(f"{address}/2").text
     assert (found["examples"], f"{found['accuracy']:.4f}" in page) == (40, True)
-    assert f"{found['interval'][0]:.4f} to {found['interval'][1]:.4f}" in page
+    assert found["intervals"]["accuracy"] == found["interval"]
+    assert len(found["intervals"]) > 4
+    for low, high in found["intervals"].values():
+        assert f"95 % interval {low:.4f} to {high:.4f}" in page
     listed = web.get("/reviews/runs/1/answer").text
     assert f'<a href="{address}/2">other.csv</a>: Accuracy {found["accuracy"]:.4f}' in listed
     assert f'<a href="{address}/1">other.csv</a>: failed' in listed

@@ -12,12 +12,14 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
+from afina.studies.study import Study
 from afina.studio import app
 from afina.studio.access import Access
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project, StudioFolder
 from afina.studio.page import Studio
 from afina.studio.run_queue import ProjectRun, RunQueue
+from command import GuessingExecutor
 from servers import within
 from services import free_port
 
@@ -54,7 +56,9 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
         made = Studio(folder, Access(folder, "127.0.0.1", free_port()), RunQueue(folder), upload_limit=10**6)
         upload = folder.upload()
         upload.write_text(REVIEWS, encoding="utf-8")
-        _failed_run(folder.create(f"reviews {HOSTILE}", "reviews.csv", upload))
+        reviews = folder.create(f"reviews {HOSTILE}", "reviews.csv", upload)
+        _failed_run(reviews)
+        _finished_run(reviews)
         ready = threading.Event()
         sockets = app.listen(made.access.host, made.access.port)
         server = app.server(made, ready.set)
@@ -81,6 +85,16 @@ def _failed_run(project: Project) -> None:
     lines = [json.dumps({"at": f"2026-01-01T00:00:{second:02}+00:00", **one}) for second, one in enumerate(EVENTS)]
     (run.out / "events.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for name, content in {"command.json": {"arguments": ["choose"]}, "exit.json": {"status": 2}}.items():
+        (run.process.directory / name).write_text(json.dumps(content), encoding="utf-8")
+
+
+def _finished_run(project: Project) -> None:
+    """A run with results, so that it has an answer."""
+    run = ProjectRun(project, 2)
+    run.ask(["study", "mine.toml", "--out", str(run.out)])
+    methods: dict[str, dict[str, Any]] = {"full": {}, "lora": {}}
+    Study(name="mine", backbone="gpt2", task=project.address, methods=methods).run(run.out, executor=GuessingExecutor())
+    for name, content in {"command.json": {"arguments": ["study"]}, "exit.json": {"status": 0}}.items():
         (run.process.directory / name).write_text(json.dumps(content), encoding="utf-8")
 
 
@@ -113,8 +127,9 @@ class Visitor:
 
 
 def addresses(project: Project) -> list[str]:
-    """Every page of the studio that a project with a failed run has."""
-    return ["", *(f"{project.name}/{step}" for step in ("data", "plan", "runs", "runs/1", "try", "keep"))]
+    """Every page of the studio that a project with a failed run and a finished run has."""
+    steps = ("data", "plan", "runs", "runs/1", "runs/2", "runs/2/answer", "runs/2/texts", "try", "keep")
+    return ["", *(f"{project.name}/{step}" for step in steps)]
 
 
 @pytest.mark.slow
@@ -127,6 +142,9 @@ def test_pages_are_accessible_fit_the_window_and_load_nothing_from_elsewhere(
     try:
         for path in addresses(project):
             page = visitor.go(path)
+            if "/runs/2/" in path:  # computed in a process
+                expect(page.locator("[data-events]")).to_have_count(0, timeout=60_000)
+                expect(page.locator("article, .matrix").first).to_be_visible()
             assert page.evaluate("document.scrollingElement.scrollWidth") <= width, path
             assert page.title() != "taken"
             assert page.locator("h1").count() == 1, path
@@ -138,6 +156,23 @@ def test_pages_are_accessible_fit_the_window_and_load_nothing_from_elsewhere(
     assert found == []
     assert visitor.said == []
     assert visitor.elsewhere == []
+
+
+@pytest.mark.slow
+def test_a_cell_of_the_confusion_matrix_opens_its_texts_without_a_script_too(
+    chromium: Browser, studio: Studio, project: Project
+) -> None:
+    visitor = Visitor(chromium, studio, 1280, java_script_enabled=False)
+    try:
+        page = visitor.go(f"{project.name}/runs/2/answer")
+        cell = page.get_by_role("link", name="right bad, answered good").first
+        expect(cell).to_be_visible(timeout=60_000)  # the page asks again by itself
+        count = int(cell.inner_text())
+        cell.click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Right bad, answered good")
+        expect(page.get_by_role("article")).to_have_count(count, timeout=60_000)
+    finally:
+        visitor.context.close()
 
 
 @pytest.mark.slow

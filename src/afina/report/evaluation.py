@@ -121,6 +121,7 @@ def as_json(found: Evaluation) -> dict[str, object]:
         "task": found.task,
         **figures_as_json(found.metrics),
         "interval": [null_where_undefined(found.interval.low), null_where_undefined(found.interval.high)],
+        "intervals": _intervals(found),
         "metric": found.metric,
         "examples": found.examples,
         "truncated": found.truncated,
@@ -135,6 +136,18 @@ def as_json(found: Evaluation) -> dict[str, object]:
         "positive": presentation.positive(found.label_names),
         **presentation.as_json(found.label_names, answered.targets, answered.answers[None]),
     }
+
+
+def _intervals(found: Evaluation) -> dict[str, list[float | None]]:
+    """Return the 95 % interval of each metric that is a mean over texts, by its name; null where undefined."""
+    from afina.stats import intervals
+
+    ends = {
+        name: intervals.estimate_of_answers([found.answered], METRICS[name]).interval
+        for name in found.metrics
+        if METRICS[name].values is not None
+    }
+    return {name: [null_where_undefined(one.low), null_where_undefined(one.high)] for name, one in ends.items()}
 
 
 def template_tables(answer: Answer) -> list[Table]:

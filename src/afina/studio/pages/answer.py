@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from afina import __version__, digest, file_io
 from afina.data.addresses import stamp
 from afina.errors import CorruptAdapter
-from afina.report.formatting import headline_first, interval_heading, metric_heading, share, span
+from afina.report.formatting import headline_first, metric_heading, share, span
 from afina.report.report import FILES
 from afina.stats.metrics import METRICS
 from afina.studies.runs.output_directory import OutputDirectory
@@ -262,7 +262,7 @@ def texts(visit: Visit, project: str, number: str) -> TextsFacts:
 
 @dataclass(frozen=True)
 class MeasuredFigure:
-    """A metric of a test in words; `interval` is empty unless it is the headline metric."""
+    """A metric of a test in words; `interval` is empty if the metric has none."""
 
     name: str
     value: str
@@ -327,17 +327,15 @@ def _summary(run: ProjectRun, test: int) -> AdapterTest:
 
 
 def _figures(found: Mapping[str, Any]) -> list[MeasuredFigure]:
-    headline = found["metric"]
-    names = headline_first([name for name in found if name in METRICS], headline)
-    low, high = found["interval"]
-    interval = "" if low is None else f"{interval_heading(headline)}: {span((low, high))}"
+    names = headline_first([name for name in found if name in METRICS], found["metric"])
     return [
         MeasuredFigure(
             metric_heading(name),
             "undefined" if found[name] is None else share(found[name]),
-            interval if name == headline else "",
+            f"95 % interval {span((low, high))}" if low is not None else "",
         )
         for name in names
+        for low, high in [found["intervals"].get(name, (None, None))]
     ]
 
 
