@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
+from visitors import Visitor, answering
 
 from afina.studies.study import Study
-from afina.studio import app
 from afina.studio.access import Access
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project, StudioFolder
@@ -59,23 +58,12 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
         reviews = folder.create(f"reviews {HOSTILE}", "reviews.csv", upload)
         _failed_run(reviews)
         _finished_run(reviews)
-        ready = threading.Event()
-        sockets = app.listen(made.access.host, made.access.port)
-        server = app.server(made, ready.set)
-        thread = threading.Thread(target=server.run, args=([*sockets],))
-        thread.start()
-        try:
-            assert ready.wait(60)
+        with answering(made):
             yield made
-        finally:
-            made.closing = server.should_exit = True
-            thread.join(60)
-            for one in sockets:
-                one.close()
-            for directory in folder.root.glob("*/processes/*"):
-                process = CommandProcess(directory)
-                process.kill()
-                assert within(20, lambda: not process.is_running)  # noqa: B023 - called at once
+        for directory in folder.root.glob("*/processes/*"):
+            process = CommandProcess(directory)
+            process.kill()
+            assert within(20, lambda: not process.is_running)  # noqa: B023 - called at once
 
 
 def _failed_run(project: Project) -> None:
@@ -101,29 +89,6 @@ def _finished_run(project: Project) -> None:
 @pytest.fixture
 def project(studio: Studio) -> Project:
     return studio.folder.projects()[-1]
-
-
-class Visitor:
-    """A page that is signed in; what the console said, and what was asked for elsewhere."""
-
-    def __init__(self, browser: Browser, studio: Studio, width: int, **options: Any) -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": 800}, **options)
-        base = studio.access.address
-        self.context.add_cookies([{"name": studio.access.cookie, "value": studio.access.open_session(), "url": base}])
-        self.page, self.base = self.context.new_page(), base
-        self.said: list[str] = []
-        self.elsewhere: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self._asked(request.url))
-
-    def _asked(self, url: str) -> None:
-        if not url.startswith((self.base, "data:")):
-            self.elsewhere.append(url)
-
-    def go(self, path: str) -> Page:
-        self.page.goto(self.base + path, wait_until="load")
-        return self.page
 
 
 def addresses(project: Project) -> list[str]:

@@ -177,9 +177,9 @@ class StudioServer:
             raise problems.SERVER_OFF()
         with _lock:
             known, key = self.key_id, self._ready_key(AdapterStore(self.folder.store))
-        made = ServerClient(url, key, patience, proxies=False)
-        if self.key_id != known:
-            _wait_for_key(made)
+            made = ServerClient(url, key, patience, proxies=False)
+            if self.key_id != known:  # within the lock: no other request takes the key before the server knows it
+                _wait_for_key(made)
         return made
 
 

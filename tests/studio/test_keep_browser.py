@@ -1,0 +1,105 @@
+"""The pages Try and Keep and serve in a real browser: streamed texts, and pages for everybody."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from playwright.sync_api import Browser, expect
+from stores_of_studios import publish, served
+from visitors import Visitor, answering, violations
+
+from afina import AdapterStore, Backbone
+from afina.studio.access import Access
+from afina.studio.folder import StudioFolder
+from afina.studio.page import Studio
+from afina.studio.run_queue import RunQueue
+from crowd import adapter
+from servers import TOLD
+from services import free_port
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = "<img src=x onerror=\"document.title = 'taken'\">"
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory, gpt2: Backbone) -> Iterator[Studio]:
+    """A studio whose server answers: a project of two labels, and one whose adapters write texts."""
+    folder = StudioFolder(tmp_path_factory.mktemp("keeping") / "studio")
+    with folder.locked():
+        made = Studio(folder, Access(folder, "127.0.0.1", free_port()), RunQueue(folder), upload_limit=10**6)
+        for title, changes in {"labels": {"labels": ("good", HOSTILE)}, "texts": TOLD}.items():
+            project = folder.create(title, "snippets:movies")
+            for rank in (2, 4):
+                publish(folder, adapter(gpt2, "lora", {"r": rank}, seed=rank, **changes), project.adapters)
+        AdapterStore(folder.store).alias("studio/labels@1")
+        with served(folder, gpt2), answering(made):
+            yield made
+
+
+def test_texts_of_two_versions_are_streamed_beside_each_other(chromium: Browser, studio: Studio) -> None:
+    visitor = Visitor(chromium, studio, 1280)
+    try:
+        page = visitor.go("texts/try")
+        page.get_by_label("Text", exact=True).fill("It broke on the second day.")
+        page.get_by_role("button", name="Ask", exact=True).click()
+        for number in range(2):
+            card = page.locator("article").nth(number)
+            expect(card.locator(".tally")).to_have_text(re.compile(r"\d+ tokens, .* s"), timeout=30_000)
+            expect(card).to_have_attribute("aria-busy", "false")
+            assert card.locator(".problem").inner_text() == ""
+            expect(card.locator(".receipt")).to_be_visible()
+    finally:
+        visitor.context.close()
+    assert visitor.said == []
+    assert visitor.elsewhere == []
+
+
+def test_without_a_script_texts_are_written_and_an_answer_is_corrected(chromium: Browser, studio: Studio) -> None:
+    visitor = Visitor(chromium, studio, 390, java_script_enabled=False)
+    try:
+        page = visitor.go("texts/try")
+        page.get_by_label("Text", exact=True).fill("It broke.")
+        page.get_by_role("button", name="Ask", exact=True).click()
+        page.get_by_role("link", name="Show the answers without a script").click()
+        expect(page.locator("article")).to_have_count(2)
+        expect(page.locator("article .problem")).to_have_count(0)
+        page.get_by_label("The right answer").fill("We are sorry.")
+        page.get_by_role("button", name="Keep the correction").click()
+        expect(page.get_by_text("1 text with the right answer")).to_be_visible()
+    finally:
+        visitor.context.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
+def test_pages_are_accessible_fit_the_window_and_load_nothing_from_elsewhere(
+    chromium: Browser, studio: Studio, tmp_path: Path, width: int, scheme: Literal["light", "dark"]
+) -> None:
+    visitor = Visitor(chromium, studio, width, color_scheme=scheme, reduced_motion="reduce")
+    found = {}
+    try:
+        for path in ("labels/keep", "texts/keep", "labels/try", "texts/try"):
+            page = visitor.go(path)
+            found[path] = violations(page)
+            assert page.evaluate("document.scrollingElement.scrollWidth") <= width, path
+        page = visitor.go("labels/try")
+        page.get_by_label("Text", exact=True).fill(HOSTILE)
+        page.get_by_role("button", name="Ask", exact=True).click()
+        expect(page.locator("article")).to_have_count(2)
+        found["answers"] = violations(page)
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+        assert page.title() != "taken"
+        page = visitor.go("labels/keep")
+        page.get_by_role("button", name="Create the key").click()
+        expect(page.get_by_role("heading", name="The new key")).to_be_visible()
+        found["key"] = violations(page)
+    finally:
+        visitor.context.close()
+    assert found == {path: [] for path in found}
+    assert visitor.said == []
+    assert visitor.elsewhere == []
