@@ -27,6 +27,9 @@ from afina.errors import CannotWrite, CorruptAdapter
 LOCK = ".lock"
 """The file that the supervisor and the command have locked; the operating system unlocks it when both have ended."""
 
+ENDING = 1.0
+"""Seconds within which a supervisor ends after it has written the exit status."""
+
 TOLD = 4000
 """Characters at the end of the log that are shown."""
 
@@ -50,9 +53,8 @@ class CommandProcess:
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / LOCK).open("w") as lock:
-            with _locking:
-                if not _locked(lock, fcntl.LOCK_EX):
-                    return
+            if not self._taken(lock):
+                return
             for name in ("exit.json", "output", "process.json"):
                 (self.directory / name).unlink(missing_ok=True)
             file_io.write_text(self._command, json.dumps({"arguments": [*arguments], "environment": environment or {}}))
@@ -69,6 +71,17 @@ class CommandProcess:
             _started.append(supervisor)
         with suppress(CannotWrite):  # the supervisor writes it too; this one is at once
             self._say_pid(supervisor.pid)
+
+    def _taken(self, lock: IO[str]) -> bool:
+        """Lock the open file, and return True; False if the command runs. A supervisor that ends is waited for."""
+        until = meter.now() + ENDING
+        while True:
+            with _locking:
+                if _locked(lock, fcntl.LOCK_EX):
+                    return True
+            if meter.now() > until or not (self.directory / "exit.json").is_file():
+                return False
+            threading.Event().wait(0.01)
 
     def _say_pid(self, pid: int) -> None:
         file_io.write_text(self.directory / "process.json", json.dumps({"pid": pid}))
@@ -93,10 +106,11 @@ class CommandProcess:
     @property
     def is_running(self) -> bool:
         """Whether the command runs."""
+        with _locking:
+            _reap()
         if not self.was_started or (self.directory / "exit.json").is_file():
             return False
         with suppress(OSError), _locking, (self.directory / LOCK).open() as lock:
-            _reap()
             return not _locked(lock, fcntl.LOCK_SH)
         return False
 
@@ -195,7 +209,8 @@ def supervise(directory: Path, lock: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command, in the same process group, decides what it does
     found = CommandProcess(directory)
     found._say_pid(os.getpid())
-    environment = _read(found._command).get("environment", {})
+    variables = _read(found._command).get("environment")
+    environment = {name: str(value) for name, value in variables.items()} if isinstance(variables, dict) else {}
     with (directory / "output").open("wb") as output, (directory / "log").open("ab") as log:
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "afina", *found.arguments],
@@ -208,6 +223,7 @@ def supervise(directory: Path, lock: int) -> None:
         )
         status = child.wait()
     file_io.write_text(directory / "exit.json", json.dumps({"status": status}))
+    fcntl.flock(lock, fcntl.LOCK_UN)  # also for processes that the command has left behind
 
 
 if __name__ == "__main__":

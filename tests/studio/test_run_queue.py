@@ -1,0 +1,280 @@
+"""Runs one after the other, whose state on disk survives everything: states of invented processes, and real ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from starlette.testclient import TestClient
+from waiting import endless, family, kill, nothing_left_below, read, until
+
+from afina import Backbone, Study
+from afina.errors import Conflict, CorruptAdapter, NotFound
+from afina.studies.results import Results
+from afina.studio.command_process import CommandProcess
+from afina.studio.folder import Project, StudioFolder
+from afina.studio.page import Studio
+from afina.studio.run_queue import TRIES, ProjectRun, RunQueue, run_of, runs_of
+from command import study_file
+from raises import raises
+from workers import checkpoints_below
+
+COMMAND = ["choose", "--task", "sst2"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[StudioFolder]:
+    made = StudioFolder(tmp_path / "studio")
+    made.own.mkdir(parents=True)
+    with nothing_left_below(tmp_path):
+        yield made
+
+
+@pytest.fixture
+def queue(folder: StudioFolder) -> RunQueue:
+    return RunQueue(folder)
+
+
+@pytest.fixture
+def project(folder: StudioFolder) -> Project:
+    return folder.create("reviews", "sst2")
+
+
+class Invented:
+    """Processes that do what a test says, instead of starting."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+
+    def start(self, process: CommandProcess, arguments: Any, environment: Any = None) -> None:
+        self.started.append(process.directory.name)
+        (process.directory / "command.json").write_text(json.dumps({"arguments": [*arguments]}), encoding="utf-8")
+        (process.directory / "exit.json").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def invented(monkeypatch: pytest.MonkeyPatch) -> Invented:
+    """Each process that is started is lost at once; `ends` gives it an exit status."""
+    made = Invented()
+    monkeypatch.setattr(CommandProcess, "start", lambda *given: made.start(*given))
+    return made
+
+
+def ends(run: ProjectRun, status: int) -> ProjectRun:
+    (run.process.directory / "exit.json").write_text(json.dumps({"status": status}), encoding="utf-8")
+    return run
+
+
+def test_a_run_is_queued_started_and_done(project: Project, queue: RunQueue, invented: Invented) -> None:
+    run = queue.add(project, COMMAND)
+    out = str((project.directory / "runs" / "1").absolute())
+    assert (run.number, run.command, run.state) == (1, "choose", "queued")
+    assert run.arguments == [*COMMAND, "--out", out]
+    queue.look()
+    assert invented.started == ["run-1"]
+    assert ends(run, 0).state == "done"
+    queue.look()
+    assert invented.started == ["run-1"]
+    assert [one.number for one in runs_of(project)] == [1]
+    assert run_of(project, "1") == run
+    for number in ("2", "01", "x", "-1", ""):
+        with raises(NotFound, code="studio.missing"):
+            run_of(project, number)
+
+
+@pytest.mark.parametrize(
+    ("status", "state"), [(0, "done"), (1, "failed"), (2, "failed"), (-9, "failed"), (130, "queued"), (-15, "queued")]
+)
+def test_the_state_of_a_run_follows_from_the_exit_status(
+    project: Project, queue: RunQueue, invented: Invented, status: int, state: str
+) -> None:
+    run = queue.add(project, COMMAND)
+    queue.look()
+    assert ends(run, status).state == state
+    if state == "queued":
+        queue.look()
+        assert invented.started == ["run-1", "run-1"]
+
+
+def test_a_run_whose_process_is_lost_five_times_fails_with_a_sentence_and_can_go_on(
+    project: Project, queue: RunQueue, invented: Invented
+) -> None:
+    run = queue.add(project, COMMAND)
+    for _ in range(TRIES + 3):
+        queue.look()
+    assert invented.started == ["run-1"] * TRIES
+    assert run.state == "failed"
+    assert "lost each time" in run.failure
+    run.resume()
+    assert run.state == "queued"
+    queue.look()
+    assert len(invented.started) == TRIES + 1
+
+
+def test_why_a_run_has_failed_is_shown_on_its_page(studio: Studio, web: TestClient, invented: Invented) -> None:
+    made = studio.folder.create("reviews", "sst2")
+    lost, killed, wrong = (studio.queue.add(made, COMMAND) for _ in range(3))
+    for _ in range(TRIES + 1):
+        studio.queue.look()
+    ends(killed, -9)
+    ends(wrong, 2)
+    (wrong.process.directory / "log").write_text("Error: <b>sst2</b> is gone.", encoding="utf-8")
+    for run, words in ((lost, "lost each time"), (killed, "signal 9"), (wrong, "&lt;b&gt;sst2&lt;/b&gt; is gone")):
+        page = web.get(f"/{made.name}/runs/{run.number}")
+        assert page.status_code == 200
+        assert words in page.text
+
+
+def test_a_run_that_is_stopped_is_not_started_and_goes_on_when_it_is_asked_to(
+    project: Project, queue: RunQueue, invented: Invented
+) -> None:
+    first, second = queue.add(project, COMMAND), queue.add(project, COMMAND)
+    first.stop()
+    assert first.state == "stopped"
+    first.start()  # a look that found it queued before
+    assert invented.started == []
+    queue.look()
+    assert invented.started == ["run-2"]
+    for change in (first.stop, second.resume):
+        with raises(Conflict, code="studio.run-state"):
+            change()
+    first.resume()
+    ends(second, 0)
+    for change in (second.stop, second.resume, first.resume):
+        with raises(Conflict, code="studio.run-state"):
+            change()
+    queue.look()
+    assert invented.started == ["run-2", "run-1"]
+
+
+def test_runs_of_all_projects_are_started_in_the_order_in_which_they_were_asked_for(
+    folder: StudioFolder, queue: RunQueue, invented: Invented
+) -> None:
+    projects = [folder.create(name, "sst2", None) for name in ("b", "a")]
+    runs = [queue.add(one, COMMAND) for one in (projects[0], projects[1], projects[0])]
+    for run in runs:
+        queue.look()
+        ends(run, 0)
+    assert [one.state for one in runs] == ["done"] * 3
+    runs[1].project.directory.rename(folder.root / "elsewhere")
+    queue.look()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "null", "{}", '{"arguments": 5}', '{"arguments": []}', '{"arguments": "choose", "starts": "x"}'],
+)
+def test_a_damaged_request_is_a_failed_run_with_a_sentence_and_delays_no_other(
+    studio: Studio, web: TestClient, invented: Invented, content: str
+) -> None:
+    made = studio.folder.create("reviews", "sst2")
+    broken, other = studio.queue.add(made, COMMAND), studio.queue.add(made, COMMAND)
+    (broken.process.directory / "request.json").write_text(content, encoding="utf-8")
+    studio.queue.look()
+    assert invented.started == ["run-2"]
+    assert (broken.state, other.state) == ("failed", "queued")
+    with raises(CorruptAdapter, code="studio.damaged"):
+        broken.resume()
+    page = web.get("/reviews/runs/1")
+    assert page.status_code == 200
+    assert "request.json: the file of the run is damaged" in page.text
+    assert web.get("/reviews/runs").status_code == 200
+    assert web.get("/").status_code == 200
+    assert web.post("/reviews/runs/1/resume").status_code == 422
+
+
+def test_odd_values_in_a_request_and_odd_names_are_sane(project: Project, queue: RunQueue, invented: Invented) -> None:
+    run = queue.add(project, COMMAND)
+    content = {"arguments": ["choose", 5], "starts": "many", "asked": None, "wanted": "yes"}
+    (run.process.directory / "request.json").write_text(json.dumps(content), encoding="utf-8")
+    for name in ("run-x", "run-", "run-01", "run--1", "run-1e3", "run-٣", "run-99999999999999"):
+        (run.process.directory.parent / name).mkdir()
+        (run.process.directory.parent / name / "request.json").write_text("{}", encoding="utf-8")
+    (run.process.directory.parent / "run-2").mkdir()  # a studio that was killed between two files
+    assert [one.number for one in runs_of(project)] == [1]
+    queue.look()
+    assert invented.started == ["run-1"]
+    assert queue.add(project, COMMAND).number == 3
+
+
+# Real processes
+
+
+@pytest.fixture
+def study(gpt2: Backbone, toy: str, tmp_path: Path) -> Path:
+    train = {"max_steps": 400, "batch_size": 4, "checkpoint_seconds": 0}
+    content: dict[str, Any] = {"name": "resumed", "backbone": gpt2.address, "task": toy, "baselines": False}
+    return study_file(tmp_path / "study.toml", **content, train=train, methods={"lora": {}})
+
+
+def step_reached(run: ProjectRun) -> int:
+    return len(checkpoints_below(run.out)) and b'"train"' in read(run.out / "events.jsonl")
+
+
+@pytest.mark.slow
+def test_after_a_reboot_and_a_stop_a_study_goes_on_from_its_checkpoint_to_the_same_digest(
+    folder: StudioFolder, project: Project, study: Path, tmp_path: Path
+) -> None:
+    (reference,) = Study.load(str(study)).runs()
+    undisturbed = reference.execute(tmp_path / "undisturbed")
+
+    queue = RunQueue(folder)
+    run = queue.add(project, ["study", str(study)])
+    waits = queue.add(project, ["no-such-command"])
+    queue.look()
+    until(lambda: step_reached(run))
+    queue.look()
+    assert (run.state, waits.state) == ("running", "queued")
+
+    killed = family(run.process.pid or 0)
+    assert len(killed) >= 2
+    kill(*killed)  # all processes, the supervisor first: a reboot
+    assert not any(one.is_running() for one in killed)
+    assert run.state == "queued"
+    assert not (run.out / "records.jsonl").exists()
+
+    queue = RunQueue(folder)  # of another studio
+    queue.look()
+    assert (run.state, waits.state) == ("running", "queued")
+    until(lambda: read(run.out / "events.jsonl").count(b'"begun"') == 2 and run.process.memory > 2**20)
+    until(lambda: read(run.out / "events.jsonl").rpartition(b'"begun"')[2].count(b'"phase": "train"'))
+    run.stop()
+    assert run.state in ("stopping", "stopped")
+    until(lambda: run.state == "stopped")
+    assert (run.process.status, run.process.log.count("Traceback")) == (130, 0)
+
+    queue.look()
+    assert waits.state in ("running", "failed")
+    run.resume()
+    until(lambda: waits.state == "failed")
+    queue.look()
+    until(lambda: run.state == "done")
+    (record,) = Results.read(run.out).records
+    same = {"digest", "losses", "steps", "tokens", "metrics", "predictions_digest", "key"}
+    assert record.model_dump(include=same) == undisturbed.model_dump(include=same)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_while_its_supervisor_is_killed_and_no_second_one_is_started(
+    folder: StudioFolder, project: Project, tmp_path: Path
+) -> None:
+    queue = RunQueue(folder)
+    run = queue.add(project, [])
+    content = {"arguments": endless(tmp_path / "inner"), "wanted": True, "starts": 0, "asked": "2026"}
+    (run.process.directory / "request.json").write_text(json.dumps(content), encoding="utf-8")
+    queue.look()
+    until(lambda: b"studio: http" in read(run.process.directory / "output"))
+    supervisor, *others = family(run.process.pid or 0)
+    kill(supervisor)
+    for _ in range(3):
+        queue.look()
+        assert run.state == "running"
+    assert [one.is_running() for one in others] == [True] * len(others)
+    run.stop()
+    until(lambda: run.state == "stopped")
+    psutil.wait_procs(others, timeout=10)
+    assert not any(one.is_running() for one in others)
