@@ -46,6 +46,15 @@ def test_an_inspection_has_counts_lengths_examples_and_the_first_values_of_colum
     assert found.examples[0].target in ("n", "y")
 
 
+def test_columns_are_named_although_a_row_is_malformed_and_for_a_directory(tmp_path: Path) -> None:
+    broken = inspect(csv(tmp_path / "a.csv", [*ROWS[:2], ("a", "b", "c")]))
+    assert [(one.name, one.first) for one in broken.file_columns] == [("text", "text number 0"), ("label", "n")]
+    (tmp_path / "d").mkdir()
+    csv(tmp_path / "d" / "train.csv", ROWS)
+    csv(tmp_path / "d" / "dev.csv", [("new text", "y")])
+    assert [one.name for one in inspect(str(tmp_path / "d")).file_columns] == ["text", "label"]
+
+
 def test_the_same_facts_are_json(tmp_path: Path) -> None:
     from dataclasses import asdict
 

@@ -140,6 +140,23 @@ def test_columns_of_the_file_are_the_choices_of_the_form(web: TestClient, projec
     assert '<option value="stars &amp; more">stars &amp; more</option>' in page
 
 
+def test_a_task_with_fixed_columns_has_no_fields_for_columns(web: TestClient, studio: Studio) -> None:
+    directory = data.inspection_of(studio.folder.create("movies", "snippets:movies")).directory
+    directory.mkdir(parents=True)
+    contents = {
+        "command.json": {"arguments": ["inspect"]},
+        "output": {"error": {"message": "there is no network."}},
+        "exit.json": {"status": 2},
+    }
+    for name, content in contents.items():
+        (directory / name).write_text(json.dumps(content))
+    page = web.get("/movies/data").text
+    assert "there is no network." in page
+    assert 'name="text"' not in page
+    assert 'name="kind"' in page
+    assert 'name="evaluation"' in page
+
+
 def test_an_address_without_texts_is_a_problem_on_the_page(web: TestClient, studio: Studio, answered: Any) -> None:
     made = studio.folder.create("gone", "/nowhere/gone.csv")
     assert "error" in read(answered, made)

@@ -161,6 +161,22 @@ def test_without_a_script_a_project_is_made_read_and_run(chromium: Browser, stud
         visitor.context.close()
 
 
+def test_the_slider_of_the_plan_shows_its_minutes_and_the_form_of_runs_gets_them(
+    chromium: Browser, studio: Studio, project: Project
+) -> None:
+    visitor = Visitor(chromium, studio, 1280)
+    try:
+        page = visitor.go(f"{project.name}/plan?minutes=10")
+        page.get_by_role("slider").focus()
+        page.keyboard.press("ArrowRight")
+        expect(page.get_by_role("status").first).to_have_text("15 minutes")  # an output is a status
+        page.get_by_role("button", name="Go on: start a run").click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("runs")
+        expect(page.locator("#minutes")).to_have_value("15")
+    finally:
+        visitor.context.close()
+
+
 def test_without_a_mouse_a_project_is_made_of_an_address(chromium: Browser, studio: Studio) -> None:
     visitor = Visitor(chromium, studio, 1280)
     try:

@@ -19,6 +19,7 @@ import numpy as np
 from afina.data.addresses import named
 from afina.data.kinds import KINDS, Kind
 from afina.data.readers import formats
+from afina.data.readers.files import files_of
 from afina.data.readers.splitting import repeated
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.reading_options import ReadingOptions
@@ -42,6 +43,9 @@ MOST_COLUMNS = 200
 
 MOST_LABELS = 1000
 """Labels whose texts an inspection counts; further labels are counted together."""
+
+FIRST_ROWS = 20
+"""Rows in which the first value of a column is looked for."""
 
 FEW_TEXTS = 200
 """Held-out texts below which few differences between methods are significant."""
@@ -296,19 +300,30 @@ def _in_words(target: Any) -> str:
 
 
 def _file_columns(address: str, asked: ReadingOptions) -> list[FileColumn]:
-    """Return the columns of a file from its first rows; empty if they cannot be read, which `Task.load` says."""
-    path = Path(address).expanduser()
-    if named(address) is not None or not path.is_file():
+    """Return the columns of the first file from its first rows, as far as they can be read."""
+    rows: list[Mapping[str, Any]] = []
+    names: Sequence[str] = ()
+    for path in _files(address)[:1]:
+        with suppress(AfinaError), formats.opened(path, asked.sheet) as stream:  # `Task.load` says what is wrong
+            names = stream.names or ()
+            for _, row in islice(stream.rows, FIRST_ROWS):
+                rows.append(row)
+    names = names or list(dict.fromkeys(name for row in rows for name in row))
+    return [FileColumn(name, next((_cell(row[name]) for row in rows if row.get(name)), "")) for name in names]
+
+
+def _files(address: str) -> list[Path]:
+    """Return the user's file of training texts; empty for another origin, and if there is none."""
+    if named(address) is not None:
         return []
-    with suppress(AfinaError), formats.opened(path, asked.sheet) as stream:
-        rows = [row for _, row in islice(stream.rows, 20)]
-        names = stream.names or list(dict.fromkeys(name for row in rows for name in row))
-        return [FileColumn(name, next((_cell(row[name]) for row in rows if row.get(name)), "")) for name in names]
+    path = Path(address).expanduser()
+    with suppress(AfinaError):
+        return files_of(path, evaluated=False) if path.is_dir() else [path] * path.is_file()
     return []
 
 
 def _sheets(address: str) -> list[str]:
-    return [] if named(address) is not None else formats.sheet_names(Path(address).expanduser())
+    return [name for path in _files(address) for name in formats.sheet_names(path)]
 
 
 def _cell(value: Any) -> str:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from afina import digest
-from afina.data.reading_options import OPTIONS
+from afina.data.addresses import named
+from afina.data.reading_options import OF_FILES, OPTIONS
 from afina.studio import problems
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project
@@ -186,10 +187,16 @@ def _in_words(project: Project, found: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _fields(project: Project, found: Mapping[str, Any] | None) -> dict[str, list[Field]]:
+    """Return the fields of the form by legend, without those that cannot apply to the project's address."""
+    origin = named(project.address)
+    has_columns = origin is None or origin.chooses
+    has_sheets = found is not None and bool(found["sheets"])
     made: dict[str, list[Field]] = {}
     for legend, names in GROUPS.items():
-        there = [name for name in names if name != "sheet" or (found and found["sheets"]) or project.options.get(name)]
-        made[legend] = [_field(name, project.options.get(name), found) for name in there]
+        fits = {name: has_columns or name not in OF_FILES for name in names} | {"sheet": has_sheets}
+        shown = [name for name in names if fits[name] or name in project.options]
+        if shown:
+            made[legend] = [_field(name, project.options.get(name), found) for name in shown]
     return made
 
 
