@@ -77,7 +77,7 @@ def test_without_a_script_texts_are_written_and_an_answer_is_corrected(chromium:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
-def test_pages_are_accessible_fit_the_window_and_load_nothing_from_elsewhere(
+def test_trying_and_serving_are_accessible_and_run_no_script_of_a_label(
     chromium: Browser, studio: Studio, tmp_path: Path, width: int, scheme: Literal["light", "dark"]
 ) -> None:
     visitor = Visitor(chromium, studio, width, color_scheme=scheme, reduced_motion="reduce")

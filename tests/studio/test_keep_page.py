@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from stores_of_studios import finished_run, publish, served
 
 from afina import AdapterStore, Backbone
+from afina.errors import Conflict
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project
 from afina.studio.page import Studio
@@ -295,6 +296,14 @@ def test_programs_for_adapters_that_write_texts_use_completions(
     assert "client.completions.create(" in programs[-1]["text"]
 
 
+def test_a_server_with_another_backbone_is_not_replaced(web: TestClient, studio: Studio, url: str) -> None:
+    server = StudioServer(studio.folder)
+    with pytest.raises(Conflict) as raised:
+        server.start("other")
+    assert raised.value.code == "studio.server-state"
+    assert server.url == url
+
+
 @pytest.mark.slow
 def test_the_server_is_started_and_stopped_by_forms_and_outlives_the_studio(
     web: TestClient, studio: Studio, reviews: Project, gpt2: Backbone
@@ -310,7 +319,6 @@ def test_the_server_is_started_and_stopped_by_forms_and_outlives_the_studio(
         pid = studio.folder.server.pid
         assert web.post("/reviews/keep/server", data=data).status_code == 303
         assert studio.folder.server.pid == pid, "a second start leaves the server as it is"
-        assert web.post("/reviews/keep/server", data={"backbone": "other"}).status_code == 409
         assert facts(web)["traffic"]["requests"] == 0
         assert web.post("/reviews/keep/server/stop").status_code == 303
         assert facts(web)["server"]["state"] == "off"
@@ -320,16 +328,17 @@ def test_the_server_is_started_and_stopped_by_forms_and_outlives_the_studio(
 
 
 def test_a_port_that_is_in_use_is_refused_and_the_server_of_no_port_takes_a_free_one(
-    web: TestClient, studio: Studio, reviews: Project, monkeypatch: pytest.MonkeyPatch, url: str
+    web: TestClient, studio: Studio, gpt2: Backbone, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     (studio.folder.server.directory / "exit.json").write_text('{"status": 0}')
     started = list[Sequence[str]]()
     monkeypatch.setattr(CommandProcess, "start", lambda process, arguments: started.append(arguments))
     used = url.rpartition(":")[2]
-    answer = web.post("/reviews/keep/server", data={"backbone": "x", "port": used})
+    assert web.post("/reviews/keep/server", data={"backbone": "--ray"}).status_code == 422
+    answer = web.post("/reviews/keep/server", data={"backbone": gpt2.address, "port": used})
     assert (answer.status_code, started) == (409, [])
     assert f"port {used} is in use" in answer.text
-    assert web.post("/reviews/keep/server", data={"backbone": "x"}).status_code == 303
+    assert web.post("/reviews/keep/server", data={"backbone": gpt2.address}).status_code == 303
     (arguments,) = started
     port = int(arguments[arguments.index("--port") + 1])
     assert port != int(used)

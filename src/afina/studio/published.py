@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from afina.data.kinds import CLASSES
@@ -17,7 +19,7 @@ from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project, StudioFolder
-from afina.studio.run_queue import ProjectRun, runs_of
+from afina.studio.run_queue import runs_of
 
 UNTRAINED = "zero-shot"
 """The method of an untrained language model."""
@@ -127,29 +129,32 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def finished_adapters(project: Project) -> list[FinishedAdapter]:
     """Return the adapters of a project's finished runs: of the newest run first, the recommended one before others."""
-    found = []
+    found: list[FinishedAdapter] = []
     for run in runs_of(project):
         if run.state == "done":
             with suppress(AfinaError):  # a damaged results directory is the matter of the page of the run
-                found += _of_run(run)
-    return found
+                results = OutputDirectory(run.out)
+                files = [path for path in (results.records, results.recommendation) if path.is_file()]
+                found += _of_results(run.out, run.number, tuple(path.stat().st_mtime_ns for path in files))
+    return [one for one in found if (project.directory / "runs" / one.place).is_dir()]
 
 
-def _of_run(run: ProjectRun) -> list[FinishedAdapter]:
-    results = OutputDirectory(run.out)
+@lru_cache(maxsize=256)
+def _of_results(out: Path, number: int, changed: tuple[int, ...]) -> Sequence[FinishedAdapter]:
+    """Return the adapters of a run's results; they are read once for each change of their files."""
+    results = OutputDirectory(out)
     advised = read_recommendation(results.recommendation).adapter if results.recommendation.is_file() else None
     made = [
-        FinishedAdapter(f"{run.number}/{one.adapter}", _words(run, one), one.adapter == advised, one.method)
+        FinishedAdapter(f"{number}/{one.adapter}", _words(number, one), one.adapter == advised, one.method)
         for one in results.read()
-        if (run.out / one.adapter).is_dir()
     ]
     return sorted(made, key=lambda one: not one.recommended)
 
 
-def _words(run: ProjectRun, one: Record) -> str:
+def _words(number: int, one: Record) -> str:
     value = one.metrics[one.metric]
     title = one.title if one.name == one.method else f"{one.title} ({one.name})"
-    return f"Run {run.number}: {title}, seed {one.seed}, {metric_figure(one.metric, value, one.label_names)}"
+    return f"Run {number}: {title}, seed {one.seed}, {metric_figure(one.metric, value, one.label_names)}"
 
 
 def publish(folder: StudioFolder, project: Project, found: FinishedAdapter, message: str, name: str) -> None:

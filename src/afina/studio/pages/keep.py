@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from afina.data.kinds import TEXT
-from afina.errors import AfinaError
+from afina.errors import AfinaError, UnknownName
 from afina.report.formatting import value_in_words
 from afina.server import routes
 from afina.server.metrics import Traffic
@@ -359,7 +359,11 @@ def start_server(visit: Visit, form: Form, project: str) -> str:
     """Start the server of the studio."""
     given = form.get("port")
     port = int(given) if given.isdecimal() and 0 < int(given) < 65536 else None
-    StudioServer(visit.folder).start(form["backbone"], port)
+    wanted, versions = form["backbone"], versions_of(visit.folder, visit.project(project).adapters)
+    known = [*dict.fromkeys(one.backbone for one in versions if one.backbone)]
+    if wanted not in known:
+        raise UnknownName("backbone", wanted, known)
+    StudioServer(visit.folder).start(wanted, port)
     return f"/{project}/keep#server"
 
 
