@@ -236,3 +236,34 @@ def test_the_adapter_is_measured_on_another_file(
     assert web.post(address, data={"address": ""}).status_code == 422
     assert web.get(f"{address}/3").status_code == 404
     assert file_io.read_object(made.process.directory / "exit.json") == {"status": 0}
+
+
+KINDS = {
+    "number": ("--kind=number", "text,label\n" + "".join(f"text {i} and more,{i % 7}.5\n" for i in range(80))),
+    "labels": (
+        "--separator=;",
+        "text,label\n" + "".join(f"text {i} and more,{'a;b' if i % 2 else 'c'}\n" for i in range(80)),
+    ),
+    "text": ("--target=summary", "text,summary\n" + "".join(f"text {i} and more,text {i}\n" for i in range(80))),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_task_has_an_answer_and_a_test_on_another_file(
+    kind: str, web: TestClient, project: Make, started: list[list[str]], afina: Command, backbones: Backbones
+) -> None:
+    option, content = KINDS[kind]
+    made = ended(project(content.encode()))
+    model = ("--backbone", backbones.path("gpt2"), "--set", "max_steps=2", "--set", "dtype=float32")
+    trained = afina("train", "--task", made.project.address, option, *model, "--out", made.out)
+    assert trained.code == 0, trained.err
+    page = web.get("/reviews/runs/1/answer").text
+    assert '<h2 id="downloads">' in page
+    assert ('id="by-label"' in page, 'class="matrix"' in page) == (kind == "labels", False)
+    refused = web.get("/reviews/runs/1/texts").text
+    assert f"the task is of kind {kind}" in refused
+    other = content.replace(" and more", " again")
+    sent = web.post("/reviews/runs/1/tests", files={"file": ("other.csv", other)})
+    page = web.get(sent.headers["location"])
+    assert (page.status_code, "On 80 texts" in page.text) == (200, True), page.text

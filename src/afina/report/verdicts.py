@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from math import inf, isnan, nan
+from math import isnan, nan
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -176,16 +176,19 @@ def _interval(one: MeasuredBaseline, metric: str) -> str:
 def against(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -> list[Comparison]:
     """Return the comparison of each method with the best baseline without a language model, on the same texts.
 
-    A baseline has no seeds, so its predictions are compared with those of every seed of a method.
+    A baseline has no seeds, so its predictions are compared with those of every seed of a method. The list is empty if
+    the metric is undefined for every baseline, as a correlation is for constant predictions.
     """
     from afina.stats.comparison import compare
 
-    if not baselines or not arms:
+    if not arms:
         return []
-    baselines = [one.beside(arms[0].results[0]) for one in baselines]
     metric = METRICS[arms[0].record.metric]
-    sign = -1 if metric.lower else 1
-    best = max(baselines, key=lambda one: -inf if isnan(x := one.record.metrics[metric.name]) else sign * x)
+    beside = [one.beside(arms[0].results[0]) for one in baselines]
+    defined = [one for one in beside if not isnan(one.record.metrics[metric.name])]
+    if not defined:
+        return []
+    best = max(defined, key=lambda one: (-1 if metric.lower else 1) * one.record.metrics[metric.name])
     compared = []
     for group in alike(arms):
         same = [arm for arm in group if not isnan(arm.headline)]
