@@ -243,6 +243,7 @@ STATUS = {
     "studio.run-state": 409,
     "studio.upload-too-large": 413,
     "studio.tries-exhausted": 429,
+    "studio.ends": 503,
 }
 """HTTP status by the code of an error; others by class (`status_of`)."""
 

@@ -57,8 +57,12 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
 
+        begun = False
+
         async def secured(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 others = [one for one in message["headers"] if one[0].lower() not in _HEADERS]
                 message["headers"] = [*others, *_HEADERS.items()]
             await send(message)
@@ -68,7 +72,13 @@ class AccessMiddleware:
             answer = self._refusal(request)
         except AfinaError as error:
             answer = error_answer(request, error)
-        await (answer or self._app)(scope, receive, secured)
+        try:
+            await (answer or self._app)(scope, receive, secured)
+        except asyncio.CancelledError:  # of uvicorn: an upload or a download did not end in CLOSE_SECONDS
+            if not self._studio.closing:
+                raise
+            if not begun:
+                await error_answer(request, problems.STUDIO_ENDS())(scope, receive, secured)
 
     def _refusal(self, request: Request) -> Response | None:
         """Return the answer to a request that may not go on; None: it may. Raises Refused."""

@@ -108,7 +108,7 @@ class CommandProcess:
         """Whether the command runs."""
         with _locking:
             _reap()
-        if not self.was_started or (self.directory / "exit.json").is_file():
+        if (self.directory / "exit.json").is_file():
             return False
         with suppress(OSError), _locking, (self.directory / LOCK).open() as lock:
             return not _locked(lock, fcntl.LOCK_SH)

@@ -22,7 +22,6 @@ from starlette.requests import ClientDisconnect, Request
 
 from afina import file_io
 from afina.data.readers import source
-from afina.errors import AfinaError
 from afina.studio import problems
 from afina.studio.folder import StudioFolder
 
@@ -34,12 +33,6 @@ MOST_FIELDS = 200
 
 STALL_SECONDS = 60.0
 """Seconds without a byte after which a form is given up."""
-
-DRAIN_SECONDS = 20.0
-"""Seconds for which the rest of an upload that is too large is received and thrown away.
-
-A browser shows an answer only after it has sent the form; a server that hangs up shows nothing.
-"""
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".xlsx")
 """The suffixes of files that can be uploaded; each may be followed by one of a compressed file."""
@@ -80,6 +73,8 @@ class Form:
 async def read_form(request: Request, folder: StudioFolder, limit: int) -> Form:
     """Read the form of a request; the caller removes the upload by `Form.drop`.
 
+    The rest of a form that is refused is received and thrown away by uvicorn, so that a browser shows the answer.
+
     Args:
         limit: The most bytes of the request.
 
@@ -88,25 +83,14 @@ async def read_form(request: Request, folder: StudioFolder, limit: int) -> Form:
         InvalidData: The form is malformed, or did not arrive completely.
         CannotWrite: The disk is full.
     """
-    body = _arriving(request)
-    try:
-        return await _read(request, body, folder, limit)
-    except AfinaError as error:
-        if error.code == problems.UPLOAD_TOO_LARGE.code:
-            with suppress(AfinaError, TimeoutError):
-                await _drain(body, 2 * limit)
-        raise
-
-
-async def _read(request: Request, body: AsyncIterator[bytes], folder: StudioFolder, limit: int) -> Form:
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated) > limit:
         raise problems.UPLOAD_TOO_LARGE(limit=limit / 10**6)
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind == b"multipart/form-data":
-        return await _Multipart(options.get(b"boundary", b""), folder, limit).read(body)
+        return await _Multipart(options.get(b"boundary", b""), folder, limit).read(_arriving(request))
     fields = bytearray()
-    async for chunk in body:
+    async for chunk in _arriving(request):
         fields += chunk
         if len(fields) > min(limit, MOST_FIELD_BYTES):
             raise problems.FORM_MALFORMED(reason="its fields are too long")
@@ -127,14 +111,6 @@ async def _arriving(request: Request) -> AsyncIterator[bytes]:
         except ClientDisconnect:
             raise problems.FORM_MALFORMED(reason="the connection ended before its end") from None
         yield chunk
-
-
-async def _drain(body: AsyncIterator[bytes], most: int) -> None:
-    async with asyncio.timeout(DRAIN_SECONDS):
-        async for chunk in body:
-            most -= len(chunk)
-            if most < 0:
-                return
 
 
 def _fields(body: bytes) -> dict[str, str]:

@@ -24,6 +24,7 @@ NO_ADAPTER = _studio_missing(
 )
 PAGE_MISSING = _studio_missing("there is no page at this address.")
 
+STUDIO_ENDS = Problem(Busy, "studio.ends", "the studio ends, so this was not done. Start it again, and try again.")
 UPLOAD_TOO_LARGE = Problem(
     Refused,
     "studio.upload-too-large",
