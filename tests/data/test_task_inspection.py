@@ -174,7 +174,9 @@ def test_repeated_texts_and_texts_with_two_labels_are_counted(tmp_path: Path) ->
 def test_another_kind_that_is_possible_is_offered(tmp_path: Path) -> None:
     found = inspect(csv(tmp_path / "a.csv", [(text, i % 2) for i, (text, _) in enumerate(ROWS)]))
     assert found.kind == "classes"
-    assert mended(found).kind == "number"
+    confirmed, other = mended(found, 0), mended(found, 1)
+    assert (confirmed.kind, other.kind) == ("classes", "number")
+    assert "data.kind-ambiguous" not in {**doubts(confirmed), **doubts(other)}
 
 
 class Words:

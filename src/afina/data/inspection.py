@@ -206,9 +206,9 @@ def _doubts(task: Task, again: int, tokens: Sequence[TokenLengths]) -> list[Doub
     """Return what is doubtful in a task that can be read."""
     made = []
     if task.other:
-        others = [kind for kind in KINDS if kind != task.kind and f"`kind` {kind}" in task.other]
+        kinds = [task.kind, *(kind for kind in KINDS if kind != task.kind and f"`kind` {kind}" in task.other)]
         words = f"The labels can also be read in another way: {task.other}."
-        made.append(Doubt("data.kind-ambiguous", words, remedies=[of_kind(one) for one in others]))
+        made.append(Doubt("data.kind-ambiguous", words, remedies=[of_kind(one) for one in kinds]))
     if task.leaked:
         words = (
             f"{task.leaked:,} of {len(task.evaluation):,} held-out texts also occur in the training split. Their "

@@ -211,7 +211,10 @@ def _field(name: str, value: Any, found: Mapping[str, Any] | None) -> Field:
 def _choices(name: str, found: Mapping[str, Any] | None) -> list[Choice]:
     """Return the values to choose from; empty if any text may be written."""
     if name in _WORDS:
-        return [Choice(value, words) for value, words in _WORDS[name].items()]
+        words = dict(_WORDS[name])
+        if name == "kind" and found is not None and found["kind"]:
+            words[""] = f"recognised: {found['kind']}"
+        return [Choice(value, about) for value, about in words.items()]
     if found is None or found["further_columns"]:
         return []
     if name == "sheet":
