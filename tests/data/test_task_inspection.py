@@ -99,7 +99,7 @@ def test_an_address_without_texts_is_an_error_and_a_file_that_cannot_be_read_a_d
             "labels",
         ),
         ("words,label", ROWS, "column-missing", 0, "classes"),
-        ("text,label", [(t, i % 23) for i, (t, _) in enumerate(ROWS * 2)], "kind-ambiguous", 0, "number"),
+        ("text,label", [(t, i % 23) for i, (t, _) in enumerate(ROWS * 2)], "kind-ambiguous", 1, "number"),
     ],
 )
 def test_a_remedy_mends_what_refuses(

@@ -133,7 +133,7 @@ def option_flag(name: str) -> str:
 _FLAGGED = (
     "backbone beams blobs choice drain executor expires file force fresh generation_timeout guide host last latency "
     "memory merged message method metric minutes name out port rate ray ray_address reason replicas scope seed share "
-    "ship_backbone shutdown storage store task template text_tokens timeout who words"
+    "set_password ship_backbone shutdown storage store task template text_tokens timeout upload_limit who words"
 )
 _IN_TRAINING = (
     "batch_size class_weights dtype epochs label_smoothing max_length precision pull retention temperature warmup"

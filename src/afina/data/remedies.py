@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 
-from afina.data.kinds import KINDS
+from afina.data.kinds import KINDS, Kind
+from afina.data.readers.target_kinds import TARGETS
 from afina.data.reading_options import OPTIONS
 from afina.errors import AfinaError, Json
 
@@ -104,30 +105,18 @@ def _sheet(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
         yield Remedy({"sheet": name}, f"Read the sheet {quoted(name)}")
 
 
-_OF_KIND = {
-    "classes": "Each value is the name of a class",
-    "number": "The values measure something",
-    "labels": "Each text has any number of labels",
-    "text": "The values are texts to learn to write",
-}
-"""What it means to read labels as a kind."""
-
-
-def of_kind(kind: str) -> Remedy:
+def of_kind(kind: Kind) -> Remedy:
     """Return the remedy that reads the labels as a kind."""
-    return Remedy({"kind": kind}, f"{_OF_KIND[kind]}: read them as kind {kind}")
+    means = TARGETS[kind].means
+    return Remedy({"kind": kind}, f"{means[0].upper()}{means[1:]}: read them as kind {kind}")
 
 
-def _ambiguous_kind(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
-    several = "distinct" not in error.fields
-    yield from map(of_kind, KINDS if several else ("number", "classes"))
-
-
-def _as_classes(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
-    if "classes" in str(error):  # an infinite number is no class either
-        yield of_kind("classes")
-    elif "expected a number" in str(error):  # `kind` number was asked for
-        yield from _other_kind(error, columns)
+def _of_kinds(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
+    """Return the remedies that read the labels as one of the kinds that the sentence of an error names."""
+    named = [kind for kind in KINDS if re.search(rf"`kind` (?:to )?{kind}\b", str(error))]
+    if not named and "expected a number" in str(error):  # `kind` number was asked for
+        return _other_kind(error, columns)
+    return map(of_kind, named)
 
 
 def _other_kind(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
@@ -185,14 +174,14 @@ _BY_CODE: Mapping[str, Callable[[AfinaError, Sequence[str]], Iterable[Remedy]]] 
     "data.column-ambiguous": _ambiguous_column,
     "data.column-missing": _missing_column,
     "data.column-repeated": _repeated_column,
-    "data.kind-ambiguous": _ambiguous_kind,
+    "data.kind-ambiguous": _of_kinds,
     "data.kind-mismatch": _other_kind,
-    "data.label-malformed": _as_classes,
+    "data.label-malformed": _of_kinds,
     "data.labels-mismatch": _unnamed,
     "data.label-unknown": _positive,
     "data.labels-alike": _always(MERGE),
     "data.leakage": _always(ACCEPT),
-    "data.number-malformed": _as_classes,
+    "data.number-malformed": _of_kinds,
     "data.option-inapplicable": _without,
     "data.sheet-missing": _sheet,
     "data.target-long": _always(SKIP_LONG),

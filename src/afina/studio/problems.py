@@ -60,8 +60,8 @@ TOO_MANY_TRIES = Problem(
 PASSWORD_MISSING = Problem(
     Refused,
     "studio.password-missing",
-    "`host` {host} can be reached from other machines, and {folder} has no password. Set one first: "
-    "afina studio {folder} --set-password.",
+    "`host` {host} can be reached from other machines, and {folder} has no password. Set one first "
+    "with `set_password`.",
 )
 PASSWORD_SHORT = Problem(
     InvalidData, "studio.password-short", "a password needs at least {least} characters; this one has {found}."

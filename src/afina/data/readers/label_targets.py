@@ -30,6 +30,7 @@ class LabelTargets(TargetKind):
 
     kind = LABELS
     several = True
+    means = "each text has any number of labels"
 
     def optional(self, form: LabelFormat, columns: Sequence[str]) -> bool:
         """Return whether an empty cell means that the text has no label.

@@ -29,6 +29,7 @@ class NumberTargets(TargetKind):
     kind = NUMBER
     expected = "a number"
     plural = "numbers"
+    means = "each value is a number that measures something"
     named = False
 
     def form(self, column: LabelColumn, asked: ReadingOptions) -> LabelFormat:

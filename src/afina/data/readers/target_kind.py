@@ -42,6 +42,7 @@ class TargetKind(ABC):
     kind: ClassVar[Kind]
     expected: ClassVar[str] = "a label"
     plural: ClassVar[str] = "labels"
+    means: ClassVar[str] = "each value is the name of a class"
     named: ClassVar[bool] = True
     several: ClassVar[bool] = False
     usual: ClassVar[bool] = False

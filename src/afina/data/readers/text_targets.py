@@ -33,6 +33,7 @@ class TextTargets(TargetKind):
     kind = TEXT
     expected = "a text"
     plural = "texts"
+    means = "each value is a text to learn to write"
     named = False
     written = True
     role = "target"

@@ -14,6 +14,7 @@ from typing import Any
 
 from afina import digest
 from afina.data.addresses import named
+from afina.data.readers.target_kinds import TARGETS
 from afina.data.reading_options import OF_FILES, OPTIONS
 from afina.studio import problems
 from afina.studio.command_process import CommandProcess
@@ -46,13 +47,7 @@ HINTS: Mapping[str, str] = {
 """What to write into a field without choices."""
 
 _WORDS: Mapping[str, Mapping[str, str]] = {
-    "kind": {
-        "": "recognise it",
-        "classes": "classes: one label for each text",
-        "number": "number: a value to predict",
-        "labels": "labels: any number for each text",
-        "text": "text: an answer to write",
-    },
+    "kind": {"": "recognise it"} | {kind: f"{kind}: {made.means}" for kind, made in TARGETS.items()},
     "missing": {
         "": "refuse: an error with the row",
         "skip": "skip: leave such rows out",
