@@ -91,6 +91,7 @@ def test_versions_answer_side_by_side_as_by_themselves_and_what_changed_is_said(
     changes = {one["label"]: one["change"] for one in second["chances"]}
     before, after = (one["probabilities"]["good"] for one in alone)
     assert changes["good"] == pytest.approx(after - before, abs=1e-5)
+    assert json.loads(second["receipt"])["version"] == "studio/reviews@2"
     page = web.get(address).text
     assert "The versions do not agree: Version 2 answers differently" in page
     assert web.get(address).text == page, "loading the page anew gives the same answers"
@@ -265,6 +266,14 @@ def test_a_file_is_answered_by_each_version_and_different_answers_come_first(
     page = web.get(address).text
     assert f"different answers to {sum(differing)} of them" in page
     assert facts(web, address)["in_file"] == found, "the answers are read once, and kept"
+    assert not [*(reviews.directory / "questions").rglob("new.csv")], "the file is no longer needed"
+    link = f"/reviews/try/answers/{address.partition('=')[2]}/1"
+    assert f'href="{link}"' in page
+    download = web.get(link)
+    assert 'filename="reviews-2.jsonl"' in download.headers["content-disposition"]
+    assert [json.loads(line)["label"] for line in download.text.splitlines()] == alone[1]
+    for other in (f"{link}7", "/reviews/try/answers/..%2f..%2fproject/0", "/reviews/try/answers/0/0"):
+        assert web.get(other).status_code == 404
 
 
 def test_a_file_that_cannot_be_read_says_why(web: TestClient, reviews: Project, at_once: None) -> None:

@@ -112,6 +112,7 @@ class VersionAnswer:
     Attributes:
         labels: The answer in words: one label, several labels, a number or a text.
         differs: Whether the answer differs from that of the version before.
+        receipt: What computed the answer, as JSON for `afina replay`; empty if the server gave none.
         model: The version whose text the page's script streams; empty if the answer is here.
     """
 
@@ -121,6 +122,7 @@ class VersionAnswer:
     cut: bool = False
     differs: bool = False
     problem: str = ""
+    receipt: str = ""
     model: str = ""
 
 
@@ -404,6 +406,7 @@ def _answer(version: AskedVersion, found: Mapping[str, Any], before: Mapping[str
         ],
         cut=bool(found.get("truncated")),
         differs=before is not None and said(before) != said(found),
+        receipt=json.dumps(found["receipt"]) if "receipt" in found else "",
     )
 
 
@@ -487,6 +490,7 @@ def _file_answers(project: Project, question: Question, reads: bool) -> tuple[Fi
         return FileAnswers(**{**found, "rows": [FileRow(**one) for one in found["rows"]]}), failed
     answers = _compared(outputs)
     file_io.write_text(summary, json.dumps(asdict(answers), ensure_ascii=False))
+    (summary.parent / question.file).unlink(missing_ok=True)  # it may be large, and its texts are with the answers
     return answers, failed
 
 
@@ -520,6 +524,20 @@ def _lines(paths: Sequence[Path]) -> Iterator[list[dict[str, Any]]]:
             if not all(line.endswith("\n") for line in lines):
                 return
             yield [json.loads(line) for line in lines]
+
+
+@router.answers("/{project}/try/answers/{id}/{number}")
+async def answers_file(request: Request) -> Response:
+    """Return the answers of a version to a file, as lines of JSON."""
+    opened = studio_of(request).folder.project(request.path_params["project"])
+    asked, number = _question(opened, request.path_params["id"]), request.path_params["number"]
+    if asked is None or number not in map(str, range(len(asked.versions))):
+        raise problems.PAGE_MISSING()
+    output = _process(opened, asked, int(number)).directory / "output"
+    if not output.is_file():
+        raise problems.PAGE_MISSING()
+    name = re.sub(r"[^a-z0-9]+", "-", asked.versions[int(number)].reference.rpartition("/")[2])
+    return download(output, f"{name}.jsonl")
 
 
 # Corrections
