@@ -111,6 +111,12 @@ def test_an_alias_moves_and_rolls_back_and_the_audit_log_has_both(web: TestClien
     ]
 
 
+def test_a_canary_has_a_share_of_the_requests(web: TestClient, studio: Studio, reviews: Project) -> None:
+    data = {"alias": "canary", "version": "2", "share": "12.5"}
+    assert web.post("/reviews/keep/alias", data=data).status_code == 303
+    assert facts(web)["history"][0]["what"] == "canary: new -> 2, 12.5 % of requests"
+
+
 @pytest.mark.parametrize(
     ("data", "status"),
     [
@@ -118,6 +124,8 @@ def test_an_alias_moves_and_rolls_back_and_the_audit_log_has_both(web: TestClien
         ({"alias": "production", "version": "9"}, 404),
         ({"alias": "production", "version": "1; rm"}, 404),
         ({"alias": "production"}, 422),
+        ({"alias": "canary", "version": "1"}, 422),
+        ({"alias": "canary", "version": "1", "share": "many"}, 422),
     ],
 )
 def test_a_wrong_alias_or_version_is_said_on_the_page_and_changes_nothing(

@@ -149,6 +149,9 @@ def test_a_server_that_does_not_run_is_said_and_asking_starts_it(
     assert "The studio starts it when you ask" in web.get("/reviews/try").text
     address = ask(web)
     assert started == [gpt2.address]
+    log = studio.folder.server.directory / "log"
+    log.parent.mkdir()
+    log.write_text("2026-01-01 INFO serving\n")
     assert "The server does not run." in facts(web, address)["problem_found"]
     monkeypatch.setattr(StudioServer, "state", "starting")
     found = web.get(address)
@@ -184,6 +187,15 @@ def test_the_untrained_model_of_a_run_is_asked_beside_the_versions(
         found = facts(web, answer.headers["location"].removesuffix("#answers"))["answers"]
     assert [one["title"] for one in found] == ["Untrained model", "Version 1"]
     assert all(one["chances"] for one in found)
+
+
+def test_an_untrained_model_that_cannot_be_published_is_said(
+    web: TestClient, project: Make, runs: Runs, at_once: None
+) -> None:
+    (finished_run(project(b"text,label\na,bad\n"), runs, "zero-shot") / "manifest.json").write_text("{")
+    web.post("/reviews/try/untrained")
+    assert facts(web)["untrained"] == "finished"
+    assert "manifest.json" in facts(web)["problem_found"]
 
 
 # Texts that are written

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import IO
 from urllib.parse import parse_qsl
@@ -63,6 +64,15 @@ class Form:
     def get(self, name: str) -> str:
         """Return a field without spaces around it; empty if it is missing."""
         return self.fields.get(name, "").strip()
+
+    def number(self, name: str) -> float | None:
+        """Return a field as a number; None if it is missing or empty. Raises InvalidData for NaN and other text."""
+        found = self.get(name)
+        with suppress(ValueError):
+            value = float(found) if found else None
+            if value is None or isfinite(value):
+                return value
+        raise problems.NOT_A_NUMBER(field=name, found=found)
 
     def drop(self) -> None:
         """Remove the uploaded file, unless it was moved."""

@@ -39,6 +39,7 @@ UPLOAD_STALLED = Problem(
     Refused, "studio.upload-stalled", "nothing of the form has arrived for {seconds} seconds. Send it again."
 )
 FIELD_MISSING = Problem(InvalidData, "studio.field-missing", "the field {field} is empty. Fill it in.")
+NOT_A_NUMBER = Problem(InvalidData, "studio.not-a-number", "the field {field} is {found!r:.40}, not a number.")
 
 _studio_refused = partial(Problem, Refused, "studio.refused")
 HOST_REFUSED = _studio_refused("the studio does not answer requests for the host {found!r:.100}. Open {expected}.")

@@ -334,7 +334,7 @@ def move_alias(visit: Visit, form: Form, project: str) -> str:
     if alias == SHADOW:
         store.shadow(reference, message=why)
     else:
-        store.alias(reference, alias, message=why)
+        store.alias(reference, alias, share=form.number("share"), message=why)
     return f"/{project}/keep#versions"
 
 
@@ -357,13 +357,12 @@ def end_shadow(visit: Visit, form: Form, project: str) -> str:
 @router.form("/{project}/keep/server", keep, TEMPLATE)
 def start_server(visit: Visit, form: Form, project: str) -> str:
     """Start the server of the studio."""
-    given = form.get("port")
-    port = int(given) if given.isdecimal() and 0 < int(given) < 65536 else None
+    port = form.number("port")
     wanted, versions = form["backbone"], versions_of(visit.folder, visit.project(project).adapters)
     known = [*dict.fromkeys(one.backbone for one in versions if one.backbone)]
     if wanted not in known:
         raise UnknownName("backbone", wanted, known)
-    StudioServer(visit.folder).start(wanted, port)
+    StudioServer(visit.folder).start(wanted, None if port is None else int(port))
     return f"/{project}/keep#server"
 
 

@@ -215,6 +215,8 @@ def _facts(visit: Visit, project: str, *, asks: bool) -> TryFacts:
         answers = _streamed(asked) if streams else _answers(server, asked, newest.kind)
     elif asked is not None and state in ("off", "failed"):
         problem = server.problem or "The server does not run. Ask again to start it."
+    if base_of(opened) in publishing(opened).arguments:
+        problem = problem or problem_of(publishing(opened))
     kept = Corrections(opened).read()
     return TryFacts(
         project=opened,
@@ -551,20 +553,15 @@ def correct(visit: Visit, form: Form, project: str) -> str:
     if newest is None:
         raise problems.NOTHING_PUBLISHED(project=opened.name)
     right = form.get("label")
+    if newest.kind == NUMBER:
+        form.number("label")
     if newest.kind == LABELS:
         right = newest.separator.join(one for number, one in enumerate(newest.labels) if form.get(f"label-{number}"))
-    elif not right or (newest.kind == NUMBER and _number(right) is None):
+    elif not right:
         raise problems.FIELD_MISSING(field="label")
     Corrections(opened).add(Correction(_lined(form["text"]), _lined(right), _lined(form.get("pair"))), newest.kind)
     asked = form.get("asked")
     return f"/{project}/try{f'?asked={asked}' if _ID.fullmatch(asked) else ''}#corrections"
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 @router.answers("/{project}/try/corrections.csv")
