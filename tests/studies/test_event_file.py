@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from afina.studies.trials import Trial
 from afina.studies.watcher import Watcher
 from command import InventedExecutor
 from full_disk import no_file_above
+from pages import ROOT
 from records import record
 from scribe import Scribe
 
@@ -148,6 +150,18 @@ def test_where_nothing_can_be_written_a_study_goes_on_and_later_lines_are_whole(
 def test_words_with_half_a_character_stop_nothing(path: Path) -> None:
     EventFile(path, Watcher(), anew=True).says("a file named \udcff")
     assert names(path) == ["begun", "says"]
+
+
+def test_the_page_on_figures_lists_each_event_with_its_fields() -> None:
+    text = (ROOT / "docs" / "reference" / "figures.md").read_text(encoding="utf-8")
+    table = text.partition("## Progress in `events.jsonl`")[2].partition("\n## ")[0]
+    of_run = ("run", "title", "method", "backbone", "seed")
+    assert all(f"`{name}`" in table.partition("| event |")[0] for name in of_run)
+    listed = {
+        name: (*(of_run if "the run's" in fields else ()), *re.findall(r"`(\w+)`", fields))
+        for name, fields in re.findall(r"^\| `(\w+)` \| ([^|]*)\|", table, re.MULTILINE)
+    }
+    assert listed == {name: tuple(fields) for name, fields in FIELDS.items()}
 
 
 def results_of(out: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import threading
 from pathlib import Path
@@ -16,6 +17,7 @@ from afina.report.plots.race import EndedTraining, race
 from afina.studio import access
 from afina.studio.access import HEADERS, MOST_SESSIONS, SESSION_DAYS, TRIES, Access, set_password
 from afina.studio.app import PAGES, make_app
+from afina.studio.command_process import LOCK
 from afina.studio.folder import StudioFolder
 from afina.studio.page import Studio, _drawn
 from afina.studio.run_queue import RunQueue
@@ -345,6 +347,40 @@ def test_titles_addresses_and_backbones_are_shown_as_text(studio: Studio, web: T
         assert "<script>alert" not in text
         assert "<img" not in text
     assert "&lt;script&gt;" in web.get("/").text
+
+
+def test_what_events_and_logs_say_is_shown_as_text(studio: Studio, web: TestClient) -> None:
+    made = studio.folder.create("reviews", "sst2")
+    run = studio.queue.add(made, ["choose", MARKUP])
+    run.out.mkdir(parents=True)
+    named = {"run": "a", "title": MARKUP, "method": MARKUP, "backbone": MARKUP, "seed": 0}
+    progress = {"phase": "train", "step": 1, "steps": 2, "loss": 0.5, "tokens_per_second": 1, "seconds_left": 1}
+    ended = {"now": True, "metric": "accuracy", "value": 0.5, "selection": None, "train_seconds": 1.0}
+    events: list[dict[str, Any]] = [
+        {"event": "says", "words": f"`{MARKUP}` {MARKUP}"},
+        {"event": "finished", **named, **ended},
+        {"event": "failed", **named, "message": MARKUP},
+        {"event": "progress", **named, **progress, "note": MARKUP},
+    ]
+    lines = [json.dumps({"at": "2026-01-01T00:00:00+00:00", **one}) for one in events]
+    (run.out / "events.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (run.process.directory / "log").write_text(MARKUP, encoding="utf-8")
+
+    def check(text: str) -> None:
+        assert "&lt;script&gt;" in text
+        assert "<script>alert" not in text
+        assert "<img" not in text
+
+    (run.process.directory / "exit.json").write_text('{"status": 2}', encoding="utf-8")
+    assert web.get("/reviews/runs/1.json").json()["state"] == "failed"
+    for path in ("/reviews/runs/1", "/reviews/runs/1/live"):
+        check(web.get(path).text)
+    (run.process.directory / "exit.json").unlink()
+    with (run.process.directory / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as a command that runs
+        page = web.get("/reviews/runs/1").text
+    check(page)
+    assert "<progress" in page
 
 
 def test_the_name_of_a_training_is_text_in_a_plot_too() -> None:

@@ -30,11 +30,13 @@ REVIEWS = "text,label\n" + "".join(
     f"{('bad', 'good')[row % 2]}\n"
     for row in range(60)
 )
+RUN = {"method": "lora", "backbone": "gpt2", "seed": 0}
 EVENTS: list[dict[str, Any]] = [
     {"event": "begun"},
     {"event": "says", "words": f"reading {HOSTILE}"},
     {
         "event": "finished",
+        **RUN,
         "run": "a",
         "title": "lora",
         "metric": "accuracy",
@@ -43,7 +45,7 @@ EVENTS: list[dict[str, Any]] = [
         "train_seconds": 3.0,
         "now": True,
     },
-    {"event": "failed", "run": "b", "title": "full", "message": f"no memory for {HOSTILE}"},
+    {"event": "failed", **RUN, "run": "b", "title": "full", "message": f"no memory for {HOSTILE}"},
 ]
 
 
