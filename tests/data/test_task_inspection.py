@@ -240,10 +240,10 @@ def test_an_inspection_of_long_names_and_many_columns_stays_small(tmp_path: Path
     from dataclasses import asdict
 
     long, many = "x" * 100_000, 5_000
-    header = ",".join(["text", "label", *(f"column {i}" for i in range(many))])
-    rows = [(f"{text} {long}", f"{label} {long}", *["1"] * many) for text, label in ROWS[:10]]
+    header = ",".join(["text", "label", long, *(f"column {i}" for i in range(many))])
+    rows = [(f"{text} {long}", f"{label} {long}", "1", *["1"] * many) for text, label in ROWS[:10]]
     found = inspect(csv(tmp_path / "a.csv", rows, header))
-    assert (len(found.file_columns), found.further_columns) == (MOST_COLUMNS, many + 2 - MOST_COLUMNS)
+    assert (len(found.file_columns), found.further_columns) == (MOST_COLUMNS, many + 3 - MOST_COLUMNS)
     assert max(len(one.label) for one in found.labels) == LONGEST
     assert max(map(len, found.words)) <= LONGEST_WORDS + 1
     assert len(json.dumps(asdict(found))) < 100_000

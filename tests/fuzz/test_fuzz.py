@@ -1,6 +1,6 @@
 """Whatever is in a file that afina reads: an answer or an AfinaError of one or two lines, soon, and nothing is left.
 
-1,335 cases; `AFINA_FUZZ=10` multiplies them, drawn anew each time.
+1,635 cases; `AFINA_FUZZ=10` multiplies them, drawn anew each time.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from rubbish import cells, documents, lines, mangled, parquets, studies, tables
 
 from afina import Adapter, Backbone, Predictor, Study, Task
+from afina.data.inspection import inspect
 from afina.data.readers.texts import chunks
 from afina.data.reading_options import ReadingOptions
 from afina.errors import AfinaError
@@ -86,6 +88,28 @@ def test_a_task(kind: str, folder: Path) -> None:
     def law(data: bytes) -> None:
         path.write_bytes(data)
         holds(folder, lambda: Task.load(str(path)))
+
+    law()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_an_inspection_says_in_small_json_what_is_wrong_and_its_remedies_are_options(kind: str, folder: Path) -> None:
+    path = folder / f"x.{kind}"
+
+    def inspected() -> None:
+        found = inspect(str(path))
+        assert (found.kind is None) == any(doubt.refuses for doubt in found.doubts)
+        assert len(json.dumps(asdict(found))) < 500_000
+        for doubt in found.doubts:
+            assert doubt.words.strip()
+            for remedy in doubt.remedies:
+                ReadingOptions(**remedy.options)
+
+    @cases(75)
+    @given(FORMATS[kind])
+    def law(data: bytes) -> None:
+        path.write_bytes(data)
+        holds(folder, inspected)
 
     law()
 

@@ -105,6 +105,15 @@ RUBBISH: Mapping[str, tuple[str, bytes, str]] = {
         LINES + b'{"text": "\\ud800", "label": "y"}\n',
         "line 25: column 'text' holds",
     ),
+    "half a surrogate pair at once": (
+        *("a.jsonl", b'{"text": "\\ud800", "label": "y"}\n' + LINES),
+        "line 1: column 'text' holds",
+    ),
+    "half a surrogate pair in a name": (
+        "a.jsonl",
+        b'{"te\\ud800xt": "x", "label": "y"}\n',
+        "a column name holds half of a",
+    ),
     "a text that is true": (
         "a.jsonl",
         LINES + b'{"text": true, "label": "y"}\n',

@@ -182,7 +182,7 @@ def test_rubbish_says_on_the_page_what_is_wrong_and_where_and_leaves_nothing_hal
     found = read(answered, made)
     said = [found["error"]["message"]] if "error" in found else [one["words"] for one in found["doubts"]]
     page = web.get("/rubbish/data")
-    assert page.status_code == 200
+    assert (page.status_code, web.get("/rubbish/data.json").status_code) == (200, 200)
     assert "`" not in re.sub(r"<pre>.*?</pre>", "", page.text)
     assert "The texts cannot be read yet." in page.text or 'role="alert"' in page.text
     assert words in " ".join(said).replace(f"{made.data.absolute()}/", ""), said

@@ -101,7 +101,8 @@ class Inspection:
     Attributes:
         address: The address of the task.
         options: The reading options that were given.
-        file_columns: The first MOST_COLUMNS columns of the file; empty for another origin.
+        file_columns: The first MOST_COLUMNS columns of the file whose names have at most LONGEST characters; empty for
+            another origin.
         further_columns: The number of columns that are not in `file_columns`.
         sheets: The names of the sheets of an xlsx file.
         kind: The kind of the task; None if the task cannot be read.
@@ -159,11 +160,12 @@ def inspect(
     """
     asked = options or ReadingOptions()
     columns, sheets = _file_columns(address, asked), _sheets(address)
+    shown = [one for one in columns if len(one.name) <= LONGEST][:MOST_COLUMNS]
     found: dict[str, Any] = {
         "address": address,
         "options": asked.given,
-        "file_columns": columns[:MOST_COLUMNS],
-        "further_columns": max(0, len(columns) - MOST_COLUMNS),
+        "file_columns": shown,
+        "further_columns": len(columns) - len(shown),
         "sheets": sheets,
     }
     try:
@@ -171,8 +173,8 @@ def inspect(
     except AfinaError as error:
         if type(error).__name__ in ("NotFound", "UnknownName") and not columns:
             raise
-        names = [column.name for column in columns[:MOST_COLUMNS]]
-        refusal = Doubt(error.code, _short(str(error)), refuses=True, remedies=remedies_of(error, names))
+        remedies = remedies_of(error, [column.name for column in shown])
+        refusal = Doubt(error.code, _short(str(error)), refuses=True, remedies=remedies)
         return Inspection(**found, doubts=[refusal])
     says("counting labels and repeated texts")
     return Inspection(**found, **_of_task(task, measured(task) if measured is not None else []))
@@ -260,9 +262,10 @@ def _few(task: Task) -> list[Doubt]:
     return [Doubt("data.few-texts", words)]
 
 
-def _short(words: str) -> str:
-    """Return words cut to LONGEST_WORDS characters, so that an inspection of long names stays small."""
-    return words if len(words) <= LONGEST_WORDS else f"{words[:LONGEST_WORDS]}…"
+def _short(words: str, most: int = LONGEST_WORDS) -> str:
+    """Return words cut to `most` characters, with `?` for half of a surrogate pair, which is no character."""
+    whole = words[: most + 1].encode("utf-8", "replace").decode()
+    return whole if len(whole) <= most else f"{whole[:most]}…"
 
 
 def _label_counts(task: Task) -> list[LabelCount]:
@@ -309,7 +312,7 @@ def _file_columns(address: str, asked: ReadingOptions) -> list[FileColumn]:
             for _, row in islice(stream.rows, FIRST_ROWS):
                 rows.append(row)
     names = names or list(dict.fromkeys(name for row in rows for name in row))
-    return [FileColumn(name, next((_cell(row[name]) for row in rows if row.get(name)), "")) for name in names]
+    return [FileColumn(_name(name), next((_cell(row[name]) for row in rows if row.get(name)), "")) for name in names]
 
 
 def _files(address: str) -> list[Path]:
@@ -326,5 +329,10 @@ def _sheets(address: str) -> list[str]:
     return [name for path in _files(address) for name in formats.sheet_names(path)]
 
 
+def _name(name: str) -> str:
+    """Return a column's name whole, because an option may name the column, with `?` for half of a surrogate pair."""
+    return name.encode("utf-8", "replace").decode()
+
+
 def _cell(value: Any) -> str:
-    return str(value)[:LONGEST]
+    return _short(str(value), LONGEST)
