@@ -136,7 +136,7 @@ def test_a_cell_of_the_confusion_matrix_opens_its_texts_without_a_script_too(
         expect(cell).to_be_visible(timeout=60_000)  # the page asks again by itself
         count = int(cell.inner_text())
         cell.click()
-        expect(page.get_by_role("heading", level=1)).to_have_text("Right bad, answered good")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Right label bad, answered good")
         expect(page.get_by_role("article")).to_have_count(count, timeout=60_000)
     finally:
         visitor.context.close()

@@ -335,7 +335,7 @@ def _figures(found: Mapping[str, Any]) -> list[MeasuredFigure]:
             f"95 % interval {span((low, high))}" if low is not None else "",
         )
         for name in names
-        for low, high in [found["intervals"].get(name, (None, None))]
+        for low, high in [found.get("intervals", {}).get(name, (None, None))]
     ]
 
 
