@@ -313,6 +313,7 @@ STARTS_AT_ONCE = (
     *("afina", "afina.cli", "afina.cli.progress", "afina.data.readers", "afina.methods", "afina.report"),
     *("afina.estimators.estimator", "afina.studies.study", "afina.studies.runs.run", "afina.studies.tuning"),
     *("afina.studies.choosing.recommend", "afina.blobs.remote", "afina.store.model_card", "afina.store.diff"),
+    *("afina.studio.app", "afina.server.client"),
     *("afina.store.recompute", "afina.store.intake.inspection", "afina.store.intake.admission"),
 )
 

@@ -19,7 +19,7 @@ from afina.studio.pages.try_out import KEPT
 from afina.studio.server_process import StudioServer
 from crowd import adapter
 from fakes import Runs
-from servers import TAGS, TOLD, predictor, probed, within
+from servers import PRICE, TAGS, TOLD, predictor, probed, within
 from stores import adapter as invented
 
 Make = Callable[..., Project]
@@ -196,6 +196,28 @@ def test_an_untrained_model_that_cannot_be_published_is_said(
     web.post("/reviews/try/untrained")
     assert facts(web)["untrained"] == "finished"
     assert "manifest.json" in facts(web)["problem_found"]
+
+
+def test_pairs_are_asked_with_both_texts_and_numbers_are_corrected_with_numbers(
+    web: TestClient, studio: Studio, project: Make, gpt2: Backbone
+) -> None:
+    made = project(b"text,pair,label\na,b,1.5\n")
+    one = adapter(gpt2, "lora", {"r": 2}, pairs=True, template="{text} and {text_pair}", **PRICE)
+    publish(studio.folder, one, made.adapters)
+    with served(studio.folder, gpt2):
+        page = web.get("/reviews/try").text
+        assert 'name="pair"' in page
+        address = ask(web, "a warm ferry", pair="the soup")
+        (found,) = facts(web, address)["answers"]
+        (alone,) = predictor(one, gpt2)(["a warm ferry"], ["the soup"])
+        assert found["labels"] == [f"{alone['value']:.4g}"]
+        assert 'type="number" step="any" required' in web.get(address).text
+        program = web.get("/reviews/keep.json").json()["programs"][0]["text"]
+        assert '"pair": ' in program
+    form = {"text": "a", "pair": "b", "label": "many"}
+    assert web.post("/reviews/try/corrections", data=form).status_code == 422
+    assert web.post("/reviews/try/corrections", data=form | {"label": "-2.5"}).status_code == 303
+    assert Corrections(made).path.read_text() == "text,text_pair,label\na,b,-2.5\n"
 
 
 # Texts that are written

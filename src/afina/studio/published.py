@@ -21,6 +21,9 @@ from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project, StudioFolder
 from afina.studio.run_queue import runs_of
 
+_PAIR = "{text_pair}"
+"""The place of a second text in a template, as in `afina.data.tokenize`, which imports transformers."""
+
 UNTRAINED = "zero-shot"
 """The method of an untrained language model."""
 
@@ -102,6 +105,7 @@ def versions_of(folder: StudioFolder, name: str) -> list[PublishedVersion]:
 
 def _version(one: Version) -> PublishedVersion:
     manifest = one.manifest
+    template, data = manifest.get("template"), manifest.get("data") or {}
     kind = (manifest.get("objective") or {}).get("kind", CLASSES)
     figure = next((metric_figure(name, value) for name, value in manifest["metrics"].items() if value is not None), "")
     return PublishedVersion(
@@ -116,8 +120,8 @@ def _version(one: Version) -> PublishedVersion:
         aliases=one.aliases,
         kind=kind,
         labels=manifest["label_names"],
-        pairs=bool(manifest.get("pairs")),
-        separator=(manifest.get("data") or {}).get("separator") or ",",
+        pairs=bool(_PAIR in template if template else manifest.get("pairs") or data.get("text_pair")),
+        separator=data.get("separator") or ",",
         backbone=manifest.get("backbone") or "",
         bytes=one.size,
     )
