@@ -13,9 +13,11 @@ from starlette.testclient import TestClient
 
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project
+from afina.studio.measurements import measurement_of
 from afina.studio.page import Studio
 from afina.studio.pages import plan
 from afina.studio.run_queue import ProjectRun
+from servers import within
 
 REVIEWS = b"text,label\n" + b"".join(b"review number %d,%s\n" % (i, (b"bad", b"good")[i % 2]) for i in range(60))
 
@@ -42,7 +44,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 def measured(project: Project, backbone: str, log: str = "", **changed: Any) -> None:
     """Leave the answer of `afina plan` for a model; `changed` are figures of full fine-tuning, or terms."""
-    process = plan.plan_of(project, backbone)
+    process = measurement_of(project, backbone)
     process.directory.mkdir(parents=True, exist_ok=True)
     terms = {"memory": 2**31, "gpu": None, "epochs": 2} | {
         name: changed.pop(name) for name in ("gpu",) if name in changed
@@ -75,7 +77,7 @@ def test_while_methods_are_measured_the_page_shows_the_last_words(
     made = project(REVIEWS, backbones=("minilm",))
     web.get("/reviews/plan")
     log = f"plan: reading {made.address}\nplan: lora: measuring a few steps to forecast the time\n"
-    (plan.plan_of(made, "minilm").directory / "log").write_text(log)
+    (measurement_of(made, "minilm").directory / "log").write_text(log)
     assert "Measuring: lora: measuring a few steps" in web.get("/reviews/plan").text
 
 
@@ -118,7 +120,7 @@ def test_an_error_of_a_model_is_a_sentence_and_the_next_model_is_measured(
 ) -> None:
     made = project(REVIEWS, backbones=("/nowhere", "minilm"))
     web.get("/reviews/plan")
-    directory = plan.plan_of(made, "/nowhere").directory
+    directory = measurement_of(made, "/nowhere").directory
     (directory / "output").write_text(json.dumps({"error": {"message": "no directory. Give another `backbone`."}}))
     (directory / "exit.json").write_text(json.dumps({"status": 2}))
     page = web.get("/reviews/plan").text
@@ -141,6 +143,21 @@ def test_while_a_run_is_carried_out_nothing_is_measured_unless_it_is_asked_for(
     web.post("/reviews/plan/again")
     assert len(started) == 1
     assert "data-events" in web.get("/reviews/plan").text
+
+
+@pytest.mark.slow
+def test_a_run_that_begins_ends_a_measurement(studio: Studio, project: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = project(REVIEWS, backbones=("minilm",))
+    measurement = measurement_of(made, "minilm")
+    measurement.start(["plan", "--task", made.address, "--backbone", "random:/nowhere", "--json"])
+    run = studio.queue.add(made, ["methods"])
+    begun: list[int] = []
+    monkeypatch.setattr(ProjectRun, "start", lambda one: begun.append(one.number))
+    assert within(30, lambda: measurement.pid is not None)
+    studio.queue.look()
+    assert begun == [run.number]
+    assert within(30, lambda: not measurement.is_running)
+    assert measurement.status is None
 
 
 def test_measuring_again_forgets_what_was_measured(web: TestClient, project: Make, started: list[list[str]]) -> None:
@@ -214,7 +231,7 @@ def test_the_costs_of_a_model_are_those_of_the_command(
     made = studio.folder.create("toy", toy)
     tiny = str(backbones.path("bert"))
     made = Project(**{**vars(made), "backbones": (tiny,)}).save()
-    answer = answered(plan.plan_of(made, tiny), [*plan.plan_arguments(made, [tiny]), "--json"])
+    answer = answered(measurement_of(made, tiny), [*plan.plan_arguments(made, [tiny]), "--json"])
     (found,) = web.get("/toy/plan.json").json()["plans"]
     assert {one["method"] for one in found["methods"]} == set(answer["methods"]) >= {"full", "lora", "linear_probe"}
     assert "bitfit" not in answer["methods"]

@@ -21,6 +21,7 @@ from afina.errors import AfinaError, CorruptAdapter
 from afina.studio import problems
 from afina.studio.command_process import CommandProcess, texts
 from afina.studio.folder import Project, StudioFolder
+from afina.studio.measurements import stop_measurements
 
 State = Literal["queued", "running", "stopping", "stopped", "done", "failed"]
 
@@ -245,4 +246,5 @@ class RunQueue:
             every = [(one, one.state) for project in self._folder.projects() for one in runs_of(project)]
             waiting = sorted((one for one, state in every if state == "queued"), key=lambda one: one.asked)
             if waiting and not any(state in ("running", "stopping") for _, state in every):
+                stop_measurements(self._folder)
                 waiting[0].start()

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from afina import digest
 from afina.methods import make
 from afina.studies.choosing.recorded_curves import ORDERS, RECORDED, RECORDED_ON, REGRETS, BackboneKind, Regret
 from afina.studio import problems
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project, StudioFolder
 from afina.studio.forms import Form
+from afina.studio.measurements import measurement_of
 from afina.studio.option_labels import in_words
 from afina.studio.page import PageRouter, Visit
 from afina.studio.pages.data import arguments_of, inspection_of, last_words
@@ -101,7 +101,7 @@ class PlanFacts:
         bought: What each recorded amount of time buys.
         words: What the chosen minutes buy, in sentences.
         needed: Minutes in which every setting that `choose` tries would be trained on all texts; None if not known.
-        busy: Whether a run is carried out, which a measurement would disturb.
+        busy: Whether a run is carried out or about to begin, which a measurement would disturb.
     """
 
     project: Project
@@ -129,12 +129,6 @@ def plan_arguments(project: Project, backbones: Sequence[str]) -> list[str]:
     return ["plan", *arguments_of(project), *chosen, "--considered"]
 
 
-def plan_of(project: Project, backbone: str) -> CommandProcess:
-    """Return the process that measures the methods on a pretrained model, with the present reading options."""
-    key = digest.of_json([project.address, dict(project.options), backbone]).removeprefix(digest.PREFIX)[:12]
-    return project.process(f"plan-{key}")
-
-
 @router.live("/{project}/plan/live", "plan_live.html.j2")
 @router.page("/{project}/plan", TEMPLATE)
 def plan(visit: Visit, project: str) -> PlanFacts:
@@ -160,12 +154,12 @@ def plan(visit: Visit, project: str) -> PlanFacts:
 
 
 def _is_busy(folder: StudioFolder) -> bool:
-    return any(run.state in ("running", "stopping") for one in folder.projects() for run in runs_of(one))
+    return any(run.state in ("queued", "running", "stopping") for one in folder.projects() for run in runs_of(one))
 
 
 def _plan(project: Project, backbone: str, *, waits: bool) -> BackbonePlan:
     """Return the costs on a model; begin to measure them unless another measurement, or a run, has to end first."""
-    process = plan_of(project, backbone)
+    process = measurement_of(project, backbone)
     if process.status is not None:
         return _measured(project, backbone, process)
     if process.is_running:
@@ -280,7 +274,7 @@ def set_backbones(visit: Visit, form: Form, project: str) -> str:
 def measure_again(visit: Visit, form: Form, project: str) -> str:
     """Measure once more, also while a run is carried out."""
     opened = visit.project(project)
-    processes = {one: plan_of(opened, one) for one in opened.backbones}
+    processes = {one: measurement_of(opened, one) for one in opened.backbones}
     if not any(process.is_running for process in processes.values()):
         for process in processes.values():
             process.forget()
