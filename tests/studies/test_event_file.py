@@ -13,7 +13,7 @@ import pytest
 from afina import Study, meter
 from afina.events import Progress
 from afina.studies import study as studies
-from afina.studies.event_file import EVERY, FIELDS, EventFile, read_events
+from afina.studies.event_file import EVERY, FIELDS, RARELY, EventFile, read_events
 from afina.studies.results import Results
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.trials import Trial
@@ -82,6 +82,17 @@ def test_progress_of_a_phase_is_written_twice_a_second_and_at_its_end(path: Path
     steps = [(event["phase"], event["step"]) for event in read_events(path) if event["event"] == "progress"]
     assert steps == [("train", 1), ("train", 5), ("train", 9), ("train", 10), ("evaluate", 0)]
     assert len(scribe.heard) == 11
+
+
+def test_the_longer_the_file_the_less_often_is_progress_written(path: Path, clock: list[float]) -> None:
+    told = EventFile(path, Watcher(), anew=True)
+    steps = 20 * 60 * 60
+    for step in range(steps // 5):  # 48 minutes
+        told.progress(RUN, Progress("train", step, steps))
+        clock[0] += 0.2
+    lines = [*read_events(path)]
+    assert 1000 < len(lines) < 5000
+    assert lines[-1]["step"] > steps // 5 - 5 * RARELY - 1
 
 
 def test_figures_that_json_does_not_have_are_null(path: Path) -> None:

@@ -284,9 +284,11 @@ def test_every_answer_has_the_headers_that_protect_a_page(
     answers += [stranger.get("/"), stranger.get("/", params={"token": "x"}), web.post("/", data={})]
     answers += [web.get("/", headers={"Host": "evil.example"}), web.delete("/")]
     monkeypatch.setattr(StudioFolder, "projects", fails)
-    broken = client(studio, Cookie=f"{studio.access.cookie}={studio.access.open_session()}").get("/")
+    signed_in = f"{studio.access.cookie}={studio.access.open_session()}"
+    broken = client(studio, Cookie=signed_in).get("/")
     assert broken.status_code == 500
     assert "ZeroDivisionError" not in broken.text
+    assert client(studio, Cookie=signed_in).get("/index.json").json()["error"]["message"].startswith("This page has a")
     for answer in (*answers, broken):
         for name, value in HEADERS.items():
             assert answer.headers.get_list(name) == [value], answer

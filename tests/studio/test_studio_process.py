@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,12 @@ HEAD = "text,label\n"
 class Running:
     """A studio in a process of its own, and a browser that is signed in."""
 
-    def __init__(self, folder: Path, port: int, *arguments: str) -> None:
+    def __init__(
+        self, folder: Path, port: int, *arguments: str, program: Sequence[str] = ("-m", "afina", "studio")
+    ) -> None:
         self.port, self.host = port, f"127.0.0.1:{port}"
-        command = [sys.executable, "-P", "-m", "afina", "studio", str(folder), "--port", str(port), *arguments]
+        place = [str(folder), str(port)] if "-c" in program else [str(folder), "--port", str(port)]
+        command = [sys.executable, "-P", *program, *place, *arguments]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -90,8 +93,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
         stack.enter_context(nothing_left_below(tmp_path))
 
-        def started(*arguments: str, port: int | None = None) -> Running:
-            made = Running(tmp_path / "studio", port or free_port(), *arguments)
+        def started(*arguments: str, port: int | None = None, **options: Any) -> Running:
+            made = Running(tmp_path / "studio", port or free_port(), *arguments, **options)
             stack.callback(made.process.communicate)
             stack.callback(made.process.kill)
             return made
@@ -144,6 +147,30 @@ def test_a_signal_ends_the_studio_in_good_order_with_live_pages_and_an_upload_op
     assert (status, "Traceback" in err) == (0, False), err
     assert seconds < 3.5  # and the interpreter's own end, on a machine that does other things too
     assert list(uploads.iterdir()) == []
+
+
+WAITS = """
+import sys, time
+from afina import cli
+from afina.studio.pages import home
+home._summary = lambda project: time.sleep(600)
+sys.argv = ["afina", "studio", sys.argv[1], "--port", sys.argv[2]]
+cli.main()
+"""
+
+
+def test_a_page_that_waits_for_something_delays_no_other_and_not_the_end(start: Start, tmp_path: Path) -> None:
+    studio = start(program=["-c", WAITS]).sign_in()
+    project_of(studio, tmp_path)
+    with ExitStack() as stack:
+        for _ in range(12):
+            waiting = http.client.HTTPConnection("127.0.0.1", studio.port, timeout=60)
+            stack.callback(waiting.close)
+            waiting.request("GET", "/", headers={"Cookie": studio.cookie})
+        assert studio.ask("GET", "/reviews/runs")[0] == 200
+        status, err, seconds = studio.ends(signal.SIGTERM)
+    assert (status, "Traceback" in err) == (0, False), err
+    assert seconds < 4
 
 
 def test_a_second_studio_on_the_folder_or_the_port_is_refused_in_a_sentence(start: Start, tmp_path: Path) -> None:

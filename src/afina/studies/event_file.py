@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from afina.studies.results import Results
     from afina.studies.trials import Trial
 
-EVERY = 0.5
-"""The least number of seconds between two lines about one phase of a run."""
+EVERY, RARELY = 0.5, 5.0
+"""The least number of seconds between two lines about one phase of a run: EVERY at first, RARELY in a long file."""
+
+MANY = 1000
+"""The number of lines from which progress is written less often, in proportion to the number of lines."""
 
 LONGEST = 1 << 16
 """The largest number of characters of a line that is read."""
@@ -67,6 +70,7 @@ class EventFile(Watcher):
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
         self._whole = _is_whole(path)
+        self._lines = 0
         self._write("begun")
 
     def _write(self, event: str, **fields: Any) -> None:
@@ -75,6 +79,7 @@ class EventFile(Watcher):
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(f"{line}\n" if self._whole else f"\n{line}\n")
             self._whole = True
+            self._lines += 1
             return
         self._whole = False
 
@@ -96,7 +101,8 @@ class EventFile(Watcher):
 
     def progress(self, run: Run, progress: Progress) -> None:
         phase, at = self._last.get(run.label, ("", 0.0))
-        if phase != progress.phase or meter.now() - at >= EVERY or progress.step == progress.steps:
+        pause = min(RARELY, EVERY * max(1.0, self._lines / MANY))
+        if phase != progress.phase or meter.now() - at >= pause or progress.step == progress.steps:
             self._last[run.label] = progress.phase, meter.now()
             self._write("progress", **_named(run), **{name: _finite(value) for name, value in vars(progress).items()})
         self._passed.progress(run, progress)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pkgutil
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib import import_module
 from types import FrameType
@@ -25,7 +28,7 @@ from afina.server.sockets import bind, refusal
 from afina.studio import pages, problems
 from afina.studio.access import HEADERS, SESSION_DAYS, status_of
 from afina.studio.forms import read_form
-from afina.studio.page import Studio, error_answer, path_of, render, studio_of, style
+from afina.studio.page import Studio, error_answer, json_answer, path_of, render, studio_of, style
 
 PAGES = [import_module(found.name) for found in pkgutil.iter_modules(pages.__path__, f"{pages.__name__}.")]
 """The modules of the pages, each with a `router`."""
@@ -38,6 +41,9 @@ LOGIN_BYTES = 4096
 
 QUEUE = 128
 """Connections that may wait to be accepted."""
+
+THREADS = 64
+"""Functions of pages that run at once; some of them wait for a server."""
 
 CLOSE_SECONDS = 2
 """Seconds within which open answers, such as downloads and uploads, have to end when the studio ends."""
@@ -141,6 +147,7 @@ def make_app(studio: Studio) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "afina-studio"))
         studio.queue.start()
         try:
             yield
@@ -174,6 +181,8 @@ async def _missing(request: Request, error: Exception) -> Response:
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
     """Answer with a page where afina has a fault; uvicorn writes the traceback to standard error."""
+    if path_of(request).endswith(".json"):
+        return json_answer({"error": {"message": FAULT}}, 500)
     return HTMLResponse(render("problem.html.j2", request, problem=FAULT), 500)
 
 
@@ -207,6 +216,11 @@ class _Server(uvicorn.Server):
         self._listening()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End in good order; a second later at once, whatever a page waits for. Files are written atomically."""
+        if not self._studio.closing:
+            last = threading.Timer(CLOSE_SECONDS + 1, os._exit, (0,))
+            last.daemon = True
+            last.start()
         self._studio.closing = True
         self.force_exit, self.should_exit = self.should_exit, True
 
