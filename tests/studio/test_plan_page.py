@@ -194,8 +194,8 @@ def test_without_a_model_nothing_changes(web: TestClient, project: Make, started
     ("backbones", "minutes", "expected"),
     [
         (("embedded",), "10", "With 10 minutes on embedded, the recommended model was 0.7 points of accuracy worse"),
-        (("embedded",), "20", "20 minutes were not recorded: expect a result as with 10 and 30 minutes."),
-        (("embedded",), "60", "60 minutes were not recorded: expect a result as with more than 30 minutes."),
+        (("embedded",), "20", "20 minutes were not recorded: expect a result between those with 10 and 30 minutes."),
+        (("embedded",), "60", "60 minutes were not recorded: expect a result as with 30 minutes."),
         (("minilm",), "5", "With 5 minutes on minilm, the recommended model was 4.6 points of accuracy worse"),
         (("minilm", "embedded"), "5", "With 5 minutes on embedded and minilm, the recommended model was 0.0 points"),
         (("embedded",), "1", "With 5 minutes"),

@@ -222,8 +222,8 @@ def _bought(minutes: int, regrets: Mapping[int, Regret], named: str) -> list[str
         f"the best method and learning rate (95 % interval {regret.low:.1f} to {regret.high:.1f})."
     ]
     if known < minutes:
-        until = f"{known} and {following}" if following else f"more than {known}"
-        said.append(f"{minutes} minutes were not recorded: expect a result as with {until} minutes.")
+        like = f"between those with {known} and {following} minutes" if following else f"as with {known} minutes"
+        said.append(f"{minutes} minutes were not recorded: expect a result {like}.")
     return said
 
 
