@@ -345,7 +345,7 @@ def test_a_port_that_is_in_use_is_refused_and_the_server_of_no_port_takes_a_free
     assert web.post("/reviews/keep/server", data={"backbone": "--ray"}).status_code == 422
     answer = web.post("/reviews/keep/server", data={"backbone": gpt2.address, "port": used})
     assert (answer.status_code, started) == (409, [])
-    assert f"port {used} is in use" in answer.text
+    assert f"Port {used} is in use" in answer.text
     assert web.post("/reviews/keep/server", data={"backbone": gpt2.address}).status_code == 303
     (arguments,) = started
     port = int(arguments[arguments.index("--port") + 1])

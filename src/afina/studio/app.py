@@ -77,7 +77,7 @@ class AccessMiddleware:
         try:
             answer = self._refusal(request)
         except AfinaError as error:
-            answer = error_answer(request, error)
+            answer = error_answer(request, error, inside=False)
         try:
             await (answer or self._app)(scope, receive, secured)
         except asyncio.CancelledError:  # of uvicorn: an upload or a download did not end in CLOSE_SECONDS
@@ -183,7 +183,7 @@ async def _unforeseen(request: Request, error: Exception) -> Response:
     """Answer with a page where afina has a fault; uvicorn writes the traceback to standard error."""
     if path_of(request).endswith(".json"):
         return json_answer({"error": {"message": FAULT}}, 500)
-    return HTMLResponse(render("problem.html.j2", request, problem=FAULT), 500)
+    return HTMLResponse(render("problem.html.j2", request, problem=FAULT, inside=True), 500)
 
 
 FAULT = (

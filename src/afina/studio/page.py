@@ -260,19 +260,31 @@ def render(template: str, request: Request, facts: Facts | None = None, problem:
     """Return a page as HTML. Characters that UTF-8 does not have, as in some names of files, become `?`."""
     path = path_of(request).strip("/").split("/")
     found = _environment().get_template(template)
-    return _encodable(found.render(facts=facts, problem=problem, path=path, steps=STEPS, **more))
+    return _encodable(found.render(facts=facts, problem=_sentence(problem), path=path, steps=STEPS, **more))
+
+
+_FIRST_WORD = re.compile(r"[a-z]+ ")
+
+
+def _sentence(message: str) -> str:
+    """Return the message of an error with a capital, unless it begins with a name, such as that of a file."""
+    return message[0].upper() + message[1:] if _FIRST_WORD.match(message) else message
 
 
 def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def error_answer(request: Request, error: AfinaError) -> Response:
-    """Return the page, or the JSON, that says an error."""
+def error_answer(request: Request, error: AfinaError, *, inside: bool = True) -> Response:
+    """Return the page, or the JSON, that says an error.
+
+    Args:
+        inside: Whether the browser is signed in, so that the page has a link to the projects.
+    """
     status = status_of(error)
     if path_of(request).endswith(".json"):
         return json_answer({"error": error.as_json()}, status)
-    return HTMLResponse(render("problem.html.j2", request, problem=str(error)), status)
+    return HTMLResponse(render("problem.html.j2", request, problem=str(error), inside=inside), status)
 
 
 def style() -> str:
