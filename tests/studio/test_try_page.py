@@ -189,6 +189,31 @@ def test_the_untrained_model_of_a_run_is_asked_beside_the_versions(
     assert all(one["chances"] for one in found)
 
 
+def test_an_untrained_model_that_no_run_has_is_measured_and_published(
+    web: TestClient, studio: Studio, project: Make, gpt2: Backbone, at_once: None
+) -> None:
+    rows = [f"film {row} was {('dull', 'fine')[row % 2]},{('bad', 'good')[row % 2]}" for row in range(40)]
+    made = project("\n".join(["text,label", *rows]).encode())
+    publish(studio.folder, adapter(gpt2, "lora", {"r": 2}), made.adapters)
+    assert facts(web)["untrained"] == "possible"
+    assert web.post("/reviews/try/untrained").status_code == 303
+    assert facts(web)["problem_found"] == ""
+    assert facts(web)["untrained"] == "published"
+    assert AdapterStore(studio.folder.store).show("studio/reviews.base").manifest["method"] == "zero-shot"
+
+
+def test_a_model_that_cannot_be_asked_untrained_is_said(
+    web: TestClient, studio: Studio, reviews: Project, at_once: None
+) -> None:
+    rows = [f"film {row},{row % 2}" for row in range(40)]
+    Path(reviews.address).write_text("\n".join(["text,label", *rows]))
+    web.post("/reviews/try/untrained")
+    found = facts(web)
+    assert (found["untrained"], found["publishing"]) == ("possible", False)
+    assert "words" in found["problem_found"]
+    assert 'action="/reviews/try/untrained"' in web.get("/reviews/try").text
+
+
 def test_an_untrained_model_that_cannot_be_published_is_said(
     web: TestClient, project: Make, runs: Runs, at_once: None
 ) -> None:

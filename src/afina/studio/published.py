@@ -131,6 +131,11 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value_in_words(value) for key, value in settings.items() if not isinstance(value, Mapping)}
 
 
+def directory_of(project: Project, found: FinishedAdapter) -> Path:
+    """Return the directory of an adapter of a finished run."""
+    return project.directory / "runs" / found.place
+
+
 def finished_adapters(project: Project) -> list[FinishedAdapter]:
     """Return the adapters of a project's finished runs: of the newest run first, the recommended one before others."""
     found: list[FinishedAdapter] = []
@@ -140,7 +145,7 @@ def finished_adapters(project: Project) -> list[FinishedAdapter]:
                 results = OutputDirectory(run.out)
                 files = [path for path in (results.records, results.recommendation) if path.is_file()]
                 found += _of_results(run.out, run.number, tuple(path.stat().st_mtime_ns for path in files))
-    return [one for one in found if (project.directory / "runs" / one.place).is_dir()]
+    return [one for one in found if directory_of(project, one).is_dir()]
 
 
 @lru_cache(maxsize=256)
@@ -161,9 +166,8 @@ def _words(number: int, one: Record) -> str:
     return f"Run {number}: {title}, seed {one.seed}, {metric_figure(one.metric, value, one.label_names)}"
 
 
-def publish(folder: StudioFolder, project: Project, found: FinishedAdapter, message: str, name: str) -> None:
-    """Start to publish an adapter as the next version of a name."""
-    directory = project.directory / "runs" / found.place
+def publish(folder: StudioFolder, project: Project, directory: Path, message: str, name: str) -> None:
+    """Start to publish an adapter, or the only one of a results directory, as the next version of a name."""
     command = ["store", "publish", str(directory.absolute()), name, "--message", message]
     publishing(project).start([*command, "--store", str(folder.store.absolute()), "--json"])
 

@@ -25,6 +25,7 @@ from afina.studio.pages.data import arguments_of
 from afina.studio.published import (
     FinishedAdapter,
     PublishedVersion,
+    directory_of,
     finished_adapters,
     minute,
     problem_of,
@@ -313,7 +314,7 @@ def publish_adapter(visit: Visit, form: Form, project: str) -> str:
         raise problems.ADAPTER_MISSING(project=opened.name, adapter=wanted)
     if publishing(opened).is_running:
         raise problems.STILL_PUBLISHING(project=opened.name)
-    publish(visit.folder, opened, found, form.get("message") or found.words, opened.adapters)
+    publish(visit.folder, opened, directory_of(opened, found), form.get("message") or found.words, opened.adapters)
     return f"/{project}/keep"
 
 

@@ -33,10 +33,12 @@ from afina.studio.corrections import TARGET_COLUMN, Correction, Corrections
 from afina.studio.folder import Project
 from afina.studio.forms import Form, safe_name
 from afina.studio.page import PageRouter, Visit, download, studio_of
+from afina.studio.pages.data import arguments_of
 from afina.studio.published import (
     UNTRAINED,
     PublishedVersion,
     base_of,
+    directory_of,
     finished_adapters,
     problem_of,
     publish,
@@ -64,6 +66,8 @@ KEPT = 20
 
 ROWS = 30
 """The texts of a file that are shown: those with different answers first."""
+
+UNTRAINED_MESSAGE = "The untrained model, for comparison"
 
 LATEST = 5
 """The latest corrections that are shown."""
@@ -158,7 +162,9 @@ class TryFacts:
     Attributes:
         versions: The versions that can be asked, the newest first.
         chosen: The references that are asked if nothing else is chosen.
-        untrained: What the project has of the untrained model: "published", "finished", or empty.
+        untrained: What the project has of the untrained model: "published", "finished" by a run, "possible" to measure
+            (for labels, on the backbone of the newest version), or empty.
+        measuring: Whether the untrained model is being measured.
         state: The state of the server.
         problem_found: Why there is no answer.
         label_names: The labels to choose the right one from.
@@ -171,6 +177,7 @@ class TryFacts:
     chosen: Sequence[str]
     untrained: str
     publishing: bool
+    measuring: bool
     state: str
     backbone: str
     question: Question | None = None
@@ -185,8 +192,9 @@ class TryFacts:
 
     @property
     def is_final(self) -> bool:
-        waits = self.in_file is not None and not self.in_file.is_done
-        return not (waits or self.publishing or (self.state == "starting" and self.question is not None))
+        in_file = self.in_file is not None and not self.in_file.is_done
+        for_server = self.state == "starting" and self.question is not None
+        return not (in_file or for_server or self.publishing or self.measuring)
 
 
 @router.live("/{project}/try/live", "try_live.html.j2")
@@ -215,16 +223,20 @@ def _facts(visit: Visit, project: str, *, asks: bool) -> TryFacts:
         answers = _streamed(asked) if streams else _answers(server, asked, newest.kind)
     elif asked is not None and state in ("off", "failed"):
         problem = server.problem or "The server does not run. Ask again to start it."
-    if base_of(opened) in publishing(opened).arguments:
-        problem = problem or problem_of(publishing(opened))
+    measured = _untrained_process(opened)
+    if not base:
+        _publish_measured(visit, opened, measured)
+        of_base = publishing(opened) if base_of(opened) in publishing(opened).arguments else measured
+        problem = problem or problem_of(of_base)
     kept = Corrections(opened).read()
     return TryFacts(
         project=opened,
         command=_command(visit, versions, asked),
         versions=versions,
         chosen=[one.reference for one in asked.versions] if asked else _default(versions, base),
-        untrained="published" if base else "finished" if _untrained(opened) else "",
+        untrained="published" if base else _untrained(opened, newest),
         publishing=publishing(opened).is_running,
+        measuring=measured.is_running,
         state=state,
         backbone=server.backbone,
         question=asked,
@@ -258,8 +270,22 @@ def _default(versions: Sequence[PublishedVersion], base: Sequence[PublishedVersi
     return [one.reference for one in [*chosen, *base[:1]] if one is not None]
 
 
-def _untrained(project: Project) -> bool:
-    return any(one.method == UNTRAINED for one in finished_adapters(project))
+def _untrained(project: Project, newest: PublishedVersion | None) -> str:
+    if any(one.method == UNTRAINED for one in finished_adapters(project)):
+        return "finished"
+    return "possible" if newest is not None and newest.kind == CLASSES and newest.backbone else ""
+
+
+def _untrained_process(project: Project) -> CommandProcess:
+    """The process that measures the untrained model; its results are in `PROJECT/untrained`."""
+    return project.process("untrained")
+
+
+def _publish_measured(visit: Visit, project: Project, measured: CommandProcess) -> None:
+    """Publish the untrained model once it is measured; a publication that has failed is not repeated."""
+    last = publishing(project)
+    if measured.status == 0 and base_of(project) not in last.arguments and not last.is_running:
+        publish(visit.folder, project, project.directory / "untrained", UNTRAINED_MESSAGE, base_of(project))
 
 
 # Questions
@@ -337,14 +363,20 @@ def _backbone(chosen: Sequence[PublishedVersion]) -> str:
 
 @router.form("/{project}/try/untrained", try_out, TEMPLATE)
 def publish_untrained(visit: Visit, form: Form, project: str) -> str:
-    """Publish the untrained model of a finished run, so that it can be asked beside the versions."""
+    """Publish the untrained model, which a run has measured or a command measures now, to ask it beside versions."""
     opened = visit.project(project)
+    newest = _newest(versions_of(visit.folder, opened.adapters))
     found = next((one for one in finished_adapters(opened) if one.method == UNTRAINED), None)
-    if found is None:
-        raise problems.ADAPTER_MISSING(project=opened.name, adapter=UNTRAINED)
-    if publishing(opened).is_running:
+    if publishing(opened).is_running or _untrained_process(opened).is_running:
         raise problems.STILL_PUBLISHING(project=opened.name)
-    publish(visit.folder, opened, found, "The untrained model, for comparison", base_of(opened))
+    if found is not None:
+        publish(visit.folder, opened, directory_of(opened, found), UNTRAINED_MESSAGE, base_of(opened))
+    elif _untrained(opened, newest) and newest is not None:
+        out = str((opened.directory / "untrained").absolute())
+        arguments = ["train", "--method", UNTRAINED, *arguments_of(opened), "--backbone", newest.backbone]
+        _untrained_process(opened).start([*arguments, "--out", out, "--json"])
+    else:
+        raise problems.ADAPTER_MISSING(project=opened.name, adapter=UNTRAINED)
     return f"/{project}/try"
 
 
