@@ -23,6 +23,7 @@ from afina.studio.server_process import PORTS, StudioServer
 from crowd import adapter
 from fakes import Runs
 from servers import TOLD, probed, within
+from stores import adapter as invented
 
 Make = Callable[..., Project]
 
@@ -310,6 +311,22 @@ def test_a_server_with_another_backbone_is_not_replaced(web: TestClient, studio:
         server.start("other")
     assert raised.value.code == "studio.server-state"
     assert server.url == url
+
+
+def test_a_server_with_another_backbone_is_started_anew_by_a_button(
+    web: TestClient, studio: Studio, project: Make, gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = project(b"text,label\na,bad\n")
+    AdapterStore(studio.folder.store).publish(invented(tmp_path / "a", backbone="other"), made.adapters, message="why")
+    called = list[str]()
+    monkeypatch.setattr(StudioServer, "stop", lambda server: called.append("stop"))
+    monkeypatch.setattr(StudioServer, "start", lambda server, backbone, port: called.append(f"start {backbone}"))
+    with served(studio.folder, gpt2):
+        assert "Start the server anew with other" in web.get("/reviews/keep").text
+        assert "have another one" in web.get("/reviews/try").text
+        data = {"backbone": "other", "anew": "yes"}
+        assert web.post("/reviews/keep/server", data=data).headers["location"] == "/reviews/keep#server"
+    assert called == ["stop", "start other"]
 
 
 @pytest.mark.slow

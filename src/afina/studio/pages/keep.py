@@ -357,13 +357,16 @@ def end_shadow(visit: Visit, form: Form, project: str) -> str:
 
 @router.form("/{project}/keep/server", keep, TEMPLATE)
 def start_server(visit: Visit, form: Form, project: str) -> str:
-    """Start the server of the studio."""
+    """Start the server of the studio, or start it anew with another backbone."""
     port = form.number("port")
     wanted, versions = form["backbone"], versions_of(visit.folder, visit.project(project).adapters)
     known = [*dict.fromkeys(one.backbone for one in versions if one.backbone)]
     if wanted not in known:
         raise UnknownName("backbone", wanted, known)
-    StudioServer(visit.folder).start(wanted, None if port is None else int(port))
+    server = StudioServer(visit.folder)
+    if form.get("anew"):
+        server.stop()
+    server.start(wanted, None if port is None else int(port))
     return f"/{project}/keep#server"
 
 
