@@ -17,10 +17,11 @@ from afina.server.answer_formats import ANSWER_FORMATS
 from afina.stats import metrics
 from afina.store.adapter_kinds import ADAPTER_KINDS
 from afina.studies.choosing import floors
+from afina.studio.answer_kinds import ANSWER_KINDS
 
 TABLES = {
     *("stats.metrics", "studies.choosing.floors", "report.presentation"),
-    *("server.answer_formats", "store.adapter_kinds"),
+    *("server.answer_formats", "store.adapter_kinds", "studio.answer_kinds"),
 }
 """The modules that may ask for a kind, since a table of theirs is written with the kinds as keys."""
 
@@ -32,6 +33,7 @@ ENTRIES: dict[str, Callable[[str], object]] = {
     "report": PRESENTATIONS.get,
     "store": ADAPTER_KINDS.get,
     "server": ANSWER_FORMATS.get,
+    "studio": ANSWER_KINDS.get,
 }
 """By package, the entry of a kind in its table."""
 

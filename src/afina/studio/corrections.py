@@ -16,11 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afina import file_io
-from afina.data.kinds import TEXT
+from afina.studio.answer_kinds import ANSWER_KINDS
 from afina.studio.folder import Project
-
-TARGET_COLUMN = "target"
-"""The column of the right answer if the task is to write a text; else `label`."""
 
 _FORMULA, _WRITTEN = re.compile(r"'*[=+\-@\t\r]"), re.compile(r"'+[=+\-@\t\r]")
 
@@ -78,7 +75,7 @@ class Corrections:
 
 def columns(kind: str, pairs: bool) -> list[str]:
     """Return the columns of a file of corrections."""
-    return ["text", *(["text_pair"] if pairs else []), TARGET_COLUMN if kind == TEXT else "label"]
+    return ["text", *(["text_pair"] if pairs else []), ANSWER_KINDS[kind].column]
 
 
 def written(found: Sequence[Correction], kind: str, cell: Callable[[str], str]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from afina.data.kinds import CLASSES
+from afina.data.readers.target_kinds import of_kind
 from afina.errors import UnknownName
 from afina.report import per_label, problems
 from afina.report.arms import Arm
@@ -65,13 +65,19 @@ class AnsweredRun:
         return {**asdict(self), "labels": per_label.as_json(self.labels)}
 
 
+def _has_one_label(kind: str) -> bool:
+    """Return whether each text has exactly one label."""
+    found = of_kind(kind)
+    return found.named and not found.several
+
+
 def answered_run(title: str, result: Result) -> AnsweredRun:
     """Return the answers of a run by label."""
     record, names = result.record, result.record.label_names
     made = PRESENTATIONS[record.kind].found(names, result.targets, result.answers[None])
     matrix: tuple[tuple[int, ...], ...] = ()
     confusions: tuple[Confusion, ...] = ()
-    if record.kind == CLASSES:
+    if _has_one_label(record.kind):
         counts = per_label.confused(result.targets, result.answers, len(names))
         if len(names) <= per_label.MOST:
             matrix = tuple(map(tuple, counts.tolist()))
@@ -166,7 +172,7 @@ def find_texts(
     """
     result = _result(results, arms, used, chosen)
     record, where = result.record, str(results.out)
-    if record.kind != CLASSES:
+    if not _has_one_label(record.kind):
         raise problems.ANSWERS_WITHOUT_LABELS(path=where, kind=record.kind)
     names = record.label_names
     numbers = [_number(names, one, where) for one in (given, predicted)]

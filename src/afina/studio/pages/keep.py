@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from afina.data.kinds import TEXT
 from afina.errors import AfinaError, UnknownName
 from afina.report.formatting import value_in_words
 from afina.server import routes
@@ -17,6 +16,7 @@ from afina.store.adapter_store import AdapterStore
 from afina.store.api_keys import PREDICT, SCOPES
 from afina.store.versions import PRODUCTION, SHADOW
 from afina.studio import problems
+from afina.studio.answer_kinds import ANSWER_KINDS
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import CLIENT, Project, StudioFolder
 from afina.studio.forms import Form
@@ -280,7 +280,7 @@ def _shadow(number: int, found: Mapping[str, Any]) -> ShadowFacts:
 def _programs(url: str, newest: PublishedVersion) -> list[ClientProgram]:
     """Return programs that ask for the version in production, or else for the newest; each reads AFINA_KEY."""
     name = newest.reference.partition("@")[0]
-    if newest.kind == TEXT:
+    if ANSWER_KINDS[newest.kind].writes:
         path, body = "/v1/completions", f'{{"model": "{name}", "prompt": "{EXAMPLE}"}}'
     elif newest.pairs:
         path, body = "/tasks", f'{{"models": ["{name}"], "text": "{EXAMPLE}", "pair": "{PAIR}"}}'
@@ -295,7 +295,7 @@ request = urllib.request.Request("{url}{path}", json.dumps(body).encode(), heade
 with urllib.request.urlopen(request) as answer:
     print(json.load(answer))"""
     made = [ClientProgram("curl", curl), ClientProgram("Python, without packages", python)]
-    if newest.kind == TEXT:
+    if ANSWER_KINDS[newest.kind].writes:
         call = f'client.completions.create(model="{name}", prompt="{EXAMPLE}").choices[0].text'
         base = f"{url}/v1"
     else:
@@ -460,7 +460,7 @@ def _settings(fields: Mapping[str, Mapping[str, Any]]) -> Iterator[ChangedSettin
     """Yield the differing fields of two manifests, as `store.diff.differing` groups them, in words."""
     for group, entries in fields.items():
         for key, value in entries.items():
-            if group == "labels" and key in ("added", "removed"):
+            if key in ("added", "removed"):  # of labels
                 words = ", ".join(value)
                 yield ChangedSetting(f"labels {key}", words * (key == "removed"), words * (key == "added"))
             else:

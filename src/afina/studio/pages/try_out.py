@@ -23,13 +23,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from afina import file_io
-from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT
+from afina.data.kinds import CLASSES
 from afina.errors import AfinaError, CorruptAdapter
 from afina.server.client import ServerClient
 from afina.studio import problems
 from afina.studio.access import status_of
+from afina.studio.answer_kinds import ANSWER_KINDS
 from afina.studio.command_process import CommandProcess
-from afina.studio.corrections import TARGET_COLUMN, Correction, Corrections
+from afina.studio.corrections import Correction, Corrections
 from afina.studio.folder import Project
 from afina.studio.forms import Form, safe_name
 from afina.studio.page import PageRouter, Visit, download, studio_of
@@ -219,7 +220,7 @@ def _facts(visit: Visit, project: str, *, asks: bool) -> TryFacts:
     if asked is not None and asked.file:
         in_file, problem = _file_answers(opened, asked, asks)
     elif asked is not None and state == "running" and asks and newest is not None:
-        streams = newest.kind == TEXT and not newest.pairs and not visit.query.get("whole")
+        streams = ANSWER_KINDS[newest.kind].writes and not newest.pairs and not visit.query.get("whole")
         answers = _streamed(asked) if streams else _answers(server, asked, newest.kind)
     elif asked is not None and state in ("off", "failed"):
         problem = server.problem or "The server does not run. Ask again to start it."
@@ -273,7 +274,8 @@ def _default(versions: Sequence[PublishedVersion], base: Sequence[PublishedVersi
 def _untrained(project: Project, newest: PublishedVersion | None) -> str:
     if any(one.method == UNTRAINED for one in finished_adapters(project)):
         return "finished"
-    return "possible" if newest is not None and newest.kind == CLASSES and newest.backbone else ""
+    can_be = newest is not None and ANSWER_KINDS[newest.kind].can_be_asked_untrained and newest.backbone
+    return "possible" if can_be else ""
 
 
 def _untrained_process(project: Project) -> CommandProcess:
@@ -391,7 +393,7 @@ def _answers(server: StudioServer, question: Question, kind: str) -> list[Versio
     """Return the answers of the server: of all versions in one request, or one by one if one of them fails."""
     found: list[Mapping[str, Any] | str]
     try:
-        client = server.client(WRITING_PATIENCE if kind == TEXT else PATIENCE)
+        client = server.client(WRITING_PATIENCE if ANSWER_KINDS[kind].writes else PATIENCE)
         found = [*_asked(client, question, question.versions, kind)]
     except AfinaError as error:
         alone = len(question.versions) == 1
@@ -412,7 +414,7 @@ def _asked(
 ) -> Sequence[Mapping[str, Any]]:
     """Return an answer of each version, with the fields of `afina predict`."""
     pair = {"pair": question.pair} if question.pair else {}
-    if kind == TEXT:
+    if ANSWER_KINDS[kind].writes:
         bodies = [{"model": one.reference, "prompt": question.text, **pair} for one in versions]
         written = [client.ask("/v1/completions", body) for body in bodies]
         return [{"answer": one["choices"][0]["text"]} for one in written]
@@ -423,7 +425,7 @@ def _asked(
 def _one(server: StudioServer, question: Question, version: AskedVersion, kind: str) -> Mapping[str, Any] | str:
     """Return the answer of one version, or the sentence that says why there is none."""
     try:
-        client = server.client(WRITING_PATIENCE if kind == TEXT else PATIENCE)
+        client = server.client(WRITING_PATIENCE if ANSWER_KINDS[kind].writes else PATIENCE)
         return _asked(client, question, [version], kind)[0]
     except AfinaError as error:
         return str(error)
@@ -446,8 +448,8 @@ def _answer(version: AskedVersion, found: Mapping[str, Any], before: Mapping[str
 
 def said(answer: Mapping[str, Any]) -> list[str]:
     """Return an answer of `afina predict`, or of the server, in words."""
-    if "labels" in answer:
-        return [str(one) for one in answer["labels"]]
+    if (several := answer.get("labels")) is not None:
+        return [str(one) for one in several]
     if "value" in answer:
         return [f"{answer['value']:.4g}"]
     return [str(answer.get("label", answer.get("answer", "")))]
@@ -585,9 +587,10 @@ def correct(visit: Visit, form: Form, project: str) -> str:
     if newest is None:
         raise problems.NOTHING_PUBLISHED(project=opened.name)
     right = form.get("label")
-    if newest.kind == NUMBER:
+    answered = ANSWER_KINDS[newest.kind]
+    if answered.is_number:
         form.number("label")
-    if newest.kind == LABELS:
+    if answered.has_several:
         right = newest.separator.join(one for number, one in enumerate(newest.labels) if form.get(f"label-{number}"))
     elif not right:
         raise problems.FIELD_MISSING(field="label")
@@ -617,7 +620,5 @@ def new_project(visit: Visit, form: Form, project: str) -> str:
     path = visit.folder.upload()
     kept.write_plain(path, kind)
     made = visit.folder.create(f"{opened.title}: corrections", "corrections.csv", path)
-    several = {"separator": newest.separator} if newest and kind == LABELS else {}
-    answer = {"target": TARGET_COLUMN} if kind == TEXT else {"label": "label", "kind": kind, **several}
-    made.with_options({"text": "text", **answer})
+    made.with_options(ANSWER_KINDS[kind].options(kind, newest.separator if newest else ""))
     return f"/{made.name}/data"

@@ -1,0 +1,47 @@
+"""What differs between kinds of task on the studio's pages: how a version is asked, how an answer is corrected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT
+
+TARGET_COLUMN = "target"
+"""The column of the right texts in a file of corrections."""
+
+
+@dataclass(frozen=True)
+class AnswerKind:
+    """A kind of task on the pages Try and Keep.
+
+    Attributes:
+        writes: Whether a version writes a text: the answer takes longer, and is streamed.
+        column: The column of the right answers in a file of corrections.
+        has_several: Whether a right answer has any number of labels.
+        is_number: Whether a right answer is a number.
+        can_be_asked_untrained: Whether the untrained model can be measured and asked beside the versions.
+    """
+
+    writes: bool = False
+    column: str = "label"
+    has_several: bool = False
+    is_number: bool = False
+    can_be_asked_untrained: bool = False
+
+    def options(self, kind: str, separator: str) -> dict[str, Any]:
+        """Return the reading options of a file of corrections; `separator` stands between the labels of a text."""
+        if self.writes:
+            return {"text": "text", "target": self.column}
+        several = {"separator": separator} if self.has_several else {}
+        return {"text": "text", "label": self.column, "kind": kind, **several}
+
+
+ANSWER_KINDS: Mapping[str, AnswerKind] = {
+    CLASSES: AnswerKind(can_be_asked_untrained=True),
+    NUMBER: AnswerKind(is_number=True),
+    LABELS: AnswerKind(has_several=True),
+    TEXT: AnswerKind(writes=True, column=TARGET_COLUMN),
+}
+"""By kind of task."""
