@@ -43,8 +43,8 @@ ENCODER = "minilm"
 """The address in whose place the tiny encoder is used."""
 LLAMA = {"add-a-method"}
 """Pages with a method that peft has for `torch.nn.Linear` alone, which GPT-2 does not use."""
-LONG = {"choose", "paper", "fair", "methods", "backbones", "replay"}
-"""Words of commands that take minutes or need the Hub: other tests type them."""
+LONG = {"choose", "paper", "fair", "methods", "backbones", "replay", "studio"}
+"""Words of commands that take minutes or need the Hub or a browser: other tests type them."""
 
 
 def lines(page: Path) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Split: labelled texts in a fixed order, such as a training split; and the rule by which two texts count as equal.
 
-The module `tokenize.py` converts the texts to token ids.
+`readers/splitting.py` divides texts into splits and cuts parts off. `tokenize.py` converts texts to token ids.
 """
 
 from __future__ import annotations
