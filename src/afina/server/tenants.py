@@ -1,6 +1,6 @@
 """Authentication and rate limits: the client, scopes and rate limit of each API key, read from the store.
 
-The server reads changes of API keys from the store at short intervals. The limit of bytes a second is in `http/gate.py`.
+The server reads changes of API keys from the store at short intervals. `http/gate.py` limits the bytes a second.
 """
 
 from __future__ import annotations
