@@ -174,6 +174,7 @@ def left_behind(out: Path) -> set[str]:
     harmless = {
         ".lock",
         "study.json",
+        "events.jsonl",
         "report.md",
         "report.html",
         "tables.csv",

@@ -64,16 +64,22 @@ class EventFile(Watcher):
     """
 
     def __init__(self, path: Path, passed: Watcher, *, anew: bool) -> None:
-        self._path, self._passed = path, passed
+        self._path, self._passed, self._anew = path, passed, anew
         self._last: dict[str, tuple[str, float]] = {}
-        if anew:
+        self._has_begun, self._whole, self._lines = False, True, 0
+
+    def _begin(self) -> None:
+        """Begin with the first event, so that a study that is refused leaves the file as it is."""
+        self._has_begun = True
+        if self._anew:
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
-        self._whole = _is_whole(path)
-        self._lines = 0
+        self._whole = _is_whole(self._path)
         self._write("begun")
 
     def _write(self, event: str, **fields: Any) -> None:
+        if not self._has_begun:
+            self._begin()
         line = json.dumps({"at": datetime.now(UTC).isoformat(), "event": event, **fields})
         with suppress(OSError):
             with self._path.open("a", encoding="utf-8") as file:

@@ -29,7 +29,7 @@ UPLOAD_TOO_LARGE = Problem(
     Refused,
     "studio.upload-too-large",
     "the upload has more than {limit:g} MB. Put the file on this machine and give its path as the address, or start "
-    "the studio with a larger `--upload-limit`.",
+    "the studio with a larger `upload_limit`.",
 )
 _upload = partial(Problem, InvalidData, "studio.upload-invalid")
 NO_FILE = _upload("no file was sent. Choose a file, or give an address.")
