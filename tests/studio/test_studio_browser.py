@@ -171,10 +171,10 @@ def test_the_slider_of_the_plan_shows_its_minutes_and_the_form_of_runs_gets_them
         page = visitor.go(f"{project.name}/plan?minutes=10")
         page.get_by_role("slider").focus()
         page.keyboard.press("ArrowRight")
-        expect(page.get_by_role("status").first).to_have_text("15 minutes")  # an output is a status
+        expect(page.get_by_role("status").first).to_have_text("11 minutes")  # an output is a status
         page.get_by_role("button", name="Go on: start a run").click()
         expect(page.get_by_role("heading", level=1)).to_contain_text("runs")
-        expect(page.locator("#minutes")).to_have_value("15")
+        expect(page.locator("#minutes")).to_have_value("11")
     finally:
         visitor.context.close()
 

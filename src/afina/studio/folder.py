@@ -26,7 +26,7 @@ from afina.studio.command_process import CommandProcess
 
 PROJECT = "project.json"
 
-KEPT = {"title": str, "task": str, "options": dict, "backbones": list, "created": str, "uploaded": bool}
+KEPT = {"title": str, "task": str, "options": dict, "backbones": list, "created": str, "uploaded": bool, "minutes": int}
 """The fields of a project in its file, with their types."""
 
 MOST_TITLE = 100
@@ -55,6 +55,7 @@ class Project:
         uploaded: Whether the task is an uploaded file.
         options: The reading options that differ from their defaults (`ReadingOptions`), by name.
         backbones: Addresses of the backbones that are compared.
+        minutes: The minutes that are suggested for a recommendation.
         created: When the project was made, as ISO 8601 text.
     """
 
@@ -63,6 +64,7 @@ class Project:
     task: str
     options: Mapping[str, Any] = field(default_factory=dict)
     backbones: Sequence[str] = ("embedded",)
+    minutes: int = 10
     created: str = ""
     uploaded: bool = False
 
@@ -175,7 +177,12 @@ class StudioFolder:
         return Project.read(self.root / name)
 
     def create(
-        self, title: str, task: str, upload: Path | None = None, backbones: Sequence[str] = ("embedded",)
+        self,
+        title: str,
+        task: str,
+        upload: Path | None = None,
+        backbones: Sequence[str] = ("embedded",),
+        minutes: int = 10,
     ) -> Project:
         """Make a project.
 
@@ -184,6 +191,7 @@ class StudioFolder:
             task: The address of the task, or the name that the uploaded file gets.
             upload: The uploaded file, which is moved into the project.
             backbones: Addresses of the backbones that a run compares.
+            minutes: The minutes that are suggested for a recommendation.
         """
         with file_io.writing(self.root):
             scratch = self.upload()
@@ -194,6 +202,7 @@ class StudioFolder:
                     title[:MOST_TITLE],
                     task,
                     backbones=tuple(backbones),
+                    minutes=minutes,
                     created=datetime.now(UTC).isoformat(timespec="milliseconds"),
                     uploaded=upload is not None,
                 ).save()

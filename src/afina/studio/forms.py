@@ -98,17 +98,20 @@ async def read_form(request: Request, folder: StudioFolder, limit: int) -> Form:
         raise problems.UPLOAD_TOO_LARGE(limit=limit / 10**6)
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind == b"multipart/form-data":
-        return await _Multipart(options.get(b"boundary", b""), folder, limit).read(_arriving(request))
+        return await _Multipart(options.get(b"boundary", b""), folder, limit).read(arriving(request))
     fields = bytearray()
-    async for chunk in _arriving(request):
+    async for chunk in arriving(request):
         fields += chunk
         if len(fields) > min(limit, MOST_FIELD_BYTES):
             raise problems.FORM_MALFORMED(reason="its fields are too long")
     return Form(_fields(bytes(fields)))
 
 
-async def _arriving(request: Request) -> AsyncIterator[bytes]:
-    """Yield the body of a request as it arrives."""
+async def arriving(request: Request) -> AsyncIterator[bytes]:
+    """Yield the body of a request as it arrives.
+
+    Raises Refused if nothing arrives for STALL_SECONDS, and InvalidData if the connection ends.
+    """
     stream = aiter(request.stream())
     while True:
         try:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -191,7 +191,8 @@ async def adapter_file(request: Request) -> Response:
 
 
 def _attached(parts: Iterator[bytes], kind: str, name: str) -> Response:
-    return StreamingResponse(parts, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+    headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
+    return StreamingResponse(parts, media_type=kind, headers=headers)
 
 
 def _adapter(run: ProjectRun, found: Mapping[str, Any] | None) -> Path:

@@ -66,7 +66,7 @@ def _summary(project: Project) -> ProjectSummary:
 def new_project(visit: Visit, form: Form) -> str:
     """Make a project of the uploaded file, of the address of a task, or of the example."""
     if form.get("example"):
-        made = visit.folder.create("Example: film reviews", EXAMPLE, backbones=["minilm"])
+        made = visit.folder.create("Example: film reviews", EXAMPLE, backbones=["minilm"], minutes=3)
     elif form.upload is not None:
         name = safe_name(form.upload.name)
         made = visit.folder.create(form.get("title") or name.partition(".")[0], name, form.upload.path)

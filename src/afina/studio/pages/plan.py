@@ -26,7 +26,7 @@ from afina.studio.run_queue import runs_of
 
 TEMPLATE = "plan.html.j2"
 
-LEAST, MOST, STEP = 5, 60, 5
+LEAST, MOST, STEP = 3, 60, 1
 """The ends of the slider and its step, in minutes."""
 
 ABOUT: Mapping[str, str] = {
@@ -139,7 +139,7 @@ def plan(visit: Visit, project: str) -> PlanFacts:
     for one in opened.backbones:
         waits = busy or any(before.state in ("waits", "running") for before in plans)
         plans.append(_plan(opened, one, waits=waits))
-    minutes = max(LEAST, min(asked_minutes(visit.query.get("minutes", "")), MOST))
+    minutes = max(LEAST, min(asked_minutes(opened, visit.query.get("minutes", "")), MOST))
     kinds = _kinds(opened.backbones)
     return PlanFacts(
         project=opened,
@@ -224,6 +224,8 @@ def _bought(minutes: int, regrets: Mapping[int, Regret], named: str) -> list[str
     if known < minutes:
         like = f"between those with {known} and {following} minutes" if following else f"as with {known} minutes"
         said.append(f"{minutes} minutes were not recorded: expect a result {like}.")
+    elif minutes < known:
+        said.append(f"{minutes} minutes were not recorded: expect a worse result.")
     return said
 
 
@@ -267,7 +269,7 @@ def set_backbones(visit: Visit, form: Form, project: str) -> str:
     if not chosen:
         raise problems.FIELD_MISSING(field="Pretrained models")
     replace(visit.project(project), backbones=tuple(dict.fromkeys(chosen))).save()
-    return f"/{project}/plan?minutes={asked_minutes(form.get('minutes'))}"
+    return f"/{project}/plan?minutes={asked_minutes(visit.project(project), form.get('minutes'))}"
 
 
 @router.form("/{project}/plan/again", plan, TEMPLATE)

@@ -33,8 +33,6 @@ BACKBONES = ("embedded", "minilm")
 PRESETS = {"quickstart": "nothing, LoRA, PreLayer and full fine-tuning", "methods": "all methods, once each"}
 """Studies of the form: a preset, and what it compares."""
 
-MINUTES = 10
-
 SAID = 12
 """The last sentences about the steps of a run that are shown."""
 
@@ -64,7 +62,7 @@ class RunsFacts:
     runs: Sequence[RunSummary]
     backbones: Sequence[str] = BACKBONES
     presets: Mapping[str, str] = field(default_factory=lambda: PRESETS)
-    minutes: int = MINUTES
+    minutes: int = 10
 
 
 @dataclass(frozen=True)
@@ -106,6 +104,7 @@ class RunFacts:
         memory: Resident memory of the run's processes now, in bytes.
         seconds: Seconds since the run began.
         log: The end of the command's standard error, if the run has failed.
+        has_results: Whether at least one training has a result.
     """
 
     project: Project
@@ -120,6 +119,7 @@ class RunFacts:
     memory: int = 0
     seconds: float = 0.0
     log: str = ""
+    has_results: bool = False
 
     @property
     def is_final(self) -> bool:
@@ -132,12 +132,12 @@ def runs(visit: Visit, project: str) -> RunsFacts:
     opened = visit.project(project)
     found = [RunSummary(one.number, one.command, one.state, one.asked) for one in runs_of(opened)]
     command = shlex.join(["afina", "choose", *arguments_of(opened)])
-    return RunsFacts(opened, command, found, minutes=asked_minutes(visit.query.get("minutes", "")))
+    return RunsFacts(opened, command, found, minutes=asked_minutes(opened, visit.query.get("minutes", "")))
 
 
-def asked_minutes(given: str) -> int:
-    """Return the minutes in the query of an address: a whole number up to a day, else MINUTES."""
-    found = int(given) if given.isascii() and given.isdecimal() and len(given) < 5 else MINUTES
+def asked_minutes(project: Project, given: str) -> int:
+    """Return the minutes in the query of an address: a whole number up to a day, else those of the project."""
+    found = int(given) if given.isascii() and given.isdecimal() and len(given) < 5 else project.minutes
     return max(1, min(found, 1440))
 
 
@@ -151,7 +151,7 @@ def begin(visit: Visit, form: Form, project: str) -> str:
     if form.get("what") == "study":
         command = ["study", form["preset"], *arguments_of(opened), *chosen]
     else:
-        command = ["choose", *arguments_of(opened), *chosen, "--minutes", form.get("minutes") or str(MINUTES)]
+        command = ["choose", *arguments_of(opened), *chosen, "--minutes", form.get("minutes") or str(opened.minutes)]
     return f"/{project}/runs/{visit.studio.queue.add(opened, command).number}"
 
 
@@ -196,6 +196,7 @@ def _facts(found: ProjectRun) -> RunFacts:
         memory=found.process.memory if state == "running" else 0,
         seconds=told.seconds,
         log=found.failure if state == "failed" else "",
+        has_results=OutputDirectory(found.out).holds_results,
     )
 
 

@@ -32,7 +32,7 @@ from afina.studio.answer_kinds import ANSWER_KINDS
 from afina.studio.command_process import CommandProcess
 from afina.studio.corrections import Correction, Corrections
 from afina.studio.folder import Project
-from afina.studio.forms import Form, safe_name
+from afina.studio.forms import Form, arriving, safe_name
 from afina.studio.page import PageRouter, Visit, download, studio_of
 from afina.studio.pages.data import arguments_of
 from afina.studio.published import (
@@ -478,7 +478,7 @@ async def _passed_on(request: Request) -> HTTPResponse:
     visit = Visit(studio_of(request))
     project = visit.project(request.path_params["project"])
     content = b""
-    async for chunk in request.stream():
+    async for chunk in arriving(request):
         content += chunk
         if len(content) > MOST_BODY:
             raise problems.FORM_MALFORMED(reason="it is too long")
