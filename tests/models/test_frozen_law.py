@@ -240,6 +240,7 @@ def test_int8_predicts_by_the_weights_that_its_codes_stand_for(
     assert close(found, expected)
 
 
+@pytest.mark.slow
 def test_an_int8_run_trains_by_the_weights_that_its_codes_stand_for(runs: Runs, tmp_path: Path) -> None:
     found, expected = (
         runs.run("gpt2", *METHODS[1], precision=one).execute(tmp_path / one) for one in (INT8, "dequantized")

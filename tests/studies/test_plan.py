@@ -110,6 +110,7 @@ def test_the_plan_for_gpt2_has_the_papers_allocated_memory_and_needs_no_network(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_network")
 def test_methods_that_choose_does_not_consider_can_be_left_out(afina: Command) -> None:
     found = afina("plan", "--backbone", "gpt2", "--considered", "--json").object()["methods"]

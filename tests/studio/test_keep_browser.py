@@ -41,6 +41,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory, gpt2: Backbone) -> Iterator
             yield made
 
 
+@pytest.mark.slow
 def test_texts_of_two_versions_are_streamed_beside_each_other(chromium: Browser, studio: Studio) -> None:
     visitor = Visitor(chromium, studio, 1280)
     try:
@@ -59,6 +60,7 @@ def test_texts_of_two_versions_are_streamed_beside_each_other(chromium: Browser,
     assert visitor.elsewhere == []
 
 
+@pytest.mark.slow
 def test_without_a_script_texts_are_written_and_an_answer_is_corrected(chromium: Browser, studio: Studio) -> None:
     visitor = Visitor(chromium, studio, 390, java_script_enabled=False)
     try:
