@@ -96,7 +96,7 @@ class FileColumn:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was recognised at an address, and what is doubtful.
+    """The task that was recognised at an address, and doubts about it.
 
     Attributes:
         address: The address of the task.

@@ -51,7 +51,7 @@ ROLES = {
     "label": "the label",
     "target": "the text to write",
 }
-"""What a column is read as, by the option that names the column."""
+"""The role of a column, by the option that names the column."""
 
 
 def quoted(name: object) -> str:
@@ -133,7 +133,7 @@ _WITHOUT = {
     "positive": "Take the second label as the positive label",
     "long": "Leave out the rule for long target texts",
 }
-"""What happens without an option."""
+"""The words for reading without an option, by the option."""
 
 
 def _without(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:

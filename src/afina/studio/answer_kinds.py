@@ -1,4 +1,4 @@
-"""What differs between kinds of task on the studio's pages: how a version is asked, how an answer is corrected."""
+"""Differences between kinds of task on the studio's pages: how a version is asked, how an answer is corrected."""
 
 from __future__ import annotations
 

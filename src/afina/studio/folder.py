@@ -26,6 +26,9 @@ from afina.studio.command_process import CommandProcess
 
 PROJECT = "project.json"
 
+MINUTES = 10
+"""The minutes that are suggested for a recommendation."""
+
 KEPT = {"title": str, "task": str, "options": dict, "backbones": list, "created": str, "uploaded": bool, "minutes": int}
 """The fields of a project in its file, with their types."""
 
@@ -64,7 +67,7 @@ class Project:
     task: str
     options: Mapping[str, Any] = field(default_factory=dict)
     backbones: Sequence[str] = ("embedded",)
-    minutes: int = 10
+    minutes: int = MINUTES
     created: str = ""
     uploaded: bool = False
 
@@ -182,7 +185,7 @@ class StudioFolder:
         task: str,
         upload: Path | None = None,
         backbones: Sequence[str] = ("embedded",),
-        minutes: int = 10,
+        minutes: int = MINUTES,
     ) -> Project:
         """Make a project.
 

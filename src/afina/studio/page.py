@@ -41,7 +41,7 @@ STEPS = {"data": "Data", "plan": "Plan", "runs": "Runs", "try": "Try", "keep": "
 
 @dataclass
 class Studio:
-    """What all pages share: the folder, who may use it, and the runs.
+    """The state that all pages share: the folder, who may use it, and the runs.
 
     Attributes:
         upload_limit: The most bytes of an upload.
@@ -72,7 +72,7 @@ class Visit:
 
 
 class Facts(Protocol):
-    """What a page shows: a frozen dataclass.
+    """The facts that a page shows: a frozen dataclass.
 
     Attributes:
         command: The command line that gives the same facts.

@@ -1,4 +1,4 @@
-"""What a project has published, and what it can publish: versions in the studio's store, adapters of finished runs."""
+"""Adapters that a project has published (versions in the studio's store), and adapters of its finished runs."""
 
 from __future__ import annotations
 

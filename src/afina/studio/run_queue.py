@@ -25,6 +25,9 @@ from afina.studio.measurements import stop_measurements
 
 State = Literal["queued", "running", "stopping", "stopped", "done", "failed"]
 
+ENDED: tuple[State, ...] = ("done", "failed", "stopped")
+"""States of a run whose results do not change."""
+
 INTERRUPTED = (130, 143, -2, -15)
 """Exit statuses of a command that SIGINT or SIGTERM has ended."""
 
@@ -42,7 +45,7 @@ _changing = threading.RLock()
 
 @dataclass(frozen=True)
 class _Request:
-    """What is wanted of a run, as its file says; without arguments if there is no file, or the file is damaged.
+    """The wanted state of a run, as its file says; without arguments if there is no file, or the file is damaged.
 
     Attributes:
         arguments: The arguments of `afina`.

@@ -12,7 +12,7 @@ PART = 1 << 20
 
 
 class _Sent(io.RawIOBase):
-    """What was written and is not yet sent. It has no positions, so zipfile writes the sizes after each file."""
+    """Bytes that are not yet sent. The buffer has no positions, so zipfile writes the sizes after each file."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []

@@ -28,13 +28,10 @@ from afina.studio.forms import Form, safe_name
 from afina.studio.kept_answer import KeptAnswer
 from afina.studio.option_labels import in_words
 from afina.studio.page import PageRouter, Visit, download, json_answer, studio_of
-from afina.studio.run_queue import ProjectRun, State, run_of
+from afina.studio.run_queue import ENDED, ProjectRun, State, run_of
 from afina.studio.zip_stream import zipped
 
 TEMPLATE, TEXTS, TEST = "answer.html.j2", "answer_texts.html.j2", "answer_test.html.j2"
-
-ENDED = ("done", "failed", "stopped")
-"""States of a run whose results do not change."""
 
 MOST_TEXTS, LONGEST = 200, 2000
 """The most texts of a page, and the most characters of a text."""
@@ -63,7 +60,7 @@ class AdapterTest:
 
 @dataclass(frozen=True)
 class AnswerFacts:
-    """What a run has found.
+    """The results of a run.
 
     Attributes:
         command: The command that shows the same.

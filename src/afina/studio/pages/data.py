@@ -44,7 +44,7 @@ HINTS: Mapping[str, str] = {
     "separator": "Such as ; between the labels of one text.",
     "evaluation": "A path on this machine. All texts of the project are then used for training.",
 }
-"""What to write into a field without choices."""
+"""Hints on the text to write into a field without choices."""
 
 _WORDS: Mapping[str, Mapping[str, str]] = {
     "kind": {"": "recognise it"} | {kind: f"{kind}: {made.means}" for kind, made in TARGETS.items()},
@@ -91,7 +91,7 @@ class Field:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What was recognised.
+    """The columns, labels and texts that were recognised.
 
     Attributes:
         found: The answer of `afina inspect --json` (`Inspection`), whose sentences name fields of the form; None while

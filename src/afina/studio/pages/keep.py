@@ -140,7 +140,7 @@ class KeepFacts:
         failed: Why the last adapter could not be published.
         versions: The newest first.
         aliases: The version's number by alias.
-        others: The keys of this studio.
+        keys: The keys of this studio.
         unanswered: Why the server gives no figures.
     """
 
@@ -198,8 +198,9 @@ def _commands(
 ) -> str:
     """Return the commands that do what the page does."""
     name, number = project.adapters, versions[0].number if versions else 1
+    adapter = next((str(directory_of(project, one)) for one in finished_adapters(project)), "ADAPTER")
     of_store = [
-        ["store", "publish", str(project.directory / "runs" / "1"), name, "--message", "WHY"],
+        ["store", "publish", adapter, name, "--message", "WHY"],
         ["store", "alias", f"{name}@{number}", PRODUCTION],
         ["store", "rollback", name],
         ["store", "history", name],

@@ -33,14 +33,14 @@ ABOUT: Mapping[str, str] = {
     "embedded": "a language model with 135 million parameters, which can also be asked in words and write texts",
     "minilm": "an encoder with 23 million parameters, which trains and answers faster",
 }
-"""What a pretrained model of the form is."""
+"""A description of each pretrained model of the form."""
 
 router = PageRouter()
 
 
 @dataclass(frozen=True)
 class MethodCosts:
-    """What training with a method costs.
+    """The costs of training with a method.
 
     Attributes:
         memory: The most memory of the training's process, in bytes.
@@ -84,7 +84,7 @@ class BackbonePlan:
 
 @dataclass(frozen=True)
 class Bought:
-    """What an amount of time buys, from the recorded curves."""
+    """The regret of an amount of time, from the recorded curves."""
 
     minutes: int
     regret: Regret

@@ -19,11 +19,11 @@ from afina.report.recommendation import title
 from afina.stats.intervals import wilson
 from afina.studies.event_file import read_events
 from afina.studies.runs.output_directory import OutputDirectory
-from afina.studio.folder import Project
+from afina.studio.folder import MINUTES, Project
 from afina.studio.forms import Form
 from afina.studio.page import PageRouter, Visit
 from afina.studio.pages.data import arguments_of
-from afina.studio.run_queue import ProjectRun, State, run_of, runs_of
+from afina.studio.run_queue import ENDED, ProjectRun, State, run_of, runs_of
 
 TEMPLATE, ONE = "runs.html.j2", "run.html.j2"
 
@@ -62,7 +62,7 @@ class RunsFacts:
     runs: Sequence[RunSummary]
     backbones: Sequence[str] = BACKBONES
     presets: Mapping[str, str] = field(default_factory=lambda: PRESETS)
-    minutes: int = 10
+    minutes: int = MINUTES
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class RunFacts:
 
     @property
     def is_final(self) -> bool:
-        return self.state in ("done", "failed", "stopped")
+        return self.state in ENDED
 
 
 @router.page("/{project}/runs", TEMPLATE)
@@ -212,7 +212,7 @@ def _drawn(points: tuple[EndedTraining, ...], metric: str) -> Plot | None:
 
 
 class _Told:
-    """What the events of a run tell."""
+    """The state of a run, collected from its events."""
 
     def __init__(self) -> None:
         self.said: list[str] = []

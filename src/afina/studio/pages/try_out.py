@@ -112,7 +112,7 @@ class LabelChance:
 
 @dataclass(frozen=True)
 class VersionAnswer:
-    """What a version answers.
+    """The answer of a version.
 
     Attributes:
         labels: The answer in words: one label, several labels, a number or a text.
