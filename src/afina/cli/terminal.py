@@ -1,4 +1,4 @@
-"""What all commands share on the terminal: arguments, streams, signals, errors and printing.
+"""Functions that all commands share on the terminal: arguments, streams, signals, errors and printing.
 
 Tables and paragraphs are as wide as the variable COLUMNS says, else as the terminal, else 80 characters. FLAGS
 translates the library's field names, such as `labels`, to options, such as --labels.

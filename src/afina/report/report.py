@@ -219,7 +219,7 @@ class Report:
         return page(self._heading, self._lead(), self._sections(self._plots()), self.headline)
 
     def content(self) -> PageContent:
-        """What `report.html` shows, for a page with a frame and a style of its own."""
+        """The content of `report.html`, for a page with a frame and a style of its own."""
         from afina.report.writers.html import content
 
         return content(self._heading, self._lead(), self._sections(self._plots()), self.headline)

@@ -339,7 +339,7 @@ class Throughput:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What a server has answered since its start, from the text of its metrics.
+    """The answers of a server since its start, from the text of its metrics.
 
     Attributes:
         requests: answered requests of clients for predictions and generated texts; monitoring does not count.

@@ -43,7 +43,7 @@ _LOST = "the database has no row of this {}, but the audit log records it"
 
 @dataclass
 class _Expected:
-    """What the audit log says about one name.
+    """The statements of the audit log about one name.
 
     Attributes:
         published: the entry about the publication of each version, by version number.

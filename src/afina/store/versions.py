@@ -255,7 +255,7 @@ class HistoryEntry:
 
     @property
     def summary(self) -> str:
-        """What happened, in a few words, such as `production: 1 -> 2` or `version 2 passed`."""
+        """The event in a few words, such as `production: 1 -> 2` or `version 2 passed`."""
         done = self.details
         if self.event in ("alias", "rollback"):
             forced = ", forced" if done.get("forced") else ""

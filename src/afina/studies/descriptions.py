@@ -48,7 +48,7 @@ class Failure:
 
 
 class StudyRequest(Frozen):
-    """What the user asked a study to run: the content of `study.json`.
+    """The study that the user asked for: the content of `study.json`.
 
     Attributes:
         format: The version of the file format.

@@ -164,7 +164,7 @@ class ProjectRun:
         """Let the run end after a checkpoint. Raises Conflict if it has ended."""
         with _changing:
             state = self.state
-            if state in ("done", "failed", "stopped"):
+            if state in ENDED:
                 raise problems.RUN_STATE(run=self.number, found=state, asked="be stopped")
             self._save(replace(self._request, wanted=False))
             self.process.interrupt()

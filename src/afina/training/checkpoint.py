@@ -23,7 +23,7 @@ _AVERAGE = "average/"
 
 @dataclass
 class Account:
-    """What a training session has done: steps, tokens, seconds by phase, loss of each step, peak RSS in bytes."""
+    """The work of a training session so far: steps, tokens, seconds by phase, loss of each step, peak RSS in bytes."""
 
     step: int = 0
     tokens: int = 0

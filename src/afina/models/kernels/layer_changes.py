@@ -101,7 +101,7 @@ class KeyValues(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class BatchedAdapter:
-    """What an adapter changes in a mixed batch, except for its head.
+    """The changes of an adapter in a mixed batch, except for its head.
 
     Attributes:
         changes: The changes of each layer, in the order in which they apply, by the layer's path in the frozen model.

@@ -44,7 +44,7 @@ class PageSection:
 
 @dataclass(frozen=True)
 class PageContent:
-    """What `report.html` shows, without its frame and its style.
+    """The content of `report.html`, without its frame and its style.
 
     Attributes:
         heading: The name of the study, or what was asked.
