@@ -60,7 +60,7 @@ def test_a_server_drains_first_and_ends_within_its_limit_though_a_bulk_goes_on(
             answered += connection.recv(65536)
         process.send_signal(signal.SIGTERM)
         told = time.monotonic()
-        assert within(2, lambda: httpx2.get(f"{url}/health/ready", timeout=10).status_code == 503)
+        assert within(10, lambda: httpx2.get(f"{url}/health/ready", timeout=10).status_code == 503)
         body = {"inputs": TEXT, "model": "acme/reviews"}
         assert httpx2.post(f"{url}/predict", json=body, headers=headers, timeout=10).status_code == 200
         with suppress(ConnectionError):

@@ -125,6 +125,6 @@ def test_who_follows_the_store_serves_a_version_again_that_was_mended(serve: Cal
     assert served.post("/predict", {**BODY, "model": "acme/reviews@production"}).status_code == 200
     spoil(served.store)
     served.store.alias("acme/reviews@2")
-    assert within(5, lambda: served.figure("afina_references_behind") == 1)
+    assert within(10, lambda: served.figure("afina_references_behind") == 1)
     spoil(served.store)
-    assert within(5, lambda: served.figure("afina_references_behind") == 0)
+    assert within(10, lambda: served.figure("afina_references_behind") == 0)

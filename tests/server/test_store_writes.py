@@ -78,7 +78,7 @@ def test_a_full_disk_refuses_changes_with_a_reason_and_the_server_answers_on(
     assert "disk is full" in lines[0]["problem"]
     disk.free()
     clock.now += PAUSE
-    assert within(5, lambda: bool(ready().json()["writes"]))
+    assert within(10, lambda: bool(ready().json()["writes"]))
     assert move().status_code == 200
 
 
@@ -96,14 +96,14 @@ def test_a_disk_with_little_room_is_tried_before_anybody_writes(
 
     monkeypatch.setattr(store, "try_write", full)
     writes.refresh()
-    assert within(5, lambda: writes._checking is not None and writes._checking.done())
+    assert within(10, lambda: writes._checking is not None and writes._checking.done())
     assert (writes.possible, tried) == (True, [])
     monkeypatch.setattr(engine.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 4096}))
     writes.refresh()
     assert tried == []
     clock.now += PAUSE
     writes.refresh()
-    assert within(5, lambda: not writes.possible)
+    assert within(10, lambda: not writes.possible)
     assert tried == [1]
     writes.close()
 

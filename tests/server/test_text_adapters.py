@@ -154,7 +154,7 @@ def test_a_golden_test_that_fails_as_nobody_foresaw_is_counted_logged_and_tried_
     (line,) = [one for one in logged(caplog) if one.get("what") == "golden test"]
     assert line["unforeseen"] == "ZeroDivisionError"
     assert told.figure('afina_failures_total{what="golden test"}') == 1
-    assert within(5.0, lambda: answers(told, second))
+    assert within(10, lambda: answers(told, second))
 
 
 def answers(served: Served, model: str) -> bool:
@@ -226,7 +226,7 @@ def test_who_goes_ends_its_generations_and_frees_their_memory(told: Served) -> N
     assert within(20, lambda: steps.count > 2)
     give_up(futures)
     one.close()
-    assert within(5, lambda: generations.active == 0 and told.core.batching.generating == (0, 0))
+    assert within(10, lambda: generations.active == 0 and told.core.batching.generating == (0, 0))
     for future in futures:
         with pytest.raises(CancelledError):
             future.result(0)
@@ -254,7 +254,7 @@ def test_a_shadow_generates_too_and_what_differs_is_counted(shadowed: Served, gp
     assert within(20, lambda: state(shadowed)["texts"] == 1)
     said = state(shadowed)
     assert (said["flips"], said["faults"], said["left_out"]) == (int(alone[0] != alone[1]), 0, 0)
-    assert within(5, lambda: shadowed.leases == 0)
+    assert within(10, lambda: shadowed.leases == 0)
 
 
 LONG_ANSWER = {"max_new_tokens": 60, "no_repeat_ngram": 1}
@@ -313,7 +313,7 @@ def test_what_was_not_generated_is_given_back(limited: Callable[[int], Served]) 
         assert counted(served) == one.needed == sum(one.tokens) + 60
         (future,) = served.core.submit(one)
         made = len(future.result(30).tokens)
-        assert within(5, lambda: counted(served) == sum(one.tokens) + made)
+        assert within(10, lambda: counted(served) == sum(one.tokens) + made)
 
 
 def test_a_request_that_is_never_submitted_is_given_back_whole(limited: Callable[[int], Served]) -> None:
@@ -363,4 +363,4 @@ def test_a_batch_that_fails_is_given_back(limited: Callable[[int], Served], monk
         (future,) = served.core.submit(one)
         with pytest.raises(ValueError, match="no"):
             future.result(20)
-    assert within(5, lambda: counted(served) == 0)
+    assert within(10, lambda: counted(served) == 0)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -36,6 +37,16 @@ def running(process: CommandProcess, tmp_path: Path) -> CommandProcess:
 def ended(process: CommandProcess) -> CommandProcess:
     until(lambda: not process.is_running)
     return process
+
+
+def supervisors(process: CommandProcess) -> list[int]:
+    """The process ids of this process's children that supervise the command and have not ended."""
+    found = []
+    for one in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # it ends while it is looked at; a ZombieProcess is one of these
+            if str(process.directory) in one.cmdline():
+                found.append(one.pid)
+    return found
 
 
 def test_a_command_that_was_not_started_is_neither_running_nor_lost(tmp_path: Path) -> None:
@@ -96,9 +107,7 @@ def test_a_command_is_not_started_twice_by_threads_that_look_and_start_at_once(
         thread.join()
     assert started == [True] * 8
     until(lambda: is_up(process))
-    me = psutil.Process()
-    supervisors = [one for one in me.children() if str(process.directory) in one.cmdline()]
-    assert [one.pid for one in supervisors] == [process.pid]
+    until(lambda: supervisors(process) == [process.pid])
     before = process.pid
     process.start(["--version"])
     assert (process.pid, process.arguments) == (before, arguments)
