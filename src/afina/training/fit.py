@@ -67,14 +67,16 @@ class Fit:
         loader: Loader,
         recipe: Recipe,
         dtype: torch.dtype = torch.float32,
+        products: str = FLOAT,
     ) -> None:
         self.classifier, self.method, self.objective = classifier, method, objective
         self.loader, self.recipe, self.account = loader, recipe, Account()
         self.parameters = method.trainable(classifier.model)
         if recipe.checkpointing:
             checkpoint_blocks(classifier.body)
-        precision = dtype if self.parameters else torch.float32
-        self.weights = WorkingWeights.of(method, classifier.model, precision)
+        if not self.parameters:
+            dtype, products = torch.float32, FLOAT
+        self.weights = WorkingWeights.of(method, classifier.model, dtype, products)
         self.optimizer = make_optimizer(classifier.model, method, self.weights.trained, recipe)
         self.inputs = inputs_of(method)(classifier, loader, recipe)
         model, trained = classifier.model, self.weights.trained
@@ -283,9 +285,9 @@ class Fit:
         """
         self.average.settle()
         self.weights.settle()
-        lowered, device = self.weights.lowered, self.device
+        reopens, device = self.weights.reopens, self.device
         del self.weights, self.optimizer, self.inputs, self.pull, self.average
-        if lowered:
+        if reopens:
             trained = {name: each.detach().clone() for name, each in self.method.state(self.classifier.model).items()}
             # A process keeps most memory that it frees (docs/LOG.md). A GPU's allocator uses the memory again.
             if self.classifier.precision != FLOAT or device.type != "cpu":

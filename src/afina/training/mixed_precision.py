@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from afina.device import INT8
 from afina.methods.method import Method
 from afina.models.architectures import Architecture, architecture_of, is_after_pooling, is_head, output_embedding_of
-from afina.models.kernels.linear import HeldWeight, can_pack
-from afina.models.kernels.patches import Patch, pack, patch
+from afina.models.backbone_spec import FLOAT
+from afina.models.kernels.linear import HeldWeight, can_multiply_in_int8, can_pack
+from afina.models.kernels.patches import Patch, multiply_in_int8, pack, patch
 
 
 class WorkingWeights:
@@ -29,6 +31,7 @@ class WorkingWeights:
         trained: The float32 weights that the optimizer updates and that are saved in the end, under the parameters'
             names.
         lowered: Whether `dtype` is not float32.
+        in_int8: Whether the products of frozen linear layers are computed in int8.
         copies: Size in bytes of the second copies of frozen weights in oneDNN's layout for the backward pass; a GPU
             needs no such copies.
     """
@@ -41,9 +44,11 @@ class WorkingWeights:
         *,
         packs: bool = True,
         unlowered: Collection[str] = (),
+        products: str = FLOAT,
     ) -> None:
         self.parameters = dict(parameters)
         self.trained = dict(parameters)
+        self.in_int8 = products == INT8
         self.lowered = dtype != torch.float32
         self.copies = 0
         self._rows: list[_Rows] = []
@@ -61,16 +66,31 @@ class WorkingWeights:
             if isinstance(module, HeldWeight) and self.lowered and module.dtype != dtype:
                 module.to(dtype)
             weight = names.get(id(module._parameters.get("weight")))
-            if self.lowered and packs and weight is None and module is not output and can_pack(module, dtype):
+            if packs and weight is None and module is not output:
                 index = blocks.index(path)
-                self.copies += pack(module, backward=index is None or index >= first).transposed.nbytes
+                self.copies += self._convert(module, dtype, backward=index is None or index >= first)
             if type(module) is nn.Embedding and weight is not None and not _is_tied(module, output):
                 self._rows.append(_Rows(self.trained[weight]))
                 patch(module, Patch.LOOK_UP, _look_up, self._rows[-1])
 
     @classmethod
-    def of(cls, method: Method, model: Any, dtype: torch.dtype) -> Self:
-        return cls(model, method.trainable(model), dtype, packs=method.packs, unlowered=method.unlowered(model))
+    def of(cls, method: Method, model: Any, dtype: torch.dtype, products: str = FLOAT) -> Self:
+        trainable, unlowered = method.trainable(model), method.unlowered(model)
+        return cls(model, trainable, dtype, packs=method.packs, unlowered=unlowered, products=products)
+
+    @property
+    def reopens(self) -> bool:
+        """Whether the model has no float32 copy of its frozen weights any more."""
+        return self.lowered or self.in_int8
+
+    def _convert(self, module: nn.Module, dtype: torch.dtype, *, backward: bool) -> int:
+        """Convert a frozen linear layer to a faster form, and return the bytes of its copy for the backward pass."""
+        if self.in_int8 and can_multiply_in_int8(module):
+            weight = multiply_in_int8(module, backward=backward)
+            return weight.turned.nbytes + weight.turned_scales.nbytes
+        if self.lowered and can_pack(module, dtype):
+            return pack(module, backward=backward).transposed.nbytes
+        return 0
 
     def _lower(self, parameter: Parameter, name: str | None, dtype: torch.dtype) -> None:
         if name is not None and self.trained[name] is parameter:

@@ -211,6 +211,11 @@ def can_pack(layer: nn.Module, dtype: torch.dtype) -> bool:
     return frozen_weight(layer).device.type == "cpu"
 
 
+def can_multiply_in_int8(layer: nn.Module) -> bool:
+    """Whether the frozen layer's products can be computed in int8, on a device that `device.check_int8` accepts."""
+    return is_linear(layer) and not weight_trains(layer) and frozen_weight(layer).device.type == "cpu"
+
+
 def is_linear(layer: object) -> bool:
     """Whether the layer is an `nn.Linear` or `Conv1D`, whose weight a `HeldWeight` may replace."""
     return type(layer) in (nn.Linear, Conv1D)

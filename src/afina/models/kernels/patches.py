@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from afina.models.architectures import Block, PostNorm, PreNorm, architecture_of, blocks_of
 from afina.models.kernels import dora, linear
 from afina.models.kernels.elementwise import Dropout, TanhGELU
+from afina.models.kernels.int8_training import Int8ProductsWeight
 from afina.models.kernels.layout import read_rows
 from afina.models.kernels.linear import HeldWeight, PackedWeight, can_accelerate, held_forward, linear_forward
 from afina.models.kernels.lora import lora_adapter, lora_layer
@@ -177,6 +178,17 @@ def pack(layer: Any, *, backward: bool = True) -> PackedWeight:
         backward: Whether a backward pass is needed; without one, the weight takes half the memory.
     """
     held = PackedWeight(linear.frozen_weight(layer).dequantize(), backward=backward)
+    hold(layer, held)
+    return held
+
+
+def multiply_in_int8(layer: Any, *, backward: bool = True) -> Int8ProductsWeight:
+    """Compute a linear layer's products in int8, for layers for which `linear.can_multiply_in_int8` is true.
+
+    Args:
+        backward: Whether a backward pass is needed; without one, the weight takes half the memory.
+    """
+    held = Int8ProductsWeight.of(linear.frozen_weight(layer), backward=backward)
     hold(layer, held)
     return held
 

@@ -1,0 +1,183 @@
+"""Matrix products in int8 for training: a frozen weight times inputs or gradients that are quantised at run time.
+
+The forward product x W^T and the product g W for the gradients of the inputs multiply int8 codes, and oneDNN sums them
+in int32. W has two sets of codes: one with a scale for each output channel, for the forward product, and one with a
+scale for each input channel, for the backward product. In this way no product needs a scale inside its sum, and both
+sets together take half the memory of a bfloat16 weight that is stored once for each direction. A row of inputs or of
+gradients has its own scale max |row| / 127, so a token's result does not depend on other tokens.
+
+Quantising has to cost little beside a product that takes half as long as in bfloat16. The largest absolute value of a
+row is the largest integer among its bits without the sign bit. FBGEMM's kernel for embedding tables rounds, shifts and
+casts a row in one pass; its result has eight more bytes in each row, which oneDNN skips. `docs/LOG.md` has the times,
+and what was slower. oneDNN is faster for unsigned inputs, so codes are shifted by 128, and oneDNN subtracts the shift.
+
+The module `int8_training` does not know models, methods or steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import local
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from afina.models.kernels.int8 import LEVELS, quantize
+from afina.models.kernels.int8_products import ROWS, SHIFT, SMALLEST
+from afina.models.kernels.linear import FrozenWeight, HeldWeight
+
+_BITS = {torch.bfloat16: (torch.int16, 0x7FFF), torch.float32: (torch.int32, 0x7FFFFFFF)}
+"""The integer type of a float's bits, and the mask that removes the sign bit."""
+
+Codes = list[tuple[Tensor, Tensor]]
+"""Quantised rows in blocks: codes plus SHIFT, uint8 [n, K] with a larger stride, and scales [n, 1]."""
+
+
+class Int8ProductsWeight(HeldWeight):
+    """A frozen weight [M, K] stored as int8 in oneDNN's layout, once for each direction.
+
+    Products have the dtype of their inputs, bfloat16 or float32.
+
+    Args:
+        weight: The weight, float32 [M, K].
+        like: A tensor of the compute dtype.
+        backward: Whether a backward pass is needed; without one, the weight takes half the memory.
+    """
+
+    packed: Tensor
+    scales: Tensor
+    turned: Tensor
+    turned_scales: Tensor
+    like: Tensor
+
+    def __init__(self, weight: Tensor, like: Tensor, *, backward: bool = True) -> None:
+        super().__init__(weight)
+        packed, scales = _pack(weight)
+        turned, turned_scales = _pack(weight.t()) if backward else (packed.new_empty(0), scales.new_empty(0))
+        self._keep(
+            packed=packed, scales=scales, turned=turned, turned_scales=turned_scales, like=like.new_empty(0)
+        )
+
+    @classmethod
+    def of(cls, own: FrozenWeight, *, backward: bool = True) -> Self:
+        """Return the int8 weight of a frozen weight in any form."""
+        weight = own.dequantize()
+        return cls(weight.float(), weight, backward=backward)
+
+    def product(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
+        return _multiply(_last.codes_of(inputs), self.packed, self.scales, inputs.dtype, bias)
+
+    def transposed_product(self, grads: Tensor) -> Tensor:
+        return _multiply(quantize_rows(grads), self.turned, self.turned_scales, grads.dtype)
+
+    def dequantize(self) -> Tensor:
+        """Return the weight as the codes of the forward product times scales, rounded to `dtype`."""
+        codes = self.packed.to_dense() if self.packed.is_mkldnn else self.packed
+        return (codes.t() * self.scales[:, None]).to(self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the original weight, or of the last `to`."""
+        return self.like.dtype
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        scales, turned = self.scales, self.turned_scales
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.scales, self.turned_scales = scales, turned
+        return self
+
+
+def quantize_rows(rows: Tensor) -> Codes:
+    """Quantise bfloat16 or float32 rows [N, K], in blocks of about equal size.
+
+    A row with NaN or infinity gets the scale NaN or infinity, so that every product with it shows it.
+    """
+    count, columns = rows.shape
+    size = -(-count // max(1, -(-count // ROWS)))
+    wide = torch.empty(size, columns, device=rows.device)
+    return [_quantize(block, wide[: len(block)]) for block in rows.split(size)]
+
+
+def _quantize(rows: Tensor, wide: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a block's codes and scales; `wide` is memory for the rows in float32."""
+    bits, magnitude = _BITS[rows.dtype]
+    largest = rows.view(bits).bitwise_and(magnitude).amax(1, keepdim=True).view(rows.dtype)
+    scales = largest.float().mul_(1 / LEVELS).clamp_(min=SMALLEST).to(rows.dtype)
+    wide.copy_(rows).mul_(scales.float().reciprocal_())
+    if isinstance(wide, FakeTensor):  # in a dry run (`afina.training.dry_run`), FBGEMM's kernel has no shapes
+        return wide.new_empty(len(rows), rows.shape[1] + _TAIL, dtype=torch.uint8)[:, :-_TAIL], scales
+    codes = torch.ops.quantized.embedding_bag_byte_prepack_with_rowwise_min_max(wide, _LIMITS[: len(rows)])
+    return codes[:, :-_TAIL], scales
+
+
+_TAIL = 8
+"""Bytes that FBGEMM's kernel writes after the codes of a row: its scale and its smallest value."""
+
+_LIMITS = torch.tensor([[-float(SHIFT), 255.0 - SHIFT]]).repeat(ROWS, 1)
+"""The values of the codes 0 and 255, for each row of a block."""
+
+
+def _multiply(
+    codes: Codes, packed: Tensor, scales: Tensor, dtype: torch.dtype, bias: Tensor | None = None
+) -> Tensor:
+    """Return the product of quantised rows and a packed weight, plus the bias, [N, M] in `dtype`."""
+    rows, wide = sum(len(block) for block, _ in codes), len(scales)
+    result = scales.new_empty(rows, wide, dtype=dtype)
+    zeros = torch.zeros(wide, dtype=torch.int64, device=scales.device)
+    at = 0
+    for block, sizes in codes:
+        into = result[at : at + len(block)]
+        sums = _sums(block, packed, scales, zeros, dtype)
+        if bias is None:
+            torch.mul(sums, sizes, out=into)
+        else:
+            torch.addcmul(bias.to(dtype), sums, sizes, out=into)
+        at += len(block)
+    return result
+
+
+def _sums(codes: Tensor, packed: Tensor, scales: Tensor, zeros: Tensor, dtype: torch.dtype) -> Tensor:
+    if isinstance(codes, FakeTensor):
+        return scales.new_empty(len(codes), len(scales), dtype=dtype)
+    given = (codes, 1.0, SHIFT, packed, scales, zeros, None, 1.0, 0, dtype)
+    sums: Tensor = torch.ops.onednn.qlinear_pointwise(*given, "none", [], "")
+    return sums
+
+
+def _pack(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a weight's codes in oneDNN's layout, and the scale of each output channel, float32 [M]."""
+    codes, scales = quantize(weight)
+    if isinstance(codes, FakeTensor):
+        return codes.t().contiguous(), scales
+    return torch.ops.onednn.qlinear_prepack(codes, None), scales
+
+
+class _Last(local):
+    """The last quantised inputs, separately for each thread: several layers read one tensor.
+
+    The object does not keep the inputs alive.
+    """
+
+    codes: Codes | None = None
+    storage: StorageWeakRef | None = None
+    view: tuple[object, ...] = ()
+
+    def codes_of(self, inputs: Tensor) -> Codes:
+        """Return the quantised rows of `inputs`, which are computed unless they are the last ones.
+
+        A weak reference to a freed storage equals no other storage, even in the same memory, and a tensor's version
+        counts its changes in place. Tensors of the inference mode have no version.
+        """
+        if inputs.is_inference():
+            return quantize_rows(inputs)
+        storage = StorageWeakRef(inputs.untyped_storage())
+        view = inputs.storage_offset(), inputs.shape, inputs.stride(), inputs.dtype, inputs._version
+        if self.codes is None or self.view != view or self.storage != storage:
+            self.codes, self.storage, self.view = quantize_rows(inputs), storage, view
+        return self.codes
+
+
+_last = _Last()
