@@ -46,6 +46,9 @@ RIDING: list[tuple[str, dict[str, Any]]] = [
     ("lora+prompt", {}),
     ("prompt+prefix", {"prompt": {"tokens": 3}, "prefix": {"tokens": 2}}),
     ("vera+adapter+layernorm", {"vera": {"r": 8}}),
+    ("lora", {"targets": "all-linear", "layers": "upper half"}),
+    ("ia3", {"layers": 1}),
+    ("adapter", {"kind": "houlsby", "layers": "upper quarter"}),
 ]
 """Method and hyperparameters of adapters that share the model, whatever the family."""
 

@@ -54,7 +54,7 @@ def test_what_a_type_of_pefts_writes_agrees_and_a_scale_that_was_not_given_is_he
         ({"lora_alpha": 1600}, "lora_alpha is 1600, the manifest says 16"),
         ({"use_rslora": True}, "use_rslora is True, the manifest says False"),
         ({"alpha_pattern": {"c_attn": 1600}}, r"alpha_pattern is \{'c_attn': 1600\}, the manifest says None"),
-        ({"layers_to_transform": [0]}, r"layers_to_transform is \[0\]"),
+        ({"layers_to_transform": [1], "layers_pattern": ["h"]}, r"layers_to_transform leaves out transformer\.h\.0\."),
         ({"target_modules": ["c_proj"]}, r"target_modules does not name transformer\.h\.0\.attn\.c_attn"),
         ({"target_modules": ".*c_attn"}, "target_modules is .*, expected a list"),
         ({"base_model_name_or_path": "somebody/else"}, "base_model_name_or_path is 'somebody/else'"),

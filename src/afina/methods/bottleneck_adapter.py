@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from afina.methods import problems
+from afina.methods.layers import ALL, Layers, blocks_from, check_layers
 from afina.methods.method import Method, plain_name
 from afina.models.architectures import architecture_of, blocks_of, head_of, is_head
 
@@ -35,6 +36,8 @@ class BottleneckAdapter(Method):
             and `parallel`.
         reduction: Width of the hidden states divided by the inner width of a bottleneck module.
         scale: Factor by which the output of a `parallel` module is multiplied; `houlsby` and `pfeiffer` have no factor.
+        layers: The transformer blocks that get bottleneck modules: "all", "upper half", "upper quarter", or the number
+            of upper blocks.
     """
 
     name: ClassVar[str] = "adapter"
@@ -43,30 +46,38 @@ class BottleneckAdapter(Method):
     learning_rate: ClassVar[float] = 1e-3
     practical: ClassVar[bool] = False
     search: ClassVar[Mapping[str, tuple[Any, ...]]] = {"reduction": (4, 16, 64)}
+    stated: ClassVar[frozenset[str]] = frozenset({"kind", "reduction", "scale"})
 
     kind: Literal["pfeiffer", "houlsby", "parallel"] = "pfeiffer"
     reduction: int = 16
     scale: float = 4.0
+    layers: Layers = ALL
 
     def __post_init__(self) -> None:
+        check_layers(self.layers, self.name)
         if self.reduction < 1 or not 0 < self.scale <= _LARGEST:  # NaN fails too
             raise problems.ADAPTER_SETTINGS(most=_LARGEST, method="adapter", reduction=self.reduction, scale=self.scale)
+
+    @property
+    def adapts_upper_blocks(self) -> bool:
+        return self.layers != ALL
 
     def attach(self, model: Any) -> Any:
         """Add the bottleneck modules, whose outputs are 0 before training.
 
-        The model's own parameters keep their names.
+        The model's own parameters keep their names. Raises InvalidStudy if the model has fewer blocks than `layers`.
         """
         from afina.models.added_modules import BOTTLENECK, Bottleneck, behind, beside
         from afina.models.kernels.patches import Patch, call_of, patch
 
+        first = blocks_from(self.layers, model, self.name)
         model.requires_grad_(False)
         for layer in head_of(model):
             layer.requires_grad_(True)
         width, names = int(model.config.hidden_size), architecture_of(model).block
         device = next(model.parameters()).device  # of the model: a module whose weights are held may have no parameter
         activation, scale = "gelu" if self.kind == "houlsby" else "relu", self.scale if self.kind == "parallel" else 1.0
-        for block in blocks_of(model.base_model):
+        for block in blocks_of(model.base_model)[first:]:
             for path in (names.attended, names.mlp) if self.kind == "houlsby" else (names.mlp,):
                 module = block.get_submodule(path)
                 narrow = max(1, width // self.reduction)

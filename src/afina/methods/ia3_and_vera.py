@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from afina.methods import problems
+from afina.methods.layers import ALL, Layers, adapted_modules, blocks_from, check_layers
 from afina.methods.peft import PeftMethod, check_targets, quiet
 from afina.models.architectures import ARCHITECTURES, architecture_of
 
@@ -27,20 +28,29 @@ class Ia3(PeftMethod):
             too.
         feedforward: Names of the targets whose input is scaled instead of their output. By default, `feedforward` has
             the targets whose input peft scales in the model family by default.
+        layers: The transformer blocks that (IA)^3 adapts: "all", "upper half", "upper quarter", or the number of upper
+            blocks.
     """
 
     name: ClassVar[str] = "ia3"
     title: ClassVar[str] = "(IA)³"
     summary: ClassVar[str] = "vectors train that scale keys, values and the inside of each MLP, the body stays frozen"
     learning_rate: ClassVar[float] = 5e-3
+    stated: ClassVar[frozenset[str]] = frozenset({"targets", "feedforward"})
 
     targets: tuple[str, ...] = ()
     feedforward: tuple[str, ...] = ()
+    layers: Layers = ALL
 
     def __post_init__(self) -> None:
+        check_layers(self.layers, self.name)
         beyond = sorted(set(self.feedforward) - set(self.targets))
         if self.targets and beyond:
             raise problems.IA3_FEEDFORWARD(method="ia3", feedforward=beyond[0])
+
+    @property
+    def adapts_upper_blocks(self) -> bool:
+        return self.layers != ALL
 
     def for_family(self, family: str) -> Self:
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as INNER
@@ -53,15 +63,23 @@ class Ia3(PeftMethod):
         return replace(self, targets=targets, feedforward=self.feedforward or tuple(t for t in targets if t in inner))
 
     def settings(self, model: Any) -> Any:
-        """Return peft's configuration. Raises InvalidStudy for a target that the model does not have."""
+        """Return peft's configuration.
+
+        Raises InvalidStudy for a target that the model or its adapted blocks do not have, and if the model has too few
+        blocks.
+        """
         from peft import IA3Config
 
-        family = model.config.model_type
+        family, first = model.config.model_type, blocks_from(self.layers, model, self.name)
         check_targets(self.name, model, self.targets, type(self)().for_family(family).targets)
+        below: list[str] = []
+        if self.adapts_upper_blocks:  # peft's configuration of (IA)^3 has no `layers_to_transform`
+            _, below = adapted_modules(model, first, self.targets, self.name)
         return IA3Config(
             task_type="SEQ_CLS",
             target_modules=sorted(self.targets),
             feedforward_modules=sorted(self.feedforward),
+            exclude_modules=below or None,
             fan_in_fan_out=architecture_of(model).fan_in_fan_out,
         )
 

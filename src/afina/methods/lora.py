@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator
 
 from afina.methods import problems
+from afina.methods.layers import ALL, Layers, adapted_modules, blocks_from, check_layers
 from afina.methods.peft import PeftMethod, check_targets
 from afina.models.architectures import ARCHITECTURES, Architecture, architecture_of, is_head
 
@@ -47,6 +48,8 @@ class Lora(PeftMethod):
         init: Initial values of A and B. "zero": A is uniform (Kaiming) and B is zero. "gaussian": A is normal and B is
             zero. "orthogonal": A and B are random, and their product is zero.
         plus: LoRA+ (Hayou 2024): the ratio of B's learning rate to A's.
+        layers: The transformer blocks that LoRA adapts: "all", "upper half", "upper quarter", or the number of upper
+            blocks.
     """
 
     name: ClassVar[str] = "lora"
@@ -64,6 +67,7 @@ class Lora(PeftMethod):
     dora: bool = False
     init: str = "zero"
     plus: float = 1.0
+    layers: Layers = ALL
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", _as_targets(self.targets))
@@ -73,6 +77,7 @@ class Lora(PeftMethod):
             )
         if not 0 < self.plus <= MOST_PLUS:
             raise problems.LORA_PLUS(most=MOST_PLUS, method="lora", plus=self.plus)
+        check_layers(self.layers, self.name)
         self._check_init()
 
     def _check_init(self) -> None:
@@ -83,6 +88,10 @@ class Lora(PeftMethod):
         if self.init == "orthogonal" and self.r % 2:
             raise problems.LORA_ORTHOGONAL_ODD(method="lora", init=self.init, r=self.r)
 
+    @property
+    def adapts_upper_blocks(self) -> bool:
+        return self.layers != ALL
+
     def for_family(self, family: str) -> Self:
         return self if self.targets else replace(self, targets=ARCHITECTURES[family].lora_targets)
 
@@ -91,16 +100,23 @@ class Lora(PeftMethod):
 
         The product of A and B is zero at first, so the model's outputs do not change.
 
-        Raises InvalidStudy if the model lacks a target module, or if the rank is larger than every dimension of the
-        adapted layers.
+        Raises InvalidStudy if the model lacks a target module or enough blocks, or if the rank is larger than every
+        dimension of the adapted layers.
         """
         from peft import LoraConfig
 
-        family = architecture_of(model)
+        family, first = architecture_of(model), blocks_from(self.layers, model, self.name)
         everything = self.targets == (ALL_LINEAR,)
-        if not everything:
-            check_targets(self.name, model, self.targets, family.lora_targets)
-        widest = max(max(shape) for shape in self._adapted(model, everything=everything))
+        targets: Sequence[str] = self.targets
+        if everything and self.adapts_upper_blocks:  # peft selects blocks only of targets that are a list
+            everything, targets = False, [*family.block.linear]
+        elif not everything:
+            check_targets(self.name, model, targets, family.lora_targets)
+        adapted: Collection[str] | None = None
+        if self.adapts_upper_blocks:
+            adapted, _ = adapted_modules(model, first, targets, self.name)
+        chosen = None if everything else targets
+        widest = max(max(shape) for shape in _shapes(model, chosen, adapted))
         if self.r > widest:
             raise problems.RANK_TOO_LARGE(method=self.name, r=self.r, widest=widest)
         return LoraConfig(
@@ -108,28 +124,22 @@ class Lora(PeftMethod):
             r=self.r,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft only divides it by r
             lora_dropout=self.dropout,
-            target_modules=ALL_LINEAR if everything else sorted(self.targets),
+            target_modules=ALL_LINEAR if everything else sorted(targets),
             fan_in_fan_out=family.fan_in_fan_out,
             use_rslora=self.rslora,
             use_dora=self.dora,
             init_lora_weights=INITS[self.init],  # type: ignore[arg-type]  # a word of peft's
             exclude_modules=(_first_of_head(family) or None) if everything else None,
+            **self._of_blocks(model, first),
         )
 
-    def _adapted(self, model: Any, *, everything: bool) -> Iterator[Sequence[int]]:
-        """Yield the shapes of the weights that LoRA adapts; a target may be a module that contains several layers."""
-        from afina.models.kernels import linear
-
-        for name, module in model.named_modules():
-            if everything:
-                chosen = type(module).__name__ in ("Linear", "Conv1D") and not is_head(name)
-            else:
-                chosen = any(f".{name}".endswith(f".{target}") for target in self.targets)
-            for layer in module.modules() if chosen else ():
-                if linear.is_linear(layer):
-                    yield linear.frozen_weight(layer).shape
-                else:
-                    yield from (weight.shape for weight in layer.parameters(recurse=False) if weight.dim() == 2)
+    def _of_blocks(self, model: Any, first: int) -> dict[str, Any]:
+        """Return peft's settings that select the blocks from block `first` on; empty if LoRA adapts all blocks."""
+        if not self.adapts_upper_blocks:
+            return {}
+        indices = list(range(first, int(model.config.num_hidden_layers)))
+        pattern = architecture_of(model).block.layers.rpartition(".")[2]
+        return {"layers_to_transform": indices, "layers_pattern": [pattern]}
 
     def multipliers(self, model: Any) -> Mapping[str, float]:
         """Return `plus` as learning-rate multiplier of every matrix B; empty if `plus` is 1."""
@@ -143,6 +153,27 @@ class Lora(PeftMethod):
         The updates of magnitude vectors are too small for bfloat16, which has about three decimal digits.
         """
         return {name for name, _ in model.named_parameters() if "lora_magnitude_vector" in name.split(".")}
+
+
+def _shapes(model: Any, targets: Sequence[str] | None, among: Collection[str] | None) -> Iterator[Sequence[int]]:
+    """Yield the shapes of the weights that LoRA adapts; a target may be a module that contains several layers.
+
+    Args:
+        targets: The names of the target modules. None: every linear layer except the head.
+        among: The paths of the modules that LoRA may adapt. None: all modules.
+    """
+    from afina.models.kernels import linear
+
+    for name, module in model.named_modules():
+        if targets is None:
+            chosen = type(module).__name__ in ("Linear", "Conv1D") and not is_head(name)
+        else:
+            chosen = any(f".{name}".endswith(f".{target}") for target in targets) and (among is None or name in among)
+        for layer in module.modules() if chosen else ():
+            if linear.is_linear(layer):
+                yield linear.frozen_weight(layer).shape
+            else:
+                yield from (weight.shape for weight in layer.parameters(recurse=False) if weight.dim() == 2)
 
 
 def _first_of_head(family: Architecture) -> list[str]:

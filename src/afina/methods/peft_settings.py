@@ -12,8 +12,9 @@ import torch.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -323,6 +324,10 @@ _FREE = {
 }
 """Settings of peft that do not change a saved adapter's outputs, or that other code of this module checks."""
 
+_SELECTING = frozenset({"layers_to_transform", "exclude_modules"})
+"""Settings of peft that leave out modules. They do not change the outputs of an adapter that has no tensors of these
+modules, such as one with the hyperparameter `layers`."""
+
 _ADAPTED = (".lora_A.", ".lora_embedding_A", ".ia3_l", ".vera_lambda_b")
 """Parts of the names of an adapter's tensors that follow the name of the adapted module."""
 
@@ -340,8 +345,9 @@ def disagreement(manifest: Mapping[str, Any], settings: Mapping[str, Any], tenso
     """Return a sentence about the first difference between peft's settings and afina's manifest; None: no difference.
 
     Args:
-        tensors: Names of the adapter's tensors. `target_modules` must include the module of each saved tensor.
+        tensors: Names of the adapter's tensors. peft's settings must select the module of each saved tensor.
     """
+    free: Collection[str] = _FREE
     name, given = str(manifest.get("method")), manifest.get("hyperparameters") or {}
     parts = [part for part in name.split("+") if part in _STATED]
     if name == _TYPED and "type" in given:
@@ -353,6 +359,7 @@ def disagreement(manifest: Mapping[str, Any], settings: Mapping[str, Any], tenso
         expected = {setting: own.get(word, defaults[word]) for setting, word in names.items()}
         if own.get("feedforward"):
             expected["feedforward_modules"] = own["feedforward"]
+        free = _FREE | _SELECTING
     else:
         return None
     try:
@@ -366,9 +373,9 @@ def disagreement(manifest: Mapping[str, Any], settings: Mapping[str, Any], tenso
         if setting not in settings and setting in ("r", "lora_alpha", "peft_type"):
             return f"{setting} is missing, the manifest says {value!r:.60}"
     for setting, value in settings.items():
-        if setting not in expected and setting not in _FREE and value not in (None, False, "", [], {}):
+        if setting not in expected and setting not in free and value not in (None, False, "", [], {}):
             return _said(setting, value, None)
-    return _unreached(settings.get("target_modules"), tensors)
+    return _unreached(settings, list(tensors))
 
 
 def _of_type(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -399,9 +406,11 @@ def _said(setting: str, found: Any, expected: Any) -> str:
     return f"{setting} is {found!r:.60}, the manifest says {expected!r:.60}"
 
 
-def _unreached(targets: Any, tensors: Iterable[str]) -> str | None:
+def _unreached(settings: Mapping[str, Any], tensors: Sequence[str]) -> str | None:
+    """Return a sentence about the first module that has tensors and that peft's settings do not select."""
+    targets = settings.get("target_modules")
     if not isinstance(targets, list):
-        return None if targets is None or not [*tensors] else f"target_modules is {targets!r:.60}, expected a list"
+        return None if targets is None or not tensors else f"target_modules is {targets!r:.60}, expected a list"
     for name in tensors:
         mark = next((mark for mark in _ADAPTED if mark in name), None)
         if mark is None:
@@ -409,4 +418,24 @@ def _unreached(targets: Any, tensors: Iterable[str]) -> str | None:
         module = plain_name(name.partition(mark)[0])
         if not any(f".{module}".endswith(f".{target}") for target in targets):
             return f"target_modules does not name {module}, but the adapter has tensors for it"
+        for setting in _SELECTING:
+            if _leaves_out(setting, settings, module):
+                return f"{setting} leaves out {module}, but the adapter has tensors for it"
     return None
+
+
+def _leaves_out(setting: str, settings: Mapping[str, Any], module: str) -> bool:
+    """Whether peft would not adapt the module because of a setting in `_SELECTING`; True if the setting is unusual."""
+    given = settings.get(setting)
+    if given in (None, []):
+        return False
+    if not isinstance(given, list):
+        return True
+    if setting == "exclude_modules":
+        return any(f".{module}".endswith(f".{each}") for each in given)
+    pattern = settings.get("layers_pattern")
+    if not (isinstance(pattern, list) and len(pattern) == 1):
+        return True
+    parts = module.split(".")
+    index = next((after for part, after in itertools.pairwise(parts) if part == pattern[0]), "")
+    return not index.isdecimal() or int(index) not in given

@@ -155,6 +155,14 @@ BLOCKS_TOO_MANY = _method_setting_invalid(
     "method {method}: blocks is {blocks:,}, but this model has {found}. Set fewer, or use method `full`, which "
     "also trains the embeddings."
 )
+LAYERS_INVALID = _method_setting_invalid(
+    "method {method}: layers = {layers!r}; expected one of {known}, or a number of blocks of at least 1. To train "
+    "only the head, use method `head`."
+)
+LAYERS_TOO_MANY = _method_setting_invalid(
+    "method {method}: layers is {layers:,}, but this model has {found} transformer blocks. Set fewer, or leave "
+    "`layers` out to adapt all blocks."
+)
 
 _method_sum_contradiction = partial(Problem, InvalidStudy, "method.sum-contradiction")
 PART_TWICE = _method_sum_contradiction("{_place}method {method}: {part} is named twice. Leave one out.")
@@ -166,10 +174,13 @@ TRAINS_WHAT_ANOTHER_ADDS_TO = _method_sum_contradiction(
     "name other targets."
 )
 
-TARGET_MISSING = Problem(
-    InvalidStudy,
-    "method.target-missing",
+_method_target_missing = partial(Problem, InvalidStudy, "method.target-missing")
+TARGET_MISSING = _method_target_missing(
     "method {method}: targets: this model has no module named {target!r}. The default for {family} is {usual}.",
+)
+TARGET_BELOW_LAYERS = _method_target_missing(
+    "method {method}: targets: no module named {target!r} is in the transformer blocks that `layers` selects, which "
+    "begin with block {first}. Leave the target or `layers` out."
 )
 
 _method_trains_wrong = partial(Problem, InvalidStudy, "method.trains-wrong")
