@@ -26,11 +26,15 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from afina.models.kernels.int8 import LEVELS, quantize
-from afina.models.kernels.int8_products import ROWS, SHIFT, SMALLEST
+from afina.models.kernels.int8_products import SHIFT, SMALLEST
 from afina.models.kernels.linear import FrozenWeight, HeldWeight
 
 _BITS = {torch.bfloat16: (torch.int16, 0x7FFF), torch.float32: (torch.int32, 0x7FFFFFFF)}
 """The integer type of a float's bits, and the mask that removes the sign bit."""
+
+ROWS = 512
+"""Number of rows that are quantised and multiplied at once; more rows at once need more memory and are not faster
+(docs/LOG.md)."""
 
 Codes = list[tuple[Tensor, Tensor]]
 """Quantised rows in blocks: codes plus SHIFT, uint8 [n, K] with a larger stride, and scales [n, 1]."""
@@ -57,9 +61,7 @@ class Int8ProductsWeight(HeldWeight):
         super().__init__(weight)
         packed, scales = _pack(weight)
         turned, turned_scales = _pack(weight.t()) if backward else (packed.new_empty(0), scales.new_empty(0))
-        self._keep(
-            packed=packed, scales=scales, turned=turned, turned_scales=turned_scales, like=like.new_empty(0)
-        )
+        self._keep(packed=packed, scales=scales, turned=turned, turned_scales=turned_scales, like=like.new_empty(0))
 
     @classmethod
     def of(cls, own: FrozenWeight, *, backward: bool = True) -> Self:
@@ -95,18 +97,18 @@ def quantize_rows(rows: Tensor) -> Codes:
 
     A row with NaN or infinity gets the scale NaN or infinity, so that every product with it shows it.
     """
-    count, columns = rows.shape
-    size = -(-count // max(1, -(-count // ROWS)))
-    wide = torch.empty(size, columns, device=rows.device)
-    return [_quantize(block, wide[: len(block)]) for block in rows.split(size)]
+    count = len(rows)
+    if count <= ROWS:
+        return [_quantize(rows)]
+    return [_quantize(block) for block in rows.split(-(-count // -(-count // ROWS)))]
 
 
-def _quantize(rows: Tensor, wide: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a block's codes and scales; `wide` is memory for the rows in float32."""
+def _quantize(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a block's codes and scales."""
     bits, magnitude = _BITS[rows.dtype]
     largest = rows.view(bits).bitwise_and(magnitude).amax(1, keepdim=True).view(rows.dtype)
-    scales = largest.float().mul_(1 / LEVELS).clamp_(min=SMALLEST).to(rows.dtype)
-    wide.copy_(rows).mul_(scales.float().reciprocal_())
+    scales = largest.mul_(1 / LEVELS).add_(SMALLEST)
+    wide = rows.to(torch.float32, memory_format=torch.contiguous_format, copy=True).mul_(scales.float().reciprocal())
     if isinstance(wide, FakeTensor):  # in a dry run (`afina.training.dry_run`), FBGEMM's kernel has no shapes
         return wide.new_empty(len(rows), rows.shape[1] + _TAIL, dtype=torch.uint8)[:, :-_TAIL], scales
     codes = torch.ops.quantized.embedding_bag_byte_prepack_with_rowwise_min_max(wide, _LIMITS[: len(rows)])
@@ -120,13 +122,15 @@ _LIMITS = torch.tensor([[-float(SHIFT), 255.0 - SHIFT]]).repeat(ROWS, 1)
 """The values of the codes 0 and 255, for each row of a block."""
 
 
-def _multiply(
-    codes: Codes, packed: Tensor, scales: Tensor, dtype: torch.dtype, bias: Tensor | None = None
-) -> Tensor:
+def _multiply(codes: Codes, packed: Tensor, scales: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:
     """Return the product of quantised rows and a packed weight, plus the bias, [N, M] in `dtype`."""
     rows, wide = sum(len(block) for block, _ in codes), len(scales)
-    result = scales.new_empty(rows, wide, dtype=dtype)
     zeros = torch.zeros(wide, dtype=torch.int64, device=scales.device)
+    if len(codes) == 1:
+        ((block, sizes),) = codes
+        sums = _sums(block, packed, scales, zeros, dtype)
+        return sums.mul_(sizes) if bias is None else torch.addcmul(bias.to(dtype), sums, sizes, out=sums)
+    result = scales.new_empty(rows, wide, dtype=dtype)
     at = 0
     for block, sizes in codes:
         into = result[at : at + len(block)]
