@@ -384,3 +384,13 @@ def test_quality_on_a_base_in_each_precision_has_verdicts_and_is_not_measured_tw
     assert first == again
     assert {"float32", "bfloat16", "int8"} <= first["metrics"].keys()
     assert len(first["verdicts"]) == len(first["metrics"]) - 1
+
+
+@pytest.mark.slow
+def test_the_first_answer_is_timed_for_several_commands_that_answer_alike(path: str) -> None:
+    command = str(Path(sys.executable).with_name("afina"))
+    result = last_line(run("first_answer.py", "--commands", command, "--backbone", path, "--repeats", "1").stdout)
+    assert result["backbone"] == path
+    ((clock, processor),) = (tuple(times.values()) for times in result["seconds"].values())
+    assert len(clock) == len(processor) == 1
+    assert processor[0] > 0.5

@@ -196,7 +196,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 LATER = (
     "torch transformers peft numpy scipy sklearn pandas pyarrow openpyxl jinja2 matplotlib pydantic sqlalchemy "
     "optuna obstore huggingface_hub fastapi opentelemetry rich IPython resource rouge_score sacrebleu "
-    "llguidance ray bitsandbytes threadpoolctl"
+    "llguidance ray bitsandbytes threadpoolctl re2"
 )
 """Libraries that take long to import, or are not installed everywhere: what does not need them starts without them."""
 
@@ -328,6 +328,18 @@ def test_importing_these_imports_neither_torch_nor_transformers_nor_peft() -> No
         """
     )
     assert (done.stdout.split(), done.stderr) == ([*STARTS_AT_ONCE], "")
+
+
+def test_finding_an_adapter_and_reading_a_report_import_no_library_for_statistics_patterns_plots_or_pages() -> None:
+    late = ("scipy", "sklearn", "re2", "matplotlib", "jinja2", "rich")
+    done = _python(
+        f"""
+        import sys
+        import afina.report.report, afina.studies.adapter_paths
+        print(*(name for name in {late} if name in sys.modules))
+        """
+    )
+    assert (done.stdout.split(), done.stderr) == ([], "")
 
 
 WITHOUT_TORCH = """

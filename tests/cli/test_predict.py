@@ -7,6 +7,7 @@ import json
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow
@@ -45,6 +46,27 @@ def test_a_table_is_answered_like_its_texts_on_the_command_line(afina: Command, 
     told = afina("predict", trained, "--file", name).error
     assert told.startswith(f"{name}{', line 1' * name.endswith('jsonl')}: no text column. Found: stars, said, label.")
     assert told.endswith("Name another column with --text.")
+
+
+UNNEEDED = (
+    *("scipy.stats", "sklearn", "re2", "rich", "pandas", "pyarrow", "matplotlib", "optuna", "sqlalchemy", "fastapi"),
+    *("openpyxl", "datasets", "ray", "bitsandbytes", "llguidance", "opentelemetry"),
+)
+"""Libraries that take long to import, and that a prediction for texts on the command line does not need.
+
+transformers imports scipy.optimize, torch._dynamo and torch.distributed.tensor in any case.
+"""
+
+
+@pytest.mark.slow
+def test_a_prediction_for_a_few_texts_imports_no_library_that_it_does_not_need(trained: Path) -> None:
+    code = f"import sys; from afina.cli import main; main(); print(*(n for n in {UNNEEDED} if n in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "predict", str(trained), *SAID], capture_output=True, text=True, check=True
+    )
+    *answers, imported = done.stdout.splitlines()
+    assert [json.loads(answer)["text"] for answer in answers] == SAID
+    assert imported == ""
 
 
 def test_a_long_table_is_answered_from_its_first_rows_on(afina: Command, trained: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -221,17 +221,26 @@ class _Answers:
             print(f"{out}: {self.rows:,} row{'s' * (self.rows != 1)}, {self.texts:,} with an answer")
 
 
+def _progress() -> AbstractContextManager[Callable[[Chunk], None]]:
+    from afina.cli.progress import file_progress  # its imports take time that a few texts do not need
+
+    return file_progress()
+
+
+def _unseen(chunk: Chunk) -> None:
+    """Show no progress: texts of the command line are one chunk."""
+
+
 def _answer(
     parts: Iterable[Chunk],
     predictor: Predictor,
     said: _Answers,
     write: Callable[[Chunk, Sequence[dict[str, Any]]], None],
 ) -> None:
-    from afina.cli.progress import file_progress
     from afina.data.readers.texts import TextStream
     from afina.predicting import prediction_files
 
-    with file_progress() as read:
+    with _progress() if isinstance(parts, TextStream) else nullcontext(_unseen) as read:
         for chunk in parts:
             print_reading(parts.news() if isinstance(parts, TextStream) else "")
             answers, truncated = prediction_files.answered_rows(predictor, chunk)

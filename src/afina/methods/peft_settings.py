@@ -19,8 +19,6 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import re2
-
 from afina.errors import InvalidStudy
 from afina.methods import problems
 from afina.methods.ia3_and_vera import Ia3, Vera
@@ -290,6 +288,8 @@ def _compiled(name: str, pattern: str) -> Any:
 
     Raises InvalidStudy for a pattern that is too long, or that RE2 cannot match.
     """
+    import re2
+
     options = re2.Options()
     options.never_capture, options.log_errors, options.max_mem = True, False, 1 << 20
     if len(pattern) > LONGEST:

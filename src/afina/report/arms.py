@@ -14,6 +14,7 @@ from math import inf, isnan
 import numpy as np
 
 from afina.report.formatting import ask_settings, in_words
+from afina.stats import intervals
 from afina.stats.metrics import METRICS
 from afina.studies.backbones import ON, backbone_names, on_backbone
 from afina.studies.runs.record import Record, Result
@@ -113,8 +114,6 @@ class Arm:
 
     def interval(self, metric: str) -> tuple[float, float] | None:
         """Return the 95 % interval of `metric` over texts and seeds; None if the interval cannot be computed."""
-        from afina.stats import intervals
-
         if METRICS[metric].values is None:
             return None
         answered = [result.answered for result in self.results]

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isnan
-from typing import TYPE_CHECKING
 
 from afina.data.label_words import needs_words, no_words_note
+from afina.data.reading_options import ReadingOptions
 from afina.errors import NotFound
 from afina.methods import METHODS
+from afina.report import recommendation
 from afina.report.answer_costs import faster_sentence
 from afina.report.arms import Arm, is_curve
 from afina.report.formatting import (
@@ -31,16 +32,14 @@ from afina.report.formatting import (
 )
 from afina.report.tables import measured_on_gpu
 from afina.report.verdicts import ONE_SEED, SIGNIFICANT, Verdicts, alike, learning_curve_sentences
+from afina.stats.comparison import Comparison
+from afina.stats.intervals import wilson
 from afina.stats.metrics import METRICS
+from afina.studies.baselines import MeasuredBaseline
+from afina.studies.choosing.recommendation import Contender, Recommendation
+from afina.studies.descriptions import Failure
 from afina.studies.runs.inputs import is_encoder
-
-if TYPE_CHECKING:  # the imports load scipy
-    from afina.data.reading_options import ReadingOptions
-    from afina.stats.comparison import Comparison
-    from afina.studies.baselines import MeasuredBaseline
-    from afina.studies.choosing.recommendation import Contender, Recommendation
-    from afina.studies.descriptions import Failure
-    from afina.studies.runs.record import Record
+from afina.studies.runs.record import Record
 
 MOST = 3
 """The most failed runs that the conclusion names; the report lists all failed runs."""
@@ -346,8 +345,6 @@ def of_study(arms: Sequence[Arm], found: Verdicts) -> Headline:
 
 def of_recommendation(made: Recommendation, arms: Sequence[Arm]) -> Headline:
     """Return the headline of a recommendation; `arms` has the results of the recommendation's runs by method."""
-    from afina.report import recommendation
-
     chosen = made.contender(made.recommended)
     text = recommendation.headline(made, interval(made, arms))
     arm = _arm(made, arms)
@@ -365,8 +362,6 @@ def interval(made: Recommendation, arms: Sequence[Arm]) -> Interval:
     value = made.contender(made.recommended).metrics[made.metric]
     if not METRICS[made.metric].counted or isnan(value):
         return None
-    from afina.stats.intervals import wilson
-
     found = wilson(round(value * made.examples), made.examples)
     return found.low, found.high
 

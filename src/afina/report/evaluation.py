@@ -25,6 +25,7 @@ from afina.report.formatting import (
 from afina.report.presentation import PRESENTATIONS
 from afina.report.tables import Column, Table
 from afina.schema import figures_as_json, null_where_undefined
+from afina.stats import intervals
 from afina.stats.metrics import METRICS
 
 if TYPE_CHECKING:  # the imports load torch
@@ -140,8 +141,6 @@ def as_json(found: Evaluation) -> dict[str, object]:
 
 def _intervals(found: Evaluation) -> dict[str, list[float | None]]:
     """Return the 95 % interval of each metric that is a mean over texts, by its name; null where undefined."""
-    from afina.stats import intervals
-
     ends = {
         name: intervals.estimate_of_answers([found.answered], METRICS[name]).interval
         for name in found.metrics
@@ -175,8 +174,6 @@ def _used(answer: Answer) -> str:
 
 def answer_sentence(answer: Answer) -> str:
     """Return a sentence with the untrained model's metrics, the prompt template and the label words."""
-    from afina.stats import intervals
-
     found = intervals.accuracy_estimate(answer.score[None]).interval
     labels = tuple(answer.words)
     figures = ", ".join(metric_figure(name, value, labels) for name, value in list(answer.metrics.items())[:2])

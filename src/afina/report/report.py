@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from afina import file_io
 from afina.methods import make
-from afina.report import conclusion, paper, sections, verdicts
+from afina.report import conclusion, paper, recommendation, sections, verdicts
 from afina.report.answer_costs import answer_cost_table, are_comparable
 from afina.report.arms import Arm, arms, has_several_backbones, is_curve, of_greatest_size, titles_of
 from afina.report.conclusion import Headline
@@ -24,20 +24,23 @@ from afina.report.examples.answered_texts import AnsweredRun, FoundTexts, RunCho
 from afina.report.examples.disagreements import EvaluationTexts, sections_of
 from afina.report.formatting import listed
 from afina.report.paper import Claim
+from afina.report.plots import comparison, learning_curve, svg, training
+from afina.report.plots.comparison import MethodDifference
 from afina.report.plots.svg import Plot
 from afina.report.presentation import PRESENTATIONS, Presentation
+from afina.report.recommendation import title, titled
 from afina.report.sections import Notes, Section, tuning_table
 from afina.report.tables import ANSWERS, COST, EVIDENCE, PERFORMANCE, Beside, Table, all_tables
 from afina.report.verdicts import CURVES, Verdicts
 from afina.report.writers import json_csv, markdown
+from afina.report.writers.recommendation_json import as_json
 from afina.studies.backbones import backbone_names
+from afina.studies.descriptions import Failure
+from afina.studies.results import Results
 from afina.studies.runs.record import Record
 
-if TYPE_CHECKING:  # the imports load scipy
-    from afina.report.plots.comparison import MethodDifference
+if TYPE_CHECKING:  # the import loads jinja2
     from afina.report.writers.html import PageContent
-    from afina.studies.descriptions import Failure
-    from afina.studies.results import Results
 
 MARKDOWN, PAGE, CSV, JSON = "report.md", "report.html", "tables.csv", "tables.json"
 FILES = (MARKDOWN, PAGE, CSV, JSON)
@@ -126,15 +129,11 @@ class Report:
     @cached_property
     def evidence(self) -> list[Table]:
         """The table of the methods that `afina choose` tried, as a list; empty for a study."""
-        from afina.report import recommendation
-
         return [recommendation.evidence(self.results.recommendation)] if self.results.recommendation else []
 
     @cached_property
     def sentences(self) -> tuple[str, ...]:
         """The sentences of the recommendation, or of the study's conclusion; the most important sentence is first."""
-        from afina.report import recommendation
-
         made = self.results.recommendation
         if made:
             return recommendation.sentences(made, conclusion.interval(made, self.arms))
@@ -239,8 +238,6 @@ class Report:
 
     def summary(self) -> dict[str, object]:
         if self.results.recommendation:
-            from afina.report.writers.recommendation_json import as_json
-
             found = conclusion.interval(self.results.recommendation, self.arms)
             return as_json(self.results.recommendation, self.results.out, found)
         return json_csv.summary(self.results, self.results.out / MARKDOWN, self.sentences, self.verdicts, self.claims)
@@ -319,9 +316,6 @@ class Report:
 
     def _deciding(self) -> list[MethodDifference]:
         """The comparisons of the recommended (or best) method with each other method."""
-        from afina.report.plots.comparison import MethodDifference
-        from afina.report.recommendation import title, titled
-
         made = self.results.recommendation
         if made:
             compared, name = [titled(one) for one in made.comparisons], title(made.recommended)
@@ -338,8 +332,6 @@ class Report:
         """The plots of the report by the title of their section; `titles` selects sections (default: all)."""
         if not self.arms:
             return {}
-        from afina.report.plots import comparison, learning_curve, svg, training
-
         asked, greatest = self.results.recommendation, of_greatest_size(self.arms)
         metric = asked.metric if asked else self.arms[0].record.metric
         with svg.drawing():

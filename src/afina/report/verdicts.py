@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from math import isnan, nan
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,11 +30,10 @@ from afina.report.formatting import (
     span,
 )
 from afina.report.tables import Column, Table
+from afina.stats import intervals
+from afina.stats.comparison import Comparison, compare
 from afina.stats.metrics import METRICS
-
-if TYPE_CHECKING:  # the import loads scipy
-    from afina.stats.comparison import Comparison
-    from afina.studies.baselines import MeasuredBaseline
+from afina.studies.baselines import MeasuredBaseline
 
 VERDICTS, CURVES, BASELINES = "Verdicts", "How many labels", "Without a language model"
 
@@ -120,8 +118,6 @@ def _why_apart(first: Arm, second: Arm) -> str:
 
 
 def _compare(alike: Sequence[Arm]) -> list[Comparison]:
-    from afina.stats.comparison import compare
-
     references, metric = [arm.label for arm in alike if not arm.trained], METRICS[alike[0].record.metric]
     margin = metric.margin(alike[0].targets)
     return compare({arm.label: arm.scores for arm in alike}, metric=metric, margin=margin, references=references)
@@ -167,8 +163,6 @@ def baseline_table(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -
 
 
 def _interval(one: MeasuredBaseline, metric: str) -> str:
-    from afina.stats import intervals
-
     found = intervals.estimate(one.values(metric), METRICS[metric]).interval
     return span((found.low, found.high))
 
@@ -179,8 +173,6 @@ def against(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -> list[
     A baseline has no seeds, so its predictions are compared with those of every seed of a method. The list is empty if
     the metric is undefined for every baseline, as a correlation is for constant predictions.
     """
-    from afina.stats.comparison import compare
-
     if not arms:
         return []
     metric = METRICS[arms[0].record.metric]

@@ -31,9 +31,6 @@ from dataclasses import dataclass, replace
 from math import atanh, exp, inf, sqrt, tanh
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import chdtri, stdtr, stdtrit
-from scipy.stats import binomtest
 
 from afina.stats.answered import UNDEFINED, Answered, mean_of_defined, of_ratio
 from afina.stats.metrics import Metric
@@ -54,6 +51,8 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
     """Return Wilson's score interval for the share successes / n (JASA 22, 1927), by scipy; [0, 1] for n = 0."""
     if n == 0:
         return Interval(0.0, 1.0)
+    from scipy.stats import binomtest
+
     found = binomtest(int(successes), int(n)).proportion_ci(level, "wilson")
     return Interval(float(found.low), float(found.high))
 
@@ -107,6 +106,8 @@ def around_mean(
         scatter: The sum of the squared deviations of the values from their mean.
         within: The range of the values, in which `bent` keeps the interval. None: any number.
     """
+    from scipy.special import stdtrit
+
     width = float(stdtrit(n - 1, (1 + level) / 2)) * sqrt(max(scatter, 0.0) / (n - 1) / n)
     return Interval(mean - width, mean + width) if within is None else bent(mean, width, within)
 
@@ -186,6 +187,8 @@ class Crossed:
         """Return equally likely values of the mean's standard deviation: `QUANTILES` values, or 1 for one seed."""
         if self.seeds == 1:
             return np.array([sqrt(self.variance)])
+        from scipy.special import chdtri
+
         chi = chdtri(self.seeds - 1, (np.arange(QUANTILES) + 0.5) / QUANTILES)
         seeds = np.maximum((self.seeds - 1) * self.between_seeds / chi - self.rest, 0.0)
         possible: np.ndarray = np.sqrt((seeds + max(self.between_examples, self.rest)) / (self.seeds * self.examples))
@@ -193,11 +196,16 @@ class Crossed:
 
     def tail(self, distance: float) -> float:
         """Return the probability that the mean exceeds the true mean by `distance` or more; variance must not be 0."""
+        from scipy.special import stdtr
+
         freedom = max(self.examples - 1, 1)
         return float(np.mean(stdtr(freedom, -distance / self._deviations())))
 
     def width(self, level: float) -> float:
         """Return half the width of the interval of the mean over seeds and examples; 0 if all values are equal."""
+        from scipy.optimize import brentq
+        from scipy.special import stdtr, stdtrit
+
         deviations, freedom = self._deviations(), max(self.examples - 1, 1)
         highest = float(deviations.max() * stdtrit(freedom, (1 + level) / 2))
         if not highest:

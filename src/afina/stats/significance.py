@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import ndtr, ndtri
-from scipy.stats import binomtest
 
 from afina.stats.intervals import Crossed, Interval, size_of
 from afina.stats.metrics import Metric
@@ -116,6 +113,8 @@ def _chance(model: Crossed, difference: float, margin: float, level: float, pair
 
     `model` has the true variances, and the numbers of seeds and examples; `difference` is the true difference.
     """
+    from scipy.special import ndtr
+
     deviation, size = sqrt(model.variance), abs(difference)
     needed = model.width(1 - (1 - level) / pairs)
     chance = ndtr((size - needed) / deviation) + ndtr((-size - needed) / deviation)
@@ -152,6 +151,8 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     """
     if first.shape != second.shape:
         raise ValueError(f"expected two arrays of the same examples, found {first.shape} and {second.shape}")
+    from scipy.stats import binomtest
+
     only_first, only_second = discordant(first, second)
     total = only_first + only_second
     return float(binomtest(only_first, total).pvalue) if total else 1.0
@@ -174,6 +175,9 @@ def score(only_first: int, only_second: int, n: int, difference: float) -> float
 
 def tango(only_first: int, only_second: int, n: int, level: float = 0.95) -> Interval:
     """Return Tango's interval for the difference of two paired shares: the differences that `score` does not reject."""
+    from scipy.optimize import brentq
+    from scipy.special import ndtri
+
     z, observed = float(ndtri((1 + level) / 2)), (only_first - only_second) / n
     low = brentq(lambda x: score(only_first, only_second, n, x) - z, -1.0, observed) if observed > -1 else -1.0
     high = brentq(lambda x: score(only_first, only_second, n, x) + z, observed, 1.0) if observed < 1 else 1.0
@@ -185,6 +189,8 @@ def above(only_first: int, only_second: int, n: int, difference: float) -> float
 
     The p value comes from Tango's score.
     """
+    from scipy.special import ndtr
+
     return float(ndtr(-score(only_first, only_second, n, difference)))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +18,8 @@ from afina.report.arms import Arm
 from afina.report.examples.disagreements import EvaluationTexts
 from afina.report.per_label import LabelFigures
 from afina.report.presentation import PRESENTATIONS
+from afina.studies.results import Results
 from afina.studies.runs.record import Record, Result
-
-if TYPE_CHECKING:  # the import loads scipy
-    from afina.studies.results import Results
 
 MOST_LISTED = 100
 """The most confusions that are listed if the labels are too many for a matrix."""

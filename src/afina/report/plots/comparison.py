@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, cycle
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from afina.report.answer_costs import milliseconds_a_text
 from afina.report.arms import Arm, Value
@@ -19,11 +19,9 @@ from afina.report.plots import svg
 from afina.report.plots.svg import Plot, canvas, finish, rows_of, scatter
 from afina.report.recommendation import title
 from afina.report.tables import measured_on_gpu
+from afina.stats.comparison import Comparison
 from afina.stats.metrics import METRICS
 from afina.studies.choosing.recommendation import Recommendation
-
-if TYPE_CHECKING:  # the import loads scipy
-    from afina.stats.comparison import Comparison
 
 
 def headline(arms: Sequence[Arm]) -> Plot:

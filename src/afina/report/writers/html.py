@@ -10,22 +10,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from afina import digest
 from afina.pages.html import environment
+from afina.report.conclusion import Headline
 from afina.report.examples.word_differences import Piece
 from afina.report.plots import svg
 from afina.report.plots.svg import Plot
 from afina.report.sections import Block, Section
 from afina.report.tables import EACH_SEED
 from afina.report.writers import terms
-
-if TYPE_CHECKING:  # the import loads scipy
-    from afina.report.conclusion import Headline
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from math import isnan
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from afina.meter import PHASES
 from afina.report.answer_costs import answer_costs_as_json
@@ -23,12 +23,10 @@ from afina.report.details.retention import retention_as_json
 from afina.report.formatting import ACCURACY, F1, metric_value
 from afina.report.paper import Claim, claims_as_json
 from afina.report.verdicts import Verdicts, verdicts_as_json
+from afina.studies.descriptions import Failure
+from afina.studies.results import Results
 from afina.studies.runs.record import Memory, Record, Seconds
 from afina.studies.trials import Tuned
-
-if TYPE_CHECKING:  # the import loads scipy
-    from afina.studies.descriptions import Failure
-    from afina.studies.results import Results
 
 MEAN = "mean"
 """The value of `seed` in a table row with the means over all seeds of a method."""
