@@ -24,7 +24,7 @@ from afina.errors import UnknownName
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 INT8 = "int8"
-"""The compute type "int8", which exists only for predictions, not for training."""
+"""The name of 8-bit integers as a type of products: a compute type of predictions, and a value of `train.products`."""
 
 
 Found = TypeVar("Found")
@@ -121,19 +121,23 @@ def check_compute_type(setting: str) -> None:
 
 
 def check_int8(device: torch.device) -> None:
-    """Raise InvalidStudy, with the reason, if the device does not multiply int8 natively.
+    """Raise InvalidStudy, with the reason, if the device does not multiply int8 natively."""
+    if (reason := why_no_int8(device)) is not None:
+        raise problems.INT8_UNSUPPORTED(reason=reason, dtype=INT8, device=device.type)
+
+
+def why_no_int8(device: torch.device) -> str | None:
+    """Return the reason why the device does not multiply int8 natively, as a clause; None if it does.
 
     Without native instructions for int8, oneDNN adds products in 16 bits, which overflow.
     """
     if device.type != "cpu":
-        reason = f"int8 predictions are computed on a processor only, and this process uses {describe(device)}"
-    elif not torch.backends.mkldnn.is_available():
-        reason = "this build of torch has no oneDNN, which computes products in int8"
-    elif not any(_capabilities().get(name) for name in _INT8):
-        reason = f"the processor ({processor()}) has none of AVX512-VNNI, AVX-VNNI and AMX-int8"
-    else:
-        return
-    raise problems.INT8_UNSUPPORTED(reason=reason, dtype=INT8, device=device.type)
+        return f"products in int8 are computed on a processor only, and this process uses {describe(device)}"
+    if not torch.backends.mkldnn.is_available():
+        return "this build of torch has no oneDNN, which computes products in int8"
+    if not any(_capabilities().get(name) for name in _INT8):
+        return f"the processor ({processor()}) has none of AVX512-VNNI, AVX-VNNI and AMX-int8"
+    return None
 
 
 _INT8 = ("avx512_vnni", "avx_vnni", "amx_int8")

@@ -1342,3 +1342,18 @@ def test_a_recommendation_is_the_same_without_its_events(
     without = World(hard_task, monkeypatch, tmp_path / "without").choose()
     assert not OutputDirectory(tmp_path / "without" / "out").events.exists()
     assert with_events.sealed() == without.sealed()
+
+
+def test_products_in_int8_are_those_of_methods_that_int8_suits(world: World) -> None:
+    scribe = Scribe()
+    made = world.choose(minutes=60, products="int8", watcher=scribe)
+    trained = {run.method: run.training.products for run in world.carried}
+    assert (trained["lora"], trained["full"], made.products) == ("int8", "float", "int8")
+    assert as_json(made, Path())["products"] == "int8"
+    assert "trainings compute products with frozen weights in int8" in scribe.told
+    said = {name: " ".join(sentences(made.model_copy(update={"recommended": name}))) for name in ("lora", "full")}
+    assert {name: "texts, with products in int8" in each for name, each in said.items()} == {
+        "lora": True,
+        "full": False,
+    }
+    assert "products" not in as_json(made.model_copy(update={"products": "float"}), Path())

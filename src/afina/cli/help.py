@@ -81,7 +81,8 @@ GROUPS = {
         ("overrides", "template", "words", "offset", "allow_leakage", "fresh", "jobs", "seed", "batch_size", "length"),
         _RUN,
     ),
-    **dict.fromkeys(("epochs", "calibrate", "dtype", "precision", "check_probe", "executor", "ship_backbone"), _RUN),
+    **dict.fromkeys(("epochs", "calibrate", "dtype", "precision", "products"), _RUN),
+    **dict.fromkeys(("check_probe", "executor", "ship_backbone"), _RUN),
     "storage": _RUN,
     **dict.fromkeys(
         ("generation_timeout", "max_new_tokens", "beams", "length_penalty", "no_repeat_ngram", "temperature"),
@@ -111,6 +112,7 @@ METAVARS = {
     "backbone": "ADDRESS",
     "port": "PORT",
     "precision": "PRECISION",
+    "products": "PRODUCTS",
     "reason": "TEXT",
     "scope": "SCOPE",
     "seed": "N",

@@ -167,6 +167,12 @@ PrecisionsOption = Annotated[
         help="Storage of the backbone's frozen weights: float, or int8 to use less memory. Several are compared.",
     ),
 ]
+ProductsOption = Annotated[
+    str,
+    typer.Option(
+        "--products", help="Products with frozen weights in training: float, or int8 on processors that support it."
+    ),
+]
 CalibrateOption = Annotated[
     bool,
     typer.Option(
@@ -190,6 +196,7 @@ def plan(
     method: MethodsOption = None,
     dtype: DtypeOption = "auto",
     precision: PrecisionsOption = None,
+    products: ProductsOption = "float",
     memory: MemoryOption = None,
     batch_size: Annotated[int, _amount("--batch-size", "Texts in a training batch.")] = 16,
     length: Annotated[
@@ -218,11 +225,13 @@ def plan(
 
     worker_memory.prepare()
     from afina.studies.runs.forecast import forecast_methods
-    from afina.studies.runs.spec import DTYPES, Ask, Training
+    from afina.studies.runs.spec import DTYPES, PRODUCTS, Ask, Training
     from afina.studies.study_file import checked
 
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES, "plan")
+    if products not in PRODUCTS:
+        raise UnknownName("products", products, PRODUCTS, "plan")
     precisions = _different(precision)
     asked: dict[str, Any] = {
         "methods": [make(name) for name in method] if method else None,
@@ -230,13 +239,9 @@ def plan(
         "ask": Ask(**ask),
         "memory": read_size(memory) if memory is not None else None,
     }
-    trains = partial(Training, dtype=dtype, batch_size=batch_size, max_length=length, epochs=epochs)
-    asked |= {
-        "calibrate": calibrate,
-        "considered": considered,
-        "compares": len(precisions) > 1,
-        "says": print_progress("plan"),
-    }
+    trains = partial(Training, dtype=dtype, products=products, batch_size=batch_size, max_length=length, epochs=epochs)
+    asked |= {"calibrate": calibrate, "considered": considered, "compares": len(precisions) > 1}
+    asked |= {"says": print_progress("plan")}
     found = [
         [forecast_methods(one, task=task, training=trains(precision=each), **asked) for each in precisions]
         for one in check_different(backbone or EMBEDDED)
@@ -262,7 +267,8 @@ def _print_plans(found: Sequence[Sequence[Sequence[Forecast]]], *, as_json: bool
         made = [{**each[0].terms.summary, "methods": {one.method: one.summary for one in each}} for each in every]
         print(json.dumps({"backbones": made} if made[1:] else made[0]))
         return
-    print_tables(*(table(plan) for plan in every for table in (forecast_table, gpu_table)))
+    for plan in every:
+        print_tables(forecast_table(plan), *([gpu_table(plan)] if plan[0].runs_on_gpu else []))
     print_tables(*(precision_table(plans) for plans in found if len(plans) > 1))
 
 

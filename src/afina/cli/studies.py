@@ -199,12 +199,17 @@ def train(
     Prints the adapter's main metric beside those of simple baselines; `afina show` prints all tables.
     A recorded run with the same texts and settings is not repeated.
     """
+    from afina.methods import make
+    from afina.models.backbone_spec import FLOAT
+    from afina.studies.runs.spec import usual_products
     from afina.studies.study import Study
     from afina.studies.study_file import override
 
     settings: dict[str, Any] = {}
     for item in overrides or []:
         override(settings, item.removeprefix("train."))  # here all are of the one method, there of the whole study
+    if (usual := usual_products()) != FLOAT and make(method).multiplies_frozen:
+        settings.setdefault("products", usual)
     content = {
         "name": "train",
         "backbone": only(backbone),
@@ -235,6 +240,16 @@ LatencyOption = Annotated[
 ]
 
 
+ProductsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--products",
+        help="Products with frozen weights in training: float, or int8 on processors that support it. By default as "
+        "in 'afina train'.",
+    ),
+]
+
+
 @takes(data=reading, ask=asking, run_in=execution)
 def choose(
     *,
@@ -243,6 +258,7 @@ def choose(
     memory: MemoryLimit = None,
     backbones: BackbonesOption = None,
     latency: LatencyOption = None,
+    products: ProductsOption = None,
     out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/choose"),
     metric: MetricOption = None,
     ask: dict[str, Any],
@@ -271,6 +287,7 @@ def choose(
         "ask": ask,
     }
     asked |= {"metric": metric, "latency": latency, "memory": read_size(memory) if memory is not None else None}
+    asked |= {"products": products}
     watcher = Minutes(began, lambda line: print(line, file=sys.stderr))
     executing = replace(run_in, jobs=jobs).opened(watcher.says)
     with _ended_without_checkpoint(command), executing as opened:

@@ -136,7 +136,8 @@ _FLAGGED = (
     "set_password ship_backbone shutdown storage store task template text_tokens timeout upload_limit who words"
 )
 _IN_TRAINING = (
-    "batch_size class_weights dtype epochs label_smoothing max_length precision pull retention temperature warmup"
+    "batch_size class_weights dtype epochs label_smoothing max_length precision products pull retention temperature "
+    "warmup"
 )
 _GENERATES = "length_penalty max_new_tokens min_new_tokens no_repeat_ngram stop top_k top_p"
 
@@ -161,8 +162,9 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
     "predict": _flags("length_penalty max_new_tokens no_repeat_ngram precision stop temperature top_k top_p"),
     "evaluate": _flags("precision"),
     "store import": _flags("precision"),
+    "choose": _flags("products"),
     "replay": _flags("choice guide stop"),
-    "plan": {**_flags("batch_size epochs precision"), "max_length": "--length"},
+    "plan": {**_flags("batch_size epochs precision products"), "max_length": "--length"},
     "study": {
         **{name: f"data.{name}" for name in OPTIONS if name not in ("allow_leakage", "evaluation")},
         **{name: f"train.{name}" for name in _IN_TRAINING.split()},

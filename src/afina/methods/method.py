@@ -113,6 +113,7 @@ class Adaptation(ABC):
         starts_apart: Whether attaching the method changes the logits. Most methods start without effect.
         packs: Whether the method works if matrix kernels store frozen weights in their own layout during bfloat16
             training. `packs` is False if the method reads a layer's weights instead of calling the layer.
+        trains_all: Whether the method trains every parameter of the backbone, so that no layer stays frozen.
         adds_parameters: True: the trained parameters outside the head are added to the backbone. False: they are the
             backbone's own parameters. `adds_parameters` is None if some trained parameters are added and some are the
             backbone's own.
@@ -128,6 +129,7 @@ class Adaptation(ABC):
     head: ClassVar[Literal["random", "words"] | None] = None
     starts_apart: ClassVar[bool] = False
     packs: ClassVar[bool] = True
+    trains_all: ClassVar[bool] = False
     adds_parameters: ClassVar[bool | None] = True
     is_fitted: ClassVar[bool] = False
     ignores: ClassVar[frozenset[str]] = frozenset()
@@ -187,6 +189,11 @@ class Adaptation(ABC):
     def trains_nothing(self) -> bool:
         """Whether the model is evaluated without training."""
         return not (self.trains_head or self.trains_body)
+
+    @property
+    def multiplies_frozen(self) -> bool:
+        """Whether frozen linear layers can be multiplied in another form than floats while the method trains."""
+        return self.packs and not self.trains_all
 
     @abstractmethod
     def attach(self, model: Any) -> Any:

@@ -63,6 +63,7 @@ class Sum(Method):
             "practical": False,
             "starts_apart": any(part.starts_apart for part in methods),
             "packs": all(part.packs for part in methods),
+            "trains_all": any(part.trains_all for part in methods),
             "adds_parameters": methods[0].adds_parameters
             if len({part.adds_parameters for part in methods}) == 1
             else None,

@@ -13,6 +13,7 @@ from math import inf, isnan
 
 import numpy as np
 
+from afina.models.backbone_spec import FLOAT
 from afina.report.formatting import ask_settings, in_words
 from afina.stats import intervals
 from afina.stats.metrics import METRICS
@@ -191,6 +192,11 @@ def measured_on(result: Result) -> tuple[str, bytes]:
 def training(record: Record) -> dict[str, object]:
     """Return those training settings of a record that can change the result of the run."""
     return {key: value for key, value in record.training.items() if key not in NO_EFFECT}
+
+
+def products_of(record: Record) -> str:
+    """Return the type of numbers in which a run's training computed products with frozen weights, such as "float"."""
+    return str(record.training.get("products", FLOAT)) if record.steps else FLOAT
 
 
 def differing(several: Sequence[Mapping[str, object]]) -> list[str]:

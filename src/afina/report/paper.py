@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from afina.report.arms import Arm, of_greatest_size
+from afina.models.backbone_spec import FLOAT
+from afina.report.arms import Arm, of_greatest_size, products_of
 from afina.report.formatting import ACCURACY, NOTHING, metric_name, points, value_in_words
 from afina.report.tables import (
     ALLOCATED_END,
@@ -178,6 +179,8 @@ def _departures(record: Record) -> list[str]:
         found += [f"LoRA's {words}" for words in _unlike(record.hyperparameters, LORA)]
     if record.steps and record.environment.dtype not in ("float32", "fp32"):
         found.append(f"trained in {record.environment.dtype} (paper: float32, Trainer's default)")
+    if (products := products_of(record)) != FLOAT:
+        found.append(f"products with frozen weights in {products} (paper: float32)")
     return found
 
 

@@ -11,8 +11,8 @@ from math import inf, isnan
 
 from afina.data.label_words import no_words_note
 from afina.data.readers.target_kinds import TARGETS
-from afina.methods import METHODS
-from afina.models.backbone_spec import MINILM
+from afina.methods import METHODS, make
+from afina.models.backbone_spec import FLOAT, MINILM
 from afina.report.details.plans import in_int8
 from afina.report.formatting import (
     NOTHING,
@@ -138,16 +138,22 @@ def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
         best.setdefault(_way(one) if one.method else name, f"{title(name)} {share(figure)}")  # its best rate
     beside = ", ".join([*best.values()][:MOST])
     memory = f" and {size(chosen.memory)} of memory" if chosen.memory else ""
+    products = f", with products in {made.products}" if _lowers_products(made, chosen) else ""
     mine = [one for one in made.comparisons if chosen.name in (one.first, one.second)]
     assert chosen.trainable is not None
     assert chosen.total is not None
     return (
         f"{_why_it(made, chosen)}." + (f" Other methods on the held-out texts: {beside}." if beside else ""),
         f"It trains {chosen.trainable:,} parameters ({100 * chosen.trainable / chosen.total:.3g} % of the model) and "
-        f"took {chosen.seconds:,.0f} s of training on {chosen.examples:,} texts{memory}."
+        f"took {chosen.seconds:,.0f} s of training on {chosen.examples:,} texts{products}{memory}."
         + (f" It was trained for only {_steps(chosen)}, and may be better with more." if made.is_short(chosen) else ""),
         _sure(mine, title(chosen.name)),
     )
+
+
+def _lowers_products(made: Recommendation, chosen: Contender) -> bool:
+    """Whether the training of a contender computed products with frozen weights in another type than float."""
+    return made.products != FLOAT and chosen.method is not None and make(chosen.method).multiplies_frozen
 
 
 def _way(one: Contender) -> tuple[str | None, str | None]:

@@ -6,7 +6,7 @@ The package `afina.report.writers` writes sections as HTML, Markdown and text.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from types import MappingProxyType
@@ -16,7 +16,8 @@ from afina.data.addresses import named
 from afina.data.kinds import columns_in_words
 from afina.data.reading_options import ReadingOptions
 from afina.methods import make
-from afina.report.arms import Arm, differing, has_several_backbones, training
+from afina.models.backbone_spec import FLOAT
+from afina.report.arms import Arm, differing, has_several_backbones, products_of, training
 from afina.report.examples.side_by_side import Examples
 from afina.report.formatting import (
     NOTHING,
@@ -231,37 +232,42 @@ def _adapters(arms: Sequence[Arm]) -> Table:
 
 def _environments(arms: Sequence[Arm]) -> list[Block]:
     """Return the blocks that describe the environments of the runs, one list per distinct environment."""
-    several, distinct = has_several_backbones(arms), list[tuple[Environment, list[str]]]()
+    several, distinct = has_several_backbones(arms), list[tuple[Environment, list[str], set[str]]]()
     backbones = backbone_digests([record for arm in arms for record in arm.records]) if several else []
     for arm in arms:
         for record in arm.records:
             made, where = f"{arm.label}, seed {record.seed}", record.environment
             if backbones:
                 where = where.model_copy(update={"backbone_digest": "", "tokenizer_digest": ""})
-            for known, made_there in distinct:
+            for known, made_there, products in distinct:
                 if known == where:
                     made_there.append(made)
+                    products.add(products_of(record))
                     break
             else:
-                distinct.append((where, [made]))
+                distinct.append((where, [made], {products_of(record)}))
     if len(distinct) == 1:
-        return [_environment(distinct[0][0], backbones)]
+        return [_environment(distinct[0][0], distinct[0][2], backbones)]
     said = f"The runs were made in {len(distinct)} environments: compare their times and memory with care."
-    if len({environment.processor for environment, _ in distinct}) > 1:
+    if len({environment.processor for environment, *_ in distinct}) > 1:
         said += " Digests from different processors are not compared."
     parts: list[Block] = [Prose(said)]
-    for number, (environment, made_there) in enumerate(distinct, start=1):
+    for number, (environment, made_there, products) in enumerate(distinct, start=1):
         there = Prose(f"Made there: {'; '.join(made_there)}.")
-        parts += [Subheading(f"Environment {number}"), there, _environment(environment, backbones)]
+        parts += [Subheading(f"Environment {number}"), there, _environment(environment, products, backbones)]
     return parts
 
 
-def _environment(environment: Environment, backbones: Sequence[str]) -> Notes:
+def _environment(environment: Environment, products: Collection[str], backbones: Sequence[str]) -> Notes:
+    """Return the notes on an environment; `products` has the types of products of the runs that were made there."""
+    others = " or ".join(sorted({*products} - {FLOAT}))
+    some = f" in the runs with `products` {others}" * (FLOAT in products)
     state = {None: "", False: ", clean tree", True: ", with changes not committed"}[environment.git_dirty]
     commit = f"`{environment.git_commit}`{state}" if environment.git_commit else "none"
     return Notes(
         (
-            f"Device: {environment.device}; {environment.threads} threads; training in {environment.dtype}",
+            f"Device: {environment.device}; {environment.threads} threads; training in {environment.dtype}"
+            + (f", products with frozen weights in {others}{some}" if others else ""),
             f"Machine: {environment.platform}, {environment.processor}",
             "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(environment.versions.items())),
             f"Git commit: {commit}",

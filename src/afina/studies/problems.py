@@ -104,6 +104,16 @@ WARMUP_TOO_LONG = _option_invalid(
 )
 WATCHER_TYPE = _option_invalid("`watcher`: found a {found}. Expected a Watcher, such as afina.Lines(print).")
 
+_method_products_unsupported = partial(Problem, InvalidStudy, "method.products-unsupported")
+PRODUCTS_OF_METHOD = _method_products_unsupported(
+    "run {run}: method {method} {_why}, so no product with frozen weights can be in {products}. Set `products` to "
+    "float for this method."
+)
+
+PRODUCTS_UNSUPPORTED = Problem(
+    InvalidStudy, "products.unsupported", "`products` {products}: {reason}. Set `products` to float."
+)
+
 OUT_NOT_DIRECTORY = Problem(
     NotFound,
     "out.not-directory",

@@ -20,6 +20,7 @@ from afina.data.reading_options import ReadingOptions
 from afina.errors import AfinaError, UnknownName
 from afina.methods import METHODS, accepted, make
 from afina.models import objectives
+from afina.models.backbone_spec import FLOAT
 from afina.models.decoding import GREEDY, Decoding
 from afina.models.objectives import metric_for
 from afina.repr_html import ReprCard
@@ -272,7 +273,7 @@ class Study(ReprCard, Frozen):
             tuned, failed = study._tune(recorded, executor, watcher, fresh=fresh)
             settled = study.settle(tuned) if study.tune else study
             runs = [recorded.find(run) for run in settled.runs()]
-            notes = (*_sizes_notes(self.sizes, study.sizes), *_equal_runs_notes(runs))
+            notes = (*_sizes_notes(self.sizes, study.sizes), *_equal_runs_notes(runs), *_products_notes(runs))
             for note in notes:
                 watcher.says(note)
             _check_metric(runs, held)
@@ -316,6 +317,8 @@ class Study(ReprCard, Frozen):
         first: dict[str, Run] = {}
         for run in (runs := self.runs()):
             check_words(run, alone=len(self.addresses) == 1)
+        for products in dict.fromkeys(run.training.products for run in runs):
+            executor.check_products(products)
         for run in sorted(runs, key=lambda run: not may_start_from_words(run)):
             first.setdefault(run.backbone, run)
         if said := dict.fromkeys(line for run in first.values() for line in executor.check(run).splitlines()):
@@ -441,6 +444,18 @@ def _equal_runs_notes(runs: Sequence[RunSpec]) -> list[str]:
     )
     return [
         f"{names} have the same settings on {backbone}: one run is shown under each name." for names, backbone in equal
+    ]
+
+
+def _products_notes(runs: Sequence[RunSpec]) -> list[str]:
+    """Return a note on the methods for which training computes products with frozen weights in int8, if any."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        if run.training.products != FLOAT and not make(run.method, run.hyperparameters).trains_nothing:
+            found.setdefault(run.training.products, {})[run.title] = None
+    return [
+        f"Training computes products with frozen weights in {products}: {', '.join(names)}."
+        for products, names in found.items()
     ]
 
 

@@ -67,6 +67,7 @@ def dry_run(
     evaluation: Packed,
     dtype: torch.dtype,
     precision: str = FLOAT,
+    products: str = FLOAT,
     load: GenerationLoad | None = None,
 ) -> DryRun:
     """Measure the memory of training `method` on the CPU, and of the evaluation after training.
@@ -79,6 +80,7 @@ def dry_run(
         evaluation: The largest batch of the evaluation, with targets for each token if the kind of task has such
             targets.
         precision: How the backbone's frozen weights are stored, a key of `PRECISIONS`.
+        products: The type of numbers in which products with frozen weights are computed, "float" or "int8".
         load: The prompts for which the evaluation generates answers. None: no answer is generated.
     """
     # Two, because peft cannot wrap fake tensors.
@@ -88,7 +90,7 @@ def dry_run(
     made, evaluation_layout = inputs_of(method).rehearsal(loader, recipe, layout), layout(evaluation).made()
     generation = None if load is None else load.rehearsal(shapes[0].before, layout)
     with FakeTensorMode(allow_non_fake_inputs=True), Alive() as alive:
-        fit = fit_of(method)(_fake(shapes.pop()), method, objective, loader, recipe, dtype)
+        fit = fit_of(method)(_fake(shapes.pop()), method, objective, loader, recipe, dtype, products)
         if fit.parameters:
             fit.begin()
             # A second step: the optimiser has its state, and features are computed while an earlier batch exists.

@@ -77,6 +77,8 @@ class Fit:
         if not self.parameters:
             dtype, products = torch.float32, FLOAT
         self.weights = WorkingWeights.of(method, classifier.model, dtype, products)
+        if self.weights.in_int8 and not self.weights.int8_layers:
+            raise problems.PRODUCTS_WITHOUT_LAYER(method=method.name, products=products)
         self.optimizer = make_optimizer(classifier.model, method, self.weights.trained, recipe)
         self.inputs = inputs_of(method)(classifier, loader, recipe)
         model, trained = classifier.model, self.weights.trained

@@ -32,6 +32,7 @@ class WorkingWeights:
             names.
         lowered: Whether `dtype` is not float32.
         in_int8: Whether the products of frozen linear layers are computed in int8.
+        int8_layers: The number of linear layers whose products are computed in int8.
         copies: Size in bytes of the second copies of frozen weights in oneDNN's layout for the backward pass; a GPU
             needs no such copies.
     """
@@ -50,7 +51,7 @@ class WorkingWeights:
         self.trained = dict(parameters)
         self.in_int8 = products == INT8
         self.lowered = dtype != torch.float32
-        self.copies = 0
+        self.copies = self.int8_layers = 0
         self._rows: list[_Rows] = []
         self._masters: list[_Master] = []
         names = {id(parameter): name for name, parameter in parameters.items()}
@@ -86,6 +87,7 @@ class WorkingWeights:
     def _convert(self, module: nn.Module, dtype: torch.dtype, *, backward: bool) -> int:
         """Convert a frozen linear layer to a faster form, and return the bytes of its copy for the backward pass."""
         if self.in_int8 and can_multiply_in_int8(module):
+            self.int8_layers += 1
             weight = multiply_in_int8(module, backward=backward)
             return weight.turned.nbytes + weight.turned_scales.nbytes
         if self.lowered and can_pack(module, dtype):

@@ -20,6 +20,7 @@ from afina import meter
 from afina.data.batch import Loader
 from afina.events import Listener, Progress, ignore
 from afina.methods.method import Method
+from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier
 from afina.models.objectives import Objective
 from afina.stats.linear_models import LinearFit, fit_dense
@@ -70,8 +71,10 @@ class ProbeFit(Fit):
         loader: Loader,
         recipe: Recipe,
         dtype: torch.dtype = torch.float32,
+        products: str = FLOAT,
     ) -> None:
-        super().__init__(classifier, method, objective, loader, replace(recipe, steps=1, warmup=0), dtype)
+        recipe = replace(recipe, steps=1, warmup=0)
+        super().__init__(classifier, method, objective, loader, recipe, dtype, products)
         self.fitted: FittedHead | None = None
 
     @property

@@ -13,6 +13,13 @@ ONE_LABEL = Problem(
     "Give more texts.",
 )
 
+PRODUCTS_WITHOUT_LAYER = Problem(
+    InvalidStudy,
+    "method.products-unsupported",
+    "method {method}: the backbone has no frozen linear layer whose products can be in {products}. Set `products` to "
+    "float for this method.",
+)
+
 PULL_INAPPLICABLE = Problem(
     InvalidStudy,
     "option.inapplicable",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from afina.models.backbone_spec import FLOAT
 from afina.report.formatting import NOTHING, count, seconds, size
 from afina.report.tables import Column, Table
 from afina.studies.runs.run import Forecast, Terms
@@ -46,10 +47,11 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
             f"What fits in {size(terms.memory)} of main memory: {_titles([o.title for o in forecasts if o.fits])}.",
             *_offer(forecasts),
             _dtype_note(terms),
+            *([_PRODUCTS_NOTE.format(products=terms.products)] if terms.products != FLOAT else []),
             f"Activations are those of {source}: {terms.texts:,} texts, {terms.tokens:,} tokens, {terms.longest:,} in "
             "the longest text.",
             f"Peak: every tensor of a run at its height, and {size(terms.process)} for Python and the libraries."
-            f"{_IN_BFLOAT16 * (terms.dtype == 'bfloat16')}",
+            f"{_IN_BFLOAT16 * (terms.dtype == 'bfloat16' and terms.products == FLOAT)}",
             _time_note(forecasts),
         ),
     )
@@ -58,6 +60,13 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
 _IN_BFLOAT16 = (
     " In bfloat16, a CPU keeps the frozen weights twice. The height is often the end of training, when the model is "
     "opened again in float32 for the evaluation."
+)
+
+
+_PRODUCTS_NOTE = (
+    "Products with frozen weights are computed in {products}, which needs a CPU. `afina train --set "
+    "products={products}` trains so, and keeps the frozen weights in {products} during training. The evaluation opens "
+    "the model again in float32."
 )
 
 
@@ -165,7 +174,7 @@ def _row(one: Forecast) -> tuple[str, ...]:
         one.title,
         one.terms.precision,
         size(one.peak),
-        size(one.gpu_peak),
+        size(one.gpu_peak) if one.runs_on_gpu else NOTHING,
         NOTHING if one.serving_bytes is None else size(one.serving_bytes),
         "yes" if one.fits else "no",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from afina.models.backbone_spec import FLOAT
 from afina.report.formatting import ACCURACY, F1
 from afina.report.recommendation import Interval, sentences, setting_note, titled, why_left_out
 from afina.schema import figures_as_json, null_where_undefined
@@ -15,7 +16,8 @@ def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[
     """Return a recommendation as JSON values with stable keys; paths of adapters begin with the output directory `out`.
 
     The JSON object has the key `backbones`, and each row the key `backbone`, only if several backbones were compared.
-    The JSON object has the keys `latency` and `latencies` only if the user gave a latency limit.
+    The JSON object has the key `products` only if trainings computed products with frozen weights in int8. The JSON
+    object has the keys `latency` and `latencies` only if the user gave a latency limit.
     """
     return {
         "task": made.task,
@@ -60,5 +62,6 @@ def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[
         "minutes": made.minutes,
         "seconds": made.seconds,
         "stages": made.stages,
+        **({"products": made.products} if made.products != FLOAT else {}),
         **({"latency": made.latency, "latencies": made.latencies} if made.latency is not None else {}),
     }

@@ -46,7 +46,7 @@ from afina.studies.executors.executor import Executor
 from afina.studies.results import Results, of_recommendation
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
 from afina.studies.runs.record import Result
-from afina.studies.runs.spec import Ask, with_address
+from afina.studies.runs.spec import Ask, Products, Training, usual_products, with_address
 from afina.studies.study_file import checked
 from afina.studies.watcher import Watcher, watching
 
@@ -61,6 +61,7 @@ def recommend(
     data: ReadingOptions | Mapping[str, Any] | None = None,
     ask: Mapping[str, Any] | None = None,
     metric: str | None = None,
+    products: Products | None = None,
     latency: float | None = None,
     watcher: Watcher | None = None,
     executor: Executor | None = None,
@@ -78,6 +79,7 @@ def recommend(
         data: The options with which the task is read, such as columns and labels, as in `ReadingOptions`.
         ask: The prompt template, the label words, and whether the head starts from label words, as in `Ask`.
         metric: The metric by which methods are chosen; None means the default metric of the task or of its kind.
+        products: `products` of the trainings, as in `Training`, of each method that int8 suits. None: `usual_products`.
         latency: The most milliseconds that a model may take to predict a single text on this machine. None: no limit.
         executor: The executor of the runs; None means that each run has a process of its own on this machine.
         command: The command line arguments that repeat the recommendation.
@@ -88,25 +90,23 @@ def recommend(
 
     Raises:
         InvalidData: `minutes`, `backbone` or `latency` is not valid, or the task cannot be read.
-        InvalidStudy: A backbone is not supported, no backbone supports the task, or no model is fast enough.
+        InvalidStudy: A backbone or `products` is unsupported, no backbone suits the task, or no model is fast enough.
         NotFound: The task or a backbone does not exist.
         Busy: Another process writes to `out`.
     """
-    _check_above_zero("minutes", minutes, "Give 5 or more for a useful answer.")
-    if latency is not None:
-        _check_above_zero("latency", latency, "Give milliseconds.")
+    _check_limits(minutes, latency)
     backbones = _checked_backbones(backbone)
     began = meter.now() if began is None else began
     how = checked(Ask, ask or {}, "recommend: ask")
+    products = checked(Training, {"products": products or usual_products()}, "recommend").products
     asked, whole = _read(task, data or {})
-    objective = objectives.make(whole.label_names, {"kind": whole.kind}).of(whole.train.labels)
-    metric = metric_for(objective, metric, whole.metric)
-    _check_defined(metric, objective, whole)
+    objective, metric = _aim(whole, metric)
     with Results.hold(Path(out)) as held, watching(watcher) as watcher:
         watcher = EventFile(held.directory.events, watcher, anew=True)
         chosen = executor or by_name.make(None)
         clock = TimeBudget(began + _fetch(backbones, chosen, watcher), minutes)
-        setting = ChoiceSetup(whole, asked, backbones, how, clock, watcher, chosen, objective, metric, latency)
+        given = whole, asked, backbones, how, clock, watcher, chosen, objective, metric, products, latency
+        setting = ChoiceSetup(*given)
         made = _recommend(setting, memory, held).model_copy(update={"command": tuple(command)}).sealed()
         held.describe(held.directory.recommendation, made.model_dump_json(indent=2) + "\n")
         watcher.changed(results := of_recommendation(held, made))
@@ -134,6 +134,12 @@ def _fetch(backbones: Sequence[str], executor: Executor, watcher: Watcher) -> fl
     return seconds
 
 
+def _check_limits(minutes: float, latency: float | None) -> None:
+    _check_above_zero("minutes", minutes, "Give 5 or more for a useful answer.")
+    if latency is not None:
+        _check_above_zero("latency", latency, "Give milliseconds.")
+
+
 def _check_above_zero(name: str, value: float, instead: str) -> None:
     if not isinstance(value, int | float) or not 0 < value < math.inf:
         found = f"{value:g}" if isinstance(value, int | float) else str(value)
@@ -148,6 +154,14 @@ def _checked_backbones(given: str | Sequence[str]) -> tuple[str, ...]:
         found = f"{twice[0]} is given twice" if twice else "no backbone is given"
         raise problems.CANDIDATE_BACKBONE_TWICE(_problem=found, found=list(backbones))
     return backbones
+
+
+def _aim(task: Task, metric: str | None) -> tuple[Objective, str]:
+    """Return the objective of the task, and the metric by which methods are chosen."""
+    objective = objectives.make(task.label_names, {"kind": task.kind}).of(task.train.labels)
+    chosen = metric_for(objective, metric, task.metric)
+    _check_defined(chosen, objective, task)
+    return objective, chosen
 
 
 def _check_defined(metric: str, objective: Objective, task: Task) -> None:
@@ -166,7 +180,10 @@ def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock) -> Re
     task = setting.task
     for backbone in setting.backbones:
         setting.executor.check_machines(setting.run(Way(backbone, DEAREST)))
+    setting.executor.check_products(setting.products)
     setting.watcher.says(task.told)
+    if setting.products != "float":
+        setting.watcher.says(f"trainings compute products with frozen weights in {setting.products}")
     if setting.lacks_words:
         setting.watcher.says(no_words_note(task.label_names, len(task.train)))
     setting.watcher.says("fitting baselines without a language model")
@@ -260,6 +277,7 @@ def _answer(
         seconds=setting.clock.spent,
         stages=dict(setting.stages.seconds),
         at_once=trainings.at_once,
+        products=setting.products,
         latency=setting.latency,
         latencies=tried.latencies,
     )

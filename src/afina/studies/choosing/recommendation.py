@@ -19,7 +19,7 @@ from afina.schema import Count, Figure, Frozen, Sealed
 from afina.stats.comparison import Comparison
 from afina.studies.choosing import floors
 from afina.studies.runs.record import Below, Prompting
-from afina.studies.runs.spec import Training
+from afina.studies.runs.spec import Products, Training
 
 NAME = "choose"
 """The study name in the records of a recommendation's runs, which is the name of the command `afina choose`."""
@@ -171,6 +171,7 @@ class Recommendation(Sealed):
         seconds: The seconds that the recommendation took.
         stages: The seconds of each stage of `afina choose`, such as "training".
         at_once: The largest number of trainings at the same time.
+        products: The type of numbers in which trainings computed products with frozen weights, "float" or "int8".
         latency: The largest allowed milliseconds of a prediction for a single text. None: no limit.
         latencies: The median milliseconds of a prediction for a single text, by the name of a backbone or of a method
             on a backbone. Empty if `latency` is None.
@@ -196,6 +197,7 @@ class Recommendation(Sealed):
     seconds: float
     stages: dict[str, float] = Field(default_factory=dict)
     at_once: int = Field(default=1, ge=1)
+    products: Products = "float"
     latency: float | None = None
     latencies: dict[str, float] = Field(default={})
     command: tuple[str, ...] = ()

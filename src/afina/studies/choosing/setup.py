@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from afina.data.addresses import reads_files
 from afina.data.reading_options import ReadingOptions
 from afina.data.task import Task
-from afina.methods import is_fitted
+from afina.methods import is_fitted, make
 from afina.models.backbone_spec import files_digest
 from afina.models.objectives import Objective
 from afina.studies.backbones import ON, backbone_names
@@ -23,7 +23,7 @@ from afina.studies.choosing.time_budget import StageSeconds, TimeBudget
 from afina.studies.executors.executor import Executor, MemoryForecast
 from afina.studies.runs.inputs import lacks_words
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Ask, Training
+from afina.studies.runs.spec import Ask, Products, Training
 from afina.studies.watcher import Watcher
 
 DEAREST = "full"
@@ -58,6 +58,8 @@ class ChoiceSetup:
         data: The options with which the runs read the task. The runs skip the check for leakage (held-out texts in the
             training split), because the whole task was checked once.
         metric: The metric by which methods are chosen.
+        products: The type of numbers in which trainings compute products with frozen weights (`Training.products`). A
+            method for which int8 is not possible trains in float.
         latency: The largest allowed milliseconds of a prediction for a single text. None: no limit.
         stages: The seconds that each stage of the recommendation has taken so far.
     """
@@ -71,6 +73,7 @@ class ChoiceSetup:
     executor: Executor
     objective: Objective
     metric: str
+    products: Products = "float"
     latency: float | None = None
     stages: StageSeconds = field(default_factory=StageSeconds)
 
@@ -104,7 +107,11 @@ class ChoiceSetup:
             name=self.name(way) if len(self.backbones) > 1 else "",
             data=replace(self.data, **data),
             ask=ask,
-            training=Training(learning_rate=rate, max_steps=steps),
+            training=Training(
+                learning_rate=rate,
+                max_steps=steps,
+                products=self.products if make(way.method).multiplies_frozen else "float",
+            ),
             metric=self.metric,
             data_digest=self.task.data_digest if reads_files(self.task.address, self.data.evaluation) else None,
             backbone_files=self.files[way.backbone],

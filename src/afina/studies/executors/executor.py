@@ -171,6 +171,9 @@ class Executor(ABC):
         Callers that have already read the task call `check_machines` instead of `check`.
         """
 
+    def check_products(self, products: str) -> None:  # noqa: B027 - another machine checks its own processor
+        """Check that the machine of the runs computes `train.products` of this value. Raises InvalidStudy."""
+
     def prepare(self) -> None:  # noqa: B027 - on other machines a worker starts with its run
         """Start a process that imports torch and the other libraries of runs, without waiting for the imports."""
 

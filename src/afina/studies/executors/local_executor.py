@@ -9,6 +9,7 @@ from pathlib import Path
 
 from afina import meter
 from afina.events import Listener, ValidationScore, ignore
+from afina.models.backbone_spec import FLOAT
 from afina.studies.executors import fork_server
 from afina.studies.executors.executor import Executor, MemoryForecast
 from afina.studies.executors.worker import CarryOut, Foresee, GoOn, MemoryForeseen, Recorded, Request, Scored, TryOut
@@ -34,6 +35,12 @@ class LocalExecutor(Executor):
     def prepare(self) -> None:
         """Start the fork server, which imports torch and the other libraries that runs need."""
         fork_server.prepare(variables(self._threads))
+
+    def check_products(self, products: str) -> None:
+        if products != FLOAT:
+            from afina.studies.runs import prepared  # loads torch
+
+            prepared.check_products(products)
 
     def fetch(self, backbone: str) -> None:
         """Download and convert the backbone, unless it is in afina's cache."""

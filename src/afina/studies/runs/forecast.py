@@ -34,7 +34,16 @@ from afina.models.objectives import Objective
 from afina.models.pretrained import meta_model
 from afina.studies import problems
 from afina.studies.executors.worker_memory import worker_memory
-from afina.studies.runs.prepared import aim_of, attached, loader_of, longest_text, question_of, read_task, recipe_of
+from afina.studies.runs.prepared import (
+    aim_of,
+    attached,
+    check_products,
+    loader_of,
+    longest_text,
+    question_of,
+    read_task,
+    recipe_of,
+)
 from afina.studies.runs.run import Forecast, Terms
 from afina.studies.runs.spec import Ask, RunSpec, Training
 from afina.training.dry_run import dry_run, serving_bytes
@@ -97,8 +106,8 @@ def forecast_run(
     _check_steps(run, recipe.steps)
     before = method.takes_positions
     evaluation, load = _evaluation(task, run, before)
-    precision = run.training.precision
-    seen = dry_run(run.backbone, method, objective, loader, recipe, evaluation, dtype, precision, load)
+    weights = {"precision": run.training.precision, "products": run.training.products}
+    seen = dry_run(run.backbone, method, objective, loader, recipe, evaluation, dtype, load=load, **weights)
     inputs = inputs_of(method)
     gpu = memory or meter.gpu_memory(devices.choose())
     terms = _terms(run, inputs.largest(loader, recipe), _name(dtype), limit, gpu)
@@ -197,7 +206,7 @@ def forecast_methods(
     """Return the forecast of a run with each method; if a run does not fit in memory, also that in int8 (`smaller`).
 
     If `task` is None, the forecast assumes texts of `training.max_length` tokens (default LENGTH) with one of two
-    labels. Raises InvalidStudy for a text-to-text kind without `task`.
+    labels. Raises InvalidStudy for a text-to-text kind without `task`, or for `products` that this machine lacks.
 
     Args:
         methods: The methods; None means all methods that suit the backbone's family and the task's labels.
@@ -206,6 +215,7 @@ def forecast_methods(
         considered: Whether to leave out methods that `choose` does not consider.
         says: A function that receives a line of text when slow work begins.
     """
+    check_products(training.products)
     if task:
         says(f"reading {task} and the backbone's tokenizer")
     else:
@@ -233,12 +243,16 @@ def forecast_methods(
         try:
             one = forecast_run(run, texts, memory=memory, calibrate=calibrate, says=says)
         except InvalidStudy as error:
-            if error.code != "method.precision-unsupported" or (methods is not None and not compares):
+            if error.code not in _LEFT_OUT or (methods is not None and not compares):
                 raise
             says(f"left out: {error}")
         else:
             found.append(_beside(one, run, texts, memory, compares=compares))
     return found
+
+
+_LEFT_OUT = ("method.precision-unsupported", "method.products-unsupported")
+"""The codes of errors for which `forecast_methods` leaves a method out."""
 
 
 def _check_kind(data: ReadingOptions) -> None:
@@ -336,6 +350,7 @@ def _terms(run: RunSpec, largest: Packed, dtype: str, memory: int, gpu: int | No
         dtype=dtype,
         usual_dtype=_name(devices.precision("auto", devices.choose())),
         precision=run.training.precision,
+        products=run.training.products,
         texts=len(largest),
         tokens=len(largest.tokens),
         longest=int(largest.bounds.diff().max()),
@@ -356,6 +371,7 @@ def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader
     The method must have parameters to train, and no batch of `loader` may have been read. Raises NotFound if the
     backbone's weights cannot be opened, Diverged or OutOfMemory.
     """
+    check_products(run.training.products)
     device = devices.choose()
     with allocator.memory_errors(run.title):
         names, opening, precision = objective.label_names, objective.opening, run.training.precision
@@ -363,5 +379,6 @@ def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader
         attached(classifier, method, run.seed, device)
         recipe = replace(recipe_of(run, method, loader), steps=WARM_UP + MEASURED)
         dtype = devices.precision(run.training.dtype, device)
-        fit = fit_of(method)(classifier, method, objective, loader, recipe, dtype)
+        products = run.training.products
+        fit = fit_of(method)(classifier, method, objective, loader, recipe, dtype, products)
         return fit.pace(WARM_UP, MEASURED)

@@ -115,6 +115,12 @@ def check_precision(run: RunSpec) -> None:
         hold(torch.zeros(1, 1))
 
 
+def check_products(asked: str) -> None:
+    """Raise InvalidStudy, with the reason, if this machine does not train with `products` of this value."""
+    if asked != FLOAT and (reason := devices.why_no_int8(devices.choose())) is not None:
+        raise problems.PRODUCTS_UNSUPPORTED(products=asked, reason=reason)
+
+
 def prepare(
     run: RunSpec,
     meter: Meter,
@@ -132,6 +138,7 @@ def prepare(
     Raises NotFound, InvalidStudy or InvalidData. InvalidData is also raised if the data or the backbone's files do not
     have the digests in `run`.
     """
+    check_products(run.training.products)
     listen(Progress("load"))
     with meter.phase("load"):
         texts = given or (located.read(run) if located else read_task(run))
@@ -171,9 +178,8 @@ def prepare(
         retention=before,
     )
     loader = loader_of(run, task.train, objective)
-    return prepared, fit_of(method)(
-        classifier, method, objective, loader, recipe_of(run, method, loader), prepared.dtype
-    )
+    recipe, products = recipe_of(run, method, loader), run.training.products
+    return prepared, fit_of(method)(classifier, method, objective, loader, recipe, prepared.dtype, products)
 
 
 WARM_UP, AT_LEAST, SECONDS = 3, 3, 10.0

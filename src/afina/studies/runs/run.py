@@ -51,7 +51,15 @@ class Run(RunSpec):
 
     @model_validator(mode="after")
     def _can_be_carried_out(self) -> Self:
-        self._check_ignored(make(self.method, self.hyperparameters, "run"))
+        method = make(self.method, self.hyperparameters, "run")
+        self._check_ignored(method)
+        if self.training.products != FLOAT and not method.multiplies_frozen:
+            raise problems.PRODUCTS_OF_METHOD(
+                run=self.title,
+                products=self.training.products,
+                method=method.name,
+                _why="trains every weight of the backbone" if method.trains_all else "reads the backbone's weights",
+            )
         if self.name:
             output_directory.check_name(self.name, "run")
         if not 0 <= self.seed < MOST_SEED:
@@ -188,6 +196,7 @@ class Terms:
         process: The bytes of memory that Python and the libraries take without any tensor.
         gpu: The bytes of GPU memory that the run may use. None: there is no GPU.
         precision: The precision in which the backbone's frozen weights are stored, such as "int8".
+        products: The type of numbers in which products with frozen weights are computed, "float" or "int8".
     """
 
     backbone: str
@@ -202,16 +211,18 @@ class Terms:
     process: int
     gpu: int | None = None
     precision: str = FLOAT
+    products: str = FLOAT
 
     @property
     def computing(self) -> str:
-        """The dtype in which training computes, and the precision of the frozen weights unless it is "float"."""
-        return self.dtype if self.precision == FLOAT else f"{self.dtype} on weights in {self.precision}"
+        """The dtype in which training computes, and `precision` and `products` unless they are "float"."""
+        stored = "" if self.precision == FLOAT else f" on weights in {self.precision}"
+        return self.dtype + stored + ("" if self.products == FLOAT else f" with products in {self.products}")
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The assumptions of the forecast as JSON values; the precision is left out if it is "float"."""
-        return {key: value for key, value in asdict(self).items() if key != "precision" or value != FLOAT}
+        """The assumptions of the forecast as JSON values; `precision` and `products` are left out if "float"."""
+        return {key: value for key, value in asdict(self).items() if key not in _WHERE_GIVEN or value != FLOAT}
 
 
 @dataclass(frozen=True)
@@ -257,21 +268,36 @@ class Forecast:
 
     @property
     def fits_gpu(self) -> bool | None:
-        """Whether a run fits in the GPU memory `terms.gpu`; None if the terms have no GPU."""
-        return None if self.terms.gpu is None else self.gpu_peak <= self.terms.gpu
+        """Whether a run fits in the GPU memory `terms.gpu`; None if the terms have no GPU, or the run needs a CPU."""
+        return None if self.terms.gpu is None or not self.runs_on_gpu else self.gpu_peak <= self.terms.gpu
+
+    @property
+    def runs_on_gpu(self) -> bool:
+        """Whether a GPU can execute the run; only a CPU computes products in int8."""
+        return self.terms.products == FLOAT
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The forecast as JSON values, without the assumptions `terms`, which are equal for all methods."""
-        figures = {key: value for key, value in asdict(self).items() if key not in _APART}
+        """The forecast as JSON values, without the assumptions `terms`, which are equal for all methods.
+
+        The figures of a GPU are left out if no GPU can execute the run.
+        """
+        apart = _APART if self.runs_on_gpu else (*_APART, *_OF_GPU)
+        figures = {key: value for key, value in asdict(self).items() if key not in apart}
         figures |= {"fits": self.fits, "fits_gpu": self.fits_gpu}
         if self.serving_bytes is not None:
             figures["serving_bytes"] = self.serving_bytes
         if (other := self.smaller) is not None:
-            kept = {"precision": other.terms.precision, "peak": other.peak, "gpu_peak": other.gpu_peak}
-            figures["smaller"] = kept
+            kept = {"precision": other.terms.precision, "peak": other.peak}
+            figures["smaller"] = kept | ({"gpu_peak": other.gpu_peak} if other.runs_on_gpu else {})
         return figures
 
+
+_WHERE_GIVEN = ("precision", "products")
+"""The fields of `Terms` that `summary` leaves out at their default."""
+
+_OF_GPU = ("allocated_end", "gpu_evaluation", "gpu_peak")
+"""The fields of `Forecast` that hold only for a run on a GPU."""
 
 _APART = ("method", "title", "terms", "serving_bytes", "smaller")
 """The fields of `Forecast` that `summary` leaves out, or adds only if they have a value."""

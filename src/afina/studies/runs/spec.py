@@ -28,6 +28,18 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 """The values of `train.dtype`."""
 
+Products = Literal["float", "int8"]
+PRODUCTS: tuple[Products, ...] = get_args(Products)
+"""The values of `train.products`."""
+
+
+def usual_products() -> Products:
+    """Return the `products` with which `afina train` and `afina choose` train on this machine if the user gives none.
+
+    int8 may be the default only on machines where it is faster and no verdict finds it less accurate (docs/LOG.md).
+    """
+    return "float"
+
 
 class Training(Frozen):
     """The training settings: the section [train] of a study file.
@@ -46,6 +58,10 @@ class Training(Frozen):
             float32.
         precision: The precision in which the backbone's frozen linear weights are stored, a key of PRECISIONS. "float"
             stores them in `dtype`. "int8" stores one byte per weight, with a scale for each output channel.
+        products: The type of numbers in which products with frozen weights of the backbone's linear layers are
+            computed, in the forward pass and for the gradients of inputs. "float" computes them in `dtype`. "int8"
+            quantises inputs and gradients at run time, for each token; a processor with AVX512-VNNI, AVX-VNNI or
+            AMX-int8 is required. The trained model is evaluated and saved as any other, with products in float.
         accumulate: The number of batches per optimizer step. The gradient is that of the mean loss over the examples of
             all batches of a step.
         token_budget: The largest number of tokens in one forward pass, which limits memory. A larger batch is computed
@@ -85,6 +101,7 @@ class Training(Frozen):
     max_steps: int | None = Field(default=None, ge=1, le=MOST)
     dtype: Dtype = "auto"
     precision: PrecisionName = FLOAT
+    products: Products = "float"
     accumulate: int = Field(default=1, ge=1, le=MOST)
     token_budget: int = Field(default=2048, ge=1, le=MOST)
     checkpointing: bool = False
