@@ -19,6 +19,7 @@ from afina.generating.searches import TokenLogprobs, logprobs_of
 from afina.models.added_modules import key_value_cache
 from afina.models.architectures import output_embedding_of
 from afina.models.classifier import Classifier
+from afina.models.kernels.decoding_step import DecodingStep
 from afina.models.kernels.key_values import CachedSequence, OpenSequence
 from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.kernels.layout import Layout
@@ -257,7 +258,7 @@ class OwnNextTokenModel(NextTokenModel):
 
     def __init__(self, model: Classifier) -> None:
         super().__init__(model, output_embedding_of(model.model))
-        self._model = model
+        self._model, self._step = model, DecodingStep.of(model.body)
 
     def before(self, adapter: BatchedAdapter | None) -> int:
         return self._model.before
@@ -282,8 +283,10 @@ class OwnNextTokenModel(NextTokenModel):
         return made
 
     def _features(self, ids: Tensor, positions: Tensor, sequences: Sequence[CachedSequence]) -> Tensor:
-        layout = Layout(torch.arange(len(sequences) + 1, dtype=torch.int32, device=self._device))
         cached = self.cache.decoding_row(sequences)
+        if self._step is not None:
+            return self._step(ids, positions, cached, {}).float()
+        layout = Layout(torch.arange(len(sequences) + 1, dtype=torch.int32, device=self._device))
         row = {"input_ids": ids[None], "position_ids": positions[None]}
         return self._model.read(row, layout, cached=cached)
 

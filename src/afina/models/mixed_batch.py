@@ -25,6 +25,7 @@ from afina.models.added_modules import key_value_cache
 from afina.models.architectures import architecture_of
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier, types_of
+from afina.models.kernels.decoding_step import DecodingStep
 from afina.models.kernels.dora import prepare_dora
 from afina.models.kernels.key_values import KeyValueCache, KeyValueRow, RowSegment, TokenChunk
 from afina.models.kernels.layer_changes import BatchedAdapter, PlacedChange, RowChanges, changed_forward
@@ -201,6 +202,10 @@ class MixedBatchModel:
         return self.classifier.hidden(given, layout, **options).index_select(0, cells).float()
 
     @cached_property
+    def _decoding_step(self) -> DecodingStep | None:
+        return DecodingStep.of(self.classifier.body, {module: path for path, module in self._modules.items()})
+
+    @cached_property
     def opened(self) -> KeyValueCache:
         """The empty cache of keys and values from which texts that are computed in chunks start."""
         return key_value_cache(self.classifier.body)
@@ -218,6 +223,8 @@ class MixedBatchModel:
         """
         layout = Layout(torch.arange(len(tokens) + 1, dtype=torch.int32, device=self.device))
         with self._computing(len(tokens), changes):
+            if self._decoding_step is not None and self._decoding_step.takes(changes):
+                return self._decoding_step(tokens, positions, cached, changes).float()
             row = {"input_ids": tokens[None], "position_ids": positions[None]}
             return self.classifier.read(row, layout, cached=cached)
 

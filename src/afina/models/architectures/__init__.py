@@ -11,9 +11,30 @@ from typing import Any
 from afina.models import problems
 from afina.models.architectures.decoders import DECODERS
 from afina.models.architectures.encoders import ENCODERS, REFUSED
-from afina.models.architectures.entry import Architecture, Block, Mask, Pooling, PostNorm, PreNorm, Size, Sizes
+from afina.models.architectures.entry import (
+    Architecture,
+    Block,
+    DecodingPaths,
+    Mask,
+    Pooling,
+    PostNorm,
+    PreNorm,
+    Size,
+    Sizes,
+)
 
-__all__ = ["REFUSED", "Architecture", "Block", "Mask", "Pooling", "PostNorm", "PreNorm", "Size", "Sizes"]
+__all__ = [
+    "REFUSED",
+    "Architecture",
+    "Block",
+    "DecodingPaths",
+    "Mask",
+    "Pooling",
+    "PostNorm",
+    "PreNorm",
+    "Size",
+    "Sizes",
+]
 
 ARCHITECTURES: dict[str, Architecture] = {entry.family: entry for entry in (*DECODERS, *ENCODERS)}
 """The entries of all supported model families, by transformers' `model_type`."""

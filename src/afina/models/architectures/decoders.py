@@ -4,34 +4,39 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from afina.models.architectures.entry import Architecture, Block, PreNorm, Size, Sizes
+from afina.models.architectures.entry import Architecture, Block, DecodingPaths, PreNorm, Size, Sizes
 
 _LAYERNORMS = PreNorm("input_layernorm", "post_attention_layernorm")
 _SEPARATE = ("q_proj", "k_proj", "v_proj")
 _OLD = {"hidden": "n_embd", "layers": "n_layer", "heads": "n_head", "inner": "n_inner", "positions": "n_positions"}
 
 
-def _llama(**norms: Size) -> Block:
-    """Return the entry of a LLaMA transformer block with `norms` inside its attention."""
+_PROJECTIONS: dict[str, tuple[Size, Size]] = {
+    "self_attn.q_proj": ("hidden", "queries"),
+    "self_attn.k_proj": ("hidden", "keys"),
+    "self_attn.v_proj": ("hidden", "keys"),
+    "self_attn.o_proj": ("queries", "hidden"),
+    "mlp.gate_proj": ("hidden", "inner"),
+    "mlp.up_proj": ("hidden", "inner"),
+    "mlp.down_proj": ("inner", "hidden"),
+}
+
+
+def _llama(window: str = "", head_norms: tuple[()] | tuple[str, str] = ()) -> Block:
+    """Return the entry of a LLaMA transformer block; the arguments are those of `DecodingPaths`."""
+    q, k, v, o, gate, up, down = _PROJECTIONS
     return Block(
         "layers",
         "self_attn",
-        linear={
-            "self_attn.q_proj": ("hidden", "queries"),
-            "self_attn.k_proj": ("hidden", "keys"),
-            "self_attn.v_proj": ("hidden", "keys"),
-            "self_attn.o_proj": ("queries", "hidden"),
-            "mlp.gate_proj": ("hidden", "inner"),
-            "mlp.up_proj": ("hidden", "inner"),
-            "mlp.down_proj": ("inner", "hidden"),
-        },
+        linear=_PROJECTIONS,
         norms={
             "input_layernorm": "hidden",
             "post_attention_layernorm": "hidden",
-            **{f"self_attn.{name}": size for name, size in norms.items()},
+            **dict.fromkeys(head_norms, "head"),
         },
         final_norm="norm",
         pre_norm=_LAYERNORMS,
+        decoding=DecodingPaths((q, k, v, o, gate, up, down), head_norms=head_norms, window=window),
     )
 
 
@@ -96,11 +101,19 @@ DECODERS = (
         output_embedding="embed_out",
     ),
     Architecture("llama", _llama(), Sizes(32000, 4096, 32, 32, 11008, 2048), ("embed_tokens",), _SEPARATE),
-    Architecture("mistral", _llama(), Sizes(32000, 4096, 32, 32, 14336, 131072, 8), ("embed_tokens",), _SEPARATE),
-    Architecture("qwen2", _llama(), Sizes(151936, 4096, 32, 32, 22016, 32768, 32), ("embed_tokens",), _SEPARATE),
+    Architecture(
+        "mistral",
+        _llama("config.sliding_window"),
+        Sizes(32000, 4096, 32, 32, 14336, 131072, 8),
+        ("embed_tokens",),
+        _SEPARATE,
+    ),
+    Architecture(
+        "qwen2", _llama("sliding_window"), Sizes(151936, 4096, 32, 32, 22016, 32768, 32), ("embed_tokens",), _SEPARATE
+    ),
     Architecture(
         "qwen3",
-        _llama(q_norm="head", k_norm="head"),
+        _llama("sliding_window", ("self_attn.q_norm", "self_attn.k_norm")),
         Sizes(151936, 4096, 32, 32, 22016, 32768, 32, 128),
         ("embed_tokens",),
         _SEPARATE,

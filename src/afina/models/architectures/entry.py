@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Literal
 
 Pooling = Literal["first", "last", "mean"]
@@ -37,6 +38,36 @@ class PreNorm:
     first: str
     second: str
     parallel: bool = False
+
+    @property
+    def norms(self) -> tuple[str, str]:
+        """Names of both norms."""
+        return self.first, self.second
+
+
+@dataclass(frozen=True)
+class DecodingPaths:
+    """The modules of a LLaMA block whose kernels a decoding step calls directly, by path from the block.
+
+    Attributes:
+        linear: The projections to queries, keys and values, the attention's output, and the MLP's gate, upper and lower
+            layer, in this order.
+        activation: The activation function of the MLP's gate.
+        head_norms: The norms of each query head and each key head. Empty: no such norms.
+        window: Path from the attention to its sliding window; "": the attention has no sliding window.
+        rotary: Path from the body to the rotary embedding.
+    """
+
+    linear: tuple[str, str, str, str, str, str, str]
+    activation: str = "mlp.act_fn"
+    head_norms: tuple[()] | tuple[str, str] = ()
+    window: str = ""
+    rotary: str = "rotary_emb"
+
+    def window_of(self, attention: Any) -> int | None:
+        """Return the sliding window of an attention; None: a token attends to all earlier tokens."""
+        found: int | None = attrgetter(self.window)(attention) if self.window else None
+        return found
 
 
 @dataclass(frozen=True)
@@ -69,6 +100,7 @@ class Block:
         post_norm: The norms of a block, if they come after attention and MLP. If both `pre_norm` and `post_norm` are
             None, the last block is computed at every token.
         mlp: Path from a block to the MLP, or to `post_norm.second` if that module also projects and adds.
+        decoding: The modules that a decoding step calls directly. None: decoding calls the body's own forward.
     """
 
     layers: str
@@ -79,6 +111,7 @@ class Block:
     pre_norm: PreNorm | None = None
     post_norm: PostNorm | None = None
     mlp: str = "mlp"
+    decoding: DecodingPaths | None = None
 
     @property
     def attended(self) -> str:

@@ -26,6 +26,10 @@ SMALLEST = 64
 and so on; each has 1.5 or 1.33 times as many as the pool before."""
 
 
+READ_AT_ONCE = 32
+"""Attention in bfloat16 on a CPU reads a multiple of this number of columns. oneDNN compiles a kernel for each new
+number of columns, which takes longer than the product of one text. The size of each pool is a multiple of 32."""
+
 SLACK = 1.5
 """Maximum ratio of the slots of a pool to its running texts."""
 
@@ -255,10 +259,18 @@ class KeyValueCache:
             columns = self._there(lengths)
             written.append(_Written(pool, where, torch.arange(count, device=self._device), columns, even=even))
             prefix = self._there(np.array([one.prefix for one in pool.owners], dtype=np.int64))
-            read.append(_Read(pool, where, columns, prefix, int(lengths.max()) + 1, even is not None))
+            most = int(lengths.max()) + 1
+            longest = self._rounded(most)
+            read.append(_Read(pool, where, columns, prefix, longest, even is not None and longest == most))
         for sequence in sequences:
             sequence.length += 1
         return KeyValueRow(self._layers, written, read)
+
+    def _rounded(self, columns: int) -> int:
+        """Return the number of columns that attention reads if the longest text has `columns` positions."""
+        if self._dtype != torch.bfloat16 or self._device.type != "cpu":
+            return columns
+        return -(-columns // READ_AT_ONCE) * READ_AT_ONCE
 
     def make_room(self) -> None:
         """Move every running text whose pool has no room for another token to a larger pool."""
@@ -502,9 +514,24 @@ class KeyValueRow:
             for part in self.written:
                 part.write_prefix(self.layers[module], *columns, among)
 
+    def step(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
+    ) -> Tensor:
+        """Cache keys and values [B, G, D] of one token of each running text, and return the attention [B, H, D].
+
+        Args:
+            query: The queries [B, H, D].
+        """
+        layer = self.layers[module]
+        for part in self.written:
+            part.write(layer, key, value)
+        return self._attend(layer, query, scale, window)
+
     def attend(self, module: nn.Module, query: Tensor, scale: float, window: int | None) -> Tensor:
         """Return the attention's output [B, H, D] for the query [H, B, D] of one token of each running text."""
-        layer, rows = self.layers[module], query.transpose(0, 1)
+        return self._attend(self.layers[module], query.transpose(0, 1), scale, window)
+
+    def _attend(self, layer: int, rows: Tensor, scale: float, window: int | None) -> Tensor:
         if len(self.read) == 1 and isinstance(self.read[0].cells, slice):
             return self.read[0].attend(layer, rows, scale, window)
         attended = rows.new_empty(rows.shape)
