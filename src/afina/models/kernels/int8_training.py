@@ -7,9 +7,9 @@ sets together take half the memory of a bfloat16 weight that is stored once for 
 gradients has its own scale max |row| / 127, so a token's result does not depend on other tokens.
 
 Quantising has to cost little beside a product that takes half as long as in bfloat16. The largest absolute value of a
-row is the largest integer among its bits without the sign bit. FBGEMM's kernel for embedding tables rounds, shifts and
-casts a row in one pass; its result has eight more bytes in each row, which oneDNN skips. `docs/LOG.md` has the times,
-and what was slower. oneDNN is faster for unsigned inputs, so codes are shifted by 128, and oneDNN subtracts the shift.
+row is the largest integer among its bits without the sign bit. Layers that read the same tensor, such as the
+projections to queries, keys and values, quantise it once. `docs/LOG.md` has the times, and what was slower. oneDNN is
+faster for unsigned inputs, so codes are shifted by 128, and oneDNN subtracts the shift.
 
 The module `int8_training` does not know models, methods or steps.
 """
@@ -37,7 +37,7 @@ ROWS = 512
 (docs/LOG.md)."""
 
 Codes = list[tuple[Tensor, Tensor]]
-"""Quantised rows in blocks: codes plus SHIFT, uint8 [n, K] with a larger stride, and scales [n, 1]."""
+"""Quantised rows in blocks: codes plus SHIFT, uint8 [n, K], and scales [n, 1]."""
 
 
 class Int8ProductsWeight(HeldWeight):
@@ -108,18 +108,9 @@ def _quantize(rows: Tensor) -> tuple[Tensor, Tensor]:
     bits, magnitude = _BITS[rows.dtype]
     largest = rows.view(bits).bitwise_and(magnitude).amax(1, keepdim=True).view(rows.dtype)
     scales = largest.mul_(1 / LEVELS).add_(SMALLEST)
-    wide = rows.to(torch.float32, memory_format=torch.contiguous_format, copy=True).mul_(scales.float().reciprocal())
-    if isinstance(wide, FakeTensor):  # in a dry run (`afina.training.dry_run`), FBGEMM's kernel has no shapes
-        return wide.new_empty(len(rows), rows.shape[1] + _TAIL, dtype=torch.uint8)[:, :-_TAIL], scales
-    codes = torch.ops.quantized.embedding_bag_byte_prepack_with_rowwise_min_max(wide, _LIMITS[: len(rows)])
-    return codes[:, :-_TAIL], scales
-
-
-_TAIL = 8
-"""Bytes that FBGEMM's kernel writes after the codes of a row: its scale and its smallest value."""
-
-_LIMITS = torch.tensor([[-float(SHIFT), 255.0 - SHIFT]]).repeat(ROWS, 1)
-"""The values of the codes 0 and 255, for each row of a block."""
+    wide = rows.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    wide.mul_(scales.float().reciprocal()).round_()
+    return wide.to(torch.int8).view(torch.uint8).bitwise_xor_(SHIFT), scales
 
 
 def _multiply(codes: Codes, packed: Tensor, scales: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:
