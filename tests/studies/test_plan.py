@@ -33,7 +33,7 @@ from afina.studies.runs.prepared import aim_of, loader_of, recipe_of
 from afina.studies.runs.run import Forecast
 from afina.studies.runs.spec import RunSpec, Training
 from afina.training.dry_run import Alive, dry_run
-from afina.training.fit import Fit
+from afina.training.fit import Fit, Pace
 from afina.training.inputs import TextBatch
 from command import PROGRAM, Command
 from fakes import Backbones, Runs, configuration, encoded, fit_of, opened, save, sentences, serves
@@ -332,7 +332,7 @@ def test_alive_follows_storages_until_they_are_freed() -> None:
 def test_time_is_the_pace_times_the_tokens_of_all_epochs(
     gpt2: Backbone, toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("afina.studies.runs.forecast.seconds_per_token", lambda *_: 0.5)
+    monkeypatch.setattr("afina.studies.runs.forecast.seconds_per_token", lambda *_: Pace(0.5))
     template = Template(GENERAL)  # its labels are words
     tokens = sum(len(gpt2.tokenizer(template.render(text))["input_ids"]) for text in Task.load(toy).train.texts)
     for name, epochs in (("lora", 3), ("head", 1)):  # what trains the head alone reads each text once
@@ -356,7 +356,7 @@ def test_a_template_of_ones_own_is_planned_with(afina: Command, gpt2: Backbone, 
 def test_the_time_of_given_steps_is_that_of_their_tokens(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("afina.studies.runs.forecast.seconds_per_token", lambda *_: 0.5)
+    monkeypatch.setattr("afina.studies.runs.forecast.seconds_per_token", lambda *_: Pace(0.5))
     run = runs.run("gpt2", "lora", max_steps=3, accumulate=2)
     assert forecast_run(run).train_seconds == 0.5 * run.execute(tmp_path).tokens
 

@@ -55,7 +55,10 @@ class LinearProbe(Selective):
     trains_body: ClassVar[bool] = False
     is_fitted: ClassVar[bool] = True
     ignores: ClassVar[frozenset[str]] = frozenset(
-        ("learning_rate", "weight_decay", "clip", "warmup", "label_smoothing", "average", "pull", "words", "offset")
+        (
+            *("learning_rate", "weight_decay", "clip", "warmup", "label_smoothing", "average", "pull"),
+            *("trunk", "trunk_dropout", "words", "offset"),
+        )
     )
 
     pooling: PoolingChoice = "auto"

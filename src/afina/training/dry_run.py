@@ -27,9 +27,10 @@ from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier, ParameterCounts, count_parameters
 from afina.models.language_model import open_without_weights
 from afina.models.objectives import Objective, Opening
-from afina.training.inputs import inputs_of
+from afina.training.inputs import TrunkUse
 from afina.training.optimizer import Recipe
 from afina.training.probe_fit import fit_of
+from afina.training.trunk_inputs import training_inputs
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class DryRun:
             of a step minus `state_bytes`.
         evaluation: Peak size of all tensors during the evaluation after training, in bytes.
         tensors: Peak size of all tensors from the start of training to the end of the evaluation, in bytes.
+        trunk: How training uses the outputs of frozen lower blocks. None: training does not look for such blocks.
     """
 
     counts: ParameterCounts
@@ -56,6 +58,17 @@ class DryRun:
     evaluation: int
     tensors: int
     disk_bytes: int
+    trunk: TrunkUse | None = None
+
+    @property
+    def trunk_bytes(self) -> int:
+        """Bytes of the kept outputs of frozen lower blocks, in memory or in a temporary file."""
+        return 0 if self.trunk is None else self.trunk.bytes
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of the temporary file of the kept outputs, if they are not in memory."""
+        return self.trunk_bytes if self.trunk is not None and self.trunk.place == "file" else 0
 
 
 def dry_run(
@@ -87,7 +100,8 @@ def dry_run(
     shapes = [_shape(address, objective.width, objective.opening, method, precision) for _ in range(2)]
     # Before FakeTensorMode, because these functions read values.
     layout = shapes[0].layout
-    made, evaluation_layout = inputs_of(method).rehearsal(loader, recipe, layout), layout(evaluation).made()
+    kind = training_inputs(method, shapes[0], loader, recipe)
+    made, evaluation_layout = kind.rehearsal(loader, recipe, layout), layout(evaluation).made()
     generation = None if load is None else load.rehearsal(shapes[0].before, layout)
     with FakeTensorMode(allow_non_fake_inputs=True), Alive() as alive:
         fit = fit_of(method)(_fake(shapes.pop()), method, objective, loader, recipe, dtype, products)
@@ -103,7 +117,9 @@ def dry_run(
             beyond = alive.peak - kept
             if not recipe.checkpointing and (activations := fit.activation_bytes(parts[0])) is not None:
                 beyond = activations
-        copies, most = fit.weights.copies, kept + fit.beside_bytes
+        copies, most, trunk = fit.weights.copies, kept + fit.beside_bytes, fit.inputs.trunk_use
+        if trunk is not None and trunk.place == "memory":
+            copies += trunk.bytes  # of a GPU's run, too, the outputs are in main memory
         counts = count_parameters(fit.parameters)
         classifier = fit.finish(lambda: _fake(shapes.pop()))
         disk_bytes = tensorfile.size(method.state(classifier.model))
@@ -114,7 +130,7 @@ def dry_run(
                 generation.run(classifier)
             classifier(evaluation, evaluation_layout)
     tensors = max(before, alive.peak, most)
-    return DryRun(counts, kept, kept - copies, activations, beyond, alive.peak, tensors, disk_bytes)
+    return DryRun(counts, kept, kept - copies, activations, beyond, alive.peak, tensors, disk_bytes, trunk)
 
 
 def serving_bytes(

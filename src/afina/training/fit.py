@@ -33,9 +33,10 @@ from afina.models.objectives import Objective, Predictions
 from afina.stats.metrics import METRICS
 from afina.training import checkpoint, problems
 from afina.training.checkpoint import Account
-from afina.training.inputs import MicroBatch, inputs_of
+from afina.training.inputs import MicroBatch
 from afina.training.mixed_precision import WorkingWeights
 from afina.training.optimizer import L2SP, Recipe, WeightAverage, clip, make_optimizer, set_rate
+from afina.training.trunk_inputs import training_inputs
 
 CHECKPOINT_SHARE = 0.05
 """Maximum share of the training time for writing checkpoints; on a slow disk, afina writes fewer checkpoints."""
@@ -48,6 +49,19 @@ class Measured:
     state_bytes: int
     activation_bytes: int | None = None
     activation_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Training seconds per token.
+
+    Attributes:
+        step: Seconds for each token of each step.
+        once: Further seconds for each token of the training split, whose lower blocks are computed once.
+    """
+
+    step: float
+    once: float = 0.0
 
 
 class Fit:
@@ -80,7 +94,7 @@ class Fit:
         if self.weights.in_int8 and not self.weights.int8_layers:
             raise problems.PRODUCTS_WITHOUT_LAYER(method=method.name, products=products)
         self.optimizer = make_optimizer(classifier.model, method, self.weights.trained, recipe)
-        self.inputs = inputs_of(method)(classifier, loader, recipe)
+        self.inputs = training_inputs(method, classifier, loader, recipe)(classifier, loader, recipe)
         model, trained = classifier.model, self.weights.trained
         brought = {name: trained[name] for name in sorted(method.pretrained(model))}
         if recipe.pull and self.parameters and not brought:
@@ -264,12 +278,16 @@ class Fit:
         """Return the bytes that a forward pass over `part` keeps for the backward pass; None: no backward pass."""
         return meter.activation_bytes(self.classifier, lambda: self._loss(part))
 
-    def pace(self, first: int, count: int) -> float:
+    def pace(self, first: int, count: int) -> Pace:
         """Measure the training seconds per token over `count` steps after `first` steps; ends the session."""
+        account, inputs = self.account, self.inputs
         self.advance(first)
-        tokens, seconds = self.account.tokens, self.account.seconds["train"]
+        tokens, seconds = account.tokens, account.seconds["train"]
+        once_tokens, once_seconds = inputs.once_tokens, inputs.once_seconds
         self.advance(first + count)
-        return (self.account.seconds["train"] - seconds) / (self.account.tokens - tokens)
+        once_tokens, once_seconds = inputs.once_tokens - once_tokens, inputs.once_seconds - once_seconds
+        in_steps = account.seconds["train"] - seconds - once_seconds
+        return Pace(in_steps / (account.tokens - tokens), once_seconds / once_tokens if once_tokens else 0.0)
 
     def measure(self) -> Measured:
         """Measure the memory of the state and of the largest micro-batch's activations, after the last step."""

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -67,8 +67,55 @@ class TextBatch:
         return len(self.packed)
 
 
+Place = Literal["memory", "file"]
+
+
+@dataclass(frozen=True)
+class TrunkUse:
+    """How a training session used the outputs of the frozen lower blocks.
+
+    Attributes:
+        blocks: Number of lower blocks whose weights do not train.
+        place: Where the outputs were kept. None: the lower blocks were computed in every step.
+        bytes: Size of the kept outputs of all texts.
+        dropout: Whether the lower blocks had dropout as in the backbone's configuration.
+        reason: Why the lower blocks were computed in every step; "" if they were not.
+    """
+
+    blocks: int
+    place: Place | None = None
+    bytes: int = 0
+    dropout: bool = True
+    reason: str = ""
+
+    @property
+    def note(self) -> str:
+        """A sentence without a full stop about the lower blocks."""
+        blocks = "1 frozen lower block" if self.blocks == 1 else f"{self.blocks} frozen lower blocks"
+        if self.place is None:
+            said = f"computes {blocks} in every step: {self.reason}"
+        else:
+            where = "in memory" if self.place == "memory" else "in a temporary file"
+            said = f"computes {blocks} once for each text, and keeps the outputs {where} ({in_mib(self.bytes)})"
+        return said if self.dropout else f"{said}; the dropout below the trained blocks is off"
+
+
+def in_mib(size: int) -> str:
+    """Return a number of bytes in MiB, such as "33.4 MiB"."""
+    return f"{size / 2**20:,.1f} MiB"
+
+
 class Inputs(ABC):
-    """The inputs of all steps of a training session: packed texts or features."""
+    """The inputs of all steps of a training session: packed texts or features.
+
+    Attributes:
+        once_seconds: Seconds of the steps so far that were spent on outputs that are computed once for all epochs, and
+            that `pace` of a session counts apart.
+        once_tokens: Number of tokens for which such outputs were computed.
+    """
+
+    once_seconds: float = 0.0
+    once_tokens: int = 0
 
     def __init__(self, classifier: Classifier, loader: Loader, recipe: Recipe) -> None:
         self.classifier, self.loader, self.recipe = classifier, loader, recipe
@@ -81,6 +128,11 @@ class Inputs(ABC):
     def held(self) -> Sequence[Tensor]:
         """The tensors that are kept between steps in addition to weights."""
         return ()
+
+    @property
+    def trunk_use(self) -> TrunkUse | None:
+        """How the session uses the outputs of frozen lower blocks. None: the session does not look for such blocks."""
+        return None
 
     @abstractmethod
     def begin(self) -> None:
@@ -226,11 +278,11 @@ class FeatureInputs(Inputs):
 
     def __init__(self, classifier: Classifier, loader: Loader, recipe: Recipe) -> None:
         super().__init__(classifier, loader, recipe)
-        self._examples = _examples(loader, recipe.steps)
+        self._examples = first_epoch_texts(loader, recipe.steps)
         self._rows = np.zeros(len(loader.encoded), np.int64)
         self._rows[self._examples] = np.arange(len(self._examples))
         self._lengths = loader.encoded.lengths
-        self._missing = list(_stretches(min(recipe.steps, loader.steps_per_epoch)))
+        self._missing = list(step_groups(min(recipe.steps, loader.steps_per_epoch)))
         self._kept: Tensor | None = None
 
     @property
@@ -265,7 +317,7 @@ class FeatureInputs(Inputs):
         """Compute missing features: in the first epoch for the step's group of texts, later for all texts."""
         late = step >= self.loader.steps_per_epoch
         for start, stop in [each for each in self._missing if late or each[0] <= step < each[1]]:
-            for indices, packed in _batches(self.loader, self._examples, start, stop):
+            for indices, packed in group_batches(self.loader, self._examples, start, stop):
                 self._compute(TextBatch(packed), torch.from_numpy(self._rows[indices]))
             self._missing.remove((start, stop))
 
@@ -301,14 +353,14 @@ class FeatureInputs(Inputs):
     @classmethod
     def computed(cls, loader: Loader, steps: int) -> int:
         """Return the number of tokens of all texts that the steps use, each text counted once."""
-        return int(loader.encoded.lengths[_examples(loader, steps)].sum())
+        return int(loader.encoded.lengths[first_epoch_texts(loader, steps)].sum())
 
     @classmethod
     def rehearsal(cls, loader: Loader, recipe: Recipe, layout: Callable[[Packed], Layout]) -> list[TextBatch]:
         """Return the largest batch for which features are computed at once, and the largest batch of a step."""
-        examples = _examples(loader, recipe.steps)
-        stretches = _stretches(min(recipe.steps, loader.steps_per_epoch))
-        read = chain.from_iterable(_batches(loader, examples, start, stop) for start, stop in stretches)
+        examples = first_epoch_texts(loader, recipe.steps)
+        groups = step_groups(min(recipe.steps, loader.steps_per_epoch))
+        read = chain.from_iterable(group_batches(loader, examples, start, stop) for start, stop in groups)
         heaviest = max((packed for _, packed in read), key=lambda packed: len(packed.tokens))
         return [TextBatch(heaviest, layout(heaviest).made()), TextBatch(cls.largest(loader, recipe))]
 
@@ -346,12 +398,12 @@ class AllFeatures(FeatureInputs):
         return [TextBatch(heaviest, layout(heaviest).made())] * 2
 
 
-def _examples(loader: Loader, steps: int) -> np.ndarray:
+def first_epoch_texts(loader: Loader, steps: int) -> np.ndarray:
     """Return the index of each text of the first `steps` steps once, in the order of the first epoch."""
     return loader.order(0)[: steps * loader.batch_size]
 
 
-def _stretches(steps: int) -> Iterator[tuple[int, int]]:
+def step_groups(steps: int) -> Iterator[tuple[int, int]]:
     """Yield groups (first, last + 1) of the first epoch's steps, small groups first, as a few steps need few texts."""
     start = 0
     while start < steps:
@@ -360,5 +412,6 @@ def _stretches(steps: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _batches(loader: Loader, examples: np.ndarray, start: int, stop: int) -> Iterator[tuple[np.ndarray, Packed]]:
+def group_batches(loader: Loader, examples: np.ndarray, start: int, stop: int) -> Iterator[tuple[np.ndarray, Packed]]:
+    """Yield the texts of the first epoch's steps `start` to `stop - 1` in batches as for prediction (`by_length`)."""
     return by_length(loader.encoded, among=examples[start * loader.batch_size : stop * loader.batch_size])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +37,9 @@ class Recipe:
         average: Share of the last steps whose weights are averaged at the end of training. 0: no averaging.
         pull: Strength of L2-SP: the backbone's own weights decay towards their pretrained values instead of zero.
         warmup: Number of first steps in which the learning rate rises linearly from zero.
+        trunk: Whether the outputs of frozen lower blocks are kept, a value of `train.trunk`.
+        trunk_dropout: Whether frozen lower blocks have dropout as in the backbone's configuration.
+        scratch: The directory for a file of kept outputs that are too large for memory. None: no file is written.
     """
 
     steps: int
@@ -50,6 +54,9 @@ class Recipe:
     average: float = 0.0
     pull: float = 0.0
     warmup: int = 0
+    trunk: str = "auto"
+    trunk_dropout: bool = True
+    scratch: Path | None = None
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0, as in transformers' linear schedule with warm-up."""

@@ -26,7 +26,7 @@ from afina.models.objectives import Objective
 from afina.stats.linear_models import LinearFit, fit_dense
 from afina.training import problems
 from afina.training.checkpoint import Account
-from afina.training.fit import Fit, Measured
+from afina.training.fit import Fit, Measured, Pace
 from afina.training.inputs import AllFeatures, MicroBatch
 from afina.training.optimizer import Recipe
 
@@ -161,7 +161,7 @@ class ProbeFit(Fit):
     def activation_bytes(self, part: MicroBatch) -> int | None:
         return None
 
-    def pace(self, first: int, count: int) -> float:
+    def pace(self, first: int, count: int) -> Pace:
         """Measure the seconds per token over `count` batches of features after `first` batches."""
         self.begin()
         began, spent, tokens = meter.now(), 0.0, 1
@@ -171,7 +171,7 @@ class ProbeFit(Fit):
         began = meter.now()
         if measured := [len(packed.tokens) for packed in islice(batches, count)]:
             spent, tokens = meter.now() - began, sum(measured)
-        return spent / tokens
+        return Pace(spent / tokens)
 
     def measure(self) -> Measured:
         """Measure the memory of the state; a linear probe keeps nothing for a backward pass."""

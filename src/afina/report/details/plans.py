@@ -52,9 +52,19 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
             "the longest text.",
             f"Peak: every tensor of a run at its height, and {size(terms.process)} for Python and the libraries."
             f"{_IN_BFLOAT16 * (terms.dtype == 'bfloat16' and terms.products == FLOAT)}",
+            *_trunk_notes(forecasts),
             _time_note(forecasts),
         ),
     )
+
+
+def _trunk_notes(forecasts: Sequence[Forecast]) -> Iterator[str]:
+    """Yield notes on methods whose training keeps the outputs of frozen lower blocks."""
+    held = [one for one in forecasts if one.trunk_bytes]
+    if named := [f"{one.title} ({size(one.trunk_bytes)})" for one in held if not one.scratch_bytes]:
+        yield f"State includes the outputs of frozen lower blocks, which are computed once: {', '.join(named)}."
+    if named := [f"{one.title} ({size(one.scratch_bytes)})" for one in held if one.scratch_bytes]:
+        yield f"A temporary file has the outputs of frozen lower blocks, which are computed once: {', '.join(named)}."
 
 
 _IN_BFLOAT16 = (

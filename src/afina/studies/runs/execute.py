@@ -26,7 +26,7 @@ from afina.studies import problems
 from afina.studies.runs.inputs import Located
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.prepared import Prepared, prepare
-from afina.studies.runs.record import Environment, HeadFit, Memory, Prompting, Record, Seconds, Selection
+from afina.studies.runs.record import Environment, FrozenBlocks, HeadFit, Memory, Prompting, Record, Seconds, Selection
 from afina.studies.runs.spec import RunSpec
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit, Measured
@@ -86,8 +86,10 @@ class _Execution:
         self.meter = Meter(devices.choose())
 
     def record(self) -> Record:
-        prepared, fit = prepare(self.run, self.meter, self.listen, *self.given)
+        prepared, fit = prepare(self.run, self.meter, self.listen, *self.given, scratch=self.out)
         self.run = prepared.run
+        if (use := fit.inputs.trunk_use) is not None:
+            self.listen(Progress("trunk", note=use.note))
         if fit.parameters:
             self._train(fit, prepared)
             prepared = prepared.trained(fit.classifier)
@@ -113,6 +115,7 @@ class _Execution:
             "selection": selection,
             "signatures": objective.signatures(predictions.right),
             "retention": retained,
+            "trunk": None if use is None else FrozenBlocks(**asdict(use)),
             "weight_bytes": None if classifier.precision == FLOAT else _weight_bytes(classifier),
         }
         return self._record(prepared, objective, fit, found).sealed()
@@ -120,7 +123,11 @@ class _Execution:
     def _train(self, fit: Fit, prepared: Prepared) -> None:
         path = OutputDirectory(self.out).checkpoint(self.run.label)
         # The run's key has the addresses of backbone and data. Their content may have changed since the checkpoint.
-        key = digest.of_json([self.run.key, prepared.backbone_digest, prepared.task.train.digest, str(prepared.dtype)])
+        content = [self.run.key, prepared.backbone_digest, prepared.task.train.digest, str(prepared.dtype)]
+        trunk = fit.inputs.trunk_use
+        if trunk is not None and trunk.place is not None:  # a resumed run keeps outputs again, or begins again
+            content.append("trunk")
+        key = digest.of_json(content)
         fit.resume(path, key)
         self.meter.earlier(fit.account.seconds)
 

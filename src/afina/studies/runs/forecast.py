@@ -47,8 +47,10 @@ from afina.studies.runs.prepared import (
 from afina.studies.runs.run import Forecast, Terms
 from afina.studies.runs.spec import Ask, RunSpec, Training
 from afina.training.dry_run import dry_run, serving_bytes
+from afina.training.fit import Pace
 from afina.training.inputs import inputs_of
 from afina.training.probe_fit import fit_of
+from afina.training.trunk_inputs import TrunkInputs, training_inputs
 
 MADE_UP = "texts of one length"
 """The name of the made-up task in a forecast for which the user has given no task."""
@@ -108,9 +110,8 @@ def forecast_run(
     evaluation, load = _evaluation(task, run, before)
     weights = {"precision": run.training.precision, "products": run.training.products}
     seen = dry_run(run.backbone, method, objective, loader, recipe, evaluation, dtype, load=load, **weights)
-    inputs = inputs_of(method)
     gpu = memory or meter.gpu_memory(devices.choose())
-    terms = _terms(run, inputs.largest(loader, recipe), _name(dtype), limit, gpu)
+    terms = _terms(run, inputs_of(method).largest(loader, recipe), _name(dtype), limit, gpu)
     one = Forecast(
         method=method.name,
         title=method.title,
@@ -127,13 +128,19 @@ def forecast_run(
         disk_bytes=seen.disk_bytes,
         train_seconds=None if seen.counts.trainable else 0.0,
         terms=terms,
+        trunk_bytes=seen.trunk_bytes,
+        scratch_bytes=seen.scratch_bytes,
     )
     there = calibrate and run.task != MADE_UP and Backbone.load(run.backbone, weights=False).complete
     if there and one.trainable and one.peak <= available:
         says(f"{run.title}: measuring a few steps to forecast the time")
-        pace = seconds_per_token(run, method, objective, loader)
-        one = replace(one, train_seconds=pace * inputs.computed(loader, recipe.steps))
+        one = replace(one, train_seconds=_training_seconds(run, method, objective, loader, recipe.steps))
     return one
+
+
+def _training_seconds(run: RunSpec, method: Method, objective: Objective, loader: Loader, steps: int) -> float:
+    pace = seconds_per_token(run, method, objective, loader)
+    return pace.step * inputs_of(method).computed(loader, steps) + pace.once * int(loader.encoded.lengths.sum())
 
 
 def _method(run: RunSpec) -> Method:
@@ -365,7 +372,7 @@ WARM_UP, MEASURED = 1, 3
 """The number of untimed first steps, in which memory is allocated, and the number of timed steps."""
 
 
-def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader: Loader) -> float:
+def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader: Loader) -> Pace:
     """Return the training seconds per token, measured on the run's first batches with a model that is then discarded.
 
     The method must have parameters to train, and no batch of `loader` may have been read. Raises NotFound if the
@@ -377,7 +384,10 @@ def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader
         names, opening, precision = objective.label_names, objective.opening, run.training.precision
         classifier = open_model(Backbone.load(run.backbone), names, run.seed, opening, precision=precision)
         attached(classifier, method, run.seed, device)
-        recipe = replace(recipe_of(run, method, loader), steps=WARM_UP + MEASURED)
+        recipe, steps = recipe_of(run, method, loader), WARM_UP + MEASURED
+        if training_inputs(method, classifier, loader, recipe) is TrunkInputs:
+            steps = max(steps, recipe.steps)  # in the steps of one epoch, no output of lower blocks is kept
+        recipe = replace(recipe, steps=steps)
         dtype = devices.precision(run.training.dtype, device)
         products = run.training.products
         fit = fit_of(method)(classifier, method, objective, loader, recipe, dtype, products)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -127,6 +128,7 @@ def prepare(
     listen: Listener,
     given: Task | None = None,
     located: Located | None = None,
+    scratch: Path | None = None,
 ) -> tuple[Prepared, Fit]:
     """Load and encode everything that `run` needs, and return it with the `Fit` that trains it; texts are not kept.
 
@@ -134,6 +136,7 @@ def prepare(
         meter: The meter of the run's seconds and memory.
         given: The run's task, if the caller has loaded the task.
         located: The paths of the task and the backbone on this machine. None: the addresses in `run`.
+        scratch: The directory for temporary files of the training. None: the training writes no temporary file.
 
     Raises NotFound, InvalidStudy or InvalidData. InvalidData is also raised if the data or the backbone's files do not
     have the digests in `run`.
@@ -148,8 +151,7 @@ def prepare(
         question = question_of(run, texts, backbone)
         length = longest_text(run, backbone.longest)
         method = make(run.method, run.hyperparameters).for_backbone(backbone)
-        precision = run.training.precision
-        classifier = opened(backbone, objective, question, method, run.seed, listen, precision)
+        classifier = opened(backbone, objective, question, method, run.seed, listen, run.training.precision)
         digest, total = backbone.digest_of(classifier.body), classifier.parameter_count
         before = RetentionBefore.of(run, texts, backbone, classifier, length)
         attached(classifier, method, run.seed, meter.device)
@@ -178,7 +180,7 @@ def prepare(
         retention=before,
     )
     loader = loader_of(run, task.train, objective)
-    recipe, products = recipe_of(run, method, loader), run.training.products
+    recipe, products = replace(recipe_of(run, method, loader), scratch=scratch), run.training.products
     return prepared, fit_of(method)(classifier, method, objective, loader, recipe, prepared.dtype, products)
 
 
@@ -355,6 +357,8 @@ def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
         average=setting.average,
         pull=setting.pull,
         warmup=_warmup(setting.warmup, steps),
+        trunk=setting.trunk,
+        trunk_dropout=setting.trunk_dropout,
     )
 
 

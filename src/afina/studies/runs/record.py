@@ -179,6 +179,24 @@ class Selection(Frozen):
     examples: int
 
 
+class FrozenBlocks(Frozen):
+    """How a run computed the frozen lower blocks, whose weights do not train.
+
+    Attributes:
+        blocks: The number of lower blocks without a trained weight.
+        place: Where the outputs of the lower blocks were kept. None: the blocks were computed in every step.
+        bytes: The size of the kept outputs.
+        dropout: Whether the lower blocks had dropout as in the backbone's configuration.
+        reason: Why the lower blocks were computed in every step; "" if they were not.
+    """
+
+    blocks: Count
+    place: Literal["memory", "file"] | None = None
+    bytes: Count = 0
+    dropout: bool = True
+    reason: str = ""
+
+
 class Record(ReprCard, Sealed):
     """The record of one finished run. docs/reference/figures.md defines each field.
 
@@ -218,6 +236,8 @@ class Record(ReprCard, Sealed):
         retention: The language-model loss on neutral sentences before and after training, if measured.
         weight_bytes: The bytes of all weights in the evaluation, including the adapter's. `weight_bytes` is None if
             `precision` is "float", because each parameter then has four bytes.
+        trunk: How the frozen lower blocks were computed. None: the run did not look for lower blocks whose outputs it
+            can keep.
     """
 
     key: str
@@ -268,6 +288,7 @@ class Record(ReprCard, Sealed):
     fitted: HeadFit | None = None
     retention: Retention | None = None
     weight_bytes: Count | None = None
+    trunk: FrozenBlocks | None = None
 
     def beside(self, most: int) -> Self:
         """Return a copy whose `at_once` is `most`, the number of runs at the same time, this run included."""

@@ -241,6 +241,8 @@ class Forecast:
         train_seconds: The training time. None: the time is unknown.
         serving_bytes: The bytes of all weights when the adapter predicts in `terms.dtype`. None: not computed.
         smaller: The forecast with frozen weights in int8, if a run fits in memory only in int8; else None.
+        trunk_bytes: The bytes of the outputs of frozen lower blocks that training keeps, in memory or in a file.
+        scratch_bytes: The bytes of temporary files of the training.
     """
 
     method: str
@@ -260,6 +262,8 @@ class Forecast:
     terms: Terms
     serving_bytes: int | None = None
     smaller: Forecast | None = None
+    trunk_bytes: int = 0
+    scratch_bytes: int = 0
 
     @property
     def fits(self) -> bool:
@@ -287,6 +291,7 @@ class Forecast:
         figures |= {"fits": self.fits, "fits_gpu": self.fits_gpu}
         if self.serving_bytes is not None:
             figures["serving_bytes"] = self.serving_bytes
+        figures |= {name: getattr(self, name) for name in ("trunk_bytes", "scratch_bytes") if getattr(self, name)}
         if (other := self.smaller) is not None:
             kept = {"precision": other.terms.precision, "peak": other.peak}
             figures["smaller"] = kept | ({"gpu_peak": other.gpu_peak} if other.runs_on_gpu else {})
@@ -299,5 +304,5 @@ _WHERE_GIVEN = ("precision", "products")
 _OF_GPU = ("allocated_end", "gpu_evaluation", "gpu_peak")
 """The fields of `Forecast` that hold only for a run on a GPU."""
 
-_APART = ("method", "title", "terms", "serving_bytes", "smaller")
+_APART = ("method", "title", "terms", "serving_bytes", "smaller", "trunk_bytes", "scratch_bytes")
 """The fields of `Forecast` that `summary` leaves out, or adds only if they have a value."""

@@ -85,6 +85,12 @@ class Training(Frozen):
         warmup: The number of first steps in which the learning rate rises linearly from 0. A `warmup` below 1 is a
             share of all steps, as in transformers' `warmup_steps`. With `warmup = 0`, the first step has the largest
             learning rate.
+        trunk: Whether training computes the outputs of the frozen lower blocks once for each text, and begins every
+            later step on the text above these blocks. "kept" does, "recomputed" computes the blocks in every step, and
+            "auto" is "kept" for a method with `layers` other than "all" if the blocks have no dropout, and otherwise
+            "recomputed". The results of "kept" and "recomputed" differ only by rounding.
+        trunk_dropout: Whether frozen lower blocks have dropout in training. `trunk_dropout = false` turns their dropout
+            off, so that their outputs are the same in every step.
         retention: Whether the language-model loss on neutral sentences is measured before and after the training.
             `retention = true` uses the packaged sentences `snippets:editorials`; a string is the path of a file of
             sentences. Only for causal backbones.
@@ -112,6 +118,8 @@ class Training(Frozen):
     pull: float = Field(default=0.0, ge=0)
     checkpoint_seconds: float = Field(default=60.0, ge=0)
     warmup: float = Field(default=0.0, ge=0, le=MOST)
+    trunk: Literal["auto", "kept", "recomputed"] = "auto"
+    trunk_dropout: bool = True
     retention: bool | Annotated[str, Field(min_length=1)] = False
 
     @field_validator("warmup")
