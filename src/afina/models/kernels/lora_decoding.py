@@ -5,36 +5,41 @@ row of whole texts. During generation, a row has one token of each running text,
 steps. Stacked weights are kept from step to step: an adapter's weights are copied into a stack when its first text
 starts, and stay until its last text ends.
 
-In the product with a stack, the results for ranks of other adapters are overwritten by 0, so that infinity or NaN of
-one adapter reaches no other row. An adapter with infinite or NaN weights is not stacked. The module knows changes
-of layers, not models.
+Adapters of one rank are multiplied by a batched product, with one matrix for each adapter (`GroupedLoraChange`). On a
+CPU in bfloat16, one product of all rows with all ranks is faster (`StackedLoraChange`). In the product with all ranks,
+the results for ranks of other adapters are overwritten by 0, so that infinity or NaN of one adapter reaches no other
+row. An adapter with infinite or NaN weights is not stacked. The module knows changes of layers, not models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from afina.models.kernels import linear
 from afina.models.kernels.layer_changes import BatchedAdapter, BiasChange, LayerChange, PlacedChange
 from afina.models.kernels.lora import LoraChange
 
-MOST_RANKS = 64
-"""Maximum number of ranks in a stack: each row is multiplied by all ranks of its stack, including those of other
+MOST_RANKS = 128
+"""Maximum number of ranks in a stack of which each row is multiplied by all ranks, including those of other
 adapters."""
-
-LARGE = 1024
-"""Number of rows times ranks from which oneDNN's products are faster than MKL's, on machines where linear layers use
-oneDNN."""
 
 Loras = Mapping[str, LoraChange]
 """The LoRA changes of an adapter that can be stacked, by path of the layer."""
 
 Placed = Sequence[tuple[BatchedAdapter, slice]]
 """The adapters of a padding-free row, each with the slice of the row's tokens that belong to the adapter."""
+
+_Shapes = frozenset[tuple[str, torch.Size, torch.Size]]
+
+_Places = Sequence[tuple[slice, slice]]
+"""For each adapter of a row in a stack, its ranks in the stack and its rows."""
+
+_Change = Callable[[Tensor, Tensor], LayerChange]
+"""Returns the change of a layer, given its stacked weights: down [R, K] and up [R, M]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +56,36 @@ class StackedLoraChange(LayerChange):
 
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
         assert inputs is not None
-        if self.hidden.numel() < LARGE or not linear.by_onednn(self.down):
-            outputs.addmm_((inputs @ self.down.t()).masked_fill_(self.hidden, 0), self.up)
+        outputs.addmm_((inputs @ self.down.t()).masked_fill_(self.hidden, 0), self.up)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedLoraChange(LayerChange):
+    """Adds to each row the LoRA of the row's own adapter, by a batched product with one matrix for each adapter.
+
+    Each adapter has the same number of cells, which hold its rows.
+
+    Attributes:
+        down: The matrices A of S adapters, [S, r, K].
+        up: The transposed matrices B of S adapters, multiplied by the scaling, [S, r, M].
+        rows: The row in each cell of each adapter, int64 [S * cells]; unused cells have row 0. None: the cells are the
+            rows in their order.
+        cells: The cell of each row, int64 [N]. None: the rows are the cells in their order.
+    """
+
+    down: Tensor
+    up: Tensor
+    rows: Tensor | None = None
+    cells: Tensor | None = None
+
+    def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
+        assert inputs is not None
+        held = inputs if self.rows is None else inputs[self.rows]
+        low = torch.bmm(held.view(len(self.down), -1, held.shape[1]), self.down.transpose(1, 2))
+        if self.cells is None:
+            outputs.view(len(self.up), -1, outputs.shape[1]).baddbmm_(low, self.up)
         else:
-            low = linear.multiply(inputs, self.down).masked_fill_(self.hidden, 0)
-            outputs.add_(linear.multiply(low, self.up.t()))
+            outputs.add_(torch.bmm(low, self.up).flatten(0, 1)[self.cells])
 
 
 class LoraStack:
@@ -63,14 +93,19 @@ class LoraStack:
 
     Each adapter has the same ranks at every layer.
 
+    Args:
+        rank: The rank of all adapters of the stack, whose products are grouped by adapter. None: adapters may have any
+            ranks, and each row is multiplied by all ranks.
+
     Attributes:
         ranks: The slice of ranks of each adapter, by the adapter's `id`.
         capacity: Number of ranks for which memory is allocated; at most twice the number of ranks in use.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int | None = None) -> None:
         self.ranks: dict[int, slice] = {}
         self.capacity = 0
+        self._rank = rank
         self._down: dict[str, Tensor] = {}
         self._up: dict[str, Tensor] = {}
 
@@ -83,6 +118,11 @@ class LoraStack:
     def bytes(self) -> int:
         """Size of the stack's weights in bytes."""
         return sum(one.numel() * one.element_size() for part in (self._down, self._up) for one in part.values())
+
+    @property
+    def order(self) -> list[int]:
+        """The adapters by the place of their ranks."""
+        return sorted(self.ranks, key=lambda key: self.ranks[key].start)
 
     def enter(self, key: int, loras: Loras) -> None:
         """Copy an adapter's LoRA weights into free ranks of the stack, and allocate more ranks if needed."""
@@ -116,7 +156,7 @@ class LoraStack:
 
     def _resize(self, capacity: int, like: Loras | None = None) -> None:
         """Move all adapters to the first ranks of new tensors; `like` gives the shapes for an empty stack."""
-        before = [(key, self.ranks[key]) for key in sorted(self.ranks, key=lambda key: self.ranks[key].start)]
+        before = [(key, self.ranks[key]) for key in self.order]
         start = 0
         for key, ranks in before:
             self.ranks[key] = slice(start, start + ranks.stop - ranks.start)
@@ -133,15 +173,39 @@ class LoraStack:
         mine = [(self.ranks[id(adapter)], rows) for adapter, rows in row if id(adapter) in self.ranks]
         if len(mine) < 2:
             return {}
-        begin, end = mine[0][1].start, mine[-1][1].stop
-        hidden = torch.ones(end - begin, self.capacity, dtype=torch.bool)
-        for ranks, rows in mine:
-            hidden[rows.start - begin : rows.stop - begin, ranks] = False
-        hidden, rows = hidden.to(next(iter(self._down.values())).device), slice(begin, end)
-        return {
-            path: PlacedChange(StackedLoraChange(down, self._up[path], hidden), rows, rows)
-            for path, down in self._down.items()
-        }
+        rows = slice(mine[0][1].start, mine[-1][1].stop)
+        make = self._stacked(mine, rows) if self._rank is None else self._grouped(mine, rows, self._rank)
+        return {path: PlacedChange(make(down, self._up[path]), rows, rows) for path, down in self._down.items()}
+
+    def _stacked(self, mine: _Places, rows: slice) -> _Change:
+        hidden = torch.ones(rows.stop - rows.start, self.capacity, dtype=torch.bool)
+        for ranks, own in mine:
+            hidden[own.start - rows.start : own.stop - rows.start, ranks] = False
+        hidden = hidden.to(self._device)
+        return lambda down, up: StackedLoraChange(down, up, hidden)
+
+    def _grouped(self, mine: _Places, rows: slice, rank: int) -> _Change:
+        slots = max(ranks.stop for ranks, _ in mine) // rank
+        each = max(own.stop - own.start for _, own in mine)
+        at = np.zeros((slots, each), np.int64)
+        cells = np.zeros(rows.stop - rows.start, np.int64)
+        for ranks, own in mine:
+            slot, count, start = ranks.start // rank, own.stop - own.start, own.start - rows.start
+            at[slot, :count] = np.arange(start, start + count)
+            cells[start : start + count] = slot * each + np.arange(count)
+        places = [torch.from_numpy(one.reshape(-1)).to(self._device) for one in (at, cells)]
+        if np.array_equal(at.reshape(-1), np.arange(len(cells))):
+            places = []
+
+        def make(down: Tensor, up: Tensor) -> GroupedLoraChange:
+            parts = (one.view(-1, rank, one.shape[1])[:slots] for one in (down, up))
+            return GroupedLoraChange(*parts, *places)
+
+        return make
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._down.values())).device
 
 
 class LoraStacks:
@@ -149,7 +213,7 @@ class LoraStacks:
 
     def __init__(self) -> None:
         self._adapters: dict[int, BatchedAdapter] = {}
-        self._stacks: dict[frozenset[tuple[str, torch.Size, torch.Size]], list[LoraStack]] = {}
+        self._stacks: dict[tuple[_Shapes, int | None], list[LoraStack]] = {}
         self._in: dict[int, LoraStack] = {}
         self._last: tuple[tuple[tuple[int, int, int], ...], dict[str, list[PlacedChange]]] = (), {}
 
@@ -172,8 +236,8 @@ class LoraStacks:
                 if key not in self._adapters:
                     self._enter(key, one)
             self._adapters, self._last = given, ((), {})
-        stacks = {id(stack): place for place, stack in enumerate(one for many in self._stacks.values() for one in many)}
-        order = sorted(given, key=lambda key: stacks.get(id(self._in.get(key)), -1))
+        order = [key for many in self._stacks.values() for stack in many for key in stack.order]
+        order = [*(key for key in given if key not in self._in), *order]
         return {key: place for place, key in enumerate(order)}
 
     def _enter(self, key: int, adapter: BatchedAdapter) -> None:
@@ -181,11 +245,12 @@ class LoraStacks:
         if not loras:
             return
         shapes = frozenset((path, one.down.shape[1:], one.up.shape[1:]) for path, one in loras.items())
-        stacks = self._stacks.setdefault(shapes, [])
         rank = _rank(loras)
-        stack = next((one for one in stacks if one.used + rank <= MOST_RANKS), None)
+        own = rank if _is_grouped(loras) else None
+        stacks = self._stacks.setdefault((shapes, own), [])
+        stack = next((one for one in stacks if own is not None or one.used + rank <= MOST_RANKS), None)
         if stack is None:
-            stack = LoraStack()
+            stack = LoraStack(own)
             stacks.append(stack)
         stack.enter(key, loras)
         self._in[key] = stack
@@ -218,6 +283,15 @@ class LoraStacks:
                 own = [one for one in changes if (id(adapter), path) not in stacked or type(one) is BiasChange]
                 found.setdefault(path, []).extend(PlacedChange(one, rows, rows) for one in own)
         return found
+
+
+def _is_grouped(loras: Loras) -> bool:
+    """Whether a batched product with one matrix for each adapter is faster than a product with all ranks.
+
+    On a CPU, oneDNN's batched products in bfloat16 are slower (docs/LOG.md).
+    """
+    one = next(iter(loras.values())).down
+    return one.device.type != "cpu" or one.dtype != torch.bfloat16
 
 
 def _rank(loras: Loras) -> int:
