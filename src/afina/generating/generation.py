@@ -364,8 +364,7 @@ class ContinuousBatch(Generic[Key]):
             sequences: The sequences of the requests, in the order of the rows of `logits`.
             logits: The logits of the next tokens, float32 [number of sequences, vocabulary].
         """
-        largest, at = logits.max(-1)
-        best, finite = at.tolist(), torch.isfinite(largest).tolist()
+        best, finite = _best(logits)
         places = {sequence: place for place, sequence in enumerate(sequences)}
         ended: Ended[Key] = []
         for one in requests:
@@ -415,6 +414,20 @@ class ContinuousBatch(Generic[Key]):
             self._model.cache.leave(sequence)
         if self._memory is not None:
             self._memory.give_back(one.size, one.adapter)
+
+
+def _best(logits: Tensor) -> tuple[list[int], list[bool]]:
+    """Return the index of the largest logit in each row of [B, vocabulary], and whether the largest logit is finite.
+
+    NaN counts as the largest. On a CPU, NumPy takes a tenth of the time of torch.
+    """
+    if logits.device.type != "cpu":
+        largest, at = logits.max(-1)
+        return at.tolist(), torch.isfinite(largest).tolist()
+    rows = logits.numpy()
+    places = rows.argmax(-1)
+    finite: list[bool] = np.isfinite(rows[np.arange(len(rows)), places]).tolist()
+    return places.tolist(), finite
 
 
 SMALLEST = 8

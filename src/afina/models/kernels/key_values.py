@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -321,16 +322,22 @@ class _Written:
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Write the keys and values of the cells, each [T, G, D]."""
-        keys, values = self.pool.keys[layer], self.pool.values[layer]
-        key, value = key.to(keys.dtype), value.to(values.dtype)
         if self.cells is not None:
             key, value = key[self.cells], value[self.cells]
         if self.even is not None:
-            keys[: len(key), :, :, self.even] = key
-            values[: len(key), :, self.even] = value
+            for into, states in zip(self._columns, (key, value), strict=True):
+                into[layer].copy_(states)
         else:
-            keys[self.slots, :, :, self.columns] = key
-            values[self.slots, :, self.columns] = value
+            keys, values = self.pool.keys[layer], self.pool.values[layer]
+            keys[self.slots, :, :, self.columns] = key.to(keys.dtype)
+            values[self.slots, :, self.columns] = value.to(values.dtype)
+
+    @cached_property
+    def _columns(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """The common column of all cells in each layer: keys and values, [B, G, D]."""
+        count = len(self.slots)
+        keys, values = self.pool.keys[:, :count, :, :, self.even], self.pool.values[:, :count, :, self.even]
+        return keys.unbind(), values.unbind()
 
 
 def _mask(columns: int, own: Tensor, window: int | None, prefix: Tensor | int, dtype: torch.dtype) -> Tensor:
@@ -359,12 +366,21 @@ class _Read:
         count, heads, width = query.shape
         groups = self.pool.keys.shape[2]
         q = query.reshape(count * groups, heads // groups, width)
-        keys = self.pool.keys[layer, :count].flatten(0, 1)[..., : self.longest]
-        values = self.pool.values[layer, :count].flatten(0, 1)[:, : self.longest]
+        keys, values = self._keys[layer], self._values[layer]
         mask = self._mask(None if window is not None and window >= self.longest else window, groups)
         scores = torch.bmm(q, keys).float().mul_(scale) if mask is None else self._masked(mask, q, keys, scale)
         weights = torch.softmax(scores, -1).to(values.dtype)
         return torch.bmm(weights, values).view(count, heads, width)
+
+    @cached_property
+    def _keys(self) -> Sequence[Tensor]:
+        """The keys of each layer, [B * G, D, longest]."""
+        return self.pool.keys[:, : len(self.columns)].flatten(1, 2)[..., : self.longest].unbind()
+
+    @cached_property
+    def _values(self) -> Sequence[Tensor]:
+        """The values of each layer, [B * G, longest, D]."""
+        return self.pool.values[:, : len(self.columns)].flatten(1, 2)[:, :, : self.longest].unbind()
 
     @staticmethod
     def _masked(mask: Tensor, query: Tensor, keys: Tensor, scale: float) -> Tensor:
