@@ -15,7 +15,11 @@ from afina.generating.next_token import OwnNextTokenModel, WholePrompt
 from afina.methods import METHODS
 from afina.models.architectures import architecture_of, blocks_of
 from afina.models.classifier import Classifier
+from afina.models.kernels import key_values
 from afina.models.kernels.decoding_step import DecodingStep
+from afina.models.kernels.ia3 import ScaledInput
+from afina.models.kernels.layer_changes import PlacedChange
+from afina.models.kernels.lora import LoraChange
 from afina.models.language_model import open_model
 from afina.models.objectives import Opening
 from fakes import CAUSAL, UNUSUAL, VOCABULARY, Backbones, configuration, save
@@ -77,6 +81,27 @@ def test_lora_computes_the_same_numbers(backbones: Backbones, monkeypatch: Any) 
     monkeypatch.setattr(DecodingStep, "of", lambda *_: None)
     expected = logits(adapted(), direct=False)
     assert all(torch.equal(one, other) for one, other in zip(made, expected, strict=True))
+
+
+def test_columns_beyond_the_longest_text_change_no_number(backbones: Backbones, monkeypatch: Any) -> None:
+    made = logits(language_model(backbones.path("llama"), torch.bfloat16), direct=True)
+    monkeypatch.setattr(key_values, "READ_AT_ONCE", 1)
+    expected = logits(language_model(backbones.path("llama"), torch.bfloat16), direct=True)
+    assert all(torch.equal(one, other) for one, other in zip(made, expected, strict=True))
+
+
+def test_changes_of_inputs_and_of_other_modules_are_not_taken(backbones: Backbones) -> None:
+    body = language_model(backbones.path("llama"), torch.float32).body
+    step = DecodingStep.of(body, {module: path for path, module in body.named_modules()})
+    assert step is not None
+    lora, factors = LoraChange(torch.ones(1, 1), torch.ones(1, 1), 1.0), ScaledInput(torch.ones(1))
+    query, norm = "layers.0.self_attn.q_proj", "layers.0.input_layernorm"
+    rows = slice(0, 1)
+    taken = [
+        step.takes({path: [PlacedChange(change, rows, rows)]})
+        for path, change in ((query, lora), (query, factors), (norm, lora))
+    ]
+    assert taken == [True, False, False]
 
 
 @pytest.mark.parametrize("family", sorted(set(CAUSAL) - set(FORM)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -106,3 +107,19 @@ def test_values_that_are_not_finite_stay_in_their_own_rows(value: float) -> None
     placed, found = computed(LoraStacks(), row)
     for place, one in enumerate(placed):
         assert bool(found["q"][place].isfinite().all()) == (one is not bad)
+
+
+@pytest.mark.parametrize("dtype", list(IN), ids=str)
+def test_nan_in_the_inputs_of_a_text_stays_in_its_row(dtype: torch.dtype) -> None:
+    first, second, _ = IN[dtype][9:12]
+    stacks = LoraStacks()
+    places = stacks.arranged([first, second])
+    counts = {id(first): 1, id(second): 3}
+    order = sorted((first, second), key=lambda one: places[id(one)])
+    bounds = (0, counts[id(order[0])], 4)
+    placed = [(one, slice(*two)) for one, two in zip(order, pairwise(bounds), strict=True)]
+    inputs, outputs = torch.ones(4, 12, dtype=dtype), torch.zeros(4, 20, dtype=dtype)
+    inputs[0] = torch.nan  # the row in unused cells of a `GroupedLoraChange`
+    for change, _, rows in stacks.changes(placed)["q"]:
+        change.leaving(inputs[rows], outputs[rows])
+    assert [bool(row.isfinite().all()) for row in outputs] == [False, True, True, True]
