@@ -53,7 +53,7 @@ class PackedArm:
         )
         given = Loader(_NO_TEXTS, np.zeros(0, np.int64), BATCH_SIZE, SEED)  # batches come by `step`
         dtype = devices.precision(setting.dtype, CPU)
-        self.fit = Fit(classifier, method, Classes(tuple(label_names)), given, recipe, dtype)
+        self.fit = Fit(classifier, method, Classes(tuple(label_names)), given, recipe, dtype, setting.products)
         self.fit.begin()
         self._dtype = Watched(classifier.model)
 

@@ -24,19 +24,24 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
+import int8_layers
 import machine
 import sample
 import tables
 from afina import Backbone, meter
 from arm import BATCH_SIZE, EPOCHS, Arm
-from arms import ARMS, DEFAULT, build, suits
+from arms import ARMS, DEFAULT, IN_INT8, build, suits
 from plan import Plan
 
 DATA = "../shared/data"
 METHODS = {"lora": ("LoRA", 4), "full": ("Full fine-tuning", 6), "prelayer": ("PreLayer", 4)}
 """Title, and useful FLOP for a token and body parameter: 2 forward, 2 for inputs' gradients, 2 for weights'."""
 
-RATIOS = (("D", "A"), ("D", "B1"), ("D", "B2"), ("C", "A"), ("D-int8", "D"))
+RATIOS = (
+    *(("D", "A"), ("D", "B1"), ("D", "B2"), ("C", "A"), ("D-int8", "D")),
+    *((IN_INT8, "D"), (IN_INT8, "B1"), (IN_INT8, "B2")),
+)
+QUANTISING = "share_of_quantising"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -77,7 +82,16 @@ def time_steps(method: str, plan: Plan, repeats: int, peaks: dict[str, list[floa
             "tokens_per_second": tokens / sum(medians.values()),
             "dtype": next((key for key, dtype in DTYPES.items() if dtype == arm.dtype), str(arm.dtype)),
         }
+        if name == IN_INT8:
+            found[name][QUANTISING] = share_of_quantising(arm, [plan.schedule[name][index] for index in medians])
     return found
+
+
+def share_of_quantising(arm: Arm, batches: list[sample.Batch]) -> float:
+    """Share of the seconds of steps in which inputs and gradients are quantised; the measured steps are not timed."""
+    with int8_layers.timed_quantising() as watch:
+        spent = sum(map(arm.step, batches))
+    return watch.seconds / spent
 
 
 def memory(method: str, name: str, plan: Plan, options: argparse.Namespace) -> int | None:
@@ -103,6 +117,8 @@ def summary(found: dict[str, dict[str, Any]], peak: dict[str, float]) -> dict[st
     """A method's part of the last line."""
     shown = ("seconds_per_step", "tokens_per_second", "useful_flops", "rss_peak")
     result: dict[str, Any] = {name: {key: arm[key] for key in shown} for name, arm in found.items()}
+    for name, arm in found.items():
+        result[name] |= {QUANTISING: arm[QUANTISING]} if QUANTISING in arm else {}
     for above, below in RATIOS:
         if above in found and below in found:
             result[f"{above}/{below}"] = found[above]["tokens_per_second"] / found[below]["tokens_per_second"]
@@ -129,6 +145,8 @@ def section(method: str, found: dict[str, dict[str, Any]], result: dict[str, Any
     ]
     ratios = [f"{key} {tables.ratio(value)}" for key, value in result.items() if "/" in key]
     closing = f"\n\nReal tokens/s: {', '.join(ratios)}." if ratios else ""
+    if IN_INT8 in found:
+        closing += f" Share of {IN_INT8} that is quantising: {tables.ratio(found[IN_INT8][QUANTISING])}."
     return f"## {METHODS[method][0]}\n\n{tables.table(header, rows)}{closing}\n"
 
 

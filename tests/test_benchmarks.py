@@ -68,14 +68,39 @@ def test_the_last_line_has_every_method_and_arm_and_the_quotients_of_their_speed
     body = 2 * (12 * 32 * 32 + 13 * 32) + 2 * 32  # two blocks of width 32 and the last norm
     for method, useful in (("lora", 4), ("full", 6), ("prelayer", 4)):
         found = result[method]
-        assert {arm for arm in found if isinstance(found[arm], dict)} == {"A", "B1", "B2", "C", "D"}
-        assert check_ratios(found) == {"D/A", "D/B1", "D/B2", "C/A"}
-        for arm in ("A", "B1", "B2", "C", "D"):
-            assert set(found[arm]) == FIGURES
+        lowered = {"D-products"} if method != "full" and multiplies_int8() else set()
+        arms = {"A", "B1", "B2", "C", "D", *lowered}
+        assert {arm for arm in found if isinstance(found[arm], dict)} == arms
+        ratios = {"D/A", "D/B1", "D/B2", "C/A"} | {f"{arm}/{other}" for arm in lowered for other in ("D", "B1", "B2")}
+        assert check_ratios(found) == ratios
+        for arm in arms:
+            assert set(found[arm]) == FIGURES | ({"share_of_quantising"} if arm in lowered else set())
+            assert arm not in lowered or 0 < found[arm]["share_of_quantising"] < 1
             assert found[arm]["useful_flops"] == useful * body * found[arm]["tokens_per_second"]
         assert found["share_of_peak"] * result["peak"][dtype_of_d()] == pytest.approx(found["D"]["useful_flops"])
     assert report.read_text() == output.rpartition("\n{")[0]
-    assert output.count("1.00 GiB") == 15
+    assert output.count("1.00 GiB") == 15 + 2 * multiplies_int8()
+
+
+def multiplies_int8() -> bool:
+    from afina.device import why_no_int8
+
+    return why_no_int8(torch.device("cpu")) is None
+
+
+def test_int8_layers_has_a_row_for_every_layer_and_number_of_rows() -> None:
+    if not multiplies_int8():
+        pytest.skip("the processor has no instructions for int8")
+    done = run("int8_layers.py", "--sizes", "32x48,64x32", "--rows", "40,300", "--repeats", "2")
+    found = last_line(done.stdout)["layers"]
+    assert [(one["inputs"], one["outputs"], one["rows"]) for one in found] == [
+        *((32, 48, 40), (32, 48, 300)),
+        *((64, 32, 40), (64, 32, 300)),
+    ]
+    for one in found:
+        assert 0 < one["quantised"] < 1
+        assert 0 < one["quantised_backward"] < 1
+        assert 0 < one["error"] < 0.02 > one["error_backward"] > 0
 
 
 def dtype_of_d() -> str:
