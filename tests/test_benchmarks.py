@@ -313,6 +313,18 @@ def test_every_method_is_measured_beside_trainer_and_lora(path: str, toy: str, t
     assert report.read_text() == done.stdout.rpartition("\n{")[0]
 
 
+def test_upper_blocks_are_measured_beside_all_blocks(path: str, toy: str) -> None:
+    arms = "all,half,half-recomputed"
+    done = run("trunk.py", "--backbone", path, "--task", toy, "--texts", "40", "--arms", arms, "--repeats", "2")
+    found = last_line(done.stdout)
+    assert {key for key in found if "/" in key} == {
+        f"{arm}/all{of}" for arm in ("half", "half-recomputed") for of in ("", " processor")
+    }
+    assert min(found[key] for key in found if "/" in key) > 0
+    assert found["all"]["tokens"] == found["half"]["tokens"] > 0
+    assert found["half"]["kept_bytes"] > found["half-recomputed"]["kept_bytes"] == 0
+
+
 def test_a_stores_figures_are_of_what_was_published(tmp_path: Path) -> None:
     done = run("store.py", "--versions", "9", "--many", "3")
     found = last_line(done.stdout)
