@@ -55,9 +55,14 @@ def assert_same_bits(one: Fit, other: Fit) -> None:
 
 
 def assert_same_but_for_rounding(one: Fit, other: Fit) -> None:
-    np.testing.assert_allclose(one.account.losses, other.account.losses, rtol=1e-5, atol=1e-5)
-    for name, tensor in weights(one).items():
-        assert difference(tensor, weights(other)[name]) <= 1e-5, name
+    """Losses, outputs and nearly all weights within 1e-5: Adam turns rounding of a gradient near 0 into a step."""
+    np.testing.assert_allclose(one.account.losses, other.account.losses, rtol=1e-5, atol=1e-6)
+    packed = pack([one.loader.encoded[index] for index in range(8)])
+    with torch.inference_mode():
+        found, expected = (fit.classifier.eval()(packed) for fit in (one, other))
+    assert difference(found, expected) <= 1e-5
+    apart = [(each - weights(other)[name]).abs().flatten() / each.abs().max() for name, each in weights(one).items()]
+    assert (torch.cat(apart) > 1e-5).float().mean() <= 2e-3
 
 
 def lowest(fit: Fit) -> list[int]:
@@ -80,9 +85,9 @@ def test_the_training_is_that_without_kept_outputs(backbones: Backbones, family:
         kept.advance(stop)
         assert kept.score(held_out, "accuracy", predict).step == stop
     plain.advance()
-    assert_same_but_for_rounding(kept, plain)
     tokens = int(kept.loader.encoded.lengths.sum())
     assert sum(seen) == tokens + 3 * int(held_out.encoded.lengths.sum())
+    assert_same_but_for_rounding(kept, plain)
     assert kept.account.tokens == plain.account.tokens == 3 * tokens
     assert kept.inputs.trunk_use is not None
     assert kept.inputs.trunk_use.place == "memory"
@@ -249,7 +254,8 @@ def test_a_run_is_foreseen_and_says_what_it_kept(
     assert again.digest == record.digest
     ordinary = run.model_copy(update={"training": run.training.model_copy(update={"trunk": "recomputed"})})
     assert ordinary.key != run.key
-    assert ordinary.execute(tmp_path / "ordinary").losses == pytest.approx(record.losses, rel=1e-2)
+    found = ordinary.execute(tmp_path / "ordinary").losses
+    np.testing.assert_allclose(found, record.losses, rtol=1e-5 if run.training.dtype == "float32" else 2e-2)
 
 
 @pytest.mark.slow
