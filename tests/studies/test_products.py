@@ -13,6 +13,7 @@ import torch
 
 from afina import Adapter, Backbone, Predictor, Run, Study, recommend
 from afina import device as devices
+from afina.cli import studies as commands
 from afina.data.task import Task
 from afina.errors import InvalidStudy
 from afina.methods import make
@@ -24,7 +25,9 @@ from afina.report.arms import arms
 from afina.report.details.plans import forecast_table, precision_table
 from afina.report.report import Report
 from afina.studies import study as studies
+from afina.studies.choosing import recommend as recommending
 from afina.studies.executors.local_executor import LocalExecutor
+from afina.studies.runs import spec
 from afina.studies.runs.forecast import forecast_methods, forecast_run
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Result
@@ -215,6 +218,31 @@ def test_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_recommend_refuses_an_unknown_type_of_products(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
     with raises(InvalidStudy, code="study.value-invalid", key="products", where="recommend", found="int4"):
         recommend(toy, 1, backbone=gpt2.address, out=tmp_path, products="int4")  # type: ignore[arg-type]
+
+
+# The default of this machine
+
+
+def test_the_default_of_a_machine_is_that_of_train_for_methods_that_int8_suits(
+    afina: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Study] = []
+    monkeypatch.setattr(commands, "_carry_out", lambda study, *given, **options: made.append(study))
+    asked = ["train", "--task", "nothing.csv", "--backbone", "nowhere"]
+    assert afina(*asked).code == 0
+    monkeypatch.setattr(spec, "usual_products", lambda: INT8)
+    for more in ([], ["--set", "products=float"], ["--method", "full"]):
+        assert afina(*asked, *more).code == 0
+    assert [run.training.products for study in made for run in study.runs()] == [FLOAT, INT8, FLOAT, FLOAT]
+
+
+@pytest.mark.usefixtures("without")
+def test_the_default_of_a_machine_is_that_of_choose(
+    gpt2: Backbone, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recommending, "usual_products", lambda: INT8)
+    with raises(InvalidStudy, code="products.unsupported", products=INT8):
+        recommend(toy, 1, backbone=gpt2.address, out=tmp_path)
 
 
 # Where it is said

@@ -106,8 +106,8 @@ WATCHER_TYPE = _option_invalid("`watcher`: found a {found}. Expected a Watcher, 
 
 _method_products_unsupported = partial(Problem, InvalidStudy, "method.products-unsupported")
 PRODUCTS_OF_METHOD = _method_products_unsupported(
-    "run {run}: method {method} {_why}, so no product with frozen weights can be in {products}. Set `products` to "
-    "float for this method."
+    "run {run}: method {method} {_why}, so no product with frozen weights can be in {products}. For this method, "
+    "set products to float."
 )
 
 PRODUCTS_UNSUPPORTED = Problem(

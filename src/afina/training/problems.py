@@ -16,8 +16,8 @@ ONE_LABEL = Problem(
 PRODUCTS_WITHOUT_LAYER = Problem(
     InvalidStudy,
     "method.products-unsupported",
-    "method {method}: the backbone has no frozen linear layer whose products can be in {products}. Set `products` to "
-    "float for this method.",
+    "method {method}: the backbone has no frozen linear layer whose products can be in {products}. For this method, "
+    "set products to float.",
 )
 
 _option_inapplicable = partial(Problem, InvalidStudy, "option.inapplicable")
