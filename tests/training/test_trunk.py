@@ -29,6 +29,7 @@ from afina.training import trunk_inputs
 from afina.training.fit import Fit, Pace
 from afina.training.inputs import PackedInputs
 from afina.training.trunk_inputs import TrunkInputs
+from command import Command
 from fakes import Backbones, Runs, difference, encoded, fit_of, opened, predict, sentences, write_csv
 from full_disk import no_file_above
 from grid import by_family
@@ -276,6 +277,20 @@ def test_a_plan_foresees_the_temporary_file_and_the_time_of_both_parts(
     monkeypatch.setattr("afina.studies.runs.forecast.seconds_per_token", lambda *_: Pace(0.25, 2.0))
     tokens = encoded_task(run).train.encoded.lengths.sum()
     assert forecast_run(run).train_seconds == (3 * 0.25 + 2.0) * tokens
+
+
+@pytest.mark.slow
+def test_the_command_plan_takes_layers(afina: Command, backbones: Backbones, toy: str) -> None:
+    path = str(backbones.path("llama", dropout=0.0))
+    given = ("plan", "--backbone", path, "--task", toy, "--epochs", "2", "--no-calibrate", "--json")
+    planned = afina(*given, "--layers", "1").object()["methods"]
+    assert set(planned) == {"lora", "ia3", "adapter"}
+    everything = afina(*given, "--method", "lora").object()["methods"]["lora"]
+    assert planned["lora"]["body"] == everything["body"] / 2
+    assert planned["lora"]["trunk_bytes"] > 0
+    assert "trunk_bytes" not in everything
+    assert "layers is 3, but this model has 2" in afina(*given, "--method", "lora", "--layers", "3").error
+    assert "layers" in afina(*given, "--method", "full", "--layers", "1").error
 
 
 def test_the_pace_of_steps_and_of_outputs_are_measured_apart(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,6 +187,16 @@ MethodsOption = Annotated[
     typer.Option("--method", help="Method of 'afina methods'; may be repeated. Default: all methods."),
 ]
 
+LayersOption = Annotated[
+    str | None,
+    typer.Option(
+        "--layers",
+        help="Blocks that the methods adapt: 'upper half', 'upper quarter', or a number of upper blocks. Without "
+        "--method, the methods that have this setting are planned.",
+        metavar="BLOCKS",
+    ),
+]
+
 
 @takes(data=reading, ask=asking)
 def plan(
@@ -194,6 +204,7 @@ def plan(
     backbone: BackbonesOption = None,
     task: Annotated[str | None, typer.Option("--task", help="Labelled texts to plan for.", metavar="ADDRESS")] = None,
     method: MethodsOption = None,
+    layers: LayersOption = None,
     dtype: DtypeOption = "auto",
     precision: PrecisionsOption = None,
     products: ProductsOption = "float",
@@ -219,7 +230,6 @@ def plan(
     _check_there(task, data.get("evaluation"))
     from afina.cli.progress import print_progress
     from afina.data.reading_options import ReadingOptions
-    from afina.methods import make
     from afina.schema import read_size
     from afina.studies.executors import worker_memory
 
@@ -234,7 +244,7 @@ def plan(
         raise UnknownName("products", products, PRODUCTS, "plan")
     precisions = _different(precision)
     asked: dict[str, Any] = {
-        "methods": [make(name) for name in method] if method else None,
+        "methods": _planned(method, layers),
         "data": checked(ReadingOptions, data, "plan"),
         "ask": Ask(**ask),
         "memory": read_size(memory) if memory is not None else None,
@@ -247,6 +257,20 @@ def plan(
         for one in check_different(backbone or EMBEDDED)
     ]
     _print_plans([[plan for plan in plans if plan] for plans in found], as_json=as_json)
+
+
+def _planned(names: Sequence[str] | None, layers: str | None) -> list[Method] | None:
+    """Return the methods to plan, with the value of `--layers`; None: all methods that suit a backbone.
+
+    Raises UnknownName or InvalidStudy.
+    """
+    from afina.methods import METHODS, make
+
+    if layers is None:
+        return [make(name) for name in names] if names else None
+    given = {"layers": int(layers) if layers.isascii() and layers.isdecimal() else layers}
+    chosen = names or [name for name, kind in METHODS.items() if given.keys() <= kind.accepts()]
+    return [make(name, given, "plan") for name in chosen]
 
 
 def _different(precisions: Sequence[str] | None) -> list[str]:
