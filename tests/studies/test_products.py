@@ -295,3 +295,14 @@ def test_a_report_says_which_runs_computed_products_in_int8() -> None:
     said = [one for one in paper.departures(arms([other])) if "int8" in one]
     assert said == ["products with frozen weights in int8 (paper: float32)"]
     assert not any("int8" in one for one in paper.departures(arms([plain])))
+
+
+def test_a_record_of_a_version_without_the_setting_is_of_the_same_arm() -> None:
+    training = {"epochs": 2, "learning_rate": 2e-4}
+    earlier, later = result(training=training), result(training=training | {"products": FLOAT}, seed=1, key="sha256:2")
+    lowered = result(training=training | {"products": INT8}, seed=1, key="sha256:3")
+    assert [arm.seeds for arm in arms([earlier, later])] == [(0, 1)]
+    assert [arm.label for arm in arms([earlier, lowered])] == ["LoRA, products float", "LoRA, products int8"]
+    assert "| Products |" not in Report.of(results([earlier, later])).markdown()
+    shown = Report.of(results([earlier, lowered])).markdown().partition("What was run")[2]
+    assert [line.split("|")[4].strip() for line in shown.splitlines() if line.startswith("| LoRA")][:2] == [FLOAT, INT8]

@@ -19,7 +19,7 @@ from afina.stats import intervals
 from afina.stats.metrics import METRICS
 from afina.studies.backbones import ON, backbone_names, on_backbone
 from afina.studies.runs.record import Record, Result
-from afina.studies.runs.spec import NO_EFFECT
+from afina.studies.runs.spec import NO_EFFECT, training_settings
 
 _OF_SIZE = ("train_examples", "train_digest")
 """The settings that depend on the number of training texts; an arm's label has this number in their place."""
@@ -218,7 +218,7 @@ def _settings(record: Record) -> dict[str, object]:
         "train_examples": record.train_examples,
         "train_digest": record.environment.train_digest,
         "evaluation_digest": record.environment.evaluation_digest,
-        **training(record),
+        **training_settings(record.training),
         **record.hyperparameters,
         **ask_settings(record.ask),
     }

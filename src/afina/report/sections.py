@@ -42,6 +42,7 @@ from afina.report.tables import Column, Table
 from afina.stats.metrics import METRICS
 from afina.studies.backbones import on_backbone
 from afina.studies.runs.record import Environment, Record
+from afina.studies.runs.spec import training_settings
 from afina.studies.trials import Tuned
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def _with_head(record: Record) -> str:
 
 def _by_run(asked: Sequence[dict[str, object]]) -> list[str]:
     """The training settings that the table of runs shows: the learning rate, and settings that differ between runs."""
-    keys = differing(asked)
+    keys = differing([training_settings(one) for one in asked])
     always = "learning_rate"
     return keys if always in keys or not any(always in one for one in asked) else [always, *keys]
 
@@ -206,10 +207,8 @@ def _runs(arms: Sequence[Arm]) -> Table:
     lines = []
     for arm in arms:
         record = arm.record
-        asked = [
-            NOTHING if not record.steps or record.training.get(key) is None else value_in_words(record.training[key])
-            for key in by_run
-        ]
+        made = training_settings(record.training)
+        asked = [NOTHING if not record.steps or made.get(key) is None else value_in_words(made[key]) for key in by_run]
         amounts = [f"{record.steps:,}", f"{record.tokens:,}"] if record.steps else [NOTHING, NOTHING]
         lines.append((arm.label, in_words(record.hyperparameters) or NOTHING, *asked, *amounts))
     headings = [key.replace("_", " ").capitalize() for key in by_run]

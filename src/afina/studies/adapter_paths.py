@@ -18,7 +18,7 @@ from afina.studies.choosing.recommendation import Recommendation
 from afina.studies.descriptions import read_recommendation, read_request
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
-from afina.studies.runs.spec import NO_EFFECT
+from afina.studies.runs.spec import training_settings
 
 SHOWN = 3
 """The note of an `AdapterChoice` names at most this number of other runs."""
@@ -188,7 +188,7 @@ def _same(one: Record, other: Record) -> bool:
 
 def _settings(record: Record) -> dict[str, object]:
     """Return the settings of a run that can change its result, except seed, backbone and number of training texts."""
-    training = {key: value for key, value in record.training.items() if key not in NO_EFFECT}
+    training = training_settings(record.training)
     return {"method": record.method, "task": record.task, **training, **record.hyperparameters}
 
 

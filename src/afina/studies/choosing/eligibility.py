@@ -15,6 +15,7 @@ from afina.data.readers.target_kinds import TARGETS
 from afina.errors import InvalidStudy
 from afina.methods import METHODS, make
 from afina.models.architectures import ARCHITECTURES
+from afina.models.backbone_spec import FLOAT
 from afina.studies import problems
 from afina.studies.choosing import time_budget
 from afina.studies.choosing.recommendation import Dropped
@@ -33,7 +34,7 @@ class Eligible:
     Attributes:
         ways: The methods on backbones that can be tried, ordered by backbone and then by method.
         kinds: Whether each backbone is "causal" or an "encoder", by address.
-        lowered: Whether training computes in bfloat16.
+        lowered: Whether training computes in bfloat16 or int8.
         dropped: The reason why a method on a backbone, or a whole backbone, cannot be tried, by its name.
         latencies: The measured milliseconds per prediction, by the name of a backbone or of a method on a backbone.
     """
@@ -163,7 +164,7 @@ def _add_what_fits(setting: ChoiceSetup, backbone: str, made: Eligible, limit: _
             fitting.add(run.method)  # a forecast of its memory would take seconds
             continue
         one = forecast.forecast_run(run, texts, memory=limit.size, calibrate=False)
-        made.lowered = one.terms.dtype == "bfloat16"
+        made.lowered = one.terms.dtype == "bfloat16" or setting.products != FLOAT
         fits, needed = (bool(one.fits_gpu), one.gpu_peak) if limit.on_gpu else (one.fits, one.peak)
         if fits:
             fitting.add(one.method)

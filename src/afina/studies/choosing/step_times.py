@@ -110,7 +110,7 @@ class StepTimes:
     """The step times that have been measured so far.
 
     Attributes:
-        lowered: Whether training computes in bfloat16.
+        lowered: Whether training computes in bfloat16 or int8.
         known: The measured step times by method and backbone, the latest last.
     """
 

@@ -161,6 +161,16 @@ class Ask(Frozen):
 UNASKED = Ask(head="random")
 """The prompt settings without a prompt: a random head, and each text without a template."""
 
+
+def training_settings(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the training settings of a record that can change the result of the run.
+
+    Settings that the record lacks have their defaults, because an earlier version of afina had only these.
+    """
+    usual = {**Training().model_dump(mode="json"), **recorded}
+    return {name: value for name, value in usual.items() if name not in NO_EFFECT}
+
+
 NO_EFFECT = frozenset({"checkpoint_seconds"})
 """The training settings that do not change the result of a run."""
 
