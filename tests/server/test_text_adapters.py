@@ -173,10 +173,10 @@ class Steps:
         generations = core.batching.computer.generations
         step = generations.step
 
-        def counted(most: int | None = None) -> Any:
+        def counted(*given: Any) -> Any:
             self.hold.wait(20)
             self.count += 1
-            return step(most)
+            return step(*given)
 
         generations.step = counted  # type: ignore[method-assign]
 
