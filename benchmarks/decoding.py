@@ -43,9 +43,6 @@ Step = Callable[[], object]
 TEXTS = 32
 """Running texts of the arms "merged" and "mixed"."""
 
-PROMPT = 80
-"""Tokens of a prompt of the arms "modules" and "direct"."""
-
 
 def running(model: LanguageModel, prompts: Sequence[np.ndarray], new: int, *, direct: bool = True) -> Step:
     """Return the step of an arm that generates with one model."""
@@ -60,12 +57,14 @@ def running(model: LanguageModel, prompts: Sequence[np.ndarray], new: int, *, di
 
 def alone(options: argparse.Namespace, rows: int, new: int) -> dict[str, Step]:
     """Return the arms "modules" and "direct"."""
-    opened = open_model(Backbone.load(options.backbone), ("text",), 0, Opening("", "language_model")).eval()
+    backbone = Backbone.load(options.backbone)
+    opened = open_model(backbone, ("text",), 0, Opening("", "language_model")).eval()
     assert isinstance(opened, LanguageModel)
     if options.dtype != "float32":
         opened.lower(getattr(torch, options.dtype))
     draw = np.random.default_rng(0)
-    prompts = [draw.integers(5, 1000, PROMPT + place % 16).astype(np.int32) for place in range(rows)]
+    lengths = [options.prompt + place % 16 for place in range(rows)]
+    prompts = [draw.integers(5, backbone.config.vocab_size, length).astype(np.int32) for length in lengths]
     return {name: running(opened, prompts, new, direct=name == "direct") for name in ("modules", "direct")}
 
 
@@ -112,6 +111,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32], help="running texts without adapters")
     parser.add_argument("--adapters", type=int, nargs="*", default=[1, 8, 32], help="adapters of 32 running texts")
+    parser.add_argument("--prompt", type=int, default=80, help="tokens of a prompt without an adapter")
     parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args()
     new, result = options.steps + 10, dict[str, Any]()

@@ -174,6 +174,15 @@ def test_texts_of_many_adapters_are_told_beside_the_merged_model_and_pefts_and_a
     assert latency["generated_per_second"] > 0
 
 
+def test_the_time_of_a_decoding_step_is_told_with_and_without_adapters(backbones: Backbones) -> None:
+    arguments = ("--backbone", str(backbones.path("llama")), "--rows", "1", "3", "--adapters", "1", "3")
+    result = last_line(run("decoding.py", *arguments, "--steps", "4", "--prompt", "8").stdout)
+    assert list(result) == ["1", "3", "adapters"]
+    assert list(result["1"]) == list(result["3"]) == ["modules", "direct"]
+    assert list(result["adapters"]) == ["merged", "mixed 1", "mixed 3"]
+    assert all(milliseconds > 0 for times in result.values() for milliseconds in times.values())
+
+
 def test_answers_of_mixed_kinds_to_many_clients_are_those_of_the_adapters_alone(path: str, toy: str) -> None:
     arguments = ("--adapters", "6", "--texts", "4", "--clients", "3", "--share", "0.6", "--seconds", "8", "--churn")
     result = last_line(run("traffic.py", *arguments, "--backbone", path, "--task", toy).stdout)
