@@ -21,6 +21,7 @@ from afina import digest, meter
 from afina.data.split import Split
 from afina.events import Listener, Progress, ValidationScore
 from afina.methods import is_fitted
+from afina.models.backbone_spec import FLOAT
 from afina.models.objectives import Objective, Predictions
 from afina.studies.choosing import candidates, floors, recommend, recorded_curves
 from afina.studies.choosing.eligibility import Eligible
@@ -30,6 +31,7 @@ from afina.studies.executors.executor import Executor, Overrun
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Environment, Memory, Record, Seconds, Selection
 from afina.studies.runs.run import Run
+from afina.studies.runs.spec import Products
 from learning_curves import HELD_OUT
 from lessons import KINDS, LearntOver, backbone_of, named_setting, only, taught
 from policies import FLOORS, ON, Kept, Recorded
@@ -47,12 +49,14 @@ class Replay(Executor):
 
     Attributes:
         slower: How many times as long as measured everything takes.
+        faster: How many times as fast as measured the steps of runs with products in int8 are.
         time: The simulated clock.
         made: The recorded model of each adapter that was made.
     """
 
     cell: Recorded
     slower: float = 1.0
+    faster: float = 1.0
     time: float = 0.0
     made: dict[str, Kept] = field(default_factory=dict)
 
@@ -68,6 +72,9 @@ class Replay(Executor):
         known, head = self.cell.paces, f"head{ON}{run.backbone}"
         return known.get(f"{run.method}{ON}{run.backbone}") or known[head]
 
+    def check_products(self, products: str) -> None:
+        """Simulated runs compute no product."""
+
     def try_out(self, *given: Any, **options: Any) -> ValidationScore:
         """No run only measures."""
         raise NotImplementedError
@@ -80,11 +87,12 @@ class Replay(Executor):
         if is_fitted(run.method):
             steps = 1
         units = read if is_fitted(run.method) else steps
+        step = pace["step"] / (1.0 if run.training.products == FLOAT else self.faster)
         listen(Progress("load"))
         self.passes(pace["opening"], until)
         began = self.time
         for done in range(1, units + 1):
-            self.passes(pace["text"] if is_fitted(run.method) else pace["step"], until)
+            self.passes(pace["text"] if is_fitted(run.method) else step, until)
             listen(Progress("train", done, units))
         trained = self.time
         listen(Progress("evaluate", 0, texts))
@@ -173,24 +181,33 @@ def _record(run: Run, kept: Kept, out: Path, texts: int, aside: int, steps: int,
     )
 
 
-def replayed(backbones: Sequence[str], slower: float = 1.0, *, timed: bool = True, prior: bool = True) -> Policy:
+def replayed(
+    backbones: Sequence[str],
+    slower: float = 1.0,
+    *,
+    faster: float | None = None,
+    timed: bool = True,
+    prior: bool = True,
+) -> Policy:
     """The policy of `afina choose` on these backbones.
 
     Args:
         slower: How many times as slow as measured the machine is.
+        faster: How many times as fast as measured a step with products in int8 is. None: products in float.
         timed: Whether the order over backbones counts seconds.
         prior: Whether recorded trainings count when a candidate is selected.
     """
 
     def policy(cell: Recorded, minutes: float, known: Sequence[Recorded]) -> np.ndarray:
         executor, lessons = (
-            Replay(only(cell, backbones), slower),
+            Replay(only(cell, backbones), slower, faster or 1.0),
             taught([only(one, backbones) for one in known], timed=timed),
         )
         with tempfile.TemporaryDirectory() as folder, _simulated(executor, lessons, backbones, prior=prior):
             task, out = _written(Path(folder) / "task", cell), Path(folder) / "out"
+            products: Products = "float" if faster is None else "int8"
             found = recommend.recommend(
-                task, minutes, backbone=list(backbones), out=out, memory=1, executor=executor
+                task, minutes, backbone=list(backbones), out=out, memory=1, products=products, executor=executor
             ).recommendation
         assert found is not None
         if found.adapter is not None:
