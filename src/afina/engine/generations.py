@@ -31,7 +31,7 @@ from afina.engine.residents import (
 from afina.errors import AfinaError
 from afina.generating.answers import text_of
 from afina.generating.generation import ContinuousBatch, NewTokens
-from afina.generating.next_token import MixedNextTokenModel, NextTokenModel, PromptChunk
+from afina.generating.next_token import Begun, MixedNextTokenModel, NextTokenModel, PromptChunk, WholePrompt
 from afina.generating.searches import Continuation, Guide, TokenLogprobs
 from afina.models.decoding import Decoding
 from afina.models.kernels.key_values import CachedSequence
@@ -105,23 +105,26 @@ def _nothing() -> None:
 
 
 class _InterruptedModel(MixedNextTokenModel):
-    """Next-token logits of a shared frozen model, with a call between the forward passes of a step.
+    """Next-token logits of a shared frozen model, with a call before each forward pass.
 
     Args:
-        between: Called before the forward pass of chunks of prompts, and before the forward pass of next tokens. May
-            compute other texts with the same frozen model.
+        before_pass: Called before each forward pass of a step. May compute other texts with the same frozen model.
     """
 
-    def __init__(self, host: MixedBatchModel, between: Callable[[], None]) -> None:
+    def __init__(self, host: MixedBatchModel, before_pass: Callable[[], None]) -> None:
         super().__init__(host)
-        self._between = between
+        self._before_pass = before_pass
+
+    def begin(self, prompts: Sequence[WholePrompt]) -> Begun:
+        self._before_pass()
+        return super().begin(prompts)
 
     def fill(self, chunks: Sequence[PromptChunk]) -> tuple[Tensor, list[list[TokenLogprobs] | None]]:
-        self._between()
+        self._before_pass()
         return super().fill(chunks)
 
     def go_on(self, tokens: Mapping[CachedSequence, int]) -> tuple[list[CachedSequence], Tensor]:
-        self._between()
+        self._before_pass()
         return super().go_on(tokens)
 
 
@@ -153,7 +156,7 @@ class Generations:
         self._all: dict[Generation, ContinuousBatch[Generation]] = {}
         self._cancelled: set[Generation] = set()
         self.tokens_of: dict[Generation, int] = {}
-        self._between = _nothing
+        self._between, self._passed = _nothing, False
 
     @property
     def active(self) -> int:
@@ -211,8 +214,14 @@ class Generations:
 
     def _model(self, resident: Resident) -> NextTokenModel:
         if isinstance(resident, SharedResident):
-            return _InterruptedModel(resident.host, lambda: self._between())
+            return _InterruptedModel(resident.host, self._before_pass)
         return resident.next_tokens()
+
+    def _before_pass(self) -> None:
+        """Call `between` of the current step, unless the next forward pass is the first of the step."""
+        if self._passed:
+            self._between()
+        self._passed = True
 
     def cancel(self, generation: Generation) -> None:
         """Drop a generation at the next step, without an outcome. A generation that has ended is ignored."""
@@ -237,14 +246,14 @@ class Generations:
                 adapter with a model of its own. May compute texts, but neither add nor cancel generations.
         """
         self._drop_cancelled()
-        self.tokens_of, self._between = {}, between
+        self.tokens_of, self._between, self._passed = {}, between, False
         if most is not None:
             most = -(-most // max(1, sum(batch.entering for batch in self._batches.values())))
         ended: Ended = []
-        for place, (key, batch) in enumerate([*self._batches.items()]):
-            if place:
-                between()
+        for key, batch in [*self._batches.items()]:
             # A shared model takes the lock itself, at each forward pass.
+            if isinstance(key, str) and batch.active:
+                self._before_pass()
             with self._computing if isinstance(key, str) else nullcontext():
                 outcomes = self._stepped(batch, most)
             ended += ((one, self._outcome(one, outcome)) for one, outcome in outcomes)
