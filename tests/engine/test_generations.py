@@ -20,7 +20,7 @@ from afina.data.batch import pack
 from afina.engine.encoding import EncodedText
 from afina.engine.engine import Engine
 from afina.engine.generations import GeneratedText, Generation, Generations
-from afina.engine.mixed_batches import Outcome, Prediction, SinglePass
+from afina.engine.mixed_batches import SinglePass
 from afina.engine.residents import ReservedMemory
 from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData, InvalidStudy
 from afina.generating import next_token
@@ -165,34 +165,6 @@ def driven(
 def text_of(outcome: GeneratedText | AfinaError) -> GeneratedText:
     assert isinstance(outcome, GeneratedText)
     return outcome
-
-
-def test_texts_computed_between_the_forward_passes_of_a_step_change_no_answer(crowd: Crowd) -> None:
-    """Nor do the generations change those of the texts; texts of an adapter with a model of its own included."""
-    engine, which = crowd.engine, [0, 7, 13]
-    readers = [adapter(crowd.backbone, name, seed=seed) for seed, name in enumerate(("lora", "full"))]
-    with ExitStack() as stack:
-        rows = []
-        for one in readers:
-            lease = stack.enter_context(engine.lease(one))
-            (encoded,) = engine.encode(lease.resident(), TEXTS[:1])
-            assert isinstance(encoded, EncodedText)
-            rows.append(SinglePass(lease, encoded))
-        alone, between = engine.compute(rows), list[Outcome]()
-        given = [asked(crowd, stack, place, TEXTS[place % 3], decoding=Decoding(max_new_tokens=4)) for place in which]
-        found: dict[Generation, GeneratedText | AfinaError] = {}
-        for one in given:
-            engine.generations.add(one)
-            found.update(engine.generations.step(8, lambda: between.extend(engine.compute(rows))))
-        while engine.generations.active:
-            found.update(engine.generations.step(8, lambda: between.extend(engine.compute(rows))))
-        for place, one in zip(which, given, strict=True):
-            crowd.check(place, one, found[one])
-    assert len(between) > 2 * len(given)
-    for outcome, other in zip(between, alone * (len(between) // 2), strict=True):
-        assert isinstance(outcome, Prediction)
-        assert isinstance(other, Prediction)
-        np.testing.assert_allclose(outcome.outputs, other.outputs, atol=1e-5)
 
 
 def test_the_six_methods_ride_and_full_fine_tuning_does_not(each_crowd: Crowd) -> None:

@@ -14,8 +14,8 @@ from afina.engine.encoding import EncodedText
 from afina.engine.generations import GeneratedText, Generation
 from afina.errors import AfinaError, Busy, InvalidData
 from afina.models.decoding import Decoding
-from afina.server.line.computing import PROMPT_TOKENS, Batcher
-from afina.server.line.queue import FairQueue
+from afina.server.line.computing import Batcher
+from afina.server.line.queue import LEAST, FairQueue
 from afina.server.line.work import BACKGROUND, GeneratedAnswer, Work
 from afina.server.metrics import ComputedBatch, ComputedStep, Metrics
 from clock import Clock
@@ -62,9 +62,7 @@ class Steps:
     def waits(self, generation: Generation) -> bool:
         return generation in self.held
 
-    def step(
-        self, most: int | None = None, between: Callable[[], None] = lambda: None
-    ) -> list[tuple[Generation, GeneratedText | AfinaError]]:
+    def step(self, most: int | None = None) -> list[tuple[Generation, GeneratedText | AfinaError]]:
         self.rooms.append(most)
         while self.held and len(self.running) < self.room:
             self.running[entered := self.held.pop(0)] = 0
@@ -159,14 +157,13 @@ def test_a_generation_of_500_tokens_delays_a_text_of_another_client_by_at_most_a
     assert long.result(0).text == "novel!"
 
 
-def test_prompts_have_the_tokens_that_texts_leave_of_a_turn(clock: Clock, steps: Steps) -> None:
-    made = Batcher(FairQueue(200, 80, 0.5, 10_000), Computes(clock, steps), clock=clock)
+def test_prompts_have_the_tokens_that_texts_leave_of_a_turn(made: Batcher, steps: Steps) -> None:
     ask(made, "writes", "novel", 9)
     made.step()
-    for tokens in (10, 79):
+    for tokens in (10, 39):
         made.submit([Work(client="reads", tokens=tokens)])
         made.step()
-    assert steps.rooms == [200, 80 - 10 - 80 // 4, PROMPT_TOKENS], "alone; beside a text; and never few"
+    assert steps.rooms == [100, 40 - 10 - 40 // 4, LEAST], "alone; beside a text; and never none"
 
 
 def test_a_text_that_arrives_in_the_midst_of_a_step_is_computed_right_after_it(
@@ -176,97 +173,16 @@ def test_a_text_that_arrives_in_the_midst_of_a_step_is_computed_right_after_it(
     arrived = list[Future[Any]]()
     step = steps.step
 
-    def meanwhile(*given: Any) -> Any:
+    def meanwhile(most: int | None = None) -> Any:
         if len(arrived) < 5:
             arrived.extend(made.submit([Work(client="reads", tokens=10)]))
-        return step(*given)
+        return step(most)
 
     steps.step = meanwhile  # type: ignore[method-assign]
     for _ in range(6):
         made.step()
     for index, future in enumerate(arrived):
         assert future.result(0) == pytest.approx((index + 1) * (STEP + TEXT))
-
-
-PASS = 0.07
-"""Seconds of the forward pass of prompts, before that of the next tokens."""
-
-
-def interrupted(made: Batcher, steps: Steps, meanwhile: Callable[[], Any]) -> None:
-    """Make a turn whose step has a forward pass of prompts, during which `meanwhile` is called."""
-    step = steps.step
-
-    def two_passes(most: int | None, between: Callable[[], None]) -> Any:
-        steps.clock.now += PASS
-        meanwhile()
-        between()
-        return step(most)
-
-    steps.step = two_passes  # type: ignore[method-assign,assignment]
-    made.step()
-    steps.step = step  # type: ignore[method-assign]
-
-
-def test_a_text_that_comes_while_prompts_are_computed_waits_for_their_forward_pass_only(
-    made: Batcher, clock: Clock, steps: Steps, told: list[Any]
-) -> None:
-    ask(made, "writes", "novel", 500)
-    made.step()
-    began, came = clock.now, list[Future[Any]]()
-    interrupted(made, steps, lambda: came.extend(made.submit([Work(client="reads", tokens=10)])))
-    assert came[0].result(0) - began == pytest.approx(PASS + TEXT)
-    assert [type(one) for one in told[-2:]] == [ComputedBatch, ComputedStep]
-    assert told[-1].seconds == pytest.approx(PASS + STEP), "without the time of the text"
-
-
-def test_texts_that_waited_before_a_step_do_not_interrupt_it(made: Batcher, clock: Clock, steps: Steps) -> None:
-    ask(made, "writes", "novel", 500)
-    made.step()
-    flood = made.submit([Work(client="floods", tokens=30) for _ in range(4)])
-    interrupted(made, steps, lambda: made.submit([Work(client="reads", tokens=10)]))
-    assert [one.done() for one in flood] == [True, False, False, False]
-    assert clock.now == pytest.approx(STEP + TEXT + PASS + STEP)
-
-
-def test_a_text_that_is_cancelled_or_too_late_does_not_interrupt_a_step(
-    made: Batcher, clock: Clock, steps: Steps
-) -> None:
-    ask(made, "writes", "novel", 500)
-    made.step()
-    came = list[Future[Any]]()
-
-    def meanwhile() -> None:
-        (gone,) = made.submit([Work(client="reads", tokens=10)])
-        gone.cancel()
-        came.extend(made.submit([Work(client="reads", tokens=10, timeout=0.05)]))
-        clock.now += 0.1
-
-    interrupted(made, steps, meanwhile)
-    with pytest.raises(TimeoutError):
-        came[0].result(0)
-    assert clock.now == pytest.approx(STEP + PASS + 0.1 + STEP)
-
-
-def test_a_queue_that_fails_during_a_step_is_emptied_and_the_generations_go_on(
-    made: Batcher, steps: Steps, failures: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    novel = ask(made, "writes", "novel", 3)
-    made.step()
-    came = list[Future[Any]]()
-
-    def take(*given: Any) -> Any:
-        raise ZeroDivisionError
-
-    def meanwhile() -> None:
-        came.extend(made.submit([Work(client="reads", tokens=10)]))
-        monkeypatch.setattr(FairQueue, "take", take)
-
-    interrupted(made, steps, meanwhile)
-    monkeypatch.undo()
-    assert isinstance(came[0].exception(0), ZeroDivisionError)
-    assert failures == ["line: ZeroDivisionError"]
-    made.step()
-    assert novel.result(0).text == "novel!"
 
 
 def test_generations_enter_by_turns_of_their_clients(made: Batcher, steps: Steps) -> None:
@@ -400,7 +316,7 @@ def test_of_a_step_that_fails_with_a_work_in_the_background_the_others_begin_aga
     """Unless a token was heard: a client may have received the first ones, so it gets the error."""
     step, fail = steps.step, [False]
 
-    def fails(*given: Any) -> Any:
+    def fails(most: int) -> Any:
         ended = step()
         if not fail[0] or not any(one.encoded.text == "breaks" for one in steps.running):
             return ended

@@ -181,10 +181,10 @@ def writer(gpt2: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Writ
         generations = core.batching.computer.generations
         step, hurry = generations.step, threading.Event()
 
-        def slow(*given: Any) -> Any:
+        def slow(most: int | None = None) -> Any:
             if generations.active:
                 hurry.wait(0.1)
-            return step(*given)
+            return step(most)
 
         with pytest.MonkeyPatch.context() as patch, running(core) as (url, _):
             patch.setattr(generations, "step", slow)

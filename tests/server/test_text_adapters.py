@@ -173,10 +173,10 @@ class Steps:
         generations = core.batching.computer.generations
         step = generations.step
 
-        def counted(*given: Any) -> Any:
+        def counted(most: int | None = None) -> Any:
             self.hold.wait(20)
             self.count += 1
-            return step(*given)
+            return step(most)
 
         generations.step = counted  # type: ignore[method-assign]
 

@@ -7,14 +7,13 @@ that adapters without a lease are evicted to make room for keys and values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Self
 
 import numpy as np
-from torch import Tensor
 
 from afina.data.tokenize import Tokenizer
 from afina.engine import problems
@@ -31,10 +30,8 @@ from afina.engine.residents import (
 from afina.errors import AfinaError
 from afina.generating.answers import text_of
 from afina.generating.generation import ContinuousBatch, NewTokens
-from afina.generating.next_token import Begun, MixedNextTokenModel, NextTokenModel, PromptChunk, WholePrompt
 from afina.generating.searches import Continuation, Guide, TokenLogprobs
 from afina.models.decoding import Decoding
-from afina.models.kernels.key_values import CachedSequence
 from afina.models.mixed_batch import MixedBatchModel
 from afina.models.objectives import Predictions
 
@@ -100,34 +97,6 @@ class GeneratedText:
         return replace(self, text="", tokens=self.tokens[:0], ended=False, logprobs=logprobs)
 
 
-def _nothing() -> None:
-    """Do nothing between two forward passes."""
-
-
-class _InterruptedModel(MixedNextTokenModel):
-    """Next-token logits of a shared frozen model, with a call before each forward pass.
-
-    Args:
-        before_pass: Called before each forward pass of a step. May compute other texts with the same frozen model.
-    """
-
-    def __init__(self, host: MixedBatchModel, before_pass: Callable[[], None]) -> None:
-        super().__init__(host)
-        self._before_pass = before_pass
-
-    def begin(self, prompts: Sequence[WholePrompt]) -> Begun:
-        self._before_pass()
-        return super().begin(prompts)
-
-    def fill(self, chunks: Sequence[PromptChunk]) -> tuple[Tensor, list[list[TokenLogprobs] | None]]:
-        self._before_pass()
-        return super().fill(chunks)
-
-    def go_on(self, tokens: Mapping[CachedSequence, int]) -> tuple[list[CachedSequence], Tensor]:
-        self._before_pass()
-        return super().go_on(tokens)
-
-
 Ended = list[tuple[Generation, GeneratedText | AfinaError]]
 """The type of a list of generations that have ended, each with its text or its error."""
 
@@ -156,7 +125,6 @@ class Generations:
         self._all: dict[Generation, ContinuousBatch[Generation]] = {}
         self._cancelled: set[Generation] = set()
         self.tokens_of: dict[Generation, int] = {}
-        self._between, self._passed = _nothing, False
 
     @property
     def active(self) -> int:
@@ -208,20 +176,9 @@ class Generations:
         """Return the continuous batch for an adapter: that of the shared frozen model, or the adapter's own batch."""
         key = resident.host if isinstance(resident, SharedResident) else resident.digest
         if key not in self._batches:
-            given = self._model(resident), self._ends, self._tokenizer
+            given = resident.next_tokens(), self._ends, self._tokenizer
             self._batches[key] = ContinuousBatch(*given, memory=self._memory, checked=True)
         return self._batches[key]
-
-    def _model(self, resident: Resident) -> NextTokenModel:
-        if isinstance(resident, SharedResident):
-            return _InterruptedModel(resident.host, self._before_pass)
-        return resident.next_tokens()
-
-    def _before_pass(self) -> None:
-        """Call `between` of the current step, unless the next forward pass is the first of the step."""
-        if self._passed:
-            self._between()
-        self._passed = True
 
     def cancel(self, generation: Generation) -> None:
         """Drop a generation at the next step, without an outcome. A generation that has ended is ignored."""
@@ -233,7 +190,7 @@ class Generations:
         batch = self._all.get(generation)
         return batch is not None and batch.waits(generation)
 
-    def step(self, most: int | None = None, between: Callable[[], None] = _nothing) -> Ended:
+    def step(self, most: int | None = None) -> Ended:
         """Start waiting generations, compute the next token of every running generation, and return those that ended.
 
         If a generation fails, its outcome is an error: CorruptAdapter if the adapter's logits are NaN or infinite, an
@@ -242,18 +199,14 @@ class Generations:
         Args:
             most: The approximate number of prompt tokens to compute in this step. A prompt with more tokens than `most`
                 is computed in chunks over several steps. None: prompts are computed at once.
-            between: Called between the forward passes of the step in the same thread, except between those of an
-                adapter with a model of its own. May compute texts, but neither add nor cancel generations.
         """
         self._drop_cancelled()
-        self.tokens_of, self._between, self._passed = {}, between, False
+        self.tokens_of = {}
         if most is not None:
             most = -(-most // max(1, sum(batch.entering for batch in self._batches.values())))
         ended: Ended = []
         for key, batch in [*self._batches.items()]:
             # A shared model takes the lock itself, at each forward pass.
-            if isinstance(key, str) and batch.active:
-                self._before_pass()
             with self._computing if isinstance(key, str) else nullcontext():
                 outcomes = self._stepped(batch, most)
             ended += ((one, self._outcome(one, outcome)) for one, outcome in outcomes)

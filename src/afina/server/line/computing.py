@@ -1,8 +1,6 @@
 """The computing thread, which alternates between a batch of texts and one step of all running generations.
 
-A text that needs one forward pass waits for at most one step of generations, however long the generated answers are. A
-text that comes during a step while no other text waits, waits for at most one forward pass of the step: first for that
-of prompts, or for that of the next tokens.
+A text that needs one forward pass waits for at most one step of generations, however long the generated answers are.
 """
 
 from __future__ import annotations
@@ -17,18 +15,12 @@ from afina import meter
 from afina.engine.generations import Generation
 from afina.errors import AfinaError, Busy
 from afina.server import problems
-from afina.server.line.queue import FairQueue
+from afina.server.line.queue import LEAST, FairQueue
 from afina.server.line.work import EngineComputer, GeneratedAnswer, Work
 from afina.server.metrics import ComputedBatch, ComputedStep
 
 FIRST_SPEED = 500.0
 """The estimate of the tokens that are computed per second, used before the first batch."""
-
-PROMPT_TOKENS = 32
-"""The number of prompt tokens that a step may compute however many tokens of texts its turn has.
-
-A forward pass of 16 tokens takes 0.8 of the time of 32, because reading the weights takes most of it.
-"""
 
 LINE, COMPUTE, STEP, WATCH = "line", "compute", "step", "watch"
 """The names, for the log and the metrics, of four operations that may fail: taking the next work items, computing a
@@ -57,17 +49,6 @@ class _Turn(NamedTuple):
     ending: bool
 
 
-def _nothing() -> None:
-    """Compute no text between two forward passes of generations."""
-
-
-def _not_cancelled(texts: Sequence[Work]) -> list[Work]:
-    """Return the texts that are to be computed. From here on, a text with no tokens left cannot be cancelled."""
-    return [
-        one for one in texts if not one.future.cancelled() and (one.left or one.future.set_running_or_notify_cancel())
-    ]
-
-
 class Batcher:
     """A thread that computes the work items in the queue. Thread-safe. Only `close` and `give_up` end the thread.
 
@@ -93,7 +74,6 @@ class Batcher:
         self._speed = FIRST_SPEED
         self._expected = 0
         self._running: dict[Generation, GeneratedAnswer] = {}
-        self._interrupted = 0.0
         self._thread = threading.Thread(target=self._run, name="afina-inference", daemon=True)
 
     def start(self) -> None:
@@ -180,7 +160,7 @@ class Batcher:
             return False
         for late in turn.late:
             late.fail(TimeoutError())
-        self._compute(turn.texts, turn.budget)
+        self._compute(turn)
         self._generate(turn)
         return True
 
@@ -190,28 +170,27 @@ class Batcher:
         due = line.due(now, expected=self._expected > 0)
         if idle and due != 0.0 and not self._closing:
             return None
-        budget, taken = line.budget(now), line.take(now, self.computer.opens)
-        left = budget - sum(one.cost(one.due) for one in taken)
-        room = max(PROMPT_TOKENS, line.room_for_chunks(left, now))
+        budget, texts = line.budget(now), line.take(now, self.computer.opens)
+        left = budget - sum(one.cost(one.due) for one in texts)
+        room = max(LEAST, line.room_for_chunks(left, now))
         entering = {work.client for work in self._running.values() if work.is_silent}
-        texts, late = self._in_time(taken, now)
-        prompts, late_prompts = self._in_time(line.take_prompts(now, room, entering), now)
-        late += late_prompts + line.late(now)
-        texts = _not_cancelled(texts)
+        prompts = line.take_prompts(now, room, entering)
+        late = [one for one in (*texts, *prompts) if one.until <= now and one.taken == one.due]
+        line.forget(late)
+        texts, prompts = ([one for one in some if one not in late] for some in (texts, prompts))
+        late += line.late(now)
+        # From here on, the future of a text whose last tokens were taken cannot be cancelled.
+        texts = [
+            one
+            for one in texts
+            if not one.future.cancelled() and (one.left or one.future.set_running_or_notify_cancel())
+        ]
         if idle and not (late or texts or prompts):
             return None
         return _Turn(now, budget, room, texts, prompts, late, self._giving_up)
 
-    def _in_time(self, taken: Sequence[Work], now: float) -> tuple[list[Work], list[Work]]:
-        """Split work items that were taken into those to compute and those that waited too long, which are forgotten.
-
-        A text of which chunks were computed is never too late.
-        """
-        late = [one for one in taken if one.until <= now and one.taken == one.due]
-        self._line.forget(late)
-        return [one for one in taken if one not in late], late
-
-    def _compute(self, batch: Sequence[Work], budget: int) -> None:
+    def _compute(self, turn: _Turn) -> None:
+        batch = turn.texts
         if not batch:
             return
         began = self._clock()
@@ -227,7 +206,7 @@ class Batcher:
                 item.fail(error)
             self._note(COMPUTE, error)
             return
-        self._tell(batch, budget, began)
+        self._tell(batch, turn.budget, began)
         ended = [
             (item, outcome)
             for item, outcome in zip(batch, outcomes, strict=True)
@@ -261,8 +240,7 @@ class Batcher:
         if not self._generating:
             return
         try:
-            self._interrupted = 0.0
-            ended = self.computer.generations.step(turn.room, self._interruption())
+            ended = self.computer.generations.step(turn.room)
             self._stepped(now)
         except BaseException as error:  # noqa: BLE001 - the futures receive any error
             self._broken(error)
@@ -271,33 +249,6 @@ class Batcher:
         self._settle([(self._running.pop(one), outcome) for one, outcome in ended if one in self._running])
         if self.computer.generations.waiting:
             self._give_back(turn.prompts)
-
-    def _interruption(self) -> Callable[[], None]:
-        """Return a function that computes a batch of the texts that have come since the step of generations began.
-
-        If texts wait already when the step begins, the function does nothing. Otherwise, a client with many texts would
-        slow the generations of all clients.
-        """
-        with self._changed:
-            return _nothing if self._line.texts > self._line.prompts else self._interrupt
-
-    def _interrupt(self) -> None:
-        """Compute a batch of waiting texts of clients, if there are any, between two forward passes of generations."""
-        began, line = self._clock(), self._line
-        try:
-            with self._changed:
-                if line.texts == line.prompts:
-                    return
-                budget = line.budget(began)
-                texts, late = self._in_time(line.take(began, self.computer.opens), began)
-                texts = _not_cancelled(texts)
-        except BaseException as error:  # noqa: BLE001 - the generations go on
-            self._abandon(error)
-            return
-        for one in late:
-            one.fail(TimeoutError())
-        self._compute(texts, budget)
-        self._interrupted += self._clock() - began
 
     def _give_back(self, prompts: Sequence[Work]) -> None:
         """Put prompts back into the queue if there was no memory to generate their answers."""
@@ -376,8 +327,7 @@ class Batcher:
                 firsts.append(now - work.arrived)
         with self._changed:
             self._line.charge(generated, now)
-        seconds = now - began - self._interrupted
-        self._listen(ComputedStep(tokens, len(self._running), seconds, generated, firsts))
+        self._listen(ComputedStep(tokens, len(self._running), now - began, generated, firsts))
 
     def _tell(self, batch: Sequence[Work], budget: int, began: float) -> None:
         seconds, tokens = self._clock() - began, sum(item.due for item in batch)
