@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from afina import device, meter, openmp
+from afina import device, meter, openmp, processor
 from afina import device as devices
 
 SIDE = 2048
@@ -35,7 +35,7 @@ def describe() -> list[str]:
     commit, dirty = device.git_state()
     bfloat16 = "native" if devices.computes_bfloat16(torch.device("cpu")) else "not native"
     return [
-        f"- processor: {devices.processor()}; {os.cpu_count()} cores, {torch.get_num_threads()} threads used; "
+        f"- processor: {processor.name()}; {os.cpu_count()} cores, {torch.get_num_threads()} threads used; "
         f"bfloat16 {bfloat16}; waiting of OpenMP's threads: {openmp.in_force()}",
         f"- versions: {versions}, accelerate {device.version('accelerate')}",
         f"- commit: {commit or 'unknown'}{' and uncommitted changes' if dirty else ''}",

@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 import machine
 import tables
-from afina import Backbone, Task, meter
+from afina import Backbone, Task, meter, processor
 from afina import device as devices
 from afina.data.batch import Loader, MicroBatchLimits
 from afina.data.tokenize import Encoded, encode
@@ -160,7 +160,7 @@ def main() -> None:
     ]
     print("\n".join([*machine.describe(), f"- {len(encoded)} texts of `{options.task}`, {options.epochs} epochs", ""]))
     print(tables.table(("LoRA on", "s", "processor s", "of it once, s", "last loss", "kept, MiB"), rows), "\n")
-    print(json.dumps(result | {"threads": torch.get_num_threads(), "processor": devices.processor()}))
+    print(json.dumps(result | {"threads": torch.get_num_threads(), "processor": processor.name()}))
 
 
 if __name__ == "__main__":

@@ -13,12 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from afina import problems
+from afina import problems, processor
 from afina.errors import UnknownName
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -55,7 +54,7 @@ def computes_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities = _capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return any(capabilities.get(name) for name in processor.BFLOAT16_FLAGS)
 
 
 def _capabilities() -> dict[str, Any]:
@@ -135,28 +134,14 @@ def why_no_int8(device: torch.device) -> str | None:
         return f"products in int8 are computed on a processor only, and this process uses {describe(device)}"
     if not torch.backends.mkldnn.is_available():
         return "this build of torch has no oneDNN, which computes products in int8"
-    if not any(_capabilities().get(name) for name in _INT8):
-        return f"the processor ({processor()}) has none of AVX512-VNNI, AVX-VNNI and AMX-int8"
+    if not any(_capabilities().get(name) for name in processor.INT8_FLAGS):
+        return f"the processor ({processor.name()}) has none of AVX512-VNNI, AVX-VNNI and AMX-int8"
     return None
-
-
-_INT8 = ("avx512_vnni", "avx_vnni", "amx_int8")
-"""Processor instructions that multiply int8 and add in int32, by torch's names."""
 
 
 def describe(device: torch.device) -> str:
     """Return the type of a device, such as "cpu"; for a GPU, the type and the model name."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
-
-
-def processor() -> str:
-    """Return the model name of the processor, or its architecture if the operating system reports no model name."""
-    source = Path("/proc/cpuinfo")
-    if source.exists():
-        for line in source.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 _PACKAGES = ("afina", "torch", "transformers", "peft", "tokenizers", "numpy", "scikit-learn")
@@ -205,7 +190,7 @@ def environment_fields(device: torch.device, dtype: torch.dtype) -> dict[str, ob
     return {
         "versions": versions(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "processor": processor(),
+        "processor": processor.name(),
         "device": describe(device),
         "threads": torch.get_num_threads(),
         "dtype": str(dtype).removeprefix("torch."),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from afina import Adapter, Backbone, Predictor, Run, Study, recommend
+from afina import Adapter, Backbone, Predictor, Run, Study, processor, recommend
 from afina import device as devices
 from afina.cli import studies as commands
 from afina.data.task import Task
@@ -25,13 +25,12 @@ from afina.report.arms import arms
 from afina.report.details.plans import forecast_table, precision_table
 from afina.report.report import Report
 from afina.studies import study as studies
-from afina.studies.choosing import recommend as recommending
 from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.runs import spec
 from afina.studies.runs.forecast import forecast_methods, forecast_run
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Result
-from afina.studies.runs.spec import PRODUCTS, RunSpec, Training, usual_products
+from afina.studies.runs.spec import PRODUCTS, RunSpec, Training
 from command import Command
 from fakes import Runs
 from raises import raises
@@ -61,7 +60,7 @@ def test_float_is_the_default_which_changes_no_key(runs: Runs) -> None:
     plain, named, other = (runs.run("gpt2", "lora", **given) for given in ({}, {"products": FLOAT}, {"products": INT8}))
     assert plain.key == named.key != other.key
     assert RunSpec.model_validate_json(other.model_dump_json()).training.products == INT8
-    assert (Training().products, usual_products(), PRODUCTS) == (FLOAT, FLOAT, (FLOAT, INT8))
+    assert (Training().products, PRODUCTS) == (FLOAT, (FLOAT, INT8))
 
 
 def test_an_unknown_type_of_products_is_an_error() -> None:
@@ -223,24 +222,53 @@ def test_recommend_refuses_an_unknown_type_of_products(gpt2: Backbone, toy: str,
 # The default of this machine
 
 
+@pytest.mark.parametrize(
+    ("flags", "gpu", "usual"),
+    [
+        ({"avx2"}, False, FLOAT),
+        ({"avx2", "avx_vnni"}, False, INT8),
+        ({"avx512_vnni"}, False, INT8),
+        ({"avx512_vnni"}, True, FLOAT),
+        ({"avx512_vnni", "avx512_bf16"}, False, FLOAT),
+        ({"amx_int8", "amx_bf16"}, False, FLOAT),
+    ],
+)
+def test_int8_is_the_default_where_a_processor_computes_int8_natively_and_bfloat16_not(
+    flags: set[str], gpu: bool, usual: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "flags", lambda: frozenset(flags))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(flags, True))
+    monkeypatch.setattr(devices, "choose", lambda: torch.device("cuda" if gpu else "cpu"))
+    monkeypatch.setattr(devices, "describe", lambda device: device.type)
+    assert spec.usual_products() == LocalExecutor().usual_products() == usual
+
+
+def test_linux_says_of_a_processor_what_torch_says() -> None:
+    if not (known := processor.flags()):
+        pytest.skip("the operating system does not list the processor's instructions")
+    asked = processor.INT8_FLAGS | processor.BFLOAT16_FLAGS
+    assert known & asked == {name for name in asked if torch.cpu.get_capabilities().get(name)}
+
+
 def test_the_default_of_a_machine_is_that_of_train_for_methods_that_int8_suits(
     afina: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Study] = []
     monkeypatch.setattr(commands, "_carry_out", lambda study, *given, **options: made.append(study))
     asked = ["train", "--task", "nothing.csv", "--backbone", "nowhere"]
+    monkeypatch.setattr(spec, "usual_products", lambda: FLOAT)
     assert afina(*asked).code == 0
     monkeypatch.setattr(spec, "usual_products", lambda: INT8)
-    for more in ([], ["--set", "products=float"], ["--method", "full"]):
+    for more in ([], ["--set", "products=float"], ["--method", "full"], ["--set", "precision=int8"]):
         assert afina(*asked, *more).code == 0
-    assert [run.training.products for study in made for run in study.runs()] == [FLOAT, INT8, FLOAT, FLOAT]
+    assert [run.training.products for study in made for run in study.runs()] == [FLOAT, INT8, FLOAT, FLOAT, FLOAT]
 
 
 @pytest.mark.usefixtures("without")
 def test_the_default_of_a_machine_is_that_of_choose(
     gpt2: Backbone, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recommending, "usual_products", lambda: INT8)
+    monkeypatch.setattr(LocalExecutor, "usual_products", lambda self: INT8)
     with raises(InvalidStudy, code="products.unsupported", products=INT8):
         recommend(toy, 1, backbone=gpt2.address, out=tmp_path)
 

@@ -199,17 +199,14 @@ def train(
     Prints the adapter's main metric beside those of simple baselines; `afina show` prints all tables.
     A recorded run with the same texts and settings is not repeated.
     """
-    from afina.methods import make
-    from afina.models.backbone_spec import FLOAT
-    from afina.studies.runs.spec import usual_products
     from afina.studies.study import Study
     from afina.studies.study_file import override
 
     settings: dict[str, Any] = {}
     for item in overrides or []:
         override(settings, item.removeprefix("train."))  # here all are of the one method, there of the whole study
-    if (usual := usual_products()) != FLOAT and make(method).multiplies_frozen:
-        settings.setdefault("products", usual)
+    if run_in.executor in (None, "local") and "precision" not in settings:
+        settings = _usual_products(method) | settings
     content = {
         "name": "train",
         "backbone": only(backbone),
@@ -223,6 +220,16 @@ def train(
     }
     chosen = Study.parse(content, "afina train")
     _carry_out(chosen, out, as_json, run_in, fresh=fresh, brief=True)
+
+
+def _usual_products(method: str) -> dict[str, Any]:
+    """Return the setting `products` of a training on this machine for which the user gives none; empty if float."""
+    from afina.methods import make
+    from afina.models.backbone_spec import FLOAT
+    from afina.studies.runs.spec import usual_products
+
+    found = usual_products()
+    return {} if found == FLOAT or not make(method).multiplies_frozen else {"products": found}
 
 
 MemoryLimit = Annotated[

@@ -27,15 +27,14 @@ from torch.nn import Parameter
 from torch.nn.functional import linear as plain_linear
 from transformers.pytorch_utils import Conv1D
 
-from afina import allocator
-from afina import device as devices
+from afina import allocator, processor
 
 allocator.keep_kernels(allocator.SOME, anew=False)
 
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
 _ONEDNN_FLOAT32 = ONEDNN and (
     not torch.backends.mkl.is_available()
-    or (torch.backends.cpu.get_cpu_capability() == "AVX512" and "Intel" not in devices.processor())
+    or (torch.backends.cpu.get_cpu_capability() == "AVX512" and "Intel" not in processor.name())
 )
 _ONEDNN_BFLOAT16 = ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 

@@ -46,7 +46,7 @@ from afina.studies.executors.executor import Executor
 from afina.studies.results import Results, of_recommendation
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
 from afina.studies.runs.record import Result
-from afina.studies.runs.spec import Ask, Products, Training, usual_products, with_address
+from afina.studies.runs.spec import Ask, Products, Training, with_address
 from afina.studies.study_file import checked
 from afina.studies.watcher import Watcher, watching
 
@@ -79,7 +79,7 @@ def recommend(
         data: The options with which the task is read, such as columns and labels, as in `ReadingOptions`.
         ask: The prompt template, the label words, and whether the head starts from label words, as in `Ask`.
         metric: The metric by which methods are chosen; None means the default metric of the task or of its kind.
-        products: `products` of the trainings, as in `Training`, of each method that int8 suits. None: `usual_products`.
+        products: `Training.products` for methods that int8 suits. None: the usual products of the executor.
         latency: The most milliseconds that a model may take to predict a single text on this machine. None: no limit.
         executor: The executor of the runs; None means that each run has a process of its own on this machine.
         command: The command line arguments that repeat the recommendation.
@@ -98,15 +98,15 @@ def recommend(
     backbones = _checked_backbones(backbone)
     began = meter.now() if began is None else began
     how = checked(Ask, ask or {}, "recommend: ask")
-    products = checked(Training, {"products": products or usual_products()}, "recommend").products
+    checked(Training, {"products": products or "float"}, "recommend")
     asked, whole = _read(task, data or {})
     objective, metric = _aim(whole, metric)
     with Results.hold(Path(out)) as held, watching(watcher) as watcher:
         watcher = EventFile(held.directory.events, watcher, anew=True)
         chosen = executor or by_name.make(None)
         clock = TimeBudget(began + _fetch(backbones, chosen, watcher), minutes)
-        given = whole, asked, backbones, how, clock, watcher, chosen, objective, metric, products, latency
-        setting = ChoiceSetup(*given)
+        given = whole, asked, backbones, how, clock, watcher, chosen, objective, metric
+        setting = ChoiceSetup(*given, products or chosen.usual_products(), latency)
         made = _recommend(setting, memory, held).model_copy(update={"command": tuple(command)}).sealed()
         held.describe(held.directory.recommendation, made.model_dump_json(indent=2) + "\n")
         watcher.changed(results := of_recommendation(held, made))

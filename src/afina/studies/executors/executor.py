@@ -18,6 +18,7 @@ from afina.models import backbone_spec
 from afina.studies.runs.inputs import TaskFacts, count_texts, facts_of, lacks_words
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
+from afina.studies.runs.spec import Products
 
 
 class Overrun(Exception):
@@ -170,6 +171,10 @@ class Executor(ABC):
 
         Callers that have already read the task call `check_machines` instead of `check`.
         """
+
+    def usual_products(self) -> Products:
+        """Return `train.products` for runs for which the user gives none: float, unless the machine is known."""
+        return "float"
 
     def check_products(self, products: str) -> None:  # noqa: B027 - another machine checks its own processor
         """Check that the machine of the runs computes `train.products` of this value. Raises InvalidStudy."""

@@ -14,6 +14,7 @@ from afina.studies.executors import fork_server
 from afina.studies.executors.executor import Executor, MemoryForecast
 from afina.studies.executors.worker import CarryOut, Foresee, GoOn, MemoryForeseen, Recorded, Request, Scored, TryOut
 from afina.studies.executors.worker_process import WorkerProcess, variables
+from afina.studies.runs import spec
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 
@@ -35,6 +36,9 @@ class LocalExecutor(Executor):
     def prepare(self) -> None:
         """Start the fork server, which imports torch and the other libraries that runs need."""
         fork_server.prepare(variables(self._threads))
+
+    def usual_products(self) -> spec.Products:
+        return spec.usual_products()
 
     def check_products(self, products: str) -> None:
         if products != FLOAT:
