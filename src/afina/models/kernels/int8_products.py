@@ -124,6 +124,27 @@ class DynamicInt8Weight(HeldWeight):
         return self
 
 
+class TensorIdentity:
+    """Which tensor something was computed from, without keeping the tensor alive."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._storage, self._view = StorageWeakRef(tensor.untyped_storage()), _view(tensor)
+
+    def is_of(self, tensor: Tensor) -> bool:
+        """Whether `tensor` is the same part of the same storage, and was not changed in place since.
+
+        A weak reference to a freed storage equals no other storage, even in the same memory. Changes of a tensor of the
+        inference mode, which counts no changes, are not seen.
+        """
+        return _view(tensor) == self._view and StorageWeakRef(tensor.untyped_storage()) == self._storage
+
+
+def _view(inputs: Tensor) -> tuple[object, ...]:
+    """Return which part of its storage a tensor is, and the tensor's count of changes in place, if any."""
+    version = None if inputs.is_inference() else inputs._version
+    return inputs.storage_offset(), inputs.shape, inputs.stride(), inputs.dtype, version
+
+
 class _Quantized:
     """Quantised inputs that several weights multiply, and the weights that have used them.
 
@@ -132,22 +153,15 @@ class _Quantized:
 
     def __init__(self, blocks: Sequence[tuple[Tensor, Tensor]], inputs: Tensor, factors: Tensor) -> None:
         self.blocks, self.given = blocks, list[int]()
-        self._storage, self._view, self._factors = StorageWeakRef(inputs.untyped_storage()), _view(inputs), factors
+        self._of, self._factors = TensorIdentity(inputs), factors
 
     def gives(self, inputs: Tensor, factors: Tensor, to: DynamicInt8Weight) -> bool:
         """Whether the quantised blocks belong to `inputs` and `factors`, and the weight `to` has not used the blocks.
 
-        A weak reference to a freed storage equals no other storage, even in the same memory. If the same weight asks
-        again for quantised inputs, its inputs are new tensors, possibly in the memory of the old.
+        If the same weight asks again for quantised inputs, its inputs are new tensors, possibly in the memory of the
+        old.
         """
-        same = factors is self._factors and _view(inputs) == self._view
-        return same and StorageWeakRef(inputs.untyped_storage()) == self._storage and id(to) not in self.given
-
-
-def _view(inputs: Tensor) -> tuple[object, ...]:
-    """Return which part of its storage a tensor is, and the tensor's count of changes in place, if any."""
-    version = None if inputs.is_inference() else inputs._version
-    return inputs.data_ptr(), inputs.shape, inputs.stride(), inputs.dtype, version
+        return factors is self._factors and self._of.is_of(inputs) and id(to) not in self.given
 
 
 class _Last(local):

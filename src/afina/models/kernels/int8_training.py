@@ -23,10 +23,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from afina.models.kernels.int8 import LEVELS, quantize
-from afina.models.kernels.int8_products import SHIFT, SMALLEST
+from afina.models.kernels.int8_products import SHIFT, SMALLEST, TensorIdentity
 from afina.models.kernels.linear import FrozenWeight, HeldWeight
 
 _BITS = {torch.bfloat16: (torch.int16, 0x7FFF), torch.float32: (torch.int32, 0x7FFFFFFF)}
@@ -157,21 +156,14 @@ class _Last(local):
     """
 
     codes: Codes | None = None
-    storage: StorageWeakRef | None = None
-    view: tuple[object, ...] = ()
+    of: TensorIdentity | None = None
 
     def codes_of(self, inputs: Tensor) -> Codes:
-        """Return the quantised rows of `inputs`, which are computed unless they are the last ones.
-
-        A weak reference to a freed storage equals no other storage, even in the same memory, and a tensor's version
-        counts its changes in place. Tensors of the inference mode have no version.
-        """
-        if inputs.is_inference():
+        """Return the quantised rows of `inputs`, which are computed unless they are the last ones."""
+        if inputs.is_inference():  # changes in place could not be seen
             return quantize_rows(inputs)
-        storage = StorageWeakRef(inputs.untyped_storage())
-        view = inputs.storage_offset(), inputs.shape, inputs.stride(), inputs.dtype, inputs._version
-        if self.codes is None or self.view != view or self.storage != storage:
-            self.codes, self.storage, self.view = quantize_rows(inputs), storage, view
+        if self.codes is None or self.of is None or not self.of.is_of(inputs):
+            self.codes, self.of = quantize_rows(inputs), TensorIdentity(inputs)
         return self.codes
 
 
