@@ -25,6 +25,7 @@ from afina.methods import is_fitted
 from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models.architectures import ARCHITECTURES
+from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier
 from afina.models.objectives import Classes, Predictions
 from afina.predicting.predictor import predictions
@@ -331,13 +332,15 @@ def fit_of(
     data: tuple[Encoded, np.ndarray],
     *,
     dtype: torch.dtype = torch.float32,
+    products: str = FLOAT,
     **changes: Any,
 ) -> Fit:
     """A training session on `data`, labels of two classes, at its start."""
     settings = {"steps": 5, "learning_rate": 1e-2, "weight_decay": 0.1, "clip": 1.0, "seed": 0}
     recipe = Recipe(**(settings | changes))
     objective = Classes(("bad", "good"))
-    return probe_fit.fit_of(method)(classifier, method, objective, Loader(*data, BATCH, recipe.seed), recipe, dtype)
+    loader = Loader(*data, BATCH, recipe.seed)
+    return probe_fit.fit_of(method)(classifier, method, objective, loader, recipe, dtype, products)
 
 
 def changed(fit: Fit, loader: Loader | None = None, **changes: Any) -> Fit:

@@ -16,17 +16,20 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from afina import meter
 from afina.allocator import keep_freed
 from afina.data.batch import Loader
 from afina.data.token_cache import EncodedSplit
+from afina.device import INT8
 from afina.events import Listener, Progress, ValidationScore, ignore
 from afina.methods.method import Method
 from afina.models.architectures import blocks_of
 from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier
+from afina.models.kernels.int8_calibration import smoothing_factors
 from afina.models.kernels.linear import held_tensors
 from afina.models.kernels.patches import Patch, call_of, patch
 from afina.models.objectives import Objective, Predictions
@@ -90,7 +93,8 @@ class Fit:
             checkpoint_blocks(classifier.body)
         if not self.parameters:
             dtype, products = torch.float32, FLOAT
-        self.weights = WorkingWeights.of(method, classifier.model, dtype, products)
+        factors = int8_factors(classifier, loader) if products == INT8 else {}
+        self.weights = WorkingWeights.of(method, classifier.model, dtype, products, factors)
         if self.weights.in_int8 and not self.weights.int8_layers:
             raise problems.PRODUCTS_WITHOUT_LAYER(method=method.name, products=products)
         self.optimizer = make_optimizer(classifier.model, method, self.weights.trained, recipe)
@@ -315,6 +319,24 @@ class Fit:
             self.classifier = reopen()
             self.method.restore(self.classifier.model, trained)
         return self.classifier
+
+
+def int8_factors(classifier: Classifier, loader: Loader) -> dict[nn.Module, torch.Tensor]:
+    """Return the factors of the input channels of the body's own linear layers, measured on the first batch.
+
+    The factors are the same for a resumed session, because the trained weights have their initial values here. In a dry
+    run and without texts, nothing is measured.
+    """
+    if isinstance(next(classifier.parameters()), FakeTensor) or not len(loader.encoded):
+        return {}
+    layers = classifier.own_linear
+    names = {layer: name for name, layer in layers.items()}
+    around = [(getattr(module, "base_layer", None), module) for module in classifier.modules()]
+    wrappers = {names[layer]: module for layer, module in around if layer in names}
+    batch = next(iter(loader.batches(0, 1))).to(next(classifier.parameters()).device)
+    classifier.eval()
+    found = smoothing_factors(layers, wrappers, lambda: classifier.features(batch))
+    return {layers[name]: of for name, of in found.items()}
 
 
 def checkpoint_blocks(body: Any) -> None:

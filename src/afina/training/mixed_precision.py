@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -46,12 +47,14 @@ class WorkingWeights:
         packs: bool = True,
         unlowered: Collection[str] = (),
         products: str = FLOAT,
+        factors: Mapping[nn.Module, Tensor] = MappingProxyType({}),
     ) -> None:
         self.parameters = dict(parameters)
         self.trained = dict(parameters)
         self.in_int8 = products == INT8
         self.lowered = dtype != torch.float32
         self.copies = self.int8_layers = 0
+        self._factors = factors
         self._rows: list[_Rows] = []
         self._masters: list[_Master] = []
         names = {id(parameter): name for name, parameter in parameters.items()}
@@ -75,9 +78,22 @@ class WorkingWeights:
                 patch(module, Patch.LOOK_UP, _look_up, self._rows[-1])
 
     @classmethod
-    def of(cls, method: Method, model: Any, dtype: torch.dtype, products: str = FLOAT) -> Self:
-        trainable, unlowered = method.trainable(model), method.unlowered(model)
-        return cls(model, trainable, dtype, packs=method.packs, unlowered=unlowered, products=products)
+    def of(
+        cls,
+        method: Method,
+        model: Any,
+        dtype: torch.dtype,
+        products: str = FLOAT,
+        factors: Mapping[nn.Module, Tensor] = MappingProxyType({}),
+    ) -> Self:
+        """Return the working weights of a model to which `method` is attached.
+
+        Args:
+            products: The type of numbers in which products with frozen weights are computed, "float" or "int8".
+            factors: The factors of the input channels of layers for int8 products (`int8_calibration`), by layer.
+        """
+        trainable, packs, unlowered = method.trainable(model), method.packs, method.unlowered(model)
+        return cls(model, trainable, dtype, packs=packs, unlowered=unlowered, products=products, factors=factors)
 
     @property
     def reopens(self) -> bool:
@@ -88,7 +104,7 @@ class WorkingWeights:
         """Convert a frozen linear layer to a faster form, and return the bytes of its copy for the backward pass."""
         if self.in_int8 and can_multiply_in_int8(module):
             self.int8_layers += 1
-            weight = multiply_in_int8(module, backward=backward)
+            weight = multiply_in_int8(module, self._factors.get(module), backward=backward)
             return weight.turned.nbytes + weight.turned_scales.nbytes
         if self.lowered and can_pack(module, dtype):
             return pack(module, backward=backward).transposed.nbytes

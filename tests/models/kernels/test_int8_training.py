@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from afina.models.kernels import int8_training
 from afina.models.kernels.int8 import Int8Weight, quantize
+from afina.models.kernels.int8_calibration import smoothing
 from afina.models.kernels.int8_training import ROWS, Int8ProductsWeight, quantize_rows
 from afina.models.kernels.linear import PlainWeight, frozen_weight
 from afina.models.kernels.patches import multiply_in_int8
@@ -41,7 +42,7 @@ def exact(rows: Tensor, weight: Tensor) -> Tensor:
 def test_both_products_are_those_of_integers(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     count, inputs, outputs = shape
     weight = numbers(outputs, inputs)
-    held = Int8ProductsWeight(weight, weight.to(dtype))
+    held = Int8ProductsWeight(weight, torch.ones(weight.shape[1]), weight.to(dtype))
     rows, grads = numbers(count, inputs, seed=1).to(dtype), numbers(count, outputs, seed=2, size=1e-6).to(dtype)
     bias = numbers(outputs, seed=3).to(dtype)
     near = {torch.float32: 1e-6, torch.bfloat16: 2 * 2.0**-8}[dtype]  # bfloat16 rounds the sum and the result
@@ -58,7 +59,7 @@ def test_both_products_are_those_of_integers(shape: tuple[int, int, int], dtype:
 
 def test_a_rows_result_does_not_depend_on_other_rows() -> None:
     weight, rows = numbers(48, 96), numbers(ROWS + 40, 96, seed=1).bfloat16()
-    held = Int8ProductsWeight(weight, rows)
+    held = Int8ProductsWeight(weight, torch.ones(weight.shape[1]), rows)
     rows[3] *= 1000
     together = held.product(rows)
     assert torch.equal(together[5:90], held.product(rows[5:90]))
@@ -68,7 +69,7 @@ def test_a_rows_result_does_not_depend_on_other_rows() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_shows_in_its_own_row_alone(bad: float) -> None:
     rows = numbers(4, 96)
-    held = Int8ProductsWeight(numbers(48, 96, seed=1), rows)
+    held = Int8ProductsWeight(numbers(48, 96, seed=1), torch.ones(96), rows)
     rows[2, 7] = bad
     assert held.product(rows).isfinite().all(1).tolist() == [True, True, False, True]
     assert held.transposed_product(rows[:, :48]).isfinite().all(1).tolist() == [True, True, False, True]
@@ -77,16 +78,34 @@ def test_what_is_not_finite_shows_in_its_own_row_alone(bad: float) -> None:
 def test_rows_of_zeros_and_of_tiny_numbers_are_multiplied() -> None:
     rows = torch.stack([torch.zeros(96), numbers(96, size=1e-20), numbers(96, seed=1, size=1e20)])
     weight = numbers(48, 96, seed=2)
-    found, right = Int8ProductsWeight(weight, rows).product(rows).double(), rows.double() @ weight.double().t()
+    found, right = (
+        Int8ProductsWeight(weight, torch.ones(weight.shape[1]), rows).product(rows).double(),
+        rows.double() @ weight.double().t(),
+    )
     assert found[0].eq(0).all()
     assert ((found - right)[1:].norm(dim=1) < 0.02 * right[1:].norm(dim=1)).all()
+
+
+def test_factors_keep_small_channels_beside_large_ones() -> None:
+    rows, weight = numbers(40, 96), numbers(48, 96, seed=1)
+    rows[:, 5] *= 100
+    right = rows @ weight.t()
+    factors = smoothing(rows, weight)
+    plain, smoothed = (
+        (Int8ProductsWeight(weight, one, rows).product(rows) - right).norm() / right.norm()
+        for one in (torch.ones(96), factors)
+    )
+    assert smoothed < plain / 2
+    held = Int8ProductsWeight(weight, factors, rows)
+    assert (held.transposed_product(right) - right @ weight).norm() < 0.02 * (right @ weight).norm()
 
 
 def test_layers_that_read_one_tensor_quantise_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
     monkeypatch.setattr(int8_training, "quantize_rows", lambda rows: counts.append(len(rows)) or quantize_rows(rows))
     rows = numbers(5, 96)
-    some = [Int8ProductsWeight(numbers(48, 96, seed=seed), rows) for seed in (1, 2)]
+    factors = torch.ones(96)
+    some = [Int8ProductsWeight(numbers(48, 96, seed=seed), factors, rows) for seed in (1, 2)]
     first = [one.product(rows) for one in some]
     assert counts == [5]
     rows.mul_(2)
@@ -94,6 +113,9 @@ def test_layers_that_read_one_tensor_quantise_it_once(monkeypatch: pytest.Monkey
     some[0].product(rows[1:])
     some[0].product(rows.clone())
     assert counts == [5, 5, 4, 5]
+    other = Int8ProductsWeight(numbers(48, 96, seed=1), 2 * factors, rows)
+    assert torch.allclose(other.product(rows.mul_(1)), some[0].product(rows), rtol=1e-6, atol=1e-6)
+    assert counts == [5, 5, 4, 5, 5, 5], "other factors are other codes"
 
 
 def test_a_linear_layer_learns_through_int8_products() -> None:
@@ -119,7 +141,7 @@ def test_a_weight_in_int8_keeps_its_codes() -> None:
 def test_a_dry_run_has_the_same_shapes_and_bytes() -> None:
     def made() -> tuple[list[int], list[torch.Size]]:
         weight, rows = torch.ones(48, 96), torch.ones(ROWS + 1, 96)
-        held = Int8ProductsWeight(weight, weight)
+        held = Int8ProductsWeight(weight, torch.ones(weight.shape[1]), weight)
         results = held.product(rows), held.transposed_product(rows[:, :48])
         return [each.nbytes for each in held.tensors], [each.shape for each in results]
 

@@ -81,10 +81,7 @@ def int8_factors(layers: Mapping[str, nn.Module], compute: Callable[[], Tensor],
     Returns:
         The factors, float32 [K], by layer name; layers that read the same inputs share a tensor.
     """
-    read: list[_Read] = []
-    with torch.no_grad(), _observed(layers, lambda name, inputs, _: _see(read, name, inputs)):
-        compute()
-    factors = {name: of for one in read for of in [one.factors(layers)] for name in one.names}
+    factors = smoothing_factors(layers, {}, compute)
     errors = _Errors(layers, factors)
     with torch.inference_mode(False), torch.enable_grad(), _observed({name: layers[name] for name in factors}, errors):
         effects = errors.effects(compute(), bounds)
@@ -104,6 +101,29 @@ def _most_harmful(effects: Mapping[str, float], sizes: Mapping[str, int]) -> set
             out.add(name)
             left, room = left - effects[name], room - sizes[name]
     return out
+
+
+def smoothing_factors(
+    layers: Mapping[str, nn.Module], wrappers: Mapping[str, nn.Module], compute: Callable[[], object]
+) -> dict[str, Tensor]:
+    """Return the factors of the input channels of all layers that `compute` calls, float32 [K], by layer name.
+
+    Layers that read the same inputs share a tensor. `compute` runs without gradients.
+
+    Args:
+        wrappers: By layer name, a module around the layer that gets the layer's inputs and computes with the layer's
+            weight without calling the layer, such as peft's LoRA.
+    """
+    read, seen = list[_Read](), set[str]()
+
+    def see(name: str, inputs: Tensor, _: Tensor) -> None:
+        if name not in seen:  # a layer that is called by its wrapper reports first
+            seen.add(name)
+            _see(read, name, inputs)
+
+    with torch.no_grad(), _observed(layers, see), _observed(wrappers, see):
+        compute()
+    return {name: of for one in read for of in [one.factors(layers)] for name in one.names}
 
 
 Observer = Callable[[str, Tensor, Tensor], Tensor | None]

@@ -6,6 +6,11 @@ scale for each input channel, for the backward product. In this way no product n
 sets together take half the memory of a bfloat16 weight that is stored once for each direction. A row of inputs or of
 gradients has its own scale max |row| / 127, so a token's result does not depend on other tokens.
 
+Some input channels of a language model are 20 times as large as the others, so each input channel is divided by its own
+factor before the inputs are quantised, and the weight's channel is multiplied by this factor, as in `int8_products`.
+The backward product needs no factors: gradients have no such channels, and their rounding adds nothing to the error of
+a step (docs/LOG.md).
+
 Quantising has to cost little beside a product that takes half as long as in bfloat16. The largest absolute value of a
 row is the largest integer among its bits without the sign bit. Layers that read the same tensor, such as the
 projections to queries, keys and values, quantise it once. `docs/LOG.md` has the times, and what was slower. oneDNN is
@@ -46,38 +51,51 @@ class Int8ProductsWeight(HeldWeight):
 
     Args:
         weight: The weight, float32 [M, K].
+        factors: The factor of each input channel, float32 [K]. Weights that multiply the same inputs have the same
+            tensor of factors, so that the inputs are quantised once.
         like: A tensor of the compute dtype.
         backward: Whether a backward pass is needed; without one, the weight takes half the memory.
     """
 
     packed: Tensor
     scales: Tensor
+    inverse: Tensor
     turned: Tensor
     turned_scales: Tensor
     like: Tensor
 
-    def __init__(self, weight: Tensor, like: Tensor, *, backward: bool = True) -> None:
+    def __init__(self, weight: Tensor, factors: Tensor, like: Tensor, *, backward: bool = True) -> None:
         super().__init__(weight)
-        packed, scales = _pack(weight)
+        self._factors = factors
+        packed, scales = _pack(weight * factors)
         turned, turned_scales = _pack(weight.t()) if backward else (packed.new_empty(0), scales.new_empty(0))
-        self._keep(packed=packed, scales=scales, turned=turned, turned_scales=turned_scales, like=like.new_empty(0))
+        self._keep(
+            packed=packed,
+            scales=scales,
+            inverse=1 / factors,
+            turned=turned,
+            turned_scales=turned_scales,
+            like=like.new_empty(0),
+        )
 
     @classmethod
-    def of(cls, own: FrozenWeight, *, backward: bool = True) -> Self:
-        """Return the int8 weight of a frozen weight in any form."""
+    def of(cls, own: FrozenWeight, factors: Tensor | None = None, *, backward: bool = True) -> Self:
+        """Return the int8 weight of a frozen weight in any form. `factors` None: all factors are 1."""
         weight = own.dequantize()
-        return cls(weight.float(), weight, backward=backward)
+        factors = torch.ones(weight.shape[1], device=weight.device) if factors is None else factors
+        return cls(weight.float(), factors, weight, backward=backward)
 
     def product(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
-        return _multiply(_last.codes_of(inputs), self.packed, self.scales, inputs.dtype, bias)
+        codes = _last.codes_of(inputs, self._factors, self.inverse)
+        return _multiply(codes, self.packed, self.scales, inputs.dtype, bias)
 
     def transposed_product(self, grads: Tensor) -> Tensor:
         return _multiply(quantize_rows(grads), self.turned, self.turned_scales, grads.dtype)
 
     def dequantize(self) -> Tensor:
-        """Return the weight as the codes of the forward product times scales, rounded to `dtype`."""
+        """Return the weight of the forward product: codes times scales, divided by the factors, rounded to `dtype`."""
         codes = self.packed.to_dense() if self.packed.is_mkldnn else self.packed
-        return (codes.t() * self.scales[:, None]).to(self.dtype)
+        return (codes.t() * self.scales[:, None] * self.inverse).to(self.dtype)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -85,9 +103,9 @@ class Int8ProductsWeight(HeldWeight):
         return self.like.dtype
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        scales, turned = self.scales, self.turned_scales
+        scales, inverse, turned = self.scales, self.inverse, self.turned_scales
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.scales, self.turned_scales = scales, turned
+        self.scales, self.inverse, self.turned_scales = scales, inverse, turned
         return self
 
 
@@ -157,13 +175,18 @@ class _Last(local):
 
     codes: Codes | None = None
     of: TensorIdentity | None = None
+    factors: Tensor | None = None
 
-    def codes_of(self, inputs: Tensor) -> Codes:
-        """Return the quantised rows of `inputs`, which are computed unless they are the last ones."""
+    def codes_of(self, inputs: Tensor, factors: Tensor, inverse: Tensor) -> Codes:
+        """Return the quantised rows of `inputs` divided by `factors`, which are computed unless they are the last ones.
+
+        `inverse` is 1 / factors, float32 [K].
+        """
         if inputs.is_inference():  # changes in place could not be seen
-            return quantize_rows(inputs)
-        if self.codes is None or self.of is None or not self.of.is_of(inputs):
-            self.codes, self.of = quantize_rows(inputs), TensorIdentity(inputs)
+            return quantize_rows(inputs * inverse.to(inputs.dtype))
+        if self.codes is None or self.of is None or factors is not self.factors or not self.of.is_of(inputs):
+            self.codes = quantize_rows(inputs * inverse.to(inputs.dtype))
+            self.of, self.factors = TensorIdentity(inputs), factors
         return self.codes
 
 

@@ -185,13 +185,15 @@ def pack(layer: Any, *, backward: bool = True) -> PackedWeight:
     return held
 
 
-def multiply_in_int8(layer: Any, *, backward: bool = True) -> Int8ProductsWeight:
+def multiply_in_int8(layer: Any, factors: Tensor | None = None, *, backward: bool = True) -> Int8ProductsWeight:
     """Compute a linear layer's products in int8, for layers for which `linear.can_multiply_in_int8` is true.
 
     Args:
+        factors: The factor of each input channel, float32 [K]; layers that read the same inputs have the same tensor.
+            None: all factors are 1.
         backward: Whether a backward pass is needed; without one, the weight takes half the memory.
     """
-    held = Int8ProductsWeight.of(linear.frozen_weight(layer), backward=backward)
+    held = Int8ProductsWeight.of(linear.frozen_weight(layer), factors, backward=backward)
     hold(layer, held)
     return held
 
