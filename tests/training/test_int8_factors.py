@@ -22,9 +22,7 @@ def session(backbones: Backbones, family: str, method: str, given: dict[str, Any
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
-@pytest.mark.parametrize(
-    ("method", "given"), [("lora", {"targets": "all-linear"}), ("ia3", {}), ("prefix", {"tokens": 2})]
-)
+@pytest.mark.parametrize(("method", "given"), [("lora", {"targets": "all-linear"}), ("ia3", {}), ("adapter", {})])
 def test_every_frozen_layer_of_the_body_has_measured_factors(
     backbones: Backbones, family: str, method: str, given: dict[str, Any]
 ) -> None:
