@@ -105,7 +105,7 @@ def test_a_method_of_a_study_may_have_its_own_products(gpt2: Backbone, toy: str)
         pytest.param("gpt2", "lora", {}, {}, marks=pytest.mark.slow),
         ("llama", "lora", {"targets": "all-linear"}, {"dtype": "bfloat16"}),
         pytest.param("bert", "ia3", {}, {"precision": INT8}, marks=pytest.mark.slow),
-        ("gpt2", "last", {"blocks": 1}, {"dtype": "bfloat16", "precision": FLOAT}),
+        pytest.param("gpt2", "last", {"blocks": 1}, {"dtype": "bfloat16", "precision": FLOAT}, marks=pytest.mark.slow),
         pytest.param("gpt2", "lora", {"dora": True}, {"precision": INT8}, marks=pytest.mark.slow),
         pytest.param("llama", "adapter", {}, {"checkpointing": True}, marks=pytest.mark.slow),
         pytest.param("llama", "head", {}, {}, marks=pytest.mark.slow),
@@ -295,6 +295,7 @@ def test_a_plan_says_the_products_and_has_no_figures_of_a_gpu(afina: Command, gp
     assert "Did you mean 'int8'?" in " ".join(wrong.err.split())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("int8")
 def test_tables_of_a_plan_leave_out_a_gpu(gpt2: Backbone) -> None:
     training = Training(products=INT8, dtype="float32", max_length=16)

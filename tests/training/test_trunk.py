@@ -130,9 +130,8 @@ def test_every_method_that_trains_upper_blocks_only_begins_above_the_trunk(
     assert_same_but_for_rounding(kept, plain)
 
 
-@pytest.mark.parametrize(
-    "dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.bfloat16], ids=["float32", "bfloat16"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_paused_resumed_and_in_a_file_it_ends_in_the_same_bits(
     llama: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
