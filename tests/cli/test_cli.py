@@ -497,7 +497,7 @@ def test_methods_names_every_method_with_its_settings(afina: Command, monkeypatc
     for name, method in (METHODS | NEEDS_SETTINGS).items():
         assert f"\n{name:<16}" in f"\n{answer.out}"
         assert method.summary in " ".join(answer.out.split())
-    told = "targets=by family, rslora=False, dora=False, init='zero', plus=1.0, learning_rate=0.001"
+    told = "targets=by family, rslora=False, dora=False, init='zero', plus=1.0, layers='all', learning_rate=0.001"
     assert f"r=4, alpha=16, dropout=0.05, {told}" in " ".join(answer.out.split())
     assert "type, settings, learning_rate=0.001" in answer.out
     assert "  gpt2          c_attn\n" in answer.out

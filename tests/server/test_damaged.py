@@ -27,10 +27,13 @@ def spoil(store: AdapterStore) -> list[Path]:
     assert directory is not None
     found = [one for one in (directory / "blobs").rglob("sha256-*") if one.is_file()]
     for one in found:
-        content = bytearray(one.read_bytes())
-        content[len(content) // 2] ^= 1
         one.chmod(0o644)
-        one.write_bytes(content)
+        with one.open("r+b") as file:  # not shortened at any time: a server may have the file mapped
+            middle = one.stat().st_size // 2
+            file.seek(middle)
+            (byte,) = file.read(1)
+            file.seek(middle)
+            file.write(bytes([byte ^ 1]))
     return found
 
 

@@ -137,7 +137,7 @@ _FLAGGED = (
 )
 _IN_TRAINING = (
     "batch_size class_weights dtype epochs label_smoothing max_length precision products pull retention temperature "
-    "warmup"
+    "trunk trunk_dropout warmup"
 )
 _GENERATES = "length_penalty max_new_tokens min_new_tokens no_repeat_ngram stop top_k top_p"
 
@@ -149,7 +149,7 @@ def _flags(names: str) -> dict[str, str]:
 FLAGS = {
     **{name: option_flag(name) for name in OPTIONS},
     **_flags(_FLAGGED),
-    **{name: name for name in f"{_IN_TRAINING} head offset targets".split()},
+    **{name: name for name in f"{_IN_TRAINING} head layers offset targets".split()},
     **{name: f"generate.{name}" for name in _GENERATES.split()},
     "expected": "--expect",
     "limit": "--memory",
@@ -164,7 +164,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
     "store import": _flags("precision"),
     "choose": _flags("products"),
     "replay": _flags("choice guide stop"),
-    "plan": {**_flags("batch_size epochs precision products"), "max_length": "--length"},
+    "plan": {**_flags("batch_size epochs layers precision products"), "max_length": "--length"},
     "study": {
         **{name: f"data.{name}" for name in OPTIONS if name not in ("allow_leakage", "evaluation")},
         **{name: f"train.{name}" for name in _IN_TRAINING.split()},
