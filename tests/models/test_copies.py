@@ -214,6 +214,7 @@ def test_a_copy_of_other_weights_is_never_used(llama: Path, cache: Path) -> None
     assert_right(llama, "it is of other weights")
 
 
+@pytest.mark.slow
 def test_a_copy_that_lacks_a_layer_or_has_another_is_never_used(llama: Path, cache: Path) -> None:
     assert_right(llama, "keeps")
     (copy,) = cache.iterdir()

@@ -256,7 +256,7 @@ def test_an_int8_run_trains_by_the_weights_that_its_codes_stand_for(runs: Runs, 
     assert bytes_to_serve(found) == 4 * (found.total + found.body) - saved
 
 
-@pytest.mark.parametrize("case", [METHODS[2], METHODS[4]], ids=named)
+@pytest.mark.parametrize("case", [pytest.param(METHODS[2], marks=pytest.mark.slow), METHODS[4]], ids=named)
 def test_what_a_held_run_takes_is_foreseen_to_the_byte(
     runs: Runs, case: tuple[str, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -37,12 +37,12 @@ def test_a_moved_alias_is_followed_within_a_second(serve: Any) -> None:
     served = serve(every=0.4)
     assert version(served) == "acme/reviews@1"
     seconds: list[float] = []
-    for moved in (2, 1, 2, 1):
+    for moved in (2, 1, 2):
         served.store.alias(f"acme/reviews@{moved}")
         began = time.perf_counter()
         assert within(10, lambda target=moved: version(served) == f"acme/reviews@{target}")  # type: ignore[misc]
         seconds.append(time.perf_counter() - began)
-    assert served.figure("afina_switches_total") == 4
+    assert served.figure("afina_switches_total") == 3
     assert min(seconds) < 1, "a busy machine delays some moves, a slow server delays all of them"
 
 
