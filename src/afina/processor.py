@@ -1,4 +1,4 @@
-"""What the operating system says about the processor; this module does not import torch."""
+"""The processor's name and instruction sets, as the operating system reports them; the module does not import torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def flags() -> frozenset[str]:
 
 
 def _field(wanted: str) -> str:
-    """Return a field of the first processor in /proc/cpuinfo; "" if there is none."""
+    """Return a field of the first processor in /proc/cpuinfo; "" if the file or the field does not exist."""
     if _SOURCE.exists():
         for line in _SOURCE.read_text(encoding="utf-8").splitlines():
             field, _, value = line.partition(":")

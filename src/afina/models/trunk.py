@@ -98,7 +98,7 @@ def _drops(module: nn.Module) -> bool:
 
 @dataclass(eq=False)
 class _Flow:
-    """What the patched blocks of a model do in the present forward pass.
+    """The state of a forward pass: whether the patched blocks of a model compute, stop, or return given outputs.
 
     A `_Flow` does not refer to the model, so that no reference cycle keeps an unused model in memory.
 

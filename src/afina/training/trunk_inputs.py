@@ -60,7 +60,7 @@ def frozen_blocks(classifier: Classifier) -> int:
 def training_inputs(method: Method, classifier: Classifier, loader: Loader, recipe: Recipe) -> type[Inputs]:
     """Return the class of inputs for a training session of a classifier to which `method` is attached.
 
-    Raises InvalidStudy if the recipe asks for a trunk, and there is none or its outputs differ in every step.
+    Raises InvalidStudy if the recipe asks for a trunk, but the model has no trunk or its outputs differ in every step.
     """
     usual, blocks = inputs_of(method), 0
     if usual is PackedInputs:
@@ -233,7 +233,7 @@ class KeptStates:
     def of(
         cls, shape: tuple[int, int], dtype: torch.dtype, scratch: Path | None, rehearses: bool = False
     ) -> KeptStates | None:
-        """Return room for outputs; None if there is none.
+        """Return room for outputs; None if neither memory nor disk has room.
 
         Args:
             scratch: The directory for a file. None: outputs are kept in memory only.
