@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
@@ -93,7 +94,7 @@ class Fit:
             checkpoint_blocks(classifier.body)
         if not self.parameters:
             dtype, products = torch.float32, FLOAT
-        factors = int8_factors(classifier, loader) if products == INT8 else {}
+        factors = int8_factors(classifier, loader, recipe) if products == INT8 else {}
         self.weights = WorkingWeights.of(method, classifier.model, dtype, products, factors)
         if self.weights.in_int8 and not self.weights.int8_layers:
             raise problems.PRODUCTS_WITHOUT_LAYER(method=method.name, products=products)
@@ -321,8 +322,8 @@ class Fit:
         return self.classifier
 
 
-def int8_factors(classifier: Classifier, loader: Loader) -> dict[nn.Module, torch.Tensor]:
-    """Return the factors of the input channels of the body's own linear layers, measured on the first batch.
+def int8_factors(classifier: Classifier, loader: Loader, recipe: Recipe) -> dict[nn.Module, torch.Tensor]:
+    """Return the factors of the input channels of the body's own linear layers, measured on the first micro-batch.
 
     The factors are the same for a resumed session, because the trained weights have their initial values here. In a dry
     run and without texts, nothing is measured.
@@ -333,7 +334,9 @@ def int8_factors(classifier: Classifier, loader: Loader) -> dict[nn.Module, torc
     names = {layer: name for name, layer in layers.items()}
     around = [(getattr(module, "base_layer", None), module) for module in classifier.modules()]
     wrappers = {names[layer]: module for layer, module in around if layer in names}
-    batch = next(iter(loader.batches(0, 1))).to(next(classifier.parameters()).device)
+    batch = next(iter(loader.batches(0, 1)))
+    part = recipe.at_once.cut(np.diff(batch.bounds.numpy()).astype(np.int64))[0]
+    batch = batch.take(part).to(next(classifier.parameters()).device)
     classifier.eval()
     found = smoothing_factors(layers, wrappers, lambda: classifier.features(batch))
     return {layers[name]: of for name, of in found.items()}
