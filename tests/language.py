@@ -9,7 +9,8 @@ import torch
 from afina import Backbone
 from afina.data.answer_tokens import encode_references
 from afina.data.batch import Loader
-from afina.data.tokenize import Template, encode
+from afina.data.template import Template
+from afina.data.tokenize import encode
 from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models.language_model import LanguageModel, open_model

@@ -59,7 +59,7 @@ DOORS = {"__init__", "__main__"}
 """Modules of no package: the names of the library, and `python -m afina`."""
 
 OWNERS = {
-    "transformers": "data.tokenize data.token_cache models.backbone models.pretrained models.verbalizer "
+    "transformers": "data.template data.tokenize data.token_cache models.backbone models.pretrained models.verbalizer "
     "models.kernels.attention models.kernels.linear models.weights.held",
     "peft": "methods.* studies.executors.fork_server",
     "re2": "methods.peft_settings",

@@ -8,7 +8,8 @@ import pytest
 from afina.data.answer_tokens import encode_references
 from afina.data.batch import IGNORED
 from afina.data.prompts import chat_template, prompt_of
-from afina.data.tokenize import Template, encode
+from afina.data.template import Template
+from afina.data.tokenize import encode
 from afina.errors import InvalidData, InvalidStudy
 from fakes import Backbones
 from raises import raises

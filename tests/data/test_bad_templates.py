@@ -12,7 +12,7 @@ from afina import Run
 from afina.data import chat_rendering
 from afina.data.prompts import chat_template, prompt_of, rendered_chat
 from afina.data.reading_options import ReadingOptions
-from afina.data.tokenize import Template
+from afina.data.template import Template
 from afina.errors import InvalidData, InvalidStudy
 from afina.studies.runs.forecast import encoded
 from afina.studies.runs.spec import Ask, Training

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from afina.data.tokenize import Template, encode
+from afina.data.template import Template
+from afina.data.tokenize import encode
 from afina.errors import InvalidData, InvalidStudy
 from fakes import TEXTS, tokenizer
 from raises import raises

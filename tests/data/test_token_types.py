@@ -15,8 +15,9 @@ from afina import Backbone
 from afina.data.batch import Loader, MicroBatchLimits, Packed, by_length, pack, pack_some
 from afina.data.concurrent_tokenizer import ConcurrentTokenizer
 from afina.data.split import Split
+from afina.data.template import Template
 from afina.data.token_cache import encode_split
-from afina.data.tokenize import Encoded, Template, encode
+from afina.data.tokenize import Encoded, encode
 from afina.errors import InvalidStudy
 from fakes import LONG, TEXTS, sentences
 from raises import raises

@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerFast
 from afina import Adapter, Backbone
 from afina.data import concurrent_tokenizer
 from afina.data.concurrent_tokenizer import ConcurrentTokenizer
-from afina.data.tokenize import Template, encode
+from afina.data.template import Template
+from afina.data.tokenize import encode
 from afina.engine.engine import Engine
 from afina.errors import AfinaError, InvalidData
 from crowd import adapter

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from afina import Backbone, Predictor
 from afina.data.batch import pack
-from afina.data.tokenize import Template, encode
+from afina.data.template import Template
+from afina.data.tokenize import encode
 from afina.errors import NotFound
 from afina.models.adapter import Adapter
 from afina.models.architectures import ARCHITECTURES, head_of

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 from afina import Backbone
 from afina.data.answer_tokens import encode_references
 from afina.data.batch import IGNORED, pack
-from afina.data.tokenize import Template, encode
+from afina.data.template import Template
+from afina.data.tokenize import encode
 from afina.errors import InvalidStudy
 from afina.generating.answers import likelihoods
 from afina.methods import METHODS, make

@@ -20,7 +20,7 @@ from openai import OpenAI
 
 from afina import Adapter, Backbone
 from afina.data.batch import pack
-from afina.data.tokenize import Template
+from afina.data.template import Template
 from afina.errors import InvalidData
 from afina.generating import guides
 from afina.generating.answer_stream import TokenTexts

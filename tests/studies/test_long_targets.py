@@ -16,7 +16,7 @@ from afina.data.evaluation_set import EvaluationSet
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split, as_references
 from afina.data.task import Task
-from afina.data.tokenize import Template
+from afina.data.template import Template
 from afina.errors import InvalidData, InvalidStudy, UnknownName
 from afina.events import ignore
 from afina.meter import Meter

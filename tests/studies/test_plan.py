@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from afina import METHODS, Backbone, Run, Task, meter
 from afina import device as devices
 from afina.data.batch import pack
-from afina.data.tokenize import Template
+from afina.data.template import Template
 from afina.errors import InvalidStudy, OutOfMemory
 from afina.meter import now
 from afina.methods import make

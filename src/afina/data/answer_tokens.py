@@ -16,7 +16,8 @@ from afina.data import problems
 from afina.data.batch import IGNORED
 from afina.data.kinds import Long
 from afina.data.split import Split, as_references
-from afina.data.tokenize import Encoded, Template, Tokenizer
+from afina.data.template import Template
+from afina.data.tokenize import Encoded, Tokenizer
 
 _CHUNK = 4096
 

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from afina.data.tokenize import Template, Tokenizer
+from afina.data.template import Template
+from afina.data.tokenize import Tokenizer
 
 CHARACTERS = 8
 """Characters per token in the first guess of how much of a long text is needed; most texts have four or five."""

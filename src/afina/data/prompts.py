@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from afina.data import problems
 from afina.data.chat_rendering import ChatRefused, rendered
-from afina.data.tokenize import PAIR, TEXT, Template, Tokenizer
+from afina.data.template import PAIR, TEXT, Template
+from afina.data.tokenize import Tokenizer
 
 CHAT = "chat"
 """The value of the option `template` that selects the tokenizer's own chat template."""

@@ -24,8 +24,9 @@ from afina.data.kinds import CLASSES, Kind
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.split import Split
 from afina.data.task import Task
+from afina.data.template import Template
 from afina.data.text_hashes import TextHashes
-from afina.data.tokenize import Encoded, Template, encode, has_types, pieces
+from afina.data.tokenize import Encoded, encode, has_types, pieces
 from afina.errors import CannotWrite
 
 if TYPE_CHECKING:

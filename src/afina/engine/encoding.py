@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from afina.data.tokenize import Encoded, Template, Tokenizer
+from afina.data.template import Template
+from afina.data.tokenize import Encoded, Tokenizer
 from afina.engine import problems
 from afina.engine.residents import Resident
 from afina.errors import AfinaError

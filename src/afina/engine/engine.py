@@ -15,7 +15,8 @@ import numpy as np
 
 from afina import device as devices
 from afina.data.concurrent_tokenizer import ConcurrentTokenizer
-from afina.data.tokenize import Template, Tokenizer
+from afina.data.template import Template
+from afina.data.tokenize import Tokenizer
 from afina.engine.adapters import AdapterLoader, AdapterSources, Address
 from afina.engine.encoding import EncodedText, encode
 from afina.engine.generations import Generation, Generations, decoding_of, generated

@@ -68,7 +68,7 @@ class Manifest(Frozen):
         vocabulary_digest: Digest of the terms of a bag-of-words model. None: the adapter has no vocabulary.
         pairs: Whether the training data were pairs of texts. None: unknown.
         max_length: Number of tokens to which texts are truncated. 0: the backbone's maximum.
-        template: Prompt template around each text (`afina.data.tokenize`). None: no template.
+        template: Prompt template around each text (`afina.data.template`). None: no template.
         words: For each label, the words whose output embeddings initialised the head. None: a random head.
         offset: Numbers added to the head's logits, one for each label. None: no offset.
         objective: The kind of task with its settings (`Objective.settings`). If `objective` is None, the kind of task

@@ -31,7 +31,8 @@ from afina.stats.metrics import METRICS
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from afina.data.tokenize import Template, Tokenizer
+    from afina.data.template import Template
+    from afina.data.tokenize import Tokenizer
 
 _ENDS, _LAST = "_ends", "_last"
 """Suffixes of arrays in a file that stores strings. Arrays with the suffix `_ends` have the end of each string, in

@@ -21,7 +21,8 @@ from transformers import PreTrainedConfig
 
 from afina import tensorfile
 from afina.data.label_words import are_words
-from afina.data.tokenize import Template, Tokenizer
+from afina.data.template import Template
+from afina.data.tokenize import Tokenizer
 from afina.errors import InvalidStudy, UnknownName
 from afina.models import problems
 from afina.models.architectures import ARCHITECTURES

@@ -23,7 +23,8 @@ from afina.data.answer_tokens import References, encode_references
 from afina.data.batch import by_length, pack_some
 from afina.data.readers.texts import as_lists
 from afina.data.split import Split
-from afina.data.tokenize import Encoded, Template, Tokenizer, encode
+from afina.data.template import Template
+from afina.data.tokenize import Encoded, Tokenizer, encode
 from afina.events import Listener, Progress, ignore
 from afina.generating.answers import answers, likelihoods
 from afina.methods.method import Method

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from afina.data.answer_tokens import References, encode_references
-from afina.data.tokenize import PAIR, Encoded, Template, Tokenizer, encode
+from afina.data.template import PAIR, Template
+from afina.data.tokenize import Encoded, Tokenizer, encode
 from afina.device import INT8, choose, compute_type
 from afina.generating.answers import token_losses_of
 from afina.models.adapter import Adapter

@@ -18,7 +18,8 @@ from afina import device as devices
 from afina.data.readers import splitting
 from afina.data.split import Split
 from afina.data.task import Task
-from afina.data.tokenize import TEXT, Encoded, encode
+from afina.data.template import TEXT
+from afina.data.tokenize import Encoded, encode
 from afina.events import Says, silent
 from afina.models import objectives
 from afina.models.backbone import Backbone

@@ -15,7 +15,8 @@ from typing import Any, Literal, Self
 from afina import methods
 from afina.data.concurrent_tokenizer import ConcurrentTokenizer
 from afina.data.readers.texts import refuse_blank
-from afina.data.tokenize import Encoded, Template, Tokenizer, encode
+from afina.data.template import Template
+from afina.data.tokenize import Encoded, Tokenizer, encode
 from afina.methods.method import Method
 from afina.methods.peft_settings import check_agrees
 from afina.models.adapter import Adapter

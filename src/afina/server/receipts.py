@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError
 
 from afina import digest
-from afina.data.tokenize import Template
+from afina.data.template import Template
 from afina.models.backbone_spec import FLOAT
 from afina.models.decoding import Decoding
 from afina.models.manifest import Manifest

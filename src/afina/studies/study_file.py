@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
+from afina.data.template import Template
 from afina.errors import AfinaError, UnknownName
 from afina.methods.method import Method
 from afina.schema import WrongValue
@@ -61,8 +62,6 @@ def check_template(template: str | None) -> None:
     """
     if template is None or template == CHAT or (TEXT not in template and _IN_BRACES.search(template)):
         return
-    from afina.data.tokenize import Template  # loads transformers
-
     Template(template)
 
 
