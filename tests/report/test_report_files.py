@@ -110,3 +110,15 @@ def test_a_recommendation_stands_before_all_that_its_finalists_did() -> None:
     alone = Report.of(replace(results([], "choose"), recommendation=made)).markdown()
     assert "Use LoRA" in alone
     assert "No run has finished" not in alone
+
+
+def test_a_run_without_an_adapter_is_reported_and_not_suggested_for_use(tmp_path: Path) -> None:
+    asked = result("zero-shot", predicted=(0, 1, 1, 0, 1), accuracy=1.0, adapter=None, digest=None)
+    made = replace(results([result("lora"), asked]), out=tmp_path)
+    report = Report.of(made)
+    report.write()
+    assert report.of_use == result("lora").record, "of the runs that have one, though zero-shot is better"
+    assert "None" not in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert [one["adapter"] for one in report.summary()["records"]] == [str(tmp_path / "adapters/lora-0"), None]
+    assert "adapters/zero-shot-0" not in report.inline()
+    assert Report.of(replace(results([asked]), out=tmp_path)).of_use is None

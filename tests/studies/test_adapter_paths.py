@@ -13,6 +13,9 @@ from afina import Adapter, Results, Study
 from afina.data.reading_options import ReadingOptions
 from afina.data.text_hashes import HASHES_FILE
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, NotFound, UnknownName
+from afina.estimators.estimator import TextClassifier
+from afina.methods import METHODS
+from afina.methods.selective import Baseline
 from afina.models.manifest import MANIFEST
 from afina.studies.adapter_paths import find_adapter
 from afina.studies.choosing.floors import TFIDF
@@ -104,6 +107,8 @@ def write(out: Path, records: Sequence[Record]) -> None:
     out.mkdir()
     write_records(OutputDirectory(out).records, [one.sealed() for one in records])
     for one in records:
+        if one.adapter is None:
+            continue
         (out / one.adapter).mkdir(parents=True, exist_ok=True)
         (out / one.adapter / MANIFEST).touch()
 
@@ -219,3 +224,45 @@ def test_several_settings_of_one_study_are_refused(tmp_path: Path) -> None:
     with raises(InvalidStudy, code="adapter.ambiguous", method="lora") as caught:
         find_adapter(study(tmp_path / "rows", [made("lora", training={"max_steps": 2}), other]), "lora")
     assert "adapters/b (max_steps 3)" in str(caught.value)
+
+
+# Of runs without an adapter
+
+
+def test_a_run_without_an_adapter_is_not_chosen_and_naming_it_is_an_error(tmp_path: Path) -> None:
+    asked = made("asked").model_copy(update={"adapter": None, "digest": None})
+    out = study(tmp_path / "out", [asked, made("lora")])
+    assert find_adapter(out).path == out / "adapters/lora-seed0-0123"
+    with raises(NotFound, code="adapter.missing", method="asked", known=["lora"]):
+        find_adapter(out, "asked")
+    for arguments in ((), ("asked",)):
+        with raises(NotFound, code="adapter.missing", method="asked", known=["none"]):
+            find_adapter(study(tmp_path / f"alone{len(arguments)}", [asked]), *arguments)
+
+
+class Unkept(Baseline):
+    """A method whose runs give no adapter."""
+
+    name = "unkept"
+    has_adapter = False
+
+
+def test_a_run_without_an_adapter_is_recorded_with_its_predictions(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "unkept", Unkept)
+    run = runs.run("gpt2", "unkept")
+    with Results.hold(tmp_path) as held:
+        found = held.keep(run.execute(held.begin(run.label)), run.label)
+        assert (found.record.adapter, found.record.digest) == (None, None)
+        assert held.has(found.record.key)
+        assert held.known(found.record.key) == found
+    assert found.record.metrics == runs.record("gpt2", "baseline").metrics
+    assert not (tmp_path / "adapters").exists()
+    (tmp_path / found.record.predictions).unlink()
+    with Results.hold(tmp_path) as held:
+        assert not held.has(found.record.key)
+    with raises(NotFound, code="adapter.missing", method="unkept"):
+        run.adapter(tmp_path)
+    with raises(InvalidStudy, code="option.inapplicable", method="unkept"):
+        TextClassifier(method="unkept", backbone=run.backbone).fit(["bad", "good"], [0, 1])

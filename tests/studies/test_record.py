@@ -46,8 +46,9 @@ def test_no_file_means_no_records(tmp_path: Path) -> None:
         (b'{"format": 2, "key": "sha256:lora"}', "study"),
         (record().model_dump_json().replace('"seed":0', '"seed":"zero"').encode(), "seed"),
         (record().model_dump_json().replace('"seed":0', '"seed":0,"luck":1').encode(), "luck"),
+        (record().model_dump_json().replace('"digest":"sha256:ad"', '"digest":null').encode(), "the line"),
     ],
-    ids=["cut off", "not text", "empty", "fields missing", "wrong type", "unknown field"],
+    ids=["cut off", "not text", "empty", "fields missing", "wrong type", "unknown field", "an adapter without digest"],
 )
 def test_a_damaged_line_is_named_and_nothing_changes(tmp_path: Path, damage: bytes, said: str) -> None:
     path = tmp_path / "records.jsonl"

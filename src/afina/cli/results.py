@@ -84,23 +84,24 @@ def show_results(
 def _adapters(results: Results) -> list[Path]:
     if results.recommendation:
         return [results.out / results.recommendation.adapter] if results.recommendation.adapter else []
-    return [results.out / record.adapter for record in results.records]
+    return [results.out / record.adapter for record in results.records if record.adapter]
 
 
 def _asked_for(results: Results) -> list[str]:
     """Return the key of the run that trained, if exactly one did (its user wants its adapter), as a list; else []."""
-    trained = [one.key for one in results.records if one.steps]
+    trained = [one.key for one in results.records if one.steps and one.adapter]
     return trained if len(trained) == 1 and not results.recommendation else []
 
 
 def _trained(results: Results) -> set[tuple[str, str]]:
-    return {(one.name, one.backbone) for one in results.records if one.steps}
+    return {(one.name, one.backbone) for one in results.records if one.steps and one.adapter}
 
 
 def _use(results: Results, record: Record) -> str:
     """Return the command that labels a text with the adapter of `record`."""
     from afina.report.formatting import asks_pairs
 
+    assert record.adapter is not None  # `of_use` and `_asked_for` return no other run
     alone = results.recommendation or len(_trained(results)) < 2
     where = [str(results.out / record.adapter)] if alone else [str(results.out), "--method", record.name]
     if not alone and len({one.backbone for one in results.records if one.name == record.name}) > 1:

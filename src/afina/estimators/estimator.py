@@ -105,6 +105,8 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
     ) -> Self:
         out = _place(self.out)
         run, whole = self._run(inputs, ask), Split(inputs.texts, targets, inputs.pairs, weights=weights)
+        if not make(run.method, run.hyperparameters).has_adapter:
+            raise problems.METHOD_WITHOUT_ADAPTER(method=run.method, estimator=type(self).__name__)
         if weights is not None:
             _check_weighted(run)
         task = self._task(whole, label_names)
@@ -115,6 +117,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         directory = Path(tempfile.mkdtemp(prefix="afina-"))
         try:
             record = run.execute(directory, ignore, task)
+            assert record.adapter is not None  # as the method has an adapter
             self.adapter_ = _handed_over(directory / record.adapter, out)
         finally:
             shutil.rmtree(directory, ignore_errors=True)

@@ -69,6 +69,10 @@ WEIGHTS_WITH_TEMPERATURE = _option_inapplicable(
     "`sample_weight`: a temperature is fitted on texts without weights. Leave out `sample_weight` or `temperature`."
 )
 
+METHOD_WITHOUT_ADAPTER = _option_inapplicable(
+    "`method` {method}: the method gives no adapter, with which {estimator} could predict. Use the method in a study."
+)
+
 _option_invalid = partial(Problem, InvalidStudy, "option.invalid")
 OUT_IS_NO_ADAPTER = _option_invalid("`out` {path}: the path exists and is not an adapter. Give a new directory.")
 TRAINING_REPEATS_PARAMETER = _option_invalid(

@@ -191,6 +191,11 @@ class Adaptation(ABC):
         return not (self.trains_head or self.trains_body)
 
     @property
+    def has_adapter(self) -> bool:
+        """Whether a run with the method gives an adapter, which can predict further texts without the run's data."""
+        return True
+
+    @property
     def multiplies_frozen(self) -> bool:
         """Whether frozen linear layers can be multiplied in another form than floats while the method trains."""
         return self.packs and not self.trains_all

@@ -367,7 +367,8 @@ def interval(made: Recommendation, arms: Sequence[Arm]) -> Interval:
 
 
 def _arm(made: Recommendation, arms: Sequence[Arm]) -> Arm | None:
-    return next((arm for arm in arms if any(record.adapter == made.adapter for record in arm.records)), None)
+    key = made.contender(made.recommended).key
+    return next((arm for arm in arms if key in {record.key for record in arm.records}), None)
 
 
 def _first(metric: str, value: float, found: Interval, texts: str) -> Figure:

@@ -164,8 +164,10 @@ class Report:
         """
         made = self.results.recommendation
         if made:
-            return next((one for one in self.results.records if one.adapter == made.adapter), None)
-        answering = [arm for arm in self.arms if arm.trained or make(arm.record.method).head != "random"]
+            key = made.contender(made.recommended).key
+            return next((one for one in self.results.records if one.key == key and one.adapter), None)
+        saved = [arm for arm in self.arms if arm.record.adapter]
+        answering = [arm for arm in saved if arm.trained or make(arm.record.method).head != "random"]
         return conclusion.leader(answering).record if answering else None
 
     @cached_property
@@ -229,11 +231,8 @@ class Report:
 
         found = self._first(self._plots((ANSWER, EVIDENCE, CURVES, PERFORMANCE, ANSWERS, COST)))
         if self.arms:
-            found.append(
-                Section(
-                    "Adapters", (Notes(tuple(f"`{self.results.out / one.adapter}`" for one in self.results.records)),)
-                )
-            )
+            paths = [self.results.out / one.adapter for one in self.results.records if one.adapter]
+            found.append(Section("Adapters", (Notes(tuple(f"`{path}`" for path in paths)),)))
         return fragment(self._heading, self._lead(), found)
 
     def summary(self) -> dict[str, object]:

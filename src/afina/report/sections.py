@@ -222,7 +222,7 @@ def _runs(arms: Sequence[Arm]) -> Table:
 
 def _adapters(arms: Sequence[Arm]) -> Table:
     lines = tuple(
-        (arm.label, str(record.seed), f"`{record.adapter}`", f"`{record.digest}`")
+        (arm.label, str(record.seed), *(f"`{one}`" if one else NOTHING for one in (record.adapter, record.digest)))
         for arm in arms
         for record in arm.records
     )

@@ -6,7 +6,7 @@ If several runs match, `find_adapter` takes a run of the study's last execution,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,7 +129,7 @@ def choose(
     keys = [one.key for one in last]
     records = [*(one for one in records if one.key not in keys), *last]
     if method is None:
-        asked = last or records  # the last request may have no finished run
+        asked = _with_adapter(last) or records  # the last request may have no finished run with an adapter
         method = _only(place, [one for one in asked if one.backbone == backbone] or asked)
     return _of(place, records, keys, method, seed, backbone)
 
@@ -141,8 +141,9 @@ def _recommended(place: Path, made: Recommendation, records: Sequence[Record]) -
 
 
 def _only(place: Path, records: Sequence[Record]) -> str:
-    trained = [one for one in records if one.steps]
-    names = {one.name for one in trained or records}
+    kept = _with_adapter(records)
+    trained = [one for one in kept if one.steps]
+    names = {one.name for one in trained or kept or records}
     if len(names) != 1:
         raise problems.SEVERAL_ADAPTERS(known=_names(records), path=place)
     return names.pop()
@@ -158,6 +159,9 @@ def _of(
     named = [one for one in records if one.name == name] or [one for one in records if one.method == name]
     if not named:
         raise UnknownName("method", name, {one.name for one in records}, str(place))
+    if not (kept := _with_adapter(named)):
+        raise problems.RUN_WITHOUT_ADAPTER(known=_names(records), path=place, method=name)
+    named = kept
     matching = [one for one in named if seed in (None, one.seed)]
     if not matching:
         raise problems.SEED_MISSING(known=sorted({one.seed for one in named}), path=place, method=name, seed=seed)
@@ -170,7 +174,12 @@ def _of(
         found = [one for one in found if one.seed == found[-1].seed and _settings(one) == _settings(found[-1])]
     taken = max(found, key=lambda one: one.train_examples)
     others = tuple(one for one in reversed(matching) if one is not taken and one.backbone == taken.backbone)
+    assert taken.adapter is not None  # `named` has no other runs
     return AdapterChoice(place / taken.adapter, taken, others, bool(last))
+
+
+def _with_adapter(records: Iterable[Record]) -> list[Record]:
+    return [one for one in records if one.adapter is not None]
 
 
 def _check_one_setting(place: Path, name: str, records: Sequence[Record], *, alike: bool) -> None:
@@ -205,4 +214,5 @@ def _differences(records: Sequence[Record]) -> list[str]:
 
 
 def _names(records: Sequence[Record]) -> list[str]:
-    return [*dict.fromkeys(one.name for one in records)] or ["none"]
+    """Return the names of the runs that have an adapter, for an error message."""
+    return [*dict.fromkeys(one.name for one in _with_adapter(records))] or ["none"]

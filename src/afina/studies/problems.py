@@ -21,6 +21,9 @@ _adapter_missing = partial(Problem, NotFound, "adapter.missing")
 RECOMMENDED_ADAPTER_MISSING = _adapter_missing(
     "{path}: the recommended {method} has no adapter. Name another method with `method`: {known}."
 )
+RUN_WITHOUT_ADAPTER = _adapter_missing(
+    "{path}: {method} has no adapter, because nothing was trained or added. Name another method with `method`: {known}."
+)
 SEED_MISSING = _adapter_missing("{path}: no adapter of {method} with `seed` {seed}. Available seeds: {known}.")
 
 _argument_invalid = partial(Problem, InvalidData, "argument.invalid")

@@ -299,7 +299,8 @@ class Schedule:
 def other_data_note(records: Sequence[Record], out: Path) -> str:
     """Return a sentence on recorded runs whose data have changed since; the runs are executed on the new data."""
     first, more = records[0], f" and {len(records) - 1} more" * (len(records) > 1)
+    stays = f"the earlier adapter stays in {out / first.adapter}" if first.adapter else "the earlier results stay"
     return (
         f"task {first.task}: the data changed after {first.name}, seed {first.seed}{more} was recorded. The runs are "
-        f"executed on the new data; the earlier adapter stays in {out / first.adapter}."
+        f"executed on the new data; {stays}."
     )

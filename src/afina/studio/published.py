@@ -156,6 +156,7 @@ def _of_results(out: Path, number: int, changed: tuple[int, ...]) -> Sequence[Fi
     made = [
         FinishedAdapter(f"{number}/{one.adapter}", _words(number, one), one.adapter == advised, one.method)
         for one in results.read()
+        if one.adapter is not None
     ]
     return sorted(made, key=lambda one: not one.recommended)
 

@@ -169,7 +169,8 @@ def _done(record: Record, out: Path) -> dict[str, object]:
         mode="json", exclude=LEFT_OUT | (WHERE_GIVEN - record.non_defaults().keys())
     )
     values |= {metric: values["metrics"].get(metric) for metric in AT_TOP}
-    values |= {"adapter": str(out / record.adapter), "predictions": str(out / record.predictions)}
+    values |= {"predictions": str(out / record.predictions)}
+    values |= {"adapter": None if record.adapter is None else str(out / record.adapter)}
     return _ordered({**values, "error": None})
 
 

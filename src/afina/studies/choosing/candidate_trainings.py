@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import PurePosixPath
 
 from afina import meter
 from afina.errors import AfinaError
@@ -412,7 +411,7 @@ class CandidateTrainings:
                 self._forget(self.half)
 
     def _forget(self, result: Result) -> None:
-        self.held.forget(result.record, PurePosixPath(result.record.adapter).name)
+        self.held.forget(result.record, result.record.label)
 
     def _once_more(self, one: Candidate, examples: int) -> Result | None:
         steps = 0

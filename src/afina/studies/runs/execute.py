@@ -106,7 +106,9 @@ class _Execution:
         }
         self.listen(Progress("save"))
         with self.meter.phase("save"):
-            adapter = self._adapter(classifier, prepared, objective, training, scores)
+            adapter = None
+            if prepared.method.has_adapter:
+                adapter = self._adapter(classifier, prepared, objective, training, scores)
             saved = self._save(adapter, classifier, prepared, predictions)
         found = saved | {
             "training": training,
@@ -207,21 +209,22 @@ class _Execution:
         return Adapter(manifest, tensors, trained_on=task.trained_on)
 
     def _save(
-        self, adapter: Adapter, classifier: Classifier, prepared: Prepared, predictions: Predictions
+        self, adapter: Adapter | None, classifier: Classifier, prepared: Prepared, predictions: Predictions
     ) -> dict[str, Any]:
-        """Save the adapter and the predictions; return their paths, relative to the output directory, and digests."""
+        """Save the adapter, if any, and the predictions; return their paths, relative to `out`, and digests."""
         directory = OutputDirectory(self.out)
         where, predicted = directory.adapter(self.run.label), directory.predictions(self.run.label)
         method, backbone = prepared.method, prepared.backbone
         try:
-            adapter.save(where, lambda fresh: method.accompany(classifier.model, backbone, fresh))
+            if adapter is not None:
+                adapter.save(where, lambda fresh: method.accompany(classifier.model, backbone, fresh))
             written = predictions.write(predicted)
         except AfinaError:  # an adapter without its predictions has no use
             directory.discard(self.run.label)
             raise
         return {
-            "adapter": directory.relative(where),
-            "digest": adapter.digest,
+            "adapter": directory.relative(where) if adapter else None,
+            "digest": adapter.digest if adapter else None,
             "predictions": directory.relative(predicted),
             "predictions_digest": written,
         }

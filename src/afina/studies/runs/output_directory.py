@@ -186,7 +186,7 @@ class OutputLock:
         return self.directory.out
 
     def known(self, key: str) -> Result | None:
-        """Return the result of the run with this key; None if the run's record, adapter or predictions are missing.
+        """Return the result of the run with this key; None if the run's record or one of its files is missing.
 
         Raises InvalidData.
         """
@@ -194,15 +194,19 @@ class OutputLock:
         return None if found is None else self.result(found)
 
     def has(self, key: str) -> bool:
-        """Return whether the run with this key has a record, adapter and predictions; predictions are not read."""
+        """Return whether the run with this key has a record and all of its files; predictions are not read."""
         return self._whole(key) is not None
 
     def _whole(self, key: str) -> Record | None:
         return next((one for one in self.records if one.key == key and self._is_whole(one)), None)
 
     def _is_whole(self, one: Record) -> bool:
-        """Return whether a record's files exist, and its adapter has the recorded digest and is not damaged."""
-        if not (self.out / one.adapter).is_dir() or not (self.out / one.predictions).is_file():
+        """Return whether a record's files exist, and its adapter, if any, is undamaged and has the recorded digest."""
+        if not (self.out / one.predictions).is_file():
+            return False
+        if one.adapter is None:
+            return True
+        if not (self.out / one.adapter).is_dir():
             return False
         try:
             manifest = file_io.read_object(self.out / one.adapter / MANIFEST)
@@ -240,7 +244,7 @@ class OutputLock:
         place = next((number for number, one in enumerate(others) if one.key in before), len(others))
         records = [*others[:place], made, *others[place:]]
         try:
-            for name in (made.adapter, made.predictions):
+            for name in filter(None, (made.adapter, made.predictions)):
                 file_io.take(scratch / name, self.out / name)
             self.directory.write(records)
         except CannotWrite:

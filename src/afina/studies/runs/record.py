@@ -223,8 +223,8 @@ class Record(ReprCard, Sealed):
         truncated: The number of training and evaluation texts that are longer than the maximum length.
         losses: The training losses as pairs (step, mean loss since the previous pair), at most some hundreds.
         predictions: The path of the predictions file, relative to the study's output directory.
-        adapter: The path of the adapter, relative to the study's output directory.
-        digest: The adapter's digest.
+        adapter: The path of the adapter, relative to the study's output directory. None: the run has no adapter.
+        digest: The adapter's digest; None if the run has no adapter.
         data_digest: The digest of the task's files, a part of `key`. None if the address identifies the data.
         backbone_files: The digest of the files of a backbone in a directory, a part of `key`. None if the address
             identifies the backbone.
@@ -278,8 +278,8 @@ class Record(ReprCard, Sealed):
     losses: tuple[tuple[int, float], ...]
     predictions: Below
     predictions_digest: str
-    adapter: Below
-    digest: str
+    adapter: Below | None
+    digest: str | None
     environment: Environment
     data_digest: str | None = None
     backbone_files: str | None = None
@@ -289,6 +289,11 @@ class Record(ReprCard, Sealed):
     retention: Retention | None = None
     weight_bytes: Count | None = None
     trunk: FrozenBlocks | None = None
+
+    @property
+    def label(self) -> str:
+        """The name of the run's files in an output directory, without extension."""
+        return PurePosixPath(self.predictions).stem
 
     def beside(self, most: int) -> Self:
         """Return a copy whose `at_once` is `most`, the number of runs at the same time, this run included."""
@@ -309,6 +314,12 @@ class Record(ReprCard, Sealed):
             raise ValueError(f"objective {str(self.objective)[:80]} is unknown") from None
         if asked.kind != self.kind:
             raise ValueError(f"the kind is {self.kind!r}, but the objective is of kind {asked.kind!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _adapter_has_a_digest(self) -> Self:
+        if (self.adapter is None) != (self.digest is None):
+            raise ValueError("expected both `adapter` and `digest`, or null for both")
         return self
 
     def facts(self) -> dict[str, object]:

@@ -117,7 +117,7 @@ class Run(RunSpec):
             raise
         finally:
             allocator.give_back()
-        OutputDirectory(Path(out)).checkpoint(Path(record.adapter).name).unlink(missing_ok=True)
+        OutputDirectory(Path(out)).checkpoint(record.label).unlink(missing_ok=True)
         return record
 
     def inputs(self) -> RunInputs:
@@ -128,8 +128,10 @@ class Run(RunSpec):
         """Return the directory into which `execute(out)` writes the adapter, for `Predictor.load`.
 
         If the task or the backbone is read from files, the directory's name depends on the files' present content.
-        Raises the same errors as reading the task.
+        Raises the same errors as reading the task, and NotFound if the method gives no adapter.
         """
+        if not make(self.method, self.hyperparameters).has_adapter:
+            raise problems.RUN_WITHOUT_ADAPTER(known=["none"], path=out, method=self.title)
         run = self.on_files(backbone_spec.files_digest(self.backbone))
         if self.data_digest is None and reads_files(self.task, self.data.evaluation):
             run = run.on(facts_of(self).data_digest)
