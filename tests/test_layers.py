@@ -68,7 +68,7 @@ OWNERS = {
     "pyarrow": "data.readers.formats",
     "openpyxl": "data.readers.formats",
     "psutil": "meter",
-    "sklearn": "stats.classification stats.linear_models studies.choosing.floors "
+    "sklearn": "data.nearest_text stats.classification stats.linear_models studies.choosing.floors "
     "studies.executors.fork_server estimators.*",
     "scipy": "stats.classification stats.intervals stats.significance report.paper",
     "rouge_score": "stats.text",
@@ -313,7 +313,7 @@ STARTS_AT_ONCE = (
     *("afina", "afina.cli", "afina.cli.progress", "afina.data.readers", "afina.methods", "afina.report"),
     *("afina.estimators.estimator", "afina.studies.study", "afina.studies.runs.run", "afina.studies.tuning"),
     *("afina.studies.choosing.recommend", "afina.blobs.remote", "afina.store.model_card", "afina.store.diff"),
-    *("afina.studio.app", "afina.server.client"),
+    *("afina.studio.app", "afina.server.client", "afina.data.shots"),
     *("afina.store.recompute", "afina.store.intake.inspection", "afina.store.intake.admission"),
 )
 

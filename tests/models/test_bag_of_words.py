@@ -14,9 +14,9 @@ import pytest
 from afina import Adapter, Predictor, Task, digest, tensorfile
 from afina.data.evaluation_set import EvaluationSet
 from afina.data.split import Split
+from afina.data.terms import joined
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
 from afina.models.adapter import VOCABULARY
-from afina.models.bag_of_words import joined
 from afina.models.manifest import MANIFEST, Manifest
 from afina.models.objectives import Classes, Labels, Number, Objective
 from afina.predicting.evaluation import evaluate, trained

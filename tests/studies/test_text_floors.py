@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from afina.data import nearest_text
+from afina.data.nearest_text import NearestText
 from afina.data.split import Split
+from afina.data.terms import LONGEST, WORD
 from afina.models import objectives
-from afina.models.bag_of_words import LONGEST, WORD
 from afina.studies.choosing import floors
-from afina.studies.choosing.floors import LEAD, NearestText, TextFloors, first_sentences
+from afina.studies.choosing.floors import LEAD, TextFloors, first_sentences
 from references import WORDS
 
 OBJECTIVE = objectives.make(("summary",), {"kind": "text"})
@@ -55,21 +57,25 @@ def test_the_second_text_of_a_pair_is_read_too() -> None:
 @pytest.mark.parametrize("block", [7, 2_000])
 def test_the_nearest_is_that_of_scikit_learns_vectorizer(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if texts are compared in blocks; words with equal hashes are too few here to matter."""
-    monkeypatch.setattr(floors, "BLOCK", block)
+    monkeypatch.setattr(nearest_text, "BLOCK", block)
     generator = np.random.default_rng(0)
     known, asked = ([" ".join(generator.choice(WORDS, 6)) for _ in range(size)] for size in (60, 25))
     words = TfidfVectorizer(ngram_range=(1, LONGEST), sublinear_tf=True, token_pattern=WORD)
     rows = words.fit_transform(known).toarray()
     # A word that no training text has makes the text longer here, and is left out there: the order is the same.
     cosines = words.transform(asked).toarray() @ rows.T
-    found = NearestText(known).places(asked)
-    assert cosines[np.arange(25), found] == pytest.approx(cosines.max(axis=1), abs=1e-6)
-    assert len(set(found.tolist())) > 10
-    assert NearestText(known).places([]).tolist() == []
+    found = NearestText(known).places(asked, 3)
+    nearest = -np.sort(-cosines, axis=1)[:, :3]
+    assert np.take_along_axis(cosines, found, 1) == pytest.approx(nearest, abs=1e-6)
+    assert all(len(set(row)) == 3 for row in found.tolist())
+    assert len(set(found[:, 0].tolist())) > 10
+    assert NearestText(known).places(asked, 1).tolist() == found[:, :1].tolist()
+    assert NearestText(known).places([], 2).shape == (0, 2)
 
 
 def test_texts_without_words_have_no_nearest() -> None:
-    assert NearestText(["?!", "..."]).places(["?!", "word"]).tolist() == [-1, -1]
+    assert NearestText(["?!", "..."]).places(["?!", "word"], 1).tolist() == [[-1], [-1]]
+    assert NearestText(["a b", "c"]).places(["b a", "d"], 2).tolist() == [[0, -1], [-1, -1]]
 
 
 def test_sentences_by_hand() -> None:

@@ -149,7 +149,7 @@ def _flags(names: str) -> dict[str, str]:
 FLAGS = {
     **{name: option_flag(name) for name in OPTIONS},
     **_flags(_FLAGGED),
-    **{name: name for name in f"{_IN_TRAINING} head layers offset targets".split()},
+    **{name: name for name in f"{_IN_TRAINING} draw head layers offset shots targets".split()},
     **{name: f"generate.{name}" for name in _GENERATES.split()},
     "expected": "--expect",
     "limit": "--memory",

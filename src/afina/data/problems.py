@@ -497,6 +497,21 @@ NEUTRAL_TEXTS_IN_TASK = _retention_texts_unusable(
     "neutral. Name another file of sentences with `retention`."
 )
 
+SHOTS_TOO_MANY = Problem(
+    InvalidStudy,
+    "shots.too-few-texts",
+    "`shots` {shots}: only {found} different training texts of task {task} can be examples. Expected at least "
+    "{expected}. Texts of the other splits, and texts that contain {{text}} or {{text_pair}}, are no examples. Give "
+    "fewer `shots`, or more training texts.",
+)
+
+SHOTS_IN_CHAT_TEMPLATE = Problem(
+    InvalidStudy,
+    "shots.in-chat-template",
+    "`shots` {shots} and `template` chat: examples cannot stand before a chat template, whose prompt is one message "
+    "of a chat. Give a template of your own, such as 'Question: {{text}}\\nAnswer:'.",
+)
+
 _task_files_ambiguous = partial(Problem, InvalidData, "task.files-ambiguous")
 SEVERAL_FILES_OF_SPLIT = _task_files_ambiguous(
     "{path}: found {found}. Expected only one of {expected}. Remove or rename the others."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -89,6 +89,13 @@ class Template:
         """
         joined = not self.special_tokens or prompt.endswith("\n")
         return f"{prompt}{'' if joined else ' '}{answer}"
+
+    def after(self, examples: Sequence[str], between: str) -> Template:
+        """Return the template of a prompt with `examples` before this template, separated by the text `between`.
+
+        No example may contain `{text}` or `{text_pair}`.
+        """
+        return replace(self, source=between.join([*examples, self.source]))
 
     def render(self, text: str, pair: str | None = None) -> str:
         return self._laid(text, pair)[0]

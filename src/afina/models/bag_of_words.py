@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from afina import digest
+from afina.data.terms import LONGEST, WORD
 from afina.data.text_hashes import TextHashes
 from afina.models import problems
 from afina.models.adapter import Adapter
@@ -23,14 +24,6 @@ from afina.models.manifest import Manifest
 
 METHOD = "tfidf"
 TENSOR_FILE = "weights.safetensors"
-
-WORD, LONGEST = r"\b\w+\b", 2
-"""Regular expression of a word, and the maximum number of consecutive words in a term."""
-
-
-def joined(texts: Sequence[str], pairs: Sequence[str] | None) -> list[str]:
-    """Return the texts; for pairs of texts, each first text with its second text after a space."""
-    return list(texts) if pairs is None else [f"{text} {pair}" for text, pair in zip(texts, pairs, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,7 @@ from afina.data.batch import by_length, pack_some
 from afina.data.readers.texts import as_lists
 from afina.data.split import Split
 from afina.data.template import Template
+from afina.data.terms import joined
 from afina.data.tokenize import Encoded, Tokenizer, encode
 from afina.events import Listener, Progress, ignore
 from afina.generating.answers import answers, likelihoods
@@ -31,7 +32,7 @@ from afina.methods.method import Method
 from afina.models import objectives
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
-from afina.models.bag_of_words import BagOfWords, joined
+from afina.models.bag_of_words import BagOfWords
 from afina.models.classifier import Classifier
 from afina.models.kernels import int8_calibration
 from afina.models.language_model import LanguageModel, open_model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from afina.data.readers.missing_values import ANY_CASE
 from afina.data.readers.number_notation import WHOLE
 from afina.data.readers.source import is_whole
 from afina.data.readers.splitting import LabelledRows, TaskData, classes_of
-from afina.data.readers.target_kind import SHOWN, TargetKind, check_names, in_words, split_of
+from afina.data.readers.target_kind import SHOWN, TargetKind, check_names, first_words, in_words, split_of
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
 
@@ -122,6 +122,16 @@ class ClassTargets(TargetKind):
 
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
         return [label_names[index] for index in found.tolist()]
+
+    def answers(
+        self, label_names: Sequence[str], found: np.ndarray, words: Mapping[str, Sequence[str]] | None = None
+    ) -> list[str]:
+        spoken = first_words(label_names, words)
+        return [spoken[index] for index in found.tolist()]
+
+    def drawn_strata(self, found: np.ndarray, count: int) -> np.ndarray:
+        """Return the class of each text."""
+        return found.astype(np.int64)
 
     def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
         return f"{len(label_names)} classes ({in_words(label_names, SHOWN)})"

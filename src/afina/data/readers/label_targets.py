@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +18,12 @@ from afina.data.readers.listed_labels import multi_hot_labels, multi_hot_names, 
 from afina.data.readers.missing_values import ANY_CASE, is_empty
 from afina.data.readers.source import is_whole
 from afina.data.readers.splitting import LabelledRows, TaskData
-from afina.data.readers.target_kind import SHOWN, TargetKind, check_names, in_words, split_of
+from afina.data.readers.target_kind import SHOWN, TargetKind, check_names, first_words, in_words, split_of
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
+
+NO_LABELS = "none"
+"""The answer of a prompt's example whose text has no label."""
 
 _TRUTH = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
@@ -152,6 +155,13 @@ class LabelTargets(TargetKind):
 
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
         return [tuple(label_names[int(index)] for index in np.flatnonzero(row)) for row in found]
+
+    def answers(
+        self, label_names: Sequence[str], found: np.ndarray, words: Mapping[str, Sequence[str]] | None = None
+    ) -> list[str]:
+        """Return the words of each text's labels, separated by commas; NO_LABELS for a text without labels."""
+        spoken = first_words(label_names, words)
+        return [", ".join(spoken[int(index)] for index in np.flatnonzero(row)) or NO_LABELS for row in found]
 
     def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
         return f"any of {len(label_names)} labels ({in_words(label_names, SHOWN)})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -74,6 +74,17 @@ class NumberTargets(TargetKind):
 
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
         return list(found.tolist())
+
+    def answers(
+        self, label_names: Sequence[str], found: np.ndarray, words: Mapping[str, Sequence[str]] | None = None
+    ) -> list[str]:
+        """Return the numbers with all their digits, without a point if they are whole."""
+        return [np.format_float_positional(number, trim="-") for number in found.tolist()]
+
+    def drawn_strata(self, found: np.ndarray, count: int) -> np.ndarray:
+        """Return the quantile of each number, one of `count`, so that the drawn numbers are spread."""
+        order = np.argsort(np.argsort(found, kind="stable"), kind="stable")
+        return order * count // max(len(found), 1)
 
     def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
         return f"numbers from {found.min():g} to {found.max():g}"

@@ -6,7 +6,7 @@ The module `target_kinds.py` has the list of kinds.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -177,6 +177,20 @@ class TargetKind(ABC):
         """Return the labels, as the data spell them, of an array of targets: the inverse of `splits`."""
 
     @abstractmethod
+    def answers(
+        self, label_names: Sequence[str], found: np.ndarray, words: Mapping[str, Sequence[str]] | None = None
+    ) -> list[str]:
+        """Return the targets of an array as texts, as they stand behind an example in a prompt.
+
+        Args:
+            words: The words of each label by label name, of which the first is used. None: the label names.
+        """
+
+    def drawn_strata(self, found: np.ndarray, count: int) -> np.ndarray:
+        """Return the stratum of each target, int64 [N], for a draw of `count` texts with equal shares of the strata."""
+        return np.zeros(len(found), np.int64)
+
+    @abstractmethod
     def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
         """Return a description of targets, such as `2 classes (no, yes)` or `numbers from 1 to 5`."""
 
@@ -210,6 +224,11 @@ def in_words(names: Iterable[str], most: int = 20) -> str:
     """Return the first `most` names separated by commas, with `...` if there are more."""
     names = list(names)
     return ", ".join(names[:most]) + ", ..." * (len(names) > most)
+
+
+def first_words(label_names: Sequence[str], words: Mapping[str, Sequence[str]] | None) -> list[str]:
+    """Return the first word of each label, without spaces around it; without `words`, the label names."""
+    return list(label_names) if words is None else [words[name][0].strip() for name in label_names]
 
 
 def split_of(rows: LabelledRows, targets: np.ndarray) -> Split:

@@ -6,7 +6,7 @@ A reference is a correct answer to an input, as in machine translation; an input
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -124,6 +124,12 @@ class TextTargets(TargetKind):
 
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
         return list(found.tolist())
+
+    def answers(
+        self, label_names: Sequence[str], found: np.ndarray, words: Mapping[str, Sequence[str]] | None = None
+    ) -> list[str]:
+        """Return the first reference of each text."""
+        return [references[0] for references in found.tolist()]
 
     def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
         words = [len(reference.split()) for one in found for reference in one]

@@ -19,10 +19,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT, Kind
+from afina.data.nearest_text import NearestText
 from afina.data.split import Split
+from afina.data.terms import LONGEST, WORD, joined
 from afina.digest import derive_seed
 from afina.models import objectives
-from afina.models.bag_of_words import LONGEST, WORD, BagOfWords, joined
+from afina.models.bag_of_words import BagOfWords
 from afina.models.objectives import Classes, Labels, Number, Objective, Predictions
 from afina.stats.linear_models import NEVER, LinearKind, best_setting, expected_warnings_ignored
 
@@ -234,12 +236,6 @@ LEAD = "first sentences"
 END_OF_SENTENCE = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[^a-z\s])|(?<=[。！？])|\n+")
 """The pattern of the end of a sentence; a full stop before a small letter, as in `e.g. this`, is no end."""
 
-FEATURES = 2**20
-"""The number of columns to which words are hashed, so that memory does not grow with the vocabulary."""
-
-BLOCK = 2_000
-"""The number of training texts, and of texts to predict, whose similarities are computed at a time."""
-
 
 class TextFloors(FloorKind):
     """The baselines of tasks whose targets are texts.
@@ -265,7 +261,7 @@ class TextFloors(FloorKind):
         targets, otherwise = [one[0] for one in train.labels], _most_frequent(train)
 
         def outputs(split: Split) -> np.ndarray:
-            places = nearest.places(joined(split.texts, split.pairs))
+            places = nearest.places(joined(split.texts, split.pairs), 1)[:, 0]
             return _as_outputs([otherwise if place < 0 else targets[place] for place in places])
 
         return Floor(self.tfidf, objective, outputs, len(train))
@@ -288,58 +284,6 @@ class TextFloors(FloorKind):
     def unsaved(self, name: str) -> str:
         reasons = {self.tfidf: "it needs the training texts themselves", LEAD: "it has no trained numbers"}
         return reasons.get(name, super().unsaved(name))
-
-
-class NearestText:
-    """A search for the training text with the highest cosine similarity of TF-IDF of words and pairs of words.
-
-    Only the training texts are kept in memory. The TF-IDF features of training texts are computed again, in blocks, for
-    each call of `places`.
-    """
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        from sklearn.feature_extraction.text import HashingVectorizer
-
-        first: dict[str, int] = {}
-        for place, text in enumerate(texts):
-            first.setdefault(text, place)
-        self._texts, self._firsts = list(first), np.fromiter(first.values(), np.int64, len(first))
-        self._words = HashingVectorizer(
-            n_features=FEATURES, ngram_range=(1, LONGEST), token_pattern=WORD, norm=None, alternate_sign=False,
-            dtype=np.float32,
-        )  # fmt: skip
-        counts = np.zeros(FEATURES, dtype=np.int64)
-        for block in _blocks(self._texts):
-            counts += np.bincount(self._words.transform(block).indices, minlength=FEATURES)
-        self._idf = (np.log((1 + len(self._texts)) / (1 + counts)) + 1).astype(np.float32)
-
-    def places(self, texts: Sequence[str]) -> np.ndarray:
-        """Return for each text the index of the nearest training text (the first of equals), int64 [N].
-
-        The index is -1 for a text that shares no word with any training text.
-        """
-        asked = [self._weighed(block) for block in _blocks(texts)]
-        best = [np.zeros(rows.shape[0], dtype=np.float32) for rows in asked]
-        places = [np.full(len(scores), -1, dtype=np.int64) for scores in best]
-        start = 0
-        for block in _blocks(self._texts):
-            known = self._weighed(block).T.tocsr()
-            for rows, scores, found in zip(asked, best, places, strict=True):
-                cosines = (rows @ known).toarray()
-                nearest = cosines.argmax(axis=1)
-                highest = cosines[np.arange(len(nearest)), nearest]
-                better = highest > scores
-                scores[better], found[better] = highest[better], self._firsts[start + nearest[better]]
-            start += len(block)
-        return np.concatenate([np.zeros(0, dtype=np.int64), *places])
-
-    def _weighed(self, texts: Sequence[str]) -> Any:
-        """Return the TF-IDF features of texts as rows of length 1, a sparse matrix, float32 [N, FEATURES]."""
-        from sklearn.preprocessing import normalize
-
-        rows = self._words.transform(texts)
-        rows.data = (1 + np.log(rows.data)) * self._idf[rows.indices]
-        return normalize(rows, copy=False)
 
 
 def first_sentences(text: str, count: int) -> str:
@@ -368,11 +312,6 @@ def _most_frequent(train: Split) -> str:
 
 def _as_outputs(answers: Sequence[str]) -> np.ndarray:
     return np.array(answers, dtype=object)
-
-
-def _blocks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(texts), BLOCK):
-        yield texts[start : start + BLOCK]
 
 
 # By kind

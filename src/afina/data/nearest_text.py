@@ -1,0 +1,103 @@
+"""`NearestText`: a search for the known texts that are most similar to a text, by TF-IDF of words and pairs of words.
+
+The module can be imported without scikit-learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from afina.data.terms import LONGEST, WORD
+
+FEATURES = 2**20
+"""The number of columns to which words are hashed, so that memory does not grow with the vocabulary."""
+
+BLOCK = 2_000
+"""The number of known texts, and of texts to search for, whose similarities are computed at a time."""
+
+
+class NearestText:
+    """A search for the known texts with the highest cosine similarity of TF-IDF of words and pairs of words.
+
+    Only the known texts, such as training texts, are kept in memory. Their TF-IDF features are computed again, in
+    blocks, for each call of `places`.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        from sklearn.feature_extraction.text import HashingVectorizer
+
+        first: dict[str, int] = {}
+        for place, text in enumerate(texts):
+            first.setdefault(text, place)
+        self._texts, self._firsts = list(first), np.fromiter(first.values(), np.int64, len(first))
+        self._words = HashingVectorizer(
+            n_features=FEATURES, ngram_range=(1, LONGEST), token_pattern=WORD, norm=None, alternate_sign=False,
+            dtype=np.float32,
+        )  # fmt: skip
+        counts = np.zeros(FEATURES, dtype=np.int64)
+        for block in _blocks(self._texts):
+            counts += np.bincount(self._words.transform(block).indices, minlength=FEATURES)
+        self._idf = (np.log((1 + len(self._texts)) / (1 + counts)) + 1).astype(np.float32)
+
+    def places(self, texts: Sequence[str], count: int) -> np.ndarray:
+        """Return for each text the indices of the `count` nearest known texts, nearest first, int64 [N, count].
+
+        Of equal known texts, only the first is found; of equally near texts, the first is nearer. The index is -1 where
+        no further known text shares a word with the text.
+        """
+        asked = [self._weighed(block) for block in _blocks(texts)]
+        found = [_Found.none(rows.shape[0], count) for rows in asked]
+        start = 0
+        for block in _blocks(self._texts):
+            known = self._weighed(block).T.tocsr()
+            firsts = self._firsts[start : start + len(block)]
+            found = [before.merged((rows @ known).toarray(), firsts) for rows, before in zip(asked, found, strict=True)]
+            start += len(block)
+        return np.concatenate([np.zeros((0, count), dtype=np.int64), *(one.places for one in found)])
+
+    def _weighed(self, texts: Sequence[str]) -> Any:
+        """Return the TF-IDF features of texts as rows of length 1, a sparse matrix, float32 [N, FEATURES]."""
+        from sklearn.preprocessing import normalize
+
+        rows = self._words.transform(texts)
+        rows.data = (1 + np.log(rows.data)) * self._idf[rows.indices]
+        return normalize(rows, copy=False)
+
+
+class _Found:
+    """The nearest known texts so far: their similarities, float32 [N, K], and indices, int64 [N, K], nearest first."""
+
+    def __init__(self, scores: np.ndarray, places: np.ndarray) -> None:
+        self.scores, self.places = scores, places
+
+    @classmethod
+    def none(cls, texts: int, count: int) -> _Found:
+        return cls(np.zeros((texts, count), np.float32), np.full((texts, count), -1, np.int64))
+
+    def merged(self, cosines: np.ndarray, firsts: np.ndarray) -> _Found:
+        """Return the nearest of these texts and of B further known texts.
+
+        Args:
+            cosines: The similarities of the further known texts, float32 [N, B]; overwritten.
+            firsts: The indices of the further known texts, int64 [B].
+        """
+        rows, scores, places = np.arange(len(cosines)), [self.scores], [self.places]
+        for _ in range(min(self.scores.shape[1], cosines.shape[1])):
+            nearest = cosines.argmax(axis=1)
+            highest = cosines[rows, nearest]
+            if not (highest > 0).any():
+                break
+            scores.append(highest[:, None])
+            places.append(np.where(highest > 0, firsts[nearest], -1)[:, None])
+            cosines[rows, nearest] = 0
+        every, whose = np.concatenate(scores, 1), np.concatenate(places, 1)
+        order = np.argsort(-every, axis=1, kind="stable")[:, : self.scores.shape[1]]
+        return _Found(np.take_along_axis(every, order, 1), np.take_along_axis(whose, order, 1))
+
+
+def _blocks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(texts), BLOCK):
+        yield texts[start : start + BLOCK]
