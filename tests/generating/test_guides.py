@@ -203,6 +203,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=[*HealthCheck])
 @given(st.dictionaries(st.sampled_from(["type", "enum", "anyOf", "properties", "$ref", "%json"]), VALUES, max_size=4))
 def test_any_object_as_a_schema_gives_guides_or_a_refusal(schema: dict[str, Any]) -> None:

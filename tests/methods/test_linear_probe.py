@@ -198,6 +198,7 @@ def test_the_first_token_of_a_causal_model_is_no_feature() -> None:
         make("linear_probe", {"pooling": "first"}).for_family("gpt2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_a_merged_probe_opens_with_transformers_and_another_pooling_is_refused(
     backbones: Backbones, task: Path, tmp_path: Path, family: str

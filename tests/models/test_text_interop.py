@@ -83,7 +83,7 @@ PEFT = [
 ]
 
 
-@pytest.mark.parametrize(("family", "method"), some_slow(PEFT, {("gpt2", "lora"), ("llama", "lora")}))
+@pytest.mark.parametrize(("family", "method"), some_slow(PEFT, {("llama", "lora")}))
 def test_peft_opens_an_adapter_of_afina_for_a_language_model(
     backbones: Backbones, task: str, family: str, method: str, tmp_path: Path
 ) -> None:
@@ -139,7 +139,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", some_slow(list(SETTINGS), quick=["lora", "ia3"]))
+@pytest.mark.parametrize("name", some_slow(list(SETTINGS), quick=["lora"]))
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning")
 def test_afina_opens_an_adapter_that_peft_saved_for_a_language_model(gpt2: Backbone, name: str, tmp_path: Path) -> None:
     model = get_peft_model(base(gpt2), SETTINGS[name])

@@ -782,6 +782,7 @@ def test_bodies_that_mean_no_good_are_refused(served: Served, content: bytes, st
     assert served.post("/v1/completions", {"model": "acme/told", "prompt": "a", "max_tokens": 1}).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_costly_grammar_is_refused_and_others_are_answered(served: Served) -> None:
     slow = {"structured_outputs": {"json": {"type": "integer", "multipleOf": 999_983}}}
     refused = served.post("/v1/completions", {"model": "acme/told", "prompt": "a", **slow})
@@ -819,6 +820,7 @@ def pieces(messages: list[Any]) -> list[str]:
     return [one["text"] for event in events for one in event["choices"]]
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_slow_gets_few_long_pieces(served: Served, client: OpenAI) -> None:
     """While it does not read, its answer goes on, and what is new becomes one piece."""
     messages: list[Any] = []

@@ -212,6 +212,7 @@ def test_a_temperature_is_fitted_on_texts_that_train_nothing_and_applied_ever_af
     assert plain.digest != adapter.digest
 
 
+@pytest.mark.slow
 def test_class_weights_change_what_is_learnt(
     backbones: Backbones, files: dict[str, str], done: Callable[[str], Results], tmp_path: Path
 ) -> None:
@@ -221,6 +222,7 @@ def test_class_weights_change_what_is_learnt(
     assert record.training["class_weights"] == "balanced"
 
 
+@pytest.mark.slow
 def test_sizes_take_equal_steps_and_end_in_a_curve(backbones: Backbones, files: dict[str, str], tmp_path: Path) -> None:
     asked = study(backbones, files["classes"], sizes=[16, 32], train={"epochs": 1, "batch_size": 8})
     runs = asked.runs()

@@ -105,6 +105,7 @@ def check(run: Run, out: Path) -> None:
     assert one.peak - one.terms.process >= one.state_bytes
 
 
+@pytest.mark.slow
 def test_activations_do_not_grow_with_the_vocabulary(backbones: Backbones, task: str, tmp_path: Path) -> None:
     words = backbones.tokenizer("gpt2")
     wide = save(configuration("gpt2", vocab_size=4 * VOCABULARY), words, tmp_path / "wide")

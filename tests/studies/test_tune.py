@@ -221,6 +221,7 @@ def test_tuning_is_not_repeated_and_more_budget_goes_on(gpt2: Backbone, invented
 PRUNERS = ("median", "successive-halving", "hyperband")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_memory")
 @pytest.mark.parametrize(
     ("candidates", "after", "pruner", "at_once"),

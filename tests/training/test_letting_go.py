@@ -146,7 +146,7 @@ def test_an_error_that_is_kept_keeps_no_model(runs: Runs, tmp_path: Path, monkey
 
 
 @pytest.mark.usefixtures("uncollected")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_a_predictor_that_nobody_has_any_more_is_gone(gpt2: Backbone, dtype: str) -> None:
     """So opening one needs no collection before, which looks at every object of the process."""
     for name in (*METHODS, "lora+prefix"):

@@ -119,6 +119,7 @@ def test_killed_and_resumed_average_and_pull_come_to_the_same(gpt2: Backbone, tm
     assert equal(weights(resumed), weights(whole))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REGULARIZERS)
 def test_at_no_strength_a_run_is_the_one_that_it_was(gpt2: Backbone, name: str) -> None:
     plain, none, some = (started(gpt2, "full", **given) for given in ({}, {name: 0.0}, {name: 0.5}))
