@@ -91,7 +91,7 @@ def test_evaluate_on_texts_of_one_class_says_what_is_undefined(
     adapter, _ = train(afina, gpt2, "--task", files[0])
     write_csv(Path("alone.csv"), [(text, "good") for text, _ in sentences(40)[20:]])
     shown = afina("evaluate", adapter, "--task", "alone.csv", "--allow-leakage").out
-    assert "AUROC undefined (it needs texts of both labels)" in shown
+    assert "AUROC undefined (it needs probabilities and texts of both labels)" in shown
     assert "Matthews correlation undefined (it needs texts of two labels or more)" in shown
     found = afina("evaluate", adapter, "--task", "alone.csv", "--allow-leakage", "--metric", "auroc", "--json").object()
     assert (found["auroc"], found["mcc"], found["interval"], found["labels"]["bad"]["recall"]) == (

@@ -27,9 +27,10 @@ def test_two_methods_cannot_be_compared_by_what_is_undefined() -> None:
     made = Report.of(results([of_one_class("full", 1), of_one_class("lora", 9)]))
     (apart,) = made.verdicts.not_comparable
     assert not made.verdicts.compared
-    assert apart.reason == "AUROC is undefined for full fine-tuning and LoRA: it needs texts of both labels"
+    needs = "it needs probabilities and texts of both labels"
+    assert apart.reason == f"AUROC is undefined for full fine-tuning and LoRA: {needs}"
     (told,) = made.sentences
-    assert told == "No method can be called best: AUROC is undefined, because it needs texts of both labels."
+    assert told == f"No method can be called best: AUROC is undefined, because {needs}."
 
 
 def test_an_undefined_figure_is_called_so_in_every_table() -> None:
@@ -37,7 +38,7 @@ def test_an_undefined_figure_is_called_so_in_every_table() -> None:
     (headings, row) = [column.heading for column in made.tables[0].columns], made.tables[0].rows[0]
     assert dict(zip(headings, row, strict=True))["AUROC"] == "undefined"
     said = " ".join(made.tables[0].notes)
-    assert "AUROC is undefined: it needs texts of both labels." in said
+    assert "AUROC is undefined: it needs probabilities and texts of both labels." in said
     assert "Matthews correlation is undefined: it needs texts of two labels or more." in said
     assert "nan" not in made.markdown().replace("LayerNorm", "")
 

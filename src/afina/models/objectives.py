@@ -24,7 +24,7 @@ from afina.errors import CorruptAdapter, UnknownName
 from afina.models import problems
 from afina.models.decoding import GREEDY, Decoding
 from afina.stats import bleu_chrf_nist, classification, metrics
-from afina.stats.answered import Answered
+from afina.stats.answered import MISSING, UNDEFINED, Answered
 from afina.stats.linear_models import LinearClasses, LinearKind, LinearLabels, LinearNumber
 from afina.stats.metrics import METRICS
 
@@ -48,10 +48,13 @@ class Predictions:
     """A model's outputs for N texts in order, with the targets if they are known.
 
     Attributes:
-        outputs: The model's output for each text: float [N, width], or generated strings, object [N].
+        outputs: The model's output for each text: float [N, width], or generated strings, object [N]. Labels without
+            probabilities, such as those that a model behind an API writes: int64, in the form of the targets, with
+            MISSING for a missing answer.
         targets: The right answers [N, ...], in a form that depends on the kind of task; tuples of strings are object
             [N]. None: unknown.
-        extras: Further arrays [N] by name that metrics of the kind of task need; empty for most kinds.
+        extras: Further arrays [N] by name that metrics of the kind of task need; empty for most kinds. `missing`: for
+            numbers and texts, whether the answer is missing, bool.
     """
 
     outputs: np.ndarray
@@ -85,6 +88,19 @@ class Predictions:
     def right_as_bytes(self) -> bytes:
         """The targets as bytes, which are equal for two runs exactly if the targets are equal."""
         return b"".join(part.tobytes() for part in _as_arrays("targets", self.right).values())
+
+    @property
+    def are_labels(self) -> bool:
+        """Whether the outputs are labels without probabilities."""
+        return self.outputs.dtype.kind == "i"
+
+    @property
+    def missing(self) -> np.ndarray:
+        """Whether the answer to each text is missing, bool [N]."""
+        if self.are_labels:
+            absent: np.ndarray = (self.outputs.reshape(len(self), -1) == MISSING).any(axis=1)
+            return absent
+        return self.extras.get("missing", np.zeros(len(self), dtype=bool))
 
     @property
     def finite(self) -> bool:
@@ -293,6 +309,17 @@ class Objective(ABC):
         """Return the mean loss of predictions, without weights and label smoothing; used to select hyperparameters."""
 
     @abstractmethod
+    def of_answers(self, answers: Sequence[Any], targets: np.ndarray | None = None) -> Predictions:
+        """Return the predictions of a model that answers in words, without probabilities.
+
+        Args:
+            answers: The answer to each text: the index of a class, a number, the indices of the labels of a text, or a
+                text. None: the answer is missing. A missing answer is wrong, and counts as no label; a missing number
+                counts as the mean of the training numbers, and a missing text as an empty text.
+            targets: The right answers, as in `Predictions`.
+        """
+
+    @abstractmethod
     def decode(self, predictions: Predictions) -> np.ndarray:
         """Return the prediction for each text, in the same form as the targets."""
 
@@ -317,7 +344,8 @@ class Objective(ABC):
             names: The labels that the targets refer to, in the order of the targets. None: `label_names`.
         """
         chances = self.probabilities(predictions)
-        found = Answered(predictions.right, self.decode(predictions), chances, predictions.extras)
+        labels = self.width if predictions.are_labels else None
+        found = Answered(predictions.right, self.decode(predictions), chances, predictions.extras, labels)
         return found if names is None or tuple(names) == self.label_names else self._about(found, names)
 
     def _about(self, found: Answered, names: Sequence[str]) -> Answered:
@@ -349,6 +377,18 @@ class Objective(ABC):
     def signatures(self, targets: np.ndarray) -> dict[str, str] | None:
         """Return, by metric, a string that states how another library computes the metric; None: no such metric."""
         return None
+
+    def _rows(self, predictions: Predictions) -> Iterator[dict[str, float] | None]:
+        """Yield the probabilities of each text by label; None for labels without probabilities."""
+        chances = self.probabilities(predictions)
+        if chances is None:
+            yield from (None for _ in range(len(predictions)))
+        else:
+            yield from (dict(zip(self.label_names, row, strict=True)) for row in chances.tolist())
+
+    def _labelled(self, predictions: Predictions) -> bool:
+        """Whether the outputs are labels of this kind of task without probabilities."""
+        return predictions.are_labels and predictions.outputs.shape == predictions.right.shape
 
     @property
     def empty_answer(self) -> dict[str, Any]:
@@ -444,41 +484,64 @@ class Classes(Objective):
         return _weighted_mean(losses, weights)
 
     def mean_loss(self, predictions: Predictions) -> float:
-        """Return the cross-entropy in nats."""
+        """Return the cross-entropy in nats; NaN for labels without probabilities."""
+        if predictions.are_labels:
+            return UNDEFINED
         return classification.log_loss(predictions.right, predictions.outputs)
 
+    def of_answers(self, answers: Sequence[Any], targets: np.ndarray | None = None) -> Predictions:
+        """Return class indices int64 [N], MISSING for None."""
+        given = [MISSING if answer is None else answer for answer in answers]
+        return Predictions(np.array(given, dtype=np.int64), targets)
+
     def decode(self, predictions: Predictions) -> np.ndarray:
+        if predictions.are_labels:
+            return predictions.outputs
         decoded: np.ndarray = predictions.outputs.argmax(axis=1)
         return decoded
 
-    def probabilities(self, predictions: Predictions) -> np.ndarray:
-        """Return the softmax of the model's outputs divided by the temperature."""
+    def probabilities(self, predictions: Predictions) -> np.ndarray | None:
+        """Return the softmax of the outputs divided by the temperature; None for labels without probabilities."""
         outputs = predictions.outputs
+        if predictions.are_labels:
+            return None
         return classification.probabilities(outputs if self.temperature == 1.0 else outputs / self.temperature)
 
     def _about(self, found: Answered, names: Sequence[str]) -> Answered:
         """Return the same answers as indices into `names`, which has all labels in another order."""
         order = [self.label_names.index(name) for name in names]
-        return Answered(found.targets, np.argsort(order)[found.answers], found.probabilities[:, order])
+        answers = np.where(found.answers == MISSING, MISSING, np.argsort(order)[found.answers])
+        chances = None if found.chances is None else found.probabilities[:, order]
+        return Answered(found.targets, answers, chances, labels=found.labels)
 
     def calibrated(self, predictions: Predictions) -> Self:
-        """Return the objective with the temperature that minimises the cross-entropy of the held-out predictions."""
+        """Return the objective with the temperature that minimises the cross-entropy of the held-out predictions.
+
+        The objective is unchanged for labels without probabilities.
+        """
+        if predictions.are_labels:
+            return self
         return replace(self, temperature=_temperature(self, predictions))
 
     def fits(self, predictions: Predictions) -> bool:
-        if not super().fits(predictions) or predictions.right.dtype.kind != "i" or predictions.right.ndim != 1:
+        right = predictions.targets
+        if right is None or right.dtype.kind != "i" or right.ndim != 1:
             return False
-        return bool(((predictions.right >= 0) & (predictions.right < self.width)).all())
+        if self._labelled(predictions):
+            known = (predictions.outputs >= MISSING) & (predictions.outputs < self.width)
+        elif super().fits(predictions):
+            known = np.ones(len(right), dtype=bool)
+        else:
+            return False
+        return bool((known & (right >= 0) & (right < self.width)).all())
 
     def perfect(self, targets: np.ndarray) -> Answered:
         """Return answers that give each target class probability 1."""
         return Answered(targets, targets, np.eye(self.width)[targets])
 
     def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
-        for answer, row in zip(
-            self.decode(predictions).tolist(), self.probabilities(predictions).tolist(), strict=True
-        ):
-            yield {"label": self.label_names[answer], "probabilities": dict(zip(self.label_names, row, strict=True))}
+        for answer, row in zip(self.decode(predictions).tolist(), self._rows(predictions), strict=True):
+            yield {"label": None if answer == MISSING else self.label_names[answer], "probabilities": row}
 
 
 @dataclass(frozen=True)
@@ -530,6 +593,12 @@ class Number(Objective):
     def mean_loss(self, predictions: Predictions) -> float:
         outputs = predictions.outputs[:, 0].astype(np.float64)
         return float(np.mean((outputs - self.loss_targets(predictions.right)) ** 2))
+
+    def of_answers(self, answers: Sequence[Any], targets: np.ndarray | None = None) -> Predictions:
+        """Return the standardised numbers, float64 [N, 1]; a missing number is 0, which is the mean of training."""
+        missing = np.array([answer is None for answer in answers], dtype=bool)
+        numbers = np.array([self.mean if answer is None else answer for answer in answers], dtype=np.float64)
+        return Predictions(((numbers - self.mean) / self.scale)[:, None], targets, {"missing": missing})
 
     def decode(self, predictions: Predictions) -> np.ndarray:
         numbers: np.ndarray = predictions.outputs[:, 0].astype(np.float64) * self.scale + self.mean
@@ -592,29 +661,57 @@ class Labels(Objective):
         return _weighted_mean(losses.mean(dim=1), weights)
 
     def mean_loss(self, predictions: Predictions) -> float:
-        """Return the binary cross-entropy in nats."""
+        """Return the binary cross-entropy in nats; NaN for labels without probabilities."""
         outputs = predictions.outputs
+        if predictions.are_labels:
+            return UNDEFINED
         return float(np.mean(np.logaddexp(0.0, outputs.astype(np.float64)) - outputs * predictions.right))
+
+    def of_answers(self, answers: Sequence[Any], targets: np.ndarray | None = None) -> Predictions:
+        """Return int64 [N, L], 1 where a text has a label; MISSING in the whole row for None."""
+        rows = np.zeros((len(answers), self.width), dtype=np.int64)
+        for row, answer in zip(rows, answers, strict=True):
+            row[:] = MISSING if answer is None else row
+            row[[] if answer is None else list(answer)] = 1
+        return Predictions(rows, targets)
 
     def decode(self, predictions: Predictions) -> np.ndarray:
         """Return int64 [N, L], which is 1 where a label's probability reaches the label's threshold."""
+        chances = self.probabilities(predictions)
+        if chances is None:
+            return predictions.outputs
         thresholds = classification.DEFAULT_THRESHOLD if self.thresholds is None else np.array(self.thresholds)
-        return np.asarray(self.probabilities(predictions) >= thresholds, dtype=np.int64)
+        return np.asarray(chances >= thresholds, dtype=np.int64)
+
+    def fits(self, predictions: Predictions) -> bool:
+        if predictions.targets is None or not predictions.are_labels:
+            return super().fits(predictions)
+        known = np.isin(predictions.outputs, (MISSING, 0, 1))
+        return self._labelled(predictions) and predictions.outputs.shape[1:] == (self.width,) and bool(known.all())
 
     def _about(self, found: Answered, names: Sequence[str]) -> Answered:
         """Return the answers with only the columns of the labels `names`."""
         columns = [self.label_names.index(name) for name in names]
-        return Answered(found.targets, found.answers[:, columns], found.probabilities[:, columns])
+        chances = None if found.chances is None else found.probabilities[:, columns]
+        return Answered(found.targets, found.answers[:, columns], chances)
 
-    def probabilities(self, predictions: Predictions) -> np.ndarray:
-        """Return the logistic function of the model's outputs divided by the temperature."""
+    def probabilities(self, predictions: Predictions) -> np.ndarray | None:
+        """Return the logistic function of the outputs divided by the temperature; None without probabilities."""
+        if predictions.are_labels:
+            return None
         made: np.ndarray = (1 + np.tanh(predictions.outputs.astype(np.float64) / (2 * self.temperature))) / 2
         return made
 
     def calibrated(self, predictions: Predictions) -> Self:
-        """Return the objective with the temperature of lowest cross-entropy, and each label's threshold of best F1."""
+        """Return the objective with the temperature of lowest cross-entropy, and each label's threshold of best F1.
+
+        The objective is unchanged for labels without probabilities.
+        """
+        if predictions.are_labels:
+            return self
         made = replace(self, temperature=_temperature(self, predictions))
         probabilities, targets = made.probabilities(predictions), predictions.right
+        assert probabilities is not None
         thresholds = [
             classification.fit_threshold(targets[:, label], probabilities[:, label]) for label in range(self.width)
         ]
@@ -627,13 +724,10 @@ class Labels(Objective):
         return between.join(answer[self.column] or ())
 
     def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
-        for answer, row in zip(
-            self.decode(predictions).tolist(), self.probabilities(predictions).tolist(), strict=True
-        ):
-            yield {
-                "labels": [name for name, has in zip(self.label_names, answer, strict=True) if has],
-                "probabilities": dict(zip(self.label_names, row, strict=True)),
-            }
+        for answer, row in zip(self.decode(predictions).tolist(), self._rows(predictions), strict=True):
+            absent = MISSING in answer
+            labels = [name for name, has in zip(self.label_names, answer, strict=True) if has]
+            yield {"labels": None if absent else labels, "probabilities": row}
 
 
 @dataclass(frozen=True)
@@ -702,6 +796,12 @@ class Texts(Objective):
     def mean_loss(self, predictions: Predictions) -> float:
         """Return the mean negative log-likelihood of the tokens in the right answers, in nats."""
         return float(predictions.extras["nll"].sum() / predictions.extras["reference_tokens"].sum())
+
+    def of_answers(self, answers: Sequence[Any], targets: np.ndarray | None = None) -> Predictions:
+        """Return strings, object [N]; a missing text is empty."""
+        missing = np.array([answer is None for answer in answers], dtype=bool)
+        texts = np.array([*("" if answer is None else answer for answer in answers), None], dtype=object)[:-1]
+        return Predictions(texts, targets, {"missing": missing})
 
     def decode(self, predictions: Predictions) -> np.ndarray:
         return predictions.outputs

@@ -11,6 +11,7 @@ from afina.report.arms import Arm
 from afina.report.formatting import brief, count, share
 from afina.report.tables import Column, Table
 from afina.schema import figures_as_json
+from afina.stats.answered import MISSING
 
 BY_LABEL, CONFUSIONS, CONFUSION = "Figures by label", "The most frequent confusions", "Confusion matrix"
 MOST = 30
@@ -135,8 +136,12 @@ def confusions(arms: Sequence[Arm]) -> Table:
 
 
 def confused(targets: np.ndarray, answers: np.ndarray, size: int) -> np.ndarray:
-    """Return the confusion matrix summed over the seeds, int [C, C]; rows are right classes, columns predictions."""
-    counts: np.ndarray = np.bincount((targets * size + answers).ravel(), minlength=size * size).reshape(size, size)
+    """Return the confusion matrix summed over the seeds, int [C, C]; rows are right classes, columns predictions.
+
+    Missing answers are no predictions, so a row may have fewer texts than the class.
+    """
+    places = (targets * size + answers)[answers != MISSING]
+    counts: np.ndarray = np.bincount(places, minlength=size * size).reshape(size, size)
     return counts
 
 

@@ -25,10 +25,15 @@ from afina.report.per_label import LabelFigures
 from afina.report.plots import predictions
 from afina.report.plots.svg import Plot
 from afina.report.tables import Table
+from afina.stats.answered import MISSING
 from afina.stats.metrics import METRICS
 from afina.studies.runs.record import Record
 
 Draw = Callable[[Sequence[Arm]], Sequence[Plot | None]]
+
+
+NO_ANSWER = "(no answer)"
+"""The words for a missing answer, such as the refusal of a model behind an API."""
 
 
 class Presentation(ABC):
@@ -171,7 +176,7 @@ class _Classes(Presentation):
         return f"{len(names)} labels"
 
     def in_words(self, names: Sequence[str], answer: Any) -> str:
-        return str(names[answer])
+        return NO_ANSWER if answer == MISSING else str(names[answer])
 
     def positive(self, names: Sequence[str]) -> str | None:
         return names[1] if len(names) == 2 else None
@@ -189,7 +194,7 @@ class _Classes(Presentation):
         ]
 
     def same(self, names: Sequence[str], answer: Any) -> str | None:
-        return f"`{names[answer]}`" if len(names) > 1 else None
+        return f"`{self.in_words(names, answer)}`" if len(names) > 1 else None
 
     def untrained(self, arms: Sequence[Arm]) -> list[str]:
         drawn = [arm for arm in arms if not arm.trained and make(arm.record.method).head == "random"]
@@ -272,10 +277,12 @@ class _Labels(Presentation):
         return f"{len(names)} labels, any of them at once"
 
     def in_words(self, names: Sequence[str], answer: Any) -> str:
+        if MISSING in answer:
+            return NO_ANSWER
         return ", ".join(name for name, has in zip(names, answer, strict=True) if has) or "none"
 
     def found(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> list[LabelFigures]:
-        return per_label.label_figures(names, targets[None].astype(bool), answers.astype(bool))
+        return per_label.label_figures(names, targets[None].astype(bool), answers > 0)
 
 
 class _Text(Presentation):

@@ -19,6 +19,9 @@ T = TypeVar("T")
 UNDEFINED = float("nan")
 """NaN, the value of a metric that is undefined, such as the AUROC of texts of one class; `null` in JSON."""
 
+MISSING = -1
+"""The class, or the value of each label, that stands for a missing answer, such as a model's refusal."""
+
 
 @dataclass(frozen=True)
 class Answered:
@@ -27,18 +30,23 @@ class Answered:
     Attributes:
         targets: The right answers. Classes: int64 [N]. Numbers: float64 [N]. Labels: bool or int [N, L]. For generated
             texts: tuples of one or more references, object [N].
-        answers: The predictions, with the shape and dtype of the targets. Predicted texts: strings, object [N].
-        chances: Predicted probabilities. Classes: float [N, C]. Labels: float [N, L]. None for numbers and texts.
+        answers: The predictions, with the shape and dtype of the targets. Predicted texts: strings, object [N]. Of
+            classes and labels, MISSING stands for a missing answer, which is wrong and counts as no label.
+        chances: Predicted probabilities. Classes: float [N, C]. Labels: float [N, L]. None for numbers and texts, and
+            for answers that are labels without probabilities.
         extras: Arrays for texts that a language model wrote, with these keys. `nll`: the negative log-likelihood of
             all references of an example in nats, float64 [N]. `reference_tokens`: the number of tokens of all
             references with eos, int64 [N]. `new_tokens`: the number of tokens of the answer with eos, int64 [N].
             `ended`: whether eos or a stop string ended the answer, bool [N].
+        labels: The number of classes, for answers without probabilities. None: `chances` or the labels that occur
+            give the number.
     """
 
     targets: np.ndarray
     answers: np.ndarray
     chances: np.ndarray | None = None
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
+    labels: int | None = None
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def once(self, name: str, compute: Callable[[], T]) -> T:
@@ -59,12 +67,15 @@ class Answered:
     def turned(self) -> Answered:
         """The same examples with classes 0 and 1 exchanged, for metrics (F1, AUROC) that refer to class 1."""
         chances = None if self.chances is None else self.chances[:, ::-1]
-        return Answered(1 - self.targets, 1 - self.answers, chances)
+        answers = np.where(self.answers == MISSING, MISSING, 1 - self.answers)
+        return Answered(1 - self.targets, answers, chances, labels=self.labels)
 
     @property
     def classes(self) -> int:
         if self.chances is not None:
             return int(self.chances.shape[1])
+        if self.labels is not None:
+            return self.labels
         return max(2, 1 + int(max(self.targets.max(initial=0), self.answers.max(initial=0))))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from afina.stats.answered import UNDEFINED, Answered, Order, mean_of_defined, of_ratio
+from afina.stats.answered import MISSING, UNDEFINED, Answered, Order, mean_of_defined, of_ratio
 
 BINS = 15
 """The number of bins of the calibration error, the same as in Guo et al. (ICML 2017)."""
@@ -134,10 +134,12 @@ def mcc_values(answered: Answered) -> np.ndarray:
 
     With the shares t and p of each class among the targets and the predictions, mcc = C / sqrt(V_t V_p), where C =
     accuracy - sum(t p), V_t = 1 - sum(t²) and V_p = 1 - sum(p²). The per-example values are UNDEFINED if the targets
-    have only one class, and 0, as in scikit-learn, if the predictions have only one class.
+    have only one class, and 0, as in scikit-learn, if the predictions have only one class. Missing answers count as a
+    further class of the predictions, as in scikit-learn.
     """
-    targets, answers, n = answered.targets, answered.answers, len(answered.targets)
-    t, p = (np.bincount(labels, minlength=answered.classes) / n for labels in (targets, answers))
+    targets, n, size = answered.targets, len(answered.targets), answered.classes
+    answers = np.where(answered.answers == MISSING, size, answered.answers)
+    t, p = (np.bincount(labels, minlength=size + 1) / n for labels in (targets, answers))
     hits = right(answered).astype(float)
     both, of_targets, of_answers = float(p @ t), 1 - float(t @ t), 1 - float(p @ p)
     if of_targets <= 1e-12:
@@ -238,8 +240,11 @@ def macro_f1_values(answered: Answered) -> np.ndarray:
 
 
 def exactly_right(answered: Answered) -> np.ndarray:
-    """Return whether all labels of each example are right, bool [N]; the mean is the share of exact matches."""
-    found: np.ndarray = (answered.targets.astype(bool) == answered.answers.astype(bool)).all(axis=1)
+    """Return whether all labels of each example are right, bool [N]; the mean is the share of exact matches.
+
+    A missing answer is wrong, even if the example has no label.
+    """
+    found: np.ndarray = (answered.targets.astype(np.int64) == answered.answers.astype(np.int64)).all(axis=1)
     return found
 
 
@@ -284,7 +289,7 @@ def _of_precision(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 def _counted(answered: Answered) -> tuple[np.ndarray, np.ndarray]:
     """Return F1's numerator (2 x true positive) and denominator (target + prediction) per label; float [N, L] each."""
-    targets, answers = answered.targets.astype(bool), answered.answers.astype(bool)
+    targets, answers = answered.targets.astype(bool), answered.answers > 0  # a missing answer has no label
     return 2.0 * (targets & answers), targets.astype(float) + answers
 
 

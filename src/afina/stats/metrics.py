@@ -13,7 +13,7 @@ from math import inf
 import numpy as np
 
 from afina.stats import bleu_chrf_nist, classification, regression, text
-from afina.stats.answered import Answered
+from afina.stats.answered import UNDEFINED, Answered
 
 __all__ = ["METRICS", "OF_KIND", "Answered", "Metric", "of_kind"]
 
@@ -91,9 +91,21 @@ def _mean(values: Callable[[Answered], np.ndarray]) -> Callable[[Answered], floa
     return lambda answered: float(np.mean(values(answered)))
 
 
+def _of_chances(value: Callable[[Answered], float]) -> Callable[[Answered], float]:
+    """Return the function that computes a metric of probabilities; UNDEFINED for answers without probabilities."""
+    return lambda answered: UNDEFINED if answered.chances is None else value(answered)
+
+
+def _values_of_chances(values: Callable[[Answered], np.ndarray]) -> Callable[[Answered], np.ndarray]:
+    """Return the function of per-example values; all are UNDEFINED for answers without probabilities."""
+    return lambda answered: np.full(len(answered.targets), UNDEFINED) if answered.chances is None else values(answered)
+
+
 def _f1(answered: Answered) -> float:
     return classification.f1(answered.targets, answered.answers, answered.classes)
 
+
+_PROBABILITIES = "probabilities of the labels"
 
 _OF_CLASSES = (
     Metric(
@@ -115,19 +127,22 @@ _OF_CLASSES = (
     ),
     Metric(
         name="auroc", words="AUROC", kind="classes", points=True, share=True, classes=2, chances=True,
-        value=classification.auroc, values=classification.auroc_values, needs="texts of both labels",
+        value=_of_chances(classification.auroc),
+        values=_values_of_chances(classification.auroc_values), needs="probabilities and texts of both labels",
     ),
     Metric(
         name="log_loss", words="log loss", kind="classes", points=False, lower=True, range=LOSS, chances=True,
-        value=_mean(classification.cross_entropy_values), values=classification.cross_entropy_values,
+        value=_mean(_values_of_chances(classification.cross_entropy_values)),
+        values=_values_of_chances(classification.cross_entropy_values), needs=_PROBABILITIES,
     ),
     Metric(
         name="brier", words="Brier score", kind="classes", points=False, lower=True, range=LOSS, chances=True,
-        value=_mean(classification.brier_values), values=classification.brier_values,
+        value=_mean(_values_of_chances(classification.brier_values)),
+        values=_values_of_chances(classification.brier_values), needs=_PROBABILITIES,
     ),
     Metric(
         name="ece", words="calibration error", kind="classes", points=False, lower=True, chances=True,
-        value=classification.ece, values=None,
+        value=_of_chances(classification.ece), values=None, needs=_PROBABILITIES,
     ),
 )  # fmt: skip
 
@@ -172,8 +187,9 @@ _OF_LABELS = (
     ),
     Metric(
         name="average_precision", words="average precision", kind="labels", points=True, chances=True,
-        value=classification.average_precision, values=classification.average_precision_values,
-        needs="texts that have a label",
+        value=_of_chances(classification.average_precision),
+        values=_values_of_chances(classification.average_precision_values),
+        needs="probabilities and texts that have a label",
     ),
 )  # fmt: skip
 

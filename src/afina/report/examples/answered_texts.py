@@ -184,7 +184,7 @@ def find_texts(
             row,
             _cut(texts[row], longest),
             names[int(result.targets[row])],
-            names[int(result.answers[row])],
+            PRESENTATIONS[record.kind].in_words(names, int(result.answers[row])),
             None if chances is None else round(float(chances[row]), 4),
         )
         for row in rows[:most].tolist()
