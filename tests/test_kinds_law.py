@@ -11,6 +11,7 @@ import pytest
 import afina as package
 from afina.data.kinds import KINDS, TEXT
 from afina.data.readers.target_kinds import TARGETS
+from afina.endpoints.questions import QUESTIONS
 from afina.models.objectives import OBJECTIVES
 from afina.report.presentation import PRESENTATIONS
 from afina.server.answer_formats import ANSWER_FORMATS
@@ -29,6 +30,7 @@ ENTRIES: dict[str, Callable[[str], object]] = {
     "data": TARGETS.get,
     "stats": metrics.of_kind,
     "models": OBJECTIVES.get,
+    "endpoints": QUESTIONS.get,
     "studies": floors.FLOORS.get,
     "report": PRESENTATIONS.get,
     "store": ADAPTER_KINDS.get,

@@ -28,6 +28,7 @@ PACKAGES = (
     "generating",
     "methods",
     "predicting",
+    "endpoints",
     "store",
     "engine",
     "server",
@@ -49,7 +50,11 @@ STRANGERS = {
     "notebook": {"cli", "estimators"},
     "cli": {"notebook", "estimators"},
     "studio": {"notebook", "estimators"},
-    "training": {"store", "engine", "server"},
+    "endpoints": {"blobs", "pages", "cluster", "generating", "methods", "predicting"},
+    "store": {"endpoints"},
+    "engine": {"endpoints"},
+    "server": {"endpoints"},
+    "training": {"endpoints", "store", "engine", "server"},
     "studies": {"store", "engine", "server"},
     "report": {"store", "engine", "server"},
 }
@@ -93,6 +98,7 @@ OWNERS = {
     "opentelemetry": "server.logs_and_traces",
     "h11": "server.running",
     "prometheus_client": "server.metrics",
+    "openai": "endpoints.client",
 }
 """A foreign library, and the modules that may import it."""
 
@@ -196,7 +202,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 LATER = (
     "torch transformers peft numpy scipy sklearn pandas pyarrow openpyxl jinja2 matplotlib pydantic sqlalchemy "
     "optuna obstore huggingface_hub fastapi opentelemetry rich IPython resource rouge_score sacrebleu "
-    "llguidance ray bitsandbytes threadpoolctl re2"
+    "llguidance ray bitsandbytes threadpoolctl re2 openai"
 )
 """Libraries that take long to import, or are not installed everywhere: what does not need them starts without them."""
 
@@ -311,7 +317,13 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 STARTS_AT_ONCE = (
     *("afina", "afina.cli", "afina.cli.progress", "afina.data.readers", "afina.methods", "afina.report"),
-    *("afina.estimators.estimator", "afina.studies.study", "afina.studies.runs.run", "afina.studies.tuning"),
+    *(
+        "afina.endpoints.asking",
+        "afina.estimators.estimator",
+        "afina.studies.study",
+        "afina.studies.runs.run",
+        "afina.studies.tuning",
+    ),
     *("afina.studies.choosing.recommend", "afina.blobs.remote", "afina.store.model_card", "afina.store.diff"),
     *("afina.studio.app", "afina.server.client", "afina.data.shots"),
     *("afina.store.recompute", "afina.store.intake.inspection", "afina.store.intake.admission"),

@@ -14,8 +14,8 @@ from afina import Backbone, Predictor, Task
 from afina.cli.options import words_option
 from afina.data.label_words import no_words_note
 from afina.errors import InvalidStudy
+from afina.models.label_prompts import GENERAL, TEMPLATES
 from afina.models.manifest import read_manifest
-from afina.models.verbalizer import GENERAL, TEMPLATES
 from afina.predicting.prompting import Answer, TemplateComparison, _chosen, ask
 from afina.report.evaluation import template_tables
 from afina.report.formatting import quoted

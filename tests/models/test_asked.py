@@ -22,8 +22,9 @@ from afina.errors import NotFound
 from afina.models.adapter import Adapter
 from afina.models.architectures import ARCHITECTURES, head_of
 from afina.models.classifier import Classifier
+from afina.models.label_prompts import GENERAL
 from afina.models.manifest import read_manifest
-from afina.models.verbalizer import GENERAL, Verbalizer
+from afina.models.verbalizer import Verbalizer
 from afina.predicting.probes import PROBE
 from afina.predicting.prompting import shift_of
 from afina.stats.classification import probabilities

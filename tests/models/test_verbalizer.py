@@ -9,7 +9,8 @@ import pytest
 from afina import Backbone
 from afina.data.label_words import are_words
 from afina.errors import InvalidStudy, UnknownName
-from afina.models.verbalizer import GENERAL, GENERAL_PAIR, SENTIMENT, TEMPLATES, Verbalizer
+from afina.models.label_prompts import GENERAL, GENERAL_PAIR, SENTIMENT, TEMPLATES
+from afina.models.verbalizer import Verbalizer
 from raises import raises
 
 LABELS = ("bad", "good")

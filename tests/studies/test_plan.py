@@ -20,9 +20,9 @@ from afina.data.template import Template
 from afina.errors import InvalidStudy, OutOfMemory
 from afina.meter import now
 from afina.methods import make
+from afina.models.label_prompts import GENERAL
 from afina.models.manifest import read_manifest
 from afina.models.objectives import Classes
-from afina.models.verbalizer import GENERAL
 from afina.report.details.plans import forecast_table, gpu_table
 from afina.report.formatting import size
 from afina.schema import read_size

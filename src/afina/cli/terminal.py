@@ -146,11 +146,15 @@ def _flags(names: str) -> dict[str, str]:
     return {name: f"--{name.replace('_', '-')}" for name in names.split()}
 
 
+_OF_ENDPOINTS = "ask_again at_once key max_cost max_requests max_tokens model price_in price_out protocol timeout url"
+"""The settings of the method `endpoint` in a study file."""
+
 FLAGS = {
     **{name: option_flag(name) for name in OPTIONS},
     **_flags(_FLAGGED),
     **{name: name for name in f"{_IN_TRAINING} draw head layers offset shots targets".split()},
     **{name: f"generate.{name}" for name in _GENERATES.split()},
+    **{name: name for name in _OF_ENDPOINTS.split()},
     "expected": "--expect",
     "limit": "--memory",
     "limits": "--limit",

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from afina.data.tokenize import Tokenizer
+if TYPE_CHECKING:
+    from afina.data.tokenize import Tokenizer
 
 SECONDS = 20.0
 """The largest number of seconds in which a chat template must be rendered; usual templates take milliseconds."""

@@ -1,17 +1,20 @@
 """Prompt templates of text-to-text tasks: the user's template, a default for the input columns, or the chat template.
 
-This module does not import models.
+This module does not import models, and can be imported without transformers.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from afina.data import problems
 from afina.data.chat_rendering import ChatRefused, rendered
 from afina.data.template import PAIR, TEXT, Template
-from afina.data.tokenize import Tokenizer
+
+if TYPE_CHECKING:
+    from afina.data.tokenize import Tokenizer
 
 CHAT = "chat"
 """The value of the option `template` that selects the tokenizer's own chat template."""
@@ -47,6 +50,11 @@ def prompt_of(asked: str | None, columns: Mapping[str, str], *, pairs: bool, tok
     """
     if asked == CHAT:
         return chat_template(tokenizer, pairs=pairs)
+    return input_template(asked, columns, pairs=pairs)
+
+
+def input_template(asked: str | None, columns: Mapping[str, str], *, pairs: bool) -> Template:
+    """Return the prompt template of a text-to-text task, from a template or by the input columns as in `prompt_of`."""
     if asked is None:
         first, second = (columns.get(role, "").strip().casefold() for role in ("text", "text_pair"))
         asked = USUAL.get((first, second or None), OTHERWISE_PAIR if pairs else OTHERWISE)

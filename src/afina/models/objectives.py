@@ -19,6 +19,7 @@ import numpy as np
 
 from afina import digest, file_io, tensorfile
 from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT, Kind
+from afina.data.prompts import prompt_of
 from afina.data.split import as_references
 from afina.errors import CorruptAdapter, UnknownName
 from afina.models import problems
@@ -760,8 +761,6 @@ class Texts(Objective):
     @classmethod
     def prompt(cls, asked: str | None, columns: Mapping[str, str], *, pairs: bool, tokenizer: Tokenizer) -> Template:
         """Return the prompt template `asked`, or the default template for the task's columns."""
-        from afina.data.prompts import prompt_of
-
         return prompt_of(asked, columns, pairs=pairs, tokenizer=tokenizer)
 
     @classmethod

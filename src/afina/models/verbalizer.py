@@ -23,24 +23,16 @@ from afina import tensorfile
 from afina.data.label_words import are_words
 from afina.data.template import Template
 from afina.data.tokenize import Tokenizer
-from afina.errors import InvalidStudy, UnknownName
+from afina.errors import InvalidStudy
 from afina.models import problems
 from afina.models.architectures import ARCHITECTURES
+from afina.models.label_prompts import complete_words, own_names, suitable
 from afina.models.pretrained import auto_class, quiet
 
 Head = Literal["auto", "random", "words"]
 HEADS: tuple[Head, ...] = get_args(Head)
 """Initial values of a classification head: drawn from the seed ("random"), the label words' output embeddings
 ("words"), or chosen automatically ("auto")."""
-
-SENTIMENT = "Text: {text}\nSentiment:"
-GENERAL = "Classify the text.\nText: {text}\nCategory:"
-GENERAL_PAIR = "Classify the pair of texts.\nFirst: {text}\nSecond: {text_pair}\nCategory:"
-TEMPLATES = (SENTIMENT, GENERAL, "Text: {text}\nTopic:", "{text} This is")
-"""Prompt templates that `afina ask` compares. The first two templates are defaults of training;
-docs/background/words.md has measurements of all templates."""
-
-_SENTIMENTS = frozenset(("positive", "negative", "neutral", "mixed"))
 
 
 @dataclass(frozen=True)
@@ -95,7 +87,7 @@ class Verbalizer:
         if head == "words" and not words and not are_words(label_names):
             raise problems.LABELS_ARE_NO_WORDS(labels=label_names)
         if head == "words" and template is None:
-            template = _suitable(label_names, pairs)
+            template = suitable(label_names, pairs=pairs)
         made = Template(template) if template is not None and template != "{text}" else None
         if made:
             made.check_pairs(pairs)
@@ -116,35 +108,9 @@ def _name_themselves(label_names: Sequence[str], tokenizer: Tokenizer) -> bool:
     return True
 
 
-def _suitable(label_names: Sequence[str], pairs: bool) -> str:
-    if pairs:
-        return GENERAL_PAIR
-    return SENTIMENT if _SENTIMENTS.issuperset(name.lower() for name in label_names) else GENERAL
-
-
 _BEFORE = ":"
 """Text put before a label word when the word is tokenised, because a tokenizer may treat the first word of a text
 differently."""
-
-
-def own_names(label_names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return each label's name after a space as the label's word, by label name."""
-    return {name: (f" {name}",) for name in label_names}
-
-
-def complete_words(words: Mapping[str, Sequence[str]], label_names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the label words in the order of the labels.
-
-    Raises UnknownName if `words` has an unknown label, and InvalidStudy if a label has no words.
-    """
-    for name in words:
-        if name not in label_names:
-            raise UnknownName("label", name, label_names, "`words`")
-    for name in label_names:
-        given = words.get(name, ())
-        if isinstance(given, str) or not given or not all(isinstance(word, str) and word.strip() for word in given):
-            raise problems.LABEL_WITHOUT_WORDS(label=name)
-    return {name: tuple(words[name]) for name in label_names}
 
 
 def label_tokens(tokenizer: Tokenizer, words: Mapping[str, Sequence[str]]) -> list[tuple[int, ...]]:

@@ -24,8 +24,9 @@ from afina.events import Says, silent
 from afina.models import objectives
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
+from afina.models.label_prompts import TEMPLATES
 from afina.models.objectives import Objective, Predictions
-from afina.models.verbalizer import TEMPLATES, Verbalizer
+from afina.models.verbalizer import Verbalizer
 from afina.predicting import problems
 from afina.predicting.predictor import logits, predictions
 from afina.repr_html import ReprCard

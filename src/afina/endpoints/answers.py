@@ -1,0 +1,196 @@
+"""`EndpointAnswers`: the predictions of a model behind an API, and facts about them; `EndpointForecast`: the costs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from afina.endpoints.endpoint import Endpoint
+from afina.endpoints.kept_answers import Reply
+from afina.endpoints.questions import EndpointQuestion
+from afina.models.objectives import Predictions
+
+REFUSAL, FILTERED, CUT, NO_LABEL, EMPTY = "refusal", "content filter", "cut at max_tokens", "no label", "empty"
+"""Reasons why an answer is missing. RequestFailed requests have others, such as "HTTP 500"."""
+
+Structure = Literal["used", "refused", "none"]
+"""Whether answers follow a JSON schema: "used", "refused" by the server, or "none" because plain text is asked for."""
+
+
+def decoded(question: EndpointQuestion, reply: Reply) -> tuple[Any | None, str]:
+    """Return the answer in a reply, and "" or the reason why it is missing."""
+    if reply.refused:
+        return None, REFUSAL
+    if reply.finish == "content_filter":
+        return None, FILTERED
+    if reply.finish == "length" and question.one_line:  # half a word could be another label, half a number too
+        return None, CUT
+    written = reply.text or ""
+    if not written.strip():
+        return None, CUT if reply.finish == "length" else EMPTY
+    found = question.read(written)
+    return found, "" if found is not None else NO_LABEL
+
+
+@dataclass(frozen=True)
+class EndpointFacts:
+    """What is known of the answers of a model behind an API to N texts.
+
+    Attributes:
+        host: The server.
+        model: The model's name as asked for.
+        models: The model's names in the answers, such as a dated version.
+        examples: The number of texts.
+        kept: The number of texts whose answer was kept from an earlier run, or from an equal prompt.
+        requests: The number of requests in this run, with repetitions.
+        missing: The rows of texts without an answer, by reason; the first row is 0.
+        seconds_p50, seconds_p95: Percentiles of the seconds of an answer, with up to `at_once` requests at a time.
+            None: there is no answer.
+        tokens_in, tokens_out: The tokens of all prompts and answers, by the server's count. None: the server gave none
+            for some answer.
+        cost: The cost of these tokens. None: prices or tokens are unknown.
+        cost_per_1000: The cost of 1,000 texts, from the texts with an answer. None: as for `cost`.
+        temperature: Whether all answers are of temperature 0. False: the server refused the setting.
+        structure: Whether the answers follow a JSON schema.
+        asked_again: The number of texts that were asked a second time.
+        differed: The number of these texts whose two answers differ.
+    """
+
+    host: str
+    model: str
+    models: tuple[str, ...]
+    examples: int
+    kept: int
+    requests: int
+    missing: Mapping[str, tuple[int, ...]]
+    seconds_p50: float | None
+    seconds_p95: float | None
+    tokens_in: int | None
+    tokens_out: int | None
+    cost: float | None
+    cost_per_1000: float | None
+    temperature: bool
+    structure: Structure
+    asked_again: int = 0
+    differed: int = 0
+
+    @property
+    def missing_texts(self) -> int:
+        """The number of texts without an answer."""
+        return sum(map(len, self.missing.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class EndpointAnswers:
+    """The predictions of a model behind an API, and what is known of its answers."""
+
+    predictions: Predictions
+    facts: EndpointFacts
+
+
+@dataclass(frozen=True)
+class EndpointForecast:
+    """What asking would take, before anything is sent; tokens and costs are estimates.
+
+    Attributes:
+        host: The server that would get the texts.
+        texts: The number of texts.
+        requests: The number of requests without repetitions: one for each prompt that has no kept answer, and one more
+            for those that are asked again.
+        tokens_in: The tokens of the prompts, estimated as a quarter of their characters.
+        tokens_out: The tokens of the answers, estimated.
+        most_tokens_out: The most tokens of the answers, by `max_tokens`.
+        cost, most_cost: The cost of the tokens, and with the most tokens of answers. None: prices are unknown.
+    """
+
+    host: str
+    texts: int
+    requests: int
+    tokens_in: int
+    tokens_out: int
+    most_tokens_out: int
+    cost: float | None
+    most_cost: float | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was received: replies and failures by question (the digest of prompt and settings).
+
+    Attributes:
+        questions: The question of each text.
+        kept: The questions that had a kept answer.
+        replies: The replies by question.
+        failures: The reasons of failed requests by question.
+        again: Both replies to each question that was asked again.
+        requests: The number of requests in this run.
+    """
+
+    questions: Sequence[str]
+    kept: frozenset[str]
+    replies: Mapping[str, Reply]
+    failures: Mapping[str, str]
+    again: Sequence[tuple[Reply, Reply]]
+    requests: int
+
+    @property
+    def ended(self) -> np.ndarray:
+        """Whether each text has an answer that was not cut at `max_tokens`, bool [N]."""
+        replies = (self.replies.get(one) for one in self.questions)
+        return np.array([reply is not None and reply.finish != "length" for reply in replies], dtype=bool)
+
+
+def read_answers(question: EndpointQuestion, asked: Asked) -> tuple[list[Any | None], dict[str, tuple[int, ...]]]:
+    """Return the answer to each text (None: missing), and the rows of missing answers by reason."""
+    answers: list[Any | None] = []
+    missing: dict[str, list[int]] = defaultdict(list)
+    for row, one in enumerate(asked.questions):
+        reply = asked.replies.get(one)
+        found, reason = (None, asked.failures[one]) if reply is None else decoded(question, reply)
+        answers.append(found)
+        if reason:
+            missing[reason].append(row)
+    return answers, {reason: tuple(rows) for reason, rows in sorted(missing.items())}
+
+
+def facts(
+    endpoint: Endpoint, question: EndpointQuestion, asked: Asked, missing: Mapping[str, tuple[int, ...]]
+) -> EndpointFacts:
+    """Return what is known of the answers."""
+    replies = [asked.replies[one] for one in asked.questions if one in asked.replies]
+    seconds = [reply.seconds for reply in replies]
+    tokens_in, tokens_out = _total([each.tokens_in for each in replies]), _total([each.tokens_out for each in replies])
+    cost = None if tokens_in is None or tokens_out is None else endpoint.cost(tokens_in, tokens_out)
+    structure: Structure = "none"
+    if question.response_format is not None and endpoint.protocol == "chat":
+        structure = "used" if all(reply.structured for reply in replies) else "refused"
+    firsts = len(set(asked.questions))
+    return EndpointFacts(
+        host=endpoint.host,
+        model=endpoint.model,
+        models=tuple(sorted({reply.model for reply in replies if reply.model is not None})),
+        examples=len(asked.questions),
+        kept=len(asked.questions) - firsts + len(asked.kept),
+        requests=asked.requests,
+        missing=missing,
+        seconds_p50=float(np.percentile(seconds, 50)) if seconds else None,
+        seconds_p95=float(np.percentile(seconds, 95)) if seconds else None,
+        tokens_in=tokens_in,
+        tokens_out=tokens_out,
+        cost=cost,
+        cost_per_1000=None if cost is None or not replies else 1000 * cost / len(replies),
+        temperature=all(reply.temperature for reply in replies),
+        structure=structure,
+        asked_again=len(asked.again),
+        differed=sum(decoded(question, first) != decoded(question, second) for first, second in asked.again),
+    )
+
+
+def _total(counts: Sequence[int | None]) -> int | None:
+    """Return the sum of counts; None if one is unknown, or if there are none."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known and len(known) == len(counts) else None
