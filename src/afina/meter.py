@@ -34,7 +34,7 @@ class Meter:
     def earlier(self, seconds: dict[str, float]) -> None:
         """Add the seconds of each phase that were measured before the run was interrupted."""
         for name, value in seconds.items():
-            self.seconds[name] += value
+            self.seconds[name] = self.seconds.get(name, 0.0) + value
 
     @contextmanager
     def phase(self, name: str, *, count: bool = True) -> Iterator[None]:
@@ -43,7 +43,7 @@ class Meter:
         Before the block, the peak memory of a CUDA device is reset. The peaks of the phase "train" are kept.
 
         Args:
-            name: the phase, one of PHASES.
+            name: the phase, one of PHASES, or "teacher" for a run with a teacher.
             count: whether to add the time. False if the block adds the time itself.
         """
         import torch
@@ -62,7 +62,7 @@ class Meter:
                     self.allocated_peak = torch.cuda.max_memory_allocated(self.device)
                     self.reserved_peak = torch.cuda.max_memory_reserved(self.device)
             if count:
-                self.seconds[name] += time.perf_counter() - start
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def allocated(self) -> int | None:
         """Return the number of bytes that are allocated on a CUDA device now; None on other devices."""

@@ -128,6 +128,7 @@ def study(
     backbone: SeveralBackbones = None,
     task: Annotated[str | None, typer.Option("--task", help="Use another task.", metavar="ADDRESS")] = None,
     evaluation: Annotated[str | None, reading_option("evaluation")] = None,
+    unlabelled: Annotated[str | None, reading_option("unlabelled")] = None,
     ask: dict[str, Any],
     allow_leakage: Annotated[bool, reading_option("allow_leakage")] = False,
     no_texts: NoTexts = False,
@@ -148,7 +149,7 @@ def study(
 
     check_publishing(publish)
     given = list(overrides or [])
-    named = {"task": task, "data.evaluation": evaluation}
+    named = {"task": task, "data.evaluation": evaluation, "data.unlabelled": unlabelled}
     given += [f"{key}={_toml(value)}" for key, value in named.items() if value is not None]
     if backbone:
         given.append(f"backbones={_toml(backbone)}" if backbone[1:] else f"backbone={_toml(backbone[0])}")
@@ -186,6 +187,15 @@ def train(
     method: Annotated[str, typer.Option("--method", help="Method; 'afina methods' lists them.")] = "lora",
     out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/train"),
     seed: Annotated[int, typer.Option("--seed", help="Random seed of head, order of texts and dropout.", min=0)] = 0,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            "--teacher",
+            help="Directory of an adapter, or of a study: learn from its probabilities, also for the texts of "
+            "--unlabelled.",
+            metavar="DIR",
+        ),
+    ] = None,
     overrides: TrainingOverrides = None,
     metric: MetricOption = None,
     ask: dict[str, Any],
@@ -207,6 +217,8 @@ def train(
         override(settings, item.removeprefix("train."))  # here all are of the one method, there of the whole study
     if run_in.executor in (None, "local") and "precision" not in settings:
         settings = _usual_products(method) | settings
+    if teacher is not None:
+        settings["teacher"] = str(teacher.absolute())
     content = {
         "name": "train",
         "backbone": only(backbone),

@@ -133,11 +133,11 @@ def option_flag(name: str) -> str:
 _FLAGGED = (
     "backbone beams blobs choice drain executor expires file force fresh generation_timeout guide host last latency "
     "memory merged message method metric minutes name out port rate ray ray_address reason replicas scope seed share "
-    "set_password ship_backbone shutdown storage store task template text_tokens timeout upload_limit who words"
+    "set_password ship_backbone shutdown storage store task teacher template text_tokens timeout upload_limit who words"
 )
 _IN_TRAINING = (
-    "batch_size class_weights dtype epochs label_smoothing max_length precision products pull retention temperature "
-    "trunk trunk_dropout warmup"
+    "batch_size class_weights distil_temperature distil_weight dtype epochs label_smoothing max_length precision "
+    "products pull retention temperature trunk trunk_dropout warmup"
 )
 _GENERATES = "length_penalty max_new_tokens min_new_tokens no_repeat_ngram stop top_k top_p"
 
@@ -170,7 +170,8 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
     "replay": _flags("choice guide stop"),
     "plan": {**_flags("batch_size epochs layers precision products"), "max_length": "--length"},
     "study": {
-        **{name: f"data.{name}" for name in OPTIONS if name not in ("allow_leakage", "evaluation")},
+        **{name: f"data.{name}" for name in OPTIONS if name not in ("allow_leakage", "evaluation", "unlabelled")},
+        "teacher": "teacher",
         **{name: f"train.{name}" for name in _IN_TRAINING.split()},
         "metric": "metric",
     },

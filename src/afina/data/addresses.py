@@ -170,13 +170,17 @@ def is_at_hand(address: str | os.PathLike[str]) -> bool:
     return origin is None or origin.is_at_hand()
 
 
-def stamp(address: str, evaluation: str | None = None) -> tuple[object, ...] | None:
-    """Return the sizes, times and inodes of a task's files, to notice changes; None if the files cannot be checked."""
+def stamp(address: str, *beside: str | None) -> tuple[object, ...] | None:
+    """Return the sizes, times and inodes of a task's files, to notice changes; None if the files cannot be checked.
+
+    Args:
+        beside: The paths of an evaluation file and of a file of texts without labels. None: there is no such file.
+    """
     origin = named(address)
     if origin is not None and not origin.pinned:
         return None
     try:
-        places = [] if evaluation is None else [evaluation_file(evaluation)]
+        places = [Path(file).expanduser() for file in beside if file is not None]
         places += [] if origin is not None else [find(address)]
         files = [file for place in places for file in (sorted(place.iterdir()) if place.is_dir() else [place])]
         stats = [file.stat() for file in files]

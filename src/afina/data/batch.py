@@ -9,7 +9,7 @@ import itertools
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,6 +21,26 @@ from afina.digest import derive_seed
 
 IGNORED = -100
 """The target of a token that is left out of the loss: `ignore_index` of `torch.nn.functional.cross_entropy`."""
+
+
+@dataclass(frozen=True, eq=False)
+class SoftTargets:
+    """The outputs of a teacher for the B texts of a batch, from which a student learns (Hinton et al. 2015).
+
+    Attributes:
+        outputs: float32 [B, width], the targets in the form that `Objective.soft_losses` takes.
+        labelled: float32 [B], 1 for a text with a label, 0 for a text without.
+    """
+
+    outputs: Tensor
+    labelled: Tensor
+
+    def to(self, device: torch.device | str) -> SoftTargets:
+        return SoftTargets(self.outputs.to(device), self.labelled.to(device))
+
+    def take(self, chosen: Sequence[int] | np.ndarray) -> SoftTargets:
+        indices = torch.from_numpy(np.asarray(chosen, dtype=np.int64))
+        return SoftTargets(self.outputs[indices], self.labelled[indices])
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +56,7 @@ class Packed:
         per_token: Whether `targets` has a target for each token, not for each sequence.
         types: int64 [T], the token types: 1 from the second text of a pair on, else 0. None: no token types.
         weights: float32 [B], the weight of each sequence in the loss. None: all weights are 1.
+        soft: A teacher's outputs for the sequences. None: there is no teacher.
     """
 
     tokens: Tensor
@@ -45,6 +66,7 @@ class Packed:
     per_token: bool = False
     types: Tensor | None = None
     weights: Tensor | None = None
+    soft: SoftTargets | None = None
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -62,7 +84,8 @@ class Packed:
     def to(self, device: torch.device | str) -> Packed:
         tokens, positions, bounds = (part.to(device) for part in (self.tokens, self.positions, self.bounds))
         types, weights = (None if part is None else part.to(device) for part in (self.types, self.weights))
-        return Packed(tokens, positions, bounds, self.targets.to(device), self.per_token, types, weights)
+        soft = None if self.soft is None else self.soft.to(device)
+        return Packed(tokens, positions, bounds, self.targets.to(device), self.per_token, types, weights, soft)
 
     def by_sequence(self, row: Tensor) -> list[Tensor]:
         """Split a tensor [T, ...] with a value for each token into one tensor for each sequence."""
@@ -74,11 +97,12 @@ class Packed:
         targets = self.by_sequence(self.targets) if self.per_token else self.targets
         kept, right = ([row[int(index)].numpy() for index in chosen] for row in (sequences, targets))
         weights = None if self.weights is None else self.weights.numpy()[np.asarray(chosen)]
-        if self.types is None:
-            return pack(kept, right, per_token=self.per_token, weights=weights)
-        first = [int((row == 0).sum()) for row in self.by_sequence(self.types)]
-        second = np.array(first)[np.asarray(chosen)]
-        return pack(kept, right, per_token=self.per_token, second=second, weights=weights)
+        second = None
+        if self.types is not None:
+            first = [int((row == 0).sum()) for row in self.by_sequence(self.types)]
+            second = np.array(first)[np.asarray(chosen)]
+        made = pack(kept, right, per_token=self.per_token, second=second, weights=weights)
+        return made if self.soft is None else replace(made, soft=self.soft.take(chosen))
 
 
 def pack(
@@ -192,6 +216,8 @@ class Loader:
         labels: The targets: an array [N, ...] with a target for each sequence, or an `Encoded` with a target for each
             token.
         weights: float64 [N], the weight of each sequence in the loss. None: all weights are 1.
+        soft: float32 [N, width], a teacher's outputs for the examples. None: there is no teacher.
+        labelled: The number of examples with a label, which are the first ones. None: all examples have a label.
     """
 
     encoded: Encoded
@@ -199,6 +225,8 @@ class Loader:
     batch_size: int
     seed: int
     weights: np.ndarray | None = None
+    soft: np.ndarray | None = None
+    labelled: int | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -252,12 +280,20 @@ class Loader:
                 epoch, order = current, self.order(current)
             yield order[position * self.batch_size : (position + 1) * self.batch_size]
 
+    def soft_targets(self, chosen: np.ndarray) -> SoftTargets | None:
+        """Return a teacher's outputs for the examples with these indices, int64 [B]; None: there is no teacher."""
+        if self.soft is None:
+            return None
+        labelled = chosen < (len(self.encoded) if self.labelled is None else self.labelled)
+        return SoftTargets(torch.from_numpy(self.soft[chosen]), torch.from_numpy(labelled.astype(np.float32)))
+
     def _packed(self, chosen: np.ndarray) -> Packed:
         if isinstance(self.labels, Encoded):
             sequences = [self.encoded[index] for index in chosen]
             return pack(sequences, [self.labels[index] for index in chosen], per_token=True)
         weights = None if self.weights is None else self.weights[chosen]
-        return pack_some(self.encoded, chosen, self.labels[chosen], weights)
+        made = pack_some(self.encoded, chosen, self.labels[chosen], weights)
+        return made if self.soft is None else replace(made, soft=self.soft_targets(chosen))
 
 
 def by_length(

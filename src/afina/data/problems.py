@@ -282,6 +282,10 @@ TSV_FROM_PIPE = _data_no_rows(
 )
 SHEET_EMPTY = _data_no_rows("{path}: the sheet {sheet!r} is empty. Expected a first row that names the columns.")
 FILE_EMPTY = _data_no_rows("{path}: the file is empty. Expected names of columns and at least one example.")
+UNLABELLED_EMPTY = _data_no_rows("{path}: no texts. Expected texts without labels, in columns or one a line.")
+UNLABELLED_NONE_LEFT = _data_no_rows(
+    "{path}: none of the {rows:,} texts is left ({_gone}). Expected texts that the task does not have already."
+)
 NO_ROWS = _data_no_rows("{path}: no rows below the column names. Expected at least one example.")
 SQUAD_NO_ANSWERS = _data_no_rows("{path}: none of {rows:,} questions has an answer. Give a file with answers.")
 
@@ -462,6 +466,13 @@ CELL_MEANS_MISSING = _data_value_missing(
 ALL_ROWS_INCOMPLETE = _data_value_missing(
     "{path}: a value is missing in each of the {rows:,} rows. Give complete rows."
 )
+UNLABELLED_BLANK = _data_value_missing(
+    "{where}: no text there. Remove the row, or leave such rows out with `missing` skip."
+)
+UNLABELLED_MEANS_MISSING = _data_value_missing(
+    "{where}: {found!r}, a word for a missing value. Remove the row, or leave such rows out with `missing` skip. If it "
+    "is a text, set `missing` keep."
+)
 CELL_MISSING = _data_value_missing("{where} is empty. Expected {expected}. {_mend}{_more}")
 
 OPENPYXL_MISSING = Problem(
@@ -470,6 +481,9 @@ OPENPYXL_MISSING = Problem(
 
 _file_missing = partial(Problem, NotFound, "file.missing")
 EVALUATION_FILE_MISSING = _file_missing("`evaluation` {path}: no such file. Give a file that ends in {expected}.")
+UNLABELLED_FILE_MISSING = _file_missing(
+    "`unlabelled` {path}: no such file. Give a file that ends in {expected}, or one with one text a line."
+)
 NEUTRAL_FILE_MISSING = _file_missing("`retention` {path}: no such file or directory.")
 TEXT_FILE_MISSING = _file_missing("`file` {path}: no such file or directory.")
 

@@ -64,6 +64,8 @@ class ReadingOptions:
         merge_labels: Labels that are merged have their most frequent spelling.
         sheet: By default, the only sheet of an xlsx file that is not empty is read.
         train_examples, evaluation_examples: A stable hash of each text decides which texts are kept.
+        unlabelled: The file has columns, as a file of labelled texts, or one text a line. Texts that the task has
+            already are left out.
         validation: If a share for validation is given, the evaluation split of the task is not used at all.
         selection: The trained model is also scored on the texts that were set aside, so that the best model can be
             selected.
@@ -108,6 +110,9 @@ class ReadingOptions:
     evaluation: str | None = _option(
         "File to evaluate on. All texts of the task are then used for training.", metavar="FILE", measures=False
     )
+    unlabelled: str | None = _option(
+        "File of texts without labels, from which a student learns with its teacher.", metavar="FILE", measures=False
+    )
     selection: float | None = _option(
         "Share of the training split that is set aside to select a model.", flag=False, measures=False, gt=0, lt=1
     )
@@ -124,8 +129,9 @@ class ReadingOptions:
             raise problems.LABELS_ONE_STRING(found=self.labels[:40], argument="labels")
         if self.labels is not None:
             self._set(labels=tuple(map(str, self.labels)))
-        if isinstance(self.evaluation, os.PathLike):
-            self._set(evaluation=os.fspath(self.evaluation))
+        for name in ("evaluation", "unlabelled"):
+            if isinstance(given := getattr(self, name), os.PathLike):
+                self._set(**{name: os.fspath(given)})
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():

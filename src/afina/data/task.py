@@ -20,6 +20,7 @@ from afina.data.readers import files, frames, splitting
 from afina.data.readers.label_column import LabelFormat
 from afina.data.readers.splitting import TaskData
 from afina.data.readers.target_kinds import TARGETS, check_long
+from afina.data.readers.unlabelled import UnlabelledTexts, read_unlabelled
 from afina.data.reading_options import OF_FILES, ReadingOptions, shows_options
 from afina.data.split import Example, Split, key
 from afina.events import Says, silent
@@ -51,6 +52,8 @@ class Task(ReprCard):
         notes: Sentences about unexpected findings in the data.
         calibration: Texts set aside from the training split to fit a temperature.
         selection: Texts set aside from the training split to select a model.
+        unlabelled: Texts without labels that are in no split of the task, from which a student learns. None: the
+            reading options name no file of such texts.
         data_digest: The digest of both splits as they were read at the address, before they were shortened or divided.
         long: How to treat a target text of too many tokens when the task is tokenized: "refuse" or "skip".
         data: The reading options with which `load` read the task. None: the task was constructed directly.
@@ -70,6 +73,7 @@ class Task(ReprCard):
     notes: tuple[str, ...] = ()
     calibration: Split | None = None
     selection: Split | None = None
+    unlabelled: UnlabelledTexts | None = None
     data_digest: str | None = None
     long: Long = "refuse"
     data: ReadingOptions | None = None
@@ -128,6 +132,8 @@ class Task(ReprCard):
         TARGETS[found.kind].check_varied(address, found.label_names, train.labels)
         leaked = check_leakage(address, train, held_out, allow=asked.allow_leakage)
         told, long = _told(found, aside, asked), check_long(address, found.kind, asked.long)
+        if asked.unlabelled is not None:
+            told |= _with_unlabelled(address, asked, found, train, aside)
         return cls(address, train=train, evaluation=held_out, long=long, leaked=leaked, **told)
 
     @classmethod
@@ -236,6 +242,25 @@ def _told(found: TaskData, aside: Mapping[str, Split], asked: ReadingOptions) ->
     read = {name: getattr(found, name) for name in names}
     kept = {name: aside.get(name) for name in ("calibration", "selection")}
     return {**read, **kept, "data": asked, "data_digest": _data_digest(found)}
+
+
+def _with_unlabelled(
+    address: str, asked: ReadingOptions, found: TaskData, train: Split, aside: Mapping[str, Split]
+) -> dict[str, Any]:
+    """Return the fields `unlabelled` and `notes` of a task with a file of texts without labels.
+
+    No text of the whole evaluation split is kept, also if the task has only a part of this split.
+    """
+    made = read_unlabelled(
+        address,
+        str(asked.unlabelled),
+        asked,
+        found.columns,
+        evaluation=[found.evaluation],
+        training=[train, *aside.values()],
+        written=TARGETS[found.kind].written,
+    )
+    return {"unlabelled": made, "notes": (*found.notes, made.note)}
 
 
 def _data_digest(found: TaskData) -> str:

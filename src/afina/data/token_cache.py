@@ -61,6 +61,23 @@ class EncodedSplit:
     def __len__(self) -> int:
         return len(self.encoded)
 
+    def taught(self, soft: np.ndarray, more: EncodedSplit | None, targets: np.ndarray, size: int, seed: int) -> Loader:
+        """Return the training batches of the split and of `more`, texts without labels, for a student.
+
+        Args:
+            soft: A teacher's outputs for the texts of the split and then of `more`, float32 [N, width].
+            more: The texts without labels. None: there are none.
+            targets: The labels of the split in the form that the loss takes.
+            size: The number of texts in a batch.
+        """
+        count, others = len(self), 0 if more is None else len(more)
+        encoded = self.encoded if more is None else Encoded.joined([self.encoded, more.encoded])
+        whole = np.concatenate([targets, np.zeros((others, *targets.shape[1:]), targets.dtype)])
+        weights = None
+        if self.weights is not None:
+            weights = np.concatenate([self.weights / self.weights.mean(), np.ones(others)])
+        return Loader(encoded, whole, size, seed, weights, soft, count)
+
     def loader(self, targets: np.ndarray, batch_size: int, seed: int) -> Loader:
         """Return the training batches of the split; `targets` are the labels in the form that the loss takes."""
         if self.references is not None:
@@ -77,7 +94,8 @@ class EncodedTask:
 
     Attributes:
         pairs: Whether the examples are pairs of texts.
-        trained_on: Hashes of the training texts and of the calibration texts.
+        trained_on: Hashes of the training texts, the calibration texts and the texts without labels.
+        unlabelled: Texts without labels, whose labels in the `EncodedSplit` have no meaning. None: there are none.
         max_length: The largest number of tokens of a text; if targets are texts, the largest number of a prompt.
         answer_tokens: The number of tokens of the longest training target, including the end-of-sequence token. None:
             the targets are not texts.
@@ -101,6 +119,7 @@ class EncodedTask:
     pairs: bool = False
     max_length: int = 0
     answer_tokens: int | None = None
+    unlabelled: EncodedSplit | None = None
 
     @property
     def found(self) -> dict[str, Any]:
@@ -137,6 +156,7 @@ class EncodedTask:
         calibration, selection = (
             None if kept is None else encoded(kept, "training text") for kept in (task.calibration, task.selection)
         )
+        more = None if task.unlabelled is None else encoded(task.unlabelled.split, "text without a label")
         learnt, measured = encoded(task.train, "training text"), encoded(task.evaluation, "evaluation text")
         aside = [part for part in (calibration, selection) if part]
         return cls(
@@ -154,10 +174,11 @@ class EncodedTask:
             calibration,
             selection,
             task.data_digest,
-            TextHashes.of([*train[0], *(task.calibration or ())]),
+            TextHashes.of([*train[0], *(task.calibration or ()), *(task.unlabelled.split if task.unlabelled else ())]),
             task.train.pairs is not None,
             length,
             answer_tokens,
+            more,
         )
 
 

@@ -196,6 +196,11 @@ class Adaptation(ABC):
         return True
 
     @property
+    def learns_from_teacher(self) -> bool:
+        """Whether the method can learn from a teacher's probabilities, which gradient steps can and a solver cannot."""
+        return not (self.trains_nothing or self.is_fitted)
+
+    @property
     def multiplies_frozen(self) -> bool:
         """Whether frozen linear layers can be multiplied in another form than floats while the method trains."""
         return self.packs and not self.trains_all

@@ -39,10 +39,14 @@ OUTSIDE = (
         "evaluation_digest",
         "pairs",
         "seed",
+        "teacher",
     ),
     *("training", "metrics", "probe", "versions", "environment", "claims_digest"),
 )
-CLAIMED = (*("train_digest", "evaluation_digest", "seed", "training"), *("metrics", "probe", "versions", "environment"))
+CLAIMED = (
+    *("train_digest", "evaluation_digest", "seed", "teacher", "training"),
+    *("metrics", "probe", "versions", "environment"),
+)
 """The manifest's fields in four lists, by the digest that covers them.
 
 The adapter's digest covers ALWAYS and WHERE_GIVEN: all fields that change an answer or name the files that are read for
@@ -76,6 +80,7 @@ class Manifest(Frozen):
         precision: How the backbone's frozen weights were stored, a key of PRECISIONS.
         data: The options with which the task's files were read, including the recognised kind of task and separator.
             The manifest file contains only the options of `data` that differ from their defaults.
+        teacher: Digest of the adapter from whose outputs the adapter was trained. None: there was no teacher.
         probe: The adapter's logits for the built-in test sentences (`afina.predicting.probes.PROBE`),
             [sentence][label].
         environment: Platform, device, dtype, threads and source revision of the training run.
@@ -107,6 +112,7 @@ class Manifest(Frozen):
     evaluation_digest: str | None = None
     pairs: bool | None = None
     seed: int | None = None
+    teacher: str | None = None
     training: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Figure] = Field(default_factory=dict)
     probe: tuple[tuple[float, ...], ...] | None = None

@@ -32,6 +32,7 @@ from afina.stats.metrics import METRICS
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from afina.data.batch import SoftTargets
     from afina.data.template import Template
     from afina.data.tokenize import Tokenizer
 
@@ -197,6 +198,7 @@ class Objective(ABC):
         texts_can_be_weighted: Whether training texts may have different weights in the loss.
         can_be_asked: Whether the labels can be asked for in words, so that an untrained language model can predict
             zero-shot.
+        can_be_distilled: Whether a student can learn from a teacher's outputs.
         label_names: Names of the labels; for regression, the name of the number.
     """
 
@@ -209,6 +211,7 @@ class Objective(ABC):
     can_be_weighted: ClassVar[bool] = False
     texts_can_be_weighted: ClassVar[bool] = True
     can_be_asked: ClassVar[bool] = False
+    can_be_distilled: ClassVar[bool] = True
 
     label_names: tuple[str, ...]
 
@@ -259,6 +262,11 @@ class Objective(ABC):
         if temperature and not self.has_probabilities:
             raise problems.TEMPERATURE_INAPPLICABLE(kind=self.kind, option="temperature")
 
+    def check_can_be_distilled(self) -> None:
+        """Raise InvalidStudy if no student of this kind of task can learn from a teacher's outputs."""
+        if not self.can_be_distilled:
+            raise problems.DISTILLATION_INAPPLICABLE(kind=self.kind)
+
     def _check_weights(self, class_weights: str | None) -> None:
         if class_weights and not self.can_be_weighted:
             raise problems.CLASS_WEIGHTS_INAPPLICABLE(found=class_weights, option="class_weights", kind=self.kind)
@@ -304,6 +312,51 @@ class Objective(ABC):
             smoothing: The share of each target that label smoothing spreads over all labels.
             weights: The weight of each text, float32 [B]. None: all weights are 1.
         """
+
+    def soft_targets(self, teacher: Objective, predictions: Predictions) -> np.ndarray:
+        """Return the targets that a student learns from a teacher's predictions, float32 [N, width].
+
+        Args:
+            teacher: The objective of the teacher, which has the same kind and the same labels, in any order.
+        """
+        order = [teacher.label_names.index(name) for name in self.label_names]
+        return np.ascontiguousarray(teacher.calibrated_outputs(predictions)[:, order], dtype=np.float32)
+
+    def calibrated_outputs(self, predictions: Predictions) -> np.ndarray:
+        """Return the outputs of predictions, after the temperature or the unit of this objective, [N, width]."""
+        return predictions.outputs
+
+    @abstractmethod
+    def soft_losses(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        """Return how far each text's outputs are from the teacher's, float32 [B].
+
+        The gradient is as large as that of `loss`, whatever the temperature (Hinton et al. 2015, section 2).
+
+        Args:
+            outputs: The student's outputs, [B, width].
+            targets: The teacher's outputs, as `soft_targets` returns them.
+            temperature: The number by which both outputs are divided.
+        """
+
+    def distilled_loss(
+        self,
+        outputs: Tensor,
+        targets: Tensor,
+        soft: SoftTargets,
+        *,
+        temperature: float,
+        weight: float,
+        smoothing: float = 0.0,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Return the mean over a batch of `1 - weight` times the loss on labels, plus `weight` times the soft losses.
+
+        A text without a label has no loss on labels. Other arguments are those of `loss` and `soft_losses`.
+        """
+        of_texts = soft.labelled.new_ones(len(soft.labelled)) if weights is None else weights
+        on_labels = self.loss(outputs, targets, smoothing, (1 - weight) * soft.labelled * of_texts)
+        on_teacher = self.soft_losses(outputs, soft.outputs, temperature)
+        return on_labels + _weighted_mean(on_teacher, weight * of_texts)
 
     @abstractmethod
     def mean_loss(self, predictions: Predictions) -> float:
@@ -484,6 +537,15 @@ class Classes(Objective):
         losses = cross_entropy(outputs, targets, of_labels, label_smoothing=smoothing, reduction="none")
         return _weighted_mean(losses, weights)
 
+    def calibrated_outputs(self, predictions: Predictions) -> np.ndarray:
+        """Return the logits divided by the temperature of calibration."""
+        return predictions.outputs / self.temperature
+
+    def soft_losses(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        """Return the squared temperature times the cross-entropy of the teacher's and the student's probabilities."""
+        teacher = (targets / temperature).softmax(dim=-1)
+        return -(temperature**2) * (teacher * (outputs / temperature).log_softmax(dim=-1)).sum(dim=-1)
+
     def mean_loss(self, predictions: Predictions) -> float:
         """Return the cross-entropy in nats; NaN for labels without probabilities."""
         if predictions.are_labels:
@@ -591,6 +653,15 @@ class Number(Objective):
             return mse_loss(outputs.squeeze(-1), targets)
         return _weighted_mean(mse_loss(outputs.squeeze(-1), targets, reduction="none"), weights)
 
+    def soft_targets(self, teacher: Objective, predictions: Predictions) -> np.ndarray:
+        """Return the numbers that the teacher predicts, standardised as this objective's outputs."""
+        return self.loss_targets(teacher.decode(predictions))[:, None]
+
+    def soft_losses(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        """Return the squared difference to the teacher's number; the temperature has no effect."""
+        squared: Tensor = (outputs - targets).squeeze(-1) ** 2
+        return squared
+
     def mean_loss(self, predictions: Predictions) -> float:
         outputs = predictions.outputs[:, 0].astype(np.float64)
         return float(np.mean((outputs - self.loss_targets(predictions.right)) ** 2))
@@ -660,6 +731,18 @@ class Labels(Objective):
             return binary_cross_entropy_with_logits(outputs, targets)
         losses = binary_cross_entropy_with_logits(outputs, targets, reduction="none")
         return _weighted_mean(losses.mean(dim=1), weights)
+
+    def calibrated_outputs(self, predictions: Predictions) -> np.ndarray:
+        """Return the logits divided by the temperature of calibration."""
+        return predictions.outputs / self.temperature
+
+    def soft_losses(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        """Return the squared temperature times the binary cross-entropy with the teacher, averaged over labels."""
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        teacher = (targets / temperature).sigmoid()
+        losses = binary_cross_entropy_with_logits(outputs / temperature, teacher, reduction="none")
+        return temperature**2 * losses.mean(dim=1)
 
     def mean_loss(self, predictions: Predictions) -> float:
         """Return the binary cross-entropy in nats; NaN for labels without probabilities."""
@@ -749,6 +832,7 @@ class Texts(Objective):
     column: ClassVar[str] = "answer"
     has_probabilities: ClassVar[bool] = False
     texts_can_be_weighted: ClassVar[bool] = False
+    can_be_distilled: ClassVar[bool] = False
 
     answer_tokens: int | None = None
     chat: bool = False
@@ -791,6 +875,10 @@ class Texts(Objective):
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
         """Return the mean of `outputs` [M], which already are the losses of the target tokens."""
         return outputs.mean()
+
+    def soft_losses(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        """Raise InvalidStudy, because `outputs` are losses of tokens, without the probabilities of other tokens."""
+        raise problems.DISTILLATION_INAPPLICABLE(kind=self.kind)
 
     def mean_loss(self, predictions: Predictions) -> float:
         """Return the mean negative log-likelihood of the tokens in the right answers, in nats."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, NotFound, Problem, WrongBackbone
+from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, Leakage, NotFound, Problem, WrongBackbone
 
 _adapter_file_malformed = partial(Problem, CorruptAdapter, "adapter.file-malformed")
 MAX_LENGTH_BEYOND_BACKBONE = _adapter_file_malformed(
@@ -32,6 +32,23 @@ OUTPUTS_NOT_FINITE = Problem(
     CorruptAdapter,
     "adapter.values-invalid",
     "{where}: outputs are NaN or infinite for some of the texts. Train the adapter again.",
+)
+
+_adapter_teacher_unsuited = partial(Problem, InvalidStudy, "adapter.teacher-unsuited")
+TEACHER_OF_OTHER_KIND = _adapter_teacher_unsuited(
+    "`teacher` {path}: the adapter is of kind {found}. The task is of kind {expected}. Give a teacher of the same kind."
+)
+TEACHER_OF_OTHER_LABELS = _adapter_teacher_unsuited(
+    "`teacher` {path}: the adapter has the labels {found}. The task has {expected}. Give a teacher with these labels."
+)
+TEACHER_OF_PAIRS = _adapter_teacher_unsuited(
+    "`teacher` {path}: the adapter was trained on {found}. The task has {expected}. Give a teacher that reads the same."
+)
+TEACHER_SAW_EVALUATION = Problem(
+    Leakage,
+    "data.leakage",
+    "`teacher` {path}: {leaked:,} of {evaluation:,} evaluation texts are training texts of the teacher, expected at "
+    "most {limit:.0%}. The student would be measured on texts that its teacher knows. Train a teacher without them.",
 )
 
 OUT_IS_INPUT = Problem(

@@ -104,7 +104,7 @@ def table_on(entry: Mapping[str, Any], backbone: str, where: str) -> dict[str, A
     `backbones` and `by_backbone`. Raises InvalidStudy.
     """
     own = dict(entry.get(BY_BACKBONE, {}).get(backbone, {}))
-    if fixed := [key for key in ("method", "search", BACKBONES, BY_BACKBONE) if key in own]:
+    if fixed := [key for key in ("method", "search", "teacher", BACKBONES, BY_BACKBONE) if key in own]:
         raise problems.SAME_ON_ALL_BACKBONES(key=fixed[0], where=where, keys=[f"{BY_BACKBONE}.{fixed[0]}"])
     return {key: value for key, value in entry.items() if key not in (BACKBONES, BY_BACKBONE)} | own
 

@@ -62,6 +62,13 @@ FILE_CHANGED = _data_changed(
     "{path}: the file has digest {found:.19}. Expected {expected:.19}, which the run names. The file changed after the "
     "run was requested; start the run again."
 )
+UNLABELLED_CHANGED = _data_changed(
+    "`unlabelled` {path}: the file changed after the run was requested. Start the run again."
+)
+TEACHER_CHANGED = _data_changed(
+    "`teacher` {path}: the adapter has digest {found:.19}. Expected {expected:.19}, which the run names. The adapter "
+    "changed after the run was requested; start the run again."
+)
 DATA_CHANGED = _data_changed("task {task}: the data changed after the run was requested. Start the run again.")
 BACKBONE_CHANGED = _data_changed(
     "backbone {backbone}: its files changed after the run was requested. Start the run again."
@@ -95,6 +102,14 @@ METRIC_UNDEFINED = Problem(
 _option_inapplicable = partial(Problem, InvalidStudy, "option.inapplicable")
 TEXTS_WITHOUT_TASK = _option_inapplicable(
     "`kind` {found}: the cost of learning to write texts depends on the lengths of inputs and targets. Give a `task`."
+)
+NO_TEACHER = _option_inapplicable(
+    "run {run}: `{option}` has no effect without a `teacher`, from whose outputs the run would learn. Give a "
+    "`teacher`, or leave `{option}` out."
+)
+METHOD_WITHOUT_TEACHER = _option_inapplicable(
+    "run {run}: `{option}` has no effect on method {method}, which takes no gradient steps. Leave `{option}` out, or "
+    "choose another method, such as full."
 )
 FITTED_HEAD = _option_inapplicable(
     "run {run}: `{option}` has no effect on method {method}, whose head scikit-learn fits. Leave `{option}` out, "
@@ -232,6 +247,24 @@ HEAD_IN_WORDS = _study_contradiction("{where}: {method} answers in words by defi
 _study_key_missing = partial(Problem, InvalidStudy, "study.key-missing")
 NO_BACKBONE = _study_key_missing("{where}: backbone is missing. Add this key, or backbones = [...] to compare several.")
 KEY_MISSING = _study_key_missing("{where}: {key} is missing. Add this key.")
+_teacher_invalid = partial(Problem, InvalidStudy, "study.teacher-invalid")
+TEACHER_CIRCLE = _teacher_invalid(
+    "{where}: `teacher` {found}: {_circle}, so no run can be the first. Name another teacher for {method}."
+)
+TEACHER_AMBIGUOUS = _teacher_invalid("{where}: `teacher` {found} runs on several backbones. Choose one of {known}.")
+TEACHER_NOT_STRING = _teacher_invalid(
+    "{where}: `teacher` {found!r}: expected the name of another table of the study, or the directory of an adapter."
+)
+TEACHER_FAILED = Problem(
+    InvalidStudy,
+    "study.teacher-failed",
+    "run {run}: its teacher {teacher} has no adapter, because the teacher's run failed. Start the study again.",
+)
+UNLABELLED_WITHOUT_TEACHER = Problem(
+    InvalidStudy,
+    "study.unlabelled-unused",
+    "{where}: `unlabelled` has no effect, because no method has a `teacher`. Name one, or leave `unlabelled` out.",
+)
 KEY_UNKNOWN = Problem(InvalidStudy, "study.key-unknown", "{where}: unknown key {key!r}. Did you mean {nearest!r}?")
 _study_malformed = partial(Problem, InvalidStudy, "study.malformed")
 STUDY_NOT_TABLE = _study_malformed("{where}: found {found!r:.80}. Expected a table of fields by name, such as methods.")

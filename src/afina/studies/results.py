@@ -26,7 +26,7 @@ from afina.studies.baselines import MeasuredBaseline
 from afina.studies.choosing.recommendation import Recommendation
 from afina.studies.descriptions import Failure, StudyRequest, read_recommendation, read_request
 from afina.studies.runs import output_directory
-from afina.studies.runs.inputs import TaskFacts
+from afina.studies.runs.inputs import TaskFacts, unlabelled_digest
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
 from afina.studies.runs.record import Record, Result
 from afina.studies.runs.run import Run
@@ -201,6 +201,7 @@ class RecordedRuns:
     look: Look
     _seen: dict[str, TaskFacts | None] = field(default_factory=dict)
     _files: dict[str, str | None] = field(default_factory=dict)
+    _unlabelled: dict[str | None, str | None] = field(default_factory=dict)
 
     def find(self, run: Run) -> Run:
         """Return the run with the digests of the backbone's files and of the present data, on which its key depends.
@@ -238,7 +239,10 @@ class RecordedRuns:
     def _on_files(self, run: Run) -> Run:
         if run.backbone not in self._files:
             self._files[run.backbone] = self._files_of(run.backbone)
-        return run.on_files(self._files[run.backbone])
+        file = run.data.unlabelled
+        if file not in self._unlabelled:
+            self._unlabelled[file] = unlabelled_digest(file)
+        return run.on_files(self._files[run.backbone]).on_unlabelled(self._unlabelled[file])
 
     def _files_of(self, address: str) -> str | None:
         """Return the digest of a backbone's files; for a removed directory, the digest that was recorded last.

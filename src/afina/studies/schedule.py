@@ -20,6 +20,7 @@ from typing import Generic, Self, TypeVar
 
 from afina.errors import AfinaError
 from afina.events import Listener, Progress, ignore
+from afina.studies import problems
 from afina.studies.descriptions import Failure
 from afina.studies.executors.executor import Executor, MemoryForecast
 from afina.studies.executors.lost_runs import retry_if_lost
@@ -27,6 +28,7 @@ from afina.studies.results import Results, measured_in
 from afina.studies.runs.output_directory import OutputLock
 from afina.studies.runs.record import Record, Result
 from afina.studies.runs.run import Run
+from afina.studies.teachers import teachers_first
 from afina.studies.watcher import Watcher
 
 Key = TypeVar("Key")
@@ -252,12 +254,14 @@ class Schedule:
     def carry_out(self, slots: Slots[int, Record], *, fresh: bool) -> None:
         todo = [run for run in self.runs if fresh or not self.held.has(run.key)]
         memory = self.executor.foresee(todo) if len(todo) > 1 and self.executor.slots > 1 else None
-        for number, run in enumerate(self.runs, start=1):
+        for number, run in teachers_first(enumerate(self.runs, start=1), lambda item: item[1]):
             while run.key in {self.runs[other - 1].key for other in slots.busy}:  # the same run under two names
                 self._end(*slots.next())
             known = None if fresh else self.held.known(run.key)
             if known is not None:
                 self._show(number, known, now=False)
+                continue
+            if (taught := self._taught(number, slots)) is None:
                 continue
             wait_for_memory(
                 run,
@@ -267,11 +271,38 @@ class Schedule:
                 self.watcher,
             )
             self.watcher.started(run, number, len(self.runs))
-            slots.start(number, work(run, self.held, self.before.name, self.executor, self.watcher))
+            slots.start(number, work(taught, self.held, self.before.name, self.executor, self.watcher))
             while (ended := slots.next_if_full()) is not None:
                 self._end(*ended)
         while slots.busy:
             self._end(*slots.next())
+
+    def _taught(self, number: int, slots: Slots[int, Record]) -> Run | None:
+        """Return the run with this number and the directory of its teacher's adapter, after the teacher's run ended.
+
+        None: the teacher's run failed, so that the run fails too.
+        """
+        run = self.runs[number - 1]
+        if run.teacher is None or run.teacher.run is None:
+            return run
+        teachers = [other for other, one in enumerate(self.runs, start=1) if one.key == run.teacher.run]
+        while any(other in slots.busy for other in teachers):
+            self._end(*slots.next())
+        found = next((self.results[other].record for other in teachers if other in self.results), None)
+        if found is None:
+            name = self.runs[teachers[0] - 1].title if teachers else run.teacher.run
+            message = str(problems.TEACHER_FAILED(run=run.title, teacher=name))
+            self.watcher.failed(run, message)
+            self._fail(number, message)
+            return None
+        path = str((self.held.out / found.adapter).absolute())
+        return run.model_copy(update={"teacher": run.teacher.model_copy(update={"path": path})})
+
+    def _fail(self, number: int, message: str) -> None:
+        run = self.runs[number - 1]
+        on = run.backbone if len(self.before.backbones) > 1 else None
+        self.failed[number] = Failure(run.title, run.method, run.seed, message, on, run.key)
+        self.keep_failed(self.so_far.failed)
 
     def _end(self, number: int, made: Callable[[], Record]) -> None:
         run = self.runs[number - 1]
@@ -280,9 +311,7 @@ class Schedule:
         except AfinaError as error:
             message = self.held.give_up(run.label, str(error))
             self.watcher.failed(run, message)
-            on = run.backbone if len(self.before.backbones) > 1 else None
-            self.failed[number] = Failure(run.title, run.method, run.seed, message, on, run.key)
-            self.keep_failed(self.so_far.failed)
+            self._fail(number, message)
             return
         later = {self.runs[other - 1].key for other in self.made if other > number}
         self.made.add(number)

@@ -45,9 +45,10 @@ from afina.studies.results import RecordedRuns, Results
 from afina.studies.runs.inputs import may_start_from_words
 from afina.studies.runs.output_directory import OutputLock, check_name
 from afina.studies.runs.run import MOST_SEED, Run
-from afina.studies.runs.spec import Ask, RunSpec, Training, with_address
+from afina.studies.runs.spec import Ask, RunSpec, Teacher, Training, with_address
 from afina.studies.schedule import other_data_note
 from afina.studies.study_file import check_asked, check_template, checked, explain, override, read
+from afina.studies.teachers import TEACHER, Arm, found_runs, named_teacher, of_adapter
 from afina.studies.trials import Space, Tune, Tuned
 from afina.studies.watcher import Watcher, WithBackbones, watching
 
@@ -78,10 +79,11 @@ class Study(ReprCard, Frozen):
         executor: The machines that execute the runs: `local` (this machine, the default), `ray` or `ray=ADDRESS` (a
             Ray cluster). No result depends on the executor.
         methods: A table for each method of the study. The key `method` names the method; its default is the name of
-            the table. The key `search` is a table of the values that tuning may choose. The key `backbones` lists the
-            study's backbones that the method runs on (default: all). A table `by_backbone.ADDRESS` has settings that
-            differ on one backbone. All other keys of a method's table are hyperparameters of the method, and fields of
-            [train] and [ask] that differ for this method.
+            the table. The key `teacher` names another table, or the directory of an adapter, from whose outputs the
+            method learns. The key `search` is a table of the values that tuning may choose. The key `backbones` lists
+            the study's backbones that the method runs on (default: all). A table `by_backbone.ADDRESS` has settings
+            that differ on one backbone. All other keys of a method's table are hyperparameters of the method, and
+            fields of [train] and [ask] that differ for this method.
     """
 
     name: str
@@ -158,7 +160,9 @@ class Study(ReprCard, Frozen):
             check_name(name, f"{where}: methods")
         _check_seeds(self.seeds, where)
         _check_sizes(self.sizes, self.data.train_examples, where)
-        self.runs(where)
+        runs = self.runs(where)
+        if self.data.unlabelled is not None and all(run.teacher is None for run in runs):
+            raise problems.UNLABELLED_WITHOUT_TEACHER(where=where)
         if self.tune:
             _check_budgets(self.methods, self.data.validation, where)
             self.spaces(where)
@@ -204,9 +208,14 @@ class Study(ReprCard, Frozen):
             raise problems.BACKBONE_UNUSED(backbone=unused[0], where=where, keys=[BACKBONES])
         return [(address, name) for address in known for name in self.methods if address in asked[name]]
 
-    def _run(self, name: str, backbone: str, seed: int, where: str, size: int | None = None) -> Run:
+    def _run(
+        self, name: str, backbone: str, seed: int, where: str, size: int | None = None, students: tuple[Arm, ...] = ()
+    ) -> Run:
+        """Return a run of the study; `students` are the tables that learn from it, each from the table after it."""
         entry = table_on(self.methods[name], backbone, where)
         entry.pop("search", None)
+        taught = entry.pop(TEACHER, None)
+        teacher = None if taught is None else self._teacher(taught, (name, backbone), seed, where, size, students)
         method = entry.pop("method", name)
         own = accepted(str(method), where)
         hyperparameters = {key: entry.pop(key) for key in list(entry) if key in own}
@@ -214,25 +223,43 @@ class Study(ReprCard, Frozen):
         check_asked(made, entry, where)
         for key in entry:
             if key not in (*Training.model_fields, *Ask.model_fields):
-                known = [*own, *Training.model_fields, *Ask.model_fields, "method", "search", BACKBONES, BY_BACKBONE]
+                known = [*own, *Training.model_fields, *Ask.model_fields, "method", "search", TEACHER]
+                known += [BACKBONES, BY_BACKBONE]
                 raise UnknownName("key", key, known, where)
         # a random head does not use the label words of the other methods
         shared = Ask(template=self.ask.template) if entry.get("head") == "random" else self.ask
         training, ask = _changed(self.train, entry, where), _changed(shared, entry, where)
         check_template(ask.template)
+        data = self.data if teacher is not None else replace(self.data, unlabelled=None)
+        if size is not None and teacher is None:  # a student takes its epochs over the texts without labels too
+            training = training.as_long_as(max(self.sizes))
         return Run(
             backbone=backbone,
             task=self.task,
             method=method,
             hyperparameters=made.hyperparameters,
-            data=self.data if size is None else replace(self.data, train_examples=size),
-            training=training if size is None else training.as_long_as(max(self.sizes)),
+            data=data if size is None else replace(data, train_examples=size),
+            training=training,
             ask=ask,
             generate=self.generate,
             seed=seed,
             name="" if name == method else name,
             metric=self.metric,
+            teacher=teacher,
         )
+
+    def _teacher(
+        self, asked: object, own: Arm, seed: int, where: str, size: int | None, students: tuple[Arm, ...]
+    ) -> Teacher:
+        """Return the teacher that the table of `own` names. Raises InvalidStudy for teachers in a circle."""
+        found = named_teacher(asked, own, self.methods, self.addresses, where)
+        if isinstance(found, Path):
+            return of_adapter(found)
+        if found in (chain := (*students, own)):
+            names = " learns from ".join(on_backbone(*arm) for arm in (*chain[chain.index(found) :], found))
+            raise problems.TEACHER_CIRCLE(where=where, found=asked, method=own[0], _circle=names)
+        name, backbone = found
+        return Teacher(run=self._run(name, backbone, seed, where, size, chain).key)
 
     def run(
         self,
@@ -272,7 +299,7 @@ class Study(ReprCard, Frozen):
                 study = study._within_the_data(executor)  # a download may have been missing before
             tuned, failed = study._tune(recorded, executor, watcher, fresh=fresh)
             settled = study.settle(tuned) if study.tune else study
-            runs = [recorded.find(run) for run in settled.runs()]
+            runs = found_runs(settled.runs(), recorded.find)
             notes = (*_sizes_notes(self.sizes, study.sizes), *_equal_runs_notes(runs), *_products_notes(runs))
             for note in notes:
                 watcher.says(note)
@@ -319,7 +346,7 @@ class Study(ReprCard, Frozen):
             check_words(run, alone=len(self.addresses) == 1)
         for products in dict.fromkeys(run.training.products for run in runs):
             executor.check_products(products)
-        for run in sorted(runs, key=lambda run: not may_start_from_words(run)):
+        for run in sorted(runs, key=lambda run: (not may_start_from_words(run), run.teacher is None)):
             first.setdefault(run.backbone, run)
         if said := dict.fromkeys(line for run in first.values() for line in executor.check(run).splitlines()):
             watcher.says("\n".join(said))
@@ -330,7 +357,8 @@ class Study(ReprCard, Frozen):
         """Return whether all runs of the study are recorded, so that no backbone or data have to be downloaded."""
         tuned = trials.read_tuned(recorded.held.out)
         settled = self.settle(tuned) if self.tune else self
-        done = (recorded.held.has(recorded.find(run).key) for run in settled.runs()) if settled.methods else ()
+        runs = found_runs(settled.runs(), recorded.find) if settled.methods else []
+        done = (recorded.held.has(run.key) for run in runs)
         return len(settled.methods) == len(self.methods) and all(done)
 
     def _within_the_data(self, executor: Executor) -> Self:

@@ -224,7 +224,18 @@ class Fit:
 
     def _loss(self, part: MicroBatch) -> torch.Tensor:
         outputs = self.inputs.outputs(part)
-        return self.objective.loss(outputs, part.targets, self.recipe.label_smoothing, part.weights)
+        recipe = self.recipe
+        if part.soft is None:
+            return self.objective.loss(outputs, part.targets, recipe.label_smoothing, part.weights)
+        return self.objective.distilled_loss(
+            outputs,
+            part.targets,
+            part.soft,
+            temperature=recipe.distil_temperature,
+            weight=recipe.distil_weight,
+            smoothing=recipe.label_smoothing,
+            weights=part.weights,
+        )
 
     def score(
         self,

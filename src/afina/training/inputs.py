@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afina.data.batch import Loader, Packed, by_length
+from afina.data.batch import Loader, Packed, SoftTargets, by_length
 from afina.digest import derive_seed
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
@@ -40,6 +40,10 @@ class MicroBatch(Protocol):
     def weights(self) -> Tensor | None:
         """The weight of each text in the loss, float32 [B]; None: all weights are 1."""
 
+    @property
+    def soft(self) -> SoftTargets | None:
+        """A teacher's outputs for the texts; None: there is no teacher."""
+
     def __len__(self) -> int:
         """Return the number of texts."""
 
@@ -58,6 +62,10 @@ class TextBatch:
     @property
     def weights(self) -> Tensor | None:
         return self.packed.weights
+
+    @property
+    def soft(self) -> SoftTargets | None:
+        return self.packed.soft
 
     @property
     def learnt(self) -> int:
@@ -254,12 +262,14 @@ class FeatureBatch:
         targets: The targets of the texts, [B, ...].
         tokens: Number of tokens of the texts, for the session's `Account`.
         weights: The weight of each text in the loss, float32 [B]. None: all weights are 1.
+        soft: A teacher's outputs for the texts. None: there is no teacher.
     """
 
     rows: Tensor
     targets: Tensor
     tokens: int
     weights: Tensor | None = None
+    soft: SoftTargets | None = None
 
     @property
     def learnt(self) -> int:
@@ -304,11 +314,13 @@ class FeatureInputs(Inputs):
             )
             given = self.loader.weights
             weights = None if given is None else torch.from_numpy(given[chosen].astype(np.float32))
-            yield FeatureBatch(rows, targets, int(self._lengths[chosen].sum()), weights)
+            tokens, soft = int(self._lengths[chosen].sum()), self.loader.soft_targets(chosen)
+            yield FeatureBatch(rows, targets, tokens, weights, soft)
 
     def parts(self, batch: FeatureBatch) -> Sequence[FeatureBatch]:
         weights = None if batch.weights is None else batch.weights.to(self.device)
-        return [FeatureBatch(batch.rows.to(self.device), batch.targets.to(self.device), batch.tokens, weights)]
+        soft = None if batch.soft is None else batch.soft.to(self.device)
+        return [FeatureBatch(batch.rows.to(self.device), batch.targets.to(self.device), batch.tokens, weights, soft)]
 
     def tokens(self, batch: FeatureBatch) -> int:
         return batch.tokens
@@ -338,7 +350,8 @@ class FeatureInputs(Inputs):
         """Return a batch of as many rows of features as `largest` has texts."""
         count = len(largest)
         rows = torch.zeros(count, dtype=torch.int64, device=self.device)
-        return FeatureBatch(rows, largest.targets.to(self.device), len(largest.tokens))
+        soft = None if largest.soft is None else largest.soft.to(self.device)
+        return FeatureBatch(rows, largest.targets.to(self.device), len(largest.tokens), soft=soft)
 
     def rehearse(self, made: Sequence[TextBatch]) -> Sequence[FeatureBatch]:
         """Compute the features of the largest batch of texts; the last item of `made` is the batch of the step."""

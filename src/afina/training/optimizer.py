@@ -39,6 +39,9 @@ class Recipe:
         warmup: Number of first steps in which the learning rate rises linearly from zero.
         trunk: Whether the outputs of frozen lower blocks are kept, a value of `train.trunk`.
         trunk_dropout: Whether frozen lower blocks have dropout as in the backbone's configuration.
+        distil_temperature: The temperature of the teacher's and the student's probabilities.
+        distil_weight: Share of the loss that compares the student with its teacher; the rest compares the student with
+            the labels.
         scratch: The directory for a file of kept outputs that are too large for memory. None: no file is written.
     """
 
@@ -56,6 +59,8 @@ class Recipe:
     warmup: int = 0
     trunk: str = "auto"
     trunk_dropout: bool = True
+    distil_temperature: float = 1.0
+    distil_weight: float = 0.0
     scratch: Path | None = None
 
     def rate(self, step: int) -> float:

@@ -22,6 +22,7 @@ from afina.cluster import nodes
 from afina.cluster.connection import ClusterConnection, connect, disconnect
 from afina.cluster.nodes import Node, Room
 from afina.data import addresses
+from afina.data.readers.unlabelled import unlabelled_file
 from afina.errors import AfinaError, NotFound
 from afina.events import Listener, Says, ValidationScore, silent
 from afina.models import backbone_spec
@@ -33,7 +34,7 @@ from afina.studies.executors.ray_host import TAIL, RunHost, checkpoint_name
 from afina.studies.executors.ray_run import RunOnHost, inputs_to_send, threads
 from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.executors.worker import CarryOut, GoOn, Message, Recorded, Scored, TryOut
-from afina.studies.runs.inputs import RunInputs
+from afina.studies.runs.inputs import RunInputs, teacher_files
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
@@ -247,6 +248,8 @@ class RayExecutor(Executor):
         run, evaluation = work.run, work.run.data.evaluation
         files = [*addresses.own_files(run.task, evaluation), *backbone_spec.backbone_files(run.backbone)]
         files += [addresses.evaluation_file(evaluation)] if evaluation else []
+        files += teacher_files(run)
+        files += [unlabelled_file(unlabelled)] if (unlabelled := run.data.unlabelled) else []
         stats = [(str(file), stat.st_size, stat.st_mtime_ns, stat.st_ino) for file in files for stat in [file.stat()]]
         key = digest.of_json([run.task, evaluation, run.backbone, stats])
         with self._reading:

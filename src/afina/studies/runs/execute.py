@@ -26,7 +26,17 @@ from afina.studies import problems
 from afina.studies.runs.inputs import Located
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.prepared import Prepared, prepare
-from afina.studies.runs.record import Environment, FrozenBlocks, HeadFit, Memory, Prompting, Record, Seconds, Selection
+from afina.studies.runs.record import (
+    Environment,
+    FrozenBlocks,
+    HeadFit,
+    Memory,
+    Prompting,
+    Record,
+    Seconds,
+    Selection,
+    UnlabelledCounts,
+)
 from afina.studies.runs.spec import RunSpec
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit, Measured
@@ -127,6 +137,7 @@ class _Execution:
         # The run's key has the addresses of backbone and data. Their content may have changed since the checkpoint.
         content = [self.run.key, prepared.backbone_digest, prepared.task.train.digest, str(prepared.dtype)]
         trunk = fit.inputs.trunk_use
+        content += [prepared.lesson.teacher] if prepared.lesson else []
         if trunk is not None and trunk.place is not None:  # a resumed run keeps outputs again, or begins again
             content.append("trunk")
         key = digest.of_json(content)
@@ -198,6 +209,7 @@ class _Execution:
             evaluation_digest=task.evaluation.digest,
             pairs=task.pairs,
             seed=self.run.seed,
+            teacher=prepared.lesson.teacher if prepared.lesson else None,
             training=training,
             metrics=scores | {"examples": len(task.evaluation)},
             probe=tuple(
@@ -266,6 +278,9 @@ class _Execution:
             environment=_environment(prepared),
             data_digest=run.data_digest,
             backbone_files=run.backbone_files,
+            teacher=prepared.lesson.teacher if prepared.lesson else None,
+            unlabelled=_unlabelled(prepared),
+            unlabelled_digest=run.unlabelled_digest,
             too_long_rows=task.evaluation.left_out.rows,
             fitted=_fitted(fit, prepared),
             **found,
@@ -292,6 +307,12 @@ def _fitted(fit: Fit, prepared: Prepared) -> HeadFit | None:
     if not isinstance(fit, ProbeFit) or fit.fitted is None:
         return None
     return HeadFit(**asdict(fit.fitted), **prepared.features)
+
+
+def _unlabelled(prepared: Prepared) -> UnlabelledCounts | None:
+    """Return how many texts without labels the run learned from and left out; None if there are no such texts."""
+    lesson, split = prepared.lesson, prepared.task.unlabelled
+    return None if lesson is None or split is None else UnlabelledCounts(texts=len(split), **lesson.left_out)
 
 
 def _environment(prepared: Prepared) -> Environment:

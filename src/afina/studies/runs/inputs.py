@@ -22,6 +22,7 @@ from afina.data.addresses import stamp
 from afina.data.kinds import Kind
 from afina.data.label_words import needs_words
 from afina.data.readers.target_kinds import of_kind
+from afina.data.readers.unlabelled import unlabelled_file
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
 from afina.data.task import Task, check_leaked
@@ -29,6 +30,7 @@ from afina.methods import make
 from afina.models import backbone_spec, objectives
 from afina.models.architectures import ARCHITECTURES
 from afina.models.architectures.well_known import WELL_KNOWN
+from afina.models.manifest import read_manifest
 from afina.models.objectives import metric_for
 from afina.studies import problems
 from afina.studies.runs.record import Record
@@ -68,15 +70,25 @@ class Input:
 
 @dataclass(frozen=True)
 class Located:
-    """The paths of a run's task, evaluation file and backbone on one machine."""
+    """The paths of a run's inputs on one machine.
+
+    Attributes:
+        unlabelled: The path of the file of texts without labels. None: the run has no such file.
+        teacher: The directory of the teacher's adapter. None: the run has no teacher.
+        teacher_backbone: The address of the teacher's backbone. None: the address in the teacher's manifest.
+    """
 
     task: str
     evaluation: str | None
     backbone: str
+    unlabelled: str | None = None
+    teacher: str | None = None
+    teacher_backbone: str | None = None
 
     def read(self, run: RunSpec) -> Task:
         """Load the task of `run` from its path on this machine; the loaded task has the address in `run`."""
-        read = Task.load(self.task, run.data, evaluation=self.evaluation, calibration=run.training.temperature)
+        asked = replace(run.data, evaluation=self.evaluation, unlabelled=self.unlabelled)
+        read = Task.load(self.task, asked, calibration=run.training.temperature)
         return replace(read, address=run.task)
 
     def open(self, run: RunSpec) -> Backbone:
@@ -88,15 +100,20 @@ class Located:
 
 @dataclass(frozen=True)
 class RunInputs:
-    """The inputs of a run: its task, the separate evaluation file if there is one, and its backbone.
+    """The inputs of a run: its task, its backbone, and if the run has them, other files of texts and a teacher.
 
     Attributes:
+        teacher_backbone: The address of the teacher's backbone on every machine; None if it is the run's backbone, or
+            the teacher has none.
         content: The path of each input file on this machine, by the file's digest.
     """
 
     task: Input
     evaluation: Input | None
     backbone: Input
+    unlabelled: Input | None = None
+    teacher: Input | None = None
+    teacher_backbone: str | None = None
     content: Mapping[str, Path] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
@@ -106,7 +123,7 @@ class RunInputs:
         Raises the same errors as finding the task and the backbone.
         """
         content: dict[str, Path] = {}
-        evaluation = run.data.evaluation
+        evaluation, unlabelled = run.data.evaluation, run.data.unlabelled
         task = _input(run.task, addresses.own_files(run.task, evaluation), content, run.data_digest)
         return cls(
             task=replace(task, single=bool(task.files) and addresses.names_file(run.task)),
@@ -118,6 +135,9 @@ class RunInputs:
                 backbone_spec.backbone_revision(run.backbone),
                 partial(backbone_spec.name_in_backbone, run.backbone),
             ),
+            unlabelled=_input(unlabelled, [unlabelled_file(unlabelled)], content) if unlabelled else None,
+            teacher=_input(run.teacher.path, teacher_files(run), content) if run.teacher and run.teacher.path else None,
+            teacher_backbone=_teacher_backbone(run),
             content=content,
         )
 
@@ -129,19 +149,44 @@ class RunInputs:
 
         Raises InvalidData if the digest of a fetched file is not the file's digest in the inputs.
         """
-        for name, one in (("task", self.task), ("evaluation", self.evaluation), ("backbone", self.backbone)):
+        given = {"task": self.task, "evaluation": self.evaluation, "backbone": self.backbone}
+        given |= {"unlabelled": self.unlabelled, "teacher": self.teacher}
+        for name, one in given.items():
             for file in one.files if one else ():
                 _put(file, directory / name / file.name, fetch)
-        there = self.evaluation
+        there, backbone, texts = self.evaluation, self.backbone.address, self.unlabelled
+        if self.backbone.files:
+            backbone = backbone_spec.moved_address(backbone, directory / "backbone")
         return Located(
             addresses.moved(self.task.address, directory / "task", single=self.task.single)
             if self.task.files
             else self.task.address,
             str(directory / "evaluation" / there.files[0].name) if there else None,
-            backbone_spec.moved_address(self.backbone.address, directory / "backbone")
-            if self.backbone.files
-            else self.backbone.address,
+            backbone,
+            str(directory / "unlabelled" / texts.files[0].name) if texts else None,
+            str(directory / "teacher") if self.teacher else None,
+            (self.teacher_backbone or backbone) if self.teacher else None,
         )
+
+
+def unlabelled_digest(file: str | None) -> str | None:
+    """Return the digest of a file of texts without labels, or None for None. Raises NotFound if there is no file."""
+    return None if file is None else digest.of_file(unlabelled_file(file))
+
+
+def teacher_files(run: RunSpec) -> list[Path]:
+    """Return the files of the adapter of the teacher of `run`; empty if the run has no teacher with an adapter."""
+    if run.teacher is None or not run.teacher.path:
+        return []
+    return sorted(file for file in Path(run.teacher.path).iterdir() if file.is_file())
+
+
+def _teacher_backbone(run: RunSpec) -> str | None:
+    """Return the address of the teacher's backbone; None for no teacher, no backbone, or the backbone of `run`."""
+    if run.teacher is None or not run.teacher.path:
+        return None
+    address = read_manifest(Path(run.teacher.path)).backbone
+    return None if address in (None, run.backbone) else backbone_spec.absolute_address(str(address))
 
 
 def _input(
@@ -275,6 +320,8 @@ class TaskFacts:
         objective.check(
             smoothing=training.label_smoothing, temperature=training.temperature, class_weights=training.class_weights
         )
+        if run.teacher is not None:
+            objective.check_can_be_distilled()
 
 
 def lacks_words(run: RunSpec, task: Task | TaskFacts) -> bool:
@@ -302,7 +349,10 @@ def facts_of(run: RunSpec, *, offline: bool = False) -> TaskFacts:
 
     Raises the same errors as reading the task, except Leakage.
     """
-    key, now = _key(run.task, run.data, run.training.temperature), stamp(run.task, run.data.evaluation)
+    key, now = (
+        _key(run.task, run.data, run.training.temperature),
+        stamp(run.task, run.data.evaluation, run.data.unlabelled),
+    )
     if (found := _fresh(key, now)) is not None:
         return found
     temperature = run.training.temperature
@@ -345,7 +395,7 @@ def evaluation_of(address: str, data: ReadingOptions) -> Split:
 
 def _either(address: str, data: ReadingOptions) -> TaskFacts | None:
     """Return cached facts about a task that was read with or without calibration texts; None if none are cached."""
-    now = stamp(address, data.evaluation)
+    now = stamp(address, data.evaluation, data.unlabelled)
     without, with_one = (_fresh(_key(address, data, calibration), now) for calibration in (False, True))
     return without or with_one
 

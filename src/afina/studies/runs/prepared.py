@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from afina import device as devices
@@ -34,7 +35,8 @@ from afina.predicting.predictor import predicted
 from afina.predicting.prompting import calibrated_offset
 from afina.studies import problems
 from afina.studies.retention import RetentionBefore
-from afina.studies.runs.inputs import Located, TaskFacts
+from afina.studies.runs.inputs import Located, TaskFacts, unlabelled_digest
+from afina.studies.runs.lesson import Lesson
 from afina.studies.runs.spec import RunSpec
 from afina.training.fit import Fit
 from afina.training.optimizer import Recipe
@@ -56,6 +58,7 @@ class Prepared:
         total: The number of parameters of the classifier without the adapter, including the head.
         max_length: The maximum number of tokens; longer texts, or prompts, are truncated.
         retention: The neutral sentences with the backbone's losses. None: the run does not measure retention.
+        lesson: What the run learns from its teacher. None: the run learns from labels only.
     """
 
     run: RunSpec
@@ -71,6 +74,7 @@ class Prepared:
     max_length: int
     device: torch.device
     retention: RetentionBefore | None = None
+    lesson: Lesson | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -138,18 +142,17 @@ def prepare(
         located: The paths of the task and the backbone on this machine. None: the addresses in `run`.
         scratch: The directory for temporary files of the training. None: the training writes no temporary file.
 
-    Raises NotFound, InvalidStudy or InvalidData. InvalidData is also raised if the data or the backbone's files do not
-    have the digests in `run`.
+    Raises NotFound, InvalidStudy, or InvalidData, also if a file of the run does not have the digest in `run`.
     """
-    check_products(run.training.products)
+    check_products(products := run.training.products)
     listen(Progress("load"))
     with meter.phase("load"):
-        texts = given or (located.read(run) if located else read_task(run))
-        run = of_backbone(of_data(run, texts), located)
+        run, texts = _with_task(run, given, located)
         objective, metric = aim_of(run, texts)
+    lesson = Lesson.of(run, texts, objective, meter, listen, located)
+    with meter.phase("load"):
         backbone = located.open(run) if located else Backbone.load(run.backbone)
-        question = question_of(run, texts, backbone)
-        length = longest_text(run, backbone.longest)
+        question, length = question_of(run, texts, backbone), longest_text(run, backbone.longest)
         method = make(run.method, run.hyperparameters).for_backbone(backbone)
         classifier = opened(backbone, objective, question, method, run.seed, listen, run.training.precision)
         digest, total = backbone.digest_of(classifier.body), classifier.parameter_count
@@ -178,10 +181,18 @@ def prepare(
         max_length=task.max_length,
         device=meter.device,
         retention=before,
+        lesson=lesson,
     )
-    loader = loader_of(run, task.train, objective)
-    recipe, products = replace(recipe_of(run, method, loader), scratch=scratch), run.training.products
+    loader = loader_of(run, task.train, objective, lesson.targets if lesson else None, task.unlabelled)
+    recipe = replace(recipe_of(run, method, loader), scratch=scratch)
     return prepared, fit_of(method)(classifier, method, objective, loader, recipe, prepared.dtype, products)
+
+
+def _with_task(run: RunSpec, given: Task | None, located: Located | None) -> tuple[RunSpec, Task]:
+    """Return the run with the digests of its inputs, and its task with the texts from which the run learns."""
+    texts = given or (located.read(run) if located else read_task(run))
+    run = of_unlabelled(of_backbone(of_data(run, texts), located), located)
+    return run, texts if run.distils else replace(texts, unlabelled=None)
 
 
 WARM_UP, AT_LEAST, SECONDS = 3, 3, 10.0
@@ -334,10 +345,34 @@ def longest_text(run: RunSpec, most: int) -> int:
     return wanted or min(DEFAULT_LENGTH, most - taken)
 
 
-def loader_of(run: RunSpec, split: EncodedSplit, objective: Objective) -> Loader:
-    """Return the loader of the batches of training texts of `run`."""
-    size = run.training.batch_size * run.training.accumulate
-    return split.loader(objective.loss_targets(split.labels), size, run.seed)
+def of_unlabelled(run: RunSpec, located: Located | None = None) -> RunSpec:
+    """Return `run` with the digest of its file of texts without labels.
+
+    Raises InvalidData if the file does not have the digest in `run`.
+    """
+    found = unlabelled_digest(located.unlabelled if located else run.data.unlabelled)
+    if run.unlabelled_digest not in (None, found):
+        raise problems.UNLABELLED_CHANGED(path=run.data.unlabelled)
+    return run.on_unlabelled(found)
+
+
+def loader_of(
+    run: RunSpec,
+    split: EncodedSplit,
+    objective: Objective,
+    soft: np.ndarray | None = None,
+    more: EncodedSplit | None = None,
+) -> Loader:
+    """Return the loader of the batches of training texts of `run`.
+
+    Args:
+        soft: A teacher's outputs for the texts of `split` and then of `more`. None: the run learns from labels only.
+        more: Texts without labels, from which only a student learns.
+    """
+    size, targets = run.training.batch_size * run.training.accumulate, objective.loss_targets(split.labels)
+    if soft is None:
+        return split.loader(targets, size, run.seed)
+    return split.taught(soft, more, targets, size, run.seed)
 
 
 def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
@@ -359,6 +394,8 @@ def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
         warmup=_warmup(setting.warmup, steps),
         trunk=setting.trunk,
         trunk_dropout=setting.trunk_dropout,
+        distil_temperature=setting.distil_temperature,
+        distil_weight=setting.distil_weight,
     )
 
 

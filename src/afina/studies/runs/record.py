@@ -116,13 +116,37 @@ class Retention(Frozen):
 
 
 class Seconds(Frozen):
-    """The wall-clock seconds of each phase of a run; for a resumed run, summed over its parts."""
+    """The wall-clock seconds of each phase of a run; for a resumed run, summed over its parts.
+
+    Attributes:
+        teacher: The seconds in which the teacher answered the texts, or its answers were read from the cache. None: the
+            run has no teacher.
+    """
 
     load: Duration
     encode: Duration
     train: Duration
     evaluate: Duration
     save: Duration
+    teacher: Duration | None = None
+
+
+class UnlabelledCounts(Frozen):
+    """The number of texts without labels from which a run learned, and of those that were left out of their file.
+
+    Attributes:
+        texts: The number of texts from which the run learned.
+        evaluation: The number of texts that are also in the evaluation split.
+        training: The number of texts that are also in another split of the task.
+        repeated: The number of texts that repeat another text of the file.
+        missing: The number of rows without a text, which `missing = "skip"` leaves out.
+    """
+
+    texts: Count
+    evaluation: Count = 0
+    training: Count = 0
+    repeated: Count = 0
+    missing: Count = 0
 
 
 class Memory(Frozen):
@@ -226,6 +250,9 @@ class Record(ReprCard, Sealed):
         adapter: The path of the adapter, relative to the study's output directory. None: the run has no adapter.
         digest: The adapter's digest; None if the run has no adapter.
         data_digest: The digest of the task's files, a part of `key`. None if the address identifies the data.
+        teacher: The digest of the adapter from whose outputs the run learned. None: the run learned from labels only.
+        unlabelled: The number of texts without labels, and of those that were left out. None: there are no such texts.
+        unlabelled_digest: The digest of the file of texts without labels, a part of `key`.
         backbone_files: The digest of the files of a backbone in a directory, a part of `key`. None if the address
             identifies the backbone.
         too_long_rows: The indices, in the evaluation split, of texts that were left out because their targets are too
@@ -283,6 +310,9 @@ class Record(ReprCard, Sealed):
     environment: Environment
     data_digest: str | None = None
     backbone_files: str | None = None
+    teacher: str | None = None
+    unlabelled: UnlabelledCounts | None = None
+    unlabelled_digest: str | None = None
     too_long_rows: tuple[Count, ...] = ()
     at_once: int = Field(default=1, ge=1)
     fitted: HeadFit | None = None

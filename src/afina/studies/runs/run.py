@@ -27,10 +27,10 @@ from afina.models import backbone_spec
 from afina.models.backbone_spec import FLOAT
 from afina.studies import problems
 from afina.studies.runs import output_directory
-from afina.studies.runs.inputs import RunInputs, facts_of
+from afina.studies.runs.inputs import RunInputs, facts_of, unlabelled_digest
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
-from afina.studies.runs.spec import RunSpec, with_address
+from afina.studies.runs.spec import DISTILLATION, RunSpec, Training, with_address
 from afina.studies.study_file import explain
 
 MOST_SEED = 2**63
@@ -53,6 +53,7 @@ class Run(RunSpec):
     def _can_be_carried_out(self) -> Self:
         method = make(self.method, self.hyperparameters, "run")
         self._check_ignored(method)
+        self._check_teacher(method)
         if self.training.products != FLOAT and not method.multiplies_frozen:
             raise problems.PRODUCTS_OF_METHOD(
                 run=self.title,
@@ -65,6 +66,18 @@ class Run(RunSpec):
         if not 0 <= self.seed < MOST_SEED:
             raise problems.SEED_OF_RUN(run=self.title, seed=self.seed)
         return self
+
+    def _check_teacher(self, method: Method) -> None:
+        """Raise InvalidStudy for settings of distillation without a teacher, and for a teacher that has no effect."""
+        if self.teacher is not None:
+            if not method.learns_from_teacher:
+                raise problems.METHOD_WITHOUT_TEACHER(run=self.title, method=method.name, option="teacher")
+            return
+        usual = Training()
+        given = [name for name in DISTILLATION if getattr(self.training, name) != getattr(usual, name)]
+        given += ["unlabelled"] if self.data.unlabelled is not None else []
+        if given:
+            raise problems.NO_TEACHER(run=self.title, option=given[0])
 
     def _check_ignored(self, method: Method) -> None:
         """Raise InvalidStudy for a training setting that has no effect on the method."""
@@ -133,6 +146,7 @@ class Run(RunSpec):
         if not make(self.method, self.hyperparameters).has_adapter:
             raise problems.RUN_WITHOUT_ADAPTER(known=["none"], path=out, method=self.title)
         run = self.on_files(backbone_spec.files_digest(self.backbone))
+        run = run.on_unlabelled(unlabelled_digest(run.data.unlabelled))
         if self.data_digest is None and reads_files(self.task, self.data.evaluation):
             run = run.on(facts_of(self).data_digest)
         return OutputDirectory(Path(out)).adapter(run.label)

@@ -98,6 +98,10 @@ class Training(Frozen):
             "recomputed". The results of "kept" and "recomputed" differ only by rounding.
         trunk_dropout: Whether frozen lower blocks have dropout in training. `trunk_dropout = false` turns their dropout
             off, so that their outputs are the same in every step.
+        distil_temperature: The temperature by which the logits of the teacher and of the student are divided, for a run
+            with a teacher. A higher temperature gives more weight to improbable labels.
+        distil_weight: The share of the loss that compares the student with its teacher, on all texts. The rest of the
+            loss compares the student with the labels. With 0, the training is that without a teacher.
         retention: Whether the language-model loss on neutral sentences is measured before and after the training.
             `retention = true` uses the packaged sentences `snippets:editorials`; a string is the path of a file of
             sentences. Only for causal backbones.
@@ -127,6 +131,8 @@ class Training(Frozen):
     warmup: float = Field(default=0.0, ge=0, le=MOST)
     trunk: Literal["auto", "kept", "recomputed"] = "auto"
     trunk_dropout: bool = True
+    distil_temperature: float = Field(default=2.0, gt=0)
+    distil_weight: float = Field(default=0.9, ge=0, le=1)
     retention: bool | Annotated[str, Field(min_length=1)] = False
 
     @field_validator("warmup")
@@ -181,7 +187,16 @@ def training_settings(recorded: Mapping[str, Any]) -> dict[str, Any]:
 NO_EFFECT = frozenset({"checkpoint_seconds"})
 """The training settings that do not change the result of a run."""
 
-_NO_EFFECT = {"data": {"allow_leakage"}, "training": set(NO_EFFECT), "name": True, "metric": True}
+DISTILLATION = ("distil_temperature", "distil_weight")
+"""The training settings that only a run with a teacher has."""
+
+_NO_EFFECT = {
+    "data": {"allow_leakage", "unlabelled"},
+    "training": set(NO_EFFECT),
+    "name": True,
+    "metric": True,
+    "teacher": {"path"},
+}
 """The fields of `RunSpec` that do not change the result; runs that differ only in these fields have the same key."""
 
 
@@ -207,6 +222,20 @@ def with_address(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**fields, "task": task.address, "data": {**read, **own}}
 
 
+class Teacher(Frozen):
+    """The adapter from whose outputs a run learns (Hinton et al. 2015).
+
+    Attributes:
+        run: The key of the teacher's run, for a teacher that the same study trains.
+        adapter: The digest of the teacher's adapter, for a teacher that was trained before.
+        path: The directory of the teacher's adapter. "": the teacher's run has not been executed yet.
+    """
+
+    run: str | None = None
+    adapter: str | None = None
+    path: str = ""
+
+
 class RunSpec(ReprCard, Frozen):
     """The description of one training and evaluation.
 
@@ -217,6 +246,9 @@ class RunSpec(ReprCard, Frozen):
         data_digest: The digest of the contents of the task's files (`Task.data_digest`), so that a run on changed files
             has another key. `data_digest` is None if the address identifies the texts, as for packaged data and data on
             the Hub.
+        teacher: The adapter from whose outputs the run learns. None: the run learns from labels only.
+        unlabelled_digest: The digest of the file of texts without labels, so that a run on a changed file has another
+            key. None: there is no such file.
         backbone_files: The digest of the files in the backbone's directory (`backbone_spec.files_digest`), so that a
             run on changed files has another key. None if the address identifies the backbone.
     """
@@ -234,6 +266,8 @@ class RunSpec(ReprCard, Frozen):
     metric: str | None = None
     data_digest: str | None = None
     backbone_files: str | None = None
+    teacher: Teacher | None = None
+    unlabelled_digest: str | None = None
 
     def facts(self) -> dict[str, object]:
         return {
@@ -262,6 +296,16 @@ class RunSpec(ReprCard, Frozen):
     def on(self, data_digest: str | None) -> Self:
         """Return a copy of the run with `data_digest` as the digest of the task's files."""
         return self if data_digest == self.data_digest else self.model_copy(update={"data_digest": data_digest})
+
+    def on_unlabelled(self, unlabelled_digest: str | None) -> Self:
+        """Return a copy of the run with `unlabelled_digest` as the digest of its file of texts without labels."""
+        same = unlabelled_digest == self.unlabelled_digest
+        return self if same else self.model_copy(update={"unlabelled_digest": unlabelled_digest})
+
+    @property
+    def distils(self) -> bool:
+        """Whether the run learns from a teacher, and not only from labels."""
+        return self.teacher is not None and self.training.distil_weight > 0
 
     def on_files(self, backbone_files: str | None) -> Self:
         """Return a copy of the run with `backbone_files` as the digest of the backbone's files."""

@@ -1,0 +1,98 @@
+"""A teacher: an adapter whose outputs for texts are the targets of a student (Hinton et al. 2015).
+
+The outputs of a teacher are computed once for the texts of a training, and kept in the cache. The module `teacher` does
+not know how a student is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from afina import assets, digest, file_io, tensorfile
+from afina.data.split import Split
+from afina.data.task import LEAKAGE_LIMIT, Task
+from afina.errors import CannotWrite, CorruptAdapter
+from afina.models import objectives
+from afina.models.adapter import Adapter
+from afina.models.objectives import Objective, Predictions
+from afina.predicting import problems
+from afina.predicting.predictor import Predictor, backbone_of
+from afina.predicting.reading import takes_pairs
+
+CACHE_LIMIT = 2**30
+"""The largest size in bytes of the cache of teachers' outputs; the least recently used ones are removed first."""
+
+_FORMAT = 1
+_OUTPUTS = "outputs"
+
+
+def check_teacher(adapter: Adapter, task: Task, *, allow_leakage: bool = False) -> None:
+    """Raise an error if an adapter cannot be the teacher of a student of a task.
+
+    Args:
+        allow_leakage: Whether the teacher's training texts may be evaluation texts of the task.
+
+    Raises InvalidStudy for a teacher of another kind, with other labels, or of pairs if the task has single texts, and
+    the reverse; Leakage if the teacher was trained on more than a share LEAKAGE_LIMIT of the evaluation texts.
+    """
+    manifest, where = adapter.manifest, adapter.where
+    kind = objectives.make(manifest.label_names, manifest.objective).kind
+    if kind != task.kind:
+        raise problems.TEACHER_OF_OTHER_KIND(path=where, found=kind, expected=task.kind)
+    if set(manifest.label_names) != set(task.label_names):
+        raise problems.TEACHER_OF_OTHER_LABELS(path=where, found=manifest.label_names, expected=task.label_names)
+    words = {True: "pairs of texts", False: "single texts"}
+    if (pairs := takes_pairs(manifest)) not in (None, task.pairs):
+        raise problems.TEACHER_OF_PAIRS(path=where, found=words[bool(pairs)], expected=words[task.pairs])
+    if adapter.trained_on is None or allow_leakage:
+        return
+    leaked, count = int(adapter.trained_on.among(task.evaluation).sum()), len(task.evaluation)
+    if leaked > LEAKAGE_LIMIT * count:
+        raise problems.TEACHER_SAW_EVALUATION(path=where, leaked=leaked, evaluation=count, limit=LEAKAGE_LIMIT)
+
+
+def soft_targets(
+    adapter: Adapter, splits: Sequence[Split], student: Objective, dtype: str, backbone: str | None = None
+) -> np.ndarray:
+    """Return the targets that a student learns from a teacher, for the texts of several splits, float32 [N, width].
+
+    The teacher's outputs are read from the cache if they were computed before.
+
+    Args:
+        student: The objective of the student.
+        dtype: The type in which the teacher computes, as in `Predictor.of`.
+        backbone: The address of the teacher's backbone. None: the address in the adapter's manifest.
+
+    Raises the errors of `Predictor.load` and `Predictor.predict`.
+    """
+    texts = [text for split in splits for text in split.texts]
+    pairs = None if splits[0].pairs is None else [pair for split in splits for pair in split.pairs or ()]
+    asked = [_FORMAT, adapter.digest, digest.of_strings(texts), digest.of_strings(pairs or ()), dtype]
+    name = digest.of_json(asked).removeprefix(digest.PREFIX)[:32]
+    place = assets.cache_directory() / "teachers" / f"{name}.safetensors"
+    found = _kept(place, len(texts))
+    if found is None:
+        address = None if adapter.manifest.backbone is None else backbone
+        found = Predictor.of(adapter, backbone_of(adapter, address), dtype).predict(texts, pairs)[0].outputs
+        with suppress(OSError, CannotWrite):  # not writable or full: the outputs are computed again
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with file_io.replacing(place) as fresh:
+                tensorfile.write_arrays(fresh, {_OUTPUTS: found})
+            file_io.trim(place, CACHE_LIMIT)
+    teacher = objectives.make(adapter.manifest.label_names, adapter.manifest.objective)
+    return student.soft_targets(teacher, Predictions(found))
+
+
+def _kept(place: Path, count: int) -> np.ndarray | None:
+    """Return the outputs for `count` texts in a file of the cache; None if the file is missing or damaged."""
+    try:
+        outputs = tensorfile.read_arrays(place)[_OUTPUTS]
+    except (OSError, KeyError, ValueError, CorruptAdapter):
+        return None
+    with suppress(OSError):
+        place.touch()  # marks the outputs as used most recently
+    return outputs if len(outputs) == count else None
