@@ -252,6 +252,10 @@ TEACHER_CIRCLE = _teacher_invalid(
     "{where}: `teacher` {found}: {_circle}, so no run can be the first. Name another teacher for {method}."
 )
 TEACHER_AMBIGUOUS = _teacher_invalid("{where}: `teacher` {found} runs on several backbones. Choose one of {known}.")
+TEACHER_WITHOUT_ADAPTER = _teacher_invalid(
+    "{where}: `teacher` {found}: method {method} gives no adapter, whose probabilities a student could learn. Name "
+    "another method."
+)
 TEACHER_NOT_STRING = _teacher_invalid(
     "{where}: `teacher` {found!r}: expected the name of another table of the study, or the directory of an adapter."
 )

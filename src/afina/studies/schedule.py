@@ -289,7 +289,7 @@ class Schedule:
         while any(other in slots.busy for other in teachers):
             self._end(*slots.next())
         found = next((self.results[other].record for other in teachers if other in self.results), None)
-        if found is None:
+        if found is None or found.adapter is None:
             name = self.runs[teachers[0] - 1].title if teachers else run.teacher.run
             message = str(problems.TEACHER_FAILED(run=run.title, teacher=name))
             self.watcher.failed(run, message)

@@ -259,7 +259,10 @@ class Study(ReprCard, Frozen):
             names = " learns from ".join(on_backbone(*arm) for arm in (*chain[chain.index(found) :], found))
             raise problems.TEACHER_CIRCLE(where=where, found=asked, method=own[0], _circle=names)
         name, backbone = found
-        return Teacher(run=self._run(name, backbone, seed, where, size, chain).key)
+        made = self._run(name, backbone, seed, where, size, chain)
+        if not make(made.method, made.hyperparameters).has_adapter:
+            raise problems.TEACHER_WITHOUT_ADAPTER(where=where, found=asked, method=made.method)
+        return Teacher(run=made.key)
 
     def run(
         self,
