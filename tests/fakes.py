@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from afina import Backbone, Run
 from afina.data.batch import Loader, pack
+from afina.data.pairs import PairLoader
 from afina.data.token_cache import EncodedSplit
 from afina.data.tokenize import Encoded, encode
 from afina.events import Listener, ignore
@@ -80,6 +81,7 @@ __all__ = [
     "configuration",
     "difference",
     "encoded",
+    "family_of",
     "fit_of",
     "logits_of",
     "opened",
@@ -235,7 +237,14 @@ def serves(family: str, name: str) -> bool:
         return ARCHITECTURES[family].takes_virtual_tokens
     if name == "zero-shot":
         return ARCHITECTURES[family].logits is None
+    if name == "setfit":
+        return ARCHITECTURES[family].is_encoder
     return (name != "prelayer-46080" or family == "gpt2") and (name != "bitfit" or family not in WITHOUT_BIAS)
+
+
+def family_of(name: str) -> str:
+    """GPT-2, or BERT for the method of that key if it has no meaning for GPT-2."""
+    return "gpt2" if serves("gpt2", name) else "bert"
 
 
 def reference(path: Path, classifier: Any, labels: int, pad: int | None) -> Any:
@@ -340,6 +349,8 @@ def fit_of(
     recipe = Recipe(**(settings | changes))
     objective = Classes(("bad", "good"))
     loader = Loader(*data, BATCH, recipe.seed)
+    if method.pairs is not None:
+        loader = PairLoader.of(loader, method.pairs)
     return probe_fit.fit_of(method)(classifier, method, objective, loader, recipe, dtype, products)
 
 

@@ -146,6 +146,7 @@ SYNONYMS = (
     ("rouge_l", "rouge"),
     ("full", "finetuning finetune ft sft"),
     ("linear_probe", "probe linear logisticregression"),
+    ("setfit", "contrastive sentencetransformers"),
     ("adapter", "adapters houlsby"),
     ("prelayer", "embeddings"),
     ("prompt", "softprompt"),

@@ -18,7 +18,7 @@ class Progress:
             downloaded; "wait" while the run waits for a node; "draw" if weights are initialised at random because the
             files of the backbone do not have them; "copy" if a quantised copy of the backbone was written, or could not
             be written; "trunk" if frozen lower blocks are computed once, or in every step for a reason; "teacher" while
-            a teacher answers the texts.
+            a teacher answers the texts; "pairs" if the run trains on pairs of texts.
         step: the number of finished steps, or of downloaded bytes. The attributes `step`, `steps`, `loss`,
             `tokens_per_second` and `seconds_left` are set while the run downloads, trains or evaluates.
         steps: the total number of steps or bytes.
@@ -27,8 +27,9 @@ class Progress:
         seconds_left: the estimated number of seconds until the end of the phase.
         note: a description that depends on the phase. In the phase "download", the note says what is downloaded, such
             as "the model embedded". In the phase "wait", the note says what the run waits for, such as "a node with 3.1
-            GiB and 1 CPU". In the phase "draw", the note names the drawn weights. In the phases "copy" and "trunk", the
-            note is a sentence without a subject, about the quantised copy or about the lower blocks.
+            GiB and 1 CPU". In the phase "draw", the note names the drawn weights. In the phases "copy", "trunk"
+            and "pairs", the note is a sentence without a subject, about the quantised copy, the lower blocks or the
+            pairs.
     """
 
     phase: str

@@ -17,7 +17,7 @@ from torch import nn
 from afina import METHODS, Backbone
 from afina.meter import PHASES, Meter, activation_bytes, machine_memory, memory_available, rss, rss_peak, state_bytes
 from afina.methods import is_fitted, make
-from fakes import Runs, encoded, fit_of, opened, sentences
+from fakes import Runs, encoded, family_of, fit_of, opened, sentences
 
 FLOAT = 4
 MIB = 2**20
@@ -119,13 +119,14 @@ def test_activations_of_a_training_step_grow_with_its_tokens_and_shrink_with_wha
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_state_of_a_run_is_its_tensors_counted_by_hand(runs: Runs, gpt2: Backbone, method: str) -> None:
-    record = runs.record("gpt2", method)
-    model = opened(gpt2, make(method).for_family("gpt2")).model
+def test_the_state_of_a_run_is_its_tensors_counted_by_hand(runs: Runs, method: str) -> None:
+    family = family_of(method)
+    record = runs.record(family, method)
+    model = opened(Backbone.load(str(runs.backbones.path(family))), make(method).for_family(family)).model
     everything = sum(parameter.numel() for parameter in model.parameters())
-    tensors = len(make(method).trainable(model))
+    stepped = make(method).by_gradient(model)
     features = 6 * 8 * 32 if method == "head" else 0  # of the texts of six steps
-    optimized = 3 * record.trainable + tensors
+    optimized = 3 * sum(parameter.numel() for parameter in stepped.values()) + len(stepped)
     if is_fitted(method):  # without an optimizer, on the features of all texts
         features, optimized = record.train_examples * 32, 0
     assert record.memory.state_bytes == FLOAT * (everything + optimized + features)
@@ -137,7 +138,7 @@ def test_the_state_of_a_run_is_its_tensors_counted_by_hand(runs: Runs, gpt2: Bac
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_record_holds_the_memory_and_the_seconds_that_this_machine_can_measure(runs: Runs, method: str) -> None:
-    record = runs.record("gpt2", method)
+    record = runs.record(family_of(method), method)
     seconds = record.seconds.model_dump()
     trains = not make(method).trains_nothing
     assert {name for name, value in seconds.items() if value > 0} == {*PHASES} - (set() if trains else {"train"})

@@ -19,6 +19,7 @@ from afina.methods.peft import PeftMethod
 from afina.methods.selective import Selective
 from afina.models.classifier import Classifier
 from afina.models.pretrained import meta_model
+from fakes import Backbones, family_of
 from raises import raises
 
 
@@ -118,9 +119,10 @@ def test_a_method_that_breaks_its_word_is_refused_before_anything_is_trained(
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_check_draws_no_number_and_changes_no_weight(gpt2: Backbone, name: str) -> None:
-    method = make(name).for_family("gpt2")
-    checked, plain = fresh(gpt2), fresh(gpt2)
+def test_the_check_draws_no_number_and_changes_no_weight(backbones: Backbones, name: str) -> None:
+    backbone = Backbone.load(str(backbones.path(family_of(name))))
+    method = make(name).for_family(backbone.family)
+    checked, plain = fresh(backbone), fresh(backbone)
     torch.manual_seed(5)
     attach(checked, method)
     after = torch.get_rng_state()

@@ -18,7 +18,7 @@ from afina.methods.selective import Selective
 from afina.models.architectures import ARCHITECTURES, is_head
 from afina.models.classifier import Classifier
 from afina.report.paper import HYPERPARAMETERS
-from fakes import SLOW, Backbones, encoded, fit_of, logits_of, opened, sentences, serves
+from fakes import SLOW, Backbones, encoded, family_of, fit_of, logits_of, opened, sentences, serves
 from grid import by_family, thinned
 from raises import raises
 
@@ -112,7 +112,8 @@ def test_attaching_a_method_leaves_the_logits_as_they_were_unless_it_starts_apar
 
 
 def test_only_declared_parameters_get_gradients_and_all_others_keep_every_bit(fitted: Fitted) -> None:
-    with_gradients = set() if fitted.method.is_fitted else fitted.declared
+    stepped = {f"model.{name}" for name in fitted.method.by_gradient(fitted.model)}
+    with_gradients = set() if fitted.method.is_fitted else stepped
     assert {name for name, p in fitted.classifier.named_parameters() if p.grad is not None} == with_gradients
     changed = {name for name, one in snapshot(fitted.classifier).items() if not torch.equal(one, fitted.start[name])}
     assert changed == fitted.declared
@@ -173,10 +174,11 @@ def test_a_state_always_holds_the_head(fitted: Fitted) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_state_with_a_tensor_missing_surplus_or_of_another_shape_is_refused_and_nothing_changes(
-    gpt2: Backbone, name: str
+    backbones: Backbones, name: str
 ) -> None:
-    method = make(name).for_family("gpt2")
-    model = opened(gpt2, method).model
+    family = family_of(name)
+    method = make(name).for_family(family)
+    model = opened(Backbone.load(str(backbones.path(family))), method).model
     state = {key: torch.zeros_like(tensor) for key, tensor in method.state(model).items()}
     before = {key: tensor.detach().clone() for key, tensor in method.state(model).items()}
     first = sorted(state)[0]
@@ -269,7 +271,7 @@ def test_an_unknown_or_impossible_setting_is_an_error_that_says_where_and_what_i
 
 @pytest.mark.parametrize("name", METHODS)
 def test_hyperparameters_make_the_same_method_again(name: str) -> None:
-    method = make(name).for_family("gpt2")
+    method = make(name).for_family(family_of(name))
     assert make(name, method.hyperparameters) == method
 
 

@@ -19,7 +19,7 @@ from afina.models.architectures import is_head
 from afina.models.classifier import Classifier
 from fakes import TEXTS, Backbones, encoded, fit_of, logits_of, opened, sentences, serves
 
-KEYS = [key for key, kind in METHODS.items() if kind.trains_body and not kind().trains_nothing]
+KEYS = [key for key, kind in METHODS.items() if kind.trains_body and not kind().trains_nothing and kind().pairs is None]
 TRIED = ("gpt2", "llama", "bert")
 CASES = [
     (family, "+".join(pair))

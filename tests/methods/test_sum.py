@@ -142,6 +142,7 @@ def test_parts_that_train_the_same_are_refused_by_the_parameter(
     [
         ("lora+head", {}, InvalidStudy, {"code": "method.sum-contradiction", "part": "head"}),
         ("lora+baseline", {}, InvalidStudy, {"code": "method.sum-contradiction", "part": "baseline"}),
+        ("setfit+adapter", {}, InvalidStudy, {"code": "method.sum-contradiction", "part": "setfit"}),
         ("lora+lora", {}, InvalidStudy, {"code": "method.sum-contradiction", "part": "lora"}),
         ("lora+lorra", {}, UnknownName, {"code": "name.unknown", "name": "lorra", "kind": "method", "nearest": "lora"}),
         ("lora+bitfit", {"r": 4}, UnknownName, {"code": "name.unknown", "name": "r"}),

@@ -20,7 +20,7 @@ from afina.methods import METHODS, make
 from afina.methods.attachment import attach
 from afina.models.language_model import LanguageModel, open_model
 from afina.models.objectives import Opening
-from fakes import CAUSAL, TEXTS, Backbones, difference
+from fakes import CAUSAL, TEXTS, Backbones, difference, serves
 from raises import raises
 
 TOLERANCE = 1e-5
@@ -62,6 +62,10 @@ def test_the_likelihood_of_each_reference_is_that_of_transformers_alone(family: 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_adapts_a_language_model_or_says_why_not(method: str, backbones: Backbones) -> None:
+    if not serves("gpt2", method):
+        with raises(InvalidStudy, code="method.family-unsupported", method=method):
+            make(method).for_family("gpt2")
+        return
     backbone = Backbone.load(str(backbones.path("gpt2")))
     model = opened(backbone)
     chosen = make(method).for_family("gpt2")

@@ -53,10 +53,15 @@ def run_of(backbones: Backbones, task: str, family: str, method: str, **changes:
 FAMILIES = {"full": "gptj", "lora": "qwen3", "bitfit": "gpt_neox", "ia3": "mistral", "prompt": "llama"}
 """Families of the methods that are not checked on GPT-2."""
 
+HEADS = ("baseline", "head", "linear_probe", "setfit")
+"""Methods that need a classification head."""
+
 CASES = [
     *(
         (FAMILIES.get(name, "gpt2"), name, ("float32", "bfloat16")[place % 2])
-        for place, name in enumerate(name for name in METHODS if name not in ("baseline", "head", "linear_probe"))
+        for place, name in enumerate(
+            name for name in METHODS if name not in ("baseline", "head", "linear_probe", "setfit")
+        )
     ),
     ("gpt2", "full", "float32"),
     ("llama", "full", "bfloat16"),

@@ -25,7 +25,7 @@ from afina.studies.runs.record import Record
 from afina.studies.runs.spec import Training
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit
-from fakes import Backbones, Runs, changed, encoded, fit_of, opened, sentences
+from fakes import Backbones, Runs, changed, encoded, family_of, fit_of, opened, sentences
 from grid import some_slow
 
 STEPS = 9
@@ -62,7 +62,8 @@ def run(backbones: Backbones, toy: str) -> Callable[..., Run]:
     """A run over an epoch's end, with dropout in the body and in the adapter."""
     data_digest = Task.load(toy).data_digest
 
-    def make_run(method: str = "lora", family: str = "gpt2", seed: int = 0, **changes: Any) -> Run:
+    def make_run(method: str = "lora", family: str = "", seed: int = 0, **changes: Any) -> Run:
+        family = family or family_of(method)
         settings = {"max_steps": STEPS, "batch_size": 16, "dtype": "float32", "checkpoint_seconds": 0.0} | changes
         training = Training(**settings)
         made = Run(backbone=str(backbones.path(family)), task=toy, method=method, training=training, seed=seed)
@@ -80,12 +81,12 @@ def alone(run: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def fit(gpt2: Backbone) -> Callable[..., Fit]:
-    data = encoded(gpt2, sentences(50))
-
+def fit(backbones: Backbones) -> Callable[..., Fit]:
     def fresh(name: str) -> Fit:
-        method = make(name, {"dropout": 0.1} if name == "lora" else None).for_family("gpt2")
-        return fit_of(opened(gpt2, method), method, data, steps=STEPS, checkpoint_seconds=0.0)
+        backbone = Backbone.load(str(backbones.path(family_of(name))))
+        method = make(name, {"dropout": 0.1} if name == "lora" else None).for_family(backbone.family)
+        data = encoded(backbone, sentences(50))
+        return fit_of(opened(backbone, method), method, data, steps=STEPS, checkpoint_seconds=0.0)
 
     return fresh
 
@@ -193,9 +194,10 @@ def test_resuming_from_a_checkpoint_at_any_step_ends_in_the_same_tensors_and_los
         ("full", "float32"),
         ("lora", "float32"),
         ("head", "float32"),
+        pytest.param("setfit", "float32", marks=pytest.mark.slow),
         *(
             pytest.param(method, "bfloat16", marks=pytest.mark.slow)
-            for method in ("lora", "prompt", "bitfit", "adapter", "lora+prefix")
+            for method in ("lora", "setfit", "prompt", "bitfit", "adapter", "lora+prefix")
         ),
     ],
 )
@@ -292,5 +294,6 @@ def test_bfloat16_training_saves_float32_tensors_and_leaves_frozen_weights_out(
 
 def test_a_record_of_a_finished_run_holds_the_digest_that_is_on_disk(runs: Runs) -> None:
     for method in METHODS:
-        manifest = json.loads((runs.adapter("gpt2", method) / "manifest.json").read_text())
-        assert manifest["digest"] == runs.record("gpt2", method).digest
+        family = family_of(method)
+        manifest = json.loads((runs.adapter(family, method) / "manifest.json").read_text())
+        assert manifest["digest"] == runs.record(family, method).digest

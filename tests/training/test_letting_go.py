@@ -22,7 +22,7 @@ from afina.models.classifier import Classifier
 from afina.studies.runs import prepared
 from afina.training.fit import Fit
 from crowd import adapter
-from fakes import SLOW, Backbones, Runs, encoded, fit_of, opened, sentences
+from fakes import SLOW, Backbones, Runs, encoded, family_of, fit_of, opened, sentences
 from grid import by_family
 
 
@@ -147,10 +147,11 @@ def test_an_error_that_is_kept_keeps_no_model(runs: Runs, tmp_path: Path, monkey
 
 @pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
-def test_a_predictor_that_nobody_has_any_more_is_gone(gpt2: Backbone, dtype: str) -> None:
+def test_a_predictor_that_nobody_has_any_more_is_gone(backbones: Backbones, dtype: str) -> None:
     """So opening one needs no collection before, which looks at every object of the process."""
     for name in (*METHODS, "lora+prefix"):
-        predictor = Predictor.of(adapter(gpt2, name), gpt2, dtype)
+        backbone = Backbone.load(str(backbones.path(family_of(name))))
+        predictor = Predictor.of(adapter(backbone, name), backbone, dtype)
         predictor(["What a warm ferry!"])
         references = watched(predictor, predictor.classifier)
         del predictor

@@ -255,7 +255,7 @@ class Loader:
         lengths = self.encoded.lengths
         largest, most = np.zeros(0, np.int64), 0
         for chosen in self.chosen(0, stop):
-            for part in limits.cut(lengths[chosen]):
+            for part in self.cut(chosen, limits):
                 size = int(lengths[chosen[part]].sum()) + limits.before * len(part)
                 if size > most:
                     largest, most = chosen[part], size
@@ -268,8 +268,11 @@ class Loader:
 
     def most_parts(self, stop: int, limits: MicroBatchLimits) -> int:
         """Return the largest number of micro-batches of any training batch of the steps 0, ..., stop - 1."""
-        lengths = self.encoded.lengths
-        return max(len(limits.cut(lengths[chosen])) for chosen in self.chosen(0, stop))
+        return max(len(self.cut(chosen, limits)) for chosen in self.chosen(0, stop))
+
+    def cut(self, chosen: np.ndarray, limits: MicroBatchLimits) -> list[np.ndarray]:
+        """Return the indices, within a training batch `chosen`, of the sequences of each micro-batch."""
+        return limits.cut(self.encoded.lengths[chosen])
 
     def chosen(self, start: int, stop: int) -> Iterator[np.ndarray]:
         """Yield the indices of the examples of each training batch, for the steps start, ..., stop - 1."""

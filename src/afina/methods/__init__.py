@@ -23,6 +23,7 @@ from afina.methods.method import REQUIRED, Method
 from afina.methods.peft_types import PeftType, SavedPeft, saved_by_peft
 from afina.methods.prompt_and_prefix import PrefixTuning, PromptTuning
 from afina.methods.selective import Baseline, BitFit, Full, Head, Last, LayerNorm, PreLayer, PreLayer46080, ZeroShot
+from afina.methods.setfit import SetFit
 from afina.methods.sum import MULTIPLIER, PLUS, Sum
 from afina.schema import WrongValue
 
@@ -80,7 +81,7 @@ def _load(entry: EntryPoint, taken: set[str], methods: dict[str, type[Method]]) 
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
-        *(Baseline, ZeroShot, LinearProbe, Head, Full, Last, BitFit, LayerNorm, Lora, Ia3, Vera),
+        *(Baseline, ZeroShot, LinearProbe, Head, SetFit, Full, Last, BitFit, LayerNorm, Lora, Ia3, Vera),
         *(BottleneckAdapter, PromptTuning, PrefixTuning, PreLayer, PreLayer46080),
     )
 }

@@ -24,7 +24,7 @@ from afina.methods.method import Method
 from afina.models.architectures import has_head, is_head
 from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier, ParameterCounts, count_parameters
-from afina.models.objectives import SINGLE_LABEL, Opening
+from afina.models.objectives import OBJECTIVES, SINGLE_LABEL, Opening
 from afina.models.pretrained import meta_model
 
 TOLERANCE = 1e-5
@@ -158,6 +158,7 @@ def _served(
 
 def _counts(address: str, method: Method, opening: Opening = SINGLE_LABEL) -> ParameterCounts:
     model = meta_model(address, opening=opening)
+    method.check_kind(next(kind for kind, made in OBJECTIVES.items() if made.problem_type == opening.problem_type))
     if not has_head(model):
         _check_needs_no_head(method)
     ready = method.for_family(model.config.model_type)

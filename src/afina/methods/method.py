@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from afina import digest
+from afina.data.kinds import Kind
 from afina.methods import problems
 from afina.models.architectures import is_head
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
 
+    from afina.data.pair_sampling import PairSampling
     from afina.models.backbone import Backbone
     from afina.models.kernels.layer_changes import BatchedAdapter
 
@@ -39,6 +41,7 @@ class Description:
         search: Values that tuning tries, by hyperparameter. Tuning also tries learning rates from a tenth of the
             default to ten times the default. None: the method has nothing to tune.
         practical: Whether afina's recommendation of a method considers this method.
+        kinds: The kinds of task that the method supports. None: all kinds.
     """
 
     name: ClassVar[str]
@@ -47,6 +50,12 @@ class Description:
     learning_rate: ClassVar[float] = 2e-4
     search: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {}
     practical: ClassVar[bool] = True
+    kinds: ClassVar[frozenset[Kind] | None] = None
+
+    def check_kind(self, kind: str) -> None:
+        """Raise InvalidStudy if the method does not support this kind of task."""
+        if self.kinds is not None and kind not in self.kinds:
+            raise problems.KIND_UNSUPPORTED(known=sorted(self.kinds), method=self.name, kind=kind)
 
 
 REQUIRED = ("name", "title", "summary")
@@ -173,6 +182,14 @@ class Adaptation(ABC):
         return True
 
     @property
+    def pairs(self) -> PairSampling | None:
+        """How pairs of texts are drawn, if gradient steps on pairs train the body and scikit-learn fits the head.
+
+        None: the method trains on single texts.
+        """
+        return None
+
+    @property
     def adapts_upper_blocks(self) -> bool:
         """Whether the user has restricted the method to upper transformer blocks.
 
@@ -197,8 +214,8 @@ class Adaptation(ABC):
 
     @property
     def learns_from_teacher(self) -> bool:
-        """Whether the method can learn from a teacher's probabilities, which gradient steps can and a solver cannot."""
-        return not (self.trains_nothing or self.is_fitted)
+        """Whether the method can learn from a teacher's probabilities: a head that gradient steps train can."""
+        return not (self.trains_nothing or self.is_fitted or self.pairs is not None)
 
     @property
     def multiplies_frozen(self) -> bool:
@@ -226,6 +243,11 @@ class Adaptation(ABC):
     def trainable(self, model: Any) -> dict[str, Parameter]:
         """Return the parameters that require gradients, by name."""
         return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    def by_gradient(self, model: Any) -> dict[str, Parameter]:
+        """Return the parameters that gradient steps train, by name: without the head, if the method trains on pairs."""
+        trained = self.trainable(model)
+        return trained if self.pairs is None else {name: each for name, each in trained.items() if not is_head(name)}
 
     def decays(self, model: Any) -> set[str]:
         """Return the names of the parameters with weight decay: all parameters except biases and norm weights.

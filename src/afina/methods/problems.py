@@ -57,6 +57,10 @@ NO_BIASES = _method_family_unsupported(
     "method {method}: models of type {family} have no biases. Use layernorm, which trains about as few "
     "parameters, or lora."
 )
+ENCODER_NEEDED = _method_family_unsupported(
+    "method {method}: models of type {family} are causal, but the method trains embeddings of an encoder. Give an "
+    "encoder such as minilm, or use lora or linear_probe."
+)
 FAMILY_UNSUPPORTED = _method_family_unsupported(
     "method {method}: defined for {known} only, but this backbone is of type {family}. Use `prelayer`."
 )
@@ -66,6 +70,13 @@ HEAD_WITHOUT_LABELS = Problem(
     "method.head-missing",
     "method {method}: the method is a classification head on the frozen model, but a task of kind text is "
     "answered by the language model itself, which has no such head. {_instead}",
+)
+
+KIND_UNSUPPORTED = Problem(
+    InvalidStudy,
+    "method.kind-unsupported",
+    "method {method}: the task is of kind {kind}, but the method supports only {known}. Use another method, such as "
+    "lora or full.",
 )
 
 PACKAGE_UNUSABLE = Problem(
@@ -114,7 +125,7 @@ VERA_SETTINGS = _method_setting_invalid(
 VERA_KEY = _method_setting_invalid("method vera: key={key}; expected a seed of at least 0.")
 POOLING_OF_FILES_UNUSABLE = _method_setting_invalid(
     "{path}: {found}, expected a Transformer, a Pooling by the first, last or mean token, and optionally a "
-    'Normalize. Set pooling to "family", "first", "last" or "mean".'
+    'Normalize. Set pooling, such as to "mean".'
 )
 NORMALIZE_BEFORE_OWN_LAYERS = _method_setting_invalid(
     "method {method}: normalize is true, but the head of {family} has further layers behind its own pooling. Set "
@@ -123,6 +134,10 @@ NORMALIZE_BEFORE_OWN_LAYERS = _method_setting_invalid(
 PROBE_NOT_EXPORTABLE = _method_setting_invalid(
     "its {found}, which transformers' classifier of this family does not compute. For export, fit the probe with "
     'pooling = "family" and normalize = false.'
+)
+EMBEDDINGS_NOT_EXPORTABLE = _method_setting_invalid(
+    "method {method}: its head reads embeddings with pooling {pooling}, which transformers' classifier of this family "
+    "does not compute. For export, train with method full."
 )
 POOLING_FIRST_OF_DECODER = _method_setting_invalid(
     "method {method}: pooling is first, but in a model of type {family}, a text's first token sees no other "
@@ -167,6 +182,9 @@ LAYERS_TOO_MANY = _method_setting_invalid(
 _method_sum_contradiction = partial(Problem, InvalidStudy, "method.sum-contradiction")
 PART_TWICE = _method_sum_contradiction("{_place}method {method}: {part} is named twice. Leave one out.")
 PART_WITHOUT_EFFECT = _method_sum_contradiction("method {method}: {part} {reason}. Leave it out.")
+PART_ON_PAIRS = _method_sum_contradiction(
+    "method {method}: {part} trains on pairs of texts, and the other methods on single texts. Use {part} alone."
+)
 BOTH_WRAP = _method_sum_contradiction("method {method}: {parts} both wrap the model with peft. Leave one out.")
 BOTH_TRAIN = _method_sum_contradiction("method {method}: {parts} both train {parameter}. Leave one out.")
 TRAINS_WHAT_ANOTHER_ADDS_TO = _method_sum_contradiction(

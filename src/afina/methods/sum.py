@@ -50,6 +50,8 @@ class Sum(Method):
         if idle is not None:
             does = "trains nothing" if self.parts[idle].trains_nothing else "trains only the head, as every method does"
             raise problems.PART_WITHOUT_EFFECT(reason=does, method=name, part=idle)
+        if on_pairs := [key for key, part in self.parts.items() if part.pairs is not None]:
+            raise problems.PART_ON_PAIRS(method=name, part=on_pairs[0])
         wraps = [key for key, part in self.parts.items() if isinstance(part, PeftMethod)]
         if len(wraps) > 1:
             raise problems.BOTH_WRAP(method=name, parts=wraps)

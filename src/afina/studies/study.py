@@ -231,7 +231,8 @@ class Study(ReprCard, Frozen):
         training, ask = _changed(self.train, entry, where), _changed(shared, entry, where)
         check_template(ask.template)
         data = self.data if teacher is not None else replace(self.data, unlabelled=None)
-        if size is not None and teacher is None:  # a student takes its epochs over the texts without labels too
+        # a student takes its epochs over the texts without labels too, and a training on pairs has no epochs
+        if size is not None and teacher is None and made.pairs is None:
             training = training.as_long_as(max(self.sizes))
         return Run(
             backbone=backbone,

@@ -37,6 +37,7 @@ from afina.models.objectives import Objective, Predictions
 from afina.stats.metrics import METRICS
 from afina.training import checkpoint, problems
 from afina.training.checkpoint import Account
+from afina.training.head_fit import FittedHead
 from afina.training.inputs import MicroBatch
 from afina.training.mixed_precision import WorkingWeights
 from afina.training.optimizer import L2SP, Recipe, WeightAverage, clip, make_optimizer, set_rate
@@ -75,7 +76,10 @@ class Fit:
         parameters: Trained parameters by name. If no parameters train, the weights stay float32 and `advance` does
             nothing.
         weights: The weights in the compute dtype, and the float32 weights that the optimizer updates.
+        fitted: How scikit-learn fitted the head. None: scikit-learn has not fitted the head.
     """
+
+    fitted: FittedHead | None = None
 
     def __init__(
         self,

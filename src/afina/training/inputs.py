@@ -1,4 +1,4 @@
-"""Inputs of training steps: packed texts for the whole model, or features of the texts if only the head trains.
+"""Inputs of training steps: packed texts or pairs for the whole model, or features if only the head trains.
 
 Features are the outputs of the frozen body. The features of each text are computed once and kept, so that all training
 steps of a head together take one forward pass over each text. Features are computed without dropout, in the batches
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from afina.data.batch import Loader, Packed, SoftTargets, by_length
+from afina.data.pairs import PairCounts, PairLoader, cut_pairs
 from afina.digest import derive_seed
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
@@ -142,6 +143,11 @@ class Inputs(ABC):
         """How the session uses the outputs of frozen lower blocks. None: the session does not look for such blocks."""
         return None
 
+    @property
+    def pair_counts(self) -> PairCounts | None:
+        """The numbers of pairs of texts on which the session trains. None: the session trains on single texts."""
+        return None
+
     @abstractmethod
     def begin(self) -> None:
         """Prepare the model for training steps; the model may be in any mode before."""
@@ -241,15 +247,38 @@ class PackedInputs(Inputs):
         return [TextBatch(largest, layout(largest).made())] * min(2, loader.most_parts(recipe.steps, recipe.at_once))
 
 
+class PairInputs(PackedInputs):
+    """Packed batches of pairs of texts, of which the whole model computes the embeddings in each step."""
+
+    loader: PairLoader
+
+    @property
+    def pair_counts(self) -> PairCounts:
+        """The numbers of pairs of texts on which the session trains."""
+        return self.loader.pairs.counts
+
+    def parts(self, batch: Packed) -> Sequence[TextBatch]:
+        """Split the batch into micro-batches of whole pairs within the recipe's limits."""
+        cut = cut_pairs(np.diff(batch.bounds.numpy()).astype(np.int64), self.recipe.at_once)
+        whole = [batch] if len(cut) == 1 else [batch.take(part) for part in cut]
+        return [TextBatch(part.to(self.device)) for part in whole]
+
+    def outputs(self, part: TextBatch) -> Tensor:
+        """Return the embeddings of the texts, the input of the head, float32 [B, width]."""
+        return self.classifier.features(part.packed, part.layout)
+
+
 _STEPS_TOGETHER = 64
 """Maximum number of steps for whose texts features are computed together. The texts of 64 steps are enough for batches
 of similar lengths, and few enough that a paused run loses little."""
 
 
 def inputs_of(method: Method) -> type[Inputs]:
-    """Return the class of inputs (packed texts or features) for the training steps of `method`."""
+    """Return the class of inputs (packed texts, pairs or features) for the training steps of `method`."""
     if method.is_fitted:
         return AllFeatures
+    if method.pairs is not None:
+        return PairInputs
     return FeatureInputs if method.trains_head and not method.trains_body else PackedInputs
 
 

@@ -92,8 +92,8 @@ class WorkingWeights:
             products: The type of numbers in which products with frozen weights are computed, "float" or "int8".
             factors: The factors of the input channels of layers for int8 products (`int8_calibration`), by layer.
         """
-        trainable, packs, unlowered = method.trainable(model), method.packs, method.unlowered(model)
-        return cls(model, trainable, dtype, packs=packs, unlowered=unlowered, products=products, factors=factors)
+        trained, packs, unlowered = method.by_gradient(model), method.packs, method.unlowered(model)
+        return cls(model, trained, dtype, packs=packs, unlowered=unlowered, products=products, factors=factors)
 
     @property
     def reopens(self) -> bool:

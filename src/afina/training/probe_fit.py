@@ -7,12 +7,10 @@ checkpoint: an interrupted fit starts again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,43 +21,16 @@ from afina.methods.method import Method
 from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier
 from afina.models.objectives import Objective
-from afina.stats.linear_models import LinearFit, fit_dense
-from afina.training import problems
 from afina.training.checkpoint import Account
+from afina.training.contrastive_fit import ContrastiveFit
 from afina.training.fit import Fit, Measured, Pace
+from afina.training.head_fit import fit_head, head_fit_bytes
 from afina.training.inputs import AllFeatures, MicroBatch
 from afina.training.optimizer import Recipe
 
-COPIES = 3
-"""Number of float64 copies of all features that exist at the peak of a fit: the features, and the parts of a
-cross-validation fold."""
-
-
-@dataclass(frozen=True)
-class FittedHead:
-    """How scikit-learn fitted the head of a linear probe.
-
-    Attributes:
-        parameter: scikit-learn's name of the regularization parameter: `C` or `alpha`.
-        strength: The value of the regularization parameter that cross-validation chose.
-        seconds: Time of the fit in seconds, without computing the features.
-        iterations: Number of iterations of the solver; None if a closed formula gave the solution.
-        converged: Whether scikit-learn's solver converged.
-    """
-
-    parameter: str
-    strength: float
-    seconds: float
-    iterations: int | None
-    converged: bool
-
 
 class ProbeFit(Fit):
-    """A training session that computes the features of all texts once, and fits the last layer of the head to them.
-
-    Attributes:
-        fitted: How scikit-learn fitted the head. None: the head was not fitted yet.
-    """
+    """A training session that computes the features of all texts once, and fits the last layer of the head to them."""
 
     inputs: AllFeatures
 
@@ -75,7 +46,6 @@ class ProbeFit(Fit):
     ) -> None:
         recipe = replace(recipe, steps=1, warmup=0)
         super().__init__(classifier, method, objective, loader, recipe, dtype, products)
-        self.fitted: FittedHead | None = None
 
     @property
     def learning_rate(self) -> float | None:
@@ -106,42 +76,10 @@ class ProbeFit(Fit):
             listen(Progress("train", done, texts, None, pace, (tokens - computed) / pace))
             if stopped():
                 raise KeyboardInterrupt
-        self._fit(self.inputs.computed_features)
+        features = self.inputs.computed_features
+        self.fitted = fit_head(self.classifier, self.objective, self.loader, features, self.method.name)
         self.account.step, self.account.tokens = 1, tokens
         self.account.seconds["train"] = meter.now() - began
-
-    def _fit(self, features: np.ndarray) -> None:
-        began, linear = meter.now(), self.objective.linear
-        targets = np.asarray(self.loader.labels)
-        if not np.isfinite(features).all():
-            raise problems.FEATURES_NOT_FINITE()
-        if not linear.can_fit(targets):
-            raise problems.ONE_LABEL(method=self.method.name, texts=len(targets))
-        made = fit_dense(
-            linear,
-            features,
-            targets,
-            self.objective.width,
-            intercept=self.classifier.output_layer.bias is not None,
-            weights=_weights(self.objective, targets, self.loader.weights),
-        )
-        self._write(made)
-        spent = meter.now() - began
-        self.fitted = FittedHead(linear.parameter, made.strength, spent, made.iterations, made.converged)
-
-    def _write(self, made: LinearFit) -> None:
-        """Write the head's last layer.
-
-        If the head's last layer has no bias, the fitted biases become the classifier's offset.
-        """
-        last = self.classifier.output_layer
-        with torch.no_grad():
-            last.weight.copy_(torch.from_numpy(made.weights))
-            biases = torch.from_numpy(made.biases).float()
-            if last.bias is not None:
-                last.bias.copy_(biases)
-            elif made.biases.any():
-                self.classifier.offset = biases.to(self.device)
 
     def update(self, parts: Sequence[MicroBatch]) -> Tensor:
         return torch.zeros(())
@@ -155,8 +93,7 @@ class ProbeFit(Fit):
     @property
     def beside_bytes(self) -> int:
         """Size in bytes of the float64 copies of all features."""
-        width = int(self.classifier.output_layer.in_features)
-        return COPIES * len(self.loader.encoded) * width * np.dtype(np.float64).itemsize
+        return head_fit_bytes(self.classifier, len(self.loader.encoded))
 
     def activation_bytes(self, part: MicroBatch) -> int | None:
         return None
@@ -178,15 +115,8 @@ class ProbeFit(Fit):
         return Measured(self.state_bytes)
 
 
-def _weights(objective: Objective, targets: np.ndarray, of_texts: np.ndarray | None) -> np.ndarray | None:
-    """Return the weight of each text in the loss, [N]: its label's weight times its own; None: all are 1."""
-    of_labels: Any = getattr(objective, "weights", None)
-    if of_labels is None:
-        return of_texts
-    by_label: np.ndarray = np.asarray(of_labels)[targets]
-    return by_label if of_texts is None else by_label * of_texts
-
-
 def fit_of(method: Method) -> type[Fit]:
-    """Return the class of training sessions for `method`: `ProbeFit` or `Fit`."""
-    return ProbeFit if method.is_fitted else Fit
+    """Return the class of training sessions for `method`: `ProbeFit`, `ContrastiveFit` or `Fit`."""
+    if method.is_fitted:
+        return ProbeFit
+    return Fit if method.pairs is None else ContrastiveFit

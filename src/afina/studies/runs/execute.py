@@ -35,12 +35,12 @@ from afina.studies.runs.record import (
     Record,
     Seconds,
     Selection,
+    TextPairs,
     UnlabelledCounts,
 )
 from afina.studies.runs.spec import RunSpec
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit, Measured
-from afina.training.probe_fit import ProbeFit
 
 CURVE_POINTS = 400
 
@@ -100,6 +100,8 @@ class _Execution:
         self.run = prepared.run
         if (use := fit.inputs.trunk_use) is not None:
             self.listen(Progress("trunk", note=use.note))
+        if (pairs := fit.inputs.pair_counts) is not None:
+            self.listen(Progress("pairs", note=pairs.note))
         if fit.parameters:
             self._train(fit, prepared)
             prepared = prepared.trained(fit.classifier)
@@ -128,6 +130,7 @@ class _Execution:
             "signatures": objective.signatures(predictions.right),
             "retention": retained,
             "trunk": None if use is None else FrozenBlocks(**asdict(use)),
+            "pairs": None if pairs is None else TextPairs(**asdict(pairs)),
             "weight_bytes": None if classifier.precision == FLOAT else _weight_bytes(classifier),
         }
         return self._record(prepared, objective, fit, found).sealed()
@@ -304,7 +307,7 @@ def _weight_bytes(classifier: Classifier) -> int:
 
 def _fitted(fit: Fit, prepared: Prepared) -> HeadFit | None:
     """Return facts about scikit-learn's fit of the head; None if scikit-learn did not fit the head."""
-    if not isinstance(fit, ProbeFit) or fit.fitted is None:
+    if fit.fitted is None:
         return None
     return HeadFit(**asdict(fit.fitted), **prepared.features)
 

@@ -258,7 +258,7 @@ def forecast_methods(
     return found
 
 
-_LEFT_OUT = ("method.precision-unsupported", "method.products-unsupported")
+_LEFT_OUT = ("method.kind-unsupported", "method.precision-unsupported", "method.products-unsupported")
 """The codes of errors for which `forecast_methods` leaves a method out."""
 
 
@@ -327,7 +327,7 @@ def _made_up(run: RunSpec) -> EncodedTask:
 
     def split(count: int) -> EncodedSplit:
         tokens, offsets = np.zeros(count * length, np.int32), np.arange(count + 1, dtype=np.int64) * length
-        return EncodedSplit(Encoded(tokens, offsets, 0), np.zeros(count, np.int64), "")
+        return EncodedSplit(Encoded(tokens, offsets, 0), np.arange(count) % 2, "")
 
     batch = run.training.batch_size * run.training.accumulate
     if batch * length > MOST_MADE_UP:

@@ -315,6 +315,7 @@ class TaskFacts:
         """Raise InvalidStudy or UnknownName if the task's kind does not suit the backbone, metric or settings."""
         if of_kind(self.kind).written and is_encoder(run.backbone):
             raise problems.ENCODER_CANNOT_WRITE(task=self.address, backbone=run.backbone)
+        make(run.method, run.hyperparameters).check_kind(self.kind)
         objective, training = objectives.make(self.label_names, {"kind": self.kind}), run.training
         metric_for(objective, run.metric, self.metric)
         objective.check(

@@ -14,6 +14,7 @@ from afina import device as devices
 from afina import meter as clock
 from afina.data.addresses import reads_files
 from afina.data.batch import Loader, MicroBatchLimits
+from afina.data.pairs import PairLoader
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask, check_positions
 from afina.data.tokenize import encode
@@ -268,6 +269,7 @@ def aim_of(run: RunSpec, task: Task | EncodedTask) -> tuple[Objective, str]:
     InvalidStudy if the kind does not support the training settings or the metric.
     """
     training = run.training
+    make(run.method, run.hyperparameters).check_kind(task.kind)
     made = objectives.make(task.label_names, {"kind": task.kind}).of(
         task.train.labels, training.class_weights, task.train.weights
     )
@@ -363,7 +365,7 @@ def loader_of(
     soft: np.ndarray | None = None,
     more: EncodedSplit | None = None,
 ) -> Loader:
-    """Return the loader of the batches of training texts of `run`.
+    """Return the loader of the batches of training texts of `run`, or of pairs of texts if its method needs pairs.
 
     Args:
         soft: A teacher's outputs for the texts of `split` and then of `more`. None: the run learns from labels only.
@@ -371,14 +373,16 @@ def loader_of(
     """
     size, targets = run.training.batch_size * run.training.accumulate, objective.loss_targets(split.labels)
     if soft is None:
-        return split.loader(targets, size, run.seed)
+        texts, sampling = split.loader(targets, size, run.seed), make(run.method, run.hyperparameters).pairs
+        return texts if sampling is None else PairLoader.of(texts, sampling)
     return split.taught(soft, more, targets, size, run.seed)
 
 
 def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
     """Return the training recipe of `run`: steps, learning rate, weight decay and other settings of the optimizer."""
     setting = run.training
-    steps = setting.max_steps or setting.epochs * loader.steps_per_epoch
+    epochs = setting.epochs if method.pairs is None else 1
+    steps = setting.max_steps or epochs * loader.steps_per_epoch
     return Recipe(
         steps=steps,
         learning_rate=setting.learning_rate or method.learning_rate,

@@ -61,7 +61,7 @@ Duration = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class HeadFit(Frozen):
-    """Facts about scikit-learn's fit of the head of a linear probe.
+    """Facts about scikit-learn's fit of the head of a linear probe or of SetFit.
 
     Attributes:
         parameter: The name of the regularization parameter, `C` or `alpha`.
@@ -221,6 +221,28 @@ class FrozenBlocks(Frozen):
     reason: str = ""
 
 
+class TextPairs(Frozen):
+    """The numbers of pairs of training texts on which a run trained.
+
+    Attributes:
+        positive: The number of drawn pairs of two texts of the same label, repeated pairs included.
+        negative: The number of drawn pairs of two texts of different labels, repeated pairs included.
+        all_positive: The number of different positive pairs of the training texts.
+        all_negative: The number of different negative pairs of the training texts.
+        wanted: The number of pairs that would be drawn without the limit `max_pairs`.
+        single: The number of labels with a single training text.
+        alone: Whether every label has a single training text, which is a positive pair with itself.
+    """
+
+    positive: Count
+    negative: Count
+    all_positive: Count
+    all_negative: Count
+    wanted: Count
+    single: Count = 0
+    alone: bool = False
+
+
 class Record(ReprCard, Sealed):
     """The record of one finished run. docs/reference/figures.md defines each field.
 
@@ -265,6 +287,7 @@ class Record(ReprCard, Sealed):
             `precision` is "float", because each parameter then has four bytes.
         trunk: How the frozen lower blocks were computed. None: the run did not look for lower blocks whose outputs it
             can keep.
+        pairs: The numbers of pairs of training texts. None: the run did not train on pairs.
     """
 
     key: str
@@ -319,6 +342,7 @@ class Record(ReprCard, Sealed):
     retention: Retention | None = None
     weight_bytes: Count | None = None
     trunk: FrozenBlocks | None = None
+    pairs: TextPairs | None = None
 
     @property
     def label(self) -> str:

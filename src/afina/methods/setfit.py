@@ -1,0 +1,117 @@
+"""SetFit: pairs of training texts train an encoder, then scikit-learn fits the head to its embeddings.
+
+`afina.training.contrastive_fit` takes the steps, and `afina.data.pairs` draws the pairs. The module does not import
+torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from afina.data.kinds import CLASSES, Kind
+from afina.data.pair_sampling import PairSampling, SamplingStrategy
+from afina.methods import problems
+from afina.methods.linear_probe import sentence_pooling
+from afina.methods.selective import Selective
+from afina.models.architectures import ARCHITECTURES, architecture_of, is_after_pooling
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from afina.models.backbone import Backbone
+    from afina.models.kernels.layer_changes import BatchedAdapter
+
+EmbeddingPooling = Literal["auto", "first", "last", "mean"]
+"""How SetFit pools hidden states into an embedding. With `auto`, hidden states are pooled as sentence-transformers'
+files in the backbone's directory say; without such files, the embedding is the mean over all tokens."""
+
+
+@dataclass(frozen=True)
+class SetFit(Selective):
+    """SetFit (Tunstall et al. 2022): contrastive pairs of texts train the body, then scikit-learn fits the head.
+
+    The loss of a pair is the squared error of the cosine similarity of the two embeddings: 1 is expected for two texts
+    of the same label, and 0 for two texts of different labels. After the last step, the head is fitted as that of
+    `linear_probe`. `train.batch_size` is a number of pairs. All pairs are used once, unless `train.max_steps` is given.
+
+    Attributes:
+        pooling: How the hidden states of a text's tokens are pooled into an embedding: `first` or `last` is the hidden
+            state of the text's first or last token, and `mean` is the mean over all tokens of the text.
+        normalize: Whether embeddings are divided by their Euclidean norm. If `normalize` is None, embeddings are
+            normalised if `pooling` is `auto` and sentence-transformers' files in the backbone's directory say so.
+        sampling_strategy: How many pairs are drawn. "oversampling": as many positive as negative pairs, until every
+            pair was drawn; the kind with fewer pairs is repeated. "undersampling": as many positive as negative pairs,
+            until every pair of the kind with fewer pairs was drawn. "unique": every pair once.
+        num_iterations: The number of positive and of negative pairs for each text, in place of `sampling_strategy`.
+            None: the number of pairs follows from `sampling_strategy`.
+        max_pairs: The largest number of pairs; of more pairs, a random part is drawn.
+    """
+
+    name: ClassVar[str] = "setfit"
+    title: ClassVar[str] = "SetFit"
+    summary: ClassVar[str] = "encoders only: pairs of texts train every parameter, then scikit-learn fits the head"
+    learning_rate: ClassVar[float] = 2e-5
+    practical: ClassVar[bool] = False  # choose has no recorded curve of it
+    starts_apart: ClassVar[bool] = True
+    trains_all: ClassVar[bool] = True
+    kinds: ClassVar[frozenset[Kind] | None] = frozenset({CLASSES})
+    ignores: ClassVar[frozenset[str]] = frozenset(
+        (*("epochs", "label_smoothing", "average", "trunk", "trunk_dropout"), *("words", "offset"))
+    )
+
+    pooling: EmbeddingPooling = "auto"
+    normalize: bool | None = None
+    sampling_strategy: SamplingStrategy = "oversampling"
+    num_iterations: Annotated[int, Field(ge=1)] | None = None
+    max_pairs: Annotated[int, Field(ge=2)] = 16_000
+
+    @property
+    def pairs(self) -> PairSampling | None:
+        """How the pairs of training texts are drawn."""
+        return PairSampling(self.sampling_strategy, self.num_iterations, self.max_pairs)
+
+    def chosen(self, model: Any) -> set[str]:
+        """Return the parameters below the pooling, and those of the head's last layer, which reads the embeddings."""
+        last = f"{architecture_of(model).head[-1]}."
+        names = {name for name, _ in model.named_parameters()}
+        return {name for name in names if not is_after_pooling(name) or name.startswith(last)}
+
+    def for_family(self, family: str) -> Self:
+        """Return the method with the pooling `mean` in place of `auto`. Raises InvalidStudy for a causal model."""
+        if not ARCHITECTURES[family].is_encoder:
+            raise problems.ENCODER_NEEDED(method=self.name, family=family)
+        pooling: EmbeddingPooling = "mean" if self.pooling == "auto" else self.pooling
+        return replace(self, pooling=pooling, normalize=bool(self.normalize))
+
+    def for_backbone(self, backbone: Backbone) -> Self:
+        """Return the method with the pooling from the backbone's sentence-transformers files in place of `auto`."""
+        if self.pooling == "auto" and (said := sentence_pooling(backbone.path)) is not None:
+            normalize = said.normalize if self.normalize is None else self.normalize
+            return replace(self, pooling=said.pooling, normalize=normalize).for_family(backbone.family)
+        return self.for_family(backbone.family)
+
+    def attach(self, model: Any) -> Any:
+        """Let all parameters train that the embeddings depend on, and let the head's last layer read the embeddings.
+
+        Layers between the embeddings and the head's last layer, such as BERT's pooler, are frozen and not used.
+        """
+        from afina.models.added_modules import READOUT, PoolingReadout
+        from afina.models.kernels.layout import Pooled
+
+        model = super().attach(model)
+        assert self.pooling != "auto"
+        body = getattr(model, model.base_model_prefix)
+        setattr(body, READOUT, PoolingReadout(Pooled(self.pooling, bool(self.normalize))))
+        return model
+
+    def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
+        """Return None, because every layer of the body was trained."""
+        return None
+
+    def merged(self, model: Any) -> Any:
+        """Raise InvalidStudy, because transformers' classifiers of encoders compute no logits from embeddings."""
+        raise problems.EMBEDDINGS_NOT_EXPORTABLE(method=self.name, pooling=self.pooling)

@@ -1,0 +1,104 @@
+"""`fit_head`: scikit-learn fits the last layer of a classifier's head to the features of all training texts.
+
+The module `head_fit` does not know training steps or batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from afina import meter
+from afina.data.batch import Loader
+from afina.models.classifier import Classifier
+from afina.models.objectives import Objective
+from afina.stats.linear_models import LinearFit, fit_dense
+from afina.training import problems
+
+COPIES = 3
+"""Number of float64 copies of all features that exist at the peak of a fit: the features, and the parts of a
+cross-validation fold."""
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """How scikit-learn fitted a head.
+
+    Attributes:
+        parameter: scikit-learn's name of the regularization parameter: `C` or `alpha`.
+        strength: The value of the regularization parameter that cross-validation chose.
+        seconds: Time of the fit in seconds, without computing the features.
+        iterations: Number of iterations of the solver; None if a closed formula gave the solution.
+        converged: Whether scikit-learn's solver converged.
+    """
+
+    parameter: str
+    strength: float
+    seconds: float
+    iterations: int | None
+    converged: bool
+
+
+def check_labels(objective: Objective, loader: Loader, method: str) -> None:
+    """Raise InvalidStudy if no head can be fitted to the training texts of `loader`: all have the same class."""
+    if not objective.linear.can_fit(np.asarray(loader.labels)):
+        raise problems.ONE_LABEL(method=method, texts=len(loader.labels))
+
+
+def fit_head(
+    classifier: Classifier, objective: Objective, loader: Loader, features: np.ndarray, method: str
+) -> FittedHead:
+    """Fit the last layer of the classifier's head to the features of all training texts, and write it.
+
+    Args:
+        loader: The loader of the training texts.
+        features: The features of the training texts, float32 [N, width].
+        method: The method's name, for errors.
+
+    Raises Diverged if a feature is NaN or infinite, and InvalidStudy if all texts have the same class.
+    """
+    began, linear = meter.now(), objective.linear
+    targets = np.asarray(loader.labels)
+    if not np.isfinite(features).all():
+        raise problems.FEATURES_NOT_FINITE()
+    check_labels(objective, loader, method)
+    made = fit_dense(
+        linear,
+        features,
+        targets,
+        objective.width,
+        intercept=classifier.output_layer.bias is not None,
+        weights=_weights(objective, targets, loader.weights),
+    )
+    _write(classifier, made)
+    spent = meter.now() - began
+    return FittedHead(linear.parameter, made.strength, spent, made.iterations, made.converged)
+
+
+def head_fit_bytes(classifier: Classifier, texts: int) -> int:
+    """Return the size in bytes of the float64 copies of the features of all training texts at the peak of a fit."""
+    return COPIES * texts * int(classifier.output_layer.in_features) * np.dtype(np.float64).itemsize
+
+
+def _write(classifier: Classifier, made: LinearFit) -> None:
+    """Write the head's last layer. If the layer has no bias, the fitted biases become the classifier's offset."""
+    last = classifier.output_layer
+    with torch.no_grad():
+        last.weight.copy_(torch.from_numpy(made.weights))
+        biases = torch.from_numpy(made.biases).float()
+        if last.bias is not None:
+            last.bias.copy_(biases)
+        elif made.biases.any():
+            classifier.offset = biases.to(last.weight.device)
+
+
+def _weights(objective: Objective, targets: np.ndarray, of_texts: np.ndarray | None) -> np.ndarray | None:
+    """Return the weight of each text in the loss, [N]: its label's weight times its own; None: all are 1."""
+    of_labels: Any = getattr(objective, "weights", None)
+    if of_labels is None:
+        return of_texts
+    by_label: np.ndarray = np.asarray(of_labels)[targets]
+    return by_label if of_texts is None else by_label * of_texts
