@@ -488,13 +488,13 @@ def test_an_interrupted_run_ends_at_once_and_goes_on_later(kept: Path) -> None:
 
     with chat_server(slowly) as server:
         process = child(server, kept)
-        wait_until(lambda: len(server.seen) >= 8)
+        wait_until(lambda: len(server.seen) >= 9)
         begun = time.monotonic()
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=15)
         assert time.monotonic() - begun < 5
         assert "KeyboardInterrupt" in error
         with KeptAnswers(kept) as file:
-            assert file.spent(f"{server.url} tiny").requests >= 8
+            assert file.spent(f"{server.url} tiny").requests >= 9
         server.seen.clear()
         assert asked(server, kept, 5).facts.requests == 0
