@@ -16,6 +16,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ import pytest
 
 from afina.data.kinds import Kind
 from afina.data.split import Split, as_references
+from afina.data.task import Task
 from afina.endpoints.answers import EndpointAnswers
-from afina.endpoints.asking import ask, foresee
+from afina.endpoints.asking import ask, foresee, prompts_of, templates_of
 from afina.endpoints.endpoint import Endpoint
 from afina.endpoints.kept_answers import FORMAT, KeptAnswers
 from afina.endpoints.questions import EndpointQuestion
@@ -366,6 +368,23 @@ def test_a_server_that_counts_no_tokens_has_no_cost(kept: Path) -> None:
         spent = KeptAnswers(kept).spent(f"{server.url} tiny")
     assert (found.facts.tokens_in, found.facts.cost, found.facts.cost_per_1000) == (None, None, None)
     assert spent.cost > 500e-6  # the most that it may have cost
+
+
+def test_examples_of_the_training_texts_stand_between_the_instruction_and_the_text() -> None:
+    train = Split(["awful", "great", "poor", "lovely"], np.array([0, 1, 0, 1]))
+    task = Task("t", NAMES, train, texts(2))
+    endpoint = Endpoint("http://127.0.0.1/v1", "m", shots=2)
+    templates = templates_of(endpoint, QUESTION, task, task.evaluation, seed=0)
+    assert templates is not None
+    [prompt, _] = prompts_of(QUESTION, task.evaluation, templates)
+    instruction, *examples, asked_text = prompt.split("\n\n")
+    assert instruction.startswith("Answer with one of these words")
+    assert asked_text == "Text: text 0\nSentiment:"
+    right = {f"Text: {text}\nSentiment: {NAMES[label]}" for text, label in zip(train.texts, train.labels, strict=True)}
+    assert len(examples) == len(set(examples) & right) == 2
+    assert templates_of(replace(endpoint, shots=0), QUESTION, task, task.evaluation, seed=0) is None
+    planned = foresee(endpoint, QUESTION, task.evaluation, templates=templates)
+    assert planned.tokens_in > foresee(endpoint, QUESTION, task.evaluation).tokens_in
 
 
 # Slow: real waits and real kills

@@ -42,7 +42,9 @@ def test_a_served_adapter_answers_as_it_does_alone_and_follows_a_schema(
         plain = EndpointQuestion.of("text", ("told",), pairs=False, template="{text}")  # the server adds its template
         for model, protocol in (("acme/told", "completions"), ("acme/talk", "chat")):
             found = ask(endpoint(f"{model}@1", protocol), plain, references, texts, kept)
-            alone = [one["answer"] for one in predictor(crowd[f"{model}@1"], chatting).generating(max_new_tokens=64)(TEXTS)]
+            alone = [
+                one["answer"] for one in predictor(crowd[f"{model}@1"], chatting).generating(max_new_tokens=64)(TEXTS)
+            ]
             assert found.predictions.outputs.tolist() == [answer.strip() for answer in alone], protocol
             assert (found.facts.tokens_in or 0) > 0
         classes = EndpointQuestion.of("classes", ("bad", "good", "fair"), pairs=False)
@@ -51,6 +53,12 @@ def test_a_served_adapter_answers_as_it_does_alone_and_follows_a_schema(
         assert (found.facts.missing, found.facts.structure) == ({}, "used")
         monkeypatch.setenv("OTHER_KEY", "afina_wrong")
         with raises(Refused, code="endpoint.refused", status=401):
-            ask(endpoint("acme/talk@1", "chat", "OTHER_KEY"), classes, labelled, Classes(("a", "b", "c")), tmp_path / "o")
+            ask(
+                endpoint("acme/talk@1", "chat", "OTHER_KEY"),
+                classes,
+                labelled,
+                Classes(("a", "b", "c")),
+                tmp_path / "o",
+            )
         with raises(Refused, code="endpoint.refused", status=404):
             ask(endpoint("acme/nobody", "chat"), classes, labelled, Classes(("a", "b", "c")), tmp_path / "o")

@@ -231,8 +231,10 @@ class Client:
             choice = given["choices"][0]
             message = choice["message"] if self._endpoint.protocol == "chat" else {"content": choice["text"]}
             text, refusal, finish = message.get("content"), message.get("refusal"), choice.get("finish_reason")
-        except (ValueError, RecursionError, KeyError, IndexError, TypeError, AttributeError):
-            raise RequestFailed("malformed answer") from None
+        except (ValueError, RecursionError):
+            raise RequestFailed("malformed answer", said="no JSON") from None
+        except (KeyError, IndexError, TypeError, AttributeError):  # an error in place of an answer, for instance
+            raise RequestFailed("malformed answer", said=self._plain(content.decode("utf-8", "replace"))) from None
         if not (text is None or isinstance(text, str)) or not (finish is None or isinstance(finish, str)):
             raise RequestFailed("malformed answer")
         usage = given.get("usage")
