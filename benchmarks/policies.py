@@ -56,6 +56,7 @@ class Recorded:
     long    by setting, (step, validation, loss) on the way of a run of full length, whose held-out answers are `ends`;
     short   by setting, (steps, what a run of so many steps keeps)
     untrained  right held-out answers of the floors and of the model as it is
+    held_out   how many held-out texts `choose` sees; the answers may be of more
     """
 
     cell: Cell
@@ -64,6 +65,7 @@ class Recorded:
     short: Mapping[Setting, tuple[int, Kept]]
     untrained: Mapping[str, np.ndarray]
     paces: Mapping[str, Mapping[str, float]]
+    held_out: int = HELD_OUT
 
     @property
     def cut(self) -> int:

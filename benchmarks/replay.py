@@ -23,9 +23,10 @@ from afina.events import Listener, Progress, ValidationScore
 from afina.methods import is_fitted
 from afina.models.backbone_spec import FLOAT
 from afina.models.objectives import Objective, Predictions
-from afina.studies.choosing import candidates, floors, recommend, recorded_curves
+from afina.studies.choosing import floors, recommend, recorded_curves
 from afina.studies.choosing.eligibility import Eligible
 from afina.studies.choosing.floors import Floor
+from afina.studies.choosing.recorded_curves import Lessons
 from afina.studies.choosing.setup import ChoiceSetup, Way
 from afina.studies.executors.executor import Executor, Overrun
 from afina.studies.runs.output_directory import OutputDirectory
@@ -107,14 +108,16 @@ class Replay(Executor):
 
     def _kept(self, run: Run, steps: int) -> Kept:
         if run.method == "zero-shot":
-            return Kept((run.method, 0.0), 0.0, 0.0, self.cell.untrained["zero-shot"])
+            shots = run.hyperparameters.get("shots", 0)
+            name = f"{run.method}-{shots}-shots" if shots else run.method
+            return Kept((name, 0.0), 0.0, 0.0, self.cell.untrained[name])
         setting = f"{run.method}{ON}{run.backbone}", 0.0 if is_fitted(run.method) else run.training.learning_rate
         return self.cell.ends[setting] if is_fitted(run.method) else self.cell.whole(setting, steps)
 
 
 def _record(run: Run, kept: Kept, out: Path, texts: int, aside: int, steps: int, study: str) -> Record:
     """The record of a run, with its adapter and its predictions below `out`."""
-    directory, gold = OutputDirectory(out), np.arange(HELD_OUT) % 2
+    directory, gold = OutputDirectory(out), np.arange(len(kept.right)) % 2
     answers = np.where(kept.right, gold, 1 - gold)[:texts]
     written = Predictions(np.eye(2, dtype=np.float32)[answers], gold[:texts])
     adapter, predictions = directory.adapter(run.label), directory.predictions(run.label)
@@ -188,6 +191,7 @@ def replayed(
     faster: float | None = None,
     timed: bool = True,
     prior: bool = True,
+    lessons: Callable[[Sequence[Recorded]], Lessons] | None = None,
 ) -> Policy:
     """The policy of `afina choose` on these backbones.
 
@@ -196,14 +200,14 @@ def replayed(
         faster: How many times as fast as measured a step with products in int8 is. None: products in float.
         timed: Whether the order over backbones counts seconds.
         prior: Whether recorded trainings count when a candidate is selected.
+        lessons: What the other cells teach. None: the lessons of trainings on many texts.
     """
 
     def policy(cell: Recorded, minutes: float, known: Sequence[Recorded]) -> np.ndarray:
-        executor, lessons = (
-            Replay(only(cell, backbones), slower, faster or 1.0),
-            taught([only(one, backbones) for one in known], timed=timed),
-        )
-        with tempfile.TemporaryDirectory() as folder, _simulated(executor, lessons, backbones, prior=prior):
+        executor = Replay(only(cell, backbones), slower, faster or 1.0)
+        there = [only(one, backbones) for one in known]
+        learned = lessons(there) if lessons else of_many(taught(there, timed=timed), backbones, prior=prior)
+        with tempfile.TemporaryDirectory() as folder, _simulated(executor, learned, backbones):
             task, out = _written(Path(folder) / "task", cell), Path(folder) / "out"
             products: Products = "float" if faster is None else "int8"
             found = recommend.recommend(
@@ -219,15 +223,27 @@ def replayed(
 
 def _written(folder: Path, cell: Recorded) -> str:
     folder.mkdir()
-    for name, count in (("train", cell.cell.size), ("validation", HELD_OUT)):
+    for name, count in (("train", cell.cell.size), ("validation", cell.held_out)):
         with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
             rows = [(f"{name} text {number}", LABELS[number % 2]) for number in range(count)]
             csv.writer(file).writerows([("text", "label"), *rows])
     return str(folder)
 
 
+def of_many(taught: LearntOver, backbones: Sequence[str], *, prior: bool = True) -> Lessons:
+    """What cells with many texts teach, in the form of `recorded_curves`. prior: whether it counts when selecting."""
+    kinds = {one: KINDS[one] for one in backbones}
+    return Lessons(
+        orders={frozenset(kinds.values()): tuple(map(named_setting, taught.order))},
+        ahead={named_setting(name): float(value) for one in taught.each.values() for name, value in one.ahead.items()},
+        counts={kinds[name]: one.counts if prior else 0 for name, one in taught.each.items()},
+        levels={kinds[name]: value for name, value in taught.levels.items()},
+        level_counts=taught.level_counts,
+    )
+
+
 @contextmanager
-def _simulated(executor: Replay, lessons: LearntOver, backbones: Sequence[str], *, prior: bool) -> Iterator[None]:
+def _simulated(executor: Replay, lessons: Lessons, backbones: Sequence[str]) -> Iterator[None]:
     """Replace the clock, what is learnt, the baselines and the forecasts of memory."""
     cell, kinds = executor.cell, {one: KINDS[one] for one in backbones}
 
@@ -240,18 +256,11 @@ def _simulated(executor: Replay, lessons: LearntOver, backbones: Sequence[str], 
         asked = [Way(one, "zero-shot") for one in backbones if kinds[one] == "causal"]
         return Eligible([*ways, *asked], dict(kinds))
 
-    ahead = {named_setting(name): float(value) for one in lessons.each.values() for name, value in one.ahead.items()}
-    counts = {kinds[name]: one.counts if prior else 0 for name, one in lessons.each.items()}
-    order = tuple(map(named_setting, lessons.order))
     changes: list[tuple[Any, str, Any]] = [
         (meter, "now", lambda: executor.time),
         (floors, "fit", fit),
         (recommend, "eligible", eligible),
-        (recorded_curves, "ORDERS", {frozenset(kinds.values()): order}),
-        (candidates, "AHEAD", ahead),
-        (candidates, "COUNTS", counts),
-        (candidates, "LEVELS", {kinds[name]: value for name, value in lessons.levels.items()}),
-        (candidates, "LEVEL_COUNTS", lessons.level_counts),
+        (recorded_curves, "lessons", lambda labels: lessons),
     ]
     with ExitStack() as stack:
         for where, name, value in changes:

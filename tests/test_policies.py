@@ -182,16 +182,54 @@ def test_the_page_has_the_tables_that_the_recorded_curves_give(choose: ModuleTyp
 
 
 def test_what_is_built_in_is_what_the_recorded_curves_teach() -> None:
-    from afina.studies.choosing.recorded_curves import AHEAD, COUNTS, LEVEL_COUNTS, LEVELS, ORDERS, STEP_COSTS
+    from afina.studies.choosing.recorded_curves import MANY, STEP_COSTS
     from learning_curves import KEPT, read
     from several_backbones import built_in
 
     taught = built_in(read(KEPT))
-    assert taught.order == ORDERS[frozenset({"causal", "encoder"})]
-    assert taught.orders == {kind: ORDERS[frozenset({kind})] for kind in ("causal", "encoder")}
-    assert taught.ahead == AHEAD
-    assert (taught.counts, taught.levels, taught.level_counts) == (COUNTS, LEVELS, LEVEL_COUNTS)
+    assert taught.order == MANY.orders[frozenset({"causal", "encoder"})]
+    assert taught.orders == {kind: MANY.orders[frozenset({kind})] for kind in ("causal", "encoder")}
+    assert taught.ahead == MANY.ahead
+    assert (taught.counts, taught.levels, taught.level_counts) == (MANY.counts, MANY.levels, MANY.level_counts)
     assert taught.step_costs == STEP_COSTS
+
+
+def test_with_few_labels_what_is_built_in_is_what_the_recorded_trainings_teach() -> None:
+    import few_labels
+    from afina.studies.choosing.recorded_curves import FEW
+    from few_lessons import learned, rounded
+
+    kept = few_labels.of_words() | few_labels.read(few_labels.KEPT)
+    assert rounded(learned(kept, few_labels.TASKS)) == FEW
+
+
+@bench
+def test_without_chance_choose_has_no_regret_with_few_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LoRA on the language model is right on every text, whatever the task, and all others on half of the texts."""
+    import few_labels
+    import few_lessons
+
+    known = {}
+    for task in few_labels.TASKS:
+        cells = [few_labels.Cell(task, 0, few_labels.ZERO), few_labels.Cell(task, 1_024, few_labels.MAJORITY)]
+        arms = (*few_labels.CHEAP, *few_labels.ON_MINILM, *few_labels.ON_EMBEDDED)
+        cells += [
+            few_labels.Cell(task, labels, arm, seed)
+            for arm in arms
+            for labels in few_lessons.SIZES
+            for seed in range(3)
+        ]
+        for cell in cells:
+            right = np.arange(400) % 2 == 0
+            right |= cell.arm == few_labels.ON_EMBEDDED[0]
+            known[cell] = {"right": few_labels.words.packed(right)}
+    lessons = few_lessons.learned(known, few_labels.TASKS)
+    assert lessons.ahead["causal", "lora", 1.0] == 0.25 == -lessons.ahead["causal", "full", 1.0]
+    assert lessons.orders[frozenset({"causal"})][1] == ("causal", "lora", 1.0)
+    assert lessons.levels == {"causal": 0.125, "encoder": -0.125}
+    monkeypatch.setattr(few_lessons, "TASKS", few_labels.TASKS[:1])
+    monkeypatch.setattr(few_lessons, "learned", lambda known, tasks: lessons)
+    assert few_lessons.regret_of(known, 16, ("embedded",)).mean == 0
 
 
 def test_the_regret_that_is_built_in_is_that_of_the_page() -> None:

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -45,7 +46,7 @@ from afina.studies.choosing import (
 )
 from afina.studies.choosing import recommend as recommending
 from afina.studies.choosing.recommend import recommend
-from afina.studies.choosing.recommendation import ENOUGH, EPOCHS, Recommendation, decide
+from afina.studies.choosing.recommendation import ENOUGH, EPOCHS, FEW_STEPS, Prior, Recommendation, decide
 from afina.studies.choosing.setup import ChoiceSetup, Way
 from afina.studies.choosing.step_times import MEASURED, StepTime, StepTimes, Stopwatch
 from afina.studies.choosing.time_budget import TimeBudget
@@ -73,13 +74,14 @@ LOAD = Task.load
 fit_floors, attachment_applicable = floors.fit, attachment.applicable
 
 
-LEARNED = [(method, factor) for _, method, factor in recorded_curves.ORDERS[frozenset({"causal"})][1:]]
+LEARNED = [(method, factor) for _, method, factor in recorded_curves.MANY.orders[frozenset({"causal"})][1:]]
 """The learned order, without the linear probe, which comes before all others."""
 
 
 def in_order(methods: Iterable[str], kind: Any) -> list[candidates.Candidate]:
     """The candidates of these methods on one backbone."""
     setting = SimpleNamespace(objective=SimpleNamespace(kind=kind), backbones=("embedded",), names={"embedded": ""})
+    setting.lessons = recorded_curves.lessons(1_000)
     setting.name = partial(ChoiceSetup.name, setting)
     return candidates.in_order([Way("embedded", one) for one in methods], {"embedded": "causal"}, setting)  # type: ignore[arg-type]
 
@@ -235,7 +237,8 @@ class World(Executor):
     def learn(self, *order: tuple[str, float]) -> None:
         """Replace the order of causal backbones."""
         changed = tuple(("causal", method, factor) for method, factor in order)
-        self.patch.setattr(recorded_curves, "ORDERS", {frozenset({"causal"}): changed})
+        taught = replace(recorded_curves.MANY, orders={frozenset({"causal"}): changed})
+        self.patch.setattr(recorded_curves, "lessons", lambda labels: taught)
 
     def recommend(self, out: str, minutes: float = 10, **options: Any) -> Results:
         began = self.time
@@ -686,6 +689,12 @@ def test_trainings_are_long_enough_to_tell_or_there_is_one_or_none() -> None:
     assert training_length(pace, 45, 300, 60, short=True) == (15, 300)
     assert training_length(pace, 30, 300, 60, short=True) is None
     assert training_length(pace, 200, 20_000, 100) == (36, 36 * 16 + 300), "a part of the texts"
+    few = training_length(pace, 1_000, 20, 60)
+    assert few is not None
+    assert few == (FEW_STEPS, 20)
+    assert few.steps_on(10, 20) == FEW_STEPS, "as many steps on half of the texts"
+    assert training_length(pace, 80, 20, 60) == (FEW_STEPS, 20)
+    assert training_length(pace, 40, 20, 60) is None, "20 steps are too long"
 
 
 def test_where_nothing_fits_the_cheapest_method_is_offered_in_int8(world: World) -> None:
@@ -955,6 +964,39 @@ def test_a_method_that_validated_worse_wins_where_it_alone_beats_the_untrained(
     other = next(one.name for one in plenty.made.contenders if one.method == "lora")
     undecided = plenty.made.model_copy(update={"recommended": other, "comparisons": ()})
     assert "was best on the validation texts, but only " in sentences(undecided)[1]
+
+
+@pytest.mark.parametrize(
+    ("examples", "chosen"),
+    [(4, "lora"), (400, floors.TFIDF)],  # four texts say less than recorded trainings, 400 texts say more
+)
+def test_few_held_out_texts_count_less_than_recorded_trainings(examples: int, chosen: str) -> None:
+    def right(share: float) -> np.ndarray:
+        return (np.arange(examples) < share * examples)[None]
+
+    answers, simple = {"full": right(0.5), "lora": right(0.75)}, {floors.TFIDF: right(1.0)}
+    compared = compare(answers | simple) if examples > 4 else []
+    prior = Prior({"full": -0.2, "lora": 0.05, floors.TFIDF: -0.05}, 100)
+    assert decide(["full", "lora"], answers, simple, compared) == floors.TFIDF
+    assert decide(["full", "lora"], answers, simple, compared, prior=prior) == chosen
+
+
+def test_recorded_trainings_with_few_labels_count_below_a_hundred_texts_alone() -> None:
+    few, many = recorded_curves.FEW, recorded_curves.MANY
+    found = [recorded_curves.lessons(labels) for labels in (2, 99, 100, 1_500)]
+    assert found == [few, few, many, many]
+    assert (many.asked, many.baselines, many.further) == ({0: None}, {}, frozenset())
+    assert {one for order in few.orders.values() for one in order} == few.ahead.keys()
+    assert few.baselines.keys() == {floors.MAJORITY, floors.TFIDF}
+
+
+def test_with_few_texts_recorded_trainings_decide_and_the_sentences_say_so(world: World, tmp_path: Path) -> None:
+    world.task = str(write_csv(tmp_path / "few.csv", hard(30)))
+    made = world.choose("out", 60)
+    assert {one.steps for one in made.contenders if one.rate} == {FEW_STEPS}
+    assert made.contender(made.recommended).trained
+    few = next(one for one in sentences(made) if "held out" in one and "training texts or more" in one)
+    assert few.startswith("With 24 texts to train on and 6 held out, your texts can hardly tell methods apart.")
 
 
 def test_what_is_undefined_is_won_by_nothing() -> None:

@@ -34,7 +34,7 @@ from afina.stats.metrics import METRICS
 from afina.studies.backbones import ON
 from afina.studies.choosing import floors
 from afina.studies.choosing.recommendation import BATCH, EPOCHS, READ, Contender, Dropped, Recommendation
-from afina.studies.choosing.recorded_curves import RECORDED, RECORDED_ON
+from afina.studies.choosing.recorded_curves import FEW_LABELS, RECORDED, RECORDED_ON
 
 MOST = 4
 """A recommendation names at most this number of other methods in its sentences; its table has all methods."""
@@ -52,7 +52,21 @@ def sentences(made: Recommendation, interval: Interval = None) -> tuple[str, ...
     said = _of_method(made, chosen) if chosen.trained else _of_simple(made, chosen)
     answer = f"{headline(made, interval)} on {made.examples:,} held-out texts.{_speed(made, chosen)}"
     unasked = [no_words_note(made.unasked, made.train_examples)] if made.unasked else []
-    return (answer, *unasked, *said, more_minutes(made), more_labels(made))
+    return (answer, *unasked, *_of_few(made), *said, more_minutes(made), more_labels(made))
+
+
+def _of_few(made: Recommendation) -> list[str]:
+    """A sentence on how far few texts decided; empty if recorded trainings with few texts took no part."""
+    if made.train_examples >= FEW_LABELS or made.kind not in RECORDED or not METRICS[made.metric].share:
+        return []
+    texts = number_of_texts(made.train_examples)
+    if made.examples >= FEW_LABELS:
+        return [f"With {texts} to train on, recorded trainings with few labels count beside the validation texts."]
+    return [
+        f"With {texts} to train on and {made.examples:,} held out, your texts can hardly tell methods apart. Recorded "
+        f"trainings of three other tasks with few labels count more than your texts. With {FEW_LABELS} training texts "
+        "or more, your texts count more."
+    ]
 
 
 def _speed(made: Recommendation, chosen: Contender) -> str:
@@ -203,10 +217,13 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
         sign = -1 if METRICS[made.metric].lower else 1
         defined = [one for one in trained if not isnan(one.metrics[made.metric])]
         best = max(defined or trained, key=lambda one: sign * one.metrics[made.metric])
-        why = (
-            f"No trained language model is better: the best, {title(best.name)}, has {metric_name(made.metric)} "
-            f"{share(best.metrics[made.metric])}."
-        )
+        figure = f"{metric_name(made.metric)} {share(best.metrics[made.metric])}"
+        why = f"No trained language model is better: the best, {title(best.name)}, has {figure}."
+        if sign * best.metrics[made.metric] > sign * chosen.metrics[made.metric]:
+            why = (
+                f"{title(best.name)} has {figure} on the held-out texts, but {title(chosen.name)} was better in "
+                "recorded trainings with few labels."
+            )
         name = floors.FLOORS[made.kind].tfidf if chosen.name in floors.CONSTANTS else chosen.name
         adapted = {one.name for one in trained}
         compared = [

@@ -22,7 +22,7 @@ from afina.methods import is_fitted
 from afina.stats.metrics import METRICS
 from afina.studies.choosing import time_budget
 from afina.studies.choosing.candidates import Candidate, reason, takes_steps, weighed
-from afina.studies.choosing.recommendation import BATCH, EPOCHS, NAME, Dropped
+from afina.studies.choosing.recommendation import BATCH, NAME, Dropped, whole_steps
 from afina.studies.choosing.setup import ChoiceSetup, Way
 from afina.studies.choosing.step_times import StepTime, StepTimes, Stopwatch
 from afina.studies.choosing.training_length import ALONE, SHARE, TrainingLength, steps_of_epoch, training_length
@@ -185,7 +185,10 @@ class CandidateTrainings:
             for name, one in self.results.items()
             if (seen := one.record.selection) and METRICS[one.record.metric].share and not math.isnan(seen.value)
         ]
-        return weighed(scored, several=len(self.setting.backbones) > 1) if scored and self._reads_all() else {}
+        if not scored or not self._reads_all():
+            return {}
+        several, learned = len(self.setting.backbones) > 1, self.setting.lessons
+        return weighed(scored, several=several, level_counts=learned.level_counts)
 
     def _standing(self, name: str, among: Mapping[str, float]) -> tuple[float, float]:
         """Return the sort key of a candidate by its validation metric; of equal candidates, the lower loss is better.
@@ -230,7 +233,7 @@ class CandidateTrainings:
             return self.lengths[way.backbone]
         if pace is None or not (takes_steps(way.method) or is_fitted(way.method)):
             read = self.setting.read_first
-            return TrainingLength(EPOCHS * steps_of_epoch(read), read)
+            return TrainingLength(whole_steps(read, steps_of_epoch(read)), read)
         if takes_steps(way.method):
             return training_length(pace, left, there, self.texts, short=self.short)
         # A fit reads the same texts as the trainings on its backbone, or fewer.
@@ -390,7 +393,7 @@ class CandidateTrainings:
         length, there = self.lengths.get(way.backbone), len(self.setting.task.train)
         if length and length.used < there:
             return 0.0
-        steps = length.epochs(there) * math.ceil(there / BATCH) if length else 0
+        steps = length.steps_on(there, there) if length else 0
         return self.times.seconds(way, pace, steps, self.texts, there)
 
     def _confirm(self, one: Candidate) -> None:
@@ -416,8 +419,7 @@ class CandidateTrainings:
     def _once_more(self, one: Candidate, examples: int) -> Result | None:
         steps = 0
         if takes_steps(one.way.method):
-            epochs = self.lengths[one.way.backbone].epochs(len(self.setting.task.train))
-            steps = epochs * math.ceil(examples / BATCH)
+            steps = self.lengths[one.way.backbone].steps_on(examples, len(self.setting.task.train))
         pace = self.times.known[one.way]
         if self.times.seconds(one.way, pace, steps, self.texts, examples) > self.setting.clock.left:
             return None
@@ -427,7 +429,9 @@ class CandidateTrainings:
 
     def _run(self, one: Candidate, steps: int, examples: int, selection: float | None = None) -> Run:
         data = {"train_examples": examples, "evaluation_examples": self.texts, "selection": selection}
-        run = self.setting.run(one.way, rate=one.rate, steps=None if one.rate is None else steps, **data)
+        run = self.setting.run(
+            one.way, rate=one.rate, steps=None if one.rate is None else steps, shots=one.shots, **data
+        )
         return run.model_copy(update={"name": one.name})
 
     def _begin(

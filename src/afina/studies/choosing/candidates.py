@@ -12,16 +12,7 @@ from dataclasses import dataclass
 
 from afina.errors import AfinaError
 from afina.methods import METHODS, is_fitted, make
-from afina.studies.choosing import recorded_curves
-from afina.studies.choosing.recorded_curves import (
-    AHEAD,
-    COUNTS,
-    LEVEL_COUNTS,
-    LEVELS,
-    RECORDED,
-    BackboneKind,
-    Setting,
-)
+from afina.studies.choosing.recorded_curves import RECORDED, BackboneKind, Setting
 from afina.studies.choosing.setup import ChoiceSetup, Way
 from afina.studies.runs.run import Run
 
@@ -42,14 +33,21 @@ class Candidate:
             trainings on other tasks; 0 without recorded trainings. None: no task of this kind was recorded.
         counts: The number of validation texts that has the same weight as the expected accuracy.
         level: The expected mean accuracy of all candidates on the backbone, minus their mean accuracy on all backbones.
+        shots: The number of examples in each prompt of a zero-shot model.
     """
 
     way: Way
     rate: float | None
     name: str
     ahead: float | None = 0.0
-    counts: int = 0
+    counts: float = 0
     level: float = 0.0
+    shots: int = 0
+
+    @property
+    def expected(self) -> float | None:
+        """The expected accuracy minus the mean accuracy of all candidates on all backbones; None: not known."""
+        return None if self.ahead is None else self.level + self.ahead
 
     @property
     def is_trained(self) -> bool:
@@ -100,7 +98,7 @@ def backbone_levels(
     }
 
 
-def weighed(scored: Sequence[tuple[Candidate, float, int]], *, several: bool) -> dict[str, float]:
+def weighed(scored: Sequence[tuple[Candidate, float, int]], *, several: bool, level_counts: float) -> dict[str, float]:
     """Return each candidate's measured accuracy, shrunk towards its expected accuracy, by the candidate's name.
 
     Candidates without an expected accuracy are left out.
@@ -108,6 +106,7 @@ def weighed(scored: Sequence[tuple[Candidate, float, int]], *, several: bool) ->
     Args:
         scored: The candidates, each with its measured accuracy and the number of texts on which it was measured.
         several: Whether the candidates are on several backbones.
+        level_counts: `Lessons.level_counts`.
     """
     known = [(one, accuracy, examples, one.ahead) for one, accuracy, examples in scored if one.ahead is not None]
     levels: dict[str, float] = {}
@@ -117,7 +116,7 @@ def weighed(scored: Sequence[tuple[Candidate, float, int]], *, several: bool) ->
             residuals.setdefault(one.way.backbone, []).append(accuracy - ahead)
         counts = {one.way.backbone: float(one.counts) for one, *_ in known}
         expected = {one.way.backbone: one.level for one, *_ in known}
-        levels = backbone_levels(residuals, counts, expected, LEVEL_COUNTS, min(each[2] for each in known))
+        levels = backbone_levels(residuals, counts, expected, level_counts, min(each[2] for each in known))
     made = ((one.name, one.weighed(accuracy, n, levels.get(one.way.backbone, 0.0))) for one, accuracy, n, _ in known)
     return {name: value for name, value in made if value is not None}
 
@@ -133,7 +132,7 @@ def in_order(ways: Sequence[Way], kinds: Mapping[str, BackboneKind], setting: Ch
         kinds: Whether each backbone is "causal" or an "encoder", by address.
         setting: The setup of the recommendation.
     """
-    order = recorded_curves.ORDERS[frozenset(kinds[way.backbone] for way in ways)] if ways else ()
+    order = setting.lessons.orders[frozenset(kinds[way.backbone] for way in ways)] if ways else ()
     learned = [
         (way, one)
         for one in order
@@ -151,6 +150,24 @@ def in_order(ways: Sequence[Way], kinds: Mapping[str, BackboneKind], setting: Ch
     return [_candidate(way, one, setting) for way, one in (*learned, *others)]
 
 
+def zero_shot(ways: Sequence[Way], kinds: Mapping[str, BackboneKind], setting: ChoiceSetup) -> list[Candidate]:
+    """Return the zero-shot models on these backbones, for each number of examples in the prompt that is recorded."""
+    learned = setting.lessons
+    return [
+        Candidate(
+            way,
+            None,
+            setting.name(way, f"{shots}-shots" if shots else ""),
+            ahead if setting.objective.kind in RECORDED else None,
+            learned.counts[kinds[way.backbone]],
+            learned.levels[kinds[way.backbone]],
+            shots,
+        )
+        for way in ways
+        for shots, ahead in learned.asked.items()
+    ]
+
+
 def cheapest_first(trained: Sequence[Candidate], untrained: Sequence[Candidate]) -> list[Candidate]:
     """Return the candidates with linear probes (the cheapest) first, then zero-shot models, then other trainings."""
     fits = [one for one in trained if is_fitted(one.way.method)]
@@ -161,8 +178,9 @@ def _candidate(way: Way, one: Setting, setting: ChoiceSetup) -> Candidate:
     kind, _, factor = one
     rate = None if is_fitted(way.method) else float(f"{factor * make(way.method).learning_rate:.3g}")
     name = setting.name(way, "" if factor == 1 else f"{rate:g}")
-    ahead = AHEAD.get(one, 0.0) if setting.objective.kind in RECORDED else None
-    return Candidate(way, rate, name, ahead, COUNTS[kind], LEVELS[kind])
+    learned = setting.lessons
+    ahead = learned.ahead.get(one, 0.0) if setting.objective.kind in RECORDED else None
+    return Candidate(way, rate, name, ahead, learned.counts[kind], learned.levels[kind])
 
 
 def reason(run: Run, error: AfinaError) -> str:

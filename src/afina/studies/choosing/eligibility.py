@@ -144,7 +144,10 @@ def _add_what_fits(setting: ChoiceSetup, backbone: str, made: Eligible, limit: _
     considered = [
         name
         for name, kind in METHODS.items()
-        if kind.practical or kind.is_fitted or (kind.head == "words" and made.kinds[backbone] == "causal")
+        if kind.practical
+        or kind.is_fitted
+        or name in setting.lessons.further
+        or (kind.head == "words" and made.kinds[backbone] == "causal")
     ]
     runs = [setting.run(Way(backbone, name)) for name in applicable(backbone, considered, setting.objective.opening)]
     encodings = forecast.Encodings(setting.task)

@@ -10,7 +10,7 @@ can be imported without torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,10 @@ from afina.stats.metrics import METRICS, Metric
 from afina.studies import problems
 from afina.studies.choosing import floors, time_budget
 from afina.studies.choosing.candidate_trainings import CandidateTrainings
-from afina.studies.choosing.candidates import Candidate, cheapest_first, in_order
+from afina.studies.choosing.candidates import cheapest_first, in_order, zero_shot
 from afina.studies.choosing.eligibility import Eligible, eligible, leave_out_slow
 from afina.studies.choosing.floors import Floor
-from afina.studies.choosing.recommendation import HALF, Contender, Fewer, Recommendation, decide
+from afina.studies.choosing.recommendation import HALF, Contender, Fewer, Prior, Recommendation, decide
 from afina.studies.choosing.setup import DEAREST, ChoiceSetup, Way
 from afina.studies.choosing.step_times import StepTimes
 from afina.studies.choosing.time_budget import TimeBudget
@@ -198,7 +198,7 @@ def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock) -> Re
     leave_out_slow(setting, tried)
     chosen = in_order(tried.trained, tried.kinds, setting)
     trainings = CandidateTrainings(setting, held, StepTimes(tried.lowered))
-    trainings.carry_out(cheapest_first(chosen, [Candidate(way, None, setting.name(way)) for way in tried.untrained]))
+    trainings.carry_out(cheapest_first(chosen, zero_shot(tried.untrained, tried.kinds, setting)))
     trainings.dropped |= tried.dropped
     return _answer(setting, fitted, handed, trainings, tried)
 
@@ -245,7 +245,7 @@ def _answer(
     scores = {name: one.scores[None] for name, one in finalists.items()}
     defined = {name: one for name, one in (scores | simple).items() if not np.isnan(one).any()}
     compared = compare(defined, metric=metric, margin=metric.margin(held_out.labels), references=simple)
-    recommended = decide(list(scores), scores, simple, compared, lower=metric.lower)
+    recommended = decide(list(scores), scores, simple, compared, lower=metric.lower, prior=_prior(trainings, simple))
     of_floors = []
     for floor in fitted:
         one = Contender(name=floor.name, setting=floor.setting, examples=floor.examples)
@@ -284,6 +284,20 @@ def _answer(
     short = {one.name for one in made.contenders if made.is_short(one)} - {recommended}
     told = [one for one in compared if not short & {one.first, one.second}]
     return made.model_copy(update={"comparisons": tuple(told)})
+
+
+def _prior(trainings: CandidateTrainings, simple: Collection[str]) -> Prior | None:
+    """Return what recorded trainings tell about the contenders; None if the held-out texts alone decide.
+
+    The held-out texts alone decide unless the training texts are few, the metric is a share such as accuracy, and
+    trainings on tasks of this kind were recorded with few texts.
+    """
+    setting = trainings.setting
+    expected = {name: one.expected for name, one in trainings.candidates.items()} | dict(setting.lessons.baselines)
+    known = {name: value for name, value in expected.items() if value is not None}
+    if not METRICS[setting.metric].share or not trainings.candidates or not set(simple) <= known.keys():
+        return None
+    return Prior(known, min(one.counts for one in trainings.candidates.values()))
 
 
 def _same_texts(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import ceil, inf, isnan
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -18,6 +18,7 @@ from afina.data.reading_options import ReadingOptions
 from afina.schema import Count, Figure, Frozen, Sealed
 from afina.stats.comparison import Comparison
 from afina.studies.choosing import floors
+from afina.studies.choosing.recorded_curves import FEW_LABELS
 from afina.studies.runs.record import Below, Prompting
 from afina.studies.runs.spec import Products, Training
 
@@ -34,6 +35,18 @@ ENOUGH = 20
 
 In recorded trainings, the accuracy after 4 or 10 steps was up to 26 points below that of a training of full length.
 """
+
+
+FEW_STEPS = 40
+"""The steps of a training on fewer than FEW_LABELS texts, of which three epochs would be only 3 to 15 steps.
+
+Of 20, 40 and 80 steps, 40 were the most accurate with 64 texts (docs/LOG.md).
+"""
+
+
+def whole_steps(texts: int, epoch: int) -> int:
+    """Return the steps of a training of full length on `texts` training texts, of which an epoch has `epoch` steps."""
+    return max(EPOCHS * epoch, FEW_STEPS if texts < FEW_LABELS else 0)
 
 
 class Contender(Frozen):
@@ -213,8 +226,24 @@ class Recommendation(Sealed):
 
     def is_short(self, one: Contender) -> bool:
         """Return whether a contender's training was too short to show how good its method is."""
-        whole = EPOCHS * ceil(READ * self.train_examples / BATCH)
+        whole = whole_steps(self.train_examples, ceil(READ * self.train_examples / BATCH))
         return one.trained and one.rate is not None and (one.steps or 0) < min(ENOUGH, whole)
+
+
+class Prior(NamedTuple):
+    """The expected accuracies of contenders from recorded trainings.
+
+    Attributes:
+        expected: The expected accuracy by contender, minus a number that is the same for all.
+        counts: The number of held-out texts that has the same weight as an expected accuracy.
+    """
+
+    expected: Mapping[str, float]
+    counts: float
+
+    def weighed(self, name: str, accuracy: float, examples: int) -> float:
+        """Return the weighted mean of a contender's measured and expected accuracy, which only ranks contenders."""
+        return (examples * accuracy + self.counts * self.expected[name]) / (examples + self.counts)
 
 
 def decide(
@@ -224,6 +253,7 @@ def decide(
     compared: Sequence[Comparison],
     *,
     lower: bool = False,
+    prior: Prior | None = None,
 ) -> str:
     """Return the name of the recommended contender.
 
@@ -238,11 +268,17 @@ def decide(
         scores_of_simple: The per-example values, [1, N], of the baselines and the zero-shot model, by name.
         compared: The paired comparisons of all contenders.
         lower: Whether lower values of the metric are better.
+        prior: What recorded trainings tell about the contenders: with few held-out texts, more than the texts do. None:
+            the held-out texts alone decide.
     """
-    sign = -1 if lower else 1
-    of_simple = {name: _or_least(sign * one.mean()) for name, one in scores_of_simple.items()}
+
+    def value(name: str, values: np.ndarray) -> float:
+        measured = float(values.mean()) * (-1 if lower else 1)
+        return _or_least(measured if prior is None else prior.weighed(name, measured, values.size))
+
+    of_simple = {name: value(name, one) for name, one in scores_of_simple.items()}
     simple = max(of_simple, key=lambda name: (of_simple[name], name not in floors.CONSTANTS))
-    better = [name for name in order if _or_least(sign * scores[name].mean()) > of_simple[simple]]
+    better = [name for name in order if value(name, scores[name]) > of_simple[simple]]
     if not better:
         return simple
     chosen = better[0]

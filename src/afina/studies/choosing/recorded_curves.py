@@ -1,20 +1,26 @@
 """The order in which `afina choose` tries methods and learning rates, and the expected accuracy of each.
 
 The order and the expected accuracies come from recorded learning curves of the packaged backbones: `embedded`, a causal
-model, and `minilm`, an encoder (benchmarks/choose.py). The module `candidates` derives the order of a task's candidates
-from the constants of `recorded_curves`. The module can be imported without torch.
+model, and `minilm`, an encoder. `MANY` is learned from 200 and 1,500 labelled texts (benchmarks/choose.py), `FEW` from
+16 and 64 (benchmarks/few_lessons.py). The module `candidates` derives the order of a task's candidates from these
+constants. The module can be imported without torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from afina.studies.choosing import floors
 
 BackboneKind = Literal["causal", "encoder"]
 
 Setting = tuple[BackboneKind, str, float]
 """A setting to try: the kind of the backbone, the method, and a factor of the method's default learning rate."""
+
+FEW_LABELS = 100
+"""The number of training texts below which `choose` uses what was recorded with few labelled texts."""
 
 _CAUSAL: tuple[Setting, ...] = (
     ("causal", "linear_probe", 1.0),
@@ -46,55 +52,124 @@ _BOTH: tuple[Setting, ...] = (
     *_CAUSAL[3:],
 )
 
-ORDERS: Mapping[frozenset[BackboneKind], tuple[Setting, ...]] = {
-    frozenset({"causal"}): _CAUSAL,
-    frozenset({"encoder"}): _ENCODER,
-    frozenset({"causal", "encoder"}): _BOTH,
-}
-"""The settings (methods with learning rates) in the order of training, by the kinds of the compared backbones.
 
-On one backbone, each next setting adds most accuracy to the settings before it. The order for a causal model and an
-encoder together merges the two orders: the next setting is the one that adds most accuracy per second. Linear probes
-come first.
+@dataclass(frozen=True)
+class Lessons:
+    """The facts that recorded trainings with a similar number of labelled texts teach.
+
+    Attributes:
+        orders: The settings (methods with learning rates) in the order of training, by the kinds of the compared
+            backbones. On one backbone, each next setting adds most accuracy to the settings before it. The order for a
+            causal model and an encoder together merges the two orders: the next setting is the one that adds most
+            accuracy per second. Linear probes come first.
+        ahead: The expected advantage of each setting: its held-out accuracy minus the mean of all settings trained by
+            gradient steps on the same backbone, averaged over tasks and numbers of training texts.
+        counts: The number of validation texts that has the same weight as an advantage in `ahead`, by the kind of
+            backbone. The number is the variance of right answers (0 or 1) over texts, divided by the variance of the
+            setting's advantage over tasks.
+        levels: The mean accuracy of the settings on the recorded backbone of each kind, minus the mean over both
+            backbones.
+        level_counts: In an estimate of a backbone's mean accuracy, a value of `levels` counts as much as this number of
+            validation texts.
+        asked: The expected advantage of the language model without training over the mean of the settings on its
+            backbone, by the number of examples in its prompt. None: the held-out texts alone decide.
+        baselines: The expected accuracy of each baseline minus the mean of the settings on both backbones, by the name
+            of the baseline. Empty: the held-out texts alone decide.
+        further: The methods that are candidates only with this number of texts.
+    """
+
+    orders: Mapping[frozenset[BackboneKind], tuple[Setting, ...]]
+    ahead: Mapping[Setting, float]
+    counts: Mapping[BackboneKind, float]
+    levels: Mapping[BackboneKind, float]
+    level_counts: float
+    asked: Mapping[int, float | None] = field(default_factory=lambda: {0: None})
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    further: frozenset[str] = frozenset()
+
+
+MANY = Lessons(
+    orders={
+        frozenset({"causal"}): _CAUSAL,
+        frozenset({"encoder"}): _ENCODER,
+        frozenset({"causal", "encoder"}): _BOTH,
+    },
+    ahead={
+        ("causal", "linear_probe", 1.0): -0.027,
+        ("causal", "full", 1.0): 0.023,
+        ("causal", "full", 3.0): 0.005,
+        ("causal", "full", 1 / 3): 0.012,
+        ("causal", "lora", 1.0): 0.006,
+        ("causal", "ia3", 1.0): 0.008,
+        ("causal", "lora", 1 / 3): -0.012,
+        ("causal", "head", 1.0): -0.043,
+        ("causal", "lora", 3.0): 0.001,
+        ("encoder", "linear_probe", 1.0): 0.012,
+        ("encoder", "full", 3.0): 0.069,
+        ("encoder", "full", 1.0): 0.018,
+        ("encoder", "lora", 3.0): 0.005,
+        ("encoder", "full", 10.0): -0.027,
+        ("encoder", "lora", 10.0): 0.004,
+        ("encoder", "head", 10.0): -0.104,
+        ("encoder", "ia3", 10.0): 0.036,
+    },
+    counts={"causal": 370, "encoder": 20},
+    levels={"causal": 0.049, "encoder": -0.049},
+    level_counts=100,
+)
+"""The lessons of trainings on 200 and 1,500 texts, two tasks."""
+
+_FEW_CAUSAL: tuple[Setting, ...] = (
+    ("causal", "linear_probe", 1.0),
+    ("causal", "full", 1.0),
+    ("causal", "lora", 1.0),
+)
+
+_FEW_ENCODER: tuple[Setting, ...] = (
+    ("encoder", "linear_probe", 1.0),
+    ("encoder", "full", 3.0),
+    ("encoder", "lora", 10.0),
+)
+
+_FEW_BOTH: tuple[Setting, ...] = (
+    ("causal", "linear_probe", 1.0),
+    ("encoder", "linear_probe", 1.0),
+    ("causal", "full", 1.0),
+    ("causal", "lora", 1.0),
+    ("encoder", "full", 3.0),
+    ("encoder", "lora", 10.0),
+)
+
+FEW = Lessons(
+    orders={
+        frozenset({"causal"}): _FEW_CAUSAL,
+        frozenset({"encoder"}): _FEW_ENCODER,
+        frozenset({"causal", "encoder"}): _FEW_BOTH,
+    },
+    ahead={
+        ("causal", "linear_probe", 1.0): -0.121,
+        ("causal", "lora", 1.0): -0.021,
+        ("causal", "full", 1.0): 0.021,
+        ("encoder", "linear_probe", 1.0): 0.005,
+        ("encoder", "full", 3.0): 0.02,
+        ("encoder", "lora", 10.0): -0.02,
+    },
+    counts={"causal": 50, "encoder": 50},
+    levels={"causal": 0.085, "encoder": -0.085},
+    level_counts=30,
+    asked={0: -0.1},
+    baselines={floors.MAJORITY: -0.297, floors.TFIDF: -0.252},
+)
+"""The lessons of trainings on 16 and 64 texts, three tasks.
+
+The settings are in the order of their expected accuracy, after the linear probes.
 """
 
-AHEAD: Mapping[Setting, float] = {
-    ("causal", "linear_probe", 1.0): -0.027,
-    ("causal", "full", 1.0): 0.023,
-    ("causal", "full", 3.0): 0.005,
-    ("causal", "full", 1 / 3): 0.012,
-    ("causal", "lora", 1.0): 0.006,
-    ("causal", "ia3", 1.0): 0.008,
-    ("causal", "lora", 1 / 3): -0.012,
-    ("causal", "head", 1.0): -0.043,
-    ("causal", "lora", 3.0): 0.001,
-    ("encoder", "linear_probe", 1.0): 0.012,
-    ("encoder", "full", 3.0): 0.069,
-    ("encoder", "full", 1.0): 0.018,
-    ("encoder", "lora", 3.0): 0.005,
-    ("encoder", "full", 10.0): -0.027,
-    ("encoder", "lora", 10.0): 0.004,
-    ("encoder", "head", 10.0): -0.104,
-    ("encoder", "ia3", 10.0): 0.036,
-}
-"""The expected advantage of each setting, from the recorded learning curves.
 
-The advantage is the held-out accuracy of the setting minus the mean of all settings trained by gradient steps on the
-same backbone, averaged over tasks and numbers of training texts.
-"""
+def lessons(labels: int) -> Lessons:
+    """Return what recorded trainings teach for this number of training texts."""
+    return FEW if labels < FEW_LABELS else MANY
 
-COUNTS: Mapping[BackboneKind, int] = {"causal": 370, "encoder": 20}
-"""The number of validation texts that has the same weight as an advantage in AHEAD, by the kind of backbone.
-
-For a setting of AHEAD, the number is the variance of right answers (0 or 1) over texts, divided by the variance of the
-setting's advantage over tasks.
-"""
-
-LEVELS: Mapping[BackboneKind, float] = {"causal": 0.049, "encoder": -0.049}
-"""The mean accuracy of the settings on the recorded backbone of each kind, minus the mean over both backbones."""
-
-LEVEL_COUNTS = 100
-"""In an estimate of a backbone's mean accuracy, a value of LEVELS counts as much as this number of validation texts."""
 
 STEP_COSTS: Mapping[str, int] = {"full": 76, "lora": 47, "ia3": 43, "head": 17}
 """The time of a training step of each method, divided by the time of scoring one text in the same precision."""

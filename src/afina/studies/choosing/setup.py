@@ -18,7 +18,8 @@ from afina.methods import is_fitted, make
 from afina.models.backbone_spec import files_digest
 from afina.models.objectives import Objective
 from afina.studies.backbones import ON, backbone_names
-from afina.studies.choosing import time_budget
+from afina.studies.choosing import recorded_curves, time_budget
+from afina.studies.choosing.recorded_curves import Lessons
 from afina.studies.choosing.time_budget import StageSeconds, TimeBudget
 from afina.studies.executors.executor import Executor, MemoryForecast
 from afina.studies.runs.inputs import lacks_words
@@ -78,6 +79,11 @@ class ChoiceSetup:
     stages: StageSeconds = field(default_factory=StageSeconds)
 
     @cached_property
+    def lessons(self) -> Lessons:
+        """The facts that recorded trainings with about as many training texts teach."""
+        return recorded_curves.lessons(len(self.task.train))
+
+    @cached_property
     def names(self) -> Mapping[str, str]:
         """The short name of each backbone by its address."""
         return backbone_names(self.backbones)
@@ -95,8 +101,11 @@ class ChoiceSetup:
         stem = f"{way.method}-{rate}" if rate else way.method
         return f"{stem}{ON}{self.names[way.backbone]}" if len(self.backbones) > 1 else stem
 
-    def run(self, way: Way, *, rate: float | None = None, steps: int | None = None, **data: Any) -> Run:
-        """Return a run of the task with a method on a backbone; `data` overrides fields of `ReadingOptions`."""
+    def run(self, way: Way, *, rate: float | None = None, steps: int | None = None, shots: int = 0, **data: Any) -> Run:
+        """Return a run of the task with a method on a backbone; `data` overrides fields of `ReadingOptions`.
+
+        shots: The number of examples in each prompt of a zero-shot model.
+        """
         ask = self.ask
         if is_fitted(way.method):  # the head does not start from words
             ask = ask.model_copy(update={"head": "random" if ask.head == "words" else ask.head, **_WITHOUT_WORDS})
@@ -104,6 +113,7 @@ class ChoiceSetup:
             backbone=way.backbone,
             task=self.task.address,
             method=way.method,
+            hyperparameters={"shots": shots} if shots else {},
             name=self.name(way) if len(self.backbones) > 1 else "",
             data=replace(self.data, **data),
             ask=ask,

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from afina.studies.choosing.recommendation import BATCH, ENOUGH, EPOCHS
+from afina.studies.choosing.recommendation import BATCH, ENOUGH, whole_steps
+from afina.studies.choosing.recorded_curves import FEW_LABELS
 from afina.studies.choosing.step_times import StepTime
 
 ROOM, ALONE = 2.3, 1.15
@@ -43,9 +44,14 @@ class TrainingLength(NamedTuple):
     def share(self) -> float:
         return share_aside(self.used)
 
-    def epochs(self, there: int) -> int:
-        """Return the number of epochs that these steps are on all training texts, whose number is `there`."""
-        return max(1, round(self.steps / steps_of_epoch(there)))
+    def steps_on(self, examples: int, there: int) -> int:
+        """Return the steps of a training on `examples` of all `there` training texts, none of which is set aside.
+
+        The training has as many epochs as one of this length, or as many steps if there are few training texts.
+        """
+        if there < FEW_LABELS:
+            return self.steps
+        return max(1, round(self.steps / steps_of_epoch(there))) * math.ceil(examples / BATCH)
 
 
 def steps_of_epoch(there: int) -> int:
@@ -64,14 +70,14 @@ def training_length(
         there: The number of training texts.
         texts: The number of held-out texts on which each training is evaluated.
         short: Whether a training of one epoch is long enough, if one epoch has fewer than ENOUGH steps. By default,
-            trainings have at least ENOUGH steps or EPOCHS epochs.
+            trainings have at least ENOUGH steps or the full length.
     """
     share, epoch = share_aside(there), steps_of_epoch(there)
-    scored = texts + math.ceil(share * there)
-    least = min(ENOUGH, epoch if short else EPOCHS * epoch)
+    scored, whole = texts + math.ceil(share * there), whole_steps(there, epoch)
+    least = min(ENOUGH, epoch if short else whole)
     for trainings in (ROOM, ALONE):
         most = pace.steps(left / trainings, scored)
         if most >= least:
-            steps = max(least, min(EPOCHS, most // epoch) * epoch) if most >= epoch else most
+            steps = max(least, min(whole, most // epoch * epoch)) if most >= epoch else most
             return TrainingLength(steps, min(there, math.ceil(steps * BATCH + share * there)))
     return None

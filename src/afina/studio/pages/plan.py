@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from afina.methods import make
-from afina.studies.choosing.recorded_curves import ORDERS, RECORDED, RECORDED_ON, REGRETS, BackboneKind, Regret
+from afina.studies.choosing.recorded_curves import MANY, RECORDED, RECORDED_ON, REGRETS, BackboneKind, Regret
 from afina.studio import problems
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project, StudioFolder
@@ -255,7 +255,7 @@ def _needed(plans: Sequence[BackbonePlan], kinds: frozenset[BackboneKind]) -> in
         for costs in one.methods:
             if costs.seconds is not None:
                 times[_KINDS.get(one.backbone, "causal"), costs.method] = costs.seconds
-    settings = [(kind, method) for kind, method, _ in ORDERS[kinds]]
+    settings = [(kind, method) for kind, method, _ in MANY.orders[kinds]]
     if any(one.state != "done" for one in plans) or not all(setting in times for setting in settings):
         return None
     return max(1, round(sum(times[setting] for setting in settings) / 60))

@@ -1,0 +1,249 @@
+"""What trainings on few labelled texts teach `afina choose`, and its regret by the number of labels.
+
+    python benchmarks/few_lessons.py            the table of docs/background/choose.md
+    python benchmarks/few_lessons.py --page     put it there
+    python benchmarks/few_lessons.py --lessons  what `afina.studies.choosing.recorded_curves.FEW` has built in
+
+The records are those of `few_labels.py`. Each task is judged with what was learnt from the other two, by the code of
+`afina choose` on simulated trainings (`replay.py`). The 400 held-out texts of a task are divided into halves. From one
+half, the validation texts of the simulated `choose` and its held-out texts are drawn, and the same half says which
+candidate is best. The other half says how accurate the best and the recommended model are; then the halves change
+places. So no text both selects a model and measures it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+import few_labels
+from afina.digest import derive_seed
+from afina.studies.choosing import floors
+from afina.studies.choosing.recorded_curves import BackboneKind, Lessons, Setting
+from choose import PAGE, Regret, cells, grid, points, regret
+from few_labels import MAJORITY, ON_EMBEDDED, ON_MINILM, SETFIT, SHOTS, TASKS, TFIDF, WITH_SHOTS, ZERO, Arm, Cell
+from learning_curves import KEPT, read
+from learning_curves import Cell as Place
+from lessons import BACKBONES, KINDS, together
+from policies import MOST_COUNTS, ON, Kept, Recorded, _paces
+from replay import replayed
+from words import unpacked
+
+MARKS = re.compile(r"(<!-- begin: benchmarks/few_lessons.py -->\n).*?(<!-- end -->)", re.DOTALL)
+SIZES = (16, 64)
+"""The numbers of labels of the lessons, at which LoRA and full fine-tuning on `embedded` are recorded."""
+
+MINUTES, DRAWS = 10, 3
+TRAINED = {"embedded": ON_EMBEDDED, "minilm": (*ON_MINILM, SETFIT)}
+"""The settings of each backbone that are trained by gradient steps."""
+
+PROBES = {name: Arm(name, "linear_probe") for name in BACKBONES}
+BASELINES = {floors.MAJORITY: MAJORITY, floors.TFIDF: TFIDF}
+ASKED = {0: ZERO, SHOTS: WITH_SHOTS}
+SETS = {"embedded alone": ("embedded",), "minilm alone": ("minilm",), "both": BACKBONES}
+Figures = Mapping[Cell, Mapping[str, Any]]
+
+
+def answers(known: Figures, task: str, labels: int, seed: int = 0) -> dict[Arm, np.ndarray]:
+    """Which held-out predictions of each recorded arm are right, bool [400], with a draw of this many labels.
+
+    LoRA and full fine-tuning on `embedded` are those of `words.py`, at the learning rate that 200 other texts selected.
+    Arms on `embedded` that were measured with one draw have the same answers for every draw.
+    """
+    cell_of = {arm: Cell(task, labels, arm, seed) for arm in (*ON_MINILM, SETFIT, PROBES["minilm"], TFIDF)}
+    cell_of |= {arm: few_labels.of_best_rate(known, task, labels, arm, seed) for arm in ON_EMBEDDED}
+    probe = PROBES["embedded"]
+    cell_of[probe] = next(
+        (cell for s in (seed, 0) if (cell := Cell(task, labels, probe, s)) in known), Cell(task, 0, probe)
+    )
+    cell_of |= {ZERO: Cell(task, 0, ZERO), WITH_SHOTS: Cell(task, SHOTS, WITH_SHOTS)}
+    cell_of[MAJORITY] = Cell(task, few_labels.SIZES[-1], MAJORITY)
+    return {arm: unpacked(known[cell]["right"]) for arm, cell in cell_of.items() if cell in known}
+
+
+def learned(known: Figures, tasks: Sequence[str]) -> Lessons:
+    """The lessons of these tasks, from the draws of which all arms were measured."""
+    found = {
+        (task, labels, seed): answers(known, task, labels, seed)
+        for task, labels, seed in product(tasks, SIZES, range(DRAWS))
+    }
+    whole = set.intersection(*(set(found[task, labels, 0]) for task, labels in product(tasks, SIZES)))
+    right = [one for one in found.values() if whole <= one.keys()]
+    trained = {name: [arm for arm in arms if all(arm in one for one in right)] for name, arms in TRAINED.items()}
+    means = {name: np.array([np.mean([one[arm] for arm in arms]) for one in right]) for name, arms in trained.items()}
+    middle = (means["embedded"] + means["minilm"]) / 2
+
+    def beside(arm: Arm, level: np.ndarray) -> np.ndarray:
+        return np.array([one[arm].mean() for one in right]) - level
+
+    candidates = {name: [PROBES[name], *arms] for name, arms in trained.items()}
+    ahead = {setting(arm): beside(arm, means[name]) for name, arms in candidates.items() for arm in arms}
+    levels = {KINDS[name]: float((each - middle).mean()) for name, each in means.items()}
+    asked = {k: float(beside(arm, means["embedded"]).mean()) for k, arm in ASKED.items() if arm in right[0]}
+    order = {KINDS[name]: _order([setting(arm) for arm in arms], ahead) for name, arms in candidates.items()}
+    level = np.array([[np.mean([one[arm] for arm in arms], axis=0) for arms in trained.values()] for one in right])
+    return Lessons(
+        orders={
+            frozenset({"causal"}): order["causal"],
+            frozenset({"encoder"}): order["encoder"],
+            frozenset({"causal", "encoder"}): _merged(order, ahead, levels),
+        },
+        ahead={one: float(each.mean()) for one, each in ahead.items()},
+        counts={
+            KINDS[name]: _counts(np.array([[one[a] for a in arms] for one in right]))
+            for name, arms in candidates.items()
+        },
+        levels=levels,
+        level_counts=_counts(level),
+        asked=asked,
+        baselines={name: float(beside(arm, middle).mean()) for name, arm in BASELINES.items()},
+        further=frozenset({SETFIT.method}) if SETFIT in trained["minilm"] else frozenset(),
+    )
+
+
+def setting(arm: Arm) -> Setting:
+    """The arm in the form of `recorded_curves`."""
+    return KINDS[arm.backbone], arm.method, arm.factor
+
+
+def _order(settings: Sequence[Setting], ahead: Mapping[Setting, np.ndarray]) -> tuple[Setting, ...]:
+    """The probe, then the others by their advantage."""
+    first, *rest = settings
+    return (first, *sorted(rest, key=lambda one: -float(ahead[one].mean())))
+
+
+def _merged(
+    orders: Mapping[BackboneKind, Sequence[Setting]],
+    ahead: Mapping[Setting, np.ndarray],
+    levels: Mapping[BackboneKind, float],
+) -> tuple[Setting, ...]:
+    """The probes, then the others by their expected accuracy."""
+    rest = [one for order in orders.values() for one in order[1:]]
+    rest.sort(key=lambda one: -(levels[one[0]] + float(ahead[one].mean())))
+    return (*(order[0] for order in orders.values()), *rest)
+
+
+def _counts(right: np.ndarray) -> float:
+    """How many texts tell as much as the mean advantage over cells, from right answers [cells, arms, texts].
+
+    It is the variance of an arm's answer on a text, beside other arms and texts, divided by the variance between cells
+    of the arm's advantage, without chance.
+    """
+    right = right.astype(float)
+    cells_, arms, texts = right.shape
+    accuracy = right.mean(axis=2)
+    ahead = accuracy - accuracy.mean(axis=1, keepdims=True)
+    rest = right - right.mean(1, keepdims=True) - right.mean(2, keepdims=True) + right.mean((1, 2), keepdims=True)
+    of_a_text = float((rest**2).sum()) / (cells_ * (arms - 1) * (texts - 1))
+    between = float(((ahead - ahead.mean(axis=0)) ** 2).sum()) / max(1, (cells_ - 1) * (arms - 1))
+    return min(MOST_COUNTS, of_a_text / max(between - of_a_text / texts, 1e-9))
+
+
+def rounded(lessons: Lessons) -> Lessons:
+    """The lessons with the digits that are built in."""
+    return Lessons(
+        orders=lessons.orders,
+        ahead={one: round(value, 3) for one, value in lessons.ahead.items()},
+        counts={kind: int(round(value, -1)) for kind, value in lessons.counts.items()},
+        levels={kind: round(value, 3) for kind, value in lessons.levels.items()},
+        level_counts=int(round(lessons.level_counts, -1)),
+        asked={shots: None if value is None else round(value, 3) for shots, value in lessons.asked.items()},
+        baselines={name: round(value, 3) for name, value in lessons.baselines.items()},
+        further=lessons.further,
+    )
+
+
+def simulated(
+    known: Figures, curves: Sequence[Mapping[str, Any]], task: str, labels: int, seed: int, half: int, held_out: int
+) -> Recorded:
+    """The cell as the simulated `choose` meets it: `held_out` texts of one half, followed by the other half."""
+    right = answers(known, task, labels, seed)
+    texts = np.arange(len(right[ZERO])).reshape(2, -1)
+    drawn = np.random.Generator(np.random.PCG64(derive_seed(seed, f"{task} {labels} {half}"))).permutation(texts[half])
+    validation = drawn[: max(1, round(0.2 * labels))]
+    order = np.concatenate([drawn[-held_out:], texts[1 - half]])
+    ends = {}
+    for arm, each in right.items():
+        if arm.backbone and arm.method != ZERO.method:
+            name = f"{arm.method}{ON}{arm.backbone}", few_labels.rate_of(arm) or 0.0
+            value = float(each[validation].mean())
+            ends[name] = Kept(name, value, 1 - value, each[order])
+    untrained = {arm.method: right[arm][order] for arm in (MAJORITY, TFIDF, ZERO)}
+    if WITH_SHOTS in right:
+        untrained[f"zero-shot-{SHOTS}-shots"] = right[WITH_SHOTS][order]
+    paces = {f"{m}{ON}{name}": pace for name in BACKBONES for m, pace in _paces(curves, name, beside=True).items()}
+    paces |= {f"setfit{ON}minilm": paces[f"full{ON}minilm"]}
+    place = Place(task, labels)
+    return Recorded(place, {}, ends, {one: (0, kept) for one, kept in ends.items()}, untrained, paces, held_out)
+
+
+def best(known: Figures, task: str, labels: int, seed: int, half: int, backbones: Sequence[str]) -> np.ndarray:
+    """The answers on the other half of the candidate that is best on one half."""
+    right = answers(known, task, labels, seed)
+    mine = [arm for arm in right if arm.backbone in backbones or arm.backbone == ""]
+    texts = np.arange(len(right[ZERO])).reshape(2, -1)
+    chosen = max(mine, key=lambda arm: float(right[arm][texts[half]].mean()))
+    return right[chosen][texts[1 - half]].astype(float)
+
+
+def regret_of(known: Figures, labels: int, backbones: Sequence[str], held_out: int | None = None) -> Regret:
+    """The regret at a number of labels. held_out: the texts that `choose` sees; None: a quarter of the labels."""
+    curves, by_cell = read(KEPT), {}
+    seen = held_out or labels // 4
+    for task, half in product(TASKS, (0, 1)):
+        lessons = learned(known, [one for one in TASKS if one != task])
+        policy = replayed(backbones, lessons=lambda there, made=lessons: made)
+        each = []
+        for seed in range(DRAWS):
+            cell = simulated(known, curves, task, labels, seed, half, seen)
+            found = policy(cell, MINUTES, [])[seen:].astype(float)
+            each.append(best(known, task, labels, seed, half, backbones) - found)
+        by_cell[f"{task}, {half}"] = np.mean(each, axis=0)
+    return Regret(by_cell)
+
+
+def table(known: Figures) -> str:
+    """The regret by the number of labels, with a quarter as many held-out texts and with 150."""
+    rows = []
+    for labels in SIZES:
+        for name, seen in ((f"{labels} ({labels // 4} held out)", None), (f"{labels} (150 held out)", 150)):
+            rows.append([name, *(points(regret_of(known, labels, each, seen)) for each in SETS.values())])
+            print(rows[-1], flush=True)
+    lines = read(KEPT)
+    for labels in (200, 1_500):
+        found = []
+        for each in SETS.values():
+            there = [together(lines, cell, each, beside=True) for cell in cells()]
+            mine = regret(replayed(each), there, MINUTES).by_cell
+            found.append(points(Regret({k: v for k, v in mine.items() if f" {labels:,} " in f" {k.split(', ')[1]} "})))
+        rows.append([f"{labels:,} (300 held out)", *found])
+        print(rows[-1], flush=True)
+    return grid(["training texts", *SETS], rows)
+
+
+def main() -> None:
+    """Run the benchmark with the options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--page", action="store_true", help="put the table into docs/background/choose.md")
+    parser.add_argument("--lessons", action="store_true", help="print what the records teach")
+    options = parser.parse_args()
+    known = few_labels.known()
+    if options.lessons:
+        made = rounded(learned(known, TASKS))
+        for name, value in vars(made).items():
+            print(name, value, sep="\n  ")
+        return
+    text = table(known)
+    print(text)
+    if options.page:
+        page = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(MARKS.sub(lambda marks: f"{marks[1]}\n{text}\n{marks[2]}", page), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
