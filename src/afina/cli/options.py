@@ -102,6 +102,13 @@ NoTexts = Annotated[
     typer.Option("--no-texts", help="Show row numbers instead of texts in the report, and publish no hashes of texts."),
 ]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Train recorded runs again and replace their records.")]
+SendTexts = Annotated[
+    bool,
+    typer.Option(
+        "--send-texts",
+        help="Allow sending texts to the model behind an API that a method asks. Without it, nothing is sent.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(

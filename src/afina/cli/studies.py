@@ -24,6 +24,7 @@ from afina.cli.options import (
     Overrides,
     PublishOption,
     SeedOption,
+    SendTexts,
     SeveralBackbones,
     StudyBackbone,
     TaskOption,
@@ -134,6 +135,7 @@ def study(
     no_texts: NoTexts = False,
     publish: PublishOption = None,
     fresh: FreshOption = False,
+    send_texts: SendTexts = False,
     jobs: JobsOption = None,
     run_in: ExecutorOptions,
     as_json: Json = False,
@@ -165,7 +167,7 @@ def study(
         if left_out:
             print(f"Left out, because an encoder cannot be asked in words: {', '.join(left_out)}", file=sys.stderr)
     run_in = replace(run_in, executor=run_in.executor or chosen.executor, jobs=jobs)
-    _carry_out(chosen, out, as_json, run_in, texts=not no_texts, publish=publish, fresh=fresh)
+    _carry_out(chosen, out, as_json, run_in, texts=not no_texts, publish=publish, fresh=fresh, send_texts=send_texts)
 
 
 TrainingOverrides = Annotated[
@@ -200,6 +202,7 @@ def train(
     metric: MetricOption = None,
     ask: dict[str, Any],
     fresh: FreshOption = False,
+    send_texts: SendTexts = False,
     run_in: ExecutorOptions,
     as_json: Json = False,
     data: dict[str, Any],
@@ -209,6 +212,7 @@ def train(
     Prints the adapter's main metric beside those of simple baselines; `afina show` prints all tables.
     A recorded run with the same texts and settings is not repeated.
     """
+    from afina.methods import asks_endpoint
     from afina.studies.study import Study
     from afina.studies.study_file import override
 
@@ -221,7 +225,7 @@ def train(
         settings["teacher"] = str(teacher.absolute())
     content = {
         "name": "train",
-        "backbone": only(backbone),
+        "backbone": None if asks_endpoint(method) else only(backbone),
         "task": task,
         "seeds": [seed],
         "metric": metric,
@@ -231,15 +235,17 @@ def train(
         "baselines": True,
     }
     chosen = Study.parse(content, "afina train")
-    _carry_out(chosen, out, as_json, run_in, fresh=fresh, brief=True)
+    _carry_out(chosen, out, as_json, run_in, fresh=fresh, brief=True, send_texts=send_texts)
 
 
 def _usual_products(method: str) -> dict[str, Any]:
     """Return the setting `products` of a training on this machine for which the user gives none; empty if float."""
-    from afina.methods import make
+    from afina.methods import asks_endpoint, make
     from afina.models.backbone_spec import FLOAT
     from afina.studies.runs.spec import usual_products
 
+    if asks_endpoint(method):
+        return {}
     found = usual_products()
     return {} if found == FLOAT or not make(method).multiplies_frozen else {"products": found}
 
@@ -445,6 +451,7 @@ def _carry_out(
     publish: str | None = None,
     fresh: bool = False,
     brief: bool = False,
+    send_texts: bool = False,
 ) -> None:
     """Run the study, write its report and print the results; with `brief`, without tables."""
     from rich.console import Console
@@ -457,7 +464,7 @@ def _carry_out(
     command = ["afina", *sys.argv[1:]]
     try:
         with sigterm_as_ctrl_c(), run_in.opened(watching.says) as executor:
-            results = study.run(where, watching, command, executor, fresh=fresh)
+            results = study.run(where, watching, command, executor, fresh=fresh, send_texts=send_texts)
     except KeyboardInterrupt as ended:
         watching.stop()
         kept = " from the last checkpoint" if OutputDirectory(where).has_checkpoint else ""

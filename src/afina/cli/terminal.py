@@ -133,7 +133,8 @@ def option_flag(name: str) -> str:
 _FLAGGED = (
     "backbone beams blobs choice drain executor expires file force fresh generation_timeout guide host last latency "
     "memory merged message method metric minutes name out port rate ray ray_address reason replicas scope seed share "
-    "set_password ship_backbone shutdown storage store task teacher template text_tokens timeout upload_limit who words"
+    "send_texts set_password ship_backbone shutdown storage store task teacher template text_tokens timeout "
+    "upload_limit who words"
 )
 _IN_TRAINING = (
     "batch_size class_weights distil_temperature distil_weight dtype epochs label_smoothing max_length precision "

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from afina.errors import InvalidStudy, UnknownName
 from afina.methods import problems
 from afina.methods.bottleneck_adapter import BottleneckAdapter
+from afina.methods.endpoint import AskedEndpoint
 from afina.methods.ia3_and_vera import Ia3, Vera
 from afina.methods.linear_probe import LinearProbe
 from afina.methods.lora import Lora
@@ -89,7 +90,7 @@ METHODS: dict[str, type[Method]] = {
 similar one; then those of other packages. Every class in `METHODS` can be built without arguments, so afina can list
 all methods, count their parameters and plan runs with them."""
 
-NEEDS_SETTINGS: dict[str, type[Method]] = {PeftType.name: PeftType}
+NEEDS_SETTINGS: dict[str, type[Method]] = {method.name: method for method in (PeftType, AskedEndpoint)}
 """Methods that cannot be built without hyperparameters, and are therefore not in METHODS."""
 
 _OUTSIDE, REFUSED = entry_point_methods(METHODS | NEEDS_SETTINGS)
@@ -143,6 +144,12 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
 def is_fitted(name: str) -> bool:
     """Return whether scikit-learn fits the head of the method with this key, without gradient steps."""
     return name in METHODS and METHODS[name].is_fitted
+
+
+def asks_endpoint(name: str) -> bool:
+    """Return whether the method with this key asks a model behind an API; False for an unknown method."""
+    kind = NEEDS_SETTINGS.get(name) or METHODS.get(name)
+    return kind is not None and kind.asks_endpoint
 
 
 def accepted(name: str, where: str = "") -> set[str]:

@@ -127,6 +127,9 @@ class Adaptation(ABC):
             backbone's own parameters. `adds_parameters` is None if some trained parameters are added and some are the
             backbone's own.
         is_fitted: Whether scikit-learn fits the method's head to features of the frozen body, without gradient steps.
+        asks_endpoint: Whether a model behind an API answers the texts (`AskedEndpoint`). A run then opens no backbone.
+        no_effect: Names of the hyperparameters that change no result, such as a price. A run's key and a record do not
+            have these hyperparameters.
         ignores: Fields of [train] and [ask] in a study file that have no effect on the method. afina refuses a run that
             sets such a field.
         stated: Names of the hyperparameters that manifests, records and tables contain even at their default values.
@@ -141,6 +144,8 @@ class Adaptation(ABC):
     trains_all: ClassVar[bool] = False
     adds_parameters: ClassVar[bool | None] = True
     is_fitted: ClassVar[bool] = False
+    asks_endpoint: ClassVar[bool] = False
+    no_effect: ClassVar[frozenset[str]] = frozenset()
     ignores: ClassVar[frozenset[str]] = frozenset()
     stated: ClassVar[frozenset[str] | None] = None
 
@@ -171,6 +176,11 @@ class Adaptation(ABC):
         The key of a run contains a digest of these.
         """
         return digest.non_defaults(self)
+
+    @property
+    def effective(self) -> dict[str, Any]:
+        """The hyperparameters that a record has: those of `hyperparameters` that are not in `no_effect`."""
+        return {name: value for name, value in self.hyperparameters.items() if name not in self.no_effect}
 
     @classmethod
     def accepts(cls) -> set[str]:
@@ -216,6 +226,21 @@ class Adaptation(ABC):
     def learns_from_teacher(self) -> bool:
         """Whether the method can learn from a teacher's probabilities: a head that gradient steps train can."""
         return not (self.trains_nothing or self.is_fitted or self.pairs is not None)
+
+    @property
+    def own_backbone(self) -> str | None:
+        """The address of the model that the method itself names, if it asks an endpoint; this model is never opened."""
+        return None
+
+    @property
+    def depends_on_seed(self) -> bool:
+        """Whether runs that differ only in their seed can have different results."""
+        return True
+
+    @property
+    def reads_training_texts(self) -> bool:
+        """Whether the training texts can change the result."""
+        return True
 
     @property
     def multiplies_frozen(self) -> bool:

@@ -104,6 +104,15 @@ TRAINS_FROZEN_MATRIX = _method_precision_unsupported(
     "or use a method that adds to frozen weights, such as lora."
 )
 
+_method_asks_endpoint = partial(Problem, InvalidStudy, "method.asks-endpoint")
+ENDPOINT_WITHOUT_MODEL = _method_asks_endpoint(
+    "method {method}: a model behind an API answers, so there is no model to adapt. Use the method in a study."
+)
+ENDPOINT_IN_SUM = _method_asks_endpoint(
+    "method {method}: {part} asks a model behind an API, so {part} cannot be combined with another method. Use {part} "
+    "alone."
+)
+
 _method_setting_invalid = partial(Problem, InvalidStudy, "method.setting-invalid")
 MULTIPLIER_INVALID = _method_setting_invalid(
     "{where}.{setting} = {found!r}: expected a number above 0 and below {most:g}."

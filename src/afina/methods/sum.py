@@ -46,6 +46,8 @@ class Sum(Method):
     def __post_init__(self) -> None:
         keys, methods = list(self.parts), list(self.parts.values())
         name = PLUS.join(keys)
+        if (asked := next((key for key, part in self.parts.items() if part.asks_endpoint), None)) is not None:
+            raise problems.ENDPOINT_IN_SUM(method=name, part=asked)
         idle = next((key for key, part in self.parts.items() if part.trains_nothing or not part.trains_body), None)
         if idle is not None:
             does = "trains nothing" if self.parts[idle].trains_nothing else "trains only the head, as every method does"

@@ -31,7 +31,7 @@ def seconds_a_text(record: Record) -> float | None:
     None if the number of texts is unknown.
     """
     texts = record.examples + (record.selection.examples if record.selection else 0)
-    if record.training.get("temperature") or not texts:
+    if record.training.get("temperature") or not texts or record.endpoint is not None:
         return None
     return record.seconds.evaluate / texts
 
@@ -50,6 +50,8 @@ def bytes_to_serve(record: Record) -> int | None:
     """
     if record.training.get("precision", FLOAT) != FLOAT:
         return record.weight_bytes
+    if record.endpoint is not None:
+        return None
     adds = make(record.method).adds_parameters
     if adds is None and record.body:
         return None
@@ -57,7 +59,11 @@ def bytes_to_serve(record: Record) -> int | None:
 
 
 def are_comparable(arms: Sequence[Arm]) -> bool:
-    """Return whether all times were measured on one machine, with the same number of runs at once."""
+    """Return whether all times were measured on one machine, with the same number of runs at once.
+
+    The times of a model behind an API are not measured on this machine, and do not count.
+    """
+    arms = [arm for arm in arms if arm.record.endpoint is None]
     machines = set().union(*(arm.machines for arm in arms))
     return len(machines) == 1 and len({record.at_once for arm in arms for record in arm.records}) == 1
 
@@ -146,7 +152,7 @@ def faster_sentence(leader: Arm, others: Sequence[Arm], found: Verdicts) -> str:
 
 def _answers(arm: Arm) -> bool:
     """Whether a method's predictions are meaningful; false for an untrained model with a random head."""
-    return not isnan(arm.headline) and (arm.trained or make(arm.record.method).head != "random")
+    return not isnan(arm.headline) and (arm.trained or arm.prescribed_head != "random")
 
 
 def _times_as_fast(arm: Arm, leader: Arm) -> float:

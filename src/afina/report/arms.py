@@ -13,6 +13,7 @@ from math import inf, isnan
 
 import numpy as np
 
+from afina.methods import make
 from afina.models.backbone_spec import FLOAT
 from afina.report.formatting import ask_settings, in_words
 from afina.stats import intervals
@@ -63,6 +64,17 @@ class Arm:
     @property
     def trained(self) -> bool:
         return self.record.steps > 0
+
+    @property
+    def is_seedless(self) -> bool:
+        """Whether the results would be the same with every seed, so that one seed stands for all."""
+        record = self.record
+        return record.endpoint is not None and not make(record.method, record.hyperparameters).depends_on_seed
+
+    @property
+    def prescribed_head(self) -> str | None:
+        """The initial head that the method requires, "random" or "words"; None if the method requires none."""
+        return None if self.record.endpoint is not None else make(self.record.method).head
 
     @property
     def machines(self) -> set[tuple[str, str, int]]:
@@ -159,8 +171,8 @@ def arms(results: Iterable[Result], backbones: Sequence[str] = ()) -> list[Arm]:
 
 
 def has_several_backbones(arms: Sequence[Arm]) -> bool:
-    """Return whether the arms have different backbones."""
-    return len({arm.record.backbone for arm in arms}) > 1
+    """Return whether the arms have different backbones; a model behind an API is no backbone."""
+    return len({arm.record.backbone for arm in arms if arm.record.endpoint is None}) > 1
 
 
 def is_curve(arms: Sequence[Arm]) -> bool:
@@ -231,7 +243,7 @@ def titles_of(records: Sequence[Record], backbones: Sequence[str] = ()) -> list[
 
 def _names(records: Sequence[Record], backbones: Sequence[str]) -> dict[str, str]:
     """The short name of each backbone by its address; empty if there is one backbone."""
-    names = backbone_names([*backbones, *(record.backbone for record in records)])
+    names = backbone_names([*backbones, *(record.backbone for record in records if record.endpoint is None)])
     return names if len(names) > 1 else {}
 
 
@@ -240,13 +252,16 @@ def _on(texts: Sequence[str], records: Sequence[Record], backbones: Sequence[str
     names = _names(records, backbones)
     if not names:
         return list(texts)
-    return [on_backbone(text, names[record.backbone]) for text, record in zip(texts, records, strict=True)]
+    return [
+        on_backbone(text, names[record.backbone]) if record.endpoint is None else text
+        for text, record in zip(texts, records, strict=True)
+    ]
 
 
 def _labels(records: Sequence[Record], backbones: Sequence[str]) -> list[str]:
     """A unique label for each record; equal labels get the settings in which the records differ."""
     names = _names(records, backbones)
-    ends = [f"{ON}{names[record.backbone]}" if names else "" for record in records]  # of a recommendation
+    ends = [f"{ON}{names[record.backbone]}" if record.backbone in names else "" for record in records]  # of choose
     called = [record.name.removesuffix(end) for record, end in zip(records, ends, strict=True)]
     plain = _on([_label(*one) for one in zip(records, called, strict=True)], records, backbones)
     shared = Counter(plain)

@@ -16,7 +16,6 @@ from afina.data.addresses import named
 from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT
 from afina.data.label_words import are_words
 from afina.data.reading_options import ReadingOptions
-from afina.methods import make
 from afina.models.decoding import Decoding
 from afina.report import per_label
 from afina.report.arms import Arm, has_several_backbones
@@ -99,7 +98,7 @@ class Presentation(ABC):
         return [
             f"{arm.label} is the pretrained model under a random head, which knows nothing of the task."
             for arm in arms
-            if not arm.trained and make(arm.record.method).head == "random"
+            if not arm.trained and arm.prescribed_head == "random"
         ]
 
     def which_disagree(self, shown: int, most: int) -> str:
@@ -166,10 +165,7 @@ class _Classes(Presentation):
     def plots(self) -> Mapping[str, Draw]:
         return {
             "Confusion of labels": predictions.confusion_matrices,
-            "How far probabilities can be trusted": lambda arms: [
-                predictions.reliability(arms),
-                predictions.risk_coverage(arms),
-            ],
+            "How far probabilities can be trusted": predictions.of_probabilities,
         }
 
     def asked(self, names: Sequence[str]) -> str:
@@ -197,8 +193,8 @@ class _Classes(Presentation):
         return f"`{self.in_words(names, answer)}`" if len(names) > 1 else None
 
     def untrained(self, arms: Sequence[Arm]) -> list[str]:
-        drawn = [arm for arm in arms if not arm.trained and make(arm.record.method).head == "random"]
-        answering = [arm for arm in arms if not arm.trained and make(arm.record.method).head == "words"]
+        drawn = [arm for arm in arms if not arm.trained and arm.prescribed_head == "random"]
+        answering = [arm for arm in arms if not arm.trained and arm.prescribed_head == "words"]
         made = [
             f"{arm.label} is the pretrained model with a random head. The head has seen no labels, so the answers are "
             "random."

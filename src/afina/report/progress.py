@@ -70,7 +70,7 @@ def tuned(run: Run, number: int, spent: float) -> str:
 
 def planned(run: Run) -> str:
     """Return a phrase on a planned run of a recommendation: a training, or an evaluation of the untrained model."""
-    if make(run.method).trains_nothing:
+    if make(run.method, run.hyperparameters).trains_nothing:
         return f"asking: {run.title}"
     aside = ", less those set aside to select by" if run.data.selection else ""
     return f"training {run.title} on {run.data.train_examples:,} texts{aside}"

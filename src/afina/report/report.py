@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afina import file_io
-from afina.methods import make
 from afina.report import conclusion, paper, recommendation, sections, verdicts
 from afina.report.answer_costs import answer_cost_table, are_comparable
 from afina.report.arms import Arm, arms, has_several_backbones, is_curve, of_greatest_size, titles_of
 from afina.report.conclusion import Headline
+from afina.report.details.endpoints import endpoint_table
 from afina.report.details.fitted_heads import fitted_table
 from afina.report.details.retention import RETENTION, retention_table
 from afina.report.examples.answered_texts import AnsweredRun, FoundTexts, RunChoice, answered_run, find_texts
@@ -73,9 +73,9 @@ class Report:
     def tables(self) -> list[Table]:
         """The tables of figures in the order of the report; a table without figures is left out.
 
-        The order is: performance, baselines, cost of predictions (for several backbones), further metrics, parameters
-        and training time, memory, GPU memory, linear probes, retention, tuning budget. In a study named `paper`, the
-        tables include the figures and footnotes of the published study.
+        The order is: performance, baselines, cost of predictions (for several backbones), models behind an API, further
+        metrics, parameters and training time, memory, GPU memory, linear probes, retention, tuning budget. In a study
+        named `paper`, the tables include the figures and footnotes of the published study.
         """
         beside = paper.beside(self.arms) if self._is_of_the_paper else Beside()
         made, headed = self.results, not self.arms or _presentation(self.arms).headed
@@ -84,6 +84,7 @@ class Report:
         more = (
             verdicts.baseline_table(self.results.baselines, self.arms),
             answer_cost_table(self.arms, beside.notes.get(ANSWERS, ())),
+            endpoint_table(self.arms),
         )
         tables[1:1] = [table for table in more if table]
         tuned = tuning_table(self.results.tuned, self.backbone_names) if self.results.tuned else None
@@ -93,7 +94,8 @@ class Report:
     @cached_property
     def backbone_names(self) -> Mapping[str, str]:
         """The short name of each backbone by its address; empty if the study has one backbone."""
-        names = backbone_names([*self.results.backbones, *(arm.record.backbone for arm in self.arms)])
+        opened = (arm.record.backbone for arm in self.arms if arm.record.endpoint is None)
+        names = backbone_names([*self.results.backbones, *opened])
         return names if len(names) > 1 else {}
 
     @cached_property
@@ -167,7 +169,7 @@ class Report:
             key = made.contender(made.recommended).key
             return next((one for one in self.results.records if one.key == key and one.adapter), None)
         saved = [arm for arm in self.arms if arm.record.adapter]
-        answering = [arm for arm in saved if arm.trained or make(arm.record.method).head != "random"]
+        answering = [arm for arm in saved if arm.trained or arm.prescribed_head != "random"]
         return conclusion.leader(answering).record if answering else None
 
     @cached_property

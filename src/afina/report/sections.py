@@ -168,15 +168,21 @@ def provenance(arms: Sequence[Arm], command: Sequence[str]) -> list[Section]:
 
 def _asked(arms: Sequence[Arm]) -> list[str]:
     records = [record for arm in arms for record in arm.records]
+    opened = [record for record in records if record.endpoint is None]
 
     def each(value: Callable[[Record], str]) -> str:
         return "; ".join(dict.fromkeys(map(value, records)))
 
-    asked = [training(record) for record in records]
+    def backbone(record: Record) -> str:
+        if record.endpoint is not None:
+            return f"`{record.endpoint.model}` at {record.endpoint.host} (API)"
+        return f"`{record.backbone}`, {record.total:,} parameters{_with_head(record)}"
+
+    asked = [training(record) for record in opened or records]
     same = {key: value for key, value in asked[0].items() if key not in _by_run(asked)}
     leaked = max(record.leaked for record in records)
     return [
-        "Backbone: " + each(lambda record: f"`{record.backbone}`, {record.total:,} parameters{_with_head(record)}"),
+        "Backbone: " + each(backbone),
         "Task: "
         + each(
             lambda record: (
@@ -203,7 +209,8 @@ def _by_run(asked: Sequence[dict[str, object]]) -> list[str]:
 
 
 def _runs(arms: Sequence[Arm]) -> Table:
-    by_run = _by_run([training(record) for arm in arms for record in arm.records])
+    records = [record for arm in arms for record in arm.records]
+    by_run = _by_run([training(record) for record in records if record.endpoint is None] or [{}])
     lines = []
     for arm in arms:
         record = arm.record
@@ -231,6 +238,7 @@ def _adapters(arms: Sequence[Arm]) -> Table:
 
 def _environments(arms: Sequence[Arm]) -> list[Block]:
     """Return the blocks that describe the environments of the runs, one list per distinct environment."""
+    arms = [arm for arm in arms if arm.record.endpoint is None] or arms  # where a model behind an API runs is unknown
     several, distinct = has_several_backbones(arms), list[tuple[Environment, list[str], set[str]]]()
     backbones = backbone_digests([record for arm in arms for record in arm.records]) if several else []
     for arm in arms:
@@ -246,7 +254,8 @@ def _environments(arms: Sequence[Arm]) -> list[Block]:
             else:
                 distinct.append((where, [made], {products_of(record)}))
     if len(distinct) == 1:
-        return [_environment(distinct[0][0], distinct[0][2], backbones)]
+        asks = all(arm.record.endpoint is not None for arm in arms)
+        return [_environment(distinct[0][0], distinct[0][2], backbones, asks=asks)]
     said = f"The runs were made in {len(distinct)} environments: compare their times and memory with care."
     if len({environment.processor for environment, *_ in distinct}) > 1:
         said += " Digests from different processors are not compared."
@@ -257,23 +266,27 @@ def _environments(arms: Sequence[Arm]) -> list[Block]:
     return parts
 
 
-def _environment(environment: Environment, products: Collection[str], backbones: Sequence[str]) -> Notes:
-    """Return the notes on an environment; `products` has the types of products of the runs that were made there."""
+def _environment(
+    environment: Environment, products: Collection[str], backbones: Sequence[str], *, asks: bool = False
+) -> Notes:
+    """Return the notes on an environment; `products` has the types of products of the runs that were made there.
+
+    If `asks` is set, all runs asked a model behind an API, so that nothing was computed here.
+    """
     others = " or ".join(sorted({*products} - {FLOAT}))
     some = f" in the runs with `products` {others}" * (FLOAT in products)
+    device = f"Device: {environment.device}; {environment.threads} threads; training in {environment.dtype}"
+    device += f", products with frozen weights in {others}{some}" if others else ""
+    weights = (f"Backbone: `{environment.backbone_digest}`", f"Tokenizer: `{environment.tokenizer_digest}`")
     state = {None: "", False: ", clean tree", True: ", with changes not committed"}[environment.git_dirty]
     commit = f"`{environment.git_commit}`{state}" if environment.git_commit else "none"
     return Notes(
         (
-            f"Device: {environment.device}; {environment.threads} threads; training in {environment.dtype}"
-            + (f", products with frozen weights in {others}{some}" if others else ""),
+            *(() if asks else (device,)),
             f"Machine: {environment.platform}, {environment.processor}",
             "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(environment.versions.items())),
             f"Git commit: {commit}",
-            *(
-                backbones
-                or (f"Backbone: `{environment.backbone_digest}`", f"Tokenizer: `{environment.tokenizer_digest}`")
-            ),
+            *(backbones or (() if asks else weights)),
             f"Training split: `{environment.train_digest}`",
             f"Evaluation split: `{environment.evaluation_digest}`",
         )

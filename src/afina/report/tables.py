@@ -216,16 +216,16 @@ def _of_metric(name: str, record: Record) -> Measure:
 
 def _cost(headed: bool) -> list[Measure]:
     return [
-        measure("Trainable", lambda record: record.trainable, count),
-        *([measure("of which head", lambda record: record.head, count)] if headed else []),
-        measure("% of total", lambda record: 100 * record.trainable / record.total, percent),
+        measure("Trainable", _here(lambda record: record.trainable), count),
+        *([measure("of which head", _here(lambda record: record.head), count)] if headed else []),
+        measure("% of total", _here(lambda record: 100 * record.trainable / record.total), percent),
         measure("Training time (s)", lambda record: record.seconds.train if record.steps else None, seconds),
         measure("Tokens/s", lambda record: record.tokens_per_second, count),
     ]
 
 
 def _cost_notes(arms: Sequence[Arm], headed: bool) -> list[str]:
-    totals = {record.total for arm in arms for record in arm.records}
+    totals = {record.total for arm in arms for record in arm.records if record.endpoint is None}
     of = f"{min(totals):,}, the parameters" if len(totals) == 1 else "the parameters"
     model = "classifier (backbone and head)" if headed else "language model"
     return [
@@ -264,11 +264,16 @@ def _processors(arms: Sequence[Arm]) -> list[str]:
 
 def _memory() -> list[Measure]:
     return [
-        measure(STATE, lambda record: record.memory.state_bytes, size),
+        measure(STATE, _here(lambda record: record.memory.state_bytes), size),
         measure("Activations", lambda record: record.memory.activation_bytes, size),
         measure("of a batch of (tokens)", lambda record: record.memory.activation_tokens, count),
-        measure("Process, peak (RSS)", lambda record: record.memory.rss_peak, size),
+        measure("Process, peak (RSS)", _here(lambda record: record.memory.rss_peak), size),
     ]
+
+
+def _here(value: Value) -> Value:
+    """Return a function that reads a cost of this machine: None for the answers of a model behind an API."""
+    return lambda record: value(record) if record.endpoint is None else None
 
 
 _MEMORY_NOTE = (

@@ -97,7 +97,7 @@ def alike(arms: Sequence[Arm]) -> list[list[Arm]]:
     curve = is_curve(arms)
     for arm in arms:
         for found in groups:
-            if not _why_apart(found[0], arm) and not (curve and found[0].size != arm.size):
+            if not any(_why_apart(one, arm) for one in found) and not (curve and found[0].size != arm.size):
                 found.append(arm)
                 break
         else:
@@ -112,15 +112,21 @@ def _why_apart(first: Arm, second: Arm) -> str:
     if undefined := [arm.label for arm in (first, second) if isnan(arm.headline)]:
         metric = METRICS[first.record.metric]
         return f"{metric.words} is undefined for {listed(undefined)}: it needs {metric.needs}"
-    if first.seeds != second.seeds:
+    if first.seeds != second.seeds and not (first.is_seedless or second.is_seedless):
         return "their seeds differ: " + " against ".join(", ".join(map(str, arm.seeds)) for arm in (first, second))
     return ""
 
 
 def _compare(alike: Sequence[Arm]) -> list[Comparison]:
     references, metric = [arm.label for arm in alike if not arm.trained], METRICS[alike[0].record.metric]
-    margin = metric.margin(alike[0].targets)
-    return compare({arm.label: arm.scores for arm in alike}, metric=metric, margin=margin, references=references)
+    margin, scores = metric.margin(alike[0].targets), scores_by_seed(alike)
+    return compare(scores, metric=metric, margin=margin, references=references)
+
+
+def scores_by_seed(alike: Sequence[Arm]) -> dict[str, np.ndarray]:
+    """Return each arm's scores, [S, N], by label; the scores of an arm without seeds are repeated for each seed."""
+    seeds = max(len(arm.seeds) for arm in alike)
+    return {arm.label: np.tile(arm.scores, (seeds, 1)) if arm.is_seedless else arm.scores for arm in alike}
 
 
 def baseline_table(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -> Table | None:
@@ -186,8 +192,8 @@ def against(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -> list[
         same = [arm for arm in group if not isnan(arm.headline)]
         if not same or measured_on(same[0].results[0]) != best.measured_on:
             continue
-        scores = {arm.label: arm.scores for arm in same}
-        scores[best.record.name] = np.tile(best.values(metric.name), (len(same[0].results), 1))
+        scores = scores_by_seed(same)
+        scores[best.record.name] = np.tile(best.values(metric.name), (max(len(arm.seeds) for arm in same), 1))
         found = compare(scores, metric=metric, margin=metric.margin(same[0].targets), references=[best.record.name])
         compared += [one for one in found if one.second == best.record.name]
     return compared

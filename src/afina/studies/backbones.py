@@ -66,11 +66,14 @@ def on_backbone(name: str, backbone: str) -> str:
     return f"{name} on {backbone}"
 
 
-def check_backbones(backbone: str | None, backbones: Sequence[str], where: str) -> None:
-    """Raise InvalidStudy unless a study has either the key `backbone` or the key `backbones` without duplicates."""
+def check_backbones(backbone: str | None, backbones: Sequence[str], where: str, *, needed: bool = True) -> None:
+    """Raise InvalidStudy unless a study has either the key `backbone` or the key `backbones` without duplicates.
+
+    If `needed` is false, because all methods of the study ask endpoints, both keys may be missing.
+    """
     if backbone is not None and backbones:
         raise problems.BACKBONE_AND_BACKBONES(where=where, keys=["backbone", BACKBONES])
-    if backbone is None and not backbones:
+    if needed and backbone is None and not backbones:
         raise problems.NO_BACKBONE(where=where, key="backbone")
     _check_different(backbones, f"{where}: {BACKBONES}", where)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from afina.errors import Busy, Diverged, InvalidData, InvalidStudy, NotFound, Problem, RunFailed
+from afina.errors import Busy, Diverged, InvalidData, InvalidStudy, NotFound, Problem, Refused, RunFailed
 
 _adapter_ambiguous = partial(Problem, InvalidStudy, "adapter.ambiguous")
 SEVERAL_ADAPTERS = _adapter_ambiguous("{path}: several adapters. Choose with `method`: {known}.")
@@ -219,6 +219,12 @@ NAME_INVALID = Problem(
     "characters such as - and _.",
 )
 
+TEXTS_NOT_SENT = Problem(
+    Refused,
+    "run.texts-not-sent",
+    "run {run}: this run would send {_told}. Give `{option}` to allow this. Nothing was sent.",
+)
+
 _study_contradiction = partial(Problem, InvalidStudy, "study.contradiction")
 BACKBONE_AND_BACKBONES = _study_contradiction("{where}: backbone and backbones are both given. Remove one of them.")
 SAME_ON_ALL_BACKBONES = _study_contradiction(
@@ -244,6 +250,19 @@ RANDOM_HEAD_ASKED = _study_contradiction(
     "{where}: {method} has a random head and no template by definition. Remove {key}."
 )
 HEAD_IN_WORDS = _study_contradiction("{where}: {method} answers in words by definition. Remove head.")
+_study_of_endpoint = partial(Problem, InvalidStudy, "study.key-of-endpoint")
+KEY_OF_ENDPOINT = _study_of_endpoint(
+    "{where}: {key} has no effect on method {method}, which asks a model behind an API. Remove {key}."
+)
+BACKBONE_OF_ENDPOINT = _study_of_endpoint(
+    "run {run}: method {method} asks {expected}, so `backbone` {found} would not be used. Leave `backbone` out."
+)
+SEND_TEXTS_IN_FILE = Problem(
+    InvalidStudy,
+    "study.consent-in-file",
+    "{where}: {key} cannot be a key of a study, because a study file could send the texts of whoever runs it. Give "
+    "`send_texts` when the study is run.",
+)
 _study_key_missing = partial(Problem, InvalidStudy, "study.key-missing")
 NO_BACKBONE = _study_key_missing("{where}: backbone is missing. Add this key, or backbones = [...] to compare several.")
 KEY_MISSING = _study_key_missing("{where}: {key} is missing. Add this key.")

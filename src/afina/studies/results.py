@@ -74,7 +74,8 @@ class Results(ReprCard):
             "task": self.task,
             "recommended": self.recommendation.recommended if self.recommendation else None,
             "results": tuple(
-                f"{on_backbone(one.name, names[one.backbone]) if names else one.name}, seed {one.seed}: {one.metric} "
+                f"{on_backbone(one.name, names[one.backbone]) if one.backbone in names else one.name}, "
+                f"seed {one.seed}: {one.metric} "
                 f"{figure(one.metrics[one.metric])}"
                 for one in self.records
             ),
@@ -237,6 +238,8 @@ class RecordedRuns:
         return [one for one in self.held.records if any(run.on(one.data_digest).key == one.key for run in runs)]
 
     def _on_files(self, run: Run) -> Run:
+        if run.asks_endpoint:
+            return run
         if run.backbone not in self._files:
             self._files[run.backbone] = self._files_of(run.backbone)
         file = run.data.unlabelled

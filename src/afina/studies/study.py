@@ -18,7 +18,7 @@ from pydantic import Strict, ValidationError
 
 from afina.data.reading_options import ReadingOptions
 from afina.errors import AfinaError, UnknownName
-from afina.methods import METHODS, accepted, make
+from afina.methods import METHODS, accepted, asks_endpoint, make
 from afina.models import objectives
 from afina.models.backbone_spec import FLOAT
 from afina.models.decoding import GREEDY, Decoding
@@ -42,12 +42,13 @@ from afina.studies.event_file import EventFile
 from afina.studies.executors import by_name
 from afina.studies.executors.executor import Executor
 from afina.studies.results import RecordedRuns, Results
+from afina.studies.runs.endpoint_run import Inquiry
 from afina.studies.runs.inputs import may_start_from_words
 from afina.studies.runs.output_directory import OutputLock, check_name
 from afina.studies.runs.run import MOST_SEED, Run
 from afina.studies.runs.spec import Ask, RunSpec, Teacher, Training, with_address
 from afina.studies.schedule import other_data_note
-from afina.studies.study_file import check_asked, check_template, checked, explain, override, read
+from afina.studies.study_file import check_asked, check_no_consent, check_template, checked, explain, override, read
 from afina.studies.teachers import TEACHER, Arm, found_runs, named_teacher, of_adapter
 from afina.studies.trials import Space, Tune, Tuned
 from afina.studies.watcher import Watcher, WithBackbones, watching
@@ -114,8 +115,13 @@ class Study(ReprCard, Frozen):
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The addresses of the study's backbones, at least one."""
+        """The addresses of the study's backbones; empty only if all methods of the study ask endpoints."""
         return self.backbones if self.backbone is None else (self.backbone,)
+
+    @property
+    def _endpoints(self) -> list[str]:
+        """The names of those methods of the study that ask an endpoint, and so run once and not on each backbone."""
+        return [name for name, entry in self.methods.items() if asks_endpoint(str(entry.get("method", name)))]
 
     @classmethod
     def load(cls, source: str | Path, overrides: str | Iterable[str] = ()) -> Self:
@@ -144,6 +150,7 @@ class Study(ReprCard, Frozen):
         return cls(where, **content)
 
     def __init__(self, where: str = "study", /, **fields: Any) -> None:
+        check_no_consent(fields, where)
         try:
             super().__init__(**with_address(fields))
         except ValidationError as error:
@@ -153,7 +160,8 @@ class Study(ReprCard, Frozen):
     def _check(self, where: str) -> None:
         check_name(self.name, f"{where}: name")
         by_name.check_executor(self.executor, f"{where}: executor")
-        check_backbones(self.backbone, self.backbones, where)
+        needed = len(self._endpoints) < len(self.methods) or not self.methods
+        check_backbones(self.backbone, self.backbones, where, needed=needed)
         if not self.methods:
             raise problems.NO_METHODS(where=where, known=list(METHODS))
         for name in self.methods:
@@ -178,6 +186,8 @@ class Study(ReprCard, Frozen):
         """
         found = {}
         for backbone, name in self._arms(where):
+            if backbone is None:
+                continue
             place, search = f"{where}, methods.{name}", self.methods[name].get("search", {})
             run = self._run(name, backbone, self.seeds[0], place, max(self.sizes, default=None))
             if not isinstance(search, Mapping):
@@ -188,30 +198,52 @@ class Study(ReprCard, Frozen):
     def settle(self, chosen: Iterable[Tuned]) -> Self:
         """Return the study with the tuned settings, without the methods that have no tuned setting."""
         settings = {(one.name, one.backbone): one.setting for one in chosen if one.setting is not None}
-        return self.model_copy(update={"methods": settled_tables(self.methods, settings, self.addresses)})
+        settled = settled_tables(self.methods, settings, self.addresses)
+        settled |= {name: self.methods[name] for name in self._endpoints}  # an endpoint has nothing to tune
+        return self.model_copy(update={"methods": {name: settled[name] for name in self.methods if name in settled}})
 
     def runs(self, where: str = "study") -> list[Run]:
-        """Return every run of the study, ordered by seed, then size, then backbone, then method."""
+        """Return every run of the study, ordered by seed, then size, then backbone, then method.
+
+        A method that asks an endpoint has one run for all seeds and sizes that do not change its prompts.
+        """
         arms = self._arms(where)
-        return [
+        made = [
             self._run(name, backbone, seed, f"{where}, methods.{name}", size)
             for seed in self.seeds
             for size in self.sizes or (None,)
             for backbone, name in arms
         ]
+        return [*{(run.title, run.key): run for run in made}.values()]
 
-    def _arms(self, where: str) -> list[tuple[str, str]]:
-        """Return the pairs (backbone address, name in `methods`) of the study, ordered by backbone."""
-        known = self.addresses
-        asked = {name: backbones_of(one, known, f"{where}, methods.{name}") for name, one in self.methods.items()}
+    def _arms(self, where: str) -> list[tuple[str | None, str]]:
+        """Return the pairs (backbone address, name in `methods`) of the study, ordered by backbone.
+
+        The methods that ask an endpoint come last, and have no backbone of the study.
+        """
+        known, endpoints = self.addresses, self._endpoints
+        asked = {
+            name: backbones_of(one, known, f"{where}, methods.{name}")
+            for name, one in self.methods.items()
+            if name not in endpoints
+        }
         if unused := [address for address in known if not any(address in each for each in asked.values())]:
             raise problems.BACKBONE_UNUSED(backbone=unused[0], where=where, keys=[BACKBONES])
-        return [(address, name) for address in known for name in self.methods if address in asked[name]]
+        arms = [(address, name) for address in known for name in asked if address in asked[name]]
+        return [*arms, *((None, name) for name in endpoints)]
 
     def _run(
-        self, name: str, backbone: str, seed: int, where: str, size: int | None = None, students: tuple[Arm, ...] = ()
+        self,
+        name: str,
+        backbone: str | None,
+        seed: int,
+        where: str,
+        size: int | None = None,
+        students: tuple[Arm, ...] = (),
     ) -> Run:
         """Return a run of the study; `students` are the tables that learn from it, each from the table after it."""
+        if backbone is None or name in self._endpoints:
+            return self._run_of_endpoint(name, seed, where, size)
         entry = table_on(self.methods[name], backbone, where)
         entry.pop("search", None)
         taught = entry.pop(TEACHER, None)
@@ -265,6 +297,31 @@ class Study(ReprCard, Frozen):
             raise problems.TEACHER_WITHOUT_ADAPTER(where=where, found=asked, method=made.method)
         return Teacher(run=made.key)
 
+    def _run_of_endpoint(self, name: str, seed: int, where: str, size: int | None) -> Run:
+        entry = dict(self.methods[name])
+        method = str(entry.pop("method", name))
+        own = accepted(method, where)
+        made = make(method, {key: entry.pop(key) for key in list(entry) if key in own}, where)
+        for key in entry:
+            if key in (*Training.model_fields, "head", "offset", "search", BACKBONES, BY_BACKBONE):
+                raise problems.KEY_OF_ENDPOINT(method=method, key=key, where=where, keys=[f"methods.{name}.{key}"])
+            if key not in ("template", "words"):
+                raise UnknownName("key", key, [*own, "template", "words", "method"], where)
+        ask = _changed(Ask(template=self.ask.template, words=self.ask.words), entry, where)
+        check_template(ask.template)
+        if size is not None and not made.reads_training_texts:
+            size = max(self.sizes)
+        return Run(
+            task=self.task,
+            method=method,
+            hyperparameters=made.hyperparameters,
+            data=self.data if size is None else replace(self.data, train_examples=size),
+            ask=ask,
+            seed=seed if made.depends_on_seed else self.seeds[0],
+            name="" if name == method else name,
+            metric=self.metric,
+        )
+
     def run(
         self,
         out: str | Path,
@@ -273,6 +330,7 @@ class Study(ReprCard, Frozen):
         executor: Executor | None = None,
         *,
         fresh: bool = False,
+        send_texts: bool = False,
     ) -> Results:
         """Execute every run of the study whose record, adapter or predictions are missing in `out`.
 
@@ -286,8 +344,11 @@ class Study(ReprCard, Frozen):
             command: The command line arguments that repeat the study, for the report.
             executor: The executor of the runs; None means the executor that the study's field `executor` names.
             fresh: Whether all runs are executed again; the new records replace the old records.
+            send_texts: Whether texts may be sent to the endpoints that methods of the study ask. Kept answers need no
+                permission.
 
         Raises:
+            Refused: Texts would be sent to an endpoint, and `send_texts` is not set.
             NotFound: `out` cannot be created, or the task or the backbone does not exist.
             Busy: Another process writes to `out`.
             InvalidData: Records in `out` are damaged, or the task cannot be read.
@@ -297,14 +358,12 @@ class Study(ReprCard, Frozen):
             watcher = EventFile(held.directory.events, WithBackbones.of(watcher, self.addresses), anew=False)
             recorded = RecordedRuns(held, executor.look)
             self._check_data(recorded)
-            study = self._within_the_data(executor)
-            if fresh or not study._is_done(recorded):
-                study._check_runs(executor, watcher)
-                study = study._within_the_data(executor)  # a download may have been missing before
+            study = self._checked(recorded, executor, watcher, fresh=fresh, send_texts=send_texts)
             tuned, failed = study._tune(recorded, executor, watcher, fresh=fresh)
             settled = study.settle(tuned) if study.tune else study
             runs = found_runs(settled.runs(), recorded.find)
-            notes = (*_sizes_notes(self.sizes, study.sizes), *_equal_runs_notes(runs), *_products_notes(runs))
+            runs = [run.model_copy(update={"send_texts": send_texts and run.asks_endpoint}) for run in runs]
+            notes = (*_sizes_notes(self.sizes, study.sizes), *_notes(runs, self.seeds))
             for note in notes:
                 watcher.says(note)
             _check_metric(runs, held)
@@ -321,9 +380,7 @@ class Study(ReprCard, Frozen):
                 notes=notes,
             )
             if self.baselines:
-                watcher.says("fitting baselines without a language model")
-                largest = max(runs, key=lambda run: run.data.train_examples or 0)
-                so_far = replace(so_far, baselines=baselines.measure(largest, held, fresh=fresh))
+                so_far = replace(so_far, baselines=_measured_baselines(runs, held, watcher, fresh=fresh))
             return schedule.carry_out(runs, held, so_far, executor, watcher, describe, fresh=fresh)
 
     def _opened(self, executor: Executor | None, watcher: Watcher) -> AbstractContextManager[Executor]:
@@ -346,7 +403,9 @@ class Study(ReprCard, Frozen):
         not words.
         """
         first: dict[str, Run] = {}
-        for run in (runs := self.runs()):
+        runs = self.runs()
+        opened = [run for run in runs if not run.asks_endpoint]
+        for run in opened:
             check_words(run, alone=len(self.addresses) == 1)
         for products in dict.fromkeys(run.training.products for run in runs):
             executor.check_products(products)
@@ -354,8 +413,31 @@ class Study(ReprCard, Frozen):
             first.setdefault(run.backbone, run)
         if said := dict.fromkeys(line for run in first.values() for line in executor.check(run).splitlines()):
             watcher.says("\n".join(said))
-        for run in runs:  # the check of a backbone of the Hub has fetched its configuration
+        for run in opened:  # the check of a backbone of the Hub has fetched its configuration
             check_words(run, alone=len(self.addresses) == 1)
+
+    def _checked(
+        self, recorded: RecordedRuns, executor: Executor, watcher: Watcher, *, fresh: bool, send_texts: bool
+    ) -> Self:
+        """Check the runs that are to be executed; return the study with `sizes` limited to the training split."""
+        study = self._within_the_data(executor)
+        if not fresh and study._is_done(recorded):
+            return study
+        study._check_runs(executor, watcher)
+        study = study._within_the_data(executor)  # a download may have been missing before
+        study._check_sending(recorded, watcher, fresh=fresh, send_texts=send_texts)
+        return study
+
+    def _check_sending(self, recorded: RecordedRuns, watcher: Watcher, *, fresh: bool, send_texts: bool) -> None:
+        """Tell the watcher what will be sent to endpoints, before any run begins.
+
+        Raises Refused if texts would be sent without the permission `send_texts`, and NotFound for a missing key.
+        """
+        for run in self.runs():
+            if run.asks_endpoint and (fresh or not recorded.held.has(recorded.find(run).key)):
+                allowed = run.model_copy(update={"send_texts": send_texts})
+                if told := Inquiry.of(allowed, recorded.held.out).check_permission():
+                    watcher.says(told)
 
     def _is_done(self, recorded: RecordedRuns) -> bool:
         """Return whether all runs of the study are recorded, so that no backbone or data have to be downloaded."""
@@ -412,6 +494,14 @@ class Study(ReprCard, Frozen):
                 if (run.title, on) in found:  # a choice made with part of the budget would not be fair
                     kept(found[run.title, on].model_copy(update={"setting": None}))
         return tuple(found.values()), tuple(failed)
+
+
+def _measured_baselines(
+    runs: Sequence[Run], held: OutputLock, watcher: Watcher, *, fresh: bool
+) -> tuple[baselines.MeasuredBaseline, ...]:
+    watcher.says("fitting baselines without a language model")
+    largest = max(runs, key=lambda run: run.data.train_examples or 0)
+    return baselines.measure(largest, held, fresh=fresh)
 
 
 def _describe(held: OutputLock, request: StudyRequest, failed: tuple[Failure, ...]) -> None:
@@ -477,6 +567,18 @@ def _equal_runs_notes(runs: Sequence[RunSpec]) -> list[str]:
     return [
         f"{names} have the same settings on {backbone}: one run is shown under each name." for names, backbone in equal
     ]
+
+
+def _notes(runs: Sequence[RunSpec], seeds: Sequence[int]) -> list[str]:
+    """Return the notes of the report on runs that a reader of the study file may not expect."""
+    return [*_equal_runs_notes(runs), *_products_notes(runs), *_once_notes(runs, seeds)]
+
+
+def _once_notes(runs: Sequence[RunSpec], seeds: Sequence[int]) -> list[str]:
+    """Return a note on the runs that ask an endpoint without examples, whose prompts do not depend on the seed."""
+    once = [run for run in runs if run.asks_endpoint and not make(run.method, run.hyperparameters).depends_on_seed]
+    names = ", ".join(dict.fromkeys(run.title for run in once))
+    return [f"{names}: no prompt depends on the seed, so one run stands for all seeds."] if names and seeds[1:] else []
 
 
 def _products_notes(runs: Sequence[RunSpec]) -> list[str]:

@@ -65,6 +65,17 @@ def check_template(template: str | None) -> None:
     Template(template)
 
 
+def check_no_consent(fields: Mapping[str, Any], where: str) -> None:
+    """Raise InvalidStudy if a study has the permission to send texts to an endpoint, which no file may have."""
+    methods = fields.get("methods")
+    tables = methods.items() if isinstance(methods, Mapping) else ()
+    inside = [(f"methods.{name}.", table) for name, table in tables if isinstance(table, Mapping)]
+    for place, table in [("", fields), *inside]:
+        for key in table:
+            if str(key).replace("-", "_") == "send_texts":
+                raise problems.SEND_TEXTS_IN_FILE(key=f"{place}{key}", where=where)
+
+
 def check_asked(method: Method, entry: Mapping[str, Any], where: str) -> None:
     """Raise InvalidStudy if a method's table sets a head, template or label words that the method cannot have."""
     given = [key for key in Ask.model_fields if key in entry and (key, entry[key]) != ("head", "random")]

@@ -79,7 +79,8 @@ class WithBackbones(Watcher):
 
     def _pass_on(self, told: Callable[..., None], run: Run, *rest: Any, **named: Any) -> None:
         if run.key not in self._named_runs:
-            name = on_backbone(run.title, self._names[run.backbone])
+            backbone = self._names.get(run.backbone)  # None: the run asks an endpoint
+            name = run.title if backbone is None else on_backbone(run.title, backbone)
             self._named_runs[run.key] = run.model_copy(update={"name": name})  # the key does not depend on the name
         begin = f"run {run.title}: "  # of the message of a failed run; the new name stands for it
         told(

@@ -63,6 +63,12 @@ def _matrix(arm: Arm, names: Sequence[str], counts: np.ndarray) -> Plot:
     return finish(figure, f"confusion-{arm.place}", brief(arm.label), said, caption)
 
 
+def of_probabilities(arms: Sequence[Arm]) -> list[Plot]:
+    """Return the plots of the methods that give probabilities; empty if no method does."""
+    sure = [arm for arm in arms if all(result.chances is not None for result in arm.results)]
+    return [reliability(sure), risk_coverage(sure)] if sure else []
+
+
 def reliability(arms: Sequence[Arm]) -> Plot:
     """Return a reliability diagram: the share of right predictions by predicted probability, in ten bins."""
     figure, axes = canvas(3.2 + 0.17 * len(arms))

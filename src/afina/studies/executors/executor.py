@@ -15,6 +15,7 @@ from afina.data.addresses import is_at_hand, is_pinned, reads_files
 from afina.data.label_words import no_words_note
 from afina.events import Listener, ValidationScore
 from afina.models import backbone_spec
+from afina.studies.runs import endpoint_run
 from afina.studies.runs.inputs import TaskFacts, count_texts, facts_of, lacks_words
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
@@ -112,8 +113,12 @@ class Executor(ABC):
         looked, self._looked = self._looked, None
         facts = looked[1] if looked and looked[0] == run else facts_of(run)
         facts.check_leakage(run)
-        backbone_spec.check_backbone(run.backbone)
+        if not run.asks_endpoint:
+            backbone_spec.check_backbone(run.backbone)
         facts.check(run)
+        if run.asks_endpoint:
+            endpoint_run.question_of(run, facts)
+            return facts.told
         if backbone_spec.PRECISIONS[run.training.precision].needs:
             from afina.studies.runs.prepared import check_precision  # loads torch
 

@@ -159,6 +159,8 @@ class RayExecutor(Executor):
     def check(self, run: Run) -> str:
         """Check the task and the backbone of `run` on this machine, and then the nodes."""
         told = super().check(run)
+        if run.asks_endpoint:
+            return told
         self.check_machines(run)
         return told
 
@@ -170,7 +172,7 @@ class RayExecutor(Executor):
         `foresee` always returns None, because the caller of the executor need not wait for memory.
         """
         with self._foreseeing:
-            unknown = [run for run in runs if run.key not in self._asked]
+            unknown = [run for run in runs if run.key not in self._asked and not run.asks_endpoint]
             if unknown and not self._cluster().gpus:
                 self._asked |= {run.key for run in unknown}
                 found = self._local.foresee(unknown)
@@ -198,6 +200,8 @@ class RayExecutor(Executor):
     # Runs
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
+        if run.asks_endpoint:  # the key and the kept answers stay on this machine
+            return self._local.carry_out(run, out, study, listen, until)
         made: list[Record] = []
 
         def hear(message: Message) -> None:
@@ -288,6 +292,7 @@ class RayExecutor(Executor):
                 self._runs.remove(work)
 
     def cancel(self, *, at_once: bool = False) -> None:
+        self._local.cancel(at_once=at_once)
         with self._lock:
             for work in self._runs:
                 work.cancel(at_once=at_once)

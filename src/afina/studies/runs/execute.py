@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from afina.models.manifest import Manifest
 from afina.models.objectives import Objective, Predictions
 from afina.predicting import probes
 from afina.studies import problems
+from afina.studies.runs import endpoint_run
 from afina.studies.runs.inputs import Located
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.prepared import Prepared, prepare
@@ -69,15 +71,26 @@ def execute(
 
     Raises AfinaError, whose message begins with the run's name.
     """
+    if run.asks_endpoint:
+        with _named(run):
+            return endpoint_run.execute(run, out, study=study, listen=listen, task=task)
     execution = _Execution(run, out, study, listen, stopped, (task, located))
-    with allocator.memory_errors(run.title):
+    with allocator.memory_errors(run.title), _named(run):
         try:
             return execution.record()
-        except AfinaError as error:
-            if isinstance(error, Diverged):  # training from the checkpoint would diverge again
-                OutputDirectory(out).checkpoint(execution.run.label).unlink(missing_ok=True)
-            error.args = (f"run {run.title}: {error}",)
+        except Diverged:  # training from the checkpoint would diverge again
+            OutputDirectory(out).checkpoint(execution.run.label).unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def _named(run: RunSpec) -> Iterator[None]:
+    """Return a context manager that begins the message of an AfinaError with the run's name."""
+    try:
+        yield
+    except AfinaError as error:
+        error.args = (f"run {run.title}: {error}",)
+        raise
 
 
 @dataclass

@@ -313,7 +313,7 @@ class TaskFacts:
 
     def check(self, run: RunSpec) -> None:
         """Raise InvalidStudy or UnknownName if the task's kind does not suit the backbone, metric or settings."""
-        if of_kind(self.kind).written and is_encoder(run.backbone):
+        if of_kind(self.kind).written and not run.asks_endpoint and is_encoder(run.backbone):
             raise problems.ENCODER_CANNOT_WRITE(task=self.address, backbone=run.backbone)
         make(run.method, run.hyperparameters).check_kind(self.kind)
         objective, training = objectives.make(self.label_names, {"kind": self.kind}), run.training
@@ -323,6 +323,18 @@ class TaskFacts:
         )
         if run.teacher is not None:
             objective.check_can_be_distilled()
+
+
+def of_data(run: RunSpec, task: Task) -> RunSpec:
+    """Return `run` with the digest of its task's files, if the task is files.
+
+    Raises InvalidData if the files do not have the digest in `run`.
+    """
+    if run.data_digest is None:
+        return run.on(task.data_digest) if addresses.reads_files(run.task, run.data.evaluation) else run
+    if run.data_digest != task.data_digest:
+        raise problems.DATA_CHANGED(task=run.task)
+    return run
 
 
 def lacks_words(run: RunSpec, task: Task | TaskFacts) -> bool:
@@ -338,7 +350,7 @@ def lacks_words(run: RunSpec, task: Task | TaskFacts) -> bool:
 def may_start_from_words(run: RunSpec) -> bool:
     """Whether the method trains a head by gradient steps, which may start from label words."""
     method = make(run.method, run.hyperparameters)
-    return method.head is None and not method.is_fitted
+    return method.head is None and not method.is_fitted and not method.asks_endpoint
 
 
 _Stamp = tuple[object, ...]

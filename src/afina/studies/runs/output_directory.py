@@ -110,6 +110,16 @@ class OutputDirectory:
         """The path of Optuna's SQLite database of tuning trials."""
         return self.out / "tuning.db"
 
+    @property
+    def answers(self) -> Path:
+        """The path of the SQLite database with the kept answers of models behind an API."""
+        return self.out / "answers.db"
+
+    @property
+    def whole(self) -> OutputDirectory:
+        """The output directory itself; for the scratch directory of a run, the output directory that contains it."""
+        return OutputDirectory(self.out.parent.parent) if self.out.parent.name == SCRATCH else self
+
     def adapter(self, label: str) -> Path:
         return self.out / ADAPTERS / label
 
@@ -151,8 +161,8 @@ class OutputDirectory:
 
     @property
     def empty(self) -> bool:
-        """Whether the directory has no records, tuning, recommendation or checkpoint."""
-        worth = (self.records, self.tuning, self.recommendation)
+        """Whether the directory has no records, tuning, recommendation, kept answers or checkpoint."""
+        worth = (self.records, self.tuning, self.recommendation, self.answers)
         return not any(path.exists() for path in worth) and not self.has_checkpoint
 
     def take_back(self, label: str) -> None:

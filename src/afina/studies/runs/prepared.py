@@ -12,7 +12,6 @@ import torch
 
 from afina import device as devices
 from afina import meter as clock
-from afina.data.addresses import reads_files
 from afina.data.batch import Loader, MicroBatchLimits
 from afina.data.pairs import PairLoader
 from afina.data.task import Task
@@ -36,7 +35,7 @@ from afina.predicting.predictor import predicted
 from afina.predicting.prompting import calibrated_offset
 from afina.studies import problems
 from afina.studies.retention import RetentionBefore
-from afina.studies.runs.inputs import Located, TaskFacts, unlabelled_digest
+from afina.studies.runs.inputs import Located, TaskFacts, of_data, unlabelled_digest
 from afina.studies.runs.lesson import Lesson
 from afina.studies.runs.spec import RunSpec
 from afina.training.fit import Fit
@@ -237,18 +236,6 @@ def answer_seconds(run: RunSpec, texts: int, *, bare: bool) -> list[float]:
 def read_task(run: RunSpec) -> Task:
     """Return the task of `run`; if `run` fits a temperature, calibration texts are cut off the training split."""
     return Task.load(run.task, run.data, calibration=run.training.temperature)
-
-
-def of_data(run: RunSpec, task: Task) -> RunSpec:
-    """Return `run` with the digest of its task's files, if the task is files.
-
-    Raises InvalidData if the files do not have the digest in `run`.
-    """
-    if run.data_digest is None:
-        return run.on(task.data_digest) if reads_files(run.task, run.data.evaluation) else run
-    if run.data_digest != task.data_digest:
-        raise problems.DATA_CHANGED(task=run.task)
-    return run
 
 
 def of_backbone(run: RunSpec, located: Located | None = None) -> RunSpec:

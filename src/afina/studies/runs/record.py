@@ -83,6 +83,58 @@ class HeadFit(Frozen):
     normalize: bool
 
 
+class EndpointUse(Frozen):
+    """Facts about the answers of a model behind an API to the evaluation texts.
+
+    Attributes:
+        host: The server's name or address, with its port if the address has one.
+        model: The model's name as asked for.
+        models: The model's names in the answers, such as a dated version.
+        examples: The number of texts.
+        kept: The number of texts whose answer was kept from an earlier run, or from an equal prompt.
+        requests: The number of requests in the run, with repetitions.
+        missing: The indices of the evaluation texts without an answer, by the reason, such as "refusal".
+        seconds_p50: The median of the seconds of an answer. None: there is no answer.
+        seconds_p95: The 95th percentile of the seconds of an answer.
+        tokens_in: The tokens of all prompts by the server's count. None: the server gave none for some answer.
+        tokens_out: The tokens of all answers by the server's count.
+        cost: The cost of these tokens, in the currency of the prices. None: prices or tokens are unknown.
+        cost_per_1000: The cost of 1,000 texts, from the texts with an answer.
+        temperature: Whether all answers are of temperature 0. False: the server refused the setting.
+        structure: Whether the answers follow a JSON schema: "used", "refused" by the server, or "none" if plain text is
+            asked for.
+        asked_again: The number of texts that were asked a second time.
+        differed: The number of these texts whose two answers differ.
+        price_in: The price of a million tokens of prompts. None: unknown.
+        price_out: The price of a million tokens of answers.
+    """
+
+    host: Printable
+    model: Printable
+    models: tuple[str, ...] = ()
+    examples: Count
+    kept: Count
+    requests: Count
+    missing: dict[str, tuple[Count, ...]] = Field(default_factory=dict)
+    seconds_p50: Duration | None
+    seconds_p95: Duration | None
+    tokens_in: Count | None
+    tokens_out: Count | None
+    cost: float | None
+    cost_per_1000: float | None
+    temperature: bool
+    structure: Literal["used", "refused", "none"]
+    asked_again: Count = 0
+    differed: Count = 0
+    price_in: float | None = None
+    price_out: float | None = None
+
+    @property
+    def missing_texts(self) -> int:
+        """The number of texts without an answer."""
+        return sum(map(len, self.missing.values()))
+
+
 class Retention(Frozen):
     """The language-model loss of a model on neutral sentences, before and after its adaptation.
 
@@ -288,6 +340,7 @@ class Record(ReprCard, Sealed):
         trunk: How the frozen lower blocks were computed. None: the run did not look for lower blocks whose outputs it
             can keep.
         pairs: The numbers of pairs of training texts. None: the run did not train on pairs.
+        endpoint: Facts about the answers of a model behind an API. None: the answers were computed on this machine.
     """
 
     key: str
@@ -343,6 +396,7 @@ class Record(ReprCard, Sealed):
     weight_bytes: Count | None = None
     trunk: FrozenBlocks | None = None
     pairs: TextPairs | None = None
+    endpoint: EndpointUse | None = None
 
     @property
     def label(self) -> str:

@@ -21,7 +21,7 @@ from afina import allocator, repr_html
 from afina.data.addresses import reads_files
 from afina.data.task import Task
 from afina.events import Listener, Progress, ignore
-from afina.methods import make
+from afina.methods import asks_endpoint, make
 from afina.methods.method import Method
 from afina.models import backbone_spec
 from afina.models.backbone_spec import FLOAT
@@ -45,7 +45,7 @@ class Run(RunSpec):
 
     def __init__(self, /, **fields: Any) -> None:
         try:
-            super().__init__(**with_address(fields))
+            super().__init__(**_with_backbone(with_address(fields)))
         except ValidationError as error:
             raise explain(error, type(self), "run") from None
 
@@ -54,6 +54,10 @@ class Run(RunSpec):
         method = make(self.method, self.hyperparameters, "run")
         self._check_ignored(method)
         self._check_teacher(method)
+        if method.own_backbone not in (None, self.backbone):
+            raise problems.BACKBONE_OF_ENDPOINT(
+                run=self.title, method=method.name, expected=method.own_backbone, found=self.backbone
+            )
         if self.training.products != FLOAT and not method.multiplies_frozen:
             raise problems.PRODUCTS_OF_METHOD(
                 run=self.title,
@@ -91,7 +95,14 @@ class Run(RunSpec):
         if given:
             raise problems.FITTED_HEAD(run=self.title, option=given[0], method=method.name)
 
-    def execute(self, out: str | Path, listen: Listener | None = None, task: Task | None = None) -> Record:
+    def execute(
+        self,
+        out: str | Path,
+        listen: Listener | None = None,
+        task: Task | None = None,
+        *,
+        send_texts: bool = False,
+    ) -> Record:
         """Execute the run in this process, and write the adapter and the predictions into `out`.
 
         The run is trained even if `out` has its results already. If an interrupted execution on the same data left a
@@ -102,8 +113,10 @@ class Run(RunSpec):
             out: The output directory.
             listen: A function that receives the progress. None: a notebook shows a progress display.
             task: The run's task, if it is in memory; nothing is then read from the task's address.
+            send_texts: Whether the run may send texts to the endpoint that its method asks.
 
         Raises:
+            Refused: The run would send texts, and `send_texts` is not set; the endpoint refuses; its budget is spent.
             NotFound: The task or the backbone does not exist.
             InvalidData: The task cannot be read.
             CannotWrite: `out` cannot be written to.
@@ -120,7 +133,8 @@ class Run(RunSpec):
                     shown.started(self, 1, 1)
                     listen = partial(shown.progress, self)
                 heard = ctrl_c.told(listen or ignore)
-                record = execute(self, Path(out), listen=heard, stopped=lambda: ctrl_c.heard, task=task)
+                run = self.model_copy(update={"send_texts": send_texts})
+                record = execute(run, Path(out), listen=heard, stopped=lambda: ctrl_c.heard, task=task)
                 if shown is not None:
                     shown.finished(self, record, now=True)
         except BaseException as error:
@@ -150,6 +164,14 @@ class Run(RunSpec):
         if self.data_digest is None and reads_files(self.task, self.data.evaluation):
             run = run.on(facts_of(self).data_digest)
         return OutputDirectory(Path(out)).adapter(run.label)
+
+
+def _with_backbone(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a run; a method that asks an endpoint names the backbone itself, unless it is given."""
+    method = fields.get("method")
+    if "backbone" in fields or not (isinstance(method, str) and asks_endpoint(method)):
+        return fields
+    return {**fields, "backbone": make(method, fields.get("hyperparameters"), "run").own_backbone}
 
 
 @dataclass

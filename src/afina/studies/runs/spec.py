@@ -17,7 +17,7 @@ from afina import digest, processor
 from afina.data.readers.frames import is_frame
 from afina.data.reading_options import MOST, USUAL, ReadingOptions
 from afina.data.task import Task, as_address
-from afina.methods import METHODS, make
+from afina.methods import METHODS, asks_endpoint, make
 from afina.models.backbone_spec import FLOAT, PrecisionName
 from afina.models.decoding import GREEDY, Decoding
 from afina.repr_html import ReprCard
@@ -193,8 +193,7 @@ DISTILLATION = ("distil_temperature", "distil_weight")
 _NO_EFFECT = {
     "data": {"allow_leakage", "unlabelled"},
     "training": set(NO_EFFECT),
-    "name": True,
-    "metric": True,
+    **dict.fromkeys(("name", "metric", "send_texts"), True),
     "teacher": {"path"},
 }
 """The fields of `RunSpec` that do not change the result; runs that differ only in these fields have the same key."""
@@ -251,6 +250,8 @@ class RunSpec(ReprCard, Frozen):
             key. None: there is no such file.
         backbone_files: The digest of the files in the backbone's directory (`backbone_spec.files_digest`), so that a
             run on changed files has another key. None if the address identifies the backbone.
+        send_texts: Whether the user allows the run to send texts to the endpoint that its method asks. No file has this
+            permission.
     """
 
     backbone: str
@@ -268,6 +269,7 @@ class RunSpec(ReprCard, Frozen):
     backbone_files: str | None = None
     teacher: Teacher | None = None
     unlabelled_digest: str | None = None
+    send_texts: bool = False
 
     def facts(self) -> dict[str, object]:
         return {
@@ -283,7 +285,8 @@ class RunSpec(ReprCard, Frozen):
     @cached_property
     def key(self) -> str:
         """The key of the run: the digest of those fields that differ from their defaults and can change the result."""
-        changed = make(self.method, self.hyperparameters).non_defaults
+        made = make(self.method, self.hyperparameters)
+        changed = {name: value for name, value in made.non_defaults.items() if name not in made.no_effect}
         effective = self.model_copy(update={"ask": self.asked, "hyperparameters": changed})
         return digest.of_settings(effective.non_defaults(without=_NO_EFFECT))
 
@@ -319,6 +322,11 @@ class RunSpec(ReprCard, Frozen):
         if head == "random":
             return UNASKED
         return self.ask.model_copy(update={"head": head}) if head else self.ask
+
+    @property
+    def asks_endpoint(self) -> bool:
+        """Whether a model behind an API answers the texts of the run, so that `backbone` is never opened."""
+        return asks_endpoint(self.method)
 
     @property
     def title(self) -> str:

@@ -1,0 +1,113 @@
+"""The report's table of models behind an API: the time and the cost of their answers, and what has no answer.
+
+The table also has the other methods, whose answers are computed on this machine, so that both kinds of costs stand side
+by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from afina.report.answer_costs import seconds_a_text
+from afina.report.arms import Arm
+from afina.report.formatting import count, listed, metric_heading, metric_value, number_of_texts, seconds, share
+from afina.report.tables import Measure, Table, measure, table_of
+from afina.studies.runs.record import EndpointUse, Record
+
+ENDPOINTS = "Models behind an API"
+
+MOST_ROWS = 10
+"""A note names at most this number of texts without an answer; tables.json and the records have all."""
+
+
+def endpoint_table(arms: Sequence[Arm]) -> Table | None:
+    """Return a table of the time and cost of each method's answers; None if no model behind an API was asked."""
+    asked = [arm for arm in arms if arm.record.endpoint is not None]
+    if not asked:
+        return None
+    first = arms[0].record
+    columns = [
+        measure(metric_heading(first.metric, first.label_names), metric_value(first.metric), share),
+        _of_use("p50 (s)", lambda use: use.seconds_p50, seconds),
+        _of_use("p95 (s)", lambda use: use.seconds_p95, seconds),
+        _of_use("Tokens in", lambda use: _per_1000(use, use.tokens_in), count),
+        _of_use("Tokens out", lambda use: _per_1000(use, use.tokens_out), count),
+        _of_use("Cost", lambda use: use.cost_per_1000, money),
+        measure("Here (s)", _here, seconds),
+        _of_use("No answer", lambda use: use.missing_texts, count),
+    ]
+    notes = (
+        "p50 and p95: the median and the 95th percentile of the seconds of an answer, with several requests at a time. "
+        "Tokens in, tokens out, cost: of 1,000 texts, by the server's count of tokens and in the currency of the given "
+        "prices. Here: the seconds in which this machine answers 1,000 texts, without loading a model.",
+        *(note for arm in asked for note in _notes(arm)),
+        "The answers of a model behind an API may change at any time, because its server may change the model.",
+    )
+    return table_of(ENDPOINTS, columns, arms, notes)
+
+
+def _of_use(heading: str, value: Callable[[EndpointUse], float | None], form: Callable[[float], str]) -> Measure:
+    return measure(heading, lambda record: value(record.endpoint) if record.endpoint else None, form)
+
+
+def _per_1000(use: EndpointUse, tokens: int | None) -> float | None:
+    return None if tokens is None or not use.examples else round(1000 * tokens / use.examples)
+
+
+def _here(record: Record) -> float | None:
+    found = seconds_a_text(record)
+    return None if found is None else 1000 * found
+
+
+def money(value: float) -> str:
+    """Return a cost with three significant digits, or two decimals from 100 on."""
+    return f"{value:,.2f}" if value >= 100 else f"{value:.3g}"
+
+
+def _notes(arm: Arm) -> Iterator[str]:
+    """Yield what the answers of a model behind an API lack: settings, labels, and repeatability."""
+    uses = [(record, record.endpoint) for record in arm.records if record.endpoint is not None]
+    use = uses[0][1]
+    others = sorted({name for _, each in uses for name in each.models} - {use.model})
+    told = f"{arm.label}: `{use.model}` at {use.host}" + (f", which answered as {listed(others)}" if others else "")
+    settings = [
+        *(["without temperature 0, which the server refused"] if not all(each.temperature for _, each in uses) else []),
+        *(["without a JSON schema, which the server refused"] if use.structure == "refused" else []),
+    ]
+    yield f"{told}{', ' * bool(settings)}{' and '.join(settings)}."
+    for record, each in uses:
+        where = f"{arm.label}, seed {record.seed}" if uses[1:] else arm.label
+        if each.missing:
+            told = "; ".join(f"{reason}: {_rows(rows)}" for reason, rows in each.missing.items())
+            yield (
+                f"{where}: {number_of_texts(each.missing_texts)} of {count(each.examples)} without an answer, which "
+                f"count as wrong ({told})."
+            )
+    again, differed = sum(each.asked_again for _, each in uses), sum(each.differed for _, each in uses)
+    if differed:
+        yield f"{arm.label} cannot be repeated: {count(differed)} of {count(again)} answers differed when asked again."
+    elif again:
+        yield f"{arm.label}: {number_of_texts(again)} were asked again, and no answer differed."
+
+
+def _rows(rows: Sequence[int]) -> str:
+    """Return the number of texts and their rows in the evaluation split, such as `2 (rows 4 and 17)`."""
+    shown = [str(row) for row in rows[:MOST_ROWS]]
+    more = f" and {count(len(rows) - MOST_ROWS)} more" if rows[MOST_ROWS:] else ""
+    which = f"row{'s' * (len(rows) > 1)} {', '.join(shown) if more else listed(shown)}{more}"
+    return f"{count(len(rows))} ({which})"
+
+
+def endpoints_as_json(arms: Sequence[Arm]) -> list[dict[str, object]]:
+    """Return a row for each method's run as JSON values: costs of answers, and `seconds_here_per_1000`."""
+    if all(arm.record.endpoint is None for arm in arms):
+        return []
+    found: list[dict[str, object]] = []
+    for arm in arms:
+        for record in arm.records:
+            row: dict[str, object] = {"method": arm.label, "seed": record.seed, "seconds_here_per_1000": _here(record)}
+            if (use := record.endpoint) is not None:
+                row |= use.model_dump(mode="json", exclude={"missing"}) | {"missing": use.missing_texts}
+                row |= {f"missing, {reason}": len(rows) for reason, rows in use.missing.items()}
+            found.append(row)
+    return found

@@ -1,0 +1,201 @@
+"""A run whose texts a model behind an API answers: what asking would take, the permission to send texts, and the run.
+
+Nothing is opened or trained on this machine, and the run has no adapter. The kept answers of a model are in the output
+directory, so that a repeated or interrupted study asks only for what is missing. The module can be imported without
+torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from afina import meter
+from afina.data.task import Task
+from afina.data.template import Template
+from afina.endpoints import asking
+from afina.endpoints.answers import EndpointFacts, EndpointForecast
+from afina.endpoints.endpoint import Endpoint
+from afina.endpoints.questions import EndpointQuestion
+from afina.events import Listener, Progress, ignore
+from afina.methods import make
+from afina.models import objectives
+from afina.models.objectives import Objective, Predictions, metric_for
+from afina.studies import problems
+from afina.studies.runs.inputs import TaskFacts, of_data
+from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.runs.record import EndpointUse, Environment, Memory, Prompting, Record, Seconds
+from afina.studies.runs.spec import RunSpec
+
+
+def endpoint_of(run: RunSpec) -> Endpoint:
+    """Return the endpoint that `run` asks."""
+    made = make(run.method, run.hyperparameters)
+    assert isinstance(made, Endpoint)
+    return made
+
+
+def question_of(run: RunSpec, task: Task | TaskFacts) -> EndpointQuestion:
+    """Return how the texts of a run are asked. Raises InvalidStudy if template or words do not suit the task."""
+    about: dict[str, Any] = {"template": run.ask.template, "words": run.ask.words, "columns": task.columns}
+    return EndpointQuestion.of(task.kind, task.label_names, pairs=task.pairs, **about)
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """What a run asks: the endpoint, and a prompt for each evaluation text of the task.
+
+    Attributes:
+        templates: The template of each text with examples from the training texts. None: there are no examples.
+        kept: The file of kept answers.
+    """
+
+    run: RunSpec
+    task: Task
+    endpoint: Endpoint
+    question: EndpointQuestion
+    templates: Sequence[Template] | None
+    kept: Path
+
+    @classmethod
+    def of(cls, run: RunSpec, out: Path, task: Task | None = None) -> Inquiry:
+        """Return what `run` would ask. Raises the same errors as reading the task, and InvalidStudy.
+
+        Args:
+            out: The output directory, or the scratch directory of the run in the output directory.
+            task: The run's task, if the caller has loaded the task.
+        """
+        endpoint = endpoint_of(run)
+        read = task or Task.load(run.task, run.data, calibration=run.training.temperature)
+        question = question_of(run, read)
+        templates = asking.templates_of(endpoint, question, read, read.evaluation, run.seed)
+        return cls(run, read, endpoint, question, templates, OutputDirectory(out).whole.answers)
+
+    def foresee(self) -> EndpointForecast:
+        """Return what asking would take, less what is kept; nothing is sent."""
+        given = (self.endpoint, self.question, self.task.evaluation, self.kept)
+        return asking.foresee(*given, templates=self.templates)
+
+    def check_permission(self) -> str:
+        """Return a sentence on what will be sent to which host; empty if all answers are kept.
+
+        Raises Refused if texts would be sent without the user's permission, and NotFound if the key is missing.
+        """
+        found = self.foresee()
+        if not found.requests:
+            return ""
+        told = sending(found)
+        if not self.run.send_texts:
+            raise problems.TEXTS_NOT_SENT(run=self.run.title, host=found.host, _told=told, option="send_texts")
+        self.endpoint.secret()
+        return f"{self.run.title}: sending {told}"
+
+    def ask(self, objective: Objective, listen: Listener) -> tuple[Predictions, EndpointFacts]:
+        """Ask for what is not kept, and return the predictions. Raises the errors of `afina.endpoints.asking.ask`."""
+        given = (self.endpoint, self.question, self.task.evaluation, objective, self.kept)
+        found = asking.ask(*given, templates=self.templates, listen=listen)
+        return found.predictions, found.facts
+
+
+def sending(found: EndpointForecast) -> str:
+    """Return in words what would be sent: the numbers of texts and tokens, the host, and the cost, if known."""
+    tokens = f"about {found.tokens_in:,} tokens of prompts and {found.tokens_out:,} of answers"
+    cost = "" if found.cost is None else f", which cost about {found.cost:.2g} and at most {found.most_cost:.2g}"
+    return f"{found.requests:,} requests with texts to {found.host} ({tokens}{cost})"
+
+
+def execute(run: RunSpec, out: Path, *, study: str = "", listen: Listener = ignore, task: Task | None = None) -> Record:
+    """Ask the endpoint of `run` for the evaluation texts, and write the predictions into `out`.
+
+    The arguments and errors are those of `afina.studies.runs.execute.execute`.
+    """
+    began = meter.now()
+    listen(Progress("load"))
+    inquiry = Inquiry.of(run, out, task)
+    read = inquiry.task
+    run = of_data(run, read)
+    objective = objectives.make(read.label_names, {"kind": read.kind}).of(read.train.labels)
+    inquiry.check_permission()
+    asked = meter.now()
+    listen(Progress("evaluate", 0, len(read.evaluation)))
+    predictions, facts = inquiry.ask(objective, listen)
+    answered = meter.now()
+    listen(Progress("save"))
+    directory = OutputDirectory(out)
+    path = directory.predictions(run.label)
+    written = predictions.write(path)
+    seconds = Seconds(load=asked - began, encode=0.0, train=0.0, evaluate=answered - asked, save=meter.now() - answered)
+    files = {"predictions": directory.relative(path), "predictions_digest": written, "seconds": seconds}
+    return _record(inquiry, study, run, objective, predictions, facts, files).sealed()
+
+
+_NOTHING_HERE: Mapping[str, Any] = {
+    **dict.fromkeys(("trainable", "body", "head", "total", "steps", "tokens", "truncated"), 0),
+    **dict.fromkeys(("tokens_per_second", "adapter", "digest")),
+    "memory": {**dict.fromkeys(Memory.model_fields), "state_bytes": 0},
+}
+"""The fields of a record on what a run computes on this machine, for a run that only asks."""
+
+
+def _record(
+    inquiry: Inquiry,
+    study: str,
+    run: RunSpec,
+    objective: Objective,
+    predictions: Predictions,
+    facts: EndpointFacts,
+    files: dict[str, Any],
+) -> Record:
+    task, question, endpoint = inquiry.task, inquiry.question, inquiry.endpoint
+    made = make(run.method, run.hyperparameters)
+    words = {name: tuple(each) for name, each in question.words.items()} or None
+    return Record(
+        key=run.key,
+        study=study,
+        name=run.title,
+        method=run.method,
+        title=made.title,
+        seed=run.seed,
+        backbone=run.backbone,
+        task=run.task,
+        label_names=task.label_names,
+        columns=dict(task.columns),
+        notes=task.notes,
+        hyperparameters=made.effective,
+        training={},
+        ask=Prompting(template=question.template.source, words=words),
+        kind=objective.kind,
+        objective=objective.settings,
+        metric=metric_for(objective, run.metric, task.metric),
+        metrics=objective.metrics(predictions),
+        signatures=objective.signatures(predictions.right),
+        ceiling=dict(task.ceiling),
+        train_examples=len(task.train) + len(task.calibration or ()),
+        examples=len(task.evaluation),
+        leaked=task.leaked,
+        losses=(),
+        **_NOTHING_HERE,
+        environment=_environment(task, endpoint),
+        data_digest=run.data_digest,
+        endpoint=EndpointUse(**asdict(facts), price_in=endpoint.price_in, price_out=endpoint.price_out),
+        **files,
+    )
+
+
+def _environment(task: Task, endpoint: Endpoint) -> Environment:
+    """Return the environment of a run that only asks: the model's device, precision and weights are unknown."""
+    import torch
+
+    from afina import device
+
+    here: dict[str, Any] = device.environment_fields(torch.device("cpu"), torch.float32)
+    unknown = {
+        "device": f"unknown, at {endpoint.host}",
+        "dtype": "unknown",
+        "backbone_digest": "",
+        "tokenizer_digest": "",
+    }
+    digests = {"train_digest": task.train.digest, "evaluation_digest": task.evaluation.digest}
+    return Environment(**{**here, **unknown, **digests})
