@@ -42,6 +42,7 @@ from afina.studies.choosing import (
     floors,
     recorded_curves,
     step_times,
+    students,
     time_budget,
 )
 from afina.studies.choosing import recommend as recommending
@@ -58,7 +59,7 @@ from afina.studies.results import Results
 from afina.studies.runs import forecast
 from afina.studies.runs.output_directory import SCRATCH, OutputDirectory
 from afina.studies.runs.prepared import answer_seconds
-from afina.studies.runs.record import Record, Seconds, Selection, read_records, write_records
+from afina.studies.runs.record import Record, Seconds, Selection, UnlabelledCounts, read_records, write_records
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask, RunSpec
 from afina.studies.schedule import Slots
@@ -226,6 +227,7 @@ class World(Executor):
             "examples": len(gold),
             "selection": Selection(value=right, loss=1 - right, examples=aside) if aside else None,
             "seconds": Seconds(load=1.0, encode=2.0, train=train, evaluate=evaluate, save=0.5),
+            "unlabelled": UnlabelledCounts(texts=600) if run.data.unlabelled else None,
         }
         return carried_out(out, predicted.tolist(), gold.tolist(), run.method, run.label, **changes)
 
@@ -1175,6 +1177,60 @@ def test_of_several_backbones_a_method_on_one_of_them_is_recommended(world: Worl
     assert {row["backbone"] for row in told["rows"]} == {None, "embedded", "gpt2"}
     assert Results.read(tmp_path / "out") == results
     assert find_adapter(tmp_path / "out", "lora-on-embedded").path.name.startswith("lora-on-embedded-seed0-")
+
+
+# A student
+
+
+@pytest.fixture
+def more(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A file of texts without labels, in a world in which gpt2 takes ten times as long for a text as others."""
+    monkeypatch.setattr(students, "milliseconds", lambda setting, way, bare: 30.0 if way.backbone == "gpt2" else 3.0)
+    return str(write_csv(tmp_path / "more.csv", [(f"more {text}",) for text, _ in hard(600)], ("text",)))
+
+
+def test_of_texts_without_labels_the_second_answer_is_a_faster_student(world: World, more: str, tmp_path: Path) -> None:
+    world.worse = {"embedded": 0.9}
+    made = world.choose(minutes=60, backbone=["embedded", "gpt2"], data={"unlabelled": more})
+    student, run = made.student, world.carried[-1]
+    assert made.backbone == "gpt2"
+    assert student is not None
+    assert (run.title, run.backbone, run.data.unlabelled) == ("distilled-on-embedded", "embedded", more)
+    assert run.teacher is not None
+    assert run.teacher.path == str(tmp_path / "out" / str(made.adapter))
+    assert run.training.max_steps == EPOCHS * math.ceil((made.train_examples + 600) / 16)
+    assert all(one.data.unlabelled is None and one.teacher is None for one in world.carried[:-1])
+    assert made.stages["a student"] <= students.SHARE * 3600
+    said = sentences(made)[1]
+    assert re.match(
+        r"embedded, distilled: accuracy 0\.\d+, \d+\.\d points \(95 % interval .* less, 10 times as fast", said
+    )
+    told = as_json(made, tmp_path / "out")["student"]
+    assert told["adapter"] == str(tmp_path / "out" / student.adapter)
+    assert find_adapter(tmp_path / "out", "distilled-on-embedded").path == tmp_path / "out" / student.adapter
+    assert Results.read(tmp_path / "out").recommendation == made
+
+
+def test_a_student_whose_steps_do_not_fit_begins_again_with_fewer(world: World, more: str) -> None:
+    world.worse, world.step = {"embedded": 0.9}, {"full": 6.0}
+    made = world.choose(minutes=60, backbone=["embedded", "gpt2"], data={"unlabelled": more})
+    assert made.student is not None
+    tried = [run.training.max_steps or 0 for run in world.begun if run.teacher]
+    assert len(tried) == 2
+    assert ENOUGH <= tried[1] < tried[0]
+
+
+def test_without_a_faster_backbone_or_a_language_model_there_is_no_student_and_the_reason_is_said(
+    world: World, more: str
+) -> None:
+    for worse, why in (
+        ({"gpt2": 0.9}, "no given backbone answers faster"),
+        ({"gpt2": 0.1, "embedded": 0.1}, "no language"),
+    ):
+        world.worse = worse
+        made = world.choose(f"out {why}", backbone=["embedded", "gpt2"], data={"unlabelled": more})
+        assert made.student is None
+        assert why in sentences(made)[1]
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,8 @@ class ReadingOptions:
         missing, long: By default, a missing value or a target text that is too long is an error ("refuse").
         merge_labels: Labels that are merged have their most frequent spelling.
         sheet: By default, the only sheet of an xlsx file that is not empty is read.
-        train_examples, evaluation_examples: A stable hash of each text decides which texts are kept.
+        train_examples, evaluation_examples, unlabelled_examples: A stable hash of each text decides which texts are
+            kept.
         unlabelled: The file has columns, as a file of labelled texts, or one text a line. Texts that the task has
             already are left out.
         validation: If a share for validation is given, the evaluation split of the task is not used at all.
@@ -103,6 +104,9 @@ class ReadingOptions:
     train_examples: int | None = _option("Largest number of training texts.", flag=False, measures=False, ge=1, le=MOST)
     evaluation_examples: int | None = _option(
         "Largest number of evaluation texts.", flag=False, measures=False, ge=1, le=MOST
+    )
+    unlabelled_examples: int | None = _option(
+        "Largest number of texts without labels.", flag=False, measures=False, ge=1, le=MOST
     )
     validation: float | None = _option(
         "Share of the training split that replaces the evaluation split.", flag=False, measures=False, gt=0, lt=1

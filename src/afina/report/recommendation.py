@@ -29,11 +29,11 @@ from afina.report.formatting import (
 )
 from afina.report.tables import EVIDENCE, Column, Table
 from afina.report.verdicts import ONE_SEED, SIGNIFICANT
-from afina.stats.comparison import Comparison
+from afina.stats.comparison import Comparison, difference_text
 from afina.stats.metrics import METRICS
 from afina.studies.backbones import ON
 from afina.studies.choosing import floors
-from afina.studies.choosing.recommendation import BATCH, EPOCHS, READ, Contender, Dropped, Recommendation
+from afina.studies.choosing.recommendation import BATCH, EPOCHS, READ, Contender, Dropped, Recommendation, Student
 from afina.studies.choosing.recorded_curves import FEW_LABELS, RECORDED, RECORDED_ON
 
 MOST = 4
@@ -52,7 +52,8 @@ def sentences(made: Recommendation, interval: Interval = None) -> tuple[str, ...
     said = _of_method(made, chosen) if chosen.trained else _of_simple(made, chosen)
     answer = f"{headline(made, interval)} on {made.examples:,} held-out texts.{_speed(made, chosen)}"
     unasked = [no_words_note(made.unasked, made.train_examples)] if made.unasked else []
-    return (answer, *unasked, *_of_few(made), *said, more_minutes(made), more_labels(made))
+    second = second_answer(made)
+    return (answer, *unasked, *second, *_of_few(made), *said, more_minutes(made), more_labels(made))
 
 
 def _of_few(made: Recommendation) -> list[str]:
@@ -67,6 +68,35 @@ def _of_few(made: Recommendation) -> list[str]:
         f"trainings of three other tasks with few labels count more than your texts. With {FEW_LABELS} training texts "
         "or more, your texts count more."
     ]
+
+
+def second_answer(made: Recommendation) -> tuple[str, ...]:
+    """Return the sentences on a student of the recommended model, such as `minilm, distilled: accuracy 0.88, ...`.
+
+    The result is empty if no file of texts without labels was given.
+    """
+    student = made.student
+    if student is None:
+        return (f"There is no second answer from texts without labels: {made.no_student}.",) if made.no_student else ()
+    times = student.of_teacher / student.milliseconds
+    figure = f"{metric_name(made.metric)} {share(student.metrics[made.metric])}"
+    return (
+        f"{student.name.partition(ON)[2]}, distilled: {figure}{_less(student)}, {times:,.2g} times as fast "
+        f"({student.milliseconds:,.3g} ms for a single text here, and {student.of_teacher:,.3g} ms with "
+        f"{title(student.teacher)}).",
+        f"It learned from {title(student.teacher)} on {student.examples:,} labelled texts and {student.unlabelled:,} "
+        f"texts without labels, in {student.seconds + student.answering:,.0f} s. Its adapter is {student.adapter}.",
+    )
+
+
+def _less(student: Student) -> str:
+    """Return how much better or worse a student is than its teacher, as a clause that begins with a comma."""
+    found = student.comparison
+    if found is None:
+        return ""
+    metric, sign = METRICS[found.metric], 1 if found.difference > 0 else -1
+    words = difference_text(sign * found.difference, found.interval, metric, found.level, sign)
+    return f", {words} {'more' if sign > 0 else 'less'}"
 
 
 def _speed(made: Recommendation, chosen: Contender) -> str:

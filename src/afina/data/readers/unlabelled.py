@@ -19,7 +19,7 @@ from afina.data.kinds import How, columns_in_words
 from afina.data.readers import formats
 from afina.data.readers.formats import READERS
 from afina.data.readers.missing_values import means_missing
-from afina.data.readers.splitting import identity
+from afina.data.readers.splitting import first, identity
 from afina.data.readers.texts import Row, chunks
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Example, Split
@@ -124,7 +124,8 @@ def read_unlabelled(
     if not kept:
         gone = ", ".join(f"{count:,} {_REASONS[reason]}" for reason, count in counts.items())
         raise problems.UNLABELLED_NONE_LEFT(path=path, rows=len(rows), _gone=gone)
-    return UnlabelledTexts(str(file), _split([*kept.values()], pairs), counts, roles)
+    split = first(_split([*kept.values()], pairs), asked.unlabelled_examples, "unlabelled_examples")
+    return UnlabelledTexts(str(file), split, counts, roles)
 
 
 def _split(examples: Sequence[Example], pairs: bool) -> Split:

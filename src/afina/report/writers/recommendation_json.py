@@ -17,7 +17,8 @@ def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[
 
     The JSON object has the key `backbones`, and each row the key `backbone`, only if several backbones were compared.
     The JSON object has the key `products` only if trainings computed products with frozen weights in int8. The JSON
-    object has the keys `latency` and `latencies` only if the user gave a latency limit.
+    object has the keys `latency` and `latencies` only if the user gave a latency limit, and the key `student` or
+    `no_student` only if the user gave a file of texts without labels.
     """
     return {
         "task": made.task,
@@ -57,6 +58,7 @@ def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[
         "fewer": None
         if made.fewer is None
         else {"name": made.fewer.name, "examples": made.fewer.examples, "metrics": figures_as_json(made.fewer.metrics)},
+        **_student(made, out),
         "train_examples": made.train_examples,
         "examples": made.examples,
         "minutes": made.minutes,
@@ -65,3 +67,12 @@ def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[
         **({"products": made.products} if made.products != FLOAT else {}),
         **({"latency": made.latency, "latencies": made.latencies} if made.latency is not None else {}),
     }
+
+
+def _student(made: Recommendation, out: Path) -> dict[str, Any]:
+    """Return the student of a recommendation, or the reason why there is none, as JSON values."""
+    if (student := made.student) is None:
+        return {"no_student": made.no_student} if made.no_student else {}
+    found = student.model_dump(mode="json") | {"adapter": str(out / student.adapter)}
+    found["metrics"] = figures_as_json(student.metrics)
+    return {"student": found}

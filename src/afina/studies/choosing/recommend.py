@@ -39,6 +39,7 @@ from afina.studies.choosing.floors import Floor
 from afina.studies.choosing.recommendation import HALF, Contender, Fewer, Prior, Recommendation, decide
 from afina.studies.choosing.setup import DEAREST, ChoiceSetup, Way
 from afina.studies.choosing.step_times import StepTimes
+from afina.studies.choosing.students import SHARE, distil
 from afina.studies.choosing.time_budget import TimeBudget
 from afina.studies.event_file import EventFile
 from afina.studies.executors import by_name
@@ -106,7 +107,9 @@ def recommend(
         chosen = executor or by_name.make(None)
         clock = TimeBudget(began + _fetch(backbones, chosen, watcher), minutes)
         given = whole, asked, backbones, how, clock, watcher, chosen, objective, metric
-        setting = ChoiceSetup(*given, products or chosen.usual_products(), latency)
+        unlabelled = whole.data.unlabelled if whole.data else None
+        setting = ChoiceSetup(*given, products or chosen.usual_products(), latency, unlabelled)
+        clock.aside = 0.0 if unlabelled is None else SHARE * 60 * minutes
         made = _recommend(setting, memory, held).model_copy(update={"command": tuple(command)}).sealed()
         held.describe(held.directory.recommendation, made.model_dump_json(indent=2) + "\n")
         watcher.changed(results := of_recommendation(held, made))
@@ -119,7 +122,7 @@ def _read(task: str | Task, data: ReadingOptions | Mapping[str, Any]) -> tuple[R
         raise problems.DATA_NOT_DICT(argument="data", found=type(data).__name__)
     fields = with_address({"task": task, "data": data})
     asked = checked(ReadingOptions, fields["data"], "recommend: data")
-    return replace(asked, allow_leakage=True), Task.load(fields["task"], asked)
+    return replace(asked, allow_leakage=True, unlabelled=None), Task.load(fields["task"], asked)
 
 
 def _fetch(backbones: Sequence[str], executor: Executor, watcher: Watcher) -> float:
@@ -200,7 +203,19 @@ def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock) -> Re
     trainings = CandidateTrainings(setting, held, StepTimes(tried.lowered))
     trainings.carry_out(cheapest_first(chosen, zero_shot(tried.untrained, tried.kinds, setting)))
     trainings.dropped |= tried.dropped
-    return _answer(setting, fitted, handed, trainings, tried)
+    made = _answer(setting, fitted, handed, trainings, tried)
+    return made if setting.unlabelled is None else _with_student(setting, held, trainings, made)
+
+
+def _with_student(
+    setting: ChoiceSetup, held: OutputLock, trainings: CandidateTrainings, made: Recommendation
+) -> Recommendation:
+    """Return the recommendation with a student of the recommended model, or with the reason why there is none."""
+    there = made.recommended in trainings.results
+    found = distil(setting, held, trainings.last(made.recommended) if there else None, trainings.texts)
+    figures = {"student": None, "no_student": found} if isinstance(found, str) else {"student": found}
+    spent = {"seconds": setting.clock.spent, "stages": dict(setting.stages.seconds)}
+    return made.model_copy(update=figures | spent)
 
 
 def _hand_over(floor: Floor, setting: ChoiceSetup, directory: OutputDirectory) -> str:

@@ -28,6 +28,9 @@ NAME = "choose"
 EPOCHS = 3
 """The largest number of epochs of a training of `afina choose`."""
 
+DISTILLED = "distilled"
+"""The beginning of the name of a student's run, before the name of its backbone."""
+
 BATCH = Training().batch_size
 
 ENOUGH = 20
@@ -160,6 +163,41 @@ class Fewer(Frozen):
     comparison: Comparison
 
 
+class Student(Frozen):
+    """A smaller and faster model that learned from the recommended model: the second answer of a recommendation.
+
+    Attributes:
+        name: The name of the student's run.
+        teacher: The name of the recommended contender, from which the student learned.
+        metrics: All metrics on the held-out texts.
+        comparison: The paired comparison of the student with its teacher on the held-out texts. None: the metric is
+            undefined.
+        milliseconds: The median milliseconds of a prediction for a single text with the student, before training.
+        of_teacher: The median milliseconds of a prediction for a single text with the recommended model.
+        examples: The number of labelled training texts.
+        unlabelled: The number of texts without labels.
+        seconds: The training time in seconds.
+        answering: The seconds in which the teacher answered the texts.
+        adapter: The path of the adapter, relative to the output directory.
+    """
+
+    name: str
+    backbone: str
+    method: str
+    teacher: str
+    metrics: dict[str, Figure]
+    comparison: Comparison | None
+    milliseconds: float
+    of_teacher: float
+    examples: Count
+    unlabelled: Count
+    steps: Count
+    seconds: float
+    answering: float
+    key: str
+    adapter: Below
+
+
 class Recommendation(Sealed):
     """The recommended method, and the contenders (baselines and methods) with which it was compared.
 
@@ -178,6 +216,9 @@ class Recommendation(Sealed):
             candidate. A training that was too short to judge its method is compared only if it is recommended.
         dropped: The reason why a method or candidate was not trained, by the method's key or the candidate's name.
         fewer: The result of training on half of the texts; None if there was no time for this training.
+        student: A smaller model that learned from the recommended model. None: no file of texts without labels was
+            given, or `no_student` says why there is no student.
+        no_student: The reason why there is no student, as a clause; empty if there is one, or none was asked for.
         train_examples: The number of training texts in the task.
         examples: The number of held-out texts on which contenders were evaluated.
         minutes: The minutes that the user gave.
@@ -204,6 +245,8 @@ class Recommendation(Sealed):
     comparisons: tuple[Comparison, ...]
     dropped: dict[str, Dropped]
     fewer: Fewer | None = None
+    student: Student | None = None
+    no_student: str = ""
     train_examples: Count
     examples: Count
     minutes: float

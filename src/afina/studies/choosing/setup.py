@@ -62,6 +62,7 @@ class ChoiceSetup:
         products: The type of numbers in which trainings compute products with frozen weights (`Training.products`). A
             method for which int8 is not possible trains in float.
         latency: The largest allowed milliseconds of a prediction for a single text. None: no limit.
+        unlabelled: The path of a file of texts without labels, from which a student learns. None: there is no student.
         stages: The seconds that each stage of the recommendation has taken so far.
     """
 
@@ -76,6 +77,7 @@ class ChoiceSetup:
     metric: str
     products: Products = "float"
     latency: float | None = None
+    unlabelled: str | None = None
     stages: StageSeconds = field(default_factory=StageSeconds)
 
     @cached_property
@@ -124,7 +126,7 @@ class ChoiceSetup:
             ),
             metric=self.metric,
             data_digest=self.task.data_digest if reads_files(self.task.address, self.data.evaluation) else None,
-            backbone_files=self.files[way.backbone],
+            backbone_files=self.files[way.backbone] if way.backbone in self.files else files_digest(way.backbone),
         )
 
     @property

@@ -27,11 +27,13 @@ class TimeBudget:
 
     Attributes:
         closing: The seconds that are reserved for the work after the last run, such as paired comparisons.
+        aside: The seconds that are kept for a student, which is trained after the recommended model.
     """
 
     began: float
     minutes: float
     closing: float = 0.0
+    aside: float = 0.0
 
     def keep_back(self, seconds: float) -> None:
         """Reserve `seconds` for the work after the last run, but at most the share CLOSING of the given minutes."""
@@ -40,12 +42,12 @@ class TimeBudget:
     @property
     def left(self) -> float:
         """The seconds that are left for runs; negative if the time is used up."""
-        return self.began + 60 * self.minutes - self.closing - meter.now()
+        return self.began + 60 * self.minutes - self.closing - self.aside - meter.now()
 
     @property
     def end(self) -> float:
         """The time at which runs in progress are stopped, by `meter.now()`."""
-        return self.began + 60 * self.minutes * (1 + LATE) - self.closing
+        return self.began + 60 * self.minutes * (1 + LATE) - self.closing - self.aside
 
     @property
     def spent(self) -> float:
@@ -54,6 +56,7 @@ class TimeBudget:
 
 SIMPLE, MEMORY, STEP_TIME = "simple models", "what fits in memory", "measuring"
 LATENCY = "measuring how fast models answer"
+STUDENT = "a student"
 ASKING, TRAINING, AGAIN, HALF = "asking in words", "training", "training the selected one again", "half of the texts"
 
 

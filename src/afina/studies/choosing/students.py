@@ -1,0 +1,203 @@
+"""`distil` trains a student for a recommendation: a smaller model that learns from the recommended model.
+
+The student learns from the labelled texts and from a file of texts without labels, in a part of the minutes that is
+kept for it (SHARE). Its backbone is the fastest of the given backbones that is faster than that of the recommended
+model; if only one backbone is given, the student's backbone is MINILM. The module can be imported without torch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from afina.errors import AfinaError
+from afina.events import Progress
+from afina.methods import make
+from afina.models.backbone_spec import MINILM
+from afina.stats.comparison import compare
+from afina.stats.metrics import METRICS, Metric
+from afina.studies.backbones import ON, backbone_names
+from afina.studies.choosing import time_budget
+from afina.studies.choosing.candidates import reason
+from afina.studies.choosing.eligibility import kind_of, milliseconds
+from afina.studies.choosing.recommendation import BATCH, DISTILLED, ENOUGH, EPOCHS, NAME, Student
+from afina.studies.choosing.setup import DEAREST, ChoiceSetup, Way
+from afina.studies.choosing.step_times import Stopwatch
+from afina.studies.executors.executor import Overrun
+from afina.studies.runs.inputs import unlabelled_digest
+from afina.studies.runs.output_directory import OutputLock
+from afina.studies.runs.record import Result
+from afina.studies.runs.run import Run
+from afina.studies.runs.spec import Teacher
+from afina.studies.schedule import work
+
+SHARE = 0.3
+"""The share of the given minutes that is kept for the student."""
+
+METHOD = DEAREST
+"""The method of the student: a small model that trains all its weights learns most from a teacher (docs/LOG.md)."""
+
+RATES = {"encoder": 3.0, "causal": 1.0}
+"""The student's learning rate, as a multiple of the method's default, by the kind of the backbone."""
+
+ANSWERS = 0.4
+"""The largest share of the student's time in which the teacher answers texts."""
+
+LEAST = 0.5
+"""The teacher must have time to answer at least this many texts without labels for each labelled text."""
+
+SLACK = 0.85
+"""The share of the time that is left which the steps of a student are expected to take; the rest is for evaluation."""
+
+
+class _Slow(Exception):
+    """Raised in a student's run whose steps do not fit in the time that is left."""
+
+
+@dataclass(frozen=True)
+class _Pupil:
+    """The backbone of the student, and the milliseconds of a prediction for a single text with both models."""
+
+    way: Way
+    milliseconds: float
+    of_teacher: float
+
+
+def distil(setting: ChoiceSetup, held: OutputLock, taught_by: Result | None, texts: int) -> Student | str:
+    """Train the student, and compare it with the recommended model; or return why there is no student, as a clause.
+
+    Args:
+        taught_by: The result of the recommended model. None: a baseline without a language model is recommended.
+        texts: The number of held-out texts on which contenders were evaluated.
+    """
+    setting.clock.aside = 0.0
+    if taught_by is None or taught_by.record.adapter is None:
+        return "the recommended method has no language model that could teach a smaller one"
+    if not setting.objective.can_be_distilled:
+        return f"a student of kind {setting.objective.kind} cannot learn from a teacher"
+    with setting.stages.of(time_budget.STUDENT):
+        try:
+            found = _pupil(setting, taught_by)
+            if isinstance(found, str):
+                return found
+            return _trained(setting, held, taught_by, found, texts)
+        except Overrun:
+            return "there was no time left to train a student"
+        except AfinaError as error:
+            return str(error)
+
+
+def _pupil(setting: ChoiceSetup, taught_by: Result) -> _Pupil | str:
+    """Return the fastest backbone that is faster than the teacher's, or why there is none."""
+    own = taught_by.record.backbone
+    others = [one for one in setting.backbones if one != own]
+    if not others and own != MINILM:
+        setting.watcher.says(f"the student learns on {MINILM}, because no smaller backbone was given")
+        setting.executor.fetch(MINILM)
+        others = [MINILM]
+    if not others:
+        return f"no backbone is given that is smaller than {own}"
+    setting.watcher.says("measuring how fast the recommended model and smaller backbones answer")
+    of_teacher = milliseconds(setting, Way(own, taught_by.record.method), bare=False)
+    times = {one: milliseconds(setting, Way(one, METHOD), bare=False) for one in others}
+    best = min(times, key=lambda one: times[one])
+    if times[best] >= of_teacher:
+        return f"no given backbone answers faster than {own}"
+    return _Pupil(Way(best, METHOD), times[best], of_teacher)
+
+
+def _trained(setting: ChoiceSetup, held: OutputLock, taught_by: Result, pupil: _Pupil, texts: int) -> Student | str:
+    teacher = taught_by.record
+    asked, there = setting.unlabelled, setting.task.unlabelled
+    assert asked is not None
+    assert there is not None
+    assert teacher.adapter is not None
+    # the evaluation of the teacher was in float32, so an upper bound
+    of_text = teacher.seconds.evaluate / teacher.examples
+    count = min(len(there), int(ANSWERS * setting.clock.left / of_text) - len(setting.task.train))
+    if count < min(len(there), LEAST * len(setting.task.train)):
+        return "the teacher had no time to answer enough texts without labels"
+    rate = RATES[kind_of(pupil.way.backbone)] * make(pupil.way.method).learning_rate
+    run = setting.run(pupil.way, rate=float(f"{rate:.3g}"), evaluation_examples=texts)
+    names = backbone_names(dict.fromkeys([*setting.backbones, pupil.way.backbone]))
+    some = None if count == len(there) else count
+    lesson = {
+        "name": f"{DISTILLED}{ON}{names[pupil.way.backbone]}",
+        "teacher": Teacher(adapter=teacher.digest, path=str((held.out / teacher.adapter).absolute())),
+        "data": replace(run.data, unlabelled=asked, unlabelled_examples=some),
+        "unlabelled_digest": unlabelled_digest(asked),
+    }
+    run = run.model_copy(update=lesson)
+    found = _carried_out(setting, held, run, EPOCHS * math.ceil((len(setting.task.train) + count) / BATCH))
+    if isinstance(found, str):
+        return found
+    metric = METRICS[setting.metric]
+    return _answer(found, taught_by, pupil, metric, metric.margin(found.targets))
+
+
+def _carried_out(setting: ChoiceSetup, held: OutputLock, run: Run, steps: int) -> Result | str:
+    """Execute the student's run, and begin again with fewer steps if the steps would not end in time."""
+    for attempt in range(2):
+        run = run.model_copy(update={"training": run.training.model_copy(update={"max_steps": steps})})
+        stopwatch = Stopwatch()
+        setting.watcher.started(run, 1, 1)
+        judge = partial(_judge, setting, stopwatch) if attempt == 0 else stopwatch.hear
+        carry_out = work(run, held, NAME, setting.executor, setting.watcher, setting.clock.end, judge)
+        try:
+            record = carry_out(lambda call: call())
+        except _Slow:
+            held.abandon(run.label)
+            assert stopwatch.each is not None
+            steps = int(SLACK * setting.clock.left / stopwatch.each)
+            setting.watcher.says(f"{run.title}: {steps:,} steps fit in the time that is left")
+            if steps < ENOUGH:
+                return "there was no time left to train a student"
+        except AfinaError as error:
+            held.abandon(run.label)
+            setting.watcher.failed(run, str(error))
+            return reason(run, error)
+        except Overrun:
+            held.abandon(run.label)
+            raise
+        else:
+            setting.watcher.finished(run, record, now=True)
+            return held.keep(record, run.label)
+    return "there was no time left to train a student"
+
+
+def _judge(setting: ChoiceSetup, stopwatch: Stopwatch, progress: Progress) -> None:
+    """Receive the progress of a student; raise _Slow as soon as its steps are known not to fit in the time left."""
+    stopwatch.hear(progress)
+    if progress.phase != "train" or stopwatch.each is None:
+        return
+    left = (progress.steps - progress.step) * stopwatch.each
+    if 2 * progress.step < progress.steps and left > setting.clock.left:
+        raise _Slow
+
+
+def _answer(found: Result, taught_by: Result, pupil: _Pupil, metric: Metric, margin: float | None) -> Student:
+    record, teacher = found.record, taught_by.record
+    values = {record.name: found.scores[None], teacher.name: taught_by.scores[None]}
+    comparison = None
+    if not any(np.isnan(each).any() for each in values.values()):
+        (comparison,) = compare(values, metric=metric, margin=margin)
+    return Student(
+        name=record.name,
+        backbone=pupil.way.backbone,
+        method=record.method,
+        teacher=teacher.name,
+        metrics=record.metrics,
+        comparison=comparison,
+        milliseconds=pupil.milliseconds,
+        of_teacher=pupil.of_teacher,
+        examples=record.train_examples,
+        unlabelled=record.unlabelled.texts if record.unlabelled else 0,
+        steps=record.steps,
+        seconds=record.seconds.train,
+        answering=record.seconds.teacher or 0.0,
+        key=record.key,
+        adapter=str(record.adapter),
+    )
