@@ -107,9 +107,7 @@ def recommend(
         chosen = executor or by_name.make(None)
         clock = TimeBudget(began + _fetch(backbones, chosen, watcher), minutes)
         given = whole, asked, backbones, how, clock, watcher, chosen, objective, metric
-        unlabelled = whole.data.unlabelled if whole.data else None
-        setting = ChoiceSetup(*given, products or chosen.usual_products(), latency, unlabelled)
-        clock.aside = 0.0 if unlabelled is None else SHARE * 60 * minutes
+        setting = ChoiceSetup(*given, products or chosen.usual_products(), latency)
         made = _recommend(setting, memory, held).model_copy(update={"command": tuple(command)}).sealed()
         held.describe(held.directory.recommendation, made.model_dump_json(indent=2) + "\n")
         watcher.changed(results := of_recommendation(held, made))
@@ -181,6 +179,8 @@ def _check_defined(metric: str, objective: Objective, task: Task) -> None:
 
 def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock) -> Recommendation:
     task = setting.task
+    if setting.unlabelled is not None:
+        setting.clock.aside = SHARE * 60 * setting.clock.minutes
     for backbone in setting.backbones:
         setting.executor.check_machines(setting.run(Way(backbone, DEAREST)))
     setting.executor.check_products(setting.products)

@@ -62,7 +62,6 @@ class ChoiceSetup:
         products: The type of numbers in which trainings compute products with frozen weights (`Training.products`). A
             method for which int8 is not possible trains in float.
         latency: The largest allowed milliseconds of a prediction for a single text. None: no limit.
-        unlabelled: The path of a file of texts without labels, from which a student learns. None: there is no student.
         stages: The seconds that each stage of the recommendation has taken so far.
     """
 
@@ -77,8 +76,12 @@ class ChoiceSetup:
     metric: str
     products: Products = "float"
     latency: float | None = None
-    unlabelled: str | None = None
     stages: StageSeconds = field(default_factory=StageSeconds)
+
+    @property
+    def unlabelled(self) -> str | None:
+        """The path of a file of texts without labels, from which a student learns. None: no student is asked for."""
+        return self.task.data.unlabelled if self.task.data else None
 
     @cached_property
     def lessons(self) -> Lessons:
