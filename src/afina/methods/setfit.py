@@ -35,8 +35,9 @@ class SetFit(Selective):
     """SetFit (Tunstall et al. 2022): contrastive pairs of texts train the body, then scikit-learn fits the head.
 
     The loss of a pair is the squared error of the cosine similarity of the two embeddings: 1 is expected for two texts
-    of the same label, and 0 for two texts of different labels. After the last step, the head is fitted as that of
-    `linear_probe`. `train.batch_size` is a number of pairs. All pairs are used once, unless `train.max_steps` is given.
+    of the same label, and 0 for two texts of different labels. After the last step, logistic regression (C = 0.01) is
+    fitted to the embeddings of all training texts. `train.batch_size` is a number of pairs. All pairs are used once,
+    unless `train.max_steps` is given.
 
     Attributes:
         pooling: How the hidden states of a text's tokens are pooled into an embedding: `first` or `last` is the hidden

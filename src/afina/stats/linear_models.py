@@ -39,7 +39,7 @@ class LinearFit:
         weights: The weights, float64 [width, D], for `width` outputs and D features.
         biases: The biases, float64 [width]. If the model has no intercept, a bias is 0, UNSEEN for a label without
             training texts, or -UNSEEN for a label that every training text has.
-        strength: The regularization parameter (`C` or `alpha`) that cross-validation chose.
+        strength: The regularization parameter (`C` or `alpha`) of the fit.
         iterations: The L-BFGS iterations of the fit on all examples; for several labels, the largest number of any
             label. None for ridge regression, which has a closed formula.
         converged: Whether the fit on all examples converged.
@@ -279,8 +279,9 @@ def fit_dense(
     *,
     intercept: bool,
     weights: np.ndarray | None = None,
+    strength: float | None = None,
 ) -> LinearFit:
-    """Fit a linear model to dense features; regularization is chosen by the loss in cross-validation.
+    """Fit a linear model to dense features; regularization is given, or chosen by the loss in cross-validation.
 
     Each feature is divided by its standard deviation, so that features of large scale do not dominate. With an
     intercept, the mean of each feature is subtracted first. The returned weights and biases apply to the original,
@@ -293,6 +294,7 @@ def fit_dense(
         width: The number of outputs.
         intercept: Whether to fit biases. `LinearFit` describes the biases of a model without an intercept.
         weights: The weight of each example in the training loss, [N]. None: every weight is 1.
+        strength: The value of `C`, the inverse strength of regularization. None: cross-validation chooses it.
     """
     model = linear.model(intercept=intercept)
     features = features.astype(np.float64)
@@ -307,8 +309,9 @@ def fit_dense(
 
     with expected_warnings_ignored():
         compared = _spread(len(features))
-        model.set_params(**{name: values[0] for name, values in linear.grid([WITHOUT_FOLDS]).items()})
-        if (folds := linear.folds(targets[compared])) is not None:
+        fixed = WITHOUT_FOLDS if strength is None else strength
+        model.set_params(**{name: values[0] for name, values in linear.grid([fixed]).items()})
+        if strength is None and (folds := linear.folds(targets[compared])) is not None:
             parts = [(compared[a], compared[b]) for a, b in folds.split(compared, targets[compared])]
             grid = linear.grid(STRENGTHS)
             model.set_params(**best_setting(model, grid, parts, targets, scaled, score, weights))

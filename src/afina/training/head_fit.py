@@ -29,7 +29,7 @@ class FittedHead:
 
     Attributes:
         parameter: scikit-learn's name of the regularization parameter: `C` or `alpha`.
-        strength: The value of the regularization parameter that cross-validation chose.
+        strength: The value of the regularization parameter.
         seconds: Time of the fit in seconds, without computing the features.
         iterations: Number of iterations of the solver; None if a closed formula gave the solution.
         converged: Whether scikit-learn's solver converged.
@@ -49,7 +49,12 @@ def check_labels(objective: Objective, loader: Loader, method: str) -> None:
 
 
 def fit_head(
-    classifier: Classifier, objective: Objective, loader: Loader, features: np.ndarray, method: str
+    classifier: Classifier,
+    objective: Objective,
+    loader: Loader,
+    features: np.ndarray,
+    method: str,
+    strength: float | None = None,
 ) -> FittedHead:
     """Fit the last layer of the classifier's head to the features of all training texts, and write it.
 
@@ -57,6 +62,7 @@ def fit_head(
         loader: The loader of the training texts.
         features: The features of the training texts, float32 [N, width].
         method: The method's name, for errors.
+        strength: The value of `C`, the inverse strength of regularization. None: cross-validation chooses it.
 
     Raises Diverged if a feature is NaN or infinite, and InvalidStudy if all texts have the same class.
     """
@@ -72,6 +78,7 @@ def fit_head(
         objective.width,
         intercept=classifier.output_layer.bias is not None,
         weights=_weights(objective, targets, loader.weights),
+        strength=strength,
     )
     _write(classifier, made)
     spent = meter.now() - began

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from afina.methods import make
+from afina.methods.method import Method
 from afina.report.arms import Arm
 from afina.report.formatting import seconds
 from afina.report.tables import Measure, Table, measure, table_of
@@ -26,11 +27,15 @@ def fitted_table(arms: Sequence[Arm], found: Verdicts) -> Table | None:
         measure("Fit (s)", lambda record: _of(record).seconds, seconds),
         _text("Converged", lambda made: "yes" if made.converged else "no"),
     ]
+    probes = [arm for arm in fitted if _method(arm).is_fitted]
+    chose = "that cross-validation on the training texts chose"
+    if len(probes) < len(fitted):
+        chose += ", or a fixed value if the body was trained on the labels of these texts"
     notes = (
-        f"{_parameter(fitted)}: the strength of regularization that cross-validation on the training texts chose. "
+        f"{_parameter(fitted)}: the strength of regularization {chose}. "
         "Fit: the time of scikit-learn, a part of the training time; the rest computed the features.",
         *_not_converged(fitted),
-        *_against_gradient(arms, fitted, found),
+        *_against_gradient(arms, probes, found),
     )
     return table_of(FITTED, columns, fitted, notes)
 
@@ -60,9 +65,9 @@ def _not_converged(fitted: Sequence[Arm]) -> Iterator[str]:
             )
 
 
-def _against_gradient(arms: Sequence[Arm], fitted: Sequence[Arm], found: Verdicts) -> Iterator[str]:
+def _against_gradient(arms: Sequence[Arm], probes: Sequence[Arm], found: Verdicts) -> Iterator[str]:
     """Yield the comparison of each linear probe with each method that trains only the head by gradient steps."""
-    for probe in fitted:
+    for probe in probes:
         for arm in arms:
             same = (arm.record.backbone, arm.size) == (probe.record.backbone, probe.size)
             between = found.between(probe.label, arm.label) if same and _trains_head_alone(arm) else None
@@ -70,6 +75,10 @@ def _against_gradient(arms: Sequence[Arm], fitted: Sequence[Arm], found: Verdict
                 yield f"The same linear head, by scikit-learn and by gradient steps: {between[0].words}"
 
 
+def _method(arm: Arm) -> Method:
+    return make(arm.record.method, arm.record.hyperparameters)
+
+
 def _trains_head_alone(arm: Arm) -> bool:
-    method = make(arm.record.method, arm.record.hyperparameters)
+    method = _method(arm)
     return method.trains_head and not method.trains_body and not method.is_fitted

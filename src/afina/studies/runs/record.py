@@ -65,7 +65,8 @@ class HeadFit(Frozen):
 
     Attributes:
         parameter: The name of the regularization parameter, `C` or `alpha`.
-        strength: The value of the regularization parameter that cross-validation on the training texts chose.
+        strength: The value of the regularization parameter. For a linear probe, cross-validation on the training texts
+            chose the value.
         seconds: The time of fitting the head on the features, a part of `seconds.train`.
         iterations: The number of iterations of the solver. None for ridge regression, which is solved by a closed
             formula.
