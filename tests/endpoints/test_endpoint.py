@@ -94,6 +94,12 @@ def test_a_key_in_place_of_the_name_of_a_variable_is_refused_and_not_repeated() 
         {"max_requests": 0},
         {"price_in": -1.0},
         {"price_out": float("nan")},
+        {"model": 4},
+        {"max_tokens": "5"},
+        {"at_once": 2.5},
+        {"max_requests": True},
+        {"timeout": None},
+        {"price_in": "0.1"},
     ],
 )
 def test_a_setting_out_of_its_range_is_refused_by_name(given: dict[str, Any]) -> None:

@@ -104,7 +104,8 @@ class EndpointForecast:
         tokens_in: The tokens of the prompts, estimated as a quarter of their characters.
         tokens_out: The tokens of the answers, estimated.
         most_tokens_out: The most tokens of the answers, by `max_tokens`.
-        cost, most_cost: The cost of the tokens, and with the most tokens of answers. None: prices are unknown.
+        cost, most_cost: The cost of the estimated tokens, and the most possible cost without repetitions. None: prices
+            are unknown.
     """
 
     host: str

@@ -106,9 +106,9 @@ def foresee(
             asked = [(one, time) for one, time in asked if file.reply(_at(one, time)) is None]
     tokens_in = sum(estimated_tokens(by_question[one]) for one, _ in asked)
     tokens_out = sum(min(endpoint.max_tokens, question.usual_tokens(split.labels)) for _ in asked)
-    most = len(asked) * endpoint.max_tokens
-    costs = endpoint.cost(tokens_in, tokens_out), endpoint.cost(tokens_in, most)
-    return EndpointForecast(endpoint.host, len(split), len(asked), tokens_in, tokens_out, most, *costs)
+    most_in, most_out = sum(most_tokens(by_question[one]) for one, _ in asked), len(asked) * endpoint.max_tokens
+    costs = endpoint.cost(tokens_in, tokens_out), endpoint.cost(most_in, most_out)
+    return EndpointForecast(endpoint.host, len(split), len(asked), tokens_in, tokens_out, most_out, *costs)
 
 
 def templates_of(
@@ -144,6 +144,11 @@ def question_of(endpoint: Endpoint, question: EndpointQuestion, prompt: str) -> 
 def estimated_tokens(prompt: str) -> int:
     """Return an estimate of a prompt's tokens: a quarter of its characters."""
     return math.ceil(len(prompt) / CHARACTERS_PER_TOKEN)
+
+
+def most_tokens(prompt: str) -> int:
+    """Return the most tokens that a server may count for a prompt: one for each byte, and OVERHEAD."""
+    return len(prompt.encode("utf-8", "surrogatepass")) + OVERHEAD
 
 
 def _at(question: str, time: int) -> str:
@@ -303,8 +308,8 @@ class _Asking:
         return await asyncio.get_running_loop().run_in_executor(self._disk, work, *given)
 
     def _most_cost(self, prompt: str) -> float | None:
-        """Return the most that a request may cost: a token has at least a byte."""
-        return self._endpoint.cost(len(prompt.encode("utf-8", "surrogatepass")) + OVERHEAD, self._endpoint.max_tokens)
+        """Return the most that a request may cost."""
+        return self._endpoint.cost(most_tokens(prompt), self._endpoint.max_tokens)
 
     def _fail(self, name: str, error: RequestFailed) -> None:
         """Write a failure; end the run if it lasts, or if the server refuses key, model or address."""

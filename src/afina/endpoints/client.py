@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Self
 from afina import meter
 from afina.endpoints import problems
 from afina.endpoints.endpoint import Endpoint
-from afina.endpoints.kept_answers import Limit, Reply
+from afina.endpoints.kept_answers import BudgetSpent, Limit, Reply
 from afina.endpoints.questions import EndpointQuestion
+from afina.errors import AfinaError
 
 if TYPE_CHECKING:
     import openai
@@ -104,6 +106,26 @@ class RequestRejected(RequestFailed):
         return any(setting in self.said for setting in settings)
 
 
+class _Stopped(BaseException):
+    """Raised by the hooks of the HTTP client to end a request with an error.
+
+    It is no Exception, because openai 2 repeats a request after every Exception.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """Return a context manager that ends a request at errors of the block: a spent budget, a full disk."""
+    try:
+        yield
+    except (AfinaError, BudgetSpent) as error:
+        raise _Stopped(error) from None
+
+
 @dataclass
 class Attempts:
     """The attempts of one request: each is announced before it is sent.
@@ -161,6 +183,8 @@ class Client:
         try:
             async with asyncio.timeout((REPETITIONS + 1) * (2 * self._endpoint.timeout + LONGEST_WAIT)):
                 content = await self._post(self.body(question, prompt, dialect))
+        except _Stopped as stopped:
+            raise stopped.error from None
         except self._openai.APIStatusError as error:
             raise self._of_status(error, prompt) from None
         except (self._openai.APITimeoutError, TimeoutError):
@@ -199,7 +223,8 @@ class Client:
         else:
             request.headers["authorization"] = f"Bearer {self._secret}"
         attempts = _ATTEMPTS.get()
-        attempts.current = await attempts.sending()
+        with _stopping():
+            attempts.current = await attempts.sending()
         attempts.begun = meter.now()
 
     async def _responding(self, response: Any) -> None:
@@ -207,7 +232,8 @@ class Client:
         response.stream = _bounded(response.stream, meter.now() + self._endpoint.timeout)
         if response.status_code >= 300:
             attempts = _ATTEMPTS.get()
-            await attempts.refused(attempts.current)
+            with _stopping():
+                await attempts.refused(attempts.current)
 
     def _of_status(self, error: openai.APIStatusError, prompt: str) -> RequestFailed:
         said = self._plain(error.message.replace(prompt, ""))
@@ -276,9 +302,9 @@ def _bounded(stream: Any, until: float) -> Any:
             async for part in stream:
                 size += len(part)
                 if size > MOST_BYTES:
-                    raise RequestFailed("answer too long")
+                    raise _Stopped(RequestFailed("answer too long"))
                 if meter.now() > until:
-                    raise RequestFailed("time-out")
+                    raise _Stopped(RequestFailed("time-out"))
                 yield part
 
         async def aclose(self) -> None:

@@ -63,12 +63,15 @@ class Endpoint:
     ask_again: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.url, str):
+            raise problems.ADDRESS_MALFORMED(reason="it is no text")
         object.__setattr__(self, "url", self.url.rstrip("/"))
         host = _checked(self.url)
         if urlsplit(self.url).scheme == "http" and not _is_private(host):
             raise problems.ADDRESS_UNENCRYPTED(host=host)
-        if self.key is not None and not _VARIABLE.fullmatch(self.key):
+        if self.key is not None and not (isinstance(self.key, str) and _VARIABLE.fullmatch(self.key)):
             raise problems.KEY_NO_NAME()
+        self._check_types()
         self._check("model", bool(self.model.strip()) and self.model.isprintable(), "the server's name of a model")
         self._check("protocol", self.protocol in get_args(Protocol), f"one of {', '.join(get_args(Protocol))}")
         self._check("draw", self.draw in DRAWS, f"one of {', '.join(DRAWS)}")
@@ -83,6 +86,19 @@ class Endpoint:
             self._check(option, value is None or (math.isfinite(value) and value >= 0), "0 or more")
         if self.max_cost is not None and not self.priced:
             raise problems.PRICES_MISSING()
+
+    def _check_types(self) -> None:
+        """Raise InvalidStudy for values of another type, such as a number in quotes in a study file."""
+        for option in ("model", "protocol", "draw"):
+            self._check(option, isinstance(getattr(self, option), str), "a text")
+        for option in ("at_once", "max_tokens", "shots", "max_requests"):
+            value = getattr(self, option)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            self._check(option, whole or (value is None and option == "max_requests"), "a whole number")
+        for option in ("timeout", "ask_again", "price_in", "price_out", "max_cost"):
+            value = getattr(self, option)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            self._check(option, number or (value is None and option not in ("timeout", "ask_again")), "a number")
 
     def _check(self, option: str, holds: bool, expected: str) -> None:
         if not holds:
