@@ -18,7 +18,8 @@ class Progress:
             downloaded; "wait" while the run waits for a node; "draw" if weights are initialised at random because the
             files of the backbone do not have them; "copy" if a quantised copy of the backbone was written, or could not
             be written; "trunk" if frozen lower blocks are computed once, or in every step for a reason; "teacher" while
-            a teacher answers the texts; "pairs" if the run trains on pairs of texts.
+            a teacher answers the texts; "pairs" if the run trains on pairs of texts; "shots" if
+            training examples stand in each prompt.
         step: the number of finished steps, or of downloaded bytes. The attributes `step`, `steps`, `loss`,
             `tokens_per_second` and `seconds_left` are set while the run downloads, trains or evaluates.
         steps: the total number of steps or bytes.
@@ -29,7 +30,7 @@ class Progress:
             as "the model embedded". In the phase "wait", the note says what the run waits for, such as "a node with 3.1
             GiB and 1 CPU". In the phase "draw", the note names the drawn weights. In the phases "copy", "trunk"
             and "pairs", the note is a sentence without a subject, about the quantised copy, the lower blocks or the
-            pairs.
+            pairs. In the phase "shots", the note is sentences about the examples.
     """
 
     phase: str

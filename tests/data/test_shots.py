@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from afina.data.kinds import Kind
-from afina.data.shots import BETWEEN, NEAREST, Shots
+from afina.data.kinds import NEAREST, Kind
+from afina.data.shots import BETWEEN, Shots
 from afina.data.split import Split, as_references
 from afina.data.task import Task
 from afina.data.template import Template

@@ -182,7 +182,7 @@ class Bars(PlainLines):
                 self.stop()
 
     def progress(self, run: Run, progress: Progress) -> None:
-        if progress.phase in ("copy", "trunk", "teacher", "pairs"):
+        if progress.phase in ("copy", "shots", "trunk", "teacher", "pairs"):
             super().progress(run, progress)
         if self.bars and run.label in self.tasks:
             self.bars.update(

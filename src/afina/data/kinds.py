@@ -1,4 +1,7 @@
-"""Kinds of task: whether the target of a text is a class, a number, several labels or another text."""
+"""Kinds of task: whether the target of a text is a class, a number, several labels or another text.
+
+The module also has the values of options that are read before NumPy is loaded.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,13 @@ Long = Literal["refuse", "skip"]
 """How to treat a target text that is too long: raise an error ("refuse"), or leave the target out ("skip")."""
 
 LONGS: tuple[Long, ...] = get_args(Long)
+
+Draw = Literal["fixed", "nearest"]
+"""Which training examples stand in a prompt: the same for all texts ("fixed"), or for each text the most similar ones
+by TF-IDF ("nearest")."""
+
+DRAWS: tuple[Draw, ...] = get_args(Draw)
+FIXED, NEAREST = DRAWS
 
 
 def columns_in_words(roles: Mapping[str, str]) -> str:

@@ -519,6 +519,13 @@ SHOTS_TOO_MANY = Problem(
     "fewer `shots`, or more training texts.",
 )
 
+SHOTS_DO_NOT_FIT = Problem(
+    InvalidStudy,
+    "shots.too-long",
+    "`shots` {shots}: the examples have {tokens:,} tokens and the longest text {room:,}, but this model takes {most:,} "
+    "tokens at once. At most {fits} examples fit. Set fewer `shots`, or a lower `max_length`, at which texts are cut.",
+)
+
 SHOTS_IN_CHAT_TEMPLATE = Problem(
     InvalidStudy,
     "shots.in-chat-template",

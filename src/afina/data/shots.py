@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
-from typing import Literal, get_args
+from itertools import chain, islice
 
 import numpy as np
 
 from afina.data import problems
+from afina.data.kinds import FIXED, NEAREST, Draw
 from afina.data.nearest_text import NearestText
 from afina.data.readers.splitting import identity, rank
 from afina.data.readers.target_kinds import TARGETS
@@ -24,13 +24,6 @@ from afina.data.task import Task
 from afina.data.template import PAIR, TEXT, Template
 from afina.data.terms import joined
 from afina.digest import derive_seed
-
-Draw = Literal["fixed", "nearest"]
-"""Which training examples stand in a prompt: the same for all texts ("fixed"), or for each text the most similar ones
-by TF-IDF ("nearest")."""
-
-DRAWS: tuple[Draw, ...] = get_args(Draw)
-FIXED, NEAREST = DRAWS
 
 BETWEEN = "\n\n"
 """The text between two examples of a prompt, and between the last example and the text."""
@@ -138,29 +131,49 @@ class PromptExamples:
     @cached_property
     def fixed(self) -> Template:
         """The template that has the examples of the fixed draw before the text."""
-        return self.template.after(self._rendered(self.order[: self.shots.count]), BETWEEN)
+        return self.first(self.shots.count)
 
     def first(self, count: int) -> Template:
-        """Return the template of the first `count` examples of the fixed draw."""
+        """Return the template that has the first `count` examples of the fixed draw before the text."""
         return self.template.after(self._rendered(self.order[:count]), BETWEEN)
 
-    def templates(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Template]:
-        """Return for each text the template that has the text's examples before it.
+    def besides(self, split: Split, count: int) -> Split:
+        """Return the first `count` texts of a split that are no examples of the fixed draw."""
+        own = {identity(example) for example in self.drawn} if self.shots.draw == FIXED else set()
+        chosen = islice((place for place, example in enumerate(split) if identity(example) not in own), count)
+        return split.take(list(chosen))
+
+    def templates(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, count: int | None = None
+    ) -> list[Template]:
+        """Return for each text the template that has the text's examples before it, or only `count` examples.
 
         With the draw "nearest", the last example is the most similar one. If fewer training texts share a word with a
         text, examples of the fixed draw fill the prompt, and stand first.
         """
+        count = self.shots.count if count is None else count
         if self.shots.draw == FIXED:
-            return [self.fixed] * len(texts)
+            return [self.first(count)] * len(texts)
         seconds: Sequence[str | None] = pairs or [None] * len(texts)
-        found = self._nearest.places(joined(texts, pairs), self.shots.count + 1).tolist()
+        found = self._nearest.places(joined(texts, pairs), count + 1).tolist()
         made = []
         for text, pair, near in zip(texts, seconds, found, strict=True):
             own = identity(Example(text, 0, pair))
             several = chain((place for place in near if place >= 0), self.order)
             others = dict.fromkeys(place for place in several if self._identities[place] != own)
-            made.append(self.template.after(self._rendered(list(others)[: self.shots.count][::-1]), BETWEEN))
+            made.append(self.template.after(self._rendered(list(others)[:count][::-1]), BETWEEN))
         return made
+
+    @property
+    def note(self) -> str:
+        """A sentence for the user on the examples: which they are, and whether an adapter contains their texts."""
+        count = f"{self.shots.count} training text{'s' * (self.shots.count != 1)}"
+        if self.shots.draw == FIXED:
+            return (
+                f"Each prompt has {count} with their targets as examples, the same for all texts. The template of the "
+                "adapter contains these texts: who has the adapter can read them."
+            )
+        return f"Each prompt has the {count} that are most similar to its text, by TF-IDF, with their targets."
 
     @cached_property
     def _nearest(self) -> NearestText:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
@@ -20,8 +21,10 @@ from afina import assets, digest, file_io
 from afina.data import problems
 from afina.data.answer_tokens import LeftOut, References, encode_references, without_long
 from afina.data.batch import Loader
-from afina.data.kinds import CLASSES, Kind
+from afina.data.kinds import CLASSES, Kind, Long
+from afina.data.prompt_encoding import PromptEncoding
 from afina.data.readers.target_kinds import TARGETS
+from afina.data.shots import PromptExamples
 from afina.data.split import Split
 from afina.data.task import Task
 from afina.data.template import Template
@@ -99,6 +102,7 @@ class EncodedTask:
         max_length: The largest number of tokens of a text; if targets are texts, the largest number of a prompt.
         answer_tokens: The number of tokens of the longest training target, including the end-of-sequence token. None:
             the targets are not texts.
+        prompt_length: The largest number of tokens of a prompt with the fixed examples; `max_length` without examples.
     """
 
     address: str
@@ -119,6 +123,7 @@ class EncodedTask:
     pairs: bool = False
     max_length: int = 0
     answer_tokens: int | None = None
+    prompt_length: int = 0
     unlabelled: EncodedSplit | None = None
 
     @property
@@ -135,24 +140,29 @@ class EncodedTask:
         tokenizer_digest: str,
         max_length: int,
         template: Template | None = None,
+        examples: PromptExamples | None = None,
+        most: int = 0,
     ) -> Self:
-        """Tokenize the splits of a task, or read their tokens from the cache. Raises the same errors as `encode`."""
+        """Tokenize the splits of a task, or read their tokens from the cache. Raises the same errors as `encode`.
 
-        def fitting(split: Split, where: str) -> tuple[Split, References | None, LeftOut]:
-            if split.labels.dtype.kind != "O":
-                return split, None, LeftOut()
-            assert template is not None
-            found = encode_references(tokenizer, split.texts, split.pairs, split.labels, template, where=where)
-            return without_long(split, found, max_length, task.long, where)
+        Args:
+            examples: The examples in the prompts of all splits except the training split. None: there are none.
+            most: The maximum number of tokens of a prompt with examples; InvalidStudy is raised if they do not fit.
+        """
+        fitting = partial(_fitting, tokenizer, template, max_length, task.long)
 
         def encoded(split: Split, where: str) -> EncodedSplit:
             kept, references, left_out = train if split is task.train else fitting(split, where)
             made = encode_split(tokenizer, tokenizer_digest, kept, max_length=length, template=template, where=where)
+            if prompts is not None and split is not task.train:
+                made = prompts.encode(kept, made, where)
             return EncodedSplit(made, kept.labels, split.digest, references, left_out, kept.weights)
 
         train = fitting(task.train, "training text")
         answer_tokens = train[1].longest if train[1] else None
         length = max_length - (answer_tokens or 0)
+        room = most - (answer_tokens or 0)
+        prompts = None if examples is None else PromptEncoding(examples, tokenizer, length, room)
         calibration, selection = (
             None if kept is None else encoded(kept, "training text") for kept in (task.calibration, task.selection)
         )
@@ -178,8 +188,20 @@ class EncodedTask:
             task.train.pairs is not None,
             length,
             answer_tokens,
+            prompts.max_length if prompts else length,
             more,
         )
+
+
+def _fitting(
+    tokenizer: PreTrainedTokenizerBase, template: Template | None, max_length: int, long: Long, split: Split, where: str
+) -> tuple[Split, References | None, LeftOut]:
+    """Return a split without targets that are too long, and the tokens of its targets if they are texts."""
+    if split.labels.dtype.kind != "O":
+        return split, None, LeftOut()
+    assert template is not None
+    found = encode_references(tokenizer, split.texts, split.pairs, split.labels, template, where=where)
+    return without_long(split, found, max_length, long, where)
 
 
 def check_positions(split: EncodedSplit, most: int) -> None:

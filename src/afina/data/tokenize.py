@@ -191,5 +191,28 @@ def _in_template(
     return made, truncated
 
 
+def encode_each(
+    tokenizer: PreTrainedTokenizerBase,
+    templates: Sequence[Template],
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    max_lengths: Sequence[int],
+) -> Encoded:
+    """Tokenize texts or pairs, each in a template of its own; only the texts are truncated, to the maximum lengths."""
+    seconds: Sequence[str | None] = pairs or [None] * len(texts)
+    given = list(zip(templates, texts, seconds, max_lengths, strict=True))
+    made, truncated = [], 0
+    for start in range(0, len(given), _CHUNK):
+        batch = given[start : start + _CHUNK]
+        rendered = [template.render(text, pair) for template, text, pair, _ in batch]
+        for (template, text, pair, most), ids in zip(batch, templates[0].ids(tokenizer, rendered), strict=True):
+            one, cut = np.asarray(ids, dtype=np.int32), False
+            if len(ids) > most:
+                one, cut = template.shortened(tokenizer, text, pair, most)
+            made.append(one)
+            truncated += cut
+    return Encoded.of(made, truncated)
+
+
 Tokenizer = PreTrainedTokenizerBase
 """The type of transformers' tokenizers, for modules of afina that do not import transformers."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 from urllib.parse import SplitResult, urlsplit
 
-from afina.data.shots import DRAWS, FIXED, Draw
+from afina.data.kinds import DRAWS, FIXED, Draw
 from afina.endpoints import problems
 
 Protocol = Literal["chat", "completions"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from afina import digest
-from afina.data.kinds import Kind
+from afina.data.kinds import FIXED, Draw, Kind
 from afina.methods import problems
 from afina.models.architectures import is_head
 
@@ -241,6 +241,11 @@ class Adaptation(ABC):
     def reads_training_texts(self) -> bool:
         """Whether the training texts can change the result."""
         return True
+
+    @property
+    def in_prompt(self) -> tuple[int, Draw]:
+        """The number of training examples in each prompt, and which examples (`afina.data.shots.Shots`)."""
+        return 0, FIXED
 
     @property
     def multiplies_frozen(self) -> bool:

@@ -172,6 +172,10 @@ TOKENS_TOO_MANY = _method_setting_invalid(
     "left for a text. Set fewer; 8 to 32 are usual."
 )
 LAYER_DECAY_INVALID = _method_setting_invalid("method full: layer_decay={layer_decay}; expected 0 < layer_decay <= 1.")
+SHOTS_INVALID = _method_setting_invalid("method {method}: shots={shots}; expected 0 or a greater whole number.")
+DRAW_WITHOUT_SHOTS = _method_setting_invalid(
+    "method {method}: draw={draw} has no effect without examples. Give the number of examples with `shots`, such as 16."
+)
 BLOCKS_INVALID = _method_setting_invalid(
     "method last: blocks={blocks}; expected at least 1. To train only the head, use method `head`."
 )

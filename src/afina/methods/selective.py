@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from afina.data.kinds import FIXED, Draw
 from afina.methods import problems
 from afina.methods.method import Method, plain_name, weight_names
 from afina.models.architectures import ARCHITECTURES, Architecture, architecture_of, check_can_be_asked, is_head
@@ -107,12 +108,40 @@ class Baseline(_Untrained):
 
 @dataclass(frozen=True)
 class ZeroShot(_Untrained):
-    """Zero-shot: evaluates the language model's own logits for the label words, without training."""
+    """Zero-shot: evaluates the language model's own logits for the label words, without training.
+
+    With `shots`, training examples stand in the prompt (few-shot, in-context learning).
+
+    Attributes:
+        shots: Number of training examples in the prompt before each text.
+        draw: "fixed": the same examples before each text, drawn by the seed with equal shares of the classes. The
+            adapter's template then contains these examples. "nearest": for each text the most similar training texts
+            by TF-IDF; a run has no adapter, because each text has a prompt of its own.
+    """
 
     name: ClassVar[str] = "zero-shot"
     title: ClassVar[str] = "zero-shot"
     summary: ClassVar[str] = "the language model as it is, asked in words: what it answers before anything is trained"
     head: ClassVar[Literal["random", "words"] | None] = "words"
+    stated: ClassVar[frozenset[str]] = frozenset()
+
+    shots: int = 0
+    draw: Draw = FIXED
+
+    def __post_init__(self) -> None:
+        if self.shots < 0:
+            raise problems.SHOTS_INVALID(method=self.name, shots=self.shots)
+        if not self.shots and self.draw != FIXED:
+            raise problems.DRAW_WITHOUT_SHOTS(method=self.name, draw=self.draw)
+
+    @property
+    def in_prompt(self) -> tuple[int, Draw]:
+        return self.shots, self.draw
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether all texts have the same prompt, which an adapter can contain."""
+        return self.draw == FIXED
 
     def for_family(self, family: str) -> Self:
         check_can_be_asked(ARCHITECTURES[family], f"method {self.name}")

@@ -38,21 +38,29 @@ from afina.models.kernels import int8_calibration
 from afina.models.language_model import LanguageModel, open_model
 from afina.models.manifest import Manifest
 from afina.models.objectives import Objective, Predictions, Texts
+from afina.models.shared_beginning import SharedBeginning
 from afina.predicting import problems, reading
 from afina.predicting.reading import AS_TRAINED, Reading, Truncation
 from afina.repr_html import ReprCard
 
 
 def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) -> np.ndarray:
-    """Return the classifier's outputs, float32 [N, width], in the order of `encoded` and in the weights' dtype."""
+    """Return the classifier's outputs, float32 [N, width], in the order of `encoded` and in the weights' dtype.
+
+    Tokens with which all sequences begin are computed once, if they are at least `shared_beginning.LEAST`.
+    """
     keep_freed()
     classifier.eval()
     device = next(classifier.parameters()).device
     result: np.ndarray | None = None
     done = 0
     with torch.inference_mode():
-        for indices, packed in by_length(encoded, before=classifier.before):
-            part = classifier.outputs(packed.to(device))
+        beginning = SharedBeginning.of(classifier, encoded)
+        own, outputs = encoded, classifier.outputs
+        if beginning is not None:
+            own, outputs = beginning.rest(encoded), beginning.outputs
+        for indices, packed in by_length(own, before=classifier.before):
+            part = outputs(packed.to(device))
             if result is None:
                 result = np.empty((len(encoded), *part.shape[1:]), dtype=part.dtype)
             result[indices] = part

@@ -42,7 +42,7 @@ def doing(progress: Progress) -> str:
         return f"downloading {progress.steps / 1e6:,.0f} MB of {progress.note} (once)"
     if progress.phase == "draw":
         return f"draws {progress.note}, which the backbone's files lack; peft would draw other weights"
-    if progress.phase in ("copy", "trunk", "teacher", "pairs"):
+    if progress.phase in ("copy", "shots", "trunk", "teacher", "pairs"):
         return progress.note
     return f"waits for {progress.note}" if progress.phase == "wait" and progress.note else progress.phase
 

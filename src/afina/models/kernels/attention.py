@@ -18,6 +18,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from afina.models.added_modules import prefix_of
+from afina.models.kernels.beginnings import attend_after
 from afina.models.kernels.elementwise import scaled_mask
 from afina.models.kernels.key_values import KeyValueRow, RowSegment
 from afina.models.kernels.layout import Layout, insert, take_out
@@ -133,8 +134,7 @@ def packed_attention(
         attention_mask: Ignored, because the layout determines which tokens attend to which.
         scaling: Factor by which the scores are multiplied. None: 1 / sqrt(D).
         dropout: Dropout probability of the attention weights.
-        sliding_window: Number of tokens in each direction, including itself, that a token attends to. A token always
-            attends to the whole prefix.
+        sliding_window: Number of tokens in each direction, itself included, that a token attends to besides a prefix.
         causal: Whether a token attends only to itself and earlier tokens.
         keep: A dictionary that receives the computed key and value by module, if given.
         segments: Parts of the row with an own prefix or computed as chunks, which together cover the row in order.
@@ -158,7 +158,7 @@ def packed_attention(
             cached.write_prefix(module, columns)
         return _attend(*row, columns, layout, scale, dropout, sliding_window, causal=causal)[None], None
     parts = []
-    for cells, own, prefixes, chunk in segments:
+    for cells, own, prefixes, chunk, begins in segments:
         q, k, v = (states[:, cells] for states in row)
         columns = None if prefixes is None else prefixes[module]
         if chunk is not None:
@@ -166,7 +166,8 @@ def packed_attention(
             continue
         if cached is not None:
             cached.write_prefix(module, columns, cells)
-        parts.append(_attend(q, k, v, columns, own, scale, dropout, sliding_window, causal=causal))
+        given = (q, k, v, columns, own, scale, dropout, sliding_window)
+        parts.append(_attend_after(*given) if begins else _attend(*given, causal=causal))
     return torch.cat(parts)[None], None
 
 
@@ -192,10 +193,50 @@ def _attend(
         return mixed
     if columns is None:
         return _by_torch(*row, layout, scale, dropout, window, causal=causal)
-    longer, count = layout.extended, layout.prefix
-    unread = query.new_zeros(query.shape[0], count, query.shape[2])
-    q, k, v = (insert(rows, first, longer) for rows, first in zip(row, (unread, *columns), strict=True))
-    return take_out(_by_torch(q, k, v, longer, scale, dropout, window, count, causal=causal), longer)
+    return _with_inserted(*row, columns, layout, scale, dropout, window, layout.prefix, causal=causal)
+
+
+def _attend_after(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    columns: tuple[Tensor, Tensor] | None,
+    layout: Layout,
+    scale: float,
+    dropout: float,
+    window: int | None,
+) -> Tensor:
+    """Compute the output [T, H, D] for the rests of texts whose beginning has the keys and values `columns`, [G, P, D].
+
+    The mask is causal, and there is no dropout.
+    """
+    assert columns is not None
+    assert not dropout
+    if window is not None and layout.prefix + layout.longest <= window:
+        window = None
+    if query.device.type != "cuda" and layout.longest <= SHORT and window is None:
+        return attend_after(query, key, value, columns, layout, scale)
+    return _with_inserted(query, key, value, columns, layout, scale, 0.0, window, 0, causal=True)
+
+
+def _with_inserted(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    columns: tuple[Tensor, Tensor],
+    layout: Layout,
+    scale: float,
+    dropout: float,
+    window: int | None,
+    always: int,
+    *,
+    causal: bool,
+) -> Tensor:
+    """Compute the output [T, H, D] in a row in which the keys and values `columns` stand before each text."""
+    longer = layout.extended
+    unread = query.new_zeros(query.shape[0], layout.prefix, query.shape[2])
+    q, k, v = (insert(rows, first, longer) for rows, first in zip((query, key, value), (unread, *columns), strict=True))
+    return take_out(_by_torch(q, k, v, longer, scale, dropout, window, always, causal=causal), longer)
 
 
 def _by_torch(

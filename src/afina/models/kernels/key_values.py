@@ -493,12 +493,15 @@ class RowSegment(NamedTuple):
     Attributes:
         prefix: The segment's prefix, by attention module. None: no prefix.
         chunk: The chunk of a text that the segment computes. None: the segment has whole texts.
+        begins: Whether the prefix is the beginning of each text, whose rest is in the segment. A sliding window hides
+            tokens of a beginning, and does not hide virtual tokens.
     """
 
     cells: slice
     layout: Layout
     prefix: Mapping[nn.Module, KeyValues] | None = None
     chunk: TokenChunk | None = None
+    begins: bool = False
 
 
 @dataclass(frozen=True, eq=False)

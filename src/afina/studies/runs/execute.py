@@ -215,8 +215,8 @@ class _Execution:
             family=backbone.family,
             tensor_file=method.tensor_file,
             tensors_digest=digest.of_tensors(tensors),
-            max_length=prepared.max_length,
-            **prepared.asked,
+            max_length=task.prompt_length,
+            **prepared.asked | {"template": prepared.prompt.source if prepared.prompt else None},
             objective=objective.settings,
             precision=self.run.training.precision,
             task=task.address,
@@ -228,9 +228,7 @@ class _Execution:
             teacher=prepared.lesson.teacher if prepared.lesson else None,
             training=training,
             metrics=scores | {"examples": len(task.evaluation)},
-            probe=tuple(
-                map(tuple, probes.probe(classifier, backbone, prepared.max_length, prepared.question.template))
-            ),
+            probe=tuple(map(tuple, probes.probe(classifier, backbone, task.prompt_length, prepared.prompt))),
             versions=there.pop("versions"),  # type: ignore[arg-type]
             environment=there,
         ).sealed()

@@ -14,9 +14,12 @@ from afina import device as devices
 from afina import meter as clock
 from afina.data.batch import Loader, MicroBatchLimits
 from afina.data.pairs import PairLoader
+from afina.data.prompt_encoding import PromptEncoding
+from afina.data.shots import PromptExamples, Shots
 from afina.data.task import Task
+from afina.data.template import TEXT, Template
 from afina.data.token_cache import EncodedSplit, EncodedTask, check_positions
-from afina.data.tokenize import encode
+from afina.data.tokenize import Encoded, encode
 from afina.digest import derive_seed
 from afina.events import Listener, Progress, ignore
 from afina.meter import Meter
@@ -32,7 +35,7 @@ from afina.models.language_model import open_model
 from afina.models.objectives import OBJECTIVES, Objective, Predictions, metric_for
 from afina.models.verbalizer import Verbalizer
 from afina.predicting.predictor import predicted
-from afina.predicting.prompting import calibrated_offset
+from afina.predicting.prompting import CALIBRATION_TEXTS, calibrated_offset
 from afina.studies import problems
 from afina.studies.retention import RetentionBefore
 from afina.studies.runs.inputs import Located, TaskFacts, of_data, unlabelled_digest
@@ -57,6 +60,7 @@ class Prepared:
         backbone_digest: The digest of the backbone's weights without head and adapter.
         total: The number of parameters of the classifier without the adapter, including the head.
         max_length: The maximum number of tokens; longer texts, or prompts, are truncated.
+        examples: The training examples in each prompt. None: prompts have no examples.
         retention: The neutral sentences with the backbone's losses. None: the run does not measure retention.
         lesson: What the run learns from its teacher. None: the run learns from labels only.
     """
@@ -73,8 +77,14 @@ class Prepared:
     total: int
     max_length: int
     device: torch.device
+    examples: PromptExamples | None = None
     retention: RetentionBefore | None = None
     lesson: Lesson | None = None
+
+    @property
+    def prompt(self) -> Template | None:
+        """The template of the adapter's prompts, which contains the fixed examples; None: no template."""
+        return self.question.template if self.examples is None else self.examples.fixed
 
     @property
     def dtype(self) -> torch.dtype:
@@ -160,12 +170,11 @@ def prepare(
         attached(classifier, method, run.seed, meter.device)
     listen(Progress("encode"))
     with meter.phase("encode"):
-        task = EncodedTask.of(texts, backbone.tokenizer, backbone.tokenizer_digest, length, question.template)
+        task, examples = encoded_task(run, texts, backbone, question, length, listen)
         check_positions(task.evaluation, backbone.longest - method.takes_positions)
-        chat = question.template is not None and not question.template.special_tokens
-        objective = objective.generating(task.answer_tokens, run.generate, chat=chat)
+        objective = generating(run, objective, task, question)
         if question.offset:
-            classifier.offset = calibrated_offset(classifier, task.train.encoded)
+            classifier.offset = calibrated_offset(classifier, offset_texts(texts, task, backbone, question, examples))
     del texts  # so that memory during training does not grow with the texts
     prepared = Prepared(
         run=run,
@@ -180,6 +189,7 @@ def prepare(
         total=total,
         max_length=task.max_length,
         device=meter.device,
+        examples=examples,
         retention=before,
         lesson=lesson,
     )
@@ -193,6 +203,40 @@ def _with_task(run: RunSpec, given: Task | None, located: Located | None) -> tup
     texts = given or (located.read(run) if located else read_task(run))
     run = of_unlabelled(of_backbone(of_data(run, texts), located), located)
     return run, texts if run.distils else replace(texts, unlabelled=None)
+
+
+def encoded_task(
+    run: RunSpec, texts: Task, backbone: Backbone, question: Verbalizer, length: int, listen: Listener = ignore
+) -> tuple[EncodedTask, PromptExamples | None]:
+    """Return the tokenized task of `run`, and the training examples in its prompts; None: prompts have no examples.
+
+    Raises InvalidStudy if too few training texts can be examples, or if the examples do not fit.
+    """
+    count, draw = make(run.method, run.hyperparameters).in_prompt
+    template, examples = question.template, None
+    if count:
+        examples = Shots(count, draw, run.seed).of(texts, template or Template(TEXT), question.words)
+        listen(Progress("shots", note=examples.note))
+    tokenizer, most = backbone.tokenizer, backbone.longest
+    made = EncodedTask.of(texts, tokenizer, backbone.tokenizer_digest, length, template, examples, most)
+    return made if examples is None else replace(made, notes=(*made.notes, examples.note)), examples
+
+
+def generating(run: RunSpec, objective: Objective, task: EncodedTask, question: Verbalizer) -> Objective:
+    """Return the objective with the decoding of `run`, if answers are generated."""
+    chat = question.template is not None and not question.template.special_tokens
+    return objective.generating(task.answer_tokens, run.generate, chat=chat)
+
+
+def offset_texts(
+    texts: Task, task: EncodedTask, backbone: Backbone, question: Verbalizer, examples: PromptExamples | None
+) -> Encoded:
+    """Return the prompts of training texts on which the offset of the logits is estimated, without the examples."""
+    if examples is None:
+        return task.train.encoded
+    tokenizer, chosen = backbone.tokenizer, examples.besides(texts.train, CALIBRATION_TEXTS)
+    plain = encode(tokenizer, chosen.texts, chosen.pairs, max_length=task.max_length, template=question.template)
+    return PromptEncoding(examples, tokenizer, task.max_length, backbone.longest).encode(chosen, plain, "training text")
 
 
 WARM_UP, AT_LEAST, SECONDS = 3, 3, 10.0
@@ -218,16 +262,16 @@ def answer_seconds(run: RunSpec, texts: int, *, bare: bool) -> list[float]:
     classifier = opened(backbone, objective, question, method, run.seed, precision=precision)
     classifier = classifier.to(device).eval() if bare else attached(classifier, method, run.seed, device)
     length = longest_text(run, backbone.longest)
-    encoded = EncodedTask.of(task, tokenizer, backbone.tokenizer_digest, length, question.template)
-    chat = question.template is not None and not question.template.special_tokens
-    objective = objective.generating(encoded.answer_tokens, run.generate, chat=chat)
+    encoded, examples = encoded_task(run, task, backbone, question, length)
+    objective = generating(run, objective, encoded, question)
     found: list[float] = []
     began = clock.now()
     for number in range(min(texts + WARM_UP, len(task.evaluation))):
         if number >= WARM_UP + AT_LEAST and clock.now() - began > SECONDS:
             break
         start, one = clock.now(), task.evaluation.take([number])
-        tokens = encode(tokenizer, one.texts, one.pairs, max_length=encoded.max_length, template=question.template)
+        template = examples.templates(one.texts, one.pairs)[0] if examples else question.template
+        tokens = encode(tokenizer, one.texts, one.pairs, max_length=encoded.prompt_length, template=template)
         predicted(classifier, tokens, objective, tokenizer)
         found.append(clock.now() - start)
     return found[WARM_UP:] or found
