@@ -26,9 +26,11 @@ from afina.models.objectives import Classes, Labels, Number, Objective, Predicti
 from afina.predicting.teacher import check_teacher
 from afina.studies.results import Results
 from afina.studies.runs.execute import execute
-from afina.studies.runs.record import UnlabelledCounts
+from afina.studies.runs.record import UnlabelledCounts, read_records
 from afina.studies.runs.spec import Teacher, Training
+from afina.studies.study import BEFORE
 from afina.studies.teachers import of_adapter
+from afina.studies.trials import LESSONS
 from afina.studies.watcher import Watcher
 from command import HereExecutor, InventedExecutor
 from fakes import BATCH, Backbones, Runs, changed, encoded, fit_of, opened, sentences, write_csv
@@ -164,6 +166,29 @@ def test_a_student_on_another_machine_is_the_same_and_of_other_texts_another(
     assert (elsewhere.digest, elsewhere.key) == (here.digest, here.key)
     write_csv(texts, NEW[:5], ("text",))
     assert run.execute(tmp_path / "here", listen=ignore).key != here.key
+
+
+@pytest.mark.slow
+def test_a_student_is_tuned_with_a_teacher_that_has_not_seen_the_validation_texts(
+    runs: Runs, unlabelled: Path, tmp_path: Path
+) -> None:
+    methods = {"student": {"method": "bitfit", "teacher": "lora", "search": {"distil_weight": [0.5, 1.0]}}, "lora": {}}
+    made = study(runs, methods, data={"unlabelled": str(unlabelled)}, tune={"candidates": 2})
+    results = executed(made, tmp_path)
+    student, teacher = results.records
+    tuned = {one.name: one.setting for one in results.tuned}
+    assert tuned["student"] is not None
+    assert tuned["student"]["distil_weight"] in (0.5, 1.0)
+    assert tuned["student"].items() >= {name: student.training[name] for name in LESSONS}.items()
+    assert student.teacher == teacher.digest
+    (before,) = (one for one in read_records(tmp_path / "records.jsonl") if one.name.endswith(BEFORE))
+    task = Task.load(runs.task, validation=0.2)
+    seen = Adapter.load(tmp_path / str(before.adapter)).trained_on
+    assert seen is not None
+    assert not seen.among(task.evaluation).any()
+    count = len((tmp_path / "records.jsonl").read_text().splitlines())
+    assert executed(made, tmp_path).records == results.records
+    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == count
 
 
 @pytest.mark.parametrize(

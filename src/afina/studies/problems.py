@@ -108,8 +108,8 @@ NO_TEACHER = _option_inapplicable(
     "`teacher`, or leave `{option}` out."
 )
 METHOD_WITHOUT_TEACHER = _option_inapplicable(
-    "run {run}: `{option}` has no effect on method {method}, which takes no gradient steps. Leave `{option}` out, or "
-    "choose another method, such as full."
+    "run {run}: method {method} cannot learn from a teacher's probabilities. Leave `{option}` out, or choose another "
+    "method, such as full."
 )
 FITTED_HEAD = _option_inapplicable(
     "run {run}: `{option}` has no effect on method {method}, whose head scikit-learn fits. Leave `{option}` out, "

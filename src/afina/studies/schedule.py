@@ -224,6 +224,21 @@ def work(
     return carried_out
 
 
+def recorded_alone(run: Run, held: OutputLock, executor: Executor, watcher: Watcher, *, fresh: bool) -> Record:
+    """Return the record of one run, which is executed unless it is recorded. Raises the error with which it ends."""
+    known = None if fresh else held.known(run.key)
+    if known is not None:
+        return known.record
+    watcher.started(run, 1, 1)
+    try:
+        record = work(run, held, "", executor, watcher)(lambda call: call())
+    except AfinaError as error:
+        watcher.failed(run, held.give_up(run.label, str(error)))
+        raise
+    watcher.finished(run, record, now=True)
+    return held.keep(record, run.label).record
+
+
 @dataclass
 class Schedule:
     """The execution of the runs of a study.

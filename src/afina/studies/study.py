@@ -49,11 +49,14 @@ from afina.studies.runs.run import MOST_SEED, Run
 from afina.studies.runs.spec import Ask, RunSpec, Teacher, Training, with_address
 from afina.studies.schedule import other_data_note
 from afina.studies.study_file import check_asked, check_no_consent, check_template, checked, explain, override, read
-from afina.studies.teachers import TEACHER, Arm, found_runs, named_teacher, of_adapter
-from afina.studies.trials import Space, Tune, Tuned
+from afina.studies.teachers import TEACHER, Arm, found_runs, named_teacher, of_adapter, teachers_first
+from afina.studies.trials import Space, Tune, Tuned, candidate_run
 from afina.studies.watcher import Watcher, WithBackbones, watching
 
 Part = TypeVar("Part", bound=Frozen)
+
+BEFORE = "-before-tuning-students"
+"""The end of the name of a teacher's run that was trained without the validation texts on which students are tuned."""
 
 
 class Study(ReprCard, Frozen):
@@ -483,10 +486,28 @@ class Study(ReprCard, Frozen):
             found[so_far.name, on] = so_far.on(on)
             trials.write_tuned(out, found.values())
 
-        for asked, space in self.spaces().values():
+        spaces = [*self.spaces().values()]
+        teachers = {asked.key: asked for asked, _ in spaces}
+
+        def taught(asked: Run, run: Run, how: Tune) -> Run:
+            """Return the run with a teacher that was trained without the texts of the validation split."""
+            if run.teacher is None or run.teacher.run is None:
+                return run
+            own = teachers[run.teacher.run]
+            chosen = found.get((own.title, own.backbone if several else None))
+            if chosen is None or chosen.setting is None:
+                raise problems.TEACHER_FAILED(run=asked.title, teacher=own.title)
+            before = candidate_run(taught(own, recorded.to_tune(own), how), chosen.setting, how)
+            before = before.model_copy(update={"name": f"{own.title}{BEFORE}"})
+            record = schedule.recorded_alone(before, recorded.held, executor, watcher, fresh=fresh)
+            path = str((out / str(record.adapter)).absolute())
+            return run.model_copy(update={"teacher": Teacher(run=before.key, path=path)})
+
+        for asked, space in teachers_first(spaces, lambda item: item[0]):
             run, on = recorded.to_tune(asked), asked.backbone if several else None
             kept = partial(keep, on)
             try:
+                run = run if space is None else taught(asked, run, self.tune)
                 kept(tuning.tune(run, space, self.tune, out, executor, watcher, kept, fresh=fresh))
             except AfinaError as error:
                 watcher.failed(run, str(error))

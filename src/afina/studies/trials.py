@@ -23,15 +23,20 @@ from afina.schema import FigureOrNone, Frozen
 from afina.studies import problems
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.run import Run
+from afina.studies.runs.spec import Training
+from afina.studies.study_file import checked
 
 RATE = "learning_rate"
+LESSONS: Mapping[str, tuple[float, ...]] = {"distil_temperature": (1.0, 2.0, 4.0), "distil_weight": (0.1, 0.5, 0.9)}
+"""The values that tuning tries for the settings of a run with a teacher, unless `search` gives others."""
+
 SPREAD = 10.0
 """By default, tuning searches from the default learning rate divided by SPREAD to the rate times SPREAD."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """The search space of a method's learning rate and hyperparameters.
+    """The search space of a method's learning rate, hyperparameters and settings of distillation.
 
     Attributes:
         rates: The lowest and the highest learning rate. Learning rates are drawn log-uniformly.
@@ -55,23 +60,27 @@ class Space:
             if search:
                 raise problems.NOTHING_TO_TUNE(where=where, method=run.method)
             return None
-        own = sorted(accepted(run.method))
+        own, lesson = sorted(accepted(run.method)), LESSONS if run.teacher is not None else {}
         for key in search:
-            if key not in (RATE, *own):
-                raise UnknownName("key", key, [RATE, *own], f"{where}.search")
+            if key not in (RATE, *lesson, *own):
+                raise UnknownName("key", key, [RATE, *lesson, *own], f"{where}.search")
         rate = run.training.learning_rate or method.learning_rate
         low, high = _range(search[RATE], where) if RATE in search else (rate / SPREAD, rate * SPREAD)
         choices = {}
-        for key, values in {**method.search, **search}.items():
+        for key, values in {**method.search, **lesson, **search}.items():
             if key == RATE:
                 continue
             if not isinstance(values, list | tuple) or not values:
                 raise problems.SEARCH_VALUES(where=where, key=key, found=values)
             for value in values:
-                make(run.method, {**run.hyperparameters, key: value}, f"{where}.search")
+                if key in lesson:
+                    checked(Training, {key: value}, f"{where}.search")
+                else:
+                    make(run.method, {**run.hyperparameters, key: value}, f"{where}.search")
             choices[key] = tuple(values)
         # `hyperparameters` leaves out some that have their defaults
         given = {key: run.hyperparameters.get(key, getattr(method, key, None)) for key in choices}
+        given |= {key: getattr(run.training, key) for key in lesson}
         start = {key: value if value in choices[key] else choices[key][0] for key, value in given.items()}
         return cls((low, high), choices, {RATE: min(max(rate, low), high), **start})
 
@@ -112,10 +121,11 @@ class Tune(Frozen):
 
 
 def settled(run: Run, setting: Mapping[str, Any]) -> Run:
-    """Return a copy of `run` with the given learning rate and hyperparameters."""
+    """Return a copy of `run` with the given learning rate, settings of distillation and hyperparameters."""
+    of_training = {key: value for key, value in setting.items() if key in (RATE, *LESSONS)}
     changes = {
-        "training": run.training.model_copy(update={RATE: setting[RATE]}) if RATE in setting else run.training,
-        "hyperparameters": run.hyperparameters | {key: value for key, value in setting.items() if key != RATE},
+        "training": run.training.model_copy(update=of_training),
+        "hyperparameters": run.hyperparameters | {key: setting[key] for key in setting if key not in of_training},
     }
     return Run.model_validate({name: getattr(run, name) for name in Run.model_fields} | changes)
 

@@ -197,7 +197,7 @@ def _answer(found: Result, taught_by: Result, pupil: _Pupil, metric: Metric, mar
         unlabelled=record.unlabelled.texts if record.unlabelled else 0,
         steps=record.steps,
         seconds=record.seconds.train,
-        answering=record.seconds.teacher or 0.0,
+        answering=record.teacher_seconds or 0.0,
         key=record.key,
         adapter=str(record.adapter),
     )

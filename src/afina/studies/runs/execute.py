@@ -16,7 +16,7 @@ from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit
 from afina.errors import AfinaError, Diverged
 from afina.events import Listener, Progress, ValidationScore, ignore
-from afina.meter import Meter, rss_peak
+from afina.meter import PHASES, Meter, rss_peak
 from afina.models.adapter import Adapter
 from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier, count_parameters
@@ -287,7 +287,8 @@ class _Execution:
             tokens_per_second=account.tokens / self.meter.seconds["train"] if fit.parameters else None,
             truncated=task.train.encoded.truncated + task.evaluation.encoded.truncated,
             leaked=task.leaked,
-            seconds=Seconds(**self.meter.seconds),
+            seconds=Seconds(**{name: self.meter.seconds[name] for name in PHASES}),
+            teacher_seconds=self.meter.seconds.get("teacher"),
             losses=_curve(account.losses),
             environment=_environment(prepared),
             data_digest=run.data_digest,

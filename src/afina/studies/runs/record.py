@@ -169,19 +169,13 @@ class Retention(Frozen):
 
 
 class Seconds(Frozen):
-    """The wall-clock seconds of each phase of a run; for a resumed run, summed over its parts.
-
-    Attributes:
-        teacher: The seconds in which the teacher answered the texts, or its answers were read from the cache. None: the
-            run has no teacher.
-    """
+    """The wall-clock seconds of each phase of a run; for a resumed run, summed over its parts."""
 
     load: Duration
     encode: Duration
     train: Duration
     evaluate: Duration
     save: Duration
-    teacher: Duration | None = None
 
 
 class UnlabelledCounts(Frozen):
@@ -326,6 +320,8 @@ class Record(ReprCard, Sealed):
         digest: The adapter's digest; None if the run has no adapter.
         data_digest: The digest of the task's files, a part of `key`. None if the address identifies the data.
         teacher: The digest of the adapter from whose outputs the run learned. None: the run learned from labels only.
+        teacher_seconds: The wall-clock seconds in which the teacher answered the texts, or its answers were read from
+            the cache. None: the run learned from labels only.
         unlabelled: The number of texts without labels, and of those that were left out. None: there are no such texts.
         unlabelled_digest: The digest of the file of texts without labels, a part of `key`.
         backbone_files: The digest of the files of a backbone in a directory, a part of `key`. None if the address
@@ -388,6 +384,7 @@ class Record(ReprCard, Sealed):
     data_digest: str | None = None
     backbone_files: str | None = None
     teacher: str | None = None
+    teacher_seconds: Duration | None = None
     unlabelled: UnlabelledCounts | None = None
     unlabelled_digest: str | None = None
     too_long_rows: tuple[Count, ...] = ()
