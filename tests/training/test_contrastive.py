@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,10 @@ def test_loss_and_gradients_are_those_of_sentence_transformers(backbones: Backbo
     library = pytest.importorskip("sentence_transformers", reason=reason)
     backbone = Backbone.load(str(backbones.path("bert", dropout=0.0)))
     fit = session(backbone)
-    body = library.models.Transformer(str(backbone.path))
-    model = library.SentenceTransformer(modules=[body, library.models.Pooling(body.get_embedding_dimension(), "mean")])
+    modules = importlib.import_module("sentence_transformers.sentence_transformer.modules")
+    losses = importlib.import_module("sentence_transformers.sentence_transformer.losses")
+    body = modules.Transformer(str(backbone.path))
+    model = library.SentenceTransformer(modules=[body, modules.Pooling(body.get_embedding_dimension(), "mean")])
     (batch,) = fit.loader.batches(0, 1)
     rows = batch.by_sequence(batch.tokens)
 
@@ -108,7 +111,7 @@ def test_loss_and_gradients_are_those_of_sentence_transformers(backbones: Backbo
         mask = pad_sequence([torch.ones_like(row) for row in chosen], True)
         return {"input_ids": pad_sequence(chosen, True, backbone.tokenizer.pad_token_id), "attention_mask": mask}
 
-    loss = library.losses.CosineSimilarityLoss(model)([features(rows[0::2]), features(rows[1::2])], batch.targets[0::2])
+    loss = losses.CosineSimilarityLoss(model)([features(rows[0::2]), features(rows[1::2])], batch.targets[0::2])
     loss.backward()
     gradients = {name.partition(".model.")[2]: each.grad for name, each in model.named_parameters()}
     (part,) = fit.inputs.parts(next(iter(fit.loader.batches(0, 1))))
