@@ -24,10 +24,10 @@ from afina.predicting import probes
 from afina.predicting.probes import PROBE
 from afina.studies.runs.spec import Training
 from afina.tensorfile import read
-from fakes import TEXTS, Backbones, Runs, logits_of, sentences, tokenizer, write_csv
+from fakes import TEXTS, Backbones, Runs, family_of, logits_of, sentences, tokenizer, write_csv
 from raises import raises
 
-MADE = [*(("gpt2", name) for name in METHODS), ("llama", "lora"), ("llama", "full"), ("qwen3", "prelayer")]
+MADE = [*((family_of(name), name) for name in METHODS), ("llama", "lora"), ("llama", "full"), ("qwen3", "prelayer")]
 
 ELSEWHERE = """
 import json, sys
@@ -88,7 +88,7 @@ def test_a_fresh_process_computes_the_logits_that_training_ended_with(
 
 
 def test_the_adapters_of_all_methods_differ_from_each_other(elsewhere: dict[str, Any], runs: Runs) -> None:
-    found = {json.dumps(elsewhere[str(runs.adapter("gpt2", name))][1]) for name in METHODS}
+    found = {json.dumps(elsewhere[str(runs.adapter(family_of(name), name))][1]) for name in METHODS}
     assert len(found) == len(METHODS)
 
 
