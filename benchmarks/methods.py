@@ -159,7 +159,9 @@ def row(key: str, found: dict[str, Any], result: dict[str, Any]) -> list[str]:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    known = [key for key, kind in METHODS.items() if not kind().trains_nothing and kind().pairs is None] + list(VARIANTS)
+    known = [key for key, kind in METHODS.items() if not kind().trains_nothing and kind().pairs is None] + list(
+        VARIANTS
+    )
     parser = argparse.ArgumentParser(description="Training speed and memory of every method.")
     parser.add_argument("--steps", type=int, default=12, help="batches an arm")
     parser.add_argument("--repeats", type=int, default=3, help="how often each batch is timed")

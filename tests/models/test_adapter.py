@@ -284,6 +284,7 @@ def test_the_digest_depends_on_the_identity_alone(runs: Runs) -> None:
         "backbone": "elsewhere/entirely",
         "task": "another",
         "seed": 99,
+        "teacher": "sha256:5",
         "pairs": True,
         "train_digest": None,
         "evaluation_digest": None,
