@@ -334,6 +334,19 @@ def test_upper_blocks_are_measured_beside_all_blocks(path: str, toy: str) -> Non
     assert found["half"]["kept_bytes"] > found["half-recomputed"]["kept_bytes"] == 0
 
 
+def test_examples_in_the_prompt_are_measured_beside_none(path: str, toy: str, tmp_path: Path) -> None:
+    arms, kept = "zero-shot,2,nearest-2,whole-2", tmp_path / "kept" / "shots.jsonl"
+    options = ("--backbone", path, "--tasks", toy, "--texts", "10", "--arms", arms, "--seeds", "2", "--out", str(kept))
+    first, again = (last_line(run("shots.py", *options).stdout) for _ in range(2))
+    assert first == again, "what the file has is not measured again"
+    found = first[toy]
+    seeds = {name: one["seeds"] for name, one in found["plain"].items()}
+    assert seeds == {"zero-shot": 1, "2": 2, "nearest-2": 1, "whole-2": 2}
+    assert found["plain"]["2"]["accuracy"] == found["plain"]["whole-2"]["accuracy"]
+    assert "verdict" in found["calibrated"]["nearest-2"]
+    assert min(found["seconds"].values()) > 0
+
+
 def test_a_stores_figures_are_of_what_was_published(tmp_path: Path) -> None:
     done = run("store.py", "--versions", "9", "--many", "3")
     found = last_line(done.stdout)

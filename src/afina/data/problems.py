@@ -522,8 +522,9 @@ SHOTS_TOO_MANY = Problem(
 SHOTS_DO_NOT_FIT = Problem(
     InvalidStudy,
     "shots.too-long",
-    "`shots` {shots}: the examples have {tokens:,} tokens and the longest text {room:,}, but this model takes {most:,} "
-    "tokens at once. At most {fits} examples fit. Set fewer `shots`, or a lower `max_length`, at which texts are cut.",
+    "`shots` {shots}: the examples have up to {tokens:,} tokens and the longest text in its template has {room:,}, but "
+    "this model takes {most:,} tokens at once. At most {fits} examples fit. Set fewer `shots`, or a lower "
+    "`max_length`, at which texts are cut.",
 )
 
 SHOTS_IN_CHAT_TEMPLATE = Problem(

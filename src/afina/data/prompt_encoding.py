@@ -59,7 +59,7 @@ class PromptEncoding:
             raise problems.SHOTS_DO_NOT_FIT(
                 shots=self.examples.shots.count,
                 tokens=max(lengths) - self.plain,
-                room=room,
+                room=room + self.plain,
                 most=self.most,
                 fits=self._fitting(split, room),
             )

@@ -171,7 +171,7 @@ class PromptExamples:
         if self.shots.draw == FIXED:
             return (
                 f"Each prompt has {count} with their targets as examples, the same for all texts. The template of the "
-                "adapter contains these texts: who has the adapter can read them."
+                "adapter contains these texts, so everyone with the adapter can read them."
             )
         return f"Each prompt has the {count} that are most similar to its text, by TF-IDF, with their targets."
 
