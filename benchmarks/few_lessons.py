@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -25,6 +26,7 @@ import few_labels
 from afina.digest import derive_seed
 from afina.studies.choosing import floors
 from afina.studies.choosing.recorded_curves import BackboneKind, Lessons, Setting
+from afina.studies.choosing.training_length import SHARE
 from choose import PAGE, Regret, cells, grid, points, regret
 from few_labels import MAJORITY, ON_EMBEDDED, ON_MINILM, SETFIT, SHOTS, TASKS, TFIDF, WITH_SHOTS, ZERO, Arm, Cell
 from learning_curves import KEPT, read
@@ -158,14 +160,42 @@ def rounded(lessons: Lessons) -> Lessons:
     )
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """The conditions of a simulated choice.
+
+    Attributes:
+        held_out: The number of held-out texts. None: a quarter of the number of training texts.
+        prior: Whether recorded trainings count beside the validation texts and the held-out texts.
+        crossed: Whether all training texts validate, as in cross-validation, and not a fifth of them.
+    """
+
+    held_out: int | None = None
+    prior: bool = True
+    crossed: bool = False
+
+    def of(self, lessons: Lessons) -> Lessons:
+        """The lessons, or only their order if recorded trainings do not count."""
+        if self.prior:
+            return lessons
+        none = dict.fromkeys(lessons.counts, 0)
+        return replace(lessons, counts=none, asked=dict.fromkeys(lessons.asked), baselines={})
+
+
 def simulated(
-    known: Figures, curves: Sequence[Mapping[str, Any]], task: str, labels: int, seed: int, half: int, held_out: int
+    known: Figures, curves: Sequence[Mapping[str, Any]], place: tuple[str, int, int, int], held_out: int, share: float
 ) -> Recorded:
-    """The cell as the simulated `choose` meets it: `held_out` texts of one half, followed by the other half."""
+    """The cell as the simulated `choose` meets it: `held_out` texts of one half, followed by the other half.
+
+    Args:
+        place: The task, the number of labels, the draw of the labels, and the half.
+        share: The number of validation texts, divided by the number of labels.
+    """
+    task, labels, seed, half = place
     right = answers(known, task, labels, seed)
     texts = np.arange(len(right[ZERO])).reshape(2, -1)
     drawn = np.random.Generator(np.random.PCG64(derive_seed(seed, f"{task} {labels} {half}"))).permutation(texts[half])
-    validation = drawn[: max(1, round(0.2 * labels))]
+    validation = drawn[: max(1, round(share * labels))]
     order = np.concatenate([drawn[-held_out:], texts[1 - half]])
     ends = {}
     for arm, each in right.items():
@@ -178,8 +208,9 @@ def simulated(
         untrained[f"zero-shot-{SHOTS}-shots"] = right[WITH_SHOTS][order]
     paces = {f"{m}{ON}{name}": pace for name in BACKBONES for m, pace in _paces(curves, name, beside=True).items()}
     paces |= {f"setfit{ON}minilm": paces[f"full{ON}minilm"]}
-    place = Place(task, labels)
-    return Recorded(place, {}, ends, {one: (0, kept) for one, kept in ends.items()}, untrained, paces, held_out)
+    return Recorded(
+        Place(task, labels), {}, ends, {one: (0, kept) for one, kept in ends.items()}, untrained, paces, held_out
+    )
 
 
 def best(known: Figures, task: str, labels: int, seed: int, half: int, backbones: Sequence[str]) -> np.ndarray:
@@ -191,28 +222,37 @@ def best(known: Figures, task: str, labels: int, seed: int, half: int, backbones
     return right[chosen][texts[1 - half]].astype(float)
 
 
-def regret_of(known: Figures, labels: int, backbones: Sequence[str], held_out: int | None = None) -> Regret:
-    """The regret at a number of labels. held_out: the texts that `choose` sees; None: a quarter of the labels."""
+def regret_of(known: Figures, labels: int, backbones: Sequence[str], how: Conditions = Conditions()) -> Regret:
+    """The regret at a number of labels."""
     curves, by_cell = read(KEPT), {}
-    seen = held_out or labels // 4
+    seen, share = how.held_out or labels // 4, 1.0 if how.crossed else SHARE
     for task, half in product(TASKS, (0, 1)):
-        lessons = learned(known, [one for one in TASKS if one != task])
+        lessons = how.of(learned(known, [one for one in TASKS if one != task]))
         policy = replayed(backbones, lessons=lambda there, made=lessons: made)
         each = []
         for seed in range(DRAWS):
-            cell = simulated(known, curves, task, labels, seed, half, seen)
+            cell = simulated(known, curves, (task, labels, seed, half), seen, share)
             found = policy(cell, MINUTES, [])[seen:].astype(float)
             each.append(best(known, task, labels, seed, half, backbones) - found)
         by_cell[f"{task}, {half}"] = np.mean(each, axis=0)
     return Regret(by_cell)
 
 
+CONDITIONS = {
+    "**{labels}, {few} held out**": Conditions(),
+    "{labels}, {few} held out, without recorded trainings": Conditions(prior=False),
+    "{labels}, {few} held out, all training texts validate": Conditions(crossed=True),
+    "**{labels}, 150 held out**": Conditions(held_out=150),
+}
+
+
 def table(known: Figures) -> str:
-    """The regret by the number of labels, with a quarter as many held-out texts and with 150."""
+    """The regret by the number of labels, under several conditions with few labels."""
     rows = []
     for labels in SIZES:
-        for name, seen in ((f"{labels} ({labels // 4} held out)", None), (f"{labels} (150 held out)", 150)):
-            rows.append([name, *(points(regret_of(known, labels, each, seen)) for each in SETS.values())])
+        for name, how in CONDITIONS.items():
+            found = [points(regret_of(known, labels, each, how)) for each in SETS.values()]
+            rows.append([name.format(labels=labels, few=labels // 4), *found])
             print(rows[-1], flush=True)
     lines = read(KEPT)
     for labels in (200, 1_500):
@@ -221,7 +261,7 @@ def table(known: Figures) -> str:
             there = [together(lines, cell, each, beside=True) for cell in cells()]
             mine = regret(replayed(each), there, MINUTES).by_cell
             found.append(points(Regret({k: v for k, v in mine.items() if f" {labels:,} " in f" {k.split(', ')[1]} "})))
-        rows.append([f"{labels:,} (300 held out)", *found])
+        rows.append([f"**{labels:,}, 300 held out**", *found])
         print(rows[-1], flush=True)
     return grid(["training texts", *SETS], rows)
 

@@ -138,7 +138,7 @@ def _grid(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def main() -> None:
     """Draw the plot, and put plot and tables into the page."""
-    known = few_labels.known()
+    known = few_labels.of_words() | few_labels.read(few_labels.KEPT)
     with svg.drawing():
         made = plot(known)
     for theme in THEMES:

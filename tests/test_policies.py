@@ -204,6 +204,15 @@ def test_with_few_labels_what_is_built_in_is_what_the_recorded_trainings_teach()
 
 
 @bench
+def test_the_page_on_numbers_of_labels_has_the_tables_of_the_recorded_trainings() -> None:
+    import few_labels
+    import few_page
+
+    kept = few_labels.of_words() | few_labels.read(few_labels.KEPT)
+    assert few_page.tables(kept) in few_page.PAGE.read_text(encoding="utf-8")
+
+
+@bench
 def test_without_chance_choose_has_no_regret_with_few_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     """LoRA on the language model is right on every text, whatever the task, and all others on half of the texts."""
     import few_labels
