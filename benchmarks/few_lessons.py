@@ -28,7 +28,7 @@ from afina.studies.choosing import floors
 from afina.studies.choosing.recorded_curves import BackboneKind, Lessons, Setting
 from afina.studies.choosing.training_length import SHARE
 from choose import PAGE, Regret, cells, grid, points, regret
-from few_labels import MAJORITY, ON_EMBEDDED, ON_MINILM, SETFIT, SHOTS, TASKS, TFIDF, WITH_SHOTS, ZERO, Arm, Cell
+from few_labels import DRAWS, MAJORITY, ON_EMBEDDED, ON_MINILM, SETFIT, SHOTS, TASKS, TFIDF, WITH_SHOTS, ZERO, Arm, Cell
 from learning_curves import KEPT, read
 from learning_curves import Cell as Place
 from lessons import BACKBONES, KINDS, together
@@ -40,7 +40,7 @@ MARKS = re.compile(r"(<!-- begin: benchmarks/few_lessons.py -->\n).*?(<!-- end -
 SIZES = (16, 64)
 """The numbers of labels of the lessons, at which LoRA and full fine-tuning on `embedded` are recorded."""
 
-MINUTES, DRAWS = 10, 3
+MINUTES = 10
 TRAINED = {"embedded": ON_EMBEDDED, "minilm": (*ON_MINILM, SETFIT)}
 """The settings of each backbone that are trained by gradient steps."""
 
@@ -68,43 +68,66 @@ def answers(known: Figures, task: str, labels: int, seed: int = 0) -> dict[Arm, 
     return {arm: unpacked(known[cell]["right"]) for arm, cell in cell_of.items() if cell in known}
 
 
+class Draws:
+    """The right answers of a backbone's arms in the draws of which all arms were measured.
+
+    Attributes:
+        trained: The arms that are trained by gradient steps; those that a task lacks are left out.
+        of: The right answers of each draw by arm, by task and number of labels.
+    """
+
+    def __init__(self, known: Figures, tasks: Sequence[str], backbone: str) -> None:
+        self.of = {place: [answers(known, *place, seed) for seed in range(DRAWS)] for place in product(tasks, SIZES)}
+        self.trained = [arm for arm in TRAINED[backbone] if all(arm in one[0] for one in self.of.values())]
+        self.arms = [PROBES[backbone], *self.trained]
+        for place, each in self.of.items():
+            self.of[place] = [one for one in each if {*self.arms} <= one.keys()]
+
+    @property
+    def right(self) -> np.ndarray:
+        """The right answers, bool [draws of all places, arms, texts]."""
+        return np.array([[one[arm] for arm in self.arms] for each in self.of.values() for one in each])
+
+    @property
+    def levels(self) -> np.ndarray:
+        """The right answers of the mean trained arm, a mean over draws, float [places, texts]."""
+        return np.array(
+            [np.mean([[one[arm] for arm in self.trained] for one in each], (0, 1)) for each in self.of.values()]
+        )
+
+    def accuracy(self, arm: Arm) -> np.ndarray:
+        """The accuracy of an arm, a mean over draws, float [places]."""
+        return np.array([np.mean([one[arm] for one in each]) for each in self.of.values()])
+
+
 def learned(known: Figures, tasks: Sequence[str]) -> Lessons:
-    """The lessons of these tasks, from the draws of which all arms were measured."""
-    found = {
-        (task, labels, seed): answers(known, task, labels, seed)
-        for task, labels, seed in product(tasks, SIZES, range(DRAWS))
-    }
-    whole = set.intersection(*(set(found[task, labels, 0]) for task, labels in product(tasks, SIZES)))
-    right = [one for one in found.values() if whole <= one.keys()]
-    trained = {name: [arm for arm in arms if all(arm in one for one in right)] for name, arms in TRAINED.items()}
-    means = {name: np.array([np.mean([one[arm] for arm in arms]) for one in right]) for name, arms in trained.items()}
+    """The lessons of these tasks."""
+    draws = {name: Draws(known, tasks, name) for name in BACKBONES}
+    means = {name: one.levels.mean(axis=1) for name, one in draws.items()}
     middle = (means["embedded"] + means["minilm"]) / 2
-
-    def beside(arm: Arm, level: np.ndarray) -> np.ndarray:
-        return np.array([one[arm].mean() for one in right]) - level
-
-    candidates = {name: [PROBES[name], *arms] for name, arms in trained.items()}
-    ahead = {setting(arm): beside(arm, means[name]) for name, arms in candidates.items() for arm in arms}
+    ahead = {
+        setting(arm): float((one.accuracy(arm) - means[name]).mean()) for name, one in draws.items() for arm in one.arms
+    }
+    first = draws["embedded"]
     levels = {KINDS[name]: float((each - middle).mean()) for name, each in means.items()}
-    asked = {k: float(beside(arm, means["embedded"]).mean()) for k, arm in ASKED.items() if arm in right[0]}
-    order = {KINDS[name]: _order([setting(arm) for arm in arms], ahead) for name, arms in candidates.items()}
-    level = np.array([[np.mean([one[arm] for arm in arms], axis=0) for arms in trained.values()] for one in right])
+    order = {KINDS[name]: _order([setting(arm) for arm in one.arms], ahead) for name, one in draws.items()}
     return Lessons(
         orders={
             frozenset({"causal"}): order["causal"],
             frozenset({"encoder"}): order["encoder"],
             frozenset({"causal", "encoder"}): _merged(order, ahead, levels),
         },
-        ahead={one: float(each.mean()) for one, each in ahead.items()},
-        counts={
-            KINDS[name]: _counts(np.array([[one[a] for a in arms] for one in right]))
-            for name, arms in candidates.items()
-        },
+        ahead=ahead,
+        counts={KINDS[name]: _counts(one.right) for name, one in draws.items()},
         levels=levels,
-        level_counts=_counts(level),
-        asked=asked,
-        baselines={name: float(beside(arm, middle).mean()) for name, arm in BASELINES.items()},
-        further=frozenset({SETFIT.method}) if SETFIT in trained["minilm"] else frozenset(),
+        level_counts=_counts(np.stack([one.levels for one in draws.values()], axis=1)),
+        asked={
+            shots: float((first.accuracy(arm) - means["embedded"]).mean())
+            for shots, arm in ASKED.items()
+            if all(arm in one for each in first.of.values() for one in each)
+        },
+        baselines={name: float((first.accuracy(arm) - middle).mean()) for name, arm in BASELINES.items()},
+        further=frozenset({SETFIT.method} & {arm.method for arm in draws["minilm"].trained}),
     )
 
 
@@ -113,20 +136,20 @@ def setting(arm: Arm) -> Setting:
     return KINDS[arm.backbone], arm.method, arm.factor
 
 
-def _order(settings: Sequence[Setting], ahead: Mapping[Setting, np.ndarray]) -> tuple[Setting, ...]:
+def _order(settings: Sequence[Setting], ahead: Mapping[Setting, float]) -> tuple[Setting, ...]:
     """The probe, then the others by their advantage."""
     first, *rest = settings
-    return (first, *sorted(rest, key=lambda one: -float(ahead[one].mean())))
+    return (first, *sorted(rest, key=lambda one: -ahead[one]))
 
 
 def _merged(
     orders: Mapping[BackboneKind, Sequence[Setting]],
-    ahead: Mapping[Setting, np.ndarray],
+    ahead: Mapping[Setting, float],
     levels: Mapping[BackboneKind, float],
 ) -> tuple[Setting, ...]:
     """The probes, then the others by their expected accuracy."""
     rest = [one for order in orders.values() for one in order[1:]]
-    rest.sort(key=lambda one: -(levels[one[0]] + float(ahead[one].mean())))
+    rest.sort(key=lambda one: -(levels[one[0]] + ahead[one]))
     return (*(order[0] for order in orders.values()), *rest)
 
 

@@ -40,7 +40,7 @@ LINES: dict[str, Arm] = {
 
 
 class Point(NamedTuple):
-    """The mean accuracy over the tasks, its 95 % interval about other held-out texts, and the fewest draws."""
+    """The mean accuracy of the tasks, its 95 % interval about other held-out texts, and the fewest draws."""
 
     mean: float
     low: float
@@ -48,7 +48,7 @@ class Point(NamedTuple):
     draws: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} ({self.low:.2f} to {self.high:.2f})" + ("" if self.draws > 1 else "*")
+        return f"{self.mean:.2f} ({self.low:.2f} to {self.high:.2f})" + ("" if self.draws == few_labels.DRAWS else "*")
 
 
 Known = dict[Cell, dict[str, object]]
@@ -63,15 +63,16 @@ def point(known: Known, arm: Arm, labels: int) -> Point | None:
     mean = float(np.mean([each.mean() for each in right]))
     variance = sum(each.mean(axis=0).var(ddof=1) / each.shape[1] for each in right) / len(right) ** 2
     half = 1.96 * float(np.sqrt(variance))
-    return Point(mean, mean - half, min(1.0, mean + half), min(len(each) for each in right))
+    draws = few_labels.DRAWS if arm == ZERO else min(len(each) for each in right)
+    return Point(mean, mean - half, min(1.0, mean + half), draws)
 
 
 def _of_task(known: Known, task: str, arm: Arm, labels: int) -> np.ndarray | None:
     """Right answers of all draws that were measured, bool [draws, texts]."""
     at = {ZERO: 0, WITH_SHOTS: few_labels.SHOTS}.get(arm, labels)
-    cells = [Cell(task, at, arm, seed) for seed in (0, 1, 2)]
+    cells = [Cell(task, at, arm, seed) for seed in range(few_labels.DRAWS)]
     if arm in few_labels.ON_EMBEDDED:
-        cells = [few_labels.of_best_rate(known, task, labels, arm, seed) for seed in (0, 1, 2)]
+        cells = [few_labels.of_best_rate(known, task, labels, arm, seed) for seed in range(few_labels.DRAWS)]
     found = [unpacked(str(known[cell]["right"])) for cell in cells if cell in known]
     return np.array(found) if found else None
 
@@ -120,13 +121,15 @@ _SETS = {**{f"`{name}`": (name,) for name in BACKBONES}, "both": BACKBONES}
 
 
 def _best(known: Known, backbones: Sequence[str], labels: int) -> str:
+    """The best line of the backbones; a sign where one of their trainings was not measured."""
+    trained = [arm for arm in (*few_labels.ON_EMBEDDED, *few_labels.ON_MINILM) if arm.backbone in backbones]
+    if any(point(known, arm, labels) is None for arm in trained):
+        return "–"
     found = {
         name.partition(": ")[2].partition(",")[0] + (f" on {name.partition(':')[0]}" if len(backbones) > 1 else ""): one
         for name, arm in LINES.items()
         if arm.backbone in backbones and (one := point(known, arm, labels))
     }
-    if not found:
-        return "–"
     name = max(found, key=lambda each: found[each].mean)
     return f"{name}: {found[name]}"
 

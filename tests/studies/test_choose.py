@@ -1421,7 +1421,7 @@ def test_a_real_model_ends_in_time_with_an_adapter_that_works(afina: Command, gp
 def test_two_real_backbones_end_with_adapters_that_work(
     afina: Command, gpt2: Backbone, backbones: Any, tmp_path: Path
 ) -> None:
-    task, encoder = write_csv(tmp_path / "hard.csv", hard(120)), str(backbones.path("bert"))
+    task, encoder = write_csv(tmp_path / "hard.csv", hard(150)), str(backbones.path("bert"))
     options = ("--backbone", encoder, "--backbone", gpt2.address, "--minutes", 0.6, "--json", "--out", "out")
     made = afina("choose", "--task", task, *options).object()
     assert made["backbones"] == [encoder, gpt2.address]

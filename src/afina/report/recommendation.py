@@ -33,7 +33,16 @@ from afina.stats.comparison import Comparison, difference_text
 from afina.stats.metrics import METRICS
 from afina.studies.backbones import ON
 from afina.studies.choosing import floors
-from afina.studies.choosing.recommendation import BATCH, EPOCHS, READ, Contender, Dropped, Recommendation, Student
+from afina.studies.choosing.recommendation import (
+    BATCH,
+    EPOCHS,
+    READ,
+    SHOTS,
+    Contender,
+    Dropped,
+    Recommendation,
+    Student,
+)
 from afina.studies.choosing.recorded_curves import FEW_LABELS, RECORDED, RECORDED_ON
 
 MOST = 4
@@ -465,8 +474,8 @@ def titled(one: Comparison) -> Comparison:
 def title(name: str) -> str:
     """Return the title of the method with this name in a recommendation.
 
-    The title has the learning rate if it is not the default, and the backbone if several backbones are compared. The
-    name of a baseline is returned unchanged.
+    The title has the learning rate if it is not the default, the number of examples in the prompt if there are any, and
+    the backbone if several backbones are compared. The name of a baseline is returned unchanged.
     """
     stem, on, backbone = name.partition(ON)
     if on and (stem in METHODS or title(stem) != stem):
@@ -476,5 +485,6 @@ def title(name: str) -> str:
     for method, kind in METHODS.items():
         rate = name.removeprefix(f"{method}-")
         if rate != name and rate[:1].isdigit():
-            return f"{kind.title} at {rate}"
+            shots = rate.removesuffix(SHOTS)
+            return f"{kind.title} at {rate}" if shots == rate else f"{kind.title} with {shots} examples in the prompt"
     return name

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from afina.errors import AfinaError
 from afina.methods import METHODS, is_fitted, make
+from afina.studies.choosing.recommendation import SHOTS
 from afina.studies.choosing.recorded_curves import RECORDED, BackboneKind, Setting
 from afina.studies.choosing.setup import ChoiceSetup, Way
 from afina.studies.runs.run import Run
@@ -151,13 +152,16 @@ def in_order(ways: Sequence[Way], kinds: Mapping[str, BackboneKind], setting: Ch
 
 
 def zero_shot(ways: Sequence[Way], kinds: Mapping[str, BackboneKind], setting: ChoiceSetup) -> list[Candidate]:
-    """Return the zero-shot models on these backbones, for each number of examples in the prompt that is recorded."""
+    """Return the zero-shot models on these backbones, for each number of examples in the prompt that is recorded.
+
+    Candidates with more examples in the prompt than there are training texts are left out.
+    """
     learned = setting.lessons
     return [
         Candidate(
             way,
             None,
-            setting.name(way, f"{shots}-shots" if shots else ""),
+            setting.name(way, f"{shots}{SHOTS}" if shots else ""),
             ahead if setting.objective.kind in RECORDED else None,
             learned.counts[kinds[way.backbone]],
             learned.levels[kinds[way.backbone]],
@@ -165,6 +169,7 @@ def zero_shot(ways: Sequence[Way], kinds: Mapping[str, BackboneKind], setting: C
         )
         for way in ways
         for shots, ahead in learned.asked.items()
+        if shots <= len(setting.task.train)
     ]
 
 

@@ -33,6 +33,9 @@ DISTILLED = "distilled"
 
 BATCH = Training().batch_size
 
+SHOTS = "-shots"
+"""The end of the name of a contender with examples in its prompt, after the number of examples."""
+
 ENOUGH = 20
 """A training with fewer than 20 steps does not show how good its method is, unless it has three epochs.
 

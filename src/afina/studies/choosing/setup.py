@@ -86,7 +86,8 @@ class ChoiceSetup:
     @cached_property
     def lessons(self) -> Lessons:
         """The facts that recorded trainings with about as many training texts teach."""
-        return recorded_curves.lessons(len(self.task.train))
+        few_are_recorded = self.objective.kind in recorded_curves.RECORDED
+        return recorded_curves.lessons(len(self.task.train)) if few_are_recorded else recorded_curves.MANY
 
     @cached_property
     def names(self) -> Mapping[str, str]:
