@@ -191,7 +191,7 @@ class _Asking:
         self._failures: dict[str, str] = {}
         self._server = f"{endpoint.url} {endpoint.model}"
         self._budget = Budget(endpoint.max_requests, endpoint.max_cost)
-        self._requests, self._in_a_row = 0, 0
+        self._requests, self._in_a_row, self._told = 0, 0, ""
         self._disk = ThreadPoolExecutor(1)
         self._dialect, self._known = self._first_dialect(), bool(self._replies)
         self._sent: set[str] = set()
@@ -220,7 +220,7 @@ class _Asking:
             while not self._known and self._wrong is None and (each := next(waiting, None)) is not None:
                 await self._settle(client, *each)
             if not self._known and self._wrong is None:
-                self._wrong = problems.ENDPOINT_FAILS(reason=[*self._failures.values()][-1], **self._done())
+                self._wrong = problems.ENDPOINT_FAILS(reason=self._told, **self._done())
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._endpoint.at_once):
                     group.create_task(self._work(client, waiting))
@@ -315,13 +315,13 @@ class _Asking:
         """Write a failure; end the run if it lasts, or if the server refuses key, model or address."""
         self._failures[name] = error.reason
         self._in_a_row += 1
-        told = f"{error.reason}: {error.said}" if error.said else error.reason
+        self._told = f"{error.reason}: {error.said}" if error.said else error.reason
         if error.status == 401 or (not self._known and error.status in _REFUSALS):
             self._wrong = self._wrong or problems.ENDPOINT_REFUSES(
                 status=error.status, reason=error.said, _advice=_advice(error.status), **self._done()
             )
         elif self._in_a_row >= (IN_A_ROW if self._known else FIRST_IN_A_ROW):
-            self._wrong = self._wrong or problems.ENDPOINT_FAILS(reason=told, **self._done())
+            self._wrong = self._wrong or problems.ENDPOINT_FAILS(reason=self._told, **self._done())
 
     def _done(self) -> dict[str, Any]:
         """Return the fields of an error that say what is answered and what is missing."""

@@ -189,8 +189,8 @@ class Client:
             raise self._of_status(error, prompt) from None
         except (self._openai.APITimeoutError, TimeoutError):
             raise RequestFailed("time-out") from None
-        except self._openai.APIConnectionError:
-            raise RequestFailed("no connection") from None
+        except self._openai.APIConnectionError as error:
+            raise RequestFailed("no connection", said=self._plain(str(error.__cause__ or ""))) from None
         except self._openai.OpenAIError as error:
             raise RequestFailed("malformed answer", said=self._plain(str(error))) from None
         return self._read(content, meter.now() - attempts.begun, question, dialect)
