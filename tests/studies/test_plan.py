@@ -30,7 +30,7 @@ from afina.studies.runs.forecast import MADE_UP, forecast_methods, forecast_run
 from afina.studies.runs.forecast import encoded as encoded_task
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.prepared import aim_of, loader_of, recipe_of
-from afina.studies.runs.run import Forecast
+from afina.studies.runs.run import Forecast, shared_terms
 from afina.studies.runs.spec import RunSpec, Training
 from afina.training.dry_run import Alive, dry_run
 from afina.training.fit import Fit, Pace
@@ -218,6 +218,17 @@ def check(run: Run, out: Path) -> None:
     assert one.activation_bytes == record.memory.activation_bytes
     assert one.disk_bytes == (adapter / read_manifest(adapter).tensor_file).stat().st_size
     assert one.peak - one.terms.process >= one.state_bytes
+
+
+def test_a_plan_says_that_pairs_have_batches_of_their_own(backbones: Backbones) -> None:
+    given = {"training": texts(8, batch_size=4), "calibrate": False}
+    methods = [make(name).for_family("bert") for name in ("setfit", "full")]
+    pairs, full = found = forecast_methods(str(backbones.path("bert")), methods, **given)
+    assert (pairs.on_pairs, pairs.terms.texts, full.terms.texts) == (True, 8, 4)
+    assert shared_terms(found) == full.terms
+    notes = " ".join(forecast_table(found).notes)
+    assert "4 texts, 32 tokens" in notes
+    assert "SetFit trains on pairs of texts. Its largest batch has 8 texts with 64 tokens." in notes
 
 
 SETTINGS: dict[str, dict[str, Any]] = {

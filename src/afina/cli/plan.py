@@ -285,10 +285,11 @@ def _different(precisions: Sequence[str] | None) -> list[str]:
 
 def _print_plans(found: Sequence[Sequence[Sequence[Forecast]]], *, as_json: bool) -> None:
     from afina.report.details.plans import forecast_table, gpu_table, precision_table
+    from afina.studies.runs.run import shared_terms
 
     every = [plan for plans in found for plan in plans]
     if as_json:
-        made = [{**each[0].terms.summary, "methods": {one.method: one.summary for one in each}} for each in every]
+        made = [{**shared_terms(each).summary, "methods": {one.method: one.summary for one in each}} for each in every]
         print(json.dumps({"backbones": made} if made[1:] else made[0]))
         return
     for plan in every:

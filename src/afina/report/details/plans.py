@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from afina.models.backbone_spec import FLOAT
 from afina.report.formatting import NOTHING, count, seconds, size
 from afina.report.tables import Column, Table
-from afina.studies.runs.run import Forecast, Terms
+from afina.studies.runs.run import Forecast, Terms, shared_terms
 
 PRICE = (
     "Each frozen weight is then rounded to 8 bits, so results can differ a little; the adapter is for a backbone in "
@@ -22,7 +22,7 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
     The notes of the table give the assumptions and the methods that fit in memory. The column of training time is left
     out if no forecast has a time.
     """
-    terms = forecasts[0].terms
+    terms = shared_terms(forecasts)
     source = f"the largest training batch of `{terms.task}`" if terms.task else "one batch (no task was given)"
     timed = any(one.train_seconds for one in forecasts)
     rows = tuple(
@@ -53,6 +53,7 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
             f"Peak: every tensor of a run at its height, and {size(terms.process)} for Python and the libraries."
             f"{_IN_BFLOAT16 * (terms.dtype == 'bfloat16' and terms.products == FLOAT)}",
             *_trunk_notes(forecasts),
+            *_pairs_notes(forecasts),
             _time_note(forecasts),
         ),
     )
@@ -65,6 +66,16 @@ def _trunk_notes(forecasts: Sequence[Forecast]) -> Iterator[str]:
         yield f"State includes the outputs of frozen lower blocks, which are computed once: {', '.join(named)}."
     if named := [f"{one.title} ({size(one.scratch_bytes)})" for one in held if one.scratch_bytes]:
         yield f"A temporary file has the outputs of frozen lower blocks, which are computed once: {', '.join(named)}."
+
+
+def _pairs_notes(forecasts: Sequence[Forecast]) -> Iterator[str]:
+    """Yield notes on methods that train on pairs of texts."""
+    for one in forecasts:
+        if one.on_pairs:
+            yield (
+                f"{one.title} trains on pairs of texts. Its largest batch has {one.terms.texts:,} texts with "
+                f"{one.terms.tokens:,} tokens. It uses every drawn pair once, whatever the number of epochs."
+            )
 
 
 _IN_BFLOAT16 = (
@@ -82,7 +93,7 @@ _PRODUCTS_NOTE = (
 
 def gpu_table(forecasts: Sequence[Forecast]) -> Table:
     """Return a table of the estimated memory of each method on a GPU, from at least one forecast."""
-    terms = forecasts[0].terms
+    terms = shared_terms(forecasts)
     rows = tuple(
         (
             one.title,

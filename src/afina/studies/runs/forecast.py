@@ -106,8 +106,7 @@ def forecast_run(
     loader = loader_of(run, task.train, objective)
     recipe, dtype = recipe_of(run, method, loader), devices.precision(run.training.dtype, devices.choose())
     _check_steps(run, recipe.steps)
-    before = method.takes_positions
-    evaluation, load = _evaluation(task, run, before)
+    evaluation, load = _evaluation(task, run, method.takes_positions)
     weights = {"precision": run.training.precision, "products": run.training.products}
     seen = dry_run(run.backbone, method, objective, loader, recipe, evaluation, dtype, load=load, **weights)
     gpu = memory or meter.gpu_memory(devices.choose())
@@ -130,6 +129,7 @@ def forecast_run(
         terms=terms,
         trunk_bytes=seen.trunk_bytes,
         scratch_bytes=seen.scratch_bytes,
+        on_pairs=method.pairs is not None,
     )
     there = calibrate and run.task != MADE_UP and Backbone.load(run.backbone, weights=False).complete
     if there and one.trainable and one.peak <= available:

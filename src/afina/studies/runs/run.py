@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -281,6 +281,8 @@ class Forecast:
         smaller: The forecast with frozen weights in int8, if a run fits in memory only in int8; else None.
         trunk_bytes: The bytes of the outputs of frozen lower blocks that training keeps, in memory or in a file.
         scratch_bytes: The bytes of temporary files of the training.
+        on_pairs: Whether the method trains on pairs of texts: a batch has two texts for each pair, and every drawn pair
+            is used once.
     """
 
     method: str
@@ -302,6 +304,7 @@ class Forecast:
     smaller: Forecast | None = None
     trunk_bytes: int = 0
     scratch_bytes: int = 0
+    on_pairs: bool = False
 
     @property
     def fits(self) -> bool:
@@ -336,11 +339,19 @@ class Forecast:
         return figures
 
 
+def shared_terms(forecasts: Sequence[Forecast]) -> Terms:
+    """Return the assumptions of several forecasts, with the largest batch of a method that trains on single texts.
+
+    If every method trains on pairs, the largest batch is that of the first method.
+    """
+    return next((one.terms for one in forecasts if not one.on_pairs), forecasts[0].terms)
+
+
 _WHERE_GIVEN = ("precision", "products")
 """The fields of `Terms` that `summary` leaves out at their default."""
 
 _OF_GPU = ("allocated_end", "gpu_evaluation", "gpu_peak")
 """The fields of `Forecast` that hold only for a run on a GPU."""
 
-_APART = ("method", "title", "terms", "serving_bytes", "smaller", "trunk_bytes", "scratch_bytes")
+_APART = ("method", "title", "terms", "serving_bytes", "smaller", "trunk_bytes", "scratch_bytes", "on_pairs")
 """The fields of `Forecast` that `summary` leaves out, or adds only if they have a value."""
