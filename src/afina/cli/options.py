@@ -109,6 +109,45 @@ SendTexts = Annotated[
         help="Allow sending texts to the model behind an API that a method asks. Without it, nothing is sent.",
     ),
 ]
+
+
+def asking_endpoint(
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--endpoint",
+            help="Address of a model behind an API, such as https://api.openai.com/v1.",
+            metavar="URL",
+        ),
+    ] = None,
+    endpoint_model: Annotated[
+        str | None, typer.Option("--endpoint-model", help="The server's name of this model.", metavar="NAME")
+    ] = None,
+    price_in: Annotated[
+        float | None, typer.Option("--price-in", help="Price of a million tokens of prompts.", metavar="PRICE")
+    ] = None,
+    price_out: Annotated[
+        float | None, typer.Option("--price-out", help="Price of a million tokens of answers.", metavar="PRICE")
+    ] = None,
+    endpoint_settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--endpoint-set",
+            help="Another setting of the method endpoint, such as key=MY_KEY or shots=16; may be repeated.",
+            metavar="KEY=VALUE",
+        ),
+    ] = None,
+) -> dict[str, Any] | None:
+    """Return the settings of a model behind an API as in a study file; None if the user gave none."""
+    from afina.studies.study_file import override
+
+    given: dict[str, Any] = {"url": endpoint, "model": endpoint_model, "price_in": price_in, "price_out": price_out}
+    for item in endpoint_settings or []:
+        override(given, item)
+    found = {name: value for name, value in given.items() if value is not None}
+    return found or None
+
+
 Overrides = Annotated[
     list[str] | None,
     typer.Option(

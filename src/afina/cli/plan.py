@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from afina.cli import problems
 from afina.cli.options import (
     EMBEDDED,
     BackbonesOption,
@@ -19,6 +20,7 @@ from afina.cli.options import (
     TaskOption,
     WordsOption,
     asking,
+    asking_endpoint,
     check_different,
     only,
     reading,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from afina.data.inspection import Inspection
     from afina.data.task import Task
     from afina.data.token_lengths import TokenLengths
+    from afina.endpoints.answers import EndpointForecast
     from afina.methods.method import Method
     from afina.predicting.prompting import Answer
     from afina.studies.runs.run import Forecast
@@ -198,7 +201,7 @@ LayersOption = Annotated[
 ]
 
 
-@takes(data=reading, ask=asking)
+@takes(data=reading, ask=asking, endpoint=asking_endpoint)
 def plan(
     *,
     backbone: BackbonesOption = None,
@@ -220,14 +223,16 @@ def plan(
         bool, typer.Option("--considered", help="Leave out methods that 'afina choose' does not consider.")
     ] = False,
     ask: dict[str, Any],
+    endpoint: dict[str, Any] | None,
     as_json: Json = False,
     data: dict[str, Any],
 ) -> None:
     """Estimate memory, disk and time of each method before training, on each backbone.
 
-    Memory is computed from the configuration of the backbone, without its weights; well-known models need no network.
+    Memory is computed without the weights of the backbone. With --endpoint, the cost of asking it is estimated too.
     """
     _check_there(task, data.get("evaluation"))
+    asked_for = None if endpoint is None else _endpoint_forecast(endpoint, task, data, ask)
     from afina.cli.progress import print_progress
     from afina.data.reading_options import ReadingOptions
     from afina.schema import read_size
@@ -256,7 +261,22 @@ def plan(
         [forecast_methods(one, task=task, training=trains(precision=each), **asked) for each in precisions]
         for one in check_different(backbone or EMBEDDED)
     ]
-    _print_plans([[plan for plan in plans if plan] for plans in found], as_json=as_json)
+    _print_plans([[plan for plan in plans if plan] for plans in found], asked_for, as_json=as_json)
+
+
+def _endpoint_forecast(
+    table: Mapping[str, Any], task: str | None, data: Mapping[str, Any], ask: Mapping[str, Any]
+) -> EndpointForecast:
+    """Return what asking a model behind an API would take. Raises InvalidStudy if there is no task."""
+    from afina.data.reading_options import ReadingOptions
+    from afina.studies.choosing.asked_rival import check_table, forecast_endpoint
+    from afina.studies.runs.spec import Ask
+    from afina.studies.study_file import checked
+
+    check_table(table)
+    if task is None:
+        raise problems.ENDPOINT_WITHOUT_TASK(option="endpoint", needed="task")
+    return forecast_endpoint(table, task, checked(ReadingOptions, data, "plan"), Ask(**ask))
 
 
 def _planned(names: Sequence[str] | None, layers: str | None) -> list[Method] | None:
@@ -283,18 +303,24 @@ def _different(precisions: Sequence[str] | None) -> list[str]:
     return found
 
 
-def _print_plans(found: Sequence[Sequence[Sequence[Forecast]]], *, as_json: bool) -> None:
+def _print_plans(
+    found: Sequence[Sequence[Sequence[Forecast]]], asked_for: EndpointForecast | None, *, as_json: bool
+) -> None:
+    from afina.report.details.endpoints import endpoint_forecast_table
     from afina.report.details.plans import forecast_table, gpu_table, precision_table
     from afina.studies.runs.run import shared_terms
 
     every = [plan for plans in found for plan in plans]
     if as_json:
         made = [{**shared_terms(each).summary, "methods": {one.method: one.summary for one in each}} for each in every]
-        print(json.dumps({"backbones": made} if made[1:] else made[0]))
+        endpoint = {} if asked_for is None else {"endpoint": asdict(asked_for)}
+        print(json.dumps(({"backbones": made} if made[1:] else made[0]) | endpoint))
         return
     for plan in every:
         print_tables(forecast_table(plan), *([gpu_table(plan)] if plan[0].runs_on_gpu else []))
     print_tables(*(precision_table(plans) for plans in found if len(plans) > 1))
+    if asked_for is not None:
+        print_tables(endpoint_forecast_table(asked_for))
 
 
 def _check_there(task: str | None, evaluation: str | None) -> None:
@@ -323,7 +349,8 @@ def methods(as_json: Json = False) -> None:
         rate = [] if described["learning_rate"] is None else [f"learning_rate={described['learning_rate']:g}"]
         print_item(name, method.summary, ", ".join([*settings, *rate]))
     for name, method in NEEDS_SETTINGS.items():
-        asked = [*sorted(method.accepts(), reverse=True), f"learning_rate={method.learning_rate:g}"]
+        rate = [] if method.asks_endpoint else [f"learning_rate={method.learning_rate:g}"]
+        asked = [*sorted(method.accepts(), reverse=True), *rate]
         print_item(name, method.summary, ", ".join(asked))
     for name, why in REFUSED.items():
         print(f"Cannot be used: method {name} of another package: {why}.", file=sys.stderr)

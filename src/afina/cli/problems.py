@@ -52,6 +52,12 @@ OPTION_OF_DIRECTORIES = Problem(
     "{adapter}: a version is one adapter, so `{option}` cannot be used. Leave `{option}` out.",
 )
 
+ENDPOINT_WITHOUT_TASK = Problem(
+    InvalidStudy,
+    "option.missing",
+    "`{option}` is given without `{needed}`: the tokens are those of its texts. Give `{needed}`.",
+)
+
 _option_invalid = partial(Problem, InvalidStudy, "option.invalid")
 BACKBONE_TWICE = _option_invalid("`backbone` {found} is given more than once. Give each backbone once.")
 SEVERAL_BACKBONES = _option_invalid(

@@ -29,6 +29,7 @@ from afina.cli.options import (
     StudyBackbone,
     TaskOption,
     asking,
+    asking_endpoint,
     only,
     reading,
     reading_option,
@@ -275,7 +276,7 @@ ProductsOption = Annotated[
 ]
 
 
-@takes(data=reading, ask=asking, run_in=execution)
+@takes(data=reading, ask=asking, endpoint=asking_endpoint, run_in=execution)
 def choose(
     *,
     task: TaskOption,
@@ -287,6 +288,8 @@ def choose(
     out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/choose"),
     metric: MetricOption = None,
     ask: dict[str, Any],
+    endpoint: dict[str, Any] | None,
+    send_texts: SendTexts = False,
     no_texts: NoTexts = False,
     publish: PublishOption = None,
     jobs: JobsOption = None,
@@ -312,7 +315,7 @@ def choose(
         "ask": ask,
     }
     asked |= {"metric": metric, "latency": latency, "memory": read_size(memory) if memory is not None else None}
-    asked |= {"products": products}
+    asked |= {"products": products, "endpoint": endpoint, "send_texts": send_texts}
     watcher = Minutes(began, lambda line: print(line, file=sys.stderr))
     executing = replace(run_in, jobs=jobs).opened(watcher.says)
     with _ended_without_checkpoint(command), executing as opened:

@@ -131,9 +131,9 @@ def option_flag(name: str) -> str:
 
 
 _FLAGGED = (
-    "backbone beams blobs choice drain executor expires file force fresh generation_timeout guide host last latency "
-    "memory merged message method metric minutes name out port rate ray ray_address reason replicas scope seed share "
-    "send_texts set_password ship_backbone shutdown storage store task teacher template text_tokens timeout "
+    "backbone beams blobs choice drain endpoint executor expires file force fresh generation_timeout guide host last "
+    "latency memory merged message method metric minutes name out port rate ray ray_address reason replicas scope seed "
+    "share send_texts set_password ship_backbone shutdown storage store task teacher template text_tokens timeout "
     "upload_limit who words"
 )
 _IN_TRAINING = (
@@ -163,13 +163,16 @@ FLAGS = {
 }
 """The option for each field name of the library, or the field's key in a study file if there is no option."""
 
+_ENDPOINT = {"url": "--endpoint", "model": "--endpoint-model"}
+
 COMMANDS: Mapping[str, Mapping[str, str]] = {
     "predict": _flags("length_penalty max_new_tokens no_repeat_ngram precision stop temperature top_k top_p"),
     "evaluate": _flags("precision"),
     "store import": _flags("precision"),
-    "choose": _flags("products"),
+    "choose": {**_flags("price_in price_out products"), **_ENDPOINT},
     "replay": _flags("choice guide stop"),
-    "plan": {**_flags("batch_size epochs layers precision products"), "max_length": "--length"},
+    "plan": {**_flags("batch_size epochs layers precision price_in price_out products"), "max_length": "--length"}
+    | _ENDPOINT,
     "study": {
         **{name: f"data.{name}" for name in OPTIONS if name not in ("allow_leakage", "evaluation", "unlabelled")},
         "teacher": "teacher",

@@ -13,6 +13,7 @@ from afina.data.label_words import no_words_note
 from afina.data.readers.target_kinds import TARGETS
 from afina.methods import METHODS, make
 from afina.models.backbone_spec import FLOAT, MINILM
+from afina.report.details.endpoints import money
 from afina.report.details.plans import in_int8
 from afina.report.formatting import (
     NOTHING,
@@ -44,6 +45,7 @@ from afina.studies.choosing.recommendation import (
     Student,
 )
 from afina.studies.choosing.recorded_curves import FEW_LABELS, RECORDED, RECORDED_ON
+from afina.studies.runs.record import EndpointUse
 
 MOST = 4
 """A recommendation names at most this number of other methods in its sentences; its table has all methods."""
@@ -58,11 +60,14 @@ def sentences(made: Recommendation, interval: Interval = None) -> tuple[str, ...
     reason, the costs, the verdicts, and whether more minutes or more labelled texts would help.
     """
     chosen = made.contender(made.recommended)
-    said = _of_method(made, chosen) if chosen.trained else _of_simple(made, chosen)
+    if chosen.endpoint is not None:
+        said = _of_endpoint(made, chosen, chosen.endpoint)
+    else:
+        said = _of_method(made, chosen) if chosen.trained else _of_simple(made, chosen)
     answer = f"{headline(made, interval)} on {made.examples:,} held-out texts.{_speed(made, chosen)}"
     unasked = [no_words_note(made.unasked, made.train_examples)] if made.unasked else []
-    second = second_answer(made)
-    return (answer, *unasked, *second, *_of_few(made), *said, more_minutes(made), more_labels(made))
+    told = (*second_answer(made), *_of_few(made), *said, *_of_rival(made))
+    return (answer, *unasked, *told, more_minutes(made), more_labels(made))
 
 
 def _of_few(made: Recommendation) -> list[str]:
@@ -110,7 +115,7 @@ def _less(student: Student) -> str:
 
 def _speed(made: Recommendation, chosen: Contender) -> str:
     """Return a sentence on the milliseconds per prediction; empty without a latency limit, or for a baseline."""
-    if made.latency is None or chosen.key is None:
+    if made.latency is None or chosen.key is None or chosen.endpoint is not None:
         return ""
     on = chosen.name.partition(ON)[2] or next(iter(made.latencies))
     measured = made.latencies.get(chosen.name) or made.latencies[on]
@@ -120,7 +125,9 @@ def _speed(made: Recommendation, chosen: Contender) -> str:
 def headline(made: Recommendation, interval: Interval = None) -> str:
     """Return the recommended method in about ten words, such as `Use LoRA: accuracy 0.88 (0.78 to 0.95)`."""
     chosen = made.contender(made.recommended)
-    if chosen.trained:
+    if chosen.endpoint is not None:
+        use = f"{chosen.name} at {chosen.endpoint.host}"
+    elif chosen.trained:
         use = title(chosen.name)
     elif chosen.key:
         use = f"the untrained model, asked in words ({title(chosen.name)})"
@@ -288,6 +295,49 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
     return why, costs, settle
 
 
+def _of_endpoint(made: Recommendation, chosen: Contender, use: EndpointUse) -> tuple[str, str, str]:
+    """Return the sentences on a recommended model behind an API: the reason, the costs, and what to use instead."""
+    assert made.instead_of is not None
+    other = made.contender(made.instead_of)
+    mine = [one for one in made.comparisons if chosen.name in (one.first, one.second)]
+    saved = f", and its adapter is in {other.adapter}" if other.adapter else ""
+    return (
+        f"{chosen.name} is significantly better than {title(other.name)}, which would be recommended without a model "
+        f"behind an API and has {metric_name(made.metric)} {share(other.metrics[made.metric])}{saved}.",
+        f"{_costs(use)} Nothing was trained, so there is no adapter, and every text is sent to {use.host}.",
+        _sure(mine, chosen.name),
+    )
+
+
+def _of_rival(made: Recommendation) -> list[str]:
+    """Return a sentence on a model behind an API that was compared and is not recommended; empty if there is none."""
+    found = []
+    for one in made.contenders:
+        if one.endpoint is None or one.name == made.recommended:
+            continue
+        compared = [each for each in made.comparisons if {each.first, each.second} == {one.name, made.recommended}]
+        verdict = compared[0].seen_from(one.name) if compared else None
+        words = "not compared with" if verdict is None else _AGAINST.get(verdict, "not significantly better than")
+        found.append(
+            f"{one.name} at {one.endpoint.host} has {metric_name(made.metric)} {share(one.metrics[made.metric])}, "
+            f"{words} {title(made.recommended)}. {_costs(one.endpoint)}"
+        )
+    return found
+
+
+_AGAINST = {"better": "significantly better than", "worse": "significantly worse than", "equivalent": "equivalent to"}
+
+
+def _costs(use: EndpointUse) -> str:
+    """Return sentences on the seconds and the cost of the answers of a model behind an API."""
+    seconds = "" if use.seconds_p50 is None else f"Half of its answers took at most {use.seconds_p50:,.2g} s. "
+    lacking = f"{number_of_texts(use.missing_texts)} had no answer. " if use.missing_texts else ""
+    if use.cost_per_1000 is None:
+        return f"{seconds}{lacking}Its cost is unknown, because prices or numbers of tokens are missing."
+    cost = money(use.cost_per_1000)
+    return f"{seconds}{lacking}It costs {cost} for 1,000 texts, in the currency of the given prices."
+
+
 def _steps(one: Contender) -> str:
     return f"{count(one.steps or 0)} steps on {number_of_texts(one.examples or 0)}"
 
@@ -429,6 +479,8 @@ def _metrics(made: Recommendation) -> list[str]:
 
 
 def _asked(one: Contender) -> str:
+    if one.endpoint is not None:
+        return f"asked at {one.endpoint.host}, not trained"
     return "asked in words, not trained" if one.ask.words and not one.trained else ""
 
 

@@ -219,6 +219,12 @@ NAME_INVALID = Problem(
     "characters such as - and _.",
 )
 
+ENDPOINT_INCOMPLETE = Problem(
+    InvalidStudy,
+    "endpoint.incomplete",
+    "an endpoint: `{missing}` is missing. Give both `url` and `model`.",
+)
+
 TEXTS_NOT_SENT = Problem(
     Refused,
     "run.texts-not-sent",

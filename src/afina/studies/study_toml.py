@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from afina.methods import make
+from afina.methods import asks_endpoint, make
 from afina.studies import problems
 from afina.studies.choosing.recommendation import Recommendation
 from afina.studies.descriptions import StudyRequest, read_recommendation, read_request
@@ -65,7 +65,7 @@ def _of_recommendation(made: Recommendation, directory: OutputDirectory) -> dict
         raise problems.BASELINE_NOT_A_STUDY(path=directory.out, method=made.recommended)
     return {
         "name": made.name,
-        "backbone": record.backbone,
+        **({} if asks_endpoint(record.method) else {"backbone": record.backbone}),
         "task": made.task,
         "metric": made.metric,
         "seeds": [record.seed],
@@ -78,6 +78,9 @@ def _of_recommendation(made: Recommendation, directory: OutputDirectory) -> dict
 def _settings(record: Record) -> dict[str, Any]:
     """The table of a method in a study: its hyperparameters, training settings and prompt."""
     method = make(record.method, record.hyperparameters)
+    if method.asks_endpoint:
+        words = {"words": record.ask.words} if record.ask.words else {}
+        return {**method.non_defaults, "template": record.ask.template, **words}
     known = {name: value for name, value in record.training.items() if name in Training.model_fields}
     training = Training(**known).non_defaults(without=NO_EFFECT)
     settings = {**method.non_defaults, **{key: value for key, value in training.items() if key not in method.ignores}}

@@ -8,10 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from afina.endpoints.answers import EndpointForecast
 from afina.report.answer_costs import seconds_a_text
 from afina.report.arms import Arm
-from afina.report.formatting import count, listed, metric_heading, metric_value, number_of_texts, seconds, share
-from afina.report.tables import Measure, Table, measure, table_of
+from afina.report.formatting import (
+    NOTHING,
+    count,
+    listed,
+    metric_heading,
+    metric_value,
+    number_of_texts,
+    seconds,
+    share,
+)
+from afina.report.tables import Column, Measure, Table, measure, table_of
 from afina.studies.runs.record import EndpointUse, Record
 
 ENDPOINTS = "Models behind an API"
@@ -44,6 +54,23 @@ def endpoint_table(arms: Sequence[Arm]) -> Table | None:
         "The answers of a model behind an API may change at any time, because its server may change the model.",
     )
     return table_of(ENDPOINTS, columns, arms, notes)
+
+
+def endpoint_forecast_table(found: EndpointForecast) -> Table:
+    """Return a table of what it would take to ask a model behind an API, before anything is sent."""
+    headings = ("Requests", "Tokens in", "Tokens out", "At most", "Cost", "Cost at most")
+    costs = (NOTHING if one is None else money(one) for one in (found.cost, found.most_cost))
+    tokens = (found.requests, found.tokens_in, found.tokens_out, found.most_tokens_out)
+    return Table(
+        f"Plan for a model behind an API at {found.host}",
+        tuple(map(Column, headings)),
+        ((*map(count, tokens), *costs),),
+        (
+            f"For {number_of_texts(found.texts)}. Tokens are estimated as a quarter of the characters. At most: if "
+            "every answer has `max_tokens`. Costs are in the currency of the given prices; repetitions of failed "
+            "requests are not included.",
+        ),
+    )
 
 
 def _of_use(heading: str, value: Callable[[EndpointUse], float | None], form: Callable[[float], str]) -> Measure:

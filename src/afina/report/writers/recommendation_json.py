@@ -18,7 +18,8 @@ def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[
     The JSON object has the key `backbones`, and each row the key `backbone`, only if several backbones were compared.
     The JSON object has the key `products` only if trainings computed products with frozen weights in int8. The JSON
     object has the keys `latency` and `latencies` only if the user gave a latency limit, and the key `student` or
-    `no_student` only if the user gave a file of texts without labels.
+    `no_student` only if the user gave a file of texts without labels. A row has the key `endpoint` only for a model
+    behind an API, and the object then has the key `instead_of` if this model is recommended.
     """
     return {
         "task": made.task,
@@ -29,6 +30,7 @@ def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[
         "recommended": made.recommended,
         "recommendation": list(sentences(made, interval)),
         "adapter": None if made.adapter is None else str(out / made.adapter),
+        **({"instead_of": made.instead_of} if made.instead_of is not None else {}),
         "rows": [
             {
                 "name": one.name,
@@ -50,6 +52,7 @@ def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[
                 "memory": one.memory,
                 "adapter": None if one.adapter is None else str(out / one.adapter),
                 "remark": one.setting,
+                **({"endpoint": one.endpoint.model_dump(mode="json")} if one.endpoint else {}),
             }
             for one in made.contenders
         ],

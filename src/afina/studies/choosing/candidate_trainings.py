@@ -23,7 +23,7 @@ from afina.stats.metrics import METRICS
 from afina.studies.choosing import time_budget
 from afina.studies.choosing.candidates import Candidate, reason, takes_steps, weighed
 from afina.studies.choosing.recommendation import BATCH, NAME, Dropped, whole_steps
-from afina.studies.choosing.setup import ChoiceSetup, Way
+from afina.studies.choosing.setup import MOST_TEXTS, ChoiceSetup, Way
 from afina.studies.choosing.step_times import StepTime, StepTimes, Stopwatch
 from afina.studies.choosing.training_length import ALONE, SHARE, TrainingLength, steps_of_epoch, training_length
 from afina.studies.executors.executor import MemoryForecast, Overrun
@@ -41,11 +41,8 @@ MEASURING = 0.15
 EVALUATION_SHARE, TRAININGS = 0.3, 3
 """The largest share of a training's time for scoring held-out texts, and the most trainings assumed to follow."""
 
-FEWEST, MOST_TEXTS = 100, 1_000
-"""The smallest number of held-out texts that are scored, and the largest number if there are several backbones.
-
-With several backbones, the number is limited because the speed of the later backbones is not known at first.
-"""
+FEWEST = 100
+"""The smallest number of held-out texts that are scored."""
 
 
 class _Misjudged(Exception):
@@ -96,6 +93,7 @@ class CandidateTrainings:
         failed: The errors of methods on backbones whose runs failed before a step time was measured.
         memory: The memory forecast of the trainings; None if memory does not limit the number of trainings at once.
         at_once: The largest number of runs that were in progress at the same time.
+        few_texts: Whether at most MOST_TEXTS held-out texts are scored, also with one backbone.
     """
 
     setting: ChoiceSetup
@@ -117,6 +115,7 @@ class CandidateTrainings:
     failed: dict[Way, AfinaError] = field(default_factory=dict)
     memory: MemoryForecast | None = None
     at_once: int = 1
+    few_texts: bool = False
 
     def carry_out(self, candidates: Sequence[Candidate]) -> None:
         """Run each candidate for which there is time, and train the selected candidate again.
@@ -126,7 +125,7 @@ class CandidateTrainings:
         self.candidates = {one.name: one for one in candidates}
         self.memory = self.setting.memory_of(list(dict.fromkeys(one.way for one in candidates if one.is_trained)))
         texts = len(self.setting.task.evaluation)
-        self.texts = texts if len(self.setting.backbones) == 1 else min(texts, MOST_TEXTS)
+        self.texts = min(texts, MOST_TEXTS) if self.few_texts or len(self.setting.backbones) > 1 else texts
         self._carry_out_each(candidates)
         if not any(takes_steps(one.record.method) for one in self.results.values()):
             self.short = True

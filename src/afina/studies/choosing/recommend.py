@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from afina.stats.comparison import compare
 from afina.stats.metrics import METRICS, Metric
 from afina.studies import problems
 from afina.studies.choosing import floors, time_budget
+from afina.studies.choosing.asked_rival import AskedRival, check_table
 from afina.studies.choosing.candidate_trainings import CandidateTrainings
 from afina.studies.choosing.candidates import cheapest_first, in_order, zero_shot
 from afina.studies.choosing.eligibility import Eligible, eligible, leave_out_slow
@@ -64,6 +66,8 @@ def recommend(
     metric: str | None = None,
     products: Products | None = None,
     latency: float | None = None,
+    endpoint: Mapping[str, Any] | None = None,
+    send_texts: bool = False,
     watcher: Watcher | None = None,
     executor: Executor | None = None,
     command: Sequence[str] = (),
@@ -71,35 +75,35 @@ def recommend(
 ) -> Results:
     """Recommend a method for `task`, and train its adapter in `out`, in about `minutes` and at most 5 % more.
 
+    Returns the results of the trained contenders, whose field `recommendation` names the recommended method.
+
     Args:
         task: The task's address, or a `Task` of `Task.load` or `Task.of`.
         minutes: The time for everything after the download of the backbones; 5 minutes or more give a useful answer.
-        memory: The bytes that a run may use: GPU memory if runs train on a GPU. If `memory` is None, a run may use the
-            memory available on this machine, or that of the largest node of a cluster.
+        memory: The bytes that a run may use, of GPU memory if runs train on a GPU. None: those of the largest machine.
         backbone: The address of the backbone. Given several backbones, afina recommends a method and a backbone.
         data: The options with which the task is read, such as columns and labels, as in `ReadingOptions`.
         ask: The prompt template, the label words, and whether the head starts from label words, as in `Ask`.
         metric: The metric by which methods are chosen; None means the default metric of the task or of its kind.
         products: `Training.products` for methods that int8 suits. None: the usual products of the executor.
         latency: The most milliseconds that a model may take to predict a single text on this machine. None: no limit.
+        endpoint: The settings (`Endpoint`) of a model behind an API that is asked for at most 1,000 held-out texts.
+        send_texts: Whether texts may be sent to the endpoint. Kept answers need no permission.
         executor: The executor of the runs; None means that each run has a process of its own on this machine.
         command: The command line arguments that repeat the recommendation.
         began: The start time by `meter.now()`, if the work began before this call. None: now.
-
-    Returns:
-        The results of the trained contenders, whose field `recommendation` names the recommended method.
 
     Raises:
         InvalidData: `minutes`, `backbone` or `latency` is not valid, or the task cannot be read.
         InvalidStudy: A backbone or `products` is unsupported, no backbone suits the task, or no model is fast enough.
         NotFound: The task or a backbone does not exist.
         Busy: Another process writes to `out`.
+        Refused: Texts would be sent to the endpoint, and `send_texts` is not set.
     """
-    _check_limits(minutes, latency)
+    _check_settings(minutes, latency, products, endpoint)
     backbones = _checked_backbones(backbone)
     began = meter.now() if began is None else began
     how = checked(Ask, ask or {}, "recommend: ask")
-    checked(Training, {"products": products or "float"}, "recommend")
     asked, whole = _read(task, data or {})
     objective, metric = _aim(whole, metric)
     with Results.hold(Path(out)) as held, watching(watcher) as watcher:
@@ -108,9 +112,15 @@ def recommend(
         clock = TimeBudget(began + _fetch(backbones, chosen, watcher), minutes)
         given = whole, asked, backbones, how, clock, watcher, chosen, objective, metric
         setting = ChoiceSetup(*given, products or chosen.usual_products(), latency)
-        made = _recommend(setting, memory, held).model_copy(update={"command": tuple(command)}).sealed()
-        held.describe(held.directory.recommendation, made.model_dump_json(indent=2) + "\n")
-        watcher.changed(results := of_recommendation(held, made))
+        rival = AskedRival.of(setting, held, endpoint, send_texts=send_texts)
+        return _kept(held, watcher, _recommend(setting, memory, held, rival), command)
+
+
+def _kept(held: OutputLock, watcher: Watcher, made: Recommendation, command: Sequence[str]) -> Results:
+    """Write the recommendation into the output directory, and return its results."""
+    made = made.model_copy(update={"command": tuple(command)}).sealed()
+    held.describe(held.directory.recommendation, made.model_dump_json(indent=2) + "\n")
+    watcher.changed(results := of_recommendation(held, made))
     return results
 
 
@@ -135,7 +145,11 @@ def _fetch(backbones: Sequence[str], executor: Executor, watcher: Watcher) -> fl
     return seconds
 
 
-def _check_limits(minutes: float, latency: float | None) -> None:
+def _check_settings(
+    minutes: float, latency: float | None, products: str | None, endpoint: Mapping[str, Any] | None
+) -> None:
+    checked(Training, {"products": products or "float"}, "recommend")
+    check_table(endpoint)
     _check_above_zero("minutes", minutes, "Give 5 or more for a useful answer.")
     if latency is not None:
         _check_above_zero("latency", latency, "Give milliseconds.")
@@ -177,7 +191,19 @@ def _check_defined(metric: str, objective: Objective, task: Task) -> None:
         )
 
 
-def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock) -> Recommendation:
+def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock, rival: AskedRival | None) -> Recommendation:
+    with rival.asking() if rival else nullcontext():
+        fitted, handed, trainings, tried = _measured(setting, memory, held, few_texts=rival is not None)
+        made, scores = _answer(setting, fitted, handed, trainings, tried)
+        if setting.unlabelled is not None:
+            made = _with_student(setting, held, trainings, made)
+    return made if rival is None else rival.joined(made, scores, trainings.texts)
+
+
+def _measured(
+    setting: ChoiceSetup, memory: int | None, held: OutputLock, *, few_texts: bool
+) -> tuple[Sequence[Floor], Mapping[str, str], CandidateTrainings, Eligible]:
+    """Return the baselines, the paths of their adapters, the trainings, and the methods that could be tried."""
     task = setting.task
     if setting.unlabelled is not None:
         setting.clock.aside = SHARE * 60 * setting.clock.minutes
@@ -200,11 +226,10 @@ def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock) -> Re
         tried = eligible(setting, memory)
     leave_out_slow(setting, tried)
     chosen = in_order(tried.trained, tried.kinds, setting)
-    trainings = CandidateTrainings(setting, held, StepTimes(tried.lowered))
+    trainings = CandidateTrainings(setting, held, StepTimes(tried.lowered), few_texts=few_texts)
     trainings.carry_out(cheapest_first(chosen, zero_shot(tried.untrained, tried.kinds, setting)))
     trainings.dropped |= tried.dropped
-    made = _answer(setting, fitted, handed, trainings, tried)
-    return made if setting.unlabelled is None else _with_student(setting, held, trainings, made)
+    return fitted, handed, trainings, tried
 
 
 def _with_student(
@@ -247,7 +272,8 @@ def _answer(
     handed: Mapping[str, str],
     trainings: CandidateTrainings,
     tried: Eligible,
-) -> Recommendation:
+) -> tuple[Recommendation, Mapping[str, np.ndarray]]:
+    """Return the recommendation, and the per-example values of the metric, [1, N], by contender."""
     task, objective, metric = setting.task, setting.objective, METRICS[setting.metric]
     held_out = splitting.first(task.evaluation, trainings.texts, "evaluation_examples")
     untrained = {name: one for name, one in trainings.results.items() if not one.record.steps}
@@ -298,7 +324,7 @@ def _answer(
     )
     short = {one.name for one in made.contenders if made.is_short(one)} - {recommended}
     told = [one for one in compared if not short & {one.first, one.second}]
-    return made.model_copy(update={"comparisons": tuple(told)})
+    return made.model_copy(update={"comparisons": tuple(told)}), defined
 
 
 def _prior(trainings: CandidateTrainings, simple: Collection[str]) -> Prior | None:

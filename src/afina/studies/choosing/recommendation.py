@@ -19,7 +19,7 @@ from afina.schema import Count, Figure, Frozen, Sealed
 from afina.stats.comparison import Comparison
 from afina.studies.choosing import floors
 from afina.studies.choosing.recorded_curves import FEW_LABELS
-from afina.studies.runs.record import Below, Prompting
+from afina.studies.runs.record import Below, EndpointUse, Prompting
 from afina.studies.runs.spec import Products, Training
 
 NAME = "choose"
@@ -79,6 +79,7 @@ class Contender(Frozen):
         ask: The prompt template and label words of the run.
         key: The key of the run's record; None for a baseline.
         adapter: The path of the adapter, relative to the output directory; None if no adapter was saved.
+        endpoint: Facts about the answers of a model behind an API; None for every other contender.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Contender(Frozen):
     ask: Prompting = Prompting()
     key: str | None = None
     adapter: Below | None = None
+    endpoint: EndpointUse | None = None
 
     @property
     def trained(self) -> bool:
@@ -213,7 +215,9 @@ class Recommendation(Sealed):
         metric: The metric by which methods were chosen.
         recommended: The name of the recommended contender, such as a method's key or the name of a baseline.
         adapter: The path of the recommended adapter, relative to the output directory; None if a baseline is
-            recommended that cannot be saved as an adapter.
+            recommended that cannot be saved as an adapter, or a model behind an API.
+        instead_of: If a model behind an API is recommended, the name of the contender that would be recommended without
+            it; else None.
         contenders: Baselines first, then the zero-shot model, then trained candidates in the order of training.
         comparisons: A paired comparison for every two of the baselines, the zero-shot model and each method's best
             candidate. A training that was too short to judge its method is compared only if it is recommended.
@@ -244,6 +248,7 @@ class Recommendation(Sealed):
     metric: str = "accuracy"
     recommended: str
     adapter: Below | None
+    instead_of: str | None = None
     contenders: tuple[Contender, ...]
     comparisons: tuple[Comparison, ...]
     dropped: dict[str, Dropped]

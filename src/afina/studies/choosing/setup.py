@@ -30,6 +30,13 @@ from afina.studies.watcher import Watcher
 DEAREST = "full"
 """The method with the slowest training steps, whose step time is assumed for methods without a recorded step cost."""
 
+MOST_TEXTS = 1_000
+"""The largest number of held-out texts that are scored with several backbones, or with a model behind an API.
+
+With several backbones, the number is limited because the speed of the later backbones is not known at first; with a
+model behind an API, because each text has a price.
+"""
+
 MORE = 2
 """Any method is assumed to need at most this many times the memory of the method DEAREST."""
 
@@ -129,9 +136,14 @@ class ChoiceSetup:
                 products=self.products if make(way.method).multiplies_frozen else "float",
             ),
             metric=self.metric,
-            data_digest=self.task.data_digest if reads_files(self.task.address, self.data.evaluation) else None,
+            data_digest=self.data_digest,
             backbone_files=self.files[way.backbone] if way.backbone in self.files else files_digest(way.backbone),
         )
+
+    @property
+    def data_digest(self) -> str | None:
+        """The digest of the task's files, for runs; None if the address identifies the texts."""
+        return self.task.data_digest if reads_files(self.task.address, self.data.evaluation) else None
 
     @property
     def lacks_words(self) -> bool:

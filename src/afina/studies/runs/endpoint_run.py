@@ -73,9 +73,9 @@ class Inquiry:
         templates = asking.templates_of(endpoint, question, read, read.evaluation, run.seed)
         return cls(run, read, endpoint, question, templates, OutputDirectory(out).whole.answers)
 
-    def foresee(self) -> EndpointForecast:
-        """Return what asking would take, less what is kept; nothing is sent."""
-        given = (self.endpoint, self.question, self.task.evaluation, self.kept)
+    def foresee(self, *, anew: bool = False) -> EndpointForecast:
+        """Return what asking would take, less what is kept unless `anew` is set; nothing is sent."""
+        given = (self.endpoint, self.question, self.task.evaluation, None if anew else self.kept)
         return asking.foresee(*given, templates=self.templates)
 
     def check_permission(self) -> str:
