@@ -127,7 +127,7 @@ def test_no_more_requests_than_allowed_are_sent_at_once(kept: Path) -> None:
         return right(seen)
 
     with chat_server(slowly) as server:
-        asked(server, kept, 12, at_once=3)
+        asked(server, kept, 8, at_once=3)
     assert server.most_at_once == 3
 
 
@@ -224,14 +224,14 @@ def test_failures_in_a_row_end_the_run_and_single_ones_do_not(kept: Path) -> Non
     def dies(seen: Seen) -> Answered:
         return failed(500, x_should_retry="false") if number_of(seen) in failing else right(seen)
 
-    failing = {2, *range(20, 60)}
+    failing = {2, *range(8, 20)}
     with chat_server(dies) as server:
-        with raises(Busy, code="endpoint.failing", texts=60, answered=19, missing=41):
-            asked(server, kept, 60, at_once=1)
-        assert len(server.seen) == 30
+        with raises(Busy, code="endpoint.failing", texts=20, answered=7, missing=13):
+            asked(server, kept, 20, at_once=1)
+        assert len(server.seen) == 18
         failing = {2}
-        found = asked(server, kept, 60)
-    assert (found.facts.missing, found.facts.kept, found.facts.requests) == ({"HTTP 500": (2,)}, 19, 41)
+        found = asked(server, kept, 20)
+    assert (found.facts.missing, found.facts.kept, found.facts.requests) == ({"HTTP 500": (2,)}, 7, 13)
 
 
 def test_a_budget_is_never_passed_and_counts_earlier_runs(kept: Path) -> None:
