@@ -24,6 +24,8 @@ from afina.methods import make
 from afina.models.adapter import Adapter
 from afina.models.objectives import Classes, Labels, Number, Objective, Predictions
 from afina.predicting.teacher import check_teacher
+from afina.report.arms import arms
+from afina.report.sections import Notes, what_was_run
 from afina.studies.results import Results
 from afina.studies.runs.execute import execute
 from afina.studies.runs.record import UnlabelledCounts, read_records
@@ -146,6 +148,12 @@ def test_a_student_learns_from_a_table_that_stands_after_it(runs: Runs, unlabell
     assert student.unlabelled == UnlabelledCounts(texts=24, evaluation=5, training=3, repeated=1)
     assert student.steps == math.ceil((student.train_examples + 24) / 8)
     assert (weightless.digest, weightless.teacher, weightless.unlabelled) == (teacher.digest, None, None)
+    assert not {"distil_temperature", "distil_weight"} & teacher.training.keys()
+    notes = what_was_run(arms(results.results)).blocks[0]
+    assert isinstance(notes, Notes)
+    (said,) = (one for one in notes.items if "learned from" in one)
+    assert said.startswith("BitFit (student) learned from LoRA (distil_temperature 2, ")
+    assert said.endswith("labelled texts and 24 texts without labels")
     (plain,) = study(runs, {"lora": {}}).runs()
     assert plain.on_files(teacher.backbone_files).on(teacher.data_digest).key == teacher.key
 

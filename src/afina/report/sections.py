@@ -42,7 +42,7 @@ from afina.report.tables import Column, Table
 from afina.stats.metrics import METRICS
 from afina.studies.backbones import on_backbone
 from afina.studies.runs.record import Environment, Record
-from afina.studies.runs.spec import training_settings
+from afina.studies.runs.spec import DISTILLATION, training_settings
 from afina.studies.trials import Tuned
 
 if TYPE_CHECKING:
@@ -193,8 +193,26 @@ def _asked(arms: Sequence[Arm]) -> list[str]:
         f"Seeds: {', '.join(map(str, sorted({record.seed for record in records})))}",
         *([f"Training, the same in every run: {in_words(same)}"] if same else []),
         *ask_notes([record.ask for record in records]),
+        *_lessons(arms),
         *([f"Evaluation texts that also occur in the training split: {leaked:,}"] if leaked else []),
     ]
+
+
+def _lessons(arms: Sequence[Arm]) -> list[str]:
+    """Return a note on each method that learned from a teacher: the teacher, the settings and the number of texts."""
+    labels = {record.digest: arm.label for arm in reversed(arms) for record in arm.records}  # the first of equal ones
+    notes = []
+    for arm in arms:
+        record = arm.record
+        if record.teacher is None:
+            continue
+        settings = in_words({name: record.training[name] for name in DISTILLATION})
+        texts = f" and {record.unlabelled.texts:,} texts without labels" if record.unlabelled else ""
+        teacher = labels.get(record.teacher, f"the adapter {record.teacher:.19}")
+        notes.append(
+            f"{arm.label} learned from {teacher} ({settings}), on {record.train_examples:,} labelled texts{texts}"
+        )
+    return notes
 
 
 def _with_head(record: Record) -> str:

@@ -40,7 +40,7 @@ from afina.studies.runs.record import (
     TextPairs,
     UnlabelledCounts,
 )
-from afina.studies.runs.spec import RunSpec
+from afina.studies.runs.spec import DISTILLATION, RunSpec
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit, Measured
 
@@ -125,7 +125,8 @@ class _Execution:
         scores = objective.metrics(predictions)
         selection = self._selection(classifier, fit, prepared)
         retained = prepared.retention and prepared.retention.after(classifier, prepared.backbone)
-        training = self.run.training.model_dump(mode="json") | {
+        without = set() if self.run.teacher else {*DISTILLATION}
+        training = self.run.training.model_dump(mode="json", exclude=without) | {
             "learning_rate": fit.learning_rate,
             "max_length": prepared.max_length,
         }
