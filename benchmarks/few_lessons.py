@@ -32,7 +32,7 @@ from few_labels import DRAWS, MAJORITY, ON_EMBEDDED, ON_MINILM, SETFIT, SHOTS, T
 from learning_curves import KEPT, read
 from learning_curves import Cell as Place
 from lessons import BACKBONES, KINDS, together
-from policies import MOST_COUNTS, ON, Kept, Recorded, _paces
+from policies import MOST_COUNTS, ON, Kept, Recorded
 from replay import replayed
 from words import unpacked
 
@@ -40,6 +40,7 @@ MARKS = re.compile(r"(<!-- begin: benchmarks/few_lessons.py -->\n).*?(<!-- end -
 SIZES = (16, 64)
 """The numbers of labels of the lessons, at which LoRA and full fine-tuning on `embedded` are recorded."""
 
+MANY = tuple(dict.fromkeys(cell.size for cell in cells()))
 MINUTES = 10
 TRAINED = {"embedded": ON_EMBEDDED, "minilm": (*ON_MINILM, SETFIT)}
 """The settings of each backbone that are trained by gradient steps."""
@@ -127,6 +128,7 @@ def learned(known: Figures, tasks: Sequence[str]) -> Lessons:
             if all(arm in one for each in first.of.values() for one in each)
         },
         baselines={name: float((first.accuracy(arm) - middle).mean()) for name, arm in BASELINES.items()},
+        others={kind: min(value for one, value in ahead.items() if one[0] == kind) for kind in levels},
         further=frozenset({SETFIT.method} & {arm.method for arm in draws["minilm"].trained}),
     )
 
@@ -179,6 +181,7 @@ def rounded(lessons: Lessons) -> Lessons:
         level_counts=int(round(lessons.level_counts, -1)),
         asked={shots: None if value is None else round(value, 3) for shots, value in lessons.asked.items()},
         baselines={name: round(value, 3) for name, value in lessons.baselines.items()},
+        others={kind: round(value, 3) for kind, value in lessons.others.items()},
         further=lessons.further,
     )
 
@@ -229,8 +232,8 @@ def simulated(
     untrained = {arm.method: right[arm][order] for arm in (MAJORITY, TFIDF, ZERO)}
     if WITH_SHOTS in right:
         untrained[f"zero-shot-{SHOTS}-shots"] = right[WITH_SHOTS][order]
-    paces = {f"{m}{ON}{name}": pace for name in BACKBONES for m, pace in _paces(curves, name, beside=True).items()}
-    paces |= {f"setfit{ON}minilm": paces[f"full{ON}minilm"]}
+    paces = {**together(curves, cells()[0]).paces}
+    paces[f"{SETFIT.method}{ON}{SETFIT.backbone}"] = paces[f"full{ON}{SETFIT.backbone}"]
     return Recorded(
         Place(task, labels), {}, ends, {one: (0, kept) for one, kept in ends.items()}, untrained, paces, held_out
     )
@@ -278,13 +281,13 @@ def table(known: Figures) -> str:
             rows.append([name.format(labels=labels, few=labels // 4), *found])
             print(rows[-1], flush=True)
     lines = read(KEPT)
-    for labels in (200, 1_500):
-        found = []
-        for each in SETS.values():
-            there = [together(lines, cell, each, beside=True) for cell in cells()]
-            mine = regret(replayed(each), there, MINUTES).by_cell
-            found.append(points(Regret({k: v for k, v in mine.items() if f" {labels:,} " in f" {k.split(', ')[1]} "})))
-        rows.append([f"**{labels:,}, 300 held out**", *found])
+    found_in = [
+        regret(replayed(each), [together(lines, cell, each) for cell in cells()], MINUTES).by_cell
+        for each in SETS.values()
+    ]
+    for labels in MANY:
+        of_size = [{name: one for name, one in each.items() if f" {labels:,} " in name} for each in found_in]
+        rows.append([f"**{labels:,}, 300 held out**", *(points(Regret(each)) for each in of_size)])
         print(rows[-1], flush=True)
     return grid(["training texts", *SETS], rows)
 

@@ -184,7 +184,8 @@ def _candidate(way: Way, one: Setting, setting: ChoiceSetup) -> Candidate:
     rate = None if is_fitted(way.method) else float(f"{factor * make(way.method).learning_rate:.3g}")
     name = setting.name(way, "" if factor == 1 else f"{rate:g}")
     learned = setting.lessons
-    ahead = learned.ahead.get(one, 0.0) if setting.objective.kind in RECORDED else None
+    assumed = learned.ahead.get(one, learned.others.get(kind, 0.0))
+    ahead = assumed if setting.objective.kind in RECORDED else None
     return Candidate(way, rate, name, ahead, learned.counts[kind], learned.levels[kind])
 
 
