@@ -249,14 +249,15 @@ def best(known: Figures, task: str, labels: int, seed: int, half: int, backbones
 
 
 def regret_of(known: Figures, labels: int, backbones: Sequence[str], how: Conditions = Conditions()) -> Regret:
-    """The regret at a number of labels."""
+    """The regret at a number of labels, of the draws of which all arms were measured."""
     curves, by_cell = read(KEPT), {}
     seen, share = how.held_out or labels // 4, 1.0 if how.crossed else SHARE
     for task, half in product(TASKS, (0, 1)):
         lessons = how.of(learned(known, [one for one in TASKS if one != task]))
         policy = replayed(backbones, lessons=lambda there, made=lessons: made)
         each = []
-        for seed in range(DRAWS):
+        whole = answers(known, task, labels).keys()
+        for seed in (one for one in range(DRAWS) if answers(known, task, labels, one).keys() == whole):
             cell = simulated(known, curves, (task, labels, seed, half), seen, share)
             found = policy(cell, MINUTES, [])[seen:].astype(float)
             each.append(best(known, task, labels, seed, half, backbones) - found)
