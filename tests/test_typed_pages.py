@@ -27,10 +27,12 @@ from services import free_port
 DOCS = ROOT / "docs"
 ON_RAY = {"more-than-one-machine.md", "serve-on-ray.md"}
 """Pages whose commands need a Ray cluster: tests in tests/cluster type them."""
+ASKING = {"compare-with-an-api.md"}
+"""Pages whose commands ask a model behind an API: tests/cli/test_endpoint_page.py types them with a local server."""
 PAGES = [
     ROOT / "README.md",
     *sorted((DOCS / "tutorials").glob("*.md")),
-    *sorted(page for page in (DOCS / "how-to").glob("*.md") if page.name not in ON_RAY),
+    *sorted(page for page in (DOCS / "how-to").glob("*.md") if page.name not in ON_RAY | ASKING),
 ]
 ELSEWHERE = {"make", "pip", "export"}
 """Programs that a page may name and this test does not run: tests/test_wheel.py builds and installs the wheel."""
