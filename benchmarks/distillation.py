@@ -65,7 +65,8 @@ def files_of(asked: argparse.Namespace, out: Path) -> dict[str, str]:
 
 def arms_of(asked: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return the tables of the study: the teacher, the student alone, and the distilled students."""
-    student = {"method": "full", "backbones": [asked.student], "learning_rate": asked.rate}
+    student: dict[str, Any] = {"method": "full", "backbones": [asked.student]}
+    student |= {} if asked.rate is None else {"learning_rate": asked.rate}
     arms = {TEACHER: {"method": "full", "backbones": [asked.teacher]}, ALONE: student}
     for temperature in asked.temperatures:
         for weight in asked.weights:
@@ -98,8 +99,7 @@ def with_teachers_labels(asked: argparse.Namespace, files: dict[str, str], resul
     labels = [names[index] for index in predictor.objective.decode(Predictions(found.outputs)).tolist()]
     rows = [*rows_of(files["labelled"]), *zip(texts, labels, strict=True)]
     both = write(Path(asked.out) / "teachers-labels.csv", rows, ("text", "label"))
-    arm = {HARD: {"method": "full", "backbones": [asked.student], "learning_rate": asked.rate}}
-    return study(asked, HARD, both, {"evaluation": files["evaluation"]}, arm)
+    return study(asked, HARD, both, {"evaluation": files["evaluation"]}, {HARD: arms_of(asked)[ALONE]})
 
 
 def summary(results: Sequence[Result]) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--unlabelled", type=int, default=None)
     parser.add_argument("--teacher", default="embedded")
     parser.add_argument("--student", default="minilm")
-    parser.add_argument("--rate", type=float, default=3e-4)
+    parser.add_argument("--rate", type=float, default=None, help="learning rate of the students")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--temperatures", type=float, nargs="*", default=[2.0])

@@ -15,14 +15,13 @@ import numpy as np
 
 from afina.errors import AfinaError
 from afina.events import Progress
-from afina.methods import make
 from afina.models.backbone_spec import MINILM
 from afina.stats.comparison import compare
 from afina.stats.metrics import METRICS, Metric
 from afina.studies.backbones import ON, backbone_names
 from afina.studies.choosing import time_budget
 from afina.studies.choosing.candidates import reason
-from afina.studies.choosing.eligibility import kind_of, milliseconds
+from afina.studies.choosing.eligibility import milliseconds
 from afina.studies.choosing.recommendation import BATCH, DISTILLED, ENOUGH, EPOCHS, NAME, Student
 from afina.studies.choosing.setup import DEAREST, ChoiceSetup, Way
 from afina.studies.choosing.step_times import Stopwatch
@@ -39,9 +38,6 @@ SHARE = 0.3
 
 METHOD = DEAREST
 """The method of the student: a small model that trains all its weights learns most from a teacher (docs/LOG.md)."""
-
-RATES = {"encoder": 3.0, "causal": 1.0}
-"""The student's learning rate, as a multiple of the method's default, by the kind of the backbone."""
 
 ANSWERS = 0.4
 """The largest share of the student's time in which the teacher answers texts."""
@@ -120,8 +116,7 @@ def _trained(setting: ChoiceSetup, held: OutputLock, taught_by: Result, pupil: _
     count = min(len(there), int(ANSWERS * setting.clock.left / of_text) - len(setting.task.train))
     if count < min(len(there), LEAST * len(setting.task.train)):
         return "the teacher had no time to answer enough texts without labels"
-    rate = RATES[kind_of(pupil.way.backbone)] * make(pupil.way.method).learning_rate
-    run = setting.run(pupil.way, rate=float(f"{rate:.3g}"), evaluation_examples=texts)
+    run = setting.run(pupil.way, evaluation_examples=texts)
     names = backbone_names(dict.fromkeys([*setting.backbones, pupil.way.backbone]))
     some = None if count == len(there) else count
     lesson = {
