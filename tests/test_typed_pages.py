@@ -39,6 +39,8 @@ ELSEWHERE = {"make", "pip", "export"}
 TINY = {"train", "study", "evaluate", "predict", "ask", "compare", "plan"}
 FEWER = {"plan": ["--method", "lora"], "study": ["--set", "train.max_steps=2"], "train": ["--set", "max_steps=2"]}
 FEW = ["--set", "data.train_examples=64", "--set", "data.evaluation_examples=64"]
+SHORTER = {"shots=16": "shots=2"}
+"""Words for which others are typed, because the tiny model takes few tokens."""
 MODELS = {"embedded", "gpt2", "path/to/gpt2"}
 """Addresses in whose place the tiny model is used."""
 ENCODER = "minilm"
@@ -149,7 +151,7 @@ class Typist:
 
     def __init__(self, afina: Command, tiny: Backbone, encoder: str, **others: str) -> None:
         self.afina, self.tiny, self.port = afina, tiny, str(free_port())
-        self.others = {**dict.fromkeys(MODELS, tiny.address), ENCODER: encoder, **others}
+        self.others = {**dict.fromkeys(MODELS, tiny.address), ENCODER: encoder, **SHORTER, **others}
         self.server: subprocess.Popen[bytes] | None = None
         self.done: list[str] = []
 

@@ -24,8 +24,8 @@ from afina.models.kernels.layer_changes import KeyValues
 from afina.models.kernels.layout import Layout
 
 LEAST = 64
-"""Smallest number of common tokens that are computed once. With fewer, texts are computed as without `SharedBeginning`,
-to the last bit."""
+"""Smallest number of common tokens that are computed once. Fewer would pay too (docs/LOG.md), but most templates share
+fewer, and their predictions stay the same to the last bit."""
 
 
 def common_tokens(encoded: Encoded) -> int:
