@@ -127,6 +127,7 @@ def test_loss_and_gradients_are_those_of_sentence_transformers(backbones: Backbo
         assert (parameter.grad - expected).abs().max() <= TOLERANCE * scale, name
 
 
+@pytest.mark.slow
 def test_parts_of_whole_pairs_give_the_gradient_of_the_batch(backbones: Backbones) -> None:
     backbone = Backbone.load(str(backbones.path("bert", dropout=0.0)))
     found = []
@@ -174,6 +175,7 @@ def run(backbones: Backbones, task: str, **changes: Any) -> Run:
     return Run(**({"backbone": backbone, "task": task, "method": "setfit", "training": training} | changes))
 
 
+@pytest.mark.slow
 def test_the_adapter_answers_alike_in_predictor_and_engine_and_is_not_exported(
     backbones: Backbones, task: str, tmp_path: Path
 ) -> None:
