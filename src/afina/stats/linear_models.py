@@ -280,6 +280,7 @@ def fit_dense(
     intercept: bool,
     weights: np.ndarray | None = None,
     strength: float | None = None,
+    common_scale: bool = False,
 ) -> LinearFit:
     """Fit a linear model to dense features; regularization is given, or chosen by the loss in cross-validation.
 
@@ -295,6 +296,8 @@ def fit_dense(
         intercept: Whether to fit biases. `LinearFit` describes the biases of a model without an intercept.
         weights: The weight of each example in the training loss, [N]. None: every weight is 1.
         strength: The value of `C`, the inverse strength of regularization. None: cross-validation chooses it.
+        common_scale: Whether all features are divided by the root of their mean variance in place of their own standard
+            deviations, so that features of large variance have less regularization. Requires `strength`.
     """
     model = linear.model(intercept=intercept)
     features = features.astype(np.float64)
@@ -316,6 +319,8 @@ def fit_dense(
             grid = linear.grid(STRENGTHS)
             model.set_params(**best_setting(model, grid, parts, targets, scaled, score, weights))
         centre, scale = _scale(features, intercept)
+        if common_scale:
+            scale = np.full_like(scale, np.sqrt(features.var(axis=0).mean()) or 1.0)
         features -= centre
         features /= scale
         model.fit(features, targets, **({} if weights is None else {"sample_weight": weights}))

@@ -31,7 +31,8 @@ STRENGTH = 0.01
 """The inverse strength of regularization `C` of the head's fit.
 
 Cross-validation cannot choose `C` here: the body was trained on the labels of the validation texts too, so that every
-fold is separable and large values of `C` seem best (docs/LOG.md).
+fold is separable and large values of `C` seem best. All features are divided by one number, because the training has
+made the variance of the directions that tell labels apart large (docs/LOG.md).
 """
 
 

@@ -62,7 +62,8 @@ def fit_head(
         loader: The loader of the training texts.
         features: The features of the training texts, float32 [N, width].
         method: The method's name, for errors.
-        strength: The value of `C`, the inverse strength of regularization. None: cross-validation chooses it.
+        strength: The value of `C`, the inverse strength of regularization, for features with a common scale. None:
+            cross-validation chooses the strength for features that are divided by their standard deviations.
 
     Raises Diverged if a feature is NaN or infinite, and InvalidStudy if all texts have the same class.
     """
@@ -79,6 +80,7 @@ def fit_head(
         intercept=classifier.output_layer.bias is not None,
         weights=_weights(objective, targets, loader.weights),
         strength=strength,
+        common_scale=strength is not None,
     )
     _write(classifier, made)
     spent = meter.now() - began
