@@ -28,6 +28,7 @@ from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.executors.worker import CarryOut, Failed, GoOn, Message, Progressed, Recorded, Scored, Stop
 from afina.studies.runs.execute import execute, try_out
 from afina.studies.watcher import Watcher
+from chat_servers import chat, chat_server
 from command import HereExecutor
 from fakes import sentences, write_csv
 from scribe import Scribe
@@ -411,3 +412,17 @@ def test_threads_of_a_run_are_the_same_on_every_node(monkeypatch: pytest.MonkeyP
     assert ray_run.variables() == {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": None, "OMP_WAIT_POLICY": "passive"}
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert ray_run.threads() == 3
+
+
+def test_a_model_behind_an_api_is_asked_by_the_machine_of_the_study(toy: str, tmp_path: Path) -> None:
+    executor = RayExecutor()
+    executor._local = HereExecutor()  # type: ignore[assignment]
+    with chat_server(lambda seen: chat("good")) as server:
+        asked = {"method": "endpoint", "url": server.url, "model": "tiny"}
+        (run,) = Study(name="s", task=toy, methods={"gpt": asked}).runs()
+        run = run.model_copy(update={"send_texts": True})
+        assert executor.check(run), "no node is looked at"
+        record = executor.carry_out(run, tmp_path, "s", lambda progress: None)
+        assert executor.foresee([run]) is None
+    assert record.endpoint is not None
+    assert record.endpoint.requests == len(server.seen) == record.examples
