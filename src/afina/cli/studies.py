@@ -470,7 +470,9 @@ def _carry_out(
             results = study.run(where, watching, command, executor, fresh=fresh, send_texts=send_texts)
     except KeyboardInterrupt as ended:
         watching.stop()
-        kept = " from the last checkpoint" if OutputDirectory(where).has_checkpoint else ""
+        directory = OutputDirectory(where)
+        kept = " from the last checkpoint" if directory.has_checkpoint else ""
+        kept = kept or " with the kept answers" * directory.answers.is_file()
         begun = "" if kept or run_in.executor not in (None, "local") else " before there was a checkpoint"
         print(f"\nInterrupted{begun}. To continue{kept}: {shlex.join(command)}", file=sys.stderr)
         raise typer.Exit(exit_status(ended)) from None

@@ -78,7 +78,12 @@ def _of_use(heading: str, value: Callable[[EndpointUse], float | None], form: Ca
 
 
 def _per_1000(use: EndpointUse, tokens: int | None) -> float | None:
-    return None if tokens is None or not use.examples else round(1000 * tokens / use.examples)
+    """Return the tokens of 1,000 texts, as `cost_per_1000` counts texts: only those that the server answered."""
+    if tokens is None or not use.examples:
+        return None
+    if use.cost and use.cost_per_1000:
+        return round(tokens * use.cost_per_1000 / use.cost)
+    return round(1000 * tokens / use.examples)
 
 
 def _here(record: Record) -> float | None:
