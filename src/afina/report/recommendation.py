@@ -300,10 +300,11 @@ def _of_endpoint(made: Recommendation, chosen: Contender, use: EndpointUse) -> t
     assert made.instead_of is not None
     other = made.contender(made.instead_of)
     mine = [one for one in made.comparisons if chosen.name in (one.first, one.second)]
-    saved = f", and its adapter is in {other.adapter}" if other.adapter else ""
+    saved = f"; its adapter is in {other.adapter}" if other.adapter else ""
     return (
-        f"{chosen.name} is significantly better than {title(other.name)}, which would be recommended without a model "
-        f"behind an API and has {metric_name(made.metric)} {share(other.metrics[made.metric])}{saved}.",
+        f"{chosen.name} is significantly better than {title(other.name)}. Without a model behind an API, "
+        f"{title(other.name)} would be recommended: {metric_name(made.metric)} "
+        f"{share(other.metrics[made.metric])}{saved}.",
         f"{_costs(use)} Nothing was trained, so there is no adapter, and every text is sent to {use.host}.",
         _sure(mine, chosen.name),
     )
