@@ -159,6 +159,24 @@ def test_a_student_learns_from_a_table_that_stands_after_it(runs: Runs, unlabell
 
 
 @pytest.mark.slow
+def test_a_student_that_is_stopped_goes_on_to_the_same_adapter(
+    runs: Runs, trained: Path, unlabelled: Path, tmp_path: Path
+) -> None:
+    settings = {"method": "lora", "training": Training(epochs=1, batch_size=8), "teacher": of_adapter(trained)}
+    run = Run(
+        backbone=str(runs.backbones.path("gpt2")), task=runs.task, data={"unlabelled": str(unlabelled)}, **settings
+    )
+    whole = execute(run, tmp_path / "whole")
+    steps = iter(range(whole.steps))
+    with pytest.raises(KeyboardInterrupt):
+        execute(run, tmp_path / "parts", stopped=lambda: next(steps) == 5)
+    again: list[int] = []
+    resumed = execute(run, tmp_path / "parts", stopped=lambda: bool(again.append(1)))
+    assert len(again) == whole.steps - 6
+    assert (resumed.digest, resumed.losses) == (whole.digest, whole.losses)
+
+
+@pytest.mark.slow
 def test_a_student_on_another_machine_is_the_same_and_of_other_texts_another(
     runs: Runs, trained: Path, unlabelled: Path, tmp_path: Path
 ) -> None:
