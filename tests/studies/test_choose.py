@@ -999,6 +999,12 @@ def test_with_few_texts_recorded_trainings_decide_and_the_sentences_say_so(world
     assert made.contender(made.recommended).trained
     few = next(one for one in sentences(made) if "held out" in one and "training texts or more" in one)
     assert few.startswith("With 24 texts to train on and 6 held out, your texts can hardly tell methods apart.")
+    ranked = sorted((one for one in made.contenders if one.weighed is not None), key=lambda one: -(one.weighed or 0))
+    worse = ranked[0].model_copy(update={"validation": 0.0})
+    others = tuple(worse if one.name == worse.name else one for one in made.contenders)
+    said = sentences(made.model_copy(update={"recommended": worse.name, "contenders": others}))
+    assert any("was better in recorded trainings on other tasks" in one for one in said)
+    assert not any("nearly as good" in one for one in said)
 
 
 def test_what_is_undefined_is_won_by_nothing() -> None:

@@ -145,7 +145,7 @@ def more_minutes(made: Recommendation) -> str:
     more = []
     if waiting:
         more.append(f"{'also ' if trained else ''}train {_names(waiting)}")
-    if trained and read < READ * made.train_examples:
+    if trained and made.train_examples >= FEW_LABELS and read < READ * made.train_examples:
         more.append(f"read all {made.train_examples:,} training texts instead of {read:,}")
     in_steps = [one for one in trained if one.rate is not None]
     passes = min((round((one.steps or 0) * BATCH / max(1, one.examples or 1)) for one in in_steps), default=EPOCHS)
@@ -238,6 +238,11 @@ def _why_it(made: Recommendation, chosen: Contender) -> str:
         further = ", and was better in recorded trainings on other tasks" if ahead else ""
         return f"{name} was best on the validation texts{names}{further}"
     first = max(asked, key=lambda one: -1.0 if one.weighed is None else one.weighed)
+    if chosen.weighed is not None and chosen.weighed == first.weighed and made.train_examples < FEW_LABELS:
+        return (
+            f"{title(seen.name)} was better on the {count(chosen.validation_examples or 0)} validation texts, but "
+            f"{name} was better in recorded trainings on other tasks"
+        )
     if chosen.weighed is not None and chosen.weighed == first.weighed:
         return (
             f"{name} was nearly as good as {title(seen.name)} on the {count(chosen.validation_examples or 0)} "
