@@ -23,6 +23,7 @@ from afina.studies.choosing.recommendation import Contender, Recommendation
 from afina.studies.descriptions import StudyRequest
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record, write_records
+from afina.studies.teachers import of_adapter
 from command import InventedExecutor
 from fakes import Runs
 from raises import raises
@@ -235,9 +236,19 @@ def test_a_run_without_an_adapter_is_not_chosen_and_naming_it_is_an_error(tmp_pa
     assert find_adapter(out).path == out / "adapters/lora-seed0-0123"
     with raises(NotFound, code="adapter.missing", method="asked", known=["lora"]):
         find_adapter(out, "asked")
+    other = made("other").model_copy(update={"adapter": None, "digest": None})
+    with raises(NotFound, code="adapter.missing", methods=["asked", "other"]):
+        find_adapter(study(tmp_path / "neither", [asked, other]))
     for arguments in ((), ("asked",)):
-        with raises(NotFound, code="adapter.missing", method="asked", known=["none"]):
+        with raises(NotFound, code="adapter.missing", method="asked", known=[]):
             find_adapter(study(tmp_path / f"alone{len(arguments)}", [asked]), *arguments)
+
+
+def test_a_teacher_is_named_by_the_directory_of_one_adapter(tmp_path: Path) -> None:
+    out = study(tmp_path / "out", [made("lora"), made("full", method="full")])
+    with raises(InvalidStudy, code="study.teacher-invalid") as caught:
+        of_adapter(out)
+    assert caught.value.fields["known"] == [str(out / f"adapters/{name}-seed0-0123") for name in ("lora", "full")]
 
 
 class Unkept(Baseline):

@@ -227,7 +227,7 @@ def test_a_student_is_tuned_with_a_teacher_that_has_not_seen_the_validation_text
             "study.teacher-invalid",
         ),
         ({"a": {"method": "lora", "teacher": 3}}, {}, "study.teacher-invalid"),
-        ({"a": {"method": "lora", "teacher": "nobody"}}, {}, "name.unknown"),
+        ({"a": {"method": "lora", "teacher": "nobody"}}, {}, "study.teacher-invalid"),
         ({"linear_probe": {"teacher": "lora"}, "lora": {}}, {}, "option.inapplicable"),
         ({"lora": {"distil_weight": 0.5}}, {}, "option.inapplicable"),
         ({"lora": {}}, {"unlabelled": "more.csv"}, "study.unlabelled-unused"),

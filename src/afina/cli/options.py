@@ -106,7 +106,7 @@ SendTexts = Annotated[
     bool,
     typer.Option(
         "--send-texts",
-        help="Allow sending texts to the model behind an API that a method asks. Without it, nothing is sent.",
+        help="Allow the method endpoint to send your texts to its url. Without this option, no text is sent.",
     ),
 ]
 
@@ -231,8 +231,22 @@ def _reading(names: Sequence[str], abouts: Mapping[str, str]) -> Callable[..., d
 
 _OF_COMMANDS = [name for name, one in OPTIONS.items() if one.metadata["flag"]]
 
-reading = _reading(_OF_COMMANDS, {})
+reading = _reading([name for name in _OF_COMMANDS if name != "unlabelled"], {})
 """Takes the options that say how a task is read, and returns those that the user gave, by name."""
+
+training = _reading(
+    _OF_COMMANDS,
+    {
+        "unlabelled": "File of texts without labels. With --teacher, the trained model learns the teacher's "
+        "predictions for these texts."
+    },
+)
+"""Takes the options of `reading` and `--unlabelled`, for a command that trains a student of a teacher."""
+
+choosing = _reading(
+    _OF_COMMANDS, {"unlabelled": "File of texts without labels, on which a faster model is also trained."}
+)
+"""Takes the options of `reading` and `--unlabelled`, for a command that chooses a teacher and trains its student."""
 
 measuring = _reading(
     [name for name in _OF_COMMANDS if OPTIONS[name].metadata["measures"] and name != "kind"], {"allow_leakage": _KEEPS}

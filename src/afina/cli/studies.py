@@ -30,10 +30,11 @@ from afina.cli.options import (
     TaskOption,
     asking,
     asking_endpoint,
+    choosing,
     only,
-    reading,
     reading_option,
     takes,
+    training,
 )
 from afina.cli.results import (
     check_publishing,
@@ -182,7 +183,7 @@ TrainingOverrides = Annotated[
 ]
 
 
-@takes(data=reading, ask=asking, run_in=execution)
+@takes(data=training, ask=asking, run_in=execution)
 def train(
     *,
     task: TaskOption,
@@ -276,7 +277,7 @@ ProductsOption = Annotated[
 ]
 
 
-@takes(data=reading, ask=asking, endpoint=asking_endpoint, run_in=execution)
+@takes(data=choosing, ask=asking, endpoint=asking_endpoint, run_in=execution)
 def choose(
     *,
     task: TaskOption,

@@ -115,7 +115,10 @@ class ReadingOptions:
         "File to evaluate on. All texts of the task are then used for training.", metavar="FILE", measures=False
     )
     unlabelled: str | None = _option(
-        "File of texts without labels, from which a student learns with its teacher.", metavar="FILE", measures=False
+        "File of texts without labels. With a teacher, the trained model learns the teacher's predictions for these "
+        "texts.",
+        metavar="FILE",
+        measures=False,
     )
     selection: float | None = _option(
         "Share of the training split that is set aside to select a model.", flag=False, measures=False, gt=0, lt=1

@@ -152,6 +152,12 @@ def asks_endpoint(name: str) -> bool:
     return kind is not None and kind.asks_endpoint
 
 
+def why_without_adapter(name: str) -> str:
+    """Return why a run with this method may have no adapter, as the end of a sentence; empty for no stated reason."""
+    kind = NEEDS_SETTINGS.get(name) or METHODS.get(name)
+    return "" if kind is None or not kind.why_without_adapter else f", because {kind.why_without_adapter}"
+
+
 def accepted(name: str, where: str = "") -> set[str]:
     """Return the names of a method's hyperparameters; for a combination such as `lora+bitfit`, the keys of its methods.
 

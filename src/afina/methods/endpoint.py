@@ -31,6 +31,7 @@ class AskedEndpoint(Endpoint, Method):
     practical: ClassVar[bool] = False
     trains_body: ClassVar[bool] = False
     asks_endpoint: ClassVar[bool] = True
+    why_without_adapter: ClassVar[str] = "a model behind an API answered the texts"
     no_effect: ClassVar[frozenset[str]] = frozenset(
         ("key", "at_once", "timeout", "price_in", "price_out", "max_requests", "max_cost")
     )

@@ -128,6 +128,7 @@ class Adaptation(ABC):
             backbone's own.
         is_fitted: Whether scikit-learn fits the method's head to features of the frozen body, without gradient steps.
         asks_endpoint: Whether a model behind an API answers the texts (`AskedEndpoint`). A run then opens no backbone.
+        why_without_adapter: Why a run without an adapter (`has_adapter`) has none, as a clause for error messages.
         no_effect: Names of the hyperparameters that change no result, such as a price. A run's key and a record do not
             have these hyperparameters.
         ignores: Fields of [train] and [ask] in a study file that have no effect on the method. afina refuses a run that
@@ -145,6 +146,7 @@ class Adaptation(ABC):
     adds_parameters: ClassVar[bool | None] = True
     is_fitted: ClassVar[bool] = False
     asks_endpoint: ClassVar[bool] = False
+    why_without_adapter: ClassVar[str] = ""
     no_effect: ClassVar[frozenset[str]] = frozenset()
     ignores: ClassVar[frozenset[str]] = frozenset()
     stated: ClassVar[frozenset[str] | None] = None

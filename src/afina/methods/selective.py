@@ -123,6 +123,7 @@ class ZeroShot(_Untrained):
     title: ClassVar[str] = "zero-shot"
     summary: ClassVar[str] = "the language model as it is, asked in words: what it answers before anything is trained"
     head: ClassVar[Literal["random", "words"] | None] = "words"
+    why_without_adapter: ClassVar[str] = "each text has a prompt of its own, made from the training texts"
     stated: ClassVar[frozenset[str]] = frozenset()
 
     shots: int = 0

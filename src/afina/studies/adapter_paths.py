@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afina.errors import UnknownName
+from afina.methods import why_without_adapter
 from afina.models.adapter import check_there, is_of_peft, refuse_incomplete
 from afina.studies import problems
 from afina.studies.backbones import of_one_backbone
@@ -136,7 +137,10 @@ def choose(
 
 def _recommended(place: Path, made: Recommendation, records: Sequence[Record]) -> str:
     if made.adapter is None:
-        raise problems.RECOMMENDED_ADAPTER_MISSING(known=_names(records), path=place, method=made.recommended)
+        known = _names(records)
+        raise problems.RECOMMENDED_ADAPTER_MISSING(
+            known=known, path=place, method=made.recommended, _instead=_instead(known)
+        )
     return made.adapter
 
 
@@ -144,6 +148,8 @@ def _only(place: Path, records: Sequence[Record]) -> str:
     kept = _with_adapter(records)
     trained = [one for one in kept if one.steps]
     names = {one.name for one in trained or kept or records}
+    if len(names) != 1 and not kept:
+        raise problems.RUNS_WITHOUT_ADAPTER(path=place, methods=sorted(names))
     if len(names) != 1:
         raise problems.SEVERAL_ADAPTERS(known=_names(records), path=place)
     return names.pop()
@@ -160,7 +166,10 @@ def _of(
     if not named:
         raise UnknownName("method", name, {one.name for one in records}, str(place))
     if not (kept := _with_adapter(named)):
-        raise problems.RUN_WITHOUT_ADAPTER(known=_names(records), path=place, method=name)
+        known, because = _names(records), why_without_adapter(named[0].method)
+        raise problems.RUN_WITHOUT_ADAPTER(
+            known=known, path=place, method=name, _because=because, _instead=_instead(known)
+        )
     named = kept
     matching = [one for one in named if seed in (None, one.seed)]
     if not matching:
@@ -176,6 +185,11 @@ def _of(
     others = tuple(one for one in reversed(matching) if one is not taken and one.backbone == taken.backbone)
     assert taken.adapter is not None  # `named` has no other runs
     return AdapterChoice(place / taken.adapter, taken, others, bool(last))
+
+
+def _instead(known: Sequence[str]) -> str:
+    """Return the advice to name another method; empty if no other run has an adapter."""
+    return f" Name another method with `method`: {', '.join(known)}." if known else ""
 
 
 def _with_adapter(records: Iterable[Record]) -> list[Record]:
@@ -215,4 +229,4 @@ def _differences(records: Sequence[Record]) -> list[str]:
 
 def _names(records: Sequence[Record]) -> list[str]:
     """Return the names of the runs that have an adapter, for an error message."""
-    return [*dict.fromkeys(one.name for one in _with_adapter(records))] or ["none"]
+    return [*dict.fromkeys(one.name for one in _with_adapter(records))]

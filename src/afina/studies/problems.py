@@ -18,12 +18,9 @@ SEVERAL_BACKBONES = _adapter_ambiguous(
     "{path}: {method} was trained on several backbones.{_others} Choose with `backbone`: {backbones}."
 )
 _adapter_missing = partial(Problem, NotFound, "adapter.missing")
-RECOMMENDED_ADAPTER_MISSING = _adapter_missing(
-    "{path}: the recommended {method} has no adapter. Name another method with `method`: {known}."
-)
-RUN_WITHOUT_ADAPTER = _adapter_missing(
-    "{path}: {method} has no adapter, because nothing was trained or added. Name another method with `method`: {known}."
-)
+RECOMMENDED_ADAPTER_MISSING = _adapter_missing("{path}: the recommended {method} has no adapter.{_instead}")
+RUN_WITHOUT_ADAPTER = _adapter_missing("{path}: {method} has no adapter{_because}.{_instead}")
+RUNS_WITHOUT_ADAPTER = _adapter_missing("{path}: no run has an adapter. The methods are {methods}.")
 SEED_MISSING = _adapter_missing("{path}: no adapter of {method} with `seed` {seed}. Available seeds: {known}.")
 
 _argument_invalid = partial(Problem, InvalidData, "argument.invalid")
@@ -276,6 +273,13 @@ _teacher_invalid = partial(Problem, InvalidStudy, "study.teacher-invalid")
 TEACHER_CIRCLE = _teacher_invalid(
     "{where}: `teacher` {found}: {_circle}, so no run can be the first. Name another teacher for {method}."
 )
+TEACHER_UNKNOWN = _teacher_invalid(
+    "{where}: `teacher` {found!r}: no such directory{_no_table}. {_guess}Give the directory of a trained "
+    "adapter{_tables}."
+)
+TEACHER_OF_SEVERAL = _teacher_invalid(
+    "`teacher` {found}: the directory holds several adapters. Give the directory of one of them, such as {known}."
+)
 TEACHER_AMBIGUOUS = _teacher_invalid("{where}: `teacher` {found} runs on several backbones. Choose one of {known}.")
 TEACHER_WITHOUT_ADAPTER = _teacher_invalid(
     "{where}: `teacher` {found}: method {method} gives no adapter, whose probabilities a student could learn. Name "
@@ -292,7 +296,7 @@ TEACHER_FAILED = Problem(
 UNLABELLED_WITHOUT_TEACHER = Problem(
     InvalidStudy,
     "study.unlabelled-unused",
-    "{where}: `unlabelled` has no effect, because no method has a `teacher`. Name one, or leave `unlabelled` out.",
+    "{where}: `unlabelled` needs `teacher`, the directory of a trained adapter{_or_method}.",
 )
 KEY_UNKNOWN = Problem(InvalidStudy, "study.key-unknown", "{where}: unknown key {key!r}. Did you mean {nearest!r}?")
 _study_malformed = partial(Problem, InvalidStudy, "study.malformed")

@@ -173,7 +173,8 @@ class Study(ReprCard, Frozen):
         _check_sizes(self.sizes, self.data.train_examples, where)
         runs = self.runs(where)
         if self.data.unlabelled is not None and all(run.teacher is None for run in runs):
-            raise problems.UNLABELLED_WITHOUT_TEACHER(where=where)
+            other = " or another method of the study" if len(self.methods) > 1 else ""
+            raise problems.UNLABELLED_WITHOUT_TEACHER(where=where, _or_method=other)
         if self.tune:
             _check_budgets(self.methods, self.data.validation, where)
             self.spaces(where)

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from afina.errors import UnknownName
+from afina.errors import AfinaError, InvalidStudy, NotFound, nearest
 from afina.models.manifest import read_manifest
 from afina.studies import problems
 from afina.studies.adapter_paths import find_adapter
 from afina.studies.backbones import backbones_of, on_backbone
+from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Teacher
 
@@ -55,19 +56,41 @@ def named_teacher(
     if not found and asked in arms:
         raise problems.TEACHER_CIRCLE(where=where, found=asked, method=own[0], _circle="a method cannot teach itself")
     if not found:
-        names = [name for name in methods if name != own[0]]
-        raise UnknownName(TEACHER, asked, [*names, "path/to/an/adapter"], where)
+        raise _unknown(asked, [name for name in methods if name != own[0]], where)
     if len(found) > 1:
         raise problems.TEACHER_AMBIGUOUS(where=where, found=asked, known=[on_backbone(*arm) for arm in found])
     return found[0]
 
 
+def _unknown(asked: str, tables: Sequence[str], where: str) -> AfinaError:
+    """Return the error that `teacher` names neither a directory nor one of the other tables of the study."""
+    near = nearest(asked, tables)
+    return problems.TEACHER_UNKNOWN(
+        where=where,
+        found=asked,
+        known=list(tables),
+        _no_table=", and no other method of the study has this name" if tables else "",
+        _guess=f"Did you mean {near!r}? " if near else "",
+        _tables=f", or another method of the study: {', '.join(tables)}" if tables else "",
+    )
+
+
 def of_adapter(place: Path) -> Teacher:
     """Return the teacher in the directory of an adapter or of a study with one adapter.
 
-    Raises the errors of `find_adapter`, and CorruptAdapter for an adapter without a manifest of afina.
+    Raises the errors of `find_adapter`, InvalidStudy if the directory has several adapters, and CorruptAdapter for an
+    adapter without a manifest of afina.
     """
-    path = find_adapter(place).path
+    try:
+        path = find_adapter(place).path
+    except (InvalidStudy, NotFound) as error:
+        # the options of `find_adapter` would name the student's method, so a teacher is named by its directory
+        if not (directory := OutputDirectory(place)).holds_results:
+            raise
+        known = [str(place / one.adapter) for one in directory.read() if one.adapter is not None]
+        if not known or error.code not in (problems.SEVERAL_ADAPTERS.code, problems.RUN_WITHOUT_ADAPTER.code):
+            raise
+        raise problems.TEACHER_OF_SEVERAL(found=place, known=known[:3]) from None
     return Teacher(adapter=read_manifest(path).digest, path=str(path))
 
 

@@ -21,7 +21,7 @@ from afina import allocator, repr_html
 from afina.data.addresses import reads_files
 from afina.data.task import Task
 from afina.events import Listener, Progress, ignore
-from afina.methods import asks_endpoint, make
+from afina.methods import asks_endpoint, make, why_without_adapter
 from afina.methods.method import Method
 from afina.models import backbone_spec
 from afina.models.backbone_spec import FLOAT
@@ -158,7 +158,8 @@ class Run(RunSpec):
         Raises the same errors as reading the task, and NotFound if the method gives no adapter.
         """
         if not make(self.method, self.hyperparameters).has_adapter:
-            raise problems.RUN_WITHOUT_ADAPTER(known=["none"], path=out, method=self.title)
+            because = why_without_adapter(self.method)
+            raise problems.RUN_WITHOUT_ADAPTER(known=[], path=out, method=self.title, _because=because, _instead="")
         run = self.on_files(backbone_spec.files_digest(self.backbone))
         run = run.on_unlabelled(unlabelled_digest(run.data.unlabelled))
         if self.data_digest is None and reads_files(self.task, self.data.evaluation):
