@@ -174,6 +174,16 @@ def test_a_share_is_a_number_between_0_and_1(share: Any) -> None:
         first(split("a", "b"), str(share), "train_examples")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("share", [1e-9, 1 - 1e-9])
+def test_a_cut_leaves_texts_on_both_sides_unless_all_are_the_same(share: float) -> None:
+    few = split("a", "b", "c", "d")
+    rest, made = cuts(few, {"selection": share})
+    assert sorted([*rest.texts, *made["selection"].texts]) == ["a", "b", "c", "d"]
+    assert min(len(rest), len(made["selection"])) == 1
+    with raises(InvalidData, code="data.too-few-texts", examples=2):
+        cuts(split("same", "Same!"), {"selection": share})
+
+
 def test_a_limit_above_the_number_of_examples_takes_all() -> None:
     whole = split("a", "b")
     assert list(first(whole, 3, "--n")) == list(whole)

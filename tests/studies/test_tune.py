@@ -132,12 +132,6 @@ def test_the_cut_comes_from_the_training_split_alone_and_keeps_duplicates_togeth
     assert set(fewer.evaluation.texts) <= set(held)
 
 
-def test_a_cut_that_leaves_nothing_is_told(tmp_path: Path) -> None:
-    source = str(write_csv(tmp_path / "few.csv", [(text, str(label)) for text, label in sentences(12)]))
-    with raises(InvalidData, code="data.too-few-texts", examples=10):
-        Task.load(source, validation=1e-6)
-
-
 def test_a_cut_is_in_the_key() -> None:
     plain = Run(backbone="b", task="t", method="lora")
     assert Run(backbone="b", task="t", method="lora", data={"validation": 0.2}).key != plain.key

@@ -407,8 +407,8 @@ ONLY_TEXT_OF_LABEL = _data_too_few_texts(
     "remove it, or give a file of its own to evaluate on with `evaluation`.{_measured}"
 )
 CUT_EMPTY = _data_too_few_texts(
-    "cutting a share of {share:g} for {field} from {examples} training examples left one side empty. Give more "
-    "examples."
+    "cutting a share of {share:g} for {field} from {examples} training examples left one side empty, because all have "
+    "the same text. Give more texts."
 )
 
 _data_type_wrong = partial(Problem, InvalidData, "data.type-wrong")

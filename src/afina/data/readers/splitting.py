@@ -201,8 +201,8 @@ def cuts(train: Split, shares: Mapping[str, float]) -> tuple[Split, dict[str, Sp
 
     A hash of the text, or of the group, decides to which part an example belongs. Duplicate texts thus stay together,
     and no text affects to which part another text belongs. Examples keep their order. The choice of the first part's
-    examples does not depend on the part's name. The sizes of the parts are approximate. Raises InvalidData if a part or
-    the remaining split is empty.
+    examples does not depend on the part's name. The sizes of the parts are approximate, but neither a part nor the
+    remaining split is empty. Raises InvalidData if all examples have the same text.
 
     Args:
         shares: The share of the training split to cut, by the name of the part.
@@ -214,12 +214,18 @@ def cuts(train: Split, shares: Mapping[str, float]) -> tuple[Split, dict[str, Sp
         # Each cut needs another hash: the first cut took all texts with low ranks of its hash.
         purpose = f"validation {number}" if number else "validation"
         whole = train if train.groups is None else [Example(group, 0) for group in train.groups]
-        chosen = [rank(example, purpose) < int(share * 2**64) for example in whole]
-        kept, held = [i for i, c in enumerate(chosen) if not c], [i for i, c in enumerate(chosen) if c]
+        ranks = [rank(example, purpose) for example in whole]
+        kept, held = _below(ranks, int(share * 2**64))
         if not kept or not held:
             raise problems.CUT_EMPTY(field=name, share=share, examples=len(train))
         train, made[name] = train.take(kept), train.take(held)
     return train, made
+
+
+def _below(ranks: Sequence[int], limit: int) -> tuple[list[int], list[int]]:
+    """Return the indices of the ranks from `limit` on, and of those below; neither is empty if two ranks differ."""
+    limit = min(max(limit, min(ranks) + 1), max(ranks)) if ranks else limit
+    return [i for i, one in enumerate(ranks) if one >= limit], [i for i, one in enumerate(ranks) if one < limit]
 
 
 @dataclass(frozen=True)
