@@ -17,7 +17,7 @@ from afina.models.objectives import Labels, Number, Objective, Predictions, Text
 from afina.studies.descriptions import Failure
 from afina.studies.results import Results
 from afina.studies.runs.output_directory import OutputDirectory
-from afina.studies.runs.record import Environment, Memory, Record, Result, Seconds
+from afina.studies.runs.record import EndpointUse, Environment, Memory, Record, Result, Seconds
 from afina.studies.trials import Tuned
 
 GPT2_TOTAL = 124_441_344
@@ -130,6 +130,29 @@ def answering(method: str, wrong: range | list[int], **changes: Any) -> Result:
     predicted = tuple(1 - gold if index in wrong else gold for index, gold in enumerate(right))
     values = {"gold": right, "predicted": predicted, "accuracy": 1 - len(wrong) / TEXTS, "examples": TEXTS}
     return result(method, **{**values, **changes})
+
+
+def endpoint_use(**changes: Any) -> EndpointUse:
+    """The answers of a model behind an API, with a cost."""
+    values: dict[str, Any] = {
+        **{"host": "api.openai.com", "model": "m", "examples": 400, "kept": 0, "requests": 400},
+        **{"seconds_p50": 0.5, "seconds_p95": 1.0, "tokens_in": 40_000, "tokens_out": 800},
+        **{"cost": 0.0416, "cost_per_1000": 0.104, "temperature": True, "structure": "used"},
+    }
+    return EndpointUse(**{**values, **changes})
+
+
+def asked(wrong: range | list[int], **changes: Any) -> Result:
+    """A model behind an API that answered all texts."""
+    hyperparameters = {"url": "https://api.openai.com/v1", "model": "m"}
+    values: dict[str, Any] = {
+        **{"endpoint": endpoint_use(), "adapter": None, "digest": None, "hyperparameters": hyperparameters},
+        **{"title": "m (endpoint)", "backbone": "endpoint:api.openai.com/m", "steps": 0, "tokens": 0, "training": {}},
+        **dict.fromkeys(("trainable", "body", "head", "total"), 0),
+        **{"tokens_per_second": None, "seconds": Seconds(load=1, encode=0, train=0, evaluate=5, save=0)},
+    }
+    made = answering("lora", wrong, **{**values, "name": "endpoint", "key": "sha256:asked", **changes})
+    return Result(made.record.model_copy(update={"method": "endpoint"}), made.predictions)
 
 
 def predictions(gold: Sequence[int], predicted: Sequence[int], labels: int = 2) -> Predictions:

@@ -11,7 +11,7 @@ from afina.report.report import Report
 from afina.report.verdicts import ONE_SEED, SIGNIFICANT
 from afina.studies.descriptions import Failure
 from afina.studies.runs.record import Result, Seconds
-from records import answering, environment, results
+from records import answering, asked, endpoint_use, environment, results
 
 
 def told(*made: Result, **changes: Any) -> str:
@@ -87,6 +87,20 @@ def test_an_untrained_model_that_does_best_is_said_to() -> None:
     assert "zero-shot (0.9750) is better than LoRA (0.8500)." in said
     said = told(answering("zero-shot", range(41)), answering("lora", range(20, 60)))
     assert "zero-shot costs less, and whether it is as good is undecided: it trains nothing." in said
+
+
+def test_a_fee_is_never_called_less_than_the_costs_of_a_local_method() -> None:
+    said = told(asked(range(41)), answering("lora", range(20, 60)))
+    assert "m (endpoint) needs no training, and costs 0.104 per 1,000 texts; LoRA needed 100 s of training, " in said
+    assert "costs less" not in said
+    assert "and costs an unknown fee per text" in told(
+        asked(range(41), endpoint=endpoint_use(cost=None, cost_per_1000=None)), answering("lora", range(20, 60))
+    )
+    dear = asked(range(20, 60), name="dear", endpoint=endpoint_use(cost_per_1000=2.0), title="n (endpoint)")
+    said = told(asked(range(41)), dear)
+    assert (
+        "m (endpoint) costs less, and whether it is as good is undecided: 0.104 per 1,000 texts instead of 2." in said
+    )
 
 
 def test_where_all_is_undecided_all_are_named_and_the_pairs_that_are_not_spelled_out_are_counted() -> None:

@@ -23,26 +23,17 @@ from afina.studies.choosing.recommendation import Contender, Dropped, Recommenda
 from afina.studies.choosing.setup import ChoiceSetup
 from afina.studies.choosing.time_budget import TimeBudget
 from afina.studies.runs.output_directory import OutputLock
-from afina.studies.runs.record import EndpointUse, Result
+from afina.studies.runs.record import Result
 from afina.studies.runs.spec import Ask
 from afina.studies.watcher import Watcher
 from chat_servers import chat, chat_server
 from command import HereExecutor
 from fakes import Runs
 from raises import raises
-from records import answering, record
+from records import answering, endpoint_use, record
 
 TABLE = {"url": "https://api.openai.com/v1", "model": "m", "price_in": 1, "price_out": 2}
 NAME = "m (endpoint)"
-
-
-def use(**changes: Any) -> EndpointUse:
-    values: dict[str, Any] = {
-        **{"host": "api.openai.com", "model": "m", "examples": 400, "kept": 0, "requests": 400},
-        **{"seconds_p50": 0.5, "seconds_p95": 1.0, "tokens_in": 40_000, "tokens_out": 800},
-        **{"cost": 0.0416, "cost_per_1000": 0.104, "temperature": True, "structure": "used"},
-    }
-    return EndpointUse(**{**values, **changes})
 
 
 def rival(tmp_path: Path, wrong: range | None) -> AskedRival:
@@ -56,7 +47,14 @@ def rival(tmp_path: Path, wrong: range | None) -> AskedRival:
     if wrong is None:
         made.dropped = Dropped(why="error", message="the budget is spent")
     else:
-        run = {"method": "endpoint", "title": NAME, "adapter": None, "digest": None, "endpoint": use(), "key": "asked"}
+        run = {
+            "method": "endpoint",
+            "title": NAME,
+            "adapter": None,
+            "digest": None,
+            "endpoint": endpoint_use(),
+            "key": "asked",
+        }
         scored = answering("lora", wrong)
         figures = {"examples": 400, "accuracy": 1 - len(wrong) / 400}
         made.result = Result(record("zero-shot", **figures).model_copy(update=run), scored.predictions)

@@ -24,6 +24,7 @@ from afina.report.formatting import (
     figure_with_interval,
     listed,
     metric_heading,
+    money,
     percent,
     seconds_in_words,
     share,
@@ -68,7 +69,7 @@ def sentences(
         return [field.headline()]
     ground = [field.leader, *field.others]
     compared = field.compared() if field.others or not against else f"{against[0].sentence}."
-    said = [field.answer(), compared, field.cheaper(), faster_sentence(field.leader, field.others, found)]
+    said = [field.answer(), compared, field.cheaper(), field.fees(), faster_sentence(field.leader, field.others, found)]
     said += [field.settle(), *learning_curve_sentences(arms, found)]
     said.append(_absent(arms, arms if is_curve(arms) else ground, failed, waiting))
     return [sentence for sentence in said if sentence]
@@ -222,7 +223,20 @@ class _Field:
                 arm = min(saving, key=lambda one: (one.record.trainable, -one.gain))
                 return f"{arm.label} {good}: {_costs(arm, self.leader)}."
         dearer = [arm for arm in better if arm.trained and _costs_less(arm, self.leader)]
-        return "No cheaper method is as good." if dearer else ""
+        return "No cheaper method is as good." if dearer and not self.fees() else ""
+
+    def fees(self) -> str:
+        """A sentence on the costs of a model behind an API and of a local method that may be as good; "" if none."""
+        asks = _asks(self.leader)
+        rivals = [arm for arm in (*self.of("equivalent"), *self.of("undecided")) if _asks(arm) != asks]
+        if not rivals:
+            return ""
+        api, local = (self.leader, rivals[0]) if asks else (rivals[0], self.leader)
+        fee = api.mean(_fee)
+        cost = "costs an unknown fee per text" if fee is None else f"costs {money(fee)} per 1,000 texts"
+        time = local.mean(lambda record: record.seconds.train)
+        trains = f"needed {seconds_in_words(time)} of training" if local.trained and time else "needs no training"
+        return f"{api.label} needs no training, and {cost}; {local.label} {trains}, and has no fee per text."
 
     def settle(self) -> str:
         """A sentence on how many more texts would decide an undecided comparison, and a caveat if one seed was run."""
@@ -253,6 +267,9 @@ class _Field:
 
 def _costs(arm: Arm, dear: Arm) -> str:
     """Return a clause that compares the costs of two methods; time and memory only if measured on one machine."""
+    fee, other = arm.mean(_fee), dear.mean(_fee)
+    if fee is not None and other is not None:
+        return f"{money(fee)} per 1,000 texts instead of {money(other)}"
     if not arm.trained:
         return "it trains nothing"
     mine, yours = arm.record, dear.record
@@ -266,8 +283,24 @@ def _costs(arm: Arm, dear: Arm) -> str:
     return ", ".join(said)
 
 
+def _asks(arm: Arm) -> bool:
+    """Whether a model behind an API answers."""
+    return arm.record.endpoint is not None
+
+
+def _fee(record: Record) -> float | None:
+    """The cost of 1,000 texts of a model behind an API; None if prices or tokens are unknown."""
+    return record.endpoint.cost_per_1000 if record.endpoint else None
+
+
 def _costs_less(arm: Arm, dear: Arm) -> bool:
-    """Whether method `arm` trains fewer parameters than `dear` and takes no more time and memory (if comparable)."""
+    """Whether method `arm` trains fewer parameters than `dear` and takes no more time and memory (if comparable).
+
+    Two models behind an API are compared by their fees. A fee is not compared with the costs of a local method.
+    """
+    if _asks(arm) or _asks(dear):
+        fees = (arm.mean(_fee), dear.mean(_fee))
+        return fees[0] is not None and fees[1] is not None and fees[0] < fees[1]
     if not arm.trained:
         return dear.trained
     less = arm.record.trainable < dear.record.trainable
@@ -385,6 +418,10 @@ def _of_arm(arm: Arm) -> tuple[Figure, ...]:
     trained = arm.mean(lambda one: one.seconds.train) if arm.trained else None
     time = NOTHING if trained is None else seconds_in_words(trained)
     made.append(Figure("Training time", time, where if arm.trained else "this method trains nothing"))
+    if (use := record.endpoint) is not None:
+        fee = arm.mean(_fee)
+        note = f"of 1,000 texts, at {use.host}" if fee is not None else f"prices unknown, at {use.host}"
+        return (*made, Figure("Cost", NOTHING if fee is None else money(fee), note))
     on_gpu = all(measured_on_gpu(one) for one in arm.records)
     used = arm.mean(lambda one: one.memory.allocated_peak if on_gpu else one.memory.rss_peak)
     what = "peak of allocated GPU memory" if on_gpu else "peak of the process"

@@ -123,6 +123,11 @@ def size(value: float) -> str:
     return f"{gib:.2f} GiB" if gib >= 0.1 else f"{value / 2**20:.1f} MiB"
 
 
+def money(value: float) -> str:
+    """Return a cost with three significant digits, or two decimals from 100 on."""
+    return f"{value:,.2f}" if value >= 100 else f"{value:.3g}"
+
+
 def metric_name(metric: str, labels: Sequence[str] = ()) -> str:
     """Return a metric's name for use within a sentence.
 

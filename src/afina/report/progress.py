@@ -12,7 +12,7 @@ from math import isnan
 from afina import meter
 from afina.events import Progress
 from afina.methods import make
-from afina.report.formatting import in_words, metric_figure, metrics_of, size
+from afina.report.formatting import count, in_words, metric_figure, metrics_of, number_of_texts, size
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.trials import Trial
@@ -107,8 +107,17 @@ def result(run: Run, record: Record, *, now: bool) -> str:
     """Return a sentence on the result of a run: its first two metrics and its training time."""
     names = metrics_of(record)[:2]
     figures = [metric_figure(name, record.metrics[name], record.label_names) for name in names]
-    found = f"{', '.join(figures)}, trained in {clock(record.seconds.train)}"
+    found = f"{', '.join(figures)}, {_time(record)}"
     return f"{named(run)}: {found}{'' if now else ' (recorded before)'}"
+
+
+def _time(record: Record) -> str:
+    """Return what took a run's time: the training, or the answers of a model behind an API and what they lack."""
+    if record.endpoint is None:
+        return f"trained in {clock(record.seconds.train)}" if record.steps else "nothing trained"
+    lacking = record.endpoint.missing_texts
+    missing = f", no answer to {count(lacking)} of {number_of_texts(record.examples)}" if lacking else ""
+    return f"answered in {clock(record.seconds.evaluate)}{missing}"
 
 
 def failure(run: Run, message: str) -> str:

@@ -13,7 +13,6 @@ from afina.data.label_words import no_words_note
 from afina.data.readers.target_kinds import TARGETS
 from afina.methods import METHODS, make
 from afina.models.backbone_spec import FLOAT, MINILM
-from afina.report.details.endpoints import money
 from afina.report.details.plans import in_int8
 from afina.report.formatting import (
     NOTHING,
@@ -23,6 +22,7 @@ from afina.report.formatting import (
     listed,
     metric_heading,
     metric_name,
+    money,
     number_of_texts,
     share,
     size,

@@ -17,6 +17,7 @@ from afina.report.formatting import (
     listed,
     metric_heading,
     metric_value,
+    money,
     number_of_texts,
     seconds,
     share,
@@ -89,11 +90,6 @@ def _per_1000(use: EndpointUse, tokens: int | None) -> float | None:
 def _here(record: Record) -> float | None:
     found = seconds_a_text(record)
     return None if found is None else 1000 * found
-
-
-def money(value: float) -> str:
-    """Return a cost with three significant digits, or two decimals from 100 on."""
-    return f"{value:,.2f}" if value >= 100 else f"{value:.3g}"
 
 
 def _notes(arm: Arm) -> Iterator[str]:

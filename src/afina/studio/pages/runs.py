@@ -256,7 +256,8 @@ class _Told:
         self.metric, value = event["metric"], seen["value"]
         words = "undefined" if value is None else metric_figure(self.metric, value, ())
         on = "" if seen["examples"] is None else f" on {seen['examples']:,} texts set aside"
-        self.ended.append(Ended(title(event["title"]), f"{words}{on}, trained in {clock(event['train_seconds'])}"))
+        trained = f", trained in {clock(event['train_seconds'])}" if event["train_seconds"] else ""
+        self.ended.append(Ended(title(event["title"]), f"{words}{on}{trained}"))
         if value is not None and event["train_seconds"]:
             interval = None
             if self.metric == "accuracy" and seen["examples"]:
