@@ -72,7 +72,7 @@ def planned(run: Run) -> str:
     """Return a phrase on a planned run of a recommendation: a training, or an evaluation of the untrained model."""
     if make(run.method, run.hyperparameters).trains_nothing:
         return f"asking: {run.title}"
-    aside = ", less those set aside to select by" if run.data.selection else ""
+    aside = ", of which some are for validation" if run.data.selection else ""
     return f"training {run.title} on {run.data.train_examples:,} texts{aside}"
 
 
@@ -100,7 +100,7 @@ def selected(record: Record) -> str:
         return ""
     figure = metric_figure(record.metric, seen.value, record.label_names)
     loses = "; another training with a figure is preferred" if isnan(seen.value) else ""
-    return f"{record.name}: {figure} on {seen.examples:,} texts set aside{loses}"
+    return f"{record.name}: {figure} on {seen.examples:,} validation text{'s' * (seen.examples != 1)}{loses}"
 
 
 def result(run: Run, record: Record, *, now: bool) -> str:

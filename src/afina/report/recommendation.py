@@ -64,19 +64,29 @@ def sentences(made: Recommendation, interval: Interval = None) -> tuple[str, ...
         said = _of_endpoint(made, chosen, chosen.endpoint)
     else:
         said = _of_method(made, chosen) if chosen.trained else _of_simple(made, chosen)
-    answer = f"{headline(made, interval)} on {made.examples:,} held-out texts.{_speed(made, chosen)}"
+    answer = f"{_nothing_trained(made)}{headline(made, interval)} on {made.examples:,} held-out texts."
+    answer += _speed(made, chosen)
     unasked = [no_words_note(made.unasked, made.train_examples)] if made.unasked else []
     told = (*second_answer(made), *_of_few(made), *said, *_of_rival(made))
     return (answer, *unasked, *told, more_minutes(made), more_labels(made))
+
+
+def _nothing_trained(made: Recommendation) -> str:
+    """Return a sentence, with a space, if no method was trained, so that baselines have no rival."""
+    if any(one.trained for one in made.contenders):
+        return ""
+    return f"No language model was trained in {made.minutes:g} minutes, so only untrained methods were compared. "
 
 
 def _of_few(made: Recommendation) -> list[str]:
     """A sentence on how far few texts decided; empty if recorded trainings with few texts took no part."""
     if made.train_examples >= FEW_LABELS or made.kind not in RECORDED or not METRICS[made.metric].share:
         return []
+    if not any(one.trained for one in made.contenders):
+        return []
     texts = number_of_texts(made.train_examples)
     if made.examples >= FEW_LABELS:
-        return [f"With {texts} to train on, recorded trainings with few labels count beside the validation texts."]
+        return [f"With {texts} to train on, the choice also uses recorded trainings on other tasks."]
     return [
         f"With {texts} to train on and {made.examples:,} held out, your texts can hardly tell methods apart. Recorded "
         f"trainings of three other tasks with few labels count more than your texts. With {FEW_LABELS} training texts "
@@ -91,7 +101,7 @@ def second_answer(made: Recommendation) -> tuple[str, ...]:
     """
     student = made.student
     if student is None:
-        return (f"There is no second answer from texts without labels: {made.no_student}.",) if made.no_student else ()
+        return (f"No student was trained: {made.no_student}.",) if made.no_student else ()
     times = student.of_teacher / student.milliseconds
     figure = f"{metric_name(made.metric)} {share(student.metrics[made.metric])}"
     return (
@@ -236,7 +246,7 @@ def _why_it(made: Recommendation, chosen: Contender) -> str:
         names = f", level with {listed([title(one.name) for one in level])}" if level else ""
         ahead = level and all(chosen.weighed and chosen.weighed > (one.weighed or 0.0) for one in level)
         further = ", and was better in recorded trainings on other tasks" if ahead else ""
-        return f"{name} was best on the validation texts{names}{further}"
+        return f"{name} was best on the {_few_texts(chosen)}validation texts{names}{further}"
     first = max(asked, key=lambda one: -1.0 if one.weighed is None else one.weighed)
     if chosen.weighed is not None and chosen.weighed == first.weighed and made.train_examples < FEW_LABELS:
         return (
@@ -255,6 +265,12 @@ def _why_it(made: Recommendation, chosen: Contender) -> str:
             "held-out texts"
         )
     return f"{title(before.name)} was best on the validation texts, but only {name} beats every method without training"
+
+
+def _few_texts(chosen: Contender) -> str:
+    """Return the number of validation texts, with a space, if these are too few to tell methods apart; else nothing."""
+    texts = chosen.validation_examples or 0
+    return f"{count(texts)} " if 1 < texts < FEW_LABELS else ""
 
 
 def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
