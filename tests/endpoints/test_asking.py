@@ -88,6 +88,7 @@ def test_every_kind_of_missing_answer_is_listed_by_its_reason_and_counts_as_wron
         "refusal": (2,),
     }
     assert (facts.missing_texts, facts.examples, facts.requests, facts.kept) == (6, 8, 8, 0)
+    assert facts.unread == ("It is positive",)
     assert (facts.tokens_in, facts.tokens_out, facts.models) == (160, 24, ("tiny-2026",))
     assert (facts.cost, facts.cost_per_1000) == (pytest.approx(400e-6), pytest.approx(50e-3))
     assert facts.seconds_p50 is not None

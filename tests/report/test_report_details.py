@@ -1,16 +1,19 @@
-"""Tables and plots of what only some runs measure: linear probes and retention."""
+"""Tables and plots of what only some runs measure: fitted heads, retention and models behind an API."""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+from afina.report.details.endpoints import ENDPOINTS
 from afina.report.details.fitted_heads import FITTED
 from afina.report.details.retention import RETENTION
-from afina.report.report import Report
+from afina.report.examples.disagreements import WITHHELD
+from afina.report.report import JSON, Report
 from afina.report.tables import Table
 from afina.studies.runs.record import HeadFit, Retention
-from records import answering, results
+from records import answering, asked, endpoint_use, results
 
 
 def fitted(**changes: Any) -> HeadFit:
@@ -85,3 +88,31 @@ def test_seeds_are_averaged_in_the_table_of_retention() -> None:
     found = table(Report.of(results(runs)), RETENTION)
     assert found.rows[0][-2:] == ("+0.200 ± +0.141", "+0.180 to +0.220")
     assert len(found.singles) == 2
+
+
+def test_a_model_behind_an_api_is_compared_and_what_it_wrote_is_shown_unless_texts_are_withheld() -> None:
+    use = endpoint_use(missing={"no label": (0, 2)}, unread=("I think so",))
+    arms = [answering("lora", range(5)), answering("head", range(9)), asked(range(20), endpoint=use)]
+    made = results([*arms, answering("zero-shot", range(30))])
+    report = Report.of(made)
+    shown = table(report, ENDPOINTS)
+    assert "Local (s per 1,000 texts)" in [one.heading for one in shown.columns]
+    told = " ".join(shown.notes)
+    assert "400 requests, with repetitions; all answers cost 0.0416" in told
+    assert '"I think so"' in told
+    held = Report.of(made, WITHHELD)
+    assert "I think so" not in held.markdown()
+    assert "I think so" not in held.files([JSON])[JSON]
+    text = report.markdown()
+    assert "LoRA | m (endpoint)" in re.sub(" +", " ", text.replace("head only | ", "")).split("Where the methods")[1]
+    assert "Not compared here: zero-shot" in text
+    assert "m (endpoint) was asked with the template" in text
+    assert "m (endpoint) has no answer" not in text
+
+
+def test_a_model_without_any_answer_is_said_first() -> None:
+    use = endpoint_use(missing={"HTTP 500": (*range(400),)})
+    report = Report.of(results([answering("lora", range(5)), asked(range(400), endpoint=use)]))
+    assert report.sentences[0] == (
+        "m (endpoint) has no answer to any of 400 texts (HTTP 500): its figures say nothing about the model."
+    )

@@ -116,9 +116,10 @@ def _command(where: Sequence[str], pairs: object) -> str:
 
 def write_text(results: Results) -> None:
     """Write report.md with the results so far, while a study is running."""
+    from afina.report.examples.disagreements import EvaluationTexts
     from afina.report.report import MARKDOWN, Report
 
-    Report.of(results).write([MARKDOWN])
+    Report.of(results, EvaluationTexts(reason="the study is running", withheld=True)).write([MARKDOWN])
 
 
 def write_report(results: Results, *, texts: bool = True) -> list[Path]:

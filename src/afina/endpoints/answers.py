@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +16,9 @@ from afina.models.objectives import Predictions
 
 REFUSAL, FILTERED, CUT, NO_LABEL, EMPTY = "refusal", "content filter", "cut at max_tokens", "no label", "empty"
 """Reasons why an answer is missing. RequestFailed requests have others, such as "HTTP 500"."""
+
+UNREAD, UNREAD_LENGTH = 3, 60
+"""The facts about answers show this number of different answers that are no label, with this number of characters."""
 
 Structure = Literal["used", "refused", "none"]
 """Whether answers follow a JSON schema: "used", "refused" by the server, or "none" because plain text is asked for."""
@@ -58,6 +61,7 @@ class EndpointFacts:
         structure: Whether the answers follow a JSON schema.
         asked_again: The number of texts that were asked a second time.
         differed: The number of these texts whose two answers differ.
+        unread: The most frequent answers that are no label or number, shortened, at most UNREAD.
     """
 
     host: str
@@ -77,6 +81,7 @@ class EndpointFacts:
     structure: Structure
     asked_again: int = 0
     differed: int = 0
+    unread: tuple[str, ...] = ()
 
     @property
     def missing_texts(self) -> int:
@@ -188,7 +193,20 @@ def facts(
         structure=structure,
         asked_again=len(asked.again),
         differed=sum(decoded(question, first) != decoded(question, second) for first, second in asked.again),
+        unread=_unread(question, asked),
     )
+
+
+def _unread(question: EndpointQuestion, asked: Asked) -> tuple[str, ...]:
+    """Return the most frequent answers that are no label or number, each on one line and shortened."""
+    replies = [asked.replies[one] for one in asked.questions if one in asked.replies]
+    found = Counter(_brief(each.text or "") for each in replies if decoded(question, each)[1] == NO_LABEL)
+    return tuple(text for text, _ in found.most_common(UNREAD))
+
+
+def _brief(text: str) -> str:
+    line = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+    return line if len(line) <= UNREAD_LENGTH else line[: UNREAD_LENGTH - 1].rstrip() + "…"
 
 
 def _total(counts: Sequence[int | None]) -> int | None:

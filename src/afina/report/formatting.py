@@ -228,6 +228,13 @@ def ask_notes(asked: Sequence[Prompting]) -> list[str]:
     return [f"Asked in words: {one}." for one in said]
 
 
+def asked_by_api(ask: Prompting) -> str:
+    """Return how a model behind an API was asked, as a sentence without its subject and full stop."""
+    answers = "; ".join(f"{name}: {', '.join(map(quoted, given))}" for name, given in (ask.words or {}).items())
+    allowed = f", after an instruction with the allowed answers ({answers})" if answers else ""
+    return f"was asked with the template {quoted(ask.template or '')}{allowed}"
+
+
 def backbone_digests(records: Sequence[Record]) -> list[str]:
     """Return one line per backbone with its address, the digest of its weights and the digest of its tokenizer."""
     found = {(one.backbone, one.environment.backbone_digest, one.environment.tokenizer_digest): None for one in records}

@@ -17,7 +17,7 @@ from afina.report import conclusion, paper, recommendation, sections, verdicts
 from afina.report.answer_costs import answer_cost_table, are_comparable
 from afina.report.arms import Arm, arms, has_several_backbones, is_curve, of_greatest_size, titles_of
 from afina.report.conclusion import Headline
-from afina.report.details.endpoints import endpoint_table
+from afina.report.details.endpoints import answerless, endpoint_table
 from afina.report.details.fitted_heads import fitted_table
 from afina.report.details.retention import RETENTION, retention_table
 from afina.report.examples.answered_texts import AnsweredRun, FoundTexts, RunChoice, answered_run, find_texts
@@ -84,7 +84,7 @@ class Report:
         more = (
             verdicts.baseline_table(self.results.baselines, self.arms),
             answer_cost_table(self.arms, beside.notes.get(ANSWERS, ())),
-            endpoint_table(self.arms),
+            endpoint_table(self.arms, texts=not self.evaluated.withheld),
         )
         tables[1:1] = [table for table in more if table]
         tuned = tuning_table(self.results.tuned, self.backbone_names) if self.results.tuned else None
@@ -141,7 +141,7 @@ class Report:
             return recommendation.sentences(made, conclusion.interval(made, self.arms))
         against = verdicts.against(self.results.baselines, self.arms)
         said = conclusion.sentences(self.arms, self.verdicts, self.failed, self.results.waiting, against)
-        return (*said[:1], *conclusion.unasked(self.arms, self.results.data), *said[1:])
+        return (*answerless(self.arms), *said[:1], *conclusion.unasked(self.arms, self.results.data), *said[1:])
 
     @cached_property
     def brief(self) -> tuple[str, ...]:
@@ -149,7 +149,13 @@ class Report:
         (arm,) = self.arms
         made = self.results
         said = conclusion.of_one_method(arm, made.baselines, verdicts.against(made.baselines, self.arms))
-        return (*conclusion.unasked(self.arms, made.data), *said, *sections.doubts(self.arms), *made.notes)
+        return (
+            *answerless(self.arms),
+            *conclusion.unasked(self.arms, made.data),
+            *said,
+            *sections.doubts(self.arms),
+            *made.notes,
+        )
 
     @cached_property
     def headline(self) -> Headline | None:

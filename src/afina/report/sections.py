@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from afina.data.addresses import named
-from afina.data.kinds import columns_in_words
+from afina.data.kinds import FIXED, columns_in_words
 from afina.data.reading_options import ReadingOptions
 from afina.methods import make
 from afina.models.backbone_spec import FLOAT
@@ -22,6 +22,7 @@ from afina.report.examples.side_by_side import Examples
 from afina.report.formatting import (
     NOTHING,
     ask_notes,
+    asked_by_api,
     backbone_digests,
     count,
     in_words,
@@ -178,7 +179,7 @@ def _asked(arms: Sequence[Arm]) -> list[str]:
             return f"`{record.endpoint.model}` at {record.endpoint.host} (API)"
         return f"`{record.backbone}`, {record.total:,} parameters{_with_head(record)}"
 
-    asked = [training(record) for record in opened or records]
+    asked = [_training(record) for record in opened or records]
     same = {key: value for key, value in asked[0].items() if key not in _by_run(asked)}
     leaked = max(record.leaked for record in records)
     return [
@@ -192,10 +193,17 @@ def _asked(arms: Sequence[Arm]) -> list[str]:
         ),
         f"Seeds: {', '.join(map(str, sorted({record.seed for record in records})))}",
         *([f"Training, the same in every run: {in_words(same)}"] if same else []),
-        *ask_notes([record.ask for record in records]),
+        *ask_notes([record.ask for record in records if record.endpoint is None]),
+        *[f"{arm.label} {asked_by_api(arm.record.ask)}." for arm in arms if arm.record.endpoint is not None],
         *_lessons(arms),
         *([f"Evaluation texts that also occur in the training split: {leaked:,}"] if leaked else []),
     ]
+
+
+def _training(record: Record) -> dict[str, object]:
+    """The training settings that can change the result: those of distillation only if the run had a teacher."""
+    idle = DISTILLATION if record.teacher is None else ()
+    return {key: value for key, value in training(record).items() if key not in idle}
 
 
 def _lessons(arms: Sequence[Arm]) -> list[str]:
@@ -228,14 +236,14 @@ def _by_run(asked: Sequence[dict[str, object]]) -> list[str]:
 
 def _runs(arms: Sequence[Arm]) -> Table:
     records = [record for arm in arms for record in arm.records]
-    by_run = _by_run([training(record) for record in records if record.endpoint is None] or [{}])
+    by_run = _by_run([_training(record) for record in records if record.endpoint is None] or [{}])
     lines = []
     for arm in arms:
         record = arm.record
-        made = training_settings(record.training)
+        made = training_settings(_training(record))
         asked = [NOTHING if not record.steps or made.get(key) is None else value_in_words(made[key]) for key in by_run]
         amounts = [f"{record.steps:,}", f"{record.tokens:,}"] if record.steps else [NOTHING, NOTHING]
-        lines.append((arm.label, in_words(record.hyperparameters) or NOTHING, *asked, *amounts))
+        lines.append((arm.label, in_words(_settings_of(record)) or NOTHING, *asked, *amounts))
     headings = [key.replace("_", " ").capitalize() for key in by_run]
     columns = (
         Column("Method", "left"),
@@ -243,6 +251,18 @@ def _runs(arms: Sequence[Arm]) -> Table:
         *map(Column, [*headings, "Steps", "Tokens"]),
     )
     return Table("Runs", columns, tuple(lines))
+
+
+def _settings_of(record: Record) -> dict[str, object]:
+    """The hyperparameters of a run with the draw of examples, the settings of distillation, and prices."""
+    shown: dict[str, object] = dict(record.hyperparameters)
+    if shown.get("shots"):
+        shown.setdefault("draw", FIXED)
+    if record.teacher is not None:
+        shown |= {name: record.training[name] for name in DISTILLATION}
+    if (use := record.endpoint) is not None:
+        shown |= {"price_in": use.price_in, "price_out": use.price_out}
+    return shown
 
 
 def _adapters(arms: Sequence[Arm]) -> Table:
@@ -396,13 +416,26 @@ def _undefined(arms: Sequence[Arm]) -> list[str]:
     lacking: dict[str, list[str]] = {}
     for arm in arms:
         for name in arm.record.metrics:
-            if any(isnan(record.metrics.get(name, 0.0)) for record in arm.records):
+            of_labels = METRICS[name].chances and arm.record.endpoint is not None  # `_of_labels_only` says so
+            if not of_labels and any(isnan(record.metrics.get(name, 0.0)) for record in arm.records):
                 lacking.setdefault(name, []).append(arm.label)
-    return [
+    undefined = [
         f"{metric_heading(name)} is undefined{'' if len(labels) == len(arms) else f' for {listed(labels)}'}: it needs "
         f"{METRICS[name].needs}."
         for name, labels in lacking.items()
     ]
+    return [*_of_labels_only(arms), *undefined]
+
+
+def _of_labels_only(arms: Sequence[Arm]) -> list[str]:
+    """Return a note on the metrics that models behind an API lack, because they give no probabilities."""
+    asked = [arm for arm in arms if arm.record.endpoint is not None]
+    names = [*dict.fromkeys(name for arm in asked for name in arm.record.metrics if METRICS[name].chances)]
+    if not names:
+        return []
+    told = listed([metric_heading(names[0]), *map(metric_name, names[1:])])
+    need, give = "s" * (len(names) == 1), "s" * (len(asked) == 1)
+    return [f"{told} need{need} probabilities; {listed([arm.label for arm in asked])} give{give} only labels."]
 
 
 def _monotonous_runs(arms: Sequence[Arm]) -> list[str]:

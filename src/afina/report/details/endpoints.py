@@ -19,6 +19,7 @@ from afina.report.formatting import (
     metric_value,
     money,
     number_of_texts,
+    quoted,
     seconds,
     share,
 )
@@ -31,8 +32,12 @@ MOST_ROWS = 10
 """A note names at most this number of texts without an answer; tables.json and the records have all."""
 
 
-def endpoint_table(arms: Sequence[Arm]) -> Table | None:
-    """Return a table of the time and cost of each method's answers; None if no model behind an API was asked."""
+def endpoint_table(arms: Sequence[Arm], *, texts: bool = True) -> Table | None:
+    """Return a table of the time and cost of each method's answers; None if no model behind an API was asked.
+
+    Args:
+        texts: Whether a note may show answers that are no label: an answer may repeat words of a text.
+    """
     asked = [arm for arm in arms if arm.record.endpoint is not None]
     if not asked:
         return None
@@ -41,17 +46,17 @@ def endpoint_table(arms: Sequence[Arm]) -> Table | None:
         measure(metric_heading(first.metric, first.label_names), metric_value(first.metric), share),
         _of_use("p50 (s)", lambda use: use.seconds_p50, seconds),
         _of_use("p95 (s)", lambda use: use.seconds_p95, seconds),
-        _of_use("Tokens in", lambda use: _per_1000(use, use.tokens_in), count),
-        _of_use("Tokens out", lambda use: _per_1000(use, use.tokens_out), count),
-        _of_use("Cost", lambda use: use.cost_per_1000, money),
-        measure("Here (s)", _here, seconds),
+        _of_use("Tokens in per 1,000 texts", lambda use: _per_1000(use, use.tokens_in), count),
+        _of_use("Tokens out per 1,000 texts", lambda use: _per_1000(use, use.tokens_out), count),
+        _of_use("Cost per 1,000 texts", lambda use: use.cost_per_1000, money),
+        measure("Local (s per 1,000 texts)", _here, seconds),
         _of_use("No answer", lambda use: use.missing_texts, count),
     ]
     notes = (
         "p50 and p95: the median and the 95th percentile of the seconds of an answer, with several requests at a time. "
-        "Tokens in, tokens out, cost: of 1,000 texts, by the server's count of tokens and in the currency of the given "
-        "prices. Here: the seconds in which this machine answers 1,000 texts, without loading a model.",
-        *(note for arm in asked for note in _notes(arm)),
+        "Tokens and cost are per 1,000 texts. The server counts the tokens. The cost has the currency of `price_in` "
+        "and `price_out`. Local: the seconds in which this machine answers 1,000 texts, without loading a model.",
+        *(note for arm in asked for note in _notes(arm, texts)),
         "The answers of a model behind an API may change at any time, because its server may change the model.",
     )
     return table_of(ENDPOINTS, columns, arms, notes)
@@ -92,8 +97,18 @@ def _here(record: Record) -> float | None:
     return None if found is None else 1000 * found
 
 
-def _notes(arm: Arm) -> Iterator[str]:
-    """Yield what the answers of a model behind an API lack: settings, labels, and repeatability."""
+def answerless(arms: Sequence[Arm]) -> list[str]:
+    """Return a sentence on each model behind an API that has no usable answer: its figures say nothing."""
+    return [
+        f"{arm.label} has no answer to any of {number_of_texts(use.examples)} ({listed([*use.missing])}): its figures "
+        "say nothing about the model."
+        for arm in arms
+        if (use := arm.record.endpoint) is not None and use.examples and use.missing_texts == use.examples
+    ]
+
+
+def _notes(arm: Arm, texts: bool) -> Iterator[str]:
+    """Yield the requests for the answers of a model behind an API, and what they lack: settings, labels, equality."""
     uses = [(record, record.endpoint) for record in arm.records if record.endpoint is not None]
     use = uses[0][1]
     others = sorted({name for _, each in uses for name in each.models} - {use.model})
@@ -103,6 +118,7 @@ def _notes(arm: Arm) -> Iterator[str]:
         *(["without a JSON schema, which the server refused"] if use.structure == "refused" else []),
     ]
     yield f"{told}{', ' * bool(settings)}{' and '.join(settings)}."
+    yield f"{arm.label}: {_sent([each for _, each in uses])}."
     for record, each in uses:
         where = f"{arm.label}, seed {record.seed}" if uses[1:] else arm.label
         if each.missing:
@@ -111,11 +127,23 @@ def _notes(arm: Arm) -> Iterator[str]:
                 f"{where}: {number_of_texts(each.missing_texts)} of {count(each.examples)} without an answer, which "
                 f"count as wrong ({told})."
             )
+            if each.unread and texts:
+                written = listed([quoted(answer) for answer in each.unread])
+                yield f"{where}: the most frequent answers that are none of the allowed answers: {written}."
     again, differed = sum(each.asked_again for _, each in uses), sum(each.differed for _, each in uses)
     if differed:
         yield f"{arm.label} cannot be repeated: {count(differed)} of {count(again)} answers differed when asked again."
     elif again:
         yield f"{arm.label}: {number_of_texts(again)} were asked again, and no answer differed."
+
+
+def _sent(uses: Sequence[EndpointUse]) -> str:
+    """Return the number of requests, of answers from earlier runs, and the cost of all answers."""
+    requests, kept = sum(each.requests for each in uses), sum(each.kept for each in uses)
+    costs = [each.cost for each in uses if each.cost is not None]
+    total = f"; all answers cost {money(sum(costs))}" if len(costs) == len(uses) else ""
+    earlier = f"; {number_of_texts(kept)} had a kept answer or an equal prompt" if kept else ""
+    return f"{count(requests)} request{'s' * (requests != 1)}, with repetitions{earlier}{total}"
 
 
 def _rows(rows: Sequence[int]) -> str:
@@ -135,7 +163,7 @@ def endpoints_as_json(arms: Sequence[Arm]) -> list[dict[str, object]]:
         for record in arm.records:
             row: dict[str, object] = {"method": arm.label, "seed": record.seed, "seconds_here_per_1000": _here(record)}
             if (use := record.endpoint) is not None:
-                row |= use.model_dump(mode="json", exclude={"missing"}) | {"missing": use.missing_texts}
+                row |= use.model_dump(mode="json", exclude={"missing", "unread"}) | {"missing": use.missing_texts}
                 row |= {f"missing, {reason}": len(rows) for reason, rows in use.missing.items()}
             found.append(row)
     return found

@@ -16,6 +16,7 @@ from afina.data.reading_options import ReadingOptions
 from afina.errors import AfinaError
 from afina.report.arms import Arm, measured_on
 from afina.report.examples.side_by_side import SideBySide, which_differ
+from afina.report.formatting import listed
 from afina.report.presentation import PRESENTATIONS
 from afina.report.sections import Notes, Section, of_table
 from afina.report.tables import Column, Table
@@ -91,10 +92,10 @@ class Disagreement:
 def disagreements(arms: Sequence[Arm]) -> tuple[list[Arm], list[Disagreement]]:
     """Return the compared methods, and the texts on which these methods disagree most, largest disagreement first.
 
-    Methods without training are left out if there are two trained methods, because answers of an untrained model may be
-    random. Methods that were evaluated on other texts than the first method are also left out.
+    Local models without training are left out if there are two other methods, because answers of an untrained model may
+    be random. Methods that were evaluated on other texts than the first method are also left out.
     """
-    chosen = _trained(arms)
+    chosen = _adapted(arms)
     if len(chosen) < 2:
         return chosen, []
     presentation, names = PRESENTATIONS[chosen[0].record.kind], chosen[0].record.label_names
@@ -103,9 +104,10 @@ def disagreements(arms: Sequence[Arm]) -> tuple[list[Arm], list[Disagreement]]:
     return chosen, [one for _, one in sorted(found, key=lambda one: (one[0], one[1].index))[:SHOWN]]
 
 
-def _trained(arms: Sequence[Arm]) -> list[Arm]:
-    trained = [arm for arm in arms if arm.trained]
-    return _comparable(trained if len(trained) > 1 else arms)
+def _adapted(arms: Sequence[Arm]) -> list[Arm]:
+    """The trained methods and the models behind an API, if they are at least two; otherwise all methods."""
+    adapted = [arm for arm in arms if arm.trained or arm.record.endpoint is not None]
+    return _comparable(adapted if len(adapted) > 1 else arms)
 
 
 def _comparable(arms: Sequence[Arm]) -> list[Arm]:
@@ -121,7 +123,7 @@ def sections_of(arms: Sequence[Arm], evaluated: EvaluationTexts) -> list[Section
     if not PRESENTATIONS[arms[0].record.kind].side_by_side:
         table = disagreement_table(arms, evaluated)
         return [of_table(table)] if table else []
-    every, compared = SideBySide(_comparable(arms)), SideBySide(_trained(arms))
+    every, compared = SideBySide(_comparable(arms)), SideBySide(_adapted(arms))
     texts, reason = evaluated.shown(arms[0].record)
     rows = compared.most_apart()
     said = [which_differ(len(rows), compared.arms)] if rows else []
@@ -162,10 +164,19 @@ def disagreement_table(arms: Sequence[Arm], evaluated: EvaluationTexts) -> Table
     headings = ["Row", *([] if texts is None else ["Text"]), presentation.right, *(arm.label for arm in compared)]
     notes = [
         presentation.which_disagree(len(found), SHOWN),
+        *_left_out(arms, compared),
         "Row: place in the evaluation split, the first is 0.",
         *([f"Row numbers only: {reason}."] if texts is None and reason else []),
     ]
     return Table(DISAGREEMENTS, tuple(Column(name, "left") for name in headings), rows, tuple(notes))
+
+
+def _left_out(arms: Sequence[Arm], compared: Sequence[Arm]) -> list[str]:
+    """Return a note that names the methods that are not compared; empty if all are."""
+    names = [arm.label for arm in arms if arm not in compared]
+    if not names:
+        return []
+    return [f"Not compared here: {listed(names)}, without training or evaluated on other texts."]
 
 
 def _answer(counted: Counter[str]) -> str:

@@ -108,6 +108,7 @@ class EndpointUse(Frozen):
         differed: The number of these texts whose two answers differ.
         price_in: The price of a million tokens of prompts. None: unknown.
         price_out: The price of a million tokens of answers.
+        unread: The most frequent answers that are no label or number, shortened. An answer may repeat words of a text.
     """
 
     host: Printable
@@ -129,6 +130,7 @@ class EndpointUse(Frozen):
     differed: Count = 0
     price_in: float | None = None
     price_out: float | None = None
+    unread: tuple[Printable, ...] = ()
 
     @property
     def missing_texts(self) -> int:
