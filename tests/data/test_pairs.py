@@ -77,10 +77,10 @@ def test_the_seed_and_nothing_else_decides_the_pairs() -> None:
 def test_a_label_with_one_text_has_negative_pairs_only_and_this_is_said() -> None:
     counts = draw_pairs(LABELS, PairSampling(), 0).counts
     assert (counts.single, counts.alone) == (1, False)
-    assert counts.note.endswith("1 label has a single text, which is in no positive pair")
+    assert counts.note.endswith("1 label has a single text, which is in no pair with equal labels")
     found = draw_pairs(np.arange(3), PairSampling(), 0)
     assert (found.counts.single, found.counts.alone) == (3, True)
-    assert found.counts.note.endswith("every label has a single text, which is a positive pair with itself")
+    assert found.counts.note.endswith("every label has a single text, which is a pair with itself")
     assert sorted(map(tuple, np.sort(found.texts, axis=1).tolist())) == [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
 
 

@@ -11,7 +11,7 @@ from afina.report.details.fitted_heads import FITTED
 from afina.report.details.retention import RETENTION
 from afina.report.examples.disagreements import WITHHELD
 from afina.report.report import JSON, Report
-from afina.report.tables import Table
+from afina.report.tables import COST, MEMORY, Table
 from afina.studies.runs.record import HeadFit, Retention
 from records import answering, asked, endpoint_use, results
 
@@ -113,6 +113,9 @@ def test_a_model_behind_an_api_is_compared_and_what_it_wrote_is_shown_unless_tex
 def test_a_model_without_any_answer_is_said_first() -> None:
     use = endpoint_use(missing={"HTTP 500": (*range(400),)})
     report = Report.of(results([answering("lora", range(5)), asked(range(400), endpoint=use)]))
+    alone = Report.of(results([asked(range(9))]))
+    assert {COST, MEMORY}.isdisjoint(one.title for one in alone.tables)
+    assert any("400 requests" in sentence for sentence in alone.brief)
     assert report.sentences[0] == (
         "m (endpoint) has no answer to any of 400 texts (HTTP 500): its figures say nothing about the model."
     )

@@ -84,6 +84,7 @@ def test_a_run_without_shots_has_the_key_that_it_had_before(runs: Runs) -> None:
     plain, stated = shots_run(runs, {}), shots_run(runs, {"shots": 0, "draw": "fixed"})
     assert plain.key == stated.key
     assert make("zero-shot").hyperparameters == {}
+    assert make("zero-shot", {"shots": 4, "draw": "nearest"}).title == "few-shot (4 nearest examples)"
     assert plain.key != shots_run(runs, FEW).key != shots_run(runs, FEW | {"draw": "nearest"}).key
 
 

@@ -42,14 +42,14 @@ class PairCounts:
     @property
     def note(self) -> str:
         """A sentence without a subject and without a full stop about the drawn pairs."""
-        said = f"trains on {self.positive:,} positive and {self.negative:,} negative pairs of texts"
+        said = f"trains on {self.positive:,} pairs with equal labels and {self.negative:,} pairs with different labels"
         if self.wanted > self.positive + self.negative:
             said += f", drawn at random from {self.wanted:,} pairs (`max_pairs`)"
         if self.alone:
-            return f"{said}; every label has a single text, which is a positive pair with itself"
+            return f"{said}; every label has a single text, which is a pair with itself"
         if self.single:
             labels = "1 label has" if self.single == 1 else f"{self.single:,} labels have"
-            return f"{said}; {labels} a single text, which is in no positive pair"
+            return f"{said}; {labels} a single text, which is in no pair with equal labels"
         return said
 
 

@@ -134,6 +134,9 @@ class ZeroShot(_Untrained):
             raise problems.SHOTS_INVALID(method=self.name, shots=self.shots)
         if not self.shots and self.draw != FIXED:
             raise problems.DRAW_WITHOUT_SHOTS(method=self.name, draw=self.draw)
+        if self.shots:
+            nearest = "" if self.draw == FIXED else f"{self.draw} "
+            object.__setattr__(self, "title", f"few-shot ({self.shots} {nearest}example{'s' * (self.shots != 1)})")
 
     @property
     def in_prompt(self) -> tuple[int, Draw]:

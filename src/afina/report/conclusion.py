@@ -123,10 +123,19 @@ def of_one_method(arm: Arm, baselines: Sequence[MeasuredBaseline], against: Sequ
         yield " ".join([*first, *(f"{one.sentence}." for one in against)])
     _, time, memory = _of_arm(arm)
     if arm.trained:
+        trained = f"{count(record.trainable)} parameters ({percent(100 * record.trainable / record.total)} %)"
         yield (
-            f"Trained {count(record.trainable)} parameters ({percent(100 * record.trainable / record.total)} %) on "
-            f"{count(record.train_examples)} texts in {time.value}; memory {memory.value} ({memory.note})."
+            f"Trained {trained} on {count(record.train_examples)} texts{_taught(record)} in {time.value}; memory "
+            f"{memory.value} ({memory.note})."
         )
+
+
+def _taught(record: Record) -> str:
+    """Return a clause on the teacher and the texts without labels from which a student learned."""
+    if record.teacher is None:
+        return ""
+    more = f" and {count(record.unlabelled.texts)} texts without labels" if record.unlabelled else ""
+    return f"{more}, with the answers of a teacher,"
 
 
 def leading(arms: Sequence[Arm], found: Verdicts) -> tuple[str, Arm]:

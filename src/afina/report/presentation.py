@@ -16,6 +16,7 @@ from afina.data.addresses import named
 from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT
 from afina.data.label_words import are_words
 from afina.data.reading_options import ReadingOptions
+from afina.errors import NotFound
 from afina.models.decoding import Decoding
 from afina.report import per_label
 from afina.report.arms import Arm, has_several_backbones
@@ -26,6 +27,7 @@ from afina.report.plots.svg import Plot
 from afina.report.tables import Table
 from afina.stats.answered import MISSING
 from afina.stats.metrics import METRICS
+from afina.studies.runs.inputs import is_encoder
 from afina.studies.runs.record import Record
 
 Draw = Callable[[Sequence[Arm]], Sequence[Plot | None]]
@@ -201,11 +203,18 @@ class _Classes(Presentation):
             for arm in drawn[:1]
         ]
         which = "its model" if has_several_backbones(arms) else "the same model"
+        shown = [arm for arm in answering if arm.record.hyperparameters.get("shots")]
         made += [
             f"{arm.label} asks {which} in words, and trains nothing: what it knows of the labels beforehand."
-            for arm in answering[:1]
+            for arm in [arm for arm in answering if arm not in shown][:1]
         ]
-        if not answering and are_words(arms[0].record.label_names):
+        made += [
+            f"{arm.label} asks {which} in words with training texts in each prompt ({each}), and trains nothing."
+            for arm in shown
+            if (each := arm.record.hyperparameters["shots"])
+        ]
+        can_be_asked = any(_can_be_asked(arm.record) for arm in arms)
+        if not answering and can_be_asked and are_words(arms[0].record.label_names):
             made.append(
                 "What the untrained model answers when it is asked in words was not measured here; "
                 f"`afina ask --task {arms[0].record.task}` does, in seconds."
@@ -230,6 +239,14 @@ class _Classes(Presentation):
     def as_json(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> dict[str, object]:
         counts = per_label.confused(targets, answers, len(names)).tolist()
         return super().as_json(names, targets, answers) | {"confusion": counts}
+
+
+def _can_be_asked(record: Record) -> bool:
+    """Whether a backbone is not known to be an encoder, which cannot be asked in words."""
+    try:
+        return record.endpoint is None and is_encoder(record.backbone) is not True
+    except NotFound:
+        return True
 
 
 class _Number(Presentation):

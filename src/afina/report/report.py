@@ -17,7 +17,7 @@ from afina.report import conclusion, paper, recommendation, sections, verdicts
 from afina.report.answer_costs import answer_cost_table, are_comparable
 from afina.report.arms import Arm, arms, has_several_backbones, is_curve, of_greatest_size, titles_of
 from afina.report.conclusion import Headline
-from afina.report.details.endpoints import answerless, endpoint_table
+from afina.report.details.endpoints import answerless, endpoint_table, requests_sentences
 from afina.report.details.fitted_heads import fitted_table
 from afina.report.details.retention import RETENTION, retention_table
 from afina.report.examples.answered_texts import AnsweredRun, FoundTexts, RunChoice, answered_run, find_texts
@@ -153,6 +153,7 @@ class Report:
             *answerless(self.arms),
             *conclusion.unasked(self.arms, made.data),
             *said,
+            *requests_sentences(self.arms),
             *sections.doubts(self.arms),
             *made.notes,
         )

@@ -354,7 +354,7 @@ def _on_texts(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
     files = {(one.task, one.train_examples, one.examples) for one in records if named(one.task) is None}
     made = [f"{split_of(*one)}." for one in sorted(files)]
     made += dict.fromkeys(f"Columns: {columns_in_words(one.columns)}." for one in records if one.columns)
-    made += dict.fromkeys(note for one in records for note in one.notes)
+    made += _of_reading(arms)
     made += _cut_and_few(arms)
     for field, asked, there in (
         ("train_examples", data.train_examples, max(one.train_examples for one in records)),
@@ -362,6 +362,16 @@ def _on_texts(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
     ):
         if asked is not None and there < asked:
             made.append(f"data.{field} asks for {count(asked)} texts; there are {count(there)}, and all were used.")
+    return made
+
+
+def _of_reading(arms: Sequence[Arm]) -> list[str]:
+    """Return the notes of the records; a note of only some methods begins with the labels of these methods."""
+    notes = dict.fromkeys(note for arm in arms for record in arm.records for note in record.notes)
+    made = []
+    for note in notes:
+        labels = [arm.label for arm in arms if any(note in record.notes for record in arm.records)]
+        made.append(note if len(labels) == len(arms) else f"{listed(labels)}: {note}")
     return made
 
 

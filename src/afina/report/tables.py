@@ -109,7 +109,8 @@ class Beside:
 def all_tables(arms: Sequence[Arm], beside: Beside, notes: Sequence[str] = (), *, headed: bool = True) -> list[Table]:
     """Return the tables of performance, further metrics, costs, memory and GPU memory; [] if there are no methods.
 
-    The tables of further metrics and of GPU memory are left out if there are no such figures.
+    The tables of further metrics and of GPU memory are left out if there are no such figures. The tables of costs and
+    memory are left out if all methods are models behind an API.
 
     Args:
         arms: The methods with their results; each table has a row per method.
@@ -119,12 +120,13 @@ def all_tables(arms: Sequence[Arm], beside: Beside, notes: Sequence[str] = (), *
     """
     if not arms:
         return []
+    computed = any(arm.record.endpoint is None for arm in arms)
     on_gpu = [kept for arm in arms if (kept := arm.where(measured_on_gpu)) is not None]
     return [
         _table(PERFORMANCE, _performance(arms), arms, notes, beside),
         *([_table(FURTHER, further, arms, [_FURTHER_NOTE], Beside())] if (further := _further(arms)) else []),
-        _table(COST, _cost(headed), arms, _cost_notes(arms, headed), beside),
-        _table(MEMORY, _memory(), arms, [_MEMORY_NOTE], beside),
+        *([_table(COST, _cost(headed), arms, _cost_notes(arms, headed), beside)] if computed else []),
+        *([_table(MEMORY, _memory(), arms, [_MEMORY_NOTE], beside)] if computed else []),
         *([_table(GPU_MEMORY, _gpu_memory(), on_gpu, [_GPU_NOTE], beside)] if on_gpu else []),
     ]
 

@@ -118,7 +118,7 @@ def _notes(arm: Arm, texts: bool) -> Iterator[str]:
         *(["without a JSON schema, which the server refused"] if use.structure == "refused" else []),
     ]
     yield f"{told}{', ' * bool(settings)}{' and '.join(settings)}."
-    yield f"{arm.label}: {_sent([each for _, each in uses])}."
+    yield from requests_sentences([arm])
     for record, each in uses:
         where = f"{arm.label}, seed {record.seed}" if uses[1:] else arm.label
         if each.missing:
@@ -135,6 +135,12 @@ def _notes(arm: Arm, texts: bool) -> Iterator[str]:
         yield f"{arm.label} cannot be repeated: {count(differed)} of {count(again)} answers differed when asked again."
     elif again:
         yield f"{arm.label}: {number_of_texts(again)} were asked again, and no answer differed."
+
+
+def requests_sentences(arms: Sequence[Arm]) -> list[str]:
+    """Return a sentence on the requests to each model behind an API, and on the cost of all its answers."""
+    found = ((arm, [one.endpoint for one in arm.records if one.endpoint is not None]) for arm in arms)
+    return [f"{arm.label}: {_sent(uses)}." for arm, uses in found if uses]
 
 
 def _sent(uses: Sequence[EndpointUse]) -> str:

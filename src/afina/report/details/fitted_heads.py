@@ -1,4 +1,4 @@
-"""The report's table of linear probes: how scikit-learn fitted each head, and whether gradient steps are better."""
+"""The report's table of fitted heads: how scikit-learn fitted each head, and whether gradient steps are better."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from afina.report.tables import Measure, Table, measure, table_of
 from afina.report.verdicts import Verdicts
 from afina.studies.runs.record import HeadFit, Record
 
-FITTED = "Linear probes"
+FITTED = "Heads that scikit-learn fitted"
 
 
 def fitted_table(arms: Sequence[Arm], found: Verdicts) -> Table | None:
