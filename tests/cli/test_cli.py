@@ -499,7 +499,10 @@ def test_methods_names_every_method_with_its_settings(afina: Command, monkeypatc
         assert method.summary in " ".join(answer.out.split())
     told = "targets=by family, rslora=False, dora=False, init='zero', plus=1.0, layers='all', learning_rate=0.001"
     assert f"r=4, alpha=16, dropout=0.05, {told}" in " ".join(answer.out.split())
-    assert "type, settings, learning_rate=0.001" in answer.out
+    assert "required: type\n" in answer.out
+    assert "settings, learning_rate=0.001" in answer.out
+    assert "required: url, model\n" in answer.out
+    assert "protocol='chat', key=None, at_once=4" in answer.out
     assert "  gpt2          c_attn\n" in answer.out
 
 

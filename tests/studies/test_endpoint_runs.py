@@ -14,6 +14,7 @@ from afina import Results, Study
 from afina.errors import InvalidStudy, NotFound, Refused, UnknownName
 from afina.methods import make
 from afina.report.details.endpoints import ENDPOINTS
+from afina.report.progress import Lines
 from afina.report.report import Report
 from afina.studies.runs.run import Run
 from chat_servers import SECRET, Answered, ChatServer, Seen, chat, chat_server, failed
@@ -94,6 +95,8 @@ def test_what_no_endpoint_has_is_refused(tmp_path: Path) -> None:
         Run(backbone="gpt2", task="t", method="endpoint", hyperparameters={"url": OPENAI["url"], "model": "m"})
     with raises(InvalidStudy, code="study.contradiction", backbone="b"):
         Study(name="s", backbone="b", task="t", methods={"gpt": OPENAI})
+    with raises(InvalidStudy, code="method.setting-invalid", setting="url"):
+        Study(name="s", task="t", methods={"gpt": {"method": "endpoint", "model": "m"}})
     with raises(InvalidStudy, code="study.key-missing"):
         Study(name="s", task="t", methods={"gpt": OPENAI, "full": {}})
 
@@ -178,7 +181,9 @@ def test_examples_in_the_prompt_are_training_texts_that_depend_on_the_seed(
 
 def test_a_budget_ends_the_run_and_a_larger_one_continues_it(server: ChatServer, toy: str, tmp_path: Path) -> None:
     asked = study(server, toy, max_requests=10)
-    made = asked.run(tmp_path, executor=HereExecutor(), send_texts=True)
+    said: list[str] = []
+    made = asked.run(tmp_path, Lines(said.append), executor=HereExecutor(), send_texts=True)
+    assert any("Too little is allowed by max_requests=10" in line for line in said), "before the first request"
     assert "max_requests" in made.failed[0].error
     assert len(server.seen) == 10
     assert (tmp_path / "answers.db").is_file(), "also though the study has no result"

@@ -575,6 +575,17 @@ def test_the_table_says_what_was_assumed(gpt2: Backbone, toy: str) -> None:
     assert all(len(row) == len(table.columns) for row in table.rows)
     words = " ".join(table.notes)
     assert f"the largest training batch of `{toy}`: 4 texts, {found[0].terms.tokens} tokens" in words
-    assert "Training time is foreseen where" in words
+    assert "No training time is forecast" in words
     without = forecast_methods(gpt2.address, methods[:1], training=texts(8))
     assert "no task was given" in " ".join(forecast_table(without).notes)
+
+
+def test_a_method_that_suits_one_of_the_backbones_is_planned_on_it(gpt2: Backbone, backbones: Backbones) -> None:
+    encoder, said = str(backbones.path("bert")), list[str]()
+    methods = [make("setfit"), make("zero-shot")]
+    with raises(InvalidStudy, code="method.family-unsupported", method="setfit"):
+        forecast_methods(gpt2.address, methods, says=said.append)
+    assert not said, "before anything is forecast"
+    found = forecast_methods(encoder, methods, training=texts(8), among=True, says=said.append)
+    assert [one.method for one in found] == ["setfit"]
+    assert "left out: method zero-shot" in said[0]

@@ -14,7 +14,7 @@ from torch.nn.functional import cosine_similarity, mse_loss, normalize
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel
 
-from afina import Backbone, Predictor, Run
+from afina import Backbone, Predictor, Run, Study
 from afina.data.batch import Loader, MicroBatchLimits
 from afina.data.pairs import PairLoader
 from afina.data.token_cache import EncodedSplit
@@ -227,6 +227,10 @@ def test_models_and_tasks_without_a_meaning_are_refused_with_a_reason(
 ) -> None:
     with raises(InvalidStudy, code="method.family-unsupported", family="gpt2"):
         make("setfit").for_family("gpt2")
+    causal = str(backbones.path("gpt2"))
+    with raises(InvalidStudy, code="method.family-unsupported", method="setfit"):
+        Study(name="s", backbone=causal, task=task, methods={"setfit": {}}).run(tmp_path)
+    assert not [*tmp_path.glob("*.jsonl")], "before the baselines"
     numbers = str(
         write_csv(tmp_path / "numbers.csv", [(text, place / 7) for place, (text, _) in enumerate(sentences(30))])
     )

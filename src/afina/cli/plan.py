@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -248,20 +248,27 @@ def plan(
     if products not in PRODUCTS:
         raise UnknownName("products", products, PRODUCTS, "plan")
     precisions = _different(precision)
-    asked: dict[str, Any] = {
-        "methods": _planned(method, layers),
-        "data": checked(ReadingOptions, data, "plan"),
-        "ask": Ask(**ask),
-        "memory": read_size(memory) if memory is not None else None,
-    }
+    asked: dict[str, Any] = {"methods": _planned(method, layers), "data": checked(ReadingOptions, data, "plan")}
+    asked |= {"ask": Ask(**ask), "memory": read_size(memory) if memory is not None else None}
     trains = partial(Training, dtype=dtype, products=products, batch_size=batch_size, max_length=length, epochs=epochs)
     asked |= {"calibrate": calibrate, "considered": considered, "compares": len(precisions) > 1}
-    asked |= {"says": print_progress("plan")}
+    backbones = check_different(backbone or EMBEDDED)
+    asked |= {"says": print_progress("plan"), "among": len(backbones) > 1}
     found = [
         [forecast_methods(one, task=task, training=trains(precision=each), **asked) for each in precisions]
-        for one in check_different(backbone or EMBEDDED)
+        for one in backbones
     ]
-    _print_plans([[plan for plan in plans if plan] for plans in found], asked_for, as_json=as_json)
+    _print_plans(_planned_plans(found, method, backbones), asked_for, as_json=as_json)
+
+
+def _planned_plans(
+    found: Sequence[Sequence[Sequence[Forecast]]], methods: Sequence[str] | None, backbones: Sequence[str]
+) -> list[list[Sequence[Forecast]]]:
+    """Return the plans that have a method. Raises InvalidStudy if there are none."""
+    shown = [[plan for plan in plans if plan] for plans in found]
+    if not any(shown):
+        raise problems.NO_METHOD_SUITS(methods=methods or ["any method"], backbones=backbones)
+    return shown
 
 
 def _endpoint_forecast(
@@ -349,9 +356,7 @@ def methods(as_json: Json = False) -> None:
         rate = [] if described["learning_rate"] is None else [f"learning_rate={described['learning_rate']:g}"]
         print_item(name, method.summary, ", ".join([*settings, *rate]))
     for name, method in NEEDS_SETTINGS.items():
-        rate = [] if method.asks_endpoint else [f"learning_rate={method.learning_rate:g}"]
-        asked = [*sorted(method.accepts(), reverse=True), *rate]
-        print_item(name, method.summary, ", ".join(asked))
+        print_item(name, method.summary, *_needed_settings(method))
     for name, why in REFUSED.items():
         print(f"Cannot be used: method {name} of another package: {why}.", file=sys.stderr)
     print("\nlora's default targets are the attention input projections of each model family:")
@@ -359,6 +364,16 @@ def methods(as_json: Json = False) -> None:
 
     for family, entry in ARCHITECTURES.items():
         print_item(f"  {family}", ", ".join(entry.lora_targets))
+
+
+def _needed_settings(method: type[Method]) -> tuple[str, str]:
+    """Return the required settings of a method that needs settings, and its other settings with their defaults."""
+    defaults = {one.name: one.default for one in fields(method) if one.name in method.accepts()}
+    needed = [name for name, value in defaults.items() if value is MISSING]
+    others = [f"{name}={value!r}" for name, value in defaults.items() if value is not MISSING]
+    others += sorted(method.accepts() - defaults.keys())
+    others += [] if method.asks_endpoint else [f"learning_rate={method.learning_rate:g}"]
+    return f"required: {', '.join(needed)}", ", ".join(others)
 
 
 def _method_as_json(method: Method) -> dict[str, Any]:

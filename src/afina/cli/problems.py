@@ -52,6 +52,13 @@ OPTION_OF_DIRECTORIES = Problem(
     "{adapter}: a version is one adapter, so `{option}` cannot be used. Leave `{option}` out.",
 )
 
+NO_METHOD_SUITS = Problem(
+    InvalidStudy,
+    "method.family-unsupported",
+    "plan: no backbone suits {methods}. The lines above say why. Give another `method` or another `backbone`: "
+    "{backbones} were given.",
+)
+
 ENDPOINT_WITHOUT_TASK = Problem(
     InvalidStudy,
     "option.missing",

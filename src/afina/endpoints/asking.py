@@ -21,9 +21,9 @@ from afina.data.task import Task
 from afina.data.template import Template
 from afina.endpoints import problems
 from afina.endpoints.answers import Asked, EndpointAnswers, EndpointForecast, facts, read_answers
-from afina.endpoints.client import Attempts, Client, Dialect, RequestFailed, RequestRejected
+from afina.endpoints.client import NO_CONNECTION, Attempts, Client, Dialect, RequestFailed, RequestRejected
 from afina.endpoints.endpoint import Endpoint
-from afina.endpoints.kept_answers import Budget, BudgetSpent, KeptAnswers, Reply
+from afina.endpoints.kept_answers import Budget, BudgetSpent, KeptAnswers, Reply, Spending
 from afina.endpoints.questions import EndpointQuestion
 from afina.errors import AfinaError
 from afina.events import Listener, Progress, ignore
@@ -111,6 +111,25 @@ def foresee(
     return EndpointForecast(endpoint.host, len(split), len(asked), tokens_in, tokens_out, most_out, *costs)
 
 
+def passed_limit(endpoint: Endpoint, forecast: EndpointForecast, kept: Path) -> str | None:
+    """Return the limit that asking as in `forecast` would probably pass, `max_requests` or `max_cost`; None: neither.
+
+    Args:
+        kept: The file of kept answers, whose earlier requests count too.
+    """
+    spent = Spending(0, 0.0)
+    if kept.exists():
+        with KeptAnswers(kept) as file:
+            spent = file.spent(_server(endpoint))
+    whole = Spending(spent.requests + forecast.requests, spent.cost + (forecast.cost or 0.0))
+    return Budget(endpoint.max_requests, endpoint.max_cost).passed(whole)
+
+
+def _server(endpoint: Endpoint) -> str:
+    """Return the name under which a file of kept answers has the requests to a model."""
+    return f"{endpoint.url} {endpoint.model}"
+
+
 def templates_of(
     endpoint: Endpoint, question: EndpointQuestion, task: Task, split: Split, seed: int
 ) -> list[Template] | None:
@@ -189,7 +208,7 @@ class _Asking:
         self._kept = frozenset(self._replies)
         self.open = [(one, prompt) for one, prompt in wanted.items() if one not in self._replies]
         self._failures: dict[str, str] = {}
-        self._server = f"{endpoint.url} {endpoint.model}"
+        self._server = _server(endpoint)
         self._budget = Budget(endpoint.max_requests, endpoint.max_cost)
         self._requests, self._in_a_row, self._told = 0, 0, ""
         self._disk = ThreadPoolExecutor(1)
@@ -315,10 +334,10 @@ class _Asking:
         """Write a failure; end the run if it lasts, or if the server refuses key, model or address."""
         self._failures[name] = error.reason
         self._in_a_row += 1
-        self._told = f"{error.reason}: {error.said}" if error.said else error.reason
+        self._told = _told(error)
         if error.status == 401 or (not self._known and error.status in _REFUSALS):
             self._wrong = self._wrong or problems.ENDPOINT_REFUSES(
-                status=error.status, reason=error.said, _advice=_advice(error.status), **self._done()
+                status=error.status, reason=error.said, _advice=_advice(error.status, self._endpoint), **self._done()
             )
         elif self._in_a_row >= (IN_A_ROW if self._known else FIRST_IN_A_ROW):
             self._wrong = self._wrong or problems.ENDPOINT_FAILS(reason=self._told, **self._done())
@@ -331,7 +350,7 @@ class _Asking:
 
     def _budget_spent(self, error: BudgetSpent) -> AfinaError:
         spent, option = self._file.spent(self._server), error.option
-        cost = f", at most {spent.cost:,.4g} in the currency of the prices" if self._endpoint.priced else ""
+        cost = f", at most {spent.cost:,.2g}" if self._endpoint.priced else ""
         limit = getattr(self._endpoint, option)
         return problems.BUDGET_SPENT(option=option, limit=limit, requests=spent.requests, _cost=cost, **self._done())
 
@@ -357,10 +376,20 @@ _REFUSALS = (*range(300, 400), 401, 403, 404)
 """HTTP statuses before the first answer that mean that the server would answer no text."""
 
 
-def _advice(status: int | None) -> str:
+def _told(error: RequestFailed) -> str:
+    """Return why a request failed, without a full stop at the end."""
+    if error.reason == NO_CONNECTION:
+        said = f" ({error.said.rstrip('.')})" if error.said else ""
+        return f"{error.reason}{said}. Check `url`, and that the server is running"
+    return f"{error.reason}: {error.said}" if error.said else error.reason
+
+
+def _advice(status: int | None, endpoint: Endpoint) -> str:
     """Return what to do if a server refuses with an HTTP status."""
+    if status in (401, 403) and endpoint.secret() is None:
+        return "No key was sent. Give `key`, the name of the environment variable that has the key."
     if status in (401, 403):
-        return "Check the key in the environment variable that `key` names, and what the key may do."
+        return f"Check the key, and whether the key has access to model {endpoint.model}."
     if status == 404:
         return "Check `url`, `model` and `protocol`."
     return "Redirects are not followed, so that texts and the key go to the named host only. Give the other address."

@@ -38,6 +38,9 @@ MOST_BYTES = 1 << 20
 _SAID = 200
 """The largest number of characters of a server's message in an error message."""
 
+NO_CONNECTION = "no connection"
+"""The reason of a `RequestFailed` if the server could not be reached."""
+
 _RAW = "x-stainless-raw-response"
 """The header by which the package openai remembers that a response's bytes are asked for."""
 
@@ -190,7 +193,7 @@ class Client:
         except (self._openai.APITimeoutError, TimeoutError):
             raise RequestFailed("time-out") from None
         except self._openai.APIConnectionError as error:
-            raise RequestFailed("no connection", said=self._plain(str(error.__cause__ or ""))) from None
+            raise RequestFailed(NO_CONNECTION, said=self._plain(str(error.__cause__ or ""))) from None
         except self._openai.OpenAIError as error:
             raise RequestFailed("malformed answer", said=self._plain(str(error))) from None
         return self._read(content, meter.now() - attempts.begun, question, dialect)

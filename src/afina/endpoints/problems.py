@@ -78,7 +78,8 @@ ENDPOINT_FAILS = _failing(
 )
 _budget = partial(Problem, Refused, "endpoint.budget-spent")
 BUDGET_SPENT = _budget(
-    "endpoint {host}: the next request could pass `{option}` of {limit:,}. Spent so far: {requests:,} requests{_cost}. "
+    "endpoint {host}: the next request could pass `{option}` of {limit:,}. Spent so far, with earlier runs in this "
+    "directory: {requests:,} requests{_cost}. "
     "{answered:,} of {texts:,} texts are answered, {missing:,} are missing; the answers are kept in {path}. Raise "
     "`{option}` and run again: only the missing answers are asked for."
 )

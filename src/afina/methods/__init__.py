@@ -131,6 +131,10 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
         raise error.reworded(f"{place}{error}") from None
     except ValidationError as error:
         problem = WrongValue.of(error)
+        if problem.kind == "missing":
+            about = {"where": where, "method": name, "setting": problem.field}
+            expected = _kind(name).required.get(problem.field, "a value")
+            raise problems.SETTING_MISSING(_place=place, expected=expected, **about) from None
         raise problems.SETTING_INVALID(
             _place=place,
             expected=problem.sentence,

@@ -6,6 +6,7 @@ endpoint is asked. The module does not import torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -35,6 +36,10 @@ class AskedEndpoint(Endpoint, Method):
     no_effect: ClassVar[frozenset[str]] = frozenset(
         ("key", "at_once", "timeout", "price_in", "price_out", "max_requests", "max_cost")
     )
+    required: ClassVar[Mapping[str, str]] = {
+        "url": "the address of the server, such as https://api.openai.com/v1",
+        "model": "the server's name of the model, such as gpt-5-mini",
+    }
     stated: ClassVar[frozenset[str] | None] = frozenset(("url", "model"))
 
     def __post_init__(self) -> None:

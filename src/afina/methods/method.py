@@ -129,10 +129,12 @@ class Adaptation(ABC):
         is_fitted: Whether scikit-learn fits the method's head to features of the frozen body, without gradient steps.
         asks_endpoint: Whether a model behind an API answers the texts (`AskedEndpoint`). A run then opens no backbone.
         why_without_adapter: Why a run without an adapter (`has_adapter`) has none, as a clause for error messages.
+        needs_encoder: Whether the method supports only encoders, as `for_family` says.
         no_effect: Names of the hyperparameters that change no result, such as a price. A run's key and a record do not
             have these hyperparameters.
         ignores: Fields of [train] and [ask] in a study file that have no effect on the method. afina refuses a run that
             sets such a field.
+        required: What a user must give for a hyperparameter without a default, by its name.
         stated: Names of the hyperparameters that manifests, records and tables contain even at their default values.
             None: all hyperparameters. Manifests contain other hyperparameters only if they differ from their defaults,
             so that adding a hyperparameter to afina changes no digest.
@@ -147,8 +149,10 @@ class Adaptation(ABC):
     is_fitted: ClassVar[bool] = False
     asks_endpoint: ClassVar[bool] = False
     why_without_adapter: ClassVar[str] = ""
+    needs_encoder: ClassVar[bool] = False
     no_effect: ClassVar[frozenset[str]] = frozenset()
     ignores: ClassVar[frozenset[str]] = frozenset()
+    required: ClassVar[Mapping[str, str]] = {}
     stated: ClassVar[frozenset[str] | None] = None
 
     def for_backbone(self, backbone: Backbone) -> Self:

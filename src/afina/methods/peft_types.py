@@ -64,6 +64,7 @@ class PeftType(PeftMethod):
     summary: ClassVar[str] = "another type of peft's trains, by its own settings; see docs/reference/peft-types.md"
     learning_rate: ClassVar[float] = 1e-3
     practical: ClassVar[bool] = False
+    required: ClassVar[Mapping[str, str]] = {"type": "peft's name of the type, such as MISS"}
     packs: ClassVar[bool] = False
     """False, because most peft types read the weight of the layer that they wrap, some in addition to calling the
     layer."""

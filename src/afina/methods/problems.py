@@ -106,7 +106,8 @@ TRAINS_FROZEN_MATRIX = _method_precision_unsupported(
 
 _method_asks_endpoint = partial(Problem, InvalidStudy, "method.asks-endpoint")
 ENDPOINT_WITHOUT_MODEL = _method_asks_endpoint(
-    "method {method}: a model behind an API answers, so there is no model to adapt. Use the method in a study."
+    "method {method}: a model behind an API answers, so there is no model to adapt and no adapter to keep. Use the "
+    "method in a study or in `afina train`, or name another method."
 )
 ENDPOINT_IN_SUM = _method_asks_endpoint(
     "method {method}: {part} asks a model behind an API, so {part} cannot be combined with another method. Use {part} "
@@ -118,6 +119,7 @@ MULTIPLIER_INVALID = _method_setting_invalid(
     "{where}.{setting} = {found!r}: expected a number above 0 and below {most:g}."
 )
 SETTING_INVALID = _method_setting_invalid("{_place}{method}.{setting} = {found!r}: {expected}")
+SETTING_MISSING = _method_setting_invalid("{_place}method {method}: `{setting}` is missing. Give {expected}.")
 SETTINGS_NOT_A_TABLE = _method_setting_invalid(
     "{_place}{method}.{setting} = {found!r}: expected a table of its hyperparameters."
 )

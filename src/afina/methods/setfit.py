@@ -59,6 +59,7 @@ class SetFit(Selective):
     practical: ClassVar[bool] = False  # choose has no recorded curve of it
     starts_apart: ClassVar[bool] = True
     trains_all: ClassVar[bool] = True
+    needs_encoder: ClassVar[bool] = True
     kinds: ClassVar[frozenset[Kind] | None] = frozenset({CLASSES})
     ignores: ClassVar[frozenset[str]] = frozenset(
         (*("epochs", "label_smoothing", "average", "trunk", "trunk_dropout"), *("words", "offset"))

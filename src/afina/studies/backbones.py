@@ -154,6 +154,18 @@ def check_words(run: RunSpec, *, alone: bool) -> None:
     )
 
 
+def check_encoder(run: RunSpec, *, alone: bool) -> None:
+    """Raise InvalidStudy if a run's method needs an encoder, but its backbone is a causal model.
+
+    The configuration of the backbone must be on this machine. `alone` is true if the study has one backbone.
+    """
+    if not make(run.method, run.hyperparameters).needs_encoder or is_encoder(run.backbone) is not False:
+        return
+    table = f"methods.{run.title}"
+    others = "" if alone else f", name the encoders in {table}.{BACKBONES}"
+    raise problems.ENCODER_NEEDED(_table=table, _others=others, backbone=run.backbone, method=run.method)
+
+
 def of_one_backbone(records: Sequence[Record], backbone: str | None, place: object) -> list[Record]:
     """Return those records of one method that have the address `backbone`.
 

@@ -37,6 +37,12 @@ _backbone_encoder_unsupported = partial(Problem, InvalidStudy, "backbone.encoder
 ENCODER_ASKED = _backbone_encoder_unsupported(
     "{_table}: backbone {backbone} is an encoder, which cannot be asked in words. {_instead}{_others}."
 )
+ENCODER_NEEDED = Problem(
+    InvalidStudy,
+    "method.family-unsupported",
+    "{_table}: method {method} needs an encoder, but backbone {backbone} is a causal model. Give an encoder such as "
+    "minilm{_others}, or use lora or linear_probe.",
+)
 NO_BACKBONE_SUPPORTS_TASK = _backbone_encoder_unsupported("no backbone supports the task: {reason}.")
 ENCODER_WITHOUT_RETENTION = _backbone_encoder_unsupported(
     "`retention`: backbone {backbone} of type {family} is an encoder, which predicts no next token, so it has "

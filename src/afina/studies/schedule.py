@@ -269,7 +269,7 @@ class Schedule:
     def carry_out(self, slots: Slots[int, Record], *, fresh: bool) -> None:
         todo = [run for run in self.runs if fresh or not self.held.has(run.key)]
         memory = self.executor.foresee(todo) if len(todo) > 1 and self.executor.slots > 1 else None
-        for number, run in teachers_first(enumerate(self.runs, start=1), lambda item: item[1]):
+        for number, run in self._in_order():
             while run.key in {self.runs[other - 1].key for other in slots.busy}:  # the same run under two names
                 self._end(*slots.next())
             known = None if fresh else self.held.known(run.key)
@@ -291,6 +291,14 @@ class Schedule:
                 self._end(*ended)
         while slots.busy:
             self._end(*slots.next())
+
+    def _in_order(self) -> list[tuple[int, Run]]:
+        """Return the runs with their numbers in the order of their execution.
+
+        Runs that ask an endpoint come first: a wrong key or a spent budget is then known before any training.
+        """
+        asking_first = sorted(enumerate(self.runs, start=1), key=lambda item: not item[1].asks_endpoint)
+        return teachers_first(asking_first, lambda item: item[1])
 
     def _taught(self, number: int, slots: Slots[int, Record]) -> Run | None:
         """Return the run with this number and the directory of its teacher's adapter, after the teacher's run ended.

@@ -31,6 +31,7 @@ from afina.studies.backbones import (
     BY_BACKBONE,
     backbones_of,
     check_backbones,
+    check_encoder,
     check_words,
     narrow,
     on_backbone,
@@ -411,6 +412,7 @@ class Study(ReprCard, Frozen):
         opened = [run for run in runs if not run.asks_endpoint]
         for run in opened:
             check_words(run, alone=len(self.addresses) == 1)
+            check_encoder(run, alone=len(self.addresses) == 1)
         for products in dict.fromkeys(run.training.products for run in runs):
             executor.check_products(products)
         for run in sorted(runs, key=lambda run: (not may_start_from_words(run), run.teacher is None)):
@@ -419,6 +421,7 @@ class Study(ReprCard, Frozen):
             watcher.says("\n".join(said))
         for run in opened:  # the check of a backbone of the Hub has fetched its configuration
             check_words(run, alone=len(self.addresses) == 1)
+            check_encoder(run, alone=len(self.addresses) == 1)
 
     def _checked(
         self, recorded: RecordedRuns, executor: Executor, watcher: Watcher, *, fresh: bool, send_texts: bool

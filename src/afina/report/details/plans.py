@@ -146,7 +146,10 @@ def _time_note(forecasts: Sequence[Forecast]) -> str:
         return (
             f"Training time is for {epochs} epoch(s) on this machine, from a few steps of each method that fits in it."
         )
-    return "Training time is foreseen where a task is given and the backbone's weights are here."
+    return (
+        "No training time is forecast: the time needs a task, the backbone's weights on this machine, and measured "
+        "steps, which --no-calibrate leaves out."
+    )
 
 
 def in_int8(needed: int) -> str:

@@ -90,7 +90,18 @@ class Inquiry:
         if not self.run.send_texts:
             raise problems.TEXTS_NOT_SENT(run=self.run.title, host=found.host, _told=told, option="send_texts")
         self.endpoint.secret()
-        return f"{self.run.title}: sending {told}"
+        return f"{self.run.title}: sending {told}{self._too_little(found)}"
+
+    def _too_little(self, found: EndpointForecast) -> str:
+        """Return a sentence if the budget will probably not suffice; else nothing."""
+        option = asking.passed_limit(self.endpoint, found, self.kept)
+        if option is None:
+            return ""
+        limit = getattr(self.endpoint, option)
+        return (
+            f". Too little is allowed by {option}={limit}, which counts earlier runs in this directory: the run will "
+            f"probably stop before all texts are answered. Raise {option}"
+        )
 
     def ask(self, objective: Objective, listen: Listener) -> tuple[Predictions, EndpointFacts]:
         """Ask for what is not kept, and return the predictions. Raises the errors of `afina.endpoints.asking.ask`."""

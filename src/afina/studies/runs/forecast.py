@@ -208,6 +208,7 @@ def forecast_methods(
     calibrate: bool = True,
     compares: bool = False,
     considered: bool = False,
+    among: bool = False,
     says: Says = silent,
 ) -> list[Forecast]:
     """Return the forecast of a run with each method; if a run does not fit in memory, also that in int8 (`smaller`).
@@ -220,21 +221,17 @@ def forecast_methods(
         ask: The prompt template and label words for the task's texts.
         compares: Whether to forecast the memory of predictions, and leave out methods that need float weights.
         considered: Whether to leave out methods that `choose` does not consider.
+        among: Whether to leave out methods that do not suit the backbone. By default, InvalidStudy is raised.
         says: A function that receives a line of text when slow work begins.
     """
     check_products(training.products)
+    chosen = _chosen(backbone, methods, considered=considered, says=says if among else None)
     if task:
         says(f"reading {task} and the backbone's tokenizer")
     else:
         _check_kind(data)
-    shared: dict[str, Any] = {
-        "backbone": backbone,
-        "task": task or MADE_UP,
-        "data": data,
-        "ask": ask,
-        "training": training,
-    }
-    chosen = _chosen(backbone, methods, considered=considered)
+    shared: dict[str, Any] = {"backbone": backbone, "task": task or MADE_UP, "data": data, "ask": ask}
+    shared |= {"training": training}
     runs = [RunSpec(**shared, method=one.name, hyperparameters=one.hyperparameters) for one in chosen]
     encodings = Encodings()
     found: list[Forecast] = []
@@ -335,10 +332,32 @@ def _made_up(run: RunSpec) -> EncodedTask:
     return EncodedTask(run.task, ("0", "1"), split(batch), split(max(1, TOKEN_BUDGET // length)), 0)
 
 
-def _chosen(backbone: str, methods: Sequence[Method] | None, *, considered: bool) -> list[Method]:
-    """Return `methods`, by default those that suit the backbone; if `considered`, those that `choose` considers."""
-    chosen = _of(backbone) if methods is None else methods
+def _chosen(
+    backbone: str, methods: Sequence[Method] | None, *, considered: bool, says: Says | None = None
+) -> list[Method]:
+    """Return `methods`, by default those that suit the backbone; if `considered`, those that `choose` considers.
+
+    Args:
+        says: Receives a line for each method that is left out because it does not suit the backbone. None: such a
+            method raises InvalidStudy.
+    """
+    chosen = _of(backbone) if methods is None else _suited(backbone, methods, says)
     return [one for one in chosen if not considered or one.practical or is_fitted(one.name)]
+
+
+def _suited(backbone: str, methods: Sequence[Method], says: Says | None) -> list[Method]:
+    """Return those of the methods that suit the backbone's family; without `says`, raise InvalidStudy for others."""
+    family, found = meta_model(backbone).config.model_type, []
+    for one in methods:
+        try:
+            one.for_family(family)
+        except InvalidStudy as error:
+            if says is None:
+                raise
+            says(f"{backbone}: left out: {error}")
+        else:
+            found.append(one)
+    return found
 
 
 def _of(backbone: str) -> list[Method]:
