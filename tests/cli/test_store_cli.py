@@ -80,6 +80,8 @@ def test_publish_keeps_an_adapter_once(ask: Ask, tmp_path: Path) -> None:
         "The adapter is a full fine-tune, so the store keeps all weights"
         in ask("publish", full, "acme/full", "-m", "x").out
     )
+    few = adapter(tmp_path / "few", 2, method="zero-shot", hyperparameters={"shots": 4}, template="an example {text}")
+    assert "The template has 4 training texts, so everyone" in ask("publish", few, "acme/few", "-m", "x").out
 
 
 def test_list_shows_names(two: Ask) -> None:

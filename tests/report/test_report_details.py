@@ -12,7 +12,7 @@ from afina.report.details.retention import RETENTION
 from afina.report.examples.disagreements import WITHHELD
 from afina.report.report import JSON, Report
 from afina.report.tables import COST, MEMORY, Table
-from afina.studies.runs.record import HeadFit, Retention
+from afina.studies.runs.record import HeadFit, Result, Retention, UnlabelledCounts
 from records import answering, asked, endpoint_use, results
 
 
@@ -108,6 +108,30 @@ def test_a_model_behind_an_api_is_compared_and_what_it_wrote_is_shown_unless_tex
     assert "Not compared here: zero-shot" in text
     assert "m (endpoint) was asked with the template" in text
     assert "m (endpoint) has no answer" not in text
+
+
+def test_only_what_can_be_asked_in_words_is_suggested_and_examples_in_the_prompt_are_named() -> None:
+    def text(*made: Result) -> str:
+        return " ".join(Report.of(results([*made])).markdown().split())
+
+    assert "`afina ask --task sst2`" in text(answering("lora", range(5)))
+    assert "afina ask" not in text(answering("lora", range(5), backbone="minilm"))
+    few = {"hyperparameters": {"shots": 4}, "notes": ("Each prompt has 4.",), "name": "few", "key": "sha256:few"}
+    said = text(
+        answering("zero-shot", range(9)), answering("zero-shot", range(5), title="few-shot (4 examples)", **few)
+    )
+    assert "few-shot (4 examples, few) asks the same model in words with training texts in each prompt (4)" in said
+    assert "- few-shot (4 examples, few): Each prompt has 4." in said
+    assert "shots 4, draw fixed" in said
+
+
+def test_a_student_alone_says_from_what_it_learned() -> None:
+    taught = {"teacher": "sha256:t", "unlabelled": UnlabelledCounts(texts=400)}
+    record = answering("lora", range(5), **taught)
+    record.record.training.update(distil_temperature=2.0, distil_weight=0.9)
+    report = Report.of(results([record]))
+    assert any("texts and 400 texts without labels, with the answers of a teacher, in" in one for one in report.brief)
+    assert "distil_temperature 2, distil_weight 0.9" in " ".join(report.markdown().split())
 
 
 def test_a_model_without_any_answer_is_said_first() -> None:

@@ -186,7 +186,8 @@ def publish(
     manifest = made.version.manifest
     if manifest.get("method") == "full":
         print("The adapter is a full fine-tune, so the store keeps all weights of the model.")
-    if shots := manifest.get("hyperparameters", {}).get("shots"):
+    shots = manifest.get("hyperparameters", {}).get("shots")
+    if isinstance(shots, int) and shots:
         print(f"The template has {shots} training texts, so everyone who can read this version can read these texts.")
 
 

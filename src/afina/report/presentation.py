@@ -203,15 +203,14 @@ class _Classes(Presentation):
             for arm in drawn[:1]
         ]
         which = "its model" if has_several_backbones(arms) else "the same model"
-        shown = [arm for arm in answering if arm.record.hyperparameters.get("shots")]
+        shown = {arm: shots for arm in answering if (shots := arm.record.hyperparameters.get("shots"))}
         made += [
             f"{arm.label} asks {which} in words, and trains nothing: what it knows of the labels beforehand."
             for arm in [arm for arm in answering if arm not in shown][:1]
         ]
         made += [
             f"{arm.label} asks {which} in words with training texts in each prompt ({each}), and trains nothing."
-            for arm in shown
-            if (each := arm.record.hyperparameters["shots"])
+            for arm, each in shown.items()
         ]
         can_be_asked = any(_can_be_asked(arm.record) for arm in arms)
         if not answering and can_be_asked and are_words(arms[0].record.label_names):
@@ -344,7 +343,7 @@ class _Text(Presentation):
         return [
             f"{arm.label} is the pretrained model, asked in the same template as the others: nothing was trained."
             for arm in arms
-            if not arm.trained
+            if not arm.trained and arm.record.endpoint is None
         ][:1]
 
 

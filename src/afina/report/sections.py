@@ -405,7 +405,7 @@ def _on_figures(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
     record, targets = arms[0].record, arms[0].targets
     presentation = PRESENTATIONS[record.kind]
     said = [
-        "On the evaluation texts, from the weights at the end of training.",
+        f"On the evaluation texts{', from the weights at the end of training' * any(arm.trained for arm in arms)}.",
         *presentation.meaning(record, data),
         "The intervals say where the figure may lie on other texts of this kind, and with other seeds where several "
         "were run.",
