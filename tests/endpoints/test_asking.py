@@ -216,8 +216,9 @@ def test_busy_servers_are_asked_again_and_every_request_counts(kept: Path) -> No
 )
 def test_a_server_that_refuses_everything_is_asked_once(status: int, code: str, kept: Path) -> None:
     with chat_server(right) as other, chat_server(lambda _: failed(status, "no", location=f"{other.url}/x")) as server:
-        with raises(Refused, code=code, status=status, answered=0, texts=4):
+        with raises(Refused, code=code, status=status, answered=0, texts=4) as caught:
             asked(server, kept)
+        assert ("No key was sent" in str(caught.value)) == (status == 401)
         assert (len(server.seen), len(other.seen)) == (1, 0)
 
 

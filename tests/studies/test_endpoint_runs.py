@@ -183,7 +183,7 @@ def test_a_budget_ends_the_run_and_a_larger_one_continues_it(server: ChatServer,
     asked = study(server, toy, max_requests=10)
     said: list[str] = []
     made = asked.run(tmp_path, Lines(said.append), executor=HereExecutor(), send_texts=True)
-    assert any("Too little is allowed by max_requests=10" in line for line in said), "before the first request"
+    assert any("The limit max_requests=10 is too low" in line for line in said), "before the first request"
     assert "max_requests" in made.failed[0].error
     assert len(server.seen) == 10
     assert (tmp_path / "answers.db").is_file(), "also though the study has no result"

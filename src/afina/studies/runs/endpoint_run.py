@@ -99,8 +99,8 @@ class Inquiry:
             return ""
         limit = getattr(self.endpoint, option)
         return (
-            f". Too little is allowed by {option}={limit}, which counts earlier runs in this directory: the run will "
-            f"probably stop before all texts are answered. Raise {option}"
+            f". The limit {option}={limit} is too low for this, with earlier runs in this directory: the run will "
+            f"probably stop before all texts are answered. Raise {option}."
         )
 
     def ask(self, objective: Objective, listen: Listener) -> tuple[Predictions, EndpointFacts]:
