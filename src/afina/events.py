@@ -15,10 +15,10 @@ class Progress:
 
     Attributes:
         phase: the phase of the run: "load", "encode", "train", "evaluate" or "save"; "download" while files are
-            downloaded; "wait" while the run waits for a node; "draw" if weights are initialised at random because the
-            files of the backbone do not have them; "copy" if a quantised copy of the backbone was written, or could not
-            be written; "trunk" if frozen lower blocks are computed once, or in every step for a reason; "teacher" while
-            a teacher answers the texts; "pairs" if the run trains on pairs of texts; "shots" if
+            downloaded; "wait" while the run waits for a node or a server; "draw" if weights are initialised at random
+            because the files of the backbone do not have them; "copy" if a quantised copy of the backbone was written,
+            or could not be written; "trunk" if frozen lower blocks are computed once, or in every step for a reason;
+            "teacher" while a teacher answers the texts; "pairs" if the run trains on pairs of texts; "shots" if
             training examples stand in each prompt.
         step: the number of finished steps, or of downloaded bytes. The attributes `step`, `steps`, `loss`,
             `tokens_per_second` and `seconds_left` are set while the run downloads, trains or evaluates.

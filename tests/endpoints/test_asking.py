@@ -32,6 +32,7 @@ from afina.endpoints.endpoint import Endpoint
 from afina.endpoints.kept_answers import FORMAT, KeptAnswers
 from afina.endpoints.questions import EndpointQuestion
 from afina.errors import Busy, CannotWrite, InvalidData, NotFound, Refused
+from afina.events import Progress
 from afina.models.objectives import Classes, Labels, Number, Objective, Texts
 from chat_servers import SECRET, Answered, ChatServer, Seen, chat, chat_server, failed
 from raises import raises
@@ -421,8 +422,11 @@ def test_retry_after_is_waited_for(kept: Path) -> None:
         times.append(time.monotonic())
         return right(seen) if len(times) > 1 else Answered({}, 429, {"retry-after": "2"})
 
+    told: list[Progress] = []
     with chat_server(limited) as server:
-        asked(server, kept, 1)
+        model = Endpoint(server.url, "tiny")
+        ask(model, QUESTION, texts(1), Classes(NAMES), kept, listen=told.append)
+    assert [one.note for one in told if one.phase == "wait"] == [f"{model.host}, which gave no answer"]
     assert 2.0 <= times[1] - times[0] < 4.0
 
 

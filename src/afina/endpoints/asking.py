@@ -275,6 +275,8 @@ class _Asking:
         most = self._most_cost(prompt)
 
         async def sending() -> int:
+            if attempts.current != -1:
+                self._listen(Progress("wait", note=f"{self._endpoint.host}, which gave no answer"))
             self._end(name)  # an earlier attempt
             number = await self._reserve(name, most or 0.0)
             self._sent.add(name)
