@@ -85,7 +85,7 @@ def offences(files: Mapping[str, str], entries: Mapping[str, Architecture]) -> s
 
 
 def _own(node: ast.Attribute) -> bool:
-    return isinstance(node.value, ast.Name) and node.value.id == "self" and node.attr in OWN
+    return ast.unparse(node.value) in ("self", "super()") and node.attr in OWN
 
 
 def source() -> dict[str, str]:

@@ -147,8 +147,8 @@ def _flags(names: str) -> dict[str, str]:
     return {name: f"--{name.replace('_', '-')}" for name in names.split()}
 
 
-_OF_ENDPOINTS = "ask_again at_once key max_cost max_requests max_tokens model price_in price_out protocol timeout url"
-"""The settings of the method `endpoint` in a study file."""
+_OF_ENDPOINTS = "ask_again at_once key max_cost max_requests max_tokens model price_in price_out protocol url"
+"""The settings of the method `endpoint` in a study file, without those that have another meaning elsewhere."""
 
 FLAGS = {
     **{name: option_flag(name) for name in OPTIONS},
@@ -163,7 +163,10 @@ FLAGS = {
 }
 """The option for each field name of the library, or the field's key in a study file if there is no option."""
 
-_ENDPOINT = {"url": "--endpoint", "model": "--endpoint-model"}
+_TIMEOUT = {"timeout": "timeout"}
+"""The setting of the method `endpoint`; the flag `--timeout` is that of a server."""
+
+_ENDPOINT = {"url": "--endpoint", "model": "--endpoint-model", **_TIMEOUT}
 
 COMMANDS: Mapping[str, Mapping[str, str]] = {
     "predict": _flags("length_penalty max_new_tokens no_repeat_ngram precision stop temperature top_k top_p"),
@@ -171,11 +174,13 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
     "store import": _flags("precision"),
     "choose": {**_flags("price_in price_out products"), **_ENDPOINT},
     "replay": _flags("choice guide stop"),
+    "train": _TIMEOUT,
     "plan": {**_flags("batch_size epochs layers precision price_in price_out products"), "max_length": "--length"}
     | _ENDPOINT,
     "study": {
         **{name: f"data.{name}" for name in OPTIONS if name not in ("allow_leakage", "evaluation", "unlabelled")},
         "teacher": "teacher",
+        **_TIMEOUT,
         **{name: f"train.{name}" for name in _IN_TRAINING.split()},
         "metric": "metric",
     },
