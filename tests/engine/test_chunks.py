@@ -76,6 +76,7 @@ def test_every_method_of_gpt2_answers_in_chunks_as_whole(gpt2: Backbone, part: i
 FAMILIES = ("llama", "mistral", "gptj", "gpt_neox", "qwen2", "qwen3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", by_family(FAMILIES, FAMILIES[2:]))
 def test_other_families(backbones: Backbones, family: str) -> None:
     """Every second method for each, so that three families have all."""

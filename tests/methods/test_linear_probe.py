@@ -34,7 +34,7 @@ from afina.store.exchange.merging import MERGE_TOLERANCE, merge
 from afina.training.optimizer import Recipe
 from afina.training.probe_fit import fit_of
 from fakes import LONG, Backbones, difference, encoded, logits_of, opened, sentences, write_csv
-from grid import thinned
+from grid import some_slow, thinned
 from raises import raises
 
 TEXTS = [text for text, _ in sentences(20, seed=5)] + [LONG]
@@ -152,7 +152,9 @@ def test_the_head_is_scikit_learns_regression_at_the_chosen_strength(
     assert difference(head[1] - head[0], fitted.coef_[0] / scale) < 1e-3
 
 
-@pytest.mark.parametrize(("family", "kind"), [("llama", "labels"), ("gpt2", "number"), ("bert", "classes")])
+@pytest.mark.parametrize(
+    ("family", "kind"), some_slow([("llama", "labels"), ("gpt2", "number"), ("bert", "classes")], {("bert", "classes")})
+)
 def test_every_kind_is_answered_alike_by_predictor_engine_and_in_a_mixed_batch(
     backbones: Backbones, family: str, kind: str, tmp_path: Path
 ) -> None:

@@ -208,6 +208,7 @@ def test_int8_trains_in_bfloat16_as_in_float32(gpt2: Backbone, case: tuple[str, 
     assert lowered == pytest.approx(exact, rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "dtype"), [("gpt2", "float32"), ("llama", "bfloat16")])
 def test_an_engine_answers_for_a_mix_of_adapters_as_one_with_plain_weights(
     backbones: Backbones, family: str, dtype: str

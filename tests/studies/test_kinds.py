@@ -143,6 +143,7 @@ def test_every_kind_ends_in_a_report_and_an_adapter(
     json.loads(report.files(["tables.json"])["tables.json"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "problem"), [("number", "regression"), ("labels", "multi_label_classification")])
 def test_a_saved_model_has_the_same_loss_in_transformers(
     done: Callable[[str], Results], files: dict[str, str], name: str, problem: str

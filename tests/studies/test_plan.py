@@ -174,7 +174,7 @@ CASES = [
     ("bert", "setfit", "float32"),
 ]
 
-QUICK = {("gpt2", "full", "bfloat16"), ("llama", "lora+prefix", "bfloat16")}
+QUICK = {("llama", "lora+prefix", "bfloat16")}
 
 
 @pytest.mark.parametrize(("family", "method", "dtype"), some_slow(CASES, QUICK))
@@ -193,6 +193,7 @@ TOLD: list[tuple[str, str, dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "method", "given", "dtype"),
     [*TOLD[:2], *(pytest.param(*case, marks=pytest.mark.slow) for case in TOLD[2:])],

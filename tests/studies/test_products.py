@@ -99,6 +99,7 @@ def test_a_method_of_a_study_may_have_its_own_products(gpt2: Backbone, toy: str)
 # What a run does
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "method", "hyperparameters", "training"),
     [

@@ -263,6 +263,7 @@ def test_a_run_whose_process_is_killed_goes_on_from_its_checkpoint(
     assert stored(storage) == set(run.inputs().content), "its checkpoint stays"
 
 
+@pytest.mark.slow
 def test_a_study_that_began_on_this_machine_goes_on_from_its_checkpoint(
     own: dict[str, Any], tmp_path: Path, storage: Path, executor: Callable[[], RayExecutor]
 ) -> None:

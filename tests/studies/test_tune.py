@@ -276,6 +276,7 @@ class Waiting(Invented):
         return score
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_memory")
 @pytest.mark.parametrize("pruner", ["median", "hyperband"])
 def test_trials_depend_on_at_once_and_never_on_slots(gpt2: Backbone, tmp_path: Path, pruner: str) -> None:

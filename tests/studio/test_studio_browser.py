@@ -163,6 +163,7 @@ def test_without_a_script_a_project_is_made_read_and_run(chromium: Browser, stud
         visitor.context.close()
 
 
+@pytest.mark.slow
 def test_the_slider_of_the_plan_shows_its_minutes_and_the_form_of_runs_gets_them(
     chromium: Browser, studio: Studio, project: Project
 ) -> None:

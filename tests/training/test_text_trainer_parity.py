@@ -83,6 +83,7 @@ CHOOSING = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "name"), some_slow(CHOOSING, {("gpt2", "full")}))
 def test_steps_of_the_models_own_parameters_are_trainers(
     backbones: Backbones, family: str, name: str, tmp_path: Path, steps: int

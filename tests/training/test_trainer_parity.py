@@ -151,7 +151,7 @@ CASES = [
 ]
 """Every family, and every method that Trainer can express."""
 
-QUICK = {("gpt2", "full"), ("llama", "lora"), ("bert", "full")}
+QUICK = {("llama", "lora")}
 
 
 @pytest.mark.parametrize(("family", "name"), some_slow(CASES, QUICK))

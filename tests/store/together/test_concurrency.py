@@ -100,6 +100,7 @@ def test_readers_writers_gc_and_verify_beside_each_other_for_long(
     storing.check_clean(store)
 
 
+@pytest.mark.slow
 def test_two_machines_share_a_database_and_a_bucket(
     postgres: Postgres, s3: S3, adapters: Adapters, crew: Crew, tmp_path: Path
 ) -> None:
