@@ -73,7 +73,8 @@ def planned(run: Run) -> str:
     if make(run.method, run.hyperparameters).trains_nothing:
         return f"asking: {run.title}"
     aside = ", of which some are for validation" if run.data.selection else ""
-    return f"training {run.title} on {run.data.train_examples:,} texts{aside}"
+    texts = run.data.train_examples  # None: a student reads all
+    return f"training {run.title} on {'all' if texts is None else format(texts, ',')} texts{aside}"
 
 
 def waiting(run: Run, needed: int, available: int) -> str:
