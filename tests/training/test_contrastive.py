@@ -186,7 +186,7 @@ def test_the_adapter_answers_alike_in_predictor_and_engine_and_is_not_exported(
     assert record.pairs is not None
     assert record.pairs.positive == record.pairs.negative
     (note,) = [one.note for one in told if one.phase == "pairs"]
-    assert note.startswith(f"trains on {record.pairs.positive:,} positive and")
+    assert note.startswith(f"trains on {record.pairs.positive:,} pairs with equal labels")
     adapter = str(tmp_path / record.adapter)
     predictor = Predictor.load(adapter)
     probes.check(predictor)
