@@ -69,7 +69,7 @@ class EncodedSplit:
 
         Args:
             soft: A teacher's outputs for the texts of the split and then of `more`, float32 [N, width].
-            more: The texts without labels. None: there are none.
+            more: The texts without labels, if the task has any.
             targets: The labels of the split in the form that the loss takes.
             size: The number of texts in a batch.
         """
@@ -98,7 +98,7 @@ class EncodedTask:
     Attributes:
         pairs: Whether the examples are pairs of texts.
         trained_on: Hashes of the training texts, the calibration texts and the texts without labels.
-        unlabelled: Texts without labels, whose labels in the `EncodedSplit` have no meaning. None: there are none.
+        unlabelled: Texts without labels, whose labels in the `EncodedSplit` have no meaning. None: no such texts.
         max_length: The largest number of tokens of a text; if targets are texts, the largest number of a prompt.
         answer_tokens: The number of tokens of the longest training target, including the end-of-sequence token. None:
             the targets are not texts.
@@ -146,7 +146,7 @@ class EncodedTask:
         """Tokenize the splits of a task, or read their tokens from the cache. Raises the same errors as `encode`.
 
         Args:
-            examples: The examples in the prompts of all splits except the training split. None: there are none.
+            examples: The examples in the prompts of all splits except the training split, if any.
             most: The maximum number of tokens of a prompt with examples; InvalidStudy is raised if they do not fit.
         """
         fitting = partial(_fitting, tokenizer, template, max_length, task.long)

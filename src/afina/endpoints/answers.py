@@ -41,7 +41,7 @@ def decoded(question: EndpointQuestion, reply: Reply) -> tuple[Any | None, str]:
 
 @dataclass(frozen=True)
 class EndpointFacts:
-    """What is known of the answers of a model behind an API to N texts.
+    """Facts about the answers of a model behind an API to N texts.
 
     Attributes:
         host: The server.
@@ -99,7 +99,7 @@ class EndpointAnswers:
 
 @dataclass(frozen=True)
 class EndpointForecast:
-    """What asking would take, before anything is sent; tokens and costs are estimates.
+    """The requests of asking, and estimates of tokens and costs, before anything is sent.
 
     Attributes:
         host: The server that would get the texts.
@@ -125,7 +125,7 @@ class EndpointForecast:
 
 @dataclass(frozen=True)
 class Asked:
-    """What was received: replies and failures by question (the digest of prompt and settings).
+    """Replies and failures by question (the digest of prompt and settings).
 
     Attributes:
         questions: The question of each text.
@@ -210,6 +210,6 @@ def _brief(text: str) -> str:
 
 
 def _total(counts: Sequence[int | None]) -> int | None:
-    """Return the sum of counts; None if one is unknown, or if there are none."""
+    """Return the sum of counts; None if a count is unknown, or without counts."""
     known = [count for count in counts if count is not None]
     return sum(known) if known and len(known) == len(counts) else None

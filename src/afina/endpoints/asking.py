@@ -96,7 +96,7 @@ def foresee(
     """Return what `ask` would take with the same arguments, without sending anything; no key is needed.
 
     Args:
-        kept: The file of kept answers. None: there are none.
+        kept: The file of kept answers. None: no answer is kept.
     """
     by_question = {question_of(endpoint, question, each): each for each in prompts_of(question, split, templates)}
     firsts = [*by_question]

@@ -3,7 +3,7 @@
 Only this module imports openai. The package repeats requests after status 408, 409, 429 and 5xx, after time-outs and
 cut connections, and waits as `Retry-After` says. A hook sees each request that the package sends, so that repetitions
 count in a budget. The key is in no exception, answer or log: exceptions of the package are replaced, and the key is cut
-out of whatever the server sends.
+out of everything that the server sends.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ class KeptAnswers:
         self._file.close()
 
     def reply(self, question: str) -> Reply | None:
-        """Return the kept answer to a question; None: there is none."""
+        """Return the kept answer to a question; None: no answer is kept."""
         with self._told():
             row = self._file.execute(
                 "select answer from requests where question = ? and answer is not null order by id desc limit 1",

@@ -269,7 +269,7 @@ BACKBONE_OF_ENDPOINT = _study_of_endpoint(
 SEND_TEXTS_IN_FILE = Problem(
     InvalidStudy,
     "study.consent-in-file",
-    "{where}: {key} cannot be a key of a study, because a study file could send the texts of whoever runs it. Give "
+    "{where}: {key} cannot be a key of a study, because a study file could then send the texts of its user. Give "
     "`send_texts` when the study is run.",
 )
 _study_key_missing = partial(Problem, InvalidStudy, "study.key-missing")
