@@ -32,7 +32,7 @@ from afina.generating.generation import ContinuousBatch
 from afina.generating.next_token import OwnNextTokenModel
 from afina.models.decoding import Decoding
 from afina.models.language_model import LanguageModel, open_model
-from afina.models.objectives import Opening
+from afina.models.objective import Opening
 from afina.predicting.predictor import ModelPredictor
 from serve import publish
 from traffic import text_task

@@ -24,7 +24,7 @@ import numpy as np
 
 import tables
 from afina import Lines, Study, Task
-from afina.models.objectives import Predictions
+from afina.models.predictions import Predictions
 from afina.predicting.predictor import Predictor
 from afina.stats.comparison import compare
 from afina.stats.metrics import METRICS

@@ -17,7 +17,7 @@ import torch
 
 from afina import Adapter, Backbone, Run, Task
 from afina.data.reading_options import ReadingOptions
-from afina.models.objectives import Predictions
+from afina.models.predictions import Predictions
 from afina.predicting import predictor
 from afina.stats.comparison import compare
 from afina.studies.runs.record import Result

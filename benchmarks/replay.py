@@ -22,7 +22,8 @@ from afina.data.split import Split
 from afina.events import Listener, Progress, ValidationScore
 from afina.methods import is_fitted
 from afina.models.backbone_spec import FLOAT
-from afina.models.objectives import Objective, Predictions
+from afina.models.objective import Objective
+from afina.models.predictions import Predictions
 from afina.studies.choosing import floors, recommend, recorded_curves
 from afina.studies.choosing.eligibility import Eligible
 from afina.studies.choosing.floors import Floor

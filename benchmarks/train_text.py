@@ -38,7 +38,7 @@ from afina.methods import make
 from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models.language_model import open_model
-from afina.models.objectives import Objective
+from afina.models.objective import Objective
 from afina.studies.runs.forecast import encoded
 from afina.studies.runs.prepared import aim_of, loader_of
 from afina.studies.runs.spec import Ask, RunSpec, Training

@@ -28,7 +28,8 @@ from afina.methods.method import Method
 from afina.models.architectures import ARCHITECTURES
 from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier
-from afina.models.objectives import Classes, Predictions
+from afina.models.objectives import Classes
+from afina.models.predictions import Predictions
 from afina.predicting.predictor import predictions
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import UNASKED, Training

@@ -13,7 +13,9 @@ from afina.data.reading_options import ReadingOptions
 from afina.data.split import as_references
 from afina.methods import METHODS
 from afina.models.manifest import FORMAT, MANIFEST
-from afina.models.objectives import Labels, Number, Objective, Predictions, Texts
+from afina.models.objective import Objective
+from afina.models.objectives import Labels, Number, Texts
+from afina.models.predictions import Predictions
 from afina.studies.descriptions import Failure
 from afina.studies.results import Results
 from afina.studies.runs.output_directory import OutputDirectory

@@ -22,7 +22,7 @@ from afina.cli.progress import Downloads
 from afina.events import Progress
 from afina.methods import NEEDS_SETTINGS
 from afina.models.architectures.well_known import WELL_KNOWN
-from afina.models.objectives import Predictions
+from afina.models.predictions import Predictions
 from afina.models.pretrained import meta_model
 from afina.stats.intervals import wilson
 from afina.studies.results import Results

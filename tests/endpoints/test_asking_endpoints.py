@@ -33,7 +33,8 @@ from afina.endpoints.kept_answers import FORMAT, KeptAnswers
 from afina.endpoints.questions import EndpointQuestion
 from afina.errors import Busy, CannotWrite, InvalidData, NotFound, Refused
 from afina.events import Progress
-from afina.models.objectives import Classes, Labels, Number, Objective, Texts
+from afina.models.objective import Objective
+from afina.models.objectives import Classes, Labels, Number, Texts
 from chat_servers import SECRET, Answered, ChatServer, Seen, chat, chat_server, failed
 from raises import raises
 

@@ -27,7 +27,7 @@ from afina.generating.guides import Grammar, GuideMaker
 from afina.generating.searches import Limits, SingleSearch
 from afina.models.decoding import Decoding
 from afina.models.language_model import open_model
-from afina.models.objectives import Opening
+from afina.models.objective import Opening
 from fakes import VOCABULARY, tokenizer
 from raises import raises
 

@@ -21,7 +21,7 @@ from afina.methods import METHODS
 from afina.models.classifier import Classifier
 from afina.models.decoding import Decoding
 from afina.models.language_model import open_model
-from afina.models.objectives import Opening
+from afina.models.objective import Opening
 from fakes import CAUSAL, LONGEST, UNUSUAL, VOCABULARY, Backbones, configuration, save, sentences, tokenizer
 from grid import thinned
 

@@ -18,7 +18,8 @@ from afina.data.terms import joined
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
 from afina.models.adapter import VOCABULARY
 from afina.models.manifest import MANIFEST, Manifest
-from afina.models.objectives import Classes, Labels, Number, Objective
+from afina.models.objective import Objective
+from afina.models.objectives import Classes, Labels, Number
 from afina.predicting.evaluation import evaluate, trained
 from afina.stats.classification import accuracy, probabilities
 from afina.studies.choosing import floors

@@ -24,7 +24,8 @@ from afina.methods import make
 from afina.models.architectures import ARCHITECTURES, REFUSED, head_of, is_head, is_output
 from afina.models.classifier import Classifier
 from afina.models.kernels.layout import Layout, pool
-from afina.models.objectives import Classes, Opening
+from afina.models.objective import Opening
+from afina.models.objectives import Classes
 from afina.models.pretrained import meta_from_config
 from afina.models.verbalizer import Verbalizer
 from afina.report.progress import doing

@@ -19,7 +19,7 @@ from afina.generating.answers import likelihoods
 from afina.methods import METHODS, make
 from afina.methods.attachment import attach
 from afina.models.language_model import LanguageModel, open_model
-from afina.models.objectives import Opening
+from afina.models.objective import Opening
 from fakes import CAUSAL, TEXTS, Backbones, difference, serves
 from raises import raises
 

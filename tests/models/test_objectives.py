@@ -10,7 +10,9 @@ from torch.nn import functional
 
 from afina.errors import InvalidStudy, UnknownName
 from afina.models import objectives
-from afina.models.objectives import Classes, Labels, Number, Predictions, metric_for
+from afina.models.objective import metric_for
+from afina.models.objectives import Classes, Labels, Number
+from afina.models.predictions import Predictions
 from afina.stats import classification
 from afina.stats.metrics import METRICS, of_kind
 from raises import raises

@@ -10,7 +10,8 @@ import pytest
 from afina import digest, tensorfile
 from afina.data.split import as_references
 from afina.errors import InvalidData
-from afina.models.objectives import Classes, Labels, Number, Predictions
+from afina.models.objectives import Classes, Labels, Number
+from afina.models.predictions import Predictions
 from raises import raises
 
 ROWS = Predictions(np.array([[0.5, -1.0], [2.0, 3.0], [1.0, 0.0]], np.float32), np.array([0, 1, 1]))

@@ -14,7 +14,9 @@ import pytest
 
 from afina.data.readers.texts import chunks
 from afina.errors import CannotWrite, InvalidData
-from afina.models.objectives import Classes, Labels, Number, Objective, Predictions
+from afina.models.objective import Objective
+from afina.models.objectives import Classes, Labels, Number
+from afina.models.predictions import Predictions
 from afina.predicting.prediction_files import answered_rows, check_out, writing_rows
 from raises import raises
 

@@ -20,7 +20,7 @@ from afina.data.tokenize import encode
 from afina.errors import InvalidData, NotFound
 from afina.events import Progress
 from afina.models.classifier import Classifier
-from afina.models.objectives import Predictions
+from afina.models.predictions import Predictions
 from afina.predicting import probes
 from afina.predicting.evaluation import Evaluation, evaluate, trained
 from afina.predicting.predictor import logits

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as theirs
 
-from afina.models.objectives import OBJECTIVES, Classes, Labels, Number, Predictions
+from afina.models.objectives import OBJECTIVES, Classes, Labels, Number
+from afina.models.predictions import Predictions
 from afina.report.per_label import confused
 from afina.report.presentation import NO_ANSWER, PRESENTATIONS
 from afina.stats import intervals

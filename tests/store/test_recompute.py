@@ -19,7 +19,7 @@ from afina import Adapter, Backbone, Predictor, Task, digest
 from afina.data.evaluation_set import EvaluationSet
 from afina.data.split import Split
 from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName, WrongBackbone
-from afina.models.objectives import Predictions
+from afina.models.predictions import Predictions
 from afina.predicting import evaluation, probes
 from afina.stats.comparison import compare
 from afina.store import recompute

@@ -16,7 +16,7 @@ import pytest
 from afina import Adapter, AdapterStore, Predictor, Results, Run, Study, recommend
 from afina.errors import AfinaError, CorruptAdapter, InvalidData
 from afina.models.manifest import MANIFEST, read_manifest
-from afina.models.objectives import Predictions
+from afina.models.predictions import Predictions
 from afina.schema import digest_of_content
 from afina.studies import adapter_paths, results
 from afina.studies.choosing.recommendation import Contender, Recommendation

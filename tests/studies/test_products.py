@@ -19,7 +19,7 @@ from afina.errors import InvalidStudy
 from afina.methods import make
 from afina.models.backbone_spec import FLOAT
 from afina.models.kernels.linear import frozen_weight, is_linear
-from afina.models.objectives import Predictions
+from afina.models.predictions import Predictions
 from afina.report import paper
 from afina.report.arms import arms
 from afina.report.details.plans import forecast_table, precision_table

@@ -18,7 +18,7 @@ from afina.data.tokenize import Encoded, encode
 from afina.errors import AfinaError, InvalidStudy
 from afina.methods import make
 from afina.models.label_prompts import GENERAL
-from afina.models.objectives import Predictions
+from afina.models.predictions import Predictions
 from afina.predicting.predictor import ModelPredictor, logits
 from afina.predicting.prompting import shift_of
 from afina.studies.runs.spec import Ask, Training

@@ -22,7 +22,9 @@ from afina.errors import AfinaError, InvalidData, InvalidStudy, Leakage
 from afina.events import ignore
 from afina.methods import make
 from afina.models.adapter import Adapter
-from afina.models.objectives import Classes, Labels, Number, Objective, Predictions
+from afina.models.objective import Objective
+from afina.models.objectives import Classes, Labels, Number
+from afina.models.predictions import Predictions
 from afina.predicting.teacher import check_teacher
 from afina.report.arms import arms
 from afina.report.sections import Notes, what_was_run

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from afina import Adapter, Predictor, Run
-from afina.models.objectives import Predictions
+from afina.models.predictions import Predictions
 from afina.predicting import probes
 from afina.studies.runs.prepared import read_task
 from command import Command

@@ -12,7 +12,7 @@ import numpy as np
 from afina.endpoints.endpoint import Endpoint
 from afina.endpoints.kept_answers import Reply
 from afina.endpoints.questions import EndpointQuestion
-from afina.models.objectives import Predictions
+from afina.models.predictions import Predictions
 
 REFUSAL, FILTERED, CUT, NO_LABEL, EMPTY = "refusal", "content filter", "cut at max_tokens", "no label", "empty"
 """Reasons why an answer is missing. RequestFailed requests have others, such as "HTTP 500"."""

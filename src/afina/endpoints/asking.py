@@ -27,7 +27,7 @@ from afina.endpoints.kept_answers import Budget, BudgetSpent, KeptAnswers, Reply
 from afina.endpoints.questions import EndpointQuestion
 from afina.errors import AfinaError
 from afina.events import Listener, Progress, ignore
-from afina.models.objectives import Objective
+from afina.models.objective import Objective
 
 T = TypeVar("T")
 

@@ -28,7 +28,7 @@ from afina.models.architectures import is_after_pooling, is_head
 from afina.models.classifier import FamilyHead
 from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.mixed_batch import MixedBatchModel
-from afina.models.objectives import Opening
+from afina.models.objective import Opening
 from afina.models.pretrained import meta_from_config
 from afina.predicting.predictor import ModelPredictor, Predictor
 from afina.predicting.reading import Reading, check_backbone, method_of

@@ -33,7 +33,7 @@ from afina.generating.generation import ContinuousBatch, NewTokens
 from afina.generating.searches import Continuation, Guide, TokenLogprobs
 from afina.models.decoding import Decoding
 from afina.models.mixed_batch import MixedBatchModel
-from afina.models.objectives import Predictions
+from afina.models.predictions import Predictions
 
 
 @dataclass(eq=False)

@@ -20,7 +20,7 @@ from afina.models.backbone_spec import FLOAT, PRECISIONS
 from afina.models.classifier import Classifier
 from afina.models.language_model import open_without_weights
 from afina.models.mixed_batch import MixedBatchModel
-from afina.models.objectives import SINGLE_LABEL
+from afina.models.objective import SINGLE_LABEL
 from afina.predicting.predictor import int8_factors
 
 

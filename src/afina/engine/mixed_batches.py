@@ -26,7 +26,7 @@ from afina.models.kernels.key_values import KeyValueCache, OpenSequence, TokenCh
 from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.kernels.layout import Pooled
 from afina.models.mixed_batch import AdapterChunk, AdapterGroup, MixedBatchModel
-from afina.models.objectives import Predictions
+from afina.models.predictions import Predictions
 from afina.predicting import reading
 from afina.predicting.predictor import ModelPredictor, logits
 

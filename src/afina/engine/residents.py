@@ -30,7 +30,7 @@ from afina.models.kernels.key_values import KeyValueCache
 from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.manifest import Manifest
 from afina.models.mixed_batch import MixedBatchModel
-from afina.models.objectives import Objective
+from afina.models.objective import Objective
 from afina.predicting.predictor import ModelPredictor, Predictor
 from afina.predicting.reading import Reading
 from afina.repr_html import ReprCard

@@ -32,7 +32,7 @@ from afina.events import ignore
 from afina.methods import make
 from afina.models.adapter import Adapter
 from afina.models.manifest import MANIFEST
-from afina.models.objectives import Predictions
+from afina.models.predictions import Predictions
 from afina.studies.runs.inputs import lacks_words
 from afina.studies.runs.run import Run
 

@@ -15,7 +15,7 @@ from afina.events import Listener, Progress, ignore
 from afina.generating.generation import answers as generated
 from afina.models.decoding import GREEDY, Decoding
 from afina.models.language_model import LanguageModel
-from afina.models.objectives import Predictions
+from afina.models.predictions import Predictions
 
 if TYPE_CHECKING:
     from afina.models.objectives import Texts

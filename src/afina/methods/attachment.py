@@ -24,7 +24,8 @@ from afina.methods.method import Method
 from afina.models.architectures import has_head, is_head
 from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier, ParameterCounts, count_parameters
-from afina.models.objectives import OBJECTIVES, SINGLE_LABEL, Opening
+from afina.models.objective import SINGLE_LABEL, Opening
+from afina.models.objectives import OBJECTIVES
 from afina.models.pretrained import meta_model
 
 TOLERANCE = 1e-5

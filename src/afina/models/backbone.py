@@ -20,7 +20,7 @@ from afina.models.architectures import ARCHITECTURES, Architecture, check_can_be
 from afina.models.backbone_spec import FLOAT, PRECISIONS, RANDOM, decisive
 from afina.models.kernels import attention
 from afina.models.kernels.linear import held_by
-from afina.models.objectives import SINGLE_LABEL, Opening
+from afina.models.objective import SINGLE_LABEL, Opening
 from afina.models.pretrained import auto_class, first_line, locate, meta_from_config, quiet, read_config, read_tokenizer
 from afina.models.weights.copies import CopyPlace
 from afina.models.weights.held import HeldModel, held_layers, hold_layers, open_held

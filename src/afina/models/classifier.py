@@ -33,7 +33,7 @@ from afina.models.kernels.layout import Layout, insert, pool, read_rows
 from afina.models.kernels.linear import HeldWeight, can_pack
 from afina.models.kernels.lora import read_layers
 from afina.models.kernels.patches import apply_kernels, pack
-from afina.models.objectives import SINGLE_LABEL, Opening
+from afina.models.objective import SINGLE_LABEL, Opening
 from afina.models.weights.held import held_layers, hold_layers
 
 ATTENTION = 3

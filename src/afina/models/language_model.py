@@ -20,7 +20,7 @@ from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier
 from afina.models.kernels.layout import Layout
 from afina.models.kernels.token_loss import token_losses
-from afina.models.objectives import Opening
+from afina.models.objective import Opening
 from afina.models.pretrained import meta_model
 
 

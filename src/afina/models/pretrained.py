@@ -34,7 +34,7 @@ from afina.models.architectures import ARCHITECTURES, check_can_write
 from afina.models.architectures.well_known import WELL_KNOWN
 from afina.models.backbone_spec import EMBEDDED, PACKAGED, RANDOM, check_config, check_family, directory_of, packaged
 from afina.models.kernels import attention
-from afina.models.objectives import SINGLE_LABEL, Opening
+from afina.models.objective import SINGLE_LABEL, Opening
 
 _CONVERSION = 1
 """Version of the code that converts `embedded`. Increase `_CONVERSION` when the code that converts the packaged model

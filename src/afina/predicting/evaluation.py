@@ -11,7 +11,7 @@ from afina.data.split import Split
 from afina.models import objectives
 from afina.models.adapter import FOREIGN, Adapter
 from afina.models.manifest import Manifest
-from afina.models.objectives import metric_for
+from afina.models.objective import metric_for
 from afina.predicting import probes
 from afina.predicting.predictor import ModelPredictor, Predictor
 from afina.stats import intervals

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from afina import file_io
 from afina.data.readers.texts import Chunk, Row
 from afina.errors import CannotWrite
-from afina.models.objectives import Objective
+from afina.models.objective import Objective
 from afina.predicting import problems
 from afina.predicting.predictor import Predictor
 

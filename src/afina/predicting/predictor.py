@@ -37,7 +37,9 @@ from afina.models.classifier import Classifier
 from afina.models.kernels import int8_calibration
 from afina.models.language_model import LanguageModel, open_model
 from afina.models.manifest import Manifest
-from afina.models.objectives import Objective, Predictions, Texts
+from afina.models.objective import Objective
+from afina.models.objectives import Texts
+from afina.models.predictions import Predictions
 from afina.models.shared_beginning import SharedBeginning
 from afina.predicting import problems, reading
 from afina.predicting.reading import AS_TRAINED, Reading, Truncation

@@ -25,7 +25,8 @@ from afina.models import objectives
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.label_prompts import TEMPLATES
-from afina.models.objectives import Objective, Predictions
+from afina.models.objective import Objective
+from afina.models.predictions import Predictions
 from afina.models.verbalizer import Verbalizer
 from afina.predicting import problems
 from afina.predicting.predictor import logits, predictions

@@ -23,7 +23,7 @@ from afina.models.adapter import Adapter
 from afina.models.architectures import is_output
 from afina.models.backbone import Backbone
 from afina.models.manifest import Manifest
-from afina.models.objectives import Predictions
+from afina.models.predictions import Predictions
 from afina.predicting import problems
 
 PROBE = (

@@ -18,7 +18,8 @@ from afina.data.task import LEAKAGE_LIMIT, Task
 from afina.errors import CannotWrite, CorruptAdapter
 from afina.models import objectives
 from afina.models.adapter import Adapter
-from afina.models.objectives import Objective, Predictions
+from afina.models.objective import Objective
+from afina.models.predictions import Predictions
 from afina.predicting import problems
 from afina.predicting.predictor import Predictor, backbone_of
 from afina.predicting.reading import takes_pairs

@@ -15,7 +15,9 @@ import numpy as np
 from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT
 from afina.engine.generations import GeneratedText
 from afina.engine.mixed_batches import Prediction
-from afina.models.objectives import OBJECTIVES, Objective, Predictions
+from afina.models.objective import Objective
+from afina.models.objectives import OBJECTIVES
+from afina.models.predictions import Predictions
 from afina.server import problems
 from afina.server.json_shapes import NUMBER as ANY_NUMBER
 from afina.server.json_shapes import TEXT as ANY_TEXT

@@ -15,7 +15,7 @@ from afina.generating.answers import text_of
 from afina.generating.generation import answers
 from afina.generating.guides import Grammar, GuideMaker, TokenGuide
 from afina.models.decoding import Decoding
-from afina.models.objectives import Predictions
+from afina.models.predictions import Predictions
 from afina.predicting.predictor import ModelPredictor, Predictor
 from afina.predicting.reading import Truncation
 from afina.server import problems

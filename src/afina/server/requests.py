@@ -21,7 +21,7 @@ from afina.generating.generation import NewTokens
 from afina.generating.searches import Guide
 from afina.models.decoding import Decoding
 from afina.models.manifest import Manifest
-from afina.models.objectives import Objective
+from afina.models.objective import Objective
 from afina.predicting.reading import Truncation, takes_pairs
 from afina.server import problems
 from afina.server.answer_formats import ANSWER_FORMATS, LabelScore

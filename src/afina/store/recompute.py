@@ -17,7 +17,8 @@ from afina.data.split import Split
 from afina.errors import CorruptAdapter
 from afina.models import objectives
 from afina.models.adapter import Adapter
-from afina.models.objectives import Objective, Predictions, metric_for
+from afina.models.objective import Objective, metric_for
+from afina.models.predictions import Predictions
 from afina.schema import null_where_undefined
 from afina.stats.answered import Answered
 from afina.stats.comparison import Comparison, compare

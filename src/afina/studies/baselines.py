@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from afina import digest, file_io, meter
 from afina.data.task import Task
 from afina.models import objectives
-from afina.models.objectives import Objective, Predictions
+from afina.models.objective import Objective
+from afina.models.predictions import Predictions
 from afina.schema import Count, Figure, Frozen, Sealed, check_format
 from afina.stats.answered import Answered
 from afina.stats.metrics import METRICS

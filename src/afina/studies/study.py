@@ -22,7 +22,7 @@ from afina.methods import METHODS, accepted, asks_endpoint, make
 from afina.models import objectives
 from afina.models.backbone_spec import FLOAT
 from afina.models.decoding import GREEDY, Decoding
-from afina.models.objectives import metric_for
+from afina.models.objective import metric_for
 from afina.repr_html import ReprCard
 from afina.schema import Frozen
 from afina.studies import baselines, problems, schedule, trials, tuning

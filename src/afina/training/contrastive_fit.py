@@ -21,7 +21,7 @@ from afina.data.token_cache import EncodedSplit
 from afina.errors import Diverged
 from afina.events import Listener, ValidationScore, ignore
 from afina.models.classifier import Classifier
-from afina.models.objectives import Predictions
+from afina.models.predictions import Predictions
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit, Pace
 from afina.training.head_fit import FittedHead, check_labels, fit_head, head_fit_bytes

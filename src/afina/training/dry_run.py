@@ -26,7 +26,7 @@ from afina.methods.method import Method
 from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier, ParameterCounts, count_parameters
 from afina.models.language_model import open_without_weights
-from afina.models.objectives import Objective, Opening
+from afina.models.objective import Objective, Opening
 from afina.training.inputs import TrunkUse
 from afina.training.optimizer import Recipe
 from afina.training.probe_fit import fit_of

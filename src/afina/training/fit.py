@@ -33,7 +33,8 @@ from afina.models.classifier import Classifier
 from afina.models.kernels.int8_calibration import smoothing_factors
 from afina.models.kernels.linear import held_tensors
 from afina.models.kernels.patches import Patch, call_of, patch
-from afina.models.objectives import Objective, Predictions
+from afina.models.objective import Objective
+from afina.models.predictions import Predictions
 from afina.stats.metrics import METRICS
 from afina.training import checkpoint, problems
 from afina.training.checkpoint import Account

@@ -14,7 +14,7 @@ import torch
 from afina import meter
 from afina.data.batch import Loader
 from afina.models.classifier import Classifier
-from afina.models.objectives import Objective
+from afina.models.objective import Objective
 from afina.stats.linear_models import LinearFit, fit_dense
 from afina.training import problems
 

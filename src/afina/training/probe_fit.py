@@ -20,7 +20,7 @@ from afina.events import Listener, Progress, ignore
 from afina.methods.method import Method
 from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier
-from afina.models.objectives import Objective
+from afina.models.objective import Objective
 from afina.training.checkpoint import Account
 from afina.training.contrastive_fit import ContrastiveFit
 from afina.training.fit import Fit, Measured, Pace

@@ -21,7 +21,7 @@ from afina.models.kernels.ia3 import ScaledInput
 from afina.models.kernels.layer_changes import PlacedChange
 from afina.models.kernels.lora import LoraChange
 from afina.models.language_model import open_model
-from afina.models.objectives import Opening
+from afina.models.objective import Opening
 from fakes import CAUSAL, UNUSUAL, VOCABULARY, Backbones, configuration, save
 
 FORM = ("llama", "mistral", "qwen2", "qwen3")

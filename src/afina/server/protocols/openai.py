@@ -17,7 +17,7 @@ from afina.errors import InvalidData, NotFound
 from afina.generating.answer_stream import TokenTexts
 from afina.generating.guides import GuideMaker
 from afina.models import objectives
-from afina.models.objectives import Objective
+from afina.models.objective import Objective
 from afina.server import routes
 from afina.server.http.calls import Called, ClientCall
 from afina.server.http.refusals import Refusal

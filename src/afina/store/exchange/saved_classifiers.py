@@ -18,7 +18,7 @@ from afina.models.architectures import is_head
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.manifest import Manifest
-from afina.models.objectives import Objective
+from afina.models.objective import Objective
 from afina.predicting import probes
 from afina.store import problems
 

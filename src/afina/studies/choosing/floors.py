@@ -25,7 +25,9 @@ from afina.data.terms import LONGEST, WORD, joined
 from afina.digest import derive_seed
 from afina.models import objectives
 from afina.models.bag_of_words import BagOfWords
-from afina.models.objectives import Classes, Labels, Number, Objective, Predictions
+from afina.models.objective import Objective
+from afina.models.objectives import Classes, Labels, Number
+from afina.models.predictions import Predictions
 from afina.stats.linear_models import NEVER, LinearKind, best_setting, expected_warnings_ignored
 
 

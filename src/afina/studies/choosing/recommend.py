@@ -27,7 +27,7 @@ from afina.data.split import Split
 from afina.data.task import Task
 from afina.data.text_hashes import TextHashes
 from afina.models import objectives
-from afina.models.objectives import Objective, metric_for
+from afina.models.objective import Objective, metric_for
 from afina.schema import null_where_undefined
 from afina.stats.comparison import compare
 from afina.stats.metrics import METRICS, Metric

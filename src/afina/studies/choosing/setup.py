@@ -16,7 +16,7 @@ from afina.data.reading_options import ReadingOptions
 from afina.data.task import Task
 from afina.methods import is_fitted, make
 from afina.models.backbone_spec import files_digest
-from afina.models.objectives import Objective
+from afina.models.objective import Objective
 from afina.studies.backbones import ON, backbone_names
 from afina.studies.choosing import recorded_curves, time_budget
 from afina.studies.choosing.recorded_curves import Lessons

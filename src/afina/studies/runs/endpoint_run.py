@@ -22,7 +22,8 @@ from afina.endpoints.questions import EndpointQuestion
 from afina.events import Listener, Progress, ignore
 from afina.methods import make
 from afina.models import objectives
-from afina.models.objectives import Objective, Predictions, metric_for
+from afina.models.objective import Objective, metric_for
+from afina.models.predictions import Predictions
 from afina.studies import problems
 from afina.studies.runs.inputs import TaskFacts, of_data
 from afina.studies.runs.output_directory import OutputDirectory

@@ -21,7 +21,8 @@ from afina.models.adapter import Adapter
 from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier, count_parameters
 from afina.models.manifest import Manifest
-from afina.models.objectives import Objective, Predictions
+from afina.models.objective import Objective
+from afina.models.predictions import Predictions
 from afina.predicting import probes
 from afina.studies import problems
 from afina.studies.runs import endpoint_run

@@ -30,7 +30,7 @@ from afina.methods.method import Method
 from afina.models.backbone import Backbone
 from afina.models.backbone_spec import FLOAT
 from afina.models.language_model import open_model
-from afina.models.objectives import Objective
+from afina.models.objective import Objective
 from afina.models.pretrained import meta_model
 from afina.studies import problems
 from afina.studies.executors.worker_memory import worker_memory

@@ -31,7 +31,7 @@ from afina.models import backbone_spec, objectives
 from afina.models.architectures import ARCHITECTURES
 from afina.models.architectures.well_known import WELL_KNOWN
 from afina.models.manifest import read_manifest
-from afina.models.objectives import metric_for
+from afina.models.objective import metric_for
 from afina.studies import problems
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import RunSpec

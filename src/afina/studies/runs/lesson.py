@@ -12,7 +12,7 @@ from afina.data.task import Task
 from afina.events import Listener, Progress
 from afina.meter import Meter
 from afina.models.adapter import Adapter
-from afina.models.objectives import Objective
+from afina.models.objective import Objective
 from afina.predicting.teacher import check_teacher, soft_targets
 from afina.studies import problems
 from afina.studies.runs.inputs import Located

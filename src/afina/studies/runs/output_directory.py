@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from afina import file_io
 from afina.errors import CannotWrite, CorruptAdapter
 from afina.models.manifest import FORMAT, MANIFEST
-from afina.models.objectives import Predictions
+from afina.models.predictions import Predictions
 from afina.studies import problems
 from afina.studies.runs import record
 from afina.studies.runs.record import Record, Result

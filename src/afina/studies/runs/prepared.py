@@ -32,7 +32,9 @@ from afina.models.backbone import Backbone
 from afina.models.backbone_spec import FLOAT, PRECISIONS, files_digest
 from afina.models.classifier import Classifier
 from afina.models.language_model import open_model
-from afina.models.objectives import OBJECTIVES, Objective, Predictions, metric_for
+from afina.models.objective import Objective, metric_for
+from afina.models.objectives import OBJECTIVES
+from afina.models.predictions import Predictions
 from afina.models.verbalizer import Verbalizer
 from afina.predicting.predictor import predicted
 from afina.predicting.prompting import CALIBRATION_TEXTS, calibrated_offset

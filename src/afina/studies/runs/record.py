@@ -23,7 +23,8 @@ from pydantic import (
 
 from afina import file_io
 from afina.models import objectives
-from afina.models.objectives import Objective, Predictions
+from afina.models.objective import Objective
+from afina.models.predictions import Predictions
 from afina.repr_html import ReprCard
 from afina.schema import Count, Figure, Frozen, Sealed, WrongValue, check_format
 from afina.stats import metrics

@@ -1,0 +1,349 @@
+"""`Objective`: what a kind of task must say: its loss, the number of a model's outputs, decoding and metrics.
+
+Training, studies and the report call an `Objective` and do not assume that a task has labels. `afina.models.objectives`
+has the objective of each kind of task. Objectives pass arrays to `afina.stats`, which does not know objectives. The
+module `objective` does not import torch, and does not know models.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+
+from afina.data.kinds import Kind
+from afina.errors import UnknownName
+from afina.models import losses, problems
+from afina.models.decoding import Decoding
+from afina.models.predictions import Predictions
+from afina.stats import metrics
+from afina.stats.answered import Answered
+from afina.stats.linear_models import LinearKind
+from afina.stats.metrics import METRICS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from afina.data.batch import SoftTargets
+    from afina.data.template import Template
+    from afina.data.tokenize import Tokenizer
+
+AutoClass = Literal["classifier", "language_model"]
+"""The auto class of transformers that opens a model: "classifier" with a new head, or "language_model" with the model's
+own head."""
+
+
+class Opening(NamedTuple):
+    """How transformers opens a model for a kind of task: its auto class and problem type.
+
+    Attributes:
+        problem_type: transformers' name of the kind of task, which selects the loss of a saved classifier in
+            transformers.
+    """
+
+    problem_type: str
+    auto_class: AutoClass = "classifier"
+
+
+SINGLE_LABEL = Opening("single_label_classification")
+"""How transformers opens a model for a task with one label for each text."""
+
+
+@dataclass(frozen=True)
+class Objective(ABC):
+    """A kind of task: how a model is trained on targets, and what the model's outputs mean.
+
+    Attributes:
+        kind: afina's name of the kind of task.
+        problem_type: transformers' name of the kind of task.
+        auto_class: The auto class of transformers that opens models for this kind of task.
+        column: Name of the field that has the prediction in results for users.
+        linear: The linear model of the baselines and of the method `linear_probe`. Text-to-text tasks have none.
+        has_probabilities: Whether predictions of this kind have probabilities.
+        can_be_weighted: Whether labels may have different weights in the loss.
+        texts_can_be_weighted: Whether training texts may have different weights in the loss.
+        can_be_asked: Whether the labels can be asked for in words, so that an untrained language model can predict
+            zero-shot.
+        can_be_distilled: Whether a student can learn from a teacher's outputs.
+        label_names: Names of the labels; for regression, the name of the number.
+    """
+
+    kind: ClassVar[Kind]
+    problem_type: ClassVar[str]
+    auto_class: ClassVar[AutoClass] = "classifier"
+    column: ClassVar[str]
+    linear: ClassVar[LinearKind]
+    has_probabilities: ClassVar[bool] = True
+    can_be_weighted: ClassVar[bool] = False
+    texts_can_be_weighted: ClassVar[bool] = True
+    can_be_asked: ClassVar[bool] = False
+    can_be_distilled: ClassVar[bool] = True
+
+    label_names: tuple[str, ...]
+
+    @classmethod
+    def from_settings(cls, label_names: tuple[str, ...], given: Mapping[str, Any]) -> Self:
+        """Return the objective with these `settings`, without `kind`. Raises TypeError for an unknown setting."""
+        return cls(label_names, **given)
+
+    @classmethod
+    @abstractmethod
+    def takes(cls, labels: int) -> bool:
+        """Whether a model with this number of labels can be of this kind of task."""
+
+    @property
+    def opening(self) -> Opening:
+        """How transformers opens models for this kind of task."""
+        return Opening(self.problem_type, self.auto_class)
+
+    @property
+    def width(self) -> int:
+        return len(self.label_names)
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric that is the main result by default."""
+        return metrics.of_kind(self.kind)[0]
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any] | None:
+        """All settings except the label names, as JSON values; None: single-label classification with the defaults."""
+
+    def of(self, targets: np.ndarray, class_weights: str | None = None, weights: np.ndarray | None = None) -> Self:
+        """Return the objective fitted to the targets (and weights) of the training texts.
+
+        Raises InvalidStudy if the kind of task does not support weights of classes or texts.
+        """
+        self._check_weights(class_weights)
+        if weights is not None and not self.texts_can_be_weighted:
+            raise problems.WEIGHTS_INAPPLICABLE(option="weights", kind=self.kind)
+        return self
+
+    def check(self, *, smoothing: float, temperature: bool, class_weights: str | None = None) -> None:
+        """Raise InvalidStudy for settings of training that the kind of task does not support."""
+        self._check_weights(class_weights)
+        if smoothing and not self.has_probabilities:
+            raise problems.SMOOTHING_INAPPLICABLE(kind=self.kind, option="label_smoothing")
+        if temperature and not self.has_probabilities:
+            raise problems.TEMPERATURE_INAPPLICABLE(kind=self.kind, option="temperature")
+
+    def check_can_be_distilled(self) -> None:
+        """Raise InvalidStudy if no student of this kind of task can learn from a teacher's outputs."""
+        if not self.can_be_distilled:
+            raise problems.DISTILLATION_INAPPLICABLE(kind=self.kind)
+
+    def _check_weights(self, class_weights: str | None) -> None:
+        if class_weights and not self.can_be_weighted:
+            raise problems.CLASS_WEIGHTS_INAPPLICABLE(found=class_weights, option="class_weights", kind=self.kind)
+
+    @classmethod
+    def prompt(
+        cls, asked: str | None, columns: Mapping[str, str], *, pairs: bool, tokenizer: Tokenizer
+    ) -> Template | None:
+        """Return the prompt template of a text-to-text task; None for other kinds of task."""
+        return None
+
+    def generating(self, answer_tokens: int | None, decoding: Decoding, *, chat: bool) -> Self:
+        """Return the objective with these settings for generation; unchanged if predictions are not generated."""
+        return self
+
+    def generation(self) -> Decoding | None:
+        """Return the decoding settings, with a limit of new tokens; None: predictions are not generated."""
+        return None
+
+    def decoding_changed(self, **given: Any) -> Self:
+        """Return the objective with other decoding settings.
+
+        Raises InvalidStudy if predictions of the kind of task are not generated.
+        """
+        option = min(given)
+        raise problems.DECODING_INAPPLICABLE(option=option, kind=self.kind)
+
+    @abstractmethod
+    def loss_targets(self, targets: np.ndarray) -> np.ndarray:
+        """Return the targets in the form that the method `loss` takes."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
+        """Return the mean loss of a batch, a float32 scalar.
+
+        The loss of each text is multiplied by its weight, and averaged over the batch without dividing by the sum of
+        weights: the mean weight over the training split is 1. Gradients accumulated over parts of a batch equal the
+        gradient of the whole batch.
+
+        Args:
+            outputs: The model's outputs, [B, width].
+            targets: The targets as returned by `loss_targets`.
+            smoothing: The share of each target that label smoothing spreads over all labels.
+            weights: The weight of each text, float32 [B]. None: all weights are 1.
+        """
+
+    def soft_targets(self, teacher: Objective, predictions: Predictions) -> np.ndarray:
+        """Return the targets that a student learns from a teacher's predictions, float32 [N, width].
+
+        Args:
+            teacher: The objective of the teacher, which has the same kind and the same labels, in any order.
+        """
+        order = [teacher.label_names.index(name) for name in self.label_names]
+        return np.ascontiguousarray(teacher.calibrated_outputs(predictions)[:, order], dtype=np.float32)
+
+    def calibrated_outputs(self, predictions: Predictions) -> np.ndarray:
+        """Return the outputs of predictions, after the temperature or the unit of this objective, [N, width]."""
+        return predictions.outputs
+
+    @abstractmethod
+    def soft_losses(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        """Return how far each text's outputs are from the teacher's, float32 [B].
+
+        The gradient is as large as that of `loss`, whatever the temperature (Hinton et al. 2015, section 2).
+
+        Args:
+            outputs: The student's outputs, [B, width].
+            targets: The teacher's outputs, as `soft_targets` returns them.
+            temperature: The number by which both outputs are divided.
+        """
+
+    def distilled_loss(
+        self,
+        outputs: Tensor,
+        targets: Tensor,
+        soft: SoftTargets,
+        *,
+        temperature: float,
+        weight: float,
+        smoothing: float = 0.0,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Return the mean over a batch of `1 - weight` times the loss on labels, plus `weight` times the soft losses.
+
+        A text without a label has no loss on labels. Other arguments are those of `loss` and `soft_losses`.
+        """
+        of_texts = soft.labelled.new_ones(len(soft.labelled)) if weights is None else weights
+        on_labels = self.loss(outputs, targets, smoothing, (1 - weight) * soft.labelled * of_texts)
+        on_teacher = self.soft_losses(outputs, soft.outputs, temperature)
+        return on_labels + losses.weighted_mean(on_teacher, weight * of_texts)
+
+    @abstractmethod
+    def mean_loss(self, predictions: Predictions) -> float:
+        """Return the mean loss of predictions, without weights and label smoothing; used to select hyperparameters."""
+
+    @abstractmethod
+    def of_answers(self, answers: Sequence[Any], targets: np.ndarray | None = None) -> Predictions:
+        """Return the predictions of a model that answers in words, without probabilities.
+
+        Args:
+            answers: The answer to each text: the index of a class, a number, the indices of the labels of a text, or a
+                text. None: the answer is missing. A missing answer is wrong, and counts as no label; a missing number
+                counts as the mean of the training numbers, and a missing text as an empty text.
+            targets: The right answers, as in `Predictions`.
+        """
+
+    @abstractmethod
+    def decode(self, predictions: Predictions) -> np.ndarray:
+        """Return the prediction for each text, in the same form as the targets."""
+
+    def probabilities(self, predictions: Predictions) -> np.ndarray | None:
+        """Return the probabilities of the labels, [N, width]; None: the kind of task has no probabilities."""
+        return None
+
+    def calibrated(self, predictions: Predictions) -> Self:
+        """Return the objective calibrated on held-out predictions; unchanged for kinds without probabilities."""
+        return self
+
+    def fits(self, predictions: Predictions) -> bool:
+        """Whether the predictions have targets, and a finite output for every label of each text."""
+        if predictions.targets is None or not predictions.finite:
+            return False
+        return predictions.outputs.shape == (len(predictions.targets), self.width)
+
+    def answered(self, predictions: Predictions, names: Sequence[str] | None = None) -> Answered:
+        """Return targets, decoded predictions and probabilities, as the metrics take them.
+
+        Args:
+            names: The labels that the targets refer to, in the order of the targets. None: `label_names`.
+        """
+        chances = self.probabilities(predictions)
+        labels = self.width if predictions.are_labels else None
+        found = Answered(predictions.right, self.decode(predictions), chances, predictions.extras, labels)
+        return found if names is None or tuple(names) == self.label_names else self._about(found, names)
+
+    def _about(self, found: Answered, names: Sequence[str]) -> Answered:
+        """Return the answers with labels in the order of `names`; unchanged for kinds of task without labels."""
+        return found
+
+    def metrics(self, predictions: Predictions) -> dict[str, float]:
+        """Return all metrics of the kind of task, the main one first (docs/reference/figures.md defines them)."""
+        answered = self.answered(predictions)
+        return {name: METRICS[name].value(answered) for name in self.measures}
+
+    def values(self, metric: str, predictions: Predictions) -> np.ndarray:
+        """Return each text's contribution to a metric, [N], whose mean is the metric.
+
+        The contributions are bool (right or wrong) for some metrics.
+        """
+        made = METRICS[metric].values
+        assert made is not None
+        return made(self.answered(predictions))
+
+    def value(self, metric: str, predictions: Predictions) -> float:
+        return METRICS[metric].value(self.answered(predictions))
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of the metrics for this kind of task and this number of labels."""
+        return tuple(name for name in metrics.of_kind(self.kind) if METRICS[name].classes in (None, self.width))
+
+    def signatures(self, targets: np.ndarray) -> dict[str, str] | None:
+        """Return, by metric, a string that states how another library computes the metric; None: no such metric."""
+        return None
+
+    def _rows(self, predictions: Predictions) -> Iterator[dict[str, float] | None]:
+        """Yield the probabilities of each text by label; None for labels without probabilities."""
+        chances = self.probabilities(predictions)
+        if chances is None:
+            yield from (None for _ in range(len(predictions)))
+        else:
+            yield from (dict(zip(self.label_names, row, strict=True)) for row in chances.tolist())
+
+    def _labelled(self, predictions: Predictions) -> bool:
+        """Whether the outputs are labels of this kind of task without probabilities."""
+        return predictions.are_labels and predictions.outputs.shape == predictions.right.shape
+
+    @property
+    def empty_answer(self) -> dict[str, Any]:
+        """The fields of a prediction, all None, which stand for the prediction of a missing text."""
+        return {self.column: None, **({"probabilities": None} if self.has_probabilities else {})}
+
+    def as_cell(self, answer: Mapping[str, Any], between: str) -> Any:
+        """Return a prediction as a table cell, without probabilities; `between` separates several labels."""
+        return answer[self.column]
+
+    @abstractmethod
+    def perfect(self, targets: np.ndarray) -> Answered:
+        """Return the input of metrics for a model that is always right and certain."""
+
+    @abstractmethod
+    def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
+        """Yield each text's prediction as JSON values for users."""
+
+
+def metric_for(objective: Objective, asked: str | None = None, standard: str | None = None) -> str:
+    """Return the name of the main metric: `asked`, or else the task's `standard` metric, or else the kind's default.
+
+    Raises:
+        UnknownName: There is no metric with this name.
+        InvalidStudy: The kind of task does not have the metric, or the metric is not a mean over texts.
+    """
+    name = (standard or objective.metric) if asked is None else asked
+    if name not in METRICS:
+        raise UnknownName("metric", name, objective.measures)
+    if name not in objective.measures:
+        few = f" with {objective.width} labels" if METRICS[name].kind == objective.kind else ""
+        raise problems.METRIC_OF_OTHER_KIND(_hint=few, metric=name, kind=objective.kind, known=objective.measures)
+    if METRICS[name].values is None:
+        raise problems.METRIC_NOT_A_MEAN(found=METRICS[name].words, metric=name)
+    return name

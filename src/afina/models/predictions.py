@@ -1,0 +1,146 @@
+"""`Predictions`: a model's outputs for texts, with the targets if they are known, in memory and in a file.
+
+An output is a row of numbers, a generated string, or a label without probabilities. A model that answers in words may
+leave a text without an answer, and `Predictions.missing` says for which texts the answer is missing. Only an
+`Objective` knows what the outputs mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from afina import digest, file_io, tensorfile
+from afina.data.split import as_references
+from afina.errors import CorruptAdapter
+from afina.models import problems
+from afina.stats.answered import MISSING
+
+_ENDS, _LAST = "_ends", "_last"
+"""Suffixes of arrays in a file that stores strings. Arrays with the suffix `_ends` have the end of each string, in
+bytes of UTF-8. If an example has several strings, arrays with the suffix `_last` have the number of strings up to the
+example's last string."""
+
+_EXTRA = "extra."
+"""Prefix of the names under which a file stores the arrays of `Predictions.extras`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """A model's outputs for N texts in order, with the targets if they are known.
+
+    Attributes:
+        outputs: The model's output for each text: float [N, width], or generated strings, object [N]. Labels without
+            probabilities, such as those that a model behind an API writes: int64, in the form of the targets, with
+            MISSING for a missing answer.
+        targets: The right answers [N, ...], in a form that depends on the kind of task; tuples of strings are object
+            [N]. None: unknown.
+        extras: Further arrays [N] by name that metrics of the kind of task need; empty for most kinds. `missing`: for
+            numbers and texts, whether the answer is missing, bool.
+    """
+
+    outputs: np.ndarray
+    targets: np.ndarray | None = None
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> Self:
+        chosen = np.asarray(indices, dtype=np.int64)
+        return replace(
+            self,
+            outputs=self.outputs[chosen],
+            targets=None if self.targets is None else self.targets[chosen],
+            extras={name: array[chosen] for name, array in self.extras.items()},
+        )
+
+    def against(self, targets: np.ndarray) -> Self:
+        """Return the same outputs with other targets."""
+        return replace(self, targets=targets)
+
+    @property
+    def right(self) -> np.ndarray:
+        """The targets. Raises ValueError if the targets are unknown."""
+        if self.targets is None:
+            raise ValueError("expected predictions with targets, found none")
+        return self.targets
+
+    @property
+    def right_as_bytes(self) -> bytes:
+        """The targets as bytes, which are equal for two runs exactly if the targets are equal."""
+        return b"".join(part.tobytes() for part in _as_arrays("targets", self.right).values())
+
+    @property
+    def are_labels(self) -> bool:
+        """Whether the outputs are labels without probabilities."""
+        return self.outputs.dtype.kind == "i"
+
+    @property
+    def missing(self) -> np.ndarray:
+        """Whether the answer to each text is missing, bool [N]."""
+        if self.are_labels:
+            absent: np.ndarray = (self.outputs.reshape(len(self), -1) == MISSING).any(axis=1)
+            return absent
+        return self.extras.get("missing", np.zeros(len(self), dtype=bool))
+
+    @property
+    def finite(self) -> bool:
+        """Whether all outputs are finite; for generated strings, whether the references' likelihoods are finite."""
+        numbers = [array for array in (self.outputs, *self.extras.values()) if array.dtype.kind == "f"]
+        return all(bool(np.isfinite(array).all()) for array in numbers)
+
+    def write(self, path: Path) -> str:
+        """Write the predictions to the file `path` atomically, numbers as float32; return the file's digest."""
+        outputs = self.outputs.astype(np.float32) if self.outputs.dtype.kind == "f" else self.outputs
+        given = {"outputs": outputs} | ({} if self.targets is None else {"targets": self.targets})
+        given |= {f"{_EXTRA}{name}": array for name, array in self.extras.items()}
+        with file_io.replacing(path) as fresh:
+            arrays = {name: part for each, array in given.items() for name, part in _as_arrays(each, array).items()}
+            tensorfile.write_arrays(fresh, arrays)
+        return digest.of_file(path)
+
+    @classmethod
+    def read(cls, path: Path, expected: str) -> Self:
+        """Read predictions from a file, which must have the digest `expected`.
+
+        Raises InvalidData if the file with predictions is missing, damaged or changed.
+        """
+        try:
+            if digest.of_file(path) != expected:
+                raise problems.PREDICTIONS_CHANGED(path=path)
+            arrays = tensorfile.read_arrays(path)
+            targets = _of_arrays("targets", arrays) if "targets" in arrays else None
+            extras = {name.removeprefix(_EXTRA): each for name, each in arrays.items() if name.startswith(_EXTRA)}
+            return cls(_of_arrays("outputs", arrays), targets, extras)
+        except (OSError, KeyError, ValueError, CorruptAdapter):
+            raise problems.PREDICTIONS_DAMAGED(path=path) from None
+
+
+def _as_arrays(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the arrays that a file stores for one array; strings become their bytes and the end of each string."""
+    if array.dtype.kind not in "OU":
+        return {name: array}
+    if any(isinstance(one, tuple) for one in array):
+        strings = np.array([string for one in array for string in one], dtype=object)
+        return {**_as_arrays(name, strings), f"{name}{_LAST}": np.cumsum([len(one) for one in array], dtype=np.int64)}
+    encoded = [str(one).encode() for one in array]
+    whole = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+    return {name: whole, f"{name}{_ENDS}": np.cumsum([len(one) for one in encoded], dtype=np.int64)}
+
+
+def _of_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    array = arrays[name]
+    if f"{name}{_ENDS}" not in arrays:
+        return array
+    ends = arrays[f"{name}{_ENDS}"].tolist()
+    whole = array.tobytes()
+    strings = [whole[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
+    if f"{name}{_LAST}" not in arrays:
+        return np.array(strings, dtype=object)
+    last = arrays[f"{name}{_LAST}"].tolist()
+    return as_references(strings[start:end] for start, end in zip([0, *last], last, strict=False))
