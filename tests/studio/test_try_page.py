@@ -12,7 +12,8 @@ from starlette.testclient import TestClient
 from stores_of_studios import finished_run, publish, served
 
 from afina import AdapterStore, Backbone
-from afina.studio.corrections import Correction, Corrections, harmless, restored
+from afina.spreadsheet_cells import harmless, restored
+from afina.studio.corrections import Correction, Corrections
 from afina.studio.folder import Project
 from afina.studio.page import Studio
 from afina.studio.pages.try_out import KEPT

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +32,35 @@ class Example:
     text_pair: str | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class FileRows:
+    """The file and the row from which each of N texts was read.
+
+    Attributes:
+        files: N paths, as error messages name them.
+        numbers: N line or row numbers in the files, from 1.
+        unit: The unit of `numbers`: "line", "row" or "item".
+    """
+
+    files: Sequence[str]
+    numbers: Sequence[int]
+    unit: str = "line"
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def where(self, index: int) -> str:
+        """Return the place of text `index` in words, such as `train.csv, line 7`."""
+        return f"{self.files[index]}, {self.unit} {self.numbers[index]}"
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> FileRows:
+        return replace(self, files=[self.files[i] for i in indices], numbers=[self.numbers[i] for i in indices])
+
+    def of_file(self, path: str) -> FileRows:
+        """Return the same rows of the file `path`, for texts that are kept in another file."""
+        return FileRows([path] * len(self), self.numbers)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Split(ReprCard):
     """N labelled texts in a fixed order, such as the training split of a task.
@@ -46,6 +75,7 @@ class Split(ReprCard):
         groups: N strings, the group of each example, such as its article: if the split is divided, the examples of a
             group stay together. None: each text is a group.
         weights: float64 [N], the weight of each text in the loss, relative to the mean weight. None: all weights are 1.
+        rows: The file and row of each text. They are not part of `digest`. None: the texts are not rows of files.
     """
 
     texts: Sequence[str]
@@ -53,6 +83,7 @@ class Split(ReprCard):
     pairs: Sequence[str] | None = None
     groups: Sequence[str] | None = None
     weights: np.ndarray | None = None
+    rows: FileRows | None = None
 
     def __post_init__(self) -> None:
         for name in ("texts", "pairs", "groups"):
@@ -68,7 +99,9 @@ class Split(ReprCard):
         if self.labels.dtype.kind not in "biuf" and not self._are_texts:
             raise problems.SPLIT_DTYPE(argument="labels", found=self.labels.dtype)
         sizes = {
-            len(one) for one in (self.texts, self.labels, self.pairs, self.groups, self.weights) if one is not None
+            len(one)
+            for one in (self.texts, self.labels, self.pairs, self.groups, self.weights, self.rows)
+            if one is not None
         }
         if len(sizes) != 1:
             raise problems.SPLIT_LENGTHS(found=sorted(sizes))
@@ -106,7 +139,8 @@ class Split(ReprCard):
         pairs, groups = (None if each is None else [each[i] for i in indices] for each in (self.pairs, self.groups))
         chosen = np.asarray(indices, dtype=np.int64)
         weights = None if self.weights is None else self.weights[chosen]
-        return Split([self.texts[i] for i in indices], self.labels[chosen], pairs, groups, weights)
+        rows = None if self.rows is None else self.rows.take(indices)
+        return Split([self.texts[i] for i in indices], self.labels[chosen], pairs, groups, weights, rows)
 
     @cached_property
     def digest(self) -> str:

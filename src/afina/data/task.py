@@ -178,7 +178,10 @@ class Task(ReprCard):
         paths = [str(frames.kept(table, reading.columns.read)) for table in reading.tables[: 2 - of_file]]
         file = evaluation if of_file or evaluation is None else paths[1]
         columns = {role: name for role, name in found.columns.items() if role != "others"}  # those that are kept
-        return cls._made(paths[0], replace(found, columns=columns), replace(asked, evaluation=file), calibration)
+        found = replace(found, columns=columns, train=_of_file_kept(found.train, paths[0]))
+        if not of_file:
+            found = replace(found, evaluation=_of_file_kept(found.evaluation, paths[-1]))
+        return cls._made(paths[0], found, replace(asked, evaluation=file), calibration)
 
     @property
     def pairs(self) -> bool:
@@ -217,6 +220,11 @@ def _set_aside(train: Split, kind: Kind, shares: Mapping[str, float | None]) -> 
     """Return the rest of the training split, and the splits that were cut from it, by their names in `shares`."""
     rest, cut = splitting.cuts(train, {name: share for name, share in shares.items() if share is not None})
     return rest, {name: TARGETS[kind].grouped(split) for name, split in cut.items()}
+
+
+def _of_file_kept(split: Split, path: str) -> Split:
+    """Return a split of data in memory whose rows are those of the file `path`, to which the data were written."""
+    return split if split.rows is None else replace(split, rows=split.rows.of_file(path))
 
 
 def as_address(address: Any) -> str:

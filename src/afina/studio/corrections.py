@@ -1,14 +1,9 @@
-"""Corrections: texts whose answer was wrong, each with the right label, in a csv file of the project.
-
-A spreadsheet takes a cell that begins with `=`, `+`, `-` or `@` for a formula. Such a cell is written with an
-apostrophe before it, and read without.
-"""
+"""Corrections: texts whose answer was wrong, each with the right label, in a csv file of the project."""
 
 from __future__ import annotations
 
 import csv
 import io
-import re
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,12 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afina import file_io
+from afina.spreadsheet_cells import harmless, restored
 from afina.studio.answer_kinds import ANSWER_KINDS
 from afina.studio.folder import Project
-
-_FORMULA, _WRITTEN = re.compile(r"'*[=+\-@\t\r]"), re.compile(r"'+[=+\-@\t\r]")
-
-_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?")
 
 _lock = threading.Lock()
 
@@ -33,16 +25,6 @@ class Correction:
     text: str
     answer: str
     pair: str = ""
-
-
-def harmless(cell: str) -> str:
-    """Return the cell as a spreadsheet may read it: with an apostrophe before what would be a formula."""
-    return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
-
-
-def restored(cell: str) -> str:
-    """Return the cell that `harmless` has written."""
-    return cell[1:] if _WRITTEN.match(cell) else cell
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from afina.data import problems
 from afina.data.readers import source
 from afina.data.readers.delimited import check_header, csv_rows, tsv_rows
 from afina.data.readers.source import RowStream, Source
+from afina.data.split import FileRows
 from afina.errors import InvalidData
 from afina.events import Says, silent
 
@@ -49,6 +50,10 @@ class FileTable:
 
     def where(self, row: int) -> str:
         return f"{self.path}, {self.unit} {self.places[row]}"
+
+    @property
+    def rows(self) -> FileRows:
+        return FileRows([str(self.path)] * len(self.places), self.places, self.unit)
 
     def take(self, rows: Sequence[int]) -> FileTable:
         columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}

@@ -225,6 +225,7 @@ def _rows(form: GlueTask, found: FileTable, texts: Sequence[str], label: str) ->
         lambda i: found.where(kept[i]),
         form.kind,
         "label" if form.names else SCALE,
+        rows=found.rows.take(kept),
     )
 
 

@@ -56,6 +56,7 @@ def labelled(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How
         other=form.other,
         notes=notes,
         groups=None if columns.group is None else _groups(table, columns.group, columns.text),
+        rows=table.rows,
     )
 
 

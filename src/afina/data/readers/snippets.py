@@ -28,7 +28,7 @@ from afina.data.kinds import CLASSES, NUMBER, Kind
 from afina.data.readers.label_column import Label
 from afina.data.readers.splitting import LabelledRows, TaskData, identity, rank, sides, trains
 from afina.data.readers.target_kinds import TARGETS
-from afina.data.split import Example, key
+from afina.data.split import Example, FileRows, key
 
 
 def of_numbers(marks: np.ndarray) -> dict[str, float]:
@@ -136,8 +136,12 @@ class Snippet(NamedTuple):
         return Example(self.text, 0)
 
     @property
+    def file(self) -> str:
+        return f"{DOMAINS[self.domain]}_GroundTruth.txt"
+
+    @property
     def place(self) -> str:
-        return f"{DOMAINS[self.domain]}_GroundTruth.txt, line {self.line}"
+        return f"{self.file}, line {self.line}"
 
 
 def read(*domains: str) -> list[Snippet]:
@@ -282,6 +286,7 @@ def _rows(
         lambda i: found[i].place,
         kind,
         column,
+        rows=FileRows([snippet.file for snippet in found], [snippet.line for snippet in found]),
     )
 
 

@@ -16,7 +16,7 @@ from afina.data import problems
 from afina.data.kinds import CLASSES, Kind
 from afina.data.readers.label_column import Label
 from afina.data.readers.number_notation import WHOLE
-from afina.data.split import Example, Split, key
+from afina.data.split import Example, FileRows, Split, key
 
 TRAIN_SHARE = 0.8
 """The share of the range of hashes that belongs to the training split of the `snippets` tasks."""
@@ -47,6 +47,7 @@ class LabelledRows:
         notes: Sentences about unexpected findings.
         groups: The group of each row; if the rows are divided, the rows of a group stay together. None: the rows with
             the same text stay together.
+        rows: The file and number of each row. None: the texts are not rows of files.
     """
 
     texts: Sequence[str]
@@ -60,6 +61,7 @@ class LabelledRows:
     other: str = ""
     notes: tuple[str, ...] = ()
     groups: Sequence[str] | None = None
+    rows: FileRows | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -72,6 +74,7 @@ class LabelledRows:
             labels=[self.labels[i] for i in indices],
             groups=None if self.groups is None else [self.groups[i] for i in indices],
             where=lambda i: self.where(indices[i]),
+            rows=None if self.rows is None else self.rows.take(indices),
         )
 
 

@@ -233,4 +233,4 @@ def first_words(label_names: Sequence[str], words: Mapping[str, Sequence[str]] |
 
 def split_of(rows: LabelledRows, targets: np.ndarray) -> Split:
     """Return a split with the texts of labelled rows and the given targets."""
-    return Split(list(rows.texts), targets, None if rows.pairs is None else list(rows.pairs))
+    return Split(list(rows.texts), targets, None if rows.pairs is None else list(rows.pairs), rows=rows.rows)

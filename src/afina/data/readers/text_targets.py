@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -120,7 +121,7 @@ class TextTargets(TargetKind):
         found = [
             dict.fromkeys(reference for row in rows for reference in split.labels[row]) for rows in inputs.values()
         ]
-        return Split(kept.texts, as_references(map(tuple, found)), kept.pairs, kept.groups)
+        return replace(kept, labels=as_references(map(tuple, found)))
 
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
         return list(found.tolist())
@@ -146,7 +147,8 @@ class TextTargets(TargetKind):
 def of_rows(rows: LabelledRows) -> Split:
     """Convert labelled rows of a text-to-text task to a split whose rows keep all their references."""
     found = as_references(label for label in rows.labels if isinstance(label, tuple))
-    return Split(list(rows.texts), found, None if rows.pairs is None else list(rows.pairs), rows.groups)
+    pairs = None if rows.pairs is None else list(rows.pairs)
+    return Split(list(rows.texts), found, pairs, rows.groups, rows=rows.rows)
 
 
 def single(split: Split) -> Split:
@@ -155,7 +157,7 @@ def single(split: Split) -> Split:
         return split
     made = split.take([row for row, one in enumerate(split.labels) for _ in one])
     each = as_references((reference,) for one in split.labels for reference in one)
-    return Split(made.texts, each, made.pairs, made.groups)
+    return replace(made, labels=each)
 
 
 def listed(value: Any) -> list[Any] | None:
