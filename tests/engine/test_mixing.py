@@ -299,3 +299,19 @@ def test_texts_too_long_for_one_row_and_for_the_short_kernel(crowd: Crowd, monke
     for place, one in enumerate(riding):
         exact = Exact.of(one, crowd.backbone, [long, *crowd.texts[:3]])
         assert all(exact.explains(found[4 * place + text].outputs, text) for text in range(4))
+
+
+def test_an_engine_leaves_the_same_texts_unanswered_as_a_predictor(gpt2: Backbone) -> None:
+    plain = adapter(gpt2, "head")
+    chances = Predictor.of(plain, gpt2)(TEXTS)
+    middle = float(np.median([max(one["probabilities"].values()) for one in chances]))
+    objective = {"kind": "classes", "temperature": 1.0, "abstain_below": middle + 1e-3}
+    unsure = adapter(gpt2, "head", objective=objective)
+    assert unsure.digest != plain.digest  # a threshold changes answers
+    expected = Predictor.of(unsure, gpt2)(TEXTS)
+    assert {one["answered"] for one in expected} == {True, False}
+    assert [one["label"] for one in expected] == [one["label"] for one in chances]
+    with Engine(gpt2) as engine:
+        found = engine.predict((one, text) for text in TEXTS for one in (unsure, plain))
+    assert [one.answer["answered"] for one in found[::2]] == [one["answered"] for one in expected]
+    assert all("answered" not in one.answer for one in found[1::2])

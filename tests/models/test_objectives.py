@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch.nn import functional
 
 from afina.errors import InvalidStudy, UnknownName
 from afina.models import objectives
-from afina.models.objective import metric_for
+from afina.models.objective import ANSWERS_NOTHING, metric_for
 from afina.models.objectives import Classes, Labels, Number
 from afina.models.predictions import Predictions
 from afina.stats import classification
@@ -132,6 +134,8 @@ def test_calibrated_labels_have_thresholds_that_raise_f1() -> None:
         Number(("rating",), mean=3.0, scale=0.5),
         Labels(NAMES),
         Labels(NAMES, temperature=2.0, thresholds=(0.1, 0.2, 0.3)),
+        Classes(NAMES, abstain_below=0.9),
+        Labels(NAMES, abstain_below=0.25),
     ],
 )
 def test_what_is_told_of_an_objective_makes_it_again(asked: Classes | Number | Labels) -> None:
@@ -190,3 +194,49 @@ def test_settings_that_a_kind_has_not_are_refused() -> None:
     with raises(InvalidStudy, code="option.inapplicable", option="label_smoothing"):
         number.check(smoothing=0.1, temperature=False)
     Labels(NAMES).check(smoothing=0.1, temperature=True)
+
+
+def test_a_text_of_little_confidence_keeps_its_best_guess_and_is_not_answered() -> None:
+    outputs = Predictions(np.log(np.array([[0.9, 0.06, 0.04], [0.5, 0.3, 0.2], [0.1, 0.1, 0.8]], dtype=np.float32)))
+    asked, plain = Classes(NAMES, abstain_below=0.75), Classes(NAMES)
+    assert asked.confidence(outputs) == pytest.approx([0.9, 0.5, 0.8])
+    answers = list(asked.answers(outputs))
+    assert [answer.pop("answered") for answer in answers] == [True, False, True]
+    assert answers == list(plain.answers(outputs))  # without a threshold, nothing is said of it
+    assert (asked.decode(outputs) == plain.decode(outputs)).all()
+    assert plain.abstentions(outputs) is None
+    assert asked.empty_answer == {"label": None, "probabilities": None, "answered": None}
+    hotter = replace(asked, temperature=2.0).abstentions(outputs)
+    assert hotter is not None
+    assert hotter.tolist() == [True, True, True]  # the confidence is the probability after the temperature
+    labels = asked.of_answers([0, None, 1]).take([0, 1, 2])
+    assert [answer["answered"] for answer in asked.answers(labels)] == [False] * 3  # labels without probabilities
+
+
+def test_the_confidence_in_several_labels_is_that_all_are_right() -> None:
+    outputs = np.array([[3.0, -2.0, 0.5], [3.0, -2.0, -4.0]], dtype=np.float32)
+    chances = 1 / (1 + np.exp(-outputs.astype(np.float64)))
+    asked = Labels(NAMES, thresholds=(0.5, 0.5, 0.7), abstain_below=0.8)
+    expected = [chances[0, 0] * (1 - chances[0, 1]) * (1 - chances[0, 2]), chances[1, 0] * np.prod(1 - chances[1, 1:])]
+    assert asked.confidence(Predictions(outputs)) == pytest.approx(expected)
+    first, second = asked.answers(Predictions(outputs))
+    assert (first["labels"], first["answered"]) == (["a"], False)
+    assert (second["labels"], second["answered"]) == (["a"], True)
+
+
+def test_an_objective_that_answers_nothing_says_so_of_every_text() -> None:
+    never = Classes(NAMES, abstain_below=ANSWERS_NOTHING)
+    certain = Predictions(np.array([[900.0, 0.0, 0.0]], dtype=np.float32))
+    assert next(never.answers(certain))["answered"] is False
+
+
+@pytest.mark.parametrize("kind", ["number", "text"])
+def test_kinds_without_probabilities_have_no_threshold(kind: str) -> None:
+    with pytest.raises(ValueError, match="abstain_below"):
+        objectives.make(("answer",), {"kind": kind, "abstain_below": 0.5})
+
+
+@pytest.mark.parametrize("threshold", [0.0, -0.5, 2.5, float("nan")])
+def test_a_threshold_that_no_confidence_can_have_is_refused(threshold: float) -> None:
+    with pytest.raises(ValueError, match="abstain_below"):
+        objectives.make(NAMES, {"kind": "classes", "abstain_below": threshold})

@@ -24,6 +24,7 @@ OBJECTIVES = {
     "classes": Classes(("bad", "good")),
     "number": Number(("price",), mean=1.0),
     "labels": Labels(("rude", "mean", "off topic")),
+    "abstaining": Classes(("bad", "good"), abstain_below=0.999),
 }
 
 
@@ -124,3 +125,13 @@ def test_the_input_is_never_overwritten(tmp_path: Path, file: Path) -> None:
     with pytest.raises(CannotWrite):
         check_out(tmp_path / "folder.csv", file)
     check_out(tmp_path / "new.csv", file)
+
+
+def test_a_file_says_of_each_text_whether_it_was_answered(file: Path) -> None:
+    with write(file, "abstaining").open(newline="", encoding="utf-8") as made:
+        rows = list(csv.DictReader(made))
+    assert [row["answered"] for row in rows] == ["true", "", "true"]
+    assert [*rows[0]][-2:] == ["answered", "reason"]
+    lines = write(file, "abstaining", "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["answered"] for line in lines] == [True, None, True]
+    assert "answered" not in write(file, "classes", "plain.jsonl").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from afina.data.batch import SoftTargets
     from afina.data.template import Template
     from afina.data.tokenize import Tokenizer
+
+ANSWERS_NOTHING = 2.0
+"""The value of `Objective.abstain_below` with which no text is answered: it is above every probability."""
 
 AutoClass = Literal["classifier", "language_model"]
 """The auto class of transformers that opens a model: "classifier" with a new head, or "language_model" with the model's
@@ -68,7 +71,10 @@ class Objective(ABC):
         can_be_asked: Whether the labels can be asked for in words, so that an untrained language model can predict
             zero-shot.
         can_be_distilled: Whether a student can learn from a teacher's outputs.
+        can_abstain: Whether texts whose prediction is not confident can be left unanswered.
         label_names: Names of the labels; for regression, the name of the number.
+        abstain_below: The lowest confidence (`confidence`) at which a text is answered. None: every text is answered.
+            ANSWERS_NOTHING: no text is answered.
     """
 
     kind: ClassVar[Kind]
@@ -81,8 +87,15 @@ class Objective(ABC):
     texts_can_be_weighted: ClassVar[bool] = True
     can_be_asked: ClassVar[bool] = False
     can_be_distilled: ClassVar[bool] = True
+    can_abstain: ClassVar[bool] = False
 
     label_names: tuple[str, ...]
+    abstain_below: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a threshold of abstention out of range, or for a kind that does not abstain."""
+        if self.abstain_below is not None and not (self.can_abstain and 0 < self.abstain_below <= ANSWERS_NOTHING):
+            raise ValueError(f"expected no `abstain_below`, or a confidence above 0, found {self.abstain_below}")
 
     @classmethod
     def from_settings(cls, label_names: tuple[str, ...], given: Mapping[str, Any]) -> Self:
@@ -250,6 +263,27 @@ class Objective(ABC):
         """Return the probabilities of the labels, [N, width]; None: the kind of task has no probabilities."""
         return None
 
+    def confidence(self, predictions: Predictions) -> np.ndarray | None:
+        """Return the probability that each text's whole prediction is right, as the model states it, [N].
+
+        None: the kind of task, or the predictions, have no probabilities.
+        """
+        return None
+
+    def abstentions(self, predictions: Predictions) -> np.ndarray | None:
+        """Return whether each text is left unanswered, bool [N]; None: the objective answers every text.
+
+        A text is left unanswered if its confidence is below `abstain_below`. Predictions without probabilities have no
+        confidence, so all their texts are left unanswered.
+        """
+        if self.abstain_below is None:
+            return None
+        confidence = self.confidence(predictions)
+        if confidence is None:
+            return np.ones(len(predictions), dtype=bool)
+        below: np.ndarray = ~(confidence >= self.abstain_below)
+        return below
+
     def calibrated(self, predictions: Predictions) -> Self:
         """Return the objective calibrated on held-out predictions; unchanged for kinds without probabilities."""
         return self
@@ -316,7 +350,8 @@ class Objective(ABC):
     @property
     def empty_answer(self) -> dict[str, Any]:
         """The fields of a prediction, all None, which stand for the prediction of a missing text."""
-        return {self.column: None, **({"probabilities": None} if self.has_probabilities else {})}
+        probabilities = {"probabilities": None} if self.has_probabilities else {}
+        return {self.column: None, **probabilities, **({} if self.abstain_below is None else {"answered": None})}
 
     def as_cell(self, answer: Mapping[str, Any], between: str) -> Any:
         """Return a prediction as a table cell, without probabilities; `between` separates several labels."""
@@ -326,9 +361,27 @@ class Objective(ABC):
     def perfect(self, targets: np.ndarray) -> Answered:
         """Return the input of metrics for a model that is always right and certain."""
 
-    @abstractmethod
     def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
-        """Yield each text's prediction as JSON values for users."""
+        """Yield each text's prediction as JSON values for users.
+
+        If the objective abstains, each prediction also has the field `answered`. A prediction with `"answered": false`
+        keeps its label and probabilities, as the model's best guess for the person who decides instead.
+        """
+        unanswered = self.abstentions(predictions)
+        if unanswered is None:
+            yield from self._answers(predictions)
+            return
+        for answer, left in zip(self._answers(predictions), unanswered.tolist(), strict=True):
+            yield {**answer, "answered": not left}
+
+    @abstractmethod
+    def _answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
+        """Yield each text's prediction as JSON values, as if every text was answered."""
+
+    @property
+    def _abstaining(self) -> dict[str, float]:
+        """The setting `abstain_below`, if the objective abstains."""
+        return {} if self.abstain_below is None else {"abstain_below": self.abstain_below}
 
 
 def metric_for(objective: Objective, asked: str | None = None, standard: str | None = None) -> str:

@@ -47,6 +47,7 @@ class Classes(Objective):
     linear: ClassVar[LinearKind] = LinearClasses()
     can_be_weighted: ClassVar[bool] = True
     can_be_asked: ClassVar[bool] = True
+    can_abstain: ClassVar[bool] = True
 
     temperature: float = 1.0
     weights: tuple[float, ...] | None = field(default=None, compare=False)
@@ -57,9 +58,12 @@ class Classes(Objective):
 
     @property
     def settings(self) -> dict[str, Any] | None:
-        """The kind of task and the temperature; None: single-label classification with temperature 1."""
-        plain = self.kind == Classes.kind and self.temperature == 1.0
-        return None if plain else {"kind": self.kind, "temperature": self.temperature}
+        """The kind of task, the temperature, and the threshold of abstention, if any.
+
+        None: single-label classification with temperature 1 that answers every text.
+        """
+        plain = self.kind == Classes.kind and self.temperature == 1.0 and self.abstain_below is None
+        return None if plain else {"kind": self.kind, "temperature": self.temperature, **self._abstaining}
 
     def of(self, targets: np.ndarray, class_weights: str | None = None, weights: np.ndarray | None = None) -> Self:
         """Return the objective with class weights.
@@ -113,6 +117,11 @@ class Classes(Objective):
             return None
         return classification.probabilities(outputs if self.temperature == 1.0 else outputs / self.temperature)
 
+    def confidence(self, predictions: Predictions) -> np.ndarray | None:
+        """Return the largest probability of each text, [N]; None for labels without probabilities."""
+        chances = self.probabilities(predictions)
+        return None if chances is None else chances.max(axis=1)
+
     def _about(self, found: Answered, names: Sequence[str]) -> Answered:
         """Return the same answers as indices into `names`, which has all labels in another order."""
         order = [self.label_names.index(name) for name in names]
@@ -145,7 +154,7 @@ class Classes(Objective):
         """Return answers that give each target class probability 1."""
         return Answered(targets, targets, np.eye(self.width)[targets])
 
-    def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
+    def _answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
         for answer, row in zip(self.decode(predictions).tolist(), self._rows(predictions), strict=True):
             yield {"label": None if answer == MISSING else self.label_names[answer], "probabilities": row}
 
@@ -217,7 +226,7 @@ class Number(Objective):
     def perfect(self, targets: np.ndarray) -> Answered:
         return Answered(targets, targets)
 
-    def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
+    def _answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
         yield from ({"value": value} for value in self.decode(predictions).tolist())
 
 
@@ -236,6 +245,7 @@ class Labels(Objective):
     problem_type: ClassVar[str] = "multi_label_classification"
     column: ClassVar[str] = "labels"
     linear: ClassVar[LinearKind] = LinearLabels()
+    can_abstain: ClassVar[bool] = True
 
     temperature: float = 1.0
     thresholds: tuple[float, ...] | None = None
@@ -252,9 +262,10 @@ class Labels(Objective):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The kind of task, with temperature and thresholds if they differ from the defaults."""
-        made = {"temperature": self.temperature} if self.temperature != 1.0 else {}
-        return {"kind": self.kind, **made, **({"thresholds": list(self.thresholds)} if self.thresholds else {})}
+        """The kind of task, with temperature, thresholds and `abstain_below` if they differ from the defaults."""
+        made: dict[str, Any] = {"temperature": self.temperature} if self.temperature != 1.0 else {}
+        made |= {"thresholds": list(self.thresholds)} if self.thresholds else {}
+        return {"kind": self.kind, **made, **self._abstaining}
 
     def loss_targets(self, targets: np.ndarray) -> np.ndarray:
         return targets.astype(np.float32)
@@ -313,6 +324,17 @@ class Labels(Objective):
         made: np.ndarray = (1 + np.tanh(predictions.outputs.astype(np.float64) / (2 * self.temperature))) / 2
         return made
 
+    def confidence(self, predictions: Predictions) -> np.ndarray | None:
+        """Return the product of the probabilities that each label is decided rightly, [N].
+
+        The product is the probability that the whole set of labels is right, if labels are independent given the text.
+        """
+        chances = self.probabilities(predictions)
+        if chances is None:
+            return None
+        made: np.ndarray = np.where(self.decode(predictions) == 1, chances, 1 - chances).prod(axis=1)
+        return made
+
     def calibrated(self, predictions: Predictions) -> Self:
         """Return the objective with the temperature of lowest cross-entropy, and each label's threshold of best F1.
 
@@ -334,7 +356,7 @@ class Labels(Objective):
     def as_cell(self, answer: Mapping[str, Any], between: str) -> Any:
         return between.join(answer[self.column] or ())
 
-    def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
+    def _answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
         for answer, row in zip(self.decode(predictions).tolist(), self._rows(predictions), strict=True):
             absent = MISSING in answer
             labels = [name for name, has in zip(self.label_names, answer, strict=True) if has]
@@ -432,7 +454,7 @@ class Texts(Objective):
         """Return sacrebleu's signatures of BLEU and chrF."""
         return bleu_chrf_nist.signatures(targets)
 
-    def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
+    def _answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
         for answer in predictions.outputs.tolist():
             yield {"answer": answer}
 

@@ -23,7 +23,7 @@ from afina.predicting import problems
 from afina.predicting.predictor import Predictor
 
 CSV, JSONL = ".csv", ".jsonl"
-REASON, BETWEEN = "reason", ";"
+REASON, ANSWERED, BETWEEN = "reason", "answered", ";"
 
 Answer = dict[str, Any]
 
@@ -66,7 +66,8 @@ def writing_rows(
     Temporary files of killed processes that wrote the same file are deleted first.
 
     The columns of the input file come first in the output. The output's further columns are `predicted_label`,
-    `predicted_labels` or `predicted_value`, the probability of each label, and the reason for a missing prediction.
+    `predicted_labels` or `predicted_value`, the probability of each label, and the reason for a missing prediction. If
+    the adapter abstains, the column `answered` says whether a text was answered.
 
     Args:
         out: The output, a csv or jsonl file.
@@ -147,7 +148,8 @@ def _check_free(row: Row, said: Answer) -> None:
 def _nested(answer: Mapping[str, Any], objective: Objective) -> Answer:
     """Return the fields that a prediction adds to a row's JSON object."""
     chances = {"probabilities": answer["probabilities"]} if objective.has_probabilities else {}
-    return {f"predicted_{objective.column}": answer[objective.column], **chances, REASON: answer.get(REASON)}
+    said = {f"predicted_{objective.column}": answer[objective.column], **chances}
+    return {**said, **_abstention(answer), REASON: answer.get(REASON)}
 
 
 def _flat(answer: Mapping[str, Any], objective: Objective, separator: str) -> Answer:
@@ -155,10 +157,16 @@ def _flat(answer: Mapping[str, Any], objective: Objective, separator: str) -> An
     names = objective.label_names if objective.has_probabilities else ()
     chances = {f"probability_{label}": (answer["probabilities"] or {}).get(label) for label in names}
     value = objective.as_cell(answer, separator)
-    return {f"predicted_{objective.column}": value, **chances, REASON: answer.get(REASON)}
+    return {f"predicted_{objective.column}": value, **chances, **_abstention(answer), REASON: answer.get(REASON)}
+
+
+def _abstention(answer: Mapping[str, Any]) -> Answer:
+    """Return the field `answered` of a prediction, which only the predictions of adapters that abstain have."""
+    return {ANSWERED: answer[ANSWERED]} if ANSWERED in answer else {}
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list) else str(value)
+    as_json = isinstance(value, dict | list | bool)
+    return json.dumps(value, ensure_ascii=False, default=str) if as_json else str(value)
