@@ -76,7 +76,7 @@ _RUN = "Training and prompting"
 _GENERATION = "Generated answers"
 _OUTPUT = "Output"
 GROUPS = {
-    **dict.fromkeys(OPTIONS.keys() - {"evaluation", "unlabelled"}, _DATA),
+    **dict.fromkeys(OPTIONS.keys() - {"evaluation", "unlabelled", "without"}, _DATA),
     **dict.fromkeys(
         ("overrides", "template", "words", "offset", "allow_leakage", "fresh", "jobs", "seed", "batch_size", "length"),
         _RUN,

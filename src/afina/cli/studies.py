@@ -132,6 +132,7 @@ def study(
     task: Annotated[str | None, typer.Option("--task", help="Use another task.", metavar="ADDRESS")] = None,
     evaluation: Annotated[str | None, reading_option("evaluation")] = None,
     unlabelled: Annotated[str | None, reading_option("unlabelled")] = None,
+    without: Annotated[str | None, reading_option("without")] = None,
     ask: dict[str, Any],
     allow_leakage: Annotated[bool, reading_option("allow_leakage")] = False,
     no_texts: NoTexts = False,
@@ -153,7 +154,8 @@ def study(
 
     check_publishing(publish)
     given = list(overrides or [])
-    named = {"task": task, "data.evaluation": evaluation, "data.unlabelled": unlabelled}
+    named = {"task": task, "data.evaluation": evaluation}
+    named |= {"data.unlabelled": unlabelled, "data.without": without}
     given += [f"{key}={_toml(value)}" for key, value in named.items() if value is not None]
     if backbone:
         given.append(f"backbones={_toml(backbone)}" if backbone[1:] else f"backbone={_toml(backbone[0])}")

@@ -178,7 +178,11 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
     "plan": {**_flags("batch_size epochs layers precision price_in price_out products"), "max_length": "--length"}
     | _ENDPOINT,
     "study": {
-        **{name: f"data.{name}" for name in OPTIONS if name not in ("allow_leakage", "evaluation", "unlabelled")},
+        **{
+            name: f"data.{name}"
+            for name in OPTIONS
+            if name not in ("allow_leakage", "evaluation", "unlabelled", "without")
+        },
         "teacher": "teacher",
         **_TIMEOUT,
         **{name: f"train.{name}" for name in _IN_TRAINING.split()},

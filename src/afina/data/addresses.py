@@ -174,7 +174,8 @@ def stamp(address: str, *beside: str | None) -> tuple[object, ...] | None:
     """Return the sizes, times and inodes of a task's files, to notice changes; None if the files cannot be checked.
 
     Args:
-        beside: The paths of an evaluation file and of a file of texts without labels. None: there is no such file.
+        beside: The paths of an evaluation file, of a file of texts without labels and of a file of rows to leave out.
+            None: there is no such file.
     """
     origin = named(address)
     if origin is not None and not origin.pinned:

@@ -80,6 +80,10 @@ LABELS_UNSAID = _data_column_missing(
     "{path}: no column for the label{_s} {columns} of {task}, so the file does not say which texts have them. "
     "Name a column for each label with `label`."
 )
+WITHOUT_COLUMNS = _data_column_missing(
+    "`without` {path}: no column {missing}. Expected at least the columns {expected}, found {found}. Give a list of "
+    "rows with their files and texts."
+)
 
 _data_column_repeated = partial(Problem, InvalidData, "data.column-repeated")
 SECOND_TEXT_IS_TEXT = _data_column_repeated(
@@ -286,6 +290,16 @@ UNLABELLED_EMPTY = _data_no_rows("{path}: no texts. Expected texts without label
 UNLABELLED_NONE_LEFT = _data_no_rows(
     "{path}: none of the {rows:,} texts is left ({_gone}). Expected texts that the task does not have already."
 )
+WITHOUT_EMPTY = _data_no_rows(
+    "`without` {path}: no rows below the column names, so nothing would be left out. Leave out `without`."
+)
+WITHOUT_NONE_LEFT = _data_no_rows(
+    "`without` {path}: all {examples:,} training texts would be left out. Expected a list of a few rows."
+)
+WITHOUT_LABEL_LOST = _data_no_rows(
+    "`without` {path}: without its {rows:,} rows, no training text has the label {label!r}. Remove rows with this "
+    "label from the list."
+)
 NO_ROWS = _data_no_rows("{path}: no rows below the column names. Expected at least one example.")
 SQUAD_NO_ANSWERS = _data_no_rows("{path}: none of {rows:,} questions has an answer. Give a file with answers.")
 
@@ -315,6 +329,13 @@ ONE_VALUE = Problem(
 )
 
 _data_option_inapplicable = partial(Problem, InvalidData, "data.option-inapplicable")
+WITHOUT_OF_TEXTS = _data_option_inapplicable(
+    "task {task}: `without` leaves out rows with a doubtful label, but the kind of task is text, which has no labels. "
+    "Remove the rows from a copy of the file."
+)
+WITHOUT_ROWS = _data_option_inapplicable(
+    "task {task}: its texts are not single rows of files, so `without` cannot name them. Save the texts as a file."
+)
 SEPARATOR_OF_ONE_LABEL = _data_option_inapplicable(
     "`separator` {separator!r}: a separator needs several labels, but `kind` is {kind}. Remove one of them."
 )
@@ -343,7 +364,28 @@ PAIRS_MISMATCH = Problem(
     InvalidData, "data.pairs-mismatch", "{path}: found {found}. Task {task} has {expected}. Give a file like the task."
 )
 
+_data_rows_unknown = partial(Problem, InvalidData, "data.rows-unknown")
+WITHOUT_ROW_UNKNOWN = _data_rows_unknown(
+    "{where}: {file} has no labelled text in row {row} (first row {_first}, last row {_last}). The file has changed, "
+    "or the list is of another file. Make the list again."
+)
+WITHOUT_FILE_UNKNOWN = _data_rows_unknown(
+    "{where}: the texts of task {task} are not from a file named {found}. Expected {expected}. Give the list of this "
+    "task, or make the list again."
+)
+WITHOUT_TEXT_DIFFERS = _data_rows_unknown(
+    "{where}: the text begins with {found!r}, but that of {_there} with {expected!r}. The file has changed since the "
+    "list was made. Make the list again."
+)
+WITHOUT_LABEL_DIFFERS = _data_rows_unknown(
+    "{where}: the label is {found!r} there, but {label!r} in {_there}. If the label was corrected, remove the row from "
+    "the list, or make the list again."
+)
+
 _data_row_malformed = partial(Problem, InvalidData, "data.row-malformed")
+WITHOUT_ROW_MALFORMED = _data_row_malformed(
+    "{where}: column 'row' has {found!r}. Expected the number of a line or row, such as 7."
+)
 QUOTE_INSIDE_FIELD = _data_row_malformed(
     f"{{path}}, line {{line}}: a field that is not quoted has a quotation mark inside, or a quoted field has "
     f"one that is not doubled. Most fields of this column are quoted. {SAVE_AS_CSV}"
@@ -366,6 +408,10 @@ GLUE_FIELDS_TOO_FEW = _data_row_malformed(
 )
 SQUAD_MALFORMED = _data_row_malformed(
     "{where}: expected {_words} `{_name}`, as in a json file of SQuAD, but {_found}. Correct the file."
+)
+
+WITHOUT_CELL_EMPTY = _data_row_malformed(
+    "{where}: column {column!r} is empty. Expected the file, row and text of each row that is left out. Remove the row."
 )
 
 _data_sheet_missing = partial(Problem, InvalidData, "data.sheet-missing")
@@ -486,6 +532,8 @@ UNLABELLED_FILE_MISSING = _file_missing(
 )
 NEUTRAL_FILE_MISSING = _file_missing("`retention` {path}: no such file or directory.")
 TEXT_FILE_MISSING = _file_missing("`file` {path}: no such file or directory.")
+
+WITHOUT_FILE_MISSING = _file_missing("`without` {path}: no such file. Give a file that ends in {expected}.")
 
 _file_unreadable = partial(Problem, NotFound, "file.unreadable")
 FILE_UNREADABLE = _file_unreadable("{path}: {_problem}{_reason}.")

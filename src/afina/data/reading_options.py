@@ -67,6 +67,8 @@ class ReadingOptions:
             kept.
         unlabelled: The file has columns, as a file of labelled texts, or one text a line. Texts that the task has
             already are left out.
+        without: The file has columns `file`, `row` and `text`, and `text_pair` for pairs. A row is found by all of
+            them. Rows of the evaluation split, and of parts that are set aside, are kept and counted.
         validation: If a share for validation is given, the evaluation split of the task is not used at all.
         selection: The trained model is also scored on the texts that were set aside, so that the best model can be
             selected.
@@ -120,6 +122,11 @@ class ReadingOptions:
         metavar="FILE",
         measures=False,
     )
+    without: str | None = _option(
+        "File of rows to leave out of the training texts, such as the list that 'afina doubts' writes.",
+        metavar="FILE",
+        measures=False,
+    )
     selection: float | None = _option(
         "Share of the training split that is set aside to select a model.", flag=False, measures=False, gt=0, lt=1
     )
@@ -136,7 +143,7 @@ class ReadingOptions:
             raise problems.LABELS_ONE_STRING(found=self.labels[:40], argument="labels")
         if self.labels is not None:
             self._set(labels=tuple(map(str, self.labels)))
-        for name in ("evaluation", "unlabelled"):
+        for name in ("evaluation", "unlabelled", "without"):
             if isinstance(given := getattr(self, name), os.PathLike):
                 self._set(**{name: os.fspath(given)})
 

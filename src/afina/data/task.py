@@ -6,7 +6,7 @@ A task has texts and labels; the module `token_cache.py` tokenizes the texts.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from afina.data.addresses import Origin, evaluation_file, find, named
 from afina.data.kinds import CLASSES, WRITTEN, Kind, Long, columns_in_words
 from afina.data.readers import files, frames, splitting
 from afina.data.readers.label_column import LabelFormat
+from afina.data.readers.left_out_rows import LeftOutRows, leave_out
 from afina.data.readers.splitting import TaskData
 from afina.data.readers.target_kinds import TARGETS, check_long
 from afina.data.readers.unlabelled import UnlabelledTexts, read_unlabelled
@@ -54,6 +55,8 @@ class Task(ReprCard):
         selection: Texts set aside from the training split to select a model.
         unlabelled: Texts without labels that are in no split of the task, from which a student learns. None: the
             reading options name no file of such texts.
+        left_out: The rows that the reading option `without` leaves out of the training split. None: there is no such
+            option.
         data_digest: The digest of both splits as they were read at the address, before they were shortened or divided.
         long: How to treat a target text of too many tokens when the task is tokenized: "refuse" or "skip".
         data: The reading options with which `load` read the task. None: the task was constructed directly.
@@ -74,6 +77,7 @@ class Task(ReprCard):
     calibration: Split | None = None
     selection: Split | None = None
     unlabelled: UnlabelledTexts | None = None
+    left_out: LeftOutRows | None = None
     data_digest: str | None = None
     long: Long = "refuse"
     data: ReadingOptions | None = None
@@ -129,12 +133,16 @@ class Task(ReprCard):
         shares = {"validation": asked.validation, "selection": asked.selection}
         train, aside = _set_aside(train, found.kind, shares | {"calibration": CALIBRATION if calibration else None})
         held_out = aside.get("validation", held_out)
+        left_out = None
+        if asked.without is not None:
+            train, left_out = leave_out(address, asked.without, found, train, aside.values())
+            found = replace(found, notes=(*found.notes, left_out.note))
         TARGETS[found.kind].check_varied(address, found.label_names, train.labels)
         leaked = check_leakage(address, train, held_out, allow=asked.allow_leakage)
         told, long = _told(found, aside, asked), check_long(address, found.kind, asked.long)
         if asked.unlabelled is not None:
             told |= _with_unlabelled(address, asked, found, train, aside)
-        return cls(address, train=train, evaluation=held_out, long=long, leaked=leaked, **told)
+        return cls(address, train=train, evaluation=held_out, long=long, leaked=leaked, left_out=left_out, **told)
 
     @classmethod
     @shows_options()
@@ -186,6 +194,14 @@ class Task(ReprCard):
     @property
     def pairs(self) -> bool:
         return self.train.pairs is not None
+
+    @property
+    def known_texts(self) -> Sequence[Example]:
+        """The training texts, and the rows that `without` leaves out, on which no model is evaluated as on new texts.
+
+        An evaluation on rows with doubtful labels alone would say nothing about other texts.
+        """
+        return [*self.train, *(self.left_out.split if self.left_out else ())]
 
     @property
     def repetitions(self) -> list[str]:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
@@ -97,7 +98,8 @@ class EncodedTask:
 
     Attributes:
         pairs: Whether the examples are pairs of texts.
-        trained_on: Hashes of the training texts, the calibration texts and the texts without labels.
+        trained_on: Hashes of the training texts, the calibration texts, the texts without labels and the left-out rows.
+        left_out: The number of rows of the file `without` by part (`LeftOutRows.counts`). None: there is no such file.
         unlabelled: Texts without labels, whose labels in the `EncodedSplit` have no meaning. None: no such texts.
         max_length: The largest number of tokens of a text; if targets are texts, the largest number of a prompt.
         answer_tokens: The number of tokens of the longest training target, including the end-of-sequence token. None:
@@ -125,6 +127,7 @@ class EncodedTask:
     answer_tokens: int | None = None
     prompt_length: int = 0
     unlabelled: EncodedSplit | None = None
+    left_out: Mapping[str, int] | None = None
 
     @property
     def found(self) -> dict[str, Any]:
@@ -184,13 +187,23 @@ class EncodedTask:
             calibration,
             selection,
             task.data_digest,
-            TextHashes.of([*train[0], *(task.calibration or ()), *(task.unlabelled.split if task.unlabelled else ())]),
+            _hashes(train[0], task),
             task.train.pairs is not None,
             length,
             answer_tokens,
             prompts.max_length if prompts else length,
             more,
+            task.left_out.counts if task.left_out else None,
         )
+
+
+def _hashes(train: Split, task: Task) -> TextHashes:
+    """Return the hashes of all texts that are no new texts for the adapter.
+
+    Left-out rows are among them, because an evaluation on the doubtful rows alone would say nothing about other texts.
+    """
+    beside = (task.calibration, task.unlabelled and task.unlabelled.split, task.left_out and task.left_out.split)
+    return TextHashes.of(chain(train, *(part for part in beside if part)))
 
 
 def _fitting(

@@ -113,7 +113,8 @@ def measure(run: RunSpec, held: OutputLock, *, fresh: bool = False) -> tuple[Mea
     Baselines of the same data that were written before are read instead, unless `fresh` is set. Raises NotFound or
     InvalidData if the task cannot be read, and CannotWrite.
     """
-    data = digest.of_settings(run.task, run.data.given, run.data_digest)
+    beside = [run.without_digest] if run.without_digest else []
+    data = digest.of_settings(run.task, run.data.given, run.data_digest, *beside)
     found = _read(held.directory)
     if found is not None and found.data == data and not fresh and _is_whole(found, held.directory):
         return tuple(_with_predictions(found, held.directory))

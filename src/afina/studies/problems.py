@@ -68,6 +68,7 @@ FILE_CHANGED = _data_changed(
 UNLABELLED_CHANGED = _data_changed(
     "`unlabelled` {path}: the file changed after the run was requested. Start the run again."
 )
+WITHOUT_CHANGED = _data_changed("`without` {path}: the file changed after the run was requested. Start the run again.")
 TEACHER_CHANGED = _data_changed(
     "`teacher` {path}: the adapter has digest {found:.19}. Expected {expected:.19}, which the run names. The adapter "
     "changed after the run was requested; start the run again."

@@ -26,7 +26,7 @@ from afina.studies.baselines import MeasuredBaseline
 from afina.studies.choosing.recommendation import Recommendation
 from afina.studies.descriptions import Failure, StudyRequest, read_recommendation, read_request
 from afina.studies.runs import output_directory
-from afina.studies.runs.inputs import TaskFacts, unlabelled_digest
+from afina.studies.runs.inputs import TaskFacts, digests_beside
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
 from afina.studies.runs.record import Record, Result
 from afina.studies.runs.run import Run
@@ -202,7 +202,7 @@ class RecordedRuns:
     look: Look
     _seen: dict[str, TaskFacts | None] = field(default_factory=dict)
     _files: dict[str, str | None] = field(default_factory=dict)
-    _unlabelled: dict[str | None, str | None] = field(default_factory=dict)
+    _beside: dict[tuple[str | None, str | None], dict[str, str | None]] = field(default_factory=dict)
 
     def find(self, run: Run) -> Run:
         """Return the run with the digests of the backbone's files and of the present data, on which its key depends.
@@ -238,14 +238,15 @@ class RecordedRuns:
         return [one for one in self.held.records if any(run.on(one.data_digest).key == one.key for run in runs)]
 
     def _on_files(self, run: Run) -> Run:
+        files = (run.data.unlabelled, run.data.without)
+        if files not in self._beside:
+            self._beside[files] = digests_beside(run.data)
+        run = run.on_beside(self._beside[files])
         if run.asks_endpoint:
             return run
         if run.backbone not in self._files:
             self._files[run.backbone] = self._files_of(run.backbone)
-        file = run.data.unlabelled
-        if file not in self._unlabelled:
-            self._unlabelled[file] = unlabelled_digest(file)
-        return run.on_files(self._files[run.backbone]).on_unlabelled(self._unlabelled[file])
+        return run.on_files(self._files[run.backbone])
 
     def _files_of(self, address: str) -> str | None:
         """Return the digest of a backbone's files; for a removed directory, the digest that was recorded last.

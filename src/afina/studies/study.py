@@ -56,6 +56,9 @@ from afina.studies.watcher import Watcher, WithBackbones, watching
 
 Part = TypeVar("Part", bound=Frozen)
 
+WITHOUT = "without"
+"""The key of a method's table in a study file that names rows to leave out, in place of `data.without`."""
+
 BEFORE = "-before-tuning-students"
 """The end of the name of a teacher's run that was trained without the validation texts on which students are tuned."""
 
@@ -251,7 +254,7 @@ class Study(ReprCard, Frozen):
             return self._run_of_endpoint(name, seed, where, size)
         entry = table_on(self.methods[name], backbone, where)
         entry.pop("search", None)
-        taught = entry.pop(TEACHER, None)
+        taught, without = entry.pop(TEACHER, None), entry.pop(WITHOUT, self.data.without)
         teacher = None if taught is None else self._teacher(taught, (name, backbone), seed, where, size, students)
         method = entry.pop("method", name)
         own = accepted(str(method), where)
@@ -261,13 +264,14 @@ class Study(ReprCard, Frozen):
         for key in entry:
             if key not in (*Training.model_fields, *Ask.model_fields):
                 known = [*own, *Training.model_fields, *Ask.model_fields, "method", "search", TEACHER]
-                known += [BACKBONES, BY_BACKBONE]
+                known += [WITHOUT, BACKBONES, BY_BACKBONE]
                 raise UnknownName("key", key, known, where)
         # a random head does not use the label words of the other methods
         shared = Ask(template=self.ask.template) if entry.get("head") == "random" else self.ask
         training, ask = _changed(self.train, entry, where), _changed(shared, entry, where)
         check_template(ask.template)
-        data = self.data if teacher is not None else replace(self.data, unlabelled=None)
+        data = checked(ReadingOptions, self.data.given | {WITHOUT: without}, where)
+        data = data if teacher is not None else replace(data, unlabelled=None)
         # a student takes its epochs over the texts without labels too, and a training on pairs has no epochs
         if size is not None and teacher is None and made.pairs is None:
             training = training.as_long_as(max(self.sizes))

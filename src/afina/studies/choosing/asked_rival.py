@@ -59,6 +59,7 @@ def run_of(setting: ChoiceSetup, table: Mapping[str, Any], *, send_texts: bool) 
         ask=Ask(template=setting.ask.template, words=setting.ask.words),
         metric=setting.metric,
         data_digest=setting.data_digest,
+        without_digest=setting.without_digest,
         send_texts=send_texts,
     )
 

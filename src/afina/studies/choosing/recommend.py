@@ -252,7 +252,7 @@ def _hand_over(floor: Floor, setting: ChoiceSetup, directory: OutputDirectory) -
     adapter = floor.model.adapter(
         task.label_names,
         floor.hyperparameters,
-        TextHashes.of(task.train),
+        TextHashes.of(task.known_texts),
         objective=setting.objective.settings,
         task=task.address,
         data=setting.data.given,

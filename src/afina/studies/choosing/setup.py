@@ -22,7 +22,7 @@ from afina.studies.choosing import recorded_curves, time_budget
 from afina.studies.choosing.recorded_curves import Lessons
 from afina.studies.choosing.time_budget import StageSeconds, TimeBudget
 from afina.studies.executors.executor import Executor, MemoryForecast
-from afina.studies.runs.inputs import lacks_words
+from afina.studies.runs.inputs import digests_beside, lacks_words
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask, Products, Training
 from afina.studies.watcher import Watcher
@@ -137,6 +137,7 @@ class ChoiceSetup:
             ),
             metric=self.metric,
             data_digest=self.data_digest,
+            without_digest=self.without_digest,
             backbone_files=self.files[way.backbone] if way.backbone in self.files else files_digest(way.backbone),
         )
 
@@ -144,6 +145,11 @@ class ChoiceSetup:
     def data_digest(self) -> str | None:
         """The digest of the task's files, for runs; None if the address identifies the texts."""
         return self.task.data_digest if reads_files(self.task.address, self.data.evaluation) else None
+
+    @cached_property
+    def without_digest(self) -> str | None:
+        """The digest of the file of rows that are left out of the training texts; None if there is no such file."""
+        return digests_beside(self.data)["without_digest"]
 
     @property
     def lacks_words(self) -> bool:

@@ -26,7 +26,7 @@ from afina.studies.choosing.recommendation import BATCH, DISTILLED, ENOUGH, EPOC
 from afina.studies.choosing.setup import DEAREST, ChoiceSetup, Way
 from afina.studies.choosing.step_times import Stopwatch
 from afina.studies.executors.executor import Overrun
-from afina.studies.runs.inputs import unlabelled_digest
+from afina.studies.runs.inputs import digests_beside
 from afina.studies.runs.output_directory import OutputLock
 from afina.studies.runs.record import Result
 from afina.studies.runs.run import Run
@@ -122,8 +122,8 @@ def _trained(setting: ChoiceSetup, held: OutputLock, taught_by: Result, pupil: _
     lesson = {
         "name": f"{DISTILLED}{ON}{names[pupil.way.backbone]}",
         "teacher": Teacher(adapter=teacher.digest, path=str((held.out / teacher.adapter).absolute())),
-        "data": replace(run.data, unlabelled=asked, unlabelled_examples=some),
-        "unlabelled_digest": unlabelled_digest(asked),
+        "data": (data := replace(run.data, unlabelled=asked, unlabelled_examples=some)),
+        **digests_beside(data),
     }
     run = run.model_copy(update=lesson)
     found = _carried_out(setting, held, run, EPOCHS * math.ceil((len(setting.task.train) + count) / BATCH))

@@ -22,6 +22,7 @@ from afina.cluster import nodes
 from afina.cluster.connection import ClusterConnection, connect, disconnect
 from afina.cluster.nodes import Node, Room
 from afina.data import addresses
+from afina.data.readers.left_out_rows import without_file
 from afina.data.readers.unlabelled import unlabelled_file
 from afina.errors import AfinaError, NotFound
 from afina.events import Listener, Says, ValidationScore, silent
@@ -254,6 +255,7 @@ class RayExecutor(Executor):
         files += [addresses.evaluation_file(evaluation)] if evaluation else []
         files += teacher_files(run)
         files += [unlabelled_file(unlabelled)] if (unlabelled := run.data.unlabelled) else []
+        files += [without_file(without)] if (without := run.data.without) else []
         stats = [(str(file), stat.st_size, stat.st_mtime_ns, stat.st_ino) for file in files for stat in [file.stat()]]
         key = digest.of_json([run.task, evaluation, run.backbone, stats])
         with self._reading:

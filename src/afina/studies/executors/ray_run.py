@@ -52,7 +52,7 @@ def inputs_to_send(inputs: RunInputs, *, ship_backbone: bool) -> RunInputs:
     address = backbone_spec.absolute_address(one.address)
     if not one.files and one.address not in backbone_spec.PACKAGED and one.digest and "@" not in address:
         address = f"{address}@{one.digest}"
-    parts = (inputs.task, inputs.evaluation, inputs.unlabelled, inputs.teacher)
+    parts = (inputs.task, inputs.evaluation, inputs.unlabelled, inputs.without, inputs.teacher)
     sent = [file.digest for part in parts for file in (part.files if part else ())]
     content = {each: path for each, path in inputs.content.items() if each in sent}
     return replace(inputs, backbone=Input(address, one.digest), content=content)

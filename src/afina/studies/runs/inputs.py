@@ -21,6 +21,7 @@ from afina.data import addresses
 from afina.data.addresses import stamp
 from afina.data.kinds import Kind
 from afina.data.label_words import needs_words
+from afina.data.readers.left_out_rows import without_file
 from afina.data.readers.target_kinds import of_kind
 from afina.data.readers.unlabelled import unlabelled_file
 from afina.data.reading_options import ReadingOptions
@@ -74,6 +75,7 @@ class Located:
 
     Attributes:
         unlabelled: The path of the file of texts without labels. None: the run has no such file.
+        without: The path of the file of rows that are left out. None: the run has no such file.
         teacher: The directory of the teacher's adapter. None: the run has no teacher.
         teacher_backbone: The address of the teacher's backbone. None: the address in the teacher's manifest.
     """
@@ -82,12 +84,13 @@ class Located:
     evaluation: str | None
     backbone: str
     unlabelled: str | None = None
+    without: str | None = None
     teacher: str | None = None
     teacher_backbone: str | None = None
 
     def read(self, run: RunSpec) -> Task:
         """Load the task of `run` from its path on this machine; the loaded task has the address in `run`."""
-        asked = replace(run.data, evaluation=self.evaluation, unlabelled=self.unlabelled)
+        asked = replace(run.data, evaluation=self.evaluation, unlabelled=self.unlabelled, without=self.without)
         read = Task.load(self.task, asked, calibration=run.training.temperature)
         return replace(read, address=run.task)
 
@@ -112,6 +115,7 @@ class RunInputs:
     evaluation: Input | None
     backbone: Input
     unlabelled: Input | None = None
+    without: Input | None = None
     teacher: Input | None = None
     teacher_backbone: str | None = None
     content: Mapping[str, Path] = field(default_factory=dict, compare=False, repr=False)
@@ -123,7 +127,7 @@ class RunInputs:
         Raises the same errors as finding the task and the backbone.
         """
         content: dict[str, Path] = {}
-        evaluation, unlabelled = run.data.evaluation, run.data.unlabelled
+        evaluation, unlabelled, without = run.data.evaluation, run.data.unlabelled, run.data.without
         task = _input(run.task, addresses.own_files(run.task, evaluation), content, run.data_digest)
         return cls(
             task=replace(task, single=bool(task.files) and addresses.names_file(run.task)),
@@ -136,6 +140,7 @@ class RunInputs:
                 partial(backbone_spec.name_in_backbone, run.backbone),
             ),
             unlabelled=_input(unlabelled, [unlabelled_file(unlabelled)], content) if unlabelled else None,
+            without=_input(without, [without_file(without)], content) if without else None,
             teacher=_input(run.teacher.path, teacher_files(run), content) if run.teacher and run.teacher.path else None,
             teacher_backbone=_teacher_backbone(run),
             content=content,
@@ -150,11 +155,11 @@ class RunInputs:
         Raises InvalidData if the digest of a fetched file is not the file's digest in the inputs.
         """
         given = {"task": self.task, "evaluation": self.evaluation, "backbone": self.backbone}
-        given |= {"unlabelled": self.unlabelled, "teacher": self.teacher}
+        given |= {"unlabelled": self.unlabelled, "without": self.without, "teacher": self.teacher}
         for name, one in given.items():
             for file in one.files if one else ():
                 _put(file, directory / name / file.name, fetch)
-        there, backbone, texts = self.evaluation, self.backbone.address, self.unlabelled
+        there, backbone, texts, gone = self.evaluation, self.backbone.address, self.unlabelled, self.without
         if self.backbone.files:
             backbone = backbone_spec.moved_address(backbone, directory / "backbone")
         return Located(
@@ -164,14 +169,27 @@ class RunInputs:
             str(directory / "evaluation" / there.files[0].name) if there else None,
             backbone,
             str(directory / "unlabelled" / texts.files[0].name) if texts else None,
+            str(directory / "without" / gone.files[0].name) if gone else None,
             str(directory / "teacher") if self.teacher else None,
             (self.teacher_backbone or backbone) if self.teacher else None,
         )
 
 
-def unlabelled_digest(file: str | None) -> str | None:
-    """Return the digest of a file of texts without labels, or None for None. Raises NotFound if there is no file."""
-    return None if file is None else digest.of_file(unlabelled_file(file))
+def digests_beside(data: ReadingOptions, located: Located | None = None) -> dict[str, str | None]:
+    """Return the digests of the files that reading options name beside the task, by their fields in `RunSpec`.
+
+    A digest is None if the options name no such file.
+
+    Args:
+        located: The paths of the files on this machine. None: the paths in `data`.
+
+    Raises NotFound if there is no file.
+    """
+    unlabelled, without = (located.unlabelled, located.without) if located else (data.unlabelled, data.without)
+    return {
+        "unlabelled_digest": None if unlabelled is None else digest.of_file(unlabelled_file(unlabelled)),
+        "without_digest": None if without is None else digest.of_file(without_file(without)),
+    }
 
 
 def teacher_files(run: RunSpec) -> list[Path]:
@@ -364,7 +382,7 @@ def facts_of(run: RunSpec, *, offline: bool = False) -> TaskFacts:
     """
     key, now = (
         _key(run.task, run.data, run.training.temperature),
-        stamp(run.task, run.data.evaluation, run.data.unlabelled),
+        stamp(run.task, run.data.evaluation, run.data.unlabelled, run.data.without),
     )
     if (found := _fresh(key, now)) is not None:
         return found
@@ -403,12 +421,13 @@ def evaluation_of(address: str, data: ReadingOptions) -> Split:
     found = _either(address, data)
     if found is not None and found.evaluation is not None:
         return found.evaluation
-    return Task.load(address, data, offline=True).evaluation
+    # The evaluation split does not depend on the files of other texts, which may be gone.
+    return Task.load(address, replace(data, unlabelled=None, without=None), offline=True).evaluation
 
 
 def _either(address: str, data: ReadingOptions) -> TaskFacts | None:
     """Return cached facts about a task that was read with or without calibration texts; None if none are cached."""
-    now = stamp(address, data.evaluation, data.unlabelled)
+    now = stamp(address, data.evaluation, data.unlabelled, data.without)
     without, with_one = (_fresh(_key(address, data, calibration), now) for calibration in (False, True))
     return without or with_one
 

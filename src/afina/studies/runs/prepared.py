@@ -40,7 +40,7 @@ from afina.predicting.predictor import predicted
 from afina.predicting.prompting import CALIBRATION_TEXTS, calibrated_offset
 from afina.studies import problems
 from afina.studies.retention import RetentionBefore
-from afina.studies.runs.inputs import Located, TaskFacts, of_data, unlabelled_digest
+from afina.studies.runs.inputs import Located, TaskFacts, digests_beside, of_data
 from afina.studies.runs.lesson import Lesson
 from afina.studies.runs.spec import RunSpec
 from afina.training.fit import Fit
@@ -203,7 +203,7 @@ def prepare(
 def _with_task(run: RunSpec, given: Task | None, located: Located | None) -> tuple[RunSpec, Task]:
     """Return the run with the digests of its inputs, and its task with the texts from which the run learns."""
     texts = given or (located.read(run) if located else read_task(run))
-    run = of_unlabelled(of_backbone(of_data(run, texts), located), located)
+    run = on_beside(of_backbone(of_data(run, texts), located), located)
     return run, texts if run.distils else replace(texts, unlabelled=None)
 
 
@@ -380,15 +380,17 @@ def longest_text(run: RunSpec, most: int) -> int:
     return wanted or min(DEFAULT_LENGTH, most - taken)
 
 
-def of_unlabelled(run: RunSpec, located: Located | None = None) -> RunSpec:
-    """Return `run` with the digest of its file of texts without labels.
+def on_beside(run: RunSpec, located: Located | None = None) -> RunSpec:
+    """Return `run` with the digests of its file of texts without labels, and of its file of rows to leave out.
 
-    Raises InvalidData if the file does not have the digest in `run`.
+    Raises InvalidData if a file does not have the digest in `run`.
     """
-    found = unlabelled_digest(located.unlabelled if located else run.data.unlabelled)
-    if run.unlabelled_digest not in (None, found):
+    found = digests_beside(run.data, located)
+    if run.unlabelled_digest not in (None, found["unlabelled_digest"]):
         raise problems.UNLABELLED_CHANGED(path=run.data.unlabelled)
-    return run.on_unlabelled(found)
+    if run.without_digest not in (None, found["without_digest"]):
+        raise problems.WITHOUT_CHANGED(path=run.data.without)
+    return run.on_beside(found)
 
 
 def loader_of(

@@ -181,6 +181,22 @@ class Seconds(Frozen):
     save: Duration
 
 
+class LeftOutCounts(Frozen):
+    """The number of rows of the file `without` by the part of the task in which they are.
+
+    Attributes:
+        training: The number of training texts that were left out.
+        evaluation: The number of rows in the evaluation split, which is left as it is.
+        aside: The number of rows in parts that were set aside for validation, selection or calibration, and so kept.
+        unused: The number of rows among the training texts that the run did not use.
+    """
+
+    training: Count = 0
+    evaluation: Count = 0
+    aside: Count = 0
+    unused: Count = 0
+
+
 class UnlabelledCounts(Frozen):
     """The number of texts without labels from which a run learned, and of those that were left out of their file.
 
@@ -327,6 +343,9 @@ class Record(ReprCard, Sealed):
             the cache. None: the run learned from labels only.
         unlabelled: The number of texts without labels, and of those that were left out. None: there are no such texts.
         unlabelled_digest: The digest of the file of texts without labels, a part of `key`.
+        left_out: The number of rows that were left out of the training texts, and of those kept. None: the run has no
+            file of rows to leave out.
+        without_digest: The digest of the file of rows to leave out, a part of `key`.
         backbone_files: The digest of the files of a backbone in a directory, a part of `key`. None if the address
             identifies the backbone.
         too_long_rows: The indices, in the evaluation split, of texts that were left out because their targets are too
@@ -390,6 +409,8 @@ class Record(ReprCard, Sealed):
     teacher_seconds: Duration | None = None
     unlabelled: UnlabelledCounts | None = None
     unlabelled_digest: str | None = None
+    left_out: LeftOutCounts | None = None
+    without_digest: str | None = None
     too_long_rows: tuple[Count, ...] = ()
     at_once: int = Field(default=1, ge=1)
     fitted: HeadFit | None = None

@@ -27,7 +27,7 @@ from afina.models import backbone_spec
 from afina.models.backbone_spec import FLOAT
 from afina.studies import problems
 from afina.studies.runs import output_directory
-from afina.studies.runs.inputs import RunInputs, facts_of, unlabelled_digest
+from afina.studies.runs.inputs import RunInputs, digests_beside, facts_of
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import DISTILLATION, RunSpec, Training, with_address
@@ -161,7 +161,7 @@ class Run(RunSpec):
             because = why_without_adapter(self.method)
             raise problems.RUN_WITHOUT_ADAPTER(known=[], path=out, method=self.title, _because=because, _instead="")
         run = self.on_files(backbone_spec.files_digest(self.backbone))
-        run = run.on_unlabelled(unlabelled_digest(run.data.unlabelled))
+        run = run.on_beside(digests_beside(run.data))
         if self.data_digest is None and reads_files(self.task, self.data.evaluation):
             run = run.on(facts_of(self).data_digest)
         return OutputDirectory(Path(out)).adapter(run.label)

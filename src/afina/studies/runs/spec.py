@@ -191,7 +191,7 @@ DISTILLATION = ("distil_temperature", "distil_weight")
 """The training settings that only a run with a teacher has."""
 
 _NO_EFFECT = {
-    "data": {"allow_leakage", "unlabelled"},
+    "data": {"allow_leakage", "unlabelled", "without"},
     "training": set(NO_EFFECT),
     **dict.fromkeys(("name", "metric", "send_texts"), True),
     "teacher": {"path"},
@@ -248,6 +248,8 @@ class RunSpec(ReprCard, Frozen):
         teacher: The adapter from whose outputs the run learns. None: the run learns from labels only.
         unlabelled_digest: The digest of the file of texts without labels, so that a run on a changed file has another
             key. None: there is no such file.
+        without_digest: The digest of the file of rows that are left out of the training texts, so that a run on a
+            changed file has another key. None: there is no such file.
         backbone_files: The digest of the files in the backbone's directory (`backbone_spec.files_digest`), so that a
             run on changed files has another key. None if the address identifies the backbone.
         send_texts: Whether the user allows the run to send texts to the endpoint that its method asks. No file has this
@@ -269,6 +271,7 @@ class RunSpec(ReprCard, Frozen):
     backbone_files: str | None = None
     teacher: Teacher | None = None
     unlabelled_digest: str | None = None
+    without_digest: str | None = None
     send_texts: bool = False
 
     def facts(self) -> dict[str, object]:
@@ -300,10 +303,10 @@ class RunSpec(ReprCard, Frozen):
         """Return a copy of the run with `data_digest` as the digest of the task's files."""
         return self if data_digest == self.data_digest else self.model_copy(update={"data_digest": data_digest})
 
-    def on_unlabelled(self, unlabelled_digest: str | None) -> Self:
-        """Return a copy of the run with `unlabelled_digest` as the digest of its file of texts without labels."""
-        same = unlabelled_digest == self.unlabelled_digest
-        return self if same else self.model_copy(update={"unlabelled_digest": unlabelled_digest})
+    def on_beside(self, digests: Mapping[str, str | None]) -> Self:
+        """Return a copy of the run with the digests of the files beside its task (`inputs.files_beside`)."""
+        same = all(getattr(self, name) == found for name, found in digests.items())
+        return self if same else self.model_copy(update=digests)
 
     @property
     def distils(self) -> bool:

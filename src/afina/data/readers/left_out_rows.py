@@ -1,0 +1,256 @@
+"""Read a file of rows that are left out of the training texts, such as the doubtful labels that `afina doubts` lists.
+
+A row of the file names a file, a row in it, and its text. A row is found by all three, so a list that was made of
+another version of the texts is refused. Paths are compared by their last part, because files may be moved. Two texts
+are equal if their normalised forms are equal (`splitting.identity`). A person may edit the file in a spreadsheet:
+columns may be in another order, and further columns are not read.
+
+Models do not learn from the rows. Whatever models are measured or calibrated on is left as it is: the evaluation split,
+and the parts that are set aside for validation, selection and calibration. Otherwise the texts would be missing on
+which the model that found the doubts, and models like it, are wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from afina.data import problems
+from afina.data.kinds import Kind
+from afina.data.readers import formats
+from afina.data.readers.formats import READERS, FileTable
+from afina.data.readers.missing_values import is_empty
+from afina.data.readers.rows import text_of
+from afina.data.readers.splitting import TaskData, identity
+from afina.data.readers.target_kinds import TARGETS
+from afina.data.split import Example, Split
+from afina.errors import InvalidData
+from afina.spreadsheet_cells import restored
+
+FILE, ROW, TEXT, TEXT_PAIR, LABEL = "file", "row", "text", "text_pair", "label"
+"""The columns of the file that are read; `text_pair` only if the task has pairs, and `label` only if it is there."""
+
+TRAINING, EVALUATION, ASIDE, UNUSED = "training", "evaluation", "aside", "unused"
+"""The parts of a task in which a row of the file is found: keys of `LeftOutRows.counts`."""
+
+_KEPT = {
+    EVALUATION: "in the evaluation split",
+    ASIDE: "set aside for validation, selection or calibration",
+    UNUSED: "among the training texts that are not used",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class LeftOutRows:
+    """The rows of a file that are left out of the training texts.
+
+    Attributes:
+        split: The training texts that are left out.
+        counts: The number of rows of the file by the part of the task in which they are: TRAINING, EVALUATION, ASIDE or
+            UNUSED. Only the rows in TRAINING are left out. A part without such a row is not listed.
+    """
+
+    path: str
+    split: Split
+    counts: Mapping[str, int]
+
+    @property
+    def note(self) -> str:
+        """A line for the user: how many rows are left out, and how many are kept for which reason."""
+        number = self.counts.get(TRAINING, 0)
+        kept = ", ".join(f"{self.counts[part]:,} {words}" for part, words in _KEPT.items() if part in self.counts)
+        rows = "1 row is" if number == 1 else f"{number:,} rows are"
+        return f"{self.path}: {rows} left out of the training texts." + (f" Kept: {kept}." if kept else "")
+
+
+def without_file(file: str | os.PathLike[str]) -> Path:
+    """Return the path of a file of rows to leave out. Raises NotFound if the file does not exist."""
+    path = Path(file).expanduser()
+    if not os.path.isfile(path):
+        raise problems.WITHOUT_FILE_MISSING(expected=list(READERS), path=file, field="without")
+    return path
+
+
+def leave_out(
+    address: str, file: str | os.PathLike[str], found: TaskData, train: Split, aside: Iterable[Split]
+) -> tuple[Split, LeftOutRows]:
+    """Return the training split without the rows that a file names, and these rows.
+
+    Args:
+        address: The address of the task, for messages.
+        file: The path of the file.
+        found: The data of the task, with all rows.
+        train: The texts from which models learn.
+        aside: The splits that were cut off the training split.
+
+    Raises NotFound, and InvalidData if a row of the file is none of the task's rows, if a row has another text or
+    another label than the task, or if no training text or no text of a label is left.
+    """
+    path = without_file(file)
+    if TARGETS[found.kind].written:
+        raise problems.WITHOUT_OF_TEXTS(task=address, field="without")
+    if found.train.rows is None:
+        raise problems.WITHOUT_ROWS(task=address, field="without")
+    table = formats.read(path)
+    wanted = _wanted(table, pairs=train.pairs is not None)
+    parts = {TRAINING: [train], ASIDE: [*aside], EVALUATION: [found.evaluation], UNUSED: [found.train]}
+    places = _places({name: [one for one in splits if one.rows] for name, splits in parts.items()}, wanted)
+    gone, counts, known = list[int](), Counter[str](), _Labels.of(table, found)
+    for (name, number), (row, same) in wanted.items():
+        here = places.get((name, number), [])
+        place = next((one for one in here if identity(one[1][one[2]]) == same), None)
+        if place is None:
+            raise _unknown(address, table, row, (name, number), here, [found.train, found.evaluation])
+        part, split, index = place
+        known.check(row, split, index)
+        counts[part] += 1
+        gone += [index] if part == TRAINING else []
+    rest = sorted({*range(len(train))} - {*gone})
+    _check_rest(str(file), found, train, rest)
+    listed = {part: counts[part] for part in parts if counts[part]}
+    return train.take(rest), LeftOutRows(str(file), train.take(sorted(gone)), listed)
+
+
+_Key = tuple[str, int]
+"""The last part of a file's path, and the number of a row."""
+
+_Place = tuple[str, Split, int]
+"""A part of a task, a split of this part, and the index of a text in the split."""
+
+
+def _wanted(table: FileTable, *, pairs: bool) -> dict[_Key, tuple[int, str]]:
+    """Return the rows that a table names, each with its row in the table and the normalised form of its text."""
+    needed = [FILE, ROW, TEXT, *([TEXT_PAIR] if pairs else [])]
+    if lacking := [name for name in needed if name not in table.columns]:
+        raise problems.WITHOUT_COLUMNS(path=table.path, found=list(table.columns), expected=needed, missing=lacking)
+    if not table.places:
+        raise problems.WITHOUT_EMPTY(path=table.path, field="without")
+    wanted: dict[_Key, tuple[int, str]] = {}
+    for row in range(len(table.places)):
+        cells = {name: _text(table, name, row) for name in needed if name != ROW}
+        number = _whole(table.columns[ROW][row])
+        if number is None:
+            raise problems.WITHOUT_ROW_MALFORMED(where=table.where(row), found=str(table.columns[ROW][row])[:40])
+        example = Example(restored(cells[TEXT]), 0, restored(cells[TEXT_PAIR]) if pairs else None)
+        wanted.setdefault((_last(restored(cells[FILE])), number), (row, identity(example)))
+    return wanted
+
+
+def _text(table: FileTable, name: str, row: int) -> str:
+    text = text_of(table.columns[name][row], name, lambda: table.where(row))
+    if text is None:
+        raise problems.WITHOUT_CELL_EMPTY(where=table.where(row), column=name)
+    return text
+
+
+_WHOLE = re.compile(r"\s*([0-9]{1,18})(?:\.0*)?\s*")
+
+
+def _whole(value: Any) -> int | None:
+    """Return the number of a row in a cell, which a spreadsheet may have written as `7.0`; None for another value."""
+    found = _WHOLE.fullmatch(str(value))
+    return int(found[1]) if found else None
+
+
+def _last(path: str) -> str:
+    """Return the last part of a path of this or another operating system."""
+    return re.split(r"[\\/]", path.strip())[-1]
+
+
+def _places(parts: Mapping[str, Sequence[Split]], wanted: Mapping[_Key, Any]) -> dict[_Key, list[_Place]]:
+    """Return the places in a task of each wanted row; files of one name may have the row in several places."""
+    found: dict[_Key, list[_Place]] = {}
+    for part, splits in parts.items():
+        for split in splits:
+            assert split.rows is not None
+            names = {file: _last(file) for file in set(split.rows.files)}
+            for index, (file, number) in enumerate(zip(split.rows.files, split.rows.numbers, strict=True)):
+                if (key := (names[file], number)) in wanted:
+                    found.setdefault(key, []).append((part, split, index))
+    return found
+
+
+def _unknown(
+    address: str, table: FileTable, row: int, key: _Key, here: Sequence[_Place], whole: Sequence[Split]
+) -> InvalidData:
+    """Return the error for a row that is no row of the task, or that has another text there."""
+    name, number = key
+    if here:
+        _, split, index = here[0]
+        assert split.rows is not None
+        there = split.rows.where(index)
+        shown = _text(table, TEXT, row)[:40], split.texts[index][:40]
+        return problems.WITHOUT_TEXT_DIFFERS(where=table.where(row), found=shown[0], expected=shown[1], _there=there)
+    files = {_last(file) for split in whole if split.rows for file in split.rows.files}
+    numbers = [
+        each
+        for split in whole
+        if split.rows
+        for file, each in zip(split.rows.files, split.rows.numbers, strict=True)
+        if _last(file) == name
+    ]
+    if not numbers:
+        return problems.WITHOUT_FILE_UNKNOWN(
+            where=table.where(row), found=name, expected=sorted(files)[:5], task=address
+        )
+    return problems.WITHOUT_ROW_UNKNOWN(
+        where=table.where(row), row=number, file=name, _first=min(numbers), _last=max(numbers)
+    )
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """The labels in the file, if its kind of task has one label a text: they must be those of the task.
+
+    Attributes:
+        cells: The cells of the column LABEL. None: the labels are not compared.
+    """
+
+    table: FileTable
+    cells: Sequence[Any] | None
+    kind: Kind
+    label_names: Sequence[str]
+
+    @classmethod
+    def of(cls, table: FileTable, found: TaskData) -> _Labels:
+        kind = TARGETS[found.kind]
+        cells = table.columns.get(LABEL) if kind.named and not kind.several else None
+        return cls(table, cells, found.kind, found.label_names)
+
+    def check(self, row: int, split: Split, index: int) -> None:
+        """Raise InvalidData if a row of the file has another label than the task, as after a correction."""
+        if self.cells is None or is_empty(self.cells[row]):
+            return
+        given = str(TARGETS[self.kind].spelled(self.label_names, split.labels[index : index + 1])[0])
+        listed = restored(str(self.cells[row])).strip()
+        if listed.casefold() != given.strip().casefold() and listed.removesuffix(".0") != given:
+            assert split.rows is not None
+            raise problems.WITHOUT_LABEL_DIFFERS(
+                where=self.table.where(row), label=given, found=listed[:40], _there=split.rows.where(index)
+            )
+
+
+def _check_rest(path: str, found: TaskData, train: Split, rest: Sequence[int]) -> None:
+    """Raise InvalidData if no training text is left, or if a label has lost all its training texts."""
+    if not rest:
+        raise problems.WITHOUT_NONE_LEFT(path=path, examples=len(train))
+    kind = TARGETS[found.kind]
+    if not kind.named:
+        return
+    before, after = (_occurring(labels, len(found.label_names)) for labels in (train.labels, train.labels[rest]))
+    lost = [name for name, had, has in zip(found.label_names, before, after, strict=True) if had and not has]
+    if lost:
+        raise problems.WITHOUT_LABEL_LOST(path=path, label=lost[0], rows=len(train) - len(rest))
+
+
+def _occurring(labels: np.ndarray, count: int) -> np.ndarray:
+    """Return which of `count` labels occur among classes [N] or several labels [N, count], bool [count]."""
+    counts: np.ndarray = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=count)
+    return counts > 0
