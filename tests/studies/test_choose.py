@@ -757,7 +757,7 @@ def test_it_recommends_in_sentences_with_evidence_and_an_adapter(plenty: Plenty)
     which, why, costs, sure, minutes, labels = sentences(made)
     assert re.match(r"Use full fine-tuning( at 3\.33e-05)?: accuracy 1\.00 on ", which)
     assert re.match(
-        r"full fine-tuning( at 3\.33e-05)? was best on the validation texts(, level with .*)?\. Other ", why
+        r"Full fine-tuning( at 3\.33e-05)? was best on the validation texts(, level with .*)?\. Other ", why
     )
     assert "LoRA 0.9" in why
     assert costs.startswith("It trains ")

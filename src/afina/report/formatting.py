@@ -224,8 +224,8 @@ def _asked_in_words(ask: Prompting) -> str:
 
 def ask_notes(asked: Sequence[Prompting]) -> list[str]:
     """Return a note for each distinct combination of prompt template, label words and offset."""
-    said = dict.fromkeys(filter(None, map(_asked_in_words, asked)))
-    return [f"Asked in words: {one}." for one in said]
+    said = {words: one.words for one in asked if (words := _asked_in_words(one))}
+    return [f"{'Asked in words' if given else 'Prompt without label words'}: {words}." for words, given in said.items()]
 
 
 def asked_by_api(ask: Prompting) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import inf, isnan
+from math import inf, isnan, nan
 
 from afina.data.label_words import no_words_note
 from afina.data.readers.target_kinds import TARGETS
@@ -213,12 +213,43 @@ def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
     assert chosen.trainable is not None
     assert chosen.total is not None
     return (
-        f"{_why_it(made, chosen)}." + (f" Other methods on the held-out texts: {beside}." if beside else ""),
+        _sentence(_why_it(made, chosen))
+        + (f" Other methods on the held-out texts: {beside}." if beside else "")
+        + _not_chosen(made, chosen, others),
         f"It trains {chosen.trainable:,} parameters ({100 * chosen.trainable / chosen.total:.3g} % of the model) and "
         f"took {chosen.seconds:,.0f} s of training on {chosen.examples:,} texts{products}{memory}."
         + (f" It was trained for only {_steps(chosen)}, and may be better with more." if made.is_short(chosen) else ""),
         _sure(mine, title(chosen.name)),
     )
+
+
+def _not_chosen(made: Recommendation, chosen: Contender, others: Sequence[Contender]) -> str:
+    """Return a sentence, with a space, on the method that is best on the held-out texts but was not chosen.
+
+    The result is empty if no method is better on the held-out texts than the chosen one.
+    """
+    sign, own = -1 if METRICS[made.metric].lower else 1, chosen.metrics[made.metric]
+    ahead = [one for one in others if sign * one.metrics.get(made.metric, nan) > sign * own]
+    if not ahead:
+        return ""
+    best = max(ahead, key=lambda one: sign * one.metrics[made.metric])
+    if not best.trained and made.train_examples < FEW_LABELS:
+        reason = f"but {title(chosen.name)} was better in recorded trainings with few labels."
+    elif best.trained and not any(_is_better(one, best.name, chosen.name) for one in made.comparisons):
+        reason = "but not significantly. Only a significant difference on these texts would change the choice."
+    else:
+        return ""
+    return f" {_upper(title(best.name))} is better on these texts, {reason}"
+
+
+def _upper(text: str) -> str:
+    """Return a text that begins with a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
+def _sentence(words: str) -> str:
+    """Return words as a sentence, with a capital letter and a full stop."""
+    return f"{_upper(words)}."
 
 
 def _lowers_products(made: Recommendation, chosen: Contender) -> bool:
@@ -288,8 +319,8 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
         why = f"No trained language model is better: the best, {title(best.name)}, has {figure}."
         if sign * best.metrics[made.metric] > sign * chosen.metrics[made.metric]:
             why = (
-                f"{title(best.name)} has {figure} on the held-out texts, but {title(chosen.name)} was better in "
-                "recorded trainings with few labels."
+                f"{_upper(title(best.name))} has {figure} on the held-out texts, but {title(chosen.name)} was better "
+                "in recorded trainings with few labels."
             )
         name = floors.FLOORS[made.kind].tfidf if chosen.name in floors.CONSTANTS else chosen.name
         adapted = {one.name for one in trained}
@@ -384,7 +415,7 @@ def _sure(compared: Sequence[Comparison], name: str) -> str:
     if not said:
         return ONE_SEED
     meant = f" {SIGNIFICANT}" if {"better", "worse"} & against.keys() else ""
-    return f"On the held-out texts, {name} is {listed(said)}.{meant} {ONE_SEED}"
+    return f"On the held-out texts, {name} is {'; '.join(said)}.{meant} {ONE_SEED}"
 
 
 _VERDICT_WORDS = {
@@ -411,7 +442,8 @@ def evidence(made: Recommendation) -> Table:
         for one in made.contenders
     ]
     notes = [
-        f"Figures are of {made.examples:,} held-out texts, which took no part in choosing. Trained on: how many of the "
+        f"Figures are of {made.examples:,} held-out texts. These texts do not select a setting, unless a difference on "
+        "them is significant or a method without training is better. Trained on: how many of the "
         f"{made.train_examples:,} training texts a method was trained on.",
         *([f"Figures on {number_of_texts(made.examples)}{too_few(made.examples)}."] if too_few(made.examples) else []),
         *([_VALIDATION] if any(one.validation is not None for one in made.contenders) else []),

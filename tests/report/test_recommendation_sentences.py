@@ -1,0 +1,76 @@
+"""Sentences of a recommendation whose figures on the held-out texts look as if they contradicted the choice."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from afina.data.reading_options import ReadingOptions
+from afina.report import recommendation
+from afina.stats.comparison import compare
+from afina.studies.choosing.recommendation import Contender, Recommendation
+from afina.studies.runs.record import Prompting
+
+TRAINED = {"seconds": 9.0, "steps": 40, "examples": 10, "total": 100, "trainable": 100, "key": "sha256:0"}
+
+
+def made(right: dict[str, int], **given: object) -> Recommendation:
+    """A recommendation of full fine-tuning, from the number of right answers of each contender on 100 texts."""
+    scores = {name: np.arange(100)[None] < count for name, count in right.items()}
+    contenders = [
+        Contender(
+            name=name,
+            method=name,
+            metrics={"accuracy": count / 100},
+            **({"key": "sha256:1"} if name == "zero-shot" else TRAINED | {"adapter": f"adapters/{name}"}),
+        )
+        for name, count in right.items()
+    ]
+    facts: dict[str, object] = {"task": "a.csv", "data": ReadingOptions(), "backbone": "embedded", "dropped": {}}
+    facts |= {"recommended": "full", "adapter": "adapters/full", "contenders": tuple(contenders)}
+    facts |= {"train_examples": 300, "examples": 100, "minutes": 10.0, "seconds": 590.0}
+    return Recommendation(**(facts | {"comparisons": tuple(compare(scores))} | given))  # type: ignore[arg-type]
+
+
+def why(one: Recommendation) -> str:
+    """The sentence with the reason."""
+    (found,) = [each for each in recommendation.sentences(one) if "Other methods on the held-out texts" in each]
+    return found
+
+
+def test_a_method_that_is_better_on_the_held_out_texts_only_by_chance_is_named_with_the_reason() -> None:
+    found = why(made({"full": 80, "lora": 82, "zero-shot": 70}))
+    assert found.startswith("Full fine-tuning was ")
+    assert found.endswith(
+        "LoRA is better on these texts, but not significantly. Only a significant difference on these texts would "
+        "change the choice."
+    )
+
+
+@pytest.mark.parametrize("right", [{"full": 82, "lora": 80}, {"full": 82, "lora": 82}])
+def test_no_other_method_is_said_to_be_better_unless_one_is(right: dict[str, int]) -> None:
+    assert "is better on these texts" not in why(made(right))
+
+
+def test_with_few_texts_an_untrained_model_may_be_better_on_the_held_out_texts() -> None:
+    found = why(made({"full": 80, "lora": 70, "zero-shot": 83}, train_examples=16))
+    assert found.endswith(
+        "Zero-shot is better on these texts, but full fine-tuning was better in recorded trainings with few labels."
+    )
+
+
+def test_verdicts_of_several_kinds_are_separated_by_semicolons() -> None:
+    found = recommendation.sentences(made({"full": 80, "lora": 82, "ia3": 30, "head": 20}))
+    assert any("is better than (IA)³ and head only; undecided against LoRA." in one for one in found), found
+
+
+def test_a_prompt_without_label_words_is_not_called_asking_in_words() -> None:
+    words, plain = Prompting(template="{text}?", words={"a": (" a",)}), Prompting(template="{text}?")
+    one = made({"full": 80, "lora": 70})
+    full, lora = one.contenders
+    changed = (full.model_copy(update={"ask": words}), lora.model_copy(update={"ask": plain}))
+    notes = recommendation.evidence(one.model_copy(update={"contenders": changed})).notes
+    assert 'Prompt without label words: texts stand in "{text}?".' in notes
+    assert [each for each in notes if each.startswith("Asked in words")] == [
+        'Asked in words: texts stand in "{text}?"; the head begins as the output embeddings of words (a: " a").'
+    ]
