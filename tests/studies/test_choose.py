@@ -1226,6 +1226,24 @@ def test_a_student_whose_steps_do_not_fit_begins_again_with_fewer(world: World, 
     assert ENOUGH <= tried[1] < tried[0]
 
 
+def test_the_minutes_that_a_missing_student_asks_for_suffice(world: World, more: str) -> None:
+    world.worse, world.text = {"embedded": 0.9}, 0.05
+    given = {"backbone": ["embedded", "gpt2"], "data": {"unlabelled": more}}
+    said = sentences(world.choose(minutes=20, **given))[1]
+    found = re.fullmatch(r"No student was trained: the teacher had no time .*\. Give at least (\d+) minutes\.", said)
+    assert found is not None, said
+    assert world.choose("again", minutes=int(found[1]), **given).student is not None
+
+
+def test_answers_in_bfloat16_are_expected_to_take_less_time_than_the_evaluation() -> None:
+    made = record(seconds=Seconds(load=0, encode=0, train=9, evaluate=60, save=0), examples=500)
+    validated = made.model_copy(update={"selection": Selection(value=0.5, loss=0.5, examples=100)})
+    other = made.environment.model_copy(update={"dtype": "bfloat16"})
+    assert students._seconds_of_text(made) == 0.12
+    assert students._seconds_of_text(validated) == 0.1
+    assert students._seconds_of_text(validated.model_copy(update={"environment": other})) == pytest.approx(0.06)
+
+
 def test_without_a_faster_backbone_or_a_language_model_there_is_no_student_and_the_reason_is_said(
     world: World, more: str
 ) -> None:

@@ -28,7 +28,7 @@ from afina.studies.choosing.step_times import Stopwatch
 from afina.studies.executors.executor import Overrun
 from afina.studies.runs.inputs import digests_beside
 from afina.studies.runs.output_directory import OutputLock
-from afina.studies.runs.record import Result
+from afina.studies.runs.record import Record, Result
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Teacher
 from afina.studies.schedule import work
@@ -42,11 +42,19 @@ METHOD = DEAREST
 ANSWERS = 0.4
 """The largest share of the student's time in which the teacher answers texts."""
 
+IN_BFLOAT16 = 0.6
+"""The largest share of the seconds in float32 that answers in bfloat16 take.
+
+A processor with instructions for bfloat16 took 0.53 of the seconds (Zen 4, `embedded`, one thread).
+"""
+
 LEAST = 0.5
 """The teacher must have time to answer at least this many texts without labels for each labelled text."""
 
 SLACK = 0.85
 """The share of the time that is left which the steps of a student are expected to take; the rest is for evaluation."""
+
+NO_TIME = "there was no time left to train a student. Give more minutes"
 
 
 class _Slow(Exception):
@@ -81,7 +89,7 @@ def distil(setting: ChoiceSetup, held: OutputLock, taught_by: Result | None, tex
                 return found
             return _trained(setting, held, taught_by, found, texts)
         except Overrun:
-            return "there was no time left to train a student"
+            return NO_TIME
         except AfinaError as error:
             return str(error)
 
@@ -111,11 +119,15 @@ def _trained(setting: ChoiceSetup, held: OutputLock, taught_by: Result, pupil: _
     assert asked is not None
     assert there is not None
     assert teacher.adapter is not None
-    # the evaluation of the teacher was in float32, so an upper bound
-    of_text = teacher.seconds.evaluate / teacher.examples
-    count = min(len(there), int(ANSWERS * setting.clock.left / of_text) - len(setting.task.train))
-    if count < min(len(there), LEAST * len(setting.task.train)):
-        return "the teacher had no time to answer enough texts without labels"
+    of_text, labelled = _seconds_of_text(teacher), len(setting.task.train)
+    count = min(len(there), int(ANSWERS * setting.clock.left / of_text) - labelled)
+    least = min(len(there), math.ceil(LEAST * labelled))
+    if count < least:
+        minutes = (labelled + least) * of_text / (ANSWERS * SHARE * 60)
+        return (
+            "the teacher had no time to answer enough texts without labels. Give at least "
+            f"{_more(setting, minutes):,} minutes"
+        )
     run = setting.run(pupil.way, evaluation_examples=texts)
     names = backbone_names(dict.fromkeys([*setting.backbones, pupil.way.backbone]))
     some = None if count == len(there) else count
@@ -126,11 +138,26 @@ def _trained(setting: ChoiceSetup, held: OutputLock, taught_by: Result, pupil: _
         **digests_beside(data),
     }
     run = run.model_copy(update=lesson)
-    found = _carried_out(setting, held, run, EPOCHS * math.ceil((len(setting.task.train) + count) / BATCH))
+    found = _carried_out(setting, held, run, EPOCHS * math.ceil((labelled + count) / BATCH))
     if isinstance(found, str):
         return found
     metric = METRICS[setting.metric]
     return _answer(found, taught_by, pupil, metric, metric.margin(found.targets))
+
+
+def _seconds_of_text(teacher: Record) -> float:
+    """Return the seconds in which the teacher answers a text in the dtype of its training, from its evaluation.
+
+    The evaluation was in float32, and also of the validation texts.
+    """
+    texts = teacher.examples + (teacher.selection.examples if teacher.selection else 0)
+    share = IN_BFLOAT16 if teacher.environment.dtype == "bfloat16" else 1.0
+    return share * teacher.seconds.evaluate / texts
+
+
+def _more(setting: ChoiceSetup, minutes: float) -> int:
+    """Return whole minutes that are at least `minutes`, and more than the given ones."""
+    return max(math.ceil(minutes), math.floor(setting.clock.minutes) + 1)
 
 
 def _carried_out(setting: ChoiceSetup, held: OutputLock, run: Run, steps: int) -> Result | str:
@@ -149,7 +176,7 @@ def _carried_out(setting: ChoiceSetup, held: OutputLock, run: Run, steps: int) -
             steps = int(SLACK * setting.clock.left / stopwatch.each)
             setting.watcher.says(f"{run.title}: {steps:,} steps fit in the time that is left")
             if steps < ENOUGH:
-                return "there was no time left to train a student"
+                return NO_TIME
         except AfinaError as error:
             held.abandon(run.label)
             setting.watcher.failed(run, str(error))
@@ -160,7 +187,7 @@ def _carried_out(setting: ChoiceSetup, held: OutputLock, run: Run, steps: int) -
         else:
             setting.watcher.finished(run, record, now=True)
             return held.keep(record, run.label)
-    return "there was no time left to train a student"
+    return NO_TIME
 
 
 def _judge(setting: ChoiceSetup, stopwatch: Stopwatch, progress: Progress) -> None:
