@@ -8,7 +8,7 @@ import pytest
 from afina.data.reading_options import ReadingOptions
 from afina.report import recommendation
 from afina.stats.comparison import compare
-from afina.studies.choosing.recommendation import Contender, Recommendation
+from afina.studies.choosing.recommendation import Contender, Dropped, Recommendation
 from afina.studies.runs.record import Prompting
 
 TRAINED = {"seconds": 9.0, "steps": 40, "examples": 10, "total": 100, "trainable": 100, "key": "sha256:0"}
@@ -62,6 +62,19 @@ def test_with_few_texts_an_untrained_model_may_be_better_on_the_held_out_texts()
 def test_verdicts_of_several_kinds_are_separated_by_semicolons() -> None:
     found = recommendation.sentences(made({"full": 80, "lora": 82, "ia3": 30, "head": 20}))
     assert any("is better than (IA)³ and head only; undecided against LoRA." in one for one in found), found
+
+
+@pytest.mark.parametrize(
+    ("left_out", "said"),
+    [
+        (["lora-0.003-on-minilm"], "More minutes would also train LoRA at 0.003 on minilm"),
+        (["zero-shot-on-embedded"], "More minutes would also try zero-shot on embedded"),
+        (["head", "zero-shot-16-shots"], "also try head only and zero-shot with 16 examples in the prompt"),
+    ],
+)
+def test_a_method_that_trains_nothing_is_tried_and_not_trained(left_out: list[str], said: str) -> None:
+    dropped = {name: Dropped(why="train") for name in left_out}
+    assert said in recommendation.more_minutes(made({"full": 80}, dropped=dropped))
 
 
 def test_a_prompt_without_label_words_is_not_called_asking_in_words() -> None:

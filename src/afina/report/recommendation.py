@@ -154,7 +154,8 @@ def more_minutes(made: Recommendation) -> str:
     read = max((one.examples or 0 for one in trained), default=0)
     more = []
     if waiting:
-        more.append(f"{'also ' if trained else ''}train {_names(waiting)}")
+        verb = "try" if any(map(_is_asked, waiting)) else "train"
+        more.append(f"{'also ' if trained else ''}{verb} {_names(waiting)}")
     if trained and made.train_examples >= FEW_LABELS and read < READ * made.train_examples:
         more.append(f"read all {made.train_examples:,} training texts instead of {read:,}")
     in_steps = [one for one in trained if one.rate is not None]
@@ -570,6 +571,12 @@ def why_left_out(one: Dropped) -> str:
             )
         case "latency":
             return f"an answer takes {one.milliseconds:,.3g} ms, which is more than allowed"
+
+
+def _is_asked(name: str) -> bool:
+    """Return whether the name is that of a method that asks in words and trains nothing."""
+    stem = name.partition(ON)[0]
+    return any(stem == key or stem.startswith(f"{key}-") for key, kind in METHODS.items() if kind.head == "words")
 
 
 def titled(one: Comparison) -> Comparison:
