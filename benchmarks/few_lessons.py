@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import numpy as np
@@ -31,14 +31,23 @@ from choose import PAGE, Regret, cells, grid, points, regret
 from few_labels import DRAWS, MAJORITY, ON_EMBEDDED, ON_MINILM, SETFIT, SHOTS, TASKS, TFIDF, WITH_SHOTS, ZERO, Arm, Cell
 from learning_curves import KEPT, read
 from learning_curves import Cell as Place
-from lessons import BACKBONES, KINDS, together
+from lessons import BACKBONES, KINDS, taught, together
 from policies import MOST_COUNTS, ON, Kept, Recorded
-from replay import replayed
+from replay import of_many, replayed
 from words import unpacked
 
 MARKS = re.compile(r"(<!-- begin: benchmarks/few_lessons.py -->\n).*?(<!-- end -->)", re.DOTALL)
 SIZES = (16, 64)
 """The numbers of labels of the lessons, at which LoRA and full fine-tuning on `embedded` are recorded."""
+
+SIXTEEN_EACH = {"movies": 32, "products": 32, "domains": 64}
+"""The numbers of labels that are 16 of each class, on average."""
+
+OFTEN = (256, 1_024)
+"""The numbers of labels at which LoRA and full fine-tuning are recorded on `embedded` alone, at one learning rate."""
+
+MOST_SEEN = 80
+"""The largest number of simulated held-out texts; the other 120 texts of a half are for validation."""
 
 MANY = tuple(dict.fromkeys(cell.size for cell in cells()))
 MINUTES, LITTLE = 10, 1e-6
@@ -197,11 +206,13 @@ class Conditions:
         held_out: The number of held-out texts. None: a quarter of the number of training texts.
         prior: Whether recorded trainings count beside the validation texts and the held-out texts.
         crossed: Whether all training texts validate, as in cross-validation, and not a fifth of them.
+        many: Whether the lessons are those of many texts, of the settings that are recorded in the cell.
     """
 
     held_out: int | None = None
     prior: bool = True
     crossed: bool = False
+    many: bool = False
 
     def of(self, lessons: Lessons) -> Lessons:
         """The lessons, or only their order if recorded trainings do not count."""
@@ -224,7 +235,7 @@ def simulated(
     right = answers(known, task, labels, seed)
     texts = np.arange(len(right[ZERO])).reshape(2, -1)
     drawn = np.random.Generator(np.random.PCG64(derive_seed(seed, f"{task} {labels} {half}"))).permutation(texts[half])
-    validation = drawn[: max(1, round(share * labels))]
+    validation = drawn[: max(1, min(round(share * labels), len(drawn) - held_out))]
     order = np.concatenate([drawn[-held_out:], texts[1 - half]])
     ends = {}
     for arm, each in right.items():
@@ -251,15 +262,39 @@ def best(known: Figures, task: str, labels: int, seed: int, half: int, backbones
     return right[chosen][texts[1 - half]].astype(float)
 
 
-def regret_of(known: Figures, labels: int, backbones: Sequence[str], how: Conditions = Conditions()) -> Regret:
-    """The regret at a number of labels, of the draws of which all arms were measured."""
+def of_many_texts(curves: Sequence[Mapping[str, Any]], task: str, arms: Sequence[Arm]) -> Lessons:
+    """What the cells of other tasks with many texts teach, with only the settings of these arms in its orders."""
+    backbones = [one for one in BACKBONES if any(arm.backbone == one for arm in arms)]
+    there = [together(curves, one, backbones) for one in cells() if one.domain != task]
+    made, mine = of_many(taught(there), backbones), {setting(arm) for arm in arms if arm.backbone}
+    kept = {kinds: tuple(one for one in order if one in mine) for kinds, order in made.orders.items()}
+    return replace(made, orders=kept)
+
+
+def regret_of(
+    known: Figures,
+    of_task: int | Mapping[str, int],
+    backbones: Sequence[str],
+    how: Conditions = Conditions(),
+    tasks: Sequence[str] | None = None,
+) -> Regret:
+    """The regret at a number of labels, of the draws of which all arms were measured.
+
+    Args:
+        of_task: The number of labels, of all tasks or by task.
+        tasks: The tasks that are judged, each with what was learned from all others. None: all tasks.
+    """
     curves, by_cell = read(KEPT), {}
-    seen, share = how.held_out or labels // 4, 1.0 if how.crossed else SHARE
-    for task, half in product(TASKS, (0, 1)):
-        lessons = how.of(learned(known, [one for one in TASKS if one != task]))
+    for task, half in product(tasks or TASKS, (0, 1)):
+        labels = of_task if isinstance(of_task, int) else of_task[task]
+        seen, share = how.held_out or labels // 4, 1.0 if how.crossed else SHARE
+        arms = [{arm for arm in answers(known, task, labels, one) if arm.backbone in backbones} for one in range(DRAWS)]
+        if how.many:
+            lessons = of_many_texts(curves, task, [*arms[0]])
+        else:
+            lessons = how.of(learned(known, [one for one in TASKS if one != task]))
         policy = replayed(backbones, lessons=lambda there, made=lessons: made)
         each = []
-        arms = [{arm for arm in answers(known, task, labels, one) if arm.backbone in backbones} for one in range(DRAWS)]
         for seed in (one for one in range(DRAWS) if arms[one] == arms[0]):
             cell = simulated(known, curves, (task, labels, seed, half), seen, share)
             found = policy(cell, MINUTES, [])[seen:].astype(float)
@@ -275,13 +310,34 @@ CONDITIONS = {
 }
 
 
-def table(known: Figures) -> str:
-    """The regret by the number of labels, under several conditions with few labels."""
-    rows = []
+NOT = "–"
+"""A cell of the table that the recorded trainings do not suffice for."""
+
+
+def of_few(known: Figures) -> Iterator[list[str]]:
+    """The rows with few labels, under several conditions."""
     for (name, how), labels in product(CONDITIONS.items(), SIZES):
-        found = [points(regret_of(known, labels, each, how)) for each in SETS.values()]
-        rows.append([name.format(labels=labels, few=how.held_out or labels // 4), *found])
-        print(rows[-1], flush=True)
+        found = [regret_of(known, labels, each, how) for each in SETS.values()]
+        yield [name.format(labels=labels, few=how.held_out or labels // 4), *map(points, found)]
+
+
+def of_sixteen_each(known: Figures) -> Iterator[list[str]]:
+    """The rows with 16 labels of each class: of the task of four classes, and of all tasks on `minilm`."""
+    found = [regret_of(known, SIXTEEN_EACH["domains"], each, tasks=("domains",)) for each in SETS.values()]
+    yield ["**16 of each class**, domains", *map(points, found)]
+    yield ["**16 of each class**, three tasks", NOT, points(regret_of(known, SIXTEEN_EACH, ("minilm",))), NOT]
+
+
+def of_often(known: Figures) -> Iterator[list[str]]:
+    """The rows with more labels of the three tasks, of which only `embedded` has recorded trainings."""
+    for labels in OFTEN:
+        how = Conditions(held_out=min(labels // 4, MOST_SEEN), many=True)
+        found = points(regret_of(known, labels, ("embedded",), how))
+        yield [f"**{labels:,}, {how.held_out} held out**, three tasks", found, NOT, NOT]
+
+
+def of_many_labels() -> Iterator[list[str]]:
+    """The rows of the tasks of `choose.py`."""
     lines = read(KEPT)
     found_in = [
         regret(replayed(each), [together(lines, cell, each) for cell in cells()], MINUTES).by_cell
@@ -289,8 +345,15 @@ def table(known: Figures) -> str:
     ]
     for labels in MANY:
         of_size = [{name: one for name, one in each.items() if f" {labels:,} " in name} for each in found_in]
-        rows.append([f"**{labels:,}, 300 held out**", *(points(Regret(each)) for each in of_size)])
-        print(rows[-1], flush=True)
+        yield [f"**{labels:,}, 300 held out**", *(points(Regret(each)) for each in of_size)]
+
+
+def table(known: Figures) -> str:
+    """The regret by the number of labels, under several conditions with few labels."""
+    rows = []
+    for row in chain(of_few(known), of_sixteen_each(known), of_often(known), of_many_labels()):
+        rows.append(row)
+        print(row, flush=True)
     return grid(["training texts", *SETS], rows)
 
 
