@@ -193,8 +193,10 @@ def test_terms_link_to_their_definitions_on_the_page(served: Any) -> None:
     assert linked(answers) == {"version", "alias", "cut"}
     written = linked(render_answers([Card("acme/told", 1, [], model="acme/told@1")], 0))
     assert written == {"version", "receipt"}
+    unsure = linked(render_answers([Card("acme/careful", 1, [], ["good"], answered=False)], 0))
+    assert unsure == {"version", "not-answered"}
     figures = linked(served.get("/page/figures").text)
     assert len(figures) == 4
-    assert linked(page) | linked(answers) | written | figures == anchors, (
+    assert linked(page) | linked(answers) | written | unsure | figures == anchors, (
         "every term is used, and every used term is defined"
     )

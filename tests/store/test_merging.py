@@ -195,8 +195,15 @@ def test_the_predictor_answers_as_before_and_the_merged_model_does_not_depend_on
             "single_label_classification",
             "Divide the logits by 1.5 before they become probabilities.",
         ),
+        (
+            {"kind": "labels", "abstain_below": 0.75},
+            LABELS,
+            "multi_label_classification",
+            "Leave a text unanswered if its confidence is below 0.75. The confidence is the highest probability; for "
+            "several labels, the product of the probabilities of all decisions.",
+        ),
     ],
-    ids=["number", "labels", "classes"],
+    ids=["number", "labels", "classes", "abstaining"],
 )
 def test_what_a_model_cannot_hold_is_told(
     llama: Backbone, tmp_path: Path, objective: dict[str, Any], labels: tuple[str, ...], problem: str, note: str

@@ -16,6 +16,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
 from afina import Adapter, Backbone, Predictor, Task, digest
+from afina.cli.store_exchange import print_flips
 from afina.data.evaluation_set import EvaluationSet
 from afina.data.split import Split
 from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName, WrongBackbone
@@ -285,6 +286,36 @@ def test_numbers_have_a_mean_change_and_their_largest_changes(lora: Adapter, mon
         flips_between(*made, metric="accuracy")
     with pytest.raises(UnknownName):
         flips_between(*made, metric="nothing")
+
+
+@pytest.mark.parametrize("below", [0.75, 2.0])
+def test_flips_are_counted_among_texts_that_both_answer(
+    lora: Adapter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], below: float
+) -> None:
+    source = np.random.default_rng(0)
+    labels = source.integers(0, 2, 60)
+    outputs = {name: source.normal(size=(60, 2)) for name in ("one", "two")}
+    plain, careful = ({"kind": "classes", "temperature": 1.0, **more} for more in ({}, {"abstain_below": below}))
+    first, second, texts = of_kind(lora, monkeypatch, outputs, labels, ("a", "b"), plain)
+    every = flips_between(first, second, texts)
+    assert every.answered is None
+    assert "answered" not in every.as_json()
+    second = replace(second, manifest=second.manifest.model_copy(update={"objective": careful}))
+    found = flips_between(first, second, texts, names=NAMES, most=100)
+    before, after = (outputs[name].argmax(axis=1) for name in ("one", "two"))
+    answers = 1 / (1 + np.exp(-np.abs(outputs["two"][:, 0] - outputs["two"][:, 1]))) >= below
+    assert found.flipped == (answers & (before != after)).sum()
+    assert found.right_to_wrong == (answers & (before == labels) & (after != labels)).sum()
+    assert all(answers[row.index] for row in found.rows)
+    wrong = [int((before != labels).sum()), int((answers & (after != labels)).sum())]
+    expected = {"both": int(answers.sum()), "only_first": int((~answers).sum()), "only_second": 0, "neither": 0}
+    assert found.as_json()["answered"] == {**expected, "wrong": (wrong[0], wrong[1])}
+    assert found.figures == every.figures, "the metric is of all texts"
+    turned = flips_between(second, first, texts)
+    assert turned.answered is not None
+    assert (turned.answered.only_second, turned.answered.wrong) == (expected["only_first"], tuple(wrong[::-1]))
+    print_flips(found)
+    assert f"acme/reviews@3 answers {answers.sum()} of 60 texts, {wrong[1]} of them wrongly" in capsys.readouterr().out
 
 
 def test_several_labels_are_right_where_all_are(lora: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,12 @@ from starlette.testclient import TestClient
 from stores_of_studios import finished_run, publish, served
 
 from afina import AdapterStore, Backbone
+from afina.models.objective import ANSWERS_NOTHING
 from afina.spreadsheet_cells import harmless, restored
 from afina.studio.corrections import Correction, Corrections
 from afina.studio.folder import Project
 from afina.studio.page import Studio
-from afina.studio.pages.try_out import KEPT
+from afina.studio.pages.try_out import KEPT, AskedVersion, _answer, _in_a_cell
 from afina.studio.server_process import StudioServer
 from crowd import adapter
 from fakes import Runs
@@ -96,6 +97,37 @@ def test_versions_answer_side_by_side_as_by_themselves_and_what_changed_is_said(
     page = web.get(address).text
     assert "The versions do not agree: Version 2 answers differently" in page
     assert web.get(address).text == page, "loading the page anew gives the same answers"
+
+
+def test_an_answer_that_is_not_sure_differs_from_the_same_answer() -> None:
+    sure: dict[str, Any] = {"label": "good", "probabilities": {"bad": 0.4, "good": 0.6}}
+    version = AskedVersion("studio/reviews@2", "Version 2")
+    unsure = _answer(version, sure | {"answered": False}, sure)
+    assert (unsure.answered, unsure.differs, unsure.labels) == (False, True, ["good"])
+    assert (_answer(version, sure, sure).answered, _answer(version, sure, sure).differs) == (True, False)
+    assert (_in_a_cell(sure), _in_a_cell(sure | {"answered": True})) == ("good", "good")
+    assert _in_a_cell(sure | {"answered": False}) == "not answered (best guess: good)"
+    assert _in_a_cell({"labels": [], "answered": False}) == "not answered (best guess: none of the labels)"
+
+
+@pytest.mark.slow
+def test_a_version_that_is_not_sure_shows_its_best_guess(
+    web: TestClient, studio: Studio, reviews: Project, gpt2: Backbone
+) -> None:
+    unsure = {"kind": "classes", "temperature": 1.0, "abstain_below": ANSWERS_NOTHING}
+    made = probed(adapter(gpt2, "lora", {"r": 4}, objective=unsure), gpt2)
+    publish(studio.folder, made, reviews.adapters)
+    with served(studio.folder, gpt2):
+        address = ask(web, **{**dict.fromkeys(chosen(1), ""), **chosen(2, 3)})
+        second, third = facts(web, address)["answers"]
+        assert (second["answered"], third["answered"]) == (True, False)
+        assert second["labels"] == third["labels"]
+        assert third["differs"]
+        page = web.get(address).text
+        assert page.count("Not sure: not answered. The best guess:") == 1
+        answer = web.post("/reviews/try/corrections", data={"text": TEXT, "label": "good"})
+        assert answer.status_code == 303
+    assert Corrections(reviews).read() == [Correction(TEXT, "good")]
 
 
 def test_the_newest_version_and_the_one_in_production_are_asked_by_default(

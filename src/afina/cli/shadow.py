@@ -151,9 +151,15 @@ def _lines(total: ShadowCounts, current: int) -> Sequence[str]:
     made = []
     if total.flip_rate is not None and total.flip_interval is not None:
         ends = total.flip_interval
+        both = " that both versions answered" if total.both < total.texts else ""
         made.append(
-            f"flip rate: {total.flip_rate:.2%} of {total.texts:,} texts have another label "
+            f"flip rate: {total.flip_rate:.2%} of {total.both:,} texts{both} have another label "
             f"(95 % interval {ends.low:.2%} to {ends.high:.2%})"
+        )
+    if total.both < total.texts:
+        made.append(
+            f"abstention: of {total.texts:,} texts, {total.only_current:,} were answered only by version {current}, "
+            f"{total.only_shadow:,} only by the shadow, and {total.unanswered:,} by neither"
         )
     if total.texts:
         what = "the value" if total.flips is None else f"the probability of version {current}'s label"

@@ -16,7 +16,7 @@ from afina.errors import AfinaError
 
 if TYPE_CHECKING:
     from afina.store.diff import Layer
-    from afina.store.recompute import Flips
+    from afina.store.recompute import AnsweredTexts, Flips
 
 
 LONGEST = 160
@@ -69,6 +69,8 @@ def print_flips(flips: Flips) -> None:
     if flips.same:
         print_prose(flips.same)
         return
+    if flips.answered is not None:
+        _print_abstentions(flips, flips.answered)
     found: dict[str, Any] = flips.as_json()
     writes = ADAPTER_KINDS[flips.kind].generates
     if writes:
@@ -82,7 +84,9 @@ def print_flips(flips: Flips) -> None:
             for key in ("right_to_wrong", "wrong_to_right", "wrong_to_wrong")
             if found.get(key) is not None
         ]
-        print(f"{found['flipped']} of {found['examples']} predictions flip: {', '.join(how)}")
+        among = found["examples"] if flips.answered is None else f"the {flips.answered.both}"
+        which = "" if flips.answered is None else " for texts that both answer"
+        print(f"{found['flipped']} of {among} predictions{which} flip: {', '.join(how)}")
     for row in flips.rows[:MANY]:
         if writes:
             more = f" (1 of {len(row.label)})" * (len(row.label) > 1)
@@ -101,6 +105,18 @@ def print_flips(flips: Flips) -> None:
         *repetition_notes(texts.repeated, len(texts.split), texts.where),
     ):
         print(line)
+
+
+def _print_abstentions(flips: Flips, answered: AnsweredTexts) -> None:
+    for name, count, wrong in zip(flips.names, answered.answered, answered.wrong, strict=True):
+        print(printable(f"{name} answers {count} of {flips.examples} texts, {wrong} of them wrongly"))
+    print(
+        printable(
+            f"{answered.both} texts are answered by both, {answered.only_first} only by {flips.names[0]}, "
+            f"{answered.only_second} only by {flips.names[1]}, {answered.neither} by neither"
+        )
+    )
+    print_prose("The metric is of the predictions for all texts, also those that are not answered.")
 
 
 def _line(text: str) -> str:

@@ -214,6 +214,11 @@ class Prediction:
     truncated: bool
     tokens: int = 0
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether the adapter is sure enough to answer; always true for an adapter that does not abstain."""
+        return bool(self.answer.get("answered", True))
+
 
 Outcome = Prediction | AfinaError
 

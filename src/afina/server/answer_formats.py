@@ -21,10 +21,29 @@ from afina.models.predictions import Predictions
 from afina.server import problems
 from afina.server.json_shapes import NUMBER as ANY_NUMBER
 from afina.server.json_shapes import TEXT as ANY_TEXT
-from afina.server.json_shapes import Shape, about, array, by_name
+from afina.server.json_shapes import YES_OR_NO, Shape, about, array, by_name, record
 from afina.server.versions.shadow_counts import AnswerDifference
 
 _PROBABILITIES = about(by_name(ANY_NUMBER), "the probability of each label, by its name")
+
+ANSWERED: Shape = about(
+    YES_OR_NO,
+    "false: the adapter is not sure enough, and the other fields are its best guess. Only of adapters that abstain",
+)
+"""JSON Schema of the field `answered`, which only the answers of adapters that abstain have."""
+
+NOT_ANSWERED = "(not answered)"
+"""The label of a text that is not answered, in protocols whose answers are only lists of labels and scores."""
+
+RANKED_SCORES = array(
+    record(
+        {
+            "label": about(ANY_TEXT, f"name of the label; {NOT_ANSWERED} comes first if the adapter does not answer"),
+            "score": about(ANY_NUMBER, "its probability"),
+        }
+    )
+)
+"""JSON Schema of an array of labels with scores, for several protocols."""
 
 
 class LabelScore(NamedTuple):
@@ -49,16 +68,22 @@ class TensorType(NamedTuple):
         return [texts] if self.width is None else [texts, self.width]
 
 
+ANSWERED_TENSOR = TensorType("answered", "BOOL")
+"""The output tensor of adapters that abstain; false: the adapter is not sure enough, and the others are its guess."""
+
+
 class AnswerFormat(ABC):
     """The base class of formats; a format writes the answers of one kind of task, such as single-label classification.
 
     Attributes:
         fields: JSON Schema of the fields of an answer that `afina predict` prints.
+        optional_fields: JSON Schema of the fields that only the answers of some adapters have.
         function: the function from logits to scores, by its name in the Hugging Face API, such as "softmax".
         streams: whether the server can send an answer in pieces while the model generates it.
     """
 
     fields: ClassVar[Mapping[str, Shape]]
+    optional_fields: ClassVar[Mapping[str, Shape]] = {}
     function: ClassVar[str]
     streams: ClassVar[bool] = False
 
@@ -74,17 +99,44 @@ class AnswerFormat(ABC):
         """Return the label of an answer: by default the label with the highest score."""
         return max(self.scores(objective, one), key=lambda each: each.score).label
 
+    def ranked(self, objective: Objective, one: Prediction, *, raw: bool = False) -> Sequence[LabelScore]:
+        """Return the score of each label, the highest first, for protocols without a field for texts not answered.
+
+        The list for a text that is not answered begins with a further entry, the label `NOT_ANSWERED`. The score of
+        this entry is 1, or of logits the highest logit, so that no label has a higher score.
+
+        Args:
+            raw: whether the scores are logits instead of probabilities.
+        """
+        scores = (self.raw_scores if raw else self.scores)(objective, one)
+        ordered = sorted(scores, key=lambda each: -each.score)
+        if one.is_answered:
+            return ordered
+        name = NOT_ANSWERED
+        while name in objective.label_names:
+            name = f"({name})"
+        return [LabelScore(name, ordered[0].score if raw else 1.0), *ordered]
+
     @abstractmethod
     def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
         """Return what the server's web page shows for an answer: words, and label scores in descending order."""
 
-    @abstractmethod
     def tensor_types(self, objective: Objective) -> Sequence[TensorType]:
         """Return the name, data type and shape of each output tensor for a task in the Open Inference Protocol."""
+        return [*self._tensor_types(objective), *([ANSWERED_TENSOR] if objective.abstain_below is not None else [])]
 
-    @abstractmethod
     def tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
         """Return the values of each output tensor for several predictions, in row-major order."""
+        answered = [[one.is_answered for one in several]] if objective.abstain_below is not None else []
+        return [*self._tensors(objective, several), *answered]
+
+    @abstractmethod
+    def _tensor_types(self, objective: Objective) -> Sequence[TensorType]:
+        """Return the output tensors of this kind of task, without the tensor `answered`."""
+
+    @abstractmethod
+    def _tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
+        """Return the values of the tensors that `_tensor_types` lists."""
 
     @abstractmethod
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
@@ -93,6 +145,8 @@ class AnswerFormat(ABC):
 
 class _ByLabel(AnswerFormat):
     """The base class of the answer formats that have a probability for each label."""
+
+    optional_fields: ClassVar[Mapping[str, Shape]] = {"answered": ANSWERED}
 
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
         return [LabelScore(*each) for each in one.answer["probabilities"].items()]
@@ -119,10 +173,10 @@ class _Classes(_ByLabel):
     def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
         return [self.label(objective, one)], self._ranked(objective, one)
 
-    def tensor_types(self, objective: Objective) -> Sequence[TensorType]:
+    def _tensor_types(self, objective: Objective) -> Sequence[TensorType]:
         return TensorType("label", "BYTES"), TensorType("probabilities", "FP32", objective.width)
 
-    def tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
+    def _tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
         return [self.label(objective, one) for one in several], self._probabilities(objective, several)
 
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
@@ -143,10 +197,10 @@ class _Labels(_ByLabel):
     def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
         return one.answer["labels"], self._ranked(objective, one)
 
-    def tensor_types(self, objective: Objective) -> Sequence[TensorType]:
+    def _tensor_types(self, objective: Objective) -> Sequence[TensorType]:
         return TensorType("labels", "BOOL", objective.width), TensorType("probabilities", "FP32", objective.width)
 
-    def tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
+    def _tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
         decoded = objective.decode(Predictions(np.stack([one.outputs for one in several])))
         return decoded.astype(bool).ravel().tolist(), self._probabilities(objective, several)
 
@@ -175,10 +229,10 @@ class _Number(AnswerFormat):
     def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
         return [f"{one.answer['value']:.4g}"], ()
 
-    def tensor_types(self, objective: Objective) -> Sequence[TensorType]:
+    def _tensor_types(self, objective: Objective) -> Sequence[TensorType]:
         return [TensorType("value", "FP64")]
 
-    def tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
+    def _tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
         return [[one.answer["value"] for one in several]]
 
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
@@ -199,10 +253,10 @@ class _Text(AnswerFormat):
     def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
         return [str(one.answer["answer"])], ()
 
-    def tensor_types(self, objective: Objective) -> Sequence[TensorType]:
+    def _tensor_types(self, objective: Objective) -> Sequence[TensorType]:
         return [TensorType("answer", "BYTES")]
 
-    def tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
+    def _tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
         return [[one.answer["answer"] for one in several]]
 
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
@@ -231,5 +285,7 @@ def compared(current: Prediction | GeneratedText, candidate: Prediction | Genera
     if kind != other:
         named = [OBJECTIVES[one].column for one in (kind, other)]
         raise problems.KINDS_DIFFER(found=named[1], expected=named[0])
-    said = [{"answer": one.text} if isinstance(one, GeneratedText) else one.answer for one in (current, candidate)]
-    return ANSWER_FORMATS[kind].compared(*said)
+    both = (current, candidate)
+    said = [{"answer": one.text} if isinstance(one, GeneratedText) else one.answer for one in both]
+    answered = [isinstance(one, GeneratedText) or one.is_answered for one in both]
+    return ANSWER_FORMATS[kind].compared(*said)._replace(by_current=answered[0], by_shadow=answered[1])

@@ -435,9 +435,16 @@ class Core:
             if accepted.compared:
                 answered = partial(self.metrics.versions.answered, accepted.receipt.version, meter.now())
                 work.future.add_done_callback(answered)
+            if accepted.objective.abstain_below is not None:
+                work.future.add_done_callback(partial(self._count_abstention, accepted.receipt.version))
         if accepted.shadowed is not None:
             self.shadows.follow(accepted.shadowed, accepted)
         return accepted.futures
+
+    def _count_abstention(self, version: str, computed: Future[Any]) -> None:
+        outcome = None if computed.cancelled() or computed.exception() else computed.result()
+        if isinstance(outcome, Prediction):
+            self.metrics.abstaining.count(version, answered=outcome.is_answered)
 
 
 def _give_back(accepted: AcceptedRequest, number: int, work: Work, answered: Future[Any]) -> None:

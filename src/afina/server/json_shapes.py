@@ -43,7 +43,3 @@ def either(*shapes: Shape) -> Shape:
 def one_of(*values: object) -> Shape:
     """Return the schema of a value from a fixed set."""
     return {"enum": [*values]}
-
-
-RANKED_SCORES = array(record({"label": about(TEXT, "name of the label"), "score": about(NUMBER, "its probability")}))
-"""JSON Schema of an array of labels with scores, for several protocols."""

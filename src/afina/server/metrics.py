@@ -1,7 +1,7 @@
 """Prometheus metrics of a server, and each client's throughput in the last five seconds.
 
-The number of label values is bounded. Label values are clients with API keys, versions that cannot be served, and
-versions of models with a canary. Texts and model names from requests are never label values.
+The number of label values is bounded. Label values are clients with API keys, versions that cannot be served,
+versions of models with a canary, and versions that abstain. Texts and model names from requests are never label values.
 """
 
 from __future__ import annotations
@@ -114,6 +114,25 @@ class ClientUsage:
         return client
 
 
+class AbstainingUsage:
+    """Counts of clients' texts for versions that abstain, by whether the version answered the text."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._known: set[str] = set()
+        self._texts = Counter(
+            "afina_abstaining_texts",
+            "Texts for versions that abstain, by whether they were answered: yes or no.",
+            ("version", "answered"),
+            registry=registry,
+        )
+
+    def count(self, version: str, *, answered: bool) -> None:
+        if version not in self._known and len(self._known) >= CLIENTS:
+            version = OTHERS
+        self._known.add(version)
+        self._texts.labels(version, "yes" if answered else "no").inc()
+
+
 class VersionUsage:
     """Counts and durations of answers, for each canary version and for the version in production of the same model."""
 
@@ -202,6 +221,7 @@ class Metrics:
         )
         self.usage = ClientUsage(here)
         self.versions = VersionUsage(here)
+        self.abstaining = AbstainingUsage(here)
         self.switches = Counter("afina_switches", "References that now point to another version.", registry=here)
 
     def computed(self, batch: ComputedBatch) -> None:

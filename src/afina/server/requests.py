@@ -119,13 +119,13 @@ class ServedAnswer:
         return (written.raw_scores if raw else written.scores)(self.objective, self.prediction)
 
     def ranked(self, *, raw: bool = False, most: int | None = None) -> Sequence[dict[str, object]]:
-        """Return labels and their scores as JSON values, with the highest score first.
+        """Return labels and their scores as JSON values, with the highest score first (`AnswerFormat.ranked`).
 
         Args:
             raw: whether the scores are logits instead of probabilities.
-            most: the largest number of labels to return. None: all labels.
+            most: the largest number of entries to return. None: all entries.
         """
-        ordered = sorted(self.scores(raw=raw), key=lambda one: -one.score)
+        ordered = ANSWER_FORMATS[self.objective.kind].ranked(self.objective, self.prediction, raw=raw)
         return [one._asdict() for one in ordered[:most]]
 
     @property

@@ -84,12 +84,22 @@ class AdapterKind(ABC):
         return ""
 
     @abstractmethod
-    def changes(self, first: Answered, second: Answered) -> Changes:
-        """Return how many predictions of two adapters for the same texts differ, and by how much."""
+    def changes(self, first: Answered, second: Answered, both: np.ndarray) -> Changes:
+        """Return how many predictions of two adapters for the same texts differ, and by how much.
+
+        `both`: whether both adapters answer a text, bool [N]; only these texts count.
+        """
 
     @abstractmethod
-    def changed(self, first: Answered, second: Answered) -> Sequence[int]:
-        """Return the indices of the texts for which two adapters' predictions differ, the most important first."""
+    def changed(self, first: Answered, second: Answered, both: np.ndarray) -> Sequence[int]:
+        """Return the indices of the texts for which two adapters' predictions differ, the most important first.
+
+        `both`: as in `changes`.
+        """
+
+    @abstractmethod
+    def right(self, answered: Answered) -> np.ndarray:
+        """Return whether each prediction is right, bool [N]."""
 
     @abstractmethod
     def json_value(self, value: Any, names: Sequence[str]) -> Any:
@@ -101,13 +111,16 @@ class _ByLabel(AdapterKind):
 
     by_label = True
 
-    def changes(self, first: Answered, second: Answered) -> Changes:
-        return _counted(_right(first), _right(second), _flipped(first, second))
+    def changes(self, first: Answered, second: Answered, both: np.ndarray) -> Changes:
+        return _counted(_right(first), _right(second), _flipped(first, second) & both)
 
-    def changed(self, first: Answered, second: Answered) -> Sequence[int]:
+    def changed(self, first: Answered, second: Answered, both: np.ndarray) -> Sequence[int]:
         """Return the indices of the texts whose predictions differ; texts that were right and are wrong come first."""
-        lost = _right(first) & ~_right(second)
-        return sorted(map(int, np.flatnonzero(_flipped(first, second))), key=lambda index: (not lost[index], index))
+        lost, flipped = _right(first) & ~_right(second), _flipped(first, second) & both
+        return sorted(map(int, np.flatnonzero(flipped)), key=lambda index: (not lost[index], index))
+
+    def right(self, answered: Answered) -> np.ndarray:
+        return _right(answered)
 
 
 class _Classes(_ByLabel):
@@ -134,12 +147,15 @@ class _Number(AdapterKind):
     labels = "A number for each text:"
     by_label = False
 
-    def changes(self, first: Answered, second: Answered) -> Changes:
-        return Changes(mean_change=float(_size(first, second).mean()))
+    def changes(self, first: Answered, second: Answered, both: np.ndarray) -> Changes:
+        return Changes(mean_change=float(_size(first, second)[both].mean()))
 
-    def changed(self, first: Answered, second: Answered) -> Sequence[int]:
+    def right(self, answered: Answered) -> np.ndarray:
+        return _right(answered)
+
+    def changed(self, first: Answered, second: Answered, both: np.ndarray) -> Sequence[int]:
         """Return the indices of the texts whose predicted numbers differ, the largest differences first."""
-        size = _size(first, second)
+        size = np.where(both, _size(first, second), 0)
         return [int(index) for index in np.argsort(-size, kind="stable") if size[index] > 0]
 
     def json_value(self, value: Any, names: Sequence[str]) -> Any:
@@ -193,13 +209,17 @@ class _Text(AdapterKind):
             )
         )
 
-    def changes(self, first: Answered, second: Answered) -> Changes:
-        return _counted(_among(first), _among(second), first.answers != second.answers)
+    def changes(self, first: Answered, second: Answered, both: np.ndarray) -> Changes:
+        return _counted(_among(first), _among(second), (first.answers != second.answers) & both)
 
-    def changed(self, first: Answered, second: Answered) -> Sequence[int]:
+    def changed(self, first: Answered, second: Answered, both: np.ndarray) -> Sequence[int]:
         """Return the indices of texts to which two adapters give different answers, largest loss of token F1 first."""
-        gain = token_f1_values(second) - token_f1_values(first)
-        return sorted(map(int, np.flatnonzero(first.answers != second.answers)), key=lambda index: (gain[index], index))
+        gain, flipped = token_f1_values(second) - token_f1_values(first), (first.answers != second.answers) & both
+        return sorted(map(int, np.flatnonzero(flipped)), key=lambda index: (gain[index], index))
+
+    def right(self, answered: Answered) -> np.ndarray:
+        """Return whether each answer equals one of its text's references, bool [N]."""
+        return _among(answered)
 
     def json_value(self, value: Any, names: Sequence[str]) -> Any:
         return value if isinstance(value, str) else list(value)
@@ -212,7 +232,7 @@ def _counted(before: np.ndarray, after: np.ndarray, flipped: np.ndarray) -> Chan
         before, after: whether each prediction of the first and of the second adapter is right, bool [N].
         flipped: whether the two predictions differ, bool [N].
     """
-    kinds = (flipped, before & ~after, ~before & after, flipped & ~before & ~after)
+    kinds = (flipped, flipped & before & ~after, flipped & ~before & after, flipped & ~before & ~after)
     return Changes(*(int(each.sum()) for each in kinds))
 
 

@@ -123,8 +123,8 @@ def flips_between(
     asked = [objectives.make(one.manifest.label_names, one.manifest.objective) for one in pair]
     _check_alike(asked, texts, names)
     headline = METRICS[metric_for(asked[0], metric)]
-    one, other = _answers(pair, asked, texts, backbone)
-    found = compare_answers(one, other, texts, asked[0].kind, headline, names, most)
+    (one, other), answers = zip(*_answers(pair, asked, texts, backbone), strict=True)
+    found = compare_answers(one, other, texts, asked[0].kind, headline, names, most, answers)
     if first.digest != second.digest:
         return found
     same = f"{found.names[0]} and {found.names[1]} are the same adapter, {first.digest[:19]}."
@@ -151,10 +151,13 @@ def _check_alike(asked: list[Objective], texts: EvaluationSet, names: tuple[str,
             raise problems.LABELS_OF_TEXTS_DIFFER(texts=texts.where, _differences="; ".join(said), where=name)
 
 
-def _answers(pair: list[Adapter], asked: list[Objective], texts: EvaluationSet, address: str | None) -> list[Answered]:
-    """Return the predictions of each adapter, with labels in the order of `texts.label_names`.
+def _answers(
+    pair: list[Adapter], asked: list[Objective], texts: EvaluationSet, address: str | None
+) -> list[tuple[Answered, np.ndarray | None]]:
+    """Return the predictions of each adapter, with labels in the order of `texts.label_names`, and its abstentions.
 
-    A backbone that both adapters share is hashed once.
+    The abstentions say whether each text is left unanswered, bool [N]; None: the adapter answers every text. A
+    backbone that both adapters share is hashed once.
     """
     from afina.predicting.predictor import backbone_of
 
@@ -166,7 +169,8 @@ def _answers(pair: list[Adapter], asked: list[Objective], texts: EvaluationSet, 
         key = None if adapter.vocabulary is not None else given or adapter.manifest.backbone
         if key not in opened:
             opened[key] = backbone_of(adapter, given)
-        found.append(_answered(objective, _predictions(adapter, opened[key], texts), texts))
+        predictions = _predictions(adapter, opened[key], texts)
+        found.append((_answered(objective, predictions, texts), objective.abstentions(predictions)))
     return found
 
 
@@ -244,6 +248,38 @@ class Flip:
 
 
 @dataclass(frozen=True)
+class AnsweredTexts:
+    """How many of the same texts two adapters answer, of which at least one abstains.
+
+    Attributes:
+        both: texts that both adapters answer.
+        only_first: texts that only the first adapter answers.
+        only_second: texts that only the second adapter answers.
+        neither: texts that neither adapter answers.
+        wrong: for each adapter, the number of texts that it answers wrongly.
+    """
+
+    both: int
+    only_first: int
+    only_second: int
+    neither: int
+    wrong: tuple[int, int]
+
+    @classmethod
+    def of(cls, first: np.ndarray, second: np.ndarray, right: tuple[np.ndarray, np.ndarray]) -> AnsweredTexts:
+        """Count texts, by whether each adapter answers them and whether its predictions are right, bool [N] each."""
+        parts = (first & second, first & ~second, ~first & second, ~first & ~second)
+        both, only_first, only_second, neither = (int(part.sum()) for part in parts)
+        wrong = int((first & ~right[0]).sum()), int((second & ~right[1]).sum())
+        return cls(both, only_first, only_second, neither, wrong)
+
+    @property
+    def answered(self) -> tuple[int, int]:
+        """The number of texts that each adapter answers."""
+        return self.both + self.only_first, self.both + self.only_second
+
+
+@dataclass(frozen=True)
 class Flips:
     """The comparison of two adapters' predictions for the same texts.
 
@@ -265,6 +301,8 @@ class Flips:
         texts: the labelled texts.
         same: a sentence that says that both are the same adapter; "" if they are not.
         undefined: why the metric is undefined on these texts; "" if it is defined.
+        answered: how many texts each adapter answers. Only texts that both answer count as flips, while metric and
+            comparison are of the predictions for all texts. None: both adapters answer every text.
     """
 
     names: tuple[str, str]
@@ -282,6 +320,7 @@ class Flips:
     texts: EvaluationSet
     same: str = ""
     undefined: str = ""
+    answered: AnsweredTexts | None = None
 
     @property
     def verdict(self) -> str:
@@ -305,6 +344,7 @@ class Flips:
             **{key: getattr(made, key) if made else None for key in compared},
             **({"difference": 0.0} if self.same else {}),
             **({"unmeasured": list(self.texts.unmeasured)} if self.texts.unmeasured else {}),
+            **({} if self.answered is None else {"answered": asdict(self.answered)}),
             "repeated": self.texts.repeated,
             "verdict": self.verdict,
             "words": self.words,
@@ -314,13 +354,21 @@ class Flips:
 
 
 def compare_answers(
-    one: Answered, other: Answered, texts: EvaluationSet, kind: str, headline: Metric, names: tuple[str, str], most: int
+    one: Answered,
+    other: Answered,
+    texts: EvaluationSet,
+    kind: str,
+    headline: Metric,
+    names: tuple[str, str],
+    most: int,
+    abstentions: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> Flips:
     """Compare the predictions of two adapters for the same texts.
 
     Args:
         headline: the metric of the comparison.
         most: the largest number of changed predictions that are returned with their texts.
+        abstentions: for each adapter, whether each text is left unanswered, bool [N]. None: every text is answered.
     """
     called = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
     assert headline.values is not None  # `metric_for` refuses other metrics
@@ -328,23 +376,30 @@ def compare_answers(
     undefined = " and ".join(name for name in called if np.isnan(values[name]).any())
     margin = headline.margin(texts.split.labels)
     asked = ADAPTER_KINDS[kind]
+    first, second = (np.ones(len(texts.split), bool) if each is None else ~each for each in abstentions)
+    answered = None
+    if any(each is not None for each in abstentions):
+        answered = AnsweredTexts.of(first, second, (asked.right(one), asked.right(other)))
     return Flips(
         names=called,
         kind=kind,
         metric=headline.name,
         figures=(headline.value(one), headline.value(other)),
         examples=len(texts.split),
-        **asked.changes(one, other)._asdict(),
+        **asked.changes(one, other, first & second)._asdict(),
         comparison=None if undefined else compare(values, metric=headline, margin=margin)[0],
-        rows=tuple(_rows(one, other, texts, asked, most)),
+        rows=tuple(_rows(one, other, first & second, texts, asked, most)),
         texts=texts,
+        answered=answered,
         undefined=undefined and f"{headline.words} is undefined for {undefined}: the metric needs {headline.needs}.",
     )
 
 
-def _rows(one: Answered, other: Answered, texts: EvaluationSet, kind: AdapterKind, most: int) -> Iterator[Flip]:
+def _rows(
+    one: Answered, other: Answered, both: np.ndarray, texts: EvaluationSet, kind: AdapterKind, most: int
+) -> Iterator[Flip]:
     split: Split = texts.split
-    for index in kind.changed(one, other)[:most]:
+    for index in kind.changed(one, other, both)[:most]:
         label, before, after = (
             kind.json_value(found[index], texts.label_names) for found in (split.labels, one.answers, other.answers)
         )

@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope
 
 from afina import meter
+from afina.engine.mixed_batches import Prediction
 from afina.errors import AfinaError
 from afina.predicting.reading import Truncation
 from afina.server.core import LOADING, Core
@@ -48,6 +49,9 @@ LEFT = "afina.left"
 
 The flag is needed while a response is sent and nothing is read from the connection.
 """
+
+UNANSWERED = "afina.unanswered"
+"""The key, in a request's ASGI scope, of the number of texts that adapters did not answer since they were not sure."""
 
 Arguments = ParamSpec("Arguments")
 Found = TypeVar("Found")
@@ -266,6 +270,16 @@ class ClientCall:
         (found,) = await self.together([self.asks(model, texts, truncation=truncation)], check)
         return found
 
+    def answer_of(self, accepted: AcceptedRequest, index: int, outcome: Prediction | AfinaError) -> ServedAnswer:
+        """Return the answer to text `index` of an accepted request, and count texts not answered for the log.
+
+        Raises an `outcome` that is an error.
+        """
+        found = accepted.answer(index, outcome)
+        if not found.prediction.is_answered:
+            self.request.scope[UNANSWERED] = self.request.scope.get(UNANSWERED, 0) + 1
+        return found
+
     def answered(self, content: Any, found: Sequence[ServedAnswer]) -> Response:
         """Return a JSON response with `content`, and with the receipt of the first answer in a header."""
         return JSONResponse(content, headers={RECEIPT: str(found[0].receipt)})
@@ -280,7 +294,7 @@ class ClientCall:
             flat = asyncio.gather(*(asyncio.wrap_future(future) for one in accepted for future in one.futures))
             computed: list[Any] = await self._awaited(flat, self.core.settings.timeout + SPARE)
             outcomes = iter(computed)
-            return [[one.answer(index, next(outcomes)) for index in range(len(one.texts))] for one in accepted]
+            return [[self.answer_of(one, index, next(outcomes)) for index in range(len(one.texts))] for one in accepted]
         finally:
             for one in accepted:
                 one.close()
@@ -296,7 +310,7 @@ class ClientCall:
                 (accepted,) = await self.begin([request])
                 try:
                     outcomes = await asyncio.gather(*map(asyncio.wrap_future, accepted.futures))
-                    return [accepted.answer(index, outcome) for index, outcome in enumerate(outcomes)]
+                    return [self.answer_of(accepted, index, outcome) for index, outcome in enumerate(outcomes)]
                 finally:
                     accepted.close()
             except (AfinaError, TimeoutError) as error:

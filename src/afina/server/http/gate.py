@@ -20,6 +20,7 @@ from afina.errors import Busy
 from afina.server import logs_and_traces
 from afina.server.core import Core
 from afina.server.http import encodings
+from afina.server.http.calls import UNANSWERED
 from afina.server.http.refusals import GONE, Refusal, error_response
 from afina.server.logs_and_traces import RareLine, TracedRequest
 from afina.server.routes import ALWAYS, DESCRIPTION, REQUEST_ID, Route, id_of, route_of
@@ -319,6 +320,7 @@ class Gate:
             seconds=round(seconds, 6),
             client=key.client,
             key=key.id,
+            **({"unanswered": scope[UNANSWERED]} if UNANSWERED in scope else {}),
         )
 
     def _note_stranger(self, scope: Scope, path: str, status: int) -> None:

@@ -170,7 +170,7 @@ class Bulk(Response):
                 raise Refusal(422, "invalid", "`model` is missing. Give it in the line or in the query.")
             accepted = await self._accepted(self._call.asks(model, [Text(body.text, body.pair)]))
             try:
-                return answered(accepted.answer(0, await self._outcome(accepted)))
+                return answered(self._call.answer_of(accepted, 0, await self._outcome(accepted)))
             finally:
                 accepted.close()
         except Exception as error:  # noqa: BLE001 - any error becomes the answer to its line; other lines go on

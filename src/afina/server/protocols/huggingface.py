@@ -1,8 +1,9 @@
 """Two protocols of Hugging Face: text-embeddings-inference (`POST /predict`), and the Hub's text-classification task.
 
 The field `inputs` of `/predict` is a text, a pair of texts in an array, or an array of arrays with one or two texts.
-The labels of a response are in descending order of their scores. The field `model` of `/predict` is an addition of
-afina, because text-embeddings-inference serves only one model.
+The labels of a response are in descending order of their scores. If an adapter does not answer a text, since it is not
+sure enough, the list of the text's labels begins with the label `NOT_ANSWERED`. The field `model` of `/predict` is an
+addition of afina, because text-embeddings-inference serves only one model.
 
 `POST /models/CLIENT/TASK` is the Hub's text-classification task. huggingface_hub's `InferenceClient` sends requests to
 `/models/CLIENT/TASK` if its `model` is the URL of this route. Clients of the Hub read the first element of the
@@ -21,13 +22,13 @@ from pydantic import Field
 from afina import __version__
 from afina.predicting.reading import Truncation
 from afina.server import problems, routes
-from afina.server.answer_formats import ANSWER_FORMATS
+from afina.server.answer_formats import ANSWER_FORMATS, NOT_ANSWERED, RANKED_SCORES
 from afina.server.core import Core
 from afina.server.http.bodies import Array, Body, Readable, Texts
 from afina.server.http.calls import Called
 from afina.server.http.refusals import Refusal
 from afina.server.http.routing import ProtocolRouter
-from afina.server.json_shapes import COUNT, RANKED_SCORES, TEXT, YES_OR_NO, about, array, either, one_of, record
+from afina.server.json_shapes import COUNT, TEXT, YES_OR_NO, about, array, either, one_of, record
 from afina.server.protocols.openai_bodies import STOPS
 from afina.server.requests import AcceptedRequest, Text
 
@@ -107,7 +108,11 @@ CLASSIFICATION_ANSWER = array(RANKED_SCORES)
 class Parameters(Body):
     """The options of a text-classification request."""
 
-    top_k: int | None = Field(None, ge=1, description="return the labels with the top_k highest scores; default: all")
+    top_k: int | None = Field(
+        None,
+        ge=1,
+        description=f"return the top_k entries with the highest scores, of which {NOT_ANSWERED} is one; default: all",
+    )
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = Field(
         None, description="function from logits to scores; none: return logits; default: the function of the model"
     )

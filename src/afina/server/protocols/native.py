@@ -93,7 +93,9 @@ _ANSWERED = {
     "truncated": about(YES_OR_NO, "whether the text was cut to the length that the model reads"),
     "receipt": about(_RECEIPT, "what computed the answer: version, digests and dtype"),
 }
-_BY_KIND = [record({**_ANSWERED, **one.fields}) for one in ANSWER_FORMATS.values()]
+_BY_KIND = [
+    record({**_ANSWERED, **one.fields, **one.optional_fields}, *one.optional_fields) for one in ANSWER_FORMATS.values()
+]
 TASKS_ANSWER = record({"results": about(array(either(*_BY_KIND)), "one answer per model, in the order of `models`")})
 ALIAS_ANSWER = record(
     {
@@ -107,14 +109,21 @@ ALIAS_ANSWER = record(
 )
 _ENDS = either(array(NUMBER), NOTHING)
 _COUNTED = {
-    "texts": about(COUNT, "texts that both versions answered"),
-    "flips": about(either(COUNT, NOTHING), "texts with another label, or another set of labels; null for numbers"),
+    "texts": about(COUNT, "texts that both versions computed"),
+    "flips": about(
+        either(COUNT, NOTHING), "texts that both answered with different labels, or sets of labels; null for numbers"
+    ),
     "drift": about(NUMBER, "mean difference, shadow minus production, of the label's probability, or of the number"),
     "scatter": about(NUMBER, "sum of squared deviations from the drift"),
-    "faults": about(COUNT, "texts that only the production version answered"),
+    "faults": about(COUNT, "texts for which the shadow failed"),
+    "only_current": about(COUNT, "texts that only the production version answered, as the shadow abstained"),
+    "only_shadow": about(COUNT, "texts that only the shadow answered, as the production version abstained"),
+    "unanswered": about(COUNT, "texts that neither version answered"),
 }
 _STATE = {
-    "flip_rate": about(either(NUMBER, NOTHING), "flips divided by texts; null for numbers or without texts"),
+    "flip_rate": about(
+        either(NUMBER, NOTHING), "flips divided by the texts that both answered; null for numbers or without such texts"
+    ),
     "flip_interval": about(_ENDS, "95 % confidence interval of the flip rate (Wilson), low and high"),
     "drift_interval": about(_ENDS, "95 % confidence interval of the drift, low and high; null for less than two texts"),
     "left_out": about(COUNT, "texts not given to the shadow: it was not in memory, or the queue was too full"),

@@ -45,6 +45,8 @@ TERMS: dict[str, str] = {
     "`production` points to the version that answers. Without this alias, the newest version answers.",
     "receipt": "The version, the precision and the settings that wrote a text, without the text. `afina replay` writes "
     "the text again from its receipt.",
+    "not answered": "An adapter that was trained with `--abstain-error` answers only if it is sure enough. Otherwise "
+    "the page shows its best guess.",
     "cut": "An adapter reads a limited number of tokens. The part of the text beyond this limit has no influence on "
     "the answer.",
     "Requests/s": "HTTP requests of your client per second.",
@@ -66,6 +68,7 @@ class Card:
         labels: the answer in words: one label, several labels, or a number.
         scores: the labels with their probabilities, the highest first; empty for regression.
         cut: whether the text was truncated to the adapter's maximum length.
+        answered: whether the adapter is sure enough to answer; if not, `labels` is its best guess.
         problem: why there is no answer. None: there is an answer.
         model: the version whose generated answer the page's script requests as a stream. None: the answer is in
             `labels`.
@@ -77,6 +80,7 @@ class Card:
     labels: Sequence[str] = ()
     scores: Sequence[LabelScore] = ()
     cut: bool = False
+    answered: bool = True
     problem: str | None = None
     model: str | None = None
 
@@ -221,7 +225,8 @@ def _card(one: NameSummary, found: Sequence[ServedAnswer] | Refusal) -> Card:
     (answer,) = found
     number = int(answer.receipt.version.rpartition("@")[2])
     said, ranked = ANSWER_FORMATS[answer.objective.kind].on_the_page(answer.objective, answer.prediction)
-    return Card(one.name, number, _aliases(one, number), said, ranked, answer.prediction.truncated)
+    made = answer.prediction
+    return Card(one.name, number, _aliases(one, number), said, ranked, made.truncated, made.is_answered)
 
 
 def _aliases(one: NameSummary, number: int) -> Sequence[str]:

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from afina.predicting.reading import Truncation
 from afina.server import problems, routes
+from afina.server.answer_formats import ANSWERED
 from afina.server.http.bodies import Array, Body, Readable, Texts
 from afina.server.http.calls import Called
 from afina.server.http.routing import ProtocolRouter
@@ -31,7 +32,9 @@ _LABELLED = record(
         "label": about(TEXT, "the label with the highest probability"),
         "probs": about(array(NUMBER), "probabilities, or logits, in the adapter's order of labels"),
         "num_classes": about(COUNT, "number of labels"),
-    }
+        "answered": ANSWERED,
+    },
+    "answered",
 )
 _USAGE = record(
     {
@@ -144,7 +147,8 @@ def answered(body: Classify, answers: Sequence[ServedAnswer], request: str, crea
     data = []
     for index, one in enumerate(answers):
         found = [score.score for score in one.scores(raw=body.use_activation is False)]
-        data.append({"index": index, "label": one.label, "probs": found, "num_classes": len(found)})
+        answered = {"answered": one.prediction.is_answered} if one.objective.abstain_below is not None else {}
+        data.append({"index": index, "label": one.label, "probs": found, "num_classes": len(found), **answered})
     tokens = sum(one.tokens for one in answers)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
     head = {"id": f"classify-{request}", "object": "list", "created": created, "model": body.model}

@@ -20,20 +20,26 @@ class AnswerDifference(NamedTuple):
     Attributes:
         flipped: Whether the labels (or the generated texts) differ. None for regression.
         drift: The difference in probability (or in the value), of which `ShadowCounts.drift` is the mean over texts.
+        by_current: Whether the production version is sure enough to answer; always true if it does not abstain.
+        by_shadow: Whether the shadow version is.
     """
 
     flipped: bool | None
     drift: float
+    by_current: bool = True
+    by_shadow: bool = True
 
 
 @dataclass(frozen=True)
 class ShadowCounts:
-    """Counts over the texts that both the production version and the shadow version answered.
+    """Counts over the texts that both the production version and the shadow version computed.
+
+    A version that abstains leaves texts unanswered, because it is not sure enough (`Objective.abstentions`).
 
     Attributes:
         texts: The number of texts that were compared.
-        flips: The number of texts to which the two versions gave different labels (or sets of labels, or generated
-            texts). None for regression.
+        flips: The number of texts that both versions answered, and to which they gave different labels (or sets of
+            labels, or generated texts). None for regression.
         drift: The mean over texts of the probability that the shadow version gives to a label, minus the probability
             that the production version gives to it. The label compared is the production version's label; for
             multi-label tasks, its most probable label. A label that the shadow version does not have has probability 0.
@@ -42,6 +48,9 @@ class ShadowCounts:
         faults: The number of texts for which the shadow version failed; only the production version answered them.
         left_out: The number of texts that the shadow version did not compute, because it was not in memory, the queue
             was full, or the time limit was past.
+        only_current: The number of texts that only the production version answered, as the shadow version abstains.
+        only_shadow: The number of texts that only the shadow version answered, as the production version abstains.
+        unanswered: The number of texts that neither version answered.
     """
 
     texts: int = 0
@@ -50,9 +59,22 @@ class ShadowCounts:
     scatter: float = 0.0
     faults: int = 0
     left_out: int = 0
+    only_current: int = 0
+    only_shadow: int = 0
+    unanswered: int = 0
 
     def seen(self, one: AnswerDifference) -> ShadowCounts:
-        return self.plus(ShadowCounts(1, None if one.flipped is None else int(one.flipped), one.drift))
+        flips = None if one.flipped is None else int(one.flipped and one.by_current and one.by_shadow)
+        return self.plus(
+            ShadowCounts(
+                1,
+                flips,
+                one.drift,
+                only_current=int(one.by_current and not one.by_shadow),
+                only_shadow=int(one.by_shadow and not one.by_current),
+                unanswered=int(not one.by_current and not one.by_shadow),
+            )
+        )
 
     def fault(self) -> ShadowCounts:
         return replace(self, faults=self.faults + 1)
@@ -77,16 +99,24 @@ class ShadowCounts:
             self.scatter + other.scatter + gap**2 * self.texts * other.texts / texts,
             self.faults + other.faults,
             self.left_out + other.left_out,
+            self.only_current + other.only_current,
+            self.only_shadow + other.only_shadow,
+            self.unanswered + other.unanswered,
         )
 
     @property
+    def both(self) -> int:
+        """The number of texts that both versions answered."""
+        return self.texts - self.only_current - self.only_shadow - self.unanswered
+
+    @property
     def flip_rate(self) -> float | None:
-        """The share of the texts to which the versions gave different labels. None for regression, or without texts."""
-        return None if self.flips is None or not self.texts else self.flips / self.texts
+        """The share of flips among the texts that both versions answered. None for regression, or without any."""
+        return None if self.flips is None or not self.both else self.flips / self.both
 
     @property
     def flip_interval(self) -> Interval | None:
-        return None if self.flips is None or not self.texts else wilson(self.flips, self.texts)
+        return None if self.flips is None or not self.both else wilson(self.flips, self.both)
 
     @property
     def drift_interval(self) -> Interval | None:
@@ -107,16 +137,18 @@ class ShadowCounts:
         try:
             flips = given["flips"]
             counts = [int(given[name]) for name in ("texts", "faults", "left_out")]
+            abstained = [int(given.get(name, 0)) for name in ("only_current", "only_shadow", "unanswered")]
             made = cls(
                 counts[0],
                 None if flips is None else int(flips),
                 float(given["drift"]),
                 float(given["scatter"]),
                 *counts[1:],
+                *abstained,
             )
         except (KeyError, TypeError, ValueError):
             made = None
-        if made is None or not isfinite(made.drift) or not 0 <= (made.flips or 0) <= made.texts:
+        if made is None or not isfinite(made.drift) or min(abstained) < 0 or not 0 <= (made.flips or 0) <= made.both:
             raise problems.COUNTS_MALFORMED()
         return made
 

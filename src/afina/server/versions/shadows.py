@@ -223,6 +223,8 @@ class Shadows:
             self._broke(status, current, error)
         else:
             kind = {None: "number", True: "flipped", False: "same"}[seen.flipped]
+            if not (seen.by_current and seen.by_shadow):
+                kind = "answered by one" if seen.by_current or seen.by_shadow else "unanswered"
             self._note(status, current, kind, lambda counts: counts.seen(seen))
         finally:
             with status.lock:

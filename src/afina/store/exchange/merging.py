@@ -131,4 +131,9 @@ def _notes(predictor: ModelPredictor) -> tuple[str, ...]:
     if objective.get("thresholds"):
         given = zip(manifest.label_names, objective["thresholds"], strict=True)
         notes.append(f"A text has a label from this probability on: {', '.join(f'{n} {at!r}' for n, at in given)}.")
+    if "abstain_below" in objective:
+        notes.append(
+            f"Leave a text unanswered if its confidence is below {objective['abstain_below']!r}. The confidence is the "
+            "highest probability; for several labels, the product of the probabilities of all decisions."
+        )
     return tuple(notes)

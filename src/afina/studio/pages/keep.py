@@ -127,6 +127,10 @@ class ShadowFacts:
     texts: int = 0
     flips: int | None = None
     flip_rate: float | None = None
+    both: int = 0
+    only_current: int = 0
+    only_shadow: int = 0
+    unanswered: int = 0
     interval: Sequence[float] = ()
 
 
@@ -274,6 +278,10 @@ def _shadow(number: int, found: Mapping[str, Any]) -> ShadowFacts:
         texts=counts.texts,
         flips=counts.flips,
         flip_rate=counts.flip_rate,
+        both=counts.both,
+        only_current=counts.only_current,
+        only_shadow=counts.only_shadow,
+        unanswered=counts.unanswered,
         interval=(ends.low, ends.high) if ends else (),
     )
 

@@ -116,6 +116,7 @@ class VersionAnswer:
 
     Attributes:
         labels: The answer in words: one label, several labels, a number or a text.
+        answered: Whether the version is sure enough to answer; if not, `labels` is its best guess.
         differs: Whether the answer differs from that of the version before.
         receipt: What computed the answer, as JSON for `afina replay`; empty if the server gave none.
         model: The version whose text the page's script streams; empty if the answer is here.
@@ -123,6 +124,7 @@ class VersionAnswer:
 
     title: str
     labels: Sequence[str] = ()
+    answered: bool = True
     chances: Sequence[LabelChance] = ()
     cut: bool = False
     differs: bool = False
@@ -437,11 +439,12 @@ def _answer(version: AskedVersion, found: Mapping[str, Any], before: Mapping[str
     return VersionAnswer(
         title=version.title,
         labels=said(found),
+        answered=is_answered(found),
         chances=[
             LabelChance(name, value, value - earlier[name] if name in earlier else None) for name, value in chances
         ],
         cut=bool(found.get("truncated")),
-        differs=before is not None and said(before) != said(found),
+        differs=before is not None and (said(before), is_answered(before)) != (said(found), is_answered(found)),
         receipt=json.dumps(found["receipt"]) if "receipt" in found else "",
     )
 
@@ -453,6 +456,11 @@ def said(answer: Mapping[str, Any]) -> list[str]:
     if "value" in answer:
         return [f"{answer['value']:.4g}"]
     return [str(answer.get("label", answer.get("answer", "")))]
+
+
+def is_answered(answer: Mapping[str, Any]) -> bool:
+    """Return whether the version is sure enough to answer; always true if it does not abstain."""
+    return bool(answer.get("answered", True))
 
 
 @router.answers("/{project}/try/completions", "POST")
@@ -540,13 +548,18 @@ def _compared(outputs: Sequence[Path]) -> FileAnswers:
     """Return the answers of several files of answers to the same texts."""
     texts, differing, different, same = 0, 0, list[FileRow](), list[FileRow]()
     for lines in _lines(outputs):
-        answers = [", ".join(said(line)) for line in lines]
+        answers = [_in_a_cell(line) for line in lines]
         row = FileRow(str(lines[0].get("text", "")), answers, len({*answers}) > 1)
         texts, differing = texts + 1, differing + row.differs
         kept = different if row.differs else same
         if len(kept) < ROWS:
             kept.append(row)
     return FileAnswers(texts, differing, [*different, *same][:ROWS], is_done=True)
+
+
+def _in_a_cell(answer: Mapping[str, Any]) -> str:
+    words = ", ".join(said(answer))
+    return words if is_answered(answer) else f"not answered (best guess: {words or 'none of the labels'})"
 
 
 def _lines(paths: Sequence[Path]) -> Iterator[list[dict[str, Any]]]:

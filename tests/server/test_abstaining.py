@@ -1,0 +1,229 @@
+"""Adapters that leave texts unanswered: each protocol says so, as `predict` does, and everything else is as before."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from huggingface_hub import TextClassificationOutputElement
+from jsonschema import Draft202012Validator
+
+from afina import Adapter, Backbone, Predictor
+from afina.engine.mixed_batches import Prediction
+from afina.models import objectives
+from afina.server.answer_formats import ANSWER_FORMATS, NOT_ANSWERED, compared
+from afina.server.protocols.page import Card, render_answers
+from afina.server.replay import replayed
+from afina.server.versions.shadow_counts import AnswerDifference, ShadowCounts
+from crowd import adapter
+from servers import TAGS, Served, logged, predictor, probed, serving
+
+TEXTS = [f"the {noun} was {word}." for noun in ("soup", "road", "sky") for word in ("bright", "late", "bad")]
+NAMES = ("acme/careful@1", "acme/careful_tags@1")
+
+
+def abstaining(backbone: Backbone, **given: Any) -> Adapter:
+    """An adapter that answers about half of TEXTS."""
+    settings = dict(given.pop("objective", {"kind": "classes", "temperature": 1.0}))
+    plain = Predictor.of(adapter(backbone, "lora", {"r": 2}, objective=settings, **given), backbone)
+    confidence = plain.objective.confidence(plain.predict(TEXTS)[0])
+    assert confidence is not None
+    below = float(np.sort(confidence)[len(TEXTS) // 2 - 1 :][:2].mean())
+    settings["abstain_below"] = below
+    return probed(adapter(backbone, "lora", {"r": 2}, objective=settings, **given), backbone)
+
+
+@pytest.fixture(scope="module")
+def careful(gpt2: Backbone, crowd: dict[str, Adapter], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Adapters with and without a threshold; `acme/reviews@1` has the weights of `acme/careful@1`."""
+    made = {
+        "acme/reviews@1": crowd["acme/reviews@1"],
+        "acme/careful@1": abstaining(gpt2, seed=1),
+        "acme/careful_tags@1": abstaining(gpt2, seed=3, **TAGS),
+    }
+    with serving(gpt2, made, tmp_path_factory.mktemp("careful")) as served:
+        yield served
+
+
+def near(found: Any, expected: Any) -> bool:
+    """Whether two answers are equal, with probabilities within the 1e-5 by which batches may differ."""
+    chances = expected["probabilities"]
+    return {**found, "probabilities": None} == {**expected, "probabilities": None} and found["probabilities"] == (
+        pytest.approx(chances, abs=1e-5)
+    )
+
+
+def tensor(*texts: str) -> dict[str, Any]:
+    return {"inputs": [{"name": "text", "shape": [len(texts)], "datatype": "BYTES", "data": [*texts]}]}
+
+
+def test_answers_of_several_models_and_lines_are_those_of_predict_in_mixed_batches(careful: Served) -> None:
+    names = [*NAMES, "acme/reviews@1"]
+    alone = {name: careful.alone(name, *TEXTS) for name in names}
+    for name in NAMES:
+        assert {one["answered"] for one in alone[name]} == {True, False}, "a case of both"
+    for index, text in enumerate(TEXTS):
+        found = careful.post("/tasks", {"text": text, "models": names}).json()["results"]
+        for one, name in zip(found, names, strict=True):
+            own = {key: one[key] for key in one if key not in ("model", "truncated", "receipt")}
+            assert near(own, alone[name][index])
+            assert ("answered" in one) == (name != "acme/reviews@1")
+    lines = [{"model": name, "text": text} for text in TEXTS for name in names]
+    content = "\n".join(map(json.dumps, lines)).encode()
+    answers = [
+        json.loads(line)
+        for line in careful.web.post("/bulk", content=content, headers=careful.auth()).text.split("\n")[:-1]
+    ]
+    for number, one in enumerate(answers):
+        expected = alone[names[number % 3]][number // 3]
+        assert near({key: one[key] for key in expected}, expected)
+
+
+def test_without_the_threshold_the_same_weights_answer_the_same(careful: Served) -> None:
+    for mine, plain in zip(
+        careful.alone("acme/careful@1", *TEXTS), careful.alone("acme/reviews@1", *TEXTS), strict=True
+    ):
+        assert {key: value for key, value in mine.items() if key != "answered"} == plain
+    assert careful.adapters["acme/careful@1"].digest != careful.adapters["acme/reviews@1"].digest
+
+
+def test_vllm_has_a_field(careful: Served) -> None:
+    for name in NAMES:
+        alone = careful.alone(name, *TEXTS)
+        found = careful.post("/classify", {"model": name, "input": TEXTS}).json()["data"]
+        assert [one["answered"] for one in found] == [one["answered"] for one in alone]
+        for one, other in zip(found, alone, strict=True):
+            assert one["probs"] == pytest.approx([*other["probabilities"].values()], abs=1e-5)
+    plain = careful.post("/classify", {"model": "acme/reviews", "input": TEXTS}).json()["data"]
+    assert all([*one] == ["index", "label", "probs", "num_classes"] for one in plain)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lists_of_labels_begin_with_a_label_of_its_own(careful: Served, name: str) -> None:
+    alone = careful.alone(name, *TEXTS)
+    batch = careful.post("/predict", {"inputs": [[text] for text in TEXTS], "model": name}).json()
+    hub = careful.post(f"/models/{name}", {"inputs": TEXTS}).json()
+    top = careful.post(f"/models/{name}", {"inputs": TEXTS, "parameters": {"top_k": 1}}).json()
+    for ranked in (batch, hub):
+        for one, expected in zip(ranked, alone, strict=True):
+            assert (one[0] == {"label": NOT_ANSWERED, "score": 1.0}) == (not expected["answered"])
+            scores = [each["score"] for each in one]
+            assert scores == sorted(scores, reverse=True)
+            own = {each["label"]: each["score"] for each in one if each["label"] != NOT_ANSWERED}
+            assert own == pytest.approx(expected["probabilities"], abs=1e-5)
+    said = [TextClassificationOutputElement.parse_obj_as_instance(one[0]).label for one in top]
+    assert [label == NOT_ANSWERED for label in said] == [not one["answered"] for one in alone]
+    raw = careful.post("/predict", {"inputs": [[text] for text in TEXTS], "model": name, "raw_scores": True}).json()
+    for one, expected in zip(raw, alone, strict=True):
+        assert (one[0]["label"] == NOT_ANSWERED) == (not expected["answered"])
+        assert one[0]["score"] == max(each["score"] for each in one)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_open_inference_protocol_has_a_further_tensor(careful: Served, name: str) -> None:
+    task = name.partition("@")[0]
+    expected = [one["answered"] for one in careful.alone(name, *TEXTS)]
+    path = f"/v2/models/{task}"
+    outputs = careful.post(f"{path}/infer", tensor(*TEXTS)).json()["outputs"]
+    assert [one["name"] for one in outputs][1:] == ["probabilities", "answered"]
+    assert outputs[2] == {"name": "answered", "shape": [len(TEXTS)], "datatype": "BOOL", "data": expected}
+    assert careful.get(path).json()["outputs"][2] == {"name": "answered", "datatype": "BOOL", "shape": [-1]}
+    asked = {"name": "answered", "parameters": {"binary_data": True}}
+    binary = careful.post(f"{path}/infer", {**tensor(*TEXTS), "outputs": [asked]})
+    length = int(binary.headers["Inference-Header-Content-Length"])
+    assert np.frombuffer(binary.content[length:], "?").tolist() == expected
+    assert [one["name"] for one in careful.get("/v2/models/acme/reviews").json()["outputs"]] == [
+        "label",
+        "probabilities",
+    ]
+
+
+def test_responses_are_as_described(careful: Served) -> None:
+    said = careful.get("/openapi.json").json()
+    bodies = {
+        "/tasks": {"text": TEXTS[0], "models": [*NAMES, "acme/reviews"]},
+        "/classify": {"model": NAMES[0], "input": TEXTS},
+        "/predict": {"model": NAMES[1], "inputs": [[text] for text in TEXTS]},
+    }
+    for path, body in bodies.items():
+        shape = said["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+        assert "answered" in json.dumps(shape), path
+        Draft202012Validator({**shape, "components": said.get("components", {})}).validate(
+            careful.post(path, body).json()
+        )
+
+
+def test_texts_that_are_not_answered_are_counted_by_version_and_in_the_log(
+    careful: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    expected = sum(not one["answered"] for one in careful.alone("acme/careful@1", *TEXTS))
+    figures = [f'afina_abstaining_texts_total{{answered="{one}",version="acme/careful@1"}}' for one in ("no", "yes")]
+    before = [careful.figure(one) for one in figures]
+    careful.post("/classify", {"model": "acme/careful", "input": TEXTS})
+    careful.post("/classify", {"model": "acme/reviews", "input": TEXTS})
+    after = [careful.figure(one) for one in figures]
+    assert [new - old for new, old in zip(after, before, strict=True)] == [expected, len(TEXTS) - expected]
+    assert "acme/reviews" not in careful.get("/metrics", "acme-admin").text
+    lines = [one for one in logged(caplog) if one["message"] == "request" and one["route"] == "/classify"]
+    assert [one.get("unanswered") for one in lines] == [expected, None]
+
+
+def test_the_page_shows_the_best_guess(careful: Served) -> None:
+    alone = dict(zip(TEXTS, careful.alone("acme/careful@1", *TEXTS), strict=True))
+    for answered in (True, False):
+        text = next(text for text, one in alone.items() if one["answered"] == answered)
+        page = careful.post("/page/answers", {"text": text}).text
+        (card,) = [one for one in page.split("<article") if "<h2>acme/careful</h2>" in one]
+        assert ("Not sure" in card) == (not answered)
+        assert f"<strong>{alone[text]['label']}</strong>" in card
+    assert "Not sure" not in render_answers([Card("acme/reviews", 1, [], ["good"])], 0)
+
+
+def test_a_receipt_gives_the_answer_again(careful: Served) -> None:
+    made = careful.adapters["acme/careful@1"]
+    for text in TEXTS:
+        found = careful.post("/tasks", {"text": text, "models": ["acme/careful"]}).json()["results"][0]
+        assert found["receipt"]["adapter"] == made.digest
+        assert replayed(predictor(made, careful.backbone), None, text)["answered"] == found["answered"]
+
+
+def test_a_label_of_the_same_name_is_another_one() -> None:
+    objective = objectives.make((NOT_ANSWERED, "good"), {"kind": "classes", "temperature": 1.0, "abstain_below": 0.9})
+    answer = {"label": "good", "probabilities": {NOT_ANSWERED: 0.4, "good": 0.6}, "answered": False}
+    one = Prediction(answer, "classes", np.zeros(2), "sha256:a", None, truncated=False)
+    ranked = ANSWER_FORMATS["classes"].ranked(objective, one)
+    assert [each.label for each in ranked] == [f"({NOT_ANSWERED})", "good", NOT_ANSWERED]
+
+
+def said(label: str, chance: float, answered: bool | None) -> Prediction:
+    rest = {} if answered is None else {"answered": answered}
+    other = {"good": "bad", "bad": "good"}[label]
+    answer = {"label": label, "probabilities": {label: chance, other: 1 - chance}, **rest}
+    return Prediction(answer, "classes", np.zeros(2), "sha256:a", None, truncated=False)
+
+
+def test_a_shadow_flips_only_what_both_answer() -> None:
+    pairs = [
+        (said("good", 0.75, None), said("bad", 0.75, True)),
+        (said("good", 0.75, None), said("bad", 0.625, False)),
+        (said("good", 0.5, False), said("good", 0.75, None)),
+        (said("good", 0.5, False), said("bad", 0.5, False)),
+        (said("good", 0.75, True), said("good", 0.75, None)),
+    ]
+    seen = [compared(*pair) for pair in pairs]
+    assert seen[1] == AnswerDifference(True, -0.375, by_current=True, by_shadow=False)
+    counts = ShadowCounts()
+    for one in seen:
+        counts = counts.seen(one)
+    assert (counts.texts, counts.both, counts.flips, counts.flip_rate) == (5, 2, 1, 0.5)
+    assert (counts.only_current, counts.only_shadow, counts.unanswered) == (1, 1, 1)
+    assert ShadowCounts.of(counts.as_json()) == counts
+    twice = counts.plus(counts)
+    assert (twice.both, twice.only_current, twice.only_shadow, twice.unanswered) == (4, 2, 2, 2)
+    older = {key: value for key, value in ShadowCounts(3, 1).as_json().items() if not key.startswith(("only", "un"))}
+    assert ShadowCounts.of(older) == ShadowCounts(3, 1), "counts of a server that does not know abstention"
