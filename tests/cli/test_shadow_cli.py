@@ -65,6 +65,9 @@ def test_what_cannot_be_is_told(store: AdapterStore, afina: Command) -> None:
     assert "is both shadow and production" in afina("shadow", "acme/reviews").out
 
 
+SHADOW = ("shadow", "acme/reviews", "--server")
+
+
 class Told:
     """A server that says what a test puts there, and notes what it was asked."""
 
@@ -121,6 +124,19 @@ def counted(*drifts: float, flips: int) -> ShadowCounts:
     for number, drift in enumerate(drifts):
         tally = tally.seen(AnswerDifference(number < flips, drift))
     return tally
+
+
+def test_texts_that_one_version_does_not_answer_are_counted_apart(
+    two: tuple[Told, Told], afina: Command, key: str
+) -> None:
+    first, second = two
+    first.says(counted(0.25, 0.25, flips=1).seen(AnswerDifference(True, 0.25, by_shadow=False)))
+    second.says(counted(0.25, flips=0).seen(AnswerDifference(True, 0.25, by_current=False, by_shadow=False)))
+    _, rate, abstained, _ = afina(*SHADOW, first.url, "--server", second.url).out.splitlines()
+    assert rate.startswith("flip rate: 33.33% of 3 texts that both versions answered have another label")
+    assert abstained == (
+        "abstention: of 5 texts, both versions answered 3, only version 1 answered 1, only the shadow 0, and neither 1"
+    )
 
 
 def test_what_several_servers_counted_is_added_up(two: tuple[Told, Told], afina: Command, key: str) -> None:

@@ -237,6 +237,22 @@ def test_an_adapter_that_peft_made_has_a_card_without_figures() -> None:
     assert "## Environment" not in text
 
 
+def test_the_threshold_of_abstention_and_its_promise_are_told() -> None:
+    calibration = {"texts": 1200, "answered": 900, "errors": 20}
+    promise = {"error": 0.05, "confidence": 0.95, "threshold": 0.875, "calibration": calibration}
+    objective = {"kind": "classes", "temperature": 1.0, "abstain_below": 0.875}
+    text = card({"objective": objective, "training": {"abstain_error": 0.05, "abstention": promise}})
+    assert "answers a text if its confidence is at least `0.875`" in text
+    assert "with 95 % confidence: at most 5 % of the answers are wrong for texts like the 1,200 calibration" in text
+    assert "900 were answered, 20 of them wrongly" in text
+    nothing = card({"objective": objective | {"abstain_below": 2.0}})
+    assert "answers no text" in nothing
+    for malformed in (None, 3, [], {}, promise | {"calibration": {}}, promise | {"error": "few"}):
+        text = card({"objective": objective, "training": {"abstention": malformed}})
+        assert ("at least `0.875`" in text, "The promise" in text) == (True, False)
+    assert "Texts without an answer" not in card()
+
+
 @pytest.mark.parametrize(
     ("objective", "told"),
     [

@@ -158,8 +158,8 @@ def _lines(total: ShadowCounts, current: int) -> Sequence[str]:
         )
     if total.both < total.texts:
         made.append(
-            f"abstention: of {total.texts:,} texts, {total.only_current:,} were answered only by version {current}, "
-            f"{total.only_shadow:,} only by the shadow, and {total.unanswered:,} by neither"
+            f"abstention: of {total.texts:,} texts, both versions answered {total.both:,}, only version {current} "
+            f"answered {total.only_current:,}, only the shadow {total.only_shadow:,}, and neither {total.unanswered:,}"
         )
     if total.texts:
         what = "the value" if total.flips is None else f"the probability of version {current}'s label"

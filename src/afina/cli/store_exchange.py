@@ -112,8 +112,8 @@ def _print_abstentions(flips: Flips, answered: AnsweredTexts) -> None:
         print(printable(f"{name} answers {count} of {flips.examples} texts, {wrong} of them wrongly"))
     print(
         printable(
-            f"{answered.both} texts are answered by both, {answered.only_first} only by {flips.names[0]}, "
-            f"{answered.only_second} only by {flips.names[1]}, {answered.neither} by neither"
+            f"both answer {answered.both} texts, only {flips.names[0]} answers {answered.only_first}, "
+            f"only {flips.names[1]} answers {answered.only_second}, and neither {answered.neither}"
         )
     )
     print_prose("The metric is of the predictions for all texts, also those that are not answered.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def model_card(version: Version, *, merged: bool = False) -> str:
         *about,
         *_labels(made),
         *_usage(made, merged),
+        *_abstention(made),
         *_training(made),
         *_metrics(made),
         *_environment(made),
@@ -184,6 +186,30 @@ def _beside(made: Manifest) -> Iterator[str]:
         yield f"decode the outputs with {_code(_json(more))}"
     if made.max_length:
         yield f"cut each text to {made.max_length:,} tokens"
+
+
+def _abstention(made: Manifest) -> Iterator[str]:
+    """Yield the threshold of abstention, and what the training promised for it; nothing if every text is answered."""
+    threshold = (made.objective or {}).get("abstain_below")
+    if threshold is None:
+        return
+    yield "## Texts without an answer"
+    if threshold > 1:
+        yield "The adapter answers no text, because no confidence kept the promise of the training."
+    else:
+        yield (
+            f"The adapter answers a text if its confidence is at least {_code(_json(threshold))}. The other texts are "
+            'not answered (`"answered": false`), and their label is a best guess.'
+        )
+    promise = made.training.get("abstention")
+    with suppress(KeyError, TypeError, ValueError):  # the manifest may be of another program
+        texts, answered, errors = (int(promise["calibration"][name]) for name in ("texts", "answered", "errors"))
+        yield (
+            f"The promise, with {100 * float(promise['confidence']):.3g} % confidence: at most "
+            f"{100 * float(promise['error']):.3g} % of the answers are wrong for texts like the {texts:,} calibration "
+            f"texts, which were not trained on. Of the calibration texts, {answered:,} were answered, {errors:,} of "
+            "them wrongly. For other texts, the promise need not hold."
+        )
 
 
 def _training(made: Manifest) -> Iterator[str]:
