@@ -201,7 +201,7 @@ def _abstention(made: Manifest) -> Iterator[str]:
             f"The adapter answers a text if its confidence is at least {_code(_json(threshold))}. The other texts are "
             'not answered (`"answered": false`), and their label is a best guess.'
         )
-    promise = made.training.get("abstention")
+    promise: Any = made.training.get("abstention")
     with suppress(KeyError, TypeError, ValueError):  # the manifest may be of another program
         texts, answered, errors = (int(promise["calibration"][name]) for name in ("texts", "answered", "errors"))
         yield (

@@ -25,6 +25,7 @@ OPTION_LABELS: Mapping[str, str] = {
     "long": "Target texts that are too long",
     "sheet": "Sheet",
     "evaluation": "File to evaluate on",
+    "without": "File of texts to leave out of the training texts",
     "allow_leakage": "Accept held-out texts that also occur in the training split",
 }
 """The label of a field, by reading option."""

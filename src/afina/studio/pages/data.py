@@ -28,7 +28,7 @@ TEMPLATE = "data.html.j2"
 GROUPS: Mapping[str, Sequence[str]] = {
     "Columns": ("text", "text_pair", "label", "target", "sheet"),
     "Labels": ("kind", "labels", "positive", "separator", "merge_labels"),
-    "Rows": ("missing", "long", "evaluation", "allow_leakage"),
+    "Rows": ("missing", "long", "evaluation", "without", "allow_leakage"),
 }
 """The reading options that the page's form has, by the legend above them."""
 
@@ -43,6 +43,7 @@ HINTS: Mapping[str, str] = {
     "labels": "With commas between. The second of two labels is the positive label.",
     "separator": "Such as ; between the labels of one text.",
     "evaluation": "A path on this machine. All texts of the project are then used for training.",
+    "without": "A path on this machine, such as that of the doubts.csv of afina doubts.",
 }
 """Hints on the text to write into a field without choices."""
 
