@@ -227,7 +227,7 @@ class World(Executor):
             "examples": len(gold),
             "selection": Selection(value=right, loss=1 - right, examples=aside) if aside else None,
             "seconds": Seconds(load=1.0, encode=2.0, train=train, evaluate=evaluate, save=0.5),
-            "unlabelled": UnlabelledCounts(texts=600) if run.data.unlabelled else None,
+            "unlabelled": UnlabelledCounts(texts=run.data.unlabelled_examples or 600) if run.data.unlabelled else None,
         }
         return carried_out(out, predicted.tolist(), gold.tolist(), run.method, run.label, **changes)
 
@@ -1211,6 +1211,8 @@ def test_of_texts_without_labels_the_second_answer_is_a_faster_student(world: Wo
     assert re.match(
         r"embedded, distilled: accuracy 0\.\d+, \d+\.\d points \(95 % interval .* less, 10 times as fast", said
     )
+    assert student.available == 600
+    assert " labelled texts and 600 texts without labels, in " in sentences(made)[2]
     told = as_json(made, tmp_path / "out")["student"]
     assert told["adapter"] == str(tmp_path / "out" / student.adapter)
     assert find_adapter(tmp_path / "out", "distilled-on-embedded").path == tmp_path / "out" / student.adapter
@@ -1232,7 +1234,12 @@ def test_the_minutes_that_a_missing_student_asks_for_suffice(world: World, more:
     said = sentences(world.choose(minutes=20, **given))[1]
     found = re.fullmatch(r"No student was trained: the teacher had no time .*\. Give at least (\d+) minutes\.", said)
     assert found is not None, said
-    assert world.choose("again", minutes=int(found[1]), **given).student is not None
+    made = world.choose("again", minutes=int(found[1]), **given)
+    assert made.student is not None
+    fewer = made.student.model_copy(update={"unlabelled": 400, "available": 600})
+    said = sentences(made.model_copy(update={"student": fewer}))[2]
+    assert " labelled texts and 400 of the 600 texts without labels, in " in said
+    assert "More minutes would use more of the texts without labels." in said
 
 
 def test_answers_in_bfloat16_are_expected_to_take_less_time_than_the_evaluation() -> None:

@@ -75,6 +75,9 @@ def show_results(
             print(f"To use {made.title_of(one) if several else 'it'}: {_use(results, one)}")
     elif results.recommendation and results.recommendation.adapter:  # a baseline without a language model
         print(f"To use it: {_command([str(results.out / results.recommendation.adapter)], results.data.text_pair)}")
+    if results.recommendation and (student := results.recommendation.student):
+        command = _command([str(results.out / student.adapter)], results.data.text_pair)
+        print(f"To use the distilled model: {command}")
     if is_brief:
         print(f"All figures: {shlex.join(['afina', 'show', str(results.out)])}")
     if published:

@@ -102,14 +102,18 @@ def second_answer(made: Recommendation) -> tuple[str, ...]:
     student = made.student
     if student is None:
         return (f"No student was trained: {made.no_student}.",) if made.no_student else ()
-    times = student.of_teacher / student.milliseconds
+    times, backbone = student.of_teacher / student.milliseconds, student.name.partition(ON)[2]
+    few = student.available is not None and student.unlabelled < student.available
+    texts = f"{student.unlabelled:,} of the {student.available:,}" if few else f"{student.unlabelled:,}"
+    more = " More minutes would use more of the texts without labels." if few else ""
     figure = f"{metric_name(made.metric)} {share(student.metrics[made.metric])}"
     return (
-        f"{student.name.partition(ON)[2]}, distilled: {figure}{_less(student)}, {times:,.2g} times as fast "
+        f"{backbone}, distilled: {figure}{_less(student)}, {times:,.2g} times as fast "
         f"({student.milliseconds:,.3g} ms for a single text here, and {student.of_teacher:,.3g} ms with "
         f"{title(student.teacher)}).",
-        f"It learned from {title(student.teacher)} on {student.examples:,} labelled texts and {student.unlabelled:,} "
-        f"texts without labels, in {student.seconds + student.answering:,.0f} s. Its adapter is {student.adapter}.",
+        f"The distilled {backbone} learned from {title(student.teacher)} on {student.examples:,} labelled texts and "
+        f"{texts} texts without labels, in {student.seconds + student.answering:,.0f} s.{more} The adapter of the "
+        f"distilled {backbone} is {student.adapter}.",
     )
 
 

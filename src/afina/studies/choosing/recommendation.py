@@ -180,7 +180,9 @@ class Student(Frozen):
         milliseconds: The median milliseconds of a prediction for a single text with the student, before training.
         of_teacher: The median milliseconds of a prediction for a single text with the recommended model.
         examples: The number of labelled training texts.
-        unlabelled: The number of texts without labels.
+        unlabelled: The number of texts without labels from which the student learned.
+        available: The number of texts without labels in the file, without those that were left out. None: a
+            recommendation of an earlier version of afina, which does not say it.
         seconds: The training time in seconds.
         answering: The seconds in which the teacher answered the texts.
         adapter: The path of the adapter, relative to the output directory.
@@ -196,6 +198,7 @@ class Student(Frozen):
     of_teacher: float
     examples: Count
     unlabelled: Count
+    available: Count | None = None
     steps: Count
     seconds: float
     answering: float

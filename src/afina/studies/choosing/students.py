@@ -142,7 +142,8 @@ def _trained(setting: ChoiceSetup, held: OutputLock, taught_by: Result, pupil: _
     if isinstance(found, str):
         return found
     metric = METRICS[setting.metric]
-    return _answer(found, taught_by, pupil, metric, metric.margin(found.targets))
+    answer = _answer(found, taught_by, pupil, metric, metric.margin(found.targets))
+    return answer.model_copy(update={"available": len(there)})
 
 
 def _seconds_of_text(teacher: Record) -> float:
