@@ -16,6 +16,7 @@ from afina.cli.terminal import print_created, print_prose, print_tables
 
 if TYPE_CHECKING:
     from afina.report.examples.disagreements import EvaluationTexts
+    from afina.report.report import Report
     from afina.studies.results import Results
     from afina.studies.runs.record import Record
 
@@ -68,6 +69,15 @@ def show_results(
     for path in (results.out / MARKDOWN, results.out / PAGE):
         if path.exists():
             print(f"{'page' if path.name == PAGE else 'report':<7} {path}")
+    _say_how_to_use(results, made)
+    if is_brief:
+        print(f"All figures: {shlex.join(['afina', 'show', str(results.out)])}")
+    if published:
+        print(f"published {published['name']}@{published['version']}")
+
+
+def _say_how_to_use(results: Results, made: Report) -> None:
+    """Print the commands that predict with the adapters that a user may want."""
     if made.of_use:
         several = not results.recommendation and len(results.records) > 1
         for record in dict.fromkeys([made.of_use.key, *_asked_for(results)]):
@@ -78,10 +88,6 @@ def show_results(
     if results.recommendation and (student := results.recommendation.student):
         command = _command([str(results.out / student.adapter)], results.data.text_pair)
         print(f"To use the distilled model: {command}")
-    if is_brief:
-        print(f"All figures: {shlex.join(['afina', 'show', str(results.out)])}")
-    if published:
-        print(f"published {published['name']}@{published['version']}")
 
 
 def _adapters(results: Results) -> list[Path]:
