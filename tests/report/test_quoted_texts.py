@@ -14,7 +14,8 @@ from afina.predicting.prompting import Answer
 from afina.report import recommendation
 from afina.report.evaluation import answer_sentence
 from afina.report.report import Report
-from afina.studies.choosing.recommendation import Contender, Dropped, Recommendation
+from afina.stats.comparison import compare
+from afina.studies.choosing.recommendation import Contender, Dropped, Recommendation, Student
 from afina.studies.results import Results
 from pages import ROOT
 from records import answering, results
@@ -102,6 +103,24 @@ def test_the_recommendation_in_the_tutorial_is_worded_as_choose_words_it() -> No
     chosen = quoted("tutorials/your-own-csv.md")[start : start + 4]
     assert chosen[-1].startswith("More minutes")
     assert unknown(chosen, written) == []
+
+
+def test_the_second_answer_on_the_page_of_texts_without_labels_is_worded_as_choose_words_it() -> None:
+    scores = {"distilled-on-minilm": np.arange(233)[None] < 203, "full-on-embedded": np.arange(233)[None] < 210}
+    student = Student(
+        name="distilled-on-minilm", backbone="minilm", method="full", teacher="full-on-embedded",
+        metrics={"accuracy": 0.8712}, comparison=compare(scores)[0], milliseconds=20.0, of_teacher=250.0, examples=500,
+        unlabelled=400, available=1_297, steps=171, seconds=75.0, answering=62.0, key="sha256:0",
+        adapter="adapters/distilled-on-minilm-seed0-9fb98f53",
+    )  # fmt: skip
+    contender = Contender(name="full-on-embedded", method="full", metrics={"accuracy": 0.9013}, key="sha256:1")
+    made = Recommendation(
+        task="reviews.csv", data=ReadingOptions(), backbone="embedded", recommended="full-on-embedded", adapter=None,
+        contenders=(contender,), comparisons=(), dropped={}, train_examples=500, examples=233, minutes=10.0,
+        seconds=566.0, student=student,
+    )  # fmt: skip
+    assert unknown(quoted("how-to/use-unlabelled-texts.md"), recommendation.second_answer(made)) == []
+    assert len(quoted("how-to/use-unlabelled-texts.md")) == 2
 
 
 @pytest.mark.parametrize("page", ["tutorials/your-own-csv.md", "how-to/ask-without-training.md"])
