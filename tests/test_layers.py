@@ -73,8 +73,8 @@ OWNERS = {
     "pyarrow": "data.readers.formats",
     "openpyxl": "data.readers.formats",
     "psutil": "meter",
-    "sklearn": "data.nearest_text stats.classification stats.linear_models studies.choosing.floors "
-    "studies.executors.fork_server estimators.*",
+    "sklearn": "data.nearest_text stats.active_learning stats.classification stats.linear_models "
+    "studies.choosing.floors studies.executors.fork_server estimators.*",
     "scipy": "stats.classification stats.intervals stats.significance report.paper",
     "rouge_score": "stats.text",
     "sacrebleu": "stats.bleu_chrf_nist",

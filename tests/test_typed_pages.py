@@ -36,7 +36,7 @@ PAGES = [
 ]
 ELSEWHERE = {"make", "pip", "export"}
 """Programs that a page may name and this test does not run: tests/test_wheel.py builds and installs the wheel."""
-TINY = {"train", "study", "evaluate", "predict", "ask", "compare", "plan"}
+TINY = {"train", "study", "evaluate", "predict", "ask", "compare", "plan", "next"}
 FEWER = {"plan": ["--method", "lora"], "study": ["--set", "train.max_steps=2"], "train": ["--set", "max_steps=2"]}
 FEW = ["--set", "data.train_examples=64", "--set", "data.evaluation_examples=64"]
 SHORTER = {"shots=16": "shots=2"}
@@ -62,9 +62,10 @@ def lines(page: Path) -> Iterator[str]:
 def invent(line: str) -> None:
     """Write the files that the line reads and that are not there yet."""
     texts = [(text, ("bad", "good")[label]) for text, label in sentences(180)]
-    for word in shlex.split(line, comments=True):
+    words = shlex.split(line, comments=True)
+    for before, word in zip(["", *words], words, strict=False):
         path = Path(word.removeprefix("./"))
-        if path.suffix != ".csv" or path.exists():
+        if path.suffix != ".csv" or path.exists() or before == "--out":
             continue
         if "ratings" in path.name:
             write_csv(path, [(text, 1.5 + len(text) / 50) for text, _ in texts], ("text", "rating"))
@@ -122,9 +123,17 @@ def texts_written(tiny: Backbone) -> None:
     adapter(tiny, "lora", {"r": 2}, seed=1, **told).save(Path("results") / "replies")
 
 
+def pool(tiny: Backbone) -> None:
+    """Leave a file of texts without labels, and labels for some of them."""
+    texts = [(text, ("bad", "good")[label], "random") for text, label in dict(sentences(240)).items()]
+    write_csv(Path("pool.csv"), [(text,) for text, *_ in texts], ("text",))
+    write_csv(Path("labelled.csv"), texts[:40], ("text", "label", "chosen"))
+
+
 BEFORE: dict[str, Callable[[Backbone], None]] = {
     "ask-with-openai": texts_written,
     "call-from-javascript": versions,
+    "choose-texts-to-label": pool,
     "serve-several-clients": two_results,
     "try-a-version-on-live-traffic": candidate,
 }

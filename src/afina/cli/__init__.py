@@ -15,7 +15,19 @@ from typing import Annotated, NoReturn
 import typer
 
 from afina import __version__, allocator, file_io, openmp
-from afina.cli import adapters, keys, plan, serving, shadow, store, store_exchange, store_maintenance, studies, studio
+from afina.cli import (
+    adapters,
+    keys,
+    next_texts,
+    plan,
+    serving,
+    shadow,
+    store,
+    store_exchange,
+    store_maintenance,
+    studies,
+    studio,
+)
 from afina.cli.help import START, GroupedCommand
 from afina.cli.terminal import (
     USAGE_ERROR,
@@ -34,7 +46,7 @@ from afina.events import Listener, downloads_told
 
 COMMANDS = (
     *(studies.study, studies.train, studies.choose),
-    *(plan.inspect, plan.ask),
+    *(plan.inspect, plan.ask, next_texts.next_),
     *(adapters.evaluate, adapters.compare, adapters.predict),
     *(plan.params, plan.plan, plan.methods),
     *(studies.show, studies.report, studies.texts),
@@ -72,7 +84,9 @@ app = typer.Typer(
 
 for command in COMMANDS:
     run = command if command in LIGHT else with_room(command)
-    if command is serving.serve:
+    if command is next_texts.next_:
+        app.command("next", cls=GroupedCommand)(run)
+    elif command is serving.serve:
         app.command(cls=serving.Settable, context_settings=serving.SETTINGS)(run)
     else:
         app.command(cls=GroupedCommand)(run)

@@ -30,6 +30,7 @@ EXAMPLES = {
     "train": "afina train --task reviews.csv --method lora",
     "choose": "afina choose --task reviews.csv --minutes 30",
     "inspect": "afina inspect --task reviews.csv",
+    "next": "afina next pool.csv --labelled labelled.csv --count 50 --out next.csv",
     "ask": r"afina ask --task reviews.csv --template 'Review: {text}\nSentiment:'",
     "evaluate": "afina evaluate results/train --task more.csv",
     "compare": "afina compare results/a results/b --task more.csv",

@@ -248,6 +248,9 @@ choosing = _reading(
 )
 """Takes the options of `reading` and `--unlabelled`, for a command that chooses a teacher and trains its student."""
 
+labelling = _reading([name for name in _OF_COMMANDS if name not in ("unlabelled", "positive", "long")], {})
+"""Takes the options that say how labelled texts are read, for a command that works on labels and trains no adapter."""
+
 measuring = _reading(
     [name for name in _OF_COMMANDS if OPTIONS[name].metadata["measures"] and name != "kind"], {"allow_leakage": _KEEPS}
 )

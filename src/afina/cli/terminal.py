@@ -131,10 +131,10 @@ def option_flag(name: str) -> str:
 
 
 _FLAGGED = (
-    "backbone beams blobs choice drain endpoint executor expires file force fresh generation_timeout guide host last "
-    "latency memory merged message method metric minutes name out port rate ray ray_address reason replicas scope seed "
-    "share send_texts set_password ship_backbone shutdown storage store task teacher template text_tokens timeout "
-    "upload_limit who words"
+    "backbone beams blobs choice count drain endpoint executor expires file force fresh generation_timeout guide host "
+    "labelled last latency memory merged message method metric minutes name out port rate ray ray_address reason "
+    "replicas scope seed share send_texts set_password ship_backbone shutdown storage store suggest task teacher "
+    "template text_tokens timeout upload_limit who words"
 )
 _IN_TRAINING = (
     "batch_size class_weights distil_temperature distil_weight dtype epochs label_smoothing max_length precision "
@@ -173,6 +173,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
     "evaluate": _flags("precision"),
     "store import": _flags("precision"),
     "choose": {**_flags("price_in price_out products"), **_ENDPOINT},
+    "next": {"unlabelled": "UNLABELLED"},
     "replay": _flags("choice guide stop"),
     "train": _TIMEOUT,
     "plan": {**_flags("batch_size epochs layers precision price_in price_out products"), "max_length": "--length"}

@@ -124,6 +124,10 @@ NOT_UTF16 = _data_encoding_wrong("{path}, line {line}: not UTF-16. Save the file
 NOT_UTF8 = _data_encoding_wrong("{path}, line {line}: not UTF-8 (byte {byte}){_after}. Save the file as UTF-8.")
 
 _data_file_damaged = partial(Problem, InvalidData, "data.file-damaged")
+LABEL_STUDIO_MALFORMED = _data_file_damaged(
+    "{path}, task {task}: an annotation that is not as Label Studio writes it ({_problem}). Export the project again, "
+    "as JSON."
+)
 NOT_PARQUET = _data_file_damaged("{path}: not a parquet file ({_error}).")
 NOT_XLSX = _data_file_damaged(
     "{path}: not a readable xlsx file ({_error}). Save it again without a password, or as csv in UTF-8."
@@ -142,6 +146,10 @@ FILE_EXPANDS = Problem(
 _data_format_unknown = partial(Problem, InvalidData, "data.format-unknown")
 FORMAT_UNKNOWN = _data_format_unknown(
     "{path}: cannot read {found}. Expected {expected}, or one of these with {_compressed}."
+)
+TEXTS_TO_LABEL_SUFFIX = _data_format_unknown(
+    "`out` {path}: unknown file type. Expected a name that ends in .csv for a table, or in .json for tasks of Label "
+    "Studio."
 )
 TEXT_FILE_UNREADABLE = _data_format_unknown(
     "`file` {path}: cannot read {found}. Expected {expected}, or a text file with one text a line."
@@ -277,6 +285,10 @@ _data_no_labels = partial(Problem, InvalidData, "data.no-labels")
 GLUE_UNLABELLED = _data_no_labels("{path}: no labelled rows. Expected GLUE's training or validation split.")
 COLUMNS_WITHOUT_LABEL = _data_no_labels(
     "{path}: no row has a label in {columns}, so there is nothing to learn. Give some."
+)
+LABEL_STUDIO_NOT_ANNOTATED = _data_no_labels(
+    "{path}: none of {tasks:,} tasks has an annotation on which all annotators agree. Predictions are not read as "
+    "labels. Annotate tasks in Label Studio, and export the project as JSON."
 )
 NO_TEXT_LABELLED = _data_no_labels("task {task}: none of {examples} training texts has a label. Give more examples.")
 

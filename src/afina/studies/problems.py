@@ -24,6 +24,14 @@ RUNS_WITHOUT_ADAPTER = _adapter_missing("{path}: no run has an adapter. The meth
 SEED_MISSING = _adapter_missing("{path}: no adapter of {method} with `seed` {seed}. Available seeds: {known}.")
 
 _argument_invalid = partial(Problem, InvalidData, "argument.invalid")
+NEXT_COUNT_INVALID = _argument_invalid("`{option}` {found!r}: expected a whole number of at least 1.")
+NEXT_COUNT_TOO_LARGE = _argument_invalid(
+    "`{option}` {found:,}: {path} has only {texts:,} texts that are not labelled yet. Ask for at most {texts:,}."
+)
+NEXT_NOTHING_TO_SUGGEST = _argument_invalid(
+    "`{option}`: no model can suggest labels, because there are no labelled texts, or because the answers are numbers "
+    "or texts. Leave `{option}` out."
+)
 NOT_ABOVE_ZERO = _argument_invalid("`{argument}` {found}: expected more than 0. {_instead}")
 CANDIDATE_BACKBONE_TWICE = _argument_invalid("`backbone`: {_problem}. Give each backbone once.")
 

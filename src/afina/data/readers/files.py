@@ -12,12 +12,13 @@ from typing import Any
 
 from afina.data import problems
 from afina.data.kinds import CLASSES, LABELS
-from afina.data.readers import columns, formats, source
+from afina.data.readers import columns, formats, label_studio, source
 from afina.data.readers.columns import ColumnNames
 from afina.data.readers.doubtful_labels import Spellings, contradictions, folded
 from afina.data.readers.formats import FileTable
 from afina.data.readers.label_column import LabelColumn, LabelFormat
 from afina.data.readers.label_recognition import form_found, form_of_several
+from afina.data.readers.missing_values import is_empty
 from afina.data.readers.rows import check_how, labelled
 from afina.data.readers.splitting import LabelledRows, TaskData, hold_out
 from afina.data.readers.target_kind import TargetKind
@@ -120,6 +121,7 @@ class TableReading:
 
     def _rows(self, table: FileTable, chosen: ColumnNames) -> LabelledRows:
         kept = self.published and self.asked.missing is None
+        table = _annotated(table, chosen.labels)
         return labelled(table, chosen, self.form, None if kept else check_how(self.asked.missing or "refuse"))
 
     def _held_out_rows(self) -> LabelledRows:
@@ -152,6 +154,16 @@ class TableReading:
         if left_out:
             notes += (f"No training text has the label {' or '.join(left_out)}, so this label is left out.",)
         return replace(found, separator=self.form.separator, columns=rows.columns, other=rows.other, notes=notes)
+
+
+def _annotated(found: FileTable, labels: Sequence[str]) -> FileTable:
+    """Return the tasks of Label Studio that have a label; a table of another origin unchanged."""
+    if found.unit != label_studio.UNIT:
+        return found
+    rows = [row for row in range(len(found.places)) if not all(is_empty(found.columns[name][row]) for name in labels)]
+    if not rows:
+        raise problems.LABEL_STUDIO_NOT_ANNOTATED(path=found.path, tasks=len(found.places))
+    return found.take(rows)
 
 
 def _named(found: FileTable, column: str, names: Sequence[str], published: bool) -> FileTable:

@@ -15,7 +15,7 @@ from xml.etree.ElementTree import ParseError
 
 from afina import meter
 from afina.data import problems
-from afina.data.readers import source
+from afina.data.readers import label_studio, source
 from afina.data.readers.delimited import check_header, csv_rows, tsv_rows
 from afina.data.readers.source import RowStream, Source
 from afina.data.split import FileRows
@@ -152,7 +152,13 @@ def _json(file: Source, path: Path) -> RowStream:
     whole = chain(before, lines)
     if not "".join(before).lstrip().startswith("["):
         return _of_objects(file, path, _objects(path, whole))
-    return _of_objects(file, path, _items(path, "".join(whole)), "item")
+    items = list(_items(path, "".join(whole)))
+    objects = [item for _, item in items]
+    if label_studio.is_tasks(objects):
+        tasks = label_studio.LabelStudioTasks(path, objects)
+        return RowStream(str(path), None, tasks.rows(), lambda: file.share, label_studio.UNIT, notes=tasks.notes)
+    plain = zip((number for number, _ in items), label_studio.without_wrappers(objects), strict=True)
+    return _of_objects(file, path, plain, "item")
 
 
 def _objects(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:

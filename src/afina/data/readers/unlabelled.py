@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,9 @@ import numpy as np
 from afina.data import problems
 from afina.data.kinds import How, columns_in_words
 from afina.data.readers import formats
+from afina.data.readers.columns import LABEL
 from afina.data.readers.formats import READERS
-from afina.data.readers.missing_values import means_missing
+from afina.data.readers.missing_values import is_empty, means_missing
 from afina.data.readers.splitting import first, identity
 from afina.data.readers.texts import Row, chunks
 from afina.data.reading_options import ReadingOptions
@@ -43,12 +44,14 @@ class UnlabelledTexts:
         split: The texts; their labels are 0 and have no meaning.
         left_out: The number of texts of the file that were left out, by reason; a reason without texts is not listed.
         columns: The names of the file's columns by role (`columns_in_words`). Empty: the file has one text a line.
+        labelled: The number of rows with a value, by the name of a column that may hold labels, which is not read.
     """
 
     path: str
     split: Split
     left_out: Mapping[str, int]
     columns: Mapping[str, str]
+    labelled: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.split)
@@ -86,7 +89,7 @@ def read_unlabelled(
         asked: The reading options of the task.
         columns: The columns of the task's own file by role, which are used if the file has them.
         evaluation: The splits on which models are evaluated.
-        training: All other splits of the task, at least one.
+        training: All other splits of the task. Without a split, there is no task, and the columns are those in `asked`.
         written: Whether the targets of the task are texts.
 
     Raises NotFound, and InvalidData if a text is missing or unreadable, if the file has pairs of texts and the task
@@ -95,13 +98,15 @@ def read_unlabelled(
     path = unlabelled_file(file)
     usual = ReadingOptions(text=columns.get("text"), text_pair=columns.get("text_pair"))
     sheet = asked.sheet if formats.has_sheet(path, asked.sheet) else None
-    with chunks(path, ReadingOptions(sheet=sheet), usual, written=written) as stream:
+    named = ReadingOptions() if training else ReadingOptions(text=asked.text, text_pair=asked.text_pair)
+    with chunks(path, replace(named, sheet=sheet), usual, written=written) as stream:
         rows = [row for chunk in stream for row in chunk.rows]
         roles = dict(stream.columns)
     if not rows:
         raise problems.UNLABELLED_EMPTY(path=path)
-    pairs = training[0].pairs is not None
-    if (found := "text_pair" in roles) != pairs:
+    found = "text_pair" in roles
+    pairs = training[0].pairs is not None if training else found
+    if found != pairs:
         words = {True: "pairs of texts", False: "single texts"}
         raise problems.PAIRS_MISMATCH(path=path, task=address, found=words[found], expected=words[pairs])
     others = [name for name in rows[0].columns if name not in roles.values()] if roles else []
@@ -125,7 +130,15 @@ def read_unlabelled(
         gone = ", ".join(f"{count:,} {_REASONS[reason]}" for reason, count in counts.items())
         raise problems.UNLABELLED_NONE_LEFT(path=path, rows=len(rows), _gone=gone)
     split = first(_split([*kept.values()], pairs), asked.unlabelled_examples, "unlabelled_examples")
-    return UnlabelledTexts(str(file), split, counts, roles)
+    return UnlabelledTexts(str(file), split, counts, roles, _labelled(rows, roles, columns))
+
+
+def _labelled(rows: Sequence[Row], roles: Mapping[str, str], columns: Mapping[str, str]) -> Counter[str]:
+    """Return the number of rows with a value, by the name of a column that may hold labels (`UnlabelledTexts`)."""
+    known = {*LABEL, *columns.get("label", "").casefold().split(",")}
+    texts = [roles[role] for role in ("text", "text_pair") if role in roles]
+    cells = ((name, cell) for row in rows for name, cell in row.columns.items() if name not in texts)
+    return Counter(name for name, cell in cells if name.strip().casefold() in known and not is_empty(cell))
 
 
 def _split(examples: Sequence[Example], pairs: bool) -> Split:

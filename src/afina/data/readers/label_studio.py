@@ -1,0 +1,142 @@
+"""Read the JSON of Label Studio: tasks with `data`, and annotations (earlier: completions) of one or more annotators.
+
+An annotation is a list of results, each with the control that gave it (`from_name`), a type, and a value. The types in
+TYPES become cells of a column. Predictions are the answers of a model, and are never read as labels. The format is
+described at https://labelstud.io/guide/task_format. The module `texts_to_label.py` writes tasks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from afina.data import problems
+
+UNIT = "task"
+"""The unit of the rows of a table of tasks: a task has no label if nobody has annotated it."""
+
+LABEL = "label"
+"""The column of the answers, if the annotations have one control."""
+
+_ANNOTATIONS = ("annotations", "completions")
+_OF_TASKS = {*_ANNOTATIONS, "predictions"}
+_IN_TABLES = {"annotation_id", "annotator"}
+"""Keys of each object in the export JSON-MIN, which has one object for each annotation, without `data`."""
+
+TYPES: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+    "choices": lambda value: list(value["choices"]),
+    "taxonomy": lambda value: [" / ".join(path) for path in value["taxonomy"]],
+    "rating": lambda value: value["rating"],
+    "number": lambda value: value["number"],
+    "textarea": lambda value: value["text"][0] if len(value["text"]) == 1 else list(value["text"]),
+}
+"""The type of a result, and the function that returns its value: a list for choices, else a number or a text."""
+
+
+def is_tasks(items: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the objects of a JSON file are tasks of Label Studio."""
+    return bool(items) and all(
+        isinstance(one.get("data"), dict) and (one.keys() == {"data"} or bool(one.keys() & _OF_TASKS)) for one in items
+    )
+
+
+def without_wrappers(items: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Return the objects of the export JSON-MIN with a list in place of {"choices": [...]}; others unchanged."""
+    if not all(one.keys() >= _IN_TABLES for one in items):
+        return items
+    return [{name: _unwrapped(cell) for name, cell in one.items()} for one in items]
+
+
+def _unwrapped(cell: Any) -> Any:
+    return cell["choices"] if isinstance(cell, dict) and cell.keys() == {"choices"} else cell
+
+
+@dataclass
+class LabelStudioTasks:
+    """The tasks of a file of Label Studio.
+
+    Attributes:
+        items: The tasks, as objects.
+        places: The id of each task in Label Studio; if some tasks have no id of their own, their numbers from 1.
+        answers: For each task, the answer by control. Empty: the task has no label.
+        reasons: The number of tasks without a label, by reason.
+        first: The first task whose annotators disagree.
+    """
+
+    path: Path
+    items: Sequence[Mapping[str, Any]]
+    places: list[int] = field(init=False)
+    answers: list[dict[str, Any]] = field(init=False)
+    reasons: Counter[str] = field(default_factory=Counter)
+    first: int | None = None
+
+    def __post_init__(self) -> None:
+        found = [one.get("id") for one in self.items]
+        own = all(type(one) is int for one in found) and len(set(found)) == len(found)
+        self.places = [int(one) for one in found if one is not None] if own else list(range(1, len(found) + 1))
+        self.answers = [self._answer(place, one) for place, one in zip(self.places, self.items, strict=True)]
+        several = any(isinstance(cell, list) and len(cell) > 1 for one in self.answers for cell in one.values())
+        if not several:  # each task has a single choice
+            for one in self.answers:
+                one |= {name: cell[0] for name, cell in one.items() if isinstance(cell, list)}
+
+    @property
+    def controls(self) -> list[str]:
+        """The names of the controls that gave answers."""
+        return list(dict.fromkeys(name for one in self.answers for name in one))
+
+    def rows(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Yield each task's id with its data, and its answers; None stands for a missing answer."""
+        controls = self.controls
+        names = {controls[0]: LABEL} if len(controls) == 1 else {name: name for name in controls}
+        for place, item, answer in zip(self.places, self.items, self.answers, strict=True):
+            data = {f"data.{name}" if name in names.values() else name: cell for name, cell in item["data"].items()}
+            yield place, data | {names[name]: answer.get(name) for name in controls}
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a sentence about the column of the answers, and one about tasks without a label."""
+        controls = self.controls
+        said = [f"{self.path}: tasks of Label Studio."]
+        if len(controls) == 1:
+            said.append(f"The answers to {controls[0]!r} are the column {LABEL!r}.")
+        if controls and self.reasons:
+            counts = "; ".join(f"{count:,} {reason}" for reason, count in self.reasons.items())
+            where = "" if self.first is None else f" (first: task {self.first})"
+            said.append(f"Tasks without a label: {counts}{where}.")
+        return (" ".join(said),)
+
+    def _answer(self, place: int, item: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a task's answer by control, on which all its annotations agree, or those of its ground truth."""
+        given: Sequence[Mapping[str, Any]] = next((item[name] for name in _ANNOTATIONS if item.get(name)), [])
+        try:
+            kept = [one for one in given if not one.get("was_cancelled") and not one.get("skipped")]
+            kept = [one for one in kept if one.get("ground_truth")] or kept
+            made = [_values(one["result"]) for one in kept]
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            problem = f"{type(error).__name__} {error}"
+            raise problems.LABEL_STUDIO_MALFORMED(path=self.path, task=place, _problem=problem) from None
+        if not given:
+            self.reasons["not annotated"] += 1
+        elif not kept:
+            self.reasons["skipped"] += 1
+        elif any(_compared(one) != _compared(made[0]) for one in made):
+            self.reasons["on which the annotators disagree"] += 1
+            self.first = place if self.first is None else self.first
+        elif not made[0]:
+            self.reasons["annotated without an answer"] += 1
+        else:
+            return made[0]
+        return {}
+
+
+def _values(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    known = (one for one in results if one["type"] in TYPES)
+    return {one["from_name"]: TYPES[one["type"]](one["value"]) for one in known}
+
+
+def _compared(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an answer in a form in which the order of choices does not matter."""
+    return {name: sorted(map(str, cell)) if isinstance(cell, list) else cell for name, cell in answer.items()}

@@ -1,0 +1,69 @@
+"""The texts to label next in words: how many were chosen for which reason, and the accuracy on random texts."""
+
+from __future__ import annotations
+
+import shlex
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from afina.report.formatting import figure_with_interval, listed, metric_name, number_of_texts
+from afina.studies.labelling.next_texts import CHOSEN, FEWEST, NextTexts, RandomSample
+
+
+def sentences(found: NextTexts, out: Path, labelled: Path | None, protected: int) -> list[str]:
+    """Return what was chosen, what to do with the file, and the metric on the random texts of earlier rounds.
+
+    Args:
+        out: The file of the texts.
+        labelled: The file of labelled texts. None: nothing is labelled yet.
+        protected: The number of cells that got an apostrophe.
+    """
+    counts = listed([f"{count:,} {reason}" for reason, count in found.counts.items()])
+    said = [f"{out}: {number_of_texts(len(found))} to label: {counts} (column {CHOSEN!r})."]
+    if protected:
+        said.append(
+            f"{protected:,} cell{'s' * (protected != 1)} of texts could be read as a formula by a spreadsheet, and "
+            f"begin{'s' * (protected == 1)} with an added apostrophe."
+        )
+    said.append(_next_step(found, out, labelled))
+    if found.sample is not None:
+        said.append(sample_sentence(found.sample))
+    return said
+
+
+def _next_step(found: NextTexts, out: Path, labelled: Path | None) -> str:
+    columns = listed([repr(name) for name in found.labels])
+    if out.suffix.lower() == ".json":
+        return f"Import it into a project of Label Studio whose text is ${found.text}."
+    fill = f"Fill the column{'s' * (len(found.labels) > 1)} {columns}"
+    if labelled is None:
+        return f"{fill}; then the file can be given with --task, and with --labelled for the next texts."
+    if not found.continues or labelled.suffix.lower() != ".csv":
+        return f"{fill}, and add the rows to {labelled}, with the column {CHOSEN!r}."
+    add = f"tail -n +2 {shlex.quote(str(out))} >> {shlex.quote(str(labelled))}"
+    return f"{fill}, and add the rows to {labelled}: {add}"
+
+
+def sample_sentence(sample: RandomSample) -> str:
+    """Return the metric of the linear probe on the random texts of earlier rounds, with its interval."""
+    texts = f"{number_of_texts(sample.texts)} drawn at random"
+    if sample.estimate is None:
+        return f"{texts} have a label; with {FEWEST} such texts or more, {metric_name(sample.metric)} is estimated."
+    mean, ends = sample.estimate.mean, sample.estimate.interval
+    shown = figure_with_interval(sample.metric, mean, None if isnan(ends.low) else (ends.low, ends.high))
+    return (
+        f"{metric_name(sample.metric)} on all texts, estimated on {texts}: {shown}, by a linear probe fitted to about "
+        f"{sample.trained_on:,} labelled texts."
+    )
+
+
+def as_json(found: NextTexts, out: Path) -> dict[str, Any]:
+    """Return the facts about the chosen texts as JSON values."""
+    made: dict[str, Any] = {"out": str(out), "texts": len(found), "chosen": found.counts, "notes": list(found.notes)}
+    if (sample := found.sample) is not None:
+        made["random"] = {"texts": sample.texts, "metric": sample.metric, "trained_on": sample.trained_on}
+        if (one := sample.estimate) is not None:
+            ends = None if isnan(one.interval.low) else [one.interval.low, one.interval.high]
+            made["random"] |= {"value": one.mean, "interval": ends}
+    return made

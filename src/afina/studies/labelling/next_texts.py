@@ -1,0 +1,389 @@
+"""`next_texts`: the unlabelled texts whose labels would teach a model most, chosen for a person who labels them.
+
+A linear probe, fitted to the labelled training texts, predicts the unlabelled texts. Most texts are chosen because
+their predictions are uncertain and the texts differ from each other. A tenth is drawn at random, because a model's
+accuracy on texts that were chosen for being difficult would be too low. The random texts of all rounds, and only these,
+show the accuracy on all texts (`RandomSample`). Without labelled texts, the chosen texts only differ from each other.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from afina.data import addresses, texts_to_label
+from afina.data.readers import formats
+from afina.data.readers.splitting import identity, rank
+from afina.data.readers.target_kinds import TARGETS
+from afina.data.readers.unlabelled import UnlabelledTexts, read_unlabelled
+from afina.data.reading_options import ReadingOptions, shows_options
+from afina.data.split import Example, Split
+from afina.data.task import Task
+from afina.data.texts_to_label import TextToLabel
+from afina.events import Says, silent
+from afina.models import objectives
+from afina.models.objective import Objective
+from afina.models.predictions import Predictions
+from afina.repr_html import ReprCard
+from afina.stats import active_learning
+from afina.stats.intervals import Estimate, estimate_of_answers
+from afina.stats.linear_models import LinearFit, fit_dense
+from afina.stats.metrics import METRICS
+from afina.studies import problems
+
+RANDOM, UNCERTAIN, DIVERSE = "random", "uncertain", "diverse"
+"""Why a text was chosen: the values of the column CHOSEN."""
+
+CHOSEN = "chosen"
+"""The column of a file of texts to label that says why each text was chosen."""
+
+RANDOM_SHARE = 0.1
+"""The share of each round that is drawn at random, rounded up to whole texts."""
+
+PURPOSE = "next"
+"""The purpose of the hash (`splitting.rank`) by which texts are drawn at random."""
+
+MOST_TEXTS, MOST_LABELLED = 20_000, 5_000
+"""The largest numbers of unlabelled and of labelled texts whose features are computed; a hash decides which."""
+
+FOLDS = 5
+"""The random texts are predicted by models that were fitted to the labelled texts of the other folds."""
+
+FEWEST = 10
+"""The smallest number of labelled random texts from which a metric is estimated."""
+
+
+@dataclass(frozen=True)
+class RandomSample:
+    """The main metric of the linear probe on the labelled texts that earlier rounds drew at random.
+
+    The texts are the first of the unlabelled texts in the order of a hash, so they are a random sample of these texts.
+
+    Attributes:
+        texts: The number of random texts.
+        metric: The name of the metric.
+        estimate: The metric with its interval. None: there are fewer than FEWEST random texts, or too few labels.
+        trained_on: About how many labelled texts a model of the cross-validation is fitted to.
+    """
+
+    texts: int
+    metric: str
+    estimate: Estimate | None
+    trained_on: int
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NextTexts(ReprCard):
+    """The texts to label next, in the order of the file without labels.
+
+    Attributes:
+        texts: The texts; `texts.labels` has no meaning.
+        chosen: Why each text was chosen: RANDOM, UNCERTAIN or DIVERSE.
+        text, text_pair: The names of the text columns; `text_pair` is None for single texts.
+        labels: The names of the label columns, usually one.
+        header: The columns of a file of these texts in order: those of the file of labelled texts, and CHOSEN.
+        continues: Whether `header` is that of the file of labelled texts, so that rows can be added as they are.
+        suggested: The predicted labels of each text. None: the kind of task has no probabilities, or there are no
+            labelled texts.
+        probability: The probability that each prediction is right, [N]. None if `suggested` is None.
+        sample: What the random texts of earlier rounds say. None: no labelled text has a value in the column CHOSEN.
+        notes: Sentences for the user: what was read, what was left out, and why texts were chosen in this way.
+    """
+
+    texts: Split
+    chosen: Sequence[str]
+    text: str
+    text_pair: str | None
+    labels: tuple[str, ...]
+    header: tuple[str, ...]
+    continues: bool = False
+    suggested: Sequence[Sequence[str]] | None = None
+    probability: np.ndarray | None = None
+    sample: RandomSample | None = None
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def facts(self) -> dict[str, object]:
+        """Return the numbers of texts, and the metric on the random texts of earlier rounds."""
+        found = self.sample.estimate if self.sample else None
+        made = {f"{self.sample.metric} on random texts": found.mean} if self.sample and found else {}
+        return {"texts": len(self), **self.counts, **made}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of chosen texts by reason, without reasons that chose no text."""
+        counted = {reason: list(self.chosen).count(reason) for reason in (RANDOM, UNCERTAIN, DIVERSE)}
+        return {reason: count for reason, count in counted.items() if count}
+
+    def write(self, path: str | os.PathLike[str], *, suggest: bool = False) -> int:
+        """Write the texts to a new file for a person who labels them; return the number of protected cells.
+
+        In csv, a cell that a spreadsheet would take for a formula gets an apostrophe before it. A file that ends in
+        .json has tasks of Label Studio.
+
+        Args:
+            suggest: Whether to write the predicted labels, too. Suggestions save time, but people accept suggestions
+                that they would not have made themselves.
+
+        Raises InvalidData if there is nothing to suggest or the suffix is unknown, and Refused if the file exists.
+        """
+        if suggest and (self.suggested is None or self.probability is None):
+            raise problems.NEXT_NOTHING_TO_SUGGEST(option="suggest")
+        return texts_to_label.write(Path(path), list(self._rows(suggest)), self.text, self.labels[0])
+
+    def _rows(self, suggest: bool) -> Iterator[TextToLabel]:
+        for place, example in enumerate(self.texts):
+            cells = dict.fromkeys(self.header, "") | {self.text: example.text, CHOSEN: self.chosen[place]}
+            cells |= {self.text_pair: example.text_pair or ""} if self.text_pair else {}
+            if suggest and self.suggested is not None and self.probability is not None:
+                yield TextToLabel(cells, self.suggested[place], float(self.probability[place]))
+            else:
+                yield TextToLabel(cells)
+
+
+@shows_options()
+def next_texts(
+    unlabelled: str | os.PathLike[str],
+    labelled: str | os.PathLike[str] | Task | None = None,
+    count: int = 50,
+    *,
+    backbone: str = "minilm",
+    options: ReadingOptions | None = None,
+    says: Says = silent,
+    **named: Any,
+) -> NextTexts:
+    """Choose the `count` texts of a file that should be labelled next.
+
+    Args:
+        unlabelled: The path of a file of texts without labels.
+        labelled: The address of the labelled texts, or a `Task`. No text of the task is chosen. None: nothing is
+            labelled yet.
+        count: The number of texts to choose.
+        backbone: The address of the pretrained model whose features the linear probe reads.
+        options: How to read the labelled texts.
+        says: Called with lines about the progress.
+        named: Single reading options, which replace those of `options`.
+
+    Raises NotFound, UnknownName, or InvalidData: a file cannot be read, no text is left, or fewer than `count` are.
+    """
+    asked = ReadingOptions.of(options, named)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise problems.NEXT_COUNT_INVALID(found=count, option="count")
+    task = labelled if isinstance(labelled, Task) or labelled is None else Task.load(labelled, asked, says=says)
+    if task is not None and task.data is not None:
+        asked = task.data
+    pool = _pool(unlabelled, task, asked)
+    if count > len(pool):
+        raise problems.NEXT_COUNT_TOO_LARGE(found=count, texts=len(pool), path=pool.path, option="count")
+    from afina.models.backbone import Backbone  # torch and transformers, which take seconds
+    from afina.predicting.text_features import text_features
+
+    opened = Backbone.load(backbone)
+
+    def features(split: Split) -> np.ndarray:
+        says(f"computing the features of {len(split):,} texts on {backbone}")
+        return text_features(opened, split.texts, split.pairs)
+
+    return _chosen(pool, task, count, features, _file_columns(task, asked))
+
+
+def _pool(unlabelled: str | os.PathLike[str], task: Task | None, asked: ReadingOptions) -> UnlabelledTexts:
+    """Return the texts of the file that are not labelled yet, each once."""
+    if task is None:
+        return read_unlabelled("", unlabelled, asked, {}, evaluation=[], training=[])
+    splits = [split for split in (task.train, task.calibration, task.selection) if split is not None]
+    return read_unlabelled(
+        task.address,
+        unlabelled,
+        asked,
+        task.columns,
+        evaluation=[task.evaluation],
+        training=splits,
+        written=TARGETS[task.kind].written,
+    )
+
+
+@dataclass(frozen=True)
+class _FileColumns:
+    """The columns of the user's file of labelled texts, in order, and why each text was chosen, by its identity."""
+
+    header: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+
+def _file_columns(task: Task | None, asked: ReadingOptions) -> _FileColumns:
+    """Read the column CHOSEN of the labelled texts. Texts that are not rows of files have no such column."""
+    if task is None or "text" not in task.columns or addresses.named(task.address) is not None:
+        return _FileColumns()
+    header: tuple[str, ...] = ()
+    reasons: dict[str, str] = {}
+    for path in addresses.own_files(task.address, asked.evaluation):
+        table = formats.read(path, asked.sheet if formats.has_sheet(path, asked.sheet) else None)
+        header = header or tuple(table.columns)
+        names = [task.columns[role] for role in ("text", "text_pair") if role in task.columns]
+        if any(name not in table.columns for name in (*names, CHOSEN)):
+            continue
+        for *texts, reason in zip(*(table.columns[name] for name in (*names, CHOSEN)), strict=True):
+            if reason in (RANDOM, UNCERTAIN, DIVERSE):
+                reasons[identity(Example(str(texts[0]), 0, str(texts[1]) if texts[1:] else None))] = reason
+    return _FileColumns(header, reasons)
+
+
+def _chosen(
+    pool: UnlabelledTexts,
+    task: Task | None,
+    count: int,
+    features: Callable[[Split], np.ndarray],
+    of_file: _FileColumns,
+) -> NextTexts:
+    """Return the chosen texts: a share that a hash draws, and others that are uncertain, if possible, and differ."""
+    order = np.argsort(_ranks(pool.split), kind="stable")
+    drawn = math.ceil(RANDOM_SHARE * count)
+    among = order[: max(MOST_TEXTS, count)]
+    notes = _notes(pool, task, len(among))
+    probe, sample = (None, None) if task is None else _probe(task, features, of_file.reasons)
+    points = features(pool.split.take(among))
+    left = np.arange(drawn, len(among))
+    reason, predictions = DIVERSE, None
+    if probe is not None:
+        predictions = probe.predictions(points)
+        confidence = probe.objective.confidence(predictions)
+        assert confidence is not None
+        reason, own = UNCERTAIN, active_learning.uncertain(points[left], confidence[left], count - drawn)
+    else:
+        own = active_learning.diverse(points[left], count - drawn)
+    places = np.concatenate([np.arange(drawn), left[own]])
+    places = places[np.argsort(among[places])]
+    answered = {} if probe is None or predictions is None else probe.answers(predictions.take(places))
+    return NextTexts(
+        pool.split.take(among[places]),
+        [RANDOM if place < drawn else reason for place in places],
+        **_columns(pool, task, of_file),
+        **answered,
+        sample=sample,
+        notes=notes,
+    )
+
+
+def _notes(pool: UnlabelledTexts, task: Task | None, computed: int) -> tuple[str, ...]:
+    """Return sentences about the file of texts, and about why texts are chosen in another way than usual."""
+    notes = [pool.note]
+    for name, rows in pool.labelled.items():
+        notes.append(
+            f"{pool.path}: column {name!r} has a value in {rows:,} row{'s' * (rows != 1)}. These values are not read. "
+            "Give labelled texts with `labelled`."
+        )
+    if computed < len(pool):
+        notes.append(f"Texts are chosen among {computed:,} of the {len(pool):,} texts, which are drawn at random.")
+    if task is None:
+        notes.append("No text is labelled yet, so the chosen texts only differ from each other.")
+    elif not objectives.OBJECTIVES[task.kind].has_probabilities:
+        notes.append(
+            f"Predictions of kind {task.kind} have no probabilities, so the chosen texts only differ from each other."
+        )
+    return tuple(notes)
+
+
+def _columns(pool: UnlabelledTexts, task: Task | None, of_file: _FileColumns) -> dict[str, Any]:
+    """Return the fields of `NextTexts` that name columns, as the labelled texts have them."""
+    roles = pool.columns if task is None or "text" not in task.columns else task.columns
+    text, pair = roles.get("text", "text"), None if pool.split.pairs is None else roles.get("text_pair", "text_pair")
+    labels = tuple(roles.get("label", roles.get("target", "label")).split(","))
+    usual = (text, *([pair] if pair else []), *labels)
+    header = dict.fromkeys([*(of_file.header or usual), CHOSEN])
+    return {
+        "text": text,
+        "text_pair": pair,
+        "labels": labels,
+        "header": tuple(header),
+        "continues": CHOSEN in of_file.header,
+    }
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """A linear probe: a linear model on features of texts, and the objective that decodes its outputs."""
+
+    objective: Objective
+    fit: LinearFit
+
+    @classmethod
+    def of(cls, task: Task, features: np.ndarray, labels: np.ndarray) -> _Probe | None:
+        """Return the probe fitted to labelled texts; None if all have the same class."""
+        objective = objectives.make(task.label_names, {"kind": task.kind}).of(labels)
+        if not objective.linear.can_fit(labels):
+            return None
+        made = fit_dense(objective.linear, features, objective.loss_targets(labels), objective.width, intercept=True)
+        return cls(objective, made)
+
+    def predictions(self, features: np.ndarray, targets: np.ndarray | None = None) -> Predictions:
+        return Predictions(features @ self.fit.weights.T + self.fit.biases, targets)
+
+    def answers(self, predictions: Predictions) -> dict[str, Any]:
+        """Return the fields `suggested` and `probability` of `NextTexts`."""
+        found = [one[self.objective.column] for one in self.objective.answers(predictions)]
+        labels = [[one] if isinstance(one, str) else list(one) for one in found]
+        return {"suggested": labels, "probability": self.objective.confidence(predictions)}
+
+
+def _probe(
+    task: Task, features: Callable[[Split], np.ndarray], reasons: Mapping[str, str]
+) -> tuple[_Probe | None, RandomSample | None]:
+    """Return the probe of the training texts, and what the random texts of earlier rounds say.
+
+    Labels of evaluation texts never choose texts, so that the evaluation stays independent of the training texts.
+    """
+    if not objectives.OBJECTIVES[task.kind].has_probabilities:
+        return None, None
+    train = task.train.take(np.sort(np.argsort(_ranks(task.train), kind="stable")[:MOST_LABELLED]))
+    known = _joined(train, task.evaluation) if reasons else train
+    points = features(known)
+    probe = _Probe.of(task, points[: len(train)], train.labels)
+    return probe, _random_sample(task, known, points, reasons) if reasons else None
+
+
+def _ranks(split: Split) -> np.ndarray:
+    """Return the hash of each text by which texts are drawn at random, uint64 [N]."""
+    return np.array([rank(example, PURPOSE) for example in split], dtype=np.uint64)
+
+
+def _joined(first: Split, second: Split) -> Split:
+    pairs = None if first.pairs is None or second.pairs is None else [*first.pairs, *second.pairs]
+    return Split([*first.texts, *second.texts], np.concatenate([first.labels, second.labels]), pairs)
+
+
+def _random_sample(task: Task, known: Split, features: np.ndarray, reasons: Mapping[str, str]) -> RandomSample | None:
+    """Return the main metric on the random texts, each predicted by a probe that was fitted to texts of other folds.
+
+    Each round draws the texts with the lowest ranks that are not labelled yet. All chosen texts up to the highest rank
+    that was drawn are thus the first texts of the file in a random order, also those that were chosen for another
+    reason before the draw would have come to them. Leaving these texts out would leave out difficult texts.
+    """
+    same = [identity(example) for example in known]
+    ranks = _ranks(known)
+    drawn = [place for place, one in enumerate(same) if reasons.get(one) == RANDOM]
+    if not drawn:
+        return None
+    last = ranks[drawn].max()
+    sample = np.array([place for place, one in enumerate(same) if one in reasons and ranks[place] <= last])
+    folds = np.array([rank(example, "fold") % FOLDS for example in known])
+    objective = objectives.make(task.label_names, {"kind": task.kind}).of(known.labels)
+    outputs = np.zeros((len(known), objective.width))
+    metric, trained_on = METRICS[objective.metric], round(len(known) * (FOLDS - 1) / FOLDS)
+    if len(sample) < FEWEST:
+        return RandomSample(len(sample), metric.name, None, trained_on)
+    for fold in np.unique(folds[sample]):
+        probe = _Probe.of(task, features[folds != fold], known.labels[folds != fold])
+        if probe is None:
+            return RandomSample(len(sample), metric.name, None, trained_on)
+        outputs[folds == fold] = probe.predictions(features[folds == fold]).outputs
+    answered = objective.answered(Predictions(outputs[sample], known.labels[sample]))
+    return RandomSample(len(sample), metric.name, estimate_of_answers([answered], metric), trained_on)

@@ -1,0 +1,152 @@
+"""The texts to label next are new, uncertain or random, and the random ones show the accuracy on all texts."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from afina import Backbone, Task, next_texts
+from afina.data.readers.splitting import rank
+from afina.data.split import Example
+from afina.errors import InvalidData, Refused
+from afina.studies.labelling.next_texts import CHOSEN, DIVERSE, PURPOSE, RANDOM, UNCERTAIN, NextTexts
+from fakes import sentences
+from raises import raises
+
+WORDS = ("bad", "good")
+ROWS = [(text, WORDS[label]) for text, label in dict(sentences(400)).items()][:100]
+TRUTH = dict(ROWS)
+
+
+def write(path: Path, names: Sequence[str], rows: Sequence[Sequence[str]]) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([names, *rows])
+    return path
+
+
+def filled(path: Path) -> list[list[str]]:
+    """The rows of a file of texts to label, with their labels."""
+    with path.open(newline="") as file:
+        return [[row["text"], TRUTH[row["text"]], row[CHOSEN]] for row in csv.DictReader(file)]
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    return write(tmp_path / "pool.csv", ["text"], [[text] for text, _ in ROWS])
+
+
+@pytest.fixture
+def address(gpt2: Backbone) -> str:
+    return str(gpt2.path)
+
+
+def test_rounds_of_labelling_bring_new_texts_and_an_estimate(pool: Path, tmp_path: Path, address: str) -> None:
+    labelled = tmp_path / "labelled.csv"
+    first = next_texts(pool, count=40, backbone=address)
+    assert first.counts == {RANDOM: 4, DIVERSE: 36}
+    first.write(labelled)
+    write(labelled, ["text", "label", CHOSEN], filled(labelled))
+    second = next_texts(pool, labelled, count=25, backbone=address)
+    assert second.counts == {RANDOM: 3, UNCERTAIN: 22}
+    assert not {*first.texts.texts} & {*second.texts.texts}
+    assert second.continues
+    assert second.sample is not None
+    assert len(next_texts(pool, labelled, count=25, backbone=address)) == 25
+    ranks = {text: rank(Example(text, 0), PURPOSE) for text, _ in ROWS}
+    drawn = [text for text, why in zip(second.texts.texts, second.chosen, strict=True) if why == RANDOM]
+    left = [text for text, _ in ROWS if text not in first.texts.texts]
+    assert sorted(drawn, key=ranks.__getitem__) == sorted(left, key=ranks.__getitem__)[:3]
+    second.write(tmp_path / "next.csv")
+    write(labelled, ["text", "label", CHOSEN], [*filled(labelled), *filled(tmp_path / "next.csv")])
+    third = next_texts(pool, labelled, count=10, backbone=address)
+    last = max(ranks[text] for text, _, why in filled(labelled) if why == RANDOM)
+    expected = sum(ranks[text] <= last for text, _, _ in filled(labelled))
+    assert third.sample is not None
+    assert third.sample.texts == expected == sum(one <= last for one in ranks.values())
+    assert third.sample.estimate is None or 0 <= third.sample.estimate.interval.low <= third.sample.estimate.mean
+
+
+@pytest.mark.slow
+def test_the_random_texts_show_the_accuracy_without_bias() -> None:
+    """On average over many draws, the estimate is the accuracy of the cross-fitted models on all texts."""
+    from afina.studies.labelling import next_texts as module
+
+    random = np.random.default_rng(0)
+    errors = []
+    for trial in range(12):
+        texts = [f"text {trial} {number}" for number in range(90)]
+        features = random.normal(size=(90, 4))
+        labels = (features[:, 0] + random.normal(size=90) > 0).astype(np.int64)
+        task = Task("drawn", WORDS, *(module.Split(texts[a:b], labels[a:b]) for a, b in ((0, 70), (70, 90))))
+        order = sorted(range(90), key=lambda place: rank(Example(texts[place], 0), PURPOSE))
+        reasons = {texts[place].replace(" ", ""): RANDOM for place in order[:20]}
+        known = module._joined(task.train, task.evaluation)
+        everything = dict.fromkeys(reasons, RANDOM) | {texts[place].replace(" ", ""): RANDOM for place in order}
+        of_some = module._random_sample(task, known, features, reasons)
+        of_all = module._random_sample(task, known, features, everything)
+        assert of_some is not None
+        assert of_all is not None
+        assert of_some.estimate is not None
+        assert of_all.estimate is not None
+        assert (of_some.texts, of_all.texts) == (20, 90)
+        errors.append(of_some.estimate.mean - of_all.estimate.mean)
+    assert abs(np.mean(errors)) < 3 * np.std(errors) / np.sqrt(len(errors))
+
+
+def test_suggestions_are_written_only_if_asked_for(pool: Path, tmp_path: Path, address: str) -> None:
+    labelled = write(tmp_path / "labelled.csv", ["body", "tone", "text"], [[*row, "x"] for row in ROWS[:30]])
+    found = next_texts(pool, labelled, count=10, backbone=address, text="body", label="tone")
+    assert (found.text, found.labels, found.header) == ("body", ("tone",), ("body", "tone", "text", CHOSEN))
+    assert not found.continues
+    found.write(tmp_path / "plain.csv")
+    assert (tmp_path / "plain.csv").read_text().splitlines()[0] == "body,tone,text,chosen"
+    found.write(tmp_path / "next.json", suggest=True)
+    made = json.loads((tmp_path / "next.json").read_text())
+    assert {one["predictions"][0]["result"][0]["value"]["choices"][0] for one in made} <= {*WORDS}
+    assert all(0.5 <= one["predictions"][0]["score"] <= 1 for one in made)
+    with raises(Refused, code="out.exists"):
+        found.write(tmp_path / "plain.csv")
+
+
+def test_what_is_labelled_already_or_repeated_is_left_out_and_counted(tmp_path: Path, address: str) -> None:
+    rows = [[text, ""] for text, _ in ROWS[:40]] + [[ROWS[39][0].upper(), "good"]]
+    mixed = write(tmp_path / "mixed.csv", ["text", "label"], rows)
+    labelled = write(tmp_path / "labelled.csv", ["text", "label"], ROWS[:20])
+    found = next_texts(mixed, labelled, count=5, backbone=address)
+    assert not {*found.texts.texts} & {text for text, _ in ROWS[:20]}
+    assert "4 in the evaluation split, 16 in the labelled texts, 1 repeated" in found.notes[0]
+    assert "column 'label' has a value in 1 row" in found.notes[1]
+
+
+def test_numbers_are_chosen_by_difference_alone(tmp_path: Path, pool: Path, address: str) -> None:
+    scored = [(text, f"{len(text) / 7:.2f}") for text, _ in ROWS[:20]]
+    labelled = write(tmp_path / "labelled.csv", ["text", "score"], scored)
+    found = next_texts(pool, labelled, count=5, backbone=address)
+    assert found.counts == {RANDOM: 1, DIVERSE: 4}
+    assert "have no probabilities" in found.notes[-1]
+    with raises(InvalidData, code="argument.invalid", option="suggest"):
+        found.write(tmp_path / "next.csv", suggest=True)
+
+
+@pytest.mark.parametrize(("count", "texts"), [(0, None), (True, None), (101, 100)])
+def test_a_count_that_cannot_be_met_is_refused(pool: Path, count: int, texts: int | None, address: str) -> None:
+    more = {} if texts is None else {"texts": texts}
+    with raises(InvalidData, code="argument.invalid", option="count", **more):
+        next_texts(pool, count=count, backbone=address)
+
+
+def test_a_file_of_lines_is_enough_to_begin(tmp_path: Path, address: str) -> None:
+    path = tmp_path / "pool.txt"
+    path.write_text("\n".join(text for text, _ in ROWS[:12]))
+    found = next_texts(path, count=12, backbone=address)
+    assert isinstance(found, NextTexts)
+    assert (found.header, len(found), repr(found)) == (
+        ("text", "label", CHOSEN),
+        12,
+        "<NextTexts texts: 12, random: 2, diverse: 10>",
+    )
