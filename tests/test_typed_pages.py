@@ -198,7 +198,10 @@ class Typist:
         return self.others.get(word, word)
 
     def _tiny(self, words: list[str]) -> list[str]:
-        made = FEWER.get(words[0], []) + (FEW if "quickstart" in words and "--task" not in words else [])
+        fewer = FEWER.get(words[0], [])
+        made = ([] if "--method" in fewer and "--method" in words else fewer) + (
+            FEW if "quickstart" in words and "--task" not in words else []
+        )
         names = any(Path(word).suffix == ".toml" and "backbones = [" in Path(word).read_text() for word in words)
         own = words[0] not in TINY or "--backbone" in words or names
         return [*made, *([] if own else ["--backbone", self.tiny.address])]

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from afina import Predictor, Record, Run
+from afina import Backbone, Predictor, Record, Run
+from afina.data.kinds import Draw
 from afina.data.shots import BETWEEN, Shots
 from afina.data.task import Task
 from afina.data.template import Template
@@ -21,6 +22,8 @@ from afina.models.label_prompts import GENERAL
 from afina.models.predictions import Predictions
 from afina.predicting.predictor import ModelPredictor, logits
 from afina.predicting.prompting import shift_of
+from afina.report.details.plans import forecast_table
+from afina.studies.runs.forecast import Encodings, forecast_methods, forecast_run
 from afina.studies.runs.spec import Ask, Training
 from fakes import LONGEST, Runs, difference
 from raises import raises
@@ -123,6 +126,45 @@ def test_examples_that_do_not_fit_are_refused_with_the_number_that_fits(draw: st
     shots_run(runs, {"shots": fits, "draw": draw}).execute(tmp_path)
     with raises(InvalidStudy, code="shots.too-long"):
         shots_run(runs, {"shots": fits + 1, "draw": draw}).execute(tmp_path)
+
+
+def test_a_plan_encodes_the_examples_in_the_prompts(runs: Runs) -> None:
+    run, task, cache = shots_run(runs, FEW, seed=3), Task.load(runs.task), Encodings()
+    templates = Shots(2, seed=3).of(task, Template(GENERAL)).templates(task.evaluation.texts)
+    assert cache.of(run).evaluation.encoded.lengths.tolist() == prompt_lengths(run, task, templates)
+    plain = cache.of(shots_run(runs, {}, seed=3)).evaluation.encoded.lengths
+    assert plain.tolist() == prompt_lengths(run, task, [Template(GENERAL)] * len(task.evaluation))
+    assert cache.of(run) is cache.of(shots_run(runs, FEW, seed=3)) is not cache.of(shots_run(runs, FEW, seed=4))
+
+
+def prompt_lengths(run: Run, task: Task, templates: Sequence[Template]) -> list[int]:
+    """The number of tokens of each evaluation text, encoded alone in its template."""
+    tokenizer = Backbone.load(run.backbone, weights=False).tokenizer
+    texts = zip(templates, task.evaluation.texts, strict=True)
+    return [len(encode(tokenizer, [text], max_length=LONGEST, template=template)[0]) for template, text in texts]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("draw", ["fixed", "nearest"])
+def test_a_plan_says_what_prompts_with_examples_take(runs: Runs, draw: Draw) -> None:
+    run, task = shots_run(runs, FEW | {"draw": draw}, seed=3), Task.load(runs.task)
+    templates = Shots(2, draw, seed=3).of(task, Template(GENERAL)).templates(task.evaluation.texts)
+    prompts = prompt_lengths(run, task, templates)
+    plain, found = forecast_run(shots_run(runs, {}), calibrate=False), forecast_run(run, calibrate=draw == "fixed")
+    assert plain.prompts is None
+    assert found.prompts is not None
+    counted = (found.prompts.texts, found.prompts.tokens, found.prompts.longest)
+    assert counted == (len(prompts), sum(prompts), max(prompts))
+    assert found.gpu_evaluation > plain.gpu_evaluation, "the batches of the evaluation have the examples too"
+    assert (found.prompts.seconds is not None) == (draw == "fixed")
+    told = " ".join(forecast_table([found]).notes)
+    assert f"have {sum(prompts):,} tokens with the examples, {max(prompts)} in the longest" in told
+    assert "Activations are those of" not in told
+
+
+def test_a_plan_without_texts_refuses_examples(runs: Runs) -> None:
+    with raises(InvalidStudy, code="option.inapplicable", shots=2):
+        forecast_methods(str(runs.backbones.path("llama")), [make("zero-shot", FEW)])
 
 
 def test_a_draw_without_shots_and_a_negative_number_are_refused(runs: Runs) -> None:

@@ -201,6 +201,17 @@ LayersOption = Annotated[
 ]
 
 
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="A hyperparameter of the planned methods, such as r=8 or shots=16; may be repeated. Without --method, the "
+        "methods that have this setting are planned.",
+        metavar="KEY=VALUE",
+    ),
+]
+
+
 @takes(data=reading, ask=asking, endpoint=asking_endpoint)
 def plan(
     *,
@@ -208,6 +219,7 @@ def plan(
     task: Annotated[str | None, typer.Option("--task", help="Labelled texts to plan for.", metavar="ADDRESS")] = None,
     method: MethodsOption = None,
     layers: LayersOption = None,
+    overrides: SettingsOption = None,
     dtype: DtypeOption = "auto",
     precision: PrecisionsOption = None,
     products: ProductsOption = "float",
@@ -248,7 +260,8 @@ def plan(
     if products not in PRODUCTS:
         raise UnknownName("products", products, PRODUCTS, "plan")
     precisions = _different(precision)
-    asked: dict[str, Any] = {"methods": _planned(method, layers), "data": checked(ReadingOptions, data, "plan")}
+    planned = _planned(method, layers, overrides or [])
+    asked: dict[str, Any] = {"methods": planned, "data": checked(ReadingOptions, data, "plan")}
     asked |= {"ask": Ask(**ask), "memory": read_size(memory) if memory is not None else None}
     trains = partial(Training, dtype=dtype, products=products, batch_size=batch_size, max_length=length, epochs=epochs)
     asked |= {"calibrate": calibrate, "considered": considered, "compares": len(precisions) > 1}
@@ -286,17 +299,27 @@ def _endpoint_forecast(
     return forecast_endpoint(table, task, checked(ReadingOptions, data, "plan"), Ask(**ask))
 
 
-def _planned(names: Sequence[str] | None, layers: str | None) -> list[Method] | None:
-    """Return the methods to plan, with the value of `--layers`; None: all methods that suit a backbone.
+def _planned(names: Sequence[str] | None, layers: str | None, overrides: Sequence[str]) -> list[Method] | None:
+    """Return the methods to plan, with the values of `--layers` and `--set`; None: all methods that suit a backbone.
 
     Raises UnknownName or InvalidStudy.
     """
     from afina.methods import METHODS, make
+    from afina.studies.study_file import override
 
-    if layers is None:
+    given: dict[str, Any] = {}
+    for item in overrides:
+        override(given, item)
+    if layers is not None:
+        given["layers"] = int(layers) if layers.isascii() and layers.isdecimal() else layers
+    if not given:
         return [make(name) for name in names] if names else None
-    given = {"layers": int(layers) if layers.isascii() and layers.isdecimal() else layers}
     chosen = names or [name for name, kind in METHODS.items() if given.keys() <= kind.accepts()]
+    for setting in given if not chosen else ():
+        chosen = [name for name, kind in METHODS.items() if setting in kind.accepts()]  # `make` names the other one
+        if not chosen:
+            known = sorted({one for kind in METHODS.values() for one in kind.accepts()})
+            raise UnknownName("hyperparameter", setting, known, "plan")
     return [make(name, given, "plan") for name in chosen]
 
 

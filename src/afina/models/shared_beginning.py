@@ -36,6 +36,17 @@ def common_tokens(encoded: Encoded) -> int:
     return count
 
 
+def shared_tokens(classifier: Classifier, encoded: Encoded) -> int:
+    """Return the number of tokens that are computed once for all sequences; 0 if each sequence is computed whole.
+
+    A model with virtual tokens, an encoder, and a head that reads more than the last token compute whole sequences.
+    """
+    if len(encoded) < 2 or not classifier.takes_chunks or classifier.before:
+        return 0
+    count = common_tokens(encoded)
+    return count if count >= LEAST else 0
+
+
 @dataclass(frozen=True, eq=False)
 class SharedBeginning:
     """The keys and values of the first `count` tokens of several texts.
@@ -50,14 +61,9 @@ class SharedBeginning:
 
     @classmethod
     def of(cls, classifier: Classifier, encoded: Encoded) -> Self | None:
-        """Compute the common beginning of the sequences; None if nothing can be computed once.
-
-        A model with virtual tokens, an encoder, and a head that reads more than the last token compute whole texts.
-        """
-        if len(encoded) < 2 or not classifier.takes_chunks or classifier.before:
-            return None
-        count = common_tokens(encoded)
-        if count < LEAST:
+        """Compute the common beginning of the sequences; None if nothing can be computed once (`shared_tokens`)."""
+        count = shared_tokens(classifier, encoded)
+        if not count:
             return None
         body = classifier.body
         tokens = torch.from_numpy(encoded[0][:count].astype(np.int64))

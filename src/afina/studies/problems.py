@@ -115,6 +115,9 @@ _option_inapplicable = partial(Problem, InvalidStudy, "option.inapplicable")
 TEXTS_WITHOUT_TASK = _option_inapplicable(
     "`kind` {found}: the cost of learning to write texts depends on the lengths of inputs and targets. Give a `task`."
 )
+SHOTS_WITHOUT_TASK = _option_inapplicable(
+    "`shots` {shots}: the cost of examples in the prompt depends on the lengths of the training texts. Give a `task`."
+)
 NO_TEACHER = _option_inapplicable(
     "run {run}: `{option}` has no effect without a `teacher`, from whose outputs the run would learn. Give a "
     "`teacher`, or leave `{option}` out."

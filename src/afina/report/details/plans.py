@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from afina.models.backbone_spec import FLOAT
-from afina.report.formatting import NOTHING, count, seconds, size
+from afina.report.formatting import NOTHING, count, number_of_texts, seconds, size
 from afina.report.tables import Column, Table
 from afina.studies.runs.run import Forecast, Terms, shared_terms
 
@@ -23,7 +23,6 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
     out if no forecast has a time.
     """
     terms = shared_terms(forecasts)
-    source = f"the largest training batch of `{terms.task}`" if terms.task else "one batch (no task was given)"
     timed = any(one.train_seconds for one in forecasts)
     rows = tuple(
         (
@@ -48,15 +47,41 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
             *_offer(forecasts),
             _dtype_note(terms),
             *([_PRODUCTS_NOTE.format(products=terms.products)] if terms.products != FLOAT else []),
-            f"Activations are those of {source}: {terms.texts:,} texts, {terms.tokens:,} tokens, {terms.longest:,} in "
-            "the longest text.",
+            *_activation_notes(forecasts, terms),
             f"Peak: every tensor of a run at its height, and {size(terms.process)} for Python and the libraries."
             f"{_IN_BFLOAT16 * (terms.dtype == 'bfloat16' and terms.products == FLOAT)}",
             *_trunk_notes(forecasts),
             *_pairs_notes(forecasts),
+            *_prompts_notes(forecasts),
             _time_note(forecasts),
         ),
     )
+
+
+def _activation_notes(forecasts: Sequence[Forecast], terms: Terms) -> Iterator[str]:
+    """Yield a note on the batch of the activations; nothing if all methods only answer prompts with examples."""
+    if any(one.prompts is None for one in forecasts):
+        source = f"the largest training batch of `{terms.task}`" if terms.task else "one batch (no task was given)"
+        yield (
+            f"Activations are those of {source}: {terms.texts:,} texts, {terms.tokens:,} tokens, {terms.longest:,} in "
+            "the longest text."
+        )
+
+
+def _prompts_notes(forecasts: Sequence[Forecast]) -> Iterator[str]:
+    """Yield notes on the evaluation of methods with training examples in the prompts."""
+    for one in forecasts:
+        if (prompts := one.prompts) is not None:
+            told = (
+                "The time is not forecast: it needs the backbone's weights on this machine, and measured answers, "
+                "which --no-calibrate leaves out."
+                if prompts.seconds is None
+                else f"This machine answers them in about {count(max(1, round(prompts.seconds)))} s."
+            )
+            yield (
+                f"{one.title}: the prompts of {number_of_texts(prompts.texts)} for evaluation have "
+                f"{count(prompts.tokens)} tokens with the examples, {count(prompts.longest)} in the longest. {told}"
+            )
 
 
 def _trunk_notes(forecasts: Sequence[Forecast]) -> Iterator[str]:
@@ -141,6 +166,8 @@ def _titles(titles: Sequence[str]) -> str:
 
 
 def _time_note(forecasts: Sequence[Forecast]) -> str:
+    if all(one.prompts for one in forecasts):
+        return "Nothing is trained, so there is no training time."
     if any(one.train_seconds for one in forecasts):
         epochs = forecasts[0].terms.epochs
         return (

@@ -29,22 +29,26 @@ from afina.methods.attachment import applicable
 from afina.methods.method import Method
 from afina.models.backbone import Backbone
 from afina.models.backbone_spec import FLOAT
+from afina.models.classifier import Classifier
 from afina.models.language_model import open_model
 from afina.models.objective import Objective
 from afina.models.pretrained import meta_model
+from afina.models.shared_beginning import shared_tokens
+from afina.predicting.predictor import predicted
 from afina.studies import problems
 from afina.studies.executors.worker_memory import worker_memory
 from afina.studies.runs.prepared import (
     aim_of,
     attached,
     check_products,
+    encoded_task,
     loader_of,
     longest_text,
     question_of,
     read_task,
     recipe_of,
 )
-from afina.studies.runs.run import Forecast, Terms
+from afina.studies.runs.run import Forecast, PromptsForecast, Terms
 from afina.studies.runs.spec import Ask, RunSpec, Training
 from afina.training.dry_run import dry_run, serving_bytes
 from afina.training.fit import Pace
@@ -94,12 +98,10 @@ def forecast_run(
             given and the weights are on this machine.
         says: A function that receives a line of text when slow work begins.
 
-    Raises NotFound for a missing backbone or task, InvalidStudy for settings that contradict each other, and
-    OutOfMemory if a GPU cannot compute the measured steps.
+    Raises NotFound, InvalidStudy for settings that contradict each other, and OutOfMemory of the measured steps.
     """
     says(f"{run.title}: forecasting memory")
     available = meter.machine_memory()
-    limit = memory or available
     task = task or encoded(run)
     method = _method(run)
     objective, _ = aim_of(run, task)
@@ -110,7 +112,7 @@ def forecast_run(
     weights = {"precision": run.training.precision, "products": run.training.products}
     seen = dry_run(run.backbone, method, objective, loader, recipe, evaluation, dtype, load=load, **weights)
     gpu = memory or meter.gpu_memory(devices.choose())
-    terms = _terms(run, inputs_of(method).largest(loader, recipe), _name(dtype), limit, gpu)
+    terms = _terms(run, inputs_of(method).largest(loader, recipe), _name(dtype), memory or available, gpu)
     one = Forecast(
         method=method.name,
         title=method.title,
@@ -132,13 +134,29 @@ def forecast_run(
         on_pairs=method.pairs is not None,
     )
     there = calibrate and run.task != MADE_UP and Backbone.load(run.backbone, weights=False).complete
-    if there and one.trainable and one.peak <= available:
-        says(f"{run.title}: measuring a few steps to forecast the time")
-        one = replace(one, train_seconds=_training_seconds(run, method, objective, loader, recipe.steps))
-    return one
+    measured = says if there and one.peak <= available else None
+    if method.in_prompt[0]:
+        return replace(one, prompts=_prompts(run, method, objective, task.evaluation.encoded, measured))
+    if measured is None or not one.trainable:
+        return one
+    return replace(one, train_seconds=_training_seconds(run, method, objective, loader, recipe.steps, measured))
 
 
-def _training_seconds(run: RunSpec, method: Method, objective: Objective, loader: Loader, steps: int) -> float:
+def _prompts(
+    run: RunSpec, method: Method, objective: Objective, prompts: Encoded, says: Says | None
+) -> PromptsForecast:
+    """Return what the prompts of an evaluation take; without `says`, the seconds are not measured."""
+    seconds = None
+    if says is not None:
+        says(f"{run.title}: answering a few texts to forecast the time")
+        seconds = _answering_seconds(run, method, objective, prompts)
+    return PromptsForecast(len(prompts), len(prompts.tokens), int(prompts.lengths.max()), seconds)
+
+
+def _training_seconds(
+    run: RunSpec, method: Method, objective: Objective, loader: Loader, steps: int, says: Says
+) -> float:
+    says(f"{run.title}: measuring a few steps to forecast the time")
     pace = seconds_per_token(run, method, objective, loader)
     return pace.step * inputs_of(method).computed(loader, steps) + pace.once * int(loader.encoded.lengths.sum())
 
@@ -149,6 +167,42 @@ def _method(run: RunSpec) -> Method:
     if run.task == MADE_UP:  # the configuration may be all that is there
         return method.for_family(meta_model(run.backbone).config.model_type)
     return method.for_backbone(Backbone.load(run.backbone, weights=False))
+
+
+ANSWERING = 5.0
+"""About the number of seconds in which prompts are answered to measure the time of an evaluation."""
+
+
+def _answering_seconds(run: RunSpec, method: Method, objective: Objective, prompts: Encoded) -> float:
+    """Return the seconds in which the untrained model answers the prompts, measured on some of them.
+
+    Tokens with which all prompts begin are computed once, in the measurement as in the evaluation.
+    """
+    device, training = devices.choose(), run.training
+    with allocator.memory_errors(run.title):
+        backbone = Backbone.load(run.backbone)
+        names, opening = objective.label_names, objective.opening
+        classifier = open_model(backbone, names, run.seed, opening, exact=True, precision=training.precision)
+        attached(classifier, method, run.seed, device)
+        ranked = np.argsort(prompts.lengths, kind="stable")
+
+        def pace(count: int) -> float:
+            """Return the seconds per computed token of prompts of all lengths."""
+            chosen = ranked[np.linspace(0, len(ranked) - 1, count).astype(np.int64)].tolist()
+            some = Encoded.of([prompts[index] for index in chosen])
+            began = meter.now()
+            predicted(classifier, some, objective, backbone.tokenizer)
+            return (meter.now() - began) / _computed(classifier, some)
+
+        few, computed = min(2, len(prompts)), _computed(classifier, prompts)
+        pace(few)  # memory is allocated
+        whole = pace(few) * computed
+        return pace(min(len(prompts), max(few, int(len(prompts) * ANSWERING / whole)))) * computed
+
+
+def _computed(classifier: Classifier, prompts: Encoded) -> int:
+    """Return the number of tokens that the model computes to answer the prompts."""
+    return len(prompts.tokens) - shared_tokens(classifier, prompts) * max(0, len(prompts) - 1)
 
 
 OFFERED = "int8"
@@ -282,8 +336,8 @@ def _beside(one: Forecast, run: RunSpec, task: EncodedTask, memory: int | None, 
 class Encodings:
     """A cache of encoded tasks (token ids) for runs that differ only in their methods.
 
-    The task is encoded once for each prompt and each number of virtual tokens, because virtual tokens reduce the
-    maximum length of texts. Most methods have the same encoding.
+    The task is encoded once for each prompt, with its examples, and each number of virtual tokens, because virtual
+    tokens reduce the maximum length of texts. Most methods have the same encoding.
 
     Attributes:
         texts: The task as texts. None: the task is not loaded yet.
@@ -291,11 +345,13 @@ class Encodings:
 
     def __init__(self, texts: Task | None = None) -> None:
         self.texts = texts
-        self._made: dict[tuple[str, int], EncodedTask] = {}
+        self._made: dict[tuple[object, ...], EncodedTask] = {}
 
     def of(self, run: RunSpec) -> EncodedTask:
         """Return the encoded task of `run`. Raises the same errors as the function `encoded`."""
-        asked = run.asked.model_dump_json(), make(run.method, run.hyperparameters).takes_positions
+        method = make(run.method, run.hyperparameters)
+        drawn = (*method.in_prompt, run.seed) if method.in_prompt[0] else ()
+        asked = run.asked.model_dump_json(), method.takes_positions, drawn
         if asked not in self._made:
             if self.texts is None and run.task != MADE_UP:
                 self.texts = read_task(run)
@@ -306,15 +362,17 @@ class Encodings:
 def encoded(run: RunSpec, texts: Task | None = None) -> EncodedTask:
     """Return the task of `run` as token ids of its backbone; the backbone's weights are not read.
 
-    The task is read from its address unless `texts` is given.
+    The task is read from its address unless `texts` is given. Raises InvalidStudy for a made-up task if the prompts of
+    `run` have examples, or if the examples do not fit.
     """
     if run.task == MADE_UP:
+        if shots := make(run.method, run.hyperparameters).in_prompt[0]:
+            raise problems.SHOTS_WITHOUT_TASK(shots=shots)
         return _made_up(run)
     backbone = Backbone.load(run.backbone, weights=False)
     length = longest_text(run, backbone.longest)
     texts = texts or read_task(run)
-    template = question_of(run, texts, backbone).template
-    return EncodedTask.of(texts, backbone.tokenizer, backbone.tokenizer_digest, length, template)
+    return encoded_task(run, texts, backbone, question_of(run, texts, backbone), length)[0]
 
 
 def _made_up(run: RunSpec) -> EncodedTask:

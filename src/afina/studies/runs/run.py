@@ -265,6 +265,23 @@ class Terms:
 
 
 @dataclass(frozen=True)
+class PromptsForecast:
+    """The forecast costs of the evaluation of a run with training examples in its prompts, which trains nothing.
+
+    Attributes:
+        texts: The number of evaluation texts.
+        tokens: The number of tokens of all prompts, with the examples.
+        longest: The number of tokens of the longest prompt.
+        seconds: The seconds in which this machine answers all prompts. None: the time is unknown.
+    """
+
+    texts: int
+    tokens: int
+    longest: int
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class Forecast:
     """The forecast costs of a run with one method, in bytes and seconds.
 
@@ -284,6 +301,7 @@ class Forecast:
         scratch_bytes: The bytes of temporary files of the training.
         on_pairs: Whether the method trains on pairs of texts: a batch has two texts for each pair, and every drawn pair
             is used once.
+        prompts: The costs of the evaluation, if the prompts have training examples; else None.
     """
 
     method: str
@@ -306,6 +324,7 @@ class Forecast:
     trunk_bytes: int = 0
     scratch_bytes: int = 0
     on_pairs: bool = False
+    prompts: PromptsForecast | None = None
 
     @property
     def fits(self) -> bool:
@@ -334,6 +353,8 @@ class Forecast:
         if self.serving_bytes is not None:
             figures["serving_bytes"] = self.serving_bytes
         figures |= {name: getattr(self, name) for name in ("trunk_bytes", "scratch_bytes") if getattr(self, name)}
+        if self.prompts is not None:
+            figures["prompts"] = asdict(self.prompts)
         if (other := self.smaller) is not None:
             kept = {"precision": other.terms.precision, "peak": other.peak}
             figures["smaller"] = kept | ({"gpu_peak": other.gpu_peak} if other.runs_on_gpu else {})
@@ -354,5 +375,5 @@ _WHERE_GIVEN = ("precision", "products")
 _OF_GPU = ("allocated_end", "gpu_evaluation", "gpu_peak")
 """The fields of `Forecast` that hold only for a run on a GPU."""
 
-_APART = ("method", "title", "terms", "serving_bytes", "smaller", "trunk_bytes", "scratch_bytes", "on_pairs")
+_APART = ("method", "title", "terms", "serving_bytes", "smaller", "trunk_bytes", "scratch_bytes", "on_pairs", "prompts")
 """The fields of `Forecast` that `summary` leaves out, or adds only if they have a value."""
