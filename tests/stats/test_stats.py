@@ -282,8 +282,8 @@ def test_methods_that_always_agree_are_equivalent_with_enough_examples_only() ->
         found = one(few, few)
         assert found.verdict == "undecided"
         assert found.interval.high > 0.05
-        assert found.more_examples is not None
-        assert found.more_seeds is None
+        assert (found.more_seeds, found.more_examples) == (None, None)
+        assert "; 20 examples cannot show how many more would settle it." in found.words
     assert "equivalent within 1 point: difference 0.0 points" in one(many, many).words
 
 
@@ -302,6 +302,18 @@ def test_a_difference_may_be_certain_and_within_the_margin() -> None:
     assert found.verdict == "better"
     assert found.equivalence < 0.05
     assert ", within the margin of 1 point." in found.words
+
+
+def test_too_few_examples_do_not_say_how_many_more_would_settle_it() -> None:
+    """Of 16 examples, 3 differ; with 6.25 times as many in the same shares, the number is shown."""
+    few, more = one(*paired(13, 2, 1, 0)), one(*paired(82, 12, 6, 0))
+    assert (few.verdict, more.verdict) == ("undecided", "undecided")
+    assert (few.examples, more.examples) == (16, 100)
+    assert few.more_examples is None
+    assert few.words.startswith("Undecided between A and B: difference 6.2 points (95 % interval ")
+    assert "); 16 examples cannot show how many more would settle it." in few.words
+    assert more.more_examples
+    assert f"; about {more.more_examples:,} more examples would probably settle it" in more.words
 
 
 def test_undecided_says_what_would_settle_it() -> None:

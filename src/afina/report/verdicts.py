@@ -266,7 +266,8 @@ def verdicts_as_json(found: Verdicts) -> dict[str, object]:
     """Return the verdicts as JSON values, with the keys `verdicts` and `not_comparable`, for tables.json."""
     return {
         "verdicts": [
-            asdict(one) | {"interval": [one.interval.low, one.interval.high], "words": one.words}
+            {name: value for name, value in asdict(one).items() if name != "examples"}  # the methods' rows have it
+            | {"interval": [one.interval.low, one.interval.high], "words": one.words}
             for one in found.compared
         ],
         "not_comparable": [asdict(one) for one in found.not_comparable],
