@@ -215,15 +215,16 @@ def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
     memory = f" and {size(chosen.memory)} of memory" if chosen.memory else ""
     products = f", with products in {made.products}" if _lowers_products(made, chosen) else ""
     mine = [one for one in made.comparisons if chosen.name in (one.first, one.second)]
+    name = _upper(title(chosen.name))
     assert chosen.trainable is not None
     assert chosen.total is not None
     return (
         _sentence(_why_it(made, chosen))
         + (f" Other methods on the held-out texts: {beside}." if beside else "")
         + _not_chosen(made, chosen, others),
-        f"It trains {chosen.trainable:,} parameters ({100 * chosen.trainable / chosen.total:.3g} % of the model) and "
-        f"took {chosen.seconds:,.0f} s of training on {chosen.examples:,} texts{products}{memory}."
-        + (f" It was trained for only {_steps(chosen)}, and may be better with more." if made.is_short(chosen) else ""),
+        f"{name} trains {chosen.trainable:,} parameters ({100 * chosen.trainable / chosen.total:.3g} % of the model) "
+        f"and took {chosen.seconds:,.0f} s of training on {chosen.examples:,} texts{products}{memory}."
+        + (f" {name} took only {_steps(chosen)}, and may be better with more." if made.is_short(chosen) else ""),
         _sure(mine, title(chosen.name)),
     )
 
@@ -342,9 +343,12 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
         )
         settle = "It is open whether a trained language model would be better."
     if chosen.key:
-        costs = "It needs no training; the adapter holds only the template and the output embeddings of its words."
+        costs = (
+            f"{_upper(title(chosen.name))} needs no training; the adapter holds only the template and the output "
+            "embeddings of its words."
+        )
     else:
-        costs = "It was fitted in seconds" + (
+        costs = f"{_upper(chosen.name)} was fitted in seconds" + (
             ", and its adapter needs no backbone."
             if chosen.adapter
             else f"; no adapter was saved, because {floors.FLOORS[made.kind].unsaved(chosen.name)}."
@@ -461,7 +465,7 @@ def evidence(made: Recommendation) -> Table:
         *_left_out(made.dropped),
     ]
     first = sorted(made.comparisons, key=lambda one: made.recommended not in (one.first, one.second))
-    details = [*(f"{titled(one).sentence}." for one in first), *([ONE_SEED] if first else [])]
+    details = [*(_sentence(titled(one).sentence) for one in first), *([ONE_SEED] if first else [])]
     columns = (Column("", "left"), *map(Column, headings), Column("Note", "left"))
     return Table(EVIDENCE, columns, tuple(lines), tuple(notes), details=tuple(details))
 
