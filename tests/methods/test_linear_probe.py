@@ -23,7 +23,7 @@ from afina.engine.engine import Engine
 from afina.errors import InvalidStudy, Refused
 from afina.methods import make
 from afina.methods.attachment import attach
-from afina.methods.linear_probe import sentence_pooling
+from afina.methods.pooled_features import sentence_pooling
 from afina.models import objectives
 from afina.models.adapter import Adapter
 from afina.models.classifier import Classifier

@@ -12,7 +12,7 @@ import pytest
 
 from afina import Backbone, Study, Task, digest
 from afina.errors import InvalidData
-from afina.methods.linear_probe import sentence_pooling
+from afina.methods.pooled_features import sentence_pooling
 from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.runs.inputs import RunInputs
 from afina.studies.runs.run import Run

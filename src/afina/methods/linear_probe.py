@@ -9,21 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from afina import file_io
-from afina.errors import CorruptAdapter, InvalidStudy
 from afina.methods import problems
 from afina.methods.method import weight_names
-from afina.methods.selective import Selective
-from afina.models.architectures import ARCHITECTURES, Pooling, architecture_of
+from afina.methods.pooled_features import PooledFeatures
+from afina.models.architectures import ARCHITECTURES, architecture_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from afina.models.backbone import Backbone
     from afina.models.kernels.layer_changes import BatchedAdapter
+    from afina.models.kernels.layout import Pooled
 
 PoolingChoice = Literal["auto", "family", "first", "last", "mean"]
 """How the linear probe pools hidden states. With `auto`, hidden states are pooled as sentence-transformers' files in
@@ -31,7 +28,7 @@ the backbone's directory say; without such files, as the model family's classifi
 
 
 @dataclass(frozen=True)
-class LinearProbe(Selective):
+class LinearProbe(PooledFeatures):
     """Linear probe: scikit-learn fits the head to features of the frozen body (logistic or ridge regression).
 
     The method `head` trains the same classification head by gradient steps. The strength of the linear probe's
@@ -83,25 +80,7 @@ class LinearProbe(Selective):
         pooling: PoolingChoice = "family" if self.pooling == "auto" else self.pooling
         return replace(self, pooling=pooling, normalize=bool(self.normalize))
 
-    def for_backbone(self, backbone: Backbone) -> Self:
-        """Return the method with the pooling from the backbone's sentence-transformers files in place of `auto`."""
-        if self.pooling == "auto" and (said := sentence_pooling(backbone.path)) is not None:
-            normalize = said.normalize if self.normalize is None else self.normalize
-            return replace(self, pooling=said.pooling, normalize=normalize).for_family(backbone.family)
-        return self.for_family(backbone.family)
-
-    def attach(self, model: Any) -> Any:
-        """Freeze the body, and pool the hidden states that the head reads as `pooling` and `normalize` say."""
-        from afina.models.added_modules import READOUT, PoolingReadout
-
-        model = super().attach(model)
-        if (pooled := self._pooled(model)) is not None:
-            body = getattr(model, model.base_model_prefix)
-            setattr(body, READOUT, PoolingReadout(pooled))
-        return model
-
-    def _pooled(self, model: Any) -> Any:
-        """Return the settings of the module that pools features; None if the model family's own pooling is used."""
+    def pooled(self, model: Any) -> Pooled | None:
         from afina.models.kernels.layout import Pooled
 
         if self.pooling != "auto" and self.pooling != "family":
@@ -117,79 +96,14 @@ class LinearProbe(Selective):
         """Return the probe for a mixed batch: a change of the pooling only, so that the body's layers are shared."""
         from afina.models.kernels.layer_changes import BatchedAdapter
 
-        return BatchedAdapter(pooled=self._pooled(model))
+        return BatchedAdapter(pooled=self.pooled(model))
 
     def merged(self, model: Any) -> Any:
         """Return the model unchanged: with the family's own pooling, the model is a classifier of transformers.
 
         Raises InvalidStudy for another pooling or normalised features, which transformers' classifier does not compute.
         """
-        if self._pooled(model) is None:
+        if self.pooled(model) is None:
             return model
         how = f"pooling is {self.pooling}" if self.pooling != "family" else "normalize is true"
         raise problems.PROBE_NOT_EXPORTABLE(found=how, method=self.name, pooling=self.pooling)
-
-
-class SentencePooling(NamedTuple):
-    """How a sentence-transformers model pools a text's hidden states into one vector."""
-
-    pooling: Pooling
-    normalize: bool
-
-
-MODULES, POOLING_CONFIG = "modules.json", "config.json"
-_MODES: Mapping[str, Pooling] = {
-    "pooling_mode_cls_token": "first",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_lasttoken": "last",
-    **{"cls": "first", "mean": "mean", "lasttoken": "last"},
-}
-"""afina's pooling by the key or the name that selects it in the configuration of sentence-transformers' `Pooling`
-module."""
-
-
-def sentence_pooling(directory: Path) -> SentencePooling | None:
-    """Return the pooling in the sentence-transformers files of `directory`; None if the directory has no such files.
-
-    Raises InvalidStudy if the sentence-transformers files are malformed, or need a pooling or a layer that the linear
-    probe does not have.
-    """
-    modules = directory / MODULES
-    if not modules.is_file():
-        return None
-    content, pooling, normalize = _read(modules), None, False
-    for each in content if isinstance(content, list) else []:
-        kind = str(each.get("type")).rpartition(".")[2] if isinstance(each, dict) else "?"
-        if kind == "Pooling":
-            pooling = _mode(directory / Path(str(each.get("path"))).name / POOLING_CONFIG)
-        elif kind == "Normalize":
-            normalize = True
-        elif kind != "Transformer":
-            raise _unsupported(modules, f"a module of type {kind[:40]}")
-    if pooling is None:
-        raise _unsupported(modules, "no module of type Pooling")
-    return SentencePooling(pooling, normalize)
-
-
-def _mode(file: Path) -> Pooling:
-    content = _read(file)
-    if not isinstance(content, dict):
-        raise _unsupported(file, f"a {type(content).__name__}")
-    named = content.get("pooling_mode")
-    switched = [key for key, value in content.items() if key.startswith("pooling_mode_") and value is True]
-    modes = [named] if isinstance(named, str) else switched
-    found = [_MODES.get(mode) for mode in modes]
-    if len(found) != 1 or found[0] is None:
-        raise _unsupported(file, f"the pooling {' and '.join(modes)[:80] or 'none'}")
-    return found[0]
-
-
-def _read(file: Path) -> Any:
-    try:
-        return file_io.read_json(file)
-    except CorruptAdapter:
-        raise _unsupported(file, "a file that cannot be read") from None
-
-
-def _unsupported(file: Path, found: str) -> InvalidStudy:
-    return problems.POOLING_OF_FILES_UNUSABLE(found=found, path=file)

@@ -15,15 +15,14 @@ from pydantic import Field
 from afina.data.kinds import CLASSES, Kind
 from afina.data.pair_sampling import PairSampling, SamplingStrategy
 from afina.methods import problems
-from afina.methods.linear_probe import sentence_pooling
-from afina.methods.selective import Selective
+from afina.methods.pooled_features import PooledFeatures
 from afina.models.architectures import ARCHITECTURES, architecture_of, is_after_pooling
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from afina.models.backbone import Backbone
     from afina.models.kernels.layer_changes import BatchedAdapter
+    from afina.models.kernels.layout import Pooled
 
 EmbeddingPooling = Literal["auto", "first", "last", "mean"]
 """How SetFit pools hidden states into an embedding. With `auto`, hidden states are pooled as sentence-transformers'
@@ -31,7 +30,7 @@ files in the backbone's directory say; without such files, the embedding is the 
 
 
 @dataclass(frozen=True)
-class SetFit(Selective):
+class SetFit(PooledFeatures):
     """SetFit (Tunstall et al. 2022): contrastive pairs of texts train the body, then scikit-learn fits the head.
 
     The loss of a pair is the squared error of the cosine similarity of the two embeddings: 1 is expected for two texts
@@ -89,26 +88,15 @@ class SetFit(Selective):
         pooling: EmbeddingPooling = "mean" if self.pooling == "auto" else self.pooling
         return replace(self, pooling=pooling, normalize=bool(self.normalize))
 
-    def for_backbone(self, backbone: Backbone) -> Self:
-        """Return the method with the pooling from the backbone's sentence-transformers files in place of `auto`."""
-        if self.pooling == "auto" and (said := sentence_pooling(backbone.path)) is not None:
-            normalize = said.normalize if self.normalize is None else self.normalize
-            return replace(self, pooling=said.pooling, normalize=normalize).for_family(backbone.family)
-        return self.for_family(backbone.family)
+    def pooled(self, model: Any) -> Pooled:
+        """Return how embeddings are pooled. Layers between the embeddings and the head's last layer are not used.
 
-    def attach(self, model: Any) -> Any:
-        """Let all parameters train that the embeddings depend on, and let the head's last layer read the embeddings.
-
-        Layers between the embeddings and the head's last layer, such as BERT's pooler, are frozen and not used.
+        Such a layer, for example BERT's pooler, is frozen.
         """
-        from afina.models.added_modules import READOUT, PoolingReadout
         from afina.models.kernels.layout import Pooled
 
-        model = super().attach(model)
         assert self.pooling != "auto"
-        body = getattr(model, model.base_model_prefix)
-        setattr(body, READOUT, PoolingReadout(Pooled(self.pooling, bool(self.normalize))))
-        return model
+        return Pooled(self.pooling, bool(self.normalize))
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
         """Return None, because every layer of the body was trained."""

@@ -1,0 +1,123 @@
+"""`PooledFeatures`: the methods whose head scikit-learn fits to pooled hidden states, called features or embeddings.
+
+The hyperparameter `pooling` of such a method selects how hidden states are pooled; `auto` uses the pooling in a
+sentence-transformers directory, which `sentence_pooling` reads. The module does not import torch.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from afina import file_io
+from afina.errors import CorruptAdapter, InvalidStudy
+from afina.methods import problems
+from afina.methods.selective import Selective
+from afina.models.architectures import Pooling
+
+if TYPE_CHECKING:
+    from afina.models.backbone import Backbone
+    from afina.models.kernels.layout import Pooled
+
+
+@dataclass(frozen=True)
+class PooledFeatures(Selective):
+    """The base class of methods whose head scikit-learn fits to features, which are pooled hidden states.
+
+    Attributes:
+        pooling: How the hidden states of a text's tokens are pooled into features. Subclasses list the choices.
+        normalize: Whether features are divided by their Euclidean norm. If `normalize` is None, features are normalised
+            if `pooling` is `auto` and sentence-transformers' files in the backbone's directory say so.
+    """
+
+    pooling: str = "auto"
+    normalize: bool | None = None
+
+    def for_backbone(self, backbone: Backbone) -> Self:
+        """Return the method with the pooling from the backbone's sentence-transformers files in place of `auto`."""
+        if self.pooling == "auto" and (said := sentence_pooling(backbone.path)) is not None:
+            normalize = said.normalize if self.normalize is None else self.normalize
+            return replace(self, pooling=said.pooling, normalize=normalize).for_family(backbone.family)
+        return self.for_family(backbone.family)
+
+    @abstractmethod
+    def pooled(self, model: Any) -> Pooled | None:
+        """Return how features are pooled; None if the model family's own pooling is used."""
+
+    def attach(self, model: Any) -> Any:
+        """Choose the parameters that train, and pool the hidden states that the head reads as `pooled` says."""
+        from afina.models.added_modules import READOUT, PoolingReadout
+
+        model = super().attach(model)
+        if (pooled := self.pooled(model)) is not None:
+            body = getattr(model, model.base_model_prefix)
+            setattr(body, READOUT, PoolingReadout(pooled))
+        return model
+
+
+class SentencePooling(NamedTuple):
+    """How a sentence-transformers model pools a text's hidden states into one vector."""
+
+    pooling: Pooling
+    normalize: bool
+
+
+MODULES, POOLING_CONFIG = "modules.json", "config.json"
+_MODES: Mapping[str, Pooling] = {
+    "pooling_mode_cls_token": "first",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+    **{"cls": "first", "mean": "mean", "lasttoken": "last"},
+}
+"""afina's pooling by the key or the name that selects it in the configuration of sentence-transformers' `Pooling`
+module."""
+
+
+def sentence_pooling(directory: Path) -> SentencePooling | None:
+    """Return the pooling in the sentence-transformers files of `directory`; None if the directory has no such files.
+
+    Raises InvalidStudy if the sentence-transformers files are malformed, or need a pooling or a layer that afina
+    does not have.
+    """
+    modules = directory / MODULES
+    if not modules.is_file():
+        return None
+    content, pooling, normalize = _read(modules), None, False
+    for each in content if isinstance(content, list) else []:
+        kind = str(each.get("type")).rpartition(".")[2] if isinstance(each, dict) else "?"
+        if kind == "Pooling":
+            pooling = _mode(directory / Path(str(each.get("path"))).name / POOLING_CONFIG)
+        elif kind == "Normalize":
+            normalize = True
+        elif kind != "Transformer":
+            raise _unsupported(modules, f"a module of type {kind[:40]}")
+    if pooling is None:
+        raise _unsupported(modules, "no module of type Pooling")
+    return SentencePooling(pooling, normalize)
+
+
+def _mode(file: Path) -> Pooling:
+    content = _read(file)
+    if not isinstance(content, dict):
+        raise _unsupported(file, f"a {type(content).__name__}")
+    named = content.get("pooling_mode")
+    switched = [key for key, value in content.items() if key.startswith("pooling_mode_") and value is True]
+    modes = [named] if isinstance(named, str) else switched
+    found = [_MODES.get(mode) for mode in modes]
+    if len(found) != 1 or found[0] is None:
+        raise _unsupported(file, f"the pooling {' and '.join(modes)[:80] or 'none'}")
+    return found[0]
+
+
+def _read(file: Path) -> Any:
+    try:
+        return file_io.read_json(file)
+    except CorruptAdapter:
+        raise _unsupported(file, "a file that cannot be read") from None
+
+
+def _unsupported(file: Path, found: str) -> InvalidStudy:
+    return problems.POOLING_OF_FILES_UNUSABLE(found=found, path=file)
