@@ -17,6 +17,7 @@ import typer
 from afina import __version__, allocator, file_io, openmp
 from afina.cli import (
     adapters,
+    drift,
     keys,
     next_texts,
     plan,
@@ -50,12 +51,21 @@ COMMANDS = (
     *(adapters.evaluate, adapters.compare, adapters.predict),
     *(plan.params, plan.plan, plan.methods),
     *(studies.show, studies.report, studies.texts),
-    *(serving.serve, serving.replay, shadow.shadow),
+    *(serving.serve, serving.replay, shadow.shadow, drift.drift),
     studio.studio,
 )
 """Commands in the order of `afina --help`."""
 
-LIGHT = (plan.methods, plan.inspect, studies.show, studies.report, studies.texts, shadow.shadow, studio.studio)
+LIGHT = (
+    plan.methods,
+    plan.inspect,
+    studies.show,
+    studies.report,
+    studies.texts,
+    shadow.shadow,
+    drift.drift,
+    studio.studio,
+)
 """The functions of COMMANDS that open no model."""
 
 STORE: dict[str, Callable[..., None]] = {

@@ -45,6 +45,7 @@ EXAMPLES = {
     "serve": "afina serve --backbone embedded --port 8000",
     "replay": "afina replay \"$RECEIPT\" 'A lovely day.'",
     "shadow": "afina shadow acme/reviews 2",
+    "drift": "afina drift acme/reviews --server http://127.0.0.1:8000 --key-file key",
     "store": "afina store publish results/train acme/reviews --message 'first version'",
     "store init": "afina store init --store adapters",
     "store publish": "afina store publish results/train acme/reviews --message 'first version'",

@@ -40,7 +40,7 @@ PACKAGE_MISSING = Problem(
 
 _key_missing = partial(Problem, NotFound, "key.missing")
 KEY_MISSING = _key_missing(
-    "found no key. The server requires a key of scope publish. Give --key-file FILE, or set AFINA_KEY."
+    "found no key. The server requires a key of scope {scope}. Give --key-file FILE, or set AFINA_KEY."
 )
 KEY_UNREADABLE = _key_missing(
     "{path}: the key cannot be read ({reason}). Give another file, or set the variable AFINA_KEY."
@@ -50,6 +50,24 @@ OPTION_OF_DIRECTORIES = Problem(
     InvalidStudy,
     "option.inapplicable",
     "{adapter}: a version is one adapter, so `{option}` cannot be used. Leave `{option}` out.",
+)
+
+ALIAS_MISSING = Problem(
+    InvalidName,
+    "name.alias-missing",
+    "{found}: a version number, but servers count the answers of versions with an alias. Give {name}@production, or "
+    "another alias.",
+)
+
+REFERENCE_MISSING = Problem(
+    NotFound,
+    "adapter.reference-missing",
+    "{version}: the adapter has no counts of its evaluation texts, because it was not trained with this version of "
+    "afina. Train it again, and publish the new version.",
+)
+
+SHARE_INVALID = Problem(
+    InvalidData, "option.share-invalid", "`{option}` {found}: expected a number between 0 and 1. Give another value."
 )
 
 NO_METHOD_SUITS = Problem(

@@ -24,7 +24,7 @@ KEY = "AFINA_KEY"
 
 KeyFileOption = Annotated[
     Path | None,
-    typer.Option("--key-file", help=f"File with a key of scope publish; default: the variable {KEY}.", metavar="FILE"),
+    typer.Option("--key-file", help=f"File with a key of the server; default: the variable {KEY}.", metavar="FILE"),
 ]
 
 
@@ -59,7 +59,7 @@ def shadow(
     if (version is not None) + off + bool(server) > 1:
         raise problems.SHADOW_CHOICE_MISSING()
     if server:
-        _print_counts(shadows(name, server, _key(key_file)), as_json)
+        _print_counts(shadows(name, server, read_key(key_file, "publish")), as_json)
         return
     from afina.store.adapter_store import AdapterStore
     from afina.store.versions import SHADOW
@@ -99,11 +99,12 @@ def _print_pointing(store: AdapterStore, name: str, as_json: bool) -> None:
         print(f"{name}: version {candidate} is compared with {f'version {current}' if current else 'production'}")
 
 
-def _key(file: Path | None) -> str:
+def read_key(file: Path | None, scope: str) -> str:
+    """Return the key in a file, or in the environment variable if `file` is None; `scope`: for the error message."""
     if file is None:
         if found := os.environ.get(KEY):
             return found.strip()
-        raise problems.KEY_MISSING()
+        raise problems.KEY_MISSING(scope=scope)
     try:
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -131,9 +131,10 @@ def option_flag(name: str) -> str:
 
 
 _FLAGGED = (
-    "backbone beams blobs choice count drain endpoint executor expires file force fresh generation_timeout guide host "
-    "labelled last latency memory merged message method metric minutes name out port rate ray ray_address reason "
-    "replicas scope seed share send_texts set_password ship_backbone shutdown storage store suggest task teacher "
+    "backbone beams blobs choice count days drain effect endpoint executor expires file force fresh "
+    "generation_timeout guide host labelled last latency level memory merged message method metric minutes name out "
+    "port rate ray ray_address reason replicas scope seed send_texts set_password share ship_backbone shutdown "
+    "storage store suggest task teacher "
     "template text_tokens timeout upload_limit who words"
 )
 _IN_TRAINING = (

@@ -59,6 +59,11 @@ class Encoded:
     def __getitem__(self, index: int) -> np.ndarray:
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
+    @property
+    def each(self) -> Iterator[np.ndarray]:
+        """The token ids of each sequence, int32."""
+        return (self[index] for index in range(len(self)))
+
     def first(self, count: int) -> Encoded:
         """Return the first `count` sequences, or all if there are fewer; the number `truncated` stays unchanged."""
         count = min(count, len(self))

@@ -406,7 +406,7 @@ def _handed_over(found: Path, out: Path | None) -> Adapter:
     The run's metrics are removed because they were measured on training texts.
     """
     adapter = Adapter.load(found)
-    silent: dict[str, Any] = {"task": None, "metrics": {}, "evaluation_digest": None}
+    silent: dict[str, Any] = {"task": None, "metrics": {}, "answers": None, "evaluation_digest": None}
     cleaned = replace(adapter, manifest=adapter.manifest.model_copy(update=silent).sealed(), where="adapter")
     if out is None:
         return cleaned

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_serializer, field_validator, 
 from afina import digest, file_io
 from afina.data.reading_options import ReadingOptions
 from afina.models import objectives, problems
+from afina.models.answer_profile import AnswerProfile
 from afina.models.backbone_spec import FLOAT, PrecisionName
 from afina.schema import Figure, Frozen, WrongValue
 
@@ -41,11 +42,11 @@ OUTSIDE = (
         "seed",
         "teacher",
     ),
-    *("training", "metrics", "probe", "versions", "environment", "claims_digest"),
+    *("training", "metrics", "answers", "probe", "versions", "environment", "claims_digest"),
 )
 CLAIMED = (
     *("train_digest", "evaluation_digest", "seed", "teacher", "training"),
-    *("metrics", "probe", "versions", "environment"),
+    *("metrics", "answers", "probe", "versions", "environment"),
 )
 """The manifest's fields in four lists, by the digest that covers them.
 
@@ -81,6 +82,8 @@ class Manifest(Frozen):
         data: The options with which the task's files were read, including the recognised kind of task and separator.
             The manifest file contains only the options of `data` that differ from their defaults.
         teacher: Digest of the adapter from whose outputs the adapter was trained. None: there was no teacher.
+        answers: Counts of the evaluation texts and of the adapter's answers to them, with which later answers are
+            compared. None: unknown, or answers of the kind of task are not counted.
         probe: The adapter's logits for the built-in test sentences (`afina.predicting.probes.PROBE`),
             [sentence][label].
         environment: Platform, device, dtype, threads and source revision of the training run.
@@ -115,6 +118,7 @@ class Manifest(Frozen):
     teacher: str | None = None
     training: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Figure] = Field(default_factory=dict)
+    answers: AnswerProfile | None = None
     probe: tuple[tuple[float, ...], ...] | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
@@ -134,9 +138,11 @@ class Manifest(Frozen):
     @model_validator(mode="after")
     def _as_many_as_labels(self) -> Manifest:
         try:
-            objectives.make(self.label_names, self.objective)
+            objective = objectives.make(self.label_names, self.objective)
         except (KeyError, TypeError, ValueError):
             raise ValueError(f"this version of afina does not know the objective {str(self.objective)[:80]}") from None
+        if self.answers is not None and {*self.answers.labels} != {*objective.counted_labels}:
+            raise ValueError("the counts of answers have other labels than the adapter")
         if self.offset is not None and len(self.offset) != len(self.label_names):
             raise ValueError(f"the offset has {len(self.offset)} numbers, there are {len(self.label_names)} labels")
         return self

@@ -86,6 +86,10 @@ class ServerClient:
             raise problems.NOT_A_SERVER(server=self.server)
         return found
 
+    def drift(self, name: str, alias: str, days: int) -> dict[str, Any]:
+        """Return the counts of the answers of the version with an alias, as `GET /drift/{client}/{task}/{alias}`."""
+        return self.ask(f"/drift/{quote(name)}/{quote(alias, safe='')}?days={days}")
+
 
 def _why(error: HTTPError) -> str:
     """Return the reason of a refusal without its full stop, in whichever protocol the server wrote it."""

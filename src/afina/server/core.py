@@ -18,7 +18,7 @@ from afina.engine.engine import Engine
 from afina.engine.generations import GeneratedText
 from afina.engine.mixed_batches import Prediction
 from afina.engine.residents import Lease
-from afina.errors import AfinaError, Busy, NotFound
+from afina.errors import AfinaError, Busy, InvalidName, NotFound
 from afina.server import logs_and_traces, problems
 from afina.server.line.computing import Batcher
 from afina.server.line.queue import FairQueue
@@ -36,9 +36,11 @@ from afina.server.requests import (
 )
 from afina.server.settings import Settings
 from afina.server.tenants import Missing, Tenants, reference_of
+from afina.server.versions.answer_counts import AnswerCounts
 from afina.server.versions.canaries import Canaries
 from afina.server.versions.golden_tests import LOADING, GoldenTests
 from afina.server.versions.preloading import Preloading
+from afina.server.versions.served_answers import ServedAnswers
 from afina.server.versions.served_versions import ServedVersions
 from afina.server.versions.shadows import FAILED, RIDING, Shadows
 from afina.server.versions.store_watcher import StoreWatcher
@@ -46,7 +48,7 @@ from afina.server.versions.store_writes import StoreWrites
 from afina.store.adapter_store import AdapterStore
 from afina.store.aliases import ANY
 from afina.store.api_keys import Key, MadeKey
-from afina.store.versions import CANARY, PRODUCTION, AliasMove, NameSummary, Reference, Version
+from afina.store.versions import CANARY, PRODUCTION, AliasMove, Name, NameSummary, Reference, Version, check_alias
 
 __all__ = ["LOADING", "Core"]
 
@@ -68,6 +70,8 @@ class Core:
         self.canaries = Canaries(store, self.current)
         self._encoder = RequestEncoder(engine, chosen)
         self.shadows = Shadows(store, engine, self.current, self._encoder, self.batching, chosen, self.metrics)
+        self.answers = AnswerCounts()
+        self.metrics.watch_answers(self.answers.for_metrics)
         self.tenants = Tenants(store, chosen)
         self.metrics.watch(self._looked, lambda: self.current.damaged, lambda: engine.hosts.sizes)
         self.writes = StoreWrites(store)
@@ -265,6 +269,24 @@ class Core:
         reference = reference_of(f"{model}@{PRODUCTION}", key)
         return self.shadows.status_json(reference.name, self._find(reference))
 
+    def served_answers(self, model: str, alias: str, days: int) -> ServedAnswers:
+        """Return the counts of the answers of the version with an alias in the last days, and those of its evaluation.
+
+        Args:
+            model: The name of a model of any client: the metrics have the same counts.
+            days: The number of days, today included.
+
+        Raises:
+            Missing: There is no such model or alias.
+            InvalidData: Answers of the kind of task are not counted.
+        """
+        try:
+            reference = Reference(Name.parse(model), alias=check_alias(alias))
+        except InvalidName:
+            raise Missing() from None
+        version = self._find(reference)
+        return self.answers.served(version, alias, days)
+
     def move(
         self,
         key: Key,
@@ -400,6 +422,7 @@ class Core:
             bare = reference == Reference(reference.name) and PRODUCTION in version.aliases
             if bare or reference.alias == PRODUCTION:
                 made.shadowed = reference.name
+            made.counted = bool(version.aliases)
             made.compared = self.canaries.answers(reference.name) and (bare or reference.alias in (PRODUCTION, CANARY))
             return made
 
@@ -439,6 +462,8 @@ class Core:
                 work.future.add_done_callback(partial(self._count_abstention, accepted.receipt.version))
         if accepted.shadowed is not None:
             self.shadows.follow(accepted.shadowed, accepted)
+        if accepted.counted:
+            self.answers.follow(accepted)
         return accepted.futures
 
     def _count_abstention(self, version: str, computed: Future[Any]) -> None:

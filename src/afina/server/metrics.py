@@ -1,7 +1,8 @@
 """Prometheus metrics of a server, and each client's throughput in the last five seconds.
 
 The number of label values is bounded. Label values are clients with API keys, versions that cannot be served,
-versions of models with a canary, and versions that abstain. Texts and model names from requests are never label values.
+versions of models with a canary, versions that abstain, and versions with an alias with their most frequent labels.
+Texts and model names from requests are never label values.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import accumulate
 from math import inf
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from afina import meter
 from afina.errors import AfinaError
+from afina.models.answer_profile import AnswerProfile
+from afina.models.objectives import OBJECTIVES
+from afina.stats.drift import Drift
 
 NAMED = 20
 """Largest number of versions that cannot be served and are named by the label `version`."""
@@ -256,6 +261,10 @@ class Metrics:
         """
         self.registry.register(_Watched(values, damaged, sizes))
 
+    def watch_answers(self, counts: Callable[[], Sequence[VersionAnswers]]) -> None:
+        """Add the counts of versions' answers, which are read at each scrape of the metrics by calling `counts`."""
+        self.registry.register(_WatchedAnswers(counts))
+
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -282,6 +291,80 @@ class _Watched(Collector):
         for precision, size in self.sizes().items():
             sizes.add_metric((precision,), size)
         yield sizes
+
+
+class VersionAnswers(NamedTuple):
+    """The counts of the answers of a version, for the metrics.
+
+    Attributes:
+        version: The version, such as `client/task@3`.
+        score: The name of the number by which answers are counted, such as `confidence`.
+        answers: The counts since the version's first answer.
+        score_sum: The sum of all scores.
+        drift: The drift of the last days. None: the version has no reference.
+    """
+
+    version: str
+    score: str
+    answers: AnswerProfile
+    score_sum: float
+    drift: Drift | None
+
+
+LABELS_NAMED = 20
+"""The largest number of labels of a version that are label values: those that occur most. The further labels of a
+version are counted together as `(others)`."""
+
+
+@dataclass(frozen=True)
+class _WatchedAnswers(Collector):
+    counts: Callable[[], Sequence[VersionAnswers]]
+
+    def describe(self) -> Iterable[Metric]:
+        """Return no metric, so that the counts are not read when the collector is registered."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        found, about = self.counts(), "of clients' texts that were answered, for versions with an alias."
+        for score in sorted({one.score_name for one in OBJECTIVES.values() if one.score_name is not None}):
+            by_score = HistogramMetricFamily(f"afina_answer_{score}", f"The {score} {about}", labels=("version",))
+            for one in found:
+                if one.score == score:
+                    by_score.add_metric((one.version,), _buckets(one.answers), one.score_sum)
+            yield by_score
+        labels = CounterMetricFamily("afina_answer_labels", f"Labels {about}", labels=("version", "label"))
+        for one in found:
+            for label, count in _named_labels(one.answers.labels):
+                labels.add_metric((one.version, label), count)
+        yield labels
+        yield from _drifts([(one.version, one.drift) for one in found if one.drift is not None])
+
+
+def _buckets(answers: AnswerProfile) -> list[tuple[str, float]]:
+    ends = [*(repr(edge) for edge in answers.edges), "+Inf"]
+    return [*zip(ends, map(float, accumulate(answers.scores)), strict=True)]
+
+
+def _named_labels(counts: Mapping[str, int]) -> Iterable[tuple[str, int]]:
+    ranked = sorted(counts.items(), key=lambda one: -one[1])
+    yield from ranked[:LABELS_NAMED]
+    if rest := ranked[LABELS_NAMED:]:
+        yield OTHERS, sum(count for _, count in rest)
+
+
+def _drifts(found: Sequence[tuple[str, Drift]]) -> Iterable[Metric]:
+    about = "Share of texts by which the last days differ from the evaluation texts, by scores, labels or tokens."
+    distances = GaugeMetricFamily("afina_drift_distance", about, labels=("version", "of"))
+    about = "Smallest p value of the drift tests of a version, corrected for the number of tests."
+    smallest = GaugeMetricFamily("afina_drift_p", about, labels=("version",))
+    about = "Whether a difference from the evaluation texts is significant and not small: 1 or 0."
+    noticed = GaugeMetricFamily("afina_drift_noticed", about, labels=("version",))
+    for version, drift in found:
+        for test in drift.tests:
+            distances.add_metric((version, test.of), test.distance)
+        smallest.add_metric((version,), drift.p)
+        noticed.add_metric((version,), float(drift.state == "drift"))
+    yield from (distances, smallest, noticed)
 
 
 WINDOW = 5

@@ -130,6 +130,19 @@ TOKEN_UNKNOWN = Problem(
     "tokenizer.",
 )
 
+ANSWERS_NOT_COUNTED = Problem(
+    InvalidData,
+    "request.answers-not-counted",
+    "{name}: its answers are of kind {kind}, which have neither labels nor a confidence, so drift is not measured. Ask "
+    "for a model of another kind.",
+)
+
+DAYS_INVALID = Problem(
+    InvalidData,
+    "request.days-invalid",
+    "`days` {found}: expected a whole number from 1 to {most}, as the server keeps the counts of {most} days.",
+)
+
 COUNTS_MALFORMED = Problem(
     InvalidData,
     "server.counts-malformed",

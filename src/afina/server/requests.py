@@ -145,6 +145,7 @@ class AcceptedRequest:
             adapter does not generate text.
         reservation: the tokens that count for the key's rate limit. None: no tokens are counted yet.
         compared: whether the metrics count the answers by version, because the model has a canary version.
+        counted: whether answers are counted to notice drift, because the version has an alias.
         shadowed: the name of the model whose shadow version, if there is one, also computes the texts. `shadowed` is
             None if the request is not for the production version.
         futures: the futures of the answers. Empty until the texts are in the queue.
@@ -160,6 +161,7 @@ class AcceptedRequest:
     decoding: Decoding | None = None
     reservation: Reservation | None = None
     compared: bool = False
+    counted: bool = False
     shadowed: Name | None = None
     futures: Sequence[Future[Any]] = ()
 

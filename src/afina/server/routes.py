@@ -218,6 +218,7 @@ TASKS = _route("POST", "/tasks", of=AFINA)
 BULK = _route("POST", "/bulk", of=AFINA, repeats=False, streams=True)
 ALIAS = _route("PUT", "/aliases/{client}/{task}/{alias}", of=AFINA, scope=PUBLISH, repeats=False)
 SHADOW = _route("GET", "/shadows/{client}/{task}", of=AFINA, scope=PUBLISH)
+DRIFT = _route("GET", "/drift/{client}/{task}/{alias}", of=AFINA, scope=METRICS, counts=False)
 EXPOSITION = _route("GET", "/metrics", of=HEALTH, scope=METRICS, counts=False)
 
 COMPLETIONS = _route("POST", "/v1/completions", of=OPENAI)
@@ -239,6 +240,7 @@ DESCRIPTION = _route("GET", "/openapi.json", of=AFINA)
 
 PARAMETERS = {
     "client": "the client: the first part of a model's name",
+    "days": "number of days whose answers are counted, today included (UTC), 1 to 35; default: 7",
     "key": "id of the key",
     "message": "reason, kept in the audit log for ever",
     "id": "client/task, client/task@alias or client/task@version",
@@ -256,6 +258,7 @@ for _path, _of, _scope in (
     ("/models/{rest:path}", HUB, PREDICT),
     ("/aliases/{rest:path}", AFINA, PUBLISH),
     ("/shadows/{rest:path}", AFINA, PUBLISH),
+    ("/drift/{rest:path}", AFINA, METRICS),
 ):
     _route(None, _path, of=_of, scope=_scope)
 

@@ -224,9 +224,13 @@ class ClientCall:
     @property
     def model_in_query(self) -> str | None:
         """The query parameter `model`, or None. Raises Refusal if the query has two parameters `model`."""
-        found = self.request.query_params.getlist("model")
+        return self.in_query("model")
+
+    def in_query(self, name: str) -> str | None:
+        """Return the value of a query parameter, or None. Raises Refusal if the query has the parameter twice."""
+        found = self.request.query_params.getlist(name)
         if len(found) > 1:
-            raise Refusal(422, "invalid", "`model` occurs twice in the query. Leave one out.")
+            raise Refusal(422, "invalid", f"`{name}` occurs twice in the query. Leave one out.")
         return found[0] if found else None
 
     async def look(self, what: Callable[Arguments, Found], *given: Arguments.args, **named: Arguments.kwargs) -> Found:

@@ -4,6 +4,7 @@
 - `POST /bulk` answers JSON lines.
 - `PUT /aliases/...` moves an alias to another version.
 - `GET /shadows/...` compares a shadow version with the production version.
+- `GET /drift/...` compares the answers of the last days with those of the adapter's evaluation texts.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from afina.server.json_shapes import (
 )
 from afina.server.protocols.bulk import Bulk, answered
 from afina.server.requests import Text
+from afina.server.versions.served_answers import days_of
 
 TASKS_EXAMPLE = {"text": "It broke on the second day.", "models": ["acme/reviews@production", "acme/urgent"]}
 ALIAS_EXAMPLE = {"version": 3, "expected": 2, "message": "three points better on checked texts"}
@@ -136,6 +138,49 @@ _WISH = {
     "problem": about(either(TEXT, NOTHING), "why the shadow failed"),
 }
 SHADOW = record({**_WISH, **_COUNTED, **_STATE})
+_COUNTS = {
+    "edges": about(array(NUMBER), "upper ends of the bins of scores, without the last bin's"),
+    "scores": about(array(COUNT), "texts whose score is in each bin"),
+    "labels": about(by_name(COUNT), "texts with each label; empty for numbers"),
+    "tokens": about(array(COUNT), "texts with a token of each group (token id modulo 256); empty without tokens"),
+}
+_TEST = {
+    "of": about(one_of("scores", "labels", "tokens"), "what the test compares"),
+    "distance": about(NUMBER, "difference, as a share of texts"),
+    "p": about(NUMBER, "p value of the single test"),
+    "shares": about(array(NUMBER), "share that differs most: of the evaluation texts, and of clients' texts"),
+    "most": about(either(TEXT, NOTHING), "label whose share differs most; null: not of labels"),
+    "edge": about(either(COUNT, NOTHING), "scores: index of the edge below which the shares are counted"),
+    "adjusted": about(NUMBER, "p value, corrected for the number of tests (Holm)"),
+}
+_DRIFT = {
+    "reference": about(COUNT, "number of evaluation texts"),
+    "texts": about(COUNT, "number of clients' texts"),
+    "tests": about(array(record(_TEST)), "the tests; empty without texts"),
+    "level": about(NUMBER, "probability of a false alarm, over all tests"),
+    "effect": about(NUMBER, "difference below which a significant difference is called small"),
+    "needed": about(either(COUNT, NOTHING), "texts that notice such a difference; null: too few evaluation texts"),
+    "noticeable": about(either(NUMBER, NOTHING), "difference that so many texts notice; null: no texts"),
+    "state": about(one_of("none", "few", "small", "drift"), "the verdict"),
+    "p": about(NUMBER, "smallest corrected p value"),
+}
+DRIFT = record(
+    {
+        "name": about(TEXT, "client/task"),
+        "alias": about(TEXT, "the alias"),
+        "version": about(COUNT, "number of the version that the alias points to"),
+        "digest": about(TEXT, "digest of the version's adapter"),
+        "kind": about(TEXT, "kind of the task: classes, labels or number"),
+        "score": about(one_of("confidence", "value"), "what the score of an answer is"),
+        "one_label": about(YES_OR_NO, "whether each answer has exactly one label"),
+        "days": about(COUNT, "days that are counted, today included"),
+        "since": about(either(TEXT, NOTHING), "time of the first counted answer, UTC; null: there is none"),
+        "reference": about(either(record(_COUNTS), NOTHING), "counts of the evaluation texts; null: unknown"),
+        "answers": about(record(_COUNTS), "counts of clients' texts"),
+        "servers": about(COUNT, "servers whose counts were added"),
+        "drift": about(either(record(_DRIFT), NOTHING), "comparison of both; null: there is no reference"),
+    }
+)
 router = ProtocolRouter()
 
 
@@ -201,3 +246,14 @@ async def shadow(call: Called, client: str, task: str) -> Response:
     The counts cover only the texts that this server received.
     """
     return JSONResponse(await call.look(call.core.shadow, call.key, f"{client}/{task}"))
+
+
+@router.answers(routes.DRIFT, DRIFT, query=["days"])
+async def drift(call: Called, client: str, task: str, alias: str) -> Response:
+    """Return how far the answers of the last days differ from the answers to the adapter's evaluation texts.
+
+    The counts cover only the texts that this server answered since its start.
+    """
+    days = days_of(call.in_query("days"))
+    found = await call.look(call.core.served_answers, f"{client}/{task}", alias, days)
+    return JSONResponse(await call.look(found.as_json))

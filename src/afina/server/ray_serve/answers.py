@@ -137,6 +137,19 @@ def summed_shadows(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {**chosen, **total.as_json(), "servers": len(found)}
 
 
+def summed_answers(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the counts of a version's answers, summed over all replicas, and the drift of their sum.
+
+    Returns None if the replicas count different versions, which happens for a moment after an alias was moved.
+
+    `found`: The JSON of each replica's response to `GET /drift/...`.
+    """
+    from afina.server.versions.served_answers import ServedAnswers, summed
+
+    total = summed([ServedAnswers.of(one) for one in found])
+    return None if total is None else total.as_json()
+
+
 def is_last(message: Message) -> bool:
     """Return whether an ASGI message is the last message of a response."""
     return message["type"] == "http.response.body" and not message.get("more_body", False)

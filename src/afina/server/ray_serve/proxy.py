@@ -53,7 +53,7 @@ Each further pause is longer by the first pause.
 ASKING, ASKING_READY = 5.0, 0.9
 """The time limits, in seconds, for a replica's response to a request that the proxy sends to all replicas.
 
-`ASKING` limits requests for metrics and shadow counts, and `ASKING_READY` requests for readiness.
+`ASKING` limits requests for metrics and counts, and `ASKING_READY` requests for readiness.
 """
 
 SERVE = frozenset({"/-/healthz", "/-/routes"})
@@ -66,6 +66,9 @@ REQUEST = "afina.request"
 READS = (HTTPMethod.GET, HTTPMethod.HEAD)
 LIVE = (routes.LIVE, routes.KSERVE_LIVE)
 READY = (routes.READY, routes.KSERVE_READY, routes.VLLM_HEALTH)
+
+COUNTED = {routes.SHADOW: answers.summed_shadows, routes.DRIFT: answers.summed_answers}
+"""The routes whose counts are those of all replicas together, with the function that adds the counts."""
 
 CONTROLS = frozenset(
     {
@@ -184,7 +187,7 @@ class RepeatingProxy:
                 return
             client = ClientEnd(receive)
             try:
-                if reads and route in (*READY, routes.EXPOSITION, routes.SHADOW):
+                if reads and route in (*READY, routes.EXPOSITION, *COUNTED):
                     await self._of_all(scope, client, send)
                 else:
                     await self._repeated(scope, client, bytes(body), send)
@@ -302,7 +305,7 @@ class RepeatingProxy:
     async def _of_all(self, scope: Scope, client: ClientEnd, send: Send) -> None:
         """Send a request to every replica that responds, and combine the responses.
 
-        For readiness, one ready replica is enough. Metrics and shadow counts are those of all replicas together.
+        For readiness, one ready replica is enough. Metrics and counts are those of all replicas together.
         """
         path, names, asked = scope["path"], affinity.PROXY.replicas, affinity.PROXY.responding
         route = routes.route_of(path)
@@ -323,8 +326,8 @@ class RepeatingProxy:
             await answers.unavailable(path, LATE)(scope, receive, send)
         elif good and route is routes.EXPOSITION:
             await _metrics(good, names)(scope, receive, send)
-        elif good and route is routes.SHADOW:
-            await _shadows(path, good, names)(scope, receive, send)
+        elif good and route in COUNTED:
+            await _counts(path, good, names)(scope, receive, send)
         else:
             one = next(iter((good or by_name).values()))
             await send({"type": "http.response.start", "status": one.status, "headers": one.headers})
@@ -345,14 +348,15 @@ def _metrics(good: Mapping[str, Collected], names: Sequence[str]) -> Response:
     return Response(answers.merged_metrics(texts, silent), headers={"Content-Type": media_type.decode()})
 
 
-def _shadows(path: str, good: Mapping[str, Collected], names: Sequence[str]) -> Response:
-    """Return a response with the shadow counts of all replicas together.
+def _counts(path: str, good: Mapping[str, Collected], names: Sequence[str]) -> Response:
+    """Return a response with the counts of a shadow version, or of answers, of all replicas together.
 
     The response has status 503 if a replica did not answer, or if replicas compare different versions.
     """
     if missing := [name for name in names if name not in good]:
         return answers.unavailable(path, f"replica {', '.join(missing)} did not answer. Try again.")
-    counts = answers.summed_shadows([json.loads(one.body) for one in good.values()])
+    add = COUNTED[routes.route_of(path)]
+    counts = add([json.loads(one.body) for one in good.values()])
     if counts is None:
         return answers.unavailable(path, "the replicas compare different versions at the moment. Try again.")
     return JSONResponse(counts, headers=routes.ALWAYS)

@@ -18,6 +18,7 @@ from afina.errors import AfinaError, Diverged
 from afina.events import Listener, Progress, ValidationScore, ignore
 from afina.meter import PHASES, Meter, rss_peak
 from afina.models.adapter import Adapter
+from afina.models.answer_profile import AnswerProfile
 from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier, count_parameters
 from afina.models.manifest import Manifest
@@ -136,7 +137,8 @@ class _Execution:
         with self.meter.phase("save"):
             adapter = None
             if prepared.method.has_adapter:
-                adapter = self._adapter(classifier, prepared, objective, training, scores)
+                answers = objective.profile(predictions, prepared.task.evaluation.encoded.each)
+                adapter = self._adapter(classifier, prepared, objective, training, scores, answers)
             saved = self._save(adapter, classifier, prepared, predictions)
         found = saved | {
             "training": training,
@@ -203,6 +205,7 @@ class _Execution:
         objective: Objective,
         training: dict[str, object],
         scores: dict[str, float],
+        answers: AnswerProfile | None,
     ) -> Adapter:
         backbone, method, task = prepared.backbone, prepared.method, prepared.task
         tensors = {name: tensor.detach().cpu() for name, tensor in method.state(classifier.model).items()}
@@ -231,6 +234,7 @@ class _Execution:
             teacher=prepared.lesson.teacher if prepared.lesson else None,
             training=training,
             metrics=scores | {"examples": len(task.evaluation)},
+            answers=answers,
             probe=tuple(map(tuple, probes.probe(classifier, backbone, task.prompt_length, prepared.prompt))),
             versions=there.pop("versions"),  # type: ignore[arg-type]
             environment=there,

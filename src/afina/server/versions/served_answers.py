@@ -1,0 +1,109 @@
+"""`ServedAnswers`: the counts of a version's answers to clients, as servers send them and as they can be added.
+
+The module imports neither torch nor FastAPI, so that commands and proxies start quickly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import reduce
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from afina.models.answer_profile import AnswerProfile
+from afina.schema import Frozen
+from afina.server import problems
+from afina.stats.drift import EFFECT, LEVEL, Drift
+
+KEPT_DAYS = 35
+"""The number of days whose counts a server keeps."""
+
+WINDOW_DAYS = 7
+"""The number of days, today included, whose counts are compared with the reference by default."""
+
+
+class ServedAnswers(Frozen):
+    """The counts of the answers of a version.
+
+    Attributes:
+        name: The name of the model, `client/task`.
+        alias: The alias whose version is counted.
+        version: The number of the version that the alias points to.
+        digest: The digest of the version's adapter.
+        kind: The kind of the task.
+        score: The name of the number by which answers are counted: `confidence` or `value`.
+        one_label: Whether each answer has exactly one label.
+        days: The number of days that are counted, today included; days are those of UTC.
+        since: The time from which the answers of the version are counted. None: the server has counted none.
+        reference: The counts of the adapter's evaluation texts. None: the adapter's manifest has none.
+        answers: The counts of clients' texts.
+        servers: The number of servers whose counts were added.
+    """
+
+    name: str
+    alias: str
+    version: int
+    digest: str
+    kind: str
+    score: str
+    one_label: bool
+    days: int = Field(ge=1, le=KEPT_DAYS)
+    since: datetime | None
+    reference: AnswerProfile | None
+    answers: AnswerProfile
+    servers: int = 1
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> ServedAnswers:
+        """Return the counts that a server sent as JSON values. Raises InvalidData if they are malformed."""
+        try:
+            made = cls.model_validate({name: value for name, value in given.items() if name != "drift"})
+        except ValidationError:
+            made = None
+        if made is None or (made.reference is not None and made.reference.edges != made.answers.edges):
+            raise problems.COUNTS_MALFORMED()
+        return made
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """The fields that are equal for all servers whose counts may be added."""
+        return self.name, self.alias, self.version, self.digest, self.days, self.answers.edges
+
+    def plus(self, other: ServedAnswers) -> ServedAnswers:
+        """Return the counts of both servers together, whose `identity` must be equal."""
+        begun = [one.since for one in (self, other) if one.since is not None]
+        changed = {
+            "since": min(begun, default=None),
+            "answers": self.answers.plus(other.answers),
+            "servers": self.servers + other.servers,
+        }
+        return self.model_copy(update=changed)
+
+    def drift(self, level: float = LEVEL, effect: float = EFFECT) -> Drift | None:
+        """Return how far the answers differ from the reference; None if there is no reference."""
+        if self.reference is None:
+            return None
+        return self.reference.drift(self.answers, one_label=self.one_label, level=level, effect=effect)
+
+    def as_json(self, level: float = LEVEL, effect: float = EFFECT) -> dict[str, Any]:
+        """Return the counts and the drift as JSON values."""
+        found = self.drift(level, effect)
+        return {**self.model_dump(mode="json"), "drift": None if found is None else found.as_json()}
+
+
+def days_of(given: str | None) -> int:
+    """Return the number of days that a request or a command names; None: WINDOW_DAYS. Raises InvalidData."""
+    if given is None:
+        return WINDOW_DAYS
+    if not given.isascii() or not given.isdigit() or not 1 <= int(given) <= KEPT_DAYS:
+        raise problems.DAYS_INVALID(found=given[:40], most=KEPT_DAYS)
+    return int(given)
+
+
+def summed(found: Sequence[ServedAnswers]) -> ServedAnswers | None:
+    """Return the counts of all servers together; None if they count different versions."""
+    if len({one.identity for one in found}) > 1:
+        return None
+    return reduce(ServedAnswers.plus, found)

@@ -1,0 +1,120 @@
+"""afina drift: what servers counted, beside the evaluation texts."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from afina.models.answer_profile import AnswerProfile
+from command import Command
+
+ALIKE = AnswerProfile(edges=(0.6, 0.9), scores=(200, 300, 500), labels={"bad": 400, "good": 600})
+FEWER = AnswerProfile(edges=(0.6, 0.9), scores=(6, 9, 15), labels={"bad": 12, "good": 18})
+OTHER = AnswerProfile(edges=(0.6, 0.9), scores=(600, 250, 150), labels={"bad": 410, "good": 590})
+
+
+class Counting:
+    """A server that has counted what a test says."""
+
+    def __init__(self) -> None:
+        self.asked, self.body = list[tuple[str, str | None]](), dict[str, Any]()
+        counting = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                counting.asked.append((self.path, self.headers["Authorization"]))
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(json.dumps(counting.body).encode())
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def says(self, answers: AnswerProfile, reference: AnswerProfile | None = ALIKE, **changes: Any) -> None:
+        head = {"name": "acme/reviews", "alias": "production", "version": 3, "digest": "sha256:1", "kind": "classes"}
+        head |= {"score": "confidence", "one_label": True, "days": 7, "since": "2026-11-23T08:00:00Z", "drift": None}
+        known = None if reference is None else reference.model_dump(mode="json")
+        self.body = {**head, "reference": known, "answers": answers.model_dump(mode="json"), **changes}
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counting]:
+    monkeypatch.setenv("AFINA_KEY", "afina_key")
+    made = Counting()
+    yield made
+    made.close()
+
+
+def test_texts_that_are_answered_alike_are_no_drift(counting: Counting, afina: Command) -> None:
+    counting.says(ALIKE)
+    head, compared, _, confidence, labels, verdict = afina(
+        "drift", "acme/reviews", "--server", counting.url
+    ).out.splitlines()
+    assert head == (
+        "acme/reviews@production, version 3: 1,000 texts in the last 7 days (counted since 2026-11-23 08:00 UTC)"
+    )
+    assert compared == "compared with 1,000 texts of evaluation; level 0.01 for all tests together"
+    assert confidence.split()[:4] == ["confidence", "0.0", "points", "1.000"]
+    assert labels.split()[:4] == ["labels", "0.0", "points", "1.000"]
+    assert verdict == "No drift was found; a difference of at least 8.4 points would probably be noticed."
+    assert counting.asked == [("/drift/acme/reviews/production?days=7", "Bearer afina_key")]
+
+
+def test_drift_is_said_and_is_the_exit_status(counting: Counting, afina: Command) -> None:
+    counting.says(OTHER)
+    words = ("drift", "acme/reviews@production", "--server", counting.url, "--days", "35")
+    done = afina(*words)
+    assert done.code == 2
+    assert "at most 0.6: 20.0% of the evaluation texts, now 60.0%" in done.out
+    assert "Drift: the confidences differ from those of the evaluation texts." in done.out
+    found = json.loads(afina(*words, "--json").out)
+    assert (found["drift"]["state"], found["drift"]["tests"][0]["of"]) == ("drift", "scores")
+    small = afina(*words, "--effect", "0.5").out
+    assert (
+        "No drift above 50.0 points: the confidences differ from those of the evaluation texts significantly, but"
+        in small
+    )
+
+
+def test_counts_of_two_servers_are_added(counting: Counting, afina: Command) -> None:
+    counting.says(FEWER)
+    words = ("drift", "acme/reviews", "--server", counting.url)
+    few = afina(*words).out.splitlines()[-1]
+    assert few == (
+        "No drift was found, but only a difference of at least 35.0 points would probably be noticed: 555 texts are "
+        "needed to notice one of 10.0 points."
+    )
+    found = afina(*words, "--server", counting.url, "--json").object()
+    assert (sum(found["answers"]["scores"]), found["servers"]) == (60, 2)
+    counting.says(AnswerProfile.empty((0.6, 0.9), ("bad", "good")), since=None)
+    assert afina(*words).out.splitlines()[-1] == "No text was answered, so nothing can be compared."
+
+
+def test_what_cannot_be_compared_is_said(counting: Counting, afina: Command) -> None:
+    counting.says(ALIKE, None)
+    words = ("drift", "acme/reviews", "--server", counting.url)
+    assert "acme/reviews@3: the adapter has no counts of its evaluation texts" in afina(*words).error
+    counting.body = {"name": "acme/reviews"}
+    assert "the counts that a server sent are malformed" in afina(*words).error
+    assert "acme/reviews@3: a version number" in afina("drift", "acme/reviews@3", "--server", counting.url).error
+    assert "--days 36: expected a whole number from 1 to 35" in afina(*words, "--days", "36").error
+    assert "--level 1.5: expected a number between 0 and 1" in afina(*words, "--level", "1.5").error
+    assert "--effect 0.0: expected a number between 0 and 1" in afina(*words, "--effect", "0").error
