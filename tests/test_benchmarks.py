@@ -453,3 +453,28 @@ def test_the_first_answer_is_timed_for_several_commands_that_answer_alike(path: 
     ((clock, processor),) = (tuple(times.values()) for times in result["seconds"].values())
     assert len(clock) == len(processor) == 1
     assert processor[0] > 0.5
+
+
+def test_labels_saved_are_those_between_two_curves() -> None:
+    """A rule saves nothing against itself, and a curve that never arrives saves minus infinity."""
+    import next_texts
+
+    random = np.random.default_rng(0)
+    points = random.normal(size=(900, 8)).astype(np.float32)
+    labels = (points[:, 0] + 0.3 * points[:, 1] > 0).astype(np.int64)
+    texts = next_texts.Texts(points[:600], labels[:600], points[600:], labels[600:])
+    curves = {
+        rule: np.array([next_texts.curve(texts, next_texts.RULES[rule], random, "accuracy", 550) for _ in range(2)])
+        for rule in ("random", "afina next")
+    }
+    assert {one.shape for one in curves.values()} == {(2, 11)}
+    assert next_texts.saved(curves["random"], curves["random"])[0] == 0
+    low, high = next_texts.saved(curves["afina next"], curves["random"], samples=20)[1:]
+    assert low <= high
+    assert next_texts.saved(curves["random"] - 1, curves["random"], samples=20)[0] == -np.inf
+    rare, copies = (next_texts.drawn(texts, how, random) for how in ("rare", "copies"))
+    assert np.abs(np.diff(copies.pool[:5], axis=0)).max() < 0.5
+    assert (rare.labels == 0).sum() == (rare.labels == 1).sum() // 9
+    made = next_texts.estimated(texts, random, labels=200)
+    assert 0.5 < made.on_labelled <= made.true <= 1
+    assert 0 <= made.on_random <= 1

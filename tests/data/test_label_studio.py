@@ -44,7 +44,8 @@ def test_choices_of_an_export_are_classes_and_the_note_says_what_was_read(tmp_pa
     assert (found.label_names, len(found.train) + len(found.evaluation)) == (("bad", "good"), 20)
     assert found.train.rows is not None
     assert set(found.train.rows.numbers) <= set(range(100, 120))
-    assert "'sentiment' are the column 'label'" in found.told
+    assert "The answers of annotators are the column 'sentiment'." in found.told
+    assert found.columns["label"] == "sentiment"
 
 
 def test_only_answers_on_which_annotators_agree_are_labels(tmp_path: Path) -> None:
@@ -62,7 +63,7 @@ def test_only_answers_on_which_annotators_agree_are_labels(tmp_path: Path) -> No
         task(7, "empty", annotation()),
     )
     table = formats.read(path)
-    labels = dict(zip(table.columns["text"], table.columns["label"], strict=True))
+    labels = dict(zip(table.columns["text"], table.columns["sentiment"], strict=True))
     assert {text: labels[text] for text in ("agreed", "settled", "skipped by one")} == {
         "agreed": "good",
         "settled": "bad",
@@ -112,9 +113,9 @@ def test_older_exports_and_the_flat_export_are_read(tmp_path: Path) -> None:
 
 
 def test_a_project_without_annotations_or_with_a_damaged_one_is_refused(tmp_path: Path) -> None:
-    bare = export(tmp_path, *[{"data": {"text": f"text {i}", "label": ""}} for i in range(5)])
+    bare = export(tmp_path, *[{"data": {"text": f"text {i}"}} for i in range(5)])
     with raises(InvalidData, code="data.no-labels", tasks=5):
-        Task.load(bare, label="label")
+        Task.load(bare)
     damaged = task(9, "x", annotation({"type": "choices", "from_name": "s", "value": {}}))
     with raises(InvalidData, code="data.file-damaged", task=9):
         Task.load(export(tmp_path, damaged))

@@ -119,18 +119,31 @@ def test_what_is_labelled_already_or_repeated_is_left_out_and_counted(tmp_path: 
     labelled = write(tmp_path / "labelled.csv", ["text", "label"], ROWS[:20])
     found = next_texts(mixed, labelled, count=5, backbone=address)
     assert not {*found.texts.texts} & {text for text, _ in ROWS[:20]}
-    assert "4 in the evaluation split, 16 in the labelled texts, 1 repeated" in found.notes[0]
-    assert "column 'label' has a value in 1 row" in found.notes[1]
+    assert "4 in the evaluation split, 16 in the labelled texts, 1 repeated" in " ".join(found.notes)
+    assert "column 'label' has a value in 1 row" in found.notes[-1]
 
 
 def test_numbers_are_chosen_by_difference_alone(tmp_path: Path, pool: Path, address: str) -> None:
     scored = [(text, f"{len(text) / 7:.2f}") for text, _ in ROWS[:20]]
-    labelled = write(tmp_path / "labelled.csv", ["text", "score"], scored)
+    labelled = write(tmp_path / "labelled.csv", ["text", "score", CHOSEN], [[*row, RANDOM] for row in scored])
     found = next_texts(pool, labelled, count=5, backbone=address)
+    assert found.sample is not None
+    assert (found.sample.texts, found.sample.metric) == (20, "pearson")
     assert found.counts == {RANDOM: 1, DIVERSE: 4}
     assert "have no probabilities" in found.notes[-1]
     with raises(InvalidData, code="argument.invalid", option="suggest"):
         found.write(tmp_path / "next.csv", suggest=True)
+
+
+def test_a_label_with_a_single_text_is_no_obstacle(tmp_path: Path, pool: Path, address: str) -> None:
+    rows = [*ROWS[:8], ("the only one", "rare")]
+    labelled = write(tmp_path / "labelled.csv", ["text", "label"], rows)
+    with raises(InvalidData, code="data.too-few-texts"):
+        Task.load(labelled)
+    found = next_texts(pool, labelled, count=5, backbone=address)
+    assert found.counts == {RANDOM: 1, UNCERTAIN: 4}
+    assert "8 in the labelled texts" in " ".join(found.notes)
+    assert "A label has a single text" in " ".join(found.notes)
 
 
 @pytest.mark.parametrize(("count", "texts"), [(0, None), (True, None), (101, 100)])

@@ -18,7 +18,9 @@ _COUNT = typer.Option("--count", help="Number of texts to choose.", min=1, metav
 def next_(
     unlabelled: Annotated[
         Path,
-        typer.Argument(help="File of texts: csv, tsv, jsonl, json, parquet, xlsx, or one text per line."),
+        typer.Argument(
+            help="File of texts: csv, tsv, jsonl, json, parquet, xlsx, or one text per line.", metavar="POOL"
+        ),
     ],
     labelled: Annotated[
         str | None,

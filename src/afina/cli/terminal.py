@@ -174,7 +174,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
     "evaluate": _flags("precision"),
     "store import": _flags("precision"),
     "choose": {**_flags("price_in price_out products"), **_ENDPOINT},
-    "next": {"unlabelled": "UNLABELLED"},
+    "next": {"unlabelled": "POOL"},
     "replay": _flags("choice guide stop"),
     "train": _TIMEOUT,
     "plan": {**_flags("batch_size epochs layers precision price_in price_out products"), "max_length": "--length"}

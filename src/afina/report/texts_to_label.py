@@ -49,7 +49,8 @@ def sample_sentence(sample: RandomSample) -> str:
     """Return the metric of the linear probe on the random texts of earlier rounds, with its interval."""
     texts = f"{number_of_texts(sample.texts)} drawn at random"
     if sample.estimate is None:
-        return f"{texts} have a label; with {FEWEST} such texts or more, {metric_name(sample.metric)} is estimated."
+        verb = "has" if sample.texts == 1 else "have"
+        return f"{texts} {verb} a label; with {FEWEST} such texts or more, {metric_name(sample.metric)} is estimated."
     mean, ends = sample.estimate.mean, sample.estimate.interval
     shown = figure_with_interval(sample.metric, mean, None if isnan(ends.low) else (ends.low, ends.high))
     return (

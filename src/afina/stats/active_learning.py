@@ -63,6 +63,8 @@ def uncertain(features: np.ndarray, confidence: np.ndarray, count: int) -> np.nd
         confidence: The probability that the prediction of each text is right, [N].
         count: The number of texts to choose, at most N.
     """
+    if count <= 0:
+        return np.zeros(0, np.int64)
     among = np.sort(np.argsort(confidence, kind="stable")[: SPAN * count])
     span = np.ptp(confidence[among]) or 1.0
     weights = (confidence[among].max() - confidence[among]) / span

@@ -95,6 +95,7 @@ class TableReading:
             form: The format of the label column. None: the format is recognised.
             known: The labels that may occur. If none of them is a class name of the file, class indices stay integers.
         """
+        asked = _of_annotators(tables[0], asked)
         chosen = columns.choose(tables[0], asked, first=published, kind=form.kind if form else asked.kind)
         column = chosen.labels[0] if len(chosen.labels) == 1 else ""
         names = tables[0].classes.get(column, ())
@@ -156,9 +157,18 @@ class TableReading:
         return replace(found, separator=self.form.separator, columns=rows.columns, other=rows.other, notes=notes)
 
 
+def _of_annotators(found: FileTable, asked: ReadingOptions) -> ReadingOptions:
+    """Return the options with the only column of annotators as the label, unless the user names a label."""
+    if asked.label is not None or found.unit != label_studio.UNIT:
+        return asked
+    if not found.answers:
+        raise problems.LABEL_STUDIO_NOT_ANNOTATED(path=found.path, tasks=len(found.places))
+    return replace(asked, label=found.answers[0]) if len(found.answers) == 1 else asked
+
+
 def _annotated(found: FileTable, labels: Sequence[str]) -> FileTable:
-    """Return the tasks of Label Studio that have a label; a table of another origin unchanged."""
-    if found.unit != label_studio.UNIT:
+    """Return the rows that annotators have answered; all rows of a table that names no columns of annotators."""
+    if not found.answers:
         return found
     rows = [row for row in range(len(found.places)) if not all(is_empty(found.columns[name][row]) for name in labels)]
     if not rows:

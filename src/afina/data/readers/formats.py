@@ -39,6 +39,8 @@ class FileTable:
         unit: What `places` counts: "line", "row" or "item".
         classes: For each column of class indices, the class names of 0, 1, ..., if the file has them.
         notes: Sentences about unexpected findings in the file.
+        answers: The columns of the answers of annotators, if the file says which columns these are. A row without an
+            answer was not annotated.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class FileTable:
     unit: str = "line"
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
 
     def where(self, row: int) -> str:
         return f"{self.path}, {self.unit} {self.places[row]}"
@@ -115,7 +118,8 @@ def read(path: str | Path, sheet: str | None = None, says: Says = silent) -> Fil
             raise problems.FILE_EMPTY(path=path)
         if not all(map(source.is_whole, columns)):
             raise problems.COLUMN_NAME_SURROGATE(path=path)
-        return FileTable(Path(path), columns, places, found.unit, found.classes, found.notes())
+        about = found.unit, found.classes, found.notes(), found.answers
+        return FileTable(Path(path), columns, places, *about)
 
 
 def joined(name: str, tables: Sequence[FileTable]) -> FileTable:
@@ -156,7 +160,10 @@ def _json(file: Source, path: Path) -> RowStream:
     objects = [item for _, item in items]
     if label_studio.is_tasks(objects):
         tasks = label_studio.LabelStudioTasks(path, objects)
-        return RowStream(str(path), None, tasks.rows(), lambda: file.share, label_studio.UNIT, notes=tasks.notes)
+        answers, rows = tuple(tasks.controls), tasks.rows()
+        return RowStream(
+            str(path), None, rows, lambda: file.share, label_studio.UNIT, answers=answers, notes=tasks.notes
+        )
     plain = zip((number for number, _ in items), label_studio.without_wrappers(objects), strict=True)
     return _of_objects(file, path, plain, "item")
 

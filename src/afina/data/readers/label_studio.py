@@ -18,9 +18,6 @@ from afina.data import problems
 UNIT = "task"
 """The unit of the rows of a table of tasks: a task has no label if nobody has annotated it."""
 
-LABEL = "label"
-"""The column of the answers, if the annotations have one control."""
-
 _ANNOTATIONS = ("annotations", "completions")
 _OF_TASKS = {*_ANNOTATIONS, "predictions"}
 _IN_TABLES = {"annotation_id", "annotator"}
@@ -91,17 +88,17 @@ class LabelStudioTasks:
     def rows(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Yield each task's id with its data, and its answers; None stands for a missing answer."""
         controls = self.controls
-        names = {controls[0]: LABEL} if len(controls) == 1 else {name: name for name in controls}
         for place, item, answer in zip(self.places, self.items, self.answers, strict=True):
-            data = {f"data.{name}" if name in names.values() else name: cell for name, cell in item["data"].items()}
-            yield place, data | {names[name]: answer.get(name) for name in controls}
+            data = {f"data.{name}" if name in controls else name: cell for name, cell in item["data"].items()}
+            yield place, data | {name: answer.get(name) for name in controls}
 
     def notes(self) -> tuple[str, ...]:
-        """Return a sentence about the column of the answers, and one about tasks without a label."""
+        """Return a line about the columns of the answers, and about tasks without a label."""
         controls = self.controls
         said = [f"{self.path}: tasks of Label Studio."]
-        if len(controls) == 1:
-            said.append(f"The answers to {controls[0]!r} are the column {LABEL!r}.")
+        if controls:
+            columns = ", ".join(map(repr, controls))
+            said.append(f"The answers of annotators are the column{'s' * (len(controls) > 1)} {columns}.")
         if controls and self.reasons:
             counts = "; ".join(f"{count:,} {reason}" for reason, count in self.reasons.items())
             where = "" if self.first is None else f" (first: task {self.first})"

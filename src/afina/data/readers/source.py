@@ -308,6 +308,7 @@ class RowStream:
         unit: What the numbers in `rows` count: "line", "row" or "item".
         classes: For each column of class indices, the class names of 0, 1, ..., if the file has them.
         notes: A function that returns sentences about unexpected findings in the rows that were read so far.
+        answers: The columns of the answers of annotators, if the file says which columns these are.
     """
 
     name: str
@@ -317,6 +318,7 @@ class RowStream:
     unit: str = "line"
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: Callable[[], tuple[str, ...]] = tuple
+    answers: tuple[str, ...] = ()
 
     def where(self, place: int) -> str:
         return f"{self.name}, {self.unit} {place}"

@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from afina.data import addresses, texts_to_label
+from afina.data.problems import ONLY_TEXT_OF_LABEL as TOO_FEW
 from afina.data.readers import formats
 from afina.data.readers.splitting import identity, rank
 from afina.data.readers.target_kinds import TARGETS
@@ -26,6 +27,7 @@ from afina.data.reading_options import ReadingOptions, shows_options
 from afina.data.split import Example, Split
 from afina.data.task import Task
 from afina.data.texts_to_label import TextToLabel
+from afina.errors import InvalidData
 from afina.events import Says, silent
 from afina.models import objectives
 from afina.models.objective import Objective
@@ -177,7 +179,7 @@ def next_texts(
     asked = ReadingOptions.of(options, named)
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise problems.NEXT_COUNT_INVALID(found=count, option="count")
-    task = labelled if isinstance(labelled, Task) or labelled is None else Task.load(labelled, asked, says=says)
+    task = labelled if isinstance(labelled, Task) or labelled is None else _labelled(labelled, asked, says)
     if task is not None and task.data is not None:
         asked = task.data
     pool = _pool(unlabelled, task, asked)
@@ -193,6 +195,21 @@ def next_texts(
         return text_features(opened, split.texts, split.pairs)
 
     return _chosen(pool, task, count, features, _file_columns(task, asked))
+
+
+def _labelled(address: str | os.PathLike[str], asked: ReadingOptions, says: Says) -> Task:
+    """Return the task of labelled texts. If a label has a single text, all texts of the file are training texts.
+
+    A rare label has a single text in early rounds, and the choice needs no held-out texts.
+    """
+    try:
+        return Task.load(address, asked, says=says)
+    except InvalidData as error:
+        if error.code != TOO_FEW.code or asked.evaluation is not None:
+            raise
+    whole = Task.load(address, replace(asked, evaluation=os.fspath(address), allow_leakage=True))
+    note = "A label has a single text, so no labelled text is held out here. A training needs two texts of each label."
+    return replace(whole, evaluation=whole.evaluation.take([]), notes=(*whole.notes, note))
 
 
 def _pool(unlabelled: str | os.PathLike[str], task: Task | None, asked: ReadingOptions) -> UnlabelledTexts:
@@ -252,17 +269,17 @@ def _chosen(
     probe, sample = (None, None) if task is None else _probe(task, features, of_file.reasons)
     points = features(pool.split.take(among))
     left = np.arange(drawn, len(among))
-    reason, predictions = DIVERSE, None
-    if probe is not None:
-        predictions = probe.predictions(points)
-        confidence = probe.objective.confidence(predictions)
-        assert confidence is not None
-        reason, own = UNCERTAIN, active_learning.uncertain(points[left], confidence[left], count - drawn)
+    predictions = None if probe is None else probe.predictions(points)
+    confidence = None if probe is None or predictions is None else probe.objective.confidence(predictions)
+    if confidence is None:
+        reason, own = DIVERSE, active_learning.diverse(points[left], count - drawn)
     else:
-        own = active_learning.diverse(points[left], count - drawn)
+        reason, own = UNCERTAIN, active_learning.uncertain(points[left], confidence[left], count - drawn)
     places = np.concatenate([np.arange(drawn), left[own]])
     places = places[np.argsort(among[places])]
-    answered = {} if probe is None or predictions is None else probe.answers(predictions.take(places))
+    answered = {}
+    if probe is not None and predictions is not None and confidence is not None:
+        answered = {"suggested": probe.labels(predictions.take(places)), "probability": confidence[places]}
     return NextTexts(
         pool.split.take(among[places]),
         [RANDOM if place < drawn else reason for place in places],
@@ -275,8 +292,9 @@ def _chosen(
 
 def _notes(pool: UnlabelledTexts, task: Task | None, computed: int) -> tuple[str, ...]:
     """Return sentences about the file of texts, and about why texts are chosen in another way than usual."""
-    notes = [pool.note]
-    for name, rows in pool.labelled.items():
+    notes = [*(task.told.splitlines() if task else []), pool.note]
+    same = task is not None and os.path.abspath(pool.path) == os.path.abspath(task.address)
+    for name, rows in pool.labelled.items() if not same else ():
         notes.append(
             f"{pool.path}: column {name!r} has a value in {rows:,} row{'s' * (rows != 1)}. These values are not read. "
             "Give labelled texts with `labelled`."
@@ -327,11 +345,10 @@ class _Probe:
     def predictions(self, features: np.ndarray, targets: np.ndarray | None = None) -> Predictions:
         return Predictions(features @ self.fit.weights.T + self.fit.biases, targets)
 
-    def answers(self, predictions: Predictions) -> dict[str, Any]:
-        """Return the fields `suggested` and `probability` of `NextTexts`."""
+    def labels(self, predictions: Predictions) -> list[list[str]]:
+        """Return the names of the predicted labels of each text."""
         found = [one[self.objective.column] for one in self.objective.answers(predictions)]
-        labels = [[one] if isinstance(one, str) else list(one) for one in found]
-        return {"suggested": labels, "probability": self.objective.confidence(predictions)}
+        return [[one] if isinstance(one, str) else list(one) for one in found]
 
 
 def _probe(
@@ -339,15 +356,22 @@ def _probe(
 ) -> tuple[_Probe | None, RandomSample | None]:
     """Return the probe of the training texts, and what the random texts of earlier rounds say.
 
-    Labels of evaluation texts never choose texts, so that the evaluation stays independent of the training texts.
+    Labels of evaluation texts never choose texts, so that the evaluation stays independent of the training texts. A
+    kind of task without a linear model has no probe.
     """
-    if not objectives.OBJECTIVES[task.kind].has_probabilities:
+    objective = objectives.OBJECTIVES[task.kind]
+    if not hasattr(objective, "linear") or not (objective.has_probabilities or reasons):
         return None, None
-    train = task.train.take(np.sort(np.argsort(_ranks(task.train), kind="stable")[:MOST_LABELLED]))
-    known = _joined(train, task.evaluation) if reasons else train
+    train = _first(task.train)
+    known = _joined(train, _first(task.evaluation)) if reasons else train
     points = features(known)
     probe = _Probe.of(task, points[: len(train)], train.labels)
     return probe, _random_sample(task, known, points, reasons) if reasons else None
+
+
+def _first(split: Split) -> Split:
+    """Return the MOST_LABELLED texts of a split that a draw at random would take first, in the order of the split."""
+    return split.take(np.sort(np.argsort(_ranks(split), kind="stable")[:MOST_LABELLED]))
 
 
 def _ranks(split: Split) -> np.ndarray:
