@@ -43,6 +43,16 @@ def classification():
 
 
 @check
+def unanswered():
+    """text_classification of a text that the adapter does not answer"""
+    first, *others = InferenceClient(api_key=KEY).text_classification(PROMPT, model=f"{URL}/models/acme/careful")
+    same((first.label, first.score), ("(not answered)", 1.0))
+    same({one.label: round(one.score, 5) for one in others}, ANSWERS["reviews"])
+    (top,) = InferenceClient(api_key=KEY).text_classification(PROMPT, model=f"{URL}/models/acme/careful", top_k=1)
+    same(top.label, "(not answered)")
+
+
+@check
 def other_question():
     """zero_shot_classification is refused"""
     try:

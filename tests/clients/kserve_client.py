@@ -15,10 +15,10 @@ def client():
     return InferenceRESTClient(RESTConfig(protocol="v2", retries=0))
 
 
-def request(*, binary):
+def request(*, binary, model="acme/reviews"):
     tensor = InferInput("text", [2], "BYTES")
     tensor.set_data_from_numpy(np.array([PROMPT, PROMPT], dtype=object), binary_data=binary)
-    return InferRequest(model_name="acme/reviews", infer_inputs=[tensor])
+    return InferRequest(model_name=model, infer_inputs=[tensor])
 
 
 def right(found):
@@ -46,6 +46,16 @@ async def as_json():
 async def binary():
     """infer with binary tensors"""
     right(await client().infer(URL, request(binary=True), model_name="acme/reviews", headers=HEADERS))
+
+
+@check
+async def unanswered():
+    """infer of texts that the adapter does not answer"""
+    name = "acme/careful"
+    found = await client().infer(URL, request(binary=True, model=name), model_name=name, headers=HEADERS)
+    right(found)
+    (answered,) = [one for one in found.outputs if one.name == "answered"]
+    same(answered.as_numpy().tolist(), [False, False])
 
 
 main()

@@ -36,6 +36,7 @@ import torch  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 from afina import Adapter, AdapterStore, Backbone, Predictor  # noqa: E402
+from afina.models.objective import ANSWERS_NOTHING  # noqa: E402
 from afina.store.exchange.merging import merge  # noqa: E402
 from crowd import adapter  # noqa: E402
 from fakes import configuration, save, sentences, tokenizer  # noqa: E402
@@ -52,6 +53,9 @@ CHAT = (
     "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
 )
 BLOCK = re.compile(r"^(?:#|//) /// script\n(.*?)^(?:#|//) ///$", re.MULTILINE | re.DOTALL)
+UNSURE = {"kind": "classes", "temperature": 1.0, "abstain_below": ANSWERS_NOTHING}
+"""The objective of an adapter that leaves every text unanswered."""
+
 PRINTABLE = re.compile("[ -~]+")
 SECONDS = 300
 """Time of a client."""
@@ -175,6 +179,7 @@ def speakers(root: Path) -> tuple[Backbone, dict[str, Adapter]]:
     backbone = Backbone.load(str(plain_spoken(save(shape, words, root / "backbone"))))
     return backbone, {
         "acme/reviews": probed(adapter(backbone, "lora", {"r": 2}, seed=1), backbone),
+        "acme/careful": probed(adapter(backbone, "lora", {"r": 2}, seed=1, objective=UNSURE), backbone),
         "acme/tags": probed(adapter(backbone, "lora", {"r": 4}, seed=3, **TAGS), backbone),
         "acme/price": probed(adapter(backbone, "ia3", seed=4, **PRICE), backbone),
         "acme/told": adapter(backbone, "lora", {"r": 2}, seed=2, **TOLD),

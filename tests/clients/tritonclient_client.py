@@ -12,11 +12,11 @@ HEADERS = {"Authorization": f"Bearer {KEY}"}  # infer adds to the headers that i
 client = triton.InferenceServerClient(URL.partition("//")[2])
 
 
-def asked(*, binary, outputs=None, **more):
+def asked(*, binary, outputs=None, model="acme/reviews", **more):
     tensor = triton.InferInput("text", [2], "BYTES")
     tensor.set_data_from_numpy(np.array([PROMPT, PROMPT], dtype=object), binary_data=binary)
     wanted = outputs and [triton.InferRequestedOutput(one, binary_data=binary) for one in outputs]
-    return client.infer("acme/reviews", [tensor], outputs=wanted, headers=dict(HEADERS), **more)
+    return client.infer(model, [tensor], outputs=wanted, headers=dict(HEADERS), **more)
 
 
 def right(found):
@@ -57,6 +57,14 @@ def as_json():
 def compressed():
     """infer, compressed both ways"""
     right(asked(binary=True, request_compression_algorithm="gzip", response_compression_algorithm="gzip"))
+
+
+@check
+def unanswered():
+    """infer of texts that the adapter does not answer"""
+    found = asked(binary=True, model="acme/careful")
+    same(found.as_numpy("answered").tolist(), [False, False])
+    right(found)
 
 
 @check
