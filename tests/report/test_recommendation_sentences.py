@@ -77,6 +77,15 @@ def test_a_method_that_trains_nothing_is_tried_and_not_trained(left_out: list[st
     assert said in recommendation.more_minutes(made({"full": 80}, dropped=dropped))
 
 
+def test_held_out_texts_that_there_was_no_time_to_evaluate_are_said() -> None:
+    part = made({"full": 80}, held_out=500, data=ReadingOptions(evaluation_examples=100))
+    assert "evaluate on all 500 held-out texts instead of 100" in recommendation.more_minutes(part)
+    assert recommendation.evidence(part).notes[0].startswith("Figures are of 100 of the 500 held-out texts. ")
+    whole = made({"full": 80}, held_out=100, data=ReadingOptions(evaluation_examples=100))
+    assert "evaluate on" not in recommendation.more_minutes(whole)
+    assert recommendation.evidence(whole).notes[0].startswith("Figures are of 100 held-out texts. ")
+
+
 def test_a_prompt_without_label_words_is_not_called_asking_in_words() -> None:
     words, plain = Prompting(template="{text}?", words={"a": (" a",)}), Prompting(template="{text}?")
     one = made({"full": 80, "lora": 70})

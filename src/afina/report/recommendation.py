@@ -167,6 +167,8 @@ def more_minutes(made: Recommendation) -> str:
     short = [one for one in trained if made.is_short(one)]
     if trained and passes < EPOCHS and (short or not more):
         more.append(f"train {EPOCHS} epochs instead of {passes}")
+    if all_held_out := _held_out_in_part(made):
+        more.append(f"evaluate on all {all_held_out:,} held-out texts instead of {made.examples:,}")
     all_short = bool(short) and len(short) == len(in_steps)
     smaller = _SMALLER if all_short and made.backbone != MINILM and not TARGETS[made.kind].written else ""
     if more:
@@ -174,6 +176,12 @@ def more_minutes(made: Recommendation) -> str:
     if not trained:
         return "More minutes would change nothing: no method was left out because of time."
     return f"More minutes would change little: {_settings(len(trained))} trained completely."
+
+
+def _held_out_in_part(made: Recommendation) -> int:
+    """Return the number of all held-out texts if there was no time to evaluate on all of them; else 0."""
+    read = made.data.evaluation_examples
+    return made.held_out if made.held_out is not None and read is not None and read < made.held_out else 0
 
 
 _SMALLER = f" A smaller backbone, such as {MINILM}, trains in less time."
@@ -450,9 +458,10 @@ def evidence(made: Recommendation) -> Table:
         )
         for one in made.contenders
     ]
+    part = f"of the {all_held_out:,} " if (all_held_out := _held_out_in_part(made)) else ""
     notes = [
-        f"Figures are of {made.examples:,} held-out texts. These texts do not select a setting, unless a difference on "
-        "them is significant or a method without training is better. Trained on: how many of the "
+        f"Figures are of {made.examples:,} {part}held-out texts. These texts do not select a setting, unless a "
+        "difference on them is significant or a method without training is better. Trained on: how many of the "
         f"{made.train_examples:,} training texts a method was trained on.",
         *([f"Figures on {number_of_texts(made.examples)}{too_few(made.examples)}."] if too_few(made.examples) else []),
         *([_VALIDATION] if any(one.validation is not None for one in made.contenders) else []),

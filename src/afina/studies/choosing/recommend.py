@@ -314,6 +314,7 @@ def _answer(
         fewer=with_fewer_texts(trainings, metric, metric.margin(held_out.labels)),
         train_examples=len(task.train),
         examples=len(held_out),
+        held_out=len(task.evaluation),
         minutes=setting.clock.minutes,
         seconds=setting.clock.spent,
         stages=dict(setting.stages.seconds),

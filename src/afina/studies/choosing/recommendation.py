@@ -231,6 +231,8 @@ class Recommendation(Sealed):
         no_student: The reason why there is no student, as a clause; empty if there is one, or none was asked for.
         train_examples: The number of training texts in the task.
         examples: The number of held-out texts on which contenders were evaluated.
+        held_out: The number of held-out texts of the task; more than `examples` if there was no time to evaluate
+            contenders on all of them. None: a recommendation of an earlier version of afina, which does not say it.
         minutes: The minutes that the user gave.
         seconds: The seconds that the recommendation took.
         stages: The seconds of each stage of `afina choose`, such as "training".
@@ -260,6 +262,7 @@ class Recommendation(Sealed):
     no_student: str = ""
     train_examples: Count
     examples: Count
+    held_out: Count | None = None
     minutes: float
     seconds: float
     stages: dict[str, float] = Field(default_factory=dict)
