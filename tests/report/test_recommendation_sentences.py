@@ -47,6 +47,14 @@ def test_a_method_that_is_better_on_the_held_out_texts_only_by_chance_is_named_w
     )
 
 
+def test_a_single_validation_text_is_not_called_the_validation_texts() -> None:
+    one = made({"full": 80, "lora": 70})
+    seen = [each.model_copy(update={"validation": 0.0, "validation_examples": 1}) for each in one.contenders]
+    assert "was best on the only validation text, level with LoRA." in why(
+        one.model_copy(update={"contenders": tuple(seen)})
+    )
+
+
 @pytest.mark.parametrize("right", [{"full": 82, "lora": 80}, {"full": 82, "lora": 82}])
 def test_no_other_method_is_said_to_be_better_unless_one_is(right: dict[str, int]) -> None:
     assert "is better on these texts" not in why(made(right))

@@ -291,17 +291,17 @@ def _why_it(made: Recommendation, chosen: Contender) -> str:
         names = f", level with {listed([title(one.name) for one in level])}" if level else ""
         ahead = level and all(chosen.weighed and chosen.weighed > (one.weighed or 0.0) for one in level)
         further = ", and was better in recorded trainings on other tasks" if ahead else ""
-        return f"{name} was best on the {_few_texts(chosen)}validation texts{names}{further}"
+        return f"{name} was best on {_validation_texts(chosen)}{names}{further}"
     first = max(asked, key=lambda one: -1.0 if one.weighed is None else one.weighed)
     if chosen.weighed is not None and chosen.weighed == first.weighed and made.train_examples < FEW_LABELS:
         return (
-            f"{title(seen.name)} was better on the {count(chosen.validation_examples or 0)} validation texts, but "
+            f"{title(seen.name)} was better on {_validation_texts(chosen, counted=True)}, but "
             f"{name} was better in recorded trainings on other tasks"
         )
     if chosen.weighed is not None and chosen.weighed == first.weighed:
         return (
-            f"{name} was nearly as good as {title(seen.name)} on the {count(chosen.validation_examples or 0)} "
-            "validation texts, and better in recorded trainings on other tasks"
+            f"{name} was nearly as good as {title(seen.name)} on {_validation_texts(chosen, counted=True)}, "
+            "and better in recorded trainings on other tasks"
         )
     before = seen if chosen.weighed is None else first
     if any(_is_better(one, chosen.name, before.name) for one in made.comparisons):
@@ -312,10 +312,16 @@ def _why_it(made: Recommendation, chosen: Contender) -> str:
     return f"{title(before.name)} was best on the validation texts, but only {name} beats every method without training"
 
 
-def _few_texts(chosen: Contender) -> str:
-    """Return the number of validation texts, with a space, if these are too few to tell methods apart; else nothing."""
+def _validation_texts(chosen: Contender, *, counted: bool = False) -> str:
+    """Return `the 44 validation texts`; without the number if it is large enough to tell methods apart.
+
+    Args:
+        counted: Whether the number is always given.
+    """
     texts = chosen.validation_examples or 0
-    return f"{count(texts)} " if 1 < texts < FEW_LABELS else ""
+    if texts == 1:
+        return "the only validation text"
+    return f"the {count(texts)} validation texts" if counted or 1 < texts < FEW_LABELS else "the validation texts"
 
 
 def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
