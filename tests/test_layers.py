@@ -75,7 +75,7 @@ OWNERS = {
     "psutil": "meter",
     "sklearn": "data.nearest_text stats.active_learning stats.classification stats.linear_models "
     "studies.choosing.floors studies.executors.fork_server estimators.*",
-    "scipy": "stats.classification stats.drift stats.intervals stats.significance report.paper",
+    "scipy": "data.nearest_text stats.classification stats.drift stats.intervals stats.significance report.paper",
     "rouge_score": "stats.text",
     "sacrebleu": "stats.bleu_chrf_nist",
     "matplotlib": "report.plots.*",
@@ -93,6 +93,7 @@ OWNERS = {
     "starlette": "server.http.* server.protocols.* server.ray_serve.* studio.*",
     "python_multipart": "studio.forms",
     "ray": "cluster.* studies.executors.* server.ray_serve.*",
+    "cleanlab": "stats.label_issues",
     "threadpoolctl": "studies.executors.fork_server",
     "uvicorn": "server.running studio.app",
     "opentelemetry": "server.logs_and_traces",
@@ -202,7 +203,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 LATER = (
     "torch transformers peft numpy scipy sklearn pandas pyarrow openpyxl jinja2 matplotlib pydantic sqlalchemy "
     "optuna obstore huggingface_hub fastapi opentelemetry rich IPython resource rouge_score sacrebleu "
-    "llguidance ray bitsandbytes threadpoolctl re2 openai"
+    "llguidance ray bitsandbytes threadpoolctl re2 openai cleanlab"
 )
 """Libraries that take long to import, or are not installed everywhere: what does not need them starts without them."""
 
@@ -325,6 +326,7 @@ STARTS_AT_ONCE = (
         "afina.studies.tuning",
     ),
     *("afina.studies.choosing.recommend", "afina.blobs.remote", "afina.store.model_card", "afina.store.diff"),
+    "afina.studies.labelling.find_doubts",
     *("afina.studio.app", "afina.server.client", "afina.data.shots"),
     *("afina.store.recompute", "afina.store.intake.inspection", "afina.store.intake.admission"),
 )

@@ -17,6 +17,7 @@ import typer
 from afina import __version__, allocator, file_io, openmp
 from afina.cli import (
     adapters,
+    doubts,
     drift,
     keys,
     next_texts,
@@ -47,7 +48,7 @@ from afina.events import Listener, downloads_told
 
 COMMANDS = (
     *(studies.study, studies.train, studies.choose),
-    *(plan.inspect, plan.ask, next_texts.next_),
+    *(plan.inspect, doubts.doubts, plan.ask, next_texts.next_),
     *(adapters.evaluate, adapters.compare, adapters.predict),
     *(plan.params, plan.plan, plan.methods),
     *(studies.show, studies.report, studies.texts),

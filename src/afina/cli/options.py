@@ -6,6 +6,7 @@ The commands themselves are in the other modules.
 from __future__ import annotations
 
 import inspect
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
 from pathlib import Path
@@ -234,6 +235,9 @@ _OF_COMMANDS = [name for name, one in OPTIONS.items() if one.metadata["flag"]]
 reading = _reading([name for name in _OF_COMMANDS if name != "unlabelled"], {})
 """Takes the options that say how a task is read, and returns those that the user gave, by name."""
 
+whole = _reading([name for name in _OF_COMMANDS if name not in ("unlabelled", "without")], {})
+"""Takes the options of `reading` for a command that looks at all labelled texts, and so leaves none out."""
+
 training = _reading(
     _OF_COMMANDS,
     {
@@ -348,6 +352,21 @@ def decoding(
     given = {**locals(), "seed": sample_seed, "stop": [template_option(one) for one in stop] if stop else None}
     del given["sample_seed"]
     return {name: value for name, value in given.items() if value is not None}
+
+
+def train_command(task: str, named: Mapping[str, Any], words: Sequence[str] = ()) -> str:
+    """Return the command `afina train` for a shell, with the values of options by flag, and with `--words`.
+
+    An option whose value is True is a flag, and one whose value is None, False or empty is left out.
+    """
+    chosen = [part for flag, value in named.items() if value for part in ((flag,) if value is True else (flag, value))]
+    chosen += [part for item in words for part in ("--words", item)]
+    return shlex.join(["afina", "train", "--task", task, *chosen])
+
+
+def reading_flags(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of reading options by flag, as a user types them."""
+    return {option_flag(name): ",".join(one) if isinstance(one, list | tuple) else one for name, one in data.items()}
 
 
 AdapterArgument = Annotated[

@@ -24,8 +24,10 @@ from afina.cli.options import (
     check_different,
     only,
     reading,
+    reading_flags,
     takes,
     template_option,
+    train_command,
     words_option,
 )
 from afina.cli.terminal import option_flag, print_item, print_prose, print_tables, with_flags
@@ -462,17 +464,10 @@ def ask(
     named = {
         "--backbone": address if address != "embedded" else None,
         "--template": answer.template.replace("\n", "\\n") if answer.template != answer.usual else None,
-        **{option_flag(name): ",".join(value) if isinstance(value, list) else value for name, value in data.items()},
+        **reading_flags(data),
         "--set": "offset=true" if offset else None,
     }
-    print(f"To train with this template: {_train_command(task, named, words or [])}")
-
-
-def _train_command(task: str, named: Mapping[str, Any], words: Sequence[str]) -> str:
-    """Return the command `afina train` with the given options and `--words`, for a shell."""
-    chosen = [part for flag, value in named.items() if value for part in ((flag,) if value is True else (flag, value))]
-    chosen += [part for item in words for part in ("--words", item)]
-    return shlex.join(["afina", "train", "--task", task, *chosen])
+    print(f"To train with this template: {train_command(task, named, words or [])}")
 
 
 def _answer_as_json(answer: Answer) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def option_flag(name: str) -> str:
 
 
 _FLAGGED = (
-    "backbone beams blobs choice count days drain effect endpoint executor expires file force fresh "
+    "backbone beams blobs choice count days drain effect endpoint executor expires file folds force fresh "
     "generation_timeout guide host labelled last latency level memory merged message method metric minutes name out "
     "port rate ray ray_address reason replicas scope seed send_texts set_password share ship_backbone shutdown "
     "storage store suggest task teacher "
@@ -158,6 +158,7 @@ FLAGS = {
     **{name: f"generate.{name}" for name in _GENERATES.split()},
     **{name: name for name in _OF_ENDPOINTS.split()},
     "expected": "--expect",
+    "folds": "--folds",
     "limit": "--memory",
     "limits": "--limit",
     "overrides": "--set",

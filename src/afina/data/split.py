@@ -56,6 +56,13 @@ class FileRows:
     def take(self, indices: Sequence[int] | np.ndarray) -> FileRows:
         return replace(self, files=[self.files[i] for i in indices], numbers=[self.numbers[i] for i in indices])
 
+    @classmethod
+    def joined(cls, parts: Sequence[FileRows]) -> FileRows:
+        """Return the rows of all parts; their unit is "row" if the parts have different units."""
+        units = {part.unit for part in parts}
+        files = [file for part in parts for file in part.files]
+        return cls(files, [one for part in parts for one in part.numbers], units.pop() if len(units) == 1 else "row")
+
     def of_file(self, path: str) -> FileRows:
         """Return the same rows of the file `path`, for texts that are kept in another file."""
         return FileRows([path] * len(self), self.numbers)
@@ -141,6 +148,19 @@ class Split(ReprCard):
         weights = None if self.weights is None else self.weights[chosen]
         rows = None if self.rows is None else self.rows.take(indices)
         return Split([self.texts[i] for i in indices], self.labels[chosen], pairs, groups, weights, rows)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Split]) -> Split:
+        """Return the texts of all parts, one part after the other, without groups and weights."""
+        texts = [text for part in parts for text in part.texts]
+        pairs = [pair for part in parts for pair in part.pairs or ()]
+        rows = [part.rows for part in parts if part.rows is not None]
+        return cls(
+            texts,
+            np.concatenate([part.labels for part in parts]),
+            pairs if parts[0].pairs is not None else None,
+            rows=FileRows.joined(rows) if len(rows) == len(parts) else None,
+        )
 
     @cached_property
     def digest(self) -> str:

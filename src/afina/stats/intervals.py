@@ -57,6 +57,19 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
     return Interval(float(found.low), float(found.high))
 
 
+def exact_bounds(successes: int, n: int, error: float) -> Interval:
+    """Return the exact binomial bounds of the share successes / n (Clopper and Pearson 1934), by scipy.
+
+    Args:
+        error: The probability with which the share is below the lower bound, and with which it is above the upper one.
+    """
+    from scipy.stats import beta
+
+    low = float(beta.ppf(error, successes, n - successes + 1)) if successes else 0.0
+    high = float(beta.ppf(1 - error, successes + 1, n - successes)) if successes < n else 1.0
+    return Interval(low, high)
+
+
 def bounded(share: float, width: float) -> Interval:
     """Return the interval [share - width, share + width], transformed like Wilson's to stay within [0, 1].
 

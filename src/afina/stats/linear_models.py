@@ -331,6 +331,50 @@ def fit_dense(
     return LinearFit(rows, biases - rows @ centre, linear.strength(model), iterations, converged)
 
 
+def cross_fitted(
+    linear: LinearKind,
+    features: np.ndarray,
+    targets: np.ndarray,
+    width: int,
+    folds: np.ndarray,
+    strength: float | None = None,
+) -> tuple[np.ndarray, float]:
+    """Return the outputs for each example of a model fitted to the other folds, float64 [N, width], and the strength.
+
+    Args:
+        linear, features, targets, width: The same as for `fit_dense`.
+        folds: The fold of each example, int64 [N]. `LinearKind.can_fit` must be true for the targets of all folds but
+            one.
+        strength: The value of `C`, the inverse strength of regularization. None: the one of STRENGTHS with the lowest
+            loss on the folds left out. The values are tried from the lowest until the loss rises.
+    """
+    if strength is not None:
+        return _out_of_fold(linear, features, targets, width, folds, strength), strength
+    compared = _spread(len(features))
+    given = (features, targets) if len(compared) == len(features) else (features[compared], targets[compared])
+    best, lowest, outputs = STRENGTHS[0], np.inf, np.zeros((0, width))
+    for tried in STRENGTHS:
+        made = _out_of_fold(linear, given[0], given[1], width, folds[compared], tried)
+        loss = linear.loss(made, given[1])
+        if loss >= lowest:
+            break
+        best, lowest, outputs = tried, loss, made
+    if len(compared) < len(features):
+        outputs = _out_of_fold(linear, features, targets, width, folds, best)
+    return outputs, best
+
+
+def _out_of_fold(
+    linear: LinearKind, features: np.ndarray, targets: np.ndarray, width: int, folds: np.ndarray, strength: float
+) -> np.ndarray:
+    outputs = np.zeros((len(features), width))
+    for fold in np.unique(folds):
+        seen = folds == fold
+        made = fit_dense(linear, features[~seen], targets[~seen], width, intercept=True, strength=strength)
+        outputs[seen] = features[seen].astype(np.float64) @ made.weights.T + made.biases
+    return outputs
+
+
 def _scale(features: np.ndarray, centred: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return each feature's mean (0 if not `centred`) and its scale, by which it is divided.
 

@@ -367,3 +367,40 @@ NO_CANDIDATE = Problem(
     "run {run}: none of the {candidates} candidates took all steps. Lower methods.{run}.search.learning_rate, or raise "
     "tune.candidates.",
 )
+
+FOLDS_INVALID = Problem(
+    InvalidStudy, "doubts.folds-invalid", "`folds` {found}: expected a number of folds from 2 to {most}."
+)
+TOO_FEW_TO_CROSS_FIT = Problem(
+    InvalidData,
+    "doubts.too-few-texts",
+    "{task}: found {texts} labelled texts, expected {least} or more. So few labels are checked faster by reading them.",
+)
+ONE_LABEL_TO_CROSS_FIT = Problem(
+    InvalidData,
+    "doubts.one-label",
+    "{task}: in {folds} folds, there are too few different texts of all labels but one to learn a difference. Add "
+    "texts of the other labels.",
+)
+LABEL_IN_ONE_FOLD = Problem(
+    InvalidData,
+    "doubts.label-in-one-fold",
+    "{task}: all texts of the label {label!r} are equal, nearly equal or only one, so a run without these texts cannot "
+    "learn the label. Add texts of this label, or give `method` {method}.",
+)
+DOUBTS_OF_ENDPOINT = Problem(
+    InvalidStudy,
+    "doubts.method-unsupported",
+    "`method` {found}: a model behind an API gives no probabilities, which doubts are ordered by. Give another "
+    "`method`, such as linear_probe or lora.",
+)
+FOLD_FAILED = Problem(RunFailed, "doubts.fold-failed", "fold {fold}: the run {run} failed: {reason}")
+FOLDS_WITHOUT_DIRECTORY = Problem(
+    InvalidStudy,
+    "doubts.directory-missing",
+    "`method` {method} is trained in runs, whose results need a directory. Give `out`, or leave `method` out.",
+)
+DOUBTS_MISSING = Problem(NotFound, "doubts.missing", "{path}: there are no doubts. Run `afina doubts` first.")
+DOUBTS_DAMAGED = Problem(
+    InvalidData, "doubts.damaged", "{path}: the file is damaged or was changed ({reason}). Run `afina doubts` again."
+)

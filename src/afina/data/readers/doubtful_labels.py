@@ -13,6 +13,9 @@ from afina.data.readers.label_column import Label, spelled
 from afina.data.readers.splitting import LabelledRows, classes_of, identities
 from afina.data.readers.target_kinds import TARGETS
 
+ALIKE = "Labels that differ only in spelling"
+"""The beginning of the note about merged labels."""
+
 GROUPS_SHOWN = 5
 """The largest number of groups of similar labels in an error message."""
 
@@ -93,7 +96,7 @@ class Spellings:
         if not changed:
             return rows
         changes = ", ".join(f"{name!r} is read as {kept!r}" for name, kept in sorted(changed.items()))
-        return replace(rows, labels=found, notes=(*rows.notes, f"Labels that differ only in spelling: {changes}."))
+        return replace(rows, labels=found, notes=(*rows.notes, f"{ALIKE}: {changes}."))
 
 
 def contradictions(*parts: LabelledRows) -> tuple[str, ...]:

@@ -1,0 +1,108 @@
+"""The command doubts: find labels that are probably wrong."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from afina.cli.options import Json, reading_flags, takes, train_command, whole
+from afina.cli.terminal import exit_status, print_prose, print_reading, print_tables, sigterm_as_ctrl_c, with_flags
+
+if TYPE_CHECKING:
+    from afina.studies.labelling.doubts import Doubts
+
+PAGE = "doubts.html"
+
+
+@takes(data=whole)
+def doubts(
+    task: Annotated[
+        str,
+        typer.Argument(
+            help="Labelled texts: a csv, tsv, jsonl, parquet or xlsx file, a directory, or another address of a task.",
+            metavar="TASK",
+        ),
+    ],
+    method: Annotated[
+        str, typer.Option("--method", help="Method of the models; other than linear_probe, it is trained in runs.")
+    ] = "linear_probe",
+    backbone: Annotated[
+        str, typer.Option("--backbone", help="Pretrained model of the models.", metavar="ADDRESS")
+    ] = "minilm",
+    folds: Annotated[
+        int, typer.Option("--folds", help="Parts of the texts; each is predicted by models trained on the others.")
+    ] = 5,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of the parts, and of runs.", min=0)] = 0,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of the method, such as r=8 or epochs=3.", metavar="KEY=VALUE"),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/doubts"),
+    as_json: Json = False,
+    *,
+    data: dict[str, Any],
+) -> None:
+    """Find labels that are probably wrong, in training and in evaluation texts.
+
+    Each text is predicted by a model that did not learn from the text. Prints the most doubtful labels, and writes
+    doubts.csv, doubts.html and doubts.json. No file of texts is changed.
+    """
+    from rich.console import Console
+
+    from afina.cli.progress import print_progress, watcher
+    from afina.studies.labelling.find_doubts import doubts as find_doubts
+    from afina.studies.labelling.find_doubts import read_merged
+    from afina.studies.study_file import override
+
+    settings: dict[str, Any] = {}
+    for item in overrides or []:
+        override(settings, item.removeprefix("train."))
+    says = print_progress("doubts")
+    read = read_merged(task, None, data, says)
+    print_reading(read.told)
+    asked: dict[str, Any] = {"method": method, "backbone": backbone, "folds": folds, "seed": seed}
+    with _interruptible():
+        watching = watcher(Console(stderr=True), lambda results: None)
+        found = find_doubts(read, **asked, settings=settings, out=out, watcher=watching, says=says)
+    _show(found, out, as_json)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """If Ctrl-C or SIGTERM interrupts the block, print the command that continues; exit with the signal's status."""
+    try:
+        with sigterm_as_ctrl_c():
+            yield
+    except KeyboardInterrupt as ended:
+        print(f"\nInterrupted. To continue: {shlex.join(['afina', *sys.argv[1:]])}", file=sys.stderr)
+        raise typer.Exit(exit_status(ended)) from None
+
+
+def _show(found: Doubts, out: Path, as_json: bool) -> None:
+    """Write the page beside the other files, and print the doubts."""
+    from afina import file_io
+    from afina.report import doubts as words
+    from afina.studies.labelling.doubts import CSV_FILE, JSON_FILE
+
+    csv, page = out / CSV_FILE, out / PAGE
+    command = train_command(found.task, {**reading_flags(found.data.given), "--without": str(csv)})
+    file_io.write_text(page, with_flags(words.page(found, str(csv), command)))
+    files = [str(page), str(csv), str(out / JSON_FILE)]
+    if as_json:
+        print(json.dumps({**found.model_dump(mode="json"), "files": files}, ensure_ascii=False))
+        return
+    for sentence in words.sentences(found):
+        print_prose(with_flags(sentence))
+    print()
+    if found.labels:
+        print_tables(words.table(found, words.PRINTED, words.PRINTED_CHARACTERS, reasons=False))
+        print_prose(words.next_steps(found, str(csv)))
+        print(f"To train without them: {command}")
+    print(f"Written: {', '.join(files)}")

@@ -1,0 +1,156 @@
+"""Doubts about the labels of a task in words: sentences, tables and sections for a terminal, a page and a report."""
+
+from __future__ import annotations
+
+from afina.report.conclusion import Figure, Headline
+from afina.report.formatting import brief, count, listed, metric_figure
+from afina.report.sections import Block, Code, Notes, Prose, Section
+from afina.report.tables import Column, Table
+from afina.studies.labelling.doubts import DoubtfulLabel, Doubts
+
+SHOWN, PRINTED, LONGEST = 1000, 20, 300
+"""The largest numbers of doubtful labels on a page and on a terminal, and of characters of a text on a page."""
+
+PRINTED_CHARACTERS = 60
+"""The largest number of characters of a text on a terminal."""
+
+_SIMILAR = {"equal": "equal text", "near": "nearly equal text"}
+
+LITTLE = 1 / 3
+"""The share of the doubtful labels that are probably wrong, up to which little was found."""
+
+
+def sentences(found: Doubts) -> list[str]:
+    """Return the doubts as sentences: how labels were checked, how many are doubtful, and how many probably wrong."""
+    return [_checked(found), _doubtful(found), *_wrong(found), *_other(found)]
+
+
+def _checked(found: Doubts) -> str:
+    value = "" if found.value is None else f", {metric_figure(found.metric, found.value)}"
+    return (
+        f"{count(found.texts)} labels were checked ({count(found.train)} of training texts, "
+        f"{count(found.evaluation)} of evaluation texts) with {found.method} on {found.backbone}: each text was "
+        f"predicted by a model that had not learned from the text ({found.folds} folds{value})."
+    )
+
+
+def _doubtful(found: Doubts) -> str:
+    if not found.labels:
+        return "No label is doubtful."
+    model = sum(one.by_model for one in found.labels)
+    similar = sum(one.similar is not None for one in found.labels)
+    parts = [f"{count(model)} contradict the prediction"] if model else []
+    parts += [f"{count(similar)} contradict the label of an equal or nearly equal text"] if similar else []
+    training = sum(one.training for one in found.labels)
+    are = "labels are" if len(found) > 1 else "label is"
+    return (
+        f"{count(len(found))} {are} doubtful ({len(found) / found.texts:.1%}): {listed(parts)}. {count(training)} "
+        f"of the doubtful labels belong to training texts."
+    )
+
+
+def _wrong(found: Doubts) -> list[str]:
+    flips = found.flips
+    if flips is None:
+        return [
+            "Hard texts are among the doubtful labels too: look at the first ones. Where most are right, stop reading."
+        ]
+    said = (
+        f"For comparison, {count(flips.flipped)} labels were flipped on purpose, of which {flips.found:.0%} were found "
+        f"doubtful. Not more than about {count(flips.wrong)} of the given labels ({flips.wrong / found.texts:.1%}) are "
+        f"as doubtful as flipped ones; with 95 % confidence, at most {count(flips.at_most)}."
+    )
+    if flips.wrong <= LITTLE * len(found):
+        right = 1 - flips.wrong / max(len(found), 1)
+        return [
+            said,
+            f"So little was found: about {right:.0%} of the doubtful labels or more are right, and their texts are "
+            "hard for the model.",
+        ]
+    return [said, "Labels that are wrong because their texts are hard cannot be counted in this way."]
+
+
+def _other(found: Doubts) -> list[str]:
+    said = list(found.alike)
+    if found.rare:
+        few = f"{listed(found.rare[:5])}{' and further labels' * (len(found.rare) > 5)}"
+        said.append(f"Fewer texts than folds have the label {few}: doubts about these labels are uncertain.")
+    for one in found.confused:
+        said.append(
+            f"The model confuses {one.first} with {one.second}: {count(one.first_as_second)} texts of {one.first} as "
+            f"{one.second}, {count(one.second_as_first)} the other way round, of {count(one.texts)}. Merge the two "
+            "labels, or describe their difference better to those who label."
+        )
+    return said
+
+
+def next_steps(found: Doubts, csv: str) -> str:
+    """Return sentences about what to do with the doubtful labels, which stand in the file `csv`; empty without any."""
+    if not found.labels:
+        return ""
+    return (
+        "No file of yours was changed. Look at the doubtful labels, the most doubtful first, and correct the wrong "
+        f"ones in the file of the texts. Or delete from {csv} the rows whose labels are right, and train without the "
+        "rows that are left."
+    )
+
+
+def table(found: Doubts, most: int = SHOWN, longest: int = LONGEST, *, reasons: bool = True) -> Table:
+    """Return the table of the first `most` doubtful labels, whose texts have at most `longest` characters.
+
+    Args:
+        reasons: Whether the last column has the whole reason, or only names what the label contradicts.
+    """
+    pairs = any(one.text_pair is not None for one in found.labels)
+    chances = any(one.probability is not None for one in found.labels)
+    headings = ["Row", "Text", *(["Second text"] * pairs), "Label", "Suggested", *(["Probability"] * chances)]
+    headings.append("Reason" if reasons else "Contradicts")
+    columns = tuple(Column(one, "right" if one == "Probability" else "left") for one in headings)
+    several = len({one.file for one in found.labels}) > 1
+    rows = []
+    for one in found.labels[:most]:
+        texts = [one.text, *([one.text_pair or ""] * pairs)]
+        sure = ["" if one.probability is None else f"{one.probability:.2f}"] * chances
+        place = f"{one.file}, {one.row}" if several else f"{one.row}"
+        last = one.reason if reasons else _contradicted(one)
+        rows.append((place, *(brief(text, longest) for text in texts), one.label, one.suggested, *sure, last))
+    return Table("Doubtful labels", columns, tuple(rows), _cut(found, most))
+
+
+def _cut(found: Doubts, most: int) -> tuple[str, ...]:
+    left = len(found) - most
+    return (f"The first {count(most)} of {count(len(found))} doubtful labels, the most doubtful first.",) * (left > 0)
+
+
+def _contradicted(one: DoubtfulLabel) -> str:
+    similar = [] if one.similar is None else [_SIMILAR[one.similar]]
+    return ", ".join([*similar, *(["model"] * one.by_model)])
+
+
+def section(found: Doubts, most: int = SHOWN) -> Section:
+    """Return the section "Labels" of a report."""
+    shown, said = table(found, most), sentences(found)
+    blocks: list[Block] = [Prose(" ".join(said[:2])), Notes(tuple(said[2:]))]
+    blocks += [shown] if shown.rows else []
+    blocks += [Notes(shown.notes)] if shown.notes else []
+    return Section("Labels", tuple(blocks))
+
+
+def page(found: Doubts, csv: str, command: str) -> str:
+    """Return the page of the doubts as HTML in one file.
+
+    Args:
+        csv: The path of the file of the doubtful labels.
+        command: The command that trains without the texts of `csv`.
+    """
+    from afina.report.writers import html
+
+    flips, made = found.flips, [section(found)]
+    if steps := next_steps(found, csv):
+        made.append(Section("What to do next", (Prose(steps), Code(command))))
+    figures = [Figure("Doubtful", count(len(found)), f"{len(found) / found.texts:.1%} of the labels")]
+    if flips is not None:
+        figures.append(Figure("Probably wrong", count(flips.wrong), f"at most {count(flips.at_most)}"))
+    figures.append(Figure("Labels", count(found.texts), f"{count(found.train)} of training texts"))
+    title = f"{count(len(found))} of {count(found.texts)} labels are doubtful"
+    return html.page(f"Labels of {found.task}", (), made, Headline(title, tuple(figures)))

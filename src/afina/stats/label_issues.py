@@ -1,0 +1,197 @@
+"""Labels that are probably wrong, by the predictions of a model that was not trained on the texts that it predicts.
+
+For classes and for several labels, cleanlab's confident learning (Northcutt et al. 2021) says which labels are
+doubtful; the package is the extra `doubts`. For numbers, a robust z-score of the residuals does.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+from afina.stats import problems
+from afina.stats.intervals import exact_bounds
+
+ROBUST = 3.5
+"""The modified z-score above which a number is doubtful (Iglewicz and Hoaglin 1993)."""
+
+_TO_DEVIATION = 1.4826
+"""The standard deviation of a normal distribution, divided by its median absolute deviation."""
+
+SHARES = tuple(tenth / 10 for tenth in range(1, 10))
+"""The shares of the flipped labels at whose suspicions `wrong_share` compares flipped and given labels."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelIssues:
+    """The doubtful labels among those of N texts.
+
+    Attributes:
+        places: The indices of the n texts whose labels are doubtful, the most doubtful first, int64 [n].
+        suggested: The targets that the model predicts for these texts, in the form of the targets, [n, ...].
+        probabilities: The predicted probability of each suggested target, float64 [n]; of several labels, of the
+            changed label of which the model is surest. NaN for numbers.
+        suspicions: How doubtful the label of each text is, float64 [N]; higher is more doubtful.
+    """
+
+    places: np.ndarray
+    suggested: np.ndarray
+    probabilities: np.ndarray
+    suspicions: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def first(self, count: int) -> Self:
+        """Return the `count` most doubtful labels."""
+        kept = slice(count)
+        return replace(
+            self,
+            places=self.places[kept],
+            suggested=self.suggested[kept],
+            probabilities=self.probabilities[kept],
+        )
+
+
+def of_classes(targets: np.ndarray, chances: np.ndarray) -> LabelIssues:
+    """Return the doubtful classes: those that cleanlab finds, ordered by the normalised margin.
+
+    Args:
+        targets: The class of each text, int64 [N].
+        chances: The probability of each class, float64 [N, classes].
+    """
+    rows, best = np.arange(len(targets)), chances.argmax(axis=1)
+    doubtful = _confident_learning(targets, chances) & (best != targets)
+    others = chances.copy()
+    others[rows, targets] = -1.0
+    margins = others.max(axis=1) - chances[rows, targets]
+    places = np.flatnonzero(doubtful)
+    places = places[np.argsort(-margins[places], kind="stable")]
+    return LabelIssues(places, best[places], chances[places, best[places]], margins)
+
+
+def of_labels(targets: np.ndarray, chances: np.ndarray) -> LabelIssues:
+    """Return the texts with a doubtful label: cleanlab looks at each label by itself, and orders the texts.
+
+    A label that all texts have, or none, is not doubtful.
+
+    Args:
+        targets: Whether each text has each label, int64 [N, labels], 0 or 1.
+        chances: The probability of each label, float64 [N, labels].
+    """
+    doubtful = np.zeros(targets.shape, dtype=bool)
+    for label in range(targets.shape[1]):
+        given, chance = targets[:, label], chances[:, label]
+        if len(np.unique(given)) == 2:
+            found = _confident_learning(given, np.stack([1 - chance, chance], axis=1))
+            doubtful[:, label] = found & ((chance > 0.5) != (given == 1))
+    with _imported() as cleanlab:
+        several = [np.flatnonzero(row).tolist() for row in targets]
+        scores = cleanlab.multilabel_classification.get_label_quality_scores(several, chances)
+    places = np.flatnonzero(doubtful.any(axis=1))
+    places = places[np.argsort(scores[places], kind="stable")]
+    suggested = np.where(doubtful[places], 1 - targets[places], targets[places])
+    changed = np.where(suggested == 1, chances[places], 1 - chances[places])
+    surest = np.where(doubtful[places], changed, -1.0).max(axis=1, initial=-1.0)
+    return LabelIssues(places, suggested, surest, -scores)
+
+
+def of_numbers(targets: np.ndarray, predicted: np.ndarray) -> LabelIssues:
+    """Return the numbers that are far from the predicted numbers.
+
+    A number is doubtful if its residual is more than ROBUST robust standard deviations (1.4826 times the median
+    absolute deviation) from the median residual. No number is doubtful if that deviation is 0.
+
+    Args:
+        targets, predicted: The given and the predicted number of each text, float64 [N].
+    """
+    residuals = targets - predicted
+    centred = residuals - np.median(residuals)
+    deviation = _TO_DEVIATION * np.median(np.abs(centred))
+    scores = np.abs(centred) / deviation if deviation > 0 else np.zeros(len(targets))
+    places = np.flatnonzero(scores > ROBUST)
+    places = places[np.argsort(-scores[places], kind="stable")]
+    return LabelIssues(places, predicted[places], np.full(len(places), np.nan), scores)
+
+
+def flipped_classes(targets: np.ndarray, width: int, random: np.random.Generator) -> np.ndarray:
+    """Return another class for each text, each of the others with the same probability, int64 [N]."""
+    return (targets + random.integers(1, width, len(targets))) % width
+
+
+def flipped_labels(targets: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return labels with one label of each text changed, int64 [N, labels]."""
+    made = targets.copy()
+    rows, labels = np.arange(len(targets)), random.integers(0, targets.shape[1], len(targets))
+    made[rows, labels] = 1 - made[rows, labels]
+    return made
+
+
+def confused_classes(targets: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
+    """Return how many texts of each class were answered with each class, int64 [classes, classes]."""
+    return np.bincount(targets * classes + answers, minlength=classes**2).reshape(classes, classes)
+
+
+@dataclass(frozen=True)
+class WrongShare:
+    """An estimate of the share of labels that are wrong at random.
+
+    Attributes:
+        share: The estimate, which is rather too high than too low.
+        at_most: The upper end of a one-sided 95 % confidence interval.
+    """
+
+    share: float
+    at_most: float
+
+
+def wrong_share(given: Sequence[np.ndarray], flipped: np.ndarray) -> WrongShare:
+    """Return the share of given labels that can be as wrong as labels that were flipped on purpose.
+
+    The suspicions of given labels are a mixture of those of right and of wrong labels. If wrong labels have the
+    suspicions of flipped ones, their share is at most P(given > t) / P(flipped > t) for every threshold t (Blanchard
+    et al. 2010, "Semi-Supervised Novelty Detection"). The estimate is the least of these ratios over the thresholds
+    that SHARES of the flipped labels reach. The upper end takes the exact binomial bounds of both probabilities, with
+    the error divided among the thresholds.
+
+    Args:
+        given: The suspicions of the labels that were not flipped, in each round of flipping, float64 [N] each.
+        flipped: The suspicions of the flipped labels of all rounds, float64 [M].
+    """
+    reached = np.maximum(np.ceil(np.array(SHARES) * len(flipped)).astype(int) - 1, 0)
+    error = 0.05 / (2 * len(SHARES))
+    ratios, ends = [1.0], [1.0]
+    for threshold in np.sort(flipped)[::-1][reached]:
+        wrong = int((flipped >= threshold).sum())
+        right = float(np.mean([np.mean(one >= threshold) for one in given]))
+        ratios.append(right / (wrong / len(flipped)))
+        count = len(given[0])  # the labels of all rounds are the same
+        high, low = exact_bounds(round(right * count), count, error).high, exact_bounds(wrong, len(flipped), error).low
+        ends.append(high / low)
+    return WrongShare(min(ratios), min(ends))
+
+
+def _confident_learning(targets: np.ndarray, chances: np.ndarray) -> np.ndarray:
+    """Return whether each label is doubtful by cleanlab's `find_label_issues` with its default filter, bool [N]."""
+    with _imported() as cleanlab:
+        found: np.ndarray = cleanlab.filter.find_label_issues(targets, chances, n_jobs=1)
+        return found
+
+
+@contextmanager
+def _imported() -> Iterator[Any]:
+    """Return a context manager with cleanlab, whose warnings about rare classes are ignored. Raises NotFound."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning)
+        try:
+            import cleanlab
+            import cleanlab.filter
+            import cleanlab.multilabel_classification
+        except ModuleNotFoundError:
+            raise problems.CLEANLAB_MISSING() from None
+        yield cleanlab
