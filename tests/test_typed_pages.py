@@ -36,7 +36,7 @@ PAGES = [
 ]
 ELSEWHERE = {"make", "pip", "export"}
 """Programs that a page may name and this test does not run: tests/test_wheel.py builds and installs the wheel."""
-TINY = {"train", "study", "evaluate", "predict", "ask", "compare", "plan", "next"}
+TINY = {"train", "study", "evaluate", "predict", "ask", "compare", "plan", "next", "doubts"}
 FEWER = {"plan": ["--method", "lora"], "study": ["--set", "train.max_steps=2"], "train": ["--set", "max_steps=2"]}
 FEW = ["--set", "data.train_examples=64", "--set", "data.evaluation_examples=64"]
 SHORTER = {"shots=16": "shots=2"}

@@ -31,6 +31,7 @@ _HOMES = {
     "TextClassifier": "afina.estimators.estimator",
     "TextRegressor": "afina.estimators.estimator",
     "next_texts": "afina.studies.labelling.next_texts",
+    "doubts": "afina.studies.labelling.find_doubts",
     "recommend": "afina.studies.choosing.recommend",
 }
 
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from afina.store.adapter_store import AdapterStore as AdapterStore
     from afina.studies.choosing.recommend import recommend as recommend
     from afina.studies.labelling.next_texts import next_texts as next_texts
+    from afina.studies.labelling.find_doubts import doubts as doubts
     from afina.studies.results import Results as Results
     from afina.studies.runs.record import Record as Record
     from afina.studies.runs.run import Run as Run
