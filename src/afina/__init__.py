@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from afina.report.progress import Lines as Lines
     from afina.store.adapter_store import AdapterStore as AdapterStore
     from afina.studies.choosing.recommend import recommend as recommend
-    from afina.studies.labelling.next_texts import next_texts as next_texts
     from afina.studies.labelling.find_doubts import doubts as doubts
+    from afina.studies.labelling.next_texts import next_texts as next_texts
     from afina.studies.results import Results as Results
     from afina.studies.runs.record import Record as Record
     from afina.studies.runs.run import Run as Run

@@ -51,21 +51,31 @@ def _doubtful(found: Doubts) -> str:
 
 def _wrong(found: Doubts) -> list[str]:
     flips = found.flips
+    if found.expected is not None:
+        return [
+            "A number is doubtful if its distance to the predicted number is more than 3.5 robust standard deviations. "
+            f"Of normally distributed distances, about {found.expected:.1f} of {count(found.texts)} would be so large."
+        ]
     if flips is None:
         return [
             "Hard texts are among the doubtful labels too: look at the first ones. Where most are right, stop reading."
         ]
-    said = (
+    flipped = (
         f"For comparison, {count(flips.flipped)} labels were flipped on purpose, of which {flips.found:.0%} were found "
-        f"doubtful. Not more than about {count(flips.wrong)} of the given labels ({flips.wrong / found.texts:.1%}) are "
+        "doubtful."
+    )
+    if flips.wrong >= max(len(found), 1):
+        return [flipped, "The model is too unsure about these texts to say how many labels are wrong at most."]
+    said = (
+        f"{flipped} Not more than about {count(flips.wrong)} of the given labels ({flips.wrong / found.texts:.1%}) are "
         f"as doubtful as flipped ones; with 95 % confidence, at most {count(flips.at_most)}."
     )
     if flips.wrong <= LITTLE * len(found):
         right = 1 - flips.wrong / max(len(found), 1)
+        share = "nearly all" if right > 0.99 else f"about {right:.0%} or more"
         return [
             said,
-            f"So little was found: about {right:.0%} of the doubtful labels or more are right, and their texts are "
-            "hard for the model.",
+            f"So little was found: {share} of the doubtful labels are right, and their texts are hard for the model.",
         ]
     return [said, "Labels that are wrong because their texts are hard cannot be counted in this way."]
 

@@ -20,6 +20,9 @@ from afina.stats.intervals import exact_bounds
 ROBUST = 3.5
 """The modified z-score above which a number is doubtful (Iglewicz and Hoaglin 1993)."""
 
+NORMAL = 0.000465
+"""The share of normally distributed residuals whose modified z-score is above ROBUST."""
+
 _TO_DEVIATION = 1.4826
 """The standard deviation of a normal distribution, divided by its median absolute deviation."""
 
@@ -105,7 +108,8 @@ def of_numbers(targets: np.ndarray, predicted: np.ndarray) -> LabelIssues:
     """Return the numbers that are far from the predicted numbers.
 
     A number is doubtful if its residual is more than ROBUST robust standard deviations (1.4826 times the median
-    absolute deviation) from the median residual. No number is doubtful if that deviation is 0.
+    absolute deviation) from the median residual. No number is doubtful if that deviation is 0. Suggested numbers are
+    rounded to about a hundredth of the deviation.
 
     Args:
         targets, predicted: The given and the predicted number of each text, float64 [N].
@@ -116,7 +120,8 @@ def of_numbers(targets: np.ndarray, predicted: np.ndarray) -> LabelIssues:
     scores = np.abs(centred) / deviation if deviation > 0 else np.zeros(len(targets))
     places = np.flatnonzero(scores > ROBUST)
     places = places[np.argsort(-scores[places], kind="stable")]
-    return LabelIssues(places, predicted[places], np.full(len(places), np.nan), scores)
+    digits = 0 if deviation <= 0 else max(0, 2 - int(np.floor(np.log10(deviation))))
+    return LabelIssues(places, predicted[places].round(digits), np.full(len(places), np.nan), scores)
 
 
 def flipped_classes(targets: np.ndarray, width: int, random: np.random.Generator) -> np.ndarray:

@@ -99,7 +99,9 @@ class Doubts(ReprCard, Sealed):
         labels: The doubtful labels.
         metric: The name of the main metric of the predictions of all texts, each by a model that did not learn it.
         value: The value of this metric.
-        flips: The comparison with flipped labels. None: it would have taken as long as the cross-fitting.
+        flips: The comparison with flipped labels. None: the targets are numbers, or it would have taken as long as the
+            cross-fitting.
+        expected: For numbers, how many of them would be doubtful if residuals were normally distributed; else None.
         confused: Labels that are confused with each other.
         alike: Sentences about labels that differ only in spelling.
         similar_texts: The number of texts that are equal or nearly equal to another text.
@@ -120,6 +122,7 @@ class Doubts(ReprCard, Sealed):
     metric: str
     value: float | None
     flips: FlippedLabels | None = None
+    expected: float | None = None
     confused: tuple[ConfusedLabels, ...] = ()
     alike: tuple[str, ...] = ()
     similar_texts: Count = 0

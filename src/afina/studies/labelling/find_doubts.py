@@ -21,7 +21,7 @@ from afina.data.task import Task, as_address
 from afina.errors import InvalidData
 from afina.events import Listener, Says, ignore, silent
 from afina.methods import accepted
-from afina.stats.label_issues import LabelIssues, WrongShare, wrong_share
+from afina.stats.label_issues import NORMAL, LabelIssues, WrongShare, wrong_share
 from afina.studies import problems
 from afina.studies.executors.executor import Executor
 from afina.studies.labelling.cross_fitting import (
@@ -184,6 +184,7 @@ class Finding:
             metric=objective.metric,
             value=None if math.isnan(value) else value,
             flips=self._flips(issues),
+            expected=None if objective.has_probabilities else NORMAL * len(self.split),
             confused=tuple(self._confused()),
             alike=(*self._alike(), *self._misspelled()),
             similar_texts=texts_in(self.similar.groups),
@@ -243,9 +244,9 @@ class Finding:
     def _flips(self, issues: LabelIssues) -> FlippedLabels | None:
         """Return how labels that are flipped on purpose compare with the given labels."""
         refitted = self.fitted.refitted
-        if refitted is None:
-            return None
         objective, targets, count = self.fitted.objective, self.split.labels, len(self.split)
+        if refitted is None or not objective.has_probabilities:
+            return None
         number = max(1, round(FLIPPED * count))
         random = np.random.default_rng(self.seed)
         given, flipped, found = [], [], 0
