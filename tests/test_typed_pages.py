@@ -39,8 +39,8 @@ ELSEWHERE = {"make", "pip", "export"}
 TINY = {"train", "study", "evaluate", "predict", "ask", "compare", "plan", "next", "doubts"}
 FEWER = {"plan": ["--method", "lora"], "study": ["--set", "train.max_steps=2"], "train": ["--set", "max_steps=2"]}
 FEW = ["--set", "data.train_examples=64", "--set", "data.evaluation_examples=64"]
-SHORTER = {"shots=16": "shots=2"}
-"""Words for which others are typed, because the tiny model takes few tokens."""
+SHORTER = {"shots=16": "shots=2", "0.05": "0.5"}
+"""Words for which others are typed, because the tiny model takes few tokens and is trained on few texts."""
 MODELS = {"embedded", "gpt2", "path/to/gpt2"}
 """Addresses in whose place the tiny model is used."""
 ENCODER = "minilm"

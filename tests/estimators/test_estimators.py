@@ -366,6 +366,20 @@ def test_a_temperature_is_fitted_on_texts_that_are_set_aside(made: TextClassifie
     assert made.adapter_.manifest.objective["kind"] == "classes"
 
 
+@pytest.mark.slow
+def test_a_classifier_says_which_texts_it_is_sure_of(made: TextClassifier) -> None:
+    made.set_params(method="head", training={"max_steps": 2}).fit(TEXTS, LABELS)
+    assert made.answered(TEXTS).all()
+    with pytest.raises(InvalidStudy, match="abstain_error"):
+        made.set_params(training={"abstain_error": 0.05}).fit(TEXTS, LABELS)
+    made.set_params(training={"max_steps": 2, "abstain_error": 0.9}).fit(TEXTS, LABELS)
+    threshold = made.adapter_.manifest.objective["abstain_below"]
+    assert made.answered(TEXTS).tolist() == (made.predict_proba(TEXTS).max(axis=1) >= threshold).tolist()
+    assert len(made.predict(TEXTS)) == len(TEXTS)
+    with pytest.raises(InvalidStudy, match="sample_weight"):
+        made.fit(TEXTS, LABELS, np.arange(24.0))
+
+
 def test_a_regressor_answers_in_the_unit_of_its_numbers(gpt2: Backbone) -> None:
     prices = [100.0 + 10 * len(text) for text in TEXTS]
     made = TextRegressor(backbone=gpt2.address, method="head", training=SHORT).fit(

@@ -42,6 +42,19 @@ def test_what_chooses_settings_what_selects_and_what_a_temperature_is_fitted_on_
     assert 0.1 < len(made.selection) / (len(whole) - len(made.evaluation)) < 0.4
 
 
+def test_the_texts_of_a_threshold_are_in_no_validation_split_whatever_else_is_cut(toy: str) -> None:
+    alone = Task.load(toy, abstention=True).abstention
+    assert alone is not None
+    assert 0.1 < len(alone) / len(Task.load(toy).train) < 0.3
+    for share in (0.2, 0.5):
+        made = Task.load(toy, validation=share, selection=0.25, calibration=True, abstention=True)
+        assert made.abstention is not None
+        assert made.abstention.texts == alone.texts
+        for part in (made.train, made.evaluation, made.calibration, made.selection):
+            assert part is not None
+            assert not set(part.texts) & set(alone.texts)
+
+
 def test_the_first_cut_is_the_same_whatever_it_is_for(toy: str) -> None:
     cut = Task.load(toy, selection=CALIBRATION).selection
     assert cut is not None

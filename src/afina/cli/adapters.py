@@ -135,7 +135,8 @@ def predict(
     """Label texts, or write answers to them; print one JSON object per line.
 
     Each JSON object has the predicted label and the probability of each label. For an adapter of kind number, each
-    JSON object has the predicted number; for an adapter of kind text, the answer.
+    JSON object has the predicted number; for an adapter of kind text, the answer. For an adapter that was trained with
+    --abstain-error, the field answered says whether the adapter is sure enough of the label.
     """
     from afina.data.readers.texts import Chunk, check_there, chunks, refuse_blank
 
@@ -175,6 +176,8 @@ def _write(parts: Iterable[Chunk], predictor: Predictor, said: _Answers, file: P
         print(f"{file}: the file has no text, so there is no answer.", file=sys.stderr)
     if said.truncated:
         print(texts_cut(said.truncated, said.texts, getattr(predictor, "max_length", None)), file=sys.stderr)
+    if note := said.note():
+        print(note, file=sys.stderr)
     said.end(out)
 
 
@@ -203,6 +206,21 @@ class _Answers:
     rows: int = 0
     texts: int = 0
     truncated: int = 0
+    answered: int = 0
+
+    @property
+    def abstains(self) -> bool:
+        """Whether the adapter leaves texts unanswered."""
+        return "abstain_below" in (self.adapter.manifest.objective or {})
+
+    def note(self) -> str:
+        """Return how many texts the adapter answered; empty if it answers every text."""
+        if not (self.abstains and self.texts):
+            return ""
+        left = self.texts - self.answered
+        below = (self.adapter.manifest.objective or {})["abstain_below"]
+        why = "no threshold kept the promise of the training" if below > 1 else f"confidence below {below:.4g}"
+        return f"{self.answered:,} of {self.texts:,} text{'s' * (self.texts != 1)} answered, {left:,} not ({why})."
 
     def add(self, chunk: Chunk, answers: Sequence[dict[str, Any]]) -> None:
         if self.as_json:
@@ -215,6 +233,7 @@ class _Answers:
     def end(self, out: Path | None) -> None:
         if self.as_json:
             counts = {"rows": self.rows, "without_text": self.rows - self.texts, "truncated": self.truncated}
+            counts |= {"answered": self.answered} if self.abstains else {}
             about = {"adapter": self.adapter.where, "digest": self.adapter.digest, **counts}
             print(json.dumps({**about, **({"answers": self.kept} if out is None else {"out": str(out)})}))
         elif out is not None:
@@ -246,6 +265,7 @@ def _answer(
             answers, truncated = prediction_files.answered_rows(predictor, chunk)
             said.rows, said.texts = said.rows + len(chunk.rows), said.texts + len(chunk.texts)
             said.truncated += truncated
+            said.answered += sum(answer.get(prediction_files.ANSWERED) is True for answer in answers)
             write(chunk, answers)
             read(chunk)
 

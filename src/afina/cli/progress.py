@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from afina import meter
 from afina.cli.terminal import with_flags
-from afina.events import Progress
+from afina.events import NOTED, Progress
 from afina.report import progress
 from afina.report.progress import doing, figures
 from afina.studies.runs.record import Record
@@ -182,7 +182,7 @@ class Bars(PlainLines):
                 self.stop()
 
     def progress(self, run: Run, progress: Progress) -> None:
-        if progress.phase in ("copy", "shots", "trunk", "teacher", "pairs"):
+        if progress.phase in NOTED:
             super().progress(run, progress)
         if self.bars and run.label in self.tasks:
             self.bars.update(

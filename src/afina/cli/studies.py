@@ -185,6 +185,17 @@ TrainingOverrides = Annotated[
 ]
 
 
+AbstainOption = Annotated[
+    float | None,
+    typer.Option(
+        "--abstain-error",
+        help="Leave texts unanswered of which the model is unsure, so that at most this share of the answers is wrong, "
+        "such as 0.05 (with 95 % confidence). A fifth of the training texts is set aside for it.",
+        metavar="SHARE",
+    ),
+]
+
+
 @takes(data=training, ask=asking, run_in=execution)
 def train(
     *,
@@ -202,6 +213,7 @@ def train(
             metavar="DIR",
         ),
     ] = None,
+    abstain_error: AbstainOption = None,
     overrides: TrainingOverrides = None,
     metric: MetricOption = None,
     ask: dict[str, Any],
@@ -225,6 +237,8 @@ def train(
         override(settings, item.removeprefix("train."))  # here all are of the one method, there of the whole study
     if run_in.executor in (None, "local") and "precision" not in settings:
         settings = _usual_products(method) | settings
+    if abstain_error is not None:
+        settings["abstain_error"] = abstain_error
     if teacher is not None:
         settings["teacher"] = str(teacher.absolute())
     content = {

@@ -138,8 +138,8 @@ _FLAGGED = (
     "template text_tokens timeout upload_limit who words"
 )
 _IN_TRAINING = (
-    "batch_size class_weights distil_temperature distil_weight dtype epochs label_smoothing max_length precision "
-    "products pull retention temperature trunk trunk_dropout warmup"
+    "abstain_error batch_size class_weights distil_temperature distil_weight dtype epochs label_smoothing max_length "
+    "precision products pull retention temperature trunk trunk_dropout warmup"
 )
 _GENERATES = "length_penalty max_new_tokens min_new_tokens no_repeat_ngram stop top_k top_p"
 
@@ -177,7 +177,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
     "doubts": {"task": "TASK"},
     "next": {"unlabelled": "POOL"},
     "replay": _flags("choice guide stop"),
-    "train": _TIMEOUT,
+    "train": {**_flags("abstain_error"), **_TIMEOUT},
     "plan": {**_flags("batch_size epochs layers precision price_in price_out products"), "max_length": "--length"}
     | _ENDPOINT,
     "study": {

@@ -22,7 +22,7 @@ from afina.data.readers.splitting import LabelledRows, repeated
 from afina.data.readers.target_kinds import TARGETS, check_long
 from afina.data.reading_options import OF_FILES, USUAL, ReadingOptions, shows_options
 from afina.data.split import Example, Split, key
-from afina.data.task import Task, told
+from afina.data.task import WHOLE, Cuts, Task, told
 from afina.data.text_hashes import TextHashes
 from afina.errors import AfinaError
 
@@ -38,7 +38,7 @@ class TrainingInfo:
         data: The reading options of the adapter's task.
         train_digest: The digest of the training split.
         kind: The kind of the adapter's task, such as "classes".
-        calibrated: Whether some training texts were set aside to fit a temperature.
+        cuts: Which training texts were set aside, to fit a temperature or a threshold of abstention.
         trained_on: Hashes of the training texts.
     """
 
@@ -48,7 +48,7 @@ class TrainingInfo:
     data: ReadingOptions = USUAL
     train_digest: str | None = None
     kind: Kind = CLASSES
-    calibrated: bool = False
+    cuts: Cuts = field(default_factory=lambda: WHOLE)
     trained_on: TextHashes | None = None
 
     def saw(self, split: Split) -> np.ndarray | None:
@@ -234,17 +234,17 @@ def _read(address: str, trained: TrainingInfo, changed: Mapping[str, Any]) -> Ta
     try:
         # A manifest does not say that whole numbers were read as classes.
         asked = replace(trained.data, kind=trained.data.kind or trained.kind, allow_leakage=True, **changed)
-        found = Task.load(address, asked, calibration=trained.calibrated, offline=True)
+        found = Task.load(address, asked, **trained.cuts, offline=True)
     except AfinaError:
         return None
     return found if found.train.digest == trained.train_digest else None
 
 
 def _training(trained: TrainingInfo) -> list[Example] | None:
-    """Return the adapter's training and calibration texts; None if the texts are gone or have changed."""
+    """Return the adapter's training texts, with those set aside; None if the texts are gone or have changed."""
     if trained.task is None or not is_at_hand(trained.task):
         return None
     # The evaluation file may be gone. The training texts do not depend on it, so the task's own file replaces it.
     own = {"evaluation": trained.task} if trained.data.evaluation is not None and Path(trained.task).is_file() else {}
     found = _read(trained.task, trained, own)
-    return [*found.train, *(found.calibration or ())] if found else None
+    return [*found.train, *(found.calibration or ()), *(found.abstention or ())] if found else None

@@ -62,8 +62,8 @@ class NeutralTexts:
 
     def _check_new(self, task: Task) -> None:
         mine = {normalised(text): text for text in self.texts}
-        parts = (task.train, task.evaluation, task.calibration, task.selection)
-        shared = [text for part in parts if part is not None for text in _both(part) if normalised(text) in mine]
+        parts = (task.train, task.evaluation, *task.aside)
+        shared = [text for part in parts for text in _both(part) if normalised(text) in mine]
         if shared:
             raise problems.NEUTRAL_TEXTS_IN_TASK(found=shared[0][:60], source=self.source, task=task.address)
 

@@ -48,7 +48,8 @@ class Shots:
     def of(self, task: Task, template: Template, words: Mapping[str, Sequence[str]] | None = None) -> PromptExamples:
         """Return the examples of a task's prompts.
 
-        Evaluation, calibration and selection texts are never examples of the fixed draw, nor is a text its own example.
+        Evaluation texts and texts that were set aside are never examples of the fixed draw, nor is a text its own
+        example.
         A training text that contains `{text}` or `{text_pair}` is no example. Of equal training texts, only the first
         can be an example.
 
@@ -62,7 +63,7 @@ class Shots:
         """
         if not template.special_tokens:
             raise problems.SHOTS_IN_CHAT_TEMPLATE(shots=self.count)
-        held_out = [part for part in (task.evaluation, task.calibration, task.selection) if part is not None]
+        held_out = (task.evaluation, *task.aside)
         aside = {identity(example) for part in held_out for example in part} if self.draw == FIXED else set()
         kind, train = TARGETS[task.kind], task.train
         answers = kind.answers(task.label_names, train.labels, words)

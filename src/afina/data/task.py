@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -30,8 +30,24 @@ from afina.repr_html import ReprCard
 CALIBRATION = 0.1
 """The share of the training texts that is set aside to fit a temperature; models are not trained on this share."""
 
+ABSTENTION = 0.2
+"""The share of the training texts that is set aside to choose the threshold below which a model does not answer.
+
+Nothing else is fitted or chosen on this share, so that the threshold keeps its promise."""
+
 LEAKAGE_LIMIT = 0.01
 """The largest share of evaluation texts that may also occur in the training split without an error."""
+
+
+class Cuts(TypedDict):
+    """The parts of the training split that `Task.load` sets aside, as its arguments."""
+
+    calibration: bool
+    abstention: bool
+
+
+WHOLE = Cuts(calibration=False, abstention=False)
+"""Nothing is set aside from the training split."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -52,6 +68,7 @@ class Task(ReprCard):
         other: If the kind of task was uncertain, a sentence on how to read the labels as another kind; else empty.
         notes: Sentences about unexpected findings in the data.
         calibration: Texts set aside from the training split to fit a temperature.
+        abstention: Texts set aside from the training split to choose a threshold of abstention.
         selection: Texts set aside from the training split to select a model.
         unlabelled: Texts without labels that are in no split of the task, from which a student learns. None: the
             reading options name no file of such texts.
@@ -75,6 +92,7 @@ class Task(ReprCard):
     other: str = ""
     notes: tuple[str, ...] = ()
     calibration: Split | None = None
+    abstention: Split | None = None
     selection: Split | None = None
     unlabelled: UnlabelledTexts | None = None
     left_out: LeftOutRows | None = None
@@ -105,6 +123,7 @@ class Task(ReprCard):
         options: ReadingOptions | None = None,
         *,
         calibration: bool = False,
+        abstention: bool = False,
         offline: bool = False,
         says: Says = silent,
         **named: Any,
@@ -114,6 +133,7 @@ class Task(ReprCard):
         Args:
             options: How to read the task.
             calibration: Whether to set aside a share of 0.1 of the training split to fit a temperature.
+            abstention: Whether to set aside a share of 0.2 of the training split to choose a threshold of abstention.
             offline: Whether to stay offline; NotFound is raised if the task would have to be downloaded.
             says: Called with lines about the progress of a large file.
             named: Single reading options, which replace those of `options`: `Task.load("x.csv", label="stars")`.
@@ -121,17 +141,18 @@ class Task(ReprCard):
         Raises UnknownName, NotFound, InvalidData or Leakage.
         """
         address, asked = as_address(address), ReadingOptions.of(options, named)
-        return cls._made(address, _found(address, asked, offline, says), asked, calibration)
+        cuts = Cuts(calibration=calibration, abstention=abstention)
+        return cls._made(address, _found(address, asked, offline, says), asked, cuts)
 
     @classmethod
-    def _made(cls, address: str, found: TaskData, asked: ReadingOptions, calibration: bool) -> Task:
+    def _made(cls, address: str, found: TaskData, asked: ReadingOptions, cuts: Cuts) -> Task:
         """Return the task: the data with the requested positive label, numbers of texts and set-aside parts."""
         found = _with_positive(address, found, asked.positive)
         train = splitting.first(found.train, asked.train_examples, "train_examples")
         held_out = splitting.first(found.evaluation, asked.evaluation_examples, "evaluation_examples")
         found = found if asked.validation is None else replace(found, ceiling={})
         shares = {"validation": asked.validation, "selection": asked.selection}
-        train, aside = _set_aside(train, found.kind, shares | {"calibration": CALIBRATION if calibration else None})
+        train, aside = set_aside(train, found.kind, cuts, shares)
         held_out = aside.get("validation", held_out)
         left_out = None
         if asked.without is not None:
@@ -155,6 +176,7 @@ class Task(ReprCard):
         *,
         evaluation: Any = None,
         calibration: bool = False,
+        abstention: bool = False,
         **named: Any,
     ) -> Task:
         """Make a task from data in memory; the task is the same as if `load` read the rows from a file.
@@ -168,7 +190,7 @@ class Task(ReprCard):
             targets: The target of each text of `data`: a label, a number, a list of labels, or a text to write.
             evaluation: Data that replace the evaluation split: data of the same form as `data`, a tuple (texts,
                 targets), or the path of a file.
-            options, calibration, named: The same as the arguments of `load`.
+            options, calibration, abstention, named: The same as the arguments of `load`.
 
         Raises InvalidData, Leakage, or CannotWrite if the cache cannot be written to.
         """
@@ -189,7 +211,8 @@ class Task(ReprCard):
         found = replace(found, columns=columns, train=_of_file_kept(found.train, paths[0]))
         if not of_file:
             found = replace(found, evaluation=_of_file_kept(found.evaluation, paths[-1]))
-        return cls._made(paths[0], found, replace(asked, evaluation=file), calibration)
+        cuts = Cuts(calibration=calibration, abstention=abstention)
+        return cls._made(paths[0], found, replace(asked, evaluation=file), cuts)
 
     @property
     def pairs(self) -> bool:
@@ -204,6 +227,11 @@ class Task(ReprCard):
         return [*self.train, *(self.left_out.split if self.left_out else ())]
 
     @property
+    def aside(self) -> tuple[Split, ...]:
+        """The splits that were set aside from the training split."""
+        return tuple(split for split in (self.calibration, self.abstention, self.selection) if split is not None)
+
+    @property
     def repetitions(self) -> list[str]:
         """A note for the user if too many texts of the evaluation split repeat another text; else empty."""
         repeated, where = splitting.repeated(self.evaluation), f"the evaluation split of {self.address}"
@@ -215,7 +243,8 @@ class Task(ReprCard):
 
         `text: column 'body'; label: column 'stars'; not read: id. 3,412 rows, numbers from 1 to 5: kind number (...).`
         """
-        parts = (self.train, *([self.calibration] if self.calibration else []), self.evaluation)
+        fitted = (split for split in (self.calibration, self.abstention) if split is not None)
+        parts = (self.train, *fitted, self.evaluation)
         both = np.concatenate([part.labels for part in parts])
         what = TARGETS[self.kind].shown(self.label_names, both)
         return told(
@@ -232,10 +261,21 @@ def told(
     return "\n".join([f"{where}{rows:,} row{'s' * (rows != 1)}, {what}: kind {kind}{more}", *notes])
 
 
-def _set_aside(train: Split, kind: Kind, shares: Mapping[str, float | None]) -> tuple[Split, dict[str, Split]]:
-    """Return the rest of the training split, and the splits that were cut from it, by their names in `shares`."""
-    rest, cut = splitting.cuts(train, {name: share for name, share in shares.items() if share is not None})
-    return rest, {name: TARGETS[kind].grouped(split) for name, split in cut.items()}
+def set_aside(
+    train: Split, kind: Kind, cuts: Cuts, shares: Mapping[str, float | None] | None = None
+) -> tuple[Split, dict[str, Split]]:
+    """Return the rest of the training split, and the splits that were cut from it, by name.
+
+    The texts of the split `abstention` are the same whatever else is cut, so that no validation split, on which a
+    setting is chosen, has one of them.
+
+    Args:
+        shares: The shares of further splits to cut, by name. None for a share: the split is not cut.
+    """
+    train, made = splitting.cuts(train, {"abstention": ABSTENTION} if cuts["abstention"] else {}, "abstention")
+    given = {**(shares or {}), "calibration": CALIBRATION if cuts["calibration"] else None}
+    rest, cut = splitting.cuts(train, {name: share for name, share in given.items() if share is not None})
+    return rest, {name: TARGETS[kind].grouped(split) for name, split in (made | cut).items()}
 
 
 def _of_file_kept(split: Split, path: str) -> Split:
@@ -264,7 +304,7 @@ def _told(found: TaskData, aside: Mapping[str, Split], asked: ReadingOptions) ->
     """Return the fields of a `Task`, by name, that come from its data, its set-aside texts and its reading options."""
     names = ("label_names", "kind", "metric", "ceiling", "separator", "columns", "other", "notes")
     read = {name: getattr(found, name) for name in names}
-    kept = {name: aside.get(name) for name in ("calibration", "selection")}
+    kept = {name: aside.get(name) for name in ("calibration", "abstention", "selection")}
     return {**read, **kept, "data": asked, "data_digest": _data_digest(found)}
 
 

@@ -98,7 +98,8 @@ class EncodedTask:
 
     Attributes:
         pairs: Whether the examples are pairs of texts.
-        trained_on: Hashes of the training texts, the calibration texts, the texts without labels and the left-out rows.
+        trained_on: Hashes of the training texts, of the texts that fitted a temperature or a threshold, of the texts
+            without labels and of the left-out rows.
         left_out: The number of rows of the file `without` by part (`LeftOutRows.counts`). None: there is no such file.
         unlabelled: Texts without labels, whose labels in the `EncodedSplit` have no meaning. None: no such texts.
         max_length: The largest number of tokens of a text; if targets are texts, the largest number of a prompt.
@@ -119,6 +120,7 @@ class EncodedTask:
     columns: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     calibration: EncodedSplit | None = None
+    abstention: EncodedSplit | None = None
     selection: EncodedSplit | None = None
     data_digest: str | None = None
     trained_on: TextHashes | None = None
@@ -166,12 +168,13 @@ class EncodedTask:
         length = max_length - (answer_tokens or 0)
         room = most - (answer_tokens or 0)
         prompts = None if examples is None else PromptEncoding(examples, tokenizer, length, room)
-        calibration, selection = (
-            None if kept is None else encoded(kept, "training text") for kept in (task.calibration, task.selection)
+        calibration, abstention, selection = (
+            None if kept is None else encoded(kept, "training text")
+            for kept in (task.calibration, task.abstention, task.selection)
         )
         more = None if task.unlabelled is None else encoded(task.unlabelled.split, "text without a label")
         learnt, measured = encoded(task.train, "training text"), encoded(task.evaluation, "evaluation text")
-        aside = [part for part in (calibration, selection) if part]
+        aside = [part for part in (calibration, abstention, selection) if part]
         return cls(
             task.address,
             task.label_names,
@@ -185,6 +188,7 @@ class EncodedTask:
             task.columns,
             (*task.notes, *task.repetitions, *_without_targets([learnt, *aside], measured, max_length)),
             calibration,
+            abstention,
             selection,
             task.data_digest,
             _hashes(train[0], task),
@@ -202,7 +206,8 @@ def _hashes(train: Split, task: Task) -> TextHashes:
 
     Left-out rows are among them, because an evaluation on the doubtful rows alone would say nothing about other texts.
     """
-    beside = (task.calibration, task.unlabelled and task.unlabelled.split, task.left_out and task.left_out.split)
+    more = (task.unlabelled and task.unlabelled.split, task.left_out and task.left_out.split)
+    beside = (task.calibration, task.abstention, *more)
     return TextHashes.of(chain(train, *(part for part in beside if part)))
 
 

@@ -23,9 +23,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from afina.data.kinds import CLASSES, NUMBER, Kind
 from afina.data.label_words import no_words_note, word_examples
-from afina.data.readers import splitting
 from afina.data.split import Split
-from afina.data.task import CALIBRATION, Task
+from afina.data.task import Cuts, Task, set_aside
 from afina.estimators import problems
 from afina.estimators.inputs import TextInputs, classes_of, numbers_of
 from afina.events import ignore
@@ -109,7 +108,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
             raise problems.METHOD_WITHOUT_ADAPTER(method=run.method, estimator=type(self).__name__)
         if weights is not None:
             _check_weighted(run)
-        task = self._task(whole, label_names)
+        task = self._task(whole, label_names, run.training.cuts)
         if run.ask.head != "random" and lacks_words(run, task):
             words = ", ".join(f"{name!r}: [{f' {word}'!r}]" for name, word in word_examples(label_names))
             note = no_words_note(label_names, len(task.train), f"words={{{words}{', ...' * (len(label_names) > 2)}}}")
@@ -156,9 +155,8 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
             seed=_seed(self.random_state),
         )
 
-    def _task(self, whole: Split, label_names: tuple[str, ...]) -> Task:
-        shares = {"calibration": CALIBRATION} if (self.training or {}).get("temperature") else {}
-        train, aside = splitting.cuts(whole, shares)
+    def _task(self, whole: Split, label_names: tuple[str, ...], cuts: Cuts) -> Task:
+        train, aside = set_aside(whole, self.kind, cuts)
         seen = whole.take(range(min(EVALUATED, len(whole))))
         return Task(
             GIVEN,
@@ -168,6 +166,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
             leaked=len(seen),
             kind=self.kind,
             calibration=aside.get("calibration"),
+            abstention=aside.get("abstention"),
             data_digest=whole.digest,
         )
 
@@ -220,7 +219,9 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         learning_rate: The learning rate. None: the method's default.
         max_length: The largest number of tokens of a text; by default 512, or the backbone's limit if this is lower.
         class_weight: "balanced" weights classes as in scikit-learn. None: all classes have the same weight.
-        training: Further fields of `afina.studies.runs.spec.Training`, such as {"max_steps": 100}.
+        training: Further fields of `afina.studies.runs.spec.Training`, such as {"max_steps": 100}. With
+            {"abstain_error": 0.05}, the method `answered` says which texts the classifier is sure of; `predict` returns
+            a label for every text.
         out: A directory for the adapter, which `Predictor.load` and `afina predict` open. None: the adapter stays in
             memory.
         random_state: The seed of the head, the order of texts and dropout: an int, a RandomState, or None for a new
@@ -286,6 +287,16 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         predictions = self._predictions(X)
         answers: np.ndarray = self.classes_[self.predictor_.objective.decode(predictions)]
         return answers
+
+    def answered(self, X: Any) -> np.ndarray:
+        """Return whether the classifier is sure enough to answer each text, bool [N].
+
+        The training setting `abstain_error` promises a largest error among the answered texts. `predict` returns the
+        best guess for the other texts, too. Without `abstain_error`, every text is answered.
+        """
+        predictions = self._predictions(X)
+        unanswered = self.predictor_.objective.abstentions(predictions)
+        return np.ones(len(predictions), dtype=bool) if unanswered is None else ~unanswered
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probabilities of the classes for each text, [N, classes], in the order of `classes_`."""
@@ -368,6 +379,8 @@ def _check_weighted(run: Run) -> None:
         raise problems.WEIGHTS_WITHOUT_TRAINING(option="sample_weight", method=run.method)
     if run.training.temperature:
         raise problems.WEIGHTS_WITH_TEMPERATURE(option="sample_weight")
+    if run.training.abstain_error is not None:
+        raise problems.WEIGHTS_WITH_ABSTENTION(option="sample_weight")
 
 
 def _place(out: str | Path | None) -> Path | None:

@@ -68,6 +68,10 @@ WEIGHTS_WITHOUT_TRAINING = _option_inapplicable(
 WEIGHTS_WITH_TEMPERATURE = _option_inapplicable(
     "`sample_weight`: a temperature is fitted on texts without weights. Leave out `sample_weight` or `temperature`."
 )
+WEIGHTS_WITH_ABSTENTION = _option_inapplicable(
+    "`sample_weight`: the threshold of `abstain_error` counts every text once. Leave out `sample_weight` or "
+    "`abstain_error`."
+)
 
 METHOD_WITHOUT_ADAPTER = _option_inapplicable(
     "`method` {method}: the method gives no adapter, with which {estimator} could predict. Use the method in a study."

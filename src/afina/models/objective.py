@@ -144,13 +144,17 @@ class Objective(ABC):
             raise problems.WEIGHTS_INAPPLICABLE(option="weights", kind=self.kind)
         return self
 
-    def check(self, *, smoothing: float, temperature: bool, class_weights: str | None = None) -> None:
+    def check(
+        self, *, smoothing: float, temperature: bool, abstention: bool = False, class_weights: str | None = None
+    ) -> None:
         """Raise InvalidStudy for settings of training that the kind of task does not support."""
         self._check_weights(class_weights)
         if smoothing and not self.has_probabilities:
             raise problems.SMOOTHING_INAPPLICABLE(kind=self.kind, option="label_smoothing")
         if temperature and not self.has_probabilities:
             raise problems.TEMPERATURE_INAPPLICABLE(kind=self.kind, option="temperature")
+        if abstention and not self.can_abstain:
+            raise problems.ABSTENTION_INAPPLICABLE(kind=self.kind, option="abstain_error")
 
     def check_can_be_distilled(self) -> None:
         """Raise InvalidStudy if no student of this kind of task can learn from a teacher's outputs."""

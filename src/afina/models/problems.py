@@ -182,6 +182,10 @@ SMOOTHING_INAPPLICABLE = _option_inapplicable(
 TEMPERATURE_INAPPLICABLE = _option_inapplicable(
     "`temperature`: tasks of kind {kind} have no probabilities. Leave it out."
 )
+ABSTENTION_INAPPLICABLE = _option_inapplicable(
+    "`abstain_error`: tasks of kind {kind} have no probabilities, so the model cannot say that it is unsure. "
+    "Leave it out."
+)
 DISTILLATION_INAPPLICABLE = _option_inapplicable(
     "`teacher`: a student learns from its teacher's probabilities or numbers, and a teacher of kind {kind} has none. "
     "Leave `teacher` out."

@@ -8,16 +8,44 @@ from afina.data.addresses import named
 from afina.data.answer_tokens import encode_references, without_long
 from afina.data.evaluation_set import EvaluationSet, TrainingInfo
 from afina.data.split import Split
+from afina.data.task import Cuts
 from afina.models import objectives
 from afina.models.adapter import FOREIGN, Adapter
 from afina.models.manifest import Manifest
 from afina.models.objective import metric_for
+from afina.models.predictions import Predictions
 from afina.predicting import probes
 from afina.predicting.predictor import ModelPredictor, Predictor
 from afina.stats import intervals
+from afina.stats.abstention import AnsweredShare
 from afina.stats.answered import Answered
 from afina.stats.intervals import Interval
 from afina.stats.metrics import METRICS
+
+
+@dataclass(frozen=True)
+class MeasuredAbstention:
+    """How many texts an adapter that abstains answers, and how many of these answers are wrong.
+
+    Attributes:
+        threshold: The lowest confidence at which the adapter answers a text.
+        promised: The largest share of wrong answers that the training promised. None: the manifest has no promise.
+        found: The numbers of evaluated texts.
+    """
+
+    threshold: float
+    promised: float | None
+    found: AnsweredShare
+
+    @classmethod
+    def of(cls, predictor: Predictor, measured: Predictions, answered: Answered) -> MeasuredAbstention | None:
+        """Return the figures of the predictions `measured`; None if the adapter answers every text."""
+        objective = predictor.objective
+        unanswered = objective.abstentions(measured)
+        if unanswered is None or objective.abstain_below is None:
+            return None
+        promised = predictor.manifest.training.get("abstain_error")
+        return cls(objective.abstain_below, promised, AnsweredShare.of(answered.wrong, unanswered))
 
 
 @dataclass(frozen=True)
@@ -43,6 +71,7 @@ class Evaluation:
         chosen: Whether a person or a benchmark chose which of two labels is the positive one.
         too_long: Number of texts that were left out because their right answer has too many tokens.
         unmeasured, repeated: Fields of `EvaluationSet`.
+        abstention: How many texts the adapter answers, and how well. None: the adapter answers every text.
     """
 
     adapter: str
@@ -66,6 +95,7 @@ class Evaluation:
     too_long: int = 0
     unmeasured: tuple[str, ...] = ()
     repeated: int = 0
+    abstention: MeasuredAbstention | None = None
 
 
 def trained(adapter: Adapter) -> TrainingInfo:
@@ -73,9 +103,10 @@ def trained(adapter: Adapter) -> TrainingInfo:
     manifest = adapter.manifest
     names = None if manifest.method == FOREIGN else manifest.label_names
     kind = objectives.make(manifest.label_names, manifest.objective).kind
-    calibrated = bool(manifest.training.get("temperature"))
+    given = manifest.training
+    cuts = Cuts(calibration=bool(given.get("temperature")), abstention=given.get("abstain_error") is not None)
     learnt = manifest.task, manifest.data, manifest.train_digest
-    return TrainingInfo(len(manifest.label_names), names, *learnt, kind, calibrated, adapter.trained_on)
+    return TrainingInfo(len(manifest.label_names), names, *learnt, kind, cuts, adapter.trained_on)
 
 
 def evaluate(
@@ -106,8 +137,7 @@ def evaluate(
         WrongBackbone: The adapter was made for another backbone.
         CorruptAdapter: The adapter's tensors do not fit the backbone, or the golden test fails.
     """
-    manifest = adapter.manifest
-    if manifest.method == FOREIGN:  # peft stores no label names
+    if (manifest := adapter.manifest).method == FOREIGN:  # peft stores no label names
         adapter = replace(adapter, manifest=manifest.model_copy(update={"label_names": texts.label_names}))
     texts = texts if positive is None else texts.with_positive(positive)
     predictor = probes.opened(adapter, backbone, dtype, checked=check_probe)
@@ -137,6 +167,7 @@ def evaluate(
         too_long=too_long,
         unmeasured=texts.unmeasured,
         repeated=texts.repeated,
+        abstention=MeasuredAbstention.of(predictor, measured, answered),
     )
 
 

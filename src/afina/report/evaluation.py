@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from afina.data.readers.splitting import repetition_notes
 from afina.models.adapter import Adapter
+from afina.report.details import abstention
 from afina.report.formatting import (
     count,
     headline_first,
@@ -53,7 +54,7 @@ def sentences(found: Evaluation) -> list[str]:
         said.append(
             f"F1 and AUROC are about {positive}, the last in the order of the labels; --positive names another."
         )
-    return [*said, *_texts(found)]
+    return [*said, *_abstention(found), *_texts(found)]
 
 
 def texts_evaluated(where: str, examples: int, held_out: bool) -> str:
@@ -77,6 +78,11 @@ def label_notes(label_names: Sequence[str], unmeasured: Sequence[str]) -> list[s
         return []
     only = f"the label {label_names[0]}" if len(label_names) == 1 else f"the labels {listed(label_names)}"
     return [f"All figures are about {only} only: the texts do not say which of them are {listed(unmeasured, 'or')}."]
+
+
+def _abstention(found: Evaluation) -> list[str]:
+    measured = found.abstention
+    return [] if measured is None else [abstention.sentence(measured.found, measured.promised)]
 
 
 def _texts(found: Evaluation) -> list[str]:
@@ -133,6 +139,7 @@ def as_json(found: Evaluation) -> dict[str, object]:
         "left_out": found.left_out,
         **({"too_long": found.too_long} if found.too_long else {}),
         **({"unmeasured": list(found.unmeasured)} if found.unmeasured else {}),
+        **({"abstention": abstention.as_json(found.abstention)} if found.abstention else {}),
         "repeated": found.repeated,
         "positive": presentation.positive(found.label_names),
         **presentation.as_json(found.label_names, answered.targets, answered.answers[None]),

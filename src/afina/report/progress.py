@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import isnan
 
 from afina import meter
-from afina.events import Progress
+from afina.events import NOTED, Progress
 from afina.methods import make
 from afina.report.formatting import count, in_words, metric_figure, metrics_of, number_of_texts, size
 from afina.studies.runs.record import Record
@@ -42,7 +42,7 @@ def doing(progress: Progress) -> str:
         return f"downloading {progress.steps / 1e6:,.0f} MB of {progress.note} (once)"
     if progress.phase == "draw":
         return f"draws {progress.note}, which the backbone's files lack; peft would draw other weights"
-    if progress.phase in ("copy", "shots", "trunk", "teacher", "pairs"):
+    if progress.phase in NOTED:
         return progress.note
     return f"waits for {progress.note}" if progress.phase == "wait" and progress.note else progress.phase
 

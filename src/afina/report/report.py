@@ -17,6 +17,7 @@ from afina.report import conclusion, paper, recommendation, sections, verdicts
 from afina.report.answer_costs import answer_cost_table, are_comparable
 from afina.report.arms import Arm, arms, has_several_backbones, is_curve, of_greatest_size, titles_of
 from afina.report.conclusion import Headline
+from afina.report.details.abstention import abstention_table, of_one_method
 from afina.report.details.endpoints import answerless, endpoint_table, requests_sentences
 from afina.report.details.fitted_heads import fitted_table
 from afina.report.details.retention import RETENTION, retention_table
@@ -74,8 +75,8 @@ class Report:
         """The tables of figures in the order of the report; a table without figures is left out.
 
         The order is: performance, baselines, cost of predictions (for several backbones), models behind an API, further
-        metrics, parameters and training time, memory, GPU memory, linear probes, retention, tuning budget. In a study
-        named `paper`, the tables include the figures and footnotes of the published study.
+        metrics, parameters and training time, memory, GPU memory, abstention, linear probes, retention, tuning budget.
+        In a study named `paper`, the tables include the figures and footnotes of the published study.
         """
         beside = paper.beside(self.arms) if self._is_of_the_paper else Beside()
         made, headed = self.results, not self.arms or _presentation(self.arms).headed
@@ -88,7 +89,8 @@ class Report:
         )
         tables[1:1] = [table for table in more if table]
         tuned = tuning_table(self.results.tuned, self.backbone_names) if self.results.tuned else None
-        details = (fitted_table(self.arms, self.verdicts), retention_table(self.arms), tuned)
+        promised = abstention_table(self.arms)
+        details = (promised, fitted_table(self.arms, self.verdicts), retention_table(self.arms), tuned)
         return [*tables, *(table for table in details if table)]
 
     @cached_property
@@ -153,6 +155,7 @@ class Report:
             *answerless(self.arms),
             *conclusion.unasked(self.arms, made.data),
             *said,
+            *of_one_method(arm),
             *requests_sentences(self.arms),
             *sections.doubts(self.arms),
             *made.notes,

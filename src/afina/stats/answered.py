@@ -64,6 +64,12 @@ class Answered:
         return np.asarray(self.chances, dtype=np.float64)
 
     @property
+    def wrong(self) -> np.ndarray:
+        """Whether each answer is wrong, bool [N]. An answer with several labels is wrong if any label is."""
+        different: np.ndarray = (self.answers != self.targets).reshape(len(self.targets), -1).any(axis=1)
+        return different
+
+    @property
     def turned(self) -> Answered:
         """The same examples with classes 0 and 1 exchanged, for metrics (F1, AUROC) that refer to class 1."""
         chances = None if self.chances is None else self.chances[:, ::-1]

@@ -130,6 +130,13 @@ FITTED_HEAD = _option_inapplicable(
     "run {run}: `{option}` has no effect on method {method}, whose head scikit-learn fits. Leave `{option}` out, "
     "or set it in the tables of other methods only."
 )
+ABSTENTION_TEXTS = Problem(
+    InvalidStudy,
+    "abstention.too-few-texts",
+    "`{option}` {error:g}: {found:,} texts are set aside to choose the threshold, and a promise of this error takes at "
+    "least {expected:,} right answers without a wrong one. Add about {more:,} training texts, or give a larger "
+    "`{option}`.",
+)
 _option_invalid = partial(Problem, InvalidStudy, "option.invalid")
 WARMUP_TOO_LONG = _option_invalid(
     "`warmup` {found:g}: the learning rate would rise in all of the training's {steps:,} steps. Give fewer "

@@ -29,7 +29,7 @@ def check_run(run: RunSpec) -> None:
     """
     if run.training.retention:
         check_causal(run.backbone, Backbone.load(run.backbone, weights=False).architecture)
-        task = Task.load(run.task, run.data, allow_leakage=True, calibration=run.training.temperature)
+        task = Task.load(run.task, run.data, allow_leakage=True, **run.training.cuts)
         NeutralTexts.load(run.training.retention, task)
 
 

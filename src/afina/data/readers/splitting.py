@@ -199,7 +199,7 @@ def first(split: Split, count: int | None, field: str) -> Split:
     return split.take(sorted(kept))
 
 
-def cuts(train: Split, shares: Mapping[str, float]) -> tuple[Split, dict[str, Split]]:
+def cuts(train: Split, shares: Mapping[str, float], purpose: str = "validation") -> tuple[Split, dict[str, Split]]:
     """Cut parts from a training split, one after another; return the remaining split and the cut splits by name.
 
     A hash of the text, or of the group, decides to which part an example belongs. Duplicate texts thus stay together,
@@ -209,15 +209,16 @@ def cuts(train: Split, shares: Mapping[str, float]) -> tuple[Split, dict[str, Sp
 
     Args:
         shares: The share of the training split to cut, by the name of the part.
+        purpose: The purpose of the hash. Parts that are cut for different purposes are independent.
     """
     made: dict[str, Split] = {}
     for number, (name, share) in enumerate(shares.items()):
         if not isinstance(share, Real) or not 0 < share < 1:
             raise problems.SHARE_INVALID(field=name, found=share)
         # Each cut needs another hash: the first cut took all texts with low ranks of its hash.
-        purpose = f"validation {number}" if number else "validation"
+        hashed_for = f"{purpose} {number}" if number else purpose
         whole = train if train.groups is None else [Example(group, 0) for group in train.groups]
-        ranks = [rank(example, purpose) for example in whole]
+        ranks = [rank(example, hashed_for) for example in whole]
         kept, held = _below(ranks, int(share * 2**64))
         if not kept or not held:
             raise problems.CUT_EMPTY(field=name, share=share, examples=len(train))

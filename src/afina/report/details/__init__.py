@@ -1,4 +1,4 @@
-"""Tables that only some reports need: heads fitted by scikit-learn, retention, and forecasts of `afina plan`.
+"""Tables that only some reports need: heads of scikit-learn, abstention, retention, forecasts of `afina plan`.
 
 The package `afina.report.details` does not know (import) the modules that execute a run or write a report.
 """

@@ -19,6 +19,7 @@ from typing import Any
 from afina.meter import PHASES
 from afina.report.answer_costs import answer_costs_as_json
 from afina.report.arms import Arm, Value, has_several_backbones, lines
+from afina.report.details.abstention import abstention_as_json
 from afina.report.details.endpoints import endpoints_as_json
 from afina.report.details.retention import retention_as_json
 from afina.report.formatting import ACCURACY, F1, metric_value
@@ -46,9 +47,10 @@ def plain_tables(arms: Sequence[Arm]) -> dict[str, JsonRows]:
 
     A row has `method`, `seed` (a number or "mean") and the columns of its table. A value in a row is null if it was not
     measured or is undefined. A row of means also has the standard deviation over the seeds (n - 1) of each column,
-    under the column's name with `_sd`, except in the tables `answers`, `retention` and `endpoints`. The table `answers`
-    exists if a study has several backbones, `retention` if runs measured their forgetting (`train.retention`), and
-    `endpoints` if a model behind an API was asked.
+    under the column's name with `_sd`, except in the tables `answers`, `retention`, `abstention` and `endpoints`. The
+    table `answers` exists if a study has several backbones, `retention` if runs measured their forgetting
+    (`train.retention`), `abstention` if adapters leave texts unanswered (`train.abstain_error`), and `endpoints` if a
+    model behind an API was asked.
     """
     names = list(arms[0].record.metrics) if arms else []
     performance = {name: metric_value(name) for name in names} | {"examples": lambda record: record.examples}
@@ -60,6 +62,7 @@ def plain_tables(arms: Sequence[Arm]) -> dict[str, JsonRows]:
         "memory": _lines(arms, MEMORY),
         **({"answers": answer_costs_as_json(arms)} if has_several_backbones(arms) else {}),
         **({"retention": retained} if (retained := retention_as_json(arms)) else {}),
+        **({"abstention": abstains} if (abstains := abstention_as_json(arms)) else {}),
         **({"endpoints": asked} if (asked := endpoints_as_json(arms)) else {}),
     }
     for found, arm in zip(made["performance"], lines(arms), strict=True):
@@ -126,7 +129,16 @@ FIRST = (
     "seconds", "memory", "adapter", "digest",
 )  # fmt: skip
 LEFT_OUT = {"losses", "format", "content_digest", "backbone_files"}
-WHERE_GIVEN = {"at_once", "endpoint", "fitted", "retention", "signatures", "too_long_rows", "weight_bytes"}
+WHERE_GIVEN = {
+    "abstention",
+    "at_once",
+    "endpoint",
+    "fitted",
+    "retention",
+    "signatures",
+    "too_long_rows",
+    "weight_bytes",
+}
 """The fields of a record that `--json` has only if they differ from the default; a failed run has none of them."""
 AT_TOP = (ACCURACY, F1)
 """The metrics that a record of `--json` has also at its top level; null if the kind of task lacks the metric."""

@@ -69,7 +69,7 @@ class Inquiry:
             task: The run's task, if the caller has loaded the task.
         """
         endpoint = endpoint_of(run)
-        read = task or Task.load(run.task, run.data, calibration=run.training.temperature)
+        read = task or Task.load(run.task, run.data, **run.training.cuts)
         question = question_of(run, read)
         templates = asking.templates_of(endpoint, question, read, read.evaluation, run.seed)
         return cls(run, read, endpoint, question, templates, OutputDirectory(out).whole.answers)
@@ -184,7 +184,7 @@ def _record(
         metrics=objective.metrics(predictions),
         signatures=objective.signatures(predictions.right),
         ceiling=dict(task.ceiling),
-        train_examples=len(task.train) + len(task.calibration or ()),
+        train_examples=len(task.train) + len(task.calibration or ()) + len(task.abstention or ()),
         examples=len(task.evaluation),
         leaked=task.leaked,
         losses=(),

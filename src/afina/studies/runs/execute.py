@@ -22,15 +22,18 @@ from afina.models.answer_profile import AnswerProfile
 from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier, count_parameters
 from afina.models.manifest import Manifest
-from afina.models.objective import Objective
+from afina.models.objective import ANSWERS_NOTHING, Objective
 from afina.models.predictions import Predictions
 from afina.predicting import probes
+from afina.stats.abstention import CONFIDENCE, AnsweredShare, Threshold, find_threshold
 from afina.studies import problems
 from afina.studies.runs import endpoint_run
 from afina.studies.runs.inputs import Located
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.prepared import Prepared, prepare
 from afina.studies.runs.record import (
+    Abstention,
+    AnsweredTexts,
     Environment,
     FrozenBlocks,
     HeadFit,
@@ -123,8 +126,9 @@ class _Execution:
             prepared = prepared.trained(fit.classifier)
         measured = fit.measure()
         classifier = fit.finish(prepared.reopen)
-        objective = self._calibrated(classifier, fit, prepared)
+        objective, chosen = self._abstaining(classifier, fit, prepared)
         predictions = self._evaluate(classifier, fit, prepared, prepared.task.evaluation)
+        abstention = _abstention(self.run, objective, chosen, predictions)
         scores = objective.metrics(predictions)
         selection = self._selection(classifier, fit, prepared)
         retained = prepared.retention and prepared.retention.after(classifier, prepared.backbone)
@@ -138,7 +142,8 @@ class _Execution:
             adapter = None
             if prepared.method.has_adapter:
                 answers = objective.profile(predictions, prepared.task.evaluation.encoded.each)
-                adapter = self._adapter(classifier, prepared, objective, training, scores, answers)
+                promised = {} if abstention is None else {"abstention": abstention.model_dump(mode="json")}
+                adapter = self._adapter(classifier, prepared, objective, training | promised, scores, answers)
             saved = self._save(adapter, classifier, prepared, predictions)
         found = saved | {
             "training": training,
@@ -147,6 +152,7 @@ class _Execution:
             "selection": selection,
             "signatures": objective.signatures(predictions.right),
             "retention": retained,
+            "abstention": abstention,
             "trunk": None if use is None else FrozenBlocks(**asdict(use)),
             "pairs": None if pairs is None else TextPairs(**asdict(pairs)),
             "weight_bytes": None if classifier.precision == FLOAT else _weight_bytes(classifier),
@@ -181,6 +187,20 @@ class _Execution:
         if split is None:
             return fit.objective
         return fit.objective.calibrated(self._evaluate(classifier, fit, prepared, split))
+
+    def _abstaining(self, classifier: Classifier, fit: Fit, prepared: Prepared) -> tuple[Objective, Threshold | None]:
+        """Return the calibrated objective, with a threshold of abstention if the run promises an error."""
+        objective = self._calibrated(classifier, fit, prepared)
+        error, split = self.run.training.abstain_error, prepared.task.abstention
+        if error is None or split is None:
+            return objective, None
+        found = self._evaluate(classifier, fit, prepared, split)
+        confidence = objective.confidence(found)
+        assert confidence is not None  # as the outputs of a classifier that abstains have probabilities
+        chosen = find_threshold(confidence, objective.answered(found).wrong, error)
+        self.listen(Progress("abstain", note=_threshold_note(chosen, error)))
+        below = ANSWERS_NOTHING if chosen.value is None else chosen.value
+        return replace(objective, abstain_below=below), chosen
 
     def _selection(self, classifier: Classifier, fit: Fit, prepared: Prepared) -> Selection | None:
         split = prepared.task.selection
@@ -283,7 +303,7 @@ class _Execution:
             objective=objective.settings,
             metric=prepared.metric,
             ceiling=dict(task.ceiling),
-            train_examples=len(task.train) + len(task.calibration or ()),
+            train_examples=len(task.train) + len(task.calibration or ()) + len(task.abstention or ()),
             examples=len(task.evaluation),
             trainable=counts.trainable,
             body=counts.body,
@@ -318,6 +338,38 @@ class _Execution:
             allocated_peak=self.meter.allocated_peak,
             reserved_peak=self.meter.reserved_peak,
         )
+
+
+def _threshold_note(chosen: Threshold, error: float) -> str:
+    """Return a sentence on the threshold of abstention, and on what to do if no threshold keeps the promise."""
+    found = chosen.found
+    if chosen.value is None:
+        return (
+            f"no confidence promises an error of at most {error:.3g}: of {found.texts:,} texts that were set aside, "
+            "too many of the most confident answers are wrong. The adapter is kept, and answers no text. Train a more "
+            "accurate model, or allow a larger error with `abstain_error`"
+        )
+    return (
+        f"answers texts with a confidence of at least {chosen.value:.4g}: {found.answered:,} of {found.texts:,} texts "
+        f"that were set aside, {found.errors:,} of them wrongly"
+    )
+
+
+def _abstention(
+    run: RunSpec, objective: Objective, chosen: Threshold | None, predictions: Predictions
+) -> Abstention | None:
+    """Return the promise of a run with its figures on the evaluation texts; None if the run promises nothing."""
+    error, unanswered = run.training.abstain_error, objective.abstentions(predictions)
+    if error is None or chosen is None or unanswered is None:
+        return None
+    measured = AnsweredShare.of(objective.answered(predictions).wrong, unanswered)
+    return Abstention(
+        error=error,
+        confidence=CONFIDENCE,
+        threshold=chosen.value,
+        calibration=AnsweredTexts(**asdict(chosen.found)),
+        evaluation=AnsweredTexts(**asdict(measured)),
+    )
 
 
 def _weight_bytes(classifier: Classifier) -> int:

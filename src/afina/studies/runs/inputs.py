@@ -26,13 +26,14 @@ from afina.data.readers.target_kinds import of_kind
 from afina.data.readers.unlabelled import unlabelled_file
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
-from afina.data.task import Task, check_leaked
+from afina.data.task import ABSTENTION, Cuts, Task, check_leaked
 from afina.methods import make
 from afina.models import backbone_spec, objectives
 from afina.models.architectures import ARCHITECTURES
 from afina.models.architectures.well_known import WELL_KNOWN
 from afina.models.manifest import read_manifest
 from afina.models.objective import metric_for
+from afina.stats.abstention import fewest
 from afina.studies import problems
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import RunSpec
@@ -91,7 +92,7 @@ class Located:
     def read(self, run: RunSpec) -> Task:
         """Load the task of `run` from its path on this machine; the loaded task has the address in `run`."""
         asked = replace(run.data, evaluation=self.evaluation, unlabelled=self.unlabelled, without=self.without)
-        read = Task.load(self.task, asked, calibration=run.training.temperature)
+        read = Task.load(self.task, asked, **run.training.cuts)
         return replace(read, address=run.task)
 
     def open(self, run: RunSpec) -> Backbone:
@@ -270,6 +271,7 @@ class TaskFacts:
     Attributes:
         pairs: Whether the examples are pairs of texts.
         train_examples: The number of training texts.
+        abstention_examples: The number of texts that were set aside to choose a threshold of abstention.
         examples: The number of evaluation texts.
         told: A line that names the column of the texts and the column of the labels.
         data_digest: The digest of all files at the task's address; None if the address identifies the data.
@@ -286,6 +288,7 @@ class TaskFacts:
     columns: Mapping[str, str]
     leaked: int
     train_examples: int
+    abstention_examples: int
     examples: int
     told: str
     data_digest: str | None
@@ -306,6 +309,7 @@ class TaskFacts:
             columns=task.columns,
             leaked=task.leaked,
             train_examples=len(task.train),
+            abstention_examples=len(task.abstention or ()),
             examples=len(held_out),
             told=task.told,
             data_digest=task.data_digest,
@@ -337,10 +341,24 @@ class TaskFacts:
         objective, training = objectives.make(self.label_names, {"kind": self.kind}), run.training
         metric_for(objective, run.metric, self.metric)
         objective.check(
-            smoothing=training.label_smoothing, temperature=training.temperature, class_weights=training.class_weights
+            smoothing=training.label_smoothing,
+            class_weights=training.class_weights,
+            temperature=training.temperature,
+            abstention=training.abstain_error is not None,
         )
+        if not run.asks_endpoint:
+            check_abstention_texts(training.abstain_error, self.abstention_examples)
         if run.teacher is not None:
             objective.check_can_be_distilled()
+
+
+def check_abstention_texts(error: float | None, texts: int) -> None:
+    """Raise InvalidStudy if too few texts are set aside to promise an error of at most `error`; None: no promise."""
+    if error is None or texts >= (needed := fewest(error)):
+        return
+    raise problems.ABSTENTION_TEXTS(
+        error=error, option="abstain_error", found=texts, expected=needed, more=round((needed - texts) / ABSTENTION)
+    )
 
 
 def of_data(run: RunSpec, task: Task) -> RunSpec:
@@ -372,7 +390,8 @@ def may_start_from_words(run: RunSpec) -> bool:
 
 
 _Stamp = tuple[object, ...]
-_known: OrderedDict[tuple[str, ReadingOptions, bool], tuple[_Stamp, TaskFacts]] = OrderedDict()
+_Key = tuple[str, ReadingOptions, tuple[bool, bool]]
+_known: OrderedDict[_Key, tuple[_Stamp, TaskFacts]] = OrderedDict()
 
 
 def facts_of(run: RunSpec, *, offline: bool = False) -> TaskFacts:
@@ -381,13 +400,12 @@ def facts_of(run: RunSpec, *, offline: bool = False) -> TaskFacts:
     Raises the same errors as reading the task, except Leakage.
     """
     key, now = (
-        _key(run.task, run.data, run.training.temperature),
+        _key(run.task, run.data, run.training.cuts),
         stamp(run.task, run.data.evaluation, run.data.unlabelled, run.data.without),
     )
     if (found := _fresh(key, now)) is not None:
         return found
-    temperature = run.training.temperature
-    made = TaskFacts.of(Task.load(run.task, run.data, allow_leakage=True, calibration=temperature, offline=offline))
+    made = TaskFacts.of(Task.load(run.task, run.data, allow_leakage=True, offline=offline, **run.training.cuts))
     if now is not None:
         _known[key] = now, made
         while len(_known) > KEPT_TASKS:
@@ -401,7 +419,7 @@ def count_texts(run: RunSpec) -> int:
     The network is not used. Raises the same errors as reading the task.
     """
     whole = replace(run.data, train_examples=None, validation=None, selection=None)
-    training = run.training.model_copy(update={"temperature": False})
+    training = run.training.model_copy(update={"temperature": False, "abstain_error": None})
     return facts_of(run.model_copy(update={"data": whole, "training": training}), offline=True).train_examples
 
 
@@ -428,15 +446,16 @@ def evaluation_of(address: str, data: ReadingOptions) -> Split:
 def _either(address: str, data: ReadingOptions) -> TaskFacts | None:
     """Return cached facts about a task that was read with or without calibration texts; None if none are cached."""
     now = stamp(address, data.evaluation, data.unlabelled, data.without)
-    without, with_one = (_fresh(_key(address, data, calibration), now) for calibration in (False, True))
-    return without or with_one
+    both = ((calibration, abstention) for abstention in (False, True) for calibration in (False, True))
+    keys = (_key(address, data, Cuts(calibration=one, abstention=other)) for one, other in both)
+    return next((found for key in keys if (found := _fresh(key, now)) is not None), None)
 
 
-def _fresh(key: tuple[str, ReadingOptions, bool], now: _Stamp | None) -> TaskFacts | None:
+def _fresh(key: _Key, now: _Stamp | None) -> TaskFacts | None:
     """Return the cached facts if the task's files have not changed since they were read, else None."""
     before, facts = _known.get(key, (None, None))
     return facts if now is not None and before == now else None
 
 
-def _key(address: str, data: ReadingOptions, calibration: bool) -> tuple[str, ReadingOptions, bool]:
-    return address, replace(data, allow_leakage=False), calibration
+def _key(address: str, data: ReadingOptions, cuts: Cuts) -> _Key:
+    return address, replace(data, allow_leakage=False), (cuts["calibration"], cuts["abstention"])

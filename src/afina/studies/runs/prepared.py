@@ -40,7 +40,7 @@ from afina.predicting.predictor import predicted
 from afina.predicting.prompting import CALIBRATION_TEXTS, calibrated_offset
 from afina.studies import problems
 from afina.studies.retention import RetentionBefore
-from afina.studies.runs.inputs import Located, TaskFacts, digests_beside, of_data
+from afina.studies.runs.inputs import Located, TaskFacts, check_abstention_texts, digests_beside, of_data
 from afina.studies.runs.lesson import Lesson
 from afina.studies.runs.spec import RunSpec
 from afina.training.fit import Fit
@@ -204,6 +204,7 @@ def _with_task(run: RunSpec, given: Task | None, located: Located | None) -> tup
     """Return the run with the digests of its inputs, and its task with the texts from which the run learns."""
     texts = given or (located.read(run) if located else read_task(run))
     run = on_beside(of_backbone(of_data(run, texts), located), located)
+    check_abstention_texts(run.training.abstain_error, len(texts.abstention or ()))
     return run, texts if run.distils else replace(texts, unlabelled=None)
 
 
@@ -280,8 +281,8 @@ def answer_seconds(run: RunSpec, texts: int, *, bare: bool) -> list[float]:
 
 
 def read_task(run: RunSpec) -> Task:
-    """Return the task of `run`; if `run` fits a temperature, calibration texts are cut off the training split."""
-    return Task.load(run.task, run.data, calibration=run.training.temperature)
+    """Return the task of `run`, with the calibration texts of its settings cut off the training split."""
+    return Task.load(run.task, run.data, **run.training.cuts)
 
 
 def of_backbone(run: RunSpec, located: Located | None = None) -> RunSpec:
@@ -306,7 +307,11 @@ def aim_of(run: RunSpec, task: Task | EncodedTask) -> tuple[Objective, str]:
     made = objectives.make(task.label_names, {"kind": task.kind}).of(
         task.train.labels, training.class_weights, task.train.weights
     )
-    made.check(smoothing=training.label_smoothing, temperature=training.temperature)
+    made.check(
+        smoothing=training.label_smoothing,
+        temperature=training.temperature,
+        abstention=training.abstain_error is not None,
+    )
     return made, metric_for(made, run.metric, task.metric)
 
 

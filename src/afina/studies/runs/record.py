@@ -28,6 +28,7 @@ from afina.models.predictions import Predictions
 from afina.repr_html import ReprCard
 from afina.schema import Count, Figure, Frozen, Sealed, WrongValue, check_format
 from afina.stats import metrics
+from afina.stats.abstention import AnsweredShare
 from afina.stats.metrics import METRICS, Answered
 from afina.studies import problems
 
@@ -309,6 +310,38 @@ class TextPairs(Frozen):
     alone: bool = False
 
 
+class AnsweredTexts(Frozen):
+    """The numbers of texts, of answered texts, and of wrong answers among the answered texts."""
+
+    texts: Count
+    answered: Count
+    errors: Count
+
+    @property
+    def share(self) -> AnsweredShare:
+        """The numbers with their shares and intervals."""
+        return AnsweredShare(self.texts, self.answered, self.errors)
+
+
+class Abstention(Frozen):
+    """How the threshold was chosen below which an adapter leaves a text unanswered.
+
+    Attributes:
+        error: The promised largest share of wrong answers among the answered texts.
+        confidence: The probability with which the promise is kept.
+        threshold: The lowest confidence at which a text is answered. None: no threshold keeps the promise, so the
+            adapter answers no text.
+        calibration: The texts on which the threshold was chosen; nothing else was fitted on them.
+        evaluation: The evaluation texts.
+    """
+
+    error: float
+    confidence: float
+    threshold: float | None
+    calibration: AnsweredTexts
+    evaluation: AnsweredTexts
+
+
 class Record(ReprCard, Sealed):
     """The record of one finished run. docs/reference/figures.md defines each field.
 
@@ -359,6 +392,8 @@ class Record(ReprCard, Sealed):
         trunk: How the frozen lower blocks were computed. None: the run did not look for lower blocks whose outputs it
             can keep.
         pairs: The numbers of pairs of training texts. None: the run did not train on pairs.
+        abstention: How the threshold was chosen below which the adapter leaves a text unanswered. None: the adapter
+            answers every text.
         endpoint: Facts about the answers of a model behind an API. None: the answers were computed on this machine.
     """
 
@@ -418,6 +453,7 @@ class Record(ReprCard, Sealed):
     weight_bytes: Count | None = None
     trunk: FrozenBlocks | None = None
     pairs: TextPairs | None = None
+    abstention: Abstention | None = None
     endpoint: EndpointUse | None = None
 
     @property

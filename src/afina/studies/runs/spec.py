@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, field_validator
 from afina import digest, processor
 from afina.data.readers.frames import is_frame
 from afina.data.reading_options import MOST, USUAL, ReadingOptions
-from afina.data.task import Task, as_address
+from afina.data.task import Cuts, Task, as_address
 from afina.methods import METHODS, asks_endpoint, make
 from afina.models.backbone_spec import FLOAT, PrecisionName
 from afina.models.decoding import GREEDY, Decoding
@@ -84,6 +84,9 @@ class Training(Frozen):
         temperature: Whether probabilities are calibrated by a temperature (Guo et al. 2017), and by thresholds if a
             text can have several labels. Temperature and thresholds are fitted on a tenth of the training split, which
             is not trained on.
+        abstain_error: The largest share of wrong answers among the texts that the adapter answers, promised with a
+            confidence of 95 %. A threshold of confidence is chosen on a fifth of the training split, which is not
+            trained on, and texts below the threshold are left unanswered. None: every text is answered.
         average: The last share of the steps over which the weights are averaged; the mean weights are the result
             (Polyak and Juditsky 1992; Izmailov et al. 2018). 0: the last weights are the result.
         pull: The strength of a decay of the backbone's trained weights toward their pretrained values, instead of
@@ -125,6 +128,7 @@ class Training(Frozen):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weights: Literal["balanced"] | None = None
     temperature: bool = False
+    abstain_error: float | None = Field(default=None, gt=0, lt=1)
     average: float = Field(default=0.0, ge=0, le=1)
     pull: float = Field(default=0.0, ge=0)
     checkpoint_seconds: float = Field(default=60.0, ge=0)
@@ -141,6 +145,11 @@ class Training(Frozen):
         if given >= 1 and given != int(given):
             raise ValueError("expected a share of the steps, below 1, or a whole number of steps")
         return given
+
+    @property
+    def cuts(self) -> Cuts:
+        """The parts of the training split that are set aside, as arguments of `Task.load`."""
+        return Cuts(calibration=self.temperature, abstention=self.abstain_error is not None)
 
     def as_long_as(self, texts: int) -> Self:
         """Return a copy with as many steps as a training on `texts` texts takes, for a training on fewer texts."""
