@@ -478,3 +478,21 @@ def test_labels_saved_are_those_between_two_curves() -> None:
     made = next_texts.estimated(texts, random, labels=200)
     assert 0.5 < made.on_labelled <= made.true <= 1
     assert 0 <= made.on_random <= 1
+
+
+def test_a_promised_error_is_counted_beside_a_threshold_without_a_test(capsys: pytest.CaptureFixture[str]) -> None:
+    import abstention
+
+    abstention.main(["--tasks", "--invented", "20", "--bounds", "0.1", "--calibration", "60"])
+    found = last_line(capsys.readouterr().out)
+    assert found["fewest"] == {"0.1": 29}
+    kept = {one["rule"]: one["kept"] for one in found["rows"] if one["task"] == "confidence without information"}
+    assert kept["tested"] > 0.8 > kept["naive"]
+    pool = abstention.Pool(np.array([0.9, 0.8, 0.7, 0.6]), np.array([False, True, False, True]))
+    assert pool.error(0.7) == (1 / 3, 0.75)
+    assert pool.error(None) == pool.error(0.95) == (0.0, 0.0)
+    assert pool.most(0.34) == 0.75
+    rows = list(abstention.rows_of("toy", pool, 0.5, 2, splits=3))
+    assert [(one.errors, one.rule) for one in rows] == [
+        (way, rule) for way in ("drawn", "held out") for rule in ("tested", "naive")
+    ]
