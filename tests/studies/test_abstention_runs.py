@@ -19,7 +19,7 @@ from afina.report.details.abstention import ABSTENTION
 from afina.report.report import Report
 from afina.stats.abstention import CONFIDENCE, LADDER, AnsweredShare, find_threshold
 from afina.studies.runs import inputs
-from afina.studies.runs.record import Abstention, AnsweredTexts
+from afina.studies.runs.record import Abstention, AnsweredCounts
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Training
 from command import Command
@@ -110,8 +110,8 @@ def test_an_adapter_that_can_promise_nothing_is_kept_and_answers_nothing(gpt2: B
 
 
 def test_a_report_shows_coverage_and_error_of_adapters_that_abstain() -> None:
-    evaluated = AnsweredTexts(texts=200, answered=160, errors=20)
-    calibration = AnsweredTexts(texts=300, answered=210, errors=5)
+    evaluated = AnsweredCounts(texts=200, answered=160, errors=20)
+    calibration = AnsweredCounts(texts=300, answered=210, errors=5)
     told = Abstention(error=0.05, confidence=0.95, threshold=0.9, calibration=calibration, evaluation=evaluated)
     unsure = {"kind": "classes", "temperature": 1.0, "abstain_below": 0.9}
     runs = [answering("lora", range(10), abstention=told, objective=unsure), answering("head", range(20))]
@@ -121,7 +121,7 @@ def test_a_report_shows_coverage_and_error_of_adapters_that_abstain() -> None:
     assert "LoRA, seed 0: the error among answered evaluation texts is above the promised error" in table.notes[-1]
     (row,) = json.loads(report.files(("tables.json",))["tables.json"])["tables"]["abstention"]
     assert (row["coverage"], row["error"], row["promised_error"]) == (0.8, 0.125, 0.05)
-    never = told.model_copy(update={"threshold": None, "evaluation": AnsweredTexts(texts=200, answered=0, errors=0)})
+    never = told.model_copy(update={"threshold": None, "evaluation": AnsweredCounts(texts=200, answered=0, errors=0)})
     shown = Report.of(results([answering("lora", range(10), abstention=never)]))
     table = next(one for one in shown.tables if one.title == ABSTENTION)
     assert table.rows == (("LoRA", "0.05", "no text is answered", "0.0000", "undefined", "–"),)

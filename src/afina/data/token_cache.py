@@ -168,10 +168,8 @@ class EncodedTask:
         length = max_length - (answer_tokens or 0)
         room = most - (answer_tokens or 0)
         prompts = None if examples is None else PromptEncoding(examples, tokenizer, length, room)
-        calibration, abstention, selection = (
-            None if kept is None else encoded(kept, "training text")
-            for kept in (task.calibration, task.abstention, task.selection)
-        )
+        given = (task.calibration, task.abstention, task.selection)
+        calibration, abstention, selection = (encoded(one, "training text") if one else None for one in given)
         more = None if task.unlabelled is None else encoded(task.unlabelled.split, "text without a label")
         learnt, measured = encoded(task.train, "training text"), encoded(task.evaluation, "evaluation text")
         aside = [part for part in (calibration, abstention, selection) if part]

@@ -33,7 +33,7 @@ from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.prepared import Prepared, prepare
 from afina.studies.runs.record import (
     Abstention,
-    AnsweredTexts,
+    AnsweredCounts,
     Environment,
     FrozenBlocks,
     HeadFit,
@@ -367,8 +367,8 @@ def _abstention(
         error=error,
         confidence=CONFIDENCE,
         threshold=chosen.value,
-        calibration=AnsweredTexts(**asdict(chosen.found)),
-        evaluation=AnsweredTexts(**asdict(measured)),
+        calibration=AnsweredCounts(**asdict(chosen.found)),
+        evaluation=AnsweredCounts(**asdict(measured)),
     )
 
 

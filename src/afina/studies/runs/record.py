@@ -310,7 +310,7 @@ class TextPairs(Frozen):
     alone: bool = False
 
 
-class AnsweredTexts(Frozen):
+class AnsweredCounts(Frozen):
     """The numbers of texts, of answered texts, and of wrong answers among the answered texts."""
 
     texts: Count
@@ -338,8 +338,8 @@ class Abstention(Frozen):
     error: float
     confidence: float
     threshold: float | None
-    calibration: AnsweredTexts
-    evaluation: AnsweredTexts
+    calibration: AnsweredCounts
+    evaluation: AnsweredCounts
 
 
 class Record(ReprCard, Sealed):
