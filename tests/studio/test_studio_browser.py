@@ -9,13 +9,16 @@ from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from doubts_of_studios import found
 from playwright.sync_api import Browser, expect
 from visitors import Visitor, answering
 
+from afina.studies.labelling.doubts import DoubtfulLabel
 from afina.studies.study import Study
 from afina.studio.access import Access
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project, StudioFolder
+from afina.studio.label_decisions import LabelDecisions
 from afina.studio.page import Studio
 from afina.studio.run_queue import ProjectRun, RunQueue
 from command import GuessingExecutor
@@ -60,6 +63,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
         reviews = folder.create(f"reviews {HOSTILE}", "reviews.csv", upload)
         _failed_run(reviews)
         _finished_run(reviews)
+        _doubts(reviews)
         with answering(made):
             yield made
         for directory in folder.root.glob("*/processes/*"):
@@ -88,6 +92,14 @@ def _finished_run(project: Project) -> None:
         (run.process.directory / name).write_text(json.dumps(content), encoding="utf-8")
 
 
+def _doubts(project: Project) -> None:
+    """Doubtful labels of hostile texts, of which one is decided."""
+    facts = {"file": "reviews.csv", "text": HOSTILE, "label": "bad", "suggested": "good", "reason": f"like {HOSTILE}"}
+    labels = [DoubtfulLabel(**facts, row=row, training=row < 4) for row in (2, 3, 4)]
+    made = found(project, *labels)
+    LabelDecisions(project).decide(made, labels[0], "kept", ["bad", "good"])
+
+
 @pytest.fixture
 def project(studio: Studio) -> Project:
     return studio.folder.projects()[-1]
@@ -95,7 +107,7 @@ def project(studio: Studio) -> Project:
 
 def addresses(project: Project) -> list[str]:
     """Every page of the studio that a project with a failed run and a finished run has."""
-    steps = ("data", "plan", "runs", "runs/1", "runs/2", "runs/2/answer", "runs/2/texts", "try", "keep")
+    steps = ("data", "doubts", "plan", "runs", "runs/1", "runs/2", "runs/2/answer", "runs/2/texts", "try", "keep")
     return ["", *(f"{project.name}/{step}" for step in steps)]
 
 
@@ -159,6 +171,20 @@ def test_without_a_script_a_project_is_made_read_and_run(chromium: Browser, stud
         expect(page.get_by_role("status")).to_contain_text("queued")
         page.get_by_role("button", name="Stop").click()
         expect(page.get_by_role("status")).to_contain_text("stop", timeout=60_000)
+    finally:
+        visitor.context.close()
+
+
+@pytest.mark.slow
+def test_without_a_script_labels_are_decided_one_by_one(chromium: Browser, studio: Studio, project: Project) -> None:
+    visitor = Visitor(chromium, studio, 1280, java_script_enabled=False)
+    try:
+        page = visitor.go(f"{project.name}/doubts")
+        page.get_by_role("button", name="Leave out: reviews.csv, 3").click()
+        expect(page.get_by_text("Trainings of this project leave out 1 text.")).to_be_visible()
+        page.get_by_role("button", name="Undo: reviews.csv, 3").click()
+        expect(page.get_by_role("button", name="Leave out: reviews.csv, 3")).to_be_visible()
+        expect(page.get_by_text("Trainings of this project leave out")).to_have_count(0)
     finally:
         visitor.context.close()
 

@@ -50,6 +50,13 @@ class Corrections:
             others = [one for one in self.read() if (one.text, one.pair) != (made.text, made.pair)]
             file_io.write_text(self.path, written([*others, made], kind, harmless))
 
+    def remove(self, made: Correction, kind: str) -> None:
+        """Remove a correction; nothing is done if there is none of this text with this answer."""
+        with _lock:
+            found = self.read()
+            if made in found:
+                file_io.write_text(self.path, written([one for one in found if one != made], kind, harmless))
+
     def write_plain(self, path: Path, kind: str) -> None:
         """Write the corrections as they were given, for a reader that takes no cell for a formula."""
         file_io.write_text(path, written(self.read(), kind, str))

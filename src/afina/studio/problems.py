@@ -104,6 +104,22 @@ NOTHING_PUBLISHED = _studio_missing(
     "project {project} has no published version. Publish one on the page Keep and serve."
 )
 NO_CORRECTIONS = _studio_missing("project {project} has no corrections yet.")
+DOUBT_MISSING = _studio_missing("project {project} has no such doubtful label. Load the page of doubts anew.")
+DECISIONS_DAMAGED = _studio_damaged(
+    "{path}: the file of decisions about labels is damaged. Restore the file, or remove it and decide again."
+)
+OTHER_TEXTS_LEFT_OUT = Problem(
+    Conflict,
+    "studio.other-texts-left-out",
+    "project {project} already leaves out the texts of {path}. Empty the field {field} of the page Data first; its "
+    "list can be one or the other.",
+)
+SUGGESTION_AMBIGUOUS = Problem(
+    InvalidData,
+    "studio.suggestion-ambiguous",
+    "the suggestion {found!r:.80} cannot be read as labels of the project. Give the right labels on the page Try, and "
+    "leave out the text.",
+)
 VERSIONS_CHOSEN = Problem(
     InvalidData, "studio.versions-chosen", "{found} versions are chosen. Choose between 1 and {most} of them."
 )

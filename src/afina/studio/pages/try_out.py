@@ -34,7 +34,7 @@ from afina.studio.corrections import Correction, Corrections
 from afina.studio.folder import Project
 from afina.studio.forms import Form, arriving, safe_name
 from afina.studio.page import PageRouter, Visit, download, studio_of
-from afina.studio.pages.data import arguments_of
+from afina.studio.pages.data import arguments_of, inspection_of
 from afina.studio.published import (
     UNTRAINED,
     PublishedVersion,
@@ -629,9 +629,10 @@ def new_project(visit: Visit, form: Form, project: str) -> str:
     kept, newest = Corrections(opened), _newest(versions_of(visit.folder, opened.adapters))
     if not kept.read():
         raise problems.NO_CORRECTIONS(project=opened.name)
-    kind = newest.kind if newest else CLASSES
+    kind = newest.kind if newest else inspection_of(opened).answer().get("kind") or CLASSES
+    separator = newest.separator if newest else opened.options.get("separator") or ","
     path = visit.folder.upload()
     kept.write_plain(path, kind)
     made = visit.folder.create(f"{opened.title}: corrections", "corrections.csv", path)
-    made.with_options(ANSWER_KINDS[kind].options(kind, newest.separator if newest else ""))
+    made.with_options(ANSWER_KINDS[kind].options(kind, separator))
     return f"/{made.name}/data"

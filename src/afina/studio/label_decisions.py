@@ -1,0 +1,166 @@
+"""LabelDecisions: what a person has decided about doubtful labels, and the texts that trainings leave out for it.
+
+No file of texts is changed. The decisions are a file of the project, and so is the list of texts to leave out, which is
+a reading option (`without`) of every command of the project. Suggestions that are taken are corrections.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from afina import digest, file_io
+from afina.data.kinds import KINDS
+from afina.data.readers.label_targets import NO_LABELS
+from afina.studies.labelling.doubts import DoubtfulLabel, Doubts, as_csv
+from afina.studio import problems
+from afina.studio.answer_kinds import ANSWER_KINDS
+from afina.studio.corrections import Correction, Corrections
+from afina.studio.folder import Project
+
+TAKEN, OUT, KEPT = "taken", "out", "kept"
+"""The decisions about a label.
+
+- TAKEN: the suggested label is right. It becomes a correction, and trainings leave out the text with the old label.
+- OUT: trainings leave out the text.
+- KEPT: the label is right.
+"""
+
+DECISIONS = (TAKEN, OUT, KEPT)
+
+WITHOUT = "without"
+"""The reading option with the list of texts to leave out."""
+
+_lock = threading.RLock()
+
+
+def key_of(label: DoubtfulLabel) -> str:
+    """Return a key of a doubtful label, which is the same as long as its text and its label are."""
+    given = [label.file, label.row, label.text, label.text_pair, label.label]
+    return digest.of_json(given).removeprefix(digest.PREFIX)[:16]
+
+
+@dataclass(frozen=True)
+class DecidedLabel:
+    """A doubtful label with what was decided about it.
+
+    Attributes:
+        decision: One of DECISIONS.
+        kind: The kind of the task.
+        answer: The answer that was written as a correction; empty if no correction was made, or of a text without
+            labels.
+    """
+
+    label: DoubtfulLabel
+    decision: str
+    kind: str
+    answer: str = ""
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether trainings leave out the text; evaluation texts are never left out."""
+        return self.label.training and self.decision in (TAKEN, OUT)
+
+
+@dataclass(frozen=True)
+class LabelDecisions:
+    """The decisions about labels of a project."""
+
+    project: Project
+
+    @property
+    def path(self) -> Path:
+        return self.project.directory / "label-decisions.json"
+
+    @property
+    def left_out(self) -> Path:
+        """The list of texts to leave out, as `afina doubts` writes lists of texts; missing without such texts."""
+        return self.project.directory / "left-out.csv"
+
+    def read(self) -> dict[str, DecidedLabel]:
+        """Return the decisions by the key of the label, the oldest first; empty if there is no file.
+
+        Raises CorruptAdapter if the file is damaged.
+        """
+        if not self.path.is_file():
+            return {}
+        try:
+            found = file_io.read_object(self.path)
+            made = {
+                key: DecidedLabel(
+                    DoubtfulLabel.model_validate(one["label"]), one["decision"], one["kind"], str(one["answer"])
+                )
+                for key, one in found.items()
+            }
+        except (ValidationError, KeyError, TypeError):
+            made = None
+        if made is None or not all(one.decision in DECISIONS and one.kind in KINDS for one in made.values()):
+            raise problems.DECISIONS_DAMAGED(path=self.path)
+        return made
+
+    def decide(self, found: Doubts, label: DoubtfulLabel, decision: str, names: Sequence[str]) -> None:
+        """Keep the decision about a doubtful label, in place of an earlier one.
+
+        Args:
+            names: The names of the labels of the project's texts.
+
+        Raises Conflict if the project leaves out the texts of another list, and InvalidData if the suggestion cannot be
+        written as a correction.
+        """
+        with _lock:
+            if decision != KEPT and label.training:
+                self._check_list()
+            answer = _answer(found, label, names) if decision == TAKEN else ""
+            decided, key = self.read(), key_of(label)
+            self._forget(decided.pop(key, None))
+            if decision == TAKEN:
+                Corrections(self.project).add(Correction(label.text, answer, label.text_pair or ""), found.kind)
+            self._write({**decided, key: DecidedLabel(label, decision, found.kind, answer)})
+
+    def undo(self, key: str) -> None:
+        """Forget a decision; the correction that it made is removed. Nothing is done without such a decision."""
+        with _lock:
+            decided = self.read()
+            self._forget(decided.pop(key, None))
+            self._write(decided)
+
+    def _forget(self, before: DecidedLabel | None) -> None:
+        if before is not None and before.decision == TAKEN:
+            made = Correction(before.label.text, before.answer, before.label.text_pair or "")
+            Corrections(self.project).remove(made, before.kind)
+
+    def _check_list(self) -> None:
+        given = self.project.options.get(WITHOUT)
+        if given not in (None, str(self.left_out.absolute())):
+            raise problems.OTHER_TEXTS_LEFT_OUT(project=self.project.name, path=given, field=WITHOUT)
+
+    def _write(self, decided: Mapping[str, DecidedLabel]) -> None:
+        """Write the decisions and the list of texts to leave out, and let the project's commands read the list."""
+        content = {key: {**asdict(one), "label": one.label.model_dump(mode="json")} for key, one in decided.items()}
+        file_io.write_text(self.path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        rows, own = [one.label for one in decided.values() if one.is_left_out], str(self.left_out.absolute())
+        if rows:
+            file_io.write_text(self.left_out, as_csv(rows))
+            self.project.with_options({WITHOUT: own})
+            return
+        if self.project.options.get(WITHOUT) == own:
+            self.project.with_options({WITHOUT: None})
+        with suppress(FileNotFoundError):
+            self.left_out.unlink()
+
+
+def _answer(found: Doubts, label: DoubtfulLabel, names: Sequence[str]) -> str:
+    """Return the suggestion as corrections have it. Raises InvalidData for several labels that cannot be told apart."""
+    if not ANSWER_KINDS[found.kind].has_several:
+        return label.suggested
+    separator = found.data.separator or ","
+    several = [] if label.suggested == NO_LABELS else label.suggested.split(", ")
+    if any(one not in names or separator in one for one in several):
+        raise problems.SUGGESTION_AMBIGUOUS(found=label.suggested)
+    return separator.join(several)

@@ -1,0 +1,203 @@
+"""Doubts: labels of a project that are probably wrong, with a decision about each.
+
+`afina doubts` finds the labels in a process of its own. No file of texts is changed.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from afina import digest
+from afina.errors import InvalidData, NotFound
+from afina.report.doubts import sentences
+from afina.studies.labelling.doubts import DoubtfulLabel, Doubts
+from afina.studio import problems
+from afina.studio.command_process import CommandProcess
+from afina.studio.folder import Project
+from afina.studio.forms import Form
+from afina.studio.label_decisions import DECISIONS, WITHOUT, DecidedLabel, LabelDecisions, key_of
+from afina.studio.option_labels import in_words
+from afina.studio.page import PageRouter, Visit
+from afina.studio.pages.data import arguments_of, inspection_of, last_words
+
+TEMPLATE = "doubts.html.j2"
+
+SHOWN = 50
+"""The doubtful labels that are shown at once, of those without a decision."""
+
+LATEST = 20
+"""The latest decisions that are shown."""
+
+MOST_CHARACTERS = 1000
+"""The characters of a text that are shown."""
+
+UNDO = "undo"
+"""The button of a decision that takes it back."""
+
+router = PageRouter()
+
+
+@dataclass(frozen=True)
+class ShownDoubt:
+    """A doubtful label on the page.
+
+    Attributes:
+        key: What the label's buttons send.
+        where: The file and the row of the text.
+        decision: What was decided about the label; empty: nothing yet.
+    """
+
+    key: str
+    where: str
+    text: str
+    pair: str
+    label: str
+    suggested: str
+    reason: str
+    training: bool
+    decision: str = ""
+
+
+@dataclass(frozen=True)
+class DoubtsFacts:
+    """The doubtful labels of a project, and the decisions about them.
+
+    Attributes:
+        state: "none" if nothing has looked for doubtful labels yet, "running", "failed", or "found".
+        said: The last words of the command about its progress.
+        sentences: What was found, in sentences.
+        waiting: The first doubtful labels without a decision, the most doubtful first.
+        undecided: The number of doubtful labels without a decision.
+        decided: The latest decisions.
+        decisions: The number of decisions.
+        left_out: The number of texts that trainings leave out.
+        list: The file with these texts; empty without such texts.
+    """
+
+    project: Project
+    command: str
+    state: str
+    problem: str = ""
+    said: str = ""
+    sentences: Sequence[str] = ()
+    waiting: Sequence[ShownDoubt] = ()
+    undecided: int = 0
+    decided: Sequence[ShownDoubt] = ()
+    decisions: int = 0
+    left_out: int = 0
+    list: str = ""
+
+    @property
+    def is_final(self) -> bool:
+        return self.state != "running"
+
+
+def _process(project: Project) -> CommandProcess:
+    """Return the process that looks for doubtful labels of the texts as they are read now, whatever is left out."""
+    options = {name: value for name, value in project.options.items() if name != WITHOUT}
+    key = digest.of_json([project.address, options]).removeprefix(digest.PREFIX)[:12]
+    return project.process(f"doubts-{key}")
+
+
+def _results(project: Project) -> Path:
+    return _process(project).directory / "results"
+
+
+def doubts_arguments(project: Project) -> list[str]:
+    """Return the arguments of `afina doubts` for a project, without the list of texts to leave out."""
+    options = {name: value for name, value in project.options.items() if name != WITHOUT}
+    return ["doubts", *arguments_of(replace(project, options=options))[1:]]
+
+
+@router.live("/{project}/doubts/live", "doubts_live.html.j2")
+@router.page("/{project}/doubts", TEMPLATE)
+def doubts(visit: Visit, project: str) -> DoubtsFacts:
+    """Return the doubtful labels that were found, with the decisions about them."""
+    opened = visit.project(project)
+    process, command = _process(opened), shlex.join(["afina", *doubts_arguments(opened)])
+    if process.is_running:
+        return DoubtsFacts(opened, command, "running", said=in_words(opened, last_words(process)))
+    decided = LabelDecisions(opened).read()
+    rows = {key: _shown(key, one.label, one) for key, one in decided.items()}
+    made = DoubtsFacts(
+        opened,
+        command,
+        "none",
+        decided=[*rows.values()][: -LATEST - 1 : -1],
+        decisions=len(decided),
+        left_out=sum(one.is_left_out for one in decided.values()),
+        list=str(LabelDecisions(opened).left_out) if any(one.is_left_out for one in decided.values()) else "",
+    )
+    if not process.was_started:
+        return made
+    found = _found(opened)
+    if found is None:
+        answer = process.answer()
+        why = answer["error"]["message"] if "error" in answer else process.log or "The search was not finished."
+        return replace(made, state="failed", problem=in_words(opened, why))
+    waiting = {key: one for one in found.labels if (key := key_of(one)) not in decided}
+    return replace(
+        made,
+        state="found",
+        sentences=[in_words(opened, one) for one in sentences(found)],
+        waiting=[_shown(key, one) for key, one in [*waiting.items()][:SHOWN]],
+        undecided=len(waiting),
+    )
+
+
+def _found(project: Project) -> Doubts | None:
+    """Return the doubtful labels that were found; None if there are none, as the command has failed."""
+    if _process(project).status != 0:
+        return None
+    try:
+        return Doubts.read(_results(project))
+    except (NotFound, InvalidData):
+        return None
+
+
+def _shown(key: str, label: DoubtfulLabel, decided: DecidedLabel | None = None) -> ShownDoubt:
+    return ShownDoubt(
+        key,
+        f"{Path(label.file).name}, {label.row}",
+        label.text[:MOST_CHARACTERS],
+        (label.text_pair or "")[:MOST_CHARACTERS],
+        label.label,
+        label.suggested,
+        label.reason,
+        label.training,
+        "" if decided is None else decided.decision,
+    )
+
+
+@router.form("/{project}/doubts/find", doubts, TEMPLATE)
+def find(visit: Visit, form: Form, project: str) -> str:
+    """Look for doubtful labels."""
+    opened = visit.project(project)
+    _process(opened).start([*doubts_arguments(opened), "--out", str(_results(opened).absolute()), "--json"])
+    return f"/{project}/doubts"
+
+
+@router.form("/{project}/doubts/stop", doubts, TEMPLATE)
+def stop(visit: Visit, form: Form, project: str) -> str:
+    """End the search."""
+    _process(visit.project(project)).kill()
+    return f"/{project}/doubts"
+
+
+@router.form("/{project}/doubts/decide", doubts, TEMPLATE)
+def decide(visit: Visit, form: Form, project: str) -> str:
+    """Keep the decision about a doubtful label, or take an earlier one back."""
+    opened, key, decision = visit.project(project), form["key"], form["decision"]
+    found, decisions = _found(opened), LabelDecisions(opened)
+    if decision == UNDO:
+        decisions.undo(key)
+        return f"/{project}/doubts#decided"
+    label = None if found is None else next((one for one in found.labels if key_of(one) == key), None)
+    if found is None or label is None or decision not in DECISIONS:
+        raise problems.DOUBT_MISSING(project=opened.name)
+    names = [one["label"] for one in inspection_of(opened).answer().get("labels") or ()]
+    decisions.decide(found, label, decision, names)
+    return f"/{project}/doubts#doubts"

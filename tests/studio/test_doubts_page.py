@@ -1,0 +1,208 @@
+"""The page of doubtful labels: the search, a decision about each label, and what trainings leave out for it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from doubts_of_studios import found
+from starlette.testclient import TestClient
+
+from afina.data.task import Task
+from afina.errors import CorruptAdapter, InvalidData
+from afina.studies.labelling.doubts import DoubtfulLabel
+from afina.studio.corrections import Correction, Corrections
+from afina.studio.folder import Project
+from afina.studio.label_decisions import LabelDecisions, key_of
+from afina.studio.pages import doubts
+from afina.studio.pages.data import arguments_of, inspection_of
+from raises import raises
+
+Make = Callable[..., Project]
+
+TEXTS = [f"review number {index}" for index in range(40)]
+REVIEWS = "text,label\n" + "".join(f"{text},{('bad', 'good')[index % 2]}\n" for index, text in enumerate(TEXTS))
+
+
+def label(row: int, **given: Any) -> DoubtfulLabel:
+    """The label of a line of REVIEWS, doubted by a model."""
+    words = ("bad", "good")
+    facts = {"file": "reviews.csv", "row": row, "text": TEXTS[row - 2], "training": True, "reason": "the model says so"}
+    return DoubtfulLabel(**facts | {"label": words[row % 2], "suggested": words[1 - row % 2]} | given)
+
+
+def facts(web: TestClient) -> dict[str, Any]:
+    return dict(web.get("/reviews/doubts.json").json())
+
+
+def decide(web: TestClient, one: DoubtfulLabel, decision: str) -> Any:
+    return web.post("/reviews/doubts/decide", data={"key": key_of(one), "decision": decision})
+
+
+def options(project: Project) -> dict[str, Any]:
+    return dict(Project.read(project.directory).options)
+
+
+def listed(project: Project) -> list[int]:
+    """The rows of the list of texts to leave out."""
+    path = LabelDecisions(project).left_out
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [int(row["row"]) for row in csv.DictReader(lines)]
+
+
+@pytest.fixture
+def reviews(project: Make) -> Project:
+    return project(REVIEWS.encode())
+
+
+def test_the_page_begins_the_search_only_when_it_is_asked(
+    web: TestClient, reviews: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[list[str]] = []
+    monkeypatch.setattr(doubts.CommandProcess, "start", lambda self, arguments: begun.append([*arguments]))
+    assert facts(web)["state"] == "none"
+    assert "Look for doubtful labels" in web.get("/reviews/doubts").text
+    assert not begun
+    assert web.post("/reviews/doubts/find").headers["location"] == "/reviews/doubts"
+    (arguments,) = begun
+    assert arguments[:2] == ["doubts", reviews.address]
+    assert arguments[-3:] == ["--out", str(doubts._results(reviews).absolute()), "--json"]
+
+
+def test_a_search_that_failed_says_why(web: TestClient, reviews: Project) -> None:
+    process = doubts._process(reviews)
+    process.directory.mkdir(parents=True)
+    (process.directory / "command.json").write_text(json.dumps({"arguments": ["doubts"]}))
+    (process.directory / "exit.json").write_text('{"status": 2}')
+    (process.directory / "output").write_text(json.dumps({"error": {"message": "too few texts for `label`."}}))
+    made = facts(web)
+    assert (made["state"], made["problem"]) == ("failed", "too few texts for “Column of the label”.")
+    assert "Look again" in web.get("/reviews/doubts").text
+
+
+def test_a_decision_about_each_label_changes_what_trainings_read_and_no_file_of_texts(
+    web: TestClient, reviews: Project
+) -> None:
+    whole = Task.load(reviews.address)
+    assert whole.train.rows
+    assert whole.evaluation.rows
+    numbers = [*whole.train.rows.numbers[:3], *whole.evaluation.rows.numbers[:2]]
+    rows = [label(number, training=number in numbers[:3]) for number in numbers]
+    found(reviews, *rows)
+    page = web.get("/reviews/doubts").text
+    assert page.count('value="taken"') == 5
+    assert page.count('value="out"') == 3, "a held-out text is not left out"
+    for one, decision in zip(rows, ("taken", "out", "kept", "taken", "out"), strict=True):
+        assert decide(web, one, decision).status_code == 303
+    assert Corrections(reviews).read() == [Correction(one.text, one.suggested) for one in (rows[0], rows[3])]
+    assert listed(reviews) == numbers[:2]
+    own = str(LabelDecisions(reviews).left_out.absolute())
+    assert options(reviews) == {"without": own}
+    assert arguments_of(Project.read(reviews.directory))[-2:] == ["--without", own]
+    made = facts(web)
+    assert (made["undecided"], made["decisions"], made["left_out"], made["state"]) == (0, 5, 2, "found")
+    assert "--without" not in made["command"], "what is left out is looked at too"
+    task = Task.load(reviews.address, without=own)
+    assert {*whole.train.texts} - {*task.train.texts} == {rows[0].text, rows[1].text}
+    assert task.evaluation.texts == whole.evaluation.texts
+    assert (reviews.data / "reviews.csv").read_text() == REVIEWS
+
+
+def test_a_decision_is_changed_and_taken_back(web: TestClient, reviews: Project) -> None:
+    one, other = label(3), label(6)
+    found(reviews, one, other)
+    decide(web, one, "taken")
+    decide(web, other, "out")
+    decide(web, one, "out")
+    assert (Corrections(reviews).read(), listed(reviews)) == ([], [6, 3])
+    decide(web, one, "taken")
+    Corrections(reviews).add(Correction(one.text, "fine"), "classes")
+    decide(web, one, "undo")
+    assert Corrections(reviews).read() == [Correction(one.text, "fine")], "that of the page Try is another one"
+    assert listed(reviews) == [6]
+    decide(web, other, "undo")
+    assert (listed(reviews), options(reviews), facts(web)["undecided"]) == ([], {}, 2)
+    assert decide(web, other, "undo").status_code == 303
+
+
+def test_a_list_of_the_users_own_is_not_replaced(web: TestClient, reviews: Project) -> None:
+    one = label(3)
+    found(reviews, one)
+    reviews.with_options({"without": "/data/mine.csv"})
+    answer = decide(web, one, "out")
+    assert answer.status_code == 409
+    assert "/data/mine.csv" in answer.text
+    assert options(reviews) == {"without": "/data/mine.csv"}
+    assert decide(web, one, "kept").status_code == 303
+
+
+@pytest.mark.parametrize("form", [{"key": "0" * 16}, {"decision": "sold"}, {"key": ""}, {"decision": ""}])
+def test_what_the_page_does_not_send_is_refused(web: TestClient, reviews: Project, form: dict[str, str]) -> None:
+    one = label(3)
+    found(reviews, one)
+    answer = web.post("/reviews/doubts/decide", data={"key": key_of(one), "decision": "out"} | form)
+    assert answer.status_code in (404, 422)
+    assert 'role="alert"' in answer.text
+    assert listed(reviews) == []
+
+
+def test_several_labels_are_corrected_with_the_separator_of_the_texts(web: TestClient, project: Make) -> None:
+    made = project(b"text,label\na,loud;late\nb,late\n")
+    inspection = inspection_of(made)
+    inspection.directory.mkdir(parents=True)
+    names = [{"label": name, "train": 1, "evaluation": 0} for name in ("late", "loud", "rude, or not")]
+    (inspection.directory / "output").write_text(json.dumps({"labels": names}))
+    rows = [label(3, suggested="loud, late"), label(6, suggested="none"), label(9, suggested="rude, or not")]
+    result = found(made, *rows, kind="labels", separator=";")
+    for one in rows[:2]:
+        assert decide(web, one, "taken").status_code == 303
+    assert [one.answer for one in Corrections(made).read()] == ["loud;late", ""]
+    assert decide(web, rows[2], "taken").status_code == 422
+    with raises(InvalidData, code="studio.suggestion-ambiguous", found="rude, or not"):
+        LabelDecisions(made).decide(result, rows[2], "taken", ["late", "loud"])
+
+
+def test_texts_and_labels_stay_texts(web: TestClient, reviews: Project) -> None:
+    script = "<script>alert(1)</script>"
+    found(reviews, label(3, text=script, label="=1+1", reason=script))
+    page = web.get("/reviews/doubts").text
+    assert "<script>alert" not in page
+    assert page.count("&lt;script&gt;alert") == 2
+    decide(web, label(3, text=script, label="=1+1"), "out")
+    assert "'=1+1" in LabelDecisions(reviews).left_out.read_text()
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"a": {}}', '{"a": {"label": {}, "decision": "out"}}', '{"a": 1}'])
+def test_damaged_decisions_are_said(web: TestClient, reviews: Project, content: str) -> None:
+    LabelDecisions(reviews).path.write_text(content)
+    with pytest.raises(CorruptAdapter):
+        LabelDecisions(reviews).read()
+    assert web.get("/reviews/doubts").status_code >= 400
+
+
+@pytest.mark.slow
+def test_labels_that_were_flipped_are_found_decided_and_left_out_of_a_training(
+    web: TestClient, project: Make, at_once: None
+) -> None:
+    """With the package's own model and texts, from the search to what a training reads."""
+    task = Task.load("snippets:movies")
+    texts, names = task.train.texts[:100], task.label_names
+    labels = [names[index] for index in task.train.labels[:100].tolist()]
+    flipped = {5, 50, 95}
+    lines = [
+        {"text": text, "label": names[1 - names.index(name)] if index in flipped else name}
+        for index, (text, name) in enumerate(zip(texts, labels, strict=True))
+    ]
+    made = project("\n".join(map(json.dumps, lines)).encode(), "reviews.jsonl")
+    assert web.post("/reviews/doubts/find").status_code == 303
+    shown = facts(web)
+    assert shown["state"] == "found", shown["problem"]
+    assert shown["undecided"]
+    doubted = doubts._found(made)
+    assert doubted is not None
+    first = next(one for one in doubted.labels if one.training)
+    assert decide(web, first, "out").status_code == 303
+    assert first.text not in Task.load(made.address, without=options(made)["without"]).train.texts
