@@ -60,7 +60,7 @@ FIRST_ERRORS = 1
 """The number of wrong answers at which the first threshold is still accepted, if there are enough calibration texts.
 
 With 0, a single wrong answer among the most confident texts ends the test. With 2 and more, models of moderate accuracy
-seldom answer a text (benchmarks/abstention.py)."""
+seldom answer a text (docs/background/benchmarks.md)."""
 
 
 @dataclass(frozen=True)
