@@ -16,6 +16,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from afina.data.split import FileRows, Split
 from afina.data.task import Task
 from afina.errors import InvalidData, InvalidStudy, NotFound
+from afina.report.doubts import sentences as sentences_of
 from afina.spreadsheet_cells import restored
 from afina.stats.label_issues import LabelIssues
 from afina.studies.labelling.cross_fitting import by_features, folds_of, labelled_texts, objective_of
@@ -84,6 +85,17 @@ def similar(texts: Sequence[str], targets: Sequence[int], suspicions: Sequence[f
     objective = objective_of(Task("t", ("a", "b", "c"), split, split), split.labels)
     found = SimilarTexts.of(split).contradictions(objective, split.labels, np.array(suspicions))
     return [(one.place, one.other, one.state) for one in found]
+
+
+def test_a_model_that_knows_nothing_doubts_nothing() -> None:
+    task, features = numbers()
+    assert found_in(task, features).gain > 0.5
+    texts = [*task.train.texts[:49], task.train.texts[4].upper()]
+    made = found_in(replace(task, train=replace(task.train, texts=texts)), features[::-1] * 0)
+    assert not made.knows
+    assert abs(made.gain) < 0.02
+    assert {one.similar for one in made.labels} == {"equal"}, "equal texts need no model"
+    assert any("hardly better" in one for one in sentences_of(made))
 
 
 LONG = "a long text about a telephone that was bought in spring and broke down after two weeks of little use"

@@ -16,13 +16,19 @@ PRINTED_CHARACTERS = 60
 
 _SIMILAR = {"equal": "equal text", "near": "nearly equal text"}
 
+_UNKNOWING = (
+    "The model predicts these texts hardly better than the frequencies of the labels do, so labels that contradict its "
+    "predictions are not listed. Give another `method` or another `backbone`."
+)
+
 LITTLE = 1 / 3
 """The share of the doubtful labels that are probably wrong, up to which little was found."""
 
 
 def sentences(found: Doubts) -> list[str]:
     """Return the doubts as sentences: how labels were checked, how many are doubtful, and how many probably wrong."""
-    return [_checked(found), _doubtful(found), *_wrong(found), *_other(found)]
+    wrong = _wrong(found) if found.knows else [_UNKNOWING]
+    return [_checked(found), _doubtful(found), *wrong, *_other(found)]
 
 
 def _checked(found: Doubts) -> str:
@@ -36,7 +42,7 @@ def _checked(found: Doubts) -> str:
 
 def _doubtful(found: Doubts) -> str:
     if not found.labels:
-        return "No label is doubtful."
+        return "No label is doubtful." if found.knows else "No label is listed."
     model = sum(one.by_model for one in found.labels)
     similar = sum(one.similar is not None for one in found.labels)
     parts = [f"{count(model)} contradict the prediction"] if model else []

@@ -23,7 +23,7 @@ from afina.models import objectives
 from afina.models.objective import Objective
 from afina.models.predictions import Predictions
 from afina.stats.folds import stratified_folds
-from afina.stats.linear_models import cross_fitted
+from afina.stats.linear_models import STRENGTHS, cross_fitted
 from afina.studies import problems
 from afina.studies.executors.executor import Executor
 from afina.studies.runs.record import Result
@@ -56,6 +56,19 @@ class CrossFit:
     objective: Objective
     folds: np.ndarray
     refitted: Callable[[np.ndarray], Predictions] | None = None
+
+    @property
+    def gain(self) -> float:
+        """The share of the loss of a model without features that the models avoid; 0 or less for models that fail.
+
+        A model without features predicts the frequencies of the labels, or the mean number, in the other folds.
+        """
+        right, none = self.predictions.right, np.zeros((len(self.predictions), 1), np.float32)
+        given = none, self.objective.loss_targets(right), self.objective.width, self.folds
+        frequencies = Predictions(cross_fitted(self.objective.linear, *given, STRENGTHS[-1])[0], right)
+        calibrated = Predictions(self.objective.calibrated_outputs(self.predictions), right)
+        lost = self.objective.mean_loss(frequencies)
+        return 1 - self.objective.mean_loss(calibrated) / lost if lost > 0 else 0.0
 
 
 def labelled_texts(task: Task) -> tuple[Split, int]:

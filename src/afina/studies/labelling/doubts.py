@@ -99,8 +99,10 @@ class Doubts(ReprCard, Sealed):
         labels: The doubtful labels.
         metric: The name of the main metric of the predictions of all texts, each by a model that did not learn it.
         value: The value of this metric.
-        flips: The comparison with flipped labels. None: the targets are numbers, or it would have taken as long as the
-            cross-fitting.
+        gain: The share of the loss of a model without features that the models avoid.
+        knows: Whether `gain` is large enough; otherwise no label is listed because a model contradicts it.
+        flips: The comparison with flipped labels. None: the targets are numbers, the models know too little, or the
+            comparison would have taken as long as the cross-fitting.
         expected: For numbers, how many of them would be doubtful if residuals were normally distributed; else None.
         confused: Labels that are confused with each other.
         alike: Sentences about labels that differ only in spelling.
@@ -121,6 +123,8 @@ class Doubts(ReprCard, Sealed):
     labels: tuple[DoubtfulLabel, ...]
     metric: str
     value: float | None
+    gain: float
+    knows: bool = True
     flips: FlippedLabels | None = None
     expected: float | None = None
     confused: tuple[ConfusedLabels, ...] = ()

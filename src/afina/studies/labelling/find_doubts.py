@@ -46,6 +46,10 @@ FLIPPED = 0.05
 LEAST_FLIPPED, MOST_ROUNDS = 1000, 5
 """The number of flipped labels over all rounds that a comparison aims at, and the largest number of rounds."""
 
+LEAST_GAIN = 0.02
+"""The share of the loss of a model without features that models must avoid; otherwise their contradictions say nothing.
+"""
+
 CONFUSED = 0.1
 """The share of the texts of two labels from which on the labels are confused with each other."""
 
@@ -169,7 +173,9 @@ class Finding:
     def doubts(self, method: str, backbone: str) -> Doubts:
         """Return the doubts, with the names of the method and of the backbone of the models."""
         objective, predictions = self.fitted.objective, self.fitted.predictions
-        issues = objective.label_issues(predictions)
+        issues, gain = objective.label_issues(predictions), self.fitted.gain
+        knows = gain >= LEAST_GAIN
+        issues = issues if knows else issues.first(0)
         value = objective.value(objective.metric, predictions)
         return Doubts(
             task=self.task.address,
@@ -183,9 +189,11 @@ class Finding:
             labels=tuple(self._labels(issues)),
             metric=objective.metric,
             value=None if math.isnan(value) else value,
-            flips=self._flips(issues),
+            gain=gain,
+            knows=knows,
+            flips=self._flips() if knows else None,
             expected=None if objective.has_probabilities else NORMAL * len(self.split),
-            confused=tuple(self._confused()),
+            confused=tuple(self._confused()) if knows else (),
             alike=(*self._alike(), *self._misspelled()),
             similar_texts=texts_in(self.similar.groups),
             rare=tuple(self._rare()),
@@ -241,7 +249,7 @@ class Finding:
     def _where(self, place: int) -> str:
         return f"text {place + 1}" if self.split.rows is None else self.split.rows.where(place)
 
-    def _flips(self, issues: LabelIssues) -> FlippedLabels | None:
+    def _flips(self) -> FlippedLabels | None:
         """Return how labels that are flipped on purpose compare with the given labels."""
         refitted = self.fitted.refitted
         objective, targets, count = self.fitted.objective, self.split.labels, len(self.split)
