@@ -5,8 +5,8 @@
 
 A rule starts with 50 texts, and chooses 50 texts of a pool of at most 3,000 in each round, up to 700 labels. After each
 round, a linear probe on `minilm` is fitted to all labels and measured on held-out texts. Every probe has the same
-regularization, C = 0.01, so that rounds take milliseconds. The measure is accuracy, for tasks with a rare class the
-mean of the classes' recalls, and for numbers the root mean squared error in standard deviations.
+regularization, C = 0.01 (numbers: 0.001), so that rounds take milliseconds. The measure is accuracy, for tasks with a
+rare class the mean of the classes' recalls, and for numbers the root mean squared error in standard deviations.
 
 Labels saved: 500 minus the number of labels with which the curve of a rule reaches the value of random texts at 500
 labels. A curve is the mean over seeds, smoothed by a quadratic function of the logarithm of the labels; otherwise noise
@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,10 +32,11 @@ from afina import Backbone, Task
 from afina.stats.active_learning import diverse, uncertain
 from afina.stats.intervals import wilson
 from afina.stats.linear_models import LinearClasses, LinearFit, LinearNumber, fit_dense
+from afina.studies.labelling.next_texts import RANDOM_SHARE, RESERVED
 
 OUT = Path("results") / "next"
 ROUND, TARGET, LAST, POOL, HELD_OUT = 50, 500, 700, 3_000, 2_000
-STRENGTH = 0.01
+STRENGTH, OF_NUMBERS = 0.01, 0.001
 SEEDS = 5
 RARE = 1 / 9
 """In a pool with a rare class, the number of texts of the first class for each text of another class."""
@@ -138,18 +139,6 @@ def _margins(chances: np.ndarray) -> np.ndarray:
     return two[:, 1] - two[:, 0]
 
 
-def with_a_tenth(rule: Rule) -> Rule:
-    """The rule for nine of ten texts; the others are drawn at random."""
-
-    def made(points: np.ndarray, chances: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-        order = random.permutation(len(points))
-        by_chance = order[: math.ceil(count / 10)]
-        left = np.sort(order[len(by_chance) :])
-        return np.concatenate([by_chance, left[rule(points[left], chances[left], count - len(by_chance), random)]])
-
-    return made
-
-
 RULES: Mapping[str, tuple[Rule, Rule]] = {
     "random": (at_random, at_random),
     "least confident": (at_random, least_confident),
@@ -157,15 +146,12 @@ RULES: Mapping[str, tuple[Rule, Rule]] = {
     "diverse": (spread, spread),
     "uncertain and diverse": (at_random, both),
     "margin and diverse": (at_random, margin_and_spread),
-    "afina next": (with_a_tenth(spread), with_a_tenth(both)),
 }
 """By name, the rule of the first round, and that of the later rounds."""
 
-OF_NUMBERS = {
-    "random": RULES["random"],
-    "diverse": RULES["diverse"],
-    "afina next": (with_a_tenth(spread), with_a_tenth(spread)),
-}
+AFINA = "afina next"
+
+RULES_OF_NUMBERS = ("random", "diverse")
 """The rules for numbers, which have no probabilities."""
 
 ACCURACY, RECALL, ERROR = "accuracy", "mean recall", "minus RMSE"
@@ -195,8 +181,8 @@ TASKS: Mapping[str, Simulated] = {
 
 def probe(points: np.ndarray, labels: np.ndarray, classes: int) -> LinearFit:
     """A linear probe with the strength of all probes of this benchmark."""
-    linear = LinearNumber() if labels.dtype.kind == "f" else LinearClasses()
-    return fit_dense(linear, points, labels, classes, intercept=True, strength=STRENGTH)
+    linear, strength = (LinearNumber(), OF_NUMBERS) if labels.dtype.kind == "f" else (LinearClasses(), STRENGTH)
+    return fit_dense(linear, points, labels, classes, intercept=True, strength=strength)
 
 
 def logits(fit: LinearFit, points: np.ndarray) -> np.ndarray:
@@ -221,25 +207,54 @@ def measure(texts: Texts, outputs: np.ndarray, name: str) -> float:
     return float(np.mean(of_class) if name == RECALL else right.mean())
 
 
-def curve(texts: Texts, rule: tuple[Rule, Rule], random: np.random.Generator, name: str, last: int) -> list[float]:
-    """The measure `name` after each round, up to `last` labels."""
-    first, later = rule
-    chances = np.full((len(texts.pool), texts.classes), 1 / texts.classes)
-    labelled = first(texts.pool, chances, ROUND, random)
-    made = []
+def chances_of(texts: Texts, labelled: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The outputs of a probe that is fitted to labelled texts, [N, classes]; of a single class, the same for all."""
+    known = texts.labels[labelled]
+    if texts.numbers or len(np.unique(known)) > 1:
+        return logits(probe(texts.pool[labelled], known, texts.classes), points)
+    return np.tile(np.eye(texts.classes)[known[0]], (len(points), 1))
+
+
+def rounds(texts: Texts, rule: tuple[Rule, Rule], random: np.random.Generator, last: int) -> Iterator[np.ndarray]:
+    """Yield the labelled texts after each round of a rule, up to `last` labels."""
+    chances, every = np.full((len(texts.pool), texts.classes), 1 / texts.classes), np.arange(len(texts.pool))
+    labelled = rule[0](texts.pool, chances, ROUND, random)
     while True:
-        known = texts.labels[labelled]
-        if texts.numbers or len(np.unique(known)) > 1:
-            fit = probe(texts.pool[labelled], known, texts.classes)
-            outputs = logits(fit, texts.held_out)
-            chances = probabilities(logits(fit, texts.pool))
-        else:
-            outputs = np.tile(np.eye(texts.classes)[known[0]], (len(texts.right), 1))
-        made.append(measure(texts, outputs, name))
+        yield labelled
         if len(labelled) + ROUND > min(last, len(texts.pool)):
-            return made
-        left = np.setdiff1d(np.arange(len(texts.pool)), labelled)
-        labelled = np.concatenate([labelled, left[later(texts.pool[left], chances[left], ROUND, random)]])
+            return
+        left = np.setdiff1d(every, labelled)
+        chances = probabilities(chances_of(texts, labelled, texts.pool[left]))
+        labelled = np.concatenate([labelled, left[rule[1](texts.pool[left], chances, ROUND, random)]])
+
+
+def rounds_of_afina(texts: Texts, random: np.random.Generator, last: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the labelled texts after each round of `afina next`, and whether each was drawn at random.
+
+    A tenth of a round is drawn from the reserved texts, and their labels do not choose other texts.
+    """
+    order, tenth = random.permutation(len(texts.pool)), math.ceil(RANDOM_SHARE * ROUND)
+    reserved, others = np.split(order, [int(RESERVED * len(order))])
+    drawn, chosen = reserved[:0], others[:0]
+    while len(drawn) + len(chosen) + ROUND <= min(last, len(texts.pool)):
+        left = np.setdiff1d(others, chosen)
+        points, count = texts.pool[left], ROUND - tenth
+        if len(chosen) and not texts.numbers:
+            chances = probabilities(chances_of(texts, chosen, points))
+            new = margin_and_spread(points, chances, count, random)
+        else:
+            new = diverse(points, count)
+        drawn, chosen = reserved[: len(drawn) + tenth], np.concatenate([chosen, left[new]])
+        yield np.concatenate([drawn, chosen]), np.arange(len(drawn) + len(chosen)) < len(drawn)
+
+
+def curve(texts: Texts, name: str, random: np.random.Generator, measured_by: str, last: int) -> list[float]:
+    """The measure of a rule after each round, up to `last` labels."""
+    if name == AFINA:
+        of_rounds = (labelled for labelled, _ in rounds_of_afina(texts, random, last))
+    else:
+        of_rounds = (labelled for labelled in rounds(texts, RULES[name], random, last))
+    return [measure(texts, chances_of(texts, one, texts.held_out), measured_by) for one in of_rounds]
 
 
 @dataclass(frozen=True)
@@ -247,9 +262,9 @@ class Estimated:
     """The accuracy after rounds of `afina next`, measured in three ways.
 
     Attributes:
-        on_random: On the texts that were drawn at random, by cross-validation over the labelled texts.
-        on_labelled: On all labelled texts, by the same cross-validation.
-        true: On the held-out texts, of a probe that is fitted to four fifths of the labelled texts.
+        on_random: On the texts that were drawn at random, of a probe that is fitted to the other labelled texts.
+        on_labelled: On all labelled texts, by cross-validation.
+        true: On the held-out texts, of the probe of `on_random`.
         covers: Whether the 95 % interval of `on_random` contains `true`.
     """
 
@@ -260,30 +275,17 @@ class Estimated:
 
 
 def estimated(texts: Texts, random: np.random.Generator, labels: int = TARGET) -> Estimated:
-    """Label texts in rounds as `afina next` does, with a random order of the pool that stays the same."""
-    order = random.permutation(len(texts.pool))
-    rank = np.argsort(order)
-    labelled, last, points = np.zeros(0, np.int64), 0, texts.pool
-    while len(labelled) < labels:
-        left = order[~np.isin(order, labelled)]
-        by_chance, others = left[: ROUND // 10], np.sort(left[ROUND // 10 :])
-        last = max(last, int(rank[by_chance].max()))
-        if len(labelled):
-            chances = probabilities(logits(probe(points[labelled], texts.labels[labelled], texts.classes), points))
-            chosen = both(points[others], chances[others], ROUND - len(by_chance), random)
-        else:
-            chosen = diverse(points[others], ROUND - len(by_chance))
-        labelled = np.concatenate([labelled, by_chance, others[chosen]])
-    known, folds = texts.labels[labelled], random.permutation(len(labelled)) % 5
-    right = np.zeros(len(labelled), dtype=bool)
-    true = []
+    """The estimates of the accuracy after `labels` labels."""
+    *_, (labelled, drawn_texts) = rounds_of_afina(texts, random, labels)
+    fitted, asked, known = labelled[~drawn_texts], labelled[drawn_texts], texts.labels[labelled]
+    right = chances_of(texts, fitted, texts.pool[asked]).argmax(axis=1) == texts.labels[asked]
+    true = measure(texts, chances_of(texts, fitted, texts.held_out), ACCURACY)
+    folds, crossed = random.permutation(len(labelled)) % 5, np.zeros(len(labelled), np.int64)
     for fold in range(5):
-        fit = probe(points[labelled[folds != fold]], known[folds != fold], texts.classes)
-        right[folds == fold] = logits(fit, points[labelled[folds == fold]]).argmax(axis=1) == known[folds == fold]
-        true.append(float((logits(fit, texts.held_out).argmax(axis=1) == texts.right).mean()))
-    drawn_texts = rank[labelled] <= last
-    interval, mean = wilson(int(right[drawn_texts].sum()), int(drawn_texts.sum())), float(np.mean(true))
-    return Estimated(float(right[drawn_texts].mean()), float(right.mean()), mean, interval.contains(mean))
+        seen = folds == fold
+        crossed[seen] = chances_of(texts, labelled[~seen], texts.pool[labelled[seen]]).argmax(axis=1)
+    covers = wilson(int(right.sum()), len(right)).contains(true)
+    return Estimated(float(right.mean()), float((crossed == known).mean()), true, covers)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -313,11 +315,11 @@ def saved(curves: np.ndarray, of_random: np.ndarray, samples: int = 500) -> tupl
 def measured(texts: Texts, task: Simulated, seeds: int, last: int) -> dict[str, dict[str, Any]]:
     """By rule, the mean curve on a task, and the labels that the rule saves with the ends of the interval."""
     curves = {}
-    for name, rule in (OF_NUMBERS if texts.numbers else RULES).items():
+    for name in (*(RULES_OF_NUMBERS if texts.numbers else RULES), AFINA):
         made = []
         for seed in range(seeds):
             pool = drawn(texts, task.how, np.random.default_rng([seed, 1]))
-            made.append(curve(pool, rule, np.random.default_rng([seed, 2]), task.measure, last))
+            made.append(curve(pool, name, np.random.default_rng([seed, 2]), task.measure, last))
         curves[name] = np.array(made)
     return {
         name: {"mean": found.mean(axis=0).round(4).tolist(), "saved": saved(found, curves["random"])}

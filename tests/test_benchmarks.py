@@ -464,7 +464,7 @@ def test_labels_saved_are_those_between_two_curves() -> None:
     labels = (points[:, 0] + 0.3 * points[:, 1] > 0).astype(np.int64)
     texts = next_texts.Texts(points[:600], labels[:600], points[600:], labels[600:])
     curves = {
-        rule: np.array([next_texts.curve(texts, next_texts.RULES[rule], random, "accuracy", 550) for _ in range(2)])
+        rule: np.array([next_texts.curve(texts, rule, random, "accuracy", 550) for _ in range(2)])
         for rule in ("random", "afina next")
     }
     assert {one.shape for one in curves.values()} == {(2, 11)}
@@ -478,6 +478,9 @@ def test_labels_saved_are_those_between_two_curves() -> None:
     made = next_texts.estimated(texts, random, labels=200)
     assert 0.5 < made.on_labelled <= made.true <= 1
     assert 0 <= made.on_random <= 1
+    for labelled, by_chance in next_texts.rounds_of_afina(texts, random, 200):
+        assert by_chance.sum() == len(labelled) // 10
+        assert len(np.unique(labelled)) == len(labelled)
 
 
 def test_a_promised_error_is_counted_beside_a_threshold_without_a_test(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -222,6 +223,19 @@ def test_the_confidence_in_several_labels_is_that_all_are_right() -> None:
     first, second = asked.answers(Predictions(outputs))
     assert (first["labels"], first["answered"]) == (["a"], False)
     assert (second["labels"], second["answered"]) == (["a"], True)
+
+
+def test_a_margin_is_the_difference_of_the_two_most_probable_answers() -> None:
+    outputs = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    classes, labels = Classes(NAMES), Labels(NAMES)
+    two = np.sort(classes.probabilities(Predictions(outputs)), axis=1)
+    assert classes.margin(Predictions(outputs)) == pytest.approx(two[:, -1] - two[:, -2])
+    chances = labels.probabilities(Predictions(outputs))
+    sets = np.array(list(itertools.product((0, 1), repeat=3)))
+    of_sets = np.sort([np.where(one, chances, 1 - chances).prod(axis=1) for one in sets], axis=0)
+    assert labels.margin(Predictions(outputs)) == pytest.approx(of_sets[-1] - of_sets[-2])
+    assert classes.margin(Predictions(np.zeros(2, np.int64))) is None
+    assert Number(("price",)).margin(Predictions(outputs[:, :1])) is None
 
 
 def test_an_objective_that_answers_nothing_says_so_of_every_text() -> None:

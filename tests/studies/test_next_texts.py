@@ -14,7 +14,9 @@ from afina import Backbone, Task, next_texts
 from afina.data.readers.splitting import rank
 from afina.data.split import Example
 from afina.errors import InvalidData, Refused
-from afina.studies.labelling.next_texts import CHOSEN, DIVERSE, PURPOSE, RANDOM, UNCERTAIN, NextTexts
+from afina.predicting.text_features import text_features
+from afina.stats.linear_models import LinearClasses, fit_dense
+from afina.studies.labelling.next_texts import CHOSEN, DIVERSE, PURPOSE, RANDOM, RESERVED, UNCERTAIN, NextTexts
 from fakes import sentences
 from raises import raises
 
@@ -64,38 +66,25 @@ def test_rounds_of_labelling_bring_new_texts_and_an_estimate(pool: Path, tmp_pat
     second.write(tmp_path / "next.csv")
     write(labelled, ["text", "label", CHOSEN], [*filled(labelled), *filled(tmp_path / "next.csv")])
     third = next_texts(pool, labelled, count=10, backbone=address)
-    last = max(ranks[text] for text, _, why in filled(labelled) if why == RANDOM)
-    expected = sum(ranks[text] <= last for text, _, _ in filled(labelled))
     assert third.sample is not None
-    assert third.sample.texts == expected == sum(one <= last for one in ranks.values())
-    assert third.sample.estimate is None or 0 <= third.sample.estimate.interval.low <= third.sample.estimate.mean
+    assert (third.sample.texts, third.sample.trained_on, third.sample.estimate) == (7, 58, None)
+    others = [text for text, _, why in filled(labelled) if why != RANDOM]
+    assert min(ranks[text] for text in others) >= RESERVED * 2**64
 
 
-@pytest.mark.slow
-def test_the_random_texts_show_the_accuracy_without_bias() -> None:
-    """On average over many draws, the estimate is the accuracy of the cross-fitted models on all texts."""
-    from afina.studies.labelling import next_texts as module
-
-    random = np.random.default_rng(0)
-    errors = []
-    for trial in range(12):
-        texts = [f"text {trial} {number}" for number in range(90)]
-        features = random.normal(size=(90, 4))
-        labels = (features[:, 0] + random.normal(size=90) > 0).astype(np.int64)
-        task = Task("drawn", WORDS, *(module.Split(texts[a:b], labels[a:b]) for a, b in ((0, 70), (70, 90))))
-        order = sorted(range(90), key=lambda place: rank(Example(texts[place], 0), PURPOSE))
-        reasons = {texts[place].replace(" ", ""): RANDOM for place in order[:20]}
-        known = module._joined(task.train, task.evaluation)
-        everything = dict.fromkeys(reasons, RANDOM) | {texts[place].replace(" ", ""): RANDOM for place in order}
-        of_some = module._random_sample(task, known, features, reasons)
-        of_all = module._random_sample(task, known, features, everything)
-        assert of_some is not None
-        assert of_all is not None
-        assert of_some.estimate is not None
-        assert of_all.estimate is not None
-        assert (of_some.texts, of_all.texts) == (20, 90)
-        errors.append(of_some.estimate.mean - of_all.estimate.mean)
-    assert abs(np.mean(errors)) < 3 * np.std(errors) / np.sqrt(len(errors))
+def test_the_random_texts_are_predicted_by_a_probe_of_the_other_texts(tmp_path: Path, pool: Path, address: str) -> None:
+    rows = [[*row, RANDOM if number < 12 else UNCERTAIN] for number, row in enumerate(ROWS[:50])]
+    labelled = write(tmp_path / "labelled.csv", ["text", "label", CHOSEN], rows)
+    sample = next_texts(pool, labelled, count=5, backbone=address).sample
+    assert sample is not None
+    assert sample.estimate is not None
+    features = text_features(Backbone.load(address), [text for text, _ in ROWS[:50]])
+    labels = np.array([WORDS.index(label) for _, label in ROWS[:50]])
+    fit = fit_dense(LinearClasses(), features[12:], labels[12:], 2, intercept=True)
+    right = (features[:12] @ fit.weights.T + fit.biases).argmax(axis=1) == labels[:12]
+    assert (sample.texts, sample.trained_on, sample.metric) == (12, 38, "accuracy")
+    assert sample.estimate.mean == pytest.approx(right.mean(), abs=1 / 12)
+    assert sample.estimate.interval.contains(sample.estimate.mean)
 
 
 def test_suggestions_are_written_only_if_asked_for(pool: Path, tmp_path: Path, address: str) -> None:
@@ -125,10 +114,12 @@ def test_what_is_labelled_already_or_repeated_is_left_out_and_counted(tmp_path: 
 
 def test_numbers_are_chosen_by_difference_alone(tmp_path: Path, pool: Path, address: str) -> None:
     scored = [(text, f"{len(text) / 7:.2f}") for text, _ in ROWS[:20]]
-    labelled = write(tmp_path / "labelled.csv", ["text", "score", CHOSEN], [[*row, RANDOM] for row in scored])
+    reasons = [RANDOM] * 10 + [DIVERSE] * 10
+    rows = [[*row, why] for row, why in zip(scored, reasons, strict=True)]
+    labelled = write(tmp_path / "labelled.csv", ["text", "score", CHOSEN], rows)
     found = next_texts(pool, labelled, count=5, backbone=address)
     assert found.sample is not None
-    assert (found.sample.texts, found.sample.metric) == (20, "pearson")
+    assert (found.sample.texts, found.sample.metric) == (10, "pearson")
     assert found.counts == {RANDOM: 1, DIVERSE: 4}
     assert "have no probabilities" in found.notes[-1]
     with raises(InvalidData, code="argument.invalid", option="suggest"):
@@ -163,3 +154,23 @@ def test_a_file_of_lines_is_enough_to_begin(tmp_path: Path, address: str) -> Non
         12,
         "<NextTexts texts: 12, random: 2, diverse: 10>",
     )
+
+
+def test_each_kind_of_task_and_pairs_have_next_texts(tmp_path: Path, address: str) -> None:
+    tags = [[text, f"{label};long" if number % 3 else label] for number, (text, label) in enumerate(ROWS[:30])]
+    written = [[text, f"It is {label}."] for text, label in ROWS[:30]]
+    pool = write(tmp_path / "pool.csv", ["text"], [[text] for text, _ in ROWS[30:50]])
+    several = next_texts(pool, write(tmp_path / "tags.csv", ["text", "tags"], tags), count=5, backbone=address)
+    assert several.counts == {RANDOM: 1, UNCERTAIN: 4}
+    assert several.suggested is not None
+    assert {name for names in several.suggested for name in names} <= {*WORDS, "long"}
+    answers = write(tmp_path / "answers.csv", ["input", "output"], written)
+    to_write = next_texts(pool, answers, count=5, backbone=address)
+    assert to_write.counts == {RANDOM: 1, DIVERSE: 4}
+    assert (to_write.labels, to_write.suggested) == (("output",), None)
+    pairs = write(tmp_path / "pairs.csv", ["text", "text_pair", "label"], [[a, a[::-1], b] for a, b in ROWS[:30]])
+    more = write(tmp_path / "more.csv", ["text", "text_pair"], [[a, a[::-1]] for a, _ in ROWS[30:50]])
+    both = next_texts(more, pairs, count=5, backbone=address)
+    assert both.header == ("text", "text_pair", "label", CHOSEN)
+    with raises(InvalidData, code="data.pairs-mismatch"):
+        next_texts(pool, pairs, count=5, backbone=address)

@@ -282,6 +282,13 @@ class Objective(ABC):
         """
         return None
 
+    def margin(self, predictions: Predictions) -> np.ndarray | None:
+        """Return the probability of the most probable answer minus that of the second, [N], as active learning uses it.
+
+        None: the kind of task, or the predictions, have no probabilities.
+        """
+        return None
+
     def abstentions(self, predictions: Predictions) -> np.ndarray | None:
         """Return whether each text is left unanswered, bool [N]; None: the objective answers every text.
 

@@ -125,6 +125,15 @@ class Classes(Objective):
         chances = self.probabilities(predictions)
         return None if chances is None else chances.max(axis=1)
 
+    def margin(self, predictions: Predictions) -> np.ndarray | None:
+        """Return the difference of the two largest probabilities, [N]; None for labels without probabilities."""
+        chances = self.probabilities(predictions)
+        if chances is None:
+            return None
+        two = np.sort(chances, axis=1)[:, -2:]
+        made: np.ndarray = two[:, 1] - two[:, 0]
+        return made
+
     def _about(self, found: Answered, names: Sequence[str]) -> Answered:
         """Return the same answers as indices into `names`, which has all labels in another order."""
         order = [self.label_names.index(name) for name in names]
@@ -402,6 +411,19 @@ class Labels(Objective):
         if chances is None:
             return None
         made: np.ndarray = np.where(self.decode(predictions) == 1, chances, 1 - chances).prod(axis=1)
+        return made
+
+    def margin(self, predictions: Predictions) -> np.ndarray | None:
+        """Return the probability of the most probable set of labels minus that of the second, [N].
+
+        Labels are independent given the text, so the second set differs in the least certain label.
+        """
+        chances = self.probabilities(predictions)
+        if chances is None:
+            return None
+        likely = np.maximum(chances, 1 - chances)
+        least = likely.min(axis=1)
+        made: np.ndarray = likely.prod(axis=1) * (2 - 1 / least)
         return made
 
     def calibrated(self, predictions: Predictions) -> Self:

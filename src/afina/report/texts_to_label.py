@@ -54,8 +54,8 @@ def sample_sentence(sample: RandomSample) -> str:
     mean, ends = sample.estimate.mean, sample.estimate.interval
     shown = figure_with_interval(sample.metric, mean, None if isnan(ends.low) else (ends.low, ends.high))
     return (
-        f"{metric_name(sample.metric)} on all texts, estimated on {texts}: {shown}, by a linear probe fitted to about "
-        f"{sample.trained_on:,} labelled texts."
+        f"{metric_name(sample.metric)} on all texts, estimated on {texts}: {shown}, by a linear probe fitted to the "
+        f"{sample.trained_on:,} other labelled texts."
     )
 
 

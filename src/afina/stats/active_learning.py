@@ -52,21 +52,21 @@ def _completed(points: np.ndarray, chosen: np.ndarray, count: int) -> np.ndarray
     return np.array(made[:count], np.int64)
 
 
-def uncertain(features: np.ndarray, confidence: np.ndarray, count: int) -> np.ndarray:
+def uncertain(features: np.ndarray, margin: np.ndarray, count: int) -> np.ndarray:
     """Return the indices of `count` texts with uncertain predictions that differ from each other, int64 [count].
 
-    The choice is `diverse` among the SPAN * `count` texts with the lowest confidence, with a weight that rises from 0
-    at the highest to 1 at the lowest confidence (Zhdanov, Diverse mini-batch active learning, 2019).
+    The choice is `diverse` among the SPAN * `count` texts with the smallest margins, with a weight that rises from 0
+    at the largest to 1 at the smallest of these margins (Zhdanov, Diverse mini-batch active learning, 2019).
 
     Args:
         features: The features of the texts, float [N, width].
-        confidence: The probability that the prediction of each text is right, [N].
+        margin: The probability of the most probable answer minus that of the second, [N].
         count: The number of texts to choose, at most N.
     """
     if count <= 0:
         return np.zeros(0, np.int64)
-    among = np.sort(np.argsort(confidence, kind="stable")[: SPAN * count])
-    span = np.ptp(confidence[among]) or 1.0
-    weights = (confidence[among].max() - confidence[among]) / span
+    among = np.sort(np.argsort(margin, kind="stable")[: SPAN * count])
+    span = np.ptp(margin[among]) or 1.0
+    weights = (margin[among].max() - margin[among]) / span
     chosen: np.ndarray = among[diverse(features[among], count, weights + 1e-6)]
     return chosen

@@ -4,6 +4,10 @@ A linear probe, fitted to the labelled training texts, predicts the unlabelled t
 their predictions are uncertain and the texts differ from each other. A tenth is drawn at random, because a model's
 accuracy on texts that were chosen for being difficult would be too low. The random texts of all rounds, and only these,
 show the accuracy on all texts (`RandomSample`). Without labelled texts, the chosen texts only differ from each other.
+
+The choice never uses the labels of random texts: if it did, no texts near a random text would be chosen, and a model
+that was fitted without the random text would be worse on it than on other texts. A share of all texts, those with the
+lowest hashes, is reserved for the draw, so that no text is chosen for another reason before the draw comes to it.
 """
 
 from __future__ import annotations
@@ -48,14 +52,14 @@ CHOSEN = "chosen"
 RANDOM_SHARE = 0.1
 """The share of each round that is drawn at random, rounded up to whole texts."""
 
+RESERVED = 0.2
+"""The share of all texts that are only drawn at random, and are not chosen for another reason."""
+
 PURPOSE = "next"
 """The purpose of the hash (`splitting.rank`) by which texts are drawn at random."""
 
 MOST_TEXTS, MOST_LABELLED = 20_000, 5_000
 """The largest numbers of unlabelled and of labelled texts whose features are computed; a hash decides which."""
-
-FOLDS = 5
-"""The random texts are predicted by models that were fitted to the labelled texts of the other folds."""
 
 FEWEST = 10
 """The smallest number of labelled random texts from which a metric is estimated."""
@@ -65,13 +69,13 @@ FEWEST = 10
 class RandomSample:
     """The main metric of the linear probe on the labelled texts that earlier rounds drew at random.
 
-    The texts are the first of the unlabelled texts in the order of a hash, so they are a random sample of these texts.
+    The probe is fitted to all other labelled texts.
 
     Attributes:
         texts: The number of random texts.
         metric: The name of the metric.
         estimate: The metric with its interval. None: there are fewer than FEWEST random texts, or too few labels.
-        trained_on: About how many labelled texts a model of the cross-validation is fitted to.
+        trained_on: The number of labelled texts to which the probe is fitted.
     """
 
     texts: int
@@ -268,18 +272,19 @@ def _chosen(
     notes = _notes(pool, task, len(among))
     probe, sample = (None, None) if task is None else _probe(task, features, of_file.reasons)
     points = features(pool.split.take(among))
-    left = np.arange(drawn, len(among))
+    left = _not_reserved(pool.split.take(among), drawn, count)
     predictions = None if probe is None else probe.predictions(points)
-    confidence = None if probe is None or predictions is None else probe.objective.confidence(predictions)
-    if confidence is None:
+    margin = None if probe is None or predictions is None else probe.objective.margin(predictions)
+    if margin is None:
         reason, own = DIVERSE, active_learning.diverse(points[left], count - drawn)
     else:
-        reason, own = UNCERTAIN, active_learning.uncertain(points[left], confidence[left], count - drawn)
+        reason, own = UNCERTAIN, active_learning.uncertain(points[left], margin[left], count - drawn)
     places = np.concatenate([np.arange(drawn), left[own]])
     places = places[np.argsort(among[places])]
-    answered = {}
-    if probe is not None and predictions is not None and confidence is not None:
-        answered = {"suggested": probe.labels(predictions.take(places)), "probability": confidence[places]}
+    answered: dict[str, Any] = {}
+    if probe is not None and predictions is not None and margin is not None:
+        some = predictions.take(places)
+        answered = {"suggested": probe.labels(some), "probability": probe.objective.confidence(some)}
     return NextTexts(
         pool.split.take(among[places]),
         [RANDOM if place < drawn else reason for place in places],
@@ -288,6 +293,15 @@ def _chosen(
         sample=sample,
         notes=notes,
     )
+
+
+def _not_reserved(texts: Split, drawn: int, count: int) -> np.ndarray:
+    """Return the places of the texts that are not reserved for the draw, among texts in the order of their ranks.
+
+    If these are fewer than `count` - `drawn`, the texts of the highest ranks that are reserved complete the number.
+    """
+    free = int(np.searchsorted(_ranks(texts), np.uint64(RESERVED * 2**64)))
+    return np.arange(max(drawn, min(free, len(texts) - (count - drawn))), len(texts))
 
 
 def _notes(pool: UnlabelledTexts, task: Task | None, computed: int) -> tuple[str, ...]:
@@ -365,8 +379,13 @@ def _probe(
     train = _first(task.train)
     known = _joined(train, _first(task.evaluation)) if reasons else train
     points = features(known)
-    probe = _Probe.of(task, points[: len(train)], train.labels)
-    return probe, _random_sample(task, known, points, reasons) if reasons else None
+    drawn = np.array([reasons.get(identity(example)) == RANDOM for example in known], dtype=bool)
+    teaches = ~drawn[: len(train)]
+    if 2 * teaches.sum() < len(train):  # such as a first file of random texts
+        teaches[:] = True
+    places = np.flatnonzero(teaches)
+    probe = _Probe.of(task, points[places], train.labels[places])
+    return probe, _random_sample(task, known, points, drawn) if drawn.any() else None
 
 
 def _first(split: Split) -> Split:
@@ -384,30 +403,18 @@ def _joined(first: Split, second: Split) -> Split:
     return Split([*first.texts, *second.texts], np.concatenate([first.labels, second.labels]), pairs)
 
 
-def _random_sample(task: Task, known: Split, features: np.ndarray, reasons: Mapping[str, str]) -> RandomSample | None:
-    """Return the main metric on the random texts, each predicted by a probe that was fitted to texts of other folds.
+def _random_sample(task: Task, known: Split, features: np.ndarray, drawn: np.ndarray) -> RandomSample:
+    """Return the main metric on the random texts, predicted by a probe that is fitted to all other labelled texts.
 
-    Each round draws the texts with the lowest ranks that are not labelled yet. All chosen texts up to the highest rank
-    that was drawn are thus the first texts of the file in a random order, also those that were chosen for another
-    reason before the draw would have come to them. Leaving these texts out would leave out difficult texts.
+    Args:
+        known: The labelled texts.
+        features: Their features, [N, width].
+        drawn: Whether each text was drawn at random, bool [N].
     """
-    same = [identity(example) for example in known]
-    ranks = _ranks(known)
-    drawn = [place for place, one in enumerate(same) if reasons.get(one) == RANDOM]
-    if not drawn:
-        return None
-    last = ranks[drawn].max()
-    sample = np.array([place for place, one in enumerate(same) if one in reasons and ranks[place] <= last])
-    folds = np.array([rank(example, "fold") % FOLDS for example in known])
-    objective = objectives.make(task.label_names, {"kind": task.kind}).of(known.labels)
-    outputs = np.zeros((len(known), objective.width))
-    metric, trained_on = METRICS[objective.metric], round(len(known) * (FOLDS - 1) / FOLDS)
-    if len(sample) < FEWEST:
-        return RandomSample(len(sample), metric.name, None, trained_on)
-    for fold in np.unique(folds[sample]):
-        probe = _Probe.of(task, features[folds != fold], known.labels[folds != fold])
-        if probe is None:
-            return RandomSample(len(sample), metric.name, None, trained_on)
-        outputs[folds == fold] = probe.predictions(features[folds == fold]).outputs
-    answered = objective.answered(Predictions(outputs[sample], known.labels[sample]))
-    return RandomSample(len(sample), metric.name, estimate_of_answers([answered], metric), trained_on)
+    objective = objectives.make(task.label_names, {"kind": task.kind})
+    metric, texts, others = METRICS[objective.metric], int(drawn.sum()), int((~drawn).sum())
+    probe = _Probe.of(task, features[~drawn], known.labels[~drawn]) if texts >= FEWEST and others else None
+    if probe is None:
+        return RandomSample(texts, metric.name, None, others)
+    answered = probe.objective.answered(probe.predictions(features[drawn], known.labels[drawn]))
+    return RandomSample(texts, metric.name, estimate_of_answers([answered], metric), others)
