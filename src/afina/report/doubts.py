@@ -79,10 +79,12 @@ def _wrong(found: Doubts) -> list[str]:
     if flips.wrong <= LITTLE * len(found):
         right = 1 - flips.wrong / max(len(found), 1)
         share = "nearly all" if right > 0.99 else f"about {right:.0%} or more"
-        return [
-            said,
-            f"So little was found: {share} of the doubtful labels are right, and their texts are hard for the model.",
-        ]
+        little = (
+            f"So little was found: by this estimate, {share} of the doubtful labels are right, and their texts are "
+            "hard for the model."
+        )
+        wide = " The interval is wide: look at the first doubtful labels all the same."
+        return [said, little + wide * (2 * flips.at_most > len(found))]
     return [said, "Labels that are wrong because their texts are hard cannot be counted in this way."]
 
 
@@ -95,7 +97,7 @@ def _other(found: Doubts) -> list[str]:
         said.append(
             f"The model confuses {one.first} with {one.second}: {count(one.first_as_second)} texts of {one.first} as "
             f"{one.second}, {count(one.second_as_first)} the other way round, of {count(one.texts)}. Merge the two "
-            "labels, or describe their difference better to those who label."
+            "labels, or tell those who label more clearly how they differ."
         )
     return said
 
@@ -104,11 +106,16 @@ def next_steps(found: Doubts, csv: str) -> str:
     """Return sentences about what to do with the doubtful labels, which stand in the file `csv`; empty without any."""
     if not found.labels:
         return ""
-    return (
+    said = (
         "No file of yours was changed. Look at the doubtful labels, the most doubtful first, and correct the wrong "
         f"ones in the file of the texts. Or delete from {csv} the rows whose labels are right, and train without the "
         "rows that are left."
     )
+    if found.flips is not None and round(found.flips.wrong) < len(found):
+        said += (
+            f" Read at least the first {count(max(20, found.flips.wrong))}: the others are more often right than wrong."
+        )
+    return said
 
 
 def table(found: Doubts, most: int = SHOWN, longest: int = LONGEST, *, reasons: bool = True) -> Table:
@@ -166,7 +173,7 @@ def page(found: Doubts, csv: str, command: str) -> str:
         made.append(Section("What to do next", (Prose(steps), Code(command))))
     figures = [Figure("Doubtful", count(len(found)), f"{len(found) / found.texts:.1%} of the labels")]
     if flips is not None:
-        figures.append(Figure("Probably wrong", count(flips.wrong), f"at most {count(flips.at_most)}"))
+        figures.append(Figure("Estimated wrong", count(flips.wrong), f"at most {count(flips.at_most)}"))
     figures.append(Figure("Labels", count(found.texts), f"{count(found.train)} of training texts"))
     title = f"{count(len(found))} of {count(found.texts)} labels are doubtful"
     return html.page(f"Labels of {found.task}", (), made, Headline(title, tuple(figures)))
