@@ -89,11 +89,11 @@ def similar(texts: Sequence[str], targets: Sequence[int], suspicions: Sequence[f
 
 def test_a_model_that_knows_nothing_doubts_nothing() -> None:
     task, features = numbers()
-    assert found_in(task, features).gain > 0.5
+    assert (found_in(task, features).gain or 0) > 0.5
     texts = [*task.train.texts[:49], task.train.texts[4].upper()]
     made = found_in(replace(task, train=replace(task.train, texts=texts)), features[::-1] * 0)
     assert not made.knows
-    assert abs(made.gain) < 0.02
+    assert abs(made.gain or 0) < 0.02
     assert {one.similar for one in made.labels} == {"equal"}, "equal texts need no model"
     assert any("hardly better" in one for one in sentences_of(made))
 

@@ -99,7 +99,7 @@ class Doubts(ReprCard, Sealed):
         labels: The doubtful labels.
         metric: The name of the main metric of the predictions of all texts, each by a model that did not learn it.
         value: The value of this metric.
-        gain: The share of the loss of a model without features that the models avoid.
+        gain: The share of the loss of a model without features that the models avoid. None: unknown.
         knows: Whether `gain` is large enough; otherwise no label is listed because a model contradicts it.
         flips: The comparison with flipped labels. None: the targets are numbers, the models know too little, or the
             comparison would have taken as long as the cross-fitting.
@@ -123,7 +123,7 @@ class Doubts(ReprCard, Sealed):
     labels: tuple[DoubtfulLabel, ...]
     metric: str
     value: float | None
-    gain: float
+    gain: float | None = None
     knows: bool = True
     flips: FlippedLabels | None = None
     expected: float | None = None
