@@ -89,7 +89,7 @@ def test_every_kind_of_missing_answer_is_listed_by_its_reason_and_counts_as_wron
         "no label": (3,),
         "refusal": (2,),
     }
-    assert (facts.missing_texts, facts.examples, facts.requests, facts.kept) == (6, 8, 8, 0)
+    assert (facts.missing_texts, facts.examples, facts.requests, facts.retries, facts.kept) == (6, 8, 8, 0, 0)
     assert facts.unread == ("It is positive",)
     assert (facts.tokens_in, facts.tokens_out, facts.models) == (160, 24, ("tiny-2026",))
     assert (facts.cost, facts.cost_per_1000) == (pytest.approx(400e-6), pytest.approx(50e-3))
@@ -209,7 +209,7 @@ def test_busy_servers_are_asked_again_and_every_request_counts(kept: Path) -> No
     with chat_server(busy) as server:
         found = asked(server, kept, 2, price_in=1.0, price_out=1.0)
         spent = KeptAnswers(kept).spent(f"{server.url} tiny")
-    assert (found.facts.missing, found.facts.requests) == ({}, 8)
+    assert (found.facts.missing, found.facts.requests, found.facts.retries) == ({}, 8, 6)
     assert (spent.requests, spent.cost) == (8, pytest.approx(2 * 23e-6))  # a refused request costs nothing
 
 

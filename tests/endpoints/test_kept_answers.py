@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,16 @@ def test_a_request_counts_with_the_most_that_it_may_cost_until_its_cost_is_known
                 file.reserve("s", "d", 0.1, budget)
             assert ended.value.option == option
         assert file.spent("s") == Spending(3, 20.0)
+
+
+def test_an_answer_that_an_earlier_version_kept_has_no_moment(kept: Path) -> None:
+    earlier = {name: value for name, value in asdict(REPLY).items() if name != "at"}
+    with KeptAnswers(kept) as file:
+        row = ("s", "a", 1.0, json.dumps(earlier))
+        file._file.execute("insert into requests (server, question, most, answer) values (?, ?, ?, ?)", row)
+        assert file.reply("a") == REPLY
+        file.settle(file.reserve("s", "b", 1.0, Budget()), 1.0, dated := replace(REPLY, at="2026-11-30T09:00:00+00:00"))
+        assert file.reply("b") == dated
 
 
 def test_a_full_disk_is_reported_and_earlier_answers_stay(kept: Path) -> None:

@@ -99,7 +99,12 @@ def test_a_model_behind_an_api_is_compared_and_what_it_wrote_is_shown_unless_tex
     assert "Local (s per 1,000 texts)" in [one.heading for one in shown.columns]
     told = " ".join(shown.notes)
     assert "400 requests, with repetitions; all answers cost 0.0416" in told
+    assert "answers are of" not in told
     assert '"I think so"' in told
+    dated = {"first_answer": "2026-11-29T23:30:00-01:00", "last_answer": "2026-12-01T08:00:00+00:00", "retries": 3}
+    notes = table(Report.of(results([*arms[:2], asked(range(20), endpoint=endpoint_use(**dated))])), ENDPOINTS).notes
+    assert any("400 requests, 3 of them retries of failed requests" in note for note in notes)
+    assert any("The answers are of 2026-11-30 to 2026-12-01 (UTC)." in note for note in notes)
     held = Report.of(made, WITHHELD)
     assert "I think so" not in held.markdown()
     assert "I think so" not in held.files([JSON])[JSON]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,8 @@ def test_what_no_endpoint_has_is_refused(tmp_path: Path) -> None:
         make("lora+endpoint", {"endpoint": {"url": OPENAI["url"], "model": "m"}})
     with raises(InvalidStudy, code="study.key-of-endpoint", found="gpt2"):
         Run(backbone="gpt2", task="t", method="endpoint", hyperparameters={"url": OPENAI["url"], "model": "m"})
+    with raises(InvalidStudy, code="study.contradiction", method="one", other="two"):
+        described(one={"price_in": 1, "price_out": 2}, two={"price_in": 1, "price_out": 3})
     with raises(InvalidStudy, code="study.contradiction", backbone="b"):
         Study(name="s", backbone="b", task="t", methods={"gpt": OPENAI})
     with raises(InvalidStudy, code="method.setting-invalid", setting="url"):
@@ -147,7 +150,7 @@ def test_a_missing_key_ends_a_study_before_its_first_run(
 # A finished run
 
 
-def test_the_record_says_what_the_answers_took_and_which_are_missing(
+def test_the_record_says_what_the_answers_took_and_which_are_missing_and_follows_the_prices(
     server: ChatServer, toy: str, tmp_path: Path
 ) -> None:
     made = study(server, toy, price_in=1.0, price_out=2.0, ask_again=0.2).run(
@@ -162,12 +165,28 @@ def test_the_record_says_what_the_answers_took_and_which_are_missing(
     assert sorted(row for rows in use.missing.values() for row in rows) == [*(answered == -1).nonzero()[0]]
     assert 0 < use.asked_again <= 5
     assert (use.differed, use.structure, use.temperature) == (0, "used", True)
+    assert use.first_answer is not None
+    assert use.last_answer is not None
+    now = datetime.now(UTC)
+    first, last = map(datetime.fromisoformat, (use.first_answer, use.last_answer))
+    assert now - timedelta(minutes=10) < first <= last <= now
     assert use.cost == pytest.approx(((use.tokens_in or 0) + 2 * (use.tokens_out or 0)) / 1e6)
     assert record.hyperparameters == {"url": server.url, "model": "tiny", "ask_again": 0.2}
     assert record.ask.words == {"bad": ("bad",), "good": ("good",)}
     assert [one.content_digest for one in Results.read(tmp_path).records] == [record.content_digest]
     with raises(NotFound, code="adapter.missing", method="gpt"):
         made.adapter()
+    sent, said = len(server.seen), []
+    for prices in ({"price_in": 10.0, "price_out": 20.0}, {}, {"price_in": 1, "price_out": 2}):
+        again = study(server, toy, ask_again=0.2, **prices)
+        (other,) = again.run(tmp_path, Lines(said.append), executor=HereExecutor()).records
+        times = prices.get("price_in")
+        assert other.endpoint is not None
+        costs = (other.endpoint.cost, other.endpoint.cost_per_1000)
+        assert costs == (times and pytest.approx(times * use.cost), times and pytest.approx(times * use.cost_per_1000))
+        assert [one.content_digest for one in Results.read(tmp_path).records] == [other.content_digest]
+    assert (other.content_digest, len(server.seen)) == (record.content_digest, sent)
+    assert sum("the costs of kept answers are computed again" in line for line in said) == 3
 
 
 def test_examples_in_the_prompt_are_training_texts_that_depend_on_the_seed(

@@ -20,6 +20,9 @@ REFUSAL, FILTERED, CUT, NO_LABEL, EMPTY = "refusal", "content filter", "cut at m
 UNREAD, UNREAD_LENGTH = 3, 60
 """The facts about answers show this number of different answers that are no label, with this number of characters."""
 
+REPLIED = frozenset((REFUSAL, FILTERED, CUT, NO_LABEL, EMPTY))
+"""The reasons of missing answers where the server replied, so that the text has tokens and a cost."""
+
 Structure = Literal["used", "refused", "none"]
 """Whether answers follow a JSON schema: "used", "refused" by the server, or "none" because plain text is asked for."""
 
@@ -50,6 +53,7 @@ class EndpointFacts:
         examples: The number of texts.
         kept: The number of texts whose answer was kept from an earlier run, or from an equal prompt.
         requests: The number of requests in this run, with repetitions.
+        retries: The number of these requests that repeated a failed request.
         missing: The rows of texts without an answer, by reason; the first row is 0.
         seconds_p50, seconds_p95: Percentiles of the seconds of an answer, with up to `at_once` requests at a time.
             None: there is no answer.
@@ -62,6 +66,8 @@ class EndpointFacts:
         asked_again: The number of texts that were asked a second time.
         differed: The number of these texts whose two answers differ.
         unread: The most frequent answers that are no label or number, shortened, at most UNREAD.
+        first_answer, last_answer: The moments of the earliest and the latest answer, in ISO 8601 and UTC, also of kept
+            answers. None: there is no answer, or an answer was kept without its moment.
     """
 
     host: str
@@ -82,6 +88,9 @@ class EndpointFacts:
     asked_again: int = 0
     differed: int = 0
     unread: tuple[str, ...] = ()
+    retries: int = 0
+    first_answer: str | None = None
+    last_answer: str | None = None
 
     @property
     def missing_texts(self) -> int:
@@ -134,6 +143,7 @@ class Asked:
         failures: The reasons of failed requests by question.
         again: Both replies to each question that was asked again.
         requests: The number of requests in this run.
+        retries: The number of these requests that repeated a failed request.
     """
 
     questions: Sequence[str]
@@ -142,6 +152,7 @@ class Asked:
     failures: Mapping[str, str]
     again: Sequence[tuple[Reply, Reply]]
     requests: int
+    retries: int = 0
 
     @property
     def ended(self) -> np.ndarray:
@@ -170,7 +181,9 @@ def facts(
     replies = [asked.replies[one] for one in asked.questions if one in asked.replies]
     seconds = [reply.seconds for reply in replies]
     tokens_in, tokens_out = _total([each.tokens_in for each in replies]), _total([each.tokens_out for each in replies])
-    cost = None if tokens_in is None or tokens_out is None else endpoint.cost(tokens_in, tokens_out)
+    cost, cost_per_1000 = costs(endpoint, tokens_in, tokens_out, len(replies))
+    moments = sorted(reply.at for reply in replies if reply.at is not None)
+    dated = bool(replies) and len(moments) == len(replies)
     structure: Structure = "none"
     if question.response_format is not None and endpoint.protocol == "chat":
         structure = "used" if all(reply.structured for reply in replies) else "refused"
@@ -188,13 +201,30 @@ def facts(
         tokens_in=tokens_in,
         tokens_out=tokens_out,
         cost=cost,
-        cost_per_1000=None if cost is None or not replies else 1000 * cost / len(replies),
+        cost_per_1000=cost_per_1000,
         temperature=all(reply.temperature for reply in replies),
         structure=structure,
         asked_again=len(asked.again),
         differed=sum(decoded(question, first) != decoded(question, second) for first, second in asked.again),
         unread=_unread(question, asked),
+        retries=asked.retries,
+        first_answer=moments[0] if dated else None,
+        last_answer=moments[-1] if dated else None,
     )
+
+
+def costs(
+    endpoint: Endpoint, tokens_in: int | None, tokens_out: int | None, replied: int
+) -> tuple[float | None, float | None]:
+    """Return the cost of tokens at the prices of an endpoint, and the mean cost of a reply times 1,000.
+
+    Both are None if prices or tokens are unknown.
+
+    Args:
+        replied: The number of texts to which the server replied, and which have these tokens.
+    """
+    cost = None if tokens_in is None or tokens_out is None else endpoint.cost(tokens_in, tokens_out)
+    return cost, None if cost is None or not replied else 1000 * cost / replied
 
 
 def _unread(question: EndpointQuestion, asked: Asked) -> tuple[str, ...]:

@@ -210,7 +210,7 @@ class _Asking:
         self._failures: dict[str, str] = {}
         self._server = _server(endpoint)
         self._budget = Budget(endpoint.max_requests, endpoint.max_cost)
-        self._requests, self._in_a_row, self._told = 0, 0, ""
+        self._requests, self._retries, self._in_a_row, self._told = 0, 0, 0, ""
         self._disk = ThreadPoolExecutor(1)
         self._dialect, self._known = self._first_dialect(), bool(self._replies)
         self._sent: set[str] = set()
@@ -275,12 +275,13 @@ class _Asking:
         most = self._most_cost(prompt)
 
         async def sending() -> int:
-            if attempts.current != -1:
+            if again := attempts.current != -1:
                 self._listen(Progress("wait", note=f"{self._endpoint.host}, which gave no answer"))
             self._end(name)  # an earlier attempt
             number = await self._reserve(name, most or 0.0)
             self._sent.add(name)
             self._requests += 1
+            self._retries += again
             return number
 
         async def refused(number: int) -> None:
@@ -371,6 +372,7 @@ class _Asking:
             failures=self._failures,
             again=both,
             requests=self._requests,
+            retries=self._retries,
         )
 
 

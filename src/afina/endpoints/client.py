@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from afina import meter
@@ -279,6 +280,7 @@ class Client:
             temperature=dialect.temperature,
             structured=self._endpoint.protocol == "chat" and dialect.structured and bool(question.response_format),
             limit=dialect.limit,
+            at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
     def _encodable(self, text: str) -> str:

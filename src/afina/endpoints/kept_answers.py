@@ -62,6 +62,7 @@ class Reply:
         temperature: Whether temperature 0 was asked for.
         limit: The name of the setting that limited the answer.
         structured: Whether a JSON schema was asked for.
+        at: The moment at which the answer was complete, in ISO 8601 and UTC. None: an earlier version kept the answer.
     """
 
     text: str | None
@@ -74,6 +75,7 @@ class Reply:
     temperature: bool
     structured: bool
     limit: Limit
+    at: str | None = None
 
 
 @dataclass(frozen=True)

@@ -278,6 +278,10 @@ RANDOM_HEAD_ASKED = _study_contradiction(
     "{where}: {method} has a random head and no template by definition. Remove {key}."
 )
 HEAD_IN_WORDS = _study_contradiction("{where}: {method} answers in words by definition. Remove head.")
+PRICES_DIFFER = _study_contradiction(
+    "{where}: {method} and {other} ask the same model in the same way, and have different prices. Set the same "
+    "`price_in` and `price_out` for both, or remove one of them."
+)
 _study_of_endpoint = partial(Problem, InvalidStudy, "study.key-of-endpoint")
 KEY_OF_ENDPOINT = _study_of_endpoint(
     "{where}: {key} has no effect on method {method}, which asks a model behind an API. Remove {key}."

@@ -43,7 +43,7 @@ from afina.studies.event_file import EventFile
 from afina.studies.executors import by_name
 from afina.studies.executors.executor import Executor
 from afina.studies.results import RecordedRuns, Results
-from afina.studies.runs.endpoint_run import Inquiry
+from afina.studies.runs.endpoint_run import Inquiry, endpoint_of, repriced
 from afina.studies.runs.inputs import may_start_from_words
 from afina.studies.runs.output_directory import OutputLock, check_name
 from afina.studies.runs.run import MOST_SEED, Run
@@ -176,6 +176,7 @@ class Study(ReprCard, Frozen):
         _check_seeds(self.seeds, where)
         _check_sizes(self.sizes, self.data.train_examples, where)
         runs = self.runs(where)
+        _check_prices([run for run in runs if run.asks_endpoint], where)
         if self.data.unlabelled is not None and all(run.teacher is None for run in runs):
             other = " or another method of the study" if len(self.methods) > 1 else ""
             raise problems.UNLABELLED_WITHOUT_TEACHER(where=where, _or_method=other)
@@ -372,6 +373,7 @@ class Study(ReprCard, Frozen):
             settled = study.settle(tuned) if study.tune else study
             runs = found_runs(settled.runs(), recorded.find)
             runs = [run.model_copy(update={"send_texts": send_texts and run.asks_endpoint}) for run in runs]
+            _reprice([run for run in runs if run.asks_endpoint], held, watcher)
             notes = (*_sizes_notes(self.sizes, study.sizes), *_notes(runs, self.seeds))
             for note in notes:
                 watcher.says(note)
@@ -542,6 +544,26 @@ def _changed(part: Part, entry: Mapping[str, Any], where: str) -> Part:
     """Return a section of the study, such as [train], with the fields that a method's table `entry` overrides."""
     own = {key: value for key, value in entry.items() if key in type(part).model_fields}
     return checked(type(part), part.model_dump() | own, where)
+
+
+def _check_prices(asking: Iterable[Run], where: str) -> None:
+    """Raise InvalidStudy if two names of the same run have different prices, because the run has one record."""
+    first: dict[str, Run] = {}
+    for run in asking:
+        other = first.setdefault(run.key, run)
+        one, two = endpoint_of(other), endpoint_of(run)
+        if (one.price_in, one.price_out) != (two.price_in, two.price_out):
+            keys = [f"methods.{run.title}"]
+            raise problems.PRICES_DIFFER(where=where, method=other.title, other=run.title, keys=keys)
+
+
+def _reprice(asking: Iterable[Run], held: OutputLock, watcher: Watcher) -> None:
+    """Compute the costs of recorded runs again whose endpoint has other prices now; nothing is asked."""
+    for run in asking:
+        for one in held.records:
+            if one.key == run.key and (now := repriced(one, run)) is not one:
+                held.rewrite(now)
+                watcher.says(f"{run.title}: the costs of kept answers are computed again with the changed prices.")
 
 
 def _check_metric(runs: Iterable[Run], held: OutputLock) -> None:

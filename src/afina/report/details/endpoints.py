@@ -7,6 +7,7 @@ by side.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 
 from afina.endpoints.answers import EndpointForecast
 from afina.report.answer_costs import seconds_a_text
@@ -85,11 +86,9 @@ def _of_use(heading: str, value: Callable[[EndpointUse], float | None], form: Ca
 
 def _per_1000(use: EndpointUse, tokens: int | None) -> float | None:
     """Return the tokens of 1,000 texts, as `cost_per_1000` counts texts: only those that the server answered."""
-    if tokens is None or not use.examples:
+    if tokens is None or not use.replied:
         return None
-    if use.cost and use.cost_per_1000:
-        return round(tokens * use.cost_per_1000 / use.cost)
-    return round(1000 * tokens / use.examples)
+    return round(1000 * tokens / use.replied)
 
 
 def _here(record: Record) -> float | None:
@@ -140,16 +139,33 @@ def _notes(arm: Arm, texts: bool) -> Iterator[str]:
 def requests_sentences(arms: Sequence[Arm]) -> list[str]:
     """Return a sentence on the requests to each model behind an API, and on the cost of all its answers."""
     found = ((arm, [one.endpoint for one in arm.records if one.endpoint is not None]) for arm in arms)
-    return [f"{arm.label}: {_sent(uses)}." for arm, uses in found if uses]
+    return [f"{arm.label}: {_sent(uses)}.{_dates(uses)}" for arm, uses in found if uses]
 
 
 def _sent(uses: Sequence[EndpointUse]) -> str:
-    """Return the number of requests, of answers from earlier runs, and the cost of all answers."""
+    """Return the number of requests, of retries, of answers from earlier runs, and the cost of all answers."""
     requests, kept = sum(each.requests for each in uses), sum(each.kept for each in uses)
     costs = [each.cost for each in uses if each.cost is not None]
     total = f"; all answers cost {money(sum(costs))}" if len(costs) == len(uses) else ""
     earlier = f"; {number_of_texts(kept)} had a kept answer or an equal prompt" if kept else ""
-    return f"{count(requests)} request{'s' * (requests != 1)}, with repetitions{earlier}{total}"
+    retries = sum(each.retries or 0 for each in uses)
+    known = all(each.retries is not None for each in uses)
+    again = f"{count(retries)} of them retries of failed requests" if retries else "without retries"
+    told = again if known else "with repetitions"
+    return f"{count(requests)} request{'s' * (requests != 1)}, {told}{earlier}{total}"
+
+
+def _dates(uses: Sequence[EndpointUse]) -> str:
+    """Return a sentence on the first and the last date of all answers, with a space before it; empty if unknown."""
+    firsts = [each.first_answer for each in uses if each.first_answer is not None]
+    lasts = [each.last_answer for each in uses if each.last_answer is not None]
+    if min(len(firsts), len(lasts)) < len(uses):
+        return ""
+    first, last = (
+        datetime.fromisoformat(choose(each, key=datetime.fromisoformat)).astimezone(UTC).date()
+        for choose, each in ((min, firsts), (max, lasts))
+    )
+    return f" All answers are of {first} (UTC)." if first == last else f" The answers are of {first} to {last} (UTC)."
 
 
 def _rows(rows: Sequence[int]) -> str:

@@ -16,7 +16,7 @@ from afina import meter
 from afina.data.task import Task
 from afina.data.template import Template
 from afina.endpoints import asking
-from afina.endpoints.answers import EndpointFacts, EndpointForecast
+from afina.endpoints.answers import EndpointFacts, EndpointForecast, costs
 from afina.endpoints.endpoint import Endpoint
 from afina.endpoints.questions import EndpointQuestion
 from afina.events import Listener, Progress, ignore
@@ -141,6 +141,19 @@ def execute(run: RunSpec, out: Path, *, study: str = "", listen: Listener = igno
     seconds = Seconds(load=asked - began, encode=0.0, train=0.0, evaluate=answered - asked, save=meter.now() - answered)
     files = {"predictions": directory.relative(path), "predictions_digest": written, "seconds": seconds}
     return _record(inquiry, study, run, objective, predictions, facts, files).sealed()
+
+
+def repriced(record: Record, run: RunSpec) -> Record:
+    """Return the record of a run with its costs at the prices that `run` has now; the record itself if none changed.
+
+    Prices change no answer, so the costs follow from the recorded tokens, and nothing is asked.
+    """
+    use, endpoint = record.endpoint, endpoint_of(run)
+    if use is None or (use.price_in, use.price_out) == (endpoint.price_in, endpoint.price_out):
+        return record
+    cost, cost_per_1000 = costs(endpoint, use.tokens_in, use.tokens_out, use.replied)
+    now = {"price_in": endpoint.price_in, "price_out": endpoint.price_out, "cost": cost, "cost_per_1000": cost_per_1000}
+    return record.model_copy(update={"endpoint": EndpointUse(**{**use.model_dump(), **now})}).sealed()
 
 
 _NOTHING_HERE: Mapping[str, Any] = {

@@ -277,6 +277,12 @@ class OutputLock:
         self.directory.take_back(label)
         return message.replace(str(self.directory.scratch(label).out), str(self.out))
 
+    def rewrite(self, made: Record) -> None:
+        """Replace the record with the key of `made`; the files of the run stay. Raises CannotWrite."""
+        records = [made if one.key == made.key else one for one in self.records]
+        self.directory.write(records)
+        self.records = records
+
     def forget(self, made: Record, label: str) -> None:
         """Remove a record, its adapter and its predictions, because a later run replaces them."""
         self.records = [one for one in self.records if one.key != made.key]

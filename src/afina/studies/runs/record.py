@@ -1,7 +1,8 @@
 """`Record`: the description, measurements and environment of a finished run. `Result`: a record and its predictions.
 
-A record is a line of JSON that is never changed; the predictions are in another file. docs/reference/figures.md defines
-each field of a record. The module can be imported without torch.
+A record is a line of JSON; the predictions are in another file. A record is never changed, except for the costs of a
+model behind an API whose prices the study has changed. docs/reference/figures.md defines each field of a record. The
+module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
@@ -22,6 +24,7 @@ from pydantic import (
 )
 
 from afina import file_io
+from afina.endpoints.answers import REPLIED
 from afina.models import objectives
 from afina.models.objective import Objective
 from afina.models.predictions import Predictions
@@ -56,6 +59,17 @@ def _printable(text: str) -> str:
 
 
 Printable = Annotated[str, AfterValidator(_printable)]
+
+
+def _moment(text: str) -> str:
+    """Return the text unchanged if it is a moment in ISO 8601 with its time zone; else raise ValueError."""
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError(f"expected a moment with its time zone, found {text[:80]!r}")
+    return text
+
+
+Moment = Annotated[str, AfterValidator(_moment)]
+"""A moment in ISO 8601 with its time zone, such as 2026-11-30T09:00:00+00:00."""
 
 
 Duration = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -96,6 +110,7 @@ class EndpointUse(Frozen):
         examples: The number of texts.
         kept: The number of texts whose answer was kept from an earlier run, or from an equal prompt.
         requests: The number of requests in the run, with repetitions.
+        retries: The number of these requests that repeated a failed request. None: the record has no such number.
         missing: The indices of the evaluation texts without an answer, by the reason, such as "refusal".
         seconds_p50: The median of the seconds of an answer. None: there is no answer.
         seconds_p95: The 95th percentile of the seconds of an answer.
@@ -111,6 +126,9 @@ class EndpointUse(Frozen):
         price_in: The price of a million tokens of prompts. None: unknown.
         price_out: The price of a million tokens of answers.
         unread: The most frequent answers that are no label or number, shortened. An answer may repeat words of a text.
+        first_answer: The moment of the earliest answer, in ISO 8601 and UTC, also of kept answers. None: there is no
+            answer, or an answer was kept without its moment.
+        last_answer: The moment of the latest answer.
     """
 
     host: Printable
@@ -133,11 +151,19 @@ class EndpointUse(Frozen):
     price_in: float | None = None
     price_out: float | None = None
     unread: tuple[Printable, ...] = ()
+    retries: Count | None = None
+    first_answer: Moment | None = None
+    last_answer: Moment | None = None
 
     @property
     def missing_texts(self) -> int:
         """The number of texts without an answer."""
         return sum(map(len, self.missing.values()))
+
+    @property
+    def replied(self) -> int:
+        """The number of texts to which the server replied, maybe with a refusal or with an answer that is no label."""
+        return self.examples - sum(len(rows) for reason, rows in self.missing.items() if reason not in REPLIED)
 
 
 class Retention(Frozen):
