@@ -130,18 +130,19 @@ def test_examples_that_do_not_fit_are_refused_with_the_number_that_fits(draw: st
 
 def test_a_plan_encodes_the_examples_in_the_prompts(runs: Runs) -> None:
     run, task, cache = shots_run(runs, FEW, seed=3), Task.load(runs.task), Encodings()
-    templates = Shots(2, seed=3).of(task, Template(GENERAL)).templates(task.evaluation.texts)
-    assert cache.of(run).evaluation.encoded.lengths.tolist() == prompt_lengths(run, task, templates)
-    plain = cache.of(shots_run(runs, {}, seed=3)).evaluation.encoded.lengths
-    assert plain.tolist() == prompt_lengths(run, task, [Template(GENERAL)] * len(task.evaluation))
+    texts = [*task.evaluation.texts[:4]]
+    examples = Shots(2, seed=3).of(task, Template(GENERAL)).templates(texts)
+    lengths = prompt_lengths(run, texts * 2, [*examples, *[Template(GENERAL)] * 4])
+    assert cache.of(run).evaluation.encoded.lengths[:4].tolist() == lengths[:4]
+    assert cache.of(shots_run(runs, {}, seed=3)).evaluation.encoded.lengths[:4].tolist() == lengths[4:]
     assert cache.of(run) is cache.of(shots_run(runs, FEW, seed=3)) is not cache.of(shots_run(runs, FEW, seed=4))
 
 
-def prompt_lengths(run: Run, task: Task, templates: Sequence[Template]) -> list[int]:
-    """The number of tokens of each evaluation text, encoded alone in its template."""
+def prompt_lengths(run: Run, texts: Sequence[str], templates: Sequence[Template]) -> list[int]:
+    """The number of tokens of each text, encoded alone in its template."""
     tokenizer = Backbone.load(run.backbone, weights=False).tokenizer
-    texts = zip(templates, task.evaluation.texts, strict=True)
-    return [len(encode(tokenizer, [text], max_length=LONGEST, template=template)[0]) for template, text in texts]
+    pairs = zip(templates, texts, strict=True)
+    return [len(encode(tokenizer, [text], max_length=LONGEST, template=template)[0]) for template, text in pairs]
 
 
 @pytest.mark.slow
@@ -149,7 +150,7 @@ def prompt_lengths(run: Run, task: Task, templates: Sequence[Template]) -> list[
 def test_a_plan_says_what_prompts_with_examples_take(runs: Runs, draw: Draw) -> None:
     run, task = shots_run(runs, FEW | {"draw": draw}, seed=3), Task.load(runs.task)
     templates = Shots(2, draw, seed=3).of(task, Template(GENERAL)).templates(task.evaluation.texts)
-    prompts = prompt_lengths(run, task, templates)
+    prompts = prompt_lengths(run, task.evaluation.texts, templates)
     plain, found = forecast_run(shots_run(runs, {}), calibrate=False), forecast_run(run, calibrate=draw == "fixed")
     assert plain.prompts is None
     assert found.prompts is not None

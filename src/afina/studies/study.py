@@ -371,8 +371,7 @@ class Study(ReprCard, Frozen):
             study = self._checked(recorded, executor, watcher, fresh=fresh, send_texts=send_texts)
             tuned, failed = study._tune(recorded, executor, watcher, fresh=fresh)
             settled = study.settle(tuned) if study.tune else study
-            runs = found_runs(settled.runs(), recorded.find)
-            runs = [run.model_copy(update={"send_texts": send_texts and run.asks_endpoint}) for run in runs]
+            runs = _permitted(found_runs(settled.runs(), recorded.find), send_texts)
             _reprice([run for run in runs if run.asks_endpoint], held, watcher)
             notes = (*_sizes_notes(self.sizes, study.sizes), *_notes(runs, self.seeds))
             for note in notes:
@@ -544,6 +543,11 @@ def _changed(part: Part, entry: Mapping[str, Any], where: str) -> Part:
     """Return a section of the study, such as [train], with the fields that a method's table `entry` overrides."""
     own = {key: value for key, value in entry.items() if key in type(part).model_fields}
     return checked(type(part), part.model_dump() | own, where)
+
+
+def _permitted(runs: Iterable[Run], send_texts: bool) -> list[Run]:
+    """Return the runs, of which those that ask an endpoint have the permission `send_texts`."""
+    return [run.model_copy(update={"send_texts": send_texts and run.asks_endpoint}) for run in runs]
 
 
 def _check_prices(asking: Iterable[Run], where: str) -> None:
