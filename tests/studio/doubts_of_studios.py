@@ -15,7 +15,7 @@ def found(project: Project, *labels: DoubtfulLabel, kind: str = "classes", **dat
     """What a search leaves that has found these labels."""
     process = doubts._process(project)
     facts = {"task": project.address, "method": "linear_probe", "backbone": "minilm", "folds": 5, "seed": 0}
-    numbers = {"train": 32, "evaluation": 8, "metric": "accuracy", "value": 0.75}
+    numbers = {"train": 32, "evaluation": 8, "metric": "accuracy", "value": 0.75, "gain": 0.5}
     made = Doubts(**facts, **numbers, kind=kind, labels=labels, data=ReadingOptions(**data)).sealed()
     made.write(doubts._results(project))
     (process.directory / "command.json").write_text(json.dumps({"arguments": ["doubts"]}))
