@@ -72,6 +72,7 @@ def test_rounds_of_labelling_bring_new_texts_and_an_estimate(pool: Path, tmp_pat
     assert min(ranks[text] for text in others) >= RESERVED * 2**64
 
 
+@pytest.mark.slow
 def test_the_random_texts_are_predicted_by_a_probe_of_the_other_texts(tmp_path: Path, pool: Path, address: str) -> None:
     rows = [[*row, RANDOM if number < 12 else UNCERTAIN] for number, row in enumerate(ROWS[:50])]
     labelled = write(tmp_path / "labelled.csv", ["text", "label", CHOSEN], rows)
@@ -156,6 +157,7 @@ def test_a_file_of_lines_is_enough_to_begin(tmp_path: Path, address: str) -> Non
     )
 
 
+@pytest.mark.slow
 def test_each_kind_of_task_and_pairs_have_next_texts(tmp_path: Path, address: str) -> None:
     tags = [[text, f"{label};long" if number % 3 else label] for number, (text, label) in enumerate(ROWS[:30])]
     written = [[text, f"It is {label}."] for text, label in ROWS[:30]]
