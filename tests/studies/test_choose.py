@@ -6,7 +6,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache, partial
 from itertools import product
@@ -305,6 +305,14 @@ def hard(count: int) -> list[tuple[str, str]]:
         chosen = [words[i] for i in chance.integers(0, len(words), 6)]
         made.append((f"{' '.join(chosen)} {number}", ("no", "yes")[int(chance.integers(0, 2))]))
     return made
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _labels_are_not_counted() -> Iterator[None]:
+    """Counting doubtful labels has tests of its own (test_doubtful_count.py), and takes a second for each task."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recommending, "count_doubtful", lambda setting: None)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from afina.errors import InvalidData, InvalidStudy, NotFound
 from afina.report.doubts import sentences as sentences_of
 from afina.spreadsheet_cells import restored
 from afina.stats.label_issues import LabelIssues
+from afina.stats.linear_models import HELD
 from afina.studies.labelling.cross_fitting import by_features, folds_of, labelled_texts, objective_of
 from afina.studies.labelling.doubts import Doubts
 from afina.studies.labelling.find_doubts import Finding, doubts
@@ -152,6 +153,23 @@ def test_confused_labels_are_counted_both_ways(monkeypatch: pytest.MonkeyPatch) 
     assert (one.first, one.second, one.texts) == ("bad", "awful", 60)
     assert min(one.first_as_second, one.second_as_first) >= 5
     assert made.labels == ()
+
+
+def test_no_model_learns_from_evaluation_texts() -> None:
+    """Otherwise training without the doubtful rows would be measured on texts that chose these rows."""
+    task, features = numbers()
+    split, training = labelled_texts(task)
+    folds = folds_of(task, split.labels, SimilarTexts.of(split).groups, 5, 0)
+    before = by_features(features, split.labels, objective_of(task, split.labels), folds)
+    changed = split.labels.copy()
+    changed[training:] = changed[training:][::-1] + 3
+    after = by_features(features, changed, before.objective, folds)
+    assert set(folds[:training]) == set(range(5))
+    assert set(folds[training:]) == {HELD}
+    for one in (before.predictions.outputs, after.predictions.outputs):
+        assert np.isfinite(one).all()
+    centred = [one - one[0] for one in (before.predictions.outputs, after.predictions.outputs)]
+    np.testing.assert_allclose(*centred, atol=1e-6)
 
 
 def test_bad_input_is_a_sentence(tmp_path: Path) -> None:

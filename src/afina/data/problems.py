@@ -81,8 +81,8 @@ LABELS_UNSAID = _data_column_missing(
     "Name a column for each label with `label`."
 )
 WITHOUT_COLUMNS = _data_column_missing(
-    "`without` {path}: no column {missing}. Expected at least the columns {expected}, found {found}. Give a list of "
-    "rows with their files and texts."
+    "`without` {path}: no column {missing}. Expected at least the columns {expected}, found {found}. Give a list that "
+    "`afina doubts` wrote."
 )
 
 _data_column_repeated = partial(Problem, InvalidData, "data.column-repeated")

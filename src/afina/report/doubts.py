@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from afina.errors import AfinaError
 from afina.report.conclusion import Figure, Headline
 from afina.report.formatting import brief, count, listed, metric_figure
 from afina.report.sections import Block, Code, Notes, Prose, Section
 from afina.report.tables import Column, Table
-from afina.studies.labelling.doubts import DoubtfulLabel, Doubts
+from afina.studies.labelling.doubts import JSON_FILE, DoubtfulLabel, Doubts
+from afina.studies.results import Results
 
 SHOWN, PRINTED, LONGEST = 1000, 20, 300
 """The largest numbers of doubtful labels on a page and on a terminal, and of characters of a text on a page."""
+
+IN_REPORT = 50
+"""The largest number of doubtful labels in the report of a study."""
 
 PRINTED_CHARACTERS = 60
 """The largest number of characters of a text on a terminal."""
@@ -150,13 +157,37 @@ def _contradicted(one: DoubtfulLabel) -> str:
     return ", ".join([*similar, *(["model"] * one.by_model)])
 
 
-def section(found: Doubts, most: int = SHOWN) -> Section:
-    """Return the section "Labels" of a report."""
+def section(found: Doubts, most: int = SHOWN, *, texts: bool = True) -> Section:
+    """Return the section "Labels" of a report.
+
+    Args:
+        texts: Whether the section has the table of the doubtful labels with their texts.
+    """
     shown, said = table(found, most), sentences(found)
     blocks: list[Block] = [Prose(" ".join(said[:2])), Notes(tuple(said[2:]))]
-    blocks += [shown] if shown.rows else []
-    blocks += [Notes(shown.notes)] if shown.notes else []
+    if texts:
+        blocks += [shown] if shown.rows else []
+        blocks += [Notes(shown.notes)] if shown.notes else []
     return Section("Labels", tuple(blocks))
+
+
+def section_of_results(results: Results, *, texts: bool) -> list[Section]:
+    """Return the section "Labels" of results if the doubtful labels of their task were looked for; else nothing.
+
+    The file `doubts.json` stands in the directory of the results, or beside the list of rows that were left out. A file
+    about other texts is not shown; for a damaged file, the section has the error.
+    """
+    beside = [Path(results.data.without).expanduser().parent] if results.data.without else []
+    directory = next((one for one in (results.out, *beside) if (one / JSON_FILE).is_file()), None)
+    if directory is None or not results.records:
+        return []
+    try:
+        found = Doubts.read(directory)
+    except AfinaError as error:
+        return [Section("Labels", (Prose(str(error)),))]
+    record = results.records[0]
+    same = found.task == record.task if record.data_digest is None else found.data_digest == record.data_digest
+    return [section(found, IN_REPORT, texts=texts)] if same else []
 
 
 def page(found: Doubts, csv: str, command: str) -> str:

@@ -68,7 +68,20 @@ def sentences(made: Recommendation, interval: Interval = None) -> tuple[str, ...
     answer += _speed(made, chosen)
     unasked = [no_words_note(made.unasked, made.train_examples)] if made.unasked else []
     told = (*second_answer(made), *_of_few(made), *said, *_of_rival(made))
-    return (answer, *unasked, *told, more_minutes(made), more_labels(made))
+    return (answer, *unasked, *told, *_of_labels(made), more_minutes(made), more_labels(made))
+
+
+def _of_labels(made: Recommendation) -> list[str]:
+    """Return sentences on the doubtful labels; empty if they were not counted."""
+    found = made.labels
+    if found is None:
+        return []
+    return [
+        f"{found.method} contradicts {count(found.doubtful)} of {count(found.texts)} labels, also of hard texts. Not "
+        f"more than about {count(found.wrong)} of the labels are as doubtful as labels that were flipped on purpose; "
+        f"with 95 % confidence, at most {count(found.at_most)}. `afina doubts` looks at the labels with a language "
+        "model and lists them."
+    ]
 
 
 def _nothing_trained(made: Recommendation) -> str:

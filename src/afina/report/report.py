@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afina import file_io
-from afina.report import conclusion, paper, recommendation, sections, verdicts
+from afina.report import conclusion, doubts, paper, recommendation, sections, verdicts
 from afina.report.answer_costs import answer_cost_table, are_comparable
 from afina.report.arms import Arm, arms, has_several_backbones, is_curve, of_greatest_size, titles_of
 from afina.report.conclusion import Headline
@@ -303,6 +303,7 @@ class Report:
             made += [Section(title, tuple(plots[title])) for title in drawn if plots.get(title)]
             made += [sections.of_table(table) for table in presentation.tables(greatest)]
             made += sections_of(greatest, self.evaluated)
+            made += doubts.section_of_results(self.results, texts=not self.evaluated.withheld)
             made.append(sections.what_was_run(self.arms))
         return made + sections.provenance(self.arms, self.results.command)
 

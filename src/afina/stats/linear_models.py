@@ -331,6 +331,10 @@ def fit_dense(
     return LinearFit(rows, biases - rows @ centre, linear.strength(model), iterations, converged)
 
 
+HELD = -1
+"""The fold, in a cross-fitting, of examples from which no model learns, such as evaluation texts."""
+
+
 def cross_fitted(
     linear: LinearKind,
     features: np.ndarray,
@@ -343,19 +347,20 @@ def cross_fitted(
 
     Args:
         linear, features, targets, width: The same as for `fit_dense`.
-        folds: The fold of each example, int64 [N]. `LinearKind.can_fit` must be true for the targets of all folds but
+        folds: The fold of each example, int64 [N]. No model learns from examples of the fold HELD, which are predicted
+            by a model of all other examples. `LinearKind.can_fit` must be true for the targets of all other folds but
             one.
         strength: The value of `C`, the inverse strength of regularization. None: the one of STRENGTHS with the lowest
             loss on the folds left out. The values are tried from the lowest until the loss rises.
     """
     if strength is not None:
         return _out_of_fold(linear, features, targets, width, folds, strength), strength
-    compared = _spread(len(features))
-    given = (features, targets) if len(compared) == len(features) else (features[compared], targets[compared])
+    learnt = np.flatnonzero(folds != HELD)
+    compared = learnt[_spread(len(learnt))]
     best, lowest, outputs = STRENGTHS[0], np.inf, np.zeros((0, width))
     for tried in STRENGTHS:
-        made = _out_of_fold(linear, given[0], given[1], width, folds[compared], tried)
-        loss = linear.loss(made, given[1])
+        made = _out_of_fold(linear, features[compared], targets[compared], width, folds[compared], tried)
+        loss = linear.loss(made, targets[compared])
         if loss >= lowest:
             break
         best, lowest, outputs = tried, loss, made
@@ -370,7 +375,8 @@ def _out_of_fold(
     outputs = np.zeros((len(features), width))
     for fold in np.unique(folds):
         seen = folds == fold
-        made = fit_dense(linear, features[~seen], targets[~seen], width, intercept=True, strength=strength)
+        learnt = ~seen & (folds != HELD)
+        made = fit_dense(linear, features[learnt], targets[learnt], width, intercept=True, strength=strength)
         outputs[seen] = features[seen].astype(np.float64) @ made.weights.T + made.biases
     return outputs
 

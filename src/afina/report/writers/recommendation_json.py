@@ -19,7 +19,8 @@ def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[
     The JSON object has the key `products` only if trainings computed products with frozen weights in int8. The JSON
     object has the keys `latency` and `latencies` only if the user gave a latency limit, and the key `student` or
     `no_student` only if the user gave a file of texts without labels. A row has the key `endpoint` only for a model
-    behind an API, and the object then has the key `instead_of` if this model is recommended.
+    behind an API, and the object then has the key `instead_of` if this model is recommended. The object has the key
+    `labels` only if doubtful labels were counted.
     """
     return {
         "task": made.task,
@@ -62,6 +63,7 @@ def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[
         if made.fewer is None
         else {"name": made.fewer.name, "examples": made.fewer.examples, "metrics": figures_as_json(made.fewer.metrics)},
         **_student(made, out),
+        **({"labels": made.labels.model_dump(mode="json")} if made.labels else {}),
         "train_examples": made.train_examples,
         "examples": made.examples,
         "minutes": made.minutes,

@@ -28,7 +28,7 @@ from afina.models.bag_of_words import BagOfWords
 from afina.models.objective import Objective
 from afina.models.objectives import Classes, Labels, Number
 from afina.models.predictions import Predictions
-from afina.stats.linear_models import NEVER, LinearKind, best_setting, expected_warnings_ignored
+from afina.stats.linear_models import HELD, NEVER, LinearKind, best_setting, expected_warnings_ignored
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,32 @@ class LinearFloors(FloorKind):
                 if "empty vocabulary" not in str(error):
                     raise
                 return None
+
+    def cross_fitted(self, texts: Sequence[str], targets: np.ndarray, width: int, folds: np.ndarray) -> np.ndarray:
+        """Return the outputs for each text of a linear model on TF-IDF that was fitted to the other folds.
+
+        Args:
+            texts: N texts.
+            targets: The targets as `Objective.loss_targets` returns them, [N, ...].
+            width: The number of outputs.
+            folds: The fold of each text, int64 [N]; no model learns from texts of the fold HELD.
+
+        Returns float64 [N, width]; the outputs of a text are equal if the texts of the other folds contain no word.
+        """
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        outputs = np.zeros((len(texts), width))
+        words = TfidfVectorizer(ngram_range=(1, LONGEST), sublinear_tf=True, token_pattern=WORD)
+        for fold in np.unique(folds):
+            learnt, seen = np.flatnonzero((folds != fold) & (folds != HELD)), np.flatnonzero(folds == fold)
+            features = _fold_features(words, texts, learnt, seen)
+            if features is None:  # the outputs stay equal
+                continue
+            with expected_warnings_ignored():
+                model = self.linear.model().fit(features[0], targets[learnt])
+            rows, biases = self.linear.rows(model, width, features[0].shape[1])
+            outputs[seen] = features[1] @ rows.T + biases
+        return outputs
 
     def _model(self, fitted: Any, objective: Objective) -> BagOfWords:
         """Return a fitted scikit-learn pipeline as a `BagOfWords`, which can be saved as an adapter."""

@@ -38,6 +38,7 @@ from afina.studies.choosing.candidate_trainings import CandidateTrainings
 from afina.studies.choosing.candidates import cheapest_first, in_order, zero_shot
 from afina.studies.choosing.eligibility import Eligible, eligible, leave_out_slow
 from afina.studies.choosing.floors import Floor
+from afina.studies.choosing.label_doubts import count_doubtful
 from afina.studies.choosing.recommendation import HALF, Contender, Fewer, Prior, Recommendation, decide
 from afina.studies.choosing.setup import DEAREST, ChoiceSetup, Way
 from afina.studies.choosing.step_times import StepTimes
@@ -193,17 +194,18 @@ def _check_defined(metric: str, objective: Objective, task: Task) -> None:
 
 def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock, rival: AskedRival | None) -> Recommendation:
     with rival.asking() if rival else nullcontext():
-        fitted, handed, trainings, tried = _measured(setting, memory, held, few_texts=rival is not None)
+        fitted, handed = _baselines(setting, held)
+        labels = count_doubtful(setting)
+        trainings, tried = _measured(setting, memory, held, few_texts=rival is not None)
         made, scores = _answer(setting, fitted, handed, trainings, tried)
+        made = made.model_copy(update={"labels": labels})
         if setting.unlabelled is not None:
             made = _with_student(setting, held, trainings, made)
     return made if rival is None else rival.joined(made, scores, trainings.texts)
 
 
-def _measured(
-    setting: ChoiceSetup, memory: int | None, held: OutputLock, *, few_texts: bool
-) -> tuple[Sequence[Floor], Mapping[str, str], CandidateTrainings, Eligible]:
-    """Return the baselines, the paths of their adapters, the trainings, and the methods that could be tried."""
+def _baselines(setting: ChoiceSetup, held: OutputLock) -> tuple[Sequence[Floor], Mapping[str, str]]:
+    """Return the fitted baselines, and the paths of their adapters."""
     task = setting.task
     if setting.unlabelled is not None:
         setting.clock.aside = SHARE * 60 * setting.clock.minutes
@@ -221,6 +223,13 @@ def _measured(
         handed = {floor.name: _hand_over(floor, setting, held.directory) for floor in fitted if floor.model}
     # Comparisons and report take about as long as the baselines, however slow the machine is.
     setting.clock.keep_back(setting.stages.seconds[time_budget.SIMPLE])
+    return fitted, handed
+
+
+def _measured(
+    setting: ChoiceSetup, memory: int | None, held: OutputLock, *, few_texts: bool
+) -> tuple[CandidateTrainings, Eligible]:
+    """Return the trainings, and the methods that could be tried."""
     setting.watcher.says("forecasting which methods fit in memory")
     with setting.stages.of(time_budget.MEMORY):
         tried = eligible(setting, memory)
@@ -229,7 +238,7 @@ def _measured(
     trainings = CandidateTrainings(setting, held, StepTimes(tried.lowered), few_texts=few_texts)
     trainings.carry_out(cheapest_first(chosen, zero_shot(tried.untrained, tried.kinds, setting)))
     trainings.dropped |= tried.dropped
-    return fitted, handed, trainings, tried
+    return trainings, tried
 
 
 def _with_student(

@@ -206,6 +206,24 @@ class Student(Frozen):
     adapter: Below
 
 
+class DoubtfulCount(Frozen):
+    """The number of labels that a linear model on TF-IDF finds doubtful, as `afina.studies.labelling.doubts` says.
+
+    Attributes:
+        method: The name of the baseline that predicted each text after learning from others.
+        texts: The number of labels that were looked at, of training and evaluation texts.
+        doubtful: The number of doubtful labels, among which are many hard texts with right labels.
+        wrong: The estimated number of labels that are as wrong as labels that were flipped on purpose.
+        at_most: The upper end of a one-sided 95 % confidence interval of `wrong`.
+    """
+
+    method: str
+    texts: Count
+    doubtful: Count
+    wrong: float
+    at_most: float
+
+
 class Recommendation(Sealed):
     """The recommended method, and the contenders (baselines and methods) with which it was compared.
 
@@ -229,6 +247,7 @@ class Recommendation(Sealed):
         student: A smaller model that learned from the recommended model. None: no file of texts without labels was
             given, or `no_student` says why there is no student.
         no_student: The reason why there is no student, as a clause; empty if there is one, or none was asked for.
+        labels: The number of doubtful labels. None: they were not counted (`label_doubts.count_doubtful`).
         train_examples: The number of training texts in the task.
         examples: The number of held-out texts on which contenders were evaluated.
         held_out: The number of held-out texts of the task; more than `examples` if there was no time to evaluate
@@ -260,6 +279,7 @@ class Recommendation(Sealed):
     fewer: Fewer | None = None
     student: Student | None = None
     no_student: str = ""
+    labels: DoubtfulCount | None = None
     train_examples: Count
     examples: Count
     held_out: Count | None = None

@@ -55,6 +55,7 @@ class TimeBudget:
 
 
 SIMPLE, MEMORY, STEP_TIME = "simple models", "what fits in memory", "measuring"
+LABELS = "doubtful labels"
 LATENCY = "measuring how fast models answer"
 STUDENT = "a student"
 ASKING, TRAINING, AGAIN, HALF = "asking in words", "training", "training the selected one again", "half of the texts"

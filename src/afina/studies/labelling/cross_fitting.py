@@ -2,6 +2,9 @@
 
 The linear probe computes the features of all texts once, so that its K heads take seconds. Any other method is trained
 in K ordinary runs, each on a task in memory. The module can be imported without torch.
+
+No model learns from evaluation texts. If training texts were called doubtful by models that know the evaluation texts,
+leaving out these training texts would make the metric on the evaluation texts better than on new texts.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from afina.models import objectives
 from afina.models.objective import Objective
 from afina.models.predictions import Predictions
 from afina.stats.folds import stratified_folds
-from afina.stats.linear_models import STRENGTHS, cross_fitted
+from afina.stats.linear_models import HELD, STRENGTHS, cross_fitted
 from afina.studies import problems
 from afina.studies.executors.executor import Executor
 from afina.studies.runs.record import Result
@@ -47,7 +50,7 @@ class CrossFit:
     Attributes:
         predictions: The predictions of all texts, with their targets.
         objective: The objective of the models, with a temperature that was fitted to all predictions.
-        folds: The fold of each text, int64 [N].
+        folds: The fold of each text, int64 [N]; HELD for evaluation texts, from which no model learned.
         refitted: A function that takes other targets of all texts and returns the predictions of models that learned
             these. None: it would take as long as the first predictions.
     """
@@ -83,20 +86,31 @@ def objective_of(task: Task, targets: np.ndarray) -> Objective:
 
 
 def folds_of(task: Task, targets: np.ndarray, groups: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Return the fold of each text, int64 [N]; the texts of a group are in one fold.
+    """Return the fold of each text, int64 [N]; the training texts of a group are in one fold.
+
+    Evaluation texts have the fold HELD, so that no model learns from them.
 
     Raises InvalidStudy for a number of folds that is not from 2 to 20, and InvalidData for fewer than LEAST texts, or
-    if the texts of all folds but one have only one label.
+    if the training texts of all folds but one have only one label.
     """
     if not 2 <= count <= LEAST:
         raise problems.FOLDS_INVALID(option="folds", found=count, most=LEAST)
     if len(targets) < LEAST:
         raise problems.TOO_FEW_TO_CROSS_FIT(task=task.address, texts=len(targets), least=LEAST)
-    folds = stratified_folds(TARGETS[task.kind].drawn_strata(targets, count), groups.tolist(), count, seed)
-    linear, kept = objective_of(task, targets).linear, [targets[folds != fold] for fold in range(count)]
+    training = labelled_texts(task)[1]
+    learnt = targets[:training]
+    strata = TARGETS[task.kind].drawn_strata(learnt, count)
+    folds = stratified_folds(strata, groups[:training].tolist(), count, seed)
+    linear, kept = objective_of(task, targets).linear, [learnt[folds != fold] for fold in range(count)]
     if not all(len(one) and linear.can_fit(one) for one in kept):
         raise problems.ONE_LABEL_TO_CROSS_FIT(task=task.address, folds=count)
-    return folds
+    return np.concatenate([folds, np.full(len(targets) - training, HELD)])
+
+
+def calibrated(objective: Objective, predictions: Predictions, folds: np.ndarray) -> Objective:
+    """Return the objective with a temperature that was fitted to the predictions of the training texts."""
+    learnt = folds != HELD
+    return objective.calibrated(Predictions(predictions.outputs[learnt], predictions.right[learnt]))
 
 
 def by_probe(
@@ -119,8 +133,8 @@ def by_features(features: np.ndarray, targets: np.ndarray, objective: Objective,
         return Predictions(outputs, wanted), chosen
 
     predictions, strength = fitted(targets)
-    calibrated = objective.calibrated(predictions)
-    return CrossFit(predictions, calibrated, folds, lambda wanted: fitted(wanted, strength)[0])
+    made = calibrated(objective, predictions, folds)
+    return CrossFit(predictions, made, folds, lambda wanted: fitted(wanted, strength)[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,12 +169,13 @@ class FoldRuns:
         _check_in_several_folds(task, split, folds)
         outputs = np.zeros((len(split), objective.width))
         for fold in range(int(folds.max()) + 1):
-            held = np.flatnonzero(folds == fold)
-            given = _task_of(task, split.take(np.flatnonzero(folds != fold)), split.take(held))
+            held = np.flatnonzero((folds == fold) | ((folds == HELD) & (fold == 0)))
+            learnt = np.flatnonzero((folds != fold) & (folds != HELD))
+            given = _task_of(task, split.take(learnt), split.take(held))
             result = self._result(given, fold, watcher, executor, command)
             outputs[held] = objective.soft_targets(result.objective, result.predictions)
         predictions = Predictions(outputs, split.labels)
-        return CrossFit(predictions, objective.calibrated(predictions), folds)
+        return CrossFit(predictions, calibrated(objective, predictions, folds), folds)
 
     def _result(
         self, task: Task, fold: int, watcher: Watcher | None, executor: Executor | None, command: Sequence[str]
@@ -186,7 +201,7 @@ def _check_in_several_folds(task: Task, split: Split, folds: np.ndarray) -> None
     for fold, label in zip(folds.tolist(), kind.spelled(task.label_names, split.labels), strict=True):
         for name in kind.names(label):
             places.setdefault(name, set()).add(fold)
-    if single := sorted(name for name, there in places.items() if len(there) == 1):
+    if single := sorted(name for name, there in places.items() if len(there - {HELD}) < 2):
         raise problems.LABEL_IN_ONE_FOLD(task=task.address, label=single[0], method=PROBE)
 
 

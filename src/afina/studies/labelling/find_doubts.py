@@ -161,6 +161,7 @@ class Finding:
         similar: The equal and nearly equal texts.
         fitted: The predictions of the texts by models that were trained on others.
         seed: The seed of the labels that are flipped for comparison.
+        rounds: The largest number of rounds of flipping. 0: no labels are flipped.
     """
 
     task: Task
@@ -169,6 +170,7 @@ class Finding:
     similar: SimilarTexts
     fitted: CrossFit
     seed: int = 0
+    rounds: int = MOST_ROUNDS
 
     def doubts(self, method: str, backbone: str) -> Doubts:
         """Return the doubts, with the names of the method and of the backbone of the models."""
@@ -253,12 +255,12 @@ class Finding:
         """Return how labels that are flipped on purpose compare with the given labels."""
         refitted = self.fitted.refitted
         objective, targets, count = self.fitted.objective, self.split.labels, len(self.split)
-        if refitted is None or not objective.has_probabilities:
+        if refitted is None or not objective.has_probabilities or not self.rounds:
             return None
         number = max(1, round(FLIPPED * count))
         random = np.random.default_rng(self.seed)
         given, flipped, found = [], [], 0
-        for _ in range(min(MOST_ROUNDS, -(-LEAST_FLIPPED // number))):
+        for _ in range(min(self.rounds, -(-LEAST_FLIPPED // number))):
             chosen = random.choice(count, number, replace=False)
             wanted = targets.copy()
             wanted[chosen] = objective.flipped(targets[chosen], random)

@@ -63,14 +63,21 @@ class SimilarTexts:
     @classmethod
     def of(cls, split: Split) -> SimilarTexts:
         """Return the groups of the texts of a split; pairs of texts are nearly equal only if they are equal."""
-        number: dict[str, int] = {}
-        equal = np.array([number.setdefault(identity(example), len(number)) for example in split], dtype=np.int64)
+        alone = cls.of_equal(split)
         if split.pairs is not None:
-            return cls(equal, equal, np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
+            return alone
+        equal = alone.equal
         _, firsts = np.unique(equal, return_index=True)
         found = [*near_duplicates([split.texts[place] for place in firsts.tolist()])]
         near = np.concatenate([np.stack(one[:2], axis=1) for one in found])
         return cls(equal, _joined(equal, near), firsts[near], np.concatenate([one[2] for one in found]))
+
+    @classmethod
+    def of_equal(cls, split: Split) -> SimilarTexts:
+        """Return the groups of the equal texts of a split, without looking for nearly equal texts."""
+        number: dict[str, int] = {}
+        equal = np.array([number.setdefault(identity(example), len(number)) for example in split], dtype=np.int64)
+        return cls(equal, equal, np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
 
     def contradictions(self, objective: Objective, targets: np.ndarray, suspicions: np.ndarray) -> list[Contradiction]:
         """Return the texts whose labels contradict those of an equal or nearly equal text.
