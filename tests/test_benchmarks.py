@@ -347,6 +347,26 @@ def test_examples_in_the_prompt_are_measured_beside_none(path: str, toy: str, tm
     assert min(found["seconds"].values()) > 0
 
 
+def test_flipped_labels_are_found_and_trained_on_without_the_doubtful_rows(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import doubts
+
+    options = ["--backbone", path, "--tasks", "snippets:products", "--texts", "80", "--shares", "0.1", "--seeds", "2"]
+    doubts.main([*options, "--methods", "linear_probe,lora", "--out", str(tmp_path)])
+    (found,) = last_line(capsys.readouterr().out).values()
+    assert found["given"]["reported"] >= found["given"]["training"]
+    figures = found["0.1"]
+    assert figures["flipped"] == 8
+    for name in ("afina", "tf-idf"):
+        assert 0 <= figures[name]["least"] <= figures[name]["first"] <= figures[name]["most"] <= 1
+    for method in ("linear_probe", "lora"):
+        pair = figures[method]["without - flipped"]
+        expected = 100 * (figures[method]["without"] - figures[method]["flipped"])
+        assert pair["low"] <= pair["points"] == pytest.approx(expected) <= pair["high"]
+    assert len([*tmp_path.rglob("doubts.csv")]) == 2
+
+
 def test_a_stores_figures_are_of_what_was_published(tmp_path: Path) -> None:
     done = run("store.py", "--versions", "9", "--many", "3")
     found = last_line(done.stdout)

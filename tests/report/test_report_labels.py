@@ -27,7 +27,9 @@ def doubtful(task: str = "sst2") -> Doubts:
         reason="the model predicts negative with probability 0.99",
     )
     fields = {"kind": "classes", "method": "linear_probe", "backbone": "minilm", "folds": 5, "seed": 0}
-    return Doubts(task=task, **fields, train=80, evaluation=20, labels=(label,), metric="accuracy", value=0.9).sealed()
+    return Doubts(
+        task=task, **fields, train=80, evaluation=20, labels=(label,), metric="accuracy", value=0.9, gain=0.4
+    ).sealed()
 
 
 def study(out: Path, without: str | None = None) -> Results:
