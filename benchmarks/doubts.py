@@ -212,10 +212,13 @@ def trained(bench: Bench, method: str, cases: Sequence[tuple[Task, np.ndarray, s
             found[FLIPPED].append(bench.probe(task.train.labels, every))
             found[CLEAN].append(found[CLEAN][0] if seed else bench.probe(bench.given.train.labels, every))
         else:
-            arms = {FLIPPED: {}, WITHOUT: {"without": str(listed)}}
+            arms: dict[str, dict[str, Any]] = {FLIPPED: {}} | (
+                {} if kept.all() else {WITHOUT: {"without": str(listed)}}
+            )
             given = in_study(bench, method, {CLEAN: {}}, "given.csv", seed)
-            for one in (*in_study(bench, method, arms, name, seed), *given):
-                found[one.record.name].append(one.scores.astype(bool))
+            scores = {one.record.name: one.scores for one in (*in_study(bench, method, arms, name, seed), *given)}
+            for arm in found:  # without a doubtful row, the two arms are the same
+                found[arm].append(scores.get(arm, scores[FLIPPED]).astype(bool))
     return {name: np.stack(rows) for name, rows in found.items()}
 
 
