@@ -520,3 +520,22 @@ def test_a_promised_error_is_counted_beside_a_threshold_without_a_test(capsys: p
     assert [(one.errors, one.rule) for one in rows] == [
         (way, rule) for way in ("drawn", "held out") for rule in ("tested", "naive")
     ]
+
+
+def test_false_alarms_and_noticed_changes_are_counted_for_every_change() -> None:
+    import drift
+
+    random = np.random.default_rng(0)
+
+    def domain(first: int) -> drift.Domain:
+        labels = random.integers(0, 2, 400)
+        features = (labels[:, None] + random.normal(size=(400, 4))).astype(np.float32)
+        return drift.Domain(features, drift.Encoded.of([np.array([first + label, 300]) for label in labels]), labels)
+
+    home, other = domain(0), domain(7)
+    found = drift.noticed(home, other, None, 2, (25, 200, 1000))
+    assert found["noticed"] == {25: 2, 200: 2}, "the other domain has too few texts for a thousand"
+    assert found["tests"]["tokens"] == 2
+    assert drift.noticed(home, None, None, 2, (50,))["noticed"] == {50: 0}
+    assert len(drift._repeated(home, random)) == 400
+    assert drift._biased(home, random).labels.mean() == pytest.approx(0.75, abs=0.02)

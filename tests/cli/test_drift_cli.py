@@ -6,12 +6,18 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from afina.models.answer_profile import AnswerProfile
+from afina import AdapterStore, Backbone, Predictor
+from afina.data.split import Split
+from afina.models.answer_profile import CONFIDENCE_EDGES, AnswerProfile
 from command import Command
+from crowd import adapter
+from fakes import sentences, write_csv
 
 ALIKE = AnswerProfile(edges=(0.6, 0.9), scores=(200, 300, 500), labels={"bad": 400, "good": 600})
 FEWER = AnswerProfile(edges=(0.6, 0.9), scores=(6, 9, 15), labels={"bad": 12, "good": 18})
@@ -106,6 +112,29 @@ def test_counts_of_two_servers_are_added(counting: Counting, afina: Command) -> 
     assert (sum(found["answers"]["scores"]), found["servers"]) == (60, 2)
     counting.says(AnswerProfile.empty((0.6, 0.9), ("bad", "good")), since=None)
     assert afina(*words).out.splitlines()[-1] == "No text was answered, so nothing can be compared."
+
+
+@pytest.mark.slow
+def test_evaluation_texts_are_counted_now_for_an_adapter_without_counts(
+    counting: Counting, afina: Command, gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AFINA_STORE", str(tmp_path / "store"))
+    store, made = AdapterStore(), adapter(gpt2, "lora", {"r": 2})
+    made.save(tmp_path / "adapter")
+    version = store.publish(tmp_path / "adapter", "acme/reviews", message="made up").version
+    rows = [(text, ("bad", "good")[label]) for text, label in sentences(60)]
+    write_csv(tmp_path / "more.csv", rows)
+    split = Split([text for text, _ in rows], np.zeros(len(rows), np.int64))
+    found = Predictor.of(made, gpt2).profile(split, CONFIDENCE_EDGES)
+    assert found is not None
+    counting.says(found, None, version=version.number, digest=version.digest)
+    words = ("drift", "acme/reviews", "--server", counting.url, "--task", str(tmp_path / "more.csv"))
+    answer = afina(*words, "--json").object()
+    assert answer["reference"] == answer["answers"]
+    assert max(answer["reference"]["tokens"]) > 0
+    counting.says(found, None, version=version.number, digest="sha256:other")
+    assert "the server has another adapter (sha256:other) than this store" in afina(*words).error
+    assert "--text-column" in afina(*words[:-2], "--text-column", "text").error
 
 
 def test_what_cannot_be_compared_is_said(counting: Counting, afina: Command) -> None:

@@ -53,6 +53,14 @@ def test_the_manifest_says_where_the_adapter_was_made(runs: Runs) -> None:
     assert manifest.versions == made.versions
 
 
+def test_the_manifest_counts_the_evaluation_texts_and_their_answers(runs: Runs) -> None:
+    counts, record = read_manifest(runs.adapter("gpt2", "lora")).answers, runs.record("gpt2", "lora")
+    assert counts is not None
+    assert counts.texts == sum(counts.labels.values()) == record.examples
+    assert tuple(counts.labels) == record.label_names
+    assert 0 < max(counts.tokens) <= record.examples
+
+
 ODD_NAMES = [".", "..", "", "../x", "a/b", "/etc/hostname", "a\\b", "a\0b", MANIFEST]
 
 

@@ -13,6 +13,7 @@ import pytest
 from afina import Adapter, Backbone
 from afina.data.tokenize import encode
 from afina.models import objectives
+from afina.models.answer_profile import AnswerProfile
 from afina.models.predictions import Predictions
 from afina.server.metrics import LABELS_NAMED, OTHERS, _named_labels
 from afina.server.ray_serve import answers as merged
@@ -144,6 +145,21 @@ def test_counts_are_kept_by_day_and_for_some_weeks() -> None:
     assert counts.within(KEPT_DAYS).tokens[1] == KEPT_DAYS
     assert len(counts._by_day) == KEPT_DAYS
     assert counts.for_metrics("v").answers.texts == KEPT_DAYS + 10
+
+
+def test_the_metrics_compute_the_drift_at_most_once_a_minute() -> None:
+    now = [datetime(2026, 1, 1, tzinfo=UTC)]
+    reference = AnswerProfile(edges=(0.6,), scores=(400, 0), labels=dict.fromkeys(CLASSES.label_names, 400 // 30))
+    counts = VersionCounts(CLASSES, reference, lambda: now[0])
+    states = []
+    for seconds in (0, 59, 2):
+        now[0] += timedelta(seconds=seconds)
+        for _ in range(200):
+            counts.count(answer(0, 0.9), np.zeros(0, np.int64))
+        found = counts.for_metrics("v").drift
+        assert found is not None
+        states.append((found.texts, found.state))
+    assert states == [(200, "drift"), (200, "drift"), (600, "drift")]
 
 
 def test_rare_labels_share_a_label_value() -> None:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from afina.cli import problems
-from afina.cli.options import Json
+from afina.cli.options import Json, OwnBackbone, measuring, takes
 from afina.cli.shadow import KeyFileOption, read_key
 from afina.cli.store import print_object
-from afina.cli.terminal import print_columns, print_prose, printable
+from afina.cli.terminal import print_columns, print_prose, print_reading, printable
 from afina.errors import AfinaError
 
 if TYPE_CHECKING:
+    from afina.models.answer_profile import AnswerProfile
     from afina.server.versions.served_answers import ServedAnswers
 
 
+@takes(data=measuring)
 def drift(
     name: Annotated[
         str,
@@ -45,15 +47,30 @@ def drift(
             "--effect", help="Difference, as a share of texts, below which a difference is called small.", metavar="X"
         ),
     ] = 0.1,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            help="Compare with the labelled texts of this file instead. AFINA_STORE must be the server's store.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
+    backbone: OwnBackbone = None,
     as_json: Json = False,
+    *,
+    data: dict[str, Any],
 ) -> None:
     """Compare the texts of the last days, and their answers, with the evaluation texts of the adapter.
 
     The server has only counts. The exit status is 2 if there is drift.
     """
+    if task is None and (option := next(iter(data), None) or (backbone and "backbone")):
+        raise problems.OPTION_WITHOUT_TASK(option=option)
     _check_share("level", level)
     _check_share("effect", effect)
     found = served_answers(name, server, read_key(key_file, "metrics"), days)
+    if task is not None:
+        found = found.model_copy(update={"reference": _reference(found, task, backbone, data)})
     compared = found.drift(level, effect)
     if as_json:
         print_object(found.as_json(level, effect))
@@ -63,6 +80,29 @@ def drift(
         raise problems.REFERENCE_MISSING(version=f"{found.name}@{found.version}")
     if compared.state == "drift":
         raise typer.Exit(AfinaError.exit_code)
+
+
+def _reference(found: ServedAnswers, task: str, backbone: str | None, data: Mapping[str, Any]) -> AnswerProfile:
+    """Return the counts of the evaluation texts of a task, which the version in this machine's store answers.
+
+    Raises:
+        Conflict: The store has another adapter than the server.
+        AfinaError: The version or the texts cannot be read.
+    """
+    from afina.data.evaluation_set import EvaluationSet
+    from afina.predicting.evaluation import trained
+    from afina.predicting.probes import opened
+    from afina.store.adapter_store import AdapterStore
+
+    store, version = AdapterStore(), f"{found.name}@{found.version}"
+    adapter = store.adapter(store.show(version))
+    if adapter.digest != found.digest:
+        raise problems.VERSION_CHANGED(version=version, found=found.digest, expected=adapter.digest)
+    texts = EvaluationSet.read(task, trained(adapter), **data)
+    print_reading(texts.told)
+    counts = opened(adapter, backbone).profile(texts.split, found.answers.edges, where=f"{texts.where}, text")
+    assert counts is not None  # the server has refused other kinds of task
+    return counts
 
 
 def _check_share(option: str, found: float) -> None:

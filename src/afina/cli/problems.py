@@ -63,7 +63,14 @@ REFERENCE_MISSING = Problem(
     NotFound,
     "adapter.reference-missing",
     "{version}: the adapter has no counts of its evaluation texts, because it was not trained with this version of "
-    "afina. Train it again, and publish the new version.",
+    "afina. Give evaluation texts with `task`, which are counted now.",
+)
+
+VERSION_CHANGED = Problem(
+    Conflict,
+    "store.version-differs",
+    "{version}: the server has another adapter ({found:.19}) than this store ({expected:.19}). Set AFINA_STORE to the "
+    "server's store.",
 )
 
 SHARE_INVALID = Problem(

@@ -7,7 +7,7 @@ files of texts or golden tests.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ from afina.generating.answers import answers, likelihoods
 from afina.methods.method import Method
 from afina.models import objectives
 from afina.models.adapter import Adapter
+from afina.models.answer_profile import AnswerProfile
 from afina.models.backbone import Backbone
 from afina.models.bag_of_words import BagOfWords
 from afina.models.classifier import Classifier
@@ -221,6 +222,20 @@ class Predictor(ReprCard, ABC):
     ) -> tuple[Predictions, int]:
         """Predict lists of texts; the method `predict` describes the arguments."""
 
+    def profile(self, split: Split, edges: Sequence[float], *, where: str = "text") -> AnswerProfile | None:
+        """Return the counts of a split's texts and of the answers to them; None if the kind has no such counts.
+
+        Args:
+            edges: The edges of the bins of scores (`AnswerProfile.edges`).
+            where: The name of the texts in error messages.
+        """
+        found, _ = self.predict(split.texts, split.pairs, where=where)
+        return self.objective.profile(found, self._tokens(split, where), edges)
+
+    def _tokens(self, split: Split, where: str) -> Iterator[np.ndarray]:
+        """Yield the token ids of each text; none of them for an adapter that reads no tokens."""
+        return (np.zeros(0, np.int32) for _ in range(len(split)))
+
     @property
     def takes_pairs(self) -> bool | None:
         """Whether the adapter was trained on pairs of texts; None: the manifest does not say."""
@@ -350,6 +365,9 @@ class ModelPredictor(Predictor):
     ) -> Encoded:
         """Tokenise texts as in training. Raises the errors of the method `predict`."""
         return self.reading.encode(texts, pairs, where=where, before=before)
+
+    def _tokens(self, split: Split, where: str) -> Iterator[np.ndarray]:
+        return self.encode(split.texts, split.pairs, where=where).each
 
     def measure(self, split: Split, *, where: str = "text") -> tuple[Predictions, int]:
         """Predict the texts of a split; for a language model, also compute the likelihood of the right answers."""

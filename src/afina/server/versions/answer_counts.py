@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -23,11 +23,15 @@ from afina.server import problems
 from afina.server.metrics import VersionAnswers
 from afina.server.requests import AcceptedRequest
 from afina.server.versions.served_answers import KEPT_DAYS, WINDOW_DAYS, ServedAnswers
+from afina.stats.drift import Drift
 from afina.store.versions import Version
 
 MOST_VERSIONS = 200
 """The largest number of versions whose answers are counted. A further version replaces the one that was counted first.
 """
+
+REFRESH = timedelta(minutes=1)
+"""The time after which the metrics compute the drift of a version again."""
 
 Clock = Callable[[], datetime]
 now_in_utc: Clock = partial(datetime.now, UTC)
@@ -47,6 +51,8 @@ class VersionCounts:
         self.since = clock()
         self._by_day: dict[int, AnswerTally] = {}
         self._all, self._sum = AnswerTally(self.edges), 0.0
+        self._drift: Drift | None = None
+        self._drift_at = self.since
         self._lock = threading.Lock()
 
     def count(self, answer: Mapping[str, Any], groups: np.ndarray) -> None:
@@ -76,10 +82,18 @@ class VersionCounts:
         """Return the counts as the metrics show them."""
         with self._lock:
             total, score_sum = self._all.profile(self.objective.counted_labels), self._sum
-        drift = None
-        if self.reference is not None:
-            drift = self.reference.drift(self.within(WINDOW_DAYS), one_label=self.objective.one_label)
-        return VersionAnswers(version, self.objective.score_name or "", total, score_sum, drift)
+        return VersionAnswers(version, self.objective.score_name or "", total, score_sum, self._recent_drift())
+
+    def _recent_drift(self) -> Drift | None:
+        """Return the drift of the last WINDOW_DAYS days, computed in the last minute; None without a reference.
+
+        The drift of 200 versions takes seconds to compute, and Prometheus may ask every few seconds.
+        """
+        now = self._clock()
+        if self.reference is not None and (self._drift is None or now - self._drift_at > REFRESH):
+            self._drift = self.reference.drift(self.within(WINDOW_DAYS), one_label=self.objective.one_label)
+            self._drift_at = now
+        return self._drift
 
 
 class AnswerCounts:
