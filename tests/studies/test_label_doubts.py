@@ -208,9 +208,9 @@ def test_flipped_classes_are_found_by_the_probe_and_by_runs(
 ) -> None:
     """One word of each text says the label, so that flipped labels are found."""
     monkeypatch.setattr("afina.predicting.text_features.text_features", of_words)
-    draw, wrong = np.random.default_rng(0), set(range(0, 200, 20))
+    draw, wrong = np.random.default_rng(0), set(range(0, 250, 25))
     words = ["lens", "battery", "screen", "price", "case", "cable", "sound", "weight", "button", "menu"]
-    several = [" ".join(draw.permutation(words)[:5]) for _ in range(200)]
+    several = [" ".join(draw.permutation(words)[:5]) for _ in range(250)]
     rows = [(f"{('awful', 'great')[place % 2]} {one} {place}", place % 2) for place, one in enumerate(several)]
     flipped = [(text, ("bad", "good")[label ^ (place in wrong)]) for place, (text, label) in enumerate(rows)]
     path = write_csv(tmp_path / "a.csv", [*flipped, ("Fine!", "Good")])
