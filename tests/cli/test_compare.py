@@ -77,7 +77,7 @@ def test_adapters_of_other_labels_or_kinds_are_refused_before_anything_is_comput
         ),
         ({"objective": {"kind": "labels"}}, f"the kinds of task differ: {both[0]} has classes, other has labels."),
     ):
-        changed = one.manifest.model_copy(update={**change, "claims_digest": None})
+        changed = one.manifest.model_copy(update={**change, "answers": None, "claims_digest": None})
         content = changed.model_dump(mode="json") | {"digest": changed.digest}
         (tmp_path / "other" / MANIFEST).write_text(json.dumps(content), encoding="utf-8")
         assert afina("compare", both[0], "other", "--task", more).error.startswith(told)

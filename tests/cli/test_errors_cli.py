@@ -177,7 +177,7 @@ def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
         ),
         (
             ("study", "quickstart", "--set", "train.epoch=1"),
-            "preset quickstart: unknown key 'train.epoch'. Did you mean 'train.epochs'? Known: train.accumulate, ",
+            "preset quickstart: unknown key 'train.epoch'. Did you mean 'train.epochs'? Known: train.abstain_error, ",
         ),
         (
             ("study", "quickstart", "--set", "methods.loar.r=1"),

@@ -286,6 +286,7 @@ def test_the_digest_depends_on_the_identity_alone(runs: Runs) -> None:
         "seed": 99,
         "teacher": "sha256:5",
         "pairs": True,
+        "answers": None,
         "train_digest": None,
         "evaluation_digest": None,
         "probe": None,

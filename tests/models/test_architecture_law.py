@@ -27,7 +27,9 @@ SCORES = {
     "data/readers/columns.py": "a column's name",
     "data/readers/hub_datasets.py": "a column's name",
     "data/readers/label_recognition.py": "a column's name",
-    "server/json_shapes.py": "a field of an answer",
+    "data/texts_to_label.py": "a field of a task of Label Studio",
+    "server/answer_formats.py": "a field of an answer",
+    "server/protocols/native.py": "a field of an answer",
     "studies/executors/worker.py": "a message",
 }
 """Files where a head's name is another word, and which."""

@@ -195,7 +195,7 @@ def test_any_field_can_be_set(tmp_path: Path, item: str, read: Callable[[Study],
         (
             "[methods.full]\nr = 8",
             UnknownName,
-            "methods.full: unknown key 'r'. Known: accumulate, average, ",
+            "methods.full: unknown key 'r'. Known: abstain_error, accumulate, average, ",
         ),
         ("[train]\nepochs = 'two'", InvalidStudy, "train.epochs = 'two': expected a whole number"),
         ("[train]\ndtype = 'half'", InvalidStudy, "train.dtype = 'half': expected 'auto', 'float32' or"),
