@@ -124,7 +124,10 @@ def test_an_afina_adapter_with_an_impossible_rank_or_head_is_refused(
         ({"hyperparameters": {"r": 10**9, "targets": ["c_attn"]}}, "r is 1,000,000,000, but the widest adapted layer"),
         ({"hyperparameters": {"r": 5, "targets": ["c_attn"]}}, r"shape \[4, 32\], this model's has \[5, 32\]"),
         ({"hyperparameters": {"r": 4, "alpha": 1e300, "targets": ["c_attn"]}}, r"alpha=1e\+300.*alpha <= 1,000,000"),
-        ({"label_names": [f"label {index}" for index in range(50_000)], "answers": None}, r"the head .* \[2, 32\].*50000 labels"),
+        (
+            {"label_names": [f"label {index}" for index in range(50_000)], "answers": None},
+            r"the head .* \[2, 32\].*50000 labels",
+        ),
         ({"max_length": 100_000}, "the maximum length is 100000 tokens, but backbone .* takes at most 256"),
     ):
         path = tmp_path / str(len(list(tmp_path.iterdir())))

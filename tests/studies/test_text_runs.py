@@ -97,7 +97,9 @@ def test_the_report_compares_every_method_with_the_best_baseline(results: Result
 def test_a_second_call_reads_them_and_other_data_are_measured_again(
     results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = SimpleNamespace(task=str(results.out.parent / "rows.csv"), data=results.data, data_digest="a", without_digest=None)
+    spec = SimpleNamespace(
+        task=str(results.out.parent / "rows.csv"), data=results.data, data_digest="a", without_digest=None
+    )
     with Results.hold(tmp_path) as held:
         first = baselines.measure(spec, held)
         monkeypatch.setattr(baselines.floors, "fit", None)  # it would be called

@@ -285,6 +285,20 @@ def test_a_teacher_that_was_trained_on_evaluation_texts_is_refused(trained: Path
     check_teacher(seen, task, allow_leakage=True)
 
 
+def test_a_teacher_that_was_trained_on_texts_for_the_threshold_of_its_student_is_refused(
+    trained: Path, toy: str
+) -> None:
+    task = Task.load(toy)
+    whole, abstaining = Adapter.load(trained), Task.load(toy, abstention=True)
+    seen = replace(whole, trained_on=TextHashes.of(task.train))
+    check_teacher(seen, task)
+    assert abstaining.abstention is not None
+    with raises(Leakage, code="data.leakage", leaked=len(abstaining.abstention)):
+        check_teacher(seen, abstaining)
+    training = {**seen.manifest.training, "abstention": {"error": 0.1}}
+    check_teacher(replace(seen, manifest=seen.manifest.model_copy(update={"training": training})), abstaining)
+
+
 def test_a_changed_teacher_is_refused(runs: Runs, trained: Path, tmp_path: Path) -> None:
     teacher = Teacher(adapter="sha256:0", path=str(trained))
     run = Run(backbone=str(runs.backbones.path("gpt2")), task=runs.task, method="bitfit", teacher=teacher)

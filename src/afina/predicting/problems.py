@@ -50,6 +50,13 @@ TEACHER_SAW_EVALUATION = Problem(
     "`teacher` {path}: {leaked:,} of {evaluation:,} evaluation texts are training texts of the teacher, expected at "
     "most {limit:.0%}. The student would be measured on texts that its teacher knows. Train a teacher without them.",
 )
+TEACHER_SAW_ABSTENTION = Problem(
+    Leakage,
+    "data.leakage",
+    "`teacher` {path}: {leaked:,} of the {texts:,} texts that are set aside to choose the threshold of abstention are "
+    "training texts of the teacher. The student's promise of an error would not hold. Train the teacher with "
+    "`abstain_error`, too.",
+)
 
 OUT_IS_INPUT = Problem(
     InvalidData, "argument.invalid", "`out` {path}: the texts are read from this file. Give another name."

@@ -38,7 +38,8 @@ def check_teacher(adapter: Adapter, task: Task, *, allow_leakage: bool = False) 
         allow_leakage: Whether the teacher's training texts may be evaluation texts of the task.
 
     Raises InvalidStudy for a teacher of another kind, with other labels, or of pairs if the task has single texts, and
-    the reverse; Leakage if the teacher was trained on more than a share LEAKAGE_LIMIT of the evaluation texts.
+    the reverse; Leakage if the teacher was trained on more than a share LEAKAGE_LIMIT of the evaluation texts, or on
+    texts that the student sets aside to choose a threshold of abstention.
     """
     manifest, where = adapter.manifest, adapter.where
     kind = objectives.make(manifest.label_names, manifest.objective).kind
@@ -54,6 +55,10 @@ def check_teacher(adapter: Adapter, task: Task, *, allow_leakage: bool = False) 
     leaked, count = int(adapter.trained_on.among(task.evaluation).sum()), len(task.evaluation)
     if leaked > LEAKAGE_LIMIT * count:
         raise problems.TEACHER_SAW_EVALUATION(path=where, leaked=leaked, evaluation=count, limit=LEAKAGE_LIMIT)
+    if task.abstention is None or "abstention" in manifest.training:  # such a teacher set the same texts aside
+        return
+    if leaked := int(adapter.trained_on.among(task.abstention).sum()):
+        raise problems.TEACHER_SAW_ABSTENTION(path=where, leaked=leaked, texts=len(task.abstention))
 
 
 def soft_targets(
