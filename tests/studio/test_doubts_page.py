@@ -188,10 +188,10 @@ def test_labels_that_were_flipped_are_found_decided_and_left_out_of_a_training(
     web: TestClient, project: Make, at_once: None
 ) -> None:
     """With the package's own model and texts, from the search to what a training reads."""
-    task = Task.load("snippets:movies")
-    texts, names = task.train.texts[:100], task.label_names
-    labels = [names[index] for index in task.train.labels[:100].tolist()]
-    flipped = {5, 50, 95}
+    task = Task.load("snippets:products")
+    texts, names = task.train.texts[:400], task.label_names
+    labels = [names[index] for index in task.train.labels[:400].tolist()]
+    flipped = {*range(5, 400, 40)}
     lines = [
         {"text": text, "label": names[1 - names.index(name)] if index in flipped else name}
         for index, (text, name) in enumerate(zip(texts, labels, strict=True))

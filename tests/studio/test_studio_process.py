@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,8 @@ def live_page(studio: Running, path: str) -> Iterator[http.client.HTTPResponse]:
 def test_a_signal_ends_the_studio_in_good_order_with_live_pages_and_an_upload_open(
     start: Start, tmp_path: Path, sent: signal.Signals
 ) -> None:
+    if signal.getsignal(sent) is signal.SIG_IGN:
+        pytest.skip(f"{sent.name} is ignored here, as under nohup, so a studio ignores it too")
     studio = start().sign_in()
     project_of(studio, tmp_path)
     (tmp_path / "studio" / "reviews" / "processes" / "run-1").mkdir(parents=True)
@@ -285,7 +287,9 @@ def test_an_upload_of_ten_gigabytes_is_refused_with_and_without_its_length(start
         yield begin
         for _ in range(1000):
             yield b"x" * 100_000
-            largest = max([largest, *(path.stat().st_size for path in uploads.glob("*"))])
+            for path in uploads.glob("*"):
+                with suppress(FileNotFoundError):  # the studio may remove the upload at this moment
+                    largest = max(largest, path.stat().st_size)
 
     before = family(studio.process.pid)[0].memory_info().rss
     status, _, text = studio.ask(
