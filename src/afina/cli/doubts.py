@@ -104,5 +104,5 @@ def _show(found: Doubts, out: Path, as_json: bool) -> None:
     if found.labels:
         print_tables(words.table(found, words.PRINTED, words.PRINTED_CHARACTERS, reasons=False))
         print_prose(words.next_steps(found, str(csv)))
-        print(f"To train without them: {command}")
+        print(f"To train without the rows that are left: {command}")
     print(f"Written: {', '.join(files)}")

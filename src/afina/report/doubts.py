@@ -120,7 +120,8 @@ def next_steps(found: Doubts, csv: str) -> str:
     )
     if found.flips is not None and round(found.flips.wrong) < len(found):
         said += (
-            f" Read at least the first {count(max(20, found.flips.wrong))}: the others are more often right than wrong."
+            f" Read at least the first {count(max(20, found.flips.wrong))}, and delete the rows that you do not read: "
+            "the others are more often right than wrong."
         )
     return said
 
