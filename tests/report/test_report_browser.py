@@ -16,7 +16,7 @@ from browser import viewed
 from grid import some_slow
 from records import TEXTS, TRAINED, answering, of_kind, result, results, texts
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 WIDTHS = (360, 1280)
 SHAPES = """[...document.querySelectorAll('svg')].map(one => [one.getBoundingClientRect().width,
@@ -75,7 +75,6 @@ def test_a_browser_finds_nothing_to_say_nothing_sticks_out_and_colours_are_those
     assert [url for url in view.asked if not url.startswith(("file:", "data:"))] == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_table_that_goes_on_has_a_shadow_at_the_side_where_it_does(
     chromium: Browser, page: Path, scheme: Literal["light", "dark"]
@@ -97,7 +96,6 @@ def test_a_table_that_goes_on_has_a_shadow_at_the_side_where_it_does(
         assert right < 0.05 < 0.1 < left
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", some_slow(["number", "labels", "text", "sizes"], quick=["number", "text"]))
 def test_pages_of_other_kinds_of_task_fit_too(chromium: Browser, tmp_path: Path, kind: str) -> None:
     if kind == "sizes":
@@ -141,7 +139,6 @@ def test_what_a_page_says_and_asks_for_is_heard(chromium: Browser, tmp_path: Pat
         assert "http://127.0.0.1:9/x.png" in view.asked
 
 
-@pytest.mark.slow
 def test_single_seeds_are_folded_open_by_a_key_and_are_all_on_paper(chromium: Browser, page: Path) -> None:
     with viewed(chromium, page, 360, "dark") as view:
         folded = view.page.locator("details")

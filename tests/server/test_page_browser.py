@@ -19,7 +19,7 @@ from browser import View, viewed
 from crowd import adapter
 from servers import TOLD, Served, beside, probed, running, serving, within
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 VIEWS = pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1280, "dark")])
 LONG = "unbroken" * 20
@@ -196,7 +196,6 @@ def told(view: View) -> Locator:
     return view.page.get_by_role("article").filter(has=view.page.get_by_role("heading", name="acme/told"))
 
 
-@pytest.mark.slow
 @VIEWS
 def test_a_text_is_shown_while_it_is_written(
     chromium: Browser, writer: Writer, width: int, scheme: Literal["light", "dark"]
@@ -257,7 +256,6 @@ def test_a_refusal_of_a_text_is_told_in_its_place(chromium: Browser, writer: Wri
         expect(view.page.locator(".said strong")).to_be_visible()
 
 
-@pytest.mark.slow
 def test_figures_go_on_by_themselves(
     chromium: Browser, made: Served, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

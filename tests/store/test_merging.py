@@ -91,7 +91,11 @@ MADE: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize(
     ("family", "made"),
-    [pytest.param(family, made[1:], id=f"{key}-{family}") for key, made in MADE.items() for family in made[0]],
+    [
+        pytest.param(family, made[1:], id=f"{key}-{family}", marks=() if place == 0 else pytest.mark.slow)
+        for key, made in MADE.items()
+        for place, family in enumerate(made[0])
+    ],
 )
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning")
 def test_transformers_gives_the_logits_of_the_adapter_from_the_merged_model_alone(

@@ -25,7 +25,7 @@ from command import GuessingExecutor
 from servers import within
 from services import free_port
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 HOSTILE = '<img src=x onerror="document.title = \'taken\'"><script>document.title = "taken"</script>'
 REVIEWS = "text,label\n" + "".join(
@@ -111,7 +111,6 @@ def addresses(project: Project) -> list[str]:
     return ["", *(f"{project.name}/{step}" for step in steps)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark"), (1600, "dark")])
 def test_pages_are_accessible_fit_the_window_and_load_nothing_from_elsewhere(
     chromium: Browser, studio: Studio, project: Project, width: int, scheme: Literal["light", "dark"]
@@ -137,7 +136,6 @@ def test_pages_are_accessible_fit_the_window_and_load_nothing_from_elsewhere(
     assert visitor.elsewhere == []
 
 
-@pytest.mark.slow
 def test_a_cell_of_the_confusion_matrix_opens_its_texts_without_a_script_too(
     chromium: Browser, studio: Studio, project: Project
 ) -> None:
@@ -154,7 +152,6 @@ def test_a_cell_of_the_confusion_matrix_opens_its_texts_without_a_script_too(
         visitor.context.close()
 
 
-@pytest.mark.slow
 def test_without_a_script_a_project_is_made_read_and_run(chromium: Browser, studio: Studio, tmp_path: Path) -> None:
     file = tmp_path / "quiet.csv"
     rows = [f"film number {row} is {('dull,bad', 'fine,good')[row % 2]}" for row in range(60)]
@@ -175,7 +172,6 @@ def test_without_a_script_a_project_is_made_read_and_run(chromium: Browser, stud
         visitor.context.close()
 
 
-@pytest.mark.slow
 def test_without_a_script_labels_are_decided_one_by_one(chromium: Browser, studio: Studio, project: Project) -> None:
     visitor = Visitor(chromium, studio, 1280, java_script_enabled=False)
     try:
@@ -189,7 +185,6 @@ def test_without_a_script_labels_are_decided_one_by_one(chromium: Browser, studi
         visitor.context.close()
 
 
-@pytest.mark.slow
 def test_the_slider_of_the_plan_shows_its_minutes_and_the_form_of_runs_gets_them(
     chromium: Browser, studio: Studio, project: Project
 ) -> None:

@@ -165,6 +165,7 @@ def test_a_hostile_text_stays_a_text(web: TestClient, url: str) -> None:
         assert facts(web, f"/reviews/try?asked={address}")["question"] is None
 
 
+@pytest.mark.slow
 def test_the_last_questions_of_a_project_are_kept(web: TestClient, reviews: Project, url: str) -> None:
     first = ask(web, "first")
     for number in range(KEPT):
@@ -339,6 +340,7 @@ def test_a_stream_without_a_server_is_refused_in_a_sentence(web: TestClient, rev
 # A file
 
 
+@pytest.mark.slow
 def test_a_file_is_answered_by_each_version_and_different_answers_come_first(
     web: TestClient, reviews: Project, gpt2: Backbone, at_once: None
 ) -> None:

@@ -19,6 +19,7 @@ from afina.errors import AfinaError, Busy, CannotWrite, InvalidName, NotFound, R
 from afina.store import audit_log
 from afina.store.adapter_store import AdapterStore
 from afina.store.database import Database
+from grid import some_slow
 from raises import raises
 from services import Postgres, free_port
 
@@ -117,7 +118,11 @@ def end_all_others(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", ["publish: in the transaction", "alias: in the transaction", "gc: in the transaction", "gc: one removed"]
+    "step",
+    some_slow(
+        ["publish: in the transaction", "alias: in the transaction", "gc: in the transaction", "gc: one removed"],
+        {"publish: in the transaction"},
+    ),
 )
 def test_a_connection_that_is_cut_in_a_transaction_undoes_it(
     step: str, filled: AdapterStore, url: str, adapters: Adapters, monkeypatch: pytest.MonkeyPatch
