@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 from afina import AdapterStore, Backbone, Predictor
 from afina.data.split import Split
 from afina.models.answer_profile import CONFIDENCE_EDGES, AnswerProfile
+from canned_server import CannedServer
 from command import Command
 from crowd import adapter
 from fakes import sentences, write_csv
@@ -24,41 +23,15 @@ FEWER = AnswerProfile(edges=(0.6, 0.9), scores=(6, 9, 15), labels={"bad": 12, "g
 OTHER = AnswerProfile(edges=(0.6, 0.9), scores=(600, 250, 150), labels={"bad": 410, "good": 590})
 
 
-class Counting:
+class Counting(CannedServer):
     """A server that has counted what a test says."""
-
-    def __init__(self) -> None:
-        self.asked, self.body = list[tuple[str, str | None]](), dict[str, Any]()
-        counting = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                counting.asked.append((self.path, self.headers["Authorization"]))
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(json.dumps(counting.body).encode())
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
-        self.thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}"
 
     def says(self, answers: AnswerProfile, reference: AnswerProfile | None = ALIKE, **changes: Any) -> None:
         head = {"name": "acme/reviews", "alias": "production", "version": 3, "digest": "sha256:1", "kind": "classes"}
         head |= {"score": "confidence", "one_label": True, "days": 7, "since": "2026-11-23T08:00:00Z", "drift": None}
         known = None if reference is None else reference.model_dump(mode="json")
-        self.body = {**head, "reference": known, "answers": answers.model_dump(mode="json"), **changes}
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
+        content = {**head, "reference": known, "answers": answers.model_dump(mode="json"), **changes}
+        self.body = json.dumps(content).encode()
 
 
 @pytest.fixture
@@ -141,7 +114,7 @@ def test_what_cannot_be_compared_is_said(counting: Counting, afina: Command) -> 
     counting.says(ALIKE, None)
     words = ("drift", "acme/reviews", "--server", counting.url)
     assert "acme/reviews@3: the adapter has no counts of its evaluation texts" in afina(*words).error
-    counting.body = {"name": "acme/reviews"}
+    counting.body = json.dumps({"name": "acme/reviews"}).encode()
     assert "the counts that a server sent are malformed" in afina(*words).error
     assert "acme/reviews@3: a version number" in afina("drift", "acme/reviews@3", "--server", counting.url).error
     assert "--days 36: expected a whole number from 1 to 35" in afina(*words, "--days", "36").error

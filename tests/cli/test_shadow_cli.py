@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 
 from afina import AdapterStore
 from afina.server.versions.shadow_counts import AnswerDifference, ShadowCounts
+from canned_server import CannedServer
 from command import Command
 from crowd import adapter as made_adapter
 from servers import beside, probed, serving
@@ -68,41 +67,12 @@ def test_what_cannot_be_is_told(store: AdapterStore, afina: Command) -> None:
 SHADOW = ("shadow", "acme/reviews", "--server")
 
 
-class Told:
+class Told(CannedServer):
     """A server that says what a test puts there, and notes what it was asked."""
-
-    def __init__(self) -> None:
-        self.status, self.body, self.headers, self.asked = 200, b"", dict[str, str](), list[tuple[str, str | None]]()
-        told = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                told.asked.append((self.path, self.headers["Authorization"]))
-                self.send_response(told.status)
-                for name, value in told.headers.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(told.body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
-        self.thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}"
 
     def says(self, tally: ShadowCounts, **changes: Any) -> None:
         head = {"name": "acme/reviews", "current": 1, "shadow": 2, "state": "riding", "problem": None}
         self.body = json.dumps({**head, **tally.as_json(), **changes}).encode()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
 
 
 @pytest.fixture

@@ -20,8 +20,7 @@ from afina.server.ray_serve import answers as merged
 from afina.server.versions import answer_counts
 from afina.server.versions.answer_counts import AnswerCounts, VersionCounts
 from afina.server.versions.served_answers import KEPT_DAYS, ServedAnswers, summed
-from crowd import adapter
-from servers import PRICE, TAGS, Served, predictor, probed, serving, within
+from servers import Served, predictor, probed, serving, within
 
 TEXTS = [f"the {noun} was {word}." for noun in ("soup", "road", "sky", "film") for word in ("bright", "late", "bad")]
 
@@ -37,15 +36,10 @@ def referenced(made: Adapter, backbone: Backbone) -> Adapter:
 
 
 @pytest.fixture(scope="module")
-def counted(gpt2: Backbone) -> dict[str, Adapter]:
+def counted(gpt2: Backbone, crowd: dict[str, Adapter]) -> dict[str, Adapter]:
     """Adapters of three kinds, with the counts of TEXTS."""
-    made = {
-        "acme/reviews@1": adapter(gpt2, "lora", {"r": 2}, seed=1),
-        "acme/reviews@2": adapter(gpt2, "lora", {"r": 4}, seed=2),
-        "acme/tags@1": adapter(gpt2, "bitfit", seed=3, **TAGS),
-        "acme/price@1": adapter(gpt2, "ia3", seed=4, **PRICE),
-    }
-    return {name: referenced(one, gpt2) for name, one in made.items()}
+    names = ("acme/reviews@1", "acme/reviews@2", "acme/tags@1", "acme/price@1")
+    return {name: referenced(crowd[name], gpt2) for name in names}
 
 
 @pytest.fixture(scope="module")

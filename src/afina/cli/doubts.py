@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from afina.cli.options import Json, reading_flags, takes, train_command, whole
-from afina.cli.terminal import exit_status, print_prose, print_reading, print_tables, sigterm_as_ctrl_c, with_flags
+from afina.cli.terminal import ends_with, print_prose, print_reading, print_tables, with_flags
 
 if TYPE_CHECKING:
     from afina.studies.labelling.doubts import Doubts
@@ -68,21 +66,10 @@ def doubts(
     read = read_merged(task, None, data, says)
     print_reading(read.told)
     asked: dict[str, Any] = {"method": method, "backbone": backbone, "folds": folds, "seed": seed}
-    with _interruptible():
+    with ends_with(f"Interrupted. To continue: {shlex.join(['afina', *sys.argv[1:]])}"):
         watching = watcher(Console(stderr=True), lambda results: None)
         found = find_doubts(read, **asked, settings=settings, out=out, watcher=watching, says=says)
     _show(found, out, as_json)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """If Ctrl-C or SIGTERM interrupts the block, print the command that continues; exit with the signal's status."""
-    try:
-        with sigterm_as_ctrl_c():
-            yield
-    except KeyboardInterrupt as ended:
-        print(f"\nInterrupted. To continue: {shlex.join(['afina', *sys.argv[1:]])}", file=sys.stderr)
-        raise typer.Exit(exit_status(ended)) from None
 
 
 def _show(found: Doubts, out: Path, as_json: bool) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,7 +43,7 @@ from afina.cli.results import (
     write_report,
     write_text,
 )
-from afina.cli.terminal import exit_status, print_prose, printable, sigterm_as_ctrl_c
+from afina.cli.terminal import ends_with, exit_status, print_prose, printable, sigterm_as_ctrl_c
 from afina.errors import AfinaError
 
 if TYPE_CHECKING:
@@ -335,20 +334,10 @@ def choose(
     asked |= {"products": products, "endpoint": endpoint, "send_texts": send_texts}
     watcher = Minutes(began, lambda line: print(line, file=sys.stderr))
     executing = replace(run_in, jobs=jobs).opened(watcher.says)
-    with _ended_without_checkpoint(command), executing as opened:
+    hint = f"Interrupted. `choose` has no checkpoints. To begin again: {shlex.join(command)}"
+    with ends_with(hint), executing as opened:
         results = recommend(task, minutes, **asked, watcher=watcher, executor=opened, command=command, began=began)
     _write_publish_show(results, publish, as_json, texts=not no_texts)
-
-
-@contextmanager
-def _ended_without_checkpoint(command: list[str]) -> Iterator[None]:
-    """If Ctrl-C or SIGTERM interrupts the block, print `command` to start again; exit with the signal's status."""
-    try:
-        with sigterm_as_ctrl_c():
-            yield
-    except KeyboardInterrupt as ended:
-        print(f"\nInterrupted. `choose` has no checkpoints. To begin again: {shlex.join(command)}", file=sys.stderr)
-        raise typer.Exit(exit_status(ended)) from None
 
 
 def show(

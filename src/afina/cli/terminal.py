@@ -123,6 +123,17 @@ def exit_status(ended: KeyboardInterrupt) -> int:
     return TERMINATED if isinstance(ended, Terminated) else INTERRUPTED
 
 
+@contextmanager
+def ends_with(hint: str) -> Iterator[None]:
+    """If Ctrl-C or SIGTERM interrupts the block, print the line `hint`, and exit with the signal's status."""
+    try:
+        with sigterm_as_ctrl_c():
+            yield
+    except KeyboardInterrupt as ended:
+        print(f"\n{hint}", file=sys.stderr)
+        raise typer.Exit(exit_status(ended)) from None
+
+
 def option_flag(name: str) -> str:
     """Return the flag of a field of `ReadingOptions`, or its key in a study file if it has no flag."""
     if not OPTIONS[name].metadata["flag"]:

@@ -266,8 +266,8 @@ def set_aside(
 ) -> tuple[Split, dict[str, Split]]:
     """Return the rest of the training split, and the splits that were cut from it, by name.
 
-    The texts of the split `abstention` are the same whatever else is cut, so that no validation split, on which a
-    setting is chosen, has one of them.
+    The split `abstention` is cut first, so other cuts do not change its texts. No validation split, on which a setting
+    is chosen, has one of these texts.
 
     Args:
         shares: The shares of further splits to cut, by name. None for a share: the split is not cut.

@@ -72,7 +72,7 @@ def binary_cross_entropy(
 def soft_cross_entropy(outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return the squared temperature times the cross-entropy of the teacher's and the student's probabilities, [B].
 
-    The factor keeps gradients as large as those of the loss on targets, whatever the temperature (Hinton et al. 2015,
+    With the factor, gradients at every temperature are as large as those of the loss on targets (Hinton et al. 2015,
     section 2).
 
     Args:

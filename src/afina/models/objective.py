@@ -224,7 +224,7 @@ class Objective(ABC):
     def soft_losses(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
         """Return how far each text's outputs are from the teacher's, float32 [B].
 
-        The gradient is as large as that of `loss`, whatever the temperature (Hinton et al. 2015, section 2).
+        At every temperature, the gradient is as large as that of `loss` (Hinton et al. 2015, section 2).
 
         Args:
             outputs: The student's outputs, [B, width].
@@ -446,7 +446,7 @@ class Objective(ABC):
         """Return the edges of the bins in which scores are counted (`AnswerProfile.edges`).
 
         Args:
-            predictions: Predictions whose scores should be spread over all bins. None: there are none.
+            predictions: Predictions whose scores should be spread over all bins. None: no predictions are known.
         """
         return CONFIDENCE_EDGES
 

@@ -21,7 +21,7 @@ The promise has two assumptions:
 
 The argument: let t[0] > t[1] > ... be LADDER, m[i] the number of calibration texts that t[i] answers, and j the first
 index with R(t[j]) > most. Given m[i], the number of errors at t[i] has the binomial distribution (m[i], R(t[i])), so
-t[j] is accepted with a probability of at most 1 - CONFIDENCE, whatever m[j] is. A chosen threshold that breaks the
+t[j] is accepted with a probability of at most 1 - CONFIDENCE, for every m[j]. A chosen threshold that breaks the
 promise has an index of j or more, and all tested thresholds up to it were accepted. Hence one of two things has
 happened.
 

@@ -51,7 +51,7 @@ class Corrections:
             file_io.write_text(self.path, written([*others, made], kind, harmless))
 
     def remove(self, made: Correction, kind: str) -> None:
-        """Remove a correction; nothing is done if there is none of this text with this answer."""
+        """Remove the correction of this text with this answer, if the file has this correction."""
         with _lock:
             found = self.read()
             if made in found:

@@ -5,9 +5,9 @@ another version of the texts is refused. Paths are compared by their last part, 
 are equal if their normalised forms are equal (`splitting.identity`). A person may edit the file in a spreadsheet:
 columns may be in another order, and further columns are not read.
 
-Models do not learn from the rows. Whatever models are measured or calibrated on is left as it is: the evaluation split,
-and the parts that are set aside for validation, selection and calibration. Otherwise the texts would be missing on
-which the model that found the doubts, and models like it, are wrong.
+Models do not learn from the rows. The evaluation split, and the parts that are set aside for validation, selection and
+calibration, keep all their rows. Otherwise they would lack the texts on which the model that found the doubts, and
+models like this model, are wrong.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def leave_out(
         train: The texts from which models learn.
         aside: The splits that were cut off the training split.
 
-    Raises NotFound, and InvalidData if a row of the file is none of the task's rows, if a row has another text or
+    Raises NotFound. Raises InvalidData if the task does not have a row of the file, if a row has another text or
     another label than the task, or if no training text or no text of a label is left.
     """
     path = without_file(file)

@@ -174,7 +174,7 @@ DRIFT = record(
         "score": about(one_of("confidence", "value"), "what the score of an answer is"),
         "one_label": about(YES_OR_NO, "whether each answer has exactly one label"),
         "days": about(COUNT, "days that are counted, today included"),
-        "since": about(either(TEXT, NOTHING), "time of the first counted answer, UTC; null: there is none"),
+        "since": about(either(TEXT, NOTHING), "time of the first counted answer, UTC; null: no answer was counted"),
         "reference": about(either(record(_COUNTS), NOTHING), "counts of the evaluation texts; null: unknown"),
         "answers": about(record(_COUNTS), "counts of clients' texts"),
         "servers": about(COUNT, "servers whose counts were added"),

@@ -96,7 +96,7 @@ class DoubtsFacts:
 
 
 def _process(project: Project) -> CommandProcess:
-    """Return the process that looks for doubtful labels of the texts as they are read now, whatever is left out."""
+    """Return the process that looks for doubtful labels of the texts as they are read now, also of left-out texts."""
     options = {name: value for name, value in project.options.items() if name != WITHOUT}
     key = digest.of_json([project.address, options]).removeprefix(digest.PREFIX)[:12]
     return project.process(f"doubts-{key}")
@@ -149,7 +149,7 @@ def doubts(visit: Visit, project: str) -> DoubtsFacts:
 
 
 def _found(project: Project) -> Doubts | None:
-    """Return the doubtful labels that were found; None if there are none, as the command has failed."""
+    """Return the doubtful labels that were found; None if the command has not ended, or has failed."""
     if _process(project).status != 0:
         return None
     try:
