@@ -7,10 +7,12 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from afina.errors import CannotWrite, CorruptStore, NotFound, Refused
+from afina.store import backup
 from afina.store.adapter_store import AdapterStore
 from raises import raises
 from stores import kept, seen
@@ -102,6 +104,33 @@ def test_a_store_that_is_damaged_has_no_backup_and_the_earlier_one_stays(two: Ad
     with raises(CorruptStore, code="store.blobs-missing", blobs=1):
         two.backup(tmp_path / "fresh")
     assert AdapterStore(tmp_path / "backup").log()[-1].hash == good.last
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_bytes_that_others_remove_and_publish_again_during_a_copy_are_not_called_lost(
+    two: AdapterStore, made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, always: bool
+) -> None:
+    copied, source, others = backup._snapshot, made(5, 5), []
+
+    def beside_another(*rest: Any) -> None:
+        if others and not always:
+            return copied(*rest)
+        third = two.publish(source, "acme/reviews", message="third")
+        copied(*rest)
+        two.delete(str(third.version), reason="wrong")
+        two.gc()
+        if not always:
+            two.publish(source, "acme/reviews", message="again")  # the same bytes, in a file of another name
+        others.append(third)
+
+    monkeypatch.setattr(backup, "_snapshot", beside_another)
+    if always:
+        with raises(Refused, code="backup.store-changed", tries=20):
+            two.backup(tmp_path / "backup")
+    else:
+        assert two.backup(tmp_path / "backup").versions == 3
+        assert AdapterStore(tmp_path / "backup").verify() == []
+    assert len(others) == (20 if always else 1)
 
 
 def test_what_is_damaged_is_not_recovered_and_a_store_is_not_replaced(two: AdapterStore, tmp_path: Path) -> None:

@@ -68,7 +68,8 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
     blobs are not copied again, and the earlier backup stays valid until the new backup is verified.
 
     Raises:
-        Refused: `place` contains other files or the backup of another store.
+        Refused: `place` contains other files or the backup of another store, or versions were removed during each of
+            20 attempts.
         CorruptStore: the store is damaged.
         CannotWrite: nothing can be written to `place`.
     """
@@ -87,14 +88,15 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
             for left in reversed(range(_TRIES)):
                 fresh = scratch / f"{left}.db"
                 _snapshot(database, fresh, str(place / engine.BLOBS))
-                more, gone = _fetch(blobs, kept, _held_in(fresh), scratch)
+                held = _held_in(fresh)
+                more, gone = _fetch(blobs, kept, held, scratch)
                 copied += more
                 if not gone:
                     break
-                if not left or (lost := _still_held(database, gone)):
-                    raise problems.BLOBS_UNREADABLE(
-                        blob=sorted(lost or gone)[0], store=database.address.shown, blobs=len(gone)
-                    )
+                if lost := _still_held(database, {digest: held[digest] for digest in gone}):
+                    raise problems.BLOBS_UNREADABLE(blob=sorted(lost)[0], store=database.address.shown, blobs=len(lost))
+                if not left:
+                    raise problems.BLOBS_REMOVED_MEANWHILE(store=database.address.shown, tries=_TRIES)
             made = _whole(place, fresh, kept, copied)
             with file_io.replacing(place / engine.DATABASE) as target:
                 shutil.move(fresh, target)
@@ -167,9 +169,13 @@ def _fetch(source: Blobs, target: Blobs, held: Mapping[str, str], scratch: Path)
     return copied, gone
 
 
-def _still_held(database: Database, gone: Collection[str]) -> set[str]:
+def _still_held(database: Database, gone: Mapping[str, str]) -> set[str]:
+    """Return the digests of `gone` that versions still have under the same storage key. Their bytes are lost.
+
+    A blob that was removed, and published again, has a new storage key.
+    """
     with database.reading() as connection:
-        return set(_held(connection)) & set(gone)
+        return {digest for digest, place in _held(connection).items() if gone.get(digest) == place}
 
 
 def _snapshot(database: Database, file: Path, blobs: str) -> None:

@@ -557,6 +557,13 @@ BLOBS_UNREADABLE = Problem(
     "affected versions.",
 )
 
+BLOBS_REMOVED_MEANWHILE = Problem(
+    Refused,
+    "backup.store-changed",
+    "store {store}: other processes removed versions during each of {tries} attempts to copy the store. Try again when "
+    "nobody deletes versions.",
+)
+
 RECOVER_INTO_STORE = _store_exists("store {store}: the store exists already. Recover into a place without a store.")
 
 STORE_CREATED_MEANWHILE = _store_exists("store {store}: another process has created this store meanwhile.")
