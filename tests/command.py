@@ -7,19 +7,22 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 
 from afina import cli
 from afina.data.task import Task
 from afina.errors import AfinaError, RunFailed
 from afina.events import Listener, ValidationScore
 from afina.report.report import Report
-from afina.studies.executors import by_name
+from afina.studies.executors import by_name, fork_server
 from afina.studies.executors.executor import Executor
 from afina.studies.executors.local_executor import LocalExecutor
+from afina.studies.runs import forecast
 from afina.studies.runs.inputs import TaskFacts
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
@@ -78,6 +81,8 @@ class Command:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
         self.monkeypatch, self.capfd = monkeypatch, capfd
+        without_workers(monkeypatch)
+        monkeypatch.setattr(typer.main, "get_command", _command)
         monkeypatch.setattr(by_name, "LocalExecutor", _here)
         monkeypatch.setattr(Report, "_plots", lambda report, titles=(): {})
 
@@ -91,6 +96,16 @@ class Command:
             code = end.code or 0
         out, err = self.capfd.readouterr()
         return Answer(code, out, err)
+
+
+_command = cache(typer.main.get_command)
+"""The commands and their options, which typer takes 50 ms to build; the program builds them once."""
+
+
+def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start no worker before a run needs one, nor to measure how much memory it takes: its imports take seconds."""
+    monkeypatch.setattr(fork_server, "prepare", lambda environment: None)
+    monkeypatch.setattr(forecast, "worker_memory", lambda: 2**28)
 
 
 def _here(slots: int) -> Executor:

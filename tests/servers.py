@@ -144,7 +144,8 @@ _FIRST: dict[tuple[int, str], Engine] = {}
 """The first engine of each backbone and dtype, whose open models the later ones use: opening takes most of a start."""
 
 
-def _share_models(engine: Engine) -> None:
+def share_models(engine: Engine) -> None:
+    """Let an engine that has computed nothing yet use the models that the first engine of its backbone opened."""
     first = _FIRST.setdefault((id(engine.backbone), engine.computes), engine)
     engine._loader._empty_models = first._loader._empty_models
     engine.hosts._models, engine.hosts._sizes = first.hosts._models, first.hosts._sizes
@@ -163,7 +164,7 @@ def prepared(
     shutil.copytree(directory, root / "store")
     store = AdapterStore(root / "store", who="ada")
     with Engine(gpt2, store, dtype=dtype) as engine:
-        _share_models(engine)
+        share_models(engine)
         yield (
             Core(engine, store, Settings(**({"delay": 0.001, "every": 0.05, "refusals_a_second": 10_000} | settings))),
             dict(secrets),

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from math import isnan, nan
 from typing import Annotated, Any, Self
 
@@ -203,12 +204,18 @@ class WrongValue:
         return ".".join(self.place)
 
 
+@cache  # pydantic takes milliseconds to build one, and a study validates the same few types again and again
+def validator(kind: Any) -> TypeAdapter[Any]:
+    """Return pydantic's validator of a type."""
+    return TypeAdapter(kind)
+
+
 def read_size(text: str, what: str = "memory") -> int:
     """Parse a size such as "8GiB", "512 MiB" or "16GB" to bytes. Raises InvalidStudy, also if the unit is missing."""
     try:
-        size = TypeAdapter(ByteSize).validate_python(text.strip())
+        size: int = validator(ByteSize).validate_python(text.strip())
     except ValidationError:
-        size = ByteSize(0)
+        size = 0
     if size == 0 or re.fullmatch(r"[\d.]+\s*[a-zA-Z]+", text.strip()) is None:
         raise problems.SIZE_INVALID(option=what, found=text)
     return int(size)

@@ -17,7 +17,7 @@ from afina.studies.runs.output_directory import OutputDirectory
 from afina.studio.command_process import LOCK
 from afina.studio.folder import Project, StudioFolder
 from fakes import Runs
-from servers import running
+from servers import running, share_models
 
 
 def publish(folder: StudioFolder, made: Adapter, name: str) -> str:
@@ -52,6 +52,7 @@ def served(folder: StudioFolder, backbone: Backbone) -> Iterator[str]:
     process, store = folder.server, AdapterStore(folder.store, who="ada")
     process.directory.mkdir(parents=True, exist_ok=True)
     with Engine(backbone, store) as engine, (process.directory / LOCK).open("w") as lock:
+        share_models(engine)
         fcntl.flock(lock, fcntl.LOCK_EX)
         with running(Core(engine, store, Settings(delay=0.001, every=0.05))) as (url, _):
             port = url.rpartition(":")[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from afina import AdapterStore, Backbone
 from afina.models.objective import ANSWERS_NOTHING
 from afina.spreadsheet_cells import harmless, restored
 from afina.studio.corrections import Correction, Corrections
-from afina.studio.folder import Project
+from afina.studio.folder import Project, StudioFolder
 from afina.studio.page import Studio
 from afina.studio.pages.try_out import KEPT, AskedVersion, _answer, _in_a_cell
 from afina.studio.server_process import StudioServer
@@ -30,21 +31,32 @@ TEXT = "the soup was bright."
 SCRIPT = '</textarea><script>alert("taken")</script>'
 
 
-@pytest.fixture
-def reviews(studio: Studio, project: Make, gpt2: Backbone) -> Project:
-    """A project with two versions, which do not agree on TEXT."""
-    made = project(b"text,label\na,bad\nb,good\n")
-    for one in two(gpt2):
-        publish(studio.folder, one, made.adapters)
-    return made
-
-
+@pytest.fixture(scope="module")
 def two(gpt2: Backbone) -> list[Any]:
     """Adapters with random weights that give TEXT different labels."""
     made = [adapter(gpt2, "lora", {"r": 2}, labels=("good", "bad")), adapter(gpt2, "lora", {"r": 4})]
     labels = [predictor(one, gpt2)([TEXT])[0]["label"] for one in made]
     assert labels == ["bad", "good"]
     return [probed(one, gpt2) for one in made]
+
+
+@pytest.fixture(scope="module")
+def begun(two: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A studio's store with both versions, which is copied and otherwise left alone."""
+    folder = StudioFolder(tmp_path_factory.mktemp("begun"))
+    folder.own.mkdir()
+    for one in two:
+        publish(folder, one, "studio/reviews")
+    return Path(folder.store)
+
+
+@pytest.fixture
+def reviews(studio: Studio, project: Make, begun: Path) -> Project:
+    """A project with two versions, which do not agree on TEXT."""
+    made = project(b"text,label\na,bad\nb,good\n")
+    assert made.adapters == "studio/reviews"
+    shutil.copytree(begun, studio.folder.store)
+    return made
 
 
 @pytest.fixture
@@ -80,11 +92,11 @@ def test_without_a_version_the_page_leads_to_publishing(web: TestClient, project
 
 
 def test_versions_answer_side_by_side_as_by_themselves_and_what_changed_is_said(
-    web: TestClient, url: str, gpt2: Backbone
+    web: TestClient, url: str, two: list[Any], gpt2: Backbone
 ) -> None:
     address = ask(web)
     first, second = facts(web, address)["answers"]
-    alone = [predictor(one, gpt2)([TEXT])[0] for one in two(gpt2)]
+    alone = [predictor(one, gpt2)([TEXT])[0] for one in two]
     for found, expected in zip((first, second), alone, strict=True):
         assert found["labels"] == [expected["label"]]
         chances = {one["label"]: one["probability"] for one in found["chances"]}
@@ -311,24 +323,22 @@ def test_written_texts_are_streamed_by_the_script_and_whole_without_it(
     assert f"{address.partition('?')[0]}?{address.partition('?')[2]}&amp;whole=yes" in page
 
 
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        (b'{"model": "bolt/mail@1", "prompt": "a"}', 404),
-        (b'{"model": "studio/other", "prompt": "a"}', 404),
-        (b'{"prompt": "a"}', 404),
-        (b"[1]", 404),
-        (b"{", 422),
-        (b'{"model": "studio/reviews@9", "prompt": "a"}', 403),
-    ],
-)
-def test_only_texts_of_the_project_are_passed_on(web: TestClient, writes: str, body: bytes, status: int) -> None:
-    answer = web.post("/reviews/try/completions", content=body)
-    assert answer.status_code == status
-    assert answer.json()["error"]["message"]
-    other = web.post("/reviews/try/completions", content=body, headers={"Origin": "http://evil.example"})
-    assert other.status_code == 403
-    assert "another address" in other.text
+def test_only_texts_of_the_project_are_passed_on(web: TestClient, writes: str) -> None:
+    refused = {
+        b'{"model": "bolt/mail@1", "prompt": "a"}': 404,
+        b'{"model": "studio/other", "prompt": "a"}': 404,
+        b'{"prompt": "a"}': 404,
+        b"[1]": 404,
+        b"{": 422,
+        b'{"model": "studio/reviews@9", "prompt": "a"}': 403,
+    }
+    for body, status in refused.items():
+        answer = web.post("/reviews/try/completions", content=body)
+        assert answer.status_code == status, body
+        assert answer.json()["error"]["message"]
+        other = web.post("/reviews/try/completions", content=body, headers={"Origin": "http://evil.example"})
+        assert other.status_code == 403, body
+        assert "another address" in other.text
 
 
 def test_a_stream_without_a_server_is_refused_in_a_sentence(web: TestClient, reviews: Project) -> None:
@@ -342,7 +352,7 @@ def test_a_stream_without_a_server_is_refused_in_a_sentence(web: TestClient, rev
 
 @pytest.mark.slow
 def test_a_file_is_answered_by_each_version_and_different_answers_come_first(
-    web: TestClient, reviews: Project, gpt2: Backbone, at_once: None
+    web: TestClient, reviews: Project, two: list[Any], gpt2: Backbone, at_once: None
 ) -> None:
     texts = ["a warm ferry", "=1+1", TEXT, "the novel was dull."]
     content = "text,label\n" + "".join(f'"{text}",good\n' for text in texts)
@@ -351,7 +361,7 @@ def test_a_file_is_answered_by_each_version_and_different_answers_come_first(
     assert answer.status_code == 303, answer.text
     address = answer.headers["location"].removesuffix("#answers")
     found = facts(web, address)["in_file"]
-    alone = [[line["label"] for line in predictor(one, gpt2)(texts)] for one in two(gpt2)]
+    alone = [[line["label"] for line in predictor(one, gpt2)(texts)] for one in two]
     differing = [first != second for first, second in zip(*alone, strict=True)]
     assert (found["texts"], found["differing"]) == (4, sum(differing))
     assert [row["differs"] for row in found["rows"]] == sorted(differing, reverse=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from afina.errors import InvalidStudy, UnknownName
 from afina.methods import problems
@@ -26,7 +26,7 @@ from afina.methods.prompt_and_prefix import PrefixTuning, PromptTuning
 from afina.methods.selective import Baseline, BitFit, Full, Head, Last, LayerNorm, PreLayer, PreLayer46080, ZeroShot
 from afina.methods.setfit import SetFit
 from afina.methods.sum import MULTIPLIER, PLUS, Sum
-from afina.schema import WrongValue
+from afina.schema import WrongValue, validator
 
 GROUP = "afina.methods"
 """The group of Python entry points through which other packages offer adaptation methods."""
@@ -126,7 +126,7 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
         return _sum(name, given, where)
     place = f"{where}: " if where else ""
     try:
-        return TypeAdapter(_kind(name)).validate_python(given)
+        made: Method = validator(_kind(name)).validate_python(given)
     except InvalidStudy as error:
         raise error.reworded(f"{place}{error}") from None
     except ValidationError as error:
@@ -143,6 +143,7 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
             setting=problem.field,
             found=problem.found,
         ) from None
+    return made
 
 
 def is_fitted(name: str) -> bool:

@@ -8,14 +8,14 @@ from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from afina.data.template import Template
 from afina.errors import AfinaError, UnknownName
 from afina.methods.method import Method
-from afina.schema import WrongValue
+from afina.schema import WrongValue, validator
 from afina.studies import problems
 from afina.studies.runs.spec import Ask
 
@@ -124,9 +124,10 @@ def checked(kind: type[Part], fields: Mapping[str, Any], where: str) -> Part:
     Raises UnknownName or InvalidStudy.
     """
     try:
-        return TypeAdapter(kind).validate_python(fields)
+        made: Part = validator(cast(Any, kind)).validate_python(fields)
     except ValidationError as error:
         raise explain(error, kind, where) from None
+    return made
 
 
 def _keys(model: Any) -> Collection[str]:
