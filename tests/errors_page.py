@@ -37,6 +37,16 @@ def tree_of(text: str) -> ast.Module:
     return ast.parse(text)
 
 
+@cache
+def calls(text: str) -> tuple[ast.Call, ...]:
+    return tuple(node for node in ast.walk(tree_of(text)) if isinstance(node, ast.Call))
+
+
+@cache
+def _definitions(text: str) -> tuple[ast.ClassDef, ...]:
+    return tuple(node for node in ast.walk(tree_of(text)) if isinstance(node, ast.ClassDef))
+
+
 def declared() -> dict[str, Problem[AfinaError]]:
     """Return every declared problem by its dotted name, such as `afina.data.problems.COLUMN_MISSING`."""
     return {
@@ -53,7 +63,7 @@ def error_classes(files: Mapping[str, str]) -> dict[str, type[AfinaError] | ast.
     found: dict[str, type[AfinaError] | ast.ClassDef] = {
         name: each for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, AfinaError)
     }
-    defined = [node for text in files.values() for node in ast.walk(tree_of(text)) if isinstance(node, ast.ClassDef)]
+    defined = [node for text in files.values() for node in _definitions(text)]
     while new := [node for node in defined if node.name not in found and _bases(node) & found.keys()]:
         found |= {node.name: node for node in new}
     return found
@@ -72,8 +82,8 @@ def constructions(files: Mapping[str, str]) -> Iterator[tuple[str, ast.Call, str
     """Yield the module, the call and the class of every error that is constructed outside of a Problem."""
     classes = error_classes(files)
     for module, text in files.items():
-        for call in (node for node in ast.walk(tree_of(text)) if isinstance(node, ast.Call)):
-            if (name := _last(call.func)) in classes:
+        for call in calls(text):
+            if (name := last_name(call.func)) in classes:
                 yield module, call, name
 
 
@@ -134,7 +144,7 @@ def _cell(text: str) -> str:
 
 
 def _bases(node: ast.ClassDef) -> set[str]:
-    return {_last(base) for base in node.bases}
+    return {last_name(base) for base in node.bases}
 
 
 def _code(node: ast.ClassDef) -> str:
@@ -143,7 +153,7 @@ def _code(node: ast.ClassDef) -> str:
     return str(ast.literal_eval(assigned[0].value)) if assigned else AfinaError.code
 
 
-def _last(node: ast.expr) -> str:
+def last_name(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 

@@ -17,6 +17,7 @@ import pytest
 from services import Postgres
 
 
+@pytest.mark.slow
 def test_each_database_of_postgres_is_new(postgres: Postgres) -> None:
     first, second = postgres.database(), postgres.database()
     assert first != second

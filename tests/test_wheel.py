@@ -51,6 +51,7 @@ def _run(command: list[str | Path], directory: Path) -> subprocess.CompletedProc
     return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_file_of_the_package_and_the_licence(wheel: Path) -> None:
     source = ROOT / "src"
     files = {path for path in (source / "afina").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
@@ -62,6 +63,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_the_licence(wheel: Path) 
     assert {"licenses/LICENSE", "entry_points.txt"} <= beside
 
 
+@pytest.mark.slow
 def test_what_runs_is_the_wheels(bin: Path, tmp_path: Path) -> None:
     done = _run([bin / "python", "-c", "import afina; print(afina.__file__)"], tmp_path)
     assert Path(done.stdout.strip()).is_relative_to(bin.parent), done.stderr

@@ -180,6 +180,7 @@ def test_only_inputs_with_columns_have_a_number_of_columns(fitted: TextClassifie
     assert not hasattr(made.fit(np.array(TEXTS), LABELS), "n_features_in_")
 
 
+@pytest.mark.slow
 def test_whole_weights_train_as_repeated_texts_do(backbones: Backbones) -> None:
     """All texts are one batch, and there is no dropout: the gradient is that of the weighted mean."""
     made = TextClassifier("bitfit", backbone=str(backbones.path("gpt2", dropout=0.0)), batch_size=64)
@@ -223,6 +224,7 @@ def test_weights_without_effect_are_refused(made: TextClassifier, changes: dict[
         made.set_params(**changes).fit(TEXTS, LABELS, sample_weight=range(1, 25))
 
 
+@pytest.mark.slow
 def test_weights_are_routed_as_scikit_learn_does(made: TextClassifier) -> None:
     quick, weights = made.set_params(method="head", training={"max_steps": 1}), np.arange(1.0, 25)
     with config_context(enable_metadata_routing=True):

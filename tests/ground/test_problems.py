@@ -10,7 +10,19 @@ from typing import Any
 import pytest
 
 from afina.errors import InvalidData, Problem
-from errors_page import PAGE, codes, constructions, declared, error_classes, has_constructor, page, sources, tree_of
+from errors_page import (
+    PAGE,
+    calls,
+    codes,
+    constructions,
+    declared,
+    error_classes,
+    has_constructor,
+    last_name,
+    page,
+    sources,
+    tree_of,
+)
 from raises import raises
 
 DECLARED = declared()
@@ -22,7 +34,7 @@ def _names(problem: Problem) -> set[str]:
 
 def _raised() -> list[tuple[str, str, set[str] | None]]:
     """Every call of a declared problem: where, which, and the names that it gives; None if they are not written out."""
-    found = []
+    found, words = [], {which.rpartition(".")[2] for which in DECLARED}
     for module, text in sources().items():
         tree = tree_of(text)
         homes = {
@@ -31,7 +43,9 @@ def _raised() -> list[tuple[str, str, set[str] | None]]:
             if isinstance(node, ast.ImportFrom)
             for alias in node.names
         }
-        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        for call in calls(text):
+            if last_name(call.func) not in words:
+                continue
             *module, name = ast.unparse(call.func).split(".")
             which = f"{homes.get('.'.join(module), '')}.{name}"
             if which in DECLARED:

@@ -166,6 +166,7 @@ def test_a_run_trains_saves_and_predicts_the_same(
     assert close(model.outputs(TEXTS), plain_model.outputs(TEXTS), 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", some_slow(ARCHITECTURES, ("gpt2",)))
 def test_a_method_that_suits_a_family_opens_on_its_base_in_int8(backbones: Backbones, family: str) -> None:
     address, suited = str(backbones.path(family)), 0

@@ -28,11 +28,14 @@ EIGHTH = 2.0**-8
 @pytest.mark.parametrize(
     ("family", "method"),
     [
-        *(("gpt2", method) for method in ("lora", "full", "prelayer", "baseline", "prompt")),
+        *(("gpt2", method) for method in ("lora", "full")),
         *((family, "lora") for family in ("llama", "gpt_neox")),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
-            for case in itertools.product(("llama", "gpt_neox"), ("full", "prelayer", "baseline"))
+            for case in (
+                *itertools.product(("llama", "gpt_neox"), ("full", "prelayer", "baseline")),
+                *(("gpt2", method) for method in ("prelayer", "baseline", "prompt")),
+            )
         ),
         ("llama", "prefix"),
     ],

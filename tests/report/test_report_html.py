@@ -215,6 +215,7 @@ def timed(code: str, *arguments: str) -> tuple[float, subprocess.CompletedProces
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, done
 
 
+@pytest.mark.slow
 def test_a_report_takes_less_than_three_seconds_of_a_processor_and_no_torch(tmp_path: Path) -> None:
     content = {"name": "shown", "backbone": "gpt2", "task": "sst2", "methods": {"full": {}, "lora": {}}}
     Study.parse(content, "test").run(tmp_path, command=["afina"], executor=Disagreeing())

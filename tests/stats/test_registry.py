@@ -123,7 +123,10 @@ def test_the_mean_of_the_values_is_the_figure(metric: Metric, rounded: bool) -> 
 
 @pytest.mark.parametrize(
     ("metric", "rounded"),
-    [pytest.param(metric, place % 2 == 1, id=metric.name) for place, metric in enumerate(COMPARED)],
+    [
+        pytest.param(metric, place % 2 == 1, id=metric.name, marks=pytest.mark.slow if metric.kind == "text" else ())
+        for place, metric in enumerate(COMPARED)
+    ],
 )
 def test_the_values_are_those_of_the_jackknife(metric: Metric, rounded: bool) -> None:
     """Tukey's pseudo-values: N T - (N - 1) T without the example; of 150 examples where there are more."""

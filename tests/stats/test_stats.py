@@ -14,6 +14,7 @@ from afina.stats.comparison import Comparison, compare
 from afina.stats.intervals import Crossed, accuracy_estimate, bounded, estimate, f1_estimate, wilson
 from afina.stats.metrics import METRICS
 from afina.stats.significance import CHANCE, Evidence, holm, mcnemar, score, tango
+from grid import some_slow
 
 
 def paired(both: int, only_first: int, only_second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -394,7 +395,7 @@ def test_equivalence_is_the_inner_interval_within_the_margin(seeds: int) -> None
     assert "equivalent" in verdicts
 
 
-@pytest.mark.parametrize("level", [0.9, 0.95, 0.99, 0.999])
+@pytest.mark.parametrize("level", some_slow([0.9, 0.95, 0.99, 0.999], quick=[0.95]))
 def test_tango_never_includes_zero_where_the_exact_test_rejects(level: float) -> None:
     """So that extending his interval to 0 is all that it takes for both to agree."""
     for only_first in range(40):
@@ -449,6 +450,7 @@ def test_intervals_of_differences_cover_the_truth(seeds: int, sd: float, example
     assert 0.93 <= np.mean(covered) <= 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "sd"), [(1, 0.0), (3, 0.015)])
 def test_intervals_of_accuracy_and_f1_cover_the_truth(seeds: int, sd: float) -> None:
     """A share of 0.4 is positive, and 0.88 of either class is right: F1 = 2 x 0.352 / (2 x 0.352 + 0.072 + 0.048)."""
@@ -462,6 +464,7 @@ def test_intervals_of_accuracy_and_f1_cover_the_truth(seeds: int, sd: float) -> 
     assert 0.93 <= np.mean(by_f1) <= 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "sd"), [(1, 0.0), (3, 0.01)])
 def test_equal_methods_are_seldom_called_different_and_unequal_ones_seldom_equivalent(seeds: int, sd: float) -> None:
     generator = np.random.default_rng(1)
@@ -486,6 +489,7 @@ def test_so_many_more_examples_settle_it(counts: tuple[int, int, int, int], verd
     assert max(set(settled), key=settled.count) == verdict
 
 
+@pytest.mark.slow
 def test_so_many_more_seeds_settle_it() -> None:
     """New seeds of the same methods, on the same examples; the true difference is not quite the one observed."""
     settled = []

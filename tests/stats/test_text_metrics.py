@@ -139,6 +139,7 @@ def test_texts_are_counted_in_blocks_with_the_same_result(monkeypatch: pytest.Mo
 # Uncertainty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CORPUS)
 def test_standard_errors_are_those_of_the_bootstrap(name: str) -> None:
     """200 resamples of 60 texts: a standard error of 5 %.

@@ -241,6 +241,7 @@ def test_each_environment_has_a_server_of_its_own_and_two_at_most_stay(
     servers.closed.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("servers")
 def test_where_a_server_cannot_start_each_worker_is_started_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path

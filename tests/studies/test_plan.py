@@ -298,7 +298,7 @@ def test_gpu_memory_with_checkpointing_is_above_the_state_and_grows_with_tokens(
     assert foreseen(checkpointing=True, token_budget=100).gpu_peak < checkpointed.gpu_peak
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", some_slow(["float32", "bfloat16"], quick=["float32"]))
 def test_activations_of_long_texts_are_exact_too(backbones: Backbones, tmp_path: Path, dtype: str) -> None:
     """Without dropout, attention over long texts takes torch's own kernel."""
     path = save(configuration("gpt2", 0.0, n_positions=512), backbones.tokenizer("gpt2"), tmp_path / "long")

@@ -166,6 +166,7 @@ def test_the_copy_of_the_output_embedding_in_bfloat16_is_foreseen(backbones: Bac
         assert not copied or alive.peak >= 2 * output_embedding_of(empty.model).weight.numel()
 
 
+@pytest.mark.slow
 def test_longer_answers_and_beams_need_more_memory(backbones: Backbones, task: str) -> None:
     run = run_of(backbones, task, "gpt2", "zero-shot")
     changes = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import threading
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -56,29 +57,29 @@ def filled(path: str) -> str:
     return path.replace("{project}", "reviews").replace("{number}", "1")
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_no_page_of_a_studio_is_shown_to_a_browser_that_is_not_signed_in(studio: Studio, path: str) -> None:
+def test_no_page_of_a_studio_is_shown_to_a_browser_that_is_not_signed_in(studio: Studio) -> None:
     studio.folder.create("reviews", "secret-address")
-    for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"):
-        answer = client(studio, Origin=LOCAL).request(method, filled(path))
-        assert answer.status_code == 403, method
-        assert "secret-address" not in answer.text
+    browser = client(studio, Origin=LOCAL)
+    for path, method in product(PATHS, ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")):
+        answer = browser.request(method, filled(path))
+        assert answer.status_code == 403, (method, path)
+        assert "secret-address" not in answer.text, (method, path)
+        assert not browser.cookies, (method, path)
     assert not list(studio.folder.root.glob("*/processes"))
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_without_a_session_every_page_of_a_studio_with_a_password_leads_to_its_form(
-    open_to_others: Studio, path: str
-) -> None:
+def test_without_a_session_every_page_of_a_studio_with_a_password_leads_to_its_form(open_to_others: Studio) -> None:
     open_to_others.folder.create("reviews", "secret-address")
     browser = client(open_to_others, Origin=LOCAL)
-    answer = browser.get(filled(path))
-    if path.endswith(".json"):
-        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "studio.refused")
-    else:
-        assert (answer.status_code, answer.headers["location"]) == (303, "/login")
-    assert browser.post(filled(path)).status_code == 403
-    assert "secret-address" not in answer.text
+    for path in PATHS:
+        answer = browser.get(filled(path))
+        if path.endswith(".json"):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (403, "studio.refused"), path
+        else:
+            assert (answer.status_code, answer.headers["location"]) == (303, "/login"), path
+        assert browser.post(filled(path)).status_code == 403, path
+        assert "secret-address" not in answer.text, path
+        assert not browser.cookies, path
 
 
 @pytest.mark.parametrize(

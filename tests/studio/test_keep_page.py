@@ -17,7 +17,7 @@ from stores_of_studios import finished_run, publish, served
 from afina import AdapterStore, Backbone
 from afina.errors import Conflict
 from afina.studio.command_process import CommandProcess
-from afina.studio.folder import Project
+from afina.studio.folder import Project, StudioFolder
 from afina.studio.page import Studio
 from afina.studio.server_process import PORTS, StudioServer
 from crowd import adapter
@@ -28,12 +28,22 @@ from stores import adapter as invented
 Make = Callable[..., Project]
 
 
+@pytest.fixture(scope="module")
+def begun(gpt2: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A studio's store with two versions, which is copied and otherwise left alone."""
+    folder = StudioFolder(tmp_path_factory.mktemp("begun"))
+    folder.own.mkdir()
+    for rank in (2, 4):
+        publish(folder, probed(adapter(gpt2, "lora", {"r": rank}, seed=rank), gpt2), "studio/reviews")
+    return folder.store
+
+
 @pytest.fixture
-def reviews(studio: Studio, project: Make, gpt2: Backbone) -> Project:
+def reviews(studio: Studio, project: Make, begun: Path) -> Project:
     """A project with two versions."""
     made = project(b"text,label\na,bad\nb,good\n")
-    for rank in (2, 4):
-        publish(studio.folder, probed(adapter(gpt2, "lora", {"r": rank}, seed=rank), gpt2), made.adapters)
+    assert made.adapters == "studio/reviews"
+    shutil.copytree(begun, studio.folder.store)
     return made
 
 

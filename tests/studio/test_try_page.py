@@ -47,7 +47,7 @@ def begun(two: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.own.mkdir()
     for one in two:
         publish(folder, one, "studio/reviews")
-    return Path(folder.store)
+    return folder.store
 
 
 @pytest.fixture

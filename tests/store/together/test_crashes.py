@@ -19,6 +19,7 @@ from afina.errors import Conflict, NotFound, Refused
 from afina.store import audit_log, deletion
 from afina.store.adapter_store import AdapterStore
 from afina.store.database.tables import STORE
+from grid import some_slow
 from services import Postgres
 
 REACHED = {
@@ -147,7 +148,7 @@ def killed(
     storing.check_whole(store, adapters.digests)
 
 
-@pytest.mark.parametrize(("operation", "step"), PAIRS)
+@pytest.mark.parametrize(("operation", "step"), some_slow(PAIRS, PAIRS[::3]))
 def test_killed_at_a_step_it_keeps_what_it_had_and_the_same_again_comes_to_the_end(
     operation: str,
     step: str,

@@ -23,6 +23,9 @@ from grid import some_slow
 from raises import raises
 from services import Postgres, free_port
 
+pytestmark = pytest.mark.slow
+"""Making and starting a server takes five seconds of a processor in each worker of pytest."""
+
 
 @pytest.fixture
 def url(postgres: Postgres) -> str:
