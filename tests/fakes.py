@@ -67,6 +67,7 @@ __all__ = [
     "GOOD",
     "LONG",
     "LONGEST",
+    "OFTEN",
     "RESIZED",
     "SLOW",
     "TEXTS",
@@ -99,6 +100,9 @@ __all__ = [
 CAUSAL = tuple(family for family, entry in ARCHITECTURES.items() if not entry.is_encoder)
 SLOW = ("roberta", "xlm-roberta", "distilbert", "electra", "modernbert")
 """Families whose methods `make test-slow` tests. BERT stands for the encoders in every run."""
+OFTEN = ("baseline", "full", "linear_probe", "lora", "prefix", "setfit")
+"""Methods of which each is trained in another way. Laws that need a finished run of every method are slow tests for the
+others."""
 ENCODERS = tuple(family for family, entry in ARCHITECTURES.items() if entry.is_encoder)
 
 

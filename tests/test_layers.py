@@ -131,8 +131,13 @@ def _tree(module: str) -> ast.Module:
 
 
 @cache
+def _nodes(module: str) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(_tree(module)))
+
+
+@cache
 def _statements(module: str) -> tuple[ast.Import | ast.ImportFrom, ...]:
-    return tuple(node for node in ast.walk(_tree(module)) if isinstance(node, ast.Import | ast.ImportFrom))
+    return tuple(node for node in _nodes(module) if isinstance(node, ast.Import | ast.ImportFrom))
 
 
 @cache
@@ -245,7 +250,7 @@ def _loaded() -> Mapping[str, set[str]]:
 
 
 def _in_functions(module: str) -> Iterator[tuple[str, ast.Import | ast.ImportFrom]]:
-    for function in ast.walk(_tree(module)):
+    for function in _nodes(module):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             for node in ast.walk(function):
                 if isinstance(node, ast.Import | ast.ImportFrom):
@@ -274,7 +279,7 @@ def test_only_the_command_line_prints() -> None:
     printing = {
         module
         for module in MODULES
-        for node in ast.walk(_tree(module))
+        for node in _nodes(module)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     }
     assert {_package(module) for module in printing} == {"cli"}
@@ -286,7 +291,7 @@ def test_only_the_meter_reads_memory_counters() -> None:
     reading = {
         module
         for module in MODULES
-        for node in ast.walk(_tree(module))
+        for node in _nodes(module)
         if isinstance(node, ast.Attribute) and node.attr in counters
     }
     assert reading == {"meter"}
@@ -300,7 +305,7 @@ def test_a_function_has_at_most_sixty_lines() -> None:
     long = {
         f"{module}.{node.name}": lines
         for module in MODULES
-        for node in ast.walk(_tree(module))
+        for node in _nodes(module)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and node.end_lineno is not None
         and (lines := node.end_lineno - node.lineno + 1) > LONGEST_FUNCTION

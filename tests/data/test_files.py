@@ -714,6 +714,7 @@ def test_a_task_with_known_columns_takes_no_column_names() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.is_dir(), reason="SST-2 is not in ../shared/data")
 def test_sst2_as_glue_distributes_it() -> None:

@@ -125,7 +125,7 @@ def crowd(gpt2: Backbone) -> Iterator[Crowd]:
         yield made
 
 
-@pytest.fixture(scope="module", params=["gpt2", "llama", "window"])
+@pytest.fixture(scope="module", params=["gpt2", pytest.param("llama", marks=pytest.mark.slow), "window"])
 def each_crowd(request: pytest.FixtureRequest, backbones: Backbones, tmp_path_factory: Any) -> Iterator[Crowd]:
     """GPT-2 has all methods, and the other two have every second one each."""
     if request.param == "gpt2":

@@ -19,7 +19,7 @@ from afina.errors import CorruptAdapter
 from afina.models.mixed_batch import MixedBatchModel
 from crowd import adapter
 from fakes import ENCODERS, SLOW, TEXTS, Backbones, serves
-from grid import by_family
+from grid import by_family, some_slow
 from rounding import Exact
 
 RIDING: list[tuple[str, dict[str, Any]]] = [
@@ -103,10 +103,13 @@ class Crowd:
             assert self.alone[which].explains(one.outputs, text), self.adapters[which].manifest.method
 
 
-@pytest.fixture(scope="module", params=["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
+OF_CROWDS = {"gpt2": (RIDING + WITH_BIASES)[::2], "gpt2-whole": RIDING + WITH_BIASES, "llama": RIDING[::2]}
+
+
+@pytest.fixture(scope="module", params=some_slow(OF_CROWDS, ["gpt2"]))
 def crowd(request: pytest.FixtureRequest, backbones: Backbones) -> Iterator[Crowd]:
-    backbone = Backbone.load(str(backbones.path(request.param)))
-    cases = [*(RIDING + WITH_BIASES if request.param == "gpt2" else RIDING[::2]), *APART[:1]]
+    backbone = Backbone.load(str(backbones.path(request.param.partition("-")[0])))
+    cases = [*OF_CROWDS[request.param], *APART[:1]]
     adapters = [adapter(backbone, *one, seed=seed, **KINDS[seed % len(KINDS)]) for seed, one in enumerate(cases)]
     made = Crowd(backbone, adapters, TEXTS)
     with made.engine:

@@ -8,7 +8,8 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from afina.predicting import probes
 from afina.predicting.probes import PROBE
 from afina.studies.runs.spec import Training
 from afina.tensorfile import read
-from fakes import TEXTS, Backbones, Runs, family_of, logits_of, sentences, tokenizer, write_csv
+from fakes import OFTEN, TEXTS, Backbones, Runs, family_of, logits_of, sentences, tokenizer, write_csv
 from raises import raises
 
-MADE = [*((family_of(name), name) for name in METHODS), ("llama", "lora"), ("llama", "full"), ("qwen3", "prelayer")]
+MADE = (*((family_of(name), name) for name in METHODS), ("llama", "lora"), ("llama", "full"), ("qwen3", "prelayer"))
+QUICK = (*((family_of(name), name) for name in OFTEN), ("llama", "lora"))
 
 ELSEWHERE = """
 import json, sys
@@ -50,16 +52,22 @@ print(json.dumps(answers))
 """
 
 
-@pytest.fixture(scope="module")
-def elsewhere(runs: Runs) -> dict[str, Any]:
-    """Logits of every adapter, by its path, as another process computes them."""
-    paths = [str(runs.adapter(*made)) for made in MADE]
+@pytest.fixture
+def elsewhere(request: pytest.FixtureRequest, runs: Runs) -> dict[str, Any]:
+    """Logits of every adapter, by its path, as another process computes them; of a few for tests that are not slow."""
+    return computed_elsewhere(runs, MADE if request.node.get_closest_marker("slow") else QUICK)
+
+
+@cache
+def computed_elsewhere(runs: Runs, adapters: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    paths = [str(runs.adapter(*made)) for made in adapters]
     path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])  # what is imported here, there too
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = [sys.executable, "-c", ELSEWHERE, *paths]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 @pytest.fixture
@@ -74,7 +82,9 @@ def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     (path / MANIFEST).write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("made", MADE, ids="-".join)
+@pytest.mark.parametrize(
+    "made", [pytest.param(made, id="-".join(made), marks=() if made in QUICK else pytest.mark.slow) for made in MADE]
+)
 def test_a_fresh_process_computes_the_logits_that_training_ended_with(
     runs: Runs, elsewhere: dict[str, Any], made: tuple[str, str]
 ) -> None:
@@ -87,6 +97,7 @@ def test_a_fresh_process_computes_the_logits_that_training_ended_with(
     assert logits == Predictor.of(adapter, backbone).outputs(TEXTS).tolist()
 
 
+@pytest.mark.slow
 def test_the_adapters_of_all_methods_differ_from_each_other(elsewhere: dict[str, Any], runs: Runs) -> None:
     found = {json.dumps(elsewhere[str(runs.adapter(family_of(name), name))][1]) for name in METHODS}
     assert len(found) == len(METHODS)

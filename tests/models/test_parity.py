@@ -18,7 +18,8 @@ from afina.errors import InvalidStudy
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
 from afina.models.kernels.attention import NAME
-from fakes import LONG, TEXTS, UNUSUAL, WINDOW, Backbones, configuration, difference, reference, save
+from fakes import LONG, SLOW, TEXTS, UNUSUAL, WINDOW, Backbones, configuration, difference, reference, save
+from grid import by_family
 from raises import raises
 
 TOLERANCE = 1e-5
@@ -50,7 +51,7 @@ class Pair:
         return self.padded(**{name: batch[name] for name in names if name in batch}).logits
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=by_family(ARCHITECTURES, SLOW))
 def pair(request: pytest.FixtureRequest, backbones: Backbones) -> Pair:
     return Pair(Backbone.load(str(backbones.path(request.param))))
 
@@ -129,7 +130,7 @@ def test_the_kernel_for_longer_texts_gives_the_same_logits(pair: Pair, monkeypat
     assert not torch.equal(found, expected)  # another kernel rounds otherwise
 
 
-@pytest.mark.parametrize("family", ARCHITECTURES)
+@pytest.mark.parametrize("family", by_family(ARCHITECTURES, SLOW))
 def test_unusual_configurations_of_a_family_are_packed_as_exactly(
     backbones: Backbones, tmp_path: Path, family: str
 ) -> None:

@@ -58,7 +58,11 @@ def in_int8(model: torch.nn.Module) -> set[str]:
     return {name for name, layer in model.named_modules() if isinstance(held_by(layer), DynamicInt8Weight)}
 
 
-@pytest.mark.parametrize(("family", "method", "settings"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("family", "method", "settings"),
+    [pytest.param(*case, marks=pytest.mark.slow if place % 3 else ()) for place, case in enumerate(CASES)],
+    ids=str,
+)
 def test_int8_gives_nearly_the_outputs_of_float32(
     backbones: Any, family: str, method: str, settings: dict[str, Any]
 ) -> None:

@@ -290,6 +290,7 @@ def test_bfloat16_training_saves_float32_tensors_and_leaves_frozen_weights_out(
         assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in tensors.values())
 
 
+@pytest.mark.slow
 def test_a_record_of_a_finished_run_holds_the_digest_that_is_on_disk(runs: Runs) -> None:
     for method in METHODS:
         family = family_of(method)
