@@ -1,4 +1,4 @@
-"""Kinds of task: whether the target of a text is a class, a number, several labels or another text.
+"""Kinds of task: whether the target of a text is a class, a number, several labels, another text or entities.
 
 The module also has the values of options that are read before NumPy is loaded.
 """
@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-Kind = Literal["classes", "number", "labels", "text"]
-"""The kind of a task: each text has one class ("classes"), a number, any number of labels ("labels"), or a target
-text that the model writes ("text")."""
+Kind = Literal["classes", "number", "labels", "text", "entities"]
+"""The kind of a task: each text has one class ("classes"), a number, any number of labels ("labels"), a target text
+that the model writes ("text"), or labelled words ("entities": token classification)."""
 
 CLASSES: Kind = "classes"
 NUMBER: Kind = "number"
 LABELS: Kind = "labels"
 TEXT: Kind = "text"
+ENTITIES: Kind = "entities"
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 WRITTEN = TEXT

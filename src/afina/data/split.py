@@ -16,6 +16,7 @@ import numpy as np
 
 from afina import digest
 from afina.data import problems
+from afina.data.entities import are_entities
 from afina.repr_html import ReprCard
 
 # `\w` is str.isalnum() and the underscore.
@@ -77,12 +78,15 @@ class Split(ReprCard):
         labels: The targets. If the kind of task is "classes", `labels` is int64 [N] with indices into the task's label
             names. If the kind is "number", `labels` is float64 [N]. If the kind is "labels", `labels` is int64 [N, L]
             with 1 where the text has the label, else 0. If the kind is "text", `labels` is object [N] with a tuple of
-            one or more target texts for each text (`as_references`).
+            one or more target texts for each text (`as_references`). If the kind is "entities", `labels` is object [N]
+            with a tuple of `Entity` for each text (`as_entities`).
         pairs: N strings, the second text of each pair. None: the examples are single texts.
         groups: N strings, the group of each example, such as its article: if the split is divided, the examples of a
             group stay together. None: each text is a group.
         weights: float64 [N], the weight of each text in the loss, relative to the mean weight. None: all weights are 1.
         rows: The file and row of each text. They are not part of `digest`. None: the texts are not rows of files.
+        spaced: Whether the texts were given as words, as in a CoNLL file; if so, a text is its words joined by single
+            spaces.
     """
 
     texts: Sequence[str]
@@ -91,6 +95,7 @@ class Split(ReprCard):
     groups: Sequence[str] | None = None
     weights: np.ndarray | None = None
     rows: FileRows | None = None
+    spaced: bool = False
 
     def __post_init__(self) -> None:
         for name in ("texts", "pairs", "groups"):
@@ -101,9 +106,9 @@ class Split(ReprCard):
                 object.__setattr__(self, name, list(given))
         if not isinstance(self.labels, np.ndarray):
             given = list(self.labels)
-            made = as_references(given) if given and are_references(given) else np.asarray(given)
+            made = np.asarray(given) if not given or not isinstance(given[0], tuple) else _of_tuples(given)
             object.__setattr__(self, "labels", made)
-        if self.labels.dtype.kind not in "biuf" and not self._are_texts:
+        if self.labels.dtype.kind not in "biuf" and not self._are_texts and not self._are_entities:
             raise problems.SPLIT_DTYPE(argument="labels", found=self.labels.dtype)
         sizes = {
             len(one)
@@ -117,6 +122,8 @@ class Split(ReprCard):
         texts = "texts" if self.pairs is None else "pairs of texts"
         if self._are_texts:
             return {texts: len(self), "references": sum(map(len, self.labels))}
+        if self._are_entities:
+            return {texts: len(self), "entities": sum(map(len, self.labels))}
         if self.labels.dtype.kind == "f":
             return {texts: len(self), "numbers": f"{self.labels.min():g} to {self.labels.max():g}"}
         if self.labels.ndim == 2:
@@ -130,6 +137,11 @@ class Split(ReprCard):
     def _are_texts(self) -> bool:
         """Whether `labels` is an object array of tuples of target texts, not of class names."""
         return self.labels.dtype.kind == "O" and self.labels.ndim == 1 and are_references(self.labels)
+
+    @cached_property
+    def _are_entities(self) -> bool:
+        """Whether `labels` is an object array of tuples of entities."""
+        return self.labels.dtype.kind == "O" and self.labels.ndim == 1 and are_entities(self.labels)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -147,7 +159,7 @@ class Split(ReprCard):
         chosen = np.asarray(indices, dtype=np.int64)
         weights = None if self.weights is None else self.weights[chosen]
         rows = None if self.rows is None else self.rows.take(indices)
-        return Split([self.texts[i] for i in indices], self.labels[chosen], pairs, groups, weights, rows)
+        return Split([self.texts[i] for i in indices], self.labels[chosen], pairs, groups, weights, rows, self.spaced)
 
     @classmethod
     def joined(cls, parts: Sequence[Split]) -> Split:
@@ -160,6 +172,7 @@ class Split(ReprCard):
             np.concatenate([part.labels for part in parts]),
             pairs if parts[0].pairs is not None else None,
             rows=FileRows.joined(rows) if len(rows) == len(parts) else None,
+            spaced=parts[0].spaced,
         )
 
     @cached_property
@@ -170,12 +183,19 @@ class Split(ReprCard):
             ends = np.cumsum([len(one) for one in self.labels], dtype="<i8")
             texts = digest.of_strings(reference for one in self.labels for reference in one)
             labels = digest.of_json([texts, digest.of_bytes(ends.tobytes())])
+        elif self._are_entities:
+            labels = digest.of_json([self.spaced, *self.labels.tolist()])
         else:
             labels = digest.of_bytes(self.labels.astype("<f8" if self.labels.dtype.kind == "f" else "<i8").tobytes())
         groups = [] if self.groups is None else [digest.of_strings(self.groups)]
         weights = {} if self.weights is None else {"weights": digest.of_bytes(self.weights.astype("<f8").tobytes())}
         parts = [digest.of_strings(self.texts), digest.of_strings(pairs), labels, *groups, *weights.items()]
         return digest.of_json(parts)
+
+
+def _of_tuples(found: Sequence[Any]) -> np.ndarray:
+    """Return tuples of target texts or of entities as an object array [N]."""
+    return as_references(found) if are_references(found) else np.fromiter(found, dtype=object)
 
 
 def are_references(found: Iterable[object]) -> bool:

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 ANSWERS_NOTHING = 2.0
 """The value of `Objective.abstain_below` with which no text is answered: it is above every probability."""
 
-AutoClass = Literal["classifier", "language_model"]
-"""The auto class of transformers that opens a model: "classifier" with a new head, or "language_model" with the model's
-own head."""
+AutoClass = Literal["classifier", "language_model", "token_classifier"]
+"""The auto class of transformers that opens a model: "classifier" with a new head for texts, "token_classifier" with a
+new head for tokens, or "language_model" with the model's own head."""
 
 
 class Opening(NamedTuple):
@@ -77,6 +77,7 @@ class Objective(ABC):
         can_abstain: Whether texts whose prediction is not confident can be left unanswered.
         score_name: The name of the number by which answers are counted (`score`). None: answers are not counted.
         one_label: Whether each answer has exactly one label.
+        reads_words: Whether a model has an output for each word of a text, not one for the text (`WordTokens`).
         label_names: Names of the labels; for regression, the name of the number.
         abstain_below: The lowest confidence (`confidence`) at which a text is answered. None: every text is answered.
             ANSWERS_NOTHING: no text is answered.
@@ -96,6 +97,7 @@ class Objective(ABC):
     has_doubts: ClassVar[bool] = True
     score_name: ClassVar[str | None] = "confidence"
     one_label: ClassVar[bool] = False
+    reads_words: ClassVar[bool] = False
 
     label_names: tuple[str, ...]
     abstain_below: float | None = field(default=None, kw_only=True)
@@ -123,6 +125,11 @@ class Objective(ABC):
     @property
     def width(self) -> int:
         return len(self.label_names)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The name of each output of a model, transformers' `id2label`."""
+        return self.label_names
 
     @property
     def metric(self) -> str:

@@ -1,6 +1,7 @@
 """The objectives of the kinds of task: `Classes`, `Number`, `Labels` and `Texts`, with the table `OBJECTIVES`.
 
-The kinds of task are single-label classification, regression, multi-label classification, and text-to-text.
+The kinds of task are single-label classification, regression, multi-label classification, and text-to-text. Token
+classification has a module of its own (`token_classification`).
 `afina.models.losses` has the formulas of the losses. The module `objectives` does not import torch, and does not know
 models.
 """
@@ -20,6 +21,7 @@ from afina.models import losses, problems
 from afina.models.decoding import GREEDY, Decoding
 from afina.models.objective import AutoClass, Objective
 from afina.models.predictions import Predictions
+from afina.models.token_classification import Entities
 from afina.stats import bleu_chrf_nist, classification, label_issues
 from afina.stats.answered import MISSING, UNDEFINED, Answered
 from afina.stats.label_issues import LabelIssues
@@ -574,7 +576,7 @@ def _temperature(objective: Objective, predictions: Predictions) -> float:
     )
 
 
-OBJECTIVES: dict[str, type[Objective]] = {made.kind: made for made in (Classes, Number, Labels, Texts)}
+OBJECTIVES: dict[str, type[Objective]] = {made.kind: made for made in (Classes, Number, Labels, Texts, Entities)}
 
 
 def make(label_names: Sequence[str], settings: Mapping[str, Any] | None = None) -> Objective:

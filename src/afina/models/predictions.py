@@ -7,7 +7,7 @@ leave a text without an answer, and `Predictions.missing` says for which texts t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 
 from afina import digest, file_io, tensorfile
+from afina.data.entities import are_entities, as_entities
 from afina.data.split import as_references
 from afina.errors import CorruptAdapter
 from afina.models import problems
@@ -25,6 +26,10 @@ _ENDS, _LAST = "_ends", "_last"
 bytes of UTF-8. If an example has several strings, arrays with the suffix `_last` have the number of strings up to the
 example's last string."""
 
+_EACH, _COUNTS, _PLACES, _LABELS = "_each", "_counts", "_places", "_labels"
+"""Suffixes of arrays in a file that stores an array or some entities for each example: the rows or entities of all
+examples, and how many each example has. Entities have their starts and ends in `_places` and their labels apart."""
+
 _EXTRA = "extra."
 """Prefix of the names under which a file stores the arrays of `Predictions.extras`."""
 
@@ -34,13 +39,15 @@ class Predictions:
     """A model's outputs for N texts in order, with the targets if they are known.
 
     Attributes:
-        outputs: The model's output for each text: float [N, width], or generated strings, object [N]. Labels without
+        outputs: The model's output for each text: float [N, width], or generated strings, object [N]. For entities, an
+            output for each word: object [N], float32 [W, width] for a text of W words. Labels without
             probabilities, such as those that a model behind an API writes: int64, in the form of the targets, with
             MISSING for a missing answer.
-        targets: The right answers [N, ...], in a form that depends on the kind of task; tuples of strings are object
-            [N]. None: unknown.
+        targets: The right answers [N, ...], in a form that depends on the kind of task; tuples of strings and tuples of
+            entities are object [N]. None: unknown.
         extras: Further arrays [N] by name that metrics of the kind of task need; empty for most kinds. `missing`: for
-            numbers and texts, whether the answer is missing, bool.
+            numbers and texts, whether the answer is missing, bool. `words`: for entities, the start and end of each
+            word, object [N], int32 [W, 2]. `group`: for entities, the number of the text's document, int64.
     """
 
     outputs: np.ndarray
@@ -91,8 +98,8 @@ class Predictions:
     @property
     def finite(self) -> bool:
         """Whether all outputs are finite; for generated strings, whether the references' likelihoods are finite."""
-        numbers = [array for array in (self.outputs, *self.extras.values()) if array.dtype.kind == "f"]
-        return all(bool(np.isfinite(array).all()) for array in numbers)
+        arrays = (part for array in (self.outputs, *self.extras.values()) for part in _numbers(array))
+        return all(bool(np.isfinite(array).all()) for array in arrays)
 
     def write(self, path: Path) -> str:
         """Write the predictions to the file `path` atomically, numbers as float32; return the file's digest."""
@@ -114,17 +121,48 @@ class Predictions:
             if digest.of_file(path) != expected:
                 raise problems.PREDICTIONS_CHANGED(path=path)
             arrays = tensorfile.read_arrays(path)
-            targets = _of_arrays("targets", arrays) if "targets" in arrays else None
-            extras = {name.removeprefix(_EXTRA): each for name, each in arrays.items() if name.startswith(_EXTRA)}
+            stems = {name.removesuffix(_EACH).removesuffix(_PLACES).removesuffix(_ENDS) for name in arrays}
+            targets = _of_arrays("targets", arrays) if "targets" in stems else None
+            extras = {
+                stem.removeprefix(_EXTRA): _of_arrays(stem, arrays)
+                for stem in sorted(stems)
+                if stem.startswith(_EXTRA) and not stem.endswith(_COUNTS)
+            }
             return cls(_of_arrays("outputs", arrays), targets, extras)
         except (OSError, KeyError, ValueError, CorruptAdapter):
             raise problems.PREDICTIONS_DAMAGED(path=path) from None
+
+
+def _numbers(array: np.ndarray) -> Iterable[np.ndarray]:
+    """Return the arrays of floats that `array` is or contains."""
+    if array.dtype.kind == "f":
+        return (array,)
+    return (one for one in array if isinstance(one, np.ndarray) and one.dtype.kind == "f") if _is_ragged(array) else ()
+
+
+def _is_ragged(array: np.ndarray) -> bool:
+    """Whether an array contains an array for each example."""
+    return array.dtype.kind == "O" and len(array) > 0 and isinstance(array[0], np.ndarray)
+
+
+def _is_of_entities(array: np.ndarray) -> bool:
+    return array.dtype.kind == "O" and len(array) > 0 and are_entities(array)
 
 
 def _as_arrays(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
     """Return the arrays that a file stores for one array; strings become their bytes and the end of each string."""
     if array.dtype.kind not in "OU":
         return {name: array}
+    if _is_ragged(array):
+        return {f"{name}{_EACH}": np.concatenate(array), f"{name}{_COUNTS}": np.array([*map(len, array)], np.int64)}
+    if _is_of_entities(array):
+        places = [(one.start, one.end) for each in array for one in each]
+        labels = np.array([one.label for each in array for one in each], dtype=object)
+        return {
+            f"{name}{_PLACES}": np.array(places, np.int64).reshape(-1, 2),
+            f"{name}{_COUNTS}": np.array([*map(len, array)], np.int64),
+            **_as_arrays(f"{name}{_LABELS}", labels),
+        }
     if any(isinstance(one, tuple) for one in array):
         strings = np.array([string for one in array for string in one], dtype=object)
         return {**_as_arrays(name, strings), f"{name}{_LAST}": np.cumsum([len(one) for one in array], dtype=np.int64)}
@@ -134,6 +172,13 @@ def _as_arrays(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _of_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    if f"{name}{_COUNTS}" in arrays:
+        ends = np.cumsum(arrays[f"{name}{_COUNTS}"])
+        if f"{name}{_EACH}" in arrays:
+            return np.fromiter(np.split(arrays[f"{name}{_EACH}"], ends)[:-1], dtype=object)
+        labels, places = _of_arrays(f"{name}{_LABELS}", arrays).tolist(), arrays[f"{name}{_PLACES}"].tolist()
+        entities = [(*place, label) for place, label in zip(places, labels, strict=True)]
+        return as_entities(entities[start:end] for start, end in zip([0, *ends], ends, strict=False))
     array = arrays[name]
     if f"{name}{_ENDS}" not in arrays:
         return array

@@ -203,6 +203,12 @@ UNUSED_BY_RANDOM_HEAD = _option_inapplicable(
     '`{option}`: a head that is "random" does not use it. Leave out `{option}`, or `head`.'
 )
 
+PAIRS_OF_ENTITIES = Problem(
+    InvalidStudy,
+    "task.pairs-unsupported",
+    "a task of kind {kind} has single texts, found pairs of texts. Leave out `text_pair`.",
+)
+
 _option_invalid = partial(Problem, InvalidStudy, "option.invalid")
 TOKEN_UNKNOWN = _option_invalid(
     "`{option}`: token {found:,} is not in the model's vocabulary, whose ids are 0 to {most:,}. Give ids of the "

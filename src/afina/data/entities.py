@@ -1,0 +1,94 @@
+"""`Entity`: a labelled part of a text, and the BIO tags of words (Ramshaw & Marcus 1995; IOB2).
+
+The target of a text in token classification is a tuple of entities, sorted by their starts, without overlaps. A model
+predicts a tag for each word: O, or B- or I- and a label. Tag 0 is O, and tags 1 + 2 l and 2 + 2 l are B and I of
+label l.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+OUTSIDE = 0
+"""The tag O of a word that is in no entity."""
+
+
+class Entity(NamedTuple):
+    """A labelled part of a text.
+
+    Attributes:
+        start: The index of the first character (code point) in the text as given.
+        end: The index after the last character.
+        label: The name of the label, such as "PER".
+    """
+
+    start: int
+    end: int
+    label: str
+
+
+def as_entities(found: Iterable[Iterable[Iterable[Any]]]) -> np.ndarray:
+    """Return the targets of N texts as an object array [N] of tuples of entities."""
+    return np.fromiter((tuple(Entity(*one) for one in each) for each in found), dtype=object)
+
+
+def are_entities(found: Iterable[object]) -> bool:
+    """Return whether each item of `found` is a tuple of entities, possibly empty."""
+    return all(isinstance(one, tuple) and all(isinstance(entity, Entity) for entity in one) for one in found)
+
+
+def tag_names(label_names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the tags in the order of a model's outputs: O, B-LOC, I-LOC, B-PER, I-PER."""
+    return ("O", *(f"{part}-{label}" for label in label_names for part in "BI"))
+
+
+def tags_of(words: np.ndarray, entities: Sequence[Entity], label_names: Sequence[str]) -> np.ndarray:
+    """Return the tag of each word, int32 [W].
+
+    A word belongs to an entity if they have a character in common.
+
+    Args:
+        words: The start and end of each word, int32 [W, 2].
+    """
+    tags = np.zeros(len(words), np.int32)
+    for entity in entities:
+        first = int(np.searchsorted(words[:, 1], entity.start, side="right"))
+        last = int(np.searchsorted(words[:, 0], entity.end, side="left"))
+        begin = 1 + 2 * label_names.index(entity.label)
+        tags[first:last] = begin + 1
+        tags[first : min(first + 1, last)] = begin
+    return tags
+
+
+def entities_of(words: np.ndarray, tags: Sequence[int] | np.ndarray, label_names: Sequence[str]) -> tuple[Entity, ...]:
+    """Return the entities that the tags of words [W] mean.
+
+    A tag I- that does not follow a tag of the same label begins an entity, as in the script conlleval of CoNLL-2000.
+    """
+    found: list[Entity] = []
+    before = OUTSIDE
+    for (start, end), tag in zip(words.tolist(), np.asarray(tags).tolist(), strict=True):
+        if tag:
+            label, inside = divmod(tag - 1, 2)
+            if inside and before and (before - 1) // 2 == label:
+                found[-1] = found[-1]._replace(end=end)
+            else:
+                found.append(Entity(start, end, label_names[label]))
+        before = tag
+    return tuple(found)
+
+
+def with_texts(answer: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """Return a JSON answer whose entities also have their part of the text as `text`."""
+    spans = answer.get("entities")
+    if spans is None:
+        return dict(answer)
+    made = [
+        {"start": one["start"], "end": one["end"], "label": one["label"], "text": text[one["start"] : one["end"]]}
+        | {name: value for name, value in one.items() if name not in ("start", "end", "label")}
+        for one in spans
+    ]
+    return {**answer, "entities": made}
