@@ -106,7 +106,12 @@ def test_words_that_cannot_be_told_apart_are_refused() -> None:
         question("number", ("stars",), words={"stars": ["x"]})
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def test_entities_are_not_asked_for_and_the_error_says_why() -> None:
+    with raises(InvalidStudy, code="endpoint.kind-unsupported", kind="entities"):
+        question("entities", ("LOC", "PER"))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "entities"])
 def test_a_chat_template_of_a_tokenizer_is_refused_and_so_is_a_template_of_other_texts(kind: Kind) -> None:
     with raises(InvalidStudy, code="template.unsuitable"):
         question(kind, template="chat")

@@ -57,6 +57,12 @@ LABEL_WORD_RESERVED = Problem(
     "`words`: {word!r} of label {label!r} {reason}, so a list of labels could not be read. Give another word with "
     "`words`.",
 )
+ENTITIES_NOT_ASKED = Problem(
+    InvalidStudy,
+    "endpoint.kind-unsupported",
+    "a task of kind {kind}: a model behind an API is not asked for entities, because its answer does not say where in "
+    "the text an entity stands. Leave the endpoint out, and train an adapter.",
+)
 WORDS_NEEDLESS = Problem(
     InvalidStudy, "words.needless", "`words`: kind {kind} has no labels that words could stand for. Leave `words` out."
 )

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT, Kind
+from afina.data.kinds import CLASSES, ENTITIES, LABELS, NUMBER, TEXT, Kind
 from afina.data.label_words import are_words
 from afina.data.prompts import CHAT, OTHERWISE, input_template
 from afina.data.readers.label_targets import NO_LABELS
@@ -327,7 +327,20 @@ class TextQuestion(EndpointQuestion):
         return written or None
 
 
+class EntityQuestion(EndpointQuestion):
+    """No question: an answer in words does not say which of several equal parts of a text an entity is."""
+
+    kind = ENTITIES
+
+    @classmethod
+    def chosen_template(
+        cls, given: str | None, label_names: tuple[str, ...], columns: Mapping[str, str], *, pairs: bool
+    ) -> Template:
+        """Raise InvalidStudy, because models behind an API are not asked for entities."""
+        raise problems.ENTITIES_NOT_ASKED(kind=cls.kind)
+
+
 QUESTIONS: Mapping[str, type[EndpointQuestion]] = {
-    made.kind: made for made in (ClassQuestion, NumberQuestion, LabelsQuestion, TextQuestion)
+    made.kind: made for made in (ClassQuestion, NumberQuestion, LabelsQuestion, TextQuestion, EntityQuestion)
 }
 """The questions by kind of task."""
