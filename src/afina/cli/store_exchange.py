@@ -72,7 +72,8 @@ def print_flips(flips: Flips) -> None:
     if flips.answered is not None:
         _print_abstentions(flips, flips.answered)
     found: dict[str, Any] = flips.as_json()
-    writes = ADAPTER_KINDS[flips.kind].generates
+    kind = ADAPTER_KINDS[flips.kind]
+    writes = kind.generates
     if writes:
         print(
             f"{found['flipped']} of {found['examples']} answers differ; equal to a reference: "
@@ -87,6 +88,8 @@ def print_flips(flips: Flips) -> None:
         among = found["examples"] if flips.answered is None else f"the {flips.answered.both}"
         which = "" if flips.answered is None else " for texts that both answer"
         print(f"{found['flipped']} of {among} predictions{which} flip: {', '.join(how)}")
+    if flips.entities is not None:
+        print(f"entities: {', '.join(f'{count} {change}' for change, count in flips.entities.items())}")
     for row in flips.rows[:MANY]:
         if writes:
             more = f" (1 of {len(row.label)})" * (len(row.label) > 1)
@@ -94,7 +97,8 @@ def print_flips(flips: Flips) -> None:
             for name, line in lines.items():
                 print(printable(f"    {name:<8}{_line(line)}" if name else f"  {_line(line)}"))
         else:
-            print(printable(f"  {row.before} -> {row.after} (right: {row.label}): {row.text[:70]}"))
+            before, after, right = (kind.in_words(one, row.text) for one in (row.before, row.after, row.label))
+            print(printable(f"  {before} -> {after} (right: {right}): {row.text[:70]}"))
     if found["flipped"] and found["flipped"] > MANY:
         print("  ... (--json prints more)")
     print_prose(flips.words)

@@ -1,4 +1,4 @@
-"""Everything in the store that depends on the kind of task (classes, number, labels, text).
+"""Everything in the store that depends on the kind of task (classes, number, labels, text, entities).
 
 For each kind of task, a class says how the predictions of two adapters are compared and what a model card contains.
 """
@@ -11,23 +11,29 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT
+from afina.data.entities import tag_names
+from afina.data.kinds import CLASSES, ENTITIES, LABELS, NUMBER, TEXT
 from afina.models import objectives
 from afina.models.decoding import Decoding
 from afina.models.manifest import Manifest
 from afina.repr_html import figure
 from afina.stats.answered import Answered
+from afina.stats.entity_alignment import changed_entities, count_changes
 from afina.stats.text import token_f1_values
 
 
 class Changes(NamedTuple):
-    """How many predictions of two adapters differ, and by how much; fields that do not apply to a kind are None."""
+    """How many predictions of two adapters differ, and by how much; fields that do not apply to a kind are None.
+
+    `entities` is the number of entities that changed in each way (`stats.entity_alignment.CHANGES`).
+    """
 
     flipped: int | None = None
     right_to_wrong: int | None = None
     wrong_to_right: int | None = None
     wrong_to_wrong: int | None = None
     mean_change: float | None = None
+    entities: Mapping[str, int] | None = None
 
 
 class AdapterKind(ABC):
@@ -53,14 +59,14 @@ class AdapterKind(ABC):
     headline: ClassVar[Sequence[str]] = ()
     generates: ClassVar[bool] = False
 
-    def base(self, address: str, labels: int) -> str:
+    def base(self, address: str, outputs: int) -> str:
         """Return the Python expression in a model card that opens the backbone with transformers.
 
         Args:
             address: the first arguments of `from_pretrained`.
-            labels: the number of labels.
+            outputs: the number of the model's outputs.
         """
-        return f"{self.auto_class}.from_pretrained({address}, num_labels={labels})"
+        return f"{self.auto_class}.from_pretrained({address}, num_labels={outputs})"
 
     def place(self, metric: str) -> int:
         """Return the sort key that puts the metrics in `headline` before all other metrics."""
@@ -104,6 +110,10 @@ class AdapterKind(ABC):
     @abstractmethod
     def json_value(self, value: Any, names: Sequence[str]) -> Any:
         """Return a target or a prediction of this kind of task as a JSON value."""
+
+    def in_words(self, value: Any, text: str) -> str:
+        """Return a JSON value of `json_value`, a prediction for `text`, as a user reads it in a line."""
+        return str(value)
 
 
 class _ByLabel(AdapterKind):
@@ -174,7 +184,7 @@ class _Text(AdapterKind):
     by_label = False
     headline = ("rouge_l", "bleu", "token_f1", "loss")
 
-    def base(self, address: str, labels: int) -> str:
+    def base(self, address: str, outputs: int) -> str:
         return f"{self.auto_class}.from_pretrained({address})"
 
     def named(self, names: Sequence[str]) -> Sequence[str]:
@@ -225,6 +235,47 @@ class _Text(AdapterKind):
         return value if isinstance(value, str) else list(value)
 
 
+class _Entities(AdapterKind):
+    """Token classification. A prediction is right if all entities of the text are found, and no others."""
+
+    title = "A token classifier"
+    pipeline_tag = "token-classification"
+    auto_class = "AutoModelForTokenClassification"
+    labels = (
+        "A tag for each word, in the order of the model's outputs: O is no entity; B- begins one; I- goes on with it."
+    )
+    heading = "Labels"
+    by_label = True
+    headline = ("entity_f1", "entity_precision", "entity_recall")
+
+    def named(self, names: Sequence[str]) -> Sequence[str]:
+        return tag_names(names)
+
+    def changes(self, first: Answered, second: Answered, both: np.ndarray) -> Changes:
+        found = _counted(_right(first), _right(second), _flipped(first, second) & both)
+        pairs = zip(first.answers[both], second.answers[both], strict=True)
+        return found._replace(entities=count_changes(changed_entities(*pair) for pair in pairs))
+
+    def changed(self, first: Answered, second: Answered, both: np.ndarray) -> Sequence[int]:
+        """Return the indices of the texts whose entities differ.
+
+        Texts that were right and are wrong come first, and then those of which most entities changed.
+        """
+        lost, flipped = _right(first) & ~_right(second), np.flatnonzero(_flipped(first, second) & both).tolist()
+        count = {place: len(changed_entities(first.answers[place], second.answers[place])) for place in flipped}
+        return sorted(flipped, key=lambda place: (not lost[place], -count[place], place))
+
+    def right(self, answered: Answered) -> np.ndarray:
+        return _right(answered)
+
+    def json_value(self, value: Any, names: Sequence[str]) -> Any:
+        return [{"start": start, "end": end, "label": label} for start, end, label in value]
+
+    def in_words(self, value: Any, text: str) -> str:
+        found = [f"{text[one['start'] : one['end']]} [{one['label']}]" for one in value]
+        return ", ".join(found) or "no entity"
+
+
 def _counted(before: np.ndarray, after: np.ndarray, flipped: np.ndarray) -> Changes:
     """Count the changes of predictions by kind.
 
@@ -232,8 +283,12 @@ def _counted(before: np.ndarray, after: np.ndarray, flipped: np.ndarray) -> Chan
         before, after: whether each prediction of the first and of the second adapter is right, bool [N].
         flipped: whether the two predictions differ, bool [N].
     """
-    kinds = (flipped, flipped & before & ~after, flipped & ~before & after, flipped & ~before & ~after)
-    return Changes(*(int(each.sum()) for each in kinds))
+    return Changes(
+        flipped=int(flipped.sum()),
+        right_to_wrong=int((flipped & before & ~after).sum()),
+        wrong_to_right=int((flipped & ~before & after).sum()),
+        wrong_to_wrong=int((flipped & ~before & ~after).sum()),
+    )
 
 
 class _Name(str):
@@ -266,7 +321,13 @@ def _size(first: Answered, second: Answered) -> np.ndarray:
     return size
 
 
-ADAPTER_KINDS: Mapping[str, AdapterKind] = {CLASSES: _Classes(), NUMBER: _Number(), LABELS: _Labels(), TEXT: _Text()}
+ADAPTER_KINDS: Mapping[str, AdapterKind] = {
+    CLASSES: _Classes(),
+    NUMBER: _Number(),
+    LABELS: _Labels(),
+    TEXT: _Text(),
+    ENTITIES: _Entities(),
+}
 
 
 SUMMARY_METRICS = 4

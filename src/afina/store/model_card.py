@@ -16,6 +16,7 @@ from typing import Any
 from afina import hub
 from afina.data.addresses import GLUE, HUB, SST2, named
 from afina.data.readers.hub_datasets import REPOSITORY
+from afina.models import objectives
 from afina.models.adapter import PEFT_TENSORS
 from afina.models.backbone_spec import PACKAGED, RANDOM
 from afina.models.manifest import Manifest
@@ -119,7 +120,7 @@ def _labels(made: Manifest) -> Iterator[str]:
 
 
 def _usage(made: Manifest, merged: bool) -> Iterator[str]:
-    library, labels, kind = _library(made), len(made.label_names), adapter_kinds.of(made)
+    library, kind = _library(made), adapter_kinds.of(made)
     local = made.backbone is None or _is_local(made.backbone)
     asks = local and made.backbone not in PACKAGED and made.vocabulary_digest is None
     named_ = f", `BACKBONE` for one of {_code(_model(made.backbone))}" if made.backbone and local else ""
@@ -136,7 +137,7 @@ def _usage(made: Manifest, merged: bool) -> Iterator[str]:
         base = f'"{repository}"' + (f', revision="{revision}"' if revision else "")
         yield _python(
             f"from peft import PeftModel\nfrom transformers import {kind.imports}",
-            f'base = {kind.base(base, labels)}\nmodel = PeftModel.from_pretrained(base, "DIRECTORY")',
+            f'base = {kind.base(base, _outputs(made))}\nmodel = PeftModel.from_pretrained(base, "DIRECTORY")',
             kind.generation(made, base),
         )
     elif library == _TRANSFORMERS:
@@ -156,11 +157,16 @@ def base_for_peft(manifest: Mapping[str, Any]) -> str | None:
         return None
     if made.backbone not in PACKAGED and not made.backbone.startswith(RANDOM):
         return None
-    base = adapter_kinds.of(made).base(_directory(made.backbone), len(made.label_names))
+    base = adapter_kinds.of(made).base(_directory(made.backbone), _outputs(made))
     return (
         f"peft and AutoPeftModel cannot open the base model {made.backbone!r}, an address of afina. In Python, "
         f"give peft {base} as the base."
     )
+
+
+def _outputs(made: Manifest) -> int:
+    """Return the number of outputs of an adapter's model."""
+    return objectives.make(made.label_names, made.objective).width
 
 
 def _directory(backbone: str) -> str:

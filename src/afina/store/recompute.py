@@ -5,7 +5,7 @@ torch is imported inside the functions that need torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -303,6 +303,8 @@ class Flips:
         undefined: why the metric is undefined on these texts; "" if it is defined.
         answered: how many texts each adapter answers. Only texts that both answer count as flips, while metric and
             comparison are of the predictions for all texts. None: both adapters answer every text.
+        entities: the number of entities that changed in each way (`stats.entity_alignment.CHANGES`). None: the task is
+            not token classification.
     """
 
     names: tuple[str, str]
@@ -321,6 +323,7 @@ class Flips:
     same: str = ""
     undefined: str = ""
     answered: AnsweredTexts | None = None
+    entities: Mapping[str, int] | None = None
 
     @property
     def verdict(self) -> str:
@@ -345,6 +348,7 @@ class Flips:
             **({"difference": 0.0} if self.same else {}),
             **({"unmeasured": list(self.texts.unmeasured)} if self.texts.unmeasured else {}),
             **({} if self.answered is None else {"answered": asdict(self.answered)}),
+            **({} if self.entities is None else {"entities": dict(self.entities)}),
             "repeated": self.texts.repeated,
             "verdict": self.verdict,
             "words": self.words,
