@@ -179,3 +179,80 @@ METRICS: dict[str, Callable[[Answered], float]] = {
     "unended": lambda a: float(np.mean(~a.extras["ended"])),
     "repeated_4grams": lambda a: float(np.mean([_repeated(one) for one in a.answers])),
 }
+
+
+# Entities
+
+TAGS = ("O", "B-LOC", "B-ORG", "B-PER", "I-LOC", "I-ORG", "I-PER")
+
+
+def tags(generator: np.random.Generator, words: int) -> list[str]:
+    """Valid IOB2 tags; more than half of the words are in no entity."""
+    found: list[str] = []
+    for place in generator.choice(7, words, p=[0.55, 0.1, 0.1, 0.05, 0.1, 0.05, 0.05]):
+        tag = TAGS[place]
+        valid = tag[0] != "I" or (found and found[-1][2:] == tag[2:])
+        found.append(tag if valid else "B" + tag[1:])
+    return found
+
+
+def spans(tags: Sequence[str]) -> tuple[tuple[int, int, str], ...]:
+    """The entities of valid tags; each word has three characters, and a space stands between words."""
+    found: list[tuple[int, int, str]] = []
+    for place, tag in enumerate(tags):
+        if tag[0] == "I":
+            found[-1] = (found[-1][0], 4 * place + 3, found[-1][2])
+        elif tag[0] == "B":
+            found.append((4 * place, 4 * place + 3, tag[2:]))
+    return tuple(found)
+
+
+def tagged(
+    right: Sequence[Sequence[str]], found: Sequence[Sequence[str]], groups: np.ndarray | None = None
+) -> Answered:
+    """Answers as tags; `extras` also has the right and the answered tags, for other libraries."""
+    words = objects([np.array([(4 * k, 4 * k + 3) for k in range(len(one))]).reshape(-1, 2) for one in right])
+    extras = {"words": words, "right": objects(right), "found": objects(found)}
+    extras |= {} if groups is None else {"group": groups}
+    return Answered(objects([*map(spans, right)]), objects([*map(spans, found)]), None, extras)
+
+
+def entities(generator: np.random.Generator, n: int) -> Answered:
+    """Texts of up to 20 words; a third of the answers are those of another text, and others are right."""
+    right = [tags(generator, size) for size in generator.integers(1, 20, n)]
+    found = [tags(generator, len(one)) if generator.random() < 0.3 else one for one in right]
+    return tagged(right, found)
+
+
+def of_tags(name: str, average: str = "micro") -> Callable[[Answered], float]:
+    """A figure of seqeval, in strict mode with IOB2 tags."""
+
+    def value(answered: Answered) -> float:
+        from seqeval import metrics
+        from seqeval.scheme import IOB2
+
+        given = answered.extras["right"].tolist(), answered.extras["found"].tolist()
+        if name == "accuracy":
+            return float(metrics.accuracy_score(*given))
+        figure = getattr(metrics, f"{name}_score")
+        return float(figure(*given, average=average, mode="strict", scheme=IOB2, zero_division=0))
+
+    return value
+
+
+def partial_f1(answered: Answered) -> float:
+    """F1 of nervaluate's "partial"."""
+    from nervaluate import Evaluator
+
+    given = answered.extras["right"].tolist(), answered.extras["found"].tolist()
+    return float(Evaluator(*given, tags=["LOC", "ORG", "PER"], loader="list").evaluate()["overall"]["partial"].f1)
+
+
+OF_ENTITIES: dict[str, Callable[[Answered], float]] = {
+    "entity_f1": of_tags("f1"),
+    "entity_precision": of_tags("precision"),
+    "entity_recall": of_tags("recall"),
+    "macro_entity_f1": of_tags("f1", "macro"),
+    "partial_f1": partial_f1,
+    "token_accuracy": of_tags("accuracy"),
+}

@@ -53,6 +53,8 @@ def made(metric: Metric, generator: np.random.Generator, n: int, *, rounded: boo
         return [labels(generator, n, rounded=rounded)]
     if metric.kind == "text":
         return [references.texts(generator, n, most=1 if rounded else 4)]
+    if metric.kind == "entities":
+        return [references.entities(generator, n)]
     counts = (2,) if metric.classes else (2, 4)
     return [classes(generator, n, count, rounded=rounded, rare=rare) for count in counts for rare in (False, True)]
 
@@ -88,6 +90,7 @@ THEIRS: dict[str, Callable[[Answered], float]] = {
     "exact_match": lambda a: theirs.accuracy_score(a.targets, a.answers),
     "average_precision": _average_precision,
     **references.METRICS,
+    **references.OF_ENTITIES,
 }
 
 
@@ -130,7 +133,7 @@ def test_the_mean_of_the_values_is_the_figure(metric: Metric, rounded: bool) -> 
 )
 def test_the_values_are_those_of_the_jackknife(metric: Metric, rounded: bool) -> None:
     """Tukey's pseudo-values: N T - (N - 1) T without the example; of 150 examples where there are more."""
-    n = {"classes": 1500, "text": 100}.get(metric.kind, 600)
+    n = {"classes": 1500, "text": 100, "entities": 200}.get(metric.kind, 600)
     for answered in made(metric, np.random.default_rng(1), n, rounded=rounded):
         values = metric.values(answered).astype(float)
         some = np.random.default_rng(2).permutation(n)[:150]
@@ -148,7 +151,8 @@ def test_the_values_are_those_of_the_jackknife(metric: Metric, rounded: bool) ->
 def test_the_spread_of_the_values_is_that_of_the_figure_over_samples() -> None:
     """Of 400 samples of 400 examples each; the standard error of a standard deviation is 3.5 %.
 
-    `test_text_metrics.py` compares metrics of texts, which take longer, with the bootstrap.
+    `test_text_metrics.py` compares metrics of texts, which take longer, with the bootstrap. `test_coverage.py`
+    simulates entities.
     """
     for kind in ("classes", "number", "labels"):
         generator, first = np.random.default_rng(3), METRICS[of_kind(kind)[0]]
@@ -181,6 +185,9 @@ def test_a_figure_is_in_its_range_or_undefined_as_are_its_values_and_its_interva
         cases.append(Answered(ramp[:1], ramp[:1]))
     elif metric.kind == "text":
         cases = references.edges()
+    elif metric.kind == "entities":
+        none, one, other = [["O", "O"]] * 6, [["B-LOC", "I-LOC"]] * 6, [["O", "B-PER"], ["B-LOC", "O"]] * 3
+        cases = [references.tagged(t, a) for t in (none, one, other) for a in (none, one, other)]
     else:
         none, each = np.zeros((6, 3), bool), np.arange(18).reshape(6, 3) % 2 == 0
         cases = [Answered(t, a, a / 2) for t in (none, ~none, each) for a in (none, ~none, each)]
@@ -258,8 +265,8 @@ def test_metrics_say_what_they_fit_and_which_differences_are_small() -> None:
 
 
 def test_the_first_of_a_kind_is_its_headline() -> None:
-    kinds = {kind: of_kind(kind) for kind in ("classes", "number", "labels", "text")}
-    assert [names[0] for names in kinds.values()] == ["accuracy", "pearson", "micro_f1", "rouge_l"]
+    kinds = {kind: of_kind(kind) for kind in ("classes", "number", "labels", "text", "entities")}
+    assert [names[0] for names in kinds.values()] == ["accuracy", "pearson", "micro_f1", "rouge_l", "entity_f1"]
     assert [name for names in kinds.values() for name in names] == list(METRICS)
     assert of_kind("nothing") == ()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -55,6 +56,31 @@ class Answered:
             self._kept[name] = compute()
         kept: T = self._kept[name]
         return kept
+
+    @cached_property
+    def groups(self) -> np.ndarray | None:
+        """The group of each example, such as its document, as numbers from 0, int64 [N].
+
+        None: the examples are independent, because `extras` has no `group`, or only one group.
+        """
+        if "group" not in self.extras:
+            return None
+        found, places = np.unique(self.extras["group"], return_inverse=True)
+        return places if len(found) > 1 else None
+
+    def by_group(self, values: np.ndarray) -> np.ndarray:
+        """Return one value for each of G groups, [G], from per-example values, [N]; unchanged without groups.
+
+        The mean of the values stays the same. A group's value is the metric plus G / N times the sum of its examples'
+        deviations from the metric, so the standard error of the mean over groups is that of a cluster sample, with
+        G - 1 degrees of freedom (Cameron & Miller, Journal of Human Resources 50, 2015, 317-372).
+        """
+        if self.groups is None:
+            return values
+        score = values.mean()
+        sums = np.bincount(self.groups, values - score)
+        grouped: np.ndarray = score + sums * (len(sums) / len(values))
+        return grouped
 
     @property
     def probabilities(self) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The list of all metrics with their names, their functions, and the properties that confidence intervals need.
 
-The formulas of the metrics are in `classification.py`, `regression.py`, `text.py` and `bleu_chrf_nist.py`.
+The formulas of the metrics are in `classification.py`, `regression.py`, `text.py`, `bleu_chrf_nist.py`
+and `entities.py`.
 docs/reference/figures.md defines each metric for users.
 """
 
@@ -12,7 +13,7 @@ from math import inf
 
 import numpy as np
 
-from afina.stats import bleu_chrf_nist, classification, regression, text
+from afina.stats import bleu_chrf_nist, classification, entities, regression, text
 from afina.stats.answered import UNDEFINED, Answered
 
 __all__ = ["METRICS", "OF_KIND", "Answered", "Metric", "of_kind"]
@@ -30,8 +31,8 @@ class Metric:
         kind: The kind of task that the metric is for, a key of `OF_KIND`.
         value: The function that returns the metric of an `Answered`.
         values: The function that returns per-example values, [N], whose mean is the metric and which give its standard
-            error (answered.py). The per-example values are bool if a prediction is either right or wrong. None: the
-            metric cannot compare methods.
+            error (answered.py); of entities, it returns a value for each group of examples if there are groups. The
+            values are bool if a prediction is either right or wrong. None: the metric cannot compare methods.
         points: Whether a difference of two values is given in percentage points.
         lower: Whether a lower value of the metric is better.
         directed: Whether the metric has a better direction; false for a length ratio.
@@ -252,11 +253,43 @@ _OF_TEXTS = (
     ),
 )  # fmt: skip
 
+_FOUND = "entities in the texts, or entities that were answered"
+
+_OF_ENTITIES = (
+    Metric(
+        name="entity_f1", words="entity F1", kind="entities", points=True, graded=True, main=True, needs=_FOUND,
+        value=_mean(entities.entity_f1_values), values=entities.entity_f1_values,
+    ),
+    Metric(
+        name="entity_precision", words="entity precision", kind="entities", points=True, graded=True, main=True,
+        value=_mean(entities.entity_precision_values), values=entities.entity_precision_values,
+        needs="entities that were answered",
+    ),
+    Metric(
+        name="entity_recall", words="entity recall", kind="entities", points=True, graded=True, main=True,
+        value=_mean(entities.entity_recall_values), values=entities.entity_recall_values,
+        needs="entities in the texts",
+    ),
+    Metric(
+        name="macro_entity_f1", words="macro entity F1", kind="entities", points=True, graded=True, needs=_FOUND,
+        value=_mean(entities.macro_entity_f1_values), values=entities.macro_entity_f1_values,
+    ),
+    Metric(
+        name="partial_f1", words="partial F1", kind="entities", points=True, graded=True, needs=_FOUND,
+        value=_mean(entities.partial_f1_values), values=entities.partial_f1_values,
+    ),
+    Metric(
+        name="token_accuracy", words="token accuracy", kind="entities", points=True, graded=True, needs="words",
+        value=_mean(entities.token_accuracy_values), values=entities.token_accuracy_values,
+    ),
+)  # fmt: skip
+
 OF_KIND: dict[str, tuple[Metric, ...]] = {
     "classes": _OF_CLASSES,
     "number": _OF_NUMBERS,
     "labels": _OF_LABELS,
     "text": _OF_TEXTS,
+    "entities": _OF_ENTITIES,
 }
 """The metrics by kind of task; the first metric of a kind is its default headline metric."""
 

@@ -1,0 +1,136 @@
+"""Metrics of entities against seqeval and nervaluate, errors by hand, and values by groups of texts."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from afina.stats import entities
+from afina.stats.answered import Answered
+from afina.stats.entities import MISSED, SPURIOUS, WRONG_BORDER, WRONG_BOTH, WRONG_LABEL, EntityPairs, errors
+from afina.stats.metrics import OF_KIND
+from references import OF_ENTITIES, spans, tagged
+
+LABELS = ("LOC", "ORG", "PER")
+
+
+@st.composite
+def drawn_tags(draw: st.DrawFn, words: int) -> list[str]:
+    """Valid IOB2 tags."""
+    tags: list[str] = []
+    for _ in range(words):
+        inside = [f"I-{tags[-1][2:]}"] if tags and tags[-1] != "O" else []
+        tags.append(draw(st.sampled_from(["O", *(f"B-{label}" for label in LABELS), *2 * inside])))
+    return tags
+
+
+@st.composite
+def studies(draw: st.DrawFn) -> tuple[list[list[str]], list[list[str]]]:
+    """The right and the answered tags of a few texts."""
+    sizes = draw(st.lists(st.integers(1, 9), min_size=1, max_size=5))
+    return [draw(drawn_tags(size)) for size in sizes], [draw(drawn_tags(size)) for size in sizes]
+
+
+def answered(right: list[list[str]], found: list[list[str]], groups: list[int] | None = None) -> Answered:
+    return tagged(right, found, None if groups is None else np.array(groups))
+
+
+@settings(max_examples=25, deadline=None)
+@given(studies())
+def test_figures_are_those_of_seqeval_in_strict_mode_and_of_nervaluate(study: tuple[list, list]) -> None:
+    from seqeval import metrics as theirs
+    from seqeval.scheme import IOB2
+
+    given_tags = answered(*study)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nothing was answered, or there is nothing to find
+        for metric in OF_KIND["entities"]:
+            found = metric.value(given_tags)
+            if not math.isnan(found):
+                assert found == pytest.approx(OF_ENTITIES[metric.name](given_tags)), metric.name
+        counts = entities.by_label(given_tags)
+        if counts:
+            report = theirs.classification_report(*study, output_dict=True, mode="strict", scheme=IOB2)
+    for name, one in counts.items():
+        figures = (one.precision, one.recall, one.f1, one.support)
+        expected = [report[name][key] for key in ("precision", "recall", "f1-score", "support")]
+        assert [0.0 if math.isnan(value) else value for value in figures] == pytest.approx(expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(studies())
+def test_every_target_and_every_answer_is_right_or_in_one_error(study: tuple[list, list]) -> None:
+    right, found = (list(map(spans, tags)) for tags in study)
+    listed, equal = errors(right, found), answered(*study)
+    hits = [(text, span) for text, each in enumerate(found) for span in each if span in right[text]]
+    for side, listed_spans in (("target", right), ("answer", found)):
+        inside = [(one.text, getattr(one, side)) for one in listed if getattr(one, side) is not None]
+        assert sorted(inside + hits) == sorted((text, span) for text, each in enumerate(listed_spans) for span in each)
+    assert len(hits) == len(EntityPairs.of(equal).right)
+    for one in listed:
+        both = one.target is not None and one.answer is not None
+        assert both == (one.kind in (WRONG_LABEL, WRONG_BORDER, WRONG_BOTH))
+        if both:
+            assert min(one.target[1], one.answer[1]) > max(one.target[0], one.answer[0])
+            assert (one.target[:2] == one.answer[:2]) == (one.kind == WRONG_LABEL)
+            assert (one.target[2] == one.answer[2]) == (one.kind == WRONG_BORDER)
+
+
+def test_errors_by_hand() -> None:
+    right = [((0, 5, "PER"), (6, 9, "LOC"), (10, 20, "ORG"), (30, 35, "PER"), (40, 44, "LOC"))]
+    found = [((0, 5, "PER"), (6, 9, "ORG"), (10, 14, "LOC"), (15, 18, "ORG"), (31, 34, "LOC"), (50, 52, "PER"))]
+    assert [one[1:] for one in errors(right, found)] == [
+        (WRONG_LABEL, (6, 9, "LOC"), (6, 9, "ORG")),
+        (SPURIOUS, None, (10, 14, "LOC")),
+        (WRONG_BORDER, (10, 20, "ORG"), (15, 18, "ORG")),
+        (WRONG_BOTH, (30, 35, "PER"), (31, 34, "LOC")),
+        (MISSED, (40, 44, "LOC"), None),
+        (SPURIOUS, None, (50, 52, "PER")),
+    ]
+    assert errors([(), ((0, 1, "A"),)], [(), ((0, 1, "A"),)]) == []
+    largest = errors([((0, 10, "A"),)], [((0, 2, "A"), (2, 9, "A"))])
+    assert [one[1:] for one in largest] == [(SPURIOUS, None, (0, 2, "A")), (WRONG_BORDER, (0, 10, "A"), (2, 9, "A"))]
+
+
+@pytest.mark.parametrize("wrong", [((3, 3, "A"),), ((0, 4, "A"), (3, 5, "A")), ((4, 5, "A"), (0, 2, "A"))])
+def test_entities_that_are_empty_overlap_or_are_not_sorted_are_refused(wrong: tuple) -> None:
+    with pytest.raises(ValueError, match="sorted by their starts, without overlaps"):
+        entities.FlatEntities.of([((0, 2, "A"),), wrong])
+    entities.FlatEntities.of([((0, 2, "A"), (2, 4, "A")), ((0, 9, "A"),)])
+
+
+def test_groups_keep_the_mean_and_give_the_standard_error_of_a_cluster_sample() -> None:
+    generator = np.random.default_rng(0)
+    tags = np.array(["O", "B-PER", "B-LOC"])
+    right = [tags[generator.integers(0, 3, 6)].tolist() for _ in range(60)]
+    found = [tags[generator.integers(0, 3, 6)].tolist() if generator.random() < 0.4 else one for one in right]
+    groups = generator.integers(0, 12, 60)
+    alone, together = answered(right, found), answered(right, found, groups.tolist())
+    for metric in OF_KIND["entities"]:
+        single, grouped = metric.values(alone), metric.values(together)
+        assert grouped.shape == (12,)
+        assert grouped.mean() == pytest.approx(single.mean())
+        sums = np.bincount(groups, single - single.mean())
+        assert grouped.var(ddof=1) / 12 == pytest.approx(12 / 11 * np.sum(sums**2) / 60**2)
+    one_group = answered(right, found, [7] * 60)
+    assert entities.entity_f1_values(one_group).shape == (60,)
+
+
+def test_ten_thousand_texts_take_a_moment_and_labels_add_up() -> None:
+    generator = np.random.default_rng(1)
+    tags = [f"B-{label}" for label in LABELS]
+    right = [["O", tags[place % 3], "O", tags[place % 2]] for place in range(2000)]
+    found = [one if generator.random() < 0.5 else ["O", "O", *one[2:]] for one in right]
+    counts = entities.by_label(answered(right, found), ("PER", "nothing"))
+    assert [*counts] == ["PER", "nothing", "LOC", "ORG"]
+    assert sum(one.support for one in counts.values()) == 4000
+    assert Counter(one.kind for one in errors(*(list(map(spans, each)) for each in (right, found)))).keys() == {MISSED}
+    assert math.isnan(counts["nothing"].f1)
+    assert math.isnan(counts["nothing"].precision)
+    assert counts["PER"].precision == 1.0
