@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afina.data.tokenize import Encoded
+from afina.data.tokenize import NO_WORD, Encoded
 from afina.digest import derive_seed
 
-IGNORED = -100
+IGNORED = NO_WORD
 """The target of a token that is left out of the loss: `ignore_index` of `torch.nn.functional.cross_entropy`."""
 
 
@@ -152,8 +152,13 @@ def pack_some(
 ) -> Packed:
     """Return a packed batch of the sequences of `encoded` with the indices `chosen`.
 
-    `targets` and `weights` have a value for each chosen sequence.
+    `targets` and `weights` have a value for each chosen sequence. If words are read (`Encoded.reads`), the tokens at
+    which words are read have the target 0, and the others IGNORED.
     """
+    if encoded.reads is not None:
+        parts = [slice(*encoded.offsets[index : index + 2]) for index in np.asarray(chosen).tolist()]
+        read = [np.where(encoded.reads[part] == NO_WORD, IGNORED, 0) for part in parts]
+        return pack([encoded.tokens[part] for part in parts], read, per_token=True)
     second = None if encoded.second is None else encoded.second[chosen]
     return pack([encoded[int(index)] for index in chosen], targets, second=second, weights=weights)
 

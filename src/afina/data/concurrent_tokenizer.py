@@ -82,8 +82,10 @@ class ConcurrentTokenizer:
         for given, found in zip(inputs, encodings, strict=True):
             over = truncation and len(found.ids) > max_length
             kept = self._truncated(given, max_length) if over else found
-            made.append(SimpleNamespace(ids=kept.ids, types=kept.type_ids, overflowing=over))
+            made.append(SimpleNamespace(ids=kept.ids, types=kept.type_ids, offsets=kept.offsets, overflowing=over))
         results = {"input_ids": [each.ids for each in made], "token_type_ids": [each.types for each in made]}
+        if return_offsets_mapping:
+            results["offset_mapping"] = [each.offsets for each in made]
         return _Batch(results, made)
 
     def _truncated(self, given: str | tuple[str, str], max_length: int) -> Any:

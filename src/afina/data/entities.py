@@ -45,19 +45,27 @@ def tag_names(label_names: Sequence[str]) -> tuple[str, ...]:
     return ("O", *(f"{part}-{label}" for label in label_names for part in "BI"))
 
 
-def tags_of(words: np.ndarray, entities: Sequence[Entity], label_names: Sequence[str]) -> np.ndarray:
+def numbered(found: np.ndarray, label_names: Sequence[str]) -> np.ndarray:
+    """Return the start, end and label number of each entity, object [N] of int32 [E, 3], of tuples of entities."""
+    numbers = {label: number for number, label in enumerate(label_names)}
+    made = ([(one.start, one.end, numbers[one.label]) for one in each] for each in found)
+    return np.fromiter((np.array(each, np.int32).reshape(-1, 3) for each in made), dtype=object)
+
+
+def tags_of(words: np.ndarray, entities: np.ndarray) -> np.ndarray:
     """Return the tag of each word, int32 [W].
 
     A word belongs to an entity if they have a character in common.
 
     Args:
         words: The start and end of each word, int32 [W, 2].
+        entities: The start, end and label number of each entity, int [E, 3].
     """
     tags = np.zeros(len(words), np.int32)
-    for entity in entities:
-        first = int(np.searchsorted(words[:, 1], entity.start, side="right"))
-        last = int(np.searchsorted(words[:, 0], entity.end, side="left"))
-        begin = 1 + 2 * label_names.index(entity.label)
+    for start, end, label in entities.tolist():
+        first = int(np.searchsorted(words[:, 1], start, side="right"))
+        last = int(np.searchsorted(words[:, 0], end, side="left"))
+        begin = 1 + 2 * label
         tags[first:last] = begin + 1
         tags[first : min(first + 1, last)] = begin
     return tags

@@ -455,6 +455,12 @@ TEXT_WITHOUT_TOKENS = _data_text_empty(
     "{_where} {row}: {found!r} gives no tokens. Remove empty texts, or fill them in."
 )
 
+NO_ROOM_FOR_WORDS = Problem(
+    InvalidStudy,
+    "data.no-room-for-words",
+    "`max_length` {max_length} leaves too few tokens for a window of words. Give at least {least}.",
+)
+
 _data_too_few_texts = partial(Problem, InvalidData, "data.too-few-texts")
 NOTHING_TO_HOLD_OUT = _data_too_few_texts(
     "{path}: {_lacks} among {examples} examples, so no text can be held out. Give more examples, or a separate "

@@ -118,6 +118,14 @@ class Split(ReprCard):
         if len(sizes) != 1:
             raise problems.SPLIT_LENGTHS(found=sorted(sizes))
 
+    @property
+    def group_numbers(self) -> np.ndarray | None:
+        """The number of each example's group, int64 [N], in the order of their first examples; None: no groups."""
+        if self.groups is None:
+            return None
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(self.groups))}
+        return np.array([numbers[name] for name in self.groups], np.int64)
+
     def facts(self) -> dict[str, object]:
         texts = "texts" if self.pairs is None else "pairs of texts"
         if self._are_texts:

@@ -31,6 +31,7 @@ from afina.data.task import Task
 from afina.data.template import Template
 from afina.data.text_hashes import TextHashes
 from afina.data.tokenize import Encoded, encode, has_types, pieces
+from afina.data.word_tokens import WordTokens, encode_words
 from afina.errors import CannotWrite
 
 if TYPE_CHECKING:
@@ -48,11 +49,13 @@ class EncodedSplit:
     """A tokenized split without its texts: the tokens, labels and digest that a run keeps.
 
     Attributes:
-        encoded: The token ids of the texts; of the prompts, if the targets are texts.
+        encoded: The token ids of the texts; of the prompts, if the targets are texts; of the windows of the texts, if
+            the targets are entities (`WordTokens`).
         digest: The digest of the split as it was read, before target texts that are too long were left out.
         references: The token ids of the target texts. None: the targets are not texts.
         left_out: How many target texts were left out because they are too long.
         weights: The weight of each text in the loss. None: all weights are 1.
+        groups: The number of each text's group, such as its document, int64 [N]. None: each text is a group.
     """
 
     encoded: Encoded
@@ -61,9 +64,10 @@ class EncodedSplit:
     references: References | None = None
     left_out: LeftOut = field(default_factory=LeftOut)
     weights: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.encoded)
+        return len(self.labels)
 
     def taught(self, soft: np.ndarray, more: EncodedSplit | None, targets: np.ndarray, size: int, seed: int) -> Loader:
         """Return the training batches of the split and of `more`, texts without labels, for a student.
@@ -86,6 +90,8 @@ class EncodedSplit:
         """Return the training batches of the split; `targets` are the labels in the form that the loss takes."""
         if self.references is not None:
             return Loader(*self.references.sequences(self.encoded), batch_size, seed)
+        if isinstance(self.encoded, WordTokens):
+            return Loader(self.encoded, self.encoded.tagged(targets), batch_size, seed)
         weights = None if self.weights is None else self.weights / self.weights.mean()
         return Loader(self.encoded, targets, batch_size, seed, weights)
 
@@ -158,6 +164,8 @@ class EncodedTask:
 
         def encoded(split: Split, where: str) -> EncodedSplit:
             kept, references, left_out = train if split is task.train else fitting(split, where)
+            if TARGETS[task.kind].of_words:
+                return _in_windows(tokenizer, kept, length, where)
             made = encode_split(tokenizer, tokenizer_digest, kept, max_length=length, template=template, where=where)
             if prompts is not None and split is not task.train:
                 made = prompts.encode(kept, made, where)
@@ -165,8 +173,7 @@ class EncodedTask:
 
         train = fitting(task.train, "training text")
         answer_tokens = train[1].longest if train[1] else None
-        length = max_length - (answer_tokens or 0)
-        room = most - (answer_tokens or 0)
+        length, room = max_length - (answer_tokens or 0), most - (answer_tokens or 0)
         prompts = None if examples is None else PromptEncoding(examples, tokenizer, length, room)
         given = (task.calibration, task.abstention, task.selection)
         calibration, abstention, selection = (encoded(one, "training text") if one else None for one in given)
@@ -184,7 +191,7 @@ class EncodedTask:
             task.ceiling,
             task.separator,
             task.columns,
-            (*task.notes, *task.repetitions, *_without_targets([learnt, *aside], measured, max_length)),
+            (*task.notes, *task.repetitions, *_notes([learnt, *aside], measured, max_length)),
             calibration,
             abstention,
             selection,
@@ -197,6 +204,27 @@ class EncodedTask:
             more,
             task.left_out.counts if task.left_out else None,
         )
+
+
+def _in_windows(tokenizer: PreTrainedTokenizerBase, split: Split, max_length: int, where: str) -> EncodedSplit:
+    windows = encode_words(tokenizer, split.texts, max_length=max_length, spaced=split.spaced, where=where)
+    return EncodedSplit(windows, split.labels, split.digest, groups=split.group_numbers)
+
+
+def _notes(learnt: Sequence[EncodedSplit], measured: EncodedSplit, max_length: int) -> tuple[str, ...]:
+    return (*_without_targets(learnt, measured, max_length), *_divided([*learnt, measured], max_length))
+
+
+def _divided(parts: Sequence[EncodedSplit], max_length: int) -> tuple[str, ...]:
+    """Return a note on how many texts are read in windows; empty if no text is."""
+    given = [part.encoded for part in parts if isinstance(part.encoded, WordTokens)]
+    count = sum(int((np.bincount(one.owners, minlength=one.texts) > 1).sum()) for one in given)
+    if not count:
+        return ()
+    return (
+        f"{count:,} text{'s have' if count != 1 else ' has'} more than {max_length:,} tokens, so the model reads "
+        f"{'them' if count != 1 else 'it'} in overlapping windows.",
+    )
 
 
 def _hashes(train: Split, task: Task) -> TextHashes:
@@ -213,9 +241,8 @@ def _fitting(
     tokenizer: PreTrainedTokenizerBase, template: Template | None, max_length: int, long: Long, split: Split, where: str
 ) -> tuple[Split, References | None, LeftOut]:
     """Return a split without targets that are too long, and the tokens of its targets if they are texts."""
-    if split.labels.dtype.kind != "O":
+    if template is None or split.labels.dtype.kind != "O":
         return split, None, LeftOut()
-    assert template is not None
     found = encode_references(tokenizer, split.texts, split.pairs, split.labels, template, where=where)
     return without_long(split, found, max_length, long, where)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from afina.data import problems
 from afina.data.template import Template
+
+NO_WORD = -100
+"""The number of a word that stands for no word; as a target, `ignore_index` of `torch.nn.functional.cross_entropy`."""
 
 _CHUNK = 4096
 
@@ -24,12 +27,15 @@ class Encoded:
         truncated: The number of texts that were longer than the maximum length.
         second: int32 [N], the index in each sequence of the first token of type 1 (of the second text of a pair); the
             sequence's length if no token has type 1. If `second` is None, all tokens count as type 0.
+        reads: For each token the number of the word that a model tags there, or NO_WORD (`WordTokens`). None: a model
+            has one output for each sequence.
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
     truncated: int
     second: np.ndarray | None = None
+    reads: np.ndarray | None = field(default=None, kw_only=True)
 
     @classmethod
     def of(

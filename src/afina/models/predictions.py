@@ -47,7 +47,8 @@ class Predictions:
             entities are object [N]. None: unknown.
         extras: Further arrays [N] by name that metrics of the kind of task need; empty for most kinds. `missing`: for
             numbers and texts, whether the answer is missing, bool. `words`: for entities, the start and end of each
-            word, object [N], int32 [W, 2]. `group`: for entities, the number of the text's document, int64.
+            word, object [N], int32 [W, 2]. `document`: for entities, the number of the text's document, int64, if
+            documents are known.
     """
 
     outputs: np.ndarray

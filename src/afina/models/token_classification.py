@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from afina.data.entities import as_entities, entities_of, tag_names, tags_of
+from afina.data.entities import as_entities, entities_of, numbered, tag_names, tags_of
 from afina.data.kinds import ENTITIES, Kind
 from afina.models import losses, problems
 from afina.models.objective import AutoClass, Objective
@@ -91,8 +91,11 @@ class Entities(Objective):
         super().check(smoothing=0.0, temperature=False, abstention=abstention, class_weights=class_weights)
 
     def loss_targets(self, targets: np.ndarray) -> np.ndarray:
-        """Return the entities unchanged: the batches have the tags of the tokens, which depend on the tokenizer."""
-        return targets
+        """Return the start, end and label number of each entity, object [N] of int32 [E, 3].
+
+        The batches have the tags of the tokens, which depend on the tokenizer (`WordTokens.tagged`).
+        """
+        return numbered(targets, self.label_names)
 
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
         """Return the mean cross-entropy of the words, as transformers' token classifiers do.
@@ -113,8 +116,8 @@ class Entities(Objective):
         return classification.log_loss(np.concatenate(tags), outputs)
 
     def _tags(self, predictions: Predictions, entities: np.ndarray) -> list[np.ndarray]:
-        words = predictions.extras["words"]
-        return [tags_of(each, found, self.label_names) for each, found in zip(words, entities, strict=True)]
+        pairs = zip(predictions.extras["words"], numbered(entities, self.label_names), strict=True)
+        return [tags_of(words, found) for words, found in pairs]
 
     def of_answers(self, answers: Sequence[Any], targets: np.ndarray | None = None) -> Predictions:
         """Return predictions of entities that are certain; each entity is a word of its own.

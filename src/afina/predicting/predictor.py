@@ -26,6 +26,7 @@ from afina.data.split import Split
 from afina.data.template import Template
 from afina.data.terms import joined
 from afina.data.tokenize import Encoded, Tokenizer, encode
+from afina.data.word_tokens import WordTokens
 from afina.events import Listener, Progress, ignore
 from afina.generating.answers import answers, likelihoods
 from afina.methods.method import Method
@@ -72,6 +73,27 @@ def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) 
     return np.zeros((0, 0), np.float32) if result is None else result
 
 
+def word_predictions(
+    classifier: Classifier, encoded: WordTokens, targets: np.ndarray | None = None, listen: Listener = ignore
+) -> Predictions:
+    """Return the classifier's outputs for the words of each text, together with `targets`."""
+    keep_freed()
+    classifier.eval()
+    device = next(classifier.parameters()).device
+    windows: list[np.ndarray] = [np.zeros((0, 0), np.float32)] * len(encoded)
+    done, width = 0, 0
+    with torch.inference_mode():
+        for indices, packed in by_length(encoded, before=classifier.before):
+            part = classifier.outputs(packed.to(device))
+            ends = np.cumsum([len(encoded.read_in(index)) for index in indices.tolist()])
+            for index, rows in zip(indices.tolist(), np.split(part, ends[:-1]), strict=True):
+                windows[index] = rows
+            width = part.shape[1]
+            done += len(indices)
+            listen(Progress("evaluate", done, len(encoded)))
+    return Predictions(encoded.joined_outputs(windows, width), targets, {"words": encoded.words})
+
+
 def predictions(
     classifier: Classifier, encoded: Encoded, targets: np.ndarray | None = None, listen: Listener = ignore
 ) -> Predictions:
@@ -93,7 +115,16 @@ def predicted(
     if isinstance(classifier, LanguageModel):
         given = (classifier, encoded, cast(Texts, objective), tokenizer, listen)
         return answers(*given, references=references, targets=targets)
+    if isinstance(encoded, WordTokens):
+        return word_predictions(classifier, encoded, targets, listen)
     return predictions(classifier, encoded, targets, listen)
+
+
+def grouped(predictions: Predictions, groups: np.ndarray | None) -> Predictions:
+    """Return predictions of words with the number of each text's document, which intervals of their metrics need."""
+    if groups is None or "words" not in predictions.extras:
+        return predictions
+    return replace(predictions, extras={**predictions.extras, "document": groups})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -188,7 +219,13 @@ class Predictor(ReprCard, ABC):
         """Convert the predictor to compute in `dtype` (as in `of`); a later call cannot restore the precision."""
 
     def predict(
-        self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, where: str = "text", before: int = 0
+        self,
+        texts: Iterable[str],
+        pairs: Iterable[str] | None = None,
+        *,
+        where: str = "text",
+        before: int = 0,
+        spaced: bool = False,
     ) -> tuple[Predictions, int]:
         """Predict texts, which are tokenised first.
 
@@ -197,6 +234,7 @@ class Predictor(ReprCard, ABC):
             pairs: The second texts of pairs, in any form that `texts` may have.
             where: What error messages call the texts.
             before: Number of texts in earlier calls, which error messages add to a text's number.
+            spaced: For entities, whether the texts were given as words, between which there are single spaces.
 
         Returns:
             The predictions, and the number of truncated texts.
@@ -206,19 +244,19 @@ class Predictor(ReprCard, ABC):
                 reverse.
             CorruptAdapter: An output of the adapter is NaN or infinite.
         """
-        return self._predict(*as_lists(texts, pairs), where, before)
+        return self._predict(*as_lists(texts, pairs), where, before, spaced)
 
     def measure(self, split: Split, *, where: str = "text") -> tuple[Predictions, int]:
         """Predict the texts of a split; the predictions also have the split's targets, and further values for metrics.
 
         Returns and raises the same as the method `predict`.
         """
-        found, truncated = self.predict(split.texts, split.pairs, where=where)
-        return found.against(split.labels), truncated
+        found, truncated = self.predict(split.texts, split.pairs, where=where, spaced=split.spaced)
+        return grouped(found.against(split.labels), split.group_numbers), truncated
 
     @abstractmethod
     def _predict(
-        self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int
+        self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int, spaced: bool
     ) -> tuple[Predictions, int]:
         """Predict lists of texts; the method `predict` describes the arguments."""
 
@@ -284,7 +322,7 @@ class WordsPredictor(Predictor):
         """Do nothing: a bag-of-words model always computes in float64."""
 
     def _predict(
-        self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int
+        self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int, spaced: bool
     ) -> tuple[Predictions, int]:
         reading.check(self.manifest, self.where, texts, pairs, where=where, before=before)
         return Predictions(self.model.outputs(joined(texts, pairs))), 0
@@ -315,7 +353,7 @@ class ModelPredictor(Predictor):
         manifest = adapter.manifest
         method = reading.method_of(adapter, backbone)
         asked = objectives.make(manifest.label_names, manifest.objective)
-        classifier = open_model(backbone, asked.label_names, 0, asked.opening, precision=manifest.precision)
+        classifier = open_model(backbone, asked.output_names, 0, asked.opening, precision=manifest.precision)
         reading.check_backbone(adapter, backbone, classifier.body)
         if calibrates:
             int8_factors(backbone, manifest.precision, classifier)
@@ -361,10 +399,16 @@ class ModelPredictor(Predictor):
         return self.reading.max_length
 
     def encode(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        where: str = "text",
+        before: int = 0,
+        spaced: bool = False,
     ) -> Encoded:
-        """Tokenise texts as in training. Raises the errors of the method `predict`."""
-        return self.reading.encode(texts, pairs, where=where, before=before)
+        """Tokenise texts as in training. Arguments and errors are those of the method `predict`."""
+        return self.reading.encode(texts, pairs, where=where, before=before, spaced=spaced)
 
     def _tokens(self, split: Split, where: str) -> Iterator[np.ndarray]:
         return self.encode(split.texts, split.pairs, where=where).each
@@ -382,9 +426,9 @@ class ModelPredictor(Predictor):
         return reading.finite(replace(found, extras=extras), self.where), truncated
 
     def _predict(
-        self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int
+        self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int, spaced: bool
     ) -> tuple[Predictions, int]:
-        encoded = self.encode(texts, pairs, where=where, before=before)
+        encoded = self.encode(texts, pairs, where=where, before=before, spaced=spaced)
         found = predicted(self.classifier, encoded, self.objective, self.backbone.tokenizer)
         return reading.finite(found, self.where), encoded.truncated
 

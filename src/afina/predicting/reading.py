@@ -17,8 +17,10 @@ from afina.data.concurrent_tokenizer import ConcurrentTokenizer
 from afina.data.readers.texts import refuse_blank
 from afina.data.template import Template
 from afina.data.tokenize import Encoded, Tokenizer, encode
+from afina.data.word_tokens import encode_words
 from afina.methods.method import Method
 from afina.methods.peft_settings import check_agrees
+from afina.models import objectives
 from afina.models.adapter import Adapter
 from afina.models.architectures import is_output
 from afina.models.backbone import Backbone
@@ -89,6 +91,11 @@ class Reading:
         chat = bool((self.manifest.objective or {}).get("chat"))
         return Template(self.manifest.template, special_tokens=not chat)
 
+    @cached_property
+    def reads_words(self) -> bool:
+        """Whether the model has an output for each word, so that a long text is read in windows (`WordTokens`)."""
+        return objectives.make(self.manifest.label_names, self.manifest.objective).reads_words
+
     @property
     def max_length(self) -> int:
         """Number of tokens to which a text is truncated."""
@@ -111,6 +118,7 @@ class Reading:
         where: str = "text",
         before: int = 0,
         tokenizer: Tokenizer | None = None,
+        spaced: bool = False,
     ) -> Encoded:
         """Tokenise texts.
 
@@ -120,6 +128,7 @@ class Reading:
             where: What error messages call the texts.
             before: Number of texts in earlier calls, which error messages add to a text's number.
             tokenizer: A tokenizer with the same results as the backbone's. None: the backbone's.
+            spaced: Whether the texts were given as words, between which there are single spaces (`Split.spaced`).
         """
         if self.other is None:
             check(self.manifest, self.where, texts, pairs, where=where, before=before)
@@ -128,6 +137,8 @@ class Reading:
         reads, template, most = self._cutting(tokenizer or self.backbone.tokenizer), self.template, self.max_length
         if self.truncation.max_length is not None:
             self._check_room(reads, pairs=pairs is not None)
+        if self.reads_words:
+            return encode_words(reads, texts, max_length=most, spaced=spaced, where=where, before=before)
         if isinstance(reads, ConcurrentTokenizer):
             texts, pairs = reads.shortened_all(texts, pairs, most, template)
         return encode(reads, texts, pairs, max_length=most, template=template, where=where, before=before)
@@ -202,12 +213,11 @@ def _check_sizes(adapter: Adapter, backbone: Backbone, taken: int) -> None:
             most=backbone.longest - taken,
             _beside=beside,
         )
+    width = objectives.make(manifest.label_names, manifest.objective).width
     for name, tensor in adapter.tensors.items():
         rows = tensor.shape[0] if tensor.dim() == 2 else 0
-        if is_output(name) and name.endswith("weight") and "lora_" not in name and rows != len(manifest.label_names):
-            raise problems.HEAD_SHAPE(
-                where=adapter.where, tensor=name, found=tensor.shape, labels=len(manifest.label_names)
-            )
+        if is_output(name) and name.endswith("weight") and "lora_" not in name and rows != width:
+            raise problems.HEAD_SHAPE(where=adapter.where, tensor=name, found=tensor.shape, labels=width)
 
 
 def check_backbone(adapter: Adapter, backbone: Backbone, body: Any) -> None:

@@ -36,6 +36,7 @@ class TargetKind(ABC):
         usual: Whether a manifest that does not state the kind means this kind.
         stratified: Whether each label needs a text in both splits if a file is divided.
         written: Whether the target is a text that the model writes, so that other column names are usual.
+        of_words: Whether a target says something of each word, so that a long text is read in windows (`WordTokens`).
         role: The role of the target's column: "label" or "target".
     """
 
@@ -48,6 +49,7 @@ class TargetKind(ABC):
     usual: ClassVar[bool] = False
     stratified: ClassVar[bool] = False
     written: ClassVar[bool] = False
+    of_words: ClassVar[bool] = False
     role: ClassVar[str] = "label"
 
     @property

@@ -16,10 +16,12 @@ from afina.data.batch import Loader, MicroBatchLimits
 from afina.data.pairs import PairLoader
 from afina.data.prompt_encoding import PromptEncoding
 from afina.data.shots import PromptExamples, Shots
+from afina.data.split import Split
 from afina.data.task import Task
 from afina.data.template import TEXT, Template
 from afina.data.token_cache import EncodedSplit, EncodedTask, check_positions
-from afina.data.tokenize import Encoded, encode
+from afina.data.tokenize import Encoded, Tokenizer, encode
+from afina.data.word_tokens import encode_words
 from afina.digest import derive_seed
 from afina.events import Listener, Progress, ignore
 from afina.meter import Meter
@@ -36,7 +38,7 @@ from afina.models.objective import Objective, metric_for
 from afina.models.objectives import OBJECTIVES
 from afina.models.predictions import Predictions
 from afina.models.verbalizer import Verbalizer
-from afina.predicting.predictor import predicted
+from afina.predicting.predictor import grouped, predicted
 from afina.predicting.prompting import CALIBRATION_TEXTS, calibrated_offset
 from afina.studies import problems
 from afina.studies.retention import RetentionBefore
@@ -111,7 +113,7 @@ class Prepared:
     def predict(self, classifier: Classifier, split: EncodedSplit, listen: Listener = ignore) -> Predictions:
         """Return the classifier's predictions for a split, with the split's targets."""
         given = classifier, split.encoded, self.objective, self.backbone.tokenizer, listen
-        return predicted(*given, targets=split.labels, references=split.references)
+        return grouped(predicted(*given, targets=split.labels, references=split.references), split.groups)
 
     def trained(self, classifier: Classifier) -> Prepared:
         """Return a `Prepared` with the trained classifier's logit offset, which fitting a head may have changed."""
@@ -274,10 +276,18 @@ def answer_seconds(run: RunSpec, texts: int, *, bare: bool) -> list[float]:
             break
         start, one = clock.now(), task.evaluation.take([number])
         template = examples.templates(one.texts, one.pairs)[0] if examples else question.template
-        tokens = encode(tokenizer, one.texts, one.pairs, max_length=encoded.prompt_length, template=template)
+        tokens = _encoded(tokenizer, one, objective, encoded.prompt_length, template)
         predicted(classifier, tokens, objective, tokenizer)
         found.append(clock.now() - start)
     return found[WARM_UP:] or found
+
+
+def _encoded(
+    tokenizer: Tokenizer, split: Split, objective: Objective, max_length: int, template: Template | None
+) -> Encoded:
+    if objective.reads_words:
+        return encode_words(tokenizer, split.texts, max_length=max_length, spaced=split.spaced)
+    return encode(tokenizer, split.texts, split.pairs, max_length=max_length, template=template)
 
 
 def read_task(run: RunSpec) -> Task:
@@ -347,7 +357,7 @@ def opened(
     """Return a classifier without an attached method, whose head starts from the label words of `question`, if any."""
     classifier = open_model(
         backbone,
-        objective.label_names,
+        objective.output_names,
         seed,
         objective.opening,
         question.tokens,
