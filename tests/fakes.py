@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import transformers
 from filelock import FileLock
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from afina import Backbone, Run
 from afina.data.batch import Loader, pack
@@ -241,7 +241,7 @@ def serves(family: str, name: str) -> bool:
     if name in ("prompt", "prefix"):
         return ARCHITECTURES[family].takes_virtual_tokens
     if name == "zero-shot":
-        return ARCHITECTURES[family].logits is None
+        return ARCHITECTURES[family].head.logits is None
     if name == "setfit":
         return ARCHITECTURES[family].is_encoder
     return (name != "prelayer-46080" or family == "gpt2") and (name != "bitfit" or family not in WITHOUT_BIAS)
@@ -254,7 +254,7 @@ def family_of(name: str) -> str:
 
 def reference(path: Path, classifier: Any, labels: int, pad: int | None) -> Any:
     """transformers' own classifier with its own attention, and the weights of an afina classifier before `attach`."""
-    model = AutoModelForSequenceClassification.from_pretrained(
+    model = type(classifier.model).from_pretrained(
         path, num_labels=labels, dtype=torch.float32, pad_token_id=pad, attn_implementation="sdpa"
     )
     model.load_state_dict(classifier.model.state_dict())

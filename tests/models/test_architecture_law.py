@@ -28,6 +28,7 @@ SCORES = {
     "data/readers/hub_datasets.py": "a column's name",
     "data/readers/label_recognition.py": "a column's name",
     "data/texts_to_label.py": "a field of a task of Label Studio",
+    "models/token_classification.py": "a field of an answer",
     "server/answer_formats.py": "a field of an answer",
     "server/protocols/native.py": "a field of an answer",
     "studies/executors/worker.py": "a message",
@@ -64,7 +65,9 @@ def strings(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 def offences(files: Mapping[str, str], entries: Mapping[str, Architecture]) -> set[str]:
     """Where a file names a family, or, in a string without spaces, a module of a family or a head; and which word."""
-    heads = {part for entry in entries.values() for path in entry.head for part in path.split(".")} - PLAIN
+    heads = {
+        part for entry in entries.values() for head in entry.heads for path in head.modules for part in path.split(".")
+    } - PLAIN
     modules = {
         name.rpartition(".")[2]
         for entry in entries.values()
@@ -153,6 +156,6 @@ def complete(entry: Architecture, model: Any) -> None:
     assert layers == {*entry.block.linear, *entry.block.norms}  # a family's first block may lack a norm
     outside = {name.rpartition(".")[0] for name in names if entry.block.find(name) is None}
     assert outside == {*entry.embeddings, *entry.outer, entry.embedding_norm, entry.block.final_norm} - {None}
-    assert {path for path, _ in model.named_modules()} >= {*entry.head}
+    assert {path for path, _ in model.named_modules()} >= {*entry.head.modules}
     assert entry.pooler is None or any(name.startswith(f"{entry.pooler}.") for name in names)
     assert all(any(path.endswith(f".{target}") for path, _ in body.named_modules()) for target in entry.lora_targets)

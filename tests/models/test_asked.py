@@ -33,7 +33,7 @@ from fakes import TEXTS, Backbones, Runs, configuration, difference, save
 from raises import raises
 
 TOLERANCE = 1e-5
-ASKED = [family for family, entry in ARCHITECTURES.items() if entry.logits is None]
+ASKED = [family for family, entry in ARCHITECTURES.items() if entry.head.logits is None]
 """Families whose head can be made of words."""
 LABELS = ("bad", "good")
 TEMPLATE = "Review: {text}\nSentiment:"

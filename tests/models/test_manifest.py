@@ -131,7 +131,7 @@ def test_what_is_no_plain_json_object_is_refused(copy: Path, kind: str, name: st
     [
         ({"max_length": -1}, "field max_length"),
         ({"label_names": []}, "field label_names"),
-        ({"offset": [0.5]}, "the offset has 1 numbers, there are 2 labels"),
+        ({"offset": [0.5]}, "the offset has 1 numbers, the model has 2 outputs"),
         ({"hyperparameters": 5}, "field hyperparameters"),
     ],
     ids=str,

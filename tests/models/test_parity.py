@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from afina import Backbone
-from afina.data.batch import pack, pack_some
+from afina.data.batch import IGNORED, pack, pack_some
 from afina.data.tokenize import encode
 from afina.errors import InvalidStudy
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
 from afina.models.kernels.attention import NAME
+from afina.models.objective import SINGLE_LABEL, Opening
 from fakes import LONG, SLOW, TEXTS, UNUSUAL, WINDOW, Backbones, configuration, difference, reference, save
 from grid import by_family
 from raises import raises
@@ -26,12 +27,19 @@ TOLERANCE = 1e-5
 LABELS = ("no", "perhaps", "yes")
 
 
-class Pair:
-    """A backbone opened twice: by afina, and by transformers with its own attention and padding."""
+TOKENS = Opening("", "token_classifier")
+CLASSIFYING_TOKENS = [family for family, entry in ARCHITECTURES.items() if entry.token_head is not None]
 
-    def __init__(self, backbone: Backbone) -> None:
-        self.backbone = backbone
-        self.packed = Classifier.open(backbone, LABELS, seed=0).eval()
+
+class Pair:
+    """A backbone opened twice: by afina, and by transformers with its own attention and padding.
+
+    Logits of a token classifier are those of every second token.
+    """
+
+    def __init__(self, backbone: Backbone, opening: Opening = SINGLE_LABEL) -> None:
+        self.backbone, self.by_token = backbone, opening == TOKENS
+        self.packed = Classifier.open(backbone, LABELS, seed=0, opening=opening).eval()
         self.padded = reference(backbone.path, self.packed, len(LABELS), backbone.tokenizer.pad_token_id)
 
     def sequences(self, texts: Any = TEXTS, pairs: Any = None) -> list[np.ndarray]:
@@ -40,7 +48,10 @@ class Pair:
 
     @torch.inference_mode()
     def ours(self, sequences: list[np.ndarray]) -> torch.Tensor:
-        return self.packed(pack(sequences))
+        if not self.by_token:
+            return self.packed(pack(sequences))
+        targets = [np.where(np.arange(len(sequence)) % 2, IGNORED, 0) for sequence in sequences]
+        return self.packed(pack(sequences, targets, per_token=True))
 
     @torch.inference_mode()
     def theirs(self, texts: Any, pairs: Any = None) -> torch.Tensor:
@@ -48,12 +59,21 @@ class Pair:
         batch = self.backbone.tokenizer(list(texts), pairs, padding=True, padding_side="right", return_tensors="pt")
         typed = self.backbone.architecture.token_types and self.backbone.config.type_vocab_size > 1
         names = ("input_ids", "attention_mask", *(("token_type_ids",) if typed else ()))
-        return self.padded(**{name: batch[name] for name in names if name in batch}).logits
+        logits = self.padded(**{name: batch[name] for name in names if name in batch}).logits
+        if not self.by_token:
+            return logits
+        lengths = batch["attention_mask"].sum(1).tolist()
+        return torch.cat([row[:length:2] for row, length in zip(logits, lengths, strict=True)])
 
 
 @pytest.fixture(scope="module", params=by_family(ARCHITECTURES, SLOW))
 def pair(request: pytest.FixtureRequest, backbones: Backbones) -> Pair:
     return Pair(Backbone.load(str(backbones.path(request.param))))
+
+
+@pytest.fixture(scope="module", params=CLASSIFYING_TOKENS)
+def tagging(request: pytest.FixtureRequest, backbones: Backbones) -> Pair:
+    return Pair(Backbone.load(str(backbones.path(request.param))), TOKENS)
 
 
 def test_the_texts_and_the_reference_can_show_a_difference(pair: Pair) -> None:
@@ -76,6 +96,29 @@ def test_packed_logits_are_those_of_each_text_alone(pair: Pair) -> None:
 
 def test_packed_logits_are_those_of_a_right_padded_batch(pair: Pair) -> None:
     assert difference(pair.ours(pair.sequences()), pair.theirs(TEXTS)) <= TOLERANCE
+
+
+def test_packed_logits_of_tokens_are_those_of_each_text_alone_in_any_company(tagging: Pair) -> None:
+    alone = torch.cat([tagging.theirs([text]) for text in TEXTS])
+    assert difference(tagging.ours(tagging.sequences()), alone) <= TOLERANCE
+    assert difference(tagging.theirs(TEXTS), alone) <= TOLERANCE
+    texts = TEXTS[::-1][:3]
+    found = tagging.ours(tagging.sequences(texts))
+    assert difference(found, torch.cat([tagging.theirs([text]) for text in texts])) <= TOLERANCE
+
+
+def test_a_token_classifier_has_the_names_of_transformers_and_the_digest_of_its_backbone(tagging: Pair) -> None:
+    assert type(tagging.packed.model) is type(tagging.padded)
+    assert tagging.packed.model.config.id2label == dict(enumerate(LABELS))
+    assert tagging.packed.model.config.problem_type is None
+    again = Backbone.load(tagging.backbone.address)
+    assert again.digest_of(tagging.packed.body) == tagging.backbone.digest == Backbone.load(again.address).digest
+
+
+def test_a_family_without_a_token_classifier_is_refused(backbones: Backbones) -> None:
+    backbone = Backbone.load(str(backbones.path("gptj")))
+    with raises(InvalidStudy, code="backbone.family-unsupported", family="gptj"):
+        Classifier.open(backbone, LABELS, 0, opening=TOKENS)
 
 
 def test_a_single_token_gives_its_own_logits_alone_and_beside_others(pair: Pair) -> None:

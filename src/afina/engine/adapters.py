@@ -24,7 +24,7 @@ from afina.engine.residents import Resident, SeparateResident, SharedResident
 from afina.methods.method import Method, plain_name
 from afina.models import objectives
 from afina.models.adapter import Adapter
-from afina.models.architectures import is_after_pooling, is_head
+from afina.models.architectures import head_entry_of, is_after_pooling, is_head
 from afina.models.classifier import FamilyHead
 from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.mixed_batch import MixedBatchModel
@@ -247,7 +247,7 @@ class AdapterLoader:
     def _empty_model(self, adapter: Adapter, method: Method, opening: Opening) -> EmptyModel:
         """Return the cached EmptyModel for an adapter's method, hyperparameters, task and number of labels."""
         manifest = adapter.manifest
-        width = len(manifest.label_names)
+        width = objectives.make(manifest.label_names, manifest.objective).width
         key = digest.canonical_json([manifest.method, manifest.hyperparameters, width, opening.auto_class])
         with self.hosts.attaching:
             if key not in self._empty_models:
@@ -255,11 +255,11 @@ class AdapterLoader:
                 empty = meta_from_config(config, width, opening)
                 method.check(empty, adapter.tensors)
                 names = frozenset(name for name, _ in empty.named_parameters() if is_after_pooling(name))
-                entry = self.backbone.architecture
-                layers = None if entry.logits is None else FamilyHead(meta_from_config(config, width, opening))
+                head = head_entry_of(empty)
+                layers = None if head.logits is None else FamilyHead(meta_from_config(config, width, opening))
                 model = method.attach(empty)
-                names = names if opening.auto_class == "classifier" else frozenset()
-                self._empty_models[key] = EmptyModel(model, method.state(model), layers, names, entry.head[-1])
+                names = names if opening.has_head else frozenset()
+                self._empty_models[key] = EmptyModel(model, method.state(model), layers, names, head.output)
                 if len(self._empty_models) > _KEPT:
                     self._empty_models.popitem(last=False)
             self._empty_models.move_to_end(key)

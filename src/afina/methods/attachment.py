@@ -159,7 +159,9 @@ def _served(
 
 def _counts(address: str, method: Method, opening: Opening = SINGLE_LABEL) -> ParameterCounts:
     model = meta_model(address, opening=opening)
-    method.check_kind(next(kind for kind, made in OBJECTIVES.items() if made.problem_type == opening.problem_type))
+    method.check_kind(
+        next(kind for kind, made in OBJECTIVES.items() if opening == (made.problem_type, made.auto_class))
+    )
     if not has_head(model):
         _check_needs_no_head(method)
     ready = method.for_family(model.config.model_type)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from afina.methods import problems
 from afina.methods.method import weight_names
 from afina.methods.pooled_features import PooledFeatures
-from afina.models.architectures import ARCHITECTURES, architecture_of
+from afina.models.architectures import ARCHITECTURES, architecture_of, head_entry_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +67,7 @@ class LinearProbe(PooledFeatures):
 
     def chosen(self, model: Any) -> set[str]:
         """Return the parameters of the head's last layer. Other layers of a head keep their random weights."""
-        last = f"{architecture_of(model).head[-1]}."
+        last = f"{head_entry_of(model).output}."
         return {name for name in set.union(*weight_names(model)) if name.startswith(last)}
 
     def for_family(self, family: str) -> Self:
@@ -88,7 +88,7 @@ class LinearProbe(PooledFeatures):
         if not self.normalize:
             return None
         entry = architecture_of(model)
-        if entry.logits is None:
+        if head_entry_of(model).logits is None:
             return Pooled(entry.pooling_of(model.config), normalize=True)
         raise problems.NORMALIZE_BEFORE_OWN_LAYERS(family=entry.family, method=self.name, normalize=True)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from afina.methods import problems
 from afina.methods.method import Method, check_names, plain_name
-from afina.models.architectures import architecture_of, has_head
+from afina.models.architectures import has_head, head_entry_of
 
 if TYPE_CHECKING:
     import torch
@@ -175,7 +175,7 @@ def _save_head(settings: Any, model: Any) -> None:
     """
     from peft.utils.constants import SEQ_CLS_HEAD_NAMES as KNOWN
 
-    modules = sorted({path.partition(".")[0] for path in architecture_of(model).head})
+    modules = sorted({path.partition(".")[0] for path in head_entry_of(model).modules})
     unknown = [name for name in modules if not name.endswith(tuple(KNOWN))]
     if unknown:
         settings.modules_to_save = [*(settings.modules_to_save or ()), *unknown]

@@ -16,7 +16,7 @@ from afina.data.kinds import CLASSES, Kind
 from afina.data.pair_sampling import PairSampling, SamplingStrategy
 from afina.methods import problems
 from afina.methods.pooled_features import PooledFeatures
-from afina.models.architectures import ARCHITECTURES, architecture_of, is_after_pooling
+from afina.models.architectures import ARCHITECTURES, head_entry_of, is_after_pooling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +77,7 @@ class SetFit(PooledFeatures):
 
     def chosen(self, model: Any) -> set[str]:
         """Return the parameters below the pooling, and those of the head's last layer, which reads the embeddings."""
-        last = f"{architecture_of(model).head[-1]}."
+        last = f"{head_entry_of(model).output}."
         names = {name for name, _ in model.named_parameters()}
         return {name for name in names if not is_after_pooling(name) or name.startswith(last)}
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -16,12 +17,21 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from afina import digest
 from afina.digest import derive_seed
 from afina.models import problems, verbalizer
-from afina.models.architectures import ARCHITECTURES, Architecture, check_can_be_asked, check_can_write, head_of
+from afina.models.architectures import ARCHITECTURES, Architecture, check_can_be_asked, head_entry_of, head_of
 from afina.models.backbone_spec import FLOAT, PRECISIONS, RANDOM, decisive
 from afina.models.kernels import attention
 from afina.models.kernels.linear import held_by
 from afina.models.objective import SINGLE_LABEL, Opening
-from afina.models.pretrained import auto_class, first_line, locate, meta_from_config, quiet, read_config, read_tokenizer
+from afina.models.pretrained import (
+    auto_class,
+    check_opens,
+    first_line,
+    locate,
+    meta_from_config,
+    quiet,
+    read_config,
+    read_tokenizer,
+)
 from afina.models.weights.copies import CopyPlace
 from afina.models.weights.held import HeldModel, held_layers, hold_layers, open_held
 from afina.models.weights.stored import FloatWeights, StoredTensor, stored_tensors
@@ -140,20 +150,20 @@ class Backbone(ReprCard):
             exact: If True, the classifier's outputs are the language model's logits of the label words, and the offset
                 is the mean of these words' biases. If `exact` is False, the head's rows are centred and scaled to the
                 size of a random head, which is better for training (background/words.md).
-            opening: Whether transformers opens a classifier or a language model (`Objective.opening`). A language model
-                keeps its own head and has no offset.
+            opening: Whether transformers opens a classifier of texts, a classifier of tokens, or a language model
+                (`Objective.opening`). A language model keeps its own head and has no offset.
             precision: How the frozen weights of the body's linear layers are stored, a key of `PRECISIONS`.
 
         Raises:
             NotFound: The model's weight files cannot be opened.
-            InvalidStudy: The backbone is an encoder, and `tokens` is given or `opening` asks for a language model.
+            InvalidStudy: The backbone is an encoder and `tokens` is given, or transformers has no model of the family
+                for `opening`.
         """
         if tokens is not None:
             check_can_be_asked(self.architecture, f"backbone {self.address}")
-        if opening.auto_class == "language_model":
-            check_can_write(self.architecture, f"backbone {self.address}")
+        check_opens(self.architecture, opening, f"backbone {self.address}")
         model, lacking = self._open(opening, label_names, precision)
-        if opening.auto_class == "language_model":
+        if not opening.has_head:
             return cast(PreTrainedModel, model), None
         offset = None
         size = getattr(self.config, "initializer_range", 0.02)
@@ -222,17 +232,17 @@ class Backbone(ReprCard):
         if opened.copy is not None:
             vars(self).setdefault("weights_digest", opened.copy.weights_digest)
             return ""
-        body = opened.model.base_model
-        weights_digest = _hash(body, {name for name, _ in body.named_parameters()}, opened.sources)
+        weights_digest = self._hashed(opened.model.base_model)
         vars(self).setdefault("weights_digest", weights_digest)
         said = place.write(opened.by_source(), weights_digest)
         return f"{opened.damage}; {said}" if opened.damage else said
 
     def _new_head(self, model: PreTrainedModel, lacking: set[str]) -> list[nn.Module]:
         """Return the modules of the head that afina draws: all except those with pretrained weights."""
-        kept = f"{self.architecture.pretrained_head}."
-        paths = self.architecture.head
-        return [model.get_submodule(path) for path in paths if not path.startswith(kept) or f"{path}.weight" in lacking]
+        head = head_entry_of(model)
+        kept = f"{head.pretrained}."
+        drawn = [path for path in head.modules if not path.startswith(kept) or f"{path}.weight" in lacking]
+        return [model.get_submodule(path) for path in drawn]
 
     def _fill(self, body: nn.Module, lacking: set[str], prefix: str = "") -> None:
         """Draw the weights of the body's pooler that the files lack, from a fixed seed.
@@ -242,16 +252,20 @@ class Backbone(ReprCard):
 
         Raises NotFound if the files lack weights of the body outside the pooler.
         """
+        object.__setattr__(self, "drawn", self._draw_missing(body, lacking, prefix))
+
+    def _draw_missing(self, body: nn.Module, lacking: set[str], prefix: str = "") -> tuple[str, ...]:
+        """Draw the weights as `_fill` does, and return their names."""
         own = {name: body.get_submodule(name.rpartition(".")[0]) for name, _ in body.named_parameters()}
         names = sorted(name for name in own if prefix + name in lacking)
         for name in names:
             if self.architecture.pooler != name.partition(".")[0]:
                 raise problems.TENSOR_MISSING(backbone=self.address, tensor=name)
         size = getattr(self.config, "initializer_range", 0.02)
-        object.__setattr__(self, "drawn", tuple(names))
         layers = [own[name] for name in names if name.endswith(".weight")]
         with torch.no_grad():
             _draw(layers, size, torch.Generator().manual_seed(derive_seed(0, "missing weights")))
+        return tuple(names)
 
     def _answering(self, model: PreTrainedModel, tokens: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Return the mean output embedding [labels, width] and the mean bias [labels] of each label's tokens."""
@@ -264,9 +278,9 @@ class Backbone(ReprCard):
 
     def _labelled(self, names: dict[int, str], opening: Opening) -> PreTrainedConfig:
         config = AutoConfig.for_model(**self.config.to_dict())
-        if opening.auto_class == "language_model":  # a language model has no labels
+        if not opening.has_head:  # a language model has no labels
             return config
-        config.problem_type = cast(Any, opening.problem_type)
+        config.problem_type = cast(Any, opening.problem_type or None)
         config.id2label, config.label2id = names, {name: index for index, name in names.items()}
         return config
 
@@ -322,7 +336,7 @@ class Backbone(ReprCard):
         """Return the backbone's digest, computed from an open, unchanged body, so that weights are opened once.
 
         The weights are hashed only the first time. Weights that `open` has stored as int8 or NF4 are read from their
-        files once more, to hash them.
+        files once more, to hash them, and so is the pooler that the body of a token classifier lacks.
 
         Args:
             tokenizer_digest: Digest of the tokenizer to include. None: the backbone's own.
@@ -331,10 +345,29 @@ class Backbone(ReprCard):
         Raises ValueError if a layer's weight was converted to int8 or NF4 after the backbone was opened.
         """
         if not self.is_hashed:
-            names = {name for name, _ in body.named_parameters()}
-            vars(self)["weights_digest"] = _hash(body, names, self._sources)  # where cached_property stores its value
+            vars(self)["weights_digest"] = self._hashed(body)  # where cached_property stores its value
         settings = self.settings if settings is None else settings
         return _joined(self.weights_digest, tokenizer_digest or self.tokenizer_digest, settings)
+
+    def _hashed(self, body: Any) -> str:
+        """Return the digest of the weights of an open, unchanged body, and of the pooler if the body has none."""
+        names = {name for name, _ in body.named_parameters()}
+        return _hash(body, names, self._sources, self._pooler_weights() if self._lacks_pooler(body) else {})
+
+    def _lacks_pooler(self, body: Any) -> bool:
+        """Whether a body of a family with a pooler was opened without it, as transformers opens token classifiers."""
+        return self.architecture.pooler is not None and getattr(body, self.architecture.pooler) is None
+
+    def _pooler_weights(self) -> dict[str, Tensor]:
+        """Return the weights of the family's pooler by name, from the files or drawn as by `open`."""
+        config = AutoConfig.for_model(**(self.config.to_dict() | {"num_hidden_layers": 0}))
+        with quiet():
+            body, found = AutoModel.from_pretrained(
+                self.path, config=config, dtype=torch.float32, output_loading_info=True
+            )
+        prefix = f"{self.architecture.pooler}."
+        self._draw_missing(body, _lacking(found))
+        return {name: each.detach() for name, each in body.named_parameters() if name.startswith(prefix)}
 
     @cached_property
     def tokenizer_digest(self) -> str:
@@ -363,9 +396,14 @@ def _lacking(found: dict[str, Any]) -> set[str]:
     return {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
 
 
-def _hash(body: Any, names: set[str], sources: Mapping[str, StoredTensor]) -> str:
-    """Return the digest of the weights `names` of a body as float32; those in `sources` are read from files."""
+def _hash(
+    body: Any, names: set[str], sources: Mapping[str, StoredTensor], beside: Mapping[str, Tensor] = MappingProxyType({})
+) -> str:
+    """Return the digest of the weights `names` of a body as float32; those in `sources` are read from files.
+
+    `beside` has further weights by name, which the body lacks.
+    """
     if any(held_by(layer) is not None and f"{path}.weight" not in sources for path, layer in body.named_modules()):
         raise ValueError("a layer already holds its weight in another form; hash the backbone's weights before that")
-    parameters = {name: parameter for name, parameter in body.named_parameters() if name in names}
+    parameters = {name: parameter for name, parameter in body.named_parameters() if name in names} | dict(beside)
     return digest.of_tensors(FloatWeights(parameters, sources))

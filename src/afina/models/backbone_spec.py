@@ -260,8 +260,8 @@ class Dimensions:
         linear: Linear layers of a transformer block, by path from the block.
         norms: Widths of the norms of a transformer block, by path from the block.
         outer: Linear layers of the body outside the transformer blocks, by path from the body.
-        outside: Shapes of parameters outside the transformer blocks (embeddings, norms, linear layers, head), by the
-            end of their names.
+        outside: Shapes of parameters outside the transformer blocks (embeddings, norms, linear layers, heads of texts
+            and of tokens), by the end of their names.
     """
 
     architecture: Architecture
@@ -318,13 +318,15 @@ def _outside(entry: Architecture, sizes: Mapping[str, int], labels: int) -> dict
     hidden, width = sizes["hidden"], sizes["embedding"]
     rows = zip(entry.embeddings, (sizes["vocabulary"], sizes["positions"], sizes["types"]), strict=False)
     shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": (count, width) for name, count in rows}
-    for norm, size in ((entry.embedding_norm, width), (entry.block.final_norm, hidden), (entry.head_norm, hidden)):
+    norms = [(entry.embedding_norm, width), (entry.block.final_norm, hidden)]
+    for norm, size in (*norms, *((head.norm, hidden) for head in entry.heads)):
         if norm is not None:
             shapes |= {f"{norm}.weight": (size,), f"{norm}.bias": (size,)}
-    for name in entry.head:
-        if name != entry.head_norm:
-            outputs = labels if name == entry.head[-1] else hidden
-            shapes |= {f"{name}.weight": (outputs, hidden), f"{name}.bias": (outputs,)}
+    for head in entry.heads:
+        for name in head.modules:
+            if name != head.norm:
+                outputs = labels if name == head.output else hidden
+                shapes |= {f"{name}.weight": (outputs, hidden), f"{name}.bias": (outputs,)}
     return shapes
 
 

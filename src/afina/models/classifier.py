@@ -1,8 +1,8 @@
 """`Classifier`: a transformers model with its pooling and head, and afina's forward pass over packed batches.
 
-A `Classifier` contains transformers' `...ForSequenceClassification`, wrapped by peft if the method needs peft. The
-names of a classifier's parameters and saved files are those of transformers and peft. The module `classifier` does not
-know adaptation methods.
+A `Classifier` contains transformers' `...ForSequenceClassification` or `...ForTokenClassification`, wrapped by peft if
+the method needs peft. The names of a classifier's parameters and saved files are those of transformers and peft. The
+module `classifier` does not know adaptation methods.
 """
 
 from __future__ import annotations
@@ -23,7 +23,14 @@ from torch.nn import Parameter
 from afina.data.batch import Packed
 from afina.device import INT8
 from afina.models.added_modules import attentions, key_heads, layout_of, prefix_of, prompt_of, readout_of
-from afina.models.architectures import architecture_of, head_of, is_after_pooling, is_head, output_embedding_of
+from afina.models.architectures import (
+    architecture_of,
+    head_entry_of,
+    head_of,
+    is_after_pooling,
+    is_head,
+    output_embedding_of,
+)
 from afina.models.backbone import Backbone
 from afina.models.backbone_spec import FLOAT, PRECISIONS
 from afina.models.kernels import int8_products, linear, patches
@@ -65,9 +72,11 @@ def count_parameters(parameters: Mapping[str, Parameter]) -> ParameterCounts:
 class Classifier(nn.Module):
     """A classifier that takes a packed batch (padding-free texts in one row) and returns logits.
 
+    The logits are those of each text, or those of each token that has a target (`Packed.per_token`).
+
     Attributes:
-        model: transformers' `...ForSequenceClassification` with the attention of `afina.models.kernels.attention`, or
-            peft's wrapper of this model.
+        model: transformers' `...ForSequenceClassification` or `...ForTokenClassification` with the attention of
+            `afina.models.kernels.attention`, or peft's wrapper of this model.
         offset: float32 [number of labels], added to the head's logits and never trained. None: no offset.
         precision: How the frozen weights of the body's linear layers are stored, a key of `PRECISIONS`.
         in_int8: Paths of the body's linear layers that multiply in int8. `in_int8` is None if `use_int8` was not
@@ -191,8 +200,12 @@ class Classifier(nn.Module):
         return unwrap() if unwrap else self.model
 
     def layout(self, packed: Packed) -> Layout:
-        """Return how a batch's texts and a method's virtual tokens lie in the row that the body computes."""
-        return layout_of(self.body, packed.bounds)
+        """Return how a batch's texts and a method's virtual tokens lie in the row that the body computes.
+
+        If there are targets for each token, only the tokens with a target are read.
+        """
+        made = layout_of(self.body, packed.bounds)
+        return made.reading(packed.learnt_at) if packed.per_token else made
 
     @property
     def before(self) -> int:
@@ -218,27 +231,36 @@ class Classifier(nn.Module):
         return sum(int(weight.numel()) * weight.element_size() for weight in kept)
 
     def forward(self, packed: Packed, layout: Layout | None = None) -> Tensor:
-        """Return the logits of the batch's texts, float32 [B, number of labels]; `layout`: the batch's, if known."""
+        """Return the logits of a batch, float32 [N, number of labels].
+
+        Args:
+            packed: A batch of N texts; or a batch with targets for each token, of which N are not IGNORED.
+            layout: The layout of the batch, if it was already computed.
+        """
         return self.answer(self.features(packed, layout))
 
     def outputs(self, packed: Packed) -> np.ndarray:
-        """Return the logits of the batch's texts as a NumPy array, float32 [B, number of labels]."""
+        """Return the logits of a batch as a NumPy array, float32 [N, number of labels], as `forward` does."""
         computed: Tensor = self(packed)
         return computed.cpu().numpy()
 
     def features(self, packed: Packed, layout: Layout | None = None, **options: Any) -> Tensor:
-        """Return the head's input: the pooled output of the body, float32 [B, width]; `options` as in `read`."""
+        """Return the head's input, float32 [N, width]; `options` as in `read`."""
         layout = layout or self.layout(packed)
         return self.read(self._row(packed, layout), layout, **options)
 
     def read(self, row: Mapping[str, Tensor], layout: Layout, **options: Any) -> Tensor:
-        """Return the pooled output of the body, float32 [B, width], for a row of texts with a known layout.
+        """Return the body's output that the head reads, float32 [N, width], for a row of texts with a known layout.
+
+        The output is pooled for each text, or it is the output at the tokens that the layout reads.
 
         Args:
             row: The body's inputs by name, such as `input_ids` and `position_ids`.
             **options: Passed to `afina.models.kernels.attention.packed_attention`.
         """
         hidden, readout = self.hidden(row, layout, **options), readout_of(self.body)
+        if layout.by_token:
+            return read_rows(hidden, layout).float()
         if readout is not None:
             return readout.of(hidden, layout)
         return pool(hidden, layout, architecture_of(self.body).pooling_of(self.body.config)).float()
@@ -306,7 +328,7 @@ class Classifier(nn.Module):
         return read_rows(self.hidden(self._row(packed, layout), layout), layout)
 
     def head_input(self, packed: Packed, layout: Layout | None = None) -> Tensor:
-        """Return the input of the head's last layer, [B, width], so that a linear model can replace this layer."""
+        """Return the input of the head's last layer, [N, width], so that a linear model can replace this layer."""
         found: list[Tensor] = []
         hook = self.output_layer.register_forward_pre_hook(lambda _, given: found.append(given[0]))
         try:
@@ -316,10 +338,10 @@ class Classifier(nn.Module):
         return found[0]
 
     def answer(self, features: Tensor) -> Tensor:
-        """Return the head's logits, float32 [B, number of labels], for the pooled output of the body [B, width]."""
+        """Return the head's logits, float32 [N, number of labels], for the head's input [N, width]."""
         with torch.autocast(features.device.type, enabled=False):
             inner = self._inner()
-            compute = None if readout_of(self.body) is not None else architecture_of(inner).logits
+            compute = None if readout_of(self.body) is not None else head_entry_of(inner).logits
             logits: Tensor = self.output_layer(features) if compute is None else compute(inner, features)
         return logits if self.offset is None else logits + self.offset
 
@@ -340,7 +362,8 @@ class FamilyHead(nn.Module):
     Thread-safe.
 
     Args:
-        model: transformers' `...ForSequenceClassification` on the `meta` device; its body is not used.
+        model: transformers' `...ForSequenceClassification` or `...ForTokenClassification` on the `meta` device; its
+            body is not used.
     """
 
     def __init__(self, model: Any) -> None:
@@ -350,7 +373,7 @@ class FamilyHead(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Return the logits [B, labels] for pooled hidden states [B, width]."""
-        compute = architecture_of(self.model).logits
+        compute = head_entry_of(self.model).logits
         assert compute is not None
         logits: Tensor = compute(self.model, pooled)
         return logits

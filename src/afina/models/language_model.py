@@ -31,11 +31,6 @@ class LanguageModel(Classifier):
     embedding, which counts as a part of the body.
     """
 
-    def layout(self, packed: Packed) -> Layout:
-        """Return the layout of a batch; if there are targets for each token, only the target tokens are read."""
-        made = super().layout(packed)
-        return made.reading(packed.learnt_at) if packed.per_token else made
-
     def forward(self, packed: Packed, layout: Layout | None = None) -> Tensor:
         """Return the negative log-likelihood of each target token, float32 [M], in the order of the batch.
 

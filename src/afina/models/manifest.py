@@ -143,8 +143,8 @@ class Manifest(Frozen):
             raise ValueError(f"this version of afina does not know the objective {str(self.objective)[:80]}") from None
         if self.answers is not None and {*self.answers.labels} != {*objective.counted_labels}:
             raise ValueError("the counts of answers have other labels than the adapter")
-        if self.offset is not None and len(self.offset) != len(self.label_names):
-            raise ValueError(f"the offset has {len(self.offset)} numbers, there are {len(self.label_names)} labels")
+        if self.offset is not None and len(self.offset) != objective.width:
+            raise ValueError(f"the offset has {len(self.offset)} numbers, the model has {objective.width} outputs")
         return self
 
     @property

@@ -46,11 +46,16 @@ class Opening(NamedTuple):
 
     Attributes:
         problem_type: transformers' name of the kind of task, which selects the loss of a saved classifier in
-            transformers.
+            transformers; "" if transformers has no name for it.
     """
 
     problem_type: str
     auto_class: AutoClass = "classifier"
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the opened model has a new classification head."""
+        return self.auto_class != "language_model"
 
 
 SINGLE_LABEL = Opening("single_label_classification")
@@ -124,7 +129,7 @@ class Objective(ABC):
 
     @property
     def width(self) -> int:
-        return len(self.label_names)
+        return len(self.output_names)
 
     @property
     def output_names(self) -> tuple[str, ...]:

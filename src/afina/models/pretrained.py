@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 from afina import allocator, assets, digest, file_io, hub, meter, tensorfile
 from afina.digest import derive_seed
 from afina.models import problems
-from afina.models.architectures import ARCHITECTURES, check_can_write
+from afina.models.architectures import ARCHITECTURES, Architecture, check_can_write, check_classifies_tokens
 from afina.models.architectures.well_known import WELL_KNOWN
 from afina.models.backbone_spec import EMBEDDED, PACKAGED, RANDOM, check_config, check_family, directory_of, packaged
 from afina.models.kernels import attention
@@ -221,16 +221,23 @@ def meta_model(address: str, labels: int = 2, opening: Opening = SINGLE_LABEL) -
 def meta_from_config(config: PreTrainedConfig, labels: int, opening: Opening = SINGLE_LABEL) -> PreTrainedModel:
     """Return transformers' model on the `meta` device for a configuration; sets `num_labels` for a classifier.
 
-    Raises InvalidStudy if `opening` asks for a language model and the configuration is that of an encoder.
+    Raises InvalidStudy if transformers has no model of the family for `opening`.
     """
-    if opening.auto_class == "language_model":
-        check_can_write(ARCHITECTURES[config.model_type], "backbone")
-    if opening.auto_class == "classifier":  # a language model has no labels
+    check_opens(ARCHITECTURES[config.model_type], opening, "backbone")
+    if opening.has_head:  # a language model has no labels
         config.num_labels = labels
     with torch.device("meta"), quiet():
         opener = auto_class(getattr(ARCHITECTURES[config.model_type], opening.auto_class))
         model = opener.from_config(config, attn_implementation=attention.NAME)
     return cast(PreTrainedModel, model)
+
+
+def check_opens(entry: Architecture, opening: Opening, where: str) -> None:
+    """Raise InvalidStudy if transformers has no model of this family for `opening`. The message begins with `where`."""
+    if opening.auto_class == "language_model":
+        check_can_write(entry, where)
+    elif opening.auto_class == "token_classifier":
+        check_classifies_tokens(entry, where)
 
 
 def meta_from_json(configuration: Mapping[str, Any], labels: int, opening: Opening = SINGLE_LABEL) -> PreTrainedModel:

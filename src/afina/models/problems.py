@@ -91,6 +91,13 @@ ENCODER_GENERATES = _backbone_encoder_unsupported(
     "supported. Choose a causal language model such as embedded."
 )
 
+FAMILY_WITHOUT_TOKEN_CLASSIFIER = Problem(
+    InvalidStudy,
+    "backbone.family-unsupported",
+    "{where}: transformers has no token classifier for models of type {family}. Choose a backbone of one of the types "
+    "{known}.",
+)
+
 _backbone_missing = partial(Problem, NotFound, "backbone.missing")
 ADDRESS_TOO_LONG = _backbone_missing(
     "backbone {backbone}...: found {length:,} characters, expected at most {most:,}. Give a directory that "

@@ -25,8 +25,8 @@ PROBE_DIFFERS = Problem(
 HEAD_SHAPE = Problem(
     CorruptAdapter,
     "adapter.tensors-mismatch",
-    "{where}: the head {tensor} has shape [{found}], but there are {labels} labels. Copy the adapter again, or train "
-    "it again.",
+    "{where}: the head {tensor} has shape [{found}], but its task needs {labels} rows. Copy the adapter again, or "
+    "train it again.",
 )
 OUTPUTS_NOT_FINITE = Problem(
     CorruptAdapter,

@@ -198,7 +198,7 @@ class _Asking:
 
     @classmethod
     def of(cls, backbone: Backbone, objective: Objective, question: Verbalizer) -> Self:
-        names, opening = objective.label_names, objective.opening
+        names, opening = objective.output_names, objective.opening
         classifier = Classifier.open(backbone, names, 0, question.tokens, exact=True, opening=opening)
         return cls(backbone, classifier.to(devices.choose()), objective)
 

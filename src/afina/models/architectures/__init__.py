@@ -15,6 +15,7 @@ from afina.models.architectures.entry import (
     Architecture,
     Block,
     DecodingPaths,
+    HeadEntry,
     Mask,
     Pooling,
     PostNorm,
@@ -28,6 +29,7 @@ __all__ = [
     "Architecture",
     "Block",
     "DecodingPaths",
+    "HeadEntry",
     "Mask",
     "Pooling",
     "PostNorm",
@@ -67,6 +69,13 @@ def check_can_write(entry: Architecture, where: str) -> None:
         raise problems.ENCODER_GENERATES(where=where, family=entry.family)
 
 
+def check_classifies_tokens(entry: Architecture, where: str) -> None:
+    """Raise InvalidStudy if transformers has no token classifier of this family. The message begins with `where`."""
+    if entry.token_head is None:
+        known = [family for family, one in ARCHITECTURES.items() if one.token_head is not None]
+        raise problems.FAMILY_WITHOUT_TOKEN_CLASSIFIER(where=where, family=entry.family, known=known)
+
+
 def architecture_of(model: Any) -> Architecture:
     """Return the architecture entry of a transformers model, of its body, or of one of its attention modules."""
     return ARCHITECTURES[model.config.model_type]
@@ -77,12 +86,23 @@ def blocks_of(body: Any) -> Any:
     return body.get_submodule(architecture_of(body).block.layers)
 
 
+_TOKEN_CLASSIFIER = "ForTokenClassification"
+"""The end of the names of transformers' classes of token classifiers."""
+
+
+def head_entry_of(model: Any) -> HeadEntry:
+    """Return the entry of a classifier's head, for a transformers model that peft may have wrapped."""
+    unwrap = getattr(model, "get_base_model", None)
+    entry, name = architecture_of(model), type(unwrap() if unwrap else model).__name__
+    return entry.token_head if entry.token_head is not None and name.endswith(_TOKEN_CLASSIFIER) else entry.head
+
+
 def head_of(model: Any) -> list[Any]:
-    """Return the modules of a sequence classifier's head; the last module returns the logits.
+    """Return the modules of a classifier's head; the last module returns the logits.
 
     The result is empty for a language model, whose output embedding belongs to the pretrained model.
     """
-    return [model.get_submodule(path) for path in architecture_of(model).head] if has_head(model) else []
+    return [model.get_submodule(path) for path in head_entry_of(model).modules] if has_head(model) else []
 
 
 def has_head(model: Any) -> bool:
@@ -97,7 +117,7 @@ def output_embedding_of(model: Any) -> Any:
 
 def head_names() -> list[str]:
     """Return the names that modules of classification heads have in all model families."""
-    return sorted({path.partition(".")[0] for entry in ARCHITECTURES.values() for path in entry.head})
+    return sorted({path.partition(".")[0] for entry in ARCHITECTURES.values() for path in _modules(entry)})
 
 
 def is_head(name: str) -> bool:
@@ -119,6 +139,11 @@ def is_output(name: str) -> bool:
     The last layer of one family's head may have the name of a module that contains layers in another family's head. The
     longest path of a head module within `name` decides.
     """
-    heads = [entry.head for entry in ARCHITECTURES.values()]
-    found = [path for head in heads for path in head if f".{path}." in f".{name}."]
-    return bool(found) and max(found, key=len) in {head[-1] for head in heads}
+    heads = [head for entry in ARCHITECTURES.values() for head in entry.heads]
+    found = [path for head in heads for path in head.modules if f".{path}." in f".{name}."]
+    return bool(found) and max(found, key=len) in {head.output for head in heads}
+
+
+def _modules(entry: Architecture) -> set[str]:
+    """Return the paths of the modules of all heads of a family."""
+    return {path for head in entry.heads for path in head.modules}

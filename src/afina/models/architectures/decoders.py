@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from afina.models.architectures.entry import Architecture, Block, DecodingPaths, PreNorm, Size, Sizes
+from afina.models.architectures.entry import Architecture, Block, DecodingPaths, PreNorm, Size, Sizes, after_dropout
 
+_SCORE = after_dropout("score")
 _LAYERNORMS = PreNorm("input_layernorm", "post_attention_layernorm")
 _SEPARATE = ("q_proj", "k_proj", "v_proj")
 _OLD = {"hidden": "n_embd", "layers": "n_layer", "heads": "n_head", "inner": "n_inner", "positions": "n_positions"}
@@ -59,6 +60,7 @@ DECODERS = (
         Sizes(50257, 768, 12, 12, None, 1024, fields=_OLD),
         embeddings=("wte", "wpe"),
         lora_targets=("c_attn",),
+        token_head=after_dropout("classifier"),
         fan_in_fan_out=True,
         published=True,
     ),
@@ -98,18 +100,32 @@ DECODERS = (
         Sizes(50432, 6144, 44, 64, 24576, 2048),
         embeddings=("embed_in",),
         lora_targets=("query_key_value",),
+        token_head=after_dropout("classifier"),
         output_embedding="embed_out",
     ),
-    Architecture("llama", _llama(), Sizes(32000, 4096, 32, 32, 11008, 2048), ("embed_tokens",), _SEPARATE),
+    Architecture(
+        "llama",
+        _llama(),
+        Sizes(32000, 4096, 32, 32, 11008, 2048),
+        ("embed_tokens",),
+        _SEPARATE,
+        token_head=_SCORE,
+    ),
     Architecture(
         "mistral",
         _llama("config.sliding_window"),
         Sizes(32000, 4096, 32, 32, 14336, 131072, 8),
         ("embed_tokens",),
         _SEPARATE,
+        token_head=_SCORE,
     ),
     Architecture(
-        "qwen2", _llama("sliding_window"), Sizes(151936, 4096, 32, 32, 22016, 32768, 32), ("embed_tokens",), _SEPARATE
+        "qwen2",
+        _llama("sliding_window"),
+        Sizes(151936, 4096, 32, 32, 22016, 32768, 32),
+        ("embed_tokens",),
+        _SEPARATE,
+        token_head=_SCORE,
     ),
     Architecture(
         "qwen3",
@@ -117,5 +133,6 @@ DECODERS = (
         Sizes(151936, 4096, 32, 32, 22016, 32768, 32, 128),
         ("embed_tokens",),
         _SEPARATE,
+        token_head=_SCORE,
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from afina.models.architectures.entry import Architecture, Block, PostNorm, PreNorm, Sizes
+from afina.models.architectures.entry import Architecture, Block, HeadEntry, PostNorm, PreNorm, Sizes, after_dropout
 
 _BERT = Block(
     "encoder.layer",
@@ -41,6 +41,7 @@ def _encoder(family: str, block: Block, sizes: Sizes, **parts: Any) -> Architect
         "embedding_norm": "embeddings.LayerNorm",
         "lora_targets": ("query", "key", "value"),
         "takes_virtual_tokens": False,
+        "token_head": after_dropout("classifier"),
     }
     return Architecture(family, block, sizes, **(shared | parts))
 
@@ -58,16 +59,17 @@ def _of_distilbert(model: Any, pooled: Any) -> Any:
     return model.classifier(model.dropout(model.pre_classifier(pooled).relu()))
 
 
-def _of_modernbert(model: Any, pooled: Any) -> Any:
-    return model.classifier(model.drop(model.head(pooled)))
+def _of_modernbert(model: Any, hidden: Any) -> Any:
+    return model.classifier(model.drop(model.head(hidden)))
 
+
+_MODERNBERT = HeadEntry(("head.dense", "head.norm", "classifier"), "head.norm", "head", _of_modernbert)
 
 _ROBERTA = _encoder(
     "roberta",
     _BERT,
     Sizes(50265, 768, 12, 12, 3072, 512, types=2),
-    head=("classifier.dense", "classifier.out_proj"),
-    logits=_of_first,
+    head=HeadEntry(("classifier.dense", "classifier.out_proj"), logits=_of_first),
     after_padding=True,
     token_types=True,
 )
@@ -77,8 +79,7 @@ ENCODERS = (
         "bert",
         _BERT,
         Sizes(30522, 768, 12, 12, 3072, 512, types=2),
-        head=("classifier",),
-        logits=_of_bert,
+        head=HeadEntry(("classifier",), logits=_of_bert),
         pooler="pooler",
         outer={"pooler.dense": ("hidden", "hidden")},
         token_types=True,
@@ -106,15 +107,13 @@ ENCODERS = (
         ),
         embeddings=_EMBEDDINGS[:2],
         lora_targets=("q_lin", "k_lin", "v_lin"),
-        head=("pre_classifier", "classifier"),
-        logits=_of_distilbert,
+        head=HeadEntry(("pre_classifier", "classifier"), logits=_of_distilbert),
     ),
     _encoder(
         "electra",
         _BERT,
         Sizes(30522, 256, 12, 4, 1024, 512, types=2, embedding=128),
-        head=("classifier.dense", "classifier.out_proj"),
-        logits=_of_first,
+        head=HeadEntry(("classifier.dense", "classifier.out_proj"), logits=_of_first),
         outer={"embeddings_project": ("embedding", "hidden")},
         token_types=True,
     ),
@@ -138,10 +137,8 @@ ENCODERS = (
         embeddings=("embeddings.tok_embeddings",),
         embedding_norm="embeddings.norm",
         lora_targets=("Wqkv",),
-        head=("head.dense", "head.norm", "classifier"),
-        head_norm="head.norm",
-        pretrained_head="head",
-        logits=_of_modernbert,
+        head=_MODERNBERT,
+        token_head=_MODERNBERT,
         pooling_field="classifier_pooling",
         poolings={"cls": "first", "mean": "mean"},
     ),

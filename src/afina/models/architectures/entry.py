@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 from typing import Any, Literal
 
 Pooling = Literal["first", "last", "mean"]
-"""The hidden state of a text that the head reads: that of the first token, of the last token, or the mean over all
-tokens."""
+"""The hidden state of a text that the head of a sequence classifier reads: that of the first token, of the last token,
+or the mean over all tokens."""
 
 Mask = Literal["causal", "bidirectional"]
 """Which tokens a token attends to: itself and earlier tokens ("causal"), or all tokens of its text
@@ -170,6 +171,37 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class HeadEntry:
+    """The head of a classifier in a model family: its modules, and how they compute the logits.
+
+    Attributes:
+        modules: Paths of the head's modules; the last module computes the logits.
+        norm: The path in `modules` that is a norm. None: the head has no norm.
+        pretrained: Path of modules that pretraining has also trained, so that their weights are read from the files.
+        logits: Function (model, hidden states [N, width]) -> logits [N, labels]. None: the head is one linear layer.
+    """
+
+    modules: tuple[str, ...]
+    norm: str | None = None
+    pretrained: str | None = None
+    logits: Callable[[Any, Any], Any] | None = None
+
+    @property
+    def output(self) -> str:
+        """Path of the module that computes the logits."""
+        return self.modules[-1]
+
+
+def after_dropout(output: str) -> HeadEntry:
+    """Return the head of a token classifier that is one linear layer, `output`, after transformers' dropout."""
+    return HeadEntry((output,), logits=partial(_after_dropout, output))
+
+
+def _after_dropout(output: str, model: Any, hidden: Any) -> Any:
+    return model.get_submodule(output)(model.dropout(hidden))
+
+
+@dataclass(frozen=True)
 class Architecture:
     """The entry of a model family: the names, sizes and properties that differ between families.
 
@@ -180,14 +212,11 @@ class Architecture:
         embeddings: Paths from the body to the embeddings of tokens, of positions and of token types, in this order. A
             family may lack the last one or two.
         lora_targets: Names of the attention's input projections, which are LoRA's default targets.
-        head: Paths of the classification head's modules; the last module computes the logits.
-        head_norm: The path in `head` that is a norm. None: the head has no norm.
-        pretrained_head: Path of head modules that pretraining has also trained, so that their weights are read from the
-            files.
-        logits: Function (model, pooled hidden states [B, width]) -> logits [B, labels]. None: the head is one linear
-            layer.
-        pooler: Path from the body to pretrained layers that read only the pooled hidden states, and that `logits`
-            calls. Weights that the files lack are drawn.
+        head: The head of a sequence classifier, which reads pooled hidden states.
+        token_head: The head of a token classifier, which reads the hidden state of each token. None: transformers has
+            no token classifier of the family.
+        pooler: Path from the body to pretrained layers that read only the pooled hidden states, and that `head.logits`
+            calls. Weights that the files lack are drawn. The body of a token classifier has no pooler.
         pooling: The hidden state of a text that the head reads.
         poolings: The pooling by value of the configuration's field `pooling_field`, for families whose configuration
             selects it.
@@ -197,6 +226,7 @@ class Architecture:
         after_padding: Whether the position ids of a text begin after the padding token's id instead of at 0.
         token_types: Whether the body has token types, which tell the two texts of a pair apart.
         classifier: Name of the auto class of transformers for sequence classifiers.
+        token_classifier: Name of the auto class of transformers for token classifiers.
         language_model: Name of the auto class of transformers for language models; for encoders, for the pretrained
             model.
         output_embedding: Name of the language model's last layer in the weight files.
@@ -214,10 +244,8 @@ class Architecture:
     sizes: Sizes
     embeddings: tuple[str, ...]
     lora_targets: tuple[str, ...]
-    head: tuple[str, ...] = ("score",)
-    head_norm: str | None = None
-    pretrained_head: str | None = None
-    logits: Callable[[Any, Any], Any] | None = None
+    head: HeadEntry = HeadEntry(("score",))
+    token_head: HeadEntry | None = None
     pooler: str | None = None
     pooling: Pooling = "last"
     poolings: Mapping[str, Pooling] = field(default_factory=dict)
@@ -226,6 +254,7 @@ class Architecture:
     after_padding: bool = False
     token_types: bool = False
     classifier: str = "AutoModelForSequenceClassification"
+    token_classifier: str = "AutoModelForTokenClassification"
     language_model: str = "AutoModelForCausalLM"
     output_embedding: str = "lm_head"
     embedding_norm: str | None = None
@@ -247,6 +276,11 @@ class Architecture:
         to a later token, and the head reads only the last chunk.
         """
         return self.mask == "causal" and pooling == "last"
+
+    @property
+    def heads(self) -> tuple[HeadEntry, ...]:
+        """The heads of all classifiers of the family."""
+        return (self.head,) if self.token_head is None else (self.head, self.token_head)
 
     @property
     def norms(self) -> frozenset[str]:

@@ -126,12 +126,14 @@ class Layout:
         before: Number of cells with virtual tokens at the start of each text.
         prefix: Number of keys and values of a prefix before each text, which are not cells of the row.
         chosen: Cells whose outputs are read, int64 [M], each once. None: the last token of each text.
+        by_token: Whether the outputs of the chosen cells are read as they are, without pooling them for each text.
     """
 
     bounds: Tensor
     before: int = 0
     prefix: int = 0
     chosen: Tensor | None = None
+    by_token: bool = False
 
     def grown(self, before: int, prefix: int = 0) -> Layout:
         """Return the layout of a row with `before` additional cells before each text."""
@@ -150,7 +152,7 @@ class Layout:
     def reading(self, tokens: Tensor) -> Layout:
         """Return this layout for reading the outputs of `tokens`, int64 [M], indices that skip virtual tokens."""
         cells = self.cells[0].index_select(0, tokens) if self.before else tokens
-        return Layout(self.bounds, self.before, self.prefix, cells)
+        return Layout(self.bounds, self.before, self.prefix, cells, by_token=True)
 
     def pooling(self, *poolings: Pooling) -> Layout:
         """Return this layout for reading the body's outputs at all tokens that the `poolings` need."""

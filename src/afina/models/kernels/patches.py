@@ -154,8 +154,8 @@ def apply_kernels(model: nn.Module, body: Any) -> None:
     entry = architecture_of(body)
     if entry.pooling_of(body.config) != "mean" and (entry.block.pre_norm or entry.block.post_norm):
         patch(blocks_of(body)[-1], Patch.LAST_BLOCK, last_block, entry.block)
-    if entry.pooler is not None:
-        patch(body.get_submodule(entry.pooler), Patch.POOLER, _skip)
+    if entry.pooler is not None and (pooler := getattr(body, entry.pooler)) is not None:
+        patch(pooler, Patch.POOLER, _skip)
 
 
 def _skip(module: nn.Module, hidden: Tensor) -> None:

@@ -72,7 +72,7 @@ def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _merged(predictor: ModelPredictor) -> Any:
     """Return a transformers model with a predictor's adapter merged into its weights. Raises Refused."""
     asked, method = predictor.objective, predictor.method
-    model, _ = predictor.backbone.open(asked.label_names, seed=0, opening=asked.opening)
+    model, _ = predictor.backbone.open(asked.output_names, seed=0, opening=asked.opening)
     if (hold := PRECISIONS[predictor.manifest.precision].hold) is not None:
         round_weights(model.base_model, hold)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}

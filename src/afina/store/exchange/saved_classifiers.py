@@ -80,7 +80,7 @@ def read_pretrained(directory: str | Path, backbone: str) -> Imported:
     base = Backbone.load(backbone)
     _check_backbone(directory, found, base)
     asked = _objective(directory, found.config)
-    model, _ = base.open(asked.label_names, seed=0, opening=asked.opening)
+    model, _ = base.open(asked.output_names, seed=0, opening=asked.opening)
     made_for = base.digest_of(model.base_model)
     state = _state(directory)
     model = Full().attach(model)

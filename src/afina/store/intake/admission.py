@@ -57,7 +57,7 @@ def admit(directory: Path, limits: IntakeLimits, *, links: bool = False) -> Admi
     if manifest is not None:
         if manifest.vocabulary_digest is not None:
             return Admitted(manifest, None)
-        address, labels = manifest.backbone, len(manifest.label_names)
+        address, labels = manifest.backbone, objectives.make(manifest.label_names, manifest.objective).width
     else:
         settings = file_io.read_object(directory / PEFT_SETTINGS)
         try:
@@ -119,8 +119,7 @@ def fits(header: Header, configuration: Mapping[str, Any], labels: int, where: s
         InvalidStudy: the content of `config.json` is malformed.
     """
     backbone = dimensions(configuration, labels)
-    output = backbone.architecture.head[-1]
-    heads = f".{output}.weight", f".{output}.bias"
+    heads = tuple(f".{head.output}.{kind}" for head in backbone.architecture.heads for kind in ("weight", "bias"))
     shapes = {name.removeprefix(_OF_PEFT): entry.shape for name, entry in header.tensors.items()}
     for name, shape in shapes.items():
         if f".{name}".endswith(heads) and shape[:1] != (labels,):
@@ -212,7 +211,7 @@ def check_opens(adapter: Adapter, configuration: Mapping[str, Any]) -> None:
     manifest = adapter.manifest
     method = methods.make(manifest.method, manifest.hyperparameters, adapter.where)
     asked = objectives.make(manifest.label_names, manifest.objective)
-    empty = meta_from_json(configuration, len(manifest.label_names), asked.opening)
+    empty = meta_from_json(configuration, asked.width, asked.opening)
     try:
         method.for_family(empty.config.model_type).check(empty, adapter.tensors)
     except (InvalidStudy, CorruptAdapter) as error:

@@ -181,7 +181,7 @@ def _answering_seconds(run: RunSpec, method: Method, objective: Objective, promp
     device, training = devices.choose(), run.training
     with allocator.memory_errors(run.title):
         backbone = Backbone.load(run.backbone)
-        names, opening = objective.label_names, objective.opening
+        names, opening = objective.output_names, objective.opening
         classifier = open_model(backbone, names, run.seed, opening, exact=True, precision=training.precision)
         attached(classifier, method, run.seed, device)
         ranked = np.argsort(prompts.lengths, kind="stable")
@@ -458,7 +458,7 @@ def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader
     check_products(run.training.products)
     device = devices.choose()
     with allocator.memory_errors(run.title):
-        names, opening, precision = objective.label_names, objective.opening, run.training.precision
+        names, opening, precision = objective.output_names, objective.opening, run.training.precision
         classifier = open_model(Backbone.load(run.backbone), names, run.seed, opening, precision=precision)
         attached(classifier, method, run.seed, device)
         recipe, steps = recipe_of(run, method, loader), WARM_UP + MEASURED
