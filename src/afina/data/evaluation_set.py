@@ -214,8 +214,9 @@ def _rows(
         spelled = TARGETS[task.kind].spelled(task.label_names, split.labels)
         names = task.label_names if TARGETS[task.kind].several else ()
         rows = LabelledRows(split.texts, split.pairs, spelled, _place(address), task.kind, names=names)
+        rows = replace(rows, spaced=split.spaced, groups=split.groups if TARGETS[task.kind].of_words else None)
         return replace(rows, columns=task.columns, notes=task.notes), (), address, task.metric
-    usual = trained.data.part(("text", "text_pair", "label", "missing", "merge_labels"))
+    usual = trained.data.part(("text", "text_pair", "label", "missing", "merge_labels", "repair"))
     keeps = (asked.missing or usual.missing) == "keep"
     form = LabelFormat(trained.kind, asked.separator or trained.data.separator, keeps=keeps)
     known = trained.label_names or ()

@@ -288,18 +288,13 @@ def _numbers(task: Task) -> list[float]:
 
 def _examples(task: Task) -> list[TextExample]:
     few = task.train.take(np.arange(min(EXAMPLES, len(task.train))))
-    targets = TARGETS[task.kind].spelled(task.label_names, few.labels)
+    kind = TARGETS[task.kind]
+    targets = kind.spelled(task.label_names, few.labels)
     pairs: Sequence[str | None] = few.pairs or [None] * len(few)
     return [
-        TextExample(text[:LONGEST], _in_words(target)[:LONGEST], pair and pair[:LONGEST])
+        TextExample(text[:LONGEST], kind.in_words(target, text)[:LONGEST], pair and pair[:LONGEST])
         for text, target, pair in zip(few.texts, targets, pairs, strict=True)
     ]
-
-
-def _in_words(target: Any) -> str:
-    if isinstance(target, tuple):
-        return ", ".join(map(str, target)) or "none"
-    return f"{target:g}" if isinstance(target, float) else str(target)
 
 
 def _file_columns(address: str, asked: ReadingOptions) -> list[FileColumn]:

@@ -123,6 +123,120 @@ NUL_CHARACTER = _data_encoding_wrong("{path}, line {line}: a NUL character. Remo
 NOT_UTF16 = _data_encoding_wrong("{path}, line {line}: not UTF-16. Save the file as UTF-8.")
 NOT_UTF8 = _data_encoding_wrong("{path}, line {line}: not UTF-8 (byte {byte}){_after}. Save the file as UTF-8.")
 
+_data_entity_malformed = partial(Problem, InvalidData, "data.entity-malformed")
+SPANS_MALFORMED = _data_entity_malformed(
+    '{where} holds {found!r}. Expected a list of spans, such as [[0, 5, "PER"]] or [{{"start": 0, "end": 5, "label": '
+    '"PER"}}], and [] for a text without entities. Correct the cell or remove the row.'
+)
+SPAN_MALFORMED = _data_entity_malformed(
+    '{where}, span {_number}, {found}: {_why}. Expected start, end and label, such as [0, 5, "PER"] or '
+    '{{"start": 0, "end": 5, "label": "PER"}}. Correct the span or remove it.'
+)
+ENTITIES_OF_PAIRS = _data_entity_malformed(
+    "{where}: entities are parts of one text, but columns {found} are a pair of texts. Name the column of the text "
+    "with `text`, and leave out `text_pair`."
+)
+SPANS_OF_WORDS = _data_entity_malformed(
+    "{where}: column {column!r} holds spans, but column {found!r} holds words, not texts. Expected spans of a text, or "
+    "a tag for each word. Name the column of the text with `text`, or the column of the tags with `label`."
+)
+NO_ENTITY_COLUMN = _data_entity_malformed(
+    '{where}: column {column!r} holds neither spans, such as [[0, 5, "PER"]], nor a tag for each word of a list of '
+    'words, such as ["B-PER", "O"]. Name another column with `label`, or leave out `kind`.'
+)
+
+_data_entity_misplaced = partial(Problem, InvalidData, "data.entity-misplaced")
+SPAN_OUT_OF_RANGE = _data_entity_misplaced(
+    "{where}: the span {found} ({label}) is not within the text, which has {expected} characters. Correct start and "
+    "end, counted from 0; the end is exclusive.{_hint}"
+)
+SPAN_EMPTY = _data_entity_misplaced(
+    "{where}: the span {found} ({label}) is empty. Expected a start before the end, which is exclusive. Correct the "
+    "span or remove it."
+)
+SPAN_TEXT_DIFFERS = _data_entity_misplaced(
+    "{where}: the span {_place} ({label}) is {found}, but the file says that its text is {expected!r}. Correct start "
+    "and end, counted from 0; the end is exclusive.{_hint}"
+)
+SPAN_BLANK = _data_entity_misplaced(
+    "{where}: the span {_place} ({label}) is {found}, which has no word. Expected words. Correct the span or remove it."
+)
+
+_data_entity_borders = partial(Problem, InvalidData, "data.entity-borders")
+SPAN_INSIDE_WORD = _data_entity_borders(
+    "{where}: the span {found} ({label}) begins or ends inside a word. Expected whole words: {expected}. Correct the "
+    "span, or set `repair` to extend such spans to whole words.{_hint}"
+)
+SPAN_WITH_BLANK = _data_entity_borders(
+    "{where}: the span {found} ({label}) begins or ends with white space or an invisible character. Expected "
+    "{expected}. Correct the span, or set `repair` to cut white space from such spans.{_hint}"
+)
+SPAN_REPEATED = _data_entity_borders(
+    "{where}: the span {found} ({label}) is given twice. Remove one, or set `repair` to leave out repeated spans."
+)
+
+SPANS_OVERLAP = Problem(
+    InvalidData,
+    "data.entities-overlap",
+    "{where}: the span {found} overlaps with {_other}. A word belongs to at most one entity. Correct the spans or "
+    "remove one of them.",
+)
+
+_data_tags_malformed = partial(Problem, InvalidData, "data.tags-malformed")
+TAGS_MALFORMED = _data_tags_malformed(
+    '{where} holds {found!r}. Expected a list with a tag for each word, such as ["B-PER", "O"]. Correct the cell or '
+    "remove the row."
+)
+TAGS_MISCOUNTED = _data_tags_malformed(
+    "{where}: {found} tags for {expected} words. Expected a tag for each word. Correct the row or remove it."
+)
+TAG_UNKNOWN = _data_tags_malformed(
+    "{where}: the tag {found!r} is no tag of {_scheme}, which the other tags have. Expected O or {expected}. Correct "
+    "the tag."
+)
+TAGS_OF_NO_SCHEME = _data_tags_malformed(
+    "{where}: the tags {found} belong to no scheme, or to several. Expected O, and labels alone or with one of "
+    "{expected}, such as B-PER. Correct the tags; if another column has the tags, name it with `label`."
+)
+TAGS_WITHOUT_OUTSIDE = _data_tags_malformed(
+    "{where}: every word has a label, such as {found}, and no tag is O, so the tags may be word classes and not "
+    "entities. Name the column with the tags of entities with `label`."
+)
+TAG_NUMBER_UNNAMED = _data_tags_malformed(
+    "{where}: column {column!r} holds numbers such as {found}, whose names the file does not give. Name the numbers "
+    "from 0 in their order with `labels`, such as O,B-PER,I-PER."
+)
+TAG_NUMBER_UNKNOWN = _data_tags_malformed(
+    "{where}: the number {found} is no tag; {expected} tags have names, from 0. Correct the number, or give all names "
+    "with `labels`."
+)
+TAGS_IMPOSSIBLE = _data_tags_malformed(
+    "{where}: {found}, which {_scheme} does not allow. Correct the tags, or set `repair` to read them as the script "
+    "conlleval does: a tag that continues no entity begins one."
+)
+
+_data_words_malformed = partial(Problem, InvalidData, "data.words-malformed")
+CONLL_COLUMNS = _data_words_malformed(
+    "{path}, line {line}: found {found} columns. Expected {expected}, separated by {_mark}, as in the first line. "
+    "Correct the line."
+)
+WORDS_MALFORMED = _data_words_malformed(
+    '{where} holds {found!r}. Expected a list of words, such as ["Maria", "sleeps"]. Correct the cell or remove the '
+    "row."
+)
+WORD_EMPTY = _data_words_malformed(
+    "{where} is empty or invisible. Expected a word. Remove it and its tag, or write it visibly."
+)
+WORD_WITH_SPACE = _data_words_malformed(
+    "{where}: {found!r} has white space inside. Expected one word without spaces. Divide it into words, each with its "
+    "own tag."
+)
+WORD_OF_OTHER_TYPE = _data_words_malformed("{where}: found a {found}. Expected a word. Correct the row or remove it.")
+WORDS_ARE_NUMBERS = _data_words_malformed(
+    "{path}: column {column!r} only numbers the words of each text. Name the column of the words with `text`; the file "
+    "has the columns {found}."
+)
+
 _data_file_damaged = partial(Problem, InvalidData, "data.file-damaged")
 LABEL_STUDIO_MALFORMED = _data_file_damaged(
     "{path}, task {task}: an annotation that is not as Label Studio writes it ({_problem}). Export the project again, "
@@ -290,6 +404,13 @@ LABEL_STUDIO_NOT_ANNOTATED = _data_no_labels(
     "{path}: none of {tasks:,} tasks has an annotation on which all annotators agree. Predictions are not read as "
     "labels. Annotate tasks in Label Studio, and export the project as JSON."
 )
+NONE_ACCEPTED = _data_no_labels(
+    "{path}: column {column!r} accepts the annotation of none of {rows:,} rows. Give rows that were accepted, or "
+    "rename the column if it says something else."
+)
+NO_TEXT_ANNOTATED = _data_no_labels(
+    "task {task}: none of {examples} training texts has an entity. Give texts with entities."
+)
 NO_TEXT_LABELLED = _data_no_labels("task {task}: none of {examples} training texts has a label. Give more examples.")
 
 _data_no_rows = partial(Problem, InvalidData, "data.no-rows")
@@ -367,6 +488,10 @@ LONG_INAPPLICABLE = _data_option_inapplicable(
 COLUMN_OF_PLAIN_TEXTS = _data_option_inapplicable(
     "`file` {path}: one text a line, so it has no columns. Leave out `{option}`."
 )
+REPAIR_INAPPLICABLE = _data_option_inapplicable(
+    "{path}: `repair` mends the borders of entities and the tags of words, but the kind of task is {kind}. Remove "
+    "`repair`."
+)
 POSITIVE_INAPPLICABLE = _data_option_inapplicable(
     "{where}: `positive` chooses one of two classes, and there is {found}. Remove `positive`."
 )
@@ -436,6 +561,7 @@ _data_surrogate = partial(Problem, InvalidData, "data.surrogate")
 COLUMN_NAME_SURROGATE = _data_surrogate("{path}: a column name holds half of a surrogate pair. Repair the name.")
 REFERENCE_SURROGATE = _data_surrogate("{where} holds half a surrogate pair. Repair the text.")
 TEXT_SURROGATE = _data_surrogate("{where}: column {column!r} holds half a surrogate pair. Repair the text.")
+WORD_SURROGATE = _data_surrogate("{where} holds half a surrogate pair. Repair the word.")
 ITEM_SURROGATE = _data_surrogate("{_which}{_where} {row}: {found!r} holds half a surrogate pair. Repair the text.")
 
 _data_target_long = partial(Problem, InvalidData, "data.target-long")

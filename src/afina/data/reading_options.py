@@ -102,6 +102,12 @@ class ReadingOptions:
         metavar="HOW",
     )
     merge_labels: bool = _option("Merge labels that differ only by case or spaces.", default=False, of_file=True)
+    repair: bool = _option(
+        "Repair what has one right repair in annotated entities: borders inside words or at white space, repeated "
+        "spans, and tags that cannot follow each other.",
+        default=False,
+        of_file=True,
+    )
     sheet: str | None = _option("Sheet of an xlsx file with several sheets.", metavar="NAME", of_file=True)
     train_examples: int | None = _option("Largest number of training texts.", flag=False, measures=False, ge=1, le=MOST)
     evaluation_examples: int | None = _option(

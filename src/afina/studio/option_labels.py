@@ -21,6 +21,7 @@ OPTION_LABELS: Mapping[str, str] = {
     "positive": "Positive label",
     "separator": "Separator between labels",
     "merge_labels": "Merge labels that differ only by case or spaces",
+    "repair": "Repair borders of entities and tags that have one right repair",
     "missing": "Rows without a text or a label",
     "long": "Target texts that are too long",
     "sheet": "Sheet",

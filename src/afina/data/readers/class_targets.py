@@ -53,7 +53,7 @@ class ClassTargets(TargetKind):
     def names(self, label: Label) -> tuple[str, ...]:
         return (str(label),)
 
-    def same(self, label: Label) -> Label:
+    def same(self, label: Label, text: str) -> Label:
         return spelled(label, True)
 
     def splits(

@@ -1,6 +1,7 @@
 """Find the columns of text, second text and target: the columns that the user names, or columns with usual names.
 
-This module uses only the names of the columns, not the cells.
+This module uses only the names of the columns, not the cells, except for entities: lists of spans or of tags are
+recognised by their items.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from typing import NoReturn
 from afina.data import problems
 from afina.data.kinds import Kind
 from afina.data.readers.formats import FileTable
+from afina.data.readers.missing_values import is_empty
+from afina.data.readers.span_cells import hold_spans, list_in
+from afina.data.readers.tagged_words import hold_tags, hold_words, match_words
 from afina.data.readers.target_kinds import TARGETS, of_kind
 from afina.data.reading_options import ReadingOptions
 
@@ -48,6 +52,22 @@ WRITTEN = (
 
 STEERS = frozenset(("instruction", "instructions", "system"))
 """Names of columns that may be another part of the input of a text-to-text task, such as an instruction."""
+
+WORDS = ("tokens", "words")
+"""Usual names of a column of words, which is the text if there is no column with a name in TEXT."""
+
+ANNOTATED = ("entities", "spans", "ner_tags", "named_entities", "ner")
+"""Usual names of a column of entities. A column of LABEL has entities too if its cells are lists of spans, or
+lists with a tag for each word of a column of WORDS."""
+
+DOCUMENTS = ("document", "document_id", "doc_id")
+"""Usual names of a column that says to which document a text with entities belongs."""
+
+LONGEST_NAME = 200
+"""Characters of the name of a document."""
+
+VERDICT, VERDICTS = "answer", frozenset(("accept", "reject", "ignore"))
+"""The column of Prodigy that says whether a person accepted the annotation of a text, and its values."""
 
 ARTICLE = "title"
 """The column that groups the questions of an article, so that they stay together if a split is divided. If a file has
@@ -98,6 +118,7 @@ def of_texts(
     label: Sequence[str] = (),
     first: bool = False,
     written: bool = False,
+    words: bool = False,
 ) -> ColumnNames:
     """Return the text columns: the columns that the user names, or columns with usual names, regardless of case.
 
@@ -106,6 +127,7 @@ def of_texts(
         label: The names of columns that hold labels, not texts.
         first: Whether to take the first name in TEXT if several columns may be the text; else this is an error.
         written: Whether the task is text-to-text, so that the column names in WRITTEN are usual names too.
+        words: Whether a column of WORDS is the text if no column has a name in TEXT.
 
     Raises InvalidData if a column is missing or several columns may be the text.
     """
@@ -124,6 +146,8 @@ def of_texts(
     if not _among(left, TEXT):
         left = names  # the caller raises if one column has two roles
     known = (*TEXT, *dict.fromkeys(inputs[0] for inputs in WRITTEN)) if written else TEXT
+    if words and text is None and not _among(left, known):
+        known = (*known, *WORDS)
     found = ColumnNames(_column(where, left if text is None else names, text, known, "text"))
     if text is None and not first:
         _check_one(where, left, found.texts, found.texts)
@@ -195,15 +219,118 @@ def _of_written(table: FileTable, asked: ReadingOptions, *, asks: bool, first: b
     return replace(texts, labels=(target,), others=others, kind=written, group=group)
 
 
+def _of_entities(table: FileTable, asked: ReadingOptions, *, asks: bool, first: bool) -> ColumnNames | None:
+    """Return the columns of a task of entities; None if the table does not look like one.
+
+    Args:
+        asks: Whether the user has set the kind "entities".
+    """
+    where, names = str(table.path), list(table.columns)
+    words = [asked.text] if asked.text is not None else _among(names, WORDS)
+    words = [name for name in words if name in names and hold_words(table.columns[name])]
+    found = _annotated(table, [asked.label] if asked.label is not None else _among(names, {*ANNOTATED, *LABEL}), words)
+    if not found and not asks:
+        return None
+    label = asked.label
+    if label is None:
+        rivals = [] if asks and found else [name for name in _among(names, LABEL) if name not in (*found, *words)]
+        if rivals and first and not asks:
+            return None
+        several = sorted([*found, *rivals], key=names.index)
+        if len(several) > 1 and not first:
+            raise problems.LABEL_COLUMN_AMBIGUOUS(
+                where=where, field="label", found=several, _usual=several[0], _all=",".join(several)
+            )
+        label = min(found, key=_rank, default=None)
+    label = _column(where, names, label, (*ANNOTATED, *LABEL), "label")
+    cells = [cell for cell in table.columns[label] if not is_empty(cell)]
+    if cells and not any(list_in(cell) is not None for cell in cells):
+        raise problems.NO_ENTITY_COLUMN(where=where, column=label)
+    text = _annotated_text(table, asked, label, words, first=first)
+    left = [name for name in names if name not in (text, label)]
+    group = next((name for name in _among(left, DOCUMENTS) if _names_documents(table, name)), None)
+    of_words = next(kind for kind, made in TARGETS.items() if made.of_words)
+    return ColumnNames(text, None, (label,), tuple(name for name in left if name != group), of_words, group)
+
+
+def _rank(name: str) -> int:
+    """Return the place of a column name among the usual names of columns of entities."""
+    usual = (*ANNOTATED, *LABEL)
+    return usual.index(name.strip().casefold())
+
+
+def _annotated(table: FileTable, names: Iterable[str], words: Sequence[str]) -> list[str]:
+    """Return the columns among `names` that hold spans, or a tag for each word of a column of words."""
+    columns = [(name, table.columns[name]) for name in names if name in table.columns and name not in words]
+    return [
+        name
+        for name, cells in columns
+        if hold_spans(cells)
+        or any(match_words(cells, table.columns[one]) for one in words)
+        or (name.strip().casefold() in ANNOTATED and hold_tags(cells))
+    ]
+
+
+def _annotated_text(table: FileTable, asked: ReadingOptions, label: str, words: Sequence[str], *, first: bool) -> str:
+    """Return the column of the words, if the column `label` has tags, or of the text, if it has spans."""
+    where, names = str(table.path), list(table.columns)
+    if hold_tags(table.columns[label]):
+        if len(words) > 1 and not first:
+            raise problems.TEXT_COLUMN_AMBIGUOUS(where=where, field="text", found=words, _one=words[0], _other=words[1])
+        if asked.text_pair is None:
+            return words[0] if words else _column(where, names, asked.text, WORDS, "text")
+    left = [name for name in names if name == asked.text or not (name in words or _is_verdict(table, name))]
+    texts = of_texts(where, left or names, asked.text, asked.text_pair, label=(label,), first=first)
+    if texts.text_pair is not None:
+        raise problems.ENTITIES_OF_PAIRS(where=where, found=texts.texts, field="text_pair")
+    _check_apart(where, (label,), texts.texts, "label")
+    return texts.text
+
+
+def _is_verdict(table: FileTable, name: str) -> bool:
+    """Return whether a column is Prodigy's, with the verdict of a person on the annotation of each text."""
+    return name == VERDICT and all(isinstance(cell, str) and cell in VERDICTS for cell in table.columns[name])
+
+
+def accepted(table: FileTable, chosen: ColumnNames) -> FileTable:
+    """Return the rows of a table of entities whose annotation a person has accepted, with a note about the others.
+
+    Raises InvalidData if no annotation was accepted.
+    """
+    if VERDICT not in chosen.others or chosen.kind is None or not TARGETS[chosen.kind].of_words:
+        return table
+    if not _is_verdict(table, VERDICT):
+        return table
+    rows = [row for row, cell in enumerate(table.columns[VERDICT]) if cell == "accept"]
+    if not rows:
+        raise problems.NONE_ACCEPTED(path=table.path, column=VERDICT, rows=len(table.places))
+    left_out = len(table.places) - len(rows)
+    note = f"{table.path}: {left_out:,} rows are left out, because column {VERDICT!r} does not accept their annotation."
+    return replace(table.take(rows), notes=(*table.notes, note)) if left_out else table
+
+
+def _names_documents(table: FileTable, name: str) -> bool:
+    """Return whether a column names the documents of texts: its values are short, and there are several."""
+    cells = [cell for cell in table.columns[name] if cell is not None]
+    short = all(isinstance(cell, int) or (isinstance(cell, str) and len(cell) <= LONGEST_NAME) for cell in cells)
+    return short and len(set(cells)) > 1
+
+
 def choose(table: FileTable, asked: ReadingOptions, *, first: bool = False, kind: str | None = None) -> ColumnNames:
     """Return the text columns and target columns of a table; the option `label` may name several columns as `a,b,c`.
 
     Args:
         first: Whether to take the first usual name if several columns may be the text or the label.
-        kind: The kind of task, or None if it is unknown. An unknown kind is "text" if the table has the column names of
+        kind: The kind of task, or None if it is unknown. An unknown kind is "entities" if a usual column has lists of
+            spans, or of tags beside words. An unknown kind is "text" if the table has the column names of
             WRITTEN and no usual name of a label column.
     """
     where, names, label = str(table.path), list(table.columns), asked.label
+    asks = kind is not None and of_kind(kind).of_words
+    if asks or kind is None:
+        annotated = _of_entities(table, asked, asks=asks, first=first)
+        if annotated is not None:
+            return annotated
     asks = kind is not None and of_kind(kind).written
     if asks or (kind is None and label is None and not _among(names, LABEL)):
         written = _of_written(table, asked, asks=asks, first=first)

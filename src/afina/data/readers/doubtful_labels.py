@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from afina.data import problems
-from afina.data.readers.label_column import Label, spelled
+from afina.data.readers.label_column import spelled
 from afina.data.readers.splitting import LabelledRows, classes_of, identities
 from afina.data.readers.target_kinds import TARGETS
 
@@ -86,13 +86,7 @@ class Spellings:
                 changed[name] = kept
             return kept
 
-        found: list[Label] = []
-        for label in rows.labels:
-            if isinstance(label, tuple):
-                found.append(tuple(dict.fromkeys(map(written, label))))
-            else:
-                kept = written(str(label))
-                found.append(label if kept == str(label) else kept)
+        found = [TARGETS[rows.kind].renamed(label, written) for label in rows.labels]
         if not changed:
             return rows
         changes = ", ".join(f"{name!r} is read as {kept!r}" for name, kept in sorted(changed.items()))
@@ -101,12 +95,13 @@ class Spellings:
 
 def contradictions(*parts: LabelledRows) -> tuple[str, ...]:
     """Return a note about texts that occur in several rows with different labels; empty if there are none."""
-    first: dict[str, tuple[Label, str]] = {}
+    first: dict[str, tuple[Hashable, str]] = {}
     counts: Counter[str] = Counter()
     differing: dict[str, str] = {}
     for rows in parts:
-        for row, (same, label) in enumerate(zip(identities(rows), rows.labels, strict=True)):
-            spelling = TARGETS[rows.kind].same(label)
+        both = zip(rows.labels, rows.texts, strict=True)
+        for row, (same, (label, text)) in enumerate(zip(identities(rows), both, strict=True)):
+            spelling = TARGETS[rows.kind].same(label, text)
             counts[same] += 1
             if same not in first:
                 first[same] = (spelling, rows.where(row))

@@ -99,7 +99,8 @@ class TableReading:
         chosen = columns.choose(tables[0], asked, first=published, kind=form.kind if form else asked.kind)
         column = chosen.labels[0] if len(chosen.labels) == 1 else ""
         names = tables[0].classes.get(column, ())
-        indices = known and not set(known) & set(names)
+        of_names = of_kind(form.kind).names_of(names) if form else names
+        indices = known and not set(known) & set(of_names)
         if not names or indices or (asked.kind is not None and not of_kind(asked.kind).named):
             tables = [replace(each, classes={}) for each in tables]
         else:
@@ -115,6 +116,9 @@ class TableReading:
             form = label_format(tables[0], chosen.labels, reads, published)
         else:
             form = TARGETS[form.kind].form_to_measure(form, tables[0], chosen.labels, asked.labels, known)
+            form = replace(form, repair=asked.repair)
+        if asked.repair and not TARGETS[form.kind].of_words:
+            raise problems.REPAIR_INAPPLICABLE(path=tables[0].path, kind=form.kind)
         return cls(tuple(tables), chosen, form, asked, published)
 
     def rows(self) -> LabelledRows:
@@ -122,7 +126,7 @@ class TableReading:
 
     def _rows(self, table: FileTable, chosen: ColumnNames) -> LabelledRows:
         kept = self.published and self.asked.missing is None
-        table = _annotated(table, chosen.labels)
+        table = columns.accepted(_annotated(table, chosen.labels), chosen)
         return labelled(table, chosen, self.form, None if kept else check_how(self.asked.missing or "refuse"))
 
     def _held_out_rows(self) -> LabelledRows:
@@ -223,7 +227,7 @@ def to_measure(
         _check_all(table, usual.label)
     columns = {key: getattr(usual, key) for key in ("text", "text_pair", "label")}
     there = {key: name for key, name in columns.items() if name and _has(table, name)}
-    there |= {key: getattr(usual, key) for key in ("missing", "merge_labels") if getattr(usual, key)}
+    there |= {key: getattr(usual, key) for key in ("missing", "merge_labels", "repair") if getattr(usual, key)}
     asked = replace(replace(ReadingOptions(**there), **asked.given), kind=form.kind)
     rows = TableReading.of([table], asked, form=form, known=known).rows()
     rows = replace(rows, notes=(*rows.notes, *contradictions(rows), *kind.findings(rows)))
@@ -264,7 +268,7 @@ def _find(directory: Path, stems: Sequence[str]) -> Path:
     found = sorted(
         path
         for path in directory.iterdir()
-        if source.stem(path) in stems and source.kind(path) in formats.READERS and path.is_file()
+        if source.stem(path) in stems and path.is_file() and formats.has_columns(path)
     )
     if not found:
         there = ", ".join(sorted(path.name for path in directory.iterdir())[:10]) or "nothing"

@@ -1,4 +1,4 @@
-"""Read all columns of a csv, tsv, jsonl, json, parquet or xlsx file, as a stream of rows or as a FileTable."""
+"""Read all columns of a csv, tsv, jsonl, json, parquet, xlsx or CoNLL file, as a stream of rows or as a FileTable."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xml.etree.ElementTree import ParseError
 
 from afina import meter
 from afina.data import problems
-from afina.data.readers import label_studio, source
+from afina.data.readers import conll, label_studio, source
 from afina.data.readers.delimited import check_header, csv_rows, tsv_rows
 from afina.data.readers.source import RowStream, Source
 from afina.data.split import FileRows
@@ -73,7 +73,7 @@ def opened(path: str | Path, sheet: str | None = None) -> Iterator[RowStream]:
     Raises NotFound when the file is opened, and InvalidData, which names the line, while rows are read.
     """
     path = Path(path)
-    reader = READERS.get(source.kind(path))
+    reader = READERS.get(source.kind(path)) or (conll.conll_rows if conll.is_conll(path) else None)
     if reader is None:
         raise problems.FORMAT_UNKNOWN(
             found=source.kind(path) or path.suffix or "a file without a suffix",
@@ -120,6 +120,11 @@ def read(path: str | Path, sheet: str | None = None, says: Says = silent) -> Fil
             raise problems.COLUMN_NAME_SURROGATE(path=path)
         about = found.unit, found.classes, found.notes(), found.answers
         return FileTable(Path(path), columns, places, *about)
+
+
+def has_columns(path: Path) -> bool:
+    """Return whether a file is read in columns: its suffix is in READERS, or a text file has CoNLL columns."""
+    return source.kind(path) in READERS or conll.is_conll(path)
 
 
 def joined(name: str, tables: Sequence[FileTable]) -> FileTable:
@@ -310,6 +315,7 @@ READERS: dict[str, Callable[[Source, Path], RowStream]] = {
     ".parquet": _parquet,
     ".xlsx": _xlsx,
     ".xlsm": _xlsx,
+    **dict.fromkeys(conll.SUFFIXES, conll.conll_rows),
 }
 
 

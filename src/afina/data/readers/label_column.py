@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from afina.data.entities import Entity
 from afina.data.kinds import Kind
 from afina.data.readers.formats import FileTable
 from afina.data.readers.missing_values import is_empty, means_missing
 from afina.data.readers.number_notation import WHOLE, Notation
 
-Label = str | int | float | tuple[str, ...]
-"""The label of one text as the data spell it: a class, a number, or a tuple of labels or target texts."""
+Label = str | int | float | tuple[str, ...] | tuple[Entity, ...]
+"""The label of one text as the data spell it: a class, a number, or a tuple of labels, target texts or entities."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class LabelFormat:
     hot        the label name of each position, if cells are multi-hot lists; the column's name, if a single column
                says with true and false whether the text has the label of this name; else empty
     keeps      whether a word such as `NA` is a label and not a missing value
+    tagged     whether a cell has a tag for each word of a list of words, and not spans of a text
+    names      the names of the tags 0, 1, ..., if tags are numbers
+    repair     whether borders of entities and tags that cannot follow each other are repaired
     other      a sentence on how to read the cells as another kind of label; empty if the kind is clear
     """
 
@@ -36,6 +40,9 @@ class LabelFormat:
     notation: Notation | None = None
     hot: tuple[str, ...] = ()
     keeps: bool = False
+    tagged: bool = False
+    names: tuple[str, ...] = ()
+    repair: bool = False
     other: str = ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -93,10 +93,16 @@ class LabelTargets(TargetKind):
         return [min(names, key=lambda name: (counts[name], name), default="") for names in several]
 
     def names(self, label: Label) -> tuple[str, ...]:
-        return label if isinstance(label, tuple) else ()
+        return tuple(map(str, label)) if isinstance(label, tuple) else ()
 
-    def same(self, label: Label) -> Label:
+    def renamed(self, label: Label, name: Callable[[str], str]) -> Label:
+        return tuple(dict.fromkeys(map(name, self.names(label))))
+
+    def same(self, label: Label, text: str) -> Label:
         return tuple(sorted(self.names(label)))
+
+    def in_words(self, label: Label, text: str) -> str:
+        return ", ".join(self.names(label)) or NO_LABELS
 
     def splits(
         self,

@@ -43,6 +43,8 @@ def labelled(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How
             table, columns.texts, columns.labels, how, expected=kind.expected, optional=optional, empty=kind.empty
         )
         notes += left_out
+    table, said = kind.prepared(table, columns.text, columns.labels, form)
+    notes += said
     return LabelledRows(
         _texts(table, columns.text),
         None if columns.text_pair is None else _texts(table, columns.text_pair),
@@ -51,12 +53,13 @@ def labelled(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How
         form.kind,
         ",".join(columns.labels),
         names=form.hot
-        or (columns.labels if len(columns.labels) > 1 else tuple(table.classes.get(columns.labels[0], ()))),
+        or (columns.labels if len(columns.labels) > 1 else kind.names_of(table.classes.get(columns.labels[0], ()))),
         columns=columns.roles,
         other=form.other,
         notes=notes,
         groups=None if columns.group is None else _groups(table, columns.group, columns.text),
         rows=table.rows,
+        spaced=form.tagged,
     )
 
 
@@ -98,7 +101,7 @@ def _numbers_said(table: FileTable, name: str) -> str:
             f"{table.path}: column {name!r} has only numbers or dates, such as {example}, which are read as texts. If "
             "another column has the texts, name it with `text`."
         )
-    rows = [row for row, value in enumerate(values) if not isinstance(value, str) and not is_empty(value)]
+    rows = [row for row, value in enumerate(values) if not isinstance(value, str | list) and not is_empty(value)]
     return f"{table.path}: numbers in column {name!r} are read as texts ({rows_in_words(table, rows)})." if rows else ""
 
 

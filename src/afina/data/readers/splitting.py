@@ -47,6 +47,7 @@ class LabelledRows:
         notes: Sentences about unexpected findings.
         groups: The group of each row; if the rows are divided, the rows of a group stay together. None: the rows with
             the same text stay together.
+        spaced: Whether the texts were given as words, which single spaces join.
         rows: The file and number of each row. None: the texts are not rows of files.
     """
 
@@ -62,6 +63,7 @@ class LabelledRows:
     notes: tuple[str, ...] = ()
     groups: Sequence[str] | None = None
     rows: FileRows | None = None
+    spaced: bool = False
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -6,7 +6,7 @@ The module `target_kinds.py` has the list of kinds.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -87,6 +87,19 @@ class TargetKind(ABC):
         """
         return form
 
+    def prepared(
+        self, table: FileTable, text: str, labels: Sequence[str], form: LabelFormat
+    ) -> tuple[FileTable, tuple[str, ...]]:
+        """Return the table with its texts as strings and its labels checked against the texts, and notes for the user.
+
+        Args:
+            text: The name of the column of the texts.
+            labels: The names of the label columns.
+
+        Raises InvalidData, which names the row.
+        """
+        return table, ()
+
     def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
         """Return the label of every row of a table. Raises InvalidData, which names the row."""
         column = LabelColumn.of(table, columns[0], form.keeps)
@@ -104,9 +117,22 @@ class TargetKind(ABC):
         """Return the label names in the label of one text, as the data spell them."""
         return ()
 
-    def same(self, label: Label) -> Label:
-        """Return the normalised form of a label; labels with equal normalised forms count as the same label."""
+    def renamed(self, label: Label, name: Callable[[str], str]) -> Label:
+        """Return a label in which the function `name` has replaced each label name."""
+        kept = name(str(label))
+        return label if kept == str(label) else kept
+
+    def names_of(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """Return the label names of the class names that a file gives for the integers 0, 1, ..."""
+        return tuple(classes)
+
+    def same(self, label: Label, text: str) -> Hashable:
+        """Return the normalised form of a text's label; labels with equal normalised forms count as the same label."""
         return label
+
+    def in_words(self, label: Label, text: str) -> str:
+        """Return the label of a text as it is shown to a person."""
+        return f"{label:g}" if isinstance(label, float) else str(label)
 
     @abstractmethod
     def splits(
@@ -235,4 +261,5 @@ def first_words(label_names: Sequence[str], words: Mapping[str, Sequence[str]] |
 
 def split_of(rows: LabelledRows, targets: np.ndarray) -> Split:
     """Return a split with the texts of labelled rows and the given targets."""
-    return Split(list(rows.texts), targets, None if rows.pairs is None else list(rows.pairs), rows=rows.rows)
+    pairs = None if rows.pairs is None else list(rows.pairs)
+    return Split(list(rows.texts), targets, pairs, rows.groups, rows=rows.rows, spaced=rows.spaced)

@@ -1,4 +1,4 @@
-"""The four kinds of task: the target of a text is a class, a number, several labels, or a text.
+"""The five kinds of task: the target of a text is a class, a number, several labels, a text, or entities.
 
 `TARGETS` has an object for each kind; everything in `afina.data` that depends on the kind is a method of these objects.
 """
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from afina.data import problems
 from afina.data.kinds import KINDS, LONGS, Kind, Long
 from afina.data.readers.class_targets import ClassTargets
+from afina.data.readers.entity_targets import EntityTargets
 from afina.data.readers.label_targets import LabelTargets
 from afina.data.readers.number_targets import NumberTargets
 from afina.data.readers.target_kind import TargetKind
@@ -17,7 +18,7 @@ from afina.data.readers.text_targets import TextTargets
 from afina.errors import UnknownName
 
 TARGETS: Mapping[Kind, TargetKind] = {
-    made.kind: made for made in (ClassTargets(), NumberTargets(), LabelTargets(), TextTargets())
+    made.kind: made for made in (ClassTargets(), NumberTargets(), LabelTargets(), TextTargets(), EntityTargets())
 }
 
 

@@ -66,7 +66,7 @@ class TextTargets(TargetKind):
         found = listed(value)
         return found is not None and all(is_empty(one) for one in found)
 
-    def same(self, label: Label) -> Label:
+    def same(self, label: Label, text: str) -> Label:
         """Return the same value for all references, because different references do not contradict each other."""
         return ()
 
@@ -95,7 +95,7 @@ class TextTargets(TargetKind):
             pairs = rows.pairs if rows.pairs is not None else [""] * len(rows)
             for row, (*given, label) in enumerate(zip(rows.texts, pairs, rows.labels, strict=True)):
                 known = inputs.setdefault((given[0], given[1]), set())
-                for reference in label if isinstance(label, tuple) else ():
+                for reference in references_in(label):
                     count += 1
                     places += [rows.where(row)] if reference in known else []
                     known.add(reference)
@@ -123,6 +123,9 @@ class TextTargets(TargetKind):
         ]
         return replace(kept, labels=as_references(map(tuple, found)))
 
+    def in_words(self, label: Label, text: str) -> str:
+        return ", ".join(map(str, label)) if isinstance(label, tuple) else str(label)
+
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
         return list(found.tolist())
 
@@ -146,9 +149,14 @@ class TextTargets(TargetKind):
 
 def of_rows(rows: LabelledRows) -> Split:
     """Convert labelled rows of a text-to-text task to a split whose rows keep all their references."""
-    found = as_references(label for label in rows.labels if isinstance(label, tuple))
+    found = as_references(map(references_in, rows.labels))
     pairs = None if rows.pairs is None else list(rows.pairs)
     return Split(list(rows.texts), found, pairs, rows.groups, rows=rows.rows)
+
+
+def references_in(label: Label) -> tuple[str, ...]:
+    """Return the references of a row of a text-to-text task."""
+    return tuple(map(str, label)) if isinstance(label, tuple) else ()
 
 
 def single(split: Split) -> Split:

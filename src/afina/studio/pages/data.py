@@ -27,7 +27,7 @@ TEMPLATE = "data.html.j2"
 
 GROUPS: Mapping[str, Sequence[str]] = {
     "Columns": ("text", "text_pair", "label", "target", "sheet"),
-    "Labels": ("kind", "labels", "positive", "separator", "merge_labels"),
+    "Labels": ("kind", "labels", "positive", "separator", "merge_labels", "repair"),
     "Rows": ("missing", "long", "evaluation", "without", "allow_leakage"),
 }
 """The reading options that the page's form has, by the legend above them."""

@@ -1,0 +1,244 @@
+"""EntityTargets: how the targets of token classification (named entities) are read.
+
+The target of a text is its entities. A file gives them as spans of the text (`span_cells.py`), or as tags of the words
+of which the text consists (`tagged_words.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from afina.data import problems
+from afina.data.entities import Entity, as_entities
+from afina.data.kinds import ENTITIES
+from afina.data.readers.formats import FileTable
+from afina.data.readers.label_column import Label, LabelColumn, LabelFormat
+from afina.data.readers.missing_values import is_empty
+from afina.data.readers.span_cells import (
+    SpanPlaces,
+    SpanRepair,
+    converted,
+    misquoted,
+    other_counting,
+    spans_in,
+)
+from afina.data.readers.splitting import LabelledRows, TaskData
+from afina.data.readers.tag_schemes import OUTSIDE
+from afina.data.readers.tagged_words import (
+    TagReading,
+    WordPlaces,
+    check_numbered,
+    hold_tags,
+    joined,
+    scheme_found,
+    tags_of_row,
+    words_in,
+)
+from afina.data.readers.target_kind import SHOWN, TargetKind, check_names, in_words, split_of
+from afina.data.reading_options import ReadingOptions
+from afina.data.split import Split, normalised
+
+NO_ENTITIES = "none"
+"""The target of a text without entities, as it is shown."""
+
+
+class EntityTargets(TargetKind):
+    """Targets of token classification: object [N], a tuple of entities for each text, sorted, without overlaps."""
+
+    kind = ENTITIES
+    expected = "a list of entities, [] if there are none"
+    plural = "entities"
+    means = "each value is the entities of the text: its parts with labels"
+    of_words = True
+
+    def holds(self, found: np.ndarray) -> bool:
+        return found.dtype.kind == "O"
+
+    def form(self, column: LabelColumn, asked: ReadingOptions) -> LabelFormat:
+        form = LabelFormat(self.kind, keeps=column.keeps, repair=asked.repair)
+        return self.form_to_measure(form, column.table, (column.name,), asked.labels, ())
+
+    def form_to_measure(
+        self,
+        form: LabelFormat,
+        table: FileTable,
+        columns: Sequence[str],
+        labels: Sequence[str] | None,
+        known: Sequence[str],
+    ) -> LabelFormat:
+        """Return `form` with whether the cells are tags, not spans, and the names of tags that are numbers."""
+        tagged = hold_tags(table.columns[columns[0]])
+        return replace(form, tagged=tagged, names=tuple(labels or ()))
+
+    def prepared(
+        self, table: FileTable, text: str, labels: Sequence[str], form: LabelFormat
+    ) -> tuple[FileTable, tuple[str, ...]]:
+        read = _of_tags if form.tagged else _of_spans
+        columns, notes = read(table, text, labels[0], form)
+        return replace(table, columns=table.columns | columns), notes
+
+    def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
+        """Return the entities of each row of a table that `prepared` has returned."""
+        return list(table.columns[columns[0]])
+
+    def read(self, column: LabelColumn, row: int, form: LabelFormat) -> Label:
+        found: Label = column.table.columns[column.name][row]
+        return found
+
+    def strata(self, rows: LabelledRows) -> list[str]:
+        """Return the rarest label of each row, from whose rows a part is held out; "" for a row without entities."""
+        several = [self.names(label) for label in rows.labels]
+        counts = Counter(name for names in several for name in names)
+        return [min(names, key=lambda name: (counts[name], name), default="") for names in several]
+
+    def names(self, label: Label) -> tuple[str, ...]:
+        """Return the label of each entity of a text."""
+        return tuple(entity.label for entity in _entities(label))
+
+    def renamed(self, label: Label, name: Callable[[str], str]) -> Label:
+        return tuple(entity._replace(label=name(entity.label)) for entity in _entities(label))
+
+    def names_of(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """Return the labels of tags, such as LOC and PER for O, B-LOC, I-LOC and B-PER; other names unchanged."""
+        if OUTSIDE not in classes:
+            return tuple(classes)
+        return tuple(dict.fromkeys(name.partition("-")[2] or name for name in classes if name != OUTSIDE))
+
+    def same(self, label: Label, text: str) -> Hashable:
+        """Return the entities with their places in the normalised text, which has only letters and digits."""
+        places = cache(lambda end: len(normalised(text[:end])))
+        return tuple((places(entity.start), places(entity.end), entity.label) for entity in _entities(label))
+
+    def in_words(self, label: Label, text: str) -> str:
+        shown = (f"{text[entity.start : entity.end]} ({entity.label})" for entity in _entities(label))
+        return ", ".join(shown) or NO_ENTITIES
+
+    def splits(
+        self,
+        train: LabelledRows,
+        evaluation: LabelledRows,
+        labels: Sequence[str] | None = None,
+        names: Sequence[str] = (),
+    ) -> TaskData:
+        """Return the labels of entities and both splits; the labels are sorted, or in the order of `labels`.
+
+        Args:
+            labels: The labels of entities, or the names of the tags 0, 1, ...
+        """
+        known = self._ordered(train, labels)
+        both = self._split(train, known), self._split(evaluation, known)
+        return TaskData(known, *both, self.kind, column=train.column)
+
+    def _ordered(self, train: LabelledRows, labels: Sequence[str] | None) -> tuple[str, ...]:
+        known = tuple(sorted({name for label in train.labels for name in self.names(label)}))
+        if labels is None:
+            return known
+        check_names(labels)
+        if set(labels) == set(known):
+            return tuple(labels)
+        if OUTSIDE not in labels or not set(known) <= set(self.names_of(labels)):
+            raise problems.LABELS_OF_TRAINING_OTHER(labels=labels, expected=known, _known=in_words(known))
+        return known
+
+    def matched(
+        self,
+        rows: LabelledRows,
+        label_names: Sequence[str],
+        labels: Sequence[str] | None = None,
+        names: Sequence[str] = (),
+        whose: str = "the adapter's",
+    ) -> Split:
+        return self._split(rows, label_names, f"{whose} labels are")
+
+    def _split(self, rows: LabelledRows, known: Sequence[str], whose: str = "the training split has") -> Split:
+        for row, label in enumerate(rows.labels):
+            for name in self.names(label):
+                if name not in known:
+                    raise problems.LABEL_UNKNOWN(
+                        where=rows.where(row), label=name, _whose=whose, _known=in_words(known)
+                    )
+        return split_of(rows, as_entities(map(_entities, rows.labels)))
+
+    def ordered(self, label_names: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
+        """Return `label_names` unchanged: the user's `labels` are names of tags, or have no order that matters."""
+        return label_names
+
+    def about(self, split: Split, label_names: Sequence[str], some: Sequence[str]) -> Split:
+        kept = ([entity for entity in each if entity.label in some] for each in split.labels)
+        return replace(split, labels=as_entities(kept))
+
+    def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
+        return list(found.tolist())
+
+    def answers(
+        self, label_names: Sequence[str], found: np.ndarray, words: Mapping[str, Sequence[str]] | None = None
+    ) -> list[str]:
+        """Return the entities as JSON."""
+        return [json.dumps([entity._asdict() for entity in each]) for each in found.tolist()]
+
+    def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
+        counts = np.array([len(each) for each in found])
+        labels = f"{len(label_names)} label{'s' * (len(label_names) != 1)} ({in_words(label_names, SHOWN)})"
+        none = f"{(counts == 0).mean():.0%} of the texts have none"
+        return f"{counts.sum():,} entities with {labels}, {counts.mean():.2g} in a text; {none}"
+
+    def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:
+        if not any(map(len, found)):
+            raise problems.NO_TEXT_ANNOTATED(task=address, examples=len(found))
+
+
+def _entities(label: Label) -> tuple[Entity, ...]:
+    """Return the entities of a label of this kind."""
+    return tuple(one for one in label if isinstance(one, Entity)) if isinstance(label, tuple) else ()
+
+
+_Read = tuple[dict[str, list[Any]], tuple[str, ...]]
+"""The columns of texts and of entities, and notes for the user."""
+
+
+def _of_tags(table: FileTable, text: str, label: str, form: LabelFormat) -> _Read:
+    check_numbered(table, text)
+    words, tags = WordPlaces(table, text), WordPlaces(table, label)
+    rows = range(len(table.places))
+    every = [words_in(words, row) for row in rows]
+    texts = [joined(each, lambda index, row=row: words.of_word(row, index)) for row, each in enumerate(every)]  # type: ignore[misc]
+    names = [tags_of_row(tags, row, form.names) for row in rows]
+    reading = TagReading(tags, scheme_found(tags, names), form.repair)
+    entities = [reading.entities(row, each, names[row]) for row, each in zip(rows, every, strict=True)]
+    notes = [f"{table.path}: column {label!r} holds {reading.scheme.name} tags."]
+    if reading.repaired:
+        notes.append(f"{table.path}: repaired: {reading.repaired:,} tags that cannot follow each other.")
+    return {text: texts, label: entities}, tuple(notes)
+
+
+def _of_spans(table: FileTable, text: str, label: str, form: LabelFormat) -> _Read:
+    if any(isinstance(cell, list | tuple) for cell in table.columns[text]):
+        raise problems.SPANS_OF_WORDS(where=str(table.path), column=label, found=text)
+    texts = ["" if is_empty(cell) else str(cell) for cell in table.columns[text]]
+    places = [f"{table.where(row)}: column {label!r}" for row in range(len(table.places))]
+    spans = [spans_in(cell, lambda row=row: places[row]) for row, cell in enumerate(table.columns[label])]  # type: ignore[misc]
+
+    @cache
+    def counting() -> str | None:
+        return other_counting(texts, spans)
+
+    def hint() -> str:
+        words = counting()
+        return "" if words is None else f" All spans of the file fit if start and end count {words}."
+
+    repair = SpanRepair() if form.repair else None
+    changed: tuple[str, ...] = ()
+    if repair and misquoted(texts, spans) and (words := counting()):
+        spans = [converted(one, each, words) for one, each in zip(texts, spans, strict=True)]
+        changed = (f"start and end of all spans counted {words}",)
+    checks = (SpanPlaces(one, lambda row=row: places[row], hint, repair) for row, one in enumerate(texts))  # type: ignore[misc]
+    entities = [check.entities(each) for check, each in zip(checks, spans, strict=True)]
+    said = [*changed, *(repair.said() if repair else ())]
+    return {label: entities}, (f"{table.path}: repaired: {'; '.join(said)}.",) if said else ()

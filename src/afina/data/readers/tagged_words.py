@@ -1,0 +1,190 @@
+"""Read texts that are given as lists of words, each word with a tag such as B-PER.
+
+The text is the words joined by single spaces. The module `tag_schemes.py` knows which tags may follow each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from afina.data import problems
+from afina.data.entities import Entity
+from afina.data.readers.conll import SUFFIXES
+from afina.data.readers.formats import FileTable
+from afina.data.readers.source import is_blank, is_whole, kind
+from afina.data.readers.span_cells import list_in
+from afina.data.readers.tag_schemes import OUTSIDE, TagScheme, faults, looks_like_tag, runs_of, scheme_of, tags_in
+
+_SHOWN = 8
+"""The largest number of tags in an error message."""
+
+_SCHEMES = ("BIO", "IOB1", "BIOES", "BILOU", "BMES")
+
+_BREAKS = (" ", "\t", "\n", "\r")
+
+
+def hold_words(cells: Sequence[Any]) -> bool:
+    """Return whether cells of a column are lists of strings."""
+    return any(isinstance(item, str) for cell in cells for item in list_in(cell) or ())
+
+
+def hold_tags(cells: Sequence[Any]) -> bool:
+    """Return whether cells of a column look like lists of tags: the items of a list are names or numbers."""
+    items = [item for cell in cells for item in list_in(cell) or ()]
+    return bool(items) and not any(isinstance(item, Mapping | list | tuple) for item in items)
+
+
+def match_words(tags: Sequence[Any], words: Sequence[Any]) -> bool:
+    """Return whether most cells of a column are lists of tags with as many items as the list of words of the row."""
+    both = [(list_in(one), list_in(other)) for one, other in zip(tags, words, strict=True)]
+    equal = sum(one is not None and other is not None and len(one) == len(other) for one, other in both)
+    return hold_tags(tags) and 2 * equal > len(both)
+
+
+def joined(words: Sequence[Any], where: Callable[[int], str]) -> str:
+    """Return the text of words, joined by single spaces.
+
+    Args:
+        where: Returns the place of a word by its index, for messages.
+
+    Raises InvalidData for a word that is empty, has spaces or is no string.
+    """
+    for index, word in enumerate(words):
+        if not isinstance(word, str):
+            raise problems.WORD_OF_OTHER_TYPE(where=where(index), found=type(word).__name__)
+        if is_blank(word):
+            raise problems.WORD_EMPTY(where=where(index))
+        if any(mark in word for mark in _BREAKS):
+            raise problems.WORD_WITH_SPACE(where=where(index), found=word[:40])
+        if not is_whole(word):
+            raise problems.WORD_SURROGATE(where=where(index))
+    return " ".join(words)
+
+
+@dataclass(frozen=True)
+class WordPlaces:
+    """The places of words in a file: lines of CoNLL columns, or a row and the number of the word in it."""
+
+    table: FileTable
+    column: str
+
+    def where(self, row: int) -> str:
+        return f"{self.table.where(row)}: column {self.column!r}"
+
+    def of_word(self, row: int, index: int) -> str:
+        if self.table.unit == "line" and kind(self.table.path) in (*SUFFIXES, ".txt"):
+            return f"{self.table.path}, line {self.table.places[row] + index}: column {self.column!r}"
+        return f"{self.where(row)}, word {index + 1}"
+
+
+def check_numbered(table: FileTable, column: str) -> None:
+    """Raise InvalidData if the words of every text are the numbers 1, 2, ..., as in the first column of CoNLL-U."""
+    cells = [list_in(cell) or [] for cell in table.columns[column]]
+    numbered = all(list(map(str, cell)) == list(map(str, range(1, len(cell) + 1))) for cell in cells)
+    if numbered and max(map(len, cells), default=0) > 2:
+        raise problems.WORDS_ARE_NUMBERS(path=table.path, column=column, found=list(table.columns))
+
+
+def words_in(places: WordPlaces, row: int) -> list[Any]:
+    """Return the words in a row of the column of words. Raises InvalidData if the cell is no list or is empty."""
+    cell = places.table.columns[places.column][row]
+    found = list_in(cell)
+    if not found:
+        raise problems.WORDS_MALFORMED(where=places.where(row), found=str(cell)[:40])
+    return found
+
+
+def tags_of_row(places: WordPlaces, row: int, names: Sequence[str]) -> list[str]:
+    """Return the names of the tags in a row of the column of tags.
+
+    Args:
+        names: The names of the numbers 0, 1, ..., if the tags are numbers.
+
+    Raises InvalidData, which names the word.
+    """
+    cell = places.table.columns[places.column][row]
+    found = list_in(cell)
+    if found is None:
+        raise problems.TAGS_MALFORMED(where=places.where(row), found=str(cell)[:40])
+    return [_name(tag, index, places, row, names) for index, tag in enumerate(found)]
+
+
+def _name(tag: Any, index: int, places: WordPlaces, row: int, names: Sequence[str]) -> str:
+    number = int(tag) if isinstance(tag, float) and tag.is_integer() else tag
+    if isinstance(number, str) and number.strip().isdecimal() and names:
+        number = int(number)
+    if isinstance(number, str) and not number.strip().isdecimal():
+        return number.strip()
+    if isinstance(number, str):
+        raise problems.TAG_NUMBER_UNNAMED(where=places.where(row), column=places.column, found=number)
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise problems.TAGS_MALFORMED(where=places.of_word(row, index), found=str(tag)[:40])
+    if not names:
+        raise problems.TAG_NUMBER_UNNAMED(where=places.where(row), column=places.column, found=number)
+    if not 0 <= number < len(names):
+        raise problems.TAG_NUMBER_UNKNOWN(where=places.of_word(row, index), found=number, expected=len(names))
+    return names[number]
+
+
+def scheme_found(places: WordPlaces, tags: Sequence[Sequence[str]]) -> TagScheme:
+    """Return the scheme of all tags of a column. Raises InvalidData if there is none."""
+    found = scheme_of(tags)
+    if found is not None:
+        return found
+    names = list(dict.fromkeys(name for each in tags for name in each))
+    where = f"{places.table.path}: column {places.column!r}"
+    if OUTSIDE not in names and not any(map(looks_like_tag, names)):
+        raise problems.TAGS_WITHOUT_OUTSIDE(where=where, found=names[:_SHOWN])
+    usual = sum(map(looks_like_tag, names)) > 1
+    odd = (name for name in names if name != OUTSIDE and not (usual and looks_like_tag(name)))
+    first = next(odd, names[0])
+    row, index = next((row, each.index(first)) for row, each in enumerate(tags) if first in each)
+    shown = [first, *(name for name in names if name not in (first, OUTSIDE))][:_SHOWN]
+    raise problems.TAGS_OF_NO_SCHEME(where=places.of_word(row, index), found=list(map(repr, shown)), expected=_SCHEMES)
+
+
+@dataclass
+class TagReading:
+    """The tags of texts are checked, and become entities.
+
+    Attributes:
+        repair: Whether a tag that may not follow the tag before it is read as conlleval does.
+        repaired: The number of such tags so far.
+    """
+
+    places: WordPlaces
+    scheme: TagScheme
+    repair: bool
+    repaired: int = 0
+
+    def entities(self, row: int, words: Sequence[str], names: Sequence[str]) -> tuple[Entity, ...]:
+        """Return the entities of a text. Raises InvalidData, which names the word."""
+        if len(names) != len(words):
+            raise problems.TAGS_MISCOUNTED(where=self.places.where(row), found=len(names), expected=len(words))
+        for index, name in enumerate(names):
+            if self.scheme.tag(name) is None:
+                letters = [f"{letter}-LABEL" for letter in self.scheme.parts]
+                raise problems.TAG_UNKNOWN(
+                    where=self.places.of_word(row, index), found=name[:40], expected=letters, _scheme=self.scheme.name
+                )
+        tags = tags_in(self.scheme, names)
+        wrong = faults(self.scheme, tags)
+        if wrong and not self.repair:
+            self._refuse(row, names, wrong[0])
+        self.repaired += len(wrong)
+        starts = [0, *accumulate(len(word) + 1 for word in words)]
+        return tuple(Entity(starts[first], starts[last] - 1, label) for first, last, label in runs_of(tags))
+
+    def _refuse(self, row: int, names: Sequence[str], place: int) -> None:
+        before = names[place - 1] if place else None
+        if place == len(names):
+            found = f"the text ends after {before}"
+        elif before is None:
+            found = f"the text begins with {names[place]}"
+        else:
+            found = f"{names[place]} follows {before}"
+        where = self.places.of_word(row, min(place, len(names) - 1))
+        raise problems.TAGS_IMPOSSIBLE(where=where, found=found, _scheme=self.scheme.name)
