@@ -22,6 +22,7 @@ _HOMES = {
     "Engine": "afina.engine.engine",
     "Lines": "afina.report.progress",
     "METHODS": "afina.methods",
+    "MarkedText": "afina.pages.marked_text",
     "Predictor": "afina.predicting.predictor",
     "Record": "afina.studies.runs.record",
     "Results": "afina.studies.results",
@@ -30,6 +31,7 @@ _HOMES = {
     "Task": "afina.data.task",
     "TextClassifier": "afina.estimators.estimator",
     "TextRegressor": "afina.estimators.estimator",
+    "TokenClassifier": "afina.estimators.estimator",
     "next_texts": "afina.studies.labelling.next_texts",
     "doubts": "afina.studies.labelling.find_doubts",
     "recommend": "afina.studies.choosing.recommend",
@@ -43,10 +45,12 @@ if TYPE_CHECKING:
     from afina.errors import AfinaError as AfinaError
     from afina.estimators.estimator import TextClassifier as TextClassifier
     from afina.estimators.estimator import TextRegressor as TextRegressor
+    from afina.estimators.estimator import TokenClassifier as TokenClassifier
     from afina.methods import METHODS as METHODS
     from afina.models.adapter import Adapter as Adapter
     from afina.models.backbone import Backbone as Backbone
     from afina.models.classifier import Classifier as Classifier
+    from afina.pages.marked_text import MarkedText as MarkedText
     from afina.predicting.predictor import Predictor as Predictor
     from afina.report.progress import Lines as Lines
     from afina.store.adapter_store import AdapterStore as AdapterStore

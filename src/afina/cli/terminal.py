@@ -17,7 +17,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -27,6 +27,7 @@ from afina import allocator
 from afina.cli import problems
 from afina.data.reading_options import OPTIONS
 from afina.errors import AfinaError, CannotWrite, InvalidData
+from afina.pages.marked_text import JOINERS, MarkedText
 
 if TYPE_CHECKING:
     from afina.report.tables import Table
@@ -341,7 +342,19 @@ def print_assumed_precision(where: str) -> None:
     )
 
 
-def printable(text: str, *, lines: bool = False) -> str:
-    """Return a text with escaped control characters, which could change the terminal. `lines`: keep line breaks."""
-    kept = "\n" if lines else ""
+def printable(text: str, *, lines: bool = False, joiners: bool = False) -> str:
+    """Return a text with escaped control characters, which could change the terminal.
+
+    Args:
+        lines: Whether to keep line breaks.
+        joiners: Whether to keep the joiners that emoji and some scripts need to be shown right.
+    """
+    kept = "\n" * lines + JOINERS * joiners
     return "".join(letter if letter.isprintable() or letter in kept else ascii(letter)[1:-1] for letter in text)
+
+
+def print_marked(found: MarkedText, labels: Sequence[str]) -> None:
+    """Print a text with its marked spans on one line; in colours on a terminal, unless NO_COLOR is set."""
+    shown = partial(printable, joiners=True)
+    in_colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    print(found.coloured(labels, shown) if in_colours else found.plain(shown))

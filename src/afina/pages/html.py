@@ -15,6 +15,8 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from afina.pages.marked_text import MarkedText
+
 SHARED = "shared/"
 """The beginning of the name of a file that several pages share."""
 
@@ -33,7 +35,7 @@ def environment(package: str, folder: str = "", **filters: Filter) -> Environmen
     Args:
         package: The full name of the package.
         folder: A folder in the package; empty: the package's own folder.
-        filters: Filters beside `inline`, by their name in templates.
+        filters: Filters beside `inline` and `spans`, by their name in templates.
     """
 
     def load(name: str) -> str:
@@ -44,10 +46,15 @@ def environment(package: str, folder: str = "", **filters: Filter) -> Environmen
     made = Environment(
         loader=FunctionLoader(load), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    made.filters |= {"inline": inline, **filters}
+    made.filters |= {"inline": inline, "spans": spans, **filters}
     return made
 
 
 def inline(text: str) -> Markup:
     """Return the text escaped for HTML, with a `code` element for text between backquotes."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def spans(found: MarkedText) -> Markup:
+    """Return a text with its marked spans as HTML (`MarkedText.html`)."""
+    return Markup(found.html())

@@ -83,6 +83,23 @@ for (const target of document.querySelectorAll("[data-prompt]"))
   for (const article of target.querySelectorAll("article[data-model]"))
     write(article, target.dataset.prompt, new AbortController().signal);
 
+// Entities are corrected: what is selected in the text gets the label of the button, in the JSON below it.
+
+for (const place of document.querySelectorAll(".marking")) {
+  const text = place.querySelector("textarea"), json = at("label");
+  const points = (end) => Array.from(text.value.slice(0, end)).length; // characters, of which some are two units
+  place.hidden = false;
+  for (const button of place.querySelectorAll("button")) {
+    button.addEventListener("click", () => {
+      const start = points(text.selectionStart), end = points(text.selectionEnd), label = button.dataset.label;
+      let known;
+      try { known = JSON.parse(json.value || "[]"); } catch { known = []; }
+      const kept = known.filter((one) => one.end <= start || end <= one.start);
+      if (start < end) json.value = JSON.stringify([...kept, ...(label ? [{ start, end, label }] : [])].sort((a, b) => a.start - b.start));
+    });
+  }
+}
+
 // The server's page: a key and a text, and the answers of all adapters.
 
 function askOnThePage(form, text, figures, problem) {
