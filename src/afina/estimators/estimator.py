@@ -1,4 +1,4 @@
-"""TextClassifier and TextRegressor: scikit-learn estimators for texts.
+"""TextClassifier, TextRegressor and TokenClassifier: scikit-learn estimators for texts.
 
 `afina.Run` trains and `afina.Predictor` predicts; this module gives both the interface of scikit-learn. Importing this
 module loads scikit-learn, but not torch.
@@ -21,12 +21,13 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from afina.data.kinds import CLASSES, NUMBER, Kind
+from afina.data.entities import Entity
+from afina.data.kinds import CLASSES, ENTITIES, NUMBER, Kind
 from afina.data.label_words import no_words_note, word_examples
 from afina.data.split import Split
 from afina.data.task import Cuts, Task, set_aside
 from afina.estimators import problems
-from afina.estimators.inputs import TextInputs, classes_of, numbers_of
+from afina.estimators.inputs import TextInputs, classes_of, entities_of, numbers_of
 from afina.events import ignore
 from afina.methods import make
 from afina.models.adapter import Adapter
@@ -52,7 +53,7 @@ and because a predictor must not be pickled."""
 
 
 class _TextEstimator(BaseEstimator):  # type: ignore[misc]
-    """The base class of TextClassifier and TextRegressor: `fit` executes a run, and a predictor predicts.
+    """The base class of the estimators for texts: `fit` executes a run, and a predictor predicts.
 
     Attributes:
         adapter_: The trained `Adapter` (manifest and tensors), after `fit`.
@@ -360,6 +361,74 @@ class TextRegressor(RegressorMixin, _TextEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.regressor_tags.poor_score = True
         return tags
+
+
+class TokenClassifier(_TextEstimator):
+    """A token classifier for scikit-learn: it finds entities in texts, such as names of persons and places.
+
+        TokenClassifier().fit(["Maria lives in Porto."], [[(0, 5, "PER"), (15, 20, "LOC")]])
+
+    X is a list, array or Series of texts. y has the entities of each text as (start, end, label); `start` and `end` are
+    places of characters, and `end` is the place after the last character. The parameters are the same as for
+    `TextClassifier`.
+
+    After `fit`, the attribute `labels_` has the labels, sorted.
+    """
+
+    kind = ENTITIES
+
+    def __init__(
+        self,
+        method: str = "lora",
+        *,
+        backbone: str = "embedded",
+        hyperparameters: Mapping[str, Any] | None = None,
+        epochs: int = 2,
+        learning_rate: float | None = None,
+        batch_size: int = 16,
+        max_length: int | None = None,
+        training: Mapping[str, Any] | None = None,
+        out: str | Path | None = None,
+        random_state: Any = 0,
+    ) -> None:
+        self.method = method
+        self.backbone = backbone
+        self.hyperparameters = hyperparameters
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.max_length = max_length
+        self.training = training
+        self.out = out
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train the token classifier on all texts.
+
+        Raises InvalidInput (a ValueError) for invalid X or y, and AfinaError for invalid parameters.
+        """
+        inputs = self._single_texts(X)
+        targets, names = entities_of(y, inputs.texts)
+        self._fit(inputs, targets, None, names, {})
+        self.labels_ = np.asarray(names, dtype=object)
+        return self
+
+    def predict(self, X: Any) -> list[list[Entity]]:
+        """Return the entities of each text, each a named tuple (start, end, label), in the order of their places."""
+        return [list(one) for one in self.predictor_.objective.decode(self._predictions(X))]
+
+    def score(self, X: Any, y: Any) -> float:
+        """Return the strict F1 of the entities of all texts: borders and label have to be right."""
+        objective, predictions = self.predictor_.objective, self._predictions(X)
+        targets, _ = entities_of(y, self._single_texts(X).texts)
+        return objective.value(objective.metric, predictions.against(targets))
+
+    @staticmethod
+    def _single_texts(X: Any) -> TextInputs:
+        inputs = TextInputs.of(X)
+        if inputs.pairs is not None:
+            raise problems.PAIRS_WITHOUT_ENTITIES()
+        return inputs
 
 
 def _plain(value: Any) -> Any:

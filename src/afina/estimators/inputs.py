@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import index
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
+from afina.data.entities import Entity, as_entities, tags_of
+from afina.data.entities import entities_of as entity_spans
 from afina.data.readers.frames import MISSING_TYPES
 from afina.data.readers.source import is_whole
 from afina.data.readers.texts import as_lists, column_names, refuse_blank
+from afina.data.words import words_of
 from afina.errors import InvalidData
 from afina.estimators import problems
 
@@ -105,6 +109,60 @@ def numbers_of(labels: np.ndarray) -> np.ndarray:
         found = "one sample has" if len(numbers) == 1 else f"all {len(numbers):,} texts have"
         raise problems.ONE_NUMBER(_who=found, number=numbers[0], texts=len(numbers))
     return numbers
+
+
+def entities_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Convert the entities of texts to targets, object [N] of tuples of `Entity`, and their labels, sorted.
+
+    Args:
+        y: For each text, its entities as (start, end, label), or as a dict with these keys, in any order.
+
+    Raises InvalidInput if an entity is malformed, outside of its text, overlaps another, or does not begin and end at
+    a word; and scikit-learn's ValueError if lengths differ.
+    """
+    if y is None:
+        raise problems.TARGET_MISSING()
+    check_consistent_length(texts, given := list(y))
+    targets = [_entities(one, text, row) for row, (one, text) in enumerate(zip(given, texts, strict=True), start=1)]
+    names = tuple(sorted({entity.label for one in targets for entity in one}))
+    if not names:
+        raise problems.NO_ENTITIES(texts=len(texts))
+    return as_entities(targets), names
+
+
+def _entities(given: Any, text: str, row: int) -> tuple[Entity, ...]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise problems.ENTITY_MALFORMED(row=row, found=given)
+    made = tuple(sorted(_entity(one, row) for one in given))
+    before = 0
+    for place, entity in enumerate(made):
+        if not 0 <= entity.start < entity.end <= len(text):
+            raise problems.ENTITY_OUTSIDE(row=row, found=tuple(entity), length=len(text))
+        if entity.start < before:
+            raise problems.ENTITIES_OVERLAP(row=row, first=tuple(made[place - 1]), second=tuple(entity))
+        before = entity.end
+    words = words_of(text)
+    names = sorted({one.label for one in made})
+    for entity in made:
+        covered = entity_spans(words, tags_of(words, [entity], names), names)
+        if covered != (entity,):
+            start, end = (covered[0].start, covered[0].end) if covered else (0, 0)
+            raise problems.ENTITY_WITHIN_WORD(row=row, found=text[entity.start : entity.end], words=text[start:end])
+    return made
+
+
+def _entity(given: Any, row: int) -> Entity:
+    found: Any = [given.get(name) for name in Entity._fields] if isinstance(given, Mapping) else given
+    try:
+        start, end, label = found
+        made = Entity(index(start), index(end), label)
+    except (TypeError, ValueError):
+        raise problems.ENTITY_MALFORMED(row=row, found=given) from None
+    if not isinstance(label, str) or not label.strip():
+        raise problems.ENTITY_MALFORMED(row=row, found=given)
+    if not is_whole(label):
+        raise problems.LONE_SURROGATE(found=label, row=row)
+    return made
 
 
 def _column(y: Any, texts: Sequence[str]) -> np.ndarray:

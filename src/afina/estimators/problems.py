@@ -39,6 +39,31 @@ _input_one_value = partial(Problem, InvalidInput, "input.one-value")
 ONE_CLASS = _input_one_value("y: all {texts:,} texts have one class, {label!r}. Expected at least two classes.")
 ONE_NUMBER = _input_one_value("y: {_who} the number {number:g}. Expected texts with different numbers.")
 
+_input_entity_invalid = partial(Problem, InvalidInput, "input.entity-invalid")
+ENTITY_MALFORMED = _input_entity_invalid(
+    "y: text {row}: found {found!r}. Expected entities as (start, end, label), with the place of the first character, "
+    "the place after the last, and a label that is a text."
+)
+ENTITY_OUTSIDE = _input_entity_invalid(
+    "y: text {row}: found the entity {found}, but the text has {length:,} characters. Expected "
+    "0 <= start < end <= {length}."
+)
+ENTITIES_OVERLAP = _input_entity_invalid(
+    "y: text {row}: the entities {first} and {second} overlap. Remove one of them."
+)
+ENTITY_WITHIN_WORD = _input_entity_invalid(
+    "y: text {row}: the entity {found!r} does not begin and end at a word; its words are {words!r}. Move its start and "
+    "end to the borders of words."
+)
+NO_ENTITIES = Problem(
+    InvalidInput, "input.one-value", "y: none of the {texts:,} texts has an entity. Expected entities to learn from."
+)
+PAIRS_WITHOUT_ENTITIES = Problem(
+    InvalidInput,
+    "input.pairs-mismatch",
+    "X: found pairs of texts. Entities are parts of one text. Give one column.",
+)
+
 PAIRS_MISMATCH = Problem(
     InvalidInput, "input.pairs-mismatch", "X: found {found}. {estimator} was fitted on {expected}. Give {expected}."
 )
