@@ -13,12 +13,15 @@ from starlette.testclient import TestClient
 from stores_of_studios import finished_run, publish, served
 
 from afina import AdapterStore, Backbone
+from afina.data.entities import with_texts
+from afina.errors import InvalidData
 from afina.models.objective import ANSWERS_NOTHING
+from afina.pages.marked_text import MarkedText
 from afina.spreadsheet_cells import harmless, restored
 from afina.studio.corrections import Correction, Corrections
 from afina.studio.folder import Project, StudioFolder
 from afina.studio.page import Studio
-from afina.studio.pages.try_out import KEPT, AskedVersion, _answer, _in_a_cell
+from afina.studio.pages.try_out import KEPT, AskedVersion, _answer, _entities, _in_a_cell
 from afina.studio.server_process import StudioServer
 from crowd import adapter
 from fakes import Runs
@@ -442,3 +445,44 @@ def test_a_correction_of_several_labels_has_them_in_one_cell(
     assert kept.answer == ",".join((TAGS["labels"][0], TAGS["labels"][2]))
     made = studio.folder.project(web.post("/reviews/try/corrections/project").headers["location"].split("/")[1])
     assert made.options == {"text": "text", "label": "label", "kind": "labels", "separator": ","}
+
+
+# Entities
+
+
+ENTITIES = {"entities": [{"start": 0, "end": 3, "label": "PER", "score": 0.9}], "receipt": {"version": 1}}
+
+
+def test_the_entities_of_an_answer_are_marked_and_two_answers_are_compared_by_their_places() -> None:
+    version, text = AskedVersion("studio/names@1", "Version 1"), "Ana saw Ana."
+    first = with_texts(ENTITIES, text)
+    made = _answer(version, first, None, text)
+    assert made.marked == MarkedText.of(text, [(0, 3, "PER")])
+    assert (made.labels, made.differs) == (["Ana PER"], False)
+    moved = with_texts({"entities": [{"start": 8, "end": 11, "label": "PER", "score": 0.9}]}, text)
+    assert _answer(version, moved, first, text).differs
+    assert not _answer(version, with_texts(ENTITIES, text), first, text).differs
+    assert _answer(version, {"entities": []}, first, text).labels == []
+    assert _in_a_cell({"text": text, **first}) == "[Ana PER] saw Ana."
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("", "Ana", "{}", "[1]", '[{"start": 0}]'),
+        *('[{"start": 0, "end": 30, "label": "PER"}]', '[{"start": 0, "end": 3, "label": "ORG"}]'),
+        '[{"start": 0, "end": 3, "label": "PER"}, {"start": 2, "end": 4, "label": "PER"}]',
+    ],
+)
+def test_a_correction_that_does_not_fit_the_text_is_refused(given: str) -> None:
+    with pytest.raises(InvalidData, match=r"Expected a JSON list .* among LOC, PER"):
+        _entities(given, "Ana saw Ana.", ["LOC", "PER"])
+
+
+def test_a_correction_of_entities_is_kept_in_the_order_of_the_text() -> None:
+    given = '[{"start": 8, "end": 11, "label": "PER"}, {"start": 0, "end": 3, "label": "LOC", "score": 1}]'
+    assert json.loads(_entities(given, "Ana saw Ana.", ["LOC", "PER"])) == [
+        {"start": 0, "end": 3, "label": "LOC"},
+        {"start": 8, "end": 11, "label": "PER"},
+    ]
+    assert _entities("[]", "Ana saw Ana.", ["LOC", "PER"]) == "[]"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT
+from afina.data.kinds import CLASSES, ENTITIES, LABELS, NUMBER, TEXT
 
 TARGET_COLUMN = "target"
 """The column of the right texts in a file of corrections."""
@@ -21,6 +21,7 @@ class AnswerKind:
         column: The column of the right answers in a file of corrections.
         has_several: Whether a right answer has any number of labels.
         is_number: Whether a right answer is a number.
+        marks_text: Whether an answer is entities, which are shown as marks in the text, and corrected as JSON.
         can_be_asked_untrained: Whether the untrained model can be measured and asked beside the versions.
     """
 
@@ -28,6 +29,7 @@ class AnswerKind:
     column: str = "label"
     has_several: bool = False
     is_number: bool = False
+    marks_text: bool = False
     can_be_asked_untrained: bool = False
 
     def options(self, kind: str, separator: str) -> dict[str, Any]:
@@ -43,5 +45,6 @@ ANSWER_KINDS: Mapping[str, AnswerKind] = {
     NUMBER: AnswerKind(is_number=True),
     LABELS: AnswerKind(has_several=True),
     TEXT: AnswerKind(writes=True, column=TARGET_COLUMN),
+    ENTITIES: AnswerKind(marks_text=True, column="entities"),
 }
 """By kind of task."""

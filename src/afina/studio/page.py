@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from afina.errors import AfinaError
 from afina.pages.html import environment
+from afina.pages.marked_text import MarkedText
 from afina.report.formatting import size
 from afina.report.plots import svg
 from afina.report.progress import clock
@@ -300,8 +301,13 @@ def _drawn(svg: str) -> Markup:
     return Markup(_STYLE_ELEMENT.sub("", svg))
 
 
+def _marked_text(found: Mapping[str, Any]) -> MarkedText:
+    """Return a text with marked spans that was read from JSON."""
+    return MarkedText.of_json(found["text"], found["marks"])
+
+
 @cache
 def _environment() -> Environment:
-    made = environment("afina.studio", "templates", size=size, clock=clock, drawn=_drawn)
+    made = environment("afina.studio", "templates", size=size, clock=clock, drawn=_drawn, marked_text=_marked_text)
     made.globals |= {"light": svg.LIGHT, "dark": svg.DARK}
     return made

@@ -39,6 +39,12 @@ UPLOAD_STALLED = Problem(
     Refused, "studio.upload-stalled", "nothing of the form has arrived for {seconds} seconds. Send it again."
 )
 FIELD_MISSING = Problem(InvalidData, "studio.field-missing", "the field {field} is empty. Fill it in.")
+ENTITIES_MALFORMED = Problem(
+    InvalidData,
+    "studio.entities-malformed",
+    "the entities are {found!r:.100}. Expected a JSON list of objects with `start`, `end` and `label`, "
+    "whose labels are among {expected}, and whose places are in the text and do not overlap.",
+)
 NOT_A_NUMBER = Problem(InvalidData, "studio.not-a-number", "the field {field} is {found!r:.40}, not a number.")
 
 _studio_refused = partial(Problem, Refused, "studio.refused")

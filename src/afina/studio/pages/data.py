@@ -16,6 +16,7 @@ from afina import digest
 from afina.data.addresses import named
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.reading_options import OF_FILES, OPTIONS
+from afina.models.objectives import OBJECTIVES
 from afina.studio import problems
 from afina.studio.command_process import CommandProcess
 from afina.studio.folder import Project
@@ -114,6 +115,12 @@ class DataFacts:
     @property
     def is_final(self) -> bool:
         return self.found is not None or bool(self.problem)
+
+    @property
+    def has_doubts(self) -> bool:
+        """Whether the labels can be looked through for doubtful ones."""
+        kind = self.found["kind"] if self.found else ""
+        return bool(kind) and OBJECTIVES[kind].has_doubts
 
 
 def arguments_of(project: Project) -> list[str]:

@@ -291,6 +291,8 @@ def _programs(url: str, newest: PublishedVersion) -> list[ClientProgram]:
     name = newest.reference.partition("@")[0]
     if ANSWER_KINDS[newest.kind].writes:
         path, body = "/v1/completions", f'{{"model": "{name}", "prompt": "{EXAMPLE}"}}'
+    elif ANSWER_KINDS[newest.kind].marks_text:
+        path, body = "/tasks", f'{{"models": ["{name}"], "text": "{EXAMPLE}"}}'
     elif newest.pairs:
         path, body = "/tasks", f'{{"models": ["{name}"], "text": "{EXAMPLE}", "pair": "{PAIR}"}}'
     else:

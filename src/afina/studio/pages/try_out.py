@@ -23,8 +23,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from afina import file_io
+from afina.data.entities import with_texts
 from afina.data.kinds import CLASSES
 from afina.errors import AfinaError, CorruptAdapter
+from afina.pages.marked_text import MarkedText
 from afina.server.client import ServerClient
 from afina.studio import problems
 from afina.studio.access import status_of
@@ -115,7 +117,9 @@ class VersionAnswer:
     """The answer of a version.
 
     Attributes:
-        labels: The answer in words: one label, several labels, a number or a text.
+        labels: The answer in words: one label, several labels, a number or a text; for entities, their texts with
+            their labels.
+        marked: The text with the entities of the answer; None if the answer has none to mark.
         answered: Whether the version is sure enough to answer; if not, `labels` is its best guess.
         differs: Whether the answer differs from that of the version before.
         receipt: What computed the answer, as JSON for `afina replay`; empty if the server gave none.
@@ -124,6 +128,7 @@ class VersionAnswer:
 
     title: str
     labels: Sequence[str] = ()
+    marked: MarkedText | None = None
     answered: bool = True
     chances: Sequence[LabelChance] = ()
     cut: bool = False
@@ -192,6 +197,17 @@ class TryFacts:
     label_names: Sequence[str] = ()
     corrections: Sequence[Correction] = ()
     corrected: int = 0
+
+    @property
+    def marks_text(self) -> bool:
+        return ANSWER_KINDS[self.kind].marks_text
+
+    @property
+    def proposed(self) -> str:
+        """The entities of the last version as JSON, from which a correction begins; empty if there are none."""
+        last = self.answers[-1].marked if self.answers else None
+        spans = [{"start": one.start, "end": one.end, "label": one.label} for one in last.marks] if last else []
+        return json.dumps(spans, ensure_ascii=False)
 
     @property
     def is_final(self) -> bool:
@@ -406,7 +422,7 @@ def _answers(server: StudioServer, question: Question, kind: str) -> list[Versio
         if isinstance(answer, str):
             made.append(VersionAnswer(version.title, problem=answer))
             continue
-        made.append(_answer(version, answer, before))
+        made.append(_answer(version, answer, before, question.text))
         before = answer
     return made
 
@@ -421,7 +437,7 @@ def _asked(
         written = [client.ask("/v1/completions", body) for body in bodies]
         return [{"answer": one["choices"][0]["text"]} for one in written]
     body = {"text": question.text, "models": [one.reference for one in versions], **pair}
-    return list(client.ask("/tasks", body)["results"])
+    return [with_texts(one, question.text) for one in client.ask("/tasks", body)["results"]]
 
 
 def _one(server: StudioServer, question: Question, version: AskedVersion, kind: str) -> Mapping[str, Any] | str:
@@ -433,24 +449,35 @@ def _one(server: StudioServer, question: Question, version: AskedVersion, kind: 
         return str(error)
 
 
-def _answer(version: AskedVersion, found: Mapping[str, Any], before: Mapping[str, Any] | None) -> VersionAnswer:
+def _answer(
+    version: AskedVersion, found: Mapping[str, Any], before: Mapping[str, Any] | None, text: str = ""
+) -> VersionAnswer:
     earlier = (before or {}).get("probabilities", {})
     chances = sorted(found.get("probabilities", {}).items(), key=lambda one: -one[1])
     return VersionAnswer(
         title=version.title,
         labels=said(found),
+        marked=None if found.get("entities") is None else MarkedText.of_json(text, found["entities"]),
         answered=is_answered(found),
         chances=[
             LabelChance(name, value, value - earlier[name] if name in earlier else None) for name, value in chances
         ],
         cut=bool(found.get("truncated")),
-        differs=before is not None and (said(before), is_answered(before)) != (said(found), is_answered(found)),
+        differs=before is not None and _compared_by(before) != _compared_by(found),
         receipt=json.dumps(found["receipt"]) if "receipt" in found else "",
     )
 
 
+def _compared_by(answer: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return what two versions have to agree on."""
+    places = [(one["start"], one["end"]) for one in answer.get("entities") or ()]
+    return said(answer), places, is_answered(answer)
+
+
 def said(answer: Mapping[str, Any]) -> list[str]:
     """Return an answer of `afina predict`, or of the server, in words."""
+    if (entities := answer.get("entities")) is not None:
+        return [f"{one['text']} {one['label']}" for one in entities]
     if (several := answer.get("labels")) is not None:
         return [str(one) for one in several]
     if "value" in answer:
@@ -558,6 +585,8 @@ def _compared(outputs: Sequence[Path]) -> FileAnswers:
 
 
 def _in_a_cell(answer: Mapping[str, Any]) -> str:
+    if answer.get("entities") is not None:
+        return MarkedText.of_json(answer["text"], answer["entities"]).plain()
     words = ", ".join(said(answer))
     return words if is_answered(answer) else f"not answered (best guess: {words or 'none of the labels'})"
 
@@ -607,9 +636,29 @@ def correct(visit: Visit, form: Form, project: str) -> str:
         right = newest.separator.join(one for number, one in enumerate(newest.labels) if form.get(f"label-{number}"))
     elif not right:
         raise problems.FIELD_MISSING(field="label")
+    if answered.marks_text:
+        right = _entities(right, _lined(form["text"]), newest.labels)
     Corrections(opened).add(Correction(_lined(form["text"]), _lined(right), _lined(form.get("pair"))), newest.kind)
     asked = form.get("asked")
     return f"/{project}/try{f'?asked={asked}' if _ID.fullmatch(asked) else ''}#corrections"
+
+
+def _entities(given: str, text: str, labels: Sequence[str]) -> str:
+    """Return the entities of a correction as they are kept, in the order of their places.
+
+    Raises InvalidData if they are no JSON, do not fit the text, or have other labels than `labels`.
+    """
+    try:
+        found = json.loads(given)
+        if not isinstance(found, list):
+            raise TypeError(f"expected a list, found {found!r}")
+        spans = [{"start": int(one["start"]), "end": int(one["end"]), "label": str(one["label"])} for one in found]
+        MarkedText.of_json(text, spans)
+    except (ValueError, TypeError, KeyError):
+        raise problems.ENTITIES_MALFORMED(found=given, expected=list(labels)) from None
+    if not {one["label"] for one in spans} <= {*labels}:
+        raise problems.ENTITIES_MALFORMED(found=given, expected=list(labels))
+    return json.dumps(sorted(spans, key=lambda one: one["start"]), ensure_ascii=False)
 
 
 @router.answers("/{project}/try/corrections.csv")
