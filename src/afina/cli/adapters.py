@@ -30,8 +30,9 @@ from afina.cli.options import (
     takes,
 )
 from afina.cli.store_exchange import print_flips
-from afina.cli.terminal import print_reading, print_tables, printable
+from afina.cli.terminal import print_marked, print_reading, print_tables, printable
 from afina.data.reading_options import ReadingOptions
+from afina.pages.marked_text import MarkedText
 
 if TYPE_CHECKING:
     from afina.data.readers.texts import Chunk
@@ -135,8 +136,10 @@ def predict(
     """Label texts, or write answers to them; print one JSON object per line.
 
     Each JSON object has the predicted label and the probability of each label. For an adapter of kind number, each
-    JSON object has the predicted number; for an adapter of kind text, the answer. For an adapter that was trained with
-    --abstain-error, the field answered says whether the adapter is sure enough of the label.
+    JSON object has the predicted number; for an adapter of kind text, the answer. For an adapter of kind entities, each
+    JSON object has the entities with their places; a terminal shows the text with the entities marked instead. For an
+    adapter that was trained with --abstain-error, the field answered says whether the adapter is sure enough of the
+    label.
     """
     from afina.data.readers.texts import Chunk, check_there, chunks, refuse_blank
 
@@ -227,7 +230,11 @@ class _Answers:
             self.kept += answers
             return
         for answer in answers:
-            print(json.dumps(answer, ensure_ascii=False))
+            if sys.stdout.isatty() and answer.get("entities") is not None:
+                found = MarkedText.of_json(answer["text"], answer["entities"])
+                print_marked(found, self.adapter.manifest.label_names)
+            else:
+                print(json.dumps(answer, ensure_ascii=False))
         sys.stdout.flush()  # the reader of a pipe gets each chunk at once; a closed pipe raises an error here
 
     def end(self, out: Path | None) -> None:

@@ -43,7 +43,7 @@ from afina.cli.results import (
     write_report,
     write_text,
 )
-from afina.cli.terminal import ends_with, exit_status, print_prose, printable, sigterm_as_ctrl_c
+from afina.cli.terminal import ends_with, exit_status, print_marked, print_prose, printable, sigterm_as_ctrl_c
 from afina.errors import AfinaError
 
 if TYPE_CHECKING:
@@ -414,8 +414,8 @@ def texts(
 ) -> None:
     """Show the held-out texts that a method answered in a certain way.
 
-    Without --given and --predicted: all texts with a wrong answer. The most confident answers come first. Nothing is
-    computed again: the answers are those of the study.
+    Without --given and --predicted: all texts with a wrong answer. The most confident answers come first; of entities,
+    the texts with the most errors. Nothing is computed again: the answers are those of the study.
     """
     from dataclasses import asdict
 
@@ -430,6 +430,12 @@ def texts(
         return
     print_prose(f"{found.title}, seed {found.seed}: {found.words}")
     for one in found.texts:
+        if one.right is not None and one.answer is not None:
+            labels = sorted({mark.label for mark in (*one.right.marks, *one.answer.marks)})
+            print(f"row {one.row}, right and answered:")
+            print_marked(one.right, labels)
+            print_marked(one.answer, labels)
+            continue
         sure = "" if one.probability is None else f" ({one.probability:.2f})"
         print(printable(f"row {one.row}: {one.given}, answered {one.predicted}{sure}: {' '.join(one.text.split())}"))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from afina import file_io
+from afina.data.entities import with_texts
 from afina.data.readers.texts import Chunk, Row
 from afina.errors import CannotWrite
 from afina.models.objective import Objective
@@ -41,7 +42,7 @@ def answered_rows(predictor: Predictor, chunk: Chunk) -> tuple[list[Answer], int
     for row in chunk.rows:
         pair = {} if chunk.pairs is None else {"text_pair": row.pair}
         answer = {**objective.empty_answer, REASON: f"{row.where}: no text there"} if row.text is None else next(given)
-        answers.append({"row": row.number, "text": row.text, **pair, **answer})
+        answers.append({"row": row.number, "text": row.text, **pair, **with_texts(answer, row.text or "")})
     return answers, truncated
 
 
