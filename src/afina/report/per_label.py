@@ -29,7 +29,7 @@ class LabelFigures:
     """Precision, recall and F1 of one label: means over the seeds, NaN if a figure is undefined for a seed.
 
     Attributes:
-        support: The number of texts whose target is or has the label.
+        support: The number of texts whose target is or has the label, or of target entities with the label.
     """
 
     name: str
@@ -72,12 +72,17 @@ def as_json(found: Sequence[LabelFigures]) -> dict[str, object]:
     }
 
 
-def terminal_table(found: Sequence[LabelFigures], of: str = "") -> Table:
-    """Return a terminal table with the figures of the most frequent labels; `of` names the method in the title."""
+def terminal_table(found: Sequence[LabelFigures], of: str = "", having: str = "Texts") -> Table:
+    """Return a terminal table with the figures of the most frequent labels.
+
+    Args:
+        of: The name of the method, for the title; empty for none.
+        having: The heading of the column of `LabelFigures.support`.
+    """
     shown = sorted(found, key=lambda one: -one.support)
     few = (f"The {FITS} most frequent of {len(found)} labels.",) if len(found) > FITS else ()
     rows = tuple((brief(one.name), *_figures(one)) for one in shown[:FITS])
-    columns = (Column("Label", "left"), *_FIGURES[:-1], Column("Texts"))
+    columns = (Column("Label", "left"), *_FIGURES, Column(having))
     return Table(_of(BY_LABEL, of), columns, rows, few)
 
 
@@ -105,19 +110,23 @@ def _of(title: str, of: str) -> str:
     return f"{title}, {of}" if of else title
 
 
-def table(arms: Sequence[Arm], found: Sequence[Sequence[LabelFigures]]) -> Table:
-    """Return a table with a row for each method and label; `found` has the metrics of the labels by method."""
+def table(arms: Sequence[Arm], found: Sequence[Sequence[LabelFigures]], having: str = "Texts") -> Table:
+    """Return a table with a row for each method and label; `found` has the metrics of the labels by method.
+
+    Args:
+        having: What `LabelFigures.support` counts.
+    """
     rows = []
     for arm, labels in zip(arms, found, strict=True):
         for one in sorted(labels, key=lambda one: -one.support)[:MOST]:
             rows.append((arm.label, one.name, *_figures(one)))
     names = len(arms[0].record.label_names)
     few = f" The {MOST} most frequent of {names} labels." if names > MOST else ""
-    columns = (Column("Method", "left"), Column("Label", "left"), *_FIGURES)
+    columns = (Column("Method", "left"), Column("Label", "left"), *_FIGURES, Column(f"{having} that have it"))
     return Table(BY_LABEL, columns, tuple(rows), (f"Means over the seeds. {_UNDEFINED}{few}",))
 
 
-_FIGURES = tuple(map(Column, ("Precision", "Recall", "F1", "Texts that have it")))
+_FIGURES = tuple(map(Column, ("Precision", "Recall", "F1")))
 
 
 def _figures(one: LabelFigures) -> tuple[str, ...]:

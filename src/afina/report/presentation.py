@@ -1,4 +1,4 @@
-"""How a report presents each kind of task (classes, number, labels, text): words, notes, tables and plots.
+"""How a report presents each kind of task (classes, number, labels, text, entities): words, notes, tables and plots.
 
 Other modules of the package `afina.report` do not depend on the kind of a task.
 """
@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from afina.data.addresses import named
-from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT
+from afina.data.kinds import CLASSES, ENTITIES, LABELS, NUMBER, TEXT
 from afina.data.label_words import are_words
 from afina.data.reading_options import ReadingOptions
 from afina.errors import NotFound
 from afina.models.decoding import Decoding
-from afina.report import per_label
+from afina.report import entity_errors, per_label
 from afina.report.arms import Arm, has_several_backbones
 from afina.report.formatting import listed, metric_heading, share
 from afina.report.per_label import LabelFigures
@@ -44,18 +44,25 @@ class Presentation(ABC):
         right: The heading of the column of targets in tables.
         by_distance: Whether methods disagree by the distance of their mean predictions (numbers), and not by votes.
         side_by_side: Whether predictions are texts, which are shown with their differences from a reference marked.
+        marks_text: Whether predictions are parts of the text, which are shown as marks in it.
         headed: Whether the models for this kind of task have a classification head.
+        having: What is counted of each label in tables: texts that have it, or its entities.
     """
 
     right: ClassVar[str]
     by_distance: ClassVar[bool] = False
     side_by_side: ClassVar[bool] = False
+    marks_text: ClassVar[bool] = False
     headed: ClassVar[bool] = True
+    having: ClassVar[str] = "Texts"
 
     @property
     @abstractmethod
     def plots(self) -> Mapping[str, Draw]:
-        """The functions that draw plots of the predictions, by the title of their section, in the report's order."""
+        """The functions that draw plots of the predictions, by the title of their section, in the report's order.
+
+        If a table has the title, the section of the table has the plots too.
+        """
 
     @abstractmethod
     def asked(self, names: Sequence[str]) -> str:
@@ -81,7 +88,8 @@ class Presentation(ABC):
         """Return sentences that define the metrics in the report; `data` has the reading options of the task."""
         return []
 
-    def metric_notes(self, record: Record) -> list[str]:
+    def metric_notes(self, arms: Sequence[Arm]) -> list[str]:
+        """Return notes on how the metrics and the predictions of the methods are computed."""
         return []
 
     def least(self, names: Sequence[str], targets: Sequence[Any]) -> list[str]:
@@ -128,7 +136,7 @@ class Presentation(ABC):
 
     def tables(self, arms: Sequence[Arm]) -> list[Table]:
         found = self.found_by(arms)
-        return [per_label.table(arms, found)] if found[0] else []
+        return [per_label.table(arms, found, self.having)] if found[0] else []
 
     def found_by(self, arms: Sequence[Arm]) -> list[list[LabelFigures]]:
         """Return the figures of each label (precision, recall, F1) for each method."""
@@ -146,7 +154,7 @@ class Presentation(ABC):
             of: The name of the method, for the titles of the tables; empty for none.
         """
         found = self.found(names, targets, answers)
-        return [per_label.terminal_table(found, of)] if found else []
+        return [per_label.terminal_table(found, of, self.having)] if found else []
 
     def as_json(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> dict[str, object]:
         """Return the JSON keys `labels`, the figures by label name, and `confusion`, the confusion matrix.
@@ -242,10 +250,15 @@ class _Classes(Presentation):
 
 def _can_be_asked(record: Record) -> bool:
     """Whether a backbone is not known to be an encoder, which cannot be asked in words."""
+    return record.endpoint is None and _is_encoder(record) is not True
+
+
+def _is_encoder(record: Record) -> bool | None:
+    """Whether the backbone of a run is an encoder; None if that is not known."""
     try:
-        return record.endpoint is None and is_encoder(record.backbone) is not True
+        return None if record.endpoint is not None else is_encoder(record.backbone)
     except NotFound:
-        return True
+        return None
 
 
 class _Number(Presentation):
@@ -323,7 +336,8 @@ class _Text(Presentation):
         words = metric_heading(record.metric)
         return [f"Verdicts are about {words}: {words} decides which method is better."]
 
-    def metric_notes(self, record: Record) -> list[str]:
+    def metric_notes(self, arms: Sequence[Arm]) -> list[str]:
+        record = arms[0].record
         named = [METRICS[name] for name in record.metrics]
         whole = [one.words for one in named if one.of_corpus]
         means = [one.words for one in named if one.points and one.directed and not one.of_corpus]
@@ -347,6 +361,65 @@ class _Text(Presentation):
         ][:1]
 
 
+class _Entities(Presentation):
+    """The presentation of token classification tasks (named entities) in a report."""
+
+    right = "Right entities"
+    marks_text = True
+    having = "Entities"
+
+    @property
+    def plots(self) -> Mapping[str, Draw]:
+        return {
+            per_label.BY_LABEL: lambda arms: [predictions.f1_by_label(arms, self.found_by(arms))],
+            entity_errors.ERRORS: lambda arms: [predictions.entity_errors(arms)],
+        }
+
+    def asked(self, names: Sequence[str]) -> str:
+        return f"entities of {len(names)} label{'s' * (len(names) != 1)}"
+
+    def in_words(self, names: Sequence[str], answer: Any) -> str:
+        """Return the labels and places of entities, such as `PER 0–5, LOC 14–19`: the texts are not known here."""
+        return ", ".join(f"{label} {start}–{end}" for start, end, label in answer) or "none"
+
+    def meaning(self, record: Record, data: ReadingOptions) -> list[str]:
+        return ["An entity is right if its borders and its label are right, and all entities count alike (micro)."]
+
+    def metric_notes(self, arms: Sequence[Arm]) -> list[str]:
+        one_sided = [arm.label for arm in arms if _is_encoder(arm.record) is False]
+        if not one_sided:
+            return []
+        which = "The model reads" if len(one_sided) == len(arms) else f"The model of {listed(one_sided)} reads"
+        return [
+            f"{which} from left to right: the tag of a word depends on the word and the words before it, not on the "
+            "words after it. An encoder reads both sides."
+        ]
+
+    def same(self, names: Sequence[str], answer: Any) -> str | None:
+        return "the same" if answer else "no entity"
+
+    def which_disagree(self, shown: int, most: int) -> str:
+        return f"{super().which_disagree(shown, most)} Places are characters of the text, the first is 0."
+
+    def found(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> list[LabelFigures]:
+        return entity_errors.label_figures(names, targets, answers)
+
+    def tables(self, arms: Sequence[Arm]) -> list[Table]:
+        return [*super().tables(arms), entity_errors.table(arms)]
+
+    def terminal_tables(
+        self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray, of: str = ""
+    ) -> list[Table]:
+        return [
+            *super().terminal_tables(names, targets, answers, of),
+            entity_errors.terminal_table(targets, answers, of),
+        ]
+
+    def as_json(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> dict[str, object]:
+        """Return the keys of the base class, and `errors`: how many errors of each kind there are."""
+        return super().as_json(names, targets, answers) | {"errors": entity_errors.as_json(targets, answers)}
+
+
 def _generation(record: Record) -> list[str]:
     """A sentence on the decoding (greedy or beam search) and the length limit of a run's generated answers."""
     given = record.objective or {}
@@ -367,4 +440,5 @@ PRESENTATIONS: Mapping[str, Presentation] = {
     NUMBER: _Number(),
     LABELS: _Labels(),
     TEXT: _Text(),
+    ENTITIES: _Entities(),
 }

@@ -14,7 +14,7 @@ TEXTS_UNAVAILABLE = Problem(
 _answers_unlabelled = partial(Problem, InvalidData, "report.answers-unlabelled")
 ANSWERS_WITHOUT_LABELS = _answers_unlabelled(
     "{path}: the answers are no single labels, because the task is of kind {kind}. Texts can be found by right and "
-    "predicted label only for a task of kind classes."
+    "predicted label only for a task of kind classes or entities."
 )
 _run_missing = partial(Problem, NotFound, "report.run-missing")
 NO_RUN_OF_USE = _run_missing(

@@ -299,9 +299,10 @@ class Report:
             presentation, greatest = _presentation(self.arms), of_greatest_size(self.arms)
             claimed = paper.claim_table(self.claims)
             made += [sections.of_table(claimed)] if claimed else []
-            drawn = (TRAINING, *presentation.plots)
+            tables = presentation.tables(greatest)
+            drawn = [one for one in (TRAINING, *presentation.plots) if one not in {table.title for table in tables}]
             made += [Section(title, tuple(plots[title])) for title in drawn if plots.get(title)]
-            made += [sections.of_table(table) for table in presentation.tables(greatest)]
+            made += [sections.of_table(table, *plots.get(table.title, ())) for table in tables]
             made += sections_of(greatest, self.evaluated)
             made += doubts.section_of_results(self.results, texts=not self.evaluated.withheld)
             made.append(sections.what_was_run(self.arms))

@@ -18,6 +18,7 @@ from afina.data.reading_options import ReadingOptions
 from afina.methods import make
 from afina.models.backbone_spec import FLOAT
 from afina.report.arms import Arm, differing, has_several_backbones, products_of, training
+from afina.report.examples.marked_answers import MarkedExamples
 from afina.report.examples.side_by_side import Examples
 from afina.report.formatting import (
     NOTHING,
@@ -86,7 +87,7 @@ class AnswerBlock:
     plots: tuple[Plot, ...] = ()
 
 
-Block = Prose | Subheading | Notes | Code | AnswerBlock | Table | Plot | Examples
+Block = Prose | Subheading | Notes | Code | AnswerBlock | Table | Plot | Examples | MarkedExamples
 """A block of a section. A `Table` block is written without its title and notes, because the section has them."""
 
 
@@ -410,7 +411,7 @@ def _on_figures(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
         "The intervals say where the figure may lie on other texts of this kind, and with other seeds where several "
         "were run.",
     ]
-    made = [" ".join(said), *presentation.metric_notes(record)]
+    made = [" ".join(said), *presentation.metric_notes(arms)]
     if len({result.predictions.right_as_bytes for arm in arms for result in arm.results}) == 1:
         made += presentation.least(record.label_names, targets.tolist())
         for metric, reached in record.ceiling.items():

@@ -5,7 +5,8 @@ Records contain no texts: `find_texts` reads the task again, and refuses texts t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,11 +14,15 @@ import numpy as np
 
 from afina.data.readers.target_kinds import of_kind
 from afina.errors import UnknownName
+from afina.pages.marked_text import MarkedText
 from afina.report import per_label, problems
 from afina.report.arms import Arm
 from afina.report.examples.disagreements import EvaluationTexts
+from afina.report.examples.marked_answers import first_place, marked_answer, plain
 from afina.report.per_label import LabelFigures
 from afina.report.presentation import PRESENTATIONS
+from afina.stats.entities import EntityError, errors
+from afina.stats.entity_alignment import Entity
 from afina.studies.results import Results
 from afina.studies.runs.record import Record, Result
 
@@ -46,6 +51,7 @@ class AnsweredRun:
         matrix: The number of texts by right label (rows) and predicted label; empty for more than `per_label.MOST`
             labels, and if a text can have several labels.
         confusions: The most frequent confusions, if there is no matrix.
+        marks_text: Whether answers are entities in the text.
     """
 
     title: str
@@ -57,6 +63,7 @@ class AnsweredRun:
     labels: tuple[LabelFigures, ...]
     matrix: tuple[tuple[int, ...], ...] = ()
     confusions: tuple[Confusion, ...] = ()
+    marks_text: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON values; an undefined figure is null."""
@@ -83,7 +90,7 @@ def answered_run(title: str, result: Result) -> AnsweredRun:
             most = per_label.most_confused(counts, MOST_LISTED)
             confusions = tuple(Confusion(names[right], names[predicted], times) for right, predicted, times in most)
     about = (title, record.name, record.backbone, record.seed, record.key)
-    return AnsweredRun(*about, names, (*made,), matrix, confusions)
+    return AnsweredRun(*about, names, (*made,), matrix, confusions, PRESENTATIONS[record.kind].marks_text)
 
 
 @dataclass(frozen=True)
@@ -93,8 +100,11 @@ class AnsweredRow:
     Attributes:
         row: The place in the evaluation split, the first is 0.
         text: The text; the two texts of a pair are joined.
-        given: The right label.
+        given: The right label; the right entities in words, such as `Maria PER, Porto LOC`.
+        predicted: The answer, in the form of `given`.
         probability: The probability of the predicted label; None if the model gives none.
+        right: The text with its right entities; None for other kinds of task.
+        answer: The text with the entities of the answer, with the errors as remarks.
     """
 
     row: int
@@ -102,11 +112,13 @@ class AnsweredRow:
     given: str
     predicted: str
     probability: float | None
+    right: MarkedText | None = None
+    answer: MarkedText | None = None
 
 
 @dataclass(frozen=True)
 class FoundTexts:
-    """The texts that a run answered in a certain way, those with the most probable answer first.
+    """The texts that a run answered in a certain way, those with the most probable answer or the most errors first.
 
     Attributes:
         count: The number of all such texts; `texts` may have fewer.
@@ -155,6 +167,9 @@ def find_texts(
 ) -> FoundTexts:
     """Return the evaluation texts with the right label `given` that a run answered with the label `predicted`.
 
+    If answers are entities, these are the texts with an error whose right entity has the label `given` and whose
+    answer has the label `predicted`.
+
     Args:
         arms: The arms of the results.
         used: The run whose adapter to use; None if it has no record.
@@ -164,34 +179,72 @@ def find_texts(
         longest: The largest number of characters of a text; a longer text is cut.
 
     Raises:
-        InvalidData: The task has no single labels, or its texts changed since the run.
+        InvalidData: The task has neither single labels nor entities, or its texts changed since the run.
         UnknownName: No text can have such a label.
         NotFound: There is no such run.
     """
     result = _result(results, arms, used, chosen)
     record, where = result.record, str(results.out)
-    if not _has_one_label(record.kind):
+    marks_text = PRESENTATIONS[record.kind].marks_text
+    if not (marks_text or _has_one_label(record.kind)):
         raise problems.ANSWERS_WITHOUT_LABELS(path=where, kind=record.kind)
+    for label in (given, predicted):
+        _check_label(record.label_names, label, where)
+    find = _with_errors if marks_text else _with_labels
+    rows, shown = find(result, _texts(results, record), given, predicted, longest)
+    title = next(arm.label for arm in arms if record.key in {one.key for one in arm.records})
+    about = (record.name, title, record.backbone, record.seed)
+    return FoundTexts(*about, given, predicted, len(rows), record.examples, tuple(map(shown, rows[:most])))
+
+
+def _with_labels(
+    result: Result, texts: Sequence[str], given: str | None, predicted: str | None, longest: int | None
+) -> tuple[Sequence[int], Callable[[int], AnsweredRow]]:
+    """Return the rows of the texts with these labels, the most probable answers first, and what shows a row."""
+    record, chances = result.record, _chances(result)
     names = record.label_names
-    numbers = [_number(names, one, where) for one in (given, predicted)]
-    rows = _rows(result, *numbers)
-    chances = _chances(result)
+    rows = _rows(result, *(None if one is None else names.index(one) for one in (given, predicted)))
     if chances is not None:
         rows = rows[np.argsort(-chances[rows], kind="stable")]
-    texts = _texts(results, record)
-    shown = [
-        AnsweredRow(
+
+    def shown(row: int) -> AnsweredRow:
+        return AnsweredRow(
             row,
             _cut(texts[row], longest),
             names[int(result.targets[row])],
             PRESENTATIONS[record.kind].in_words(names, int(result.answers[row])),
             None if chances is None else round(float(chances[row]), 4),
         )
-        for row in rows[:most].tolist()
-    ]
-    title = next(arm.label for arm in arms if record.key in {one.key for one in arm.records})
-    about = (record.name, title, record.backbone, record.seed)
-    return FoundTexts(*about, given, predicted, len(rows), record.examples, tuple(shown))
+
+    return rows.tolist(), shown
+
+
+def _with_errors(
+    result: Result, texts: Sequence[str], label: str | None, answered: str | None, longest: int | None
+) -> tuple[Sequence[int], Callable[[int], AnsweredRow]]:
+    """Return the rows of the texts with errors of these labels, the most errors first, and what shows a row."""
+    found, counts = dict[int, list[EntityError]](), Counter[int]()
+    for one in errors(result.targets, result.answers):
+        found.setdefault(one.text, []).append(one)
+        counts[one.text] += label in (None, _label(one.target)) and answered in (None, _label(one.answer))
+
+    def shown(row: int) -> AnsweredRow:
+        text, right, answer = texts[row], result.targets[row], result.answers[row]
+        most, near = len(text) if longest is None else longest, first_place(found[row])
+        marked = MarkedText.of(text, map(plain, right)), marked_answer(text, answer, found[row])
+        given, predicted = (_in_words(text, one) for one in (right, answer))
+        shown_right, shown_answer = (one.excerpt(most, near) for one in marked)
+        return AnsweredRow(row, _cut(text, longest), given, predicted, None, shown_right, shown_answer)
+
+    return [row for row, times in counts.most_common() if times], shown
+
+
+def _in_words(text: str, entities: Sequence[Entity]) -> str:
+    return ", ".join(f"{text[start:end]} {label}" for start, end, label in entities) or "none"
+
+
+def _label(entity: Entity | None) -> str | None:
+    return None if entity is None else entity[2]
 
 
 def _result(results: Results, arms: Sequence[Arm], used: Record | None, chosen: RunChoice) -> Result:
@@ -216,10 +269,9 @@ def _result(results: Results, arms: Sequence[Arm], used: Record | None, chosen: 
     return max(found, key=lambda one: one.record.train_examples)
 
 
-def _number(names: Sequence[str], label: str | None, where: str) -> int | None:
+def _check_label(names: Sequence[str], label: str | None, where: str) -> None:
     if label is not None and label not in names:
         raise UnknownName("label", label, names, where)
-    return None if label is None else names.index(label)
 
 
 def _rows(result: Result, given: int | None, predicted: int | None) -> np.ndarray:

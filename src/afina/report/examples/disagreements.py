@@ -15,6 +15,7 @@ from afina.data.addresses import is_at_hand
 from afina.data.reading_options import ReadingOptions
 from afina.errors import AfinaError
 from afina.report.arms import Arm, measured_on
+from afina.report.examples.marked_answers import MarkedAnswers
 from afina.report.examples.side_by_side import SideBySide, which_differ
 from afina.report.formatting import listed
 from afina.report.presentation import PRESENTATIONS
@@ -23,7 +24,7 @@ from afina.report.tables import Column, Table
 from afina.studies.runs.inputs import evaluation_of
 from afina.studies.runs.record import Record
 
-DISAGREEMENTS, EXAMPLES = "Where the methods disagree", "Examples"
+DISAGREEMENTS, EXAMPLES, ERRORS = "Where the methods disagree", "Examples", "Examples of errors"
 SHOWN = 20
 LONGEST = 280
 """A text in the table of disagreements is cut after this number of characters."""
@@ -118,9 +119,14 @@ def sections_of(arms: Sequence[Arm], evaluated: EvaluationTexts) -> list[Section
     """Return the sections of a report that show evaluation texts one by one.
 
     For tasks whose answers are texts, the sections show examples of answers side by side, and the answers that differ
-    most. For other tasks, the section is a table of the texts on which methods disagree, or empty if there are none.
+    most. For tasks whose answers are parts of the text, the sections show texts with marks: those with errors, and
+    those on which methods differ most. For other tasks, the section is a table of the texts on which methods disagree,
+    or empty if there are none.
     """
-    if not PRESENTATIONS[arms[0].record.kind].side_by_side:
+    presentation = PRESENTATIONS[arms[0].record.kind]
+    if presentation.marks_text:
+        return _marked_sections(arms, evaluated)
+    if not presentation.side_by_side:
         table = disagreement_table(arms, evaluated)
         return [of_table(table)] if table else []
     every, compared = SideBySide(_comparable(arms)), SideBySide(_adapted(arms))
@@ -135,6 +141,21 @@ def sections_of(arms: Sequence[Arm], evaluated: EvaluationTexts) -> list[Section
     if rows:
         found = compared.examples(rows, texts, disagreement=True)
         made.append(Section(DISAGREEMENTS, (Notes(tuple(said)), found)))
+    return made
+
+
+def _marked_sections(arms: Sequence[Arm], evaluated: EvaluationTexts) -> list[Section]:
+    texts, _ = evaluated.shown(arms[0].record)
+    if texts is None:
+        table = disagreement_table(arms, evaluated)
+        return [of_table(table)] if table else []
+    every, compared = MarkedAnswers(_comparable(arms)), MarkedAnswers(_adapted(arms))
+    made, wrong, apart = list[Section](), every.spread(), compared.most_apart()
+    if wrong:
+        made.append(Section(ERRORS, (Notes(tuple(every.notes(len(wrong)))), every.examples(wrong, texts))))
+    if apart:
+        said = Notes((compared.which_differ(len(apart)),))
+        made.append(Section(DISAGREEMENTS, (said, compared.examples(apart, texts))))
     return made
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from afina.report.arms import Arm
+from afina.report.entity_errors import mean_counts
 from afina.report.formatting import UNDEFINED, brief
 from afina.report.per_label import MOST, LabelFigures, confused
 from afina.report.plots import svg
 from afina.report.plots.svg import WIDTH, Plot, canvas, finish, legend, rows_of
-from afina.stats import classification, text
+from afina.stats import classification, entities, text
 
 
 def confusion_matrices(arms: Sequence[Arm]) -> list[Plot]:
@@ -146,6 +147,26 @@ def f1_by_label(arms: Sequence[Arm], found: Sequence[Sequence[LabelFigures]]) ->
     caption = "Means over the seeds."
     caption += f" The {MOST} most frequent of {len(arms[0].record.label_names)} labels." if len(shown) == MOST else ""
     return finish(figure, "labels", "F1 by label", said, caption)
+
+
+def entity_errors(arms: Sequence[Arm]) -> Plot:
+    """Return a bar plot of the number of errors of each kind and method, means over the seeds."""
+    height = 0.8 / len(arms)
+    figure, axes = canvas(1.2 + len(entities.ERROR_KINDS) * (0.16 + 0.13 * len(arms)) + 0.17 * len(arms))
+    said = []
+    for number, arm in enumerate(arms):
+        counts = mean_counts(arm.targets, arm.answers)
+        places = [row - 0.4 + height * (number + 0.5) for row in range(len(counts))]
+        axes.barh(places, [*counts.values()], height=height, color=svg.colour(arm.place))
+        axes.plot([*counts.values()], places, svg.marker(arm.place), color=svg.colour(arm.place))
+        said.append(f"{brief(arm.label)} " + ", ".join(f"{kind} {times:,.3g}" for kind, times in counts.items()))
+    axes.set_yticks(range(len(entities.ERROR_KINDS)), entities.ERROR_KINDS)
+    axes.set_ylim(len(entities.ERROR_KINDS) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    axes.grid(False, axis="y")
+    axes.set_xlabel("Entities")
+    legend(axes, arms)
+    return finish(figure, "errors", "Errors by kind", said, "Means over the seeds.")
 
 
 def _formatted(f1: float) -> str:

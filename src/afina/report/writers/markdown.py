@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from afina.report.examples.marked_answers import MarkedExamples
 from afina.report.examples.side_by_side import AnsweredText, Examples
 from afina.report.examples.word_differences import Piece
 from afina.report.plots.svg import Plot
@@ -75,6 +76,8 @@ def _written(block: Block) -> str:
             return ""
         case Examples():
             return _examples(block)
+        case MarkedExamples():
+            return _marked_examples(block)
 
 
 def _examples(block: Examples) -> str:
@@ -91,6 +94,17 @@ def _example(one: AnsweredText) -> str:
         for answer in one.answers
     ]
     return "\n".join(f"- {name}: {text}" for name, text in lines)
+
+
+def _marked_examples(block: MarkedExamples) -> str:
+    made = []
+    for one in block.items:
+        lines = (
+            f"- {_plain(line.label)}{f' ({line.remark})' * bool(line.remark)}: {_plain(line.text.plain())}"
+            for line in one.lines
+        )
+        made.append("\n".join([f"### {one.title}\n", *lines]))
+    return "\n\n".join(made)
 
 
 def _marked(piece: Piece) -> str:
