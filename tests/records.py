@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from afina.data.entities import as_entities, numbered, tags_of
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import as_references
+from afina.data.words import words_of
 from afina.methods import METHODS
 from afina.models.manifest import FORMAT, MANIFEST
 from afina.models.objective import Objective
 from afina.models.objectives import Labels, Number, Texts
 from afina.models.predictions import Predictions
+from afina.models.token_classification import Entities
 from afina.studies.descriptions import Failure
 from afina.studies.results import Results
 from afina.studies.runs.output_directory import OutputDirectory
@@ -222,6 +225,39 @@ def texts(method: str = "lora", *, noise: float = 0.3, seed: int = 0, size: int 
     told = {"kind": "text", "objective": objective.settings, "metric": objective.metric, "examples": size, "seed": seed}
     told |= {"label_names": ("ref",), "metrics": objective.metrics(predicted)}
     told |= {"signatures": objective.signatures(predicted.right), "head": 0}
+    return Result(record(method, **(told | changes)), predicted)
+
+
+NAMES = {"PER": ("Maria Silva", "Ana", "Rui"), "LOC": ("Porto", "Rio Tinto")}
+
+
+def sentences_with_entities(size: int = 60) -> tuple[list[str], np.ndarray]:
+    """Sentences with a person and a place, or neither, and their entities."""
+    drawn, texts, found = np.random.default_rng(1), list[str](), []
+    for place in range(size):
+        who, where = (str(drawn.choice(NAMES[label])) for label in ("PER", "LOC"))
+        text = f"{who} went to {where} on day {place}." if place % 3 else f"The ferry left on day {place}."
+        spans = [(text.index(name), label) for name, label in ((who, "PER"), (where, "LOC")) if name in text]
+        lengths = {"PER": len(who), "LOC": len(where)}
+        texts.append(text)
+        found.append([(start, start + lengths[label], label) for start, label in spans])
+    return texts, as_entities(found)
+
+
+def entities(method: str = "lora", *, noise: float = 1.0, seed: int = 0, size: int = 60, **changes: Any) -> Result:
+    """A finished run that finds entities, with outputs as near to what is right as `noise` has it."""
+    drawn, (texts, right) = np.random.default_rng([seed, *method.encode()]), sentences_with_entities(size)
+    objective = Entities(("LOC", "PER"))
+    words = [words_of(text) for text in texts]
+    eye = 4 * np.eye(objective.width)
+    made = [
+        eye[tags_of(each, gold)] + 2 * noise * drawn.normal(size=(len(each), objective.width))
+        for each, gold in zip(words, numbered(right, objective.label_names), strict=True)
+    ]
+    outputs = np.fromiter((each.astype(np.float32) for each in made), dtype=object)
+    predicted = Predictions(outputs, right, {"words": np.fromiter(words, dtype=object)})
+    told = {"kind": "entities", "objective": objective.settings, "metric": objective.metric, "examples": size}
+    told |= {"label_names": objective.label_names, "metrics": objective.metrics(predicted), "seed": seed}
     return Result(record(method, **(told | changes)), predicted)
 
 

@@ -11,8 +11,7 @@ import numpy as np
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
-from afina.data.entities import Entity, as_entities, tags_of
-from afina.data.entities import entities_of as entity_spans
+from afina.data.entities import Entity, as_entities
 from afina.data.readers.frames import MISSING_TYPES
 from afina.data.readers.source import is_whole
 from afina.data.readers.texts import as_lists, column_names, refuse_blank
@@ -142,12 +141,11 @@ def _entities(given: Any, text: str, row: int) -> tuple[Entity, ...]:
             raise problems.ENTITIES_OVERLAP(row=row, first=tuple(made[place - 1]), second=tuple(entity))
         before = entity.end
     words = words_of(text)
-    names = sorted({one.label for one in made})
-    for entity in made:
-        covered = entity_spans(words, tags_of(words, [entity], names), names)
-        if covered != (entity,):
-            start, end = (covered[0].start, covered[0].end) if covered else (0, 0)
-            raise problems.ENTITY_WITHIN_WORD(row=row, found=text[entity.start : entity.end], words=text[start:end])
+    for start, end, _ in made:
+        inside = words[(words[:, 0] < end) & (words[:, 1] > start)]
+        whole = slice(int(inside[0, 0]), int(inside[-1, 1])) if len(inside) else slice(0, 0)
+        if whole != slice(start, end):
+            raise problems.ENTITY_WITHIN_WORD(row=row, found=text[start:end], words=text[whole])
     return made
 
 
