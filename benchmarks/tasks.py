@@ -79,7 +79,7 @@ def page(task: str, results: Results) -> str:
         [
             f"#### `snippets:{task}`",
             table(made.tables[0]),
-            f"On the same texts of `snippets:{task}`, {floors.FLOORS[record.kind].tfidf} has {beside}."
+            f"On the same texts of `snippets:{task}`, {floors.FLOORS[record.kind].learned} has {beside}."
             + (f" A single human has {' and '.join(human)} on `snippets:{task}`." if human else ""),
             table(verdicts),
             " ".join(made.sentences),

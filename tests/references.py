@@ -213,7 +213,7 @@ def tagged(
     """Answers as tags; `extras` also has the right and the answered tags, for other libraries."""
     words = objects([np.array([(4 * k, 4 * k + 3) for k in range(len(one))]).reshape(-1, 2) for one in right])
     extras = {"words": words, "right": objects(right), "found": objects(found)}
-    extras |= {} if groups is None else {"group": groups}
+    extras |= {} if groups is None else {"document": groups}
     return Answered(objects([*map(spans, right)]), objects([*map(spans, found)]), None, extras)
 
 

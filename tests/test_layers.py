@@ -95,6 +95,7 @@ OWNERS = {
     "python_multipart": "studio.forms",
     "ray": "cluster.* studies.executors.* server.ray_serve.*",
     "cleanlab": "stats.label_issues",
+    "pycrfsuite": "studies.choosing.taggers",
     "threadpoolctl": "studies.executors.fork_server",
     "uvicorn": "server.running studio.app",
     "opentelemetry": "server.logs_and_traces",
@@ -209,7 +210,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 LATER = (
     "torch transformers peft numpy scipy sklearn pandas pyarrow openpyxl jinja2 matplotlib pydantic sqlalchemy "
     "optuna obstore huggingface_hub fastapi opentelemetry rich IPython resource rouge_score sacrebleu "
-    "llguidance ray bitsandbytes threadpoolctl re2 openai cleanlab"
+    "llguidance ray bitsandbytes threadpoolctl re2 openai cleanlab pycrfsuite"
 )
 """Libraries that take long to import, or are not installed everywhere: what does not need them starts without them."""
 

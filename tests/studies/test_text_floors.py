@@ -16,7 +16,7 @@ from afina.studies.choosing.floors import LEAD, TextFloors, first_sentences
 from references import WORDS
 
 OBJECTIVE = objectives.make(("summary",), {"kind": "text"})
-CONSTANT, NEAREST = TextFloors.constant, TextFloors.tfidf
+CONSTANT, NEAREST = TextFloors.constant, TextFloors.learned
 
 
 def split(rows: list[tuple[str, str]], pairs: list[str] | None = None) -> Split:

@@ -73,7 +73,7 @@ def records(found: Sequence[MeasuredBaseline]) -> list[str]:
 def test_baselines_are_measured_on_the_texts_of_the_runs_and_read_again(results: Results) -> None:
     again = Results.read(results.out)
     assert records(again.baselines) == records(results.baselines)
-    assert [one.record.name for one in again.baselines] == [TextFloors.constant, TextFloors.tfidf]
+    assert [one.record.name for one in again.baselines] == [TextFloors.constant, TextFloors.learned]
     for one in again.baselines:
         assert one.measured_on == measured_on(results.results[0])
         assert one.values("rouge_l").mean() == pytest.approx(one.record.metrics["rouge_l"])
@@ -86,7 +86,7 @@ def test_the_report_compares_every_method_with_the_best_baseline(results: Result
     assert [table.title for table in made.tables][1] == BASELINES
     table = made.tables[1]
     best = max(results.baselines, key=lambda one: one.record.metrics["rouge_l"]).record.name
-    assert [row[0] for row in table.rows] == [TextFloors.constant, TextFloors.tfidf]
+    assert [row[0] for row in table.rows] == [TextFloors.constant, TextFloors.learned]
     assert f"Compared with {best}, in ROUGE-L: " in table.notes[1]
     assert len(table.details) == 2
     assert all(best in sentence for sentence in table.details)

@@ -355,7 +355,7 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
                 f"{_upper(title(best.name))} has {figure} on the held-out texts, but {title(chosen.name)} was better "
                 "in recorded trainings with few labels."
             )
-        name = floors.FLOORS[made.kind].tfidf if chosen.name in floors.CONSTANTS else chosen.name
+        name = floors.FLOORS[made.kind].learned if chosen.name in floors.CONSTANTS else chosen.name
         adapted = {one.name for one in trained}
         compared = [
             one for one in made.comparisons if name in (one.first, one.second) and adapted & {one.first, one.second}

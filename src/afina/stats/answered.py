@@ -61,11 +61,11 @@ class Answered:
     def groups(self) -> np.ndarray | None:
         """The group of each example, such as its document, as numbers from 0, int64 [N].
 
-        None: the examples are independent, because `extras` has no `group`, or only one group.
+        None: the examples are independent, because `extras` has no `document`, or only one document.
         """
-        if "group" not in self.extras:
+        if "document" not in self.extras:
             return None
-        found, places = np.unique(self.extras["group"], return_inverse=True)
+        found, places = np.unique(self.extras["document"], return_inverse=True)
         return places if len(found) > 1 else None
 
     def by_group(self, values: np.ndarray) -> np.ndarray:

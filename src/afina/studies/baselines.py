@@ -6,9 +6,10 @@ module can be imported without torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -93,10 +94,10 @@ class MeasuredBaseline:
         digest, targets = result.record.environment.evaluation_digest, result.targets
         if digest != self.evaluation_digest or result.predictions.right_as_bytes == self.predictions.right_as_bytes:
             return self
-        answers = np.delete(self.predictions.outputs, np.array(result.record.too_long_rows, np.int64), axis=0)
-        if len(answers) != len(targets):
+        kept = np.delete(np.arange(len(self.predictions)), np.array(result.record.too_long_rows, np.int64))
+        if len(kept) != len(targets):
             return self
-        predictions = Predictions(answers, targets)
+        predictions = self.predictions.take(kept).against(targets)
         record = self.record.model_copy(update={"metrics": self.objective.metrics(predictions)})
         return replace(self, record=record, predictions=predictions)
 
@@ -107,21 +108,29 @@ class MeasuredBaseline:
         return made(self.answered)
 
 
-def measure(run: RunSpec, held: OutputLock, *, fresh: bool = False) -> tuple[MeasuredBaseline, ...]:
+def measure(
+    run: RunSpec, held: OutputLock, slow: Sequence[str] = (), *, fresh: bool = False
+) -> tuple[MeasuredBaseline, ...]:
     """Fit the baselines of a run's task, measure them, and write them into the output directory.
 
     Baselines of the same data that were written before are read instead, unless `fresh` is set. Raises NotFound or
-    InvalidData if the task cannot be read, and CannotWrite.
+    InvalidData if the task cannot be read, InvalidStudy if the kind of task does not have a baseline, NotFound if its
+    extra is missing, and CannotWrite.
+
+    Args:
+        slow: The names of the baselines that take minutes and are fitted as well (`FloorKind.slow`).
     """
-    beside = [run.without_digest] if run.without_digest else []
+    beside = [*([run.without_digest] if run.without_digest else []), *slow]
     data = digest.of_settings(run.task, run.data.given, run.data_digest, *beside)
     found = _read(held.directory)
     if found is not None and found.data == data and not fresh and _is_whole(found, held.directory):
         return tuple(_with_predictions(found, held.directory))
     task = Task.load(run.task, run.data)
     objective = objectives.make(task.label_names, {"kind": task.kind}).of(task.train.labels)
+    _check(slow, objective)
+    fitted = chain(floors.fit(task.train, objective), (floors.fit_slow(name, task.train, objective) for name in slow))
     made, began = [], meter.now()
-    for number, floor in enumerate(floors.fit(task.train, objective)):
+    for number, floor in enumerate(fitted):
         made.append(_measured(floor, task, held.directory, LABEL.format(number), began))
         began = meter.now()
     records = BaselineRecords(
@@ -133,6 +142,17 @@ def measure(run: RunSpec, held: OutputLock, *, fresh: bool = False) -> tuple[Mea
     ).sealed()
     file_io.write_text(held.directory.baselines, records.model_dump_json(indent=2) + "\n")
     return tuple(_with_predictions(records, held.directory))
+
+
+def _check(names: Sequence[str], objective: Objective) -> None:
+    """Raise InvalidStudy if the kind of task does not have one of the named baselines."""
+    known = floors.FLOORS[objective.kind].slow
+    for name in names:
+        if name not in known:
+            expected = (
+                f"one of {', '.join(map(repr, known))}" if known else "true, because this kind of task has no others"
+            )
+            raise problems.BASELINE_UNKNOWN(found=name, _expected=expected)
 
 
 def read(directory: OutputDirectory) -> tuple[MeasuredBaseline, ...]:

@@ -45,6 +45,10 @@ _backbone_encoder_unsupported = partial(Problem, InvalidStudy, "backbone.encoder
 ENCODER_ASKED = _backbone_encoder_unsupported(
     "{_table}: backbone {backbone} is an encoder, which cannot be asked in words. {_instead}{_others}."
 )
+CRF_MISSING = Problem(
+    NotFound, "extra.missing", "the baseline `crf` needs python-crfsuite. Install it: pip install 'afina[crf]'."
+)
+
 ENCODER_NEEDED = Problem(
     InvalidStudy,
     "method.family-unsupported",
@@ -204,6 +208,12 @@ TUNING_DAMAGED = _results_damaged(
     "{path}: the file is damaged. Run the study again; only methods without a chosen setting are tuned."
 )
 NOT_SQLITE = _results_damaged("{path}: not an SQLite database. Remove the file to start the tuning anew.")
+BASELINE_UNKNOWN = Problem(
+    InvalidStudy,
+    "study.baseline-unknown",
+    "`baselines`: found {found!r}, expected {_expected}. `baselines = true` measures the baselines that take seconds.",
+)
+
 BASELINE_NOT_A_STUDY = Problem(
     InvalidStudy,
     "results.baseline-recommended",

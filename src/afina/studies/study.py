@@ -38,6 +38,7 @@ from afina.studies.backbones import (
     settled_tables,
     table_on,
 )
+from afina.studies.baselines import MeasuredBaseline
 from afina.studies.descriptions import Failure, StudyRequest
 from afina.studies.event_file import EventFile
 from afina.studies.executors import by_name
@@ -81,7 +82,8 @@ class Study(ReprCard, Frozen):
         ask: The prompt template, the label words, and whether the head starts from label words.
         generate: The decoding with which target texts are generated, such as greedy search.
         baselines: Whether baselines without a language model are also fitted and measured. The report compares the
-            methods with these baselines.
+            methods with these baselines. Names, such as ["crf"] for token classification, add baselines that take
+            minutes.
         tune: The options of tuning each method's hyperparameters on a validation split cut from the training split.
             None: hyperparameters are not tuned.
         executor: The machines that execute the runs: `local` (this machine, the default), `ray` or `ray=ADDRESS` (a
@@ -105,7 +107,7 @@ class Study(ReprCard, Frozen):
     train: Training = Training()
     ask: Ask = Ask()
     generate: Decoding = GREEDY
-    baselines: bool = False
+    baselines: Annotated[bool, Strict()] | tuple[str, ...] = False
     tune: Tune | None = None
     executor: str | None = None
     methods: dict[str, dict[str, Any]]
@@ -390,8 +392,16 @@ class Study(ReprCard, Frozen):
                 notes=notes,
             )
             if self.baselines:
-                so_far = replace(so_far, baselines=_measured_baselines(runs, held, watcher, fresh=fresh))
+                so_far = replace(so_far, baselines=self._measured_baselines(runs, held, watcher, fresh=fresh))
             return schedule.carry_out(runs, held, so_far, executor, watcher, describe, fresh=fresh)
+
+    def _measured_baselines(
+        self, runs: Sequence[Run], held: OutputLock, watcher: Watcher, *, fresh: bool
+    ) -> tuple[MeasuredBaseline, ...]:
+        watcher.says("fitting baselines without a language model")
+        largest = max(runs, key=lambda run: run.data.train_examples or 0)
+        slow = () if isinstance(self.baselines, bool) else self.baselines
+        return baselines.measure(largest, held, slow, fresh=fresh)
 
     def _opened(self, executor: Executor | None, watcher: Watcher) -> AbstractContextManager[Executor]:
         return nullcontext(executor) if executor else closing(by_name.make(self.executor, says=watcher.says))
@@ -524,14 +534,6 @@ class Study(ReprCard, Frozen):
                 if (run.title, on) in found:  # a choice made with part of the budget would not be fair
                     kept(found[run.title, on].model_copy(update={"setting": None}))
         return tuple(found.values()), tuple(failed)
-
-
-def _measured_baselines(
-    runs: Sequence[Run], held: OutputLock, watcher: Watcher, *, fresh: bool
-) -> tuple[baselines.MeasuredBaseline, ...]:
-    watcher.says("fitting baselines without a language model")
-    largest = max(runs, key=lambda run: run.data.train_examples or 0)
-    return baselines.measure(largest, held, fresh=fresh)
 
 
 def _describe(held: OutputLock, request: StudyRequest, failed: tuple[Failure, ...]) -> None:

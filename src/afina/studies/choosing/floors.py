@@ -2,7 +2,7 @@
 
 The baselines of classes, labels and numbers are frequencies or the mean, and scikit-learn's linear models on TF-IDF.
 The baselines of target texts are the most frequent target, the target of the nearest training text by TF-IDF, and the
-first sentences of the text.
+first sentences of the text. The baselines of entities are taggers of words (`taggers.py`).
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
 from typing import Any, ClassVar
 
 import numpy as np
 
-from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT, Kind
+from afina.data.entities import tags_of
+from afina.data.kinds import CLASSES, ENTITIES, LABELS, NUMBER, TEXT, Kind
 from afina.data.nearest_text import NearestText
 from afina.data.split import Split
 from afina.data.terms import LONGEST, WORD, joined
+from afina.data.words import words_of
 from afina.digest import derive_seed
 from afina.models import objectives
 from afina.models.bag_of_words import BagOfWords
@@ -29,6 +31,8 @@ from afina.models.objective import Objective
 from afina.models.objectives import Classes, Labels, Number
 from afina.models.predictions import Predictions
 from afina.stats.linear_models import HELD, NEVER, LinearKind, best_setting, expected_warnings_ignored
+from afina.studies.choosing import taggers
+from afina.studies.choosing.taggers import Crf, Gazetteer, WordTagger
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Floor:
         hyperparameters: The chosen hyperparameter by its name in scikit-learn.
         model: The fitted model, which can be saved as an adapter. `model` is None if the baseline cannot be saved
             (`FloorKind.unsaved` has the reason).
+        extras: A function that returns `Predictions.extras` for the texts of a split.
     """
 
     name: str
@@ -51,9 +56,10 @@ class Floor:
     setting: str = ""
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     model: BagOfWords | None = None
+    extras: Callable[[Split], Mapping[str, np.ndarray]] = field(default=lambda split: {})
 
     def predictions(self, split: Split) -> Predictions:
-        return Predictions(self.outputs(split), split.labels)
+        return Predictions(self.outputs(split), split.labels, self.extras(split))
 
     def predict(self, split: Split) -> np.ndarray:
         """Return the predictions for the texts of a split, in the form of the split's targets."""
@@ -61,15 +67,33 @@ class Floor:
 
 
 class FloorKind(ABC):
-    """The baselines of one kind of task: a constant prediction, and a model on TF-IDF features.
+    """The baselines of one kind of task.
 
     Attributes:
-        constant: The name of the baseline that predicts the same for every text.
-        tfidf: The name of the baseline on TF-IDF features.
+        constant: The name of the baseline that predicts the same for every text; "" if there is none.
+        learned: The name of the baseline that a recommendation compares with methods in place of `constant`.
+        slow: The names of baselines that take minutes. A study fits them only if it names them.
     """
 
-    constant: ClassVar[str]
-    tfidf: ClassVar[str]
+    constant: ClassVar[str] = ""
+    learned: ClassVar[str]
+    slow: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def fit(self, train: Split, objective: Objective) -> list[Floor]:
+        """Return the baselines that are fitted in seconds, fitted on the training split, the constant one first."""
+
+    def fit_slow(self, name: str, train: Split, objective: Objective) -> Floor:
+        """Return a baseline of `slow`, fitted on the training split. Raises NotFound if its extra is missing."""
+        raise KeyError(name)
+
+    @abstractmethod
+    def unsaved(self, name: str) -> str:
+        """Return the reason why the baseline `name` cannot be saved as an adapter, as a clause after "because"."""
+
+
+class TfidfFloors(FloorKind):
+    """The baselines of a kind of task with a constant prediction and a model on TF-IDF features."""
 
     @abstractmethod
     def fit_constant(self, train: Split, objective: Objective) -> Floor:
@@ -80,11 +104,9 @@ class FloorKind(ABC):
         """Return the baseline on TF-IDF features, fitted on the training split."""
 
     def fit(self, train: Split, objective: Objective) -> list[Floor]:
-        """Return all baselines of this kind of task, fitted on the training split, the constant prediction first."""
         return [self.fit_constant(train, objective), self.fit_tfidf(train, objective)]
 
     def unsaved(self, name: str) -> str:
-        """Return the reason why the baseline `name` cannot be saved as an adapter, as a clause after "because"."""
         return "it always gives the same answer"
 
 
@@ -100,7 +122,7 @@ MOST_TEXTS = 20_000
 """The largest number of training texts for TF-IDF, because more texts take minutes and hardly change the result."""
 
 
-class LinearFloors(FloorKind):
+class LinearFloors(TfidfFloors):
     """The baselines of a kind of task with numeric outputs: classes, labels or a number.
 
     Attributes:
@@ -133,10 +155,10 @@ class LinearFloors(FloorKind):
             train = train.take(np.sort(chosen))
         same = self.fit_constant(train, objective).outputs
         if not self.linear.can_fit(train.labels):
-            return Floor(self.tfidf, objective, same, len(train), "one label in the texts")
+            return Floor(self.learned, objective, same, len(train), "one label in the texts")
         fitted = self.pipeline(train, objective)
         if fitted is None:
-            return Floor(self.tfidf, objective, same, len(train), "no words in the texts")
+            return Floor(self.learned, objective, same, len(train), "no words in the texts")
         model, strength = self._model(fitted, objective), self.linear.strength(fitted[-1])
 
         def outputs(split: Split) -> np.ndarray:
@@ -144,7 +166,7 @@ class LinearFloors(FloorKind):
 
         parameter = self.linear.parameter
         setting = f"{parameter} {strength:g}"
-        return Floor(self.tfidf, objective, outputs, len(train), setting, {parameter: strength}, model)
+        return Floor(self.learned, objective, outputs, len(train), setting, {parameter: strength}, model)
 
     def pipeline(self, train: Split, objective: Objective) -> Any:
         from sklearn.feature_extraction.text import TfidfVectorizer
@@ -206,7 +228,7 @@ class ClassFloors(LinearFloors):
     """The baselines of single-label classification: class frequencies, and logistic regression on TF-IDF."""
 
     constant = "majority class"
-    tfidf = "TF-IDF + logistic regression"
+    learned = "TF-IDF + logistic regression"
     linear = Classes.linear
 
     def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
@@ -219,7 +241,7 @@ class NumberFloors(LinearFloors):
     """The baselines of regression: the mean of the targets, and ridge regression on TF-IDF."""
 
     constant = "the mean"
-    tfidf = "TF-IDF + ridge regression"
+    learned = "TF-IDF + ridge regression"
     linear = Number.linear
 
     def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
@@ -231,7 +253,7 @@ class LabelFloors(LinearFloors):
     """The baselines of multi-label classification: label frequencies, and logistic regression on TF-IDF per label."""
 
     constant = "the most frequent labels"
-    tfidf = "TF-IDF + logistic regression"
+    learned = "TF-IDF + logistic regression"
     linear = Labels.linear
 
     def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
@@ -265,7 +287,7 @@ END_OF_SENTENCE = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[^a-z\s])|(?<=[。
 """The pattern of the end of a sentence; a full stop before a small letter, as in `e.g. this`, is no end."""
 
 
-class TextFloors(FloorKind):
+class TextFloors(TfidfFloors):
     """The baselines of tasks whose targets are texts.
 
     The three baselines predict the most frequent target, the target of the nearest training text, or the first
@@ -273,7 +295,7 @@ class TextFloors(FloorKind):
     """
 
     constant = "most frequent answer"
-    tfidf = "TF-IDF + nearest training text"
+    learned = "TF-IDF + nearest training text"
 
     def fit_constant(self, train: Split, objective: Objective) -> Floor:
         """Return a baseline that always predicts the most frequent target of the training split."""
@@ -292,7 +314,7 @@ class TextFloors(FloorKind):
             places = nearest.places(joined(split.texts, split.pairs), 1)[:, 0]
             return _as_outputs([otherwise if place < 0 else targets[place] for place in places])
 
-        return Floor(self.tfidf, objective, outputs, len(train))
+        return Floor(self.learned, objective, outputs, len(train))
 
     def fit(self, train: Split, objective: Objective) -> list[Floor]:
         """Return the baselines; the first sentences are a baseline only if texts have more sentences than targets.
@@ -310,7 +332,7 @@ class TextFloors(FloorKind):
         return [*found, Floor(LEAD, objective, outputs, len(train), f"{count} of each text", {"sentences": count})]
 
     def unsaved(self, name: str) -> str:
-        reasons = {self.tfidf: "it needs the training texts themselves", LEAD: "it has no trained numbers"}
+        reasons = {self.learned: "it needs the training texts themselves", LEAD: "it has no trained numbers"}
         return reasons.get(name, super().unsaved(name))
 
 
@@ -342,6 +364,75 @@ def _as_outputs(answers: Sequence[str]) -> np.ndarray:
     return np.array(answers, dtype=object)
 
 
+# Entities
+
+WORD_TAGS, GAZETTEER, CRF = "most frequent tag of each word", "training entities", "CRF"
+
+
+class EntityFloors(FloorKind):
+    """The baselines of token classification.
+
+    The baselines predict the most frequent tags of each training word, find the training entities in other texts, or,
+    if a study asks for `crf`, are a conditional random field.
+    """
+
+    learned = WORD_TAGS
+    slow = ("crf",)
+
+    def fit(self, train: Split, objective: Objective) -> list[Floor]:
+        """Return the tagger of words and the list of entities; words that no training text has are in no entity."""
+        given = _tagged(train, objective)
+        words, entities = WordTagger.fit(*given), Gazetteer.fit(*given)
+        fitted = {WORD_TAGS: words.outputs, GAZETTEER: entities.outputs}
+        return [_of_tagger(name, tag, train, objective) for name, tag in fitted.items()]
+
+    def fit_slow(self, name: str, train: Split, objective: Objective) -> Floor:
+        if name not in self.slow:
+            raise KeyError(name)
+        parameters = {"c1": taggers.L1, "c2": taggers.L2}
+        setting = ", ".join(f"{parameter} {value:g}" for parameter, value in parameters.items())
+        fitted = Crf.fit(*_tagged(train, objective))
+        return replace(_of_tagger(CRF, fitted.outputs, train, objective), setting=setting, hyperparameters=parameters)
+
+    def unsaved(self, name: str) -> str:
+        return "baselines of entities cannot be saved"
+
+
+def _words(split: Split) -> list[np.ndarray]:
+    """Return the start and end of each word of the texts of a split."""
+    return [words_of(text, split.spaced) for text in split.texts]
+
+
+def _cut(split: Split, words: Sequence[np.ndarray]) -> list[list[str]]:
+    """Return the words of the texts of a split as strings."""
+    return [
+        [text[start:end] for start, end in places.tolist()] for text, places in zip(split.texts, words, strict=True)
+    ]
+
+
+def _tagged(train: Split, objective: Objective) -> tuple[list[list[str]], list[np.ndarray], int]:
+    """Return the words of the training texts, their tags, and the number of tags."""
+    words, numbers = _words(train), objective.loss_targets(train.labels)
+    tags = [tags_of(places, entities) for places, entities in zip(words, numbers, strict=True)]
+    return _cut(train, words), tags, objective.width
+
+
+def _of_tagger(
+    name: str, tag: Callable[[Sequence[Sequence[str]]], list[np.ndarray]], train: Split, objective: Objective
+) -> Floor:
+    """Return the baseline whose outputs for the words of texts are those of `tag`."""
+
+    def outputs(split: Split) -> np.ndarray:
+        return np.fromiter(tag(_cut(split, _words(split))), dtype=object, count=len(split))
+
+    def extras(split: Split) -> Mapping[str, np.ndarray]:
+        words = np.fromiter(_words(split), dtype=object, count=len(split))
+        documents = split.group_numbers
+        return {"words": words} if documents is None else {"words": words, "document": documents}
+
+    return Floor(name, objective, outputs, len(train), extras=extras)
+
+
 # By kind
 
 FLOORS: Mapping[Kind, FloorKind] = {
@@ -349,11 +440,12 @@ FLOORS: Mapping[Kind, FloorKind] = {
     NUMBER: NumberFloors(),
     LABELS: LabelFloors(),
     TEXT: TextFloors(),
+    ENTITIES: EntityFloors(),
 }
-CONSTANTS = frozenset(one.constant for one in FLOORS.values())
+CONSTANTS = frozenset(one.constant for one in FLOORS.values() if one.constant)
 """The names of the baselines that predict the same for every text."""
 
-MAJORITY, TFIDF = ClassFloors.constant, ClassFloors.tfidf
+MAJORITY, TFIDF = ClassFloors.constant, ClassFloors.learned
 
 
 def classes(train: Split) -> Objective:
@@ -362,8 +454,13 @@ def classes(train: Split) -> Objective:
 
 
 def fit(train: Split, objective: Objective) -> list[Floor]:
-    """Return all baselines for the objective, fitted on the training split, the constant prediction first."""
+    """Return the baselines for the objective that are fitted in seconds, the constant prediction first."""
     return FLOORS[objective.kind].fit(train, objective)
+
+
+def fit_slow(name: str, train: Split, objective: Objective) -> Floor:
+    """Return one of the baselines in `FloorKind.slow`. Raises NotFound if its extra is missing."""
+    return FLOORS[objective.kind].fit_slow(name, train, objective)
 
 
 def constant(train: Split, objective: Objective | None = None) -> Floor:
@@ -372,10 +469,16 @@ def constant(train: Split, objective: Objective | None = None) -> Floor:
     If `objective` is None, the task is single-label classification.
     """
     objective = objective or classes(train)
-    return FLOORS[objective.kind].fit_constant(train, objective)
+    return _of_tfidf(objective).fit_constant(train, objective)
 
 
 def tfidf(train: Split, objective: Objective | None = None) -> Floor:
     """Return the baseline on TF-IDF features. If `objective` is None, the task is single-label classification."""
     objective = objective or classes(train)
-    return FLOORS[objective.kind].fit_tfidf(train, objective)
+    return _of_tfidf(objective).fit_tfidf(train, objective)
+
+
+def _of_tfidf(objective: Objective) -> TfidfFloors:
+    found = FLOORS[objective.kind]
+    assert isinstance(found, TfidfFloors)
+    return found

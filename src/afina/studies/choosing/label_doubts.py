@@ -61,7 +61,7 @@ def _count(setting: ChoiceSetup, until: float) -> DoubtfulCount | None:
     rounds = min(MOST_ROUNDS, int((until - meter.now()) / taken))
     if rounds < 1:
         return None
-    name = floors.FLOORS[objective.kind].tfidf
+    name = floors.FLOORS[objective.kind].learned
     found = Finding(setting.task, split, training, similar, fitted, rounds=rounds).doubts(name, "")
     flips = found.flips
     if flips is None or flips.wrong >= max(len(found), 1):  # the model cannot tell wrong labels from right ones
