@@ -26,7 +26,7 @@ def adapter(
     """One whose parameters, all that train and the head, have gone somewhere at random."""
     method = make(name, given).for_family(backbone.family)
     asked = objectives.make(tuple(labels), changes.get("objective"))
-    classifier = open_model(backbone, asked.label_names, seed, asked.opening)
+    classifier = open_model(backbone, asked.output_names, seed, asked.opening)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         classifier.wrap(method.attach)

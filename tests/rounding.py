@@ -27,7 +27,7 @@ UNIT = 2.0**-21
 class Exact:
     """What an adapter says of some texts, in float64 but for the head; and how far float32 is from it here.
 
-    outputs  [N, width]
+    outputs  [N, width]; of entities object [N], each [words, width]
     bounds   [N], the farthest from `outputs` that rounding explains, text by text
     """
 
@@ -50,12 +50,14 @@ class Exact:
         others: Sequence[str | None] = pairs or [None] * len(texts)
         together, turned = plain.outputs(texts, pairs), plain.outputs(texts[::-1], pairs and pairs[::-1])[::-1]
         each = zip(texts, others, strict=True)
-        alone = np.concatenate([plain.outputs([text], None if pair is None else [pair]) for text, pair in each])
+        alone = [plain.outputs([text], None if pair is None else [pair])[0] for text, pair in each]
         plain.classifier.lower(torch.float64)  # type: ignore[attr-defined]
         outputs = plain.outputs(texts, pairs)
-        errors = np.max([np.abs(one - outputs).max(axis=1) for one in (together, turned, alone)], axis=0)
-        return cls(outputs, FACTOR * np.maximum(errors, UNIT * np.abs(outputs).max()))
+        ways = zip(together, turned, alone, outputs, strict=True)
+        errors = [max(np.abs(one - exact).max() for one in found) for *found, exact in ways]
+        return cls(outputs, FACTOR * np.maximum(errors, UNIT * max(np.abs(one).max() for one in outputs)))
 
     def explains(self, found: np.ndarray, text: int) -> bool:
-        """Whether `found`, [width], differs from the exact outputs of that text by no more than rounding."""
-        return bool(np.abs(found - self.outputs[text]).max() <= self.bounds[text])
+        """Whether `found` differs from the exact outputs of that text by no more than rounding."""
+        exact = self.outputs[text]
+        return bool(found.shape == exact.shape and np.abs(found - exact).max() <= self.bounds[text])

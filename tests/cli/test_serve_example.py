@@ -14,7 +14,7 @@ import pytest
 from afina import AdapterStore, Backbone
 from crowd import adapter
 from pages import ROOT, blocks
-from servers import TOLD
+from servers import PLACES, TOLD
 from services import free_port
 
 PAGE = ROOT / "docs" / "reference" / "serve.md"
@@ -73,6 +73,8 @@ def test_what_the_page_tells_to_type_is_answered(gpt2: Backbone, environment: di
         store.publish(tmp_path / str(number), "acme/urgent" if number == 5 else "acme/reviews", message="made up")
     adapter(gpt2, "lora", {"r": 2}, seed=6, **TOLD).save(tmp_path / "replies")
     store.publish(tmp_path / "replies", "acme/replies", message="made up")
+    adapter(gpt2, "lora", {"r": 2}, seed=7, **PLACES).save(tmp_path / "places")
+    store.publish(tmp_path / "places", "acme/places", message="made up")
     store.alias("acme/reviews@2", "production")
     port = environment["PORT"]
     ready = f"until curl -sf http://127.0.0.1:{port}/health/ready > ready; do sleep 0.2; kill -0 $!; done"

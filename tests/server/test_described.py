@@ -24,7 +24,7 @@ from afina.server import routes
 from afina.server.routes import route_of
 from afina.store.api_keys import PREDICT
 from crowd import adapter
-from servers import TOLD, Listening, listening, talk
+from servers import PLACES, TOLD, Listening, listening, talk
 
 CHECKS: list[Any] = [
     not_a_server_error,
@@ -43,6 +43,7 @@ MODELS = (
     "acme/told",
     "acme/talk",
     "acme/talk@1",
+    "acme/places",
 )
 
 ROUTES = [
@@ -58,6 +59,7 @@ def server(chatting: Any, crowd: Any, tmp_path_factory: pytest.TempPathFactory) 
     texts = {
         "acme/told@1": adapter(chatting, "lora", {"r": 2}, seed=6, **TOLD),
         "acme/talk@1": adapter(chatting, "lora", {"r": 2}, seed=7, **talk(chatting)),
+        "acme/places@1": adapter(chatting, "lora", {"r": 2}, seed=8, **PLACES),
     }
     root = Path(tmp_path_factory.mktemp("described"))
     with listening(chatting, {**crowd, **texts}, root, max_new_tokens=16, writes_per_minute=10_000) as made:
@@ -156,7 +158,8 @@ INSTEAD: dict[str, dict[str, Any]] = {
     "/v1/completions": {"model": "acme/told", "max_tokens": 4},
     "/v1/chat/completions": {"model": "acme/talk", "max_completion_tokens": 4},
     "/v1/responses": {"model": "acme/talk", "max_output_tokens": 4},
-    "/tasks": {"models": ["acme/reviews", "acme/tags"]},
+    "/pooling": {"model": "acme/places"},
+    "/tasks": {"models": ["acme/reviews", "acme/tags", "acme/places"]},
     "/aliases/{client}/{task}/{alias}": {"version": 1, "expected": None},
 }
 """What is asked instead of the examples' models, versions and lengths of answers."""

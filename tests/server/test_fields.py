@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -11,12 +12,24 @@ import jsonschema
 import pytest
 from pydantic import BaseModel
 
+from afina import Adapter, Backbone
 from afina.predicting.predictor import ModelPredictor
 from afina.predicting.reading import Truncation
 from afina.server.http.app import PROTOCOLS
 from afina.server.protocols import bulk, huggingface, keys, kserve, native, openai, page, vllm
 from afina.server.receipts import Receipt
 from afina.server.replay import replayed
+from crowd import adapter
+from servers import PLACES, Served, probed, serving
+
+
+@pytest.fixture(scope="module")
+def served(gpt2: Backbone, crowd: dict[str, Adapter], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server that also has an adapter for entities."""
+    places = probed(adapter(gpt2, "lora", {"r": 2}, seed=8, **PLACES), gpt2)
+    with serving(gpt2, {**crowd, "acme/places@1": places}, tmp_path_factory.mktemp("fields")) as made:
+        yield made
+
 
 BODIES = [body for one in PROTOCOLS for body in one.router.bodies]
 LONG = "soup ferry bright dull " * 40
@@ -27,6 +40,8 @@ ROUTES: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
     "/predict": (huggingface.Predict, {"model": "acme/reviews", "inputs": LONG}),
     "/classify": (vllm.Classify, {"model": "acme/reviews", "input": LONG}),
     "/models/acme/reviews": (huggingface.Classification, {"inputs": LONG, "parameters": {}}),
+    "/models/acme/places": (huggingface.Classification, {"inputs": LONG, "parameters": {}}),
+    "/pooling": (vllm.Pooling, {"model": "acme/places", "input": "soup ferry bright dull"}),
     "/v2/models/acme/reviews/infer": (kserve.Infer, {"inputs": [TENSOR], "outputs": [OUTPUT]}),
     "/tasks": (native.Tasks, {"text": LONG, "models": ["acme/reviews"]}),
     "/bulk": (bulk.Line, {"text": LONG, "model": "acme/reviews"}),
@@ -39,7 +54,7 @@ WITHOUT_EFFECT = "accepted without effect"
 DROP: Any = object()
 
 
-INFER, HUB = "/v2/models/acme/reviews/infer", "/models/acme/reviews"
+INFER, HUB, SPANS = "/v2/models/acme/reviews/infer", "/models/acme/reviews", "/models/acme/places"
 
 EFFECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "Predict.inputs": ("/predict", {"inputs": "a"}),
@@ -62,6 +77,16 @@ EFFECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "Classification.parameters": (HUB, {"parameters": {"top_k": 1}}),
     "Parameters.top_k": (HUB, {"parameters": {"top_k": 1}}),
     "Parameters.function_to_apply": (HUB, {"parameters": {"function_to_apply": "none"}}),
+    "Parameters.aggregation_strategy": (SPANS, {"parameters": {"aggregation_strategy": "none"}}),
+    "Parameters.ignore_labels": (SPANS, {"parameters": {"ignore_labels": []}}),
+    "Pooling.model": ("/pooling", {"model": "acme/reviews"}),
+    "Pooling.input": ("/pooling", {"input": "a"}),
+    "Pooling.task": ("/pooling", {"task": "token_classify"}),
+    "Pooling.use_activation": ("/pooling", {"use_activation": False}),
+    "Pooling.encoding_format": ("/pooling", {"encoding_format": "float"}),
+    "Pooling.add_special_tokens": ("/pooling", {"add_special_tokens": True}),
+    "Pooling.priority": ("/pooling", {"priority": 0}),
+    "Pooling.user": ("/pooling", {"user": "somebody"}),
     "Infer.id": (INFER, {"id": "42"}),
     "Infer.inputs": (INFER, {"inputs": [{**TENSOR, "data": ["a"]}]}),
     "Infer.model_name": (INFER, {"model_name": "acme/tags"}),
@@ -112,7 +137,9 @@ def answered(served: Any, route: str, body: dict[str, Any]) -> tuple[int, str]:
     found = response.json()
     if isinstance(found, dict):
         found = {
-            name: value for name, value in found.items() if not (route == "/classify" and name in ("id", "created"))
+            name: value
+            for name, value in found.items()
+            if not (route in ("/classify", "/pooling") and name in ("id", "created"))
         }
     return response.status_code, json.dumps(found)
 
@@ -271,6 +298,10 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
     ("/predict", {"model": "acme/reviews", "inputs": ["b", "c"], "truncation_direction": "right"}),
     ("/classify", {"model": "acme/reviews", "messages": [{"role": "user", "content": "a"}], "input": None}),
     ("/classify", {"model": "acme/reviews", "input": ["a"], "messages": None, "truncate_prompt_tokens": -1}),
+    (
+        "/models/acme/places",
+        {"inputs": ["a"], "parameters": {"aggregation_strategy": "simple", "ignore_labels": ["O"]}},
+    ),
     ("/v2/models/acme/reviews/infer", {"inputs": [TENSOR, {**TENSOR, "name": "pair"}]}),
     ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "shape": [1, 1], "data": [["a"]]}]}),
 ]
@@ -284,6 +315,10 @@ LEFT: list[tuple[str, dict[str, Any]]] = [
     ("/classify", {"model": "acme/reviews", "input": [1, 2]}),
     ("/classify", {"model": "acme/reviews", "input": "a", "truncate_prompt_tokens": 0}),
     ("/classify", {"model": "acme/reviews", "input": "a", "priority": 1}),
+    ("/models/acme/places", {"inputs": "a", "parameters": {"aggregation_strategy": "words"}}),
+    ("/models/acme/places", {"inputs": "a", "parameters": {"stride": 8}}),
+    ("/pooling", {"model": "acme/places", "input": [1, 2]}),
+    ("/pooling", {"model": "acme/places", "input": "a", "task": "token_embed"}),
     ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "name": "pair"}]}),
     ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "shape": [0], "data": []}]}),
     ("/v2/models/acme/reviews/infer", {"inputs": [{one: TENSOR[one] for one in TENSOR if one != "data"}]}),
@@ -306,7 +341,7 @@ def description(served: Any) -> Any:
 def test_the_description_permits_what_the_server_takes(
     served: Any, description: Any, route: str, body: dict[str, Any], fits: bool
 ) -> None:
-    path = route.replace("acme/reviews", "{client}/{task}")
+    path = route.replace("acme/reviews", "{client}/{task}").replace("acme/places", "{client}/{task}")
     schema = description["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
     whole = {**schema, "components": description["components"]}
     assert jsonschema.Draft202012Validator(whole).is_valid(body) == fits

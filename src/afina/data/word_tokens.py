@@ -91,19 +91,20 @@ class WordTokens(Encoded):
         """
         found = []
         for text, words in enumerate(self.words):
-            made = np.full((len(words), width), np.nan, np.float32)
+            made, unread = np.zeros((len(words), width), np.float32), np.ones(len(words), bool)
             for window in self.windows_of(text):
                 made[self.read_in(window)] = outputs[window]
-            found.append(_continued(made))
+                unread[self.read_in(window)] = False
+            found.append(_continued(made, unread))
         return np.fromiter(found, dtype=object)
 
 
-def _continued(outputs: np.ndarray) -> np.ndarray:
-    """Fill the outputs of words that were not read: such a word continues the word before it.
+def _continued(outputs: np.ndarray, unread: np.ndarray) -> np.ndarray:
+    """Fill the outputs of the words that were not read: such a word continues the word before it.
 
     The probability that the word before begins or is inside an entity is the probability that this word is inside.
     """
-    for word in np.flatnonzero(np.isnan(outputs[:, :1]).any(axis=1)).tolist():
+    for word in np.flatnonzero(unread).tolist():
         if word == 0:
             outputs[0] = -SURE
             outputs[0, OUTSIDE] = 0.0

@@ -8,7 +8,7 @@ own. `residents.py` keeps the loaded adapters in memory.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -215,7 +215,7 @@ class AdapterLoader:
         empty_model, batched = self._changes(adapter, method, opening, host)
         generates = opening.auto_class == "language_model"
         with torch.no_grad():
-            weights = {} if generates else _above(host, adapter.tensors)
+            weights = {} if generates else _above(host, adapter.tensors, empty_model.head_names)
             if batched is None or weights.keys() != empty_model.head_names:
                 return None
             batched = host.admit(batched)
@@ -277,9 +277,13 @@ class AdapterLoader:
         return SeparateResident(adapter.digest, adapter.manifest, adapter.where, size, reading, predictor)
 
 
-def _above(host: MixedBatchModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the float32 weights of the layers after the pooling, from the adapter or else from the frozen model."""
+def _above(host: MixedBatchModel, tensors: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """Return the float32 weights of the layers after the pooling, from the adapter or else from the frozen model.
+
+    Args:
+        names: The names of the weights that the adapter's kind of head has; a token classifier has no pooler.
+    """
     frozen = host.classifier.model.named_parameters()
-    weights = {name: one.detach() for name, one in frozen if is_after_pooling(name) and not is_head(name)}
+    weights = {name: one.detach() for name, one in frozen if name in names and not is_head(name)}
     own = ((plain_name(name), tensor) for name, tensor in tensors.items())
     return weights | {name: one.to(host.device, torch.float32) for name, one in own if is_after_pooling(name)}

@@ -21,7 +21,7 @@ from afina.engine.adapters import AdapterLoader, AdapterSources, Address
 from afina.engine.encoding import EncodedText, encode
 from afina.engine.generations import Generation, Generations, decoding_of, generated
 from afina.engine.hosts import Hosts, precisions_of
-from afina.engine.mixed_batches import ChunkedPass, MixedBatches, Outcome, Prediction, SinglePass
+from afina.engine.mixed_batches import ChunkedPass, MixedBatches, Outcome, Prediction, SinglePass, WindowedPass
 from afina.engine.probing import probe_outputs
 from afina.engine.residents import Lease, ReservedMemory, Resident, ResidentCounts, Residents
 from afina.errors import AfinaError, Busy, NotFound
@@ -235,6 +235,7 @@ class Engine(ReprCard):
         *,
         template: Template | None = None,
         truncation: Truncation | None = None,
+        each_token: bool = False,
     ) -> list[EncodedText | AfinaError]:
         """Tokenise texts for an adapter. Return an EncodedText for each text, or InvalidData for an invalid text.
 
@@ -250,8 +251,10 @@ class Engine(ReprCard):
                 as a rendered chat. None: the adapter's template.
             truncation: How texts that are too long are truncated. None: as in training. An adapter that reads no tokens
                 refuses a maximum length.
+            each_token: Whether `compute` returns the outputs of all tokens of a text, and no answer. Only adapters that
+                answer with entities support it, and only texts that need one window.
         """
-        return encode(self._tokenizer, resident, texts, pairs, template, truncation)
+        return encode(self._tokenizer, resident, texts, pairs, template, truncation, each_token=each_token)
 
     def _answered(self, rows: Mapping[int, SinglePass]) -> dict[int, Outcome]:
         """Return the answers to texts for any adapters. Text is generated with the adapters' own decoding settings."""
@@ -278,8 +281,8 @@ class Engine(ReprCard):
         """Compute the golden test: an adapter's outputs for the built-in sentences, which its manifest also records.
 
         Returns:
-            The outputs [sentence, label]; for an adapter that generates text, the log-probabilities of fixed tokens,
-            [sentence, token].
+            The outputs [sentence, label]; for entities, [word, tag] of the words of all sentences; for an adapter that
+            generates text, the log-probabilities of fixed tokens, [sentence, token].
         """
         return probe_outputs(self.hosts.computing, self._batches, self._tokenizer, lease)
 
@@ -290,16 +293,16 @@ class Engine(ReprCard):
         """
         return self._batches.outcomes(rows)
 
-    def open(self, row: SinglePass) -> ChunkedPass | None:
+    def open(self, row: SinglePass) -> ChunkedPass | WindowedPass | None:
         """Reserve the memory for a text that is computed in chunks, and return the text. The caller must `close` it.
 
         Returns None if there is now no memory for the text's keys and values. The adapter's model must be able to
-        compute texts in chunks (`Resident.takes_chunks`).
+        compute texts in chunks (`Resident.takes_chunks`), or the text must have windows (`EncodedText.words`).
         """
         return self._batches.open(row)
 
-    def compute_chunks(self, chunks: Sequence[tuple[ChunkedPass, int]]) -> list[Outcome | None]:
-        """Compute the next chunk of each text.
+    def compute_chunks(self, chunks: Sequence[tuple[ChunkedPass | WindowedPass, int]]) -> list[Outcome | None]:
+        """Compute the next chunk, or the next windows, of each text.
 
         Returns the prediction or the error of each text; None for a text that is not complete.
 

@@ -7,7 +7,7 @@ computed once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any, NamedTuple, Self
 
@@ -16,19 +16,21 @@ import torch
 from torch import Tensor
 
 from afina.data.batch import TOKEN_BUDGET, runs
+from afina.data.entities import with_texts
 from afina.data.kinds import Kind
-from afina.data.tokenize import Encoded
+from afina.data.tokenize import NO_WORD, Encoded
 from afina.engine import problems
-from afina.engine.encoding import EncodedText
+from afina.engine.encoding import EncodedText, TokenSequence
 from afina.engine.residents import Lease, ReservedMemory, Resident, SeparateResident, SharedResident
 from afina.errors import AfinaError, InvalidStudy
+from afina.models.classifier import Classifier
 from afina.models.kernels.key_values import KeyValueCache, OpenSequence, TokenChunk
 from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.kernels.layout import Pooled
 from afina.models.mixed_batch import AdapterChunk, AdapterGroup, MixedBatchModel
 from afina.models.predictions import Predictions
 from afina.predicting import reading
-from afina.predicting.predictor import ModelPredictor, logits
+from afina.predicting.predictor import logits, read_outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,75 +109,145 @@ class ChunkedPass:
                 self._memory.give_back(self._cache.opened_bytes(self._columns), None)
 
 
-class _Sequence(NamedTuple):
-    """A token sequence that is computed once.
+class WindowedPass:
+    """A text for entities that is computed window by window, in several batches.
 
     Attributes:
-        batched: The adapter's changes of the model.
-        tokens: The token ids.
-        second: The index of the first token with token type 1. None: no token types.
+        computed: The number of tokens that have been computed.
+        outputs: The outputs of the words that are read in each computed window, float32 [M, width of the head].
     """
 
+    def __init__(self, row: SinglePass) -> None:
+        self.row, self.computed = row, 0
+        self.outputs: list[np.ndarray] = []
+
+    def next(self, count: int) -> AskedSequences:
+        """Return the next windows, which have `count` tokens in all."""
+        found, left = list[TokenSequence](), count
+        for one in self.row.encoded.sequences[len(self.outputs) :]:
+            left -= len(one.tokens)
+            if left < 0:
+                break
+            found.append(one)
+        return AskedSequences(self.row.lease, found)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.outputs) == len(self.row.encoded.sequences)
+
+    def close(self) -> None:
+        """Do nothing: a window keeps no keys and values for later ones."""
+
+
+class AskedSequences(NamedTuple):
+    """Token sequences of a text, which are computed for one adapter.
+
+    Attributes:
+        lease: A lease on the adapter, which is loaded.
+        sequences: All sequences of the text, or the next windows.
+        paired: Whether the text is a pair of texts.
+    """
+
+    lease: Lease
+    sequences: Sequence[TokenSequence]
+    paired: bool = False
+
+    @classmethod
+    def of(cls, row: SinglePass) -> Self:
+        return cls(row.lease, row.encoded.sequences, row.encoded.pair is not None)
+
+
+class _Distinct(NamedTuple):
+    """A token sequence that is computed once, for one or more texts. `batched`: the adapter's changes of the model."""
+
     batched: BatchedAdapter
-    tokens: np.ndarray
-    second: int | None
+    sequence: TokenSequence
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of the head's input: one, or one for each token that is read."""
+        return 1 if self.sequence.read is None else len(self.sequence.read)
+
+    @property
+    def length(self) -> int:
+        return len(self.sequence.tokens) + self.batched.prompt_length
 
 
-def mixed_outputs(host: MixedBatchModel, rows: Sequence[SinglePass]) -> list[np.ndarray]:
-    """Return the outputs of each text, float32 [width of the head of the text's adapter].
+def mixed_outputs(host: MixedBatchModel, asked: Sequence[AskedSequences]) -> list[list[np.ndarray]]:
+    """Return the outputs of each sequence of each text, float32 [rows, width of the head of the text's adapter].
+
+    A sequence has one row, or a row for each token that is read.
 
     A text's outputs are NaN or infinite only if the text's own adapter causes it. In a packed batch, attention
     multiplies the values of other texts by 0, and 0 times NaN or infinity is NaN. The texts of each adapter with NaN or
     infinite outputs are therefore computed again without the texts of other adapters.
     """
-    found = _together(host, rows)
-    groups = [*_by_adapter(rows)]
-    spoilt = [mine for mine in groups if not all(np.isfinite(found[index]).all() for index in mine)]
+    found = _together(host, asked)
+    groups = [*_by_adapter(asked)]
+    spoilt = [mine for mine in groups if not all(np.isfinite(part).all() for index in mine for part in found[index])]
     if len(groups) > 1:
         for mine in spoilt:
-            for index, row in zip(mine, _together(host, [rows[index] for index in mine]), strict=True):
+            for index, row in zip(mine, _together(host, [asked[index] for index in mine]), strict=True):
                 found[index] = row
     return found
 
 
-def _together(host: MixedBatchModel, rows: Sequence[SinglePass]) -> list[np.ndarray]:
+def _together(host: MixedBatchModel, asked: Sequence[AskedSequences]) -> list[list[np.ndarray]]:
     bare: dict[Pooled | None, BatchedAdapter] = {}
-    places: dict[tuple[int, bytes, int | None], int] = {}
-    distinct, asked = list[_Sequence](), list[int]()
-    for row in rows:
-        batched, tokens, second = _shared(row).batched, row.encoded.tokens, row.encoded.second
+    known: dict[tuple[int, bytes, int | None, bytes | None], int] = {}
+    distinct, places = list[_Distinct](), list[list[int]]()
+    for one in asked:
+        batched = _shared(one.lease).batched
         if batched.is_empty:
             batched = bare.setdefault(batched.pooled, batched)
-        place = places.setdefault((id(batched), tokens.tobytes(), second), len(distinct))
-        if place == len(distinct):
-            distinct.append(_Sequence(batched, tokens, second))
-        asked.append(place)
-    features, found = _features(host, distinct), dict[int, np.ndarray]()
-    for mine in _by_adapter(rows):
-        chosen = torch.tensor([asked[index] for index in mine], device=features.device)
-        found |= zip(mine, _shared(rows[mine[0]]).answer(features.index_select(0, chosen)), strict=True)
-    return [found[index] for index in range(len(rows))]
+        places.append([])
+        for sequence in one.sequences:
+            tokens, second, read = sequence
+            key = id(batched), tokens.tobytes(), second, None if read is None else read.tobytes()
+            place = known.setdefault(key, len(distinct))
+            if place == len(distinct):
+                distinct.append(_Distinct(batched, sequence))
+            places[-1].append(place)
+    features, starts = _features(host, distinct)
+    found = dict[int, list[np.ndarray]]()
+    for mine in _by_adapter(asked):
+        chosen = [place for index in mine for place in places[index]]
+        rows = np.concatenate([np.arange(starts[place], starts[place + 1]) for place in chosen])
+        outputs = _shared(asked[mine[0]].lease).answer(features.index_select(0, _there(rows, features)))
+        parts = iter(np.split(outputs, np.cumsum([distinct[place].rows for place in chosen])[:-1]))
+        found |= {index: [next(parts) for _ in places[index]] for index in mine}
+    return [found[index] for index in range(len(asked))]
 
 
-def _features(host: MixedBatchModel, given: Sequence[_Sequence]) -> Tensor:
-    """Return the pooled features of token sequences, [number of sequences, width of the model].
+def _features(host: MixedBatchModel, given: Sequence[_Distinct]) -> tuple[Tensor, np.ndarray]:
+    """Return the head's input for token sequences, [R, width of the model], and the first row of each sequence.
 
     Sequences of similar length are computed together in packed rows, which are sorted by adapter.
+
+    Returns:
+        The R rows in the order of `given`, and the indices of the first rows, int64 [number of sequences + 1].
     """
-    lengths = np.array([len(one.tokens) + one.batched.prompt_length for one in given])
+    starts = np.cumsum([0, *(one.rows for one in given)])
+    lengths = np.array([one.length for one in given])
     order = np.argsort(lengths, kind="stable")
     made: Tensor | None = None
     for first, last in runs(lengths[order], TOKEN_BUDGET):
         groups, chosen = _adapter_groups(given, order[first:last].tolist())
         part = host.features(groups)
         if made is None:
-            made = part.new_empty(len(given), part.shape[1])
-        made[torch.tensor(chosen, device=part.device)] = part
+            made = part.new_empty(int(starts[-1]), part.shape[1])
+        rows = np.concatenate([np.arange(starts[index], starts[index + 1]) for index in chosen])
+        made.index_copy_(0, _there(rows, part), part)
     assert made is not None
-    return made
+    return made, starts
 
 
-def _adapter_groups(given: Sequence[_Sequence], among: Sequence[int]) -> tuple[list[AdapterGroup], list[int]]:
+def _there(indices: np.ndarray, beside: Tensor) -> Tensor:
+    """Return indices as a tensor on the device of another tensor."""
+    return torch.from_numpy(indices).to(beside.device)
+
+
+def _adapter_groups(given: Sequence[_Distinct], among: Sequence[int]) -> tuple[list[AdapterGroup], list[int]]:
     """Group the sequences with the indices `among` by adapter. Return the groups, and the indices in their order.
 
     Adapters without a prefix come first, so that one attention call computes all their sequences.
@@ -186,8 +258,8 @@ def _adapter_groups(given: Sequence[_Sequence], among: Sequence[int]) -> tuple[l
     groups = sorted(by_adapter.values(), key=lambda group: bool(given[group[0]].batched.prefix))
     made = []
     for group in groups:
-        mine = [given[index] for index in group]
-        made.append(AdapterGroup(mine[0].batched, [one.tokens for one in mine], [one.second for one in mine]))
+        tokens, second, read = zip(*(given[index].sequence for index in group), strict=True)
+        made.append(AdapterGroup(given[group[0]].batched, tokens, second, None, read))
     return made, [index for group in groups for index in group]
 
 
@@ -196,14 +268,18 @@ class Prediction:
     """An adapter's answer to a text.
 
     Attributes:
-        answer: The prediction as JSON values, in the form that `Predictor` returns.
+        answer: The prediction as JSON values, in the form that `Predictor` returns. Empty if the request asked for the
+            outputs of tokens.
         kind: The kind of the task, which determines the form of `answer` and `outputs`.
-        outputs: The outputs of the adapter's head, float [width of the head]. For a generated text, the text.
+        outputs: The outputs of the adapter's head, float [width of the head]; for entities, the outputs of each word,
+            [W, width of the head]. For a generated text, the text.
         digest: The digest of the adapter.
         version: The adapter's version in a store, such as `client/task@3`. None: the adapter is not from a store.
         truncated: Whether the text was truncated.
         tokens: The number of computed tokens, including those of the template and special tokens; 0 for an adapter that
-            reads no tokens (bag of words).
+            reads no tokens (bag of words). The windows of a text may have tokens in common, which count several times.
+        words: For entities, the start and end of each word in the text, int32 [W, 2]. None: the outputs are those of
+            the text.
     """
 
     answer: dict[str, Any]
@@ -213,11 +289,16 @@ class Prediction:
     version: str | None
     truncated: bool
     tokens: int = 0
+    words: np.ndarray | None = None
 
     @property
     def is_answered(self) -> bool:
         """Whether the adapter is sure enough to answer; always true for an adapter that does not abstain."""
         return bool(self.answer.get("answered", True))
+
+    def as_predictions(self) -> Predictions:
+        """Return the outputs as the predictions of one text, which an objective decodes."""
+        return _as_predictions([self.outputs], [self.words])
 
 
 Outcome = Prediction | AfinaError
@@ -245,44 +326,69 @@ class MixedBatches:
     def outcomes(self, rows: Sequence[SinglePass]) -> list[Outcome]:
         """Return the prediction or the error of each text, in the order of the texts."""
         made: dict[int, Outcome] = {}
-        shared = dict[MixedBatchModel, list[int]]()
-        for mine in _by_adapter(rows):
+        asked, computed = list[AskedSequences](), list[int]()
+        for mine in _by_adapter([AskedSequences.of(row) for row in rows]):
             resident = rows[mine[0]].lease.resident()
             if resident.generates:
                 made |= dict.fromkeys(mine, kind_mismatch(resident, "a prediction"))
-            elif isinstance(resident, SeparateResident):
-                self._answer_separately(rows, mine, made)
+            elif resident.reading is None:
+                made |= _predictions(rows, mine, _outputs_of_texts(resident, [rows[index].encoded for index in mine]))
             else:
-                shared.setdefault(_shared(rows[mine[0]]).host, []).extend(mine)
-        outputs = dict[int, np.ndarray]()
-        for host, indices in shared.items():
-            outputs |= zip(indices, mixed_outputs(host, [rows[index] for index in indices]), strict=True)
-        for mine in _by_adapter(rows):
-            if mine[0] in outputs:
-                made |= _predictions(rows, mine, [outputs[index] for index in mine])
+                asked += [AskedSequences.of(rows[index]) for index in mine]
+                computed += mine
+        parts = dict(zip(computed, self._outputs(asked), strict=True))
+        for mine in _by_adapter(asked):
+            places = [computed[index] for index in mine]
+            made |= _predictions(rows, places, [_joined(rows[index].encoded, parts[index]) for index in places])
         return [made[index] for index in range(len(rows))]
 
-    def _answer_separately(self, rows: Sequence[SinglePass], mine: Sequence[int], made: dict[int, Outcome]) -> None:
-        """Compute the texts of one adapter that has a model of its own, and add their outcomes to `made`."""
-        resident = rows[mine[0]].lease.resident()
-        assert isinstance(resident, SeparateResident)
-        predictor, encoded = resident.predictor, [rows[index].encoded for index in mine]
-        if isinstance(predictor, ModelPredictor):
+    def _outputs(self, asked: Sequence[AskedSequences]) -> list[list[np.ndarray]]:
+        """Return the outputs of each sequence of each text, in the form that `mixed_outputs` describes."""
+        found, shared = dict[int, list[np.ndarray]](), dict[MixedBatchModel, list[int]]()
+        for mine in _by_adapter(asked):
+            resident = asked[mine[0]].lease.resident()
+            if isinstance(resident, SharedResident):
+                shared.setdefault(resident.host, []).extend(mine)
+                continue
+            assert isinstance(resident, SeparateResident)
             with self._computing:
-                tokens, second = [one.tokens for one in encoded], [one.second for one in encoded]
-                outputs = logits(predictor.classifier, Encoded.of(tokens, second=second))
-        else:
-            pairs = [one.pair for one in encoded if one.pair is not None]
-            outputs = predictor.outputs([one.text for one in encoded], pairs or None)
-        made |= _predictions(rows, mine, list(outputs))
+                parts = iter(
+                    own_outputs(resident.classifier, [one for index in mine for one in asked[index].sequences])
+                )
+            found |= {index: [next(parts) for _ in asked[index].sequences] for index in mine}
+        for host, indices in shared.items():
+            found |= zip(indices, mixed_outputs(host, [asked[index] for index in indices]), strict=True)
+        return [found[index] for index in range(len(asked))]
 
-    def open(self, row: SinglePass) -> ChunkedPass | None:
-        """Return a text to compute in chunks, or None if there is now no memory for its keys and values."""
+    def open(self, row: SinglePass) -> ChunkedPass | WindowedPass | None:
+        """Return a text to compute in chunks or windows, or None if there is now no memory for keys and values."""
+        if row.encoded.words is not None:
+            return WindowedPass(row)
         resident = row.lease.resident()
         return ChunkedPass.open(row, resident.opened, self._memory, resident.virtual_tokens[0])
 
-    def chunk_outcomes(self, chunks: Sequence[tuple[ChunkedPass, int]]) -> list[Outcome | None]:
-        """Compute the next chunk of each text, in the form that `Engine.compute_chunks` describes."""
+    def chunk_outcomes(self, chunks: Sequence[tuple[ChunkedPass | WindowedPass, int]]) -> list[Outcome | None]:
+        """Compute the next chunk or windows of each text, in the form that `Engine.compute_chunks` describes."""
+        found: dict[int, Outcome | None] = {}
+        windowed = {index: (one, count) for index, (one, count) in enumerate(chunks) if isinstance(one, WindowedPass)}
+        if windowed:
+            found |= zip(windowed, self._window_outcomes([*windowed.values()]), strict=True)
+        chunked = {index: (one, count) for index, (one, count) in enumerate(chunks) if isinstance(one, ChunkedPass)}
+        if chunked:
+            found |= zip(chunked, self._chunk_outcomes([*chunked.values()]), strict=True)
+        return [found[index] for index in range(len(chunks))]
+
+    def _window_outcomes(self, passes: Sequence[tuple[WindowedPass, int]]) -> list[Outcome | None]:
+        outputs = self._outputs([one.next(count) for one, count in passes])
+        found = list[Outcome | None]()
+        for (one, count), parts in zip(passes, outputs, strict=True):
+            one.outputs += parts
+            one.computed += count
+            whole = [_joined(one.row.encoded, one.outputs)] if one.complete else []
+            found.append(_predictions([one.row], [0], whole)[0] if one.complete else None)
+        return found
+
+    def _chunk_outcomes(self, chunks: Sequence[tuple[ChunkedPass, int]]) -> list[Outcome | None]:
         together = dict[MixedBatchModel, dict[int, AdapterChunk]]()
         made: dict[int, Tensor] = {}
         for index, (one, count) in enumerate(chunks):
@@ -321,18 +427,53 @@ class MixedBatches:
         return _predictions([one.row], [0], list(outputs))[0]
 
 
-def _by_adapter(rows: Sequence[SinglePass]) -> Iterable[list[int]]:
+def _outputs_of_texts(resident: Resident, encoded: Sequence[EncodedText]) -> list[np.ndarray]:
+    """Return the outputs of texts of an adapter that reads no tokens."""
+    assert isinstance(resident, SeparateResident)
+    pairs = [one.pair for one in encoded if one.pair is not None]
+    return list(resident.predictor.outputs([one.text for one in encoded], pairs or None))
+
+
+def own_outputs(classifier: Classifier, sequences: Sequence[TokenSequence]) -> list[np.ndarray]:
+    """Return the outputs of each sequence by an adapter's own model, in the form that `mixed_outputs` describes."""
+    tokens, second, read = zip(*sequences, strict=True)
+    encoded = Encoded.of(tokens, second=second)
+    if read[0] is None:
+        return list(logits(classifier, encoded)[:, None])
+    reads = np.full(len(encoded.tokens), NO_WORD, np.int32)
+    for start, places in zip(encoded.offsets[:-1], read, strict=True):
+        reads[start + places] = np.arange(len(places))
+    return read_outputs(classifier, replace(encoded, reads=reads))
+
+
+def _joined(encoded: EncodedText, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the outputs of a text, [width of the head], or of its words, given those of its sequences."""
+    if encoded.words is None:
+        made: np.ndarray = parts[0][0]
+        return made
+    (found,) = encoded.words.joined_outputs(parts, parts[0].shape[1])
+    return np.asarray(found)
+
+
+def _by_adapter(asked: Sequence[AskedSequences]) -> Iterable[list[int]]:
     """Return lists of indices of texts: one list for each adapter's single texts, and one for each adapter's pairs."""
     found: dict[tuple[int, bool], list[int]] = {}
-    for index, one in enumerate(rows):
-        found.setdefault((id(one.lease.resident()), one.encoded.pair is None), []).append(index)
+    for index, one in enumerate(asked):
+        found.setdefault((id(one.lease.resident()), one.paired), []).append(index)
     return found.values()
 
 
-def _shared(one: SinglePass) -> SharedResident:
-    resident = one.lease.resident()
+def _shared(lease: Lease) -> SharedResident:
+    resident = lease.resident()
     assert isinstance(resident, SharedResident)
     return resident
+
+
+def _as_predictions(outputs: Sequence[np.ndarray], words: Sequence[np.ndarray | None]) -> Predictions:
+    """Return the outputs of an adapter's texts as predictions; `words` as in `Prediction`."""
+    if words[0] is None:
+        return Predictions(np.stack(outputs))
+    return Predictions(np.fromiter(outputs, dtype=object), None, {"words": np.fromiter(words, dtype=object)})
 
 
 def _predictions(rows: Sequence[SinglePass], mine: Sequence[int], outputs: Sequence[np.ndarray]) -> dict[int, Outcome]:
@@ -344,16 +485,25 @@ def _predictions(rows: Sequence[SinglePass], mine: Sequence[int], outputs: Seque
         mine: The indices, in `rows`, of the adapter's texts.
         outputs: The outputs of the texts `mine`.
     """
-    resident = rows[mine[0]].lease.resident()
+    resident, encoded = rows[mine[0]].lease.resident(), [rows[index].encoded for index in mine]
+    words = [None if one.words is None else one.words.words[0] for one in encoded]
     try:
-        predictions = reading.finite(Predictions(np.stack(outputs)), resident.where)
+        predictions = reading.finite(_as_predictions(outputs, words), resident.where)
     except AfinaError as error:
         return dict.fromkeys(mine, error)
-    objective, answers = resident.objective, resident.objective.answers(predictions)
-    made: dict[int, Outcome] = {}
-    for index, answer, row in zip(mine, answers, outputs, strict=True):
-        lease, encoded = rows[index].lease, rows[index].encoded
+    objective, made = resident.objective, dict[int, Outcome]()
+    asked = [place for place, one in enumerate(encoded) if not one.each_token]
+    whole = len(asked) == len(encoded)
+    answers = dict(zip(asked, objective.answers(predictions if whole else predictions.take(asked)), strict=True))
+    for place, (index, row, one) in enumerate(zip(mine, outputs, encoded, strict=True)):
         made[index] = Prediction(
-            answer, objective.kind, row, resident.digest, lease.version, encoded.truncated, len(encoded.tokens)
+            with_texts(answers[place], one.text) if place in answers else {},
+            objective.kind,
+            row,
+            resident.digest,
+            rows[index].lease.version,
+            one.truncated,
+            len(one.tokens),
+            words[place],
         )
     return made

@@ -45,7 +45,7 @@ def _predicted(batches: MixedBatches, tokenizer: Tokenizer, lease: Lease) -> np.
     resident = lease.resident()
     texts, pairs = zip(*probes.asked(resident.manifest), strict=True)
     rows = [SinglePass(lease, _read(one)) for one in encode(tokenizer, resident, texts, pairs)]
-    return np.stack([_read(one).outputs for one in batches.outcomes(rows)])
+    return probes.rows(_read(one).outputs for one in batches.outcomes(rows))
 
 
 def _read(outcome: Read | AfinaError) -> Read:

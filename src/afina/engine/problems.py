@@ -34,6 +34,18 @@ PINNED_LIMIT = Problem(
     "`limit`.",
 )
 
+NO_TOKEN_OUTPUTS = Problem(
+    InvalidData,
+    "data.kind-mismatch",
+    "this model answers with {kind}, and gives no tags to tokens. Ask for its answers instead.",
+)
+SEVERAL_WINDOWS = Problem(
+    InvalidData,
+    "request.several-windows",
+    "the text has more tokens than the model reads at once ({most:,}). The outputs of tokens would be those of "
+    "{windows:,} windows. Send a shorter text, or ask for the entities.",
+)
+
 ANSWER_BEYOND_MEMORY = Problem(
     InvalidData,
     "generation.beyond-memory",

@@ -71,9 +71,17 @@ class Resident(ReprCard, ABC):
         return self.reach is not None
 
     @property
-    @abstractmethod
     def reach(self) -> float | None:
-        """`Classifier.reach`: how many earlier tokens double a token's time. None: the model cannot compute chunks."""
+        """`Classifier.reach`: how many earlier tokens double a token's time. None: the model cannot compute chunks.
+
+        A model that reads words computes windows, whose words may be anywhere, and no chunks.
+        """
+        return None if self.objective.reads_words else self._reach
+
+    @property
+    @abstractmethod
+    def _reach(self) -> float | None:
+        """The number `reach` of a model that reads the pooled output."""
 
     @property
     @abstractmethod
@@ -115,7 +123,7 @@ class SharedResident(Resident):
     offset: Tensor | None
 
     @property
-    def reach(self) -> float | None:
+    def _reach(self) -> float | None:
         classifier, own = self.host.classifier, self.batched.pooled
         entry = architecture_of(classifier.body)
         pooling = entry.pooling_of(classifier.body.config) if own is None else own.pooling
@@ -157,7 +165,7 @@ class SeparateResident(Resident):
         return self.predictor.classifier
 
     @property
-    def reach(self) -> float | None:
+    def _reach(self) -> float | None:
         return self.classifier.reach if self.reading is not None and self.classifier.takes_chunks else None
 
     @property

@@ -58,12 +58,15 @@ class AdapterGroup(NamedTuple):
             the texts have no token types.
         chunks: For each text, the cached keys and values that it continues, or None if it is computed whole. None: all
             texts are computed whole.
+        read: For each text, the indices of the tokens whose outputs are the head's input, int64 [M] in rising order, or
+            None if the head's input is the pooled output. None: the output is pooled for all texts.
     """
 
     adapter: BatchedAdapter
     sequences: Sequence[np.ndarray]
     second: Sequence[int | None] | None = None
     chunks: Sequence[TokenChunk | None] | None = None
+    read: Sequence[np.ndarray | None] | None = None
 
     @classmethod
     def of(cls, parts: Sequence[AdapterChunk]) -> Self:
@@ -142,8 +145,9 @@ class MixedBatchModel:
     ) -> Tensor:
         """Compute a mixed batch in one forward pass: return the head's input for each text, float32 [B, width].
 
-        The rows of the result are in the order of the groups. Each adapter must have been admitted (`admit`), and be in
-        one group only. NaN in the texts of one adapter may spread to those of other adapters.
+        The rows of the result are in the order of the groups. A text of which tokens are read (`AdapterGroup.read`) has
+        a row for each of these tokens; every other text has one row. Each adapter must have been admitted (`admit`),
+        and be in one group only. NaN in the texts of one adapter may spread to those of other adapters.
 
         Args:
             cached: The cache in which the keys and values are kept. None: keys and values are not kept.
@@ -154,7 +158,12 @@ class MixedBatchModel:
         with self._computing(row.length, row.changes):
             options = {"segments": self._segments(row), "cached": cached}
             given = self._given(row, groups)
-            made = self._pooled(given, row, **options) if tokens is None else self._at(tokens, given, row, **options)
+            if tokens is not None:
+                made = self._at(tokens, given, row, **options)
+            elif row.read is not None:
+                made = self._pooled_or_read(row.read, given, row, **options)
+            else:
+                made = self._pooled(given, row, **options)
         for chunk, (start, stop) in zip(row.chunks, pairwise(row.bounds), strict=True):
             if chunk is not None:
                 chunk.done(stop - start)
@@ -191,9 +200,25 @@ class MixedBatchModel:
         layout = row.layout.pooling(*(own if way is None else way.pooling for way in ways))
         if not any(ways):
             return self.classifier.read(given, layout, **options)
-        hidden = self.classifier.hidden(given, layout, **options)
-        made = {way: (way or Pooled(own)).of(hidden, layout) for way in set(ways)}
+        return self._of_ways(self.classifier.hidden(given, layout, **options), layout, row)
+
+    def _of_ways(self, hidden: Tensor, layout: Layout, row: _Row) -> Tensor:
+        """Return the pooled output of each text, float32 [B, width], by the pooling of the text's adapter."""
+        own = Pooled(architecture_of(self.classifier.body).pooling_of(self.classifier.body.config))
+        ways = [adapter.pooled for adapter, _ in row.placed]
+        made = {way: (way or own).of(hidden, layout) for way in set(ways)}
         return torch.cat([made[way][texts] for way, (_, texts) in zip(ways, row.placed, strict=True)])
+
+    def _pooled_or_read(
+        self, read: Sequence[Tensor | None], given: dict[str, Tensor], row: _Row, **options: Any
+    ) -> Tensor:
+        """Return the head's input of a row with texts of which tokens are read; `read`: the cells of these tokens."""
+        layout = row.layout.reading(torch.arange(row.length, device=self.device))
+        hidden = self.classifier.hidden(given, layout, **options)
+        features = self._of_ways(hidden, layout, row).split(1) if any(cells is None for cells in read) else ()
+        return torch.cat(
+            [features[text] if cells is None else hidden[cells].float() for text, cells in enumerate(read)]
+        )
 
     def _at(self, tokens: Tensor, given: dict[str, Tensor], row: _Row, **options: Any) -> Tensor:
         # All cells are read: a change knows its rows among all cells, or among one of each sequence.
@@ -279,6 +304,8 @@ class _Row(NamedTuple):
         chunks: For each text, the cached keys and values that it continues. None: the text is computed whole.
         changes: The adapters' changes of layers, by path of the layer.
         types: Token types, int64 [T]. None: no text has token types.
+        read: For each text, the cells whose outputs are read, int64 [M]; None for a text whose output is pooled. None:
+            all texts are pooled.
     """
 
     tokens: Tensor
@@ -290,6 +317,7 @@ class _Row(NamedTuple):
     chunks: Sequence[TokenChunk | None]
     changes: dict[str, list[PlacedChange]]
     types: Tensor | None
+    read: Sequence[Tensor | None] | None
 
     @property
     def length(self) -> int:
@@ -314,8 +342,13 @@ class _Row(NamedTuple):
         second = seconds_of(sequences, given)
         types = None if second is None else (steps >= np.repeat(before + second, lengths)).astype(np.int64)
 
+        wanted = [one for group in groups for one in group.read or [None] * len(group.sequences)]
+
         def there(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(device)
+
+        starts = bounds[:-1] + before
+        read = [None if one is None else there(start + one) for one, start in zip(wanted, starts, strict=True)]
 
         return cls(
             tokens=there(np.concatenate(sequences).astype(np.int64)),
@@ -327,6 +360,7 @@ class _Row(NamedTuple):
             chunks=chunks,
             changes=_changes(placed, bounds.tolist()),
             types=None if types is None else there(types),
+            read=None if all(one is None for one in read) else read,
         )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from afina import device as devices
 from afina.allocator import keep_freed
 from afina.data.answer_tokens import References, encode_references
-from afina.data.batch import by_length, pack_some
+from afina.data.batch import IGNORED, by_length, pack_some
 from afina.data.readers.texts import as_lists
 from afina.data.split import Split
 from afina.data.template import Template
@@ -73,24 +73,31 @@ def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) 
     return np.zeros((0, 0), np.float32) if result is None else result
 
 
+def read_outputs(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) -> list[np.ndarray]:
+    """Return the classifier's outputs for the words that are read in each sequence, float32 [M, width].
+
+    Args:
+        encoded: Sequences with the words that are read in them (`Encoded.reads`).
+    """
+    keep_freed()
+    classifier.eval()
+    device = next(classifier.parameters()).device
+    found: dict[int, np.ndarray] = {}
+    with torch.inference_mode():
+        for indices, packed in by_length(encoded, before=classifier.before):
+            counts = [int((row != IGNORED).sum()) for row in packed.by_sequence(packed.targets)]
+            parts = np.split(classifier.outputs(packed.to(device)), np.cumsum(counts)[:-1])
+            found |= zip(indices.tolist(), parts, strict=True)
+            listen(Progress("evaluate", len(found), len(encoded)))
+    return [found[index] for index in range(len(encoded))]
+
+
 def word_predictions(
     classifier: Classifier, encoded: WordTokens, targets: np.ndarray | None = None, listen: Listener = ignore
 ) -> Predictions:
     """Return the classifier's outputs for the words of each text, together with `targets`."""
-    keep_freed()
-    classifier.eval()
-    device = next(classifier.parameters()).device
-    windows: list[np.ndarray] = [np.zeros((0, 0), np.float32)] * len(encoded)
-    done, width = 0, 0
-    with torch.inference_mode():
-        for indices, packed in by_length(encoded, before=classifier.before):
-            part = classifier.outputs(packed.to(device))
-            ends = np.cumsum([len(encoded.read_in(index)) for index in indices.tolist()])
-            for index, rows in zip(indices.tolist(), np.split(part, ends[:-1]), strict=True):
-                windows[index] = rows
-            width = part.shape[1]
-            done += len(indices)
-            listen(Progress("evaluate", done, len(encoded)))
+    windows = read_outputs(classifier, encoded, listen)
+    width = windows[0].shape[1] if windows else 0
     return Predictions(encoded.joined_outputs(windows, width), targets, {"words": encoded.words})
 
 

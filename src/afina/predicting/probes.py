@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from afina.data.answer_tokens import References, encode_references
@@ -18,7 +20,19 @@ from afina.predicting import problems
 from afina.predicting.predictor import ModelPredictor, Predictor, backbone_of, logits
 from afina.predicting.reading import PROBE
 
-__all__ = ["PROBE", "TOLERANCE", "asked", "check", "compared", "difference", "opened", "probe", "recorded", "taught"]
+__all__ = [
+    "PROBE",
+    "TOLERANCE",
+    "asked",
+    "check",
+    "compared",
+    "difference",
+    "opened",
+    "probe",
+    "recorded",
+    "rows",
+    "taught",
+]
 
 TOLERANCE = 1e-4
 """Maximum difference between an adapter's outputs and those recorded after training, relative to the largest output."""
@@ -114,8 +128,13 @@ def difference(predictor: Predictor) -> float:
         reading = predictor.classifier, predictor.backbone, predictor.max_length, predictor.template
         actual = np.array(probe(*reading))
     else:
-        actual = predictor.outputs(PROBE, _pairs(predictor.manifest.template))
+        actual = rows(predictor.outputs(PROBE, _pairs(predictor.manifest.template)))
     return compared(actual, expected, predictor.where)
+
+
+def rows(outputs: Iterable[np.ndarray]) -> np.ndarray:
+    """Return the outputs for the built-in sentences as they are recorded, [sentence, label]; for words, [word, tag]."""
+    return np.concatenate([np.atleast_2d(one) for one in outputs])
 
 
 def asked(manifest: Manifest) -> list[tuple[str, str | None]]:
@@ -134,7 +153,7 @@ def compared(actual: np.ndarray, expected: np.ndarray, where: str) -> float:
 
 
 def recorded(manifest: Manifest, where: str) -> np.ndarray:
-    """Return the golden test's outputs in a manifest, [sentence, label]. Raises InvalidStudy if there are none."""
+    """Return the golden test's outputs in a manifest, as `rows` returns them. Raises InvalidStudy if there are none."""
     if manifest.probe is None:
         raise problems.PROBE_MISSING(where=where)
     return np.array(manifest.probe)

@@ -158,6 +158,8 @@ def takes_pairs(manifest: Manifest) -> bool | None:
     """Whether an adapter was trained on pairs of texts; None: the adapter's manifest does not say."""
     if manifest.template is not None:
         return Template(manifest.template).takes_pairs
+    if objectives.make(manifest.label_names, manifest.objective).reads_words:
+        return False
     return manifest.pairs if manifest.pairs is not None else True if manifest.data.text_pair else None
 
 

@@ -6,22 +6,24 @@ task. An answer is what an adapter computed for a text.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 
-from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT
+from afina.data.kinds import CLASSES, ENTITIES, LABELS, NUMBER, TEXT
 from afina.engine.generations import GeneratedText
 from afina.engine.mixed_batches import Prediction
 from afina.models.objective import Objective
 from afina.models.objectives import OBJECTIVES
 from afina.models.predictions import Predictions
+from afina.models.token_classification import Entities
 from afina.server import problems
+from afina.server.json_shapes import COUNT, YES_OR_NO, Shape, about, array, by_name, record
 from afina.server.json_shapes import NUMBER as ANY_NUMBER
 from afina.server.json_shapes import TEXT as ANY_TEXT
-from afina.server.json_shapes import YES_OR_NO, Shape, about, array, by_name, record
 from afina.server.versions.shadow_counts import AnswerDifference
 
 _PROBABILITIES = about(by_name(ANY_NUMBER), "the probability of each label, by its name")
@@ -44,6 +46,37 @@ RANKED_SCORES = array(
     )
 )
 """JSON Schema of an array of labels with scores, for several protocols."""
+
+
+ENTITY = record(
+    {
+        "start": about(COUNT, "index of the first character (Unicode code point) in the text as sent"),
+        "end": about(COUNT, "index after the last character"),
+        "label": about(ANY_TEXT, "name of the label"),
+        "text": about(ANY_TEXT, "the characters from `start` to `end`"),
+        "score": about(ANY_NUMBER, "mean over the entity's words of the probability of the word's tag"),
+    }
+)
+"""JSON Schema of an entity."""
+
+HubTask = Literal["text-classification", "token-classification"]
+"""The name of a task in the Hugging Face API."""
+
+
+class TaggedWord(NamedTuple):
+    """A word of a text with the tag that the adapter gives to it.
+
+    Attributes:
+        start: the index of the word's first character in the text.
+        end: the index after the word's last character.
+        tag: the BIO tag, such as `B-PER` or `O`.
+        score: the probability of the tag.
+    """
+
+    start: int
+    end: int
+    tag: str
+    score: float
 
 
 class LabelScore(NamedTuple):
@@ -80,12 +113,16 @@ class AnswerFormat(ABC):
         optional_fields: JSON Schema of the fields that only the answers of some adapters have.
         function: the function from logits to scores, by its name in the Hugging Face API, such as "softmax".
         streams: whether the server can send an answer in pieces while the model generates it.
+        has_scores: whether an answer has a score for each label of the text (`scores`).
+        hub_task: the task of the Hugging Face API as which the answers are written.
     """
 
     fields: ClassVar[Mapping[str, Shape]]
     optional_fields: ClassVar[Mapping[str, Shape]] = {}
     function: ClassVar[str]
     streams: ClassVar[bool] = False
+    has_scores: ClassVar[bool] = True
+    hub_task: ClassVar[HubTask] = "text-classification"
 
     @abstractmethod
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
@@ -116,6 +153,17 @@ class AnswerFormat(ABC):
         while name in objective.label_names:
             name = f"({name})"
         return [LabelScore(name, ordered[0].score if raw else 1.0), *ordered]
+
+    def words(self, objective: Objective, one: Prediction) -> Sequence[TaggedWord]:
+        """Return the words of the text with their tags. Raises InvalidData for kinds of task without tags."""
+        raise problems.NO_TAGS(found=objective.column, expected="entities")
+
+    def tag_scores(self, objective: Objective, one: Prediction, *, raw: bool = False) -> list[list[float]]:
+        """Return the probabilities, or with `raw` the logits, of all tags of each word, in the order of the tags.
+
+        Raises InvalidData for kinds of task without tags.
+        """
+        raise problems.NO_TAGS(found=objective.column, expected="entities")
 
     @abstractmethod
     def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
@@ -245,10 +293,11 @@ class _Text(AnswerFormat):
     fields: ClassVar[Mapping[str, Shape]] = {"answer": about(ANY_TEXT, "the text that the model wrote")}
     function = "none"
     streams = True
+    has_scores = False
 
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
         """Raise InvalidData, because a generated text has no label scores."""
-        raise problems.NO_SCORES(found="answer", expected="label")
+        raise problems.NO_SCORES(found=objective.column, expected="label")
 
     def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
         return [str(one.answer["answer"])], ()
@@ -264,6 +313,60 @@ class _Text(AnswerFormat):
         return AnswerDifference(current["answer"] != candidate["answer"], 0.0)
 
 
+class _Entities(AnswerFormat):
+    """Token classification."""
+
+    fields: ClassVar[Mapping[str, Shape]] = {
+        "entities": about(array(ENTITY), "the entities in the order of the text, without overlaps; may be empty")
+    }
+    function = "softmax"
+    has_scores = False
+    hub_task = "token-classification"
+
+    def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
+        """Raise InvalidData, because entities are labels of parts of the text, and not of the text."""
+        raise problems.NO_SCORES(found=objective.column, expected="label")
+
+    def words(self, objective: Objective, one: Prediction) -> Sequence[TaggedWord]:
+        assert one.words is not None
+        predictions, decoded = one.as_predictions(), cast(Entities, objective)
+        (tags,), (chances,) = decoded.tags(predictions), decoded.tag_probabilities(predictions)
+        return [
+            TaggedWord(place[0], place[1], objective.output_names[tag], float(row[tag]))
+            for place, tag, row in zip(one.words.tolist(), tags.tolist(), chances, strict=True)
+        ]
+
+    def tag_scores(self, objective: Objective, one: Prediction, *, raw: bool = False) -> list[list[float]]:
+        found = [one.outputs] if raw else cast(Entities, objective).tag_probabilities(one.as_predictions())
+        made: list[list[float]] = found[0].tolist()
+        return made
+
+    def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
+        found = one.answer["entities"]
+        labels = dict.fromkeys(each["label"] for each in found)
+        return [*labels], [LabelScore(f"{each['text']} ({each['label']})", each["score"]) for each in found]
+
+    def _tensor_types(self, objective: Objective) -> Sequence[TensorType]:
+        return [TensorType("entities", "BYTES")]
+
+    def _tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
+        """Return the JSON array of the entities of each text: the protocol has no tensor with rows of any length."""
+        return [[json.dumps(one.answer["entities"], ensure_ascii=False) for one in several]]
+
+    def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
+        """Return whether the entities differ, and the mean difference in score of production's entities.
+
+        An entity that the shadow version does not find has the score 0 there. Without entities, the difference is 0.
+        """
+        before, after = ({_place(one): one["score"] for one in each["entities"]} for each in (current, candidate))
+        drift = sum(after.get(place, 0.0) - score for place, score in before.items())
+        return AnswerDifference(before.keys() != after.keys(), drift / max(1, len(before)))
+
+
+def _place(entity: Mapping[str, Any]) -> tuple[int, int, str]:
+    return entity["start"], entity["end"], entity["label"]
+
+
 def _drift(label: str, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> float:
     """Return a label's probability in the shadow version's answer minus its probability in the production version's.
 
@@ -273,7 +376,13 @@ def _drift(label: str, current: Mapping[str, Any], candidate: Mapping[str, Any])
     return drift
 
 
-ANSWER_FORMATS: Mapping[str, AnswerFormat] = {CLASSES: _Classes(), LABELS: _Labels(), NUMBER: _Number(), TEXT: _Text()}
+ANSWER_FORMATS: Mapping[str, AnswerFormat] = {
+    CLASSES: _Classes(),
+    LABELS: _Labels(),
+    NUMBER: _Number(),
+    TEXT: _Text(),
+    ENTITIES: _Entities(),
+}
 
 
 def compared(current: Prediction | GeneratedText, candidate: Prediction | GeneratedText) -> AnswerDifference:

@@ -420,7 +420,7 @@ class Core:
                 lease.release()
                 raise
             bare = reference == Reference(reference.name) and PRODUCTION in version.aliases
-            if bare or reference.alias == PRODUCTION:
+            if (bare or reference.alias == PRODUCTION) and not asked.each_token:
                 made.shadowed = reference.name
             made.counted = bool(version.aliases)
             made.compared = self.canaries.answers(reference.name) and (bare or reference.alias in (PRODUCTION, CANARY))

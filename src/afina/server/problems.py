@@ -14,11 +14,19 @@ PROBE_DIFFERS = Problem(
 
 _data_kind_mismatch = partial(Problem, InvalidData, "data.kind-mismatch")
 NO_SCORES = _data_kind_mismatch(
-    "this adapter answers with a text, which has no score for each label. Ask for the answer by the native protocol."
+    "the answers of this adapter (`{found}`) have no score for each label of a text. Ask for them by the native "
+    "protocol, `/tasks` or `/bulk`."
+)
+GIVES_PARTS = _data_kind_mismatch(
+    "this model answers with parts of a text (`{found}`), not with a label of the text. Ask by `/tasks`, `/bulk`, "
+    "`/models/...`, `/pooling` or `/v2/models/...`."
+)
+NO_TAGS = _data_kind_mismatch(
+    "this model answers with `{found}`, and gives no tag to each token. Ask by `/classify`, `/tasks` or `/bulk`."
 )
 KINDS_DIFFER = _data_kind_mismatch("the versions have different kinds of answers: a {expected} and a {found}.")
 GIVES_TEXT = _data_kind_mismatch("this model answers with a text. Ask for a completion.")
-GIVES_NO_TEXT = _data_kind_mismatch("this model gives no text. Ask for its labels or its number.")
+GIVES_NO_TEXT = _data_kind_mismatch("this model gives no text. Ask for its labels, its number or its entities.")
 
 _data_pairs_mismatch = partial(Problem, InvalidData, "data.pairs-mismatch")
 TAKES_TEXTS = _data_pairs_mismatch("This model takes single texts. Leave out `pair`.")
@@ -100,6 +108,13 @@ GRAMMAR_INVALID = Problem(
 _request_malformed = partial(Problem, InvalidData, "request.malformed")
 FUNCTION_OF_ANOTHER_KIND = _request_malformed(
     "`parameters.function_to_apply`: found {found}, expected {known} or none for this model."
+)
+OPTION_OF_OTHER_TASK = _request_malformed(
+    "`parameters.{option}`: the answers of this model are those of the task {found}, which has no such option. Leave "
+    "it out."
+)
+STRATEGY_UNSUPPORTED = _request_malformed(
+    "`parameters.aggregation_strategy`: found {found}, expected {known}, as the model has one tag for each word."
 )
 DECODING_MALFORMED = _request_malformed("{_reason}")
 INPUT_TENSOR_MALFORMED = _request_malformed("`inputs`: {_problem}.")

@@ -24,7 +24,7 @@ from afina.models.manifest import Manifest
 from afina.models.objective import Objective
 from afina.predicting.reading import Truncation, takes_pairs
 from afina.server import problems
-from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
+from afina.server.answer_formats import ANSWER_FORMATS, LabelScore, TaggedWord
 from afina.server.receipts import PROMPTS, GenerationFacts, Prompt, Receipt, TruncationFacts
 from afina.server.settings import Settings
 from afina.server.tenants import Reservation
@@ -90,6 +90,7 @@ class TextRequest:
         sticky: the end user's name or the request's id, whose hash decides whether the model's canary version answers.
             None: the canary version does not answer.
         traced: the request's span and times, passed to the batch listener (a callback). None: no tracing.
+        each_token: whether the request asks for the outputs of all tokens, and not for an answer.
     """
 
     key: Key
@@ -99,12 +100,19 @@ class TextRequest:
     truncation: Truncation | None = None
     sticky: str | None = None
     traced: Any = None
+    each_token: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class ServedAnswer:
-    """The answer to one text. `tokens`: the number of the text's tokens that the model computed."""
+    """The answer to one text.
 
+    Attributes:
+        text: the text as the client sent it.
+        tokens: the number of the text's tokens that the model computed.
+    """
+
+    text: str
     prediction: Prediction
     objective: Objective
     receipt: Receipt
@@ -127,6 +135,15 @@ class ServedAnswer:
         """
         ordered = ANSWER_FORMATS[self.objective.kind].ranked(self.objective, self.prediction, raw=raw)
         return [one._asdict() for one in ordered[:most]]
+
+    @property
+    def words(self) -> Sequence[TaggedWord]:
+        """The words of the text with their tags."""
+        return ANSWER_FORMATS[self.objective.kind].words(self.objective, self.prediction)
+
+    def tag_scores(self, *, raw: bool = False) -> list[list[float]]:
+        """Return the probabilities, or with `raw` the logits, of all tags of each word or token (`each_token`)."""
+        return ANSWER_FORMATS[self.objective.kind].tag_scores(self.objective, self.prediction, raw=raw)
 
     @property
     def label(self) -> str:
@@ -194,7 +211,8 @@ class AcceptedRequest:
         """Return the answer to text `index` of the request, whose result is `outcome`. Raises an `outcome` error."""
         if isinstance(outcome, AfinaError):
             raise outcome
-        return ServedAnswer(outcome, self.objective, self.receipt, outcome.tokens or self.tokens[index])
+        text = self.texts[index].text
+        return ServedAnswer(text, outcome, self.objective, self.receipt, outcome.tokens or self.tokens[index])
 
 
 Check = Callable[[AcceptedRequest], object]
@@ -206,6 +224,12 @@ A check is called with a tokenized request before the request's texts are comput
 
 def no_check(accepted: AcceptedRequest) -> None:
     """Accept every request: the default of the argument `check` of `Core.accept`."""
+
+
+def check_scored(accepted: AcceptedRequest) -> None:
+    """Raise InvalidData if the answers of the adapter have no score for each label of a text, as entities have none."""
+    if not ANSWER_FORMATS[accepted.objective.kind].has_scores:
+        raise problems.GIVES_PARTS(found=accepted.objective.column, expected="label")
 
 
 def check_pairs(texts: Sequence[Text], manifest: Manifest) -> None:
@@ -234,20 +258,23 @@ def check_texts(texts: Sequence[Text], settings: Settings) -> None:
                 raise problems.TEXT_EMPTY(where=where)
 
 
-def check_lengths(key: Key, resident: Resident, tokens: Sequence[int], settings: Settings) -> None:
+def check_lengths(
+    key: Key, resident: Resident, encoded: Sequence[EncodedText], tokens: Sequence[int], settings: Settings
+) -> None:
     """Raise InvalidData if a text has too many tokens.
 
     The API key may have a limit (`Key.text_tokens`), and the server has the limit `Settings.whole_tokens` for models
-    that cannot compute a text in chunks.
+    that cannot compute a text in chunks. For a text in windows, this limit is one of each window.
 
     Args:
         tokens: The number of tokens of each text.
     """
-    limits = [(key.text_tokens, "A text of this key may have")]
+    limits = [(key.text_tokens, "A text of this key may have", tokens)]
     if resident.reading is not None and not resident.generates and not resident.takes_chunks:
-        limits.append((settings.whole_tokens, "This model computes a text whole, for which this server allows"))
-    for most, why in limits:
-        for number, found in enumerate(tokens, start=1):
+        whole = [max(len(part.tokens) for part in one.sequences) for one in encoded]
+        limits.append((settings.whole_tokens, "This model computes a text whole, for which this server allows", whole))
+    for most, why, counts in limits:
+        for number, found in enumerate(counts, start=1):
             if most is not None and found > most:
                 where = "The text" if len(tokens) == 1 else f"Text {number} of {len(tokens)}"
                 raise problems.TEXT_TOKENS(_why=why, where=where, found=found, most=most)
@@ -350,7 +377,7 @@ class RequestEncoder:
             check_pairs(asked.texts, manifest)
         encoded = self.encode(asked, resident, asked.texts, most)
         tokens = [tokens_of(one) for one in encoded]
-        check_lengths(key, resident, tokens, self._settings)
+        check_lengths(key, resident, encoded, tokens, self._settings)
         facts, cut = None, truncation_facts(resident, asked.truncation, encoded)
         if generation is not None:
             generation = within_rate(generation, tokens, rate)
@@ -388,7 +415,11 @@ class RequestEncoder:
             given = [one.text for one in some], [one.pair for one in some]
             with self._turns[asked.key.client]:
                 encoded = self._engine.encode(
-                    resident, *given, template=PROMPTS[prompt_as], truncation=asked.truncation
+                    resident,
+                    *given,
+                    template=PROMPTS[prompt_as],
+                    truncation=asked.truncation,
+                    each_token=asked.each_token,
                 )
             for one in encoded:
                 if isinstance(one, AfinaError):

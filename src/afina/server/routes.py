@@ -196,6 +196,7 @@ def _route(
 
 TEI_PREDICT = _route("POST", "/predict", of=TEI)
 CLASSIFY = _route("POST", "/classify", of=VLLM)
+POOLING = _route("POST", "/pooling", of=VLLM)
 MODELS = _route("GET", "/v1/models", of=VLLM)
 MODEL = _route("GET", "/v1/models/{id:path}", of=OPENAI)
 INFO = _route("GET", "/info", of=AFINA, title=TEI.title)

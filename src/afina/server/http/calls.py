@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from http import HTTPMethod
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -265,13 +266,15 @@ class ClientCall:
         texts: Sequence[Text],
         *,
         truncation: Truncation | None = None,
+        each_token: bool = False,
         check: Check = no_check,
     ) -> Sequence[ServedAnswer]:
-        """Return the answers of one model to the texts.
+        """Return the answers of one model to the texts; with `each_token`, the outputs of all tokens.
 
         Raises Refusal if the client closes its connection, and the errors of `check` and `Core.begin`.
         """
-        (found,) = await self.together([self.asks(model, texts, truncation=truncation)], check)
+        asked = replace(self.asks(model, texts, truncation=truncation), each_token=each_token)
+        (found,) = await self.together([asked], check)
         return found
 
     def answer_of(self, accepted: AcceptedRequest, index: int, outcome: Prediction | AfinaError) -> ServedAnswer:

@@ -3,8 +3,8 @@
 - Clients share the computed tokens equally (start-time fair queueing). The client that has received the fewest tokens
   is next. A client that returns after a pause starts with the other clients' count of tokens. So a client with few
   requests never waits for the whole queue of a client with many requests.
-- If a text is longer than a batch and can be computed in chunks, the batch takes the first tokens of the text, and the
-  other tokens become the client's next work item.
+- If a text is longer than a batch and can be computed in chunks or windows, the batch takes the first tokens of the
+  text, and the other tokens become the client's next work item.
 - Texts for one forward pass and prompts for generation have separate queues, since only generation waits for memory.
   Both count for the client's share.
 - Background work items, such as the texts of shadow versions, are taken from the queue while no client waits.
@@ -335,6 +335,8 @@ def _share(item: Work, left: int, room: int, *, first: bool) -> int:
         room: the number of the `left` tokens that chunks of long texts may use.
         first: whether the batch has no work item yet.
     """
+    if item.windows is not None:
+        return _whole_windows(item, item.windows, left, room, first=first)
     if item.reach is None:
         return item.left if first or item.left <= left else 0
     if not item.taken and item.left < left + (LEAST if first else 1):
@@ -342,3 +344,20 @@ def _share(item: Work, left: int, room: int, *, first: bool) -> int:
     if room < LEAST and not first:
         return 0
     return chunk_size(item.left, room, item.taken, item.reach)
+
+
+def _whole_windows(item: Work, windows: Sequence[int], left: int, room: int, *, first: bool) -> int:
+    """Return the number of tokens of the next windows of a text that fit into the batch; arguments as in `_share`.
+
+    The first text of a batch has at least one window in it.
+    """
+    if not item.taken and item.left <= left:
+        return item.left
+    count, place = 0, 0
+    for size in windows:
+        if place >= item.taken:
+            if count + size > room and (count or not first):
+                break
+            count += size
+        place += size
+    return count

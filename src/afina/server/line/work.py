@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from afina.engine.encoding import EncodedText
 from afina.engine.engine import Engine
 from afina.engine.generations import Generation
-from afina.engine.mixed_batches import ChunkedPass, SinglePass
+from afina.engine.mixed_batches import ChunkedPass, SinglePass, WindowedPass
 from afina.engine.residents import Lease
 from afina.server.receipts import choice_seed
 from afina.server.requests import AcceptedRequest
@@ -42,6 +43,8 @@ class Work:
         began: whether the computation of the work item has begun. If so, its tokens count for the API key's rate limit,
             even if nobody waits for the answer any more.
         reach: `Classifier.reach` of the model, which `cost` uses. None: the work item cannot be computed in chunks.
+        windows: the numbers of tokens of the windows of a long text, each of which is computed at once; several batches
+            may share the windows. None: the text has no windows.
         taken: the number of the work item's tokens that batches have taken so far.
         due: the number of the work item's tokens that the last batch has taken.
     """
@@ -49,6 +52,7 @@ class Work:
     client: str
     tokens: int
     reach: float | None = None
+    windows: Sequence[int] | None = None
     taken: int = 0
     due: int = 0
     timeout: float = 30.0
@@ -104,12 +108,12 @@ class PredictedAnswer(Work):
     """A text whose prediction needs one forward pass, such as a classification.
 
     Attributes:
-        chunked: The state of a text that is computed in chunks; None if the text is computed at once, or its
+        chunked: The state of a text that is computed in chunks or windows; None if the text is computed at once, or its
             computation has not begun.
     """
 
     row: SinglePass
-    chunked: ChunkedPass | None = None
+    chunked: ChunkedPass | WindowedPass | None = None
 
     def dropped(self) -> None:
         """Free the keys and values of a text that was computed in chunks."""
@@ -213,7 +217,10 @@ def works_of(
     options, decoding = request.generation, accepted.decoding
     if options is None or decoding is None:
         given |= {"timeout": settings.timeout, "reach": lease.resident().reach}
-        return [PredictedAnswer(**given, tokens=count, row=SinglePass(lease, encoded)) for _, (encoded, count) in texts]
+        return [
+            PredictedAnswer(**given, tokens=count, windows=_windows(encoded), row=SinglePass(lease, encoded))
+            for _, (encoded, count) in texts
+        ]
     works: list[Work] = []
     for index, (encoded, count) in texts:
         for choice in range(options.n) if choices is None else choices:
@@ -230,3 +237,8 @@ def works_of(
             timeout = settings.generation_timeout
             works.append(GeneratedAnswer(**given, tokens=count, timeout=timeout, generation=generation))
     return works
+
+
+def _windows(encoded: EncodedText) -> Sequence[int] | None:
+    """Return the number of tokens of each window of a text; None for a text that has no windows."""
+    return None if encoded.words is None else [len(one.tokens) for one in encoded.sequences]

@@ -1,18 +1,21 @@
-"""Two protocols of Hugging Face: text-embeddings-inference (`POST /predict`), and the Hub's text-classification task.
+"""Protocols of Hugging Face: text-embeddings-inference (`POST /predict`), and two tasks of the Hub.
 
 The field `inputs` of `/predict` is a text, a pair of texts in an array, or an array of arrays with one or two texts.
 The labels of a response are in descending order of their scores. If an adapter does not answer a text, since it is not
 sure enough, the list of the text's labels begins with the label `NOT_ANSWERED`. The field `model` of `/predict` is an
 addition of afina, because text-embeddings-inference serves only one model.
 
-`POST /models/CLIENT/TASK` is the Hub's text-classification task. huggingface_hub's `InferenceClient` sends requests to
-`/models/CLIENT/TASK` if its `model` is the URL of this route. Clients of the Hub read the first element of the
-response, so the response to a single text is an array with one element, the scores.
+`POST /models/CLIENT/TASK` is the Hub's text-classification task, or its token-classification task for an adapter that
+answers with entities. huggingface_hub's `InferenceClient` sends requests to `/models/CLIENT/TASK` if its `model` is the
+URL of this route. Clients of text-classification read the first element of the response, so the response to a single
+text is an array with one element, the scores. The response of token-classification to a single text is the array of the
+entities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Annotated, Any, Literal
 
 from fastapi import Response
@@ -22,15 +25,15 @@ from pydantic import Field
 from afina import __version__
 from afina.predicting.reading import Truncation
 from afina.server import problems, routes
-from afina.server.answer_formats import ANSWER_FORMATS, NOT_ANSWERED, RANKED_SCORES
+from afina.server.answer_formats import ANSWER_FORMATS, NOT_ANSWERED, RANKED_SCORES, HubTask
 from afina.server.core import Core
 from afina.server.http.bodies import Array, Body, Readable, Texts
 from afina.server.http.calls import Called
 from afina.server.http.refusals import Refusal
 from afina.server.http.routing import ProtocolRouter
-from afina.server.json_shapes import COUNT, TEXT, YES_OR_NO, about, array, either, one_of, record
+from afina.server.json_shapes import COUNT, NUMBER, TEXT, YES_OR_NO, about, array, either, one_of, record
 from afina.server.protocols.openai_bodies import STOPS
-from afina.server.requests import AcceptedRequest, Text
+from afina.server.requests import AcceptedRequest, ServedAnswer, Text, check_scored
 
 PREDICT_EXAMPLE = {
     "model": "acme/reviews@production",
@@ -68,7 +71,8 @@ class Predict(Body):
         return Truncation(side=None if side is None else "left" if side.lower() == "left" else "right")
 
     def check(self, asked: AcceptedRequest) -> None:
-        """Raise InvalidData if `truncate` is false and a text is too long."""
+        """Raise InvalidData if the answers have no scores, or if `truncate` is false and a text is too long."""
+        check_scored(asked)
         if self.truncate is False and any(one.truncated for one in asked.encoded):
             raise problems.TEXT_WOULD_BE_CUT()
 
@@ -102,45 +106,140 @@ async def predict(call: Called) -> Response:
 
 CLASSIFICATION_EXAMPLE = {"inputs": "It broke on the second day.", "parameters": {"top_k": 1}}
 
-CLASSIFICATION_ANSWER = array(RANKED_SCORES)
+_PART = {
+    "score": about(NUMBER, "mean over the words of the probability of the word's tag"),
+    "word": about(TEXT, "the characters of the text from `start` to `end`"),
+    "start": about(COUNT, "index of the first character (Unicode code point) in the text as sent"),
+    "end": about(COUNT, "index after the last character"),
+}
+_ENTITIES = array(
+    either(
+        record({"entity_group": about(TEXT, "label of the entity, or O for words in no entity"), **_PART}),
+        record({"entity": about(TEXT, "BIO tag of the word, such as B-PER"), **_PART}),
+    )
+)
+CLASSIFICATION_ANSWER = either(array(RANKED_SCORES), _ENTITIES, array(_ENTITIES))
+
+OUTSIDE = "O"
+"""The tag of a word in no entity, and the entity group of such words."""
+
+OPTIONS: Mapping[HubTask, Sequence[str]] = {
+    "text-classification": ("top_k", "function_to_apply"),
+    "token-classification": ("aggregation_strategy", "ignore_labels"),
+}
+"""The options (fields of `Parameters`) of each task of the Hub."""
+
+WORDS, GROUPS = "none", ("simple", "first")
+"""The values of `aggregation_strategy`: words with their tags, or entities."""
 
 
 class Parameters(Body):
-    """The options of a text-classification request."""
+    """The options of a text-classification or token-classification request."""
 
     top_k: int | None = Field(
         None,
         ge=1,
-        description=f"return the top_k entries with the highest scores, of which {NOT_ANSWERED} is one; default: all",
+        description=f"text-classification: return the top_k entries with the highest scores, of which {NOT_ANSWERED} "
+        "is one; default: all",
     )
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = Field(
-        None, description="function from logits to scores; none: return logits; default: the function of the model"
+        None,
+        description="text-classification: function from logits to scores; none: return logits; default: the function "
+        "of the model",
+    )
+    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] | None = Field(
+        None,
+        description="token-classification: simple and first: entities (default); none: words with their tags; average "
+        "and max are refused, since the model has one tag for each word",
+    )
+    ignore_labels: Array[str] | None = Field(
+        None,
+        description="token-classification: labels, or with aggregation_strategy none tags, that are left out; default: "
+        "O, the tag of words in no entity",
     )
 
 
 class Classification(Body):
-    """The body of a request for the Hub's text-classification task."""
+    """The body of a request for the Hub's text-classification or token-classification task."""
 
     inputs: Readable | Texts = Field(description="one text or several")
     parameters: Parameters | None = Field(None, description="options")
 
+    @property
+    def asked(self) -> Parameters:
+        return self.parameters or Parameters.model_construct()
+
+    @property
+    def batch(self) -> list[str]:
+        return [self.inputs] if isinstance(self.inputs, str) else self.inputs
+
     def check(self, asked: AcceptedRequest) -> None:
-        """Raise InvalidData if `function_to_apply` does not fit the adapter, such as softmax for a multi-label task."""
-        function = self.parameters and self.parameters.function_to_apply
-        own = ANSWER_FORMATS[asked.objective.kind].function
-        if function not in (None, "none", own):
-            raise problems.FUNCTION_OF_ANOTHER_KIND(option="function_to_apply", found=function, known=[own])
+        """Raise InvalidData for an option that does not fit the adapter, such as softmax for a multi-label task."""
+        written = ANSWER_FORMATS[asked.objective.kind]
+        for option, value in self.asked:
+            if value is not None and option not in OPTIONS[written.hub_task]:
+                raise problems.OPTION_OF_OTHER_TASK(option=option, found=written.hub_task)
+        if self.asked.function_to_apply not in (None, "none", written.function):
+            raise problems.FUNCTION_OF_ANOTHER_KIND(
+                option="function_to_apply", found=self.asked.function_to_apply, known=[written.function]
+            )
+        if (found := self.asked.aggregation_strategy) not in (None, WORDS, *GROUPS):
+            raise problems.STRATEGY_UNSUPPORTED(found=found, known=[WORDS, *GROUPS])
+
+
+def _ranked(body: Classification, found: Sequence[ServedAnswer]) -> Sequence[Any]:
+    raw = body.asked.function_to_apply == "none"
+    return [one.ranked(raw=raw, most=body.asked.top_k) for one in found]
+
+
+def _entities(body: Classification, found: Sequence[ServedAnswer]) -> Sequence[Any]:
+    ignored = [OUTSIDE] if body.asked.ignore_labels is None else body.asked.ignore_labels
+    written = _words if body.asked.aggregation_strategy == WORDS else _groups
+    made = [[entity for entity in written(one) if next(iter(entity.values())) not in ignored] for one in found]
+    return made[0] if isinstance(body.inputs, str) else made
+
+
+def _words(one: ServedAnswer) -> Sequence[dict[str, Any]]:
+    """Return the words of a text with their tags."""
+    return [{"entity": word.tag, **_part(one.text, word.score, word.start, word.end)} for word in one.words]
+
+
+def _groups(one: ServedAnswer) -> Sequence[dict[str, Any]]:
+    """Return the entities of a text, and the runs of words between them, in the order of the text."""
+    entities = one.prediction.answer["entities"]
+    made = [{"entity_group": each["label"], **_part(one.text, *(each[name] for name in _SPAN))} for each in entities]
+    for inside, words in groupby(one.words, key=lambda word: word.tag != OUTSIDE):
+        if not inside:
+            run = [*words]
+            score = sum(word.score for word in run) / len(run)
+            made.append({"entity_group": OUTSIDE, **_part(one.text, score, run[0].start, run[-1].end)})
+    return sorted(made, key=lambda each: int(each["start"]))
+
+
+_SPAN = ("score", "start", "end")
+
+
+def _part(text: str, score: float, start: int, end: int) -> dict[str, Any]:
+    return {"score": score, "word": text[start:end], "start": start, "end": end}
+
+
+_WRITTEN: Mapping[HubTask, Callable[[Classification, Sequence[ServedAnswer]], Sequence[Any]]] = {
+    "text-classification": _ranked,
+    "token-classification": _entities,
+}
+"""By task of the Hub, the function that writes the answers to a request's texts."""
 
 
 @router.answers(routes.HUB_CLASSIFY, CLASSIFICATION_ANSWER, Classification, CLASSIFICATION_EXAMPLE)
 async def classification(call: Called, client: str, task: str) -> Response:
-    """Classify texts (the Hub's text-classification task). The labels with the highest scores come first."""
+    """Classify texts or their words (the Hub's tasks text-classification and token-classification).
+
+    The labels with the highest scores come first; entities are in the order of the text.
+    """
     body = await call.body(Classification)
-    texts = [Text(one) for one in ([body.inputs] if isinstance(body.inputs, str) else body.inputs)]
-    found = await call.answers(f"{client}/{task}", texts, check=body.check)
-    asked = body.parameters or Parameters(top_k=None, function_to_apply=None)
-    made = [one.ranked(raw=asked.function_to_apply == "none", most=asked.top_k) for one in found]
-    return call.answered(made, found)
+    found = await call.answers(f"{client}/{task}", [Text(one) for one in body.batch], check=body.check)
+    written = _WRITTEN[ANSWER_FORMATS[found[0].objective.kind].hub_task]
+    return call.answered(written(body, found), found)
 
 
 INFO = record(

@@ -1,4 +1,4 @@
-"""The protocol of vLLM: `POST /classify`, and `GET /v1/models`, which clients of vLLM call first.
+"""The protocol of vLLM: `POST /classify`, `POST /pooling`, and `GET /v1/models`, which clients of vLLM call first.
 
 Requests and responses have the formats of vLLM's OpenAI-compatible server.
 """
@@ -21,7 +21,7 @@ from afina.server.http.bodies import Array, Body, Readable, Texts
 from afina.server.http.calls import Called
 from afina.server.http.routing import ProtocolRouter
 from afina.server.json_shapes import COUNT, NOTHING, NUMBER, TEXT, Shape, about, array, one_of, record
-from afina.server.requests import ServedAnswer, Text
+from afina.server.requests import ServedAnswer, Text, check_scored
 from afina.store import publishing
 
 EXAMPLE = {"model": "acme/reviews@production", "input": ["It broke on the second day.", "As good as they say."]}
@@ -44,6 +44,17 @@ _USAGE = record(
         "prompt_tokens_details": about(NOTHING, "always null"),
     }
 )
+_ROWS = record(
+    {
+        "index": about(COUNT, "place of the text in `input`, from 0"),
+        "object": about(one_of("pooling"), "type of the element in this protocol"),
+        "data": about(
+            array(array(NUMBER)),
+            "for each token of the text, special tokens included, the probabilities or logits of the tags O, B-LABEL, "
+            "I-LABEL, ... of the adapter's labels in their order",
+        ),
+    }
+)
 _LIST = about(one_of("list"), "type of the response in this protocol")
 _HEAD = {
     "id": about(TEXT, "id of the request"),
@@ -53,6 +64,9 @@ _HEAD = {
 }
 ANSWER = record(
     {**_HEAD, "data": about(array(_LABELLED), "one answer per text"), "usage": about(_USAGE, "numbers of tokens")}
+)
+POOLED = record(
+    {**_HEAD, "data": about(array(_ROWS), "one element per text"), "usage": about(_USAGE, "numbers of tokens")}
 )
 MODEL = record(
     {
@@ -119,6 +133,31 @@ class Classify(Body):
         return Truncation(None if most == -1 else most, self.truncation_side)
 
 
+POOLING_EXAMPLE = {"model": "acme/places@production", "input": "Maria lives in Lisbon."}
+
+
+class Pooling(Body):
+    """The body of a pooling request of vLLM, for adapters that answer with entities.
+
+    Token ids and `messages` are not supported.
+    """
+
+    model: str = Field(description="client/task, client/task@alias or client/task@version")
+    input: Readable | Texts = Field(description="one text or several")
+    task: Literal["token_classify"] | None = Field(None, description="accepted without effect: only token_classify")
+    use_activation: bool | None = Field(None, description="false: return logits instead of probabilities")
+    encoding_format: Literal["float"] | None = Field(None, description="accepted without effect: only float")
+    add_special_tokens: Literal[True] | None = Field(
+        None, description="accepted without effect: the model reads special tokens as in training"
+    )
+    priority: int | None = Field(None, ge=0, le=0, description="accepted without effect: only 0")
+    user: str | None = Field(None, description="accepted without effect")
+
+    @property
+    def texts(self) -> Sequence[Text]:
+        return [Text(one) for one in ([self.input] if isinstance(self.input, str) else self.input)]
+
+
 def texts(body: Classify) -> Sequence[Text]:
     """Return the texts of a classification request. Raises InvalidData unless either `input` or `messages` is given."""
     if (body.input is None) == (body.messages is None):
@@ -133,7 +172,7 @@ def texts(body: Classify) -> Sequence[Text]:
 async def classify(call: Called) -> Response:
     """Classify texts (protocol of vLLM). The probabilities are in the order of the adapter's labels."""
     body = await call.body(Classify)
-    found = await call.answers(body.model, texts(body), truncation=body.truncation)
+    found = await call.answers(body.model, texts(body), truncation=body.truncation, check=check_scored)
     return call.answered(answered(body, found, call.id, int(publishing._seconds())), found)
 
 
@@ -149,10 +188,27 @@ def answered(body: Classify, answers: Sequence[ServedAnswer], request: str, crea
         found = [score.score for score in one.scores(raw=body.use_activation is False)]
         answered = {"answered": one.prediction.is_answered} if one.objective.abstain_below is not None else {}
         data.append({"index": index, "label": one.label, "probs": found, "num_classes": len(found), **answered})
+    return _listed(f"classify-{request}", body.model, created, data, answers)
+
+
+def _listed(id: str, model: str, created: int, data: Sequence[Any], answers: Sequence[ServedAnswer]) -> dict[str, Any]:
     tokens = sum(one.tokens for one in answers)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
-    head = {"id": f"classify-{request}", "object": "list", "created": created, "model": body.model}
-    return {**head, "data": data, "usage": usage}
+    return {"id": id, "object": "list", "created": created, "model": model, "data": data, "usage": usage}
+
+
+@router.answers(routes.POOLING, POOLED, Pooling, POOLING_EXAMPLE)
+async def pooling(call: Called) -> Response:
+    """Return the probabilities of the tags of each token of texts (protocol of vLLM, task token_classify).
+
+    The adapter has learnt tags of the first tokens of words. The numbers of the other tokens are those of the model's
+    head, and mean nothing. A text that is longer than the adapter reads at once is refused.
+    """
+    body = await call.body(Pooling)
+    found = await call.answers(body.model, body.texts, each_token=True)
+    raw = body.use_activation is False
+    data = [{"index": index, "object": "pooling", "data": one.tag_scores(raw=raw)} for index, one in enumerate(found)]
+    return call.answered(_listed(f"pooling-{call.id}", body.model, int(publishing._seconds()), data, found), found)
 
 
 @router.answers(routes.MODELS, MODELS)

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-import numpy as np
-
 from afina.engine.engine import Engine
 from afina.engine.mixed_batches import SinglePass
 from afina.engine.residents import Lease
@@ -103,5 +101,5 @@ class GoldenTests:
                     logs_and_traces.note_failure(self._metrics, "golden test", outcome)
                 raise outcome
         resident = lease.resident()
-        outputs = outcomes[0] if resident.generates else np.stack([one.outputs for one in outcomes])
+        outputs = outcomes[0] if resident.generates else probes.rows(one.outputs for one in outcomes)
         return probes.compared(outputs, probes.recorded(resident.manifest, where), where)

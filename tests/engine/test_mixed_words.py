@@ -1,0 +1,241 @@
+"""Texts for entities share forward passes with other texts: each is answered as by its adapter alone."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_mixing import KINDS, Crowd
+
+from afina import Adapter, Backbone, Predictor, digest
+from afina.engine.encoding import EncodedText
+from afina.engine.engine import Engine
+from afina.engine.mixed_batches import Prediction, SinglePass, WindowedPass
+from afina.errors import AfinaError, CorruptAdapter, InvalidData
+from afina.models.mixed_batch import MixedBatchModel
+from crowd import adapter
+from fakes import TEXTS, Backbones
+from raises import raises
+from rounding import Exact
+from servers import within
+
+WORDS: dict[str, Any] = {"labels": ("LOC", "PER"), "objective": {"kind": "entities", "viterbi": True}}
+LONG = " ".join(TEXTS)[:400]
+ASKED = (TEXTS[0], TEXTS[1], TEXTS[4], LONG)
+"""The texts of these tests; the last one is longer than the windows of one adapter."""
+
+TAGGING: list[tuple[str, dict[str, Any]]] = [
+    ("lora", {"dora": True}),
+    ("lora", {"r": 2}),
+    ("layernorm", {}),
+    ("ia3", {}),
+    ("vera", {"r": 8}),
+    ("adapter", {"kind": "houlsby", "reduction": 4}),
+    ("adapter", {}),
+    ("head", {}),
+]
+ON_DECODERS: list[tuple[str, dict[str, Any]]] = [
+    ("prompt", {"tokens": 3}),
+    ("prefix", {"tokens": 5}),
+    ("prompt+prefix", {"prompt": {"tokens": 3}, "prefix": {"tokens": 2}}),
+    ("lora+bitfit", {}),
+    ("adapter", {"kind": "parallel", "reduction": 8}),
+]
+"""Methods that share a model: of all families here, and of GPT-2."""
+
+FAMILIES = ("gpt2", "bert", "roberta", "modernbert", "qwen2")
+
+
+def entities_in(answer: dict[str, Any]) -> list[tuple[int, int, str]]:
+    return [(one["start"], one["end"], one["label"]) for one in answer["entities"]]
+
+
+@pytest.fixture(scope="module", params=["few", *(pytest.param(one, marks=pytest.mark.slow) for one in FAMILIES)])
+def crowd(request: pytest.FixtureRequest, backbones: Backbones) -> Iterator[Crowd]:
+    """Adapters for entities by each method, one with short windows, one with a model of its own; and others."""
+    family = "gpt2" if request.param == "few" else request.param
+    backbone = Backbone.load(str(backbones.path(family)))
+    methods = TAGGING + (ON_DECODERS if family == "gpt2" else [])
+    methods = [methods[0], methods[7]] if request.param == "few" else methods
+    made = [adapter(backbone, *one, seed=seed, **WORDS) for seed, one in enumerate(methods)]
+    made += [adapter(backbone, "lora", seed=20, max_length=14, **WORDS), adapter(backbone, "full", seed=21, **WORDS)]
+    made += [adapter(backbone, "lora", {"r": 2}, seed=30 + seed, **one) for seed, one in enumerate(KINDS[2:4])]
+    made += [adapter(backbone, "head", seed=40)]
+    found = Crowd(backbone, made, ASKED)
+    with found.engine:
+        assert len(found.alone) == len(found.engine.load(*made))
+        yield found
+
+
+def test_all_adapters_on_all_texts_at_once(crowd: Crowd) -> None:
+    crowd.check([(which, text) for text in range(len(ASKED)) for which in range(len(crowd.adapters))])
+    apart = [one.manifest.method for one in crowd.engine.load(*crowd.adapters) if not one.shares_model]
+    assert apart == ["full"]
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_mix_is_answered_as_each_adapter_alone(crowd: Crowd, data: st.DataObject) -> None:
+    pairs = st.tuples(st.integers(0, len(crowd.adapters) - 1), st.integers(0, len(ASKED) - 1))
+    crowd.check(data.draw(st.lists(pairs, min_size=1, max_size=20)))
+
+
+def test_an_answer_is_that_of_a_predictor(crowd: Crowd) -> None:
+    tagging = [one for one in crowd.adapters if one.manifest.objective == WORDS["objective"]][::3]
+    found = crowd.engine.predict([(one, text) for one in tagging for text in ASKED])
+    expected = [answer for one in tagging for answer in Predictor.of(one, crowd.backbone)(ASKED)]
+    some = 0
+    for one, answer, text in zip(found, expected, ASKED * len(tagging), strict=True):
+        assert entities_in(one.answer) == entities_in(answer)
+        for mine, other in zip(one.answer["entities"], answer["entities"], strict=True):
+            assert mine["score"] == pytest.approx(other["score"], abs=1e-5)
+            assert mine["text"] == text[mine["start"] : mine["end"]]
+        some += len(answer["entities"])
+        assert one.words is not None
+        assert one.outputs.shape == (len(one.words), 5)
+    assert some > len(ASKED)
+
+
+def test_words_of_many_adapters_are_computed_in_one_forward_pass(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    plain = MixedBatchModel.features
+    monkeypatch.setattr(
+        MixedBatchModel, "features", lambda self, groups: rows.append(len(groups)) or plain(self, groups)
+    )
+    sharing = [which for which, one in enumerate(crowd.engine.load(*crowd.adapters)) if one.shares_model]
+    crowd.check([(which, 0) for which in sharing])
+    assert rows == [len(sharing) - 1], "adapters that only have a head share a group"
+
+
+def windows(engine: Engine, made: Adapter, text: str) -> tuple[SinglePass, EncodedText, Any]:
+    lease = engine.lease(made)
+    (encoded,) = engine.encode(lease.resident(), [text])
+    assert isinstance(encoded, EncodedText)
+    return SinglePass(lease, encoded), encoded, lease
+
+
+def test_a_text_computed_window_by_window_beside_others_has_the_same_answer(crowd: Crowd) -> None:
+    place = next(index for index, one in enumerate(crowd.adapters) if one.manifest.max_length == 14)
+    row, encoded, lease = windows(crowd.engine, crowd.adapters[place], LONG)
+    other, short, more = windows(crowd.engine, crowd.adapters[0], LONG)
+    with lease, more:
+        sizes = [len(one.tokens) for one in encoded.sequences]
+        assert len(sizes) > 4
+        assert max(sizes) <= 14
+        assert len(encoded.tokens) == sum(sizes)
+        text, beside = crowd.engine.open(row), crowd.engine.open(other)
+        assert isinstance(text, WindowedPass)
+        assert isinstance(beside, WindowedPass)
+        first = crowd.engine.compute_chunks([(text, sum(sizes[:2])), (beside, len(short.tokens))])
+        assert first[0] is None
+        found = [first[1], *crowd.engine.compute_chunks([(text, sum(sizes[2:]))])]
+    for which, one in zip((0, place), found, strict=True):
+        assert isinstance(one, Prediction)
+        assert crowd.alone[which].explains(one.outputs, len(ASKED) - 1)
+        assert one.tokens == (len(encoded.tokens) if which else len(short.tokens))
+
+
+def test_an_adapter_that_gives_no_numbers_spoils_nobody_elses(crowd: Crowd) -> None:
+    good = crowd.adapters[0]
+    tensors = {
+        name: torch.full_like(tensor, float("nan")) if "lora_B" in name else tensor
+        for name, tensor in good.tensors.items()
+    }
+    bad = Adapter(good.manifest.model_copy(update={"tensors_digest": digest.of_tensors(tensors)}), tensors, "bad")
+    asked = [(one, text) for text in ASKED[:3] for one in (bad, *crowd.adapters[1:3], crowd.adapters[-1])]
+    for (one, text), found in zip(asked, crowd.engine.attempt(asked), strict=True):
+        if one is bad:
+            assert isinstance(found, CorruptAdapter)
+        else:
+            assert isinstance(found, Prediction)
+            assert crowd.alone[crowd.adapters.index(one)].explains(found.outputs, ASKED.index(text))
+
+
+def test_each_token_of_a_text_has_outputs_if_asked(crowd: Crowd) -> None:
+    for made in (crowd.adapters[0], next(one for one in crowd.adapters if one.manifest.method == "full")):
+        with crowd.engine.lease(made) as lease:
+            resident = lease.resident()
+            (each,) = crowd.engine.encode(resident, [ASKED[1]], each_token=True)
+            (words,) = crowd.engine.encode(resident, [ASKED[1]])
+            assert isinstance(each, EncodedText)
+            assert isinstance(words, EncodedText)
+            found = crowd.engine.compute([SinglePass(lease, each), SinglePass(lease, words)])
+        assert all(isinstance(one, Prediction) for one in found)
+        tokens, whole = found
+        ids = crowd.backbone.tokenizer(ASKED[1])["input_ids"]
+        assert each.tokens.tolist() == ids
+        assert (tokens.outputs.shape, tokens.answer) == ((len(ids), 5), {})  # type: ignore[union-attr]
+        (sequence,) = words.sequences
+        np.testing.assert_allclose(tokens.outputs[sequence.read], whole.outputs, atol=1e-4)  # type: ignore[union-attr]
+
+
+def test_outputs_of_tokens_are_refused_for_other_adapters_and_for_several_windows(crowd: Crowd) -> None:
+    short = next(one for one in crowd.adapters if one.manifest.max_length == 14)
+    for made, code in ((crowd.adapters[-1], "data.kind-mismatch"), (short, "request.several-windows")):
+        with crowd.engine.lease(made) as lease:
+            (found,) = crowd.engine.encode(lease.resident(), [LONG], each_token=True)
+            assert isinstance(found, AfinaError)
+            with raises(InvalidData, code=code):
+                raise found
+
+
+def evicted(engine: Engine) -> bool:
+    for resident in engine.residents[:2]:
+        engine.evict(resident)
+    return True
+
+
+def test_adapters_that_come_and_go_under_load_mix_up_nothing(crowd: Crowd) -> None:
+    some = [*range(2), len(crowd.adapters) - 1, len(crowd.adapters) - 2]
+    over, errors, answered = threading.Event(), list[object](), list[int]()
+
+    def ask(engine: Engine, seed: int) -> None:
+        draw = random.Random(seed)
+        while not over.is_set():
+            asked = [(draw.choice(some), draw.randrange(len(ASKED))) for _ in range(6)]
+            outcomes = engine.attempt((crowd.adapters[which], ASKED[text]) for which, text in asked)
+            for (which, text), found in zip(asked, outcomes, strict=True):
+                right = isinstance(found, Prediction) and crowd.alone[which].explains(found.outputs, text)
+                (answered if right else errors).append(which if right else found)
+
+    with Engine(crowd.backbone) as engine, ThreadPoolExecutor(2) as pool:
+        engine.hosts._models, engine.hosts._sizes = crowd.engine.hosts._models, crowd.engine.hosts._sizes
+        asking = [pool.submit(ask, engine, seed) for seed in range(2)]
+        try:
+            assert within(20, lambda: evicted(engine) and engine.counts.loads > 3 * len(some))
+        finally:
+            over.set()
+        for one in asking:
+            one.result()
+    assert errors == []
+    assert {*answered} == {*some}
+
+
+def of_all(found: Sequence[Prediction]) -> list[bytes]:
+    return [one.outputs.tobytes() for one in found]
+
+
+def test_a_text_that_two_bare_adapters_read_is_computed_once(backbones: Backbones) -> None:
+    backbone = Backbone.load(str(backbones.path("gpt2")))
+    heads = [adapter(backbone, "head", seed=seed, **WORDS) for seed in range(3)]
+    texts: list[int] = []
+    plain = MixedBatchModel.features
+    with Engine(backbone) as engine, pytest.MonkeyPatch.context() as patching:
+        patching.setattr(
+            MixedBatchModel,
+            "features",
+            lambda self, groups: texts.extend(len(one.sequences) for one in groups) or plain(self, groups),
+        )
+        found = engine.tasks(TEXTS[2], heads)
+    assert texts == [1]
+    assert len({*of_all(found)}) == 3
+    for one, made in zip(found, heads, strict=True):
+        assert Exact.of(made, backbone, [TEXTS[2]]).explains(one.outputs, 0)
