@@ -129,7 +129,7 @@ def _print_inspection(found: Inspection) -> None:
             f"({one.sampled:,} texts); it reads {one.most:,}"
         )
     for label in found.labels:
-        print_item(label.label, f"{label.train:,} training and {label.evaluation:,} held-out texts")
+        print_item(label.label, f"{label.train:,} training and {label.evaluation:,} held-out {found.counted}")
     if found.further:
         print(f"and {found.further:,} further labels")
     for doubt in found.doubts:

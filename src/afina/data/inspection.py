@@ -70,7 +70,7 @@ class Doubt:
 
 @dataclass(frozen=True)
 class LabelCount:
-    """The number of training and of held-out texts with a label."""
+    """The number of training and of held-out texts with a label, or of entities (`Inspection.counted`)."""
 
     label: str
     train: int
@@ -110,7 +110,8 @@ class Inspection:
         words: How the task was read, in sentences.
         other: How to read the labels as another kind, in words, if the kind is a question.
         train, evaluation: Numbers of texts.
-        labels: The texts of each label; empty for other kinds.
+        labels: The number of texts or entities of each label; empty for other kinds.
+        counted: What `labels` counts: "texts" or "entities".
         further: The number of labels that are not in `labels`.
         numbers: For numbers: the least, the median and the greatest.
         characters: The lengths of texts in characters: median, 95th percentile and longest.
@@ -133,6 +134,7 @@ class Inspection:
     train: int = 0
     evaluation: int = 0
     labels: Sequence[LabelCount] = ()
+    counted: str = "texts"
     further: int = 0
     numbers: Sequence[float] = ()
     characters: Sequence[int] = ()
@@ -193,6 +195,7 @@ def _of_task(task: Task, tokens: Sequence[TokenLengths]) -> dict[str, Any]:
         "train": len(task.train),
         "evaluation": len(task.evaluation),
         "labels": labels[:MOST_LABELS],
+        "counted": TARGETS[task.kind].counted,
         "further": max(0, len(labels) - MOST_LABELS),
         "numbers": _numbers(task),
         "characters": [int(np.median(lengths)), int(np.quantile(lengths, 0.95)), int(lengths.max())],
@@ -225,14 +228,19 @@ def _doubts(task: Task, again: int, tokens: Sequence[TokenLengths]) -> list[Doub
             "they do not leak. Remove repeated rows unless their number means something."
         )
         made.append(Doubt("data.repeated", words))
-    made += [doubt for one in tokens for doubt in _token_doubts(one, task.long)]
+    cut = not TARGETS[task.kind].of_words  # long texts with entities are read in windows
+    made += [doubt for one in tokens for doubt in _token_doubts(one, task.long, cut=cut)]
     return [*made, *_few(task)]
 
 
-def _token_doubts(one: TokenLengths, long: str) -> list[Doubt]:
-    """Return doubts about texts and targets that are longer than the backbone reads."""
+def _token_doubts(one: TokenLengths, long: str, *, cut: bool) -> list[Doubt]:
+    """Return doubts about texts and targets that are longer than the backbone reads.
+
+    Args:
+        cut: Whether texts that are too long are cut.
+    """
     made = []
-    if one.truncated:
+    if one.truncated and cut:
         words = (
             f"{_share(one.truncated, one.sampled)} of the texts have more than the {one.most:,} tokens that "
             f"{one.backbone} reads (measured on {one.sampled:,} texts). The rest of such a text is cut off and has no "

@@ -158,6 +158,10 @@ SPAN_TEXT_DIFFERS = _data_entity_misplaced(
     "{where}: the span {_place} ({label}) is {found}, but the file says that its text is {expected!r}. Correct start "
     "and end, counted from 0; the end is exclusive.{_hint}"
 )
+SPANS_COUNTED_OTHERWISE = _data_entity_misplaced(
+    "{path}: spans of column {column!r} do not fit their texts, but all fit if start and end count {_words}. `repair` "
+    "converts them only if each span also has its part of the text as `text`. Convert them to characters (code points)."
+)
 SPAN_BLANK = _data_entity_misplaced(
     "{where}: the span {_place} ({label}) is {found}, which has no word. Expected words. Correct the span or remove it."
 )
@@ -191,7 +195,7 @@ TAGS_MISCOUNTED = _data_tags_malformed(
     "{where}: {found} tags for {expected} words. Expected a tag for each word. Correct the row or remove it."
 )
 TAG_UNKNOWN = _data_tags_malformed(
-    "{where}: the tag {found!r} is no tag of {_scheme}, which the other tags have. Expected O or {expected}. Correct "
+    "{where}: the tag {found!r} is no tag of {_scheme}, as most other tags are. Expected O or {expected}. Correct "
     "the tag."
 )
 TAGS_OF_NO_SCHEME = _data_tags_malformed(
@@ -210,9 +214,11 @@ TAG_NUMBER_UNKNOWN = _data_tags_malformed(
     "{where}: the number {found} is no tag; {expected} tags have names, from 0. Correct the number, or give all names "
     "with `labels`."
 )
-TAGS_IMPOSSIBLE = _data_tags_malformed(
+TAGS_IMPOSSIBLE = Problem(
+    InvalidData,
+    "data.tags-impossible",
     "{where}: {found}, which {_scheme} does not allow. Correct the tags, or set `repair` to read them as the script "
-    "conlleval does: a tag that continues no entity begins one."
+    "conlleval does: a tag that continues no entity begins one.",
 )
 
 _data_words_malformed = partial(Problem, InvalidData, "data.words-malformed")

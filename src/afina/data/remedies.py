@@ -166,6 +166,7 @@ _MISSING = (
 )
 
 MERGE = Remedy({"merge_labels": True}, "Merge the spellings; the most frequent one is kept")
+REPAIR = Remedy({"repair": True}, "Repair borders of entities, and tags that cannot follow each other")
 SKIP_LONG = Remedy({"long": "skip"}, "Leave out target texts that are too long")
 ACCEPT = Remedy({"allow_leakage": True}, "Accept texts in both splits; figures on them are too high")
 
@@ -174,6 +175,7 @@ _BY_CODE: Mapping[str, Callable[[AfinaError, Sequence[str]], Iterable[Remedy]]] 
     "data.column-ambiguous": _ambiguous_column,
     "data.column-missing": _missing_column,
     "data.column-repeated": _repeated_column,
+    "data.entity-borders": _always(REPAIR),
     "data.kind-ambiguous": _of_kinds,
     "data.kind-mismatch": _other_kind,
     "data.label-malformed": _of_kinds,
@@ -184,6 +186,7 @@ _BY_CODE: Mapping[str, Callable[[AfinaError, Sequence[str]], Iterable[Remedy]]] 
     "data.number-malformed": _of_kinds,
     "data.option-inapplicable": _without,
     "data.sheet-missing": _sheet,
+    "data.tags-impossible": _always(REPAIR),
     "data.target-long": _always(SKIP_LONG),
     "data.text-empty": _always(*_MISSING),
     "data.value-missing": _always(*_MISSING),

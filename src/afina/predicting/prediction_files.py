@@ -36,7 +36,7 @@ def answered_rows(predictor: Predictor, chunk: Chunk) -> tuple[list[Answer], int
     """
     objective, given, truncated = predictor.objective, iter(list[Answer]()), 0
     if chunk.texts:
-        predictions, truncated = predictor.predict(chunk.texts, chunk.pairs, before=chunk.before)
+        predictions, truncated = predictor.predict(chunk.texts, chunk.pairs, before=chunk.before, spaced=chunk.spaced)
         given = iter(list(objective.answers(predictions)))
     answers = []
     for row in chunk.rows:

@@ -253,6 +253,11 @@ def _of_entities(table: FileTable, asked: ReadingOptions, *, asks: bool, first: 
     return ColumnNames(text, None, (label,), tuple(name for name in left if name != group), of_words, group)
 
 
+def names_words(name: str) -> bool:
+    """Return whether a column name is usual for words."""
+    return name.strip().casefold() in WORDS
+
+
 def _rank(name: str) -> int:
     """Return the place of a column name among the usual names of columns of entities."""
     usual = (*ANNOTATED, *LABEL)
@@ -280,6 +285,8 @@ def _annotated_text(table: FileTable, asked: ReadingOptions, label: str, words: 
         if asked.text_pair is None:
             return words[0] if words else _column(where, names, asked.text, WORDS, "text")
     left = [name for name in names if name == asked.text or not (name in words or _is_verdict(table, name))]
+    if words and asked.text is None and not _among(left, TEXT):
+        raise problems.SPANS_OF_WORDS(where=where, column=label, found=words[0])
     texts = of_texts(where, left or names, asked.text, asked.text_pair, label=(label,), first=first)
     if texts.text_pair is not None:
         raise problems.ENTITIES_OF_PAIRS(where=where, found=texts.texts, field="text_pair")

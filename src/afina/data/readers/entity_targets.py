@@ -24,8 +24,9 @@ from afina.data.readers.missing_values import is_empty
 from afina.data.readers.span_cells import (
     SpanPlaces,
     SpanRepair,
+    are_quoted,
     converted,
-    misquoted,
+    fit,
     other_counting,
     spans_in,
 )
@@ -57,6 +58,7 @@ class EntityTargets(TargetKind):
     plural = "entities"
     means = "each value is the entities of the text: its parts with labels"
     of_words = True
+    counted = "entities"
 
     def holds(self, found: np.ndarray) -> bool:
         return found.dtype.kind == "O"
@@ -235,7 +237,9 @@ def _of_spans(table: FileTable, text: str, label: str, form: LabelFormat) -> _Re
 
     repair = SpanRepair() if form.repair else None
     changed: tuple[str, ...] = ()
-    if repair and misquoted(texts, spans) and (words := counting()):
+    if repair and not fit(texts, spans) and (words := counting()):
+        if not are_quoted(spans):
+            raise problems.SPANS_COUNTED_OTHERWISE(path=table.path, column=label, _words=words)
         spans = [converted(one, each, words) for one, each in zip(texts, spans, strict=True)]
         changed = (f"start and end of all spans counted {words}",)
     checks = (SpanPlaces(one, lambda row=row: places[row], hint, repair) for row, one in enumerate(texts))  # type: ignore[misc]

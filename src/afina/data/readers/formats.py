@@ -183,7 +183,16 @@ def _objects(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Mapping[st
 
 def _items(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     for number, item in enumerate(parsed(str(path), text, "a list of JSON objects"), start=1):
+        if _is_pair(item):
+            yield number, {"text": item[0], **item[1]}
+            continue
         yield number, _object(f"{path}, item {number}", item, "a list of JSON objects")
+
+
+def _is_pair(item: Any) -> bool:
+    """Return whether an item is a text and an object with its annotation, as spaCy's `[text, {"entities": [...]}]`."""
+    pair = isinstance(item, list) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], dict)
+    return pair and "text" not in item[1]
 
 
 def parsed(where: str, text: str | bytes, expected: str) -> Any:

@@ -1,7 +1,8 @@
 """Read the JSON of Label Studio: tasks with `data`, and annotations (earlier: completions) of one or more annotators.
 
 An annotation is a list of results, each with the control that gave it (`from_name`), a type, and a value. The types in
-TYPES become cells of a column. Predictions are the answers of a model, and are never read as labels. The format is
+TYPES become cells of a column. The spans of a control of type "labels" become one cell, which is an empty list if an
+annotator marked nothing. Predictions are the answers of a model, and are never read as labels. The format is
 described at https://labelstud.io/guide/task_format. The module `texts_to_label.py` writes tasks.
 """
 
@@ -33,6 +34,10 @@ TYPES: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
 """The type of a result, and the function that returns its value: a list for choices, else a number or a text."""
 
 
+SPANS = "labels"
+"""The type of a result that is a span of the text, with `start`, `end`, `text` and `labels` as its value."""
+
+
 def is_tasks(items: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether the objects of a JSON file are tasks of Label Studio."""
     return bool(items) and all(
@@ -59,6 +64,7 @@ class LabelStudioTasks:
         items: The tasks, as objects.
         places: The id of each task in Label Studio; if some tasks have no id of their own, their numbers from 1.
         answers: For each task, the answer by control. Empty: the task has no label.
+        spans: The controls whose answers are spans.
         reasons: The number of tasks without a label, by reason.
         first: The first task whose annotators disagree.
     """
@@ -67,6 +73,7 @@ class LabelStudioTasks:
     items: Sequence[Mapping[str, Any]]
     places: list[int] = field(init=False)
     answers: list[dict[str, Any]] = field(init=False)
+    spans: list[str] = field(init=False)
     reasons: Counter[str] = field(default_factory=Counter)
     first: int | None = None
 
@@ -74,11 +81,12 @@ class LabelStudioTasks:
         found = [one.get("id") for one in self.items]
         own = all(type(one) is int for one in found) and len(set(found)) == len(found)
         self.places = [int(one) for one in found if one is not None] if own else list(range(1, len(found) + 1))
+        self.spans = _controls_of_spans(self.path, self.places, self.items)
         self.answers = [self._answer(place, one) for place, one in zip(self.places, self.items, strict=True)]
-        several = any(isinstance(cell, list) and len(cell) > 1 for one in self.answers for cell in one.values())
-        if not several:  # each task has a single choice
+        lists = [(name, cell) for one in self.answers for name, cell in one.items() if name not in self.spans]
+        if not any(isinstance(cell, list) and len(cell) > 1 for _, cell in lists):  # each task has a single choice
             for one in self.answers:
-                one |= {name: cell[0] for name, cell in one.items() if isinstance(cell, list)}
+                one |= {n: cell[0] for n, cell in one.items() if n not in self.spans and isinstance(cell, list)}
 
     @property
     def controls(self) -> list[str]:
@@ -111,7 +119,7 @@ class LabelStudioTasks:
         try:
             kept = [one for one in given if not one.get("was_cancelled") and not one.get("skipped")]
             kept = [one for one in kept if one.get("ground_truth")] or kept
-            made = [_values(one["result"]) for one in kept]
+            made = [_values(one["result"], self.spans) for one in kept]
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             problem = f"{type(error).__name__} {error}"
             raise problems.LABEL_STUDIO_MALFORMED(path=self.path, task=place, _problem=problem) from None
@@ -129,9 +137,27 @@ class LabelStudioTasks:
         return {}
 
 
-def _values(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _controls_of_spans(path: Path, places: Sequence[int], items: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the controls that gave spans in any annotation."""
+    found: dict[str, None] = {}
+    for place, item in zip(places, items, strict=True):
+        try:
+            results = [one for key in _ANNOTATIONS for given in item.get(key) or () for one in given["result"]]
+            found |= dict.fromkeys(one["from_name"] for one in results if one["type"] == SPANS)
+        except (KeyError, TypeError, AttributeError) as error:
+            problem = f"{type(error).__name__} {error}"
+            raise problems.LABEL_STUDIO_MALFORMED(path=path, task=place, _problem=problem) from None
+    return list(found)
+
+
+def _values(results: Sequence[Mapping[str, Any]], spans: Sequence[str]) -> dict[str, Any]:
     known = (one for one in results if one["type"] in TYPES)
-    return {one["from_name"]: TYPES[one["type"]](one["value"]) for one in known}
+    made: dict[str, Any] = {name: [] for name in spans}
+    for one in results:
+        if one["type"] == SPANS:
+            value = one["value"]
+            made[one["from_name"]].append({name: value.get(name) for name in ("start", "end", "labels", "text")})
+    return made | {one["from_name"]: TYPES[one["type"]](one["value"]) for one in known}
 
 
 def _compared(answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -243,10 +243,14 @@ _COUNTINGS: Mapping[str, Callable[[str], list[int]]] = {
 """Other ways to count the characters of a text: the width of each character."""
 
 
-def misquoted(texts: Sequence[str], spans: Sequence[Sequence[RawSpan]]) -> bool:
-    """Return whether a file says the text of each span, and some spans have another text where they stand."""
-    both = [(span.text, text[span.start : span.end]) for text, each in zip(texts, spans, strict=True) for span in each]
-    return all(said is not None for said, _ in both) and any(said != there for said, there in both)
+def are_quoted(spans: Sequence[Sequence[RawSpan]]) -> bool:
+    """Return whether a file says the text of each span."""
+    return all(span.text is not None for each in spans for span in each)
+
+
+def fit(texts: Sequence[str], spans: Sequence[Sequence[RawSpan]]) -> bool:
+    """Return whether all spans of a file are whole words, as they are."""
+    return all(_fit(text, [1] * len(text), each) for text, each in zip(texts, spans, strict=True))
 
 
 def converted(text: str, spans: Sequence[RawSpan], words: str) -> list[RawSpan]:

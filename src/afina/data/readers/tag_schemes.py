@@ -9,6 +9,7 @@ also finds entities in an invalid sequence, which is how `repair` reads one.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -117,6 +118,17 @@ def scheme_of(texts: Sequence[Sequence[str]]) -> TagScheme | None:
         tags = [tags_in(BIO, text) for text in texts]
         return BIO if _faults(BIO, tags) <= _faults(IOB1, tags) else IOB1
     return next((scheme for scheme in _CLOSED if letters <= scheme.parts.keys()), None)
+
+
+def nearest_scheme(texts: Iterable[Sequence[str]]) -> TagScheme | None:
+    """Return the scheme to which the most tags of several texts belong; None if no tag has a letter of a scheme."""
+    counts = Counter(name for text in texts for name in text if name != OUTSIDE)
+
+    def fitting(scheme: TagScheme) -> int:
+        return sum(count for name, count in counts.items() if scheme.tag(name) is not None)
+
+    best = max((BIO, *_CLOSED), key=fitting)
+    return best if fitting(best) else None
 
 
 def tags_in(scheme: TagScheme, names: Iterable[str]) -> list[Tag]:

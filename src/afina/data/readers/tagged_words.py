@@ -16,7 +16,17 @@ from afina.data.readers.conll import SUFFIXES
 from afina.data.readers.formats import FileTable
 from afina.data.readers.source import is_blank, is_whole, kind
 from afina.data.readers.span_cells import list_in
-from afina.data.readers.tag_schemes import OUTSIDE, TagScheme, faults, looks_like_tag, runs_of, scheme_of, tags_in
+from afina.data.readers.tag_schemes import (
+    OUTSIDE,
+    TagScheme,
+    faults,
+    looks_like_tag,
+    nearest_scheme,
+    runs_of,
+    scheme_of,
+    tags_in,
+)
+from afina.errors import InvalidData
 
 _SHOWN = 8
 """The largest number of tags in an error message."""
@@ -138,12 +148,18 @@ def scheme_found(places: WordPlaces, tags: Sequence[Sequence[str]]) -> TagScheme
     where = f"{places.table.path}: column {places.column!r}"
     if OUTSIDE not in names and not any(map(looks_like_tag, names)):
         raise problems.TAGS_WITHOUT_OUTSIDE(where=where, found=names[:_SHOWN])
-    usual = sum(map(looks_like_tag, names)) > 1
-    odd = (name for name in names if name != OUTSIDE and not (usual and looks_like_tag(name)))
-    first = next(odd, names[0])
+    most = nearest_scheme(tags)
+    first = next(name for name in names if name != OUTSIDE and (most is None or most.tag(name) is None))
     row, index = next((row, each.index(first)) for row, each in enumerate(tags) if first in each)
-    shown = [first, *(name for name in names if name not in (first, OUTSIDE))][:_SHOWN]
-    raise problems.TAGS_OF_NO_SCHEME(where=places.of_word(row, index), found=list(map(repr, shown)), expected=_SCHEMES)
+    if most is not None:
+        raise _unknown(places.of_word(row, index), most, first)
+    shown = [repr(name) for name in names if name != OUTSIDE][:_SHOWN]
+    raise problems.TAGS_OF_NO_SCHEME(where=places.of_word(row, index), found=shown, expected=_SCHEMES)
+
+
+def _unknown(where: str, scheme: TagScheme, name: str) -> InvalidData:
+    letters = [f"{letter}-LABEL" for letter in scheme.parts]
+    return problems.TAG_UNKNOWN(where=where, found=name[:40], expected=letters, _scheme=scheme.name)
 
 
 @dataclass
@@ -166,10 +182,7 @@ class TagReading:
             raise problems.TAGS_MISCOUNTED(where=self.places.where(row), found=len(names), expected=len(words))
         for index, name in enumerate(names):
             if self.scheme.tag(name) is None:
-                letters = [f"{letter}-LABEL" for letter in self.scheme.parts]
-                raise problems.TAG_UNKNOWN(
-                    where=self.places.of_word(row, index), found=name[:40], expected=letters, _scheme=self.scheme.name
-                )
+                raise _unknown(self.places.of_word(row, index), self.scheme, name)
         tags = tags_in(self.scheme, names)
         wrong = faults(self.scheme, tags)
         if wrong and not self.repair:

@@ -37,6 +37,7 @@ class TargetKind(ABC):
         stratified: Whether each label needs a text in both splits if a file is divided.
         written: Whether the target is a text that the model writes, so that other column names are usual.
         of_words: Whether a target says something of each word, so that a long text is read in windows (`WordTokens`).
+        counted: What is counted by label in an inspection: texts, or entities.
         role: The role of the target's column: "label" or "target".
     """
 
@@ -50,6 +51,7 @@ class TargetKind(ABC):
     stratified: ClassVar[bool] = False
     written: ClassVar[bool] = False
     of_words: ClassVar[bool] = False
+    counted: ClassVar[str] = "texts"
     role: ClassVar[str] = "label"
 
     @property

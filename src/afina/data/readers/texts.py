@@ -21,8 +21,11 @@ from afina.data.kinds import columns_in_words
 from afina.data.readers import columns, formats, source
 from afina.data.readers.columns import ColumnNames
 from afina.data.readers.formats import READERS
+from afina.data.readers.missing_values import is_empty
 from afina.data.readers.rows import text_of
 from afina.data.readers.source import STANDARD_INPUT, RowStream, Source
+from afina.data.readers.span_cells import list_in
+from afina.data.readers.tagged_words import joined
 from afina.data.reading_options import USUAL, ReadingOptions
 from afina.errors import NotFound
 
@@ -48,6 +51,7 @@ class Row:
         text: The text of the row. None: the row has no text.
         pair: The second text of the row, if the file has pairs of texts.
         columns: All values of the row, by the name of the column.
+        spaced: Whether the row has words, which single spaces join to the text.
     """
 
     number: int
@@ -55,6 +59,7 @@ class Row:
     text: str | None
     pair: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    spaced: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,11 @@ class Chunk:
     before: int = 0
     share: float | None = None
     rows: Sequence[Row] = ()
+
+    @property
+    def spaced(self) -> bool:
+        """Whether the file has words, which single spaces join to texts (`Split.spaced`)."""
+        return any(row.spaced for row in self.rows)
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Self:
@@ -181,7 +191,7 @@ def chunks(
     Raises NotFound, and InvalidData if no column has texts. Reading the texts raises InvalidData, which names the line.
     """
     file = Path(file)
-    plain = str(file) == STANDARD_INPUT or source.kind(file) not in READERS
+    plain = str(file) == STANDARD_INPUT or not formats.has_columns(file)
     if plain and source.kind(file) in NO_TEXT:
         raise problems.TEXT_FILE_UNREADABLE(found=source.kind(file), path=file, expected=list(READERS))
     if plain and (named := list(asked.given)):
@@ -238,13 +248,25 @@ class _Wanted:
         names = list(names)
         own, named = ((each.text, each.text_pair) for each in (self.usual, self.asked))
         taken = own if named == (None, None) and all(name in names for name in own if name) else named
-        return columns.of_texts(where, names, *taken, written=self.written)
+        return columns.of_texts(where, names, *taken, written=self.written, words=True)
+
+    def are_words(self, where: str, chosen: ColumnNames, row: Mapping[str, Any]) -> bool:
+        """Return whether the chosen column holds lists of words. Raises InvalidData if only its name says so."""
+        named, usual = chosen.text in (self.asked.text, self.usual.text), columns.names_words(chosen.text)
+        cell = row[chosen.text]
+        words = chosen.text_pair is None and (
+            (usual and list_in(cell) is not None) or (named and isinstance(cell, list))
+        )
+        if usual and not named and not words:
+            raise problems.NO_SUCH_ROLE(where=where, field="text", found=list(row), expected=columns.TEXT, _more="")
+        return words
 
 
 def _read(
     file: RowStream, chosen: ColumnNames | None, wanted: _Wanted, tell: Callable[[ColumnNames], object]
 ) -> Iterator[Row]:
     last: Iterable[str] | None = None
+    spaced: bool | None = None
     for number, (place, row) in enumerate(file.rows, start=1):
         where = file.where(place)
         if file.names is None and row.keys() != last:
@@ -255,6 +277,13 @@ def _read(
             chosen = found
             tell(found)
         assert chosen is not None
+        cell = row.get(chosen.text)
+        if spaced is None and not is_empty(cell):
+            spaced = wanted.are_words(where, chosen, row)
+        if spaced:
+            text = joined(list_in(cell) or (), lambda index, where=where: f"{where}, word {index + 1}")  # type: ignore[misc]
+            yield Row(number, where, text or None, None, row, spaced=True)
+            continue
         values = [text_of(row.get(name), name, partial(file.where, place)) for name in chosen.texts]
         first, pair = (None, None) if None in values else (values[0], values[1] if len(values) > 1 else None)
         yield Row(number, where, first, pair, row)

@@ -129,7 +129,7 @@ def read_unlabelled(
     if not kept:
         gone = ", ".join(f"{count:,} {_REASONS[reason]}" for reason, count in counts.items())
         raise problems.UNLABELLED_NONE_LEFT(path=path, rows=len(rows), _gone=gone)
-    split = first(_split([*kept.values()], pairs), asked.unlabelled_examples, "unlabelled_examples")
+    split = first(_split([*kept.values()], pairs, rows), asked.unlabelled_examples, "unlabelled_examples")
     return UnlabelledTexts(str(file), split, counts, roles, _labelled(rows, roles, columns))
 
 
@@ -141,9 +141,10 @@ def _labelled(rows: Sequence[Row], roles: Mapping[str, str], columns: Mapping[st
     return Counter(name for name, cell in cells if name.strip().casefold() in known and not is_empty(cell))
 
 
-def _split(examples: Sequence[Example], pairs: bool) -> Split:
+def _split(examples: Sequence[Example], pairs: bool, rows: Sequence[Row]) -> Split:
+    spaced = any(row.spaced for row in rows)
     second = [one.text_pair or "" for one in examples] if pairs else None
-    return Split([one.text for one in examples], np.zeros(len(examples), np.int64), second)
+    return Split([one.text for one in examples], np.zeros(len(examples), np.int64), second, spaced=spaced)
 
 
 def _example(row: Row, how: How | None) -> Example | None:
