@@ -13,8 +13,9 @@ from afina.report.examples.disagreements import EvaluationTexts, disagreement_ta
 from afina.report.per_label import BY_LABEL, CONFUSIONS, FITS, MOST
 from afina.report.presentation import PRESENTATIONS
 from afina.report.report import Report
+from afina.report.verdicts import verdict_table
 from afina.studies.runs.record import Result
-from records import of_kind, result, results
+from records import entities, of_kind, result, results
 
 
 def headed(made: Result, metric: str) -> Result:
@@ -148,3 +149,22 @@ def test_an_answer_that_is_always_the_same_is_noticed() -> None:
     made.predictions.outputs[:] = 0.5
     notes = " ".join(report(made).tables[0].notes)
     assert "LoRA, seed 0, answered the same to every text." in notes
+
+
+def test_verdicts_on_entities_of_documents_take_documents_as_observations_and_say_so() -> None:
+    def of_documents(made: Result, size: int) -> Result:
+        extras = {**made.predictions.extras, "document": np.arange(60) // size}
+        return replace(made, predictions=replace(made.predictions, extras=extras))
+
+    runs = [entities("lora", noise=0.8), entities("full", noise=1.0)]
+    alone, several, few = (report(*runs), *(report(*(of_documents(one, size) for one in runs)) for size in (5, 12)))
+    assert alone.verdicts.compared[0].unit == "example"
+    (pair,) = several.verdicts.compared
+    assert (pair.unit, pair.examples) == ("document", 12)
+    notes = [" ".join(verdict_table(made.verdicts).notes) for made in (alone, several, few)]
+    assert "documents" not in notes[0]
+    assert "12 documents" in notes[1]
+    assert "they are rough" in notes[1]
+    assert "metrics have no interval" in notes[2]
+    assert several.arms[0].interval("entity_f1") != alone.arms[0].interval("entity_f1")
+    assert few.arms[0].interval("entity_f1") is None

@@ -11,6 +11,7 @@ from afina.models.adapter import Adapter
 from afina.report.details import abstention
 from afina.report.formatting import (
     count,
+    document_notes,
     headline_first,
     interval_heading,
     listed,
@@ -54,7 +55,9 @@ def sentences(found: Evaluation) -> list[str]:
         said.append(
             f"F1 and AUROC are about {positive}, the last in the order of the labels; --positive names another."
         )
-    return [*said, *_abstention(found), *_texts(found)]
+    groups = found.answered.groups
+    documents = [] if groups is None else document_notes(int(groups.max()) + 1)
+    return [*said, *documents, *_abstention(found), *_texts(found)]
 
 
 def texts_evaluated(where: str, examples: int, held_out: bool) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isnan
 from pathlib import Path
 
+from afina.stats.answered import DOCUMENT
+from afina.stats.intervals import FEWEST
 from afina.stats.metrics import METRICS
 from afina.studies.runs.record import Prompting, Record
 
@@ -38,6 +40,25 @@ def number_of_texts(count: int) -> str:
 def too_few(count: int) -> str:
     """Return a caveat for a metric that was measured on `count` texts; empty if `count` is at least FEW."""
     return f"; too few to say anything: below {FEW}" if count < FEW else ""
+
+
+FEW_DOCUMENTS = 30
+"""Below this number of documents, intervals that take documents as observations are too narrow now and then."""
+
+
+def document_notes(documents: int | None, unit: str = DOCUMENT) -> list[str]:
+    """Return a note that intervals and p values are about documents; empty if `unit` is another observation."""
+    if unit != DOCUMENT or documents is None:
+        return []
+    few = ""
+    if documents < FEWEST:
+        few = f" With fewer than {FEWEST} documents, metrics have no interval, and comparisons are rough."
+    elif documents < FEW_DOCUMENTS:
+        few = f" With fewer than {FEW_DOCUMENTS} documents, they are rough."
+    return [
+        f"The texts are parts of {count(documents)} documents, and the texts of a document depend on each other: "
+        f"intervals and p values take each document as one observation.{few}"
+    ]
 
 
 def in_words(values: Mapping[str, object]) -> str:

@@ -18,6 +18,7 @@ from afina.report.formatting import (
     NOTHING,
     count,
     difference_unit,
+    document_notes,
     interval_heading,
     listed,
     metric_difference,
@@ -120,7 +121,8 @@ def _why_apart(first: Arm, second: Arm) -> str:
 def _compare(alike: Sequence[Arm]) -> list[Comparison]:
     references, metric = [arm.label for arm in alike if not arm.trained], METRICS[alike[0].record.metric]
     margin, scores = metric.margin(alike[0].targets), scores_by_seed(alike)
-    return compare(scores, metric=metric, margin=margin, references=references)
+    unit = alike[0].results[0].answered.unit
+    return compare(scores, metric=metric, margin=margin, references=references, unit=unit)
 
 
 def scores_by_seed(alike: Sequence[Arm]) -> dict[str, np.ndarray]:
@@ -169,7 +171,7 @@ def baseline_table(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -
 
 
 def _interval(one: MeasuredBaseline, metric: str) -> str:
-    found = intervals.estimate(one.values(metric), METRICS[metric]).interval
+    found = intervals.estimate_of_answers([one.answered], METRICS[metric]).interval
     return span((found.low, found.high))
 
 
@@ -194,7 +196,8 @@ def against(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -> list[
             continue
         scores = scores_by_seed(same)
         scores[best.record.name] = np.tile(best.values(metric.name), (max(len(arm.seeds) for arm in same), 1))
-        found = compare(scores, metric=metric, margin=metric.margin(same[0].targets), references=[best.record.name])
+        margin, unit = metric.margin(same[0].targets), best.answered.unit
+        found = compare(scores, metric=metric, margin=margin, references=[best.record.name], unit=unit)
         compared += [one for one in found if one.second == best.record.name]
     return compared
 
@@ -253,7 +256,7 @@ def _notes(found: Verdicts) -> list[str]:
         f"Equivalent means that the difference is significantly smaller than {one.margin_in_words}. Undecided means "
         "that the results show none of these."
     )
-    return notes
+    return notes + document_notes(one.examples, one.unit)
 
 
 def _details(found: Verdicts) -> list[str]:
@@ -266,7 +269,7 @@ def verdicts_as_json(found: Verdicts) -> dict[str, object]:
     """Return the verdicts as JSON values, with the keys `verdicts` and `not_comparable`, for tables.json."""
     return {
         "verdicts": [
-            {name: value for name, value in asdict(one).items() if name != "examples"}  # the methods' rows have it
+            {name: value for name, value in asdict(one).items() if name not in ("examples", "unit")}
             | {"interval": [one.interval.low, one.interval.high], "words": one.words}
             for one in found.compared
         ],

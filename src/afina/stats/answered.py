@@ -20,6 +20,9 @@ T = TypeVar("T")
 UNDEFINED = float("nan")
 """NaN, the value of a metric that is undefined, such as the AUROC of texts of one class; `null` in JSON."""
 
+DOCUMENT = "document"
+"""A group of examples that depend on each other: a key of `Answered.extras`, and the word in sentences."""
+
 MISSING = -1
 """The class, or the value of each label, that stands for a missing answer, such as a model's refusal."""
 
@@ -38,7 +41,8 @@ class Answered:
         extras: Arrays for texts that a language model wrote, with these keys. `nll`: the negative log-likelihood of
             all references of an example in nats, float64 [N]. `reference_tokens`: the number of tokens of all
             references with eos, int64 [N]. `new_tokens`: the number of tokens of the answer with eos, int64 [N].
-            `ended`: whether eos or a stop string ended the answer, bool [N].
+            `ended`: whether eos or a stop string ended the answer, bool [N]. For entities, `words`: the start and end
+            of each word, object [N] of int [W, 2]. `document`: the number of the text's document, int [N].
         labels: The number of classes, for answers without probabilities. None: `chances` or the labels that occur
             give the number.
     """
@@ -63,23 +67,30 @@ class Answered:
 
         None: the examples are independent, because `extras` has no `document`, or only one document.
         """
-        if "document" not in self.extras:
+        if DOCUMENT not in self.extras:
             return None
-        found, places = np.unique(self.extras["document"], return_inverse=True)
+        found, places = np.unique(self.extras[DOCUMENT], return_inverse=True)
         return places if len(found) > 1 else None
+
+    @property
+    def unit(self) -> str:
+        """The word for what intervals and comparisons take as one observation: "example" or "document"."""
+        return "example" if self.groups is None else DOCUMENT
 
     def by_group(self, values: np.ndarray) -> np.ndarray:
         """Return one value for each of G groups, [G], from per-example values, [N]; unchanged without groups.
 
-        The mean of the values stays the same. A group's value is the metric plus G / N times the sum of its examples'
-        deviations from the metric, so the standard error of the mean over groups is that of a cluster sample, with
-        G - 1 degrees of freedom (Cameron & Miller, Journal of Human Resources 50, 2015, 317-372).
+        The values are the jackknife's pseudo-values of groups, to first order: the value of a group of n examples is
+        the metric plus (G - 1) / (N - n) times the sum of the examples' deviations from the metric, all shifted so that
+        the mean stays the metric. The standard error of their mean is that of a cluster sample, with G - 1 degrees of
+        freedom. The factor 1 / (N - n) in place of 1 / N widens intervals if groups differ in size (Bell & McCaffrey,
+        Survey Methodology 28, 2002, 169-181).
         """
         if self.groups is None:
             return values
-        score = values.mean()
-        sums = np.bincount(self.groups, values - score)
-        grouped: np.ndarray = score + sums * (len(sums) / len(values))
+        score, sizes = values.mean(), np.bincount(self.groups)
+        without = np.bincount(self.groups, values - score) * (len(sizes) - 1) / (len(values) - sizes)
+        grouped: np.ndarray = score + without - without.mean()
         return grouped
 
     @property

@@ -49,6 +49,7 @@ class Comparison:
             "undecided"; rounded up to two digits. None if more than MOST_SEEDS or MOST_EXAMPLES would be needed, or if
             there are fewer than FEWEST examples; `more_seeds` also if there is one seed.
         examples: The number of examples. None: unknown, in a comparison that an older version stored.
+        unit: The word for an example, such as "document" if `examples` counts documents (`Answered.unit`).
 
     With several seeds, two methods are compared, and all figures except `mcnemar` are computed by `Crossed`. With one
     seed, only two trained models are compared; the p value of a share of right answers is then that of the exact
@@ -74,6 +75,7 @@ class Comparison:
     more_examples: int | None
     metric: str = "accuracy"
     examples: int | None = None
+    unit: str = "example"
 
     @property
     def words(self) -> str:
@@ -116,19 +118,19 @@ class Comparison:
 
     def _need(self) -> str:
         if self.examples is not None and self.examples < FEWEST:
-            return f"{self.examples} example{'s' * (self.examples > 1)} cannot show how many more would settle it"
+            return f"{self.examples} {self.unit}{'s' * (self.examples > 1)} cannot show how many more would settle it"
         one_seed = len(self.mcnemar) == 1
-        examples = f"about {self.more_examples:,} more examples" if self.more_examples else ""
+        examples = f"about {self.more_examples:,} more {self.unit}s" if self.more_examples else ""
         seeds = f"{self.more_seeds:,} more seed{'s' * (self.more_seeds > 1)}" if self.more_seeds else ""
         if examples and seeds:
             return f"{examples} or {seeds} would probably settle it"
         if examples:
             return f"{examples} would probably settle it" + ("" if one_seed else " (more seeds alone would not)")
         if seeds:
-            return f"{seeds} would probably settle it (more examples alone would not)"
+            return f"{seeds} would probably settle it (more {self.unit}s alone would not)"
         if one_seed:
-            return f"it would take more than {MOST_EXAMPLES:,} examples to settle it"
-        return "it takes both more seeds and more examples to settle it"
+            return f"it would take more than {MOST_EXAMPLES:,} {self.unit}s to settle it"
+        return f"it takes both more seeds and more {self.unit}s to settle it"
 
 
 def compare(
@@ -138,6 +140,7 @@ def compare(
     references: Collection[str] = (),
     margin: float | None = None,
     level: float = 0.95,
+    unit: str = "example",
 ) -> list[Comparison]:
     """Compare every pair of methods.
 
@@ -146,6 +149,7 @@ def compare(
             float. Row s of every array has the same seed, and column i the same example.
         references: Methods that are not candidates, such as an untrained model. Comparisons with a reference have a
             Holm correction of their own, so that they do not make the correction of the other comparisons larger.
+        unit: The word for an example in sentences (`Answered.unit`).
         margin: The largest difference of two methods that does not matter. Default: `metric.small`. The margin is
             required for a metric in the unit of the targets, such as RMSE.
 
@@ -181,7 +185,7 @@ def compare(
                 first=first, second=second, difference=each.difference, interval=each.interval, p=each.p, adjusted=p,
                 mcnemar=tuple(_of_seed(a, b, metric) for a, b in by_seed),
                 equivalence=each.equivalence, noninferiority=each.p_worse, margin=margin, level=level, verdict=verdict,
-                more_seeds=seeds, more_examples=examples, metric=metric.name, examples=count,
+                more_seeds=seeds, more_examples=examples, metric=metric.name, examples=count, unit=unit,
             )
         )  # fmt: skip
     return found_pairs

@@ -240,6 +240,28 @@ def by_label(answered: Answered, names: Sequence[str] = ()) -> dict[str, LabelCo
 # Metrics
 
 
+def _count(amounts: np.ndarray, answered: Answered) -> int:
+    """Return the number of texts, or of groups of texts, with an amount above 0; `amounts` is [N]."""
+    groups = np.arange(len(amounts)) if answered.groups is None else answered.groups
+    return len(np.unique(groups[amounts > 0]))
+
+
+def target_count(answered: Answered) -> int:
+    """Return the number of texts, or of groups, with a target entity."""
+    return _count(EntityPairs.of(answered).per_text[1], answered)
+
+
+def answered_count(answered: Answered) -> int:
+    """Return the number of texts, or of groups, with an answered entity."""
+    return _count(EntityPairs.of(answered).per_text[2], answered)
+
+
+def either_count(answered: Answered) -> int:
+    """Return the number of texts, or of groups, with a target entity or an answered entity."""
+    _, there, given = EntityPairs.of(answered).per_text
+    return _count(there + given, answered)
+
+
 def _values(above: np.ndarray, below: np.ndarray, answered: Answered) -> np.ndarray:
     return answered.by_group(of_ratio(above, below))
 

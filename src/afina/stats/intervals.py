@@ -252,10 +252,11 @@ def estimate_of_answers(answered: Sequence[Answered], metric: Metric, level: flo
         return f1_estimate(answered[0].targets, np.stack([one.answers for one in answered]), answered[0].classes, level)
     if metric.values is None:
         raise ValueError(f"{metric.words} is no mean over examples, so it has no interval")
-    return estimate(np.stack([metric.values(one) for one in answered]), metric, level)
+    counts = None if metric.counts is None else min(metric.counts(one) for one in answered)
+    return estimate(np.stack([metric.values(one) for one in answered]), metric, level, counts)
 
 
-def estimate(values: np.ndarray, metric: Metric, level: float = 0.95) -> Estimate:
+def estimate(values: np.ndarray, metric: Metric, level: float = 0.95, counts: int | None = None) -> Estimate:
     """Return the mean of a metric with its interval, from `metric.values`: [S, N], or [N] for one seed.
 
     Shares of right answers use `accuracy_estimate`. Other metrics use `Crossed` with two pseudo-examples, as
@@ -265,6 +266,10 @@ def estimate(values: np.ndarray, metric: Metric, level: float = 0.95) -> Estimat
     of 1 - R². docs/background/coverage.md has the measured coverage of each interval. The interval is UNDEFINED for
     fewer than FEWEST examples. If all examples have the same value, a metric of range (0, 1) that is 0 or 1 has
     Wilson's interval, and any other metric has an UNDEFINED interval, because the data do not show how examples vary.
+
+    Args:
+        counts: The number of examples that the metric is about (`Metric.counts`): fewer than FEWEST of them give no
+            interval, and Wilson's interval is for this number. None: all examples.
     """
     if metric.counted:
         return accuracy_estimate(values, level)
@@ -272,10 +277,10 @@ def estimate(values: np.ndarray, metric: Metric, level: float = 0.95) -> Estimat
     if np.isnan(table).any():
         return _undefined(table)
     mean, spread, table = _seeds(table, table.mean(axis=1))
-    constant = not table.var() > 1e-24
-    if table.shape[1] >= FEWEST and constant and metric.range == (0.0, 1.0) and mean in metric.range:
-        return Estimate(mean, spread, wilson(int(mean) * table.shape[1], table.shape[1], level))
-    if table.shape[1] < FEWEST or constant:
+    constant, size = not table.var() > 1e-24, table.shape[1] if counts is None else counts
+    if size >= FEWEST and constant and metric.range == (0.0, 1.0) and mean in metric.range:
+        return Estimate(mean, spread, wilson(int(mean) * size, size, level))
+    if size < FEWEST or constant:
         return Estimate(mean, spread, Interval(UNDEFINED, UNDEFINED))
     width = Crossed.of(table, added=2, size=size_of(table)).width(level)
     return Estimate(mean, spread, bent(mean, width, metric.range, logit=metric.chances))

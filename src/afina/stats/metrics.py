@@ -47,6 +47,8 @@ class Metric:
         of_corpus: Whether the metric, such as BLEU, is defined only for all answers together, not for a single answer.
         small: The largest difference of two methods that counts as small. `small` is not used if the metric has the
             unit of the targets.
+        counts: The function that returns how many examples (or groups) a metric is about, if most examples do not count
+            for it, such as texts without entities for entity recall. None: the metric is about all examples.
         needs: The condition under which the metric is defined, in words; empty if the metric is always defined.
     """
 
@@ -67,6 +69,7 @@ class Metric:
     main: bool = False
     of_corpus: bool = False
     small: float = 0.01
+    counts: Callable[[Answered], int] | None = None
     needs: str = ""
 
     @property
@@ -259,24 +262,29 @@ _OF_ENTITIES = (
     Metric(
         name="entity_f1", words="entity F1", kind="entities", points=True, graded=True, main=True, needs=_FOUND,
         value=_mean(entities.entity_f1_values), values=entities.entity_f1_values,
+        counts=entities.either_count,
     ),
     Metric(
         name="entity_precision", words="entity precision", kind="entities", points=True, graded=True, main=True,
         value=_mean(entities.entity_precision_values), values=entities.entity_precision_values,
+        counts=entities.answered_count,
         needs="entities that were answered",
     ),
     Metric(
         name="entity_recall", words="entity recall", kind="entities", points=True, graded=True, main=True,
         value=_mean(entities.entity_recall_values), values=entities.entity_recall_values,
+        counts=entities.target_count,
         needs="entities in the texts",
     ),
     Metric(
         name="macro_entity_f1", words="macro entity F1", kind="entities", points=True, graded=True, needs=_FOUND,
         value=_mean(entities.macro_entity_f1_values), values=entities.macro_entity_f1_values,
+        counts=entities.either_count,
     ),
     Metric(
         name="partial_f1", words="partial F1", kind="entities", points=True, graded=True, needs=_FOUND,
         value=_mean(entities.partial_f1_values), values=entities.partial_f1_values,
+        counts=entities.either_count,
     ),
     Metric(
         name="token_accuracy", words="token accuracy", kind="entities", points=True, graded=True, needs="words",

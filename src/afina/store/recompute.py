@@ -391,7 +391,7 @@ def compare_answers(
         figures=(headline.value(one), headline.value(other)),
         examples=len(texts.split),
         **asked.changes(one, other, first & second)._asdict(),
-        comparison=None if undefined else compare(values, metric=headline, margin=margin)[0],
+        comparison=None if undefined else compare(values, metric=headline, margin=margin, unit=one.unit)[0],
         rows=tuple(_rows(one, other, first & second, texts, asked, most)),
         texts=texts,
         answered=answered,

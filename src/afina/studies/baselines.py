@@ -128,8 +128,8 @@ def measure(
     task = Task.load(run.task, run.data)
     objective = objectives.make(task.label_names, {"kind": task.kind}).of(task.train.labels)
     _check(slow, objective)
-    fitted = chain(floors.fit(task.train, objective), (floors.fit_slow(name, task.train, objective) for name in slow))
     made, began = [], meter.now()
+    fitted = chain(floors.fit(task.train, objective), (floors.fit_slow(name, task.train, objective) for name in slow))
     for number, floor in enumerate(fitted):
         made.append(_measured(floor, task, held.directory, LABEL.format(number), began))
         began = meter.now()

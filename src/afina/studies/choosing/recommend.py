@@ -294,7 +294,8 @@ def _answer(
     simple |= {name: result.scores[None] for name, result in untrained.items()}
     scores = {name: one.scores[None] for name, one in finalists.items()}
     defined = {name: one for name, one in (scores | simple).items() if not np.isnan(one).any()}
-    compared = compare(defined, metric=metric, margin=metric.margin(held_out.labels), references=simple)
+    unit = objective.answered(next(iter(answered.values()))).unit
+    compared = compare(defined, metric=metric, margin=metric.margin(held_out.labels), references=simple, unit=unit)
     recommended = decide(list(scores), scores, simple, compared, lower=metric.lower, prior=_prior(trainings, simple))
     of_floors = []
     for floor in fitted:
@@ -411,7 +412,7 @@ def with_fewer_texts(trainings: CandidateTrainings, metric: Metric, margin: floa
     values = {best: again.scores[None], HALF: half.scores[None]}
     if any(np.isnan(scores).any() for scores in values.values()):
         return None
-    (compared,) = compare(values, metric=metric, margin=margin)
+    (compared,) = compare(values, metric=metric, margin=margin, unit=again.answered.unit)
     return Fewer(name=best, examples=half.record.train_examples, metrics=half.record.metrics, comparison=compared)
 
 

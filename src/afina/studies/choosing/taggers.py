@@ -118,8 +118,12 @@ def certain(tags: np.ndarray, width: int) -> np.ndarray:
 
 # Conditional random field
 
-L1, L2 = 0.1, 0.01
-"""The strengths of the CRF's regularization."""
+L1, L2 = 0.0, 0.1
+"""The strengths of the CRF's regularization.
+
+In three-fold cross-validation on the training sentences of WNUT 17, entity F1 is 0.448 with these strengths, 0.441 with
+L1 and L2 of 0.1, 0.442 with 0.05 and 0.001, and 0.401 with L2 of 1 alone.
+"""
 
 STEPS = 100
 """The largest number of steps of the CRF's optimizer (L-BFGS, orthant-wise for L1)."""
