@@ -17,7 +17,7 @@ from sklearn.exceptions import SkipTestWarning
 from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from afina import Backbone, TextClassifier, TextRegressor
+from afina import Backbone, TextClassifier, TextRegressor, TokenClassifier
 
 EXPECTED = {
     "check_class_weight_classifiers": "balanced",
@@ -98,7 +98,7 @@ def test_scikit_learn_finds_an_estimator(gpt2: Backbone, estimator: Any, check: 
     check(made)
 
 
-@pytest.mark.parametrize("kind", [TextClassifier, TextRegressor])
+@pytest.mark.parametrize("kind", [TextClassifier, TextRegressor, TokenClassifier])
 def test_of_texts_themselves_scikit_learn_checks_nothing(kind: type[Any]) -> None:
     """If it ever does, the face above is no longer needed."""
     with pytest.warns(SkipTestWarning, match="Can't test estimator"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.utils import estimator_checks
 from sklearn.utils.validation import check_is_fitted
 
 from afina import Backbone, MarkedText, TokenClassifier
@@ -18,7 +19,7 @@ from afina.estimators.inputs import entities_of
 from records import sentences_with_entities
 
 TEXT = "Maria lives in Porto."
-QUICK: dict[str, Any] = {"method": "head", "training": {"max_steps": 1, "dtype": "float32"}, "batch_size": 4}
+QUICK: dict[str, Any] = {"method": "lora", "training": {"max_steps": 1, "dtype": "float32"}, "batch_size": 4}
 
 
 @pytest.mark.parametrize(
@@ -83,3 +84,16 @@ def test_it_finds_entities_and_is_cloned_pickled_and_scored(gpt2: Backbone) -> N
         {**entity._asdict(), "text": texts[0][entity.start : entity.end], "score": pytest.approx(0.5, abs=0.5)}
         for entity in found[0]
     ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("check_parameters_default_constructible", "check_no_attributes_set_in_init", "check_get_params_invariance"),
+        *("check_set_params", "check_estimator_repr", "check_estimator_cloneable", "check_mixin_order"),
+        "check_valid_tag_types",
+    ],
+)
+def test_it_passes_the_checks_of_scikit_learn_that_need_no_data(name: str) -> None:
+    """The other checks of scikit-learn give rows of numbers and a number for each, which are no entities."""
+    getattr(estimator_checks, name)("TokenClassifier", TokenClassifier())

@@ -21,6 +21,7 @@ from afina import device as devices
 from afina.allocator import keep_freed
 from afina.data.answer_tokens import References, encode_references
 from afina.data.batch import IGNORED, by_length, pack_some
+from afina.data.entities import with_texts
 from afina.data.readers.texts import as_lists
 from afina.data.split import Split
 from afina.data.template import Template
@@ -293,9 +294,15 @@ class Predictor(ReprCard, ABC):
     def __call__(
         self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, before: int = 0
     ) -> list[dict[str, Any]]:
-        """Return each text's prediction as JSON values (`Objective.answers`); arguments as in `predict`."""
+        """Return each text's prediction as JSON values (`Objective.answers`); arguments as in `predict`.
+
+        Entities also have their part of the text.
+        """
         first, second = as_lists(texts, pairs)
-        return list(self.objective.answers(self.predict(first, second, before=before)[0])) if len(first) else []
+        if not len(first):
+            return []
+        found = self.objective.answers(self.predict(first, second, before=before)[0])
+        return [with_texts(answer, str(text)) for answer, text in zip(found, first, strict=True)]
 
 
 def backbone_of(adapter: Adapter, address: str | None = None) -> Backbone | None:
