@@ -18,7 +18,10 @@ _WITHOUT_SPACES = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{My
 
 _LETTER = rf"[[\p{{L}}\p{{N}}_]--[{_WITHOUT_SPACES}]]"
 _MARKS = r"\p{M}*[\u200c\u200d]?\p{M}*"
-_FOUND = regex.compile(rf"(?V1)(?:{_LETTER}{_MARKS})+|(?![\s\p{{Cc}}\p{{Cf}}])\X")
+WORD = rf"(?V1)(?:{_LETTER}{_MARKS})+|(?![\s\p{{Cc}}\p{{Cf}}])\X"
+"""The pattern, for the package regex, of the words of a text that was not given as words."""
+
+_FOUND = regex.compile(WORD)
 
 
 def words_of(text: str, spaced: bool = False) -> np.ndarray:

@@ -165,6 +165,7 @@ class Adapter(ReprCard):
         check_there(path)
         refuse_incomplete(path)
         settings = file_io.read_object(path / PEFT_SETTINGS)
+        check_outputs_known(settings, path)
         tensors, _ = tensorfile.read(path / PEFT_TENSORS)
         heads = [tensor for name, tensor in tensors.items() if is_output(name) and name.endswith("weight")]
         if not heads and answers_with_texts(settings):
@@ -203,6 +204,12 @@ class Adapter(ReprCard):
 def answers_with_texts(settings: Mapping[str, Any]) -> bool:
     """Return whether peft's settings are those of a language model, which has no classification head."""
     return settings.get("task_type") == "CAUSAL_LM"
+
+
+def check_outputs_known(settings: Mapping[str, Any], path: Path) -> None:
+    """Raise InvalidStudy for a token classifier of peft: no file of it says which tag each output is."""
+    if settings.get("task_type") == "TOKEN_CLS":
+        raise problems.TAGS_UNKNOWN(path=path)
 
 
 def is_of_peft(path: Path) -> bool:

@@ -47,6 +47,12 @@ FORMAT_UNKNOWN = Problem(
     "the adapter, or train or import the adapter again.",
 )
 
+TAGS_UNKNOWN = Problem(
+    InvalidStudy,
+    "adapter.tags-unknown",
+    "{path}: a token classifier of peft, whose files do not say which tag each output is. Merge the adapter into its "
+    "backbone with peft, save the model with `id2label`, and import the model with `backbone`.",
+)
 HEAD_MISSING = Problem(
     CorruptAdapter,
     "adapter.head-missing",
@@ -168,6 +174,10 @@ METRIC_NOT_A_MEAN = _metric_inapplicable(
 _model_config_unusable = partial(Problem, InvalidStudy, "model.config-unusable")
 PROBLEM_TYPE_UNKNOWN = _model_config_unusable(
     "{where}: problem_type is {found!r}, expected one of {known}. Correct it there."
+)
+TAGS_UNUSABLE = _model_config_unusable(
+    "{where}: id2label is {found!r:.200}, expected O, and B- and I- of each label. Rename the tags there, or train an "
+    "adapter."
 )
 PROBLEM_TYPE_CONTRADICTORY = _model_config_unusable(
     "{where}: problem_type is {found} with {labels} labels; expected one output for regression, two or more for "

@@ -9,6 +9,7 @@ import numpy as np
 from afina.data.answer_tokens import References, encode_references
 from afina.data.template import PAIR, Template
 from afina.data.tokenize import Encoded, Tokenizer, encode
+from afina.data.word_tokens import encode_words
 from afina.device import INT8, choose, compute_type
 from afina.generating.answers import token_losses_of
 from afina.models.adapter import Adapter
@@ -17,7 +18,7 @@ from afina.models.classifier import Classifier
 from afina.models.language_model import LanguageModel
 from afina.models.manifest import Manifest
 from afina.predicting import problems
-from afina.predicting.predictor import ModelPredictor, Predictor, backbone_of, logits
+from afina.predicting.predictor import ModelPredictor, Predictor, backbone_of, logits, word_predictions
 from afina.predicting.reading import PROBE
 
 __all__ = [
@@ -39,14 +40,26 @@ TOLERANCE = 1e-4
 
 
 def probe(
-    classifier: Classifier, backbone: Backbone, max_length: int, template: Template | None = None
+    classifier: Classifier,
+    backbone: Backbone,
+    max_length: int,
+    template: Template | None = None,
+    *,
+    words: bool = False,
 ) -> list[list[float]]:
     """Return the classifier's outputs for the built-in sentences, [sentence][label].
 
     If the template is for pairs, each sentence is paired with the next.
 
     For a language model, the outputs are log-probabilities of given tokens, [sentence][token].
+
+    Args:
+        words: Whether the classifier has outputs for words (`Objective.reads_words`). If so, the outputs are those of
+            the words of all sentences, [word][tag].
     """
+    if words:
+        windows = encode_words(backbone.tokenizer, PROBE, max_length=max_length)
+        return [[float(x) for x in row] for row in rows(word_predictions(classifier, windows).outputs)]
     pairs = _pairs(template.source if template else None)
     prompts = encode(backbone.tokenizer, PROBE, pairs, max_length=max_length, template=template)
     if isinstance(classifier, LanguageModel):

@@ -13,6 +13,7 @@ import numpy as np
 
 from afina.data.entities import tag_names
 from afina.data.kinds import CLASSES, ENTITIES, LABELS, NUMBER, TEXT
+from afina.data.words import WORD
 from afina.models import objectives
 from afina.models.decoding import Decoding
 from afina.models.manifest import Manifest
@@ -47,7 +48,9 @@ class AdapterKind(ABC):
         heading: the heading above the list of labels in a model card.
         by_label: whether the outputs of two adapters are matched by the names of the labels.
         headline: the metrics that are shown first; the other metrics follow in the order of the manifest.
-        generates: whether the Python code in a model card generates text from a prompt template.
+        generates: whether an adapter of this kind generates text from a prompt template.
+        decodes: whether the Python code in a model card decodes the outputs as afina does.
+        long_texts: what users of other libraries have to do with a text of more than `{most}` tokens.
     """
 
     title: ClassVar[str] = "A text classifier"
@@ -58,6 +61,8 @@ class AdapterKind(ABC):
     by_label: ClassVar[bool]
     headline: ClassVar[Sequence[str]] = ()
     generates: ClassVar[bool] = False
+    decodes: ClassVar[bool] = False
+    long_texts: ClassVar[str] = "cut each text to {most:,} tokens"
 
     def base(self, address: str, outputs: int) -> str:
         """Return the Python expression in a model card that opens the backbone with transformers.
@@ -81,8 +86,8 @@ class AdapterKind(ABC):
         """The names that the Python code in a model card imports from transformers, separated by commas."""
         return self.auto_class
 
-    def generation(self, manifest: Manifest, directory: str) -> str:
-        """Return the Python code in a model card that generates an answer to a text; "" if the outputs are logits.
+    def answering(self, manifest: Manifest, directory: str) -> str:
+        """Return the Python code in a model card that prints the answer to a text; "" if it does not `decode`.
 
         Args:
             directory: the arguments of `from_pretrained` for the tokenizer.
@@ -181,6 +186,8 @@ class _Text(AdapterKind):
     labels = "A text for each text."
     heading = "Answers"
     generates = True
+    decodes = True
+    long_texts = "cut the text so that the prompt has at most {most:,} tokens"
     by_label = False
     headline = ("rouge_l", "bleu", "token_f1", "loss")
 
@@ -195,7 +202,7 @@ class _Text(AdapterKind):
     def imports(self) -> str:
         return f"{self.auto_class}, AutoTokenizer"
 
-    def generation(self, manifest: Manifest, directory: str) -> str:
+    def answering(self, manifest: Manifest, directory: str) -> str:
         """Return the Python code in a model card that fills the prompt template and generates an answer.
 
         The code uses the decoding settings of the adapter.
@@ -247,6 +254,23 @@ class _Entities(AdapterKind):
     heading = "Labels"
     by_label = True
     headline = ("entity_f1", "entity_precision", "entity_recall")
+    decodes = True
+    long_texts = (
+        "divide a text of more than {most:,} tokens into windows that overlap, and read each word in the window in "
+        "which the word is farthest from a border"
+    )
+
+    @property
+    def imports(self) -> str:
+        return f"{self.auto_class}, AutoTokenizer"
+
+    def answering(self, manifest: Manifest, directory: str) -> str:
+        """Return the Python code in a model card that prints the entities of a text with their places."""
+        asked = objectives.make(manifest.label_names, manifest.objective)
+        path = _VITERBI if (asked.settings or {}).get("viterbi", True) else _GREEDY
+        return _FINDING.format(
+            pattern=WORD, tags=list(tag_names(manifest.label_names)), directory=directory, decoding=path
+        )
 
     def named(self, names: Sequence[str]) -> Sequence[str]:
         return tag_names(names)
@@ -272,8 +296,63 @@ class _Entities(AdapterKind):
         return [{"start": start, "end": end, "label": label} for start, end, label in value]
 
     def in_words(self, value: Any, text: str) -> str:
-        found = [f"{text[one['start'] : one['end']]} [{one['label']}]" for one in value]
-        return ", ".join(found) or "no entity"
+        found = [f"{text[one['start'] : one['end']]} ({one['label']})" for one in value]
+        return ", ".join(found) or "none"
+
+
+_FINDING = """\
+import regex
+import torch
+
+tags = {tags!r}
+tokenizer = AutoTokenizer.from_pretrained({directory})
+text = "a text"
+tokens = tokenizer(text, return_offsets_mapping=True, return_tensors="pt")
+offsets = tokens.pop("offset_mapping")[0].tolist()
+offsets = [(end - len(text[start:end].lstrip()), end) for start, end in offsets]
+with torch.no_grad():
+    logits = model.eval()(**tokens).logits[0].double()
+words = [match.span() for match in regex.finditer({pattern!r}, text)]
+
+# The tag of a word is read at its first token. A word without a token of its own continues the word before it.
+rows, before = [], 0
+for start, end in words:
+    own = [place for place, (low, high) in enumerate(offsets) if before <= low < end and start < high and low < high]
+    if own:
+        rows.append(logits[own[0]])
+    elif not rows:
+        rows.append(torch.tensor([0.0] + [-30.0] * (len(tags) - 1)))
+    else:
+        row = rows[-1].clone()
+        row[2::2] = torch.logaddexp(row[1::2], row[2::2])
+        row[1::2] = row[1::2].clamp(max=float(rows[-1].min()) - 30)
+        rows.append(row)
+    before = end
+
+{decoding}
+entities, previous = [], "O"
+for (start, end), tag in zip(words, [tags[place] for place in path]):
+    if tag.startswith("I-") and previous[2:] == tag[2:]:
+        entities[-1]["end"] = end
+    elif tag != "O":
+        entities.append({{"start": start, "end": end, "label": tag[2:]}})
+    previous = tag
+print([{{**entity, "text": text[entity["start"] : entity["end"]]}} for entity in entities])"""
+"""The Python code of a model card that finds entities as `data.word_tokens` and `data.entities` do."""
+
+_GREEDY = "path = [int(row.argmax()) for row in rows]\n"
+
+_VITERBI = """\
+# The most probable tags, in which I- only follows B- or I- of the same label.
+best = [(0.0, [])]
+for row in rows:
+    reached = []
+    for tag in tags:
+        ways = [one for one in best if tag[:2] != "I-" or (one[1] and tags[one[1][-1]][2:] == tag[2:])]
+        reached.append(max(ways, default=(-1e9, [])))
+    best = [(score + float(row[place]), [*done, place]) for place, (score, done) in enumerate(reached)]
+path = max(best)[1]
+"""
 
 
 def _counted(before: np.ndarray, after: np.ndarray, flipped: np.ndarray) -> Changes:

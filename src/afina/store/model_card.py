@@ -138,13 +138,13 @@ def _usage(made: Manifest, merged: bool) -> Iterator[str]:
         yield _python(
             f"from peft import PeftModel\nfrom transformers import {kind.imports}",
             f'base = {kind.base(base, _outputs(made))}\nmodel = PeftModel.from_pretrained(base, "DIRECTORY")',
-            kind.generation(made, base),
+            kind.answering(made, base),
         )
     elif library == _TRANSFORMERS:
         yield _python(
             f"from transformers import {kind.imports}",
             f'model = {kind.auto_class}.from_pretrained("DIRECTORY")',
-            kind.generation(made, '"DIRECTORY"'),
+            kind.answering(made, '"DIRECTORY"'),
         )
     if library != _AFINA and (held := list(_beside(made))):
         yield f"With this code, you need to do yourself what afina does beside the model:\n\n{_bullets(held)}"
@@ -180,9 +180,11 @@ def _python(imported: str, *parts: str) -> str:
 
 def _beside(made: Manifest) -> Iterator[str]:
     """Yield the steps of prediction, such as adding an offset, that users of other libraries have to do themselves."""
-    if adapter_kinds.of(made).generates:
+    kind = adapter_kinds.of(made)
+    long = kind.long_texts.format(most=made.max_length)
+    if kind.decodes:
         if made.max_length:
-            yield f"cut the text so that the prompt has at most {made.max_length:,} tokens"
+            yield long
         return
     if made.template is not None:
         yield f"put each text into the template {_code(made.template)}"
@@ -191,7 +193,7 @@ def _beside(made: Manifest) -> Iterator[str]:
     if more := {key: value for key, value in (made.objective or {}).items() if key != "kind"}:
         yield f"decode the outputs with {_code(_json(more))}"
     if made.max_length:
-        yield f"cut each text to {made.max_length:,} tokens"
+        yield long
 
 
 def _abstention(made: Manifest) -> Iterator[str]:

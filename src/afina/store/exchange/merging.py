@@ -102,8 +102,8 @@ def _check(predictor: ModelPredictor, model: Any) -> None:
     """
     device = next(predictor.classifier.parameters()).device
     reading = (predictor.backbone, predictor.max_length, predictor.template)
-    expected = np.array(probes.probe(predictor.classifier, *reading))
-    found = np.array(probes.probe(type(predictor.classifier)(model).to(device), *reading))
+    words, merged = predictor.objective.reads_words, type(predictor.classifier)(model).to(device)
+    expected, found = (np.array(probes.probe(one, *reading, words=words)) for one in (predictor.classifier, merged))
     difference = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-12))
     if not difference <= MERGE_TOLERANCE:
         reason = f"the merged logits differ by {difference:.1e} of the largest logit, expected {MERGE_TOLERANCE:.0e}."
@@ -128,6 +128,13 @@ def _notes(predictor: ModelPredictor) -> tuple[str, ...]:
         notes.append(f"The model's output times {objective['scale']!r} plus {objective['mean']!r} is the number.")
     if "temperature" in objective:
         notes.append(f"Divide the logits by {objective['temperature']!r} before they become probabilities.")
+    if "viterbi" in objective:
+        how = (
+            "the most probable valid sequence (Viterbi)"
+            if objective["viterbi"]
+            else "the most probable tag of each word"
+        )
+        notes.append(f"afina reads each word at its first token, and decodes the tags as {how}.")
     if objective.get("thresholds"):
         given = zip(manifest.label_names, objective["thresholds"], strict=True)
         notes.append(f"A text has a label from this probability on: {', '.join(f'{n} {at!r}' for n, at in given)}.")

@@ -1,9 +1,9 @@
-"""Import classifiers that transformers' `save_pretrained` has saved, as adapters of the method `full`."""
+"""Import classifiers of texts or tokens that transformers' `save_pretrained` has saved, as adapters of `full`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,11 @@ from afina.methods.method import check_names
 from afina.methods.selective import Full
 from afina.models import objectives
 from afina.models.adapter import Adapter, refuse_incomplete
-from afina.models.architectures import is_head
+from afina.models.architectures import is_head, is_output
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.manifest import Manifest
-from afina.models.objective import Objective
+from afina.models.objective import AutoClass, Objective
 from afina.predicting import probes
 from afina.store import problems
 
@@ -60,7 +60,9 @@ class Imported:
 
 
 def read_pretrained(directory: str | Path, backbone: str) -> Imported:
-    """Import a `...ForSequenceClassification` model that transformers has saved, as an adapter of the method `full`.
+    """Import a classifier that transformers has saved, as an adapter of the method `full`.
+
+    The model's class is `...ForSequenceClassification`, or `...ForTokenClassification` with BIO tags in any order.
 
     Args:
         directory: The directory of the saved classifier.
@@ -79,10 +81,10 @@ def read_pretrained(directory: str | Path, backbone: str) -> Imported:
     found = Backbone.load(str(directory.resolve()), weights=False)
     base = Backbone.load(backbone)
     _check_backbone(directory, found, base)
-    asked = _objective(directory, found.config)
+    asked, order = _objective(directory, found.config)
     model, _ = base.open(asked.output_names, seed=0, opening=asked.opening)
     made_for = base.digest_of(model.base_model)
-    state = _state(directory)
+    state = _in_order(_state(directory), order)
     model = Full().attach(model)
     _check_state(directory, base, Full().state(model), state)
     Full().restore(model, state)
@@ -99,7 +101,7 @@ def read_pretrained(directory: str | Path, backbone: str) -> Imported:
         tensor_file=Full.tensor_file,
         tensors_digest=digest.of_tensors(state),
         max_length=base.longest,
-        probe=tuple(map(tuple, probes.probe(Classifier(model), base, base.longest))),
+        probe=tuple(map(tuple, probes.probe(Classifier(model), base, base.longest, words=asked.reads_words))),
         versions=device.versions(),
     ).sealed()
     return Imported(Adapter(manifest, state, str(directory)), model, base)
@@ -120,7 +122,7 @@ def _check_files(directory: Path) -> None:
     if not any((directory / name).is_file() for name in _TOKENIZERS):
         raise problems.TOKENIZER_MISSING(expected=_TOKENIZERS, path=directory, file="tokenizer")
     settings = file_io.read_object(directory / CONFIG)
-    if not any(str(name).endswith("ForSequenceClassification") for name in settings.get("architectures") or ()):
+    if _auto_class(settings.get("architectures")) is None:
         raise problems.NOT_A_CLASSIFIER(
             found=settings.get("architectures"), path=directory / CONFIG, field="architectures"
         )
@@ -147,15 +149,29 @@ def _check_backbone(directory: Path, found: Backbone, base: Backbone) -> None:
         )
 
 
-def _objective(directory: Path, config: Any) -> Objective:
+_AUTO_CLASSES: Mapping[str, AutoClass] = {
+    "ForSequenceClassification": "classifier",
+    "ForTokenClassification": "token_classifier",
+}
+"""The auto class of transformers that opens a saved model, by the end of the name of the model's class."""
+
+
+def _auto_class(architectures: Sequence[object] | None) -> AutoClass | None:
+    named = (made for name in architectures or () for end, made in _AUTO_CLASSES.items() if str(name).endswith(end))
+    return next(named, None)
+
+
+def _objective(directory: Path, config: Any) -> tuple[Objective, list[int]]:
     """Return the training objective (kind of task and labels) that a classifier's `config.json` describes.
 
-    Raises InvalidStudy.
+    The second value is the row of the saved head for each output of the objective. Raises InvalidStudy.
     """
     names = tuple(str(config.id2label[index]) for index in sorted(config.id2label))
     if sorted(config.id2label) != list(range(len(names))) or len(set(names)) < len(names) or not names:
         raise problems.LABELS_UNUSABLE(found=config.id2label, path=directory / CONFIG, field="id2label")
-    return objectives.of_problem(names, config.problem_type, str(directory / CONFIG))
+    auto_class = _auto_class(config.architectures) or "classifier"
+    made = objectives.of_outputs(names, auto_class, config.problem_type, str(directory / CONFIG))
+    return made, [names.index(name) for name in made.output_names]
 
 
 def _state(directory: Path) -> dict[str, Tensor]:
@@ -169,6 +185,12 @@ def _state(directory: Path) -> dict[str, Tensor]:
                 raise problems.TENSOR_NOT_FLOAT(path=file, tensor=name, found=tensor.dtype)
             state[name] = tensor.float()
     return state
+
+
+def _in_order(state: Mapping[str, Tensor], order: list[int]) -> dict[str, Tensor]:
+    """Return tensors with the rows of the head's last layer in another order; a head of another size is unchanged."""
+    fits = {name for name, tensor in state.items() if is_output(name) and len(tensor) == len(order)}
+    return {name: tensor[order] if name in fits else tensor for name, tensor in state.items()}
 
 
 def _files(directory: Path) -> list[Path]:

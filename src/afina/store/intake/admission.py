@@ -14,7 +14,7 @@ from afina import file_io, hub, methods
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
 from afina.methods import peft_settings
 from afina.models import objectives
-from afina.models.adapter import PEFT_SETTINGS, answers_with_texts
+from afina.models.adapter import PEFT_SETTINGS, answers_with_texts, check_outputs_known
 from afina.models.architectures import ARCHITECTURES, head_names, is_output
 from afina.models.architectures.well_known import WELL_KNOWN
 from afina.models.backbone_spec import Dimensions, dimensions, directory_of
@@ -64,6 +64,7 @@ def admit(directory: Path, limits: IntakeLimits, *, links: bool = False) -> Admi
             peft_settings.check(settings)
         except InvalidStudy as error:
             raise error.reworded(f"{directory / PEFT_SETTINGS}: {error}") from None
+        check_outputs_known(settings, directory)
         address = settings.get("base_model_name_or_path")
         labels = 1 if answers_with_texts(settings) else _rows(found.header)
     configuration = at_hand(address) if isinstance(address, str) and address else None

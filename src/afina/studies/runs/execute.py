@@ -255,7 +255,7 @@ class _Execution:
             training=training,
             metrics=scores | {"examples": len(task.evaluation)},
             answers=answers,
-            probe=tuple(map(tuple, probes.probe(classifier, backbone, task.prompt_length, prepared.prompt))),
+            probe=_probe(prepared, classifier, objective),
             versions=there.pop("versions"),  # type: ignore[arg-type]
             environment=there,
         ).sealed()
@@ -447,3 +447,8 @@ def try_out(
             yield score
             if score.value is None:
                 return
+
+
+def _probe(prepared: Prepared, classifier: Classifier, objective: Objective) -> tuple[tuple[float, ...], ...]:
+    reading = prepared.backbone, prepared.task.prompt_length, prepared.prompt
+    return tuple(map(tuple, probes.probe(classifier, *reading, words=objective.reads_words)))
