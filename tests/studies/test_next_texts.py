@@ -176,3 +176,36 @@ def test_each_kind_of_task_and_pairs_have_next_texts(tmp_path: Path, address: st
     assert both.header == ("text", "text_pair", "label", CHOSEN)
     with raises(InvalidData, code="data.pairs-mismatch"):
         next_texts(pool, pairs, count=5, backbone=address)
+
+
+def test_texts_are_chosen_by_their_words_and_suggested_entities_can_be_read_again(
+    tmp_path: Path, pool: Path, address: str
+) -> None:
+    labelled, place = tmp_path / "labelled.jsonl", {"bad": "LOW", "good": "HIGH"}
+    rows = [
+        {"text": text, "entities": [{"start": 0, "end": len(text.split()[0]), "label": place[word]}]}
+        for text, word in ROWS[:40]
+    ]
+    labelled.write_text("\n".join(map(json.dumps, rows)))
+    found = next_texts(pool, labelled, count=10, backbone=address)
+    assert found.counts == {RANDOM: 1, UNCERTAIN: 9}
+    assert "Label Studio" in found.notes[-1]
+    assert found.suggested is not None
+    assert any(found.suggested)
+    found.write(tmp_path / "next.json", suggest=True)
+    made = json.loads((tmp_path / "next.json").read_text())
+    spans = [[one["value"] for one in task["predictions"][0]["result"]] for task in made]
+    assert sum(map(len, spans)) == sum(map(len, found.suggested))
+    for task, each in zip(made, spans, strict=True):
+        assert all(task["data"]["text"][one["start"] : one["end"]] == one["text"] for one in each)
+        assert {label for one in each for label in one["labels"]} <= {"LOW", "HIGH"}
+    found.write(tmp_path / "next.csv", suggest=True)
+    again = next_texts(pool, labelled, count=10, backbone=address)
+    assert (again.texts.texts, again.suggested) == (found.texts.texts, found.suggested)
+    with (tmp_path / "next.csv").open(newline="") as file:
+        rows = [{"text": row["text"], "entities": json.loads(row["suggested"])} for row in csv.DictReader(file)]
+    (tmp_path / "taken.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    taken = Task.load(tmp_path / "taken.jsonl", evaluation=str(labelled), kind="entities")
+    assert [[*map(tuple, each)] for each in taken.train.labels.tolist()] == [
+        [(one["start"], one["end"], one["label"]) for one in each] for each in found.suggested
+    ]

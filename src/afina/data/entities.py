@@ -45,6 +45,12 @@ def tag_names(label_names: Sequence[str]) -> tuple[str, ...]:
     return ("O", *(f"{part}-{label}" for label in label_names for part in "BI"))
 
 
+def labels_of_tags(names: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the sorted labels of which the names are all BIO tags, in any order; None if they are other names."""
+    labels = tuple(sorted({name[2:] for name in names if name[:2] == "B-"}))
+    return labels if sorted(names) == sorted(tag_names(labels)) else None
+
+
 def numbered(found: np.ndarray, label_names: Sequence[str]) -> np.ndarray:
     """Return the start, end and label number of each entity, object [N] of int32 [E, 3], of tuples of entities."""
     numbers = {label: number for number, label in enumerate(label_names)}
@@ -87,6 +93,23 @@ def entities_of(words: np.ndarray, tags: Sequence[int] | np.ndarray, label_names
                 found.append(Entity(start, end, label_names[label]))
         before = tag
     return tuple(found)
+
+
+def corrected(given: Sequence[Entity], predicted: Sequence[Entity], doubtful: np.ndarray) -> tuple[Entity, ...]:
+    """Return the given entities, in which the predicted entities replace those with a doubtful word.
+
+    A given entity is left out if it has a doubtful word, or overlaps a predicted entity with a doubtful word.
+
+    Args:
+        doubtful: The start and end of each doubtful word, int [n, 2].
+    """
+    taken = [one for one in predicted if _overlaps(one, doubtful)]
+    borders = np.array([*doubtful.tolist(), *(one[:2] for one in taken)], np.int64).reshape(-1, 2)
+    return tuple(sorted([*taken, *(one for one in given if not _overlaps(one, borders))]))
+
+
+def _overlaps(entity: Entity, spans: np.ndarray) -> bool:
+    return bool(((spans[:, 0] < entity.end) & (spans[:, 1] > entity.start)).any())
 
 
 def with_texts(answer: Mapping[str, Any], text: str) -> dict[str, Any]:

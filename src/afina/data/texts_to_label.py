@@ -32,11 +32,19 @@ class TextToLabel:
         cells: The text columns, an empty cell for each label column, and further columns.
         labels: The suggested labels; empty without a suggestion.
         score: The probability that the suggestion is right. None: there is no suggestion.
+        entities: The suggested entities, as JSON values with `start`, `end`, `label` and `text`. None: labels are of
+            whole texts.
     """
 
     cells: Mapping[str, str]
     labels: Sequence[str] = ()
     score: float | None = None
+    entities: Sequence[Mapping[str, Any]] | None = None
+
+    @property
+    def in_cell(self) -> str:
+        """The suggestion as a table cell: labels separated by semicolons, or entities as JSON."""
+        return ";".join(self.labels) if self.entities is None else json.dumps(self.entities, ensure_ascii=False)
 
 
 def check_new(path: Path) -> None:
@@ -68,7 +76,7 @@ def _write_csv(file: TextIO, texts: Sequence[TextToLabel], text: str, label: str
     for number, one in enumerate(texts):
         cells = dict(one.cells)
         if suggests:
-            cells |= {"suggested": ";".join(one.labels), "probability": "" if one.score is None else f"{one.score:.3f}"}
+            cells |= {"suggested": one.in_cell, "probability": "" if one.score is None else f"{one.score:.3f}"}
         if not number:
             writer.writerow(cells)
         safe = [harmless(cell) for cell in cells.values()]
@@ -78,7 +86,10 @@ def _write_csv(file: TextIO, texts: Sequence[TextToLabel], text: str, label: str
 
 
 def _write_tasks(file: TextIO, texts: Sequence[TextToLabel], text: str, label: str) -> int:
-    """Write tasks of Label Studio. A suggestion needs a control of choices with the name of the label's column."""
+    """Write tasks of Label Studio. A suggestion needs a control with the name of the label's column.
+
+    The control is one of choices, or of labels for entities.
+    """
     json.dump([_task(one, text, label) for one in texts], file, ensure_ascii=False, indent=1)
     file.write("\n")
     return 0
@@ -87,10 +98,18 @@ def _write_tasks(file: TextIO, texts: Sequence[TextToLabel], text: str, label: s
 def _task(one: TextToLabel, text: str, label: str) -> dict[str, Any]:
     task: dict[str, Any] = {"data": {name: cell for name, cell in one.cells.items() if cell}}
     if one.score is not None:
-        value = {"choices": list(one.labels)}
-        result = {"from_name": label, "to_name": text, "type": "choices", "value": value}
-        task["predictions"] = [{"model_version": MODEL, "score": round(one.score, 6), "result": [result]}]
+        about = {"from_name": label, "to_name": text}
+        if one.entities is None:
+            results = [{**about, "type": "choices", "value": {"choices": list(one.labels)}}]
+        else:
+            results = [{**about, "type": "labels", "value": _span(each)} for each in one.entities]
+        task["predictions"] = [{"model_version": MODEL, "score": round(one.score, 6), "result": results}]
     return task
+
+
+def _span(entity: Mapping[str, Any]) -> dict[str, Any]:
+    place = {name: entity[name] for name in ("start", "end", "text")}
+    return {**place, "labels": [entity["label"]]}
 
 
 _WRITERS: Mapping[str, Callable[[TextIO, Sequence[TextToLabel], str, str], int]] = {

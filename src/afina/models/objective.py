@@ -19,6 +19,7 @@ from afina.errors import UnknownName
 from afina.models import losses, problems
 from afina.models.answer_profile import CONFIDENCE_EDGES, AnswerProfile, AnswerTally, token_groups
 from afina.models.decoding import Decoding
+from afina.models.feature_rows import FeatureRows
 from afina.models.predictions import Predictions
 from afina.stats import metrics
 from afina.stats.answered import Answered
@@ -73,6 +74,7 @@ class Objective(ABC):
         column: Name of the field that has the prediction in results for users.
         linear: The linear model of the baselines and of the method `linear_probe`. Text-to-text tasks have none.
         has_doubts: Whether a label or a number can be called doubtful by the predictions of a model.
+        has_margin: Whether predictions have a `margin`, by which active learning chooses texts.
         has_probabilities: Whether predictions of this kind have probabilities.
         can_be_weighted: Whether labels may have different weights in the loss.
         texts_can_be_weighted: Whether training texts may have different weights in the loss.
@@ -100,6 +102,7 @@ class Objective(ABC):
     can_be_distilled: ClassVar[bool] = True
     can_abstain: ClassVar[bool] = False
     has_doubts: ClassVar[bool] = True
+    has_margin: ClassVar[bool] = True
     score_name: ClassVar[str | None] = "confidence"
     one_label: ClassVar[bool] = False
     reads_words: ClassVar[bool] = False
@@ -203,6 +206,14 @@ class Objective(ABC):
     @abstractmethod
     def loss_targets(self, targets: np.ndarray) -> np.ndarray:
         """Return the targets in the form that the method `loss` takes."""
+
+    def row_targets(self, targets: np.ndarray, features: FeatureRows) -> np.ndarray:
+        """Return the target of each row of features, as `LinearKind` takes them, given the targets of the texts."""
+        return self.loss_targets(targets)
+
+    def of_rows(self, outputs: np.ndarray, targets: np.ndarray | None, features: FeatureRows) -> Predictions:
+        """Return the predictions of the texts, given the outputs for each row of their features, [M, width]."""
+        return Predictions(outputs, targets)
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
@@ -330,8 +341,8 @@ class Objective(ABC):
         """
         raise problems.DOUBTS_INAPPLICABLE(kind=self.kind)
 
-    def flipped(self, targets: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """Return wrong targets for texts with these targets, drawn at random; the order and form are the same.
+    def flipped(self, predictions: Predictions, random: np.random.Generator) -> np.ndarray:
+        """Return wrong targets for the texts of predictions with targets, drawn at random; order and form are the same.
 
         Raises InvalidStudy for a kind of task without labels or numbers.
         """

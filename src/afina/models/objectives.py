@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from afina.data.entities import labels_of_tags
 from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT, Kind
 from afina.data.prompts import prompt_of
 from afina.models import losses, problems
@@ -157,9 +158,9 @@ class Classes(Objective):
         assert chances is not None
         return label_issues.of_classes(predictions.right, chances)
 
-    def flipped(self, targets: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    def flipped(self, predictions: Predictions, random: np.random.Generator) -> np.ndarray:
         """Return another class for each text, each of the others with the same probability."""
-        return label_issues.flipped_classes(targets, self.width, random)
+        return label_issues.flipped_classes(predictions.right, self.width, random)
 
     def confused(self, predictions: Predictions) -> np.ndarray:
         return label_issues.confused_classes(predictions.right, self.decode(predictions), self.width)
@@ -209,6 +210,7 @@ class Number(Objective):
     column: ClassVar[str] = "value"
     linear: ClassVar[LinearKind] = LinearNumber()
     has_probabilities: ClassVar[bool] = False
+    has_margin: ClassVar[bool] = False
     score_name: ClassVar[str | None] = "value"
 
     mean: float = 0.0
@@ -265,9 +267,9 @@ class Number(Objective):
     def label_issues(self, predictions: Predictions) -> LabelIssues:
         return label_issues.of_numbers(predictions.right, self.decode(predictions))
 
-    def flipped(self, targets: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    def flipped(self, predictions: Predictions, random: np.random.Generator) -> np.ndarray:
         """Return the numbers in a random order, so that each text has the number of another text."""
-        return random.permutation(targets)
+        return random.permutation(predictions.right)
 
     def differ(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Return whether two numbers differ by more than the standard deviation of the training numbers, bool [N]."""
@@ -448,9 +450,9 @@ class Labels(Objective):
         assert chances is not None
         return label_issues.of_labels(predictions.right, chances)
 
-    def flipped(self, targets: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    def flipped(self, predictions: Predictions, random: np.random.Generator) -> np.ndarray:
         """Return labels of which one label of each text is changed."""
-        return label_issues.flipped_labels(targets, random)
+        return label_issues.flipped_labels(predictions.right, random)
 
     def perfect(self, targets: np.ndarray) -> Answered:
         return Answered(targets, targets, targets)
@@ -491,6 +493,7 @@ class Texts(Objective):
     texts_can_be_weighted: ClassVar[bool] = False
     can_be_distilled: ClassVar[bool] = False
     has_doubts: ClassVar[bool] = False
+    has_margin: ClassVar[bool] = False
     score_name: ClassVar[str | None] = None
 
     answer_tokens: int | None = None
@@ -583,6 +586,24 @@ def make(label_names: Sequence[str], settings: Mapping[str, Any] | None = None) 
     """Return the objective with these `Objective.settings`. Raises KeyError or TypeError for unknown settings."""
     given = dict(settings or {"kind": CLASSES})
     return OBJECTIVES[given.pop("kind")].from_settings(tuple(label_names), given)
+
+
+def of_outputs(names: Sequence[str], auto_class: AutoClass, problem_type: str | None, where: str) -> Objective:
+    """Return the objective of a saved transformers model, given the names of its outputs (`id2label`).
+
+    Args:
+        auto_class: The auto class of transformers that opens the model.
+        problem_type: Value of `problem_type` in the model's configuration, for classifiers of texts.
+        where: The name of the configuration in error messages.
+
+    Raises the errors of `of_problem`, and InvalidStudy if a token classifier has other outputs than BIO tags.
+    """
+    if auto_class != Entities.auto_class:
+        return of_problem(names, problem_type, where)
+    labels = labels_of_tags(names)
+    if not labels:
+        raise problems.TAGS_UNUSABLE(where=where, field="id2label", found=list(names))
+    return Entities(labels)
 
 
 def of_problem(label_names: Sequence[str], problem_type: str | None, where: str) -> Objective:

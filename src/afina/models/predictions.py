@@ -67,6 +67,17 @@ class Predictions:
             extras={name: array[chosen] for name, array in self.extras.items()},
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions]) -> Self:
+        """Return the predictions of all parts, which have the same extras; with targets if all parts have some."""
+        known = [part.targets for part in parts if part.targets is not None]
+        names = parts[0].extras
+        return cls(
+            np.concatenate([part.outputs for part in parts]),
+            np.concatenate(known) if len(known) == len(parts) else None,
+            {name: np.concatenate([part.extras[name] for part in parts]) for name in names},
+        )
+
     def against(self, targets: np.ndarray) -> Self:
         """Return the same outputs with other targets."""
         return replace(self, targets=targets)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from afina.data.readers.target_kinds import TARGETS
 from afina.errors import AfinaError
 from afina.report.conclusion import Figure, Headline
 from afina.report.formatting import brief, count, listed, metric_figure
@@ -144,7 +145,8 @@ def table(found: Doubts, most: int = SHOWN, longest: int = LONGEST, *, reasons: 
         sure = ["" if one.probability is None else f"{one.probability:.2f}"] * chances
         place = f"{one.file}, {one.row}" if several else f"{one.row}"
         last = one.reason if reasons else _contradicted(one)
-        rows.append((place, *(brief(text, longest) for text in texts), one.label, one.suggested, *sure, last))
+        labels = [TARGETS[found.kind].answer_in_words(label, one.text) for label in (one.label, one.suggested)]
+        rows.append((place, *(brief(text, longest) for text in texts), *labels, *sure, last))
     return Table("Doubtful labels", columns, tuple(rows), _cut(found, most))
 
 

@@ -40,12 +40,14 @@ class LabelIssues:
         probabilities: The predicted probability of each suggested target, float64 [n]; of several labels, of the
             changed label of which the model is surest. NaN for numbers.
         suspicions: How doubtful the label of each text is, float64 [N]; higher is more doubtful.
+        expected: For numbers, how many of them would be doubtful if residuals were normally distributed; else None.
     """
 
     places: np.ndarray
     suggested: np.ndarray
     probabilities: np.ndarray
     suspicions: np.ndarray
+    expected: float | None = None
 
     def __len__(self) -> int:
         return len(self.places)
@@ -121,7 +123,46 @@ def of_numbers(targets: np.ndarray, predicted: np.ndarray) -> LabelIssues:
     places = np.flatnonzero(scores > ROBUST)
     places = places[np.argsort(-scores[places], kind="stable")]
     digits = 0 if deviation <= 0 else max(0, 2 - int(np.floor(np.log10(deviation))))
-    return LabelIssues(places, predicted[places].round(digits), np.full(len(places), np.nan), scores)
+    probabilities, expected = np.full(len(places), np.nan), NORMAL * len(targets)
+    return LabelIssues(places, predicted[places].round(digits), probabilities, scores, expected)
+
+
+@dataclass(frozen=True, eq=False)
+class DoubtfulWords:
+    """The words of a text whose tags are doubtful, in the order of the text.
+
+    Attributes:
+        places: The indices of the n words, int64 [n].
+        suggested: The most probable tag of each of these words, int64 [n].
+        probabilities: The probability of each suggested tag, float64 [n].
+        suspicion: How doubtful the most doubtful tag of the text is; higher is more doubtful.
+    """
+
+    places: np.ndarray
+    suggested: np.ndarray
+    probabilities: np.ndarray
+    suspicion: float
+
+
+def of_words(tags: Sequence[np.ndarray], chances: Sequence[np.ndarray]) -> list[DoubtfulWords]:
+    """Return the words of each text whose tags are doubtful: `of_classes` looks at the words of all texts together.
+
+    cleanlab's `token_classification.filter.find_label_issues` does the same with confident learning.
+
+    Args:
+        tags: The tag of each word of each text, int [W].
+        chances: The probability of each tag of each word, float64 [W, tags].
+    """
+    issues = of_classes(np.concatenate([*tags]), np.concatenate([*chances]))
+    order = np.argsort(issues.places, kind="stable")
+    words, suggested, probabilities = (one[order] for one in (issues.places, issues.suggested, issues.probabilities))
+    ends = np.cumsum([len(each) for each in tags])
+    found = []
+    for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+        part = slice(*np.searchsorted(words, [start, end]))
+        suspicion = float(issues.suspicions[start:end].max(initial=-1.0))
+        found.append(DoubtfulWords(words[part] - start, suggested[part], probabilities[part], suspicion))
+    return found
 
 
 def flipped_classes(targets: np.ndarray, width: int, random: np.random.Generator) -> np.ndarray:

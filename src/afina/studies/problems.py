@@ -421,6 +421,12 @@ FOLDS_WITHOUT_DIRECTORY = Problem(
     "doubts.directory-missing",
     "`method` {method} is trained in runs, whose results need a directory. Give `out`, or leave `method` out.",
 )
+FOLDS_OF_WORDS = Problem(
+    InvalidStudy,
+    "doubts.method-unsupported",
+    "`{option}` {found}: doubtful labels of tasks of kind {kind} are found only by {known}. Leave `{option}` and its "
+    "settings out.",
+)
 DOUBTS_MISSING = Problem(NotFound, "doubts.missing", "{path}: there are no doubts. Run `afina doubts` first.")
 DOUBTS_DAMAGED = Problem(
     InvalidData, "doubts.damaged", "{path}: the file is damaged or was changed ({reason}). Run `afina doubts` again."

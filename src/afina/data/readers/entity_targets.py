@@ -122,6 +122,9 @@ class EntityTargets(TargetKind):
         shown = (f"{text[entity.start : entity.end]} ({entity.label})" for entity in _entities(label))
         return ", ".join(shown) or NO_ENTITIES
 
+    def answer_in_words(self, answer: str, text: str) -> str:
+        return self.in_words(tuple(Entity(**one) for one in json.loads(answer)), text)
+
     def splits(
         self,
         train: LabelledRows,

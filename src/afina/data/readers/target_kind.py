@@ -136,6 +136,10 @@ class TargetKind(ABC):
         """Return the label of a text as it is shown to a person."""
         return f"{label:g}" if isinstance(label, float) else str(label)
 
+    def answer_in_words(self, answer: str, text: str) -> str:
+        """Return a target of `text`, as `answers` returns it, as it is shown to a person."""
+        return answer
+
     @abstractmethod
     def splits(
         self,

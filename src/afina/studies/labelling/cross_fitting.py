@@ -10,7 +10,7 @@ leaving out these training texts would make the metric on the evaluation texts b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from afina.data.task import Task
 from afina.events import Listener, ignore
 from afina.methods import asks_endpoint
 from afina.models import objectives
+from afina.models.feature_rows import FeatureRows
 from afina.models.objective import Objective
 from afina.models.predictions import Predictions
 from afina.stats.folds import stratified_folds
@@ -66,10 +67,11 @@ class CrossFit:
 
         A model without features predicts the frequencies of the labels, or the mean number, in the other folds.
         """
-        right, none = self.predictions.right, np.zeros((len(self.predictions), 1), np.float32)
-        given = none, self.objective.loss_targets(right), self.objective.width, self.folds
-        frequencies = Predictions(cross_fitted(self.objective.linear, *given, STRENGTHS[-1])[0], right)
-        calibrated = Predictions(self.objective.calibrated_outputs(self.predictions), right)
+        right, words = self.predictions.right, self.predictions.extras.get("words")
+        count = len(right) if words is None else sum(map(len, words))
+        without = FeatureRows(np.zeros((count, 1), np.float32), words)
+        frequencies, _ = _fitted(self.objective, without, right, self.folds, STRENGTHS[-1])
+        calibrated = replace(self.predictions, outputs=self.objective.calibrated_outputs(self.predictions))
         lost = self.objective.mean_loss(frequencies)
         return 1 - self.objective.mean_loss(calibrated) / lost if lost > 0 else 0.0
 
@@ -109,8 +111,7 @@ def folds_of(task: Task, targets: np.ndarray, groups: np.ndarray, count: int, se
 
 def calibrated(objective: Objective, predictions: Predictions, folds: np.ndarray) -> Objective:
     """Return the objective with a temperature that was fitted to the predictions of the training texts."""
-    learnt = folds != HELD
-    return objective.calibrated(Predictions(predictions.outputs[learnt], predictions.right[learnt]))
+    return objective.calibrated(predictions.take(np.flatnonzero(folds != HELD)))
 
 
 def by_probe(
@@ -118,23 +119,32 @@ def by_probe(
 ) -> CrossFit:
     """Cross-fit a linear probe on a backbone; the features of each text are computed once."""
     from afina.models.backbone import Backbone
-    from afina.predicting.text_features import text_features
+    from afina.predicting.text_features import features_of
 
-    features = text_features(Backbone.load(backbone), split.texts, split.pairs, listen)
-    return by_features(features, split.labels, objective, folds)
+    return by_features(features_of(Backbone.load(backbone), split, objective, listen), split.labels, objective, folds)
 
 
-def by_features(features: np.ndarray, targets: np.ndarray, objective: Objective, folds: np.ndarray) -> CrossFit:
-    """Cross-fit linear models on given features, float [N, D]."""
-
-    def fitted(wanted: np.ndarray, strength: float | None = None) -> tuple[Predictions, float]:
-        given = features, objective.loss_targets(wanted), objective.width, folds
-        outputs, chosen = cross_fitted(objective.linear, *given, strength)
-        return Predictions(outputs, wanted), chosen
-
-    predictions, strength = fitted(targets)
+def by_features(
+    features: FeatureRows | np.ndarray, targets: np.ndarray, objective: Objective, folds: np.ndarray
+) -> CrossFit:
+    """Cross-fit linear models on given features; an array has a row for each text, float [N, D]."""
+    given = FeatureRows(features) if isinstance(features, np.ndarray) else features
+    predictions, strength = _fitted(objective, given, targets, folds)
     made = calibrated(objective, predictions, folds)
-    return CrossFit(predictions, made, folds, lambda wanted: fitted(wanted, strength)[0])
+    return CrossFit(predictions, made, folds, lambda wanted: _fitted(objective, given, wanted, folds, strength)[0])
+
+
+def _fitted(
+    objective: Objective,
+    features: FeatureRows,
+    targets: np.ndarray,
+    folds: np.ndarray,
+    strength: float | None = None,
+) -> tuple[Predictions, float]:
+    """Return the predictions of texts by linear models of the other folds, and the strength of regularization."""
+    rows, of_rows = features.rows, objective.row_targets(targets, features)
+    outputs, chosen = cross_fitted(objective.linear, rows, of_rows, objective.width, features.repeated(folds), strength)
+    return objective.of_rows(outputs, targets, features), chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +176,8 @@ class FoldRuns:
     ) -> CrossFit:
         """Execute the runs and return their predictions. Raises RunFailed if a run fails."""
         objective = objective_of(task, split.labels)
+        if objective.reads_words:
+            raise problems.FOLDS_OF_WORDS(option="method", found=self.method, kind=task.kind, known=PROBE)
         _check_in_several_folds(task, split, folds)
         outputs = np.zeros((len(split), objective.width))
         for fold in range(int(folds.max()) + 1):

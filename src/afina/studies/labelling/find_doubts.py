@@ -21,7 +21,7 @@ from afina.data.task import Task, as_address
 from afina.errors import InvalidData
 from afina.events import Listener, Says, ignore, silent
 from afina.methods import accepted
-from afina.stats.label_issues import NORMAL, LabelIssues, WrongShare, wrong_share
+from afina.stats.label_issues import LabelIssues, WrongShare, wrong_share
 from afina.studies import problems
 from afina.studies.executors.executor import Executor
 from afina.studies.labelling.cross_fitting import (
@@ -193,8 +193,8 @@ class Finding:
             value=None if math.isnan(value) else value,
             gain=gain,
             knows=knows,
-            flips=self._flips() if knows else None,
-            expected=None if objective.has_probabilities else NORMAL * len(self.split),
+            flips=self._flips() if knows and issues.expected is None else None,
+            expected=issues.expected,
             confused=tuple(self._confused()) if knows else (),
             alike=(*self._alike(), *self._misspelled()),
             similar_texts=texts_in(self.similar.groups),
@@ -217,19 +217,20 @@ class Finding:
 
     def _label(self, issues: LabelIssues, place: int, index: int | None, other: Contradiction | None) -> DoubtfulLabel:
         split, targets = self.split, self.split.labels
-        given = self._words(targets[place])
+        given = self._words(targets, place)
         reasons, probability = [], None
         if other is not None:
-            suggested = self._words(targets[other.other])
+            suggested = self._words(targets, other.other)
             like = "an equal text" if other.similarity is None else f"a nearly equal text ({other.similarity:.2f})"
-            reasons.append(f"{like} has {suggested}: {self._where(other.other)}")
+            shown = self._shown(suggested, other.other)
+            reasons.append(f"{like} has {shown}: {self._where(other.other)}")
         if index is not None:
-            predicted = self._words(issues.suggested[index])
+            predicted = self._words(issues.suggested, index)
             suggested = suggested if other is not None else predicted
             found = float(issues.probabilities[index])
             probability = None if math.isnan(found) else found
             sure = "" if probability is None else f" with probability {probability:.2f}"
-            reasons.append(f"the model predicts {predicted}{sure}")
+            reasons.append(f"the model predicts {self._shown(predicted, place)}{sure}")
         rows = split.rows
         return DoubtfulLabel(
             file=self.task.address if rows is None else rows.files[place],
@@ -245,8 +246,11 @@ class Finding:
             similar=None if other is None else other.state,
         )
 
-    def _words(self, target: Any) -> str:
-        return TARGETS[self.task.kind].answers(self.task.label_names, np.array([target]))[0]
+    def _words(self, targets: np.ndarray, index: int) -> str:
+        return TARGETS[self.task.kind].answers(self.task.label_names, targets[index : index + 1])[0]
+
+    def _shown(self, words: str, place: int) -> str:
+        return TARGETS[self.task.kind].answer_in_words(words, self.split.texts[place])
 
     def _where(self, place: int) -> str:
         return f"text {place + 1}" if self.split.rows is None else self.split.rows.where(place)
@@ -255,7 +259,7 @@ class Finding:
         """Return how labels that are flipped on purpose compare with the given labels."""
         refitted = self.fitted.refitted
         objective, targets, count = self.fitted.objective, self.split.labels, len(self.split)
-        if refitted is None or not objective.has_probabilities or not self.rounds:
+        if refitted is None or not self.rounds:
             return None
         number = max(1, round(FLIPPED * count))
         random = np.random.default_rng(self.seed)
@@ -263,7 +267,7 @@ class Finding:
         for _ in range(min(self.rounds, -(-LEAST_FLIPPED // number))):
             chosen = random.choice(count, number, replace=False)
             wanted = targets.copy()
-            wanted[chosen] = objective.flipped(targets[chosen], random)
+            wanted[chosen] = objective.flipped(self.fitted.predictions.take(chosen), random)
             again = objective.label_issues(refitted(wanted))
             apart = np.zeros(count, dtype=bool)
             apart[chosen] = True

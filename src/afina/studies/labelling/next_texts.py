@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from afina.data import addresses, texts_to_label
+from afina.data.entities import with_texts
 from afina.data.problems import ONLY_TEXT_OF_LABEL as TOO_FEW
 from afina.data.readers import formats
 from afina.data.readers.splitting import identity, rank
@@ -34,6 +35,7 @@ from afina.data.texts_to_label import TextToLabel
 from afina.errors import InvalidData
 from afina.events import Says, silent
 from afina.models import objectives
+from afina.models.feature_rows import FeatureRows
 from afina.models.objective import Objective
 from afina.models.predictions import Predictions
 from afina.repr_html import ReprCard
@@ -60,6 +62,9 @@ PURPOSE = "next"
 
 MOST_TEXTS, MOST_LABELLED = 20_000, 5_000
 """The largest numbers of unlabelled and of labelled texts whose features are computed; a hash decides which."""
+
+PART = 2_000
+"""The number of unlabelled texts whose features are held in memory at once."""
 
 FEWEST = 10
 """The smallest number of labelled random texts from which a metric is estimated."""
@@ -95,10 +100,11 @@ class NextTexts(ReprCard):
         labels: The names of the label columns, usually one.
         header: The columns of a file of these texts in order: those of the file of labelled texts, and CHOSEN.
         continues: Whether `header` is that of the file of labelled texts, so that rows can be added as they are.
-        suggested: The predicted labels of each text. None: the kind of task has no probabilities, or there are no
-            labelled texts.
+        suggested: The predicted labels of each text; entities are JSON values with their places, labels and texts.
+            None: predictions of this kind of task have no margin, or there are no labelled texts.
         probability: The probability that each prediction is right, [N]. None if `suggested` is None.
         sample: What the random texts of earlier rounds say. None: no labelled text has a value in the column CHOSEN.
+        of_words: Whether the labels are of words, so that `suggested` has entities.
         notes: Sentences for the user: what was read, what was left out, and why texts were chosen in this way.
     """
 
@@ -109,9 +115,10 @@ class NextTexts(ReprCard):
     labels: tuple[str, ...]
     header: tuple[str, ...]
     continues: bool = False
-    suggested: Sequence[Sequence[str]] | None = None
+    suggested: Sequence[Sequence[Any]] | None = None
     probability: np.ndarray | None = None
     sample: RandomSample | None = None
+    of_words: bool = False
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -150,7 +157,9 @@ class NextTexts(ReprCard):
             cells = dict.fromkeys(self.header, "") | {self.text: example.text, CHOSEN: self.chosen[place]}
             cells |= {self.text_pair: example.text_pair or ""} if self.text_pair else {}
             if suggest and self.suggested is not None and self.probability is not None:
-                yield TextToLabel(cells, self.suggested[place], float(self.probability[place]))
+                entities = self.suggested[place] if self.of_words else None
+                labels = () if self.of_words else self.suggested[place]
+                yield TextToLabel(cells, labels, float(self.probability[place]), entities)
             else:
                 yield TextToLabel(cells)
 
@@ -190,13 +199,16 @@ def next_texts(
     if count > len(pool):
         raise problems.NEXT_COUNT_TOO_LARGE(found=count, texts=len(pool), path=pool.path, option="count")
     from afina.models.backbone import Backbone  # torch and transformers, which take seconds
-    from afina.predicting.text_features import text_features
+    from afina.predicting.text_features import features_of, text_features
 
     opened = Backbone.load(backbone)
+    objective = _objective(task)
 
-    def features(split: Split) -> np.ndarray:
+    def features(split: Split) -> FeatureRows:
         says(f"computing the features of {len(split):,} texts on {backbone}")
-        return text_features(opened, split.texts, split.pairs)
+        if objective is None:
+            return FeatureRows(text_features(opened, split.texts, split.pairs))
+        return features_of(opened, split, objective)
 
     return _chosen(pool, task, count, features, _file_columns(task, asked))
 
@@ -262,7 +274,7 @@ def _chosen(
     pool: UnlabelledTexts,
     task: Task | None,
     count: int,
-    features: Callable[[Split], np.ndarray],
+    features: Callable[[Split], FeatureRows],
     of_file: _FileColumns,
 ) -> NextTexts:
     """Return the chosen texts: a share that a hash draws, and others that are uncertain, if possible, and differ."""
@@ -271,9 +283,8 @@ def _chosen(
     among = order[: max(MOST_TEXTS, count)]
     notes = _notes(pool, task, len(among))
     probe, sample = (None, None) if task is None else _probe(task, features, of_file.reasons)
-    points = features(pool.split.take(among))
+    points, predictions = _points_and_predictions(pool.split.take(among), features, probe)
     left = _not_reserved(pool.split.take(among), drawn, count)
-    predictions = None if probe is None else probe.predictions(points)
     margin = None if probe is None or predictions is None else probe.objective.margin(predictions)
     if margin is None:
         reason, own = DIVERSE, active_learning.diverse(points[left], count - drawn)
@@ -284,15 +295,33 @@ def _chosen(
     answered: dict[str, Any] = {}
     if probe is not None and predictions is not None and margin is not None:
         some = predictions.take(places)
-        answered = {"suggested": probe.labels(some), "probability": probe.objective.confidence(some)}
+        texts = [pool.split.texts[place] for place in among[places].tolist()]
+        answered = {"suggested": probe.labels(some, texts), "probability": probe.objective.confidence(some)}
     return NextTexts(
         pool.split.take(among[places]),
         [RANDOM if place < drawn else reason for place in places],
         **_columns(pool, task, of_file),
         **answered,
         sample=sample,
+        of_words=task is not None and TARGETS[task.kind].of_words,
         notes=notes,
     )
+
+
+def _points_and_predictions(
+    split: Split, features: Callable[[Split], FeatureRows], probe: _Probe | None
+) -> tuple[np.ndarray, Predictions | None]:
+    """Return a point of features for each text, [N, width], and the predictions of a probe, if there is one.
+
+    Features of words need much memory, so that those of at most PART texts are held at once.
+    """
+    points, predictions = [], []
+    for chosen in np.array_split(np.arange(len(split)), math.ceil(len(split) / PART)):
+        made = features(split.take(chosen))
+        points.append(made.of_texts)
+        if probe is not None:
+            predictions.append(probe.predictions(made))
+    return np.concatenate(points), Predictions.joined(predictions) if predictions else None
 
 
 def _not_reserved(texts: Split, drawn: int, count: int) -> np.ndarray:
@@ -317,10 +346,12 @@ def _notes(pool: UnlabelledTexts, task: Task | None, computed: int) -> tuple[str
         notes.append(f"Texts are chosen among {computed:,} of the {len(pool):,} texts, which are drawn at random.")
     if task is None:
         notes.append("No text is labelled yet, so the chosen texts only differ from each other.")
-    elif not objectives.OBJECTIVES[task.kind].has_probabilities:
+    elif not objectives.OBJECTIVES[task.kind].has_margin:
         notes.append(
             f"Predictions of kind {task.kind} have no probabilities, so the chosen texts only differ from each other."
         )
+    if task is not None and TARGETS[task.kind].of_words:
+        notes.append("A label is the place of an entity: give `out` FILE.json, and mark the entities in Label Studio.")
     return tuple(notes)
 
 
@@ -348,25 +379,26 @@ class _Probe:
     fit: LinearFit
 
     @classmethod
-    def of(cls, task: Task, features: np.ndarray, labels: np.ndarray) -> _Probe | None:
+    def of(cls, task: Task, features: FeatureRows, labels: np.ndarray) -> _Probe | None:
         """Return the probe fitted to labelled texts; None if all have the same class."""
         objective = objectives.make(task.label_names, {"kind": task.kind}).of(labels)
-        if not objective.linear.can_fit(labels):
+        targets = objective.row_targets(labels, features)
+        if not objective.linear.can_fit(targets):
             return None
-        made = fit_dense(objective.linear, features, objective.loss_targets(labels), objective.width, intercept=True)
-        return cls(objective, made)
+        return cls(objective, fit_dense(objective.linear, features.rows, targets, objective.width, intercept=True))
 
-    def predictions(self, features: np.ndarray, targets: np.ndarray | None = None) -> Predictions:
-        return Predictions(features @ self.fit.weights.T + self.fit.biases, targets)
+    def predictions(self, features: FeatureRows, targets: np.ndarray | None = None) -> Predictions:
+        return self.objective.of_rows(features.rows @ self.fit.weights.T + self.fit.biases, targets, features)
 
-    def labels(self, predictions: Predictions) -> list[list[str]]:
-        """Return the names of the predicted labels of each text."""
-        found = [one[self.objective.column] for one in self.objective.answers(predictions)]
+    def labels(self, predictions: Predictions, texts: Sequence[str]) -> list[list[Any]]:
+        """Return the names of the predicted labels of each text, or its predicted entities with their texts."""
+        answers = zip(self.objective.answers(predictions), texts, strict=True)
+        found = [with_texts(one, text)[self.objective.column] for one, text in answers]
         return [[one] if isinstance(one, str) else list(one) for one in found]
 
 
 def _probe(
-    task: Task, features: Callable[[Split], np.ndarray], reasons: Mapping[str, str]
+    task: Task, features: Callable[[Split], FeatureRows], reasons: Mapping[str, str]
 ) -> tuple[_Probe | None, RandomSample | None]:
     """Return the probe of the training texts, and what the random texts of earlier rounds say.
 
@@ -374,7 +406,7 @@ def _probe(
     kind of task without a linear model has no probe.
     """
     objective = objectives.OBJECTIVES[task.kind]
-    if not hasattr(objective, "linear") or not (objective.has_probabilities or reasons):
+    if not hasattr(objective, "linear") or not (objective.has_margin or reasons):
         return None, None
     train = _first(task.train)
     known = _joined(train, _first(task.evaluation)) if reasons else train
@@ -384,13 +416,17 @@ def _probe(
     if 2 * teaches.sum() < len(train):  # such as a first file of random texts
         teaches[:] = True
     places = np.flatnonzero(teaches)
-    probe = _Probe.of(task, points[places], train.labels[places])
+    probe = _Probe.of(task, points.take(places), train.labels[places])
     return probe, _random_sample(task, known, points, drawn) if drawn.any() else None
 
 
 def _first(split: Split) -> Split:
     """Return the MOST_LABELLED texts of a split that a draw at random would take first, in the order of the split."""
     return split.take(np.sort(np.argsort(_ranks(split), kind="stable")[:MOST_LABELLED]))
+
+
+def _objective(task: Task | None) -> Objective | None:
+    return None if task is None else objectives.make(task.label_names, {"kind": task.kind})
 
 
 def _ranks(split: Split) -> np.ndarray:
@@ -400,21 +436,26 @@ def _ranks(split: Split) -> np.ndarray:
 
 def _joined(first: Split, second: Split) -> Split:
     pairs = None if first.pairs is None or second.pairs is None else [*first.pairs, *second.pairs]
-    return Split([*first.texts, *second.texts], np.concatenate([first.labels, second.labels]), pairs)
+    labels = np.concatenate([first.labels, second.labels])
+    return Split([*first.texts, *second.texts], labels, pairs, spaced=first.spaced)
 
 
-def _random_sample(task: Task, known: Split, features: np.ndarray, drawn: np.ndarray) -> RandomSample:
+def _random_sample(task: Task, known: Split, features: FeatureRows, drawn: np.ndarray) -> RandomSample:
     """Return the main metric on the random texts, predicted by a probe that is fitted to all other labelled texts.
 
     Args:
         known: The labelled texts.
-        features: Their features, [N, width].
+        features: Their features.
         drawn: Whether each text was drawn at random, bool [N].
     """
     objective = objectives.make(task.label_names, {"kind": task.kind})
     metric, texts, others = METRICS[objective.metric], int(drawn.sum()), int((~drawn).sum())
-    probe = _Probe.of(task, features[~drawn], known.labels[~drawn]) if texts >= FEWEST and others else None
+    probe = (
+        _Probe.of(task, features.take(np.flatnonzero(~drawn)), known.labels[~drawn])
+        if texts >= FEWEST and others
+        else None
+    )
     if probe is None:
         return RandomSample(texts, metric.name, None, others)
-    answered = probe.objective.answered(probe.predictions(features[drawn], known.labels[drawn]))
+    answered = probe.objective.answered(probe.predictions(features.take(np.flatnonzero(drawn)), known.labels[drawn]))
     return RandomSample(texts, metric.name, estimate_of_answers([answered], metric), others)

@@ -7,10 +7,10 @@ the other. Equal and nearly equal texts therefore belong to one fold of a cross-
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -53,12 +53,14 @@ class SimilarTexts:
         groups: The number of the group of equal and nearly equal texts of each text, int64 [N].
         near: Pairs of nearly equal texts, each of which stands for its equal texts: their indices, int64 [P, 2].
         similarities: The cosine similarities of these pairs, float32 [P].
+        identical: The number of the group of texts that are equal character by character, of each text, int64 [N].
     """
 
     equal: np.ndarray
     groups: np.ndarray
     near: np.ndarray
     similarities: np.ndarray
+    identical: np.ndarray
 
     @classmethod
     def of(cls, split: Split) -> SimilarTexts:
@@ -70,27 +72,29 @@ class SimilarTexts:
         _, firsts = np.unique(equal, return_index=True)
         found = [*near_duplicates([split.texts[place] for place in firsts.tolist()])]
         near = np.concatenate([np.stack(one[:2], axis=1) for one in found])
-        return cls(equal, _joined(equal, near), firsts[near], np.concatenate([one[2] for one in found]))
+        similarities = np.concatenate([one[2] for one in found])
+        return cls(equal, _joined(equal, near), firsts[near], similarities, alone.identical)
 
     @classmethod
     def of_equal(cls, split: Split) -> SimilarTexts:
         """Return the groups of the equal texts of a split, without looking for nearly equal texts."""
-        number: dict[str, int] = {}
-        equal = np.array([number.setdefault(identity(example), len(number)) for example in split], dtype=np.int64)
-        return cls(equal, equal, np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
+        equal = _numbered(identity(example) for example in split)
+        identical = _numbered((example.text, example.text_pair) for example in split)
+        return cls(equal, equal, np.zeros((0, 2), np.int64), np.zeros(0, np.float32), identical)
 
     def contradictions(self, objective: Objective, targets: np.ndarray, suspicions: np.ndarray) -> list[Contradiction]:
         """Return the texts whose labels contradict those of an equal or nearly equal text.
 
         Of equal texts, the most frequent label counts as right, and of equally frequent labels the least suspicious
-        one. Of two nearly equal texts, the label that is less suspicious counts as right.
+        one. Of two nearly equal texts, the label that is less suspicious counts as right. Labels of words have places
+        in a text, so they are only compared in texts that are equal character by character.
 
         Args:
             targets: The targets of the texts, [N, ...].
             suspicions: How doubtful a model finds the label of each text, float64 [N].
         """
         found = [*self._of_equal(objective, targets, suspicions)]
-        if len(self.near):
+        if len(self.near) and not objective.reads_words:
             differ = objective.differ(targets[self.near[:, 0]], targets[self.near[:, 1]])
             known = {one.place for one in found}
             for place in np.flatnonzero(differ).tolist():
@@ -101,12 +105,22 @@ class SimilarTexts:
         return found
 
     def _of_equal(self, objective: Objective, targets: np.ndarray, suspicions: np.ndarray) -> Iterator[Contradiction]:
-        for places in members(self.equal):
-            labels = Counter(targets[place].tobytes() for place in places)
+        for places in members(self.identical if objective.reads_words else self.equal):
+            labels = Counter(_hashable(targets[place]) for place in places)
             if len(labels) > 1:
-                right = min(places, key=lambda place: (-labels[targets[place].tobytes()], suspicions[place]))
+                right = min(places, key=lambda place: (-labels[_hashable(targets[place])], suspicions[place]))
                 differ = objective.differ(targets[places], np.repeat(targets[right : right + 1], len(places), axis=0))
                 yield from (Contradiction(place, right) for place in np.array(places)[differ].tolist())
+
+
+def _numbered(found: Iterable[Hashable]) -> np.ndarray:
+    """Return the number of each value in the order of their first occurrence, int64 [N]."""
+    number: dict[Hashable, int] = {}
+    return np.array([number.setdefault(one, len(number)) for one in found], dtype=np.int64)
+
+
+def _hashable(target: Any) -> Hashable:
+    return target if isinstance(target, tuple) else target.tobytes()
 
 
 def members(groups: np.ndarray) -> Iterator[list[int]]:

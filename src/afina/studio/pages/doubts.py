@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from afina import digest
+from afina.data.readers.target_kinds import of_kind
 from afina.errors import InvalidData, NotFound
 from afina.report.doubts import sentences
 from afina.studies.labelling.doubts import DoubtfulLabel, Doubts
@@ -121,7 +122,7 @@ def doubts(visit: Visit, project: str) -> DoubtsFacts:
     if process.is_running:
         return DoubtsFacts(opened, command, "running", said=in_words(opened, last_words(process)))
     decided = LabelDecisions(opened).read()
-    rows = {key: _shown(key, one.label, one) for key, one in decided.items()}
+    rows = {key: _shown(key, one.kind, one.label, one) for key, one in decided.items()}
     made = DoubtsFacts(
         opened,
         command,
@@ -143,7 +144,7 @@ def doubts(visit: Visit, project: str) -> DoubtsFacts:
         made,
         state="found",
         sentences=[in_words(opened, one) for one in sentences(found)],
-        waiting=[_shown(key, one) for key, one in [*waiting.items()][:SHOWN]],
+        waiting=[_shown(key, found.kind, one) for key, one in [*waiting.items()][:SHOWN]],
         undecided=len(waiting),
     )
 
@@ -158,14 +159,15 @@ def _found(project: Project) -> Doubts | None:
         return None
 
 
-def _shown(key: str, label: DoubtfulLabel, decided: DecidedLabel | None = None) -> ShownDoubt:
+def _shown(key: str, kind: str, label: DoubtfulLabel, decided: DecidedLabel | None = None) -> ShownDoubt:
+    given, suggested = (of_kind(kind).answer_in_words(one, label.text) for one in (label.label, label.suggested))
     return ShownDoubt(
         key,
         f"{Path(label.file).name}, {label.row}",
         label.text[:MOST_CHARACTERS],
         (label.text_pair or "")[:MOST_CHARACTERS],
-        label.label,
-        label.suggested,
+        given,
+        suggested,
         label.reason,
         label.training,
         "" if decided is None else decided.decision,
