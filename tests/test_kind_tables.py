@@ -23,9 +23,9 @@ def test_one_kind_is_what_a_manifest_that_names_none_is_of() -> None:
     assert [kind for kind in KINDS if TARGETS[kind].told is None] == ["classes"]
 
 
-def test_every_metric_has_one_kind_and_every_kind_a_name_and_a_problem_type_of_its_own() -> None:
+def test_every_metric_has_one_kind_and_every_kind_a_name_and_an_opening_of_its_own() -> None:
     assert sum(map(len, OF_KIND.values())) == len(METRICS)
-    assert len({kind.problem_type for kind in OBJECTIVES.values()}) == len(KINDS)
+    assert len({(kind.problem_type, kind.auto_class) for kind in OBJECTIVES.values()}) == len(KINDS)
     assert len({kind.column for kind in OBJECTIVES.values()}) == len(KINDS)
     assert len(CONSTANTS) == len(KINDS)
 
