@@ -13,7 +13,6 @@ from afina.report.examples.disagreements import EvaluationTexts, disagreement_ta
 from afina.report.per_label import BY_LABEL, CONFUSIONS, FITS, MOST
 from afina.report.presentation import PRESENTATIONS
 from afina.report.report import Report
-from afina.report.verdicts import verdict_table
 from afina.studies.runs.record import Result
 from records import entities, of_kind, result, results
 
@@ -161,7 +160,7 @@ def test_verdicts_on_entities_of_documents_take_documents_as_observations_and_sa
     assert alone.verdicts.compared[0].unit == "example"
     (pair,) = several.verdicts.compared
     assert (pair.unit, pair.examples) == ("document", 12)
-    notes = [" ".join(verdict_table(made.verdicts).notes) for made in (alone, several, few)]
+    notes = [" ".join(made.tables[0].notes) for made in (alone, several, few)]
     assert "documents" not in notes[0]
     assert "12 documents" in notes[1]
     assert "they are rough" in notes[1]

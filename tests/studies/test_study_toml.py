@@ -86,3 +86,15 @@ def test_a_recommended_method_is_a_study_of_its_settings_and_a_baseline_is_none(
     with pytest.raises(InvalidStudy) as refused:
         study_of(tmp_path)
     assert refused.value.code == "results.baseline-recommended"
+
+
+def test_a_study_file_names_slow_baselines(tmp_path: Path) -> None:
+    content = {"name": "words", "backbone": "gpt2", "task": "words", "methods": {"lora": {}}}
+    study = Study.parse({**content, "baselines": ["crf"]}, "test")
+    path = tmp_path / "again.toml"
+    path.write_text(as_toml(study), encoding="utf-8")
+    assert Study.load(path).baselines == study.baselines == ("crf",)
+    assert Study.parse({**content, "baselines": True}, "test").baselines is True
+    for wrong in ("crf", 1, [1]):
+        with pytest.raises(InvalidStudy):
+            Study.parse({**content, "baselines": wrong}, "test")

@@ -166,7 +166,7 @@ _OF_ENDPOINTS = "ask_again at_once key max_cost max_requests max_tokens model pr
 FLAGS = {
     **{name: option_flag(name) for name in OPTIONS},
     **_flags(_FLAGGED),
-    **{name: name for name in f"{_IN_TRAINING} draw head layers offset shots targets".split()},
+    **{name: name for name in f"{_IN_TRAINING} baselines draw head layers offset shots targets".split()},
     **{name: f"generate.{name}" for name in _GENERATES.split()},
     **{name: name for name in _OF_ENDPOINTS.split()},
     "expected": "--expect",

@@ -55,9 +55,7 @@ def sentences(found: Evaluation) -> list[str]:
         said.append(
             f"F1 and AUROC are about {positive}, the last in the order of the labels; --positive names another."
         )
-    groups = found.answered.groups
-    documents = [] if groups is None else document_notes(int(groups.max()) + 1)
-    return [*said, *documents, *_abstention(found), *_texts(found)]
+    return [*said, *document_notes(found.answered), *_abstention(found), *_texts(found)]
 
 
 def texts_evaluated(where: str, examples: int, held_out: bool) -> str:

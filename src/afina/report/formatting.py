@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isnan
 from pathlib import Path
 
-from afina.stats.answered import DOCUMENT
+from afina.stats.answered import Answered
 from afina.stats.intervals import FEWEST
 from afina.stats.metrics import METRICS
 from afina.studies.runs.record import Prompting, Record
@@ -46,10 +46,11 @@ FEW_DOCUMENTS = 30
 """Below this number of documents, intervals that take documents as observations are too narrow now and then."""
 
 
-def document_notes(documents: int | None, unit: str = DOCUMENT) -> list[str]:
-    """Return a note that intervals and p values are about documents; empty if `unit` is another observation."""
-    if unit != DOCUMENT or documents is None:
+def document_notes(answered: Answered) -> list[str]:
+    """Return a note that intervals and p values are about documents; empty if the texts are no parts of documents."""
+    if answered.groups is None:
         return []
+    documents = int(answered.groups.max()) + 1
     few = ""
     if documents < FEWEST:
         few = f" With fewer than {FEWEST} documents, metrics have no interval, and comparisons are rough."

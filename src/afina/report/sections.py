@@ -26,6 +26,7 @@ from afina.report.formatting import (
     asked_by_api,
     backbone_digests,
     count,
+    document_notes,
     in_words,
     listed,
     metric_heading,
@@ -411,7 +412,7 @@ def _on_figures(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
         "The intervals say where the figure may lie on other texts of this kind, and with other seeds where several "
         "were run.",
     ]
-    made = [" ".join(said), *presentation.metric_notes(arms)]
+    made = [" ".join(said), *document_notes(arms[0].results[0].answered), *presentation.metric_notes(arms)]
     if len({result.predictions.right_as_bytes for arm in arms for result in arm.results}) == 1:
         made += presentation.least(record.label_names, targets.tolist())
         for metric, reached in record.ceiling.items():

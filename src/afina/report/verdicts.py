@@ -18,7 +18,6 @@ from afina.report.formatting import (
     NOTHING,
     count,
     difference_unit,
-    document_notes,
     interval_heading,
     listed,
     metric_difference,
@@ -256,7 +255,7 @@ def _notes(found: Verdicts) -> list[str]:
         f"Equivalent means that the difference is significantly smaller than {one.margin_in_words}. Undecided means "
         "that the results show none of these."
     )
-    return notes + document_notes(one.examples, one.unit)
+    return notes
 
 
 def _details(found: Verdicts) -> list[str]:

@@ -46,7 +46,7 @@ ENCODER_ASKED = _backbone_encoder_unsupported(
     "{_table}: backbone {backbone} is an encoder, which cannot be asked in words. {_instead}{_others}."
 )
 CRF_MISSING = Problem(
-    NotFound, "extra.missing", "the baseline `crf` needs python-crfsuite. Install it: pip install 'afina[crf]'."
+    NotFound, "extra.missing", "the baseline CRF needs python-crfsuite. Install it: pip install 'afina[crf]'."
 )
 
 ENCODER_NEEDED = Problem(
