@@ -51,7 +51,7 @@ TAGS_UNKNOWN = Problem(
     InvalidStudy,
     "adapter.tags-unknown",
     "{path}: a token classifier of peft, whose files do not say which tag each output is. Merge the adapter into its "
-    "backbone with peft, save the model with `id2label`, and import the model with `backbone`.",
+    "backbone with peft, save the model with its id2label, and import the model with `backbone`.",
 )
 HEAD_MISSING = Problem(
     CorruptAdapter,
