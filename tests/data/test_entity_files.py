@@ -21,6 +21,9 @@ from afina.data.readers.splitting import LabelledRows
 from afina.data.readers.texts import chunks
 from afina.data.reading_options import ReadingOptions
 from afina.errors import InvalidData
+from hubs import CONVERTED, Hub, classes, written
+from hubs import several as any_number
+from pages import ROOT, blocks
 from raises import raises
 
 MARIA = "Maria Lopez flew to Rome ."
@@ -399,3 +402,39 @@ def test_two_annotations_of_a_text_are_compared_by_letters(tmp_path: Path) -> No
     other = {"text": "go to bern", "entities": []}
     notes = Task.load(jsonl(tmp_path / "b.jsonl", *rows, same[0], other)).notes
     assert any("1 text occurs in 2 rows with different entities" in note for note in notes)
+
+
+def test_a_data_set_of_the_hub_has_words_and_names_of_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(tmp_path / "hub").install(monkeypatch)
+    features = {"ner_tags": any_number(*TAG_NAMES), "pos_tags": any_number("NN", "VB"), "id": classes("x")}
+    for split, count in (("train", 9), ("validation", 3)):
+        rows = {
+            "tokens": [[*WORDS, f"{split} {i}".replace(" ", "-")] for i in range(count)],
+            "pos_tags": [[0] * 7] * count,
+            "ner_tags": [[*NUMBERS, 0]] * count,
+        }
+        hub.sets.setdefault(("someone/words", CONVERTED), {})[f"default/{split}/0000.parquet"] = written(rows, features)
+    task = Task.load("hub:someone/words")
+    assert (task.kind, task.label_names, task.train.spaced) == ("entities", ("LOC", "PER"), True)
+    assert (len(task.train), len(task.evaluation), task.train.labels[0]) == (9, 3, ENTITIES)
+    assert task.columns["others"] == "pos_tags"
+    known = TrainingInfo(2, task.label_names, task.address, task.data, None, kind="entities")
+    found = EvaluationSet.read("hub:someone/words", known, allow_leakage=True)
+    assert (found.split.spaced, found.split.labels.tolist()) == (True, [ENTITIES] * 3)
+
+
+PAGE = ROOT / "docs" / "reference" / "tasks.md"
+EXAMPLES = [(suffix, text) for suffix in ("conll", "jsonl", "csv", "json") for text in blocks(PAGE, suffix)]
+
+
+def test_the_page_has_an_example_of_every_format() -> None:
+    assert [suffix for suffix, _ in EXAMPLES] == ["conll", *["jsonl"] * 4, "csv", "json"]
+
+
+@pytest.mark.parametrize(("suffix", "text"), EXAMPLES, ids=str)
+def test_an_example_of_the_page_is_read_as_it_says(tmp_path: Path, suffix: str, text: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    path.write_text(text, encoding="utf-8")
+    rows = read(path)
+    assert list(rows.texts) == [MARIA.removesuffix(" ."), "Nothing new"]
+    assert list(rows.labels) == [ENTITIES, ()]

@@ -35,7 +35,7 @@ MOST_FIELDS = 200
 STALL_SECONDS = 60.0
 """Seconds without a byte after which a form is given up."""
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".xlsx")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".xlsx", ".conll")
 """The suffixes of files that can be uploaded; each may be followed by one of a compressed file."""
 
 
