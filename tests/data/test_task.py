@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from afina.data.kinds import TEXT
-from afina.data.readers.splitting import LabelledRows, cuts, divide, first, rank
+from afina.data.readers.splitting import LabelledRows, cuts, divide, first, first_places, rank
 from afina.data.split import Example, Split, as_references, key, normalised
 from afina.data.task import Task, check_leakage, count_leaked
 from afina.errors import InvalidData, Leakage
@@ -254,3 +254,11 @@ def test_the_positive_label_is_put_second_and_nothing_else_changes(tmp_path: Pat
 def test_a_positive_label_is_one_of_two(tmp_path: Path, labels: tuple[str, ...], told: dict[str, Any]) -> None:
     with raises(InvalidData, **told):
         two(tmp_path, *labels, positive="spam")
+
+
+@pytest.mark.parametrize("labels", [np.arange(20) % 2, as_references([("a", "b")] * 20)], ids=["classes", "texts"])
+def test_the_places_of_the_first_examples_are_those_that_are_kept(labels: np.ndarray) -> None:
+    split = Split([f"text {place}" for place in range(20)], labels)
+    places = first_places(split, 7, "evaluation_examples")
+    assert (len(places), places) == (7, sorted(places))
+    assert first(split, 7, "evaluation_examples").texts == [split.texts[place] for place in places]

@@ -189,8 +189,11 @@ def first(split: Split, count: int | None, field: str) -> Split:
         count: The number of examples. None: all examples.
         field: The name of the reading option in error messages.
     """
-    if count is None:
-        return split
+    return split if count is None else split.take(first_places(split, count, field))
+
+
+def first_places(split: Split, count: int, field: str) -> list[int]:
+    """Return the indices of the examples that `first` keeps, ascending; arguments and errors are those of `first`."""
     if not isinstance(count, Integral) or count < 1:
         raise problems.COUNT_INVALID(field=field, found=count)
     ranks = [rank(example) for example in split]
@@ -198,7 +201,7 @@ def first(split: Split, count: int | None, field: str) -> Split:
     kept = order[:count]
     if split.labels.dtype.kind == "O" and count < len(order):
         kept = [i for i in kept if ranks[i] != ranks[order[count]]] or kept
-    return split.take(sorted(kept))
+    return sorted(kept)
 
 
 def cuts(train: Split, shares: Mapping[str, float], purpose: str = "validation") -> tuple[Split, dict[str, Split]]:

@@ -180,10 +180,7 @@ class AskedRival:
 
 def _places(split: Split, count: int) -> np.ndarray:
     """Return the indices of the examples that `splitting.first` keeps of a split."""
-    kind = object if split.labels.dtype.kind == "O" else np.int64
-    numbered = replace(split, labels=np.arange(len(split)).astype(kind))
-    found: np.ndarray = splitting.first(numbered, count, "evaluation_examples").labels.astype(np.int64)
-    return found
+    return np.array(splitting.first_places(split, count, "evaluation_examples"), np.int64)
 
 
 def _comparisons(name: str, result: Result, scores: Mapping[str, np.ndarray], metric: Metric) -> list[Comparison]:
