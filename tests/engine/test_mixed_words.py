@@ -75,7 +75,7 @@ def crowd(request: pytest.FixtureRequest, backbones: Backbones) -> Iterator[Crow
         yield found
 
 
-def test_all_adapters_on_all_texts_at_once(crowd: Crowd) -> None:
+def test_taggers_and_others_on_all_texts_at_once(crowd: Crowd) -> None:
     crowd.check([(which, text) for text in range(len(ASKED)) for which in range(len(crowd.adapters))])
     apart = [one.manifest.method for one in crowd.engine.load(*crowd.adapters) if not one.shares_model]
     assert apart == ["full"]
@@ -83,7 +83,7 @@ def test_all_adapters_on_all_texts_at_once(crowd: Crowd) -> None:
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_mix_is_answered_as_each_adapter_alone(crowd: Crowd, data: st.DataObject) -> None:
+def test_any_mix_with_words_is_answered_as_each_adapter_alone(crowd: Crowd, data: st.DataObject) -> None:
     pairs = st.tuples(st.integers(0, len(crowd.adapters) - 1), st.integers(0, len(ASKED) - 1))
     crowd.check(data.draw(st.lists(pairs, min_size=1, max_size=20)))
 
@@ -143,7 +143,7 @@ def test_a_text_computed_window_by_window_beside_others_has_the_same_answer(crow
         assert one.tokens == (len(encoded.tokens) if which else len(short.tokens))
 
 
-def test_an_adapter_that_gives_no_numbers_spoils_nobody_elses(crowd: Crowd) -> None:
+def test_a_tagger_that_gives_no_numbers_spoils_nobody_elses(crowd: Crowd) -> None:
     good = crowd.adapters[0]
     tensors = {
         name: torch.full_like(tensor, float("nan")) if "lora_B" in name else tensor
