@@ -53,6 +53,16 @@ def unanswered():
 
 
 @check
+def entities():
+    """token_classification"""
+    model = f"{URL}/models/acme/places"
+    found = InferenceClient(api_key=KEY).token_classification(PROMPT, model=model, aggregation_strategy="first")
+    same([[one.start, one.end, one.entity_group, one.word, round(one.score, 5)] for one in found], ANSWERS["places"])
+    tagged = InferenceClient(api_key=KEY).token_classification(PROMPT, model=model, aggregation_strategy="none")
+    assert all(one.entity[:2] in ("B-", "I-") for one in tagged), tagged
+
+
+@check
 def other_question():
     """zero_shot_classification is refused"""
     try:

@@ -40,7 +40,7 @@ from afina.models.objective import ANSWERS_NOTHING  # noqa: E402
 from afina.store.exchange.merging import merge  # noqa: E402
 from crowd import adapter  # noqa: E402
 from fakes import configuration, save, sentences, tokenizer  # noqa: E402
-from servers import PRICE, TAGS, TOLD, probed, started, talk  # noqa: E402
+from servers import PLACES, PRICE, TAGS, TOLD, probed, started, talk  # noqa: E402
 
 PROMPT = "the soup was bright."
 POSITIONS = 8192
@@ -182,6 +182,7 @@ def speakers(root: Path) -> tuple[Backbone, dict[str, Adapter]]:
         "acme/careful": probed(adapter(backbone, "lora", {"r": 2}, seed=1, objective=UNSURE), backbone),
         "acme/tags": probed(adapter(backbone, "lora", {"r": 4}, seed=3, **TAGS), backbone),
         "acme/price": probed(adapter(backbone, "ia3", seed=4, **PRICE), backbone),
+        "acme/places": probed(adapter(backbone, "lora", {"r": 2}, seed=5, **PLACES), backbone),
         "acme/told": adapter(backbone, "lora", {"r": 2}, seed=2, **TOLD),
         "acme/talk": adapter(backbone, "lora", {"r": 2}, seed=29, **talk(backbone)),
     }
@@ -210,6 +211,10 @@ def served(root: Path) -> Iterator[dict[str, str]]:
         predictor = Predictor.of(made[f"acme/{name}"], backbone).generating(max_new_tokens=60)
         answers[name] = predictor([PROMPT])[0]["answer"]
     (review,) = Predictor.of(made["acme/reviews"], backbone)([PROMPT])
+    (places,) = Predictor.of(made["acme/places"], backbone)([PROMPT])
+    answers["places"] = [
+        [one["start"], one["end"], one["label"], one["text"], round(one["score"], 5)] for one in places["entities"]
+    ]
     answers["reviews"] = {label: round(score, 5) for label, score in review["probabilities"].items()}
     with started(backbone) as (_, url):
         yield {"AFINA_URL": url, "AFINA_KEY": key, "AFINA_ANSWERS": json.dumps(answers)}

@@ -41,6 +41,7 @@ TAGGING: list[tuple[str, dict[str, Any]]] = [
     ("adapter", {"kind": "houlsby", "reduction": 4}),
     ("adapter", {}),
     ("head", {}),
+    ("linear_probe", {}),
 ]
 ON_DECODERS: list[tuple[str, dict[str, Any]]] = [
     ("prompt", {"tokens": 3}),
@@ -112,7 +113,8 @@ def test_words_of_many_adapters_are_computed_in_one_forward_pass(crowd: Crowd, m
     )
     sharing = [which for which, one in enumerate(crowd.engine.load(*crowd.adapters)) if one.shares_model]
     crowd.check([(which, 0) for which in sharing])
-    assert rows == [len(sharing) - 1], "adapters that only have a head share a group"
+    bare = sum(crowd.adapters[which].manifest.method in ("head", "linear_probe") for which in sharing)
+    assert rows == [len(sharing) - bare + 1], "adapters that only have a head share a group"
 
 
 def windows(engine: Engine, made: Adapter, text: str) -> tuple[SinglePass, EncodedText, Any]:
@@ -217,6 +219,21 @@ def test_adapters_that_come_and_go_under_load_mix_up_nothing(crowd: Crowd) -> No
             one.result()
     assert errors == []
     assert {*answered} == {*some}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_lower_precisions_are_as_near_as_a_predictors(crowd: Crowd, dtype: str) -> None:
+    """Of few adapters: each opens a model."""
+    some = crowd.adapters[:2]
+    with Engine(crowd.backbone, dtype=dtype) as engine:
+        found = engine.predict([(one, text) for one in some for text in ASKED[1:]])
+    for place, one in enumerate(some):
+        lowered = Predictor.of(one, crowd.backbone, dtype).outputs(ASKED[1:])
+        exact = crowd.alone[place].outputs[1:]
+        mine = found[place * len(exact) : (place + 1) * len(exact)]
+        for own, low, right in zip(mine, lowered, exact, strict=True):
+            assert np.abs(own.outputs - right).max() <= 2 * np.abs(low - right).max() + 0.02 * np.abs(right).max()
 
 
 def of_all(found: Sequence[Prediction]) -> list[bytes]:

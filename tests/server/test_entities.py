@@ -10,17 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from huggingface_hub import TokenClassificationOutputElement
+from huggingface_hub import InferenceClient
 from test_protocols import check_receipt, near
 from transformers import AutoConfig, AutoModelForTokenClassification, pipeline
 
 from afina import Adapter, Backbone, Predictor
-from afina.data.entities import with_texts
 from afina.server.receipts import Receipt
 from afina.server.replay import replayed
 from crowd import adapter
 from fakes import Backbones
-from servers import PLACES, Served, probed, serving, within
+from servers import PLACES, Served, listening, probed, serving, within
 
 TEXTS = ("the soup was bright.", "Zoë’s café – naïve, 50 € … 日本 bicycle")
 LONG = " ".join(TEXTS) * 4
@@ -50,8 +49,7 @@ def words(
 
 def entities(served: Served, *texts: str, name: str = NAME) -> list[list[dict[str, Any]]]:
     """The entities that the adapter finds by itself."""
-    answers = zip(served.alone(name, *texts), texts, strict=True)
-    return [with_texts(answer, text)["entities"] for answer, text in answers]
+    return [answer["entities"] for answer in served.alone(name, *texts)]
 
 
 def groups(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -84,14 +82,27 @@ def test_the_hub_protocol_answers_as_predict(words: Served) -> None:
     assert near(words.post(path, {"inputs": [*TEXTS]}).json(), expected)
     first = words.post(path, {"inputs": TEXTS[0], "parameters": {"aggregation_strategy": "first"}})
     assert near(first.json(), expected[0])
-    parsed = TokenClassificationOutputElement.parse_obj_as_list(first.content)
-    assert [(one.entity_group, one.start, one.end) for one in parsed] == [
-        (one["entity_group"], one["start"], one["end"]) for one in expected[0]
-    ]
     parameters = {"aggregation_strategy": "none", "ignore_labels": []}
     every = words.post(path, {"inputs": TEXTS[0], "parameters": parameters}).json()
     assert [one["word"] for one in every] == ["the", "soup", "was", "bright", "."]
     assert {one["entity"] for one in every} <= {"O", "B-LOC", "I-LOC", "B-PER", "I-PER"}
+
+
+def test_huggingface_hubs_client_reads_the_answers(
+    gpt2: Backbone, crowd_of_words: dict[str, Adapter], words: Served, tmp_path: Path
+) -> None:
+    (expected,) = entities(words, TEXTS[0])
+    with listening(gpt2, crowd_of_words, tmp_path) as server:
+        client = InferenceClient(api_key=server.secrets["acme"])
+        model = f"http://127.0.0.1:{server.port}/models/{NAME}"
+        found = client.token_classification(TEXTS[0], model=model, aggregation_strategy="first")
+        tagged = client.token_classification(TEXTS[0], model=model, aggregation_strategy="none", ignore_labels=["O"])
+    assert near([groups_of(one) for one in found], groups(expected))
+    assert {one.entity for one in tagged} <= {"B-LOC", "I-LOC", "B-PER", "I-PER"}
+
+
+def groups_of(one: Any) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in ("entity_group", "score", "word", "start", "end")}
 
 
 @pytest.mark.parametrize(
@@ -196,7 +207,7 @@ def test_a_receipt_computes_the_entities_again(words: Served) -> None:
     receipt = Receipt.parse(found.headers["afina-receipt"])
     assert receipt.version == NAME
     again = replayed(Predictor.of(words.adapters[NAME], words.backbone), receipt.generation, TEXTS[1])
-    assert near(found.json(), groups(with_texts(again, TEXTS[1])["entities"]))
+    assert near(found.json(), groups(again["entities"]))
 
 
 def test_a_shadow_version_is_compared_by_its_entities(words: Served) -> None:
