@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from afina.pages.marked_text import MarkedText
 from afina.server.protocols.page import TERMS, Card, render_answers
 from crowd import adapter
 from servers import logged, probed
@@ -195,8 +196,10 @@ def test_terms_link_to_their_definitions_on_the_page(served: Any) -> None:
     assert written == {"version", "receipt"}
     unsure = linked(render_answers([Card("acme/careful", 1, [], ["good"], answered=False)], 0))
     assert unsure == {"version", "not-answered"}
+    entities = linked(render_answers([Card("acme/places", 1, [], marked=MarkedText.of("Ana", [(0, 3, "PER")]))], 0))
+    assert entities == {"version", "entity"}
     figures = linked(served.get("/page/figures").text)
     assert len(figures) == 4
-    assert linked(page) | linked(answers) | written | unsure | figures == anchors, (
+    assert linked(page) | linked(answers) | written | unsure | entities | figures == anchors, (
         "every term is used, and every used term is defined"
     )

@@ -20,6 +20,7 @@ from afina.models.objective import Objective
 from afina.models.objectives import OBJECTIVES
 from afina.models.predictions import Predictions
 from afina.models.token_classification import Entities
+from afina.pages.marked_text import MarkedText
 from afina.server import problems
 from afina.server.json_shapes import COUNT, YES_OR_NO, Shape, about, array, by_name, record
 from afina.server.json_shapes import NUMBER as ANY_NUMBER
@@ -168,6 +169,10 @@ class AnswerFormat(ABC):
     @abstractmethod
     def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
         """Return what the server's web page shows for an answer: words, and label scores in descending order."""
+
+    def marked(self, one: Prediction, text: str) -> MarkedText | None:
+        """Return the text with marks at the parts that the answer names; None: the answer is about the whole text."""
+        return None
 
     def tensor_types(self, objective: Objective) -> Sequence[TensorType]:
         """Return the name, data type and shape of each output tensor for a task in the Open Inference Protocol."""
@@ -345,6 +350,9 @@ class _Entities(AnswerFormat):
         found = one.answer["entities"]
         labels = dict.fromkeys(each["label"] for each in found)
         return [*labels], [LabelScore(f"{each['text']} ({each['label']})", each["score"]) for each in found]
+
+    def marked(self, one: Prediction, text: str) -> MarkedText:
+        return MarkedText.of_json(text, one.answer["entities"])
 
     def _tensor_types(self, objective: Objective) -> Sequence[TensorType]:
         return [TensorType("entities", "BYTES")]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from fastapi import Response
@@ -18,6 +18,7 @@ from pydantic import Field
 from afina.data.kinds import CLASSES
 from afina.errors import AfinaError
 from afina.pages import html
+from afina.pages.marked_text import MarkedText
 from afina.server import routes
 from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
 from afina.server.core import Core
@@ -45,6 +46,8 @@ TERMS: dict[str, str] = {
     "`production` points to the version that answers. Without this alias, the newest version answers.",
     "receipt": "The version, the precision and the settings that wrote a text, without the text. `afina replay` writes "
     "the text again from its receipt.",
+    "entity": "A part of the text that an adapter has found, with a label. Its percentage is the mean probability of "
+    "its words' tags.",
     "not answered": "An adapter that was trained with `--abstain-error` answers only if it is sure enough. Otherwise "
     "the page shows its best guess.",
     "cut": "An adapter reads a limited number of tokens. The part of the text beyond this limit has no influence on "
@@ -70,6 +73,7 @@ class Card:
         cut: whether the text was truncated to the adapter's maximum length.
         answered: whether the adapter is sure enough to answer; if not, `labels` is its best guess.
         problem: why there is no answer. None: there is an answer.
+        marked: the text with marks at the entities of the answer. None: the answer is in `labels`.
         model: the version whose generated answer the page's script requests as a stream. None: the answer is in
             `labels`.
     """
@@ -83,6 +87,7 @@ class Card:
     answered: bool = True
     problem: str | None = None
     model: str | None = None
+    marked: MarkedText | None = None
 
 
 def render_page() -> str:
@@ -224,9 +229,10 @@ def _card(one: NameSummary, found: Sequence[ServedAnswer] | Refusal) -> Card:
         return Card(one.name, number, _aliases(one, number), problem=found.message)
     (answer,) = found
     number = int(answer.receipt.version.rpartition("@")[2])
-    said, ranked = ANSWER_FORMATS[answer.objective.kind].on_the_page(answer.objective, answer.prediction)
-    made = answer.prediction
-    return Card(one.name, number, _aliases(one, number), said, ranked, made.truncated, made.is_answered)
+    made, written = answer.prediction, ANSWER_FORMATS[answer.objective.kind]
+    said, ranked = written.on_the_page(answer.objective, made)
+    card = Card(one.name, number, _aliases(one, number), said, ranked, made.truncated, made.is_answered)
+    return replace(card, marked=written.marked(made, answer.text))
 
 
 def _aliases(one: NameSummary, number: int) -> Sequence[str]:
