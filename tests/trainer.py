@@ -41,12 +41,12 @@ class Outcome:
 class Padded(Dataset[dict[str, torch.Tensor]]):
     """afina's batches in afina's order, padded to their longest text; labels of tokens have -100 outside of targets.
 
-    A label is at the token itself, as transformers expects, and not at the token before it. `length` is how many
-    batches Trainer takes from the data set until it begins again.
+    A label is at the token itself, as transformers expects. `shifted`: afina's targets are at the token before it.
+    `length` is how many batches Trainer takes from the data set until it begins again.
     """
 
-    def __init__(self, batches: Loader, pad: int, length: int = STEPS) -> None:
-        self.batches, self.pad, self.length, self.taken = batches, pad, length, 0
+    def __init__(self, batches: Loader, pad: int, length: int = STEPS, *, shifted: bool = True) -> None:
+        self.batches, self.pad, self.length, self.taken, self.shifted = batches, pad, length, 0, shifted
 
     def __len__(self) -> int:
         return self.length
@@ -55,7 +55,9 @@ class Padded(Dataset[dict[str, torch.Tensor]]):
         self.taken += 1
         (batch,) = self.batches.batches(self.taken - 1, self.taken)
         rows, labels = batch.by_sequence(batch.tokens), batch.targets
-        if batch.per_token:
+        if batch.per_token and not self.shifted:
+            labels = pad_sequence(batch.by_sequence(labels), True, IGNORED)
+        elif batch.per_token:
             right = batch.by_sequence(labels)
             rows = [torch.cat([row, each[-1:]]) for row, each in zip(rows, right, strict=True)]
             first = labels.new_tensor([IGNORED])

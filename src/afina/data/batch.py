@@ -81,6 +81,11 @@ class Packed:
         """The indices of the tokens whose targets are not IGNORED, int64 [M], ascending; requires `per_token`."""
         return (self.targets != IGNORED).nonzero()[:, 0]
 
+    @property
+    def learnt_targets(self) -> Tensor:
+        """The targets over which the loss is averaged: those of sequences [B, ...], or those of `learnt_at`, [M]."""
+        return self.targets.index_select(0, self.learnt_at) if self.per_token else self.targets
+
     def to(self, device: torch.device | str) -> Packed:
         tokens, positions, bounds = (part.to(device) for part in (self.tokens, self.positions, self.bounds))
         types, weights = (None if part is None else part.to(device) for part in (self.types, self.weights))
@@ -232,6 +237,14 @@ class Loader:
     weights: np.ndarray | None = None
     soft: np.ndarray | None = None
     labelled: int | None = None
+
+    @property
+    def learnt_targets(self) -> np.ndarray:
+        """The targets without those that are IGNORED, in the order of the sequences, [N, ...] or int64 [M]."""
+        if isinstance(self.labels, Encoded):
+            tags = self.labels.tokens
+            return np.asarray(tags[tags != IGNORED], dtype=np.int64)
+        return np.asarray(self.labels)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -80,6 +80,14 @@ class Encoded:
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
+    @property
+    def output_counts(self) -> np.ndarray:
+        """How many outputs a model has for each sequence, int64 [N]: one for each word that is read in it, or one."""
+        if self.reads is None:
+            return np.ones(len(self), np.int64)
+        ends = np.concatenate([[0], np.cumsum(self.reads != NO_WORD, dtype=np.int64)])
+        return np.diff(ends[self.offsets])
+
 
 def seconds_of(sequences: Sequence[np.ndarray], second: Sequence[int | None] | None) -> np.ndarray | None:
     """Return the array `Encoded.second`, given for each sequence the index of its first token of type 1, or None."""

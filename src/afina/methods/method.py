@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from afina.data.pair_sampling import PairSampling
     from afina.models.backbone import Backbone
     from afina.models.kernels.layer_changes import BatchedAdapter
+    from afina.models.objective import Opening
 
 
 class Description:
@@ -154,6 +155,13 @@ class Adaptation(ABC):
     ignores: ClassVar[frozenset[str]] = frozenset()
     required: ClassVar[Mapping[str, str]] = {}
     stated: ClassVar[frozenset[str] | None] = None
+
+    def for_opening(self, opening: Opening) -> Self:
+        """Return the method for models that transformers opens so; by default, the method is unchanged.
+
+        Raises InvalidStudy if a hyperparameter has no meaning for such a model.
+        """
+        return self
 
     def for_backbone(self, backbone: Backbone) -> Self:
         """Return the method with the default hyperparameters for a backbone: by default, those for the model family."""

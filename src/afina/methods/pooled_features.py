@@ -21,6 +21,7 @@ from afina.models.architectures import Pooling
 if TYPE_CHECKING:
     from afina.models.backbone import Backbone
     from afina.models.kernels.layout import Pooled
+    from afina.models.objective import Opening
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,17 @@ class PooledFeatures(Selective):
 
     pooling: str = "auto"
     normalize: bool | None = None
+
+    def for_opening(self, opening: Opening) -> Self:
+        """Return the method without a pooling for a token classifier, whose features are the words' hidden states.
+
+        Raises InvalidStudy if the hyperparameters ask for a pooling of each text, or for normalised features.
+        """
+        if opening.auto_class != "token_classifier":
+            return self
+        if self.pooling not in ("auto", "family") or self.normalize:
+            raise problems.POOLING_OF_WORDS(method=self.name, pooling=self.pooling, normalize=bool(self.normalize))
+        return replace(self, pooling="family", normalize=False)
 
     def for_backbone(self, backbone: Backbone) -> Self:
         """Return the method with the pooling from the backbone's sentence-transformers files in place of `auto`."""

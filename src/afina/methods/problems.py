@@ -150,6 +150,10 @@ EMBEDDINGS_NOT_EXPORTABLE = _method_setting_invalid(
     "method {method}: its head reads embeddings with pooling {pooling}, which transformers' classifier of this family "
     "does not compute. For export, train with method full."
 )
+POOLING_OF_WORDS = _method_setting_invalid(
+    "method {method}: pooling is {pooling} and normalize is {normalize}, but for words, the features are the hidden "
+    "states of each word's first token. Leave `pooling` and `normalize` out."
+)
 POOLING_FIRST_OF_DECODER = _method_setting_invalid(
     "method {method}: pooling is first, but in a model of type {family}, a text's first token sees no other "
     'token. Set pooling to "family", "last" or "mean".'

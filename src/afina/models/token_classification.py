@@ -21,7 +21,7 @@ from afina.models.predictions import Predictions
 from afina.stats import classification, label_issues
 from afina.stats.answered import Answered
 from afina.stats.label_issues import LabelIssues
-from afina.stats.linear_models import LinearClasses, LinearKind
+from afina.stats.linear_models import LinearKind, LinearTags
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,7 @@ class Entities(Objective):
     problem_type: ClassVar[str] = ""
     auto_class: ClassVar[AutoClass] = "token_classifier"
     column: ClassVar[str] = "entities"
-    linear: ClassVar[LinearKind] = LinearClasses()
+    linear: ClassVar[LinearKind] = LinearTags()
     has_probabilities: ClassVar[bool] = False
     texts_can_be_weighted: ClassVar[bool] = False
     can_be_distilled: ClassVar[bool] = False

@@ -58,10 +58,14 @@ class LinearKind(ABC):
     Attributes:
         scoring: scikit-learn's name of the metric by which the baselines' regularization is chosen.
         parameter: scikit-learn's name of the regularization parameter, "C" or "alpha".
+        dtype: The type of the features in `fit_dense`.
+        stops_early: Whether `fit_dense` tries strengths of regularization only until the loss rises.
     """
 
     scoring: ClassVar[str]
     parameter: ClassVar[str] = "C"
+    dtype: ClassVar[type[np.floating[Any]]] = np.float64
+    stops_early: ClassVar[bool] = False
 
     def can_fit(self, targets: np.ndarray) -> bool:
         """Return whether a linear model can be fitted to these targets: classes need two classes or more."""
@@ -136,6 +140,25 @@ class LinearClasses(LinearKind):
 
     def iterations(self, model: Any) -> int | None:
         return int(np.max(model.n_iter_))
+
+
+class LinearTags(LinearClasses):
+    """Multinomial logistic regression for the tags of words, of which there are many more than texts.
+
+    Features are float32, and strengths of regularization are tried only until the loss rises. With float32, a fit to
+    the 62,730 words of WNUT 17 (`minilm`, C = 0.01) took 39 s and not 63 s on one thread of a busy machine, with the
+    same F1 of the words' tags on the validation split.
+    """
+
+    dtype = np.float32
+    stops_early = True
+
+    def folds(self, targets: np.ndarray) -> Any:
+        """Return a splitter whose folds are runs of words, so that nearly all words of a text are in one fold."""
+        from sklearn.model_selection import KFold
+
+        few = np.sort(np.bincount(targets))[-2] < FOLDS
+        return None if few else KFold(FOLDS, shuffle=False)
 
 
 class LinearNumber(LinearKind):
@@ -300,9 +323,11 @@ def fit_dense(
             deviations, so that features of large variance have less regularization. Requires `strength`.
     """
     model = linear.model(intercept=intercept)
-    features = features.astype(np.float64)
+    features = features.astype(linear.dtype)
 
-    def scaled(learnt: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def scaled(learnt: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        if not linear.can_fit(targets[learnt]):
+            return None
         centre, scale = _scale(features[learnt], intercept)
         return (features[learnt] - centre) / scale, (features[seen] - centre) / scale
 
@@ -316,8 +341,8 @@ def fit_dense(
         model.set_params(**{name: values[0] for name, values in linear.grid([fixed]).items()})
         if strength is None and (folds := linear.folds(targets[compared])) is not None:
             parts = [(compared[a], compared[b]) for a, b in folds.split(compared, targets[compared])]
-            grid = linear.grid(STRENGTHS)
-            model.set_params(**best_setting(model, grid, parts, targets, scaled, score, weights))
+            choose = _before_the_loss_rises if linear.stops_early else best_setting
+            model.set_params(**choose(model, linear.grid(STRENGTHS), parts, targets, scaled, score, weights))
         centre, scale = _scale(features, intercept)
         if common_scale:
             scale = np.full_like(scale, np.sqrt(features.var(axis=0).mean()) or 1.0)
@@ -329,6 +354,40 @@ def fit_dense(
     iterations = linear.iterations(model)
     converged = iterations is None or iterations < MOST_ITERATIONS
     return LinearFit(rows, biases - rows @ centre, linear.strength(model), iterations, converged)
+
+
+def _before_the_loss_rises(
+    model: Any,
+    grid: Mapping[str, Sequence[float]],
+    folds: Folds,
+    targets: np.ndarray,
+    features: Callable[[np.ndarray, np.ndarray], tuple[Any, Any] | None],
+    score: Callable[[Any, Any, np.ndarray], float],
+    weights: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Return the last parameter of `grid` before the mean score over the folds falls; arguments of `best_setting`.
+
+    The fit of a parameter starts with the weights of the parameter before.
+    """
+    from sklearn import clone
+
+    made = [features(learnt, seen) for learnt, seen in folds]
+    if any(each is None for each in made):
+        return {}
+    given = [{} if weights is None else {"sample_weight": weights[learnt]} for learnt, _ in folds]
+    models = [clone(model).set_params(warm_start=True) for _ in folds]
+    ((name, values),) = grid.items()
+    best, highest = values[0], -np.inf
+    for value in values:
+        scores = []
+        for one, inputs, (learnt, seen), more in zip(models, made, folds, given, strict=True):
+            assert inputs is not None
+            one.set_params(**{name: value}).fit(inputs[0], targets[learnt], **more)
+            scores.append(score(one, inputs[1], targets[seen]))
+        if np.mean(scores) <= highest:
+            break
+        best, highest = value, float(np.mean(scores))
+    return {name: best}
 
 
 HELD = -1

@@ -44,8 +44,8 @@ class FittedHead:
 
 def check_labels(objective: Objective, loader: Loader, method: str) -> None:
     """Raise InvalidStudy if no head can be fitted to the training texts of `loader`: all have the same class."""
-    if not objective.linear.can_fit(np.asarray(loader.labels)):
-        raise problems.ONE_LABEL(method=method, texts=len(loader.labels))
+    if not objective.linear.can_fit(loader.learnt_targets):
+        raise problems.ONE_LABEL(method=method, texts=len(loader.encoded))
 
 
 def fit_head(
@@ -60,7 +60,7 @@ def fit_head(
 
     Args:
         loader: The loader of the training texts.
-        features: The features of the training texts, float32 [N, width].
+        features: The features of the training texts, or of the words that are read in them, float32 [N, width].
         method: The method's name, for errors.
         strength: The value of `C`, the inverse strength of regularization, for features with a common scale. None:
             cross-validation chooses the strength for features that are divided by their standard deviations.
@@ -68,7 +68,7 @@ def fit_head(
     Raises Diverged if a feature is NaN or infinite, and InvalidStudy if all texts have the same class.
     """
     began, linear = meter.now(), objective.linear
-    targets = np.asarray(loader.labels)
+    targets = loader.learnt_targets
     if not np.isfinite(features).all():
         raise problems.FEATURES_NOT_FINITE()
     check_labels(objective, loader, method)
@@ -87,9 +87,10 @@ def fit_head(
     return FittedHead(linear.parameter, made.strength, spent, made.iterations, made.converged)
 
 
-def head_fit_bytes(classifier: Classifier, texts: int) -> int:
+def head_fit_bytes(classifier: Classifier, loader: Loader) -> int:
     """Return the size in bytes of the float64 copies of the features of all training texts at the peak of a fit."""
-    return COPIES * texts * int(classifier.output_layer.in_features) * np.dtype(np.float64).itemsize
+    rows, width = int(loader.encoded.output_counts.sum()), int(classifier.output_layer.in_features)
+    return COPIES * rows * width * np.dtype(np.float64).itemsize
 
 
 def _write(classifier: Classifier, made: LinearFit) -> None:

@@ -58,7 +58,7 @@ class TextBatch:
 
     @property
     def targets(self) -> Tensor:
-        return self.packed.targets
+        return self.packed.learnt_targets
 
     @property
     def weights(self) -> Tensor | None:
@@ -284,11 +284,11 @@ def inputs_of(method: Method) -> type[Inputs]:
 
 @dataclass(frozen=True, eq=False)
 class FeatureBatch:
-    """A batch of features of texts.
+    """A batch of features: one row for each text, or one row for each word that is read in the texts.
 
     Attributes:
-        rows: Row of each text among all features, int64 [B].
-        targets: The targets of the texts, [B, ...].
+        rows: Place of each row among all features, int64 [B].
+        targets: The targets of the rows, [B, ...].
         tokens: Number of tokens of the texts, for the session's `Account`.
         weights: The weight of each text in the loss, float32 [B]. None: all weights are 1.
         soft: A teacher's outputs for the texts. None: there is no teacher.
@@ -311,18 +311,30 @@ class FeatureBatch:
 class FeatureInputs(Inputs):
     """The features of the texts of all steps, float32 [N, width], for training the head alone.
 
+    A text has one row of features, or one row for each word that is read in it.
+
     The first epoch computes the features in groups of steps. The groups of steps depend only on the total number of
     steps, so that a paused or resumed run has bitwise the same result.
     """
 
     def __init__(self, classifier: Classifier, loader: Loader, recipe: Recipe) -> None:
         super().__init__(classifier, loader, recipe)
-        self._examples = first_epoch_texts(loader, recipe.steps)
-        self._rows = np.zeros(len(loader.encoded), np.int64)
-        self._rows[self._examples] = np.arange(len(self._examples))
+        self._examples = self._texts_of_steps()
+        self._counts = loader.encoded.output_counts
+        self._starts = np.zeros(len(loader.encoded), np.int64)
+        self._starts[self._examples] = starts_of(self._counts[self._examples])
+        self._targets, self._targets_from = loader.learnt_targets, starts_of(self._counts)
         self._lengths = loader.encoded.lengths
         self._missing = list(step_groups(min(recipe.steps, loader.steps_per_epoch)))
         self._kept: Tensor | None = None
+
+    def _texts_of_steps(self) -> np.ndarray:
+        """Return the indices of the texts whose features are computed, in the order of their features."""
+        return first_epoch_texts(self.loader, self.recipe.steps)
+
+    def _rows(self, texts: np.ndarray) -> np.ndarray:
+        """Return the places of the rows of these texts among all features, int64 [B]."""
+        return each_of(self._starts[texts], self._counts[texts])
 
     @property
     def held(self) -> Sequence[Tensor]:
@@ -332,15 +344,13 @@ class FeatureInputs(Inputs):
         """Switch the model to evaluation mode, without dropout."""
         self.classifier.eval()
         if self._kept is None:
-            shape = len(self._examples), self.classifier.model.config.hidden_size
+            shape = int(self._counts[self._examples].sum()), self.classifier.model.config.hidden_size
             self._kept = torch.empty(shape, device=self.device)
 
     def batches(self, start: int, stop: int) -> Iterator[FeatureBatch]:
         for chosen in self.loader.chosen(start, stop):
-            rows, targets = (
-                torch.from_numpy(self._rows[chosen]),
-                torch.from_numpy(np.asarray(self.loader.labels)[chosen]),
-            )
+            places = each_of(self._targets_from[chosen], self._counts[chosen])
+            rows, targets = torch.from_numpy(self._rows(chosen)), torch.from_numpy(self._targets[places])
             given = self.loader.weights
             weights = None if given is None else torch.from_numpy(given[chosen].astype(np.float32))
             tokens, soft = int(self._lengths[chosen].sum()), self.loader.soft_targets(chosen)
@@ -359,7 +369,7 @@ class FeatureInputs(Inputs):
         late = step >= self.loader.steps_per_epoch
         for start, stop in [each for each in self._missing if late or each[0] <= step < each[1]]:
             for indices, packed in group_batches(self.loader, self._examples, start, stop):
-                self._compute(TextBatch(packed), torch.from_numpy(self._rows[indices]))
+                self._compute(TextBatch(packed), torch.from_numpy(self._rows(indices)))
             self._missing.remove((start, stop))
 
     def _compute(self, laid: TextBatch, rows: Tensor) -> None:
@@ -368,7 +378,7 @@ class FeatureInputs(Inputs):
             self._kept.index_copy_(0, rows.to(self.device), self._features(laid))
 
     def _features(self, laid: TextBatch) -> Tensor:
-        """Return the features of a batch, float32 [B, width]."""
+        """Return the features of a batch, float32 [N, width]."""
         return self.classifier.features(laid.packed.to(self.device), laid.layout)
 
     def outputs(self, part: FeatureBatch) -> Tensor:
@@ -376,16 +386,15 @@ class FeatureInputs(Inputs):
         return self.classifier.answer(self._kept.index_select(0, part.rows))
 
     def stand_in(self, largest: Packed) -> FeatureBatch:
-        """Return a batch of as many rows of features as `largest` has texts."""
-        count = len(largest)
-        rows = torch.zeros(count, dtype=torch.int64, device=self.device)
+        """Return a batch of as many rows of features as `largest` has texts, or words that are read in them."""
+        rows = torch.zeros(largest.learnt, dtype=torch.int64, device=self.device)
         soft = None if largest.soft is None else largest.soft.to(self.device)
-        return FeatureBatch(rows, largest.targets.to(self.device), len(largest.tokens), soft=soft)
+        return FeatureBatch(rows, largest.learnt_targets.to(self.device), len(largest.tokens), soft=soft)
 
     def rehearse(self, made: Sequence[TextBatch]) -> Sequence[FeatureBatch]:
         """Compute the features of the largest batch of texts; the last item of `made` is the batch of the step."""
         texts, batch = made
-        self._compute(texts, torch.zeros(len(texts), dtype=torch.int64))
+        self._compute(texts, torch.zeros(texts.learnt, dtype=torch.int64))
         return [self.stand_in(batch.packed)]
 
     @classmethod
@@ -404,25 +413,26 @@ class FeatureInputs(Inputs):
         groups = step_groups(min(recipe.steps, loader.steps_per_epoch))
         read = chain.from_iterable(group_batches(loader, examples, start, stop) for start, stop in groups)
         heaviest = max((packed for _, packed in read), key=lambda packed: len(packed.tokens))
-        return [TextBatch(heaviest, layout(heaviest).made()), TextBatch(cls.largest(loader, recipe))]
+        step = cls.largest(loader, recipe)
+        _ = step.learnt  # a dry run reads no values of tensors later
+        return [TextBatch(heaviest, layout(heaviest).made()), TextBatch(step)]
 
 
 class AllFeatures(FeatureInputs):
-    """Features of all texts [N, width] for a head that scikit-learn fits: the inputs of the head's last layer."""
+    """Features of all texts or words [N, width] for a head that scikit-learn fits: the head's last layer reads them."""
 
-    def __init__(self, classifier: Classifier, loader: Loader, recipe: Recipe) -> None:
-        super().__init__(classifier, loader, recipe)
-        self._examples = np.arange(len(loader.encoded))
+    def _texts_of_steps(self) -> np.ndarray:
+        return np.arange(len(self.loader.encoded))
 
     def compute(self) -> Iterator[Packed]:
         """Compute the features of all texts, and yield each batch of texts after its features are computed."""
         for indices, packed in by_length(self.loader.encoded):
-            self._compute(TextBatch(packed), torch.from_numpy(indices))
+            self._compute(TextBatch(packed), torch.from_numpy(self._rows(indices)))
             yield packed
 
     @property
     def computed_features(self) -> np.ndarray:
-        """The features of all texts in the order of the loader, float32 [N, width], after `compute` has ended."""
+        """The features of all texts or words in the order of the loader, float32 [N, width], after `compute`."""
         assert self._kept is not None
         return self._kept.cpu().numpy()
 
@@ -438,6 +448,17 @@ class AllFeatures(FeatureInputs):
         """Return the largest batch for which features are computed at once, which also stands for the step's batch."""
         heaviest = max((packed for _, packed in by_length(loader.encoded)), key=lambda packed: len(packed.tokens))
         return [TextBatch(heaviest, layout(heaviest).made())] * 2
+
+
+def starts_of(counts: np.ndarray) -> np.ndarray:
+    """Return the first row of each text, int64 [N], if texts have so many rows each, one text after the other."""
+    starts: np.ndarray = np.cumsum(counts) - counts
+    return starts
+
+
+def each_of(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return all rows of texts, int64 [sum of counts], given the first row of each text and its number of rows."""
+    return np.repeat(starts - starts_of(counts), counts) + np.arange(int(counts.sum()))
 
 
 def first_epoch_texts(loader: Loader, steps: int) -> np.ndarray:

@@ -93,7 +93,7 @@ class ProbeFit(Fit):
     @property
     def beside_bytes(self) -> int:
         """Size in bytes of the float64 copies of all features."""
-        return head_fit_bytes(self.classifier, len(self.loader.encoded))
+        return head_fit_bytes(self.classifier, self.loader)
 
     def activation_bytes(self, part: MicroBatch) -> int | None:
         return None

@@ -103,8 +103,8 @@ def forecast_run(
     says(f"{run.title}: forecasting memory")
     available = meter.machine_memory()
     task = task or encoded(run)
-    method = _method(run)
     objective, _ = aim_of(run, task)
+    method = _method(run, objective)
     loader = loader_of(run, task.train, objective)
     recipe, dtype = recipe_of(run, method, loader), devices.precision(run.training.dtype, devices.choose())
     _check_steps(run, recipe.steps)
@@ -161,9 +161,9 @@ def _training_seconds(
     return pace.step * inputs_of(method).computed(loader, steps) + pace.once * int(loader.encoded.lengths.sum())
 
 
-def _method(run: RunSpec) -> Method:
+def _method(run: RunSpec, objective: Objective) -> Method:
     """Return the run's method, with the backbone's values for hyperparameters that are not given."""
-    method = make(run.method, run.hyperparameters)
+    method = make(run.method, run.hyperparameters).for_opening(objective.opening)
     if run.task == MADE_UP:  # the configuration may be all that is there
         return method.for_family(meta_model(run.backbone).config.model_type)
     return method.for_backbone(Backbone.load(run.backbone, weights=False))
@@ -330,7 +330,7 @@ def _beside(one: Forecast, run: RunSpec, task: EncodedTask, memory: int | None, 
         offers = not one.fits and one.trainable and precision == FLOAT
         return replace(one, smaller=smaller(run, task, memory)) if offers else one
     objective, dtype = aim_of(run, task)[0], getattr(torch, one.terms.dtype)
-    return replace(one, serving_bytes=serving_bytes(run.backbone, _method(run), objective, dtype, precision))
+    return replace(one, serving_bytes=serving_bytes(run.backbone, _method(run, objective), objective, dtype, precision))
 
 
 class Encodings:

@@ -167,7 +167,7 @@ def prepare(
     with meter.phase("load"):
         backbone = located.open(run) if located else Backbone.load(run.backbone)
         question, length = question_of(run, texts, backbone), longest_text(run, backbone.longest)
-        method = make(run.method, run.hyperparameters).for_backbone(backbone)
+        method = make(run.method, run.hyperparameters).for_opening(objective.opening).for_backbone(backbone)
         classifier = opened(backbone, objective, question, method, run.seed, listen, run.training.precision)
         digest, total = backbone.digest_of(classifier.body), classifier.parameter_count
         before = RetentionBefore.of(run, texts, backbone, classifier, length)
@@ -262,7 +262,7 @@ def answer_seconds(run: RunSpec, texts: int, *, bare: bool) -> list[float]:
     objective, _ = aim_of(run, task)
     backbone = Backbone.load(run.backbone)
     tokenizer, question = backbone.tokenizer, question_of(run, task, backbone)
-    method = make(run.method, run.hyperparameters).for_backbone(backbone)
+    method = make(run.method, run.hyperparameters).for_opening(objective.opening).for_backbone(backbone)
     precision, device = run.training.precision, devices.choose()
     classifier = opened(backbone, objective, question, method, run.seed, precision=precision)
     classifier = classifier.to(device).eval() if bare else attached(classifier, method, run.seed, device)
