@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PrefixTuningConfig, get_peft_model
+from peft import PromptTuningConfig, get_peft_model
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
 from afina import Backbone
@@ -106,11 +106,13 @@ def test_steps_of_what_peft_implements_are_trainers(
     backbone, case = load(backbones, family), BY_PEFT[name]
     method = make(case.method, case.given).for_family(family)
     batches = loader(backbone, EXAMPLES, seed=SEED)
+    excluded = {"exclude_modules": ["score"]} if name == "all-linear" else {}  # peft would add LoRA to the head
     own = dict(case.own.get(family, {})) | ({"target_modules": TARGETS[family]} if family in TARGETS else {})
     saved = {"modules_to_save": ["head"]} if family == "modernbert" else {}
     found = ours(backbone, method, batches, steps=steps)
+    model = plain(backbone)
     torch.manual_seed(SEED)
-    model = get_peft_model(plain(backbone), case.settings(task_type="TOKEN_CLS", **own, **saved))
+    model = get_peft_model(model, case.settings(task_type="TOKEN_CLS", **own, **saved, **excluded))
     expected = by_trainer(
         model,
         Padded(batches, backbone.tokenizer.pad_token_id or 0, shifted=False),
@@ -121,18 +123,29 @@ def test_steps_of_what_peft_implements_are_trainers(
     compare(found, expected, family)
 
 
+class BesideVirtual(Padded):
+    """Batches whose labels have IGNORED for virtual tokens, which peft (0.21) does not add for token classifiers."""
+
+    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
+        batch = super().__getitem__(step)
+        before = batch["labels"].new_full((len(batch["labels"]), VIRTUAL), IGNORED)
+        return batch | {"labels": torch.cat([before, batch["labels"]], 1)}
+
+
+VIRTUAL = 5
+
+
 @pytest.mark.slow
-def test_the_steps_of_a_prefix_are_those_under_trainer(backbones: Backbones, tmp_path: Path, steps: int) -> None:
-    backbone, method, virtual = load(backbones, "gpt2"), make("prefix", {"tokens": 5}), 5
-    batches = loader(backbone, EXAMPLES, seed=SEED, taken=virtual)
+def test_the_steps_of_a_prompt_are_those_under_trainer(backbones: Backbones, tmp_path: Path, steps: int) -> None:
+    """peft (0.21) has no prefix tuning for transformers' token classifiers."""
+    backbone, method = load(backbones, "gpt2"), make("prompt", {"tokens": VIRTUAL})
+    batches = loader(backbone, EXAMPLES, seed=SEED, taken=VIRTUAL)
     found = ours(backbone, method, batches, steps=steps)
-    settings = PrefixTuningConfig(task_type="TOKEN_CLS", num_virtual_tokens=virtual)
-    model = get_peft_model(plain(backbone), settings)
-    flat = [found.before[key].flatten(1) for key in sorted(found.before) if ".prefix." in key]
+    model = get_peft_model(plain(backbone), PromptTuningConfig(task_type="TOKEN_CLS", num_virtual_tokens=VIRTUAL))
     embedding = next(each for key, each in model.named_parameters() if "prompt_encoder" in key)
     with torch.no_grad():
-        embedding.copy_(torch.cat(flat, 1))
-    expected = theirs(model, backbone, batches, tmp_path, max_steps=steps)
+        embedding.copy_(next(each for key, each in found.before.items() if ".prompt." in key))
+    expected = by_trainer(model, BesideVirtual(batches, 0, shifted=False), tmp_path, max_steps=steps)
     assert loss_difference(found, expected) <= TOLERANCE
     assert found.losses[-1] < found.losses[0]
 

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator
 from afina.methods import problems
 from afina.methods.layers import ALL, Layers, adapted_modules, blocks_from, check_layers
 from afina.methods.peft import PeftMethod, check_targets
-from afina.models.architectures import ARCHITECTURES, architecture_of, head_entry_of, is_head
+from afina.models.architectures import ARCHITECTURES, architecture_of, classifies_tokens, head_entry_of, is_head
 
 MOST_ALPHA = 1e6
 """Maximum of LoRA's `alpha`: far above useful values, and small enough for float arithmetic."""
@@ -129,7 +129,7 @@ class Lora(PeftMethod):
             use_rslora=self.rslora,
             use_dora=self.dora,
             init_lora_weights=INITS[self.init],  # type: ignore[arg-type]  # a word of peft's
-            exclude_modules=(_first_of_head(model) or None) if everything else None,
+            exclude_modules=(_trained_in_full(model) or None) if everything else None,
             **self._of_blocks(model, first),
         )
 
@@ -176,9 +176,10 @@ def _shapes(model: Any, targets: Sequence[str] | None, among: Collection[str] | 
                 yield from (weight.shape for weight in layer.parameters(recurse=False) if weight.dim() == 2)
 
 
-def _first_of_head(model: Any) -> list[str]:
+def _trained_in_full(model: Any) -> list[str]:
     """Return the head's layers to which peft's `all-linear` would add LoRA although they are trained in full.
 
-    peft's `all-linear` leaves out only the last layer of a head.
+    peft's `all-linear` leaves out only the last layer of the head of a sequence classifier.
     """
-    return [path for path in head_entry_of(model).modules[:-1] if "." not in path]
+    modules = head_entry_of(model).modules
+    return [path for path in (modules if classifies_tokens(model) else modules[:-1]) if "." not in path]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from afina.methods import problems
 from afina.methods.method import Method, check_names, plain_name
-from afina.models.architectures import has_head, head_entry_of
+from afina.models.architectures import classifies_tokens, has_head, head_entry_of
 
 if TYPE_CHECKING:
     import torch
@@ -70,9 +70,9 @@ class PeftMethod(Method):
         with quiet():
             try:
                 settings = self.settings(model)
-                if not has_head(model):
-                    settings.task_type = "CAUSAL_LM"
-                elif self.saves_head:
+                if settings.task_type is not None or not has_head(model):
+                    settings.task_type = task_type_of(model)
+                if self.saves_head and has_head(model):
                     _save_head(settings, model)
                 with dequantized_weights(model):
                     return get_peft_model(model, settings)
@@ -166,6 +166,13 @@ def quiet() -> Iterator[None]:
         for message, category in _SAID:
             warnings.filterwarnings("ignore", message=message, category=category)
         yield
+
+
+def task_type_of(model: Any) -> str:
+    """Return peft's name of the kind of model: a classifier of texts or of tokens, or a language model."""
+    if not has_head(model):
+        return "CAUSAL_LM"
+    return "TOKEN_CLS" if classifies_tokens(model) else "SEQ_CLS"
 
 
 def _save_head(settings: Any, model: Any) -> None:

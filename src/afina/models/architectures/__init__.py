@@ -90,11 +90,16 @@ _TOKEN_CLASSIFIER = "ForTokenClassification"
 """The end of the names of transformers' classes of token classifiers."""
 
 
+def classifies_tokens(model: Any) -> bool:
+    """Whether a transformers model, which peft may have wrapped, is a token classifier."""
+    unwrap = getattr(model, "get_base_model", None)
+    return type(unwrap() if unwrap else model).__name__.endswith(_TOKEN_CLASSIFIER)
+
+
 def head_entry_of(model: Any) -> HeadEntry:
     """Return the entry of a classifier's head, for a transformers model that peft may have wrapped."""
-    unwrap = getattr(model, "get_base_model", None)
-    entry, name = architecture_of(model), type(unwrap() if unwrap else model).__name__
-    return entry.token_head if entry.token_head is not None and name.endswith(_TOKEN_CLASSIFIER) else entry.head
+    entry = architecture_of(model)
+    return entry.token_head if entry.token_head is not None and classifies_tokens(model) else entry.head
 
 
 def head_of(model: Any) -> list[Any]:
