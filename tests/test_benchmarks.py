@@ -539,3 +539,33 @@ def test_false_alarms_and_noticed_changes_are_counted_for_every_change() -> None
     assert drift.noticed(home, None, None, 2, (50,))["noticed"] == {50: 0}
     assert len(drift._repeated(home, random)) == 400
     assert drift._biased(home, random).labels.mean() == pytest.approx(0.75, abs=0.02)
+
+
+def test_methods_that_find_entities_have_figures_and_verdicts_against_the_best_baseline(
+    path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import entities
+
+    texts = ["Maria\tB-PER", "saw\tO", "Rome\tB-LOC", "", "Ana\tB-PER", "ran\tO", "", "Oslo\tB-LOC", "is\tO", ""]
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.conll").write_text("\n".join([*texts * 12, f"the\tO\n{name}\tO\n"]))
+    changes = {
+        "task": str(tmp_path / "train.conll"),
+        "data.evaluation": str(tmp_path / "dev.conll"),
+        "data.allow_leakage": "true",
+        "backbones": json.dumps([path]),
+        "seeds": "[0, 1]",
+        "train.max_steps": "3",
+        "methods.linear_probe": "{}",
+        "baselines": "true",
+    }
+    options = [one for name, value in changes.items() for one in ("--set", f"{name}={value}")]
+    entities.main([*options, "--out", str(tmp_path / "out")])
+    output = capsys.readouterr().out
+    found = last_line(output)
+    assert found["failed"] == []
+    assert len(found["arms"]) == 3
+    best = max(one["entity_f1"] for one in found["baselines"].values())
+    for arm in found["arms"].values():
+        assert arm["against"]["points"] == pytest.approx(100 * (arm["entity_f1"] - best))
+        assert arm["interval"] is None or arm["interval"][0] <= arm["entity_f1"] <= arm["interval"][1]
