@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from afina import METHODS, Backbone, Run, Task, meter
 from afina import device as devices
 from afina.data.batch import pack
+from afina.data.reading_options import ReadingOptions
 from afina.data.template import Template
 from afina.errors import InvalidStudy, OutOfMemory
 from afina.meter import now
@@ -219,6 +220,20 @@ def check(run: Run, out: Path) -> None:
     assert one.activation_bytes == record.memory.activation_bytes
     assert one.disk_bytes == (adapter / read_manifest(adapter).tensor_file).stat().st_size
     assert one.peak - one.terms.process >= one.state_bytes
+
+
+WORDS = ["Maria\tB-PER", "saw\tO", "Rome\tB-LOC", "", "Ana\tB-PER", "ran\tO", ""]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "method"), [("gpt2", "lora"), ("bert", "full"), ("bert", "linear_probe")])
+def test_a_forecast_of_token_classification_is_what_is_then_measured(
+    runs: Runs, tmp_path: Path, family: str, method: str
+) -> None:
+    task = tmp_path / "task.conll"
+    task.write_text("\n".join([*WORDS * 6, *(f"word{place}\tO\n" for place in range(10))]))
+    run = runs.run(family, method, max_steps=None, epochs=1, dtype="float32")
+    check(run.model_copy(update={"task": str(task), "data": ReadingOptions(allow_leakage=True)}), tmp_path / "out")
 
 
 def test_a_plan_says_that_pairs_have_batches_of_their_own(backbones: Backbones) -> None:

@@ -105,9 +105,9 @@ class Entities(Objective):
 
         Args:
             outputs: The logits of the M words of the batch, [M, width].
-            targets: The tags of all T tokens, int64 [T], IGNORED where no word begins.
+            targets: The tags of these words, int64 [M] (`Packed.learnt_targets`).
         """
-        return losses.cross_entropy(outputs, targets[targets >= 0], smoothing=smoothing)
+        return losses.cross_entropy(outputs, targets, smoothing=smoothing)
 
     def soft_losses(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
         """Raise InvalidStudy, because a student and a teacher may divide a text into other tokens and windows."""
