@@ -89,6 +89,7 @@ for (const place of document.querySelectorAll(".marking")) {
   const text = place.querySelector("textarea"), json = at("label");
   const points = (end) => Array.from(text.value.slice(0, end)).length; // characters, of which some are two units
   place.hidden = false;
+  text.addEventListener("beforeinput", (event) => event.preventDefault()); // the keys of a readonly area select nothing
   for (const button of place.querySelectorAll("button")) {
     button.addEventListener("click", () => {
       const start = points(text.selectionStart), end = points(text.selectionEnd), label = button.dataset.label;
