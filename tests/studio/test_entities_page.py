@@ -109,3 +109,16 @@ def test_without_a_mouse_a_selected_part_of_the_text_gets_a_label(
             assert json.loads(Corrections(names).read()[0].answer)[0]["label"] == "LOC"
         finally:
             visitor.context.close()
+
+
+@pytest.mark.parametrize("name", ["names.conll", "names.jsonl", "names.txt"])
+def test_a_dropped_file_of_entities_is_recognised(web: TestClient, at_once: None, name: str) -> None:
+    line, sentence = b'{"text": "Ana sat %d.", "entities": [[0, 3, "PER"]]}\n', b"Ana B-PER\nsat O\n%d O\n. O\n\n"
+    content = b"".join((line if name.endswith(".jsonl") else sentence) % row for row in range(20))
+    made = web.post("/", files={"file": (name, content)})
+    assert made.status_code == 303, made.text
+    found = web.get("/names/data.json").json()["found"]
+    assert found["kind"] == "entities", found
+    page = web.get("/names/data").text
+    assert "<dd>entities</dd>" in page
+    assert "kind entities" in page

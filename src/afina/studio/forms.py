@@ -22,7 +22,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from afina import file_io
-from afina.data.readers import source
+from afina.data.readers import conll, source
 from afina.studio import problems
 from afina.studio.folder import StudioFolder
 
@@ -35,7 +35,7 @@ MOST_FIELDS = 200
 STALL_SECONDS = 60.0
 """Seconds without a byte after which a form is given up."""
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".xlsx", ".conll")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".xlsx", *conll.SUFFIXES, conll.PLAIN)
 """The suffixes of files that can be uploaded; each may be followed by one of a compressed file."""
 
 
