@@ -8,14 +8,16 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from afina import Backbone
-from afina.data.batch import Loader
+from afina.data.batch import Loader, pack_some
 from afina.errors import InvalidStudy
 from afina.methods import make
 from afina.predicting.predictor import word_predictions
+from afina.training.dry_run import dry_run
 from afina.training.fit import Fit
 from afina.training.inputs import FeatureInputs
 from afina.training.probe_fit import ProbeFit
 from fakes import Backbones
+from grid import some_slow
 from raises import raises
 from tagging import OBJECTIVE, fit_of, loader, opened
 
@@ -75,3 +77,25 @@ def test_texts_whose_words_all_have_one_tag_cannot_be_fitted(gpt2: Backbone) -> 
     tags.tokens[tags.tokens >= 0] = 0  # type: ignore[union-attr]
     with raises(InvalidStudy, code="method.one-label", method="linear_probe"):
         session(gpt2, "linear_probe", batches).advance()
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    some_slow(
+        [*(("gpt2", name) for name in ("lora", "full", "head", "linear_probe", "prefix")), ("bert", "lora")],
+        {("gpt2", "head"), ("bert", "lora")},
+    ),
+)
+def test_the_memory_of_a_training_on_words_is_foreseen(backbones: Backbones, family: str, name: str) -> None:
+    backbone = Backbone.load(str(backbones.path(family)))
+    method = make(name).for_opening(OBJECTIVE.opening).for_backbone(backbone)
+    batches = loader(backbone, 24, taken=method.takes_positions)
+    fit = fit_of(opened(backbone, method), method, batches, steps=4)
+    packed = pack_some(batches.encoded, np.arange(8))
+    assert packed.per_token
+    foreseen = dry_run(backbone.address, method, OBJECTIVE, batches, fit.recipe, packed, torch.float32)
+    fit.advance()
+    measured = fit.measure()
+    assert foreseen.state_bytes == measured.state_bytes
+    assert foreseen.activation_bytes == measured.activation_bytes
+    assert foreseen.counts.head == (32 + 1) * OBJECTIVE.width
