@@ -258,6 +258,8 @@ class Classifier(nn.Module):
             row: The body's inputs by name, such as `input_ids` and `position_ids`.
             **options: Passed to `afina.models.kernels.attention.packed_attention`.
         """
+        if layout.by_token and not len(layout.read):  # kernels of the last block need a row
+            return torch.zeros(0, int(self.body.config.hidden_size), device=layout.bounds.device)
         hidden, readout = self.hidden(row, layout, **options), readout_of(self.body)
         if layout.by_token:
             return read_rows(hidden, layout).float()
