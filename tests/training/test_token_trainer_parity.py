@@ -161,7 +161,7 @@ def test_the_loss_of_a_batch_is_that_of_transformers_on_the_collated_batch(backb
     assert (batch["labels"] == IGNORED).any()
     with torch.no_grad():
         expected = model(**batch).loss
-        found = OBJECTIVE.loss(opened(backbone, seed=SEED).eval()(packed), packed.targets)
+        found = OBJECTIVE.loss(opened(backbone, seed=SEED).eval()(packed), packed.learnt_targets)
     assert abs(float(found - expected)) <= TOLERANCE * float(expected)
 
 

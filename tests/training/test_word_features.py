@@ -40,7 +40,7 @@ def test_a_head_of_words_learns_from_the_features_of_each_word(gpt2: Backbone, l
     assert held.shape == (words, 32)
     for step, packed in enumerate(batches.batches(0, steps)):
         with torch.inference_mode():
-            expected = OBJECTIVE.loss(fit.classifier(packed), packed.targets)
+            expected = OBJECTIVE.loss(fit.classifier(packed), packed.learnt_targets)
         assert fit.account.losses[step] == pytest.approx(float(expected), rel=1e-4)
     assert fit.measure().activation_bytes
 
