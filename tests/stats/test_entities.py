@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from afina.data.entities import entities_of
 from afina.stats import entities
 from afina.stats.answered import Answered
 from afina.stats.comparison import compare
@@ -178,3 +179,19 @@ def test_sentences_of_a_comparison_count_documents_if_texts_are_parts_of_documen
     (few,) = compare({name: one[:40] for name, one in values.items()}, metric=OF_KIND["entities"][0], unit="document")
     assert "40 documents cannot show" in few.words
     assert tagged(right, first).unit == "example"
+
+
+def test_of_invalid_tags_greedy_decoding_reads_what_nervaluate_reads_and_strict_seqeval_does_not() -> None:
+    """As docs/reference/figures.md has it; valid tags are the same for all."""
+    from nervaluate import Evaluator
+    from seqeval.scheme import IOB2
+    from seqeval.scheme import Entities as Strict
+
+    names, labels = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER"), ("LOC", "PER")
+    for invalid in (["O", "I-PER"], ["I-LOC", "O"], ["B-LOC", "I-PER"], ["I-PER", "I-PER", "I-LOC"]):
+        words = np.array([(place, place + 1) for place in range(len(invalid))])
+        ours = entities_of(words, [names.index(tag) for tag in invalid], labels)
+        theirs = Evaluator([invalid], [invalid], tags=list(labels), loader="list").true[0]
+        assert [(one.start, one.end, one.label) for one in ours] == [(x.start, x.end + 1, x.label) for x in theirs]
+        strict = [(one.start, one.end, one.tag) for one in Strict([invalid], IOB2).entities[0]]
+        assert {*strict} < {*ours}
