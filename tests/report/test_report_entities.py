@@ -121,13 +121,23 @@ def test_a_report_without_texts_has_places_only() -> None:
 
 
 def test_a_model_that_reads_from_left_to_right_is_said_to_and_an_encoder_is_not() -> None:
-    (note,) = PRESENTATIONS["entities"].metric_notes(report("full", "lora").arms)
+    _, note = PRESENTATIONS["entities"].metric_notes(report("full", "lora").arms)
     assert note.startswith("The model reads from left to right: the tag of a word depends on")
     both = Report.of(results([entities("lora", backbone="gpt2"), entities("full", backbone="distilbert-base-uncased")]))
-    (note,) = PRESENTATIONS["entities"].metric_notes(both.arms)
+    _, note = PRESENTATIONS["entities"].metric_notes(both.arms)
     assert note.startswith("The model of LoRA")
     alone = Report.of(results([entities("full", backbone="distilbert-base-uncased")]))
-    assert PRESENTATIONS["entities"].metric_notes(alone.arms) == []
+    (note,) = PRESENTATIONS["entities"].metric_notes(alone.arms)
+    assert "(Viterbi)" in note
+
+
+def test_the_decoding_of_tags_is_told_by_method() -> None:
+    greedy = entities("full")
+    told = greedy.record.model_copy(update={"objective": {**greedy.record.objective, "viterbi": False}})
+    made = Report.of(results([entities("lora"), replace(greedy, record=told)]))
+    note = PRESENTATIONS["entities"].metric_notes(made.arms)[0]
+    assert note.startswith("For full fine-tuning, each word has its most probable tag, because F1 was higher so")
+    assert note.endswith("for the others, the tags are the most probable valid sequence (Viterbi).")
 
 
 def test_a_run_that_finds_nothing_is_told() -> None:

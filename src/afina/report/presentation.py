@@ -386,14 +386,7 @@ class _Entities(Presentation):
         return ["An entity is right if its borders and its label are right, and all entities count alike (micro)."]
 
     def metric_notes(self, arms: Sequence[Arm]) -> list[str]:
-        one_sided = [arm.label for arm in arms if _is_encoder(arm.record) is False]
-        if not one_sided:
-            return []
-        which = "The model reads" if len(one_sided) == len(arms) else f"The model of {listed(one_sided)} reads"
-        return [
-            f"{which} from left to right: the tag of a word depends on the word and the words before it, not on the "
-            "words after it. An encoder reads both sides."
-        ]
+        return [*_tags_of_words(arms), *_one_sided(arms)]
 
     def same(self, names: Sequence[str], answer: Any) -> str | None:
         return "the same" if answer else "no entity"
@@ -418,6 +411,30 @@ class _Entities(Presentation):
     def as_json(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> dict[str, object]:
         """Return the keys of the base class, and `errors`: how many errors of each kind there are."""
         return super().as_json(names, targets, answers) | {"errors": entity_errors.as_json(targets, answers)}
+
+
+def _tags_of_words(arms: Sequence[Arm]) -> list[str]:
+    """A sentence on how the tags of words are decoded to entities."""
+    greedy = [arm.label for arm in arms if not all((one.objective or {}).get("viterbi", True) for one in arm.records)]
+    if not greedy:
+        return ["The tags of a text are the most probable valid sequence, in which I- follows B- or I- (Viterbi)."]
+    others = "; for the others, the tags are the most probable valid sequence (Viterbi)" * (len(greedy) < len(arms))
+    return [
+        f"For {listed(greedy)}, each word has its most probable tag, because F1 was higher so on the texts set aside "
+        f"for calibration; an I- that follows no tag of its label begins an entity{others}."
+    ]
+
+
+def _one_sided(arms: Sequence[Arm]) -> list[str]:
+    """A sentence on the models that read from left to right; empty if there are none."""
+    found = [arm.label for arm in arms if _is_encoder(arm.record) is False]
+    if not found:
+        return []
+    which = "The model reads" if len(found) == len(arms) else f"The model of {listed(found)} reads"
+    return [
+        f"{which} from left to right: the tag of a word depends on the word and the words before it, not on the words "
+        "after it. An encoder reads both sides."
+    ]
 
 
 def _generation(record: Record) -> list[str]:
