@@ -30,6 +30,7 @@ SCORES = {
     "data/texts_to_label.py": "a field of a task of Label Studio",
     "models/token_classification.py": "a field of an answer",
     "server/answer_formats.py": "a field of an answer",
+    "server/protocols/huggingface.py": "a field of an answer",
     "server/protocols/native.py": "a field of an answer",
     "studies/executors/worker.py": "a message",
 }
