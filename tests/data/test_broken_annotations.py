@@ -185,6 +185,8 @@ BROKEN = [
     whole("numbered words", "a.conll", "1 Rome B-LOC\n2 is O\n3 big O\n", WORDS, "a.conll"),
     whole("numbers whose names are not given", "a.conll", "Rome 3\nis 0\n", TAGS, "line 1"),
     whole("all tags in another notation", "a.conll", "Rome B_LOC\nis O\n", TAGS, "line 1"),
+    whole("tags without labels", "a.conll", "Rome B\nLima I\nis O\n", TAGS, "line 1"),
+    whole("an empty tag among labels", "a.conll", "Rome\tLOC\nis\tO\nbig\t\n", TAGS, "line 1"),
     whole("commas between word and tag", "a.iob", "Rome,B-LOC\nis,O\n", "data.column-missing", "a.iob"),
     whole("a NUL character", "a.bio", "Rome O\n\0 O\n", "data.encoding-wrong", "line 2"),
     whole("a text file without columns", "a.txt", "Maria flew to Rome\n", "data.format-unknown", "a.txt"),

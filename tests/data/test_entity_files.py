@@ -438,3 +438,42 @@ def test_an_example_of_the_page_is_read_as_it_says(tmp_path: Path, suffix: str, 
     rows = read(path)
     assert list(rows.texts) == [MARIA.removesuffix(" ."), "Nothing new"]
     assert list(rows.labels) == [ENTITIES, ()]
+
+
+def test_an_adapter_is_measured_on_numbers_only_if_they_have_names_of_tags(tmp_path: Path) -> None:
+    known = TrainingInfo(2, ("LOC", "PER"), None, ReadingOptions(labels=("PER", "LOC")), None, kind="entities")
+    path = jsonl(tmp_path / "a.jsonl", {"tokens": WORDS, "ner_tags": NUMBERS})
+    with raises(InvalidData, code="data.tags-malformed"):
+        EvaluationSet.read(str(path), known)
+    found = EvaluationSet.read(str(path), known, labels=TAG_NAMES)
+    assert (found.label_names, found.split.labels.tolist()) == (("LOC", "PER"), [ENTITIES])
+    with raises(InvalidData, code="data.label-unknown"):
+        EvaluationSet.read(str(path), TrainingInfo(1, ("PER",), kind="entities"), labels=TAG_NAMES)
+
+
+def test_rows_of_a_list_are_left_out_and_no_label_is_lost(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", *several(40))
+    train = Task.load(path).train
+    assert train.rows is not None
+    lines = [f"{path},{train.rows.numbers[i]},{train.texts[i]},x\n" for i in range(3)]
+    (tmp_path / "out.csv").write_text("file,row,text,label\n" + "".join(lines), encoding="utf-8")
+    task = Task.load(path, without=tmp_path / "out.csv")
+    assert (len(task.train), list(task.train.texts)) == (len(train) - 3, list(train.texts[3:]))
+    every = [i for i in range(len(train)) if any(one.label == "LOC" for one in train.labels[i])]
+    lines = [f"{path},{train.rows.numbers[i]},{train.texts[i]},x\n" for i in every]
+    (tmp_path / "out.csv").write_text("file,row,text,label\n" + "".join(lines), encoding="utf-8")
+    with raises(InvalidData, code="data.no-rows", label="LOC"):
+        Task.load(path, without=tmp_path / "out.csv")
+
+
+def test_the_kind_may_be_given_and_repair_is_only_for_entities(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", *({"text": f"Rome {i}", "note": [[0, 4, "LOC"]]} for i in range(9)))
+    assert read(path, label="note").kind == "entities"
+    assert read(path, label="note", kind="entities").labels == [((0, 4, "LOC"),)] * 9
+    empty = jsonl(tmp_path / "b.jsonl", {"text": "Rome", "entities": []}, {"text": "Lima", "entities": []})
+    assert read(empty, kind="entities").labels == [(), ()]
+    with raises(InvalidData, code="data.no-labels"):
+        Task.load(empty, kind="entities")
+    classes = jsonl(tmp_path / "c.jsonl", {"text": "Rome", "label": "good"})
+    with raises(InvalidData, code="data.option-inapplicable"):
+        read(classes, repair=True)

@@ -47,7 +47,7 @@ TaskOption = Annotated[
     str,
     typer.Option(
         "--task",
-        help="Labelled texts: a csv, tsv, jsonl, parquet or xlsx file, a directory, glue/NAME, hub:OWNER/NAME, "
+        help="Labelled texts: a csv, tsv, jsonl, parquet, xlsx or conll file, a directory, glue/NAME, hub:OWNER/NAME, "
         "snippets:NAME, aclsum:NAME, e2e:PLACE or squad:PLACE.",
         metavar="ADDRESS",
     ),

@@ -77,7 +77,8 @@ class EntityTargets(TargetKind):
     ) -> LabelFormat:
         """Return `form` with whether the cells are tags, not spans, and the names of tags that are numbers."""
         tagged = hold_tags(table.columns[columns[0]])
-        return replace(form, tagged=tagged, names=tuple(labels or ()))
+        names = tuple(labels) if labels is not None and OUTSIDE in labels else ()  # else they are labels of entities
+        return replace(form, tagged=tagged, names=names)
 
     def prepared(
         self, table: FileTable, text: str, labels: Sequence[str], form: LabelFormat

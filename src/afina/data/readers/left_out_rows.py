@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from afina.data import problems
 from afina.data.kinds import Kind
 from afina.data.readers import formats
@@ -221,7 +219,7 @@ class _Labels:
     @classmethod
     def of(cls, table: FileTable, found: TaskData) -> _Labels:
         kind = TARGETS[found.kind]
-        cells = table.columns.get(LABEL) if kind.named and not kind.several else None
+        cells = table.columns.get(LABEL) if kind.named and not (kind.several or kind.of_words) else None
         return cls(table, cells, found.kind, found.label_names)
 
     def check(self, row: int, split: Split, index: int) -> None:
@@ -244,13 +242,10 @@ def _check_rest(path: str, found: TaskData, train: Split, rest: Sequence[int]) -
     kind = TARGETS[found.kind]
     if not kind.named:
         return
-    before, after = (_occurring(labels, len(found.label_names)) for labels in (train.labels, train.labels[rest]))
-    lost = [name for name, had, has in zip(found.label_names, before, after, strict=True) if had and not has]
+    before, after = (
+        {name for label in kind.spelled(found.label_names, labels) for name in kind.names(label)}
+        for labels in (train.labels, train.labels[rest])
+    )
+    lost = [name for name in found.label_names if name in before - after]
     if lost:
         raise problems.WITHOUT_LABEL_LOST(path=path, label=lost[0], rows=len(train) - len(rest))
-
-
-def _occurring(labels: np.ndarray, count: int) -> np.ndarray:
-    """Return which of `count` labels occur among classes [N] or several labels [N, count], bool [count]."""
-    counts: np.ndarray = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=count)
-    return counts > 0

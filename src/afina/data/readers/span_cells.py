@@ -120,7 +120,7 @@ def _span(item: Any, number: int, where: Callable[[], str]) -> RawSpan:
     if not is_whole(label):
         raise malformed("its label holds half a surrogate pair")
     text = item.get("text") if isinstance(item, Mapping) else None
-    return RawSpan(start, end, label, text if isinstance(text, str) else None)
+    return RawSpan(start, end, label.strip(), text if isinstance(text, str) else None)
 
 
 def _whole(value: Any) -> int | None:

@@ -53,9 +53,9 @@ class TagScheme:
         if name == OUTSIDE:
             return _NONE
         if not self.parts:
-            return Tag("I", name)
+            return Tag("I", name) if name.strip() else None
         letter, hyphen, label = name.partition("-")
-        return Tag(self.parts[letter], label) if hyphen and label.strip() and letter in self.parts else None
+        return Tag(self.parts[letter], label.strip()) if hyphen and label.strip() and letter in self.parts else None
 
     def fault(self, before: Tag, after: Tag) -> bool:
         """Return whether a tag may not follow another; the tag O stands before and after the words of a text."""
@@ -80,8 +80,8 @@ BMEWO = TagScheme("BMEWO", {"B": "B", "M": "I", "E": "E", "W": "S"}, closed=True
 _CLOSED = (BIOES, BILOU, BMES, BMEWO)
 
 _PREFIXED = re.compile(r"([A-Z])-.+")
-_OTHERWISE = re.compile(r"[BIOESLUMWbioeslumw][-_.:|/].+|.+[-_.:|/][BIESLUMWbieslumw]")
-"""Tags in another notation than B-PER, such as B_PER, b-per and PER-B."""
+_OTHERWISE = re.compile(r"\s*|[BIESLUMWbieslumw]|[BIOESLUMWbioeslumw][-_.:|/].*|.*[-_.:|/][BIESLUMWbieslumw]")
+"""Tags in another notation than B-PER, such as B_PER, b-per and PER-B, and tags without a label, such as B."""
 
 _NO_LABELS = frozenset(("o", "0", "_", "-", "*"))
 """Names that may stand for O, and are no labels."""
@@ -98,7 +98,7 @@ def looks_like_tag(name: str) -> bool:
 
 
 def written_otherwise(name: str) -> bool:
-    """Return whether a name may be a tag in another notation than B-PER, such as B_PER, b-per or PER-B."""
+    """Return whether a name may be a tag in another notation than B-PER, such as B_PER, b-per, PER-B or B."""
     return _letter(name) is None and (name in _NO_LABELS or _OTHERWISE.fullmatch(name) is not None)
 
 
