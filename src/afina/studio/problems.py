@@ -42,7 +42,7 @@ FIELD_MISSING = Problem(InvalidData, "studio.field-missing", "the field {field} 
 ENTITIES_MALFORMED = Problem(
     InvalidData,
     "studio.entities-malformed",
-    "the entities are {found!r:.100}. Expected a JSON list of objects with `start`, `end` and `label`, "
+    "the entities are {found!r:.100}. Expected a JSON list of objects with start, end and label, "
     "whose labels are among {expected}, and whose places are in the text and do not overlap.",
 )
 NOT_A_NUMBER = Problem(InvalidData, "studio.not-a-number", "the field {field} is {found!r:.40}, not a number.")
