@@ -73,7 +73,7 @@ class Task:
     """A kind of task to simulate; `make` gives, for each method, what each seed answered.
 
     The true value is that of `many` examples, and there are `dearer` times fewer studies. `alone`, if given, replaces
-    `make` for the true value: groups do not change it.
+    `make` for the true value: groups do not change it. `documents`: whether the intervals take groups into account.
     """
 
     name: str
@@ -82,6 +82,7 @@ class Task:
     many: int = MANY_EXAMPLES
     dearer: int = 1
     alone: Callable[[np.random.Generator, Seeds, int], list[list[Answered]]] | None = None
+    documents: bool = False
 
     @property
     def metrics(self) -> list[str]:
@@ -279,6 +280,7 @@ TASKS = [
         many=100_000,
         dearer=2,
         alone=entities,
+        documents=True,
     ),
 ]
 
@@ -318,8 +320,14 @@ def coverage(
     for index in range(studies):
         for name, both in values(task, list(true), seeds, examples, index).items():
             metric, (first, second) = METRICS[name], both
-            of_pair = Evidence.of(first, second) if metric.counted else Evidence.linear(first, second, metric, 1.0)
-            found[name].append((estimate(first, metric).interval, of_pair.interval, both.mean(axis=(1, 2))))
+            of_pair = (
+                Evidence.of(first, second)
+                if metric.counted
+                else Evidence.linear(first, second, metric, 1.0, few=task.documents)
+            )
+            found[name].append(
+                (estimate(first, metric, few=task.documents).interval, of_pair.interval, both.mean(axis=(1, 2)))
+            )
     shares = {}
     for name, studied in found.items():
         one, other = true[name] if name not in GROWING else np.mean([means for _, _, means in studied], axis=0)

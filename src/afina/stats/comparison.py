@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from afina.stats.answered import DOCUMENT
 from afina.stats.intervals import Interval
 from afina.stats.metrics import METRICS, Metric
 from afina.stats.significance import MOST_EXAMPLES, Evidence, holm, mcnemar
@@ -170,7 +171,8 @@ def compare(
     if undefined := [name for name, table in tables.items() if np.isnan(table).any()]:
         raise ValueError(f"{metric.words} is undefined for {', '.join(undefined)}, so there is nothing to compare")
     pairs = list(combinations(tables, 2))
-    evidence = [_evidence(tables[first], tables[second], metric, margin, level) for first, second in pairs]
+    few = unit == DOCUMENT
+    evidence = [_evidence(tables[first], tables[second], metric, margin, level, few) for first, second in pairs]
     asked = [not {first, second}.intersection(references) for first, second in pairs]
     found_pairs = []
     for (first, second), each, (p, factor) in zip(pairs, evidence, _corrected(evidence, asked), strict=True):
@@ -183,7 +185,7 @@ def compare(
         found_pairs.append(
             Comparison(
                 first=first, second=second, difference=each.difference, interval=each.interval, p=each.p, adjusted=p,
-                mcnemar=tuple(_of_seed(a, b, metric) for a, b in by_seed),
+                mcnemar=tuple(_of_seed(a, b, metric, few) for a, b in by_seed),
                 equivalence=each.equivalence, noninferiority=each.p_worse, margin=margin, level=level, verdict=verdict,
                 more_seeds=seeds, more_examples=examples, metric=metric.name, examples=count, unit=unit,
             )
@@ -216,15 +218,19 @@ def _checked(metric: Metric, margin: float | None) -> float:
     return margin
 
 
-def _evidence(first: np.ndarray, second: np.ndarray, metric: Metric, margin: float, level: float) -> Evidence:
+def _evidence(
+    first: np.ndarray, second: np.ndarray, metric: Metric, margin: float, level: float, few: bool
+) -> Evidence:
     if metric.counted:
         return Evidence.of(first, second, margin, level)
-    return Evidence.linear(first, second, metric, margin, level)
+    return Evidence.linear(first, second, metric, margin, level, few=few)
 
 
-def _of_seed(first: np.ndarray, second: np.ndarray, metric: Metric) -> float:
+def _of_seed(first: np.ndarray, second: np.ndarray, metric: Metric, few: bool) -> float:
     """Return the two-sided p value of the difference of two methods for one seed, from their values, [N] each."""
-    return mcnemar(first, second) if metric.counted else Evidence.linear(first[None], second[None], metric, 1.0).p
+    if metric.counted:
+        return mcnemar(first, second)
+    return Evidence.linear(first[None], second[None], metric, 1.0, few=few).p
 
 
 def _verdict(evidence: Evidence, adjusted: float, level: float, metric: Metric) -> Verdict:

@@ -154,6 +154,10 @@ class Crossed:
     """The mean squares of a table of seeds by examples (two-way analysis of variance).
 
     With one seed, `between_seeds` and `rest` are 0.
+
+    Attributes:
+        examples: The number of examples, with pseudo-examples.
+        without: The number of pseudo-examples that do not count for the degrees of freedom.
     """
 
     seeds: int
@@ -161,15 +165,20 @@ class Crossed:
     between_seeds: float
     between_examples: float
     rest: float
+    without: int = 0
 
     @classmethod
-    def of(cls, values: np.ndarray, added: int = 0, size: float = 1.0) -> Crossed:
+    def of(cls, values: np.ndarray, added: int = 0, size: float = 1.0, *, few: bool = False) -> Crossed:
         """Return the mean squares of values [S, N], with `added` pseudo-examples that make the variance larger.
 
         In every seed, half of the pseudo-examples have the value `size`, and half have -`size`. Two pseudo-examples
         keep the coverage of the interval for a difference of two shares if few examples differ (Agresti & Min,
         Statistics in Medicine 24, 2005, 729-740). Without pseudo-examples, two methods that agree on all of 20 examples
         would have an interval of width 0.
+
+        Args:
+            few: Whether there may be only a few examples, such as documents, so that pseudo-examples must not add
+                degrees of freedom.
         """
         seeds, examples = values.shape
         deviations = values - values.mean()
@@ -182,13 +191,20 @@ class Crossed:
             total * float(np.sum(by_seed**2)) / max(seeds - 1, 1),
             seeds * (float(np.sum(by_example**2)) + added * size**2) / freedom,
             float(np.sum(of_rest**2)) / (max(seeds - 1, 1) * freedom),
+            added if few else 0,
         )
 
     def at(self, seeds: int, examples: int) -> Crossed:
         """Return the mean squares expected for another number of seeds and examples, with the same variances."""
         by_seed = max(self.between_seeds - self.rest, 0.0) / self.examples
         by_example = max(self.between_examples - self.rest, 0.0) / self.seeds
-        return Crossed(seeds, examples, examples * by_seed + self.rest, seeds * by_example + self.rest, self.rest)
+        between_seeds, between_examples = examples * by_seed + self.rest, seeds * by_example + self.rest
+        return Crossed(seeds, examples, between_seeds, between_examples, self.rest, self.without)
+
+    @property
+    def freedom(self) -> int:
+        """The degrees of freedom of the variance between examples."""
+        return max(self.examples - self.without - 1, 1)
 
     @property
     def variance(self) -> float:
@@ -211,15 +227,14 @@ class Crossed:
         """Return the probability that the mean exceeds the true mean by `distance` or more; variance must not be 0."""
         from scipy.special import stdtr
 
-        freedom = max(self.examples - 1, 1)
-        return float(np.mean(stdtr(freedom, -distance / self._deviations())))
+        return float(np.mean(stdtr(self.freedom, -distance / self._deviations())))
 
     def width(self, level: float) -> float:
         """Return half the width of the interval of the mean over seeds and examples; 0 if all values are equal."""
         from scipy.optimize import brentq
         from scipy.special import stdtr, stdtrit
 
-        deviations, freedom = self._deviations(), max(self.examples - 1, 1)
+        deviations, freedom = self._deviations(), self.freedom
         highest = float(deviations.max() * stdtrit(freedom, (1 + level) / 2))
         if not highest:
             return 0.0
@@ -253,10 +268,13 @@ def estimate_of_answers(answered: Sequence[Answered], metric: Metric, level: flo
     if metric.values is None:
         raise ValueError(f"{metric.words} is no mean over examples, so it has no interval")
     counts = None if metric.counts is None else min(metric.counts(one) for one in answered)
-    return estimate(np.stack([metric.values(one) for one in answered]), metric, level, counts)
+    values = np.stack([metric.values(one) for one in answered])
+    return estimate(values, metric, level, counts, few=answered[0].groups is not None)
 
 
-def estimate(values: np.ndarray, metric: Metric, level: float = 0.95, counts: int | None = None) -> Estimate:
+def estimate(
+    values: np.ndarray, metric: Metric, level: float = 0.95, counts: int | None = None, *, few: bool = False
+) -> Estimate:
     """Return the mean of a metric with its interval, from `metric.values`: [S, N], or [N] for one seed.
 
     Shares of right answers use `accuracy_estimate`. Other metrics use `Crossed` with two pseudo-examples, as
@@ -270,6 +288,7 @@ def estimate(values: np.ndarray, metric: Metric, level: float = 0.95, counts: in
     Args:
         counts: The number of examples that the metric is about (`Metric.counts`): fewer than FEWEST of them give no
             interval, and Wilson's interval is for this number. None: all examples.
+        few: Whether the values are of documents, of which there may be only a few (`Crossed.of`).
     """
     if metric.counted:
         return accuracy_estimate(values, level)
@@ -282,7 +301,7 @@ def estimate(values: np.ndarray, metric: Metric, level: float = 0.95, counts: in
         return Estimate(mean, spread, wilson(int(mean) * size, size, level))
     if size < FEWEST or constant:
         return Estimate(mean, spread, Interval(UNDEFINED, UNDEFINED))
-    width = Crossed.of(table, added=2, size=size_of(table)).width(level)
+    width = Crossed.of(table, added=2, size=size_of(table), few=few).width(level)
     return Estimate(mean, spread, bent(mean, width, metric.range, logit=metric.chances))
 
 

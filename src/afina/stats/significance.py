@@ -57,20 +57,30 @@ class Evidence:
 
     @classmethod
     def linear(
-        cls, first: np.ndarray, second: np.ndarray, metric: Metric, margin: float, level: float = 0.95
+        cls,
+        first: np.ndarray,
+        second: np.ndarray,
+        metric: Metric,
+        margin: float,
+        level: float = 0.95,
+        *,
+        few: bool = False,
     ) -> Evidence:
         """Return the evidence on two methods from their per-example values of a metric, float [S, N] each.
 
         The two pseudo-examples of `Crossed.of` have the typical size (`size_of`) of the methods' differences if the
         metric uses probabilities or is graded. For other metrics, or equal differences, the pseudo-examples have the
         typical size of the methods' own values, because two methods often agree on most examples.
+
+        Args:
+            few: Whether the values are of documents, of which there may be only a few (`Crossed.of`).
         """
         values = np.asarray(first, dtype=np.float64) - second
         if (values == values[0]).all():
             values = values[:1]
         own, between = max(size_of(first), size_of(second)), size_of(values)
         size = (between if metric.chances or metric.graded else own) or own or between or 1.0
-        model, difference = Crossed.of(values, added=2, size=size), float(values.mean())
+        model, difference = Crossed.of(values, added=2, size=size, few=few), float(values.mean())
         width, room = model.width(level), metric.range[1] - metric.range[0]
         interval = Interval(max(-room, difference - width), min(room, difference + width))
         p = min(1.0, 2 * model.tail(abs(difference)))
