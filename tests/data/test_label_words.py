@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from afina.cli.options import words_option
-from afina.data.kinds import CLASSES, LABELS, NUMBER
+from afina.data.kinds import CLASSES, ENTITIES, LABELS, NUMBER
 from afina.data.label_words import COSTS, needs_words, no_words_note, word_examples
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -39,5 +39,6 @@ def test_only_classes_of_single_texts_whose_names_are_not_words_need_some() -> N
     assert needs_words(CLASSES, ("LABEL_0", "LABEL_1"), pairs=False)
     assert not needs_words(CLASSES, ("LABEL_0", "LABEL_1"), pairs=True)
     assert not needs_words(CLASSES, ("good", "bad"), pairs=False)
+    assert not needs_words(ENTITIES, ("LABEL_0", "LABEL_1"), pairs=False)
     assert not needs_words(NUMBER, ("stars5",), pairs=False)
     assert not needs_words(LABELS, ("a1", "a2"), pairs=False)

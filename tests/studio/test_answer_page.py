@@ -245,6 +245,10 @@ KINDS = {
         "text,label\n" + "".join(f"text {i} and more,{'a;b' if i % 2 else 'c'}\n" for i in range(80)),
     ),
     "text": ("--target=summary", "text,summary\n" + "".join(f"text {i} and more,text {i}\n" for i in range(80))),
+    "entities": (
+        "--kind=entities",
+        "text,entities\n" + "".join(f'text {i} and more,"[[0, 4, ""{"AB"[i % 2]}""]]"\n' for i in range(80)),
+    ),
 }
 
 
@@ -260,10 +264,15 @@ def test_each_kind_of_task_has_an_answer_and_a_test_on_another_file(
     assert trained.code == 0, trained.err
     page = web.get("/reviews/runs/1/answer").text
     assert '<h2 id="downloads">' in page
-    assert ('id="by-label"' in page, 'class="matrix"' in page) == (kind == "labels", False)
-    refused = web.get("/reviews/runs/1/texts").text
-    assert f"the task is of kind {kind}" in refused
+    assert ('id="by-label"' in page, 'class="matrix"' in page) == (kind in ("labels", "entities"), False)
+    shown = web.get("/reviews/runs/1/texts").text
+    if kind == "entities":
+        assert "All texts with a wrong answer" in page
+        assert '<mark class="wrong"><bdi>' in shown
+    else:
+        assert f"the task is of kind {kind}" in shown
     other = content.replace(" and more", " again")
     sent = web.post("/reviews/runs/1/tests", files={"file": ("other.csv", other)})
     page = web.get(sent.headers["location"])
     assert (page.status_code, "On 80 texts" in page.text) == (200, True), page.text
+    assert ("Errors of entities" in page.text) == (kind == "entities")

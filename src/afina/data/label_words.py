@@ -84,4 +84,4 @@ def needs_words(kind: str, label_names: Sequence[str], *, pairs: bool) -> bool:
     For pairs of texts, False is returned, because a head for pairs starts from words only on request.
     """
     read = of_kind(kind)
-    return read.named and not read.several and not pairs and not are_words(label_names)
+    return read.named and not (read.several or read.of_words) and not pairs and not are_words(label_names)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from afina.data.readers.target_kinds import of_kind
 from afina.errors import UnknownName
+from afina.models.objectives import OBJECTIVES
 from afina.pages.marked_text import MarkedText
 from afina.report import per_label, problems
 from afina.report.arms import Arm
@@ -70,19 +70,13 @@ class AnsweredRun:
         return {**asdict(self), "labels": per_label.as_json(self.labels)}
 
 
-def _has_one_label(kind: str) -> bool:
-    """Return whether each text has exactly one label."""
-    found = of_kind(kind)
-    return found.named and not found.several
-
-
 def answered_run(title: str, result: Result) -> AnsweredRun:
     """Return the answers of a run by label."""
     record, names = result.record, result.record.label_names
     made = PRESENTATIONS[record.kind].found(names, result.targets, result.answers[None])
     matrix: tuple[tuple[int, ...], ...] = ()
     confusions: tuple[Confusion, ...] = ()
-    if _has_one_label(record.kind):
+    if OBJECTIVES[record.kind].one_label:
         counts = per_label.confused(result.targets, result.answers, len(names))
         if len(names) <= per_label.MOST:
             matrix = tuple(map(tuple, counts.tolist()))
@@ -186,7 +180,7 @@ def find_texts(
     result = _result(results, arms, used, chosen)
     record, where = result.record, str(results.out)
     marks_text = PRESENTATIONS[record.kind].marks_text
-    if not (marks_text or _has_one_label(record.kind)):
+    if not (marks_text or OBJECTIVES[record.kind].one_label):
         raise problems.ANSWERS_WITHOUT_LABELS(path=where, kind=record.kind)
     for label in (given, predicted):
         _check_label(record.label_names, label, where)
