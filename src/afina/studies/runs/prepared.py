@@ -224,7 +224,17 @@ def encoded_task(
         listen(Progress("shots", note=examples.note))
     tokenizer, most = backbone.tokenizer, backbone.longest
     made = EncodedTask.of(texts, tokenizer, backbone.tokenizer_digest, length, template, examples, most)
-    return made if examples is None else replace(made, notes=(*made.notes, examples.note)), examples
+    more = [] if examples is None else [examples.note]
+    if OBJECTIVES[texts.kind].reads_words and not backbone.architecture.is_encoder:
+        more.append(WITHOUT_WORDS_AFTER.format(backbone=backbone.shown))
+    return replace(made, notes=(*made.notes, *more)) if more else made, examples
+
+
+WITHOUT_WORDS_AFTER = (
+    "{backbone} is a causal language model, so it tags each word without the words after it; an encoder such as minilm "
+    "reads the words on both sides."
+)
+"""The note on a run whose words are tagged by a causal language model."""
 
 
 def generating(run: RunSpec, objective: Objective, task: EncodedTask, question: Verbalizer) -> Objective:
