@@ -613,6 +613,55 @@ def written() -> Iterator[Case]:
     yield from _each("equal targets", **{"a.jsonl": as_jsonl([row | {"output": "o"} for row in good])})
 
 
+def annotated() -> Iterator[Case]:
+    """Files of entities: tags in every scheme, spans of every tool, and broken ones, with and without repair."""
+    schemes = {
+        "bio": "B-X I-X O B-Y B-Y O",
+        "iob1": "I-X I-X O I-Y B-Y O",
+        "io": "I-X I-X O I-Y O O",
+        "labels": "X X O Y O O",
+        "bioes": "B-X E-X O S-Y S-Y O",
+        "bilou": "B-X L-X O U-Y U-Y O",
+        "bmes": "B-X M-X E-X S-Y O O",
+        "broken bio": "O I-X O B-Y I-X O",
+        "broken bioes": "B-X O O S-Y E-Y O",
+        "two schemes": "B-X L-X O S-Y E-Y O",
+        "bare": "B I O B B O",
+        "word classes": "N N V D N P",
+    }
+    sentences = [[f"word{i}", "a", "b", "c", "d", str(i)] for i in range(24)]
+    for name, tags in schemes.items():
+        lines = ["".join(f"{word} {tag}\n" for word, tag in zip(one, tags.split(), strict=True)) for one in sentences]
+        rows = [{"tokens": one, "ner_tags": tags.split()} for one in sentences]
+        for options in ({}, {"repair": True}):
+            yield from _each(f"tags: {name}", options, **{"a.conll": "\n".join(lines).encode()})
+            yield from _each(f"tags: {name}", options, **{"a.jsonl": as_jsonl(rows)})
+    documents = "".join(f"-DOCSTART- O\n\nx O\n{i} B-X\n\ny O\n{i} B-Y\n\n" for i in range(12))
+    yield from _each("documents", {"selection": 0.3}, **{"a.txt": documents.encode()})
+    text = "Ann \U0001f44d saw B\u00f6b in Rome ."
+    spans: dict[str, Any] = {
+        "lists": [[0, 3, "PER"], [10, 13, "PER"], [17, 21, "LOC"]],
+        "objects": [{"start": 0, "end": 3, "label": "PER"}],
+        "text": [{"start": 0, "end": 3, "label": "PER", "text": "Ann"}],
+        "offsets": [{"start_offset": 0, "end_offset": 3, "label": "PER"}],
+        "utf-16": [{"start": 11, "end": 14, "label": "PER", "text": "B\u00f6b"}],
+        "unquoted utf-16": [[11, 14, "PER"]],
+        "space": [[0, 4, "PER"]],
+        "part": [[0, 2, "PER"]],
+        "twice": [[0, 3, "PER"], [0, 3, "PER"]],
+        "overlap": [[0, 3, "PER"], [0, 5, "LOC"]],
+        "beyond": [[0, 99, "PER"]],
+        "no label": [[0, 3, ""]],
+        "none": [],
+    }
+    for name, found in spans.items():
+        rows = [{"text": f"{text} {i}", "entities": found} for i in range(24)]
+        table = as_csv([(row["text"], json.dumps(row["entities"])) for row in rows], "text,entities")
+        for options in ({}, {"repair": True}, {"kind": "entities"}):
+            yield from _each(f"spans: {name}", options, **{"a.jsonl": as_jsonl(rows)})
+        yield from _each(f"spans: {name}", **{"a.csv": table})
+
+
 PIECES = (
     "a",
     "b c",
@@ -747,7 +796,7 @@ UNLABELLED: dict[str, tuple[bytes, tuple[str, ...]]] = {
 def facts(adapter: Path, backbone: Path) -> dict[str, Any]:
     """What each case gives. The adapter, of classes, answers the files without labels."""
     found: dict[str, Any] = {}
-    for group in (encodings, delimited, objects, targets, columns, written, drawn):
+    for group in (encodings, delimited, objects, targets, columns, written, annotated, drawn):
         for number, case in enumerate(group()):
             home = Path(group.__name__, f"{number:03}")
             for name, content in case.files.items():

@@ -472,8 +472,9 @@ def test_the_kind_may_be_given_and_repair_is_only_for_entities(tmp_path: Path) -
     assert read(path, label="note", kind="entities").labels == [((0, 4, "LOC"),)] * 9
     empty = jsonl(tmp_path / "b.jsonl", {"text": "Rome", "entities": []}, {"text": "Lima", "entities": []})
     assert read(empty, kind="entities").labels == [(), ()]
-    with raises(InvalidData, code="data.no-labels"):
-        Task.load(empty, kind="entities")
+    for options in ({}, {"kind": "entities"}):
+        with raises(InvalidData, code="data.no-labels"):
+            Task.load(empty, **options)
     classes = jsonl(tmp_path / "c.jsonl", {"text": "Rome", "label": "good"})
     with raises(InvalidData, code="data.option-inapplicable"):
         read(classes, repair=True)

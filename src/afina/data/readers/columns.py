@@ -229,6 +229,8 @@ def _of_entities(table: FileTable, asked: ReadingOptions, *, asks: bool, first: 
     words = [asked.text] if asked.text is not None else _among(names, WORDS)
     words = [name for name in words if name in names and hold_words(table.columns[name])]
     found = _annotated(table, [asked.label] if asked.label is not None else _among(names, {*ANNOTATED, *LABEL}), words)
+    if asked.label is None and not found and not _among(names, LABEL):  # no text has an entity
+        found = [name for name in _among(names, ANNOTATED) if any(list_in(cell) == [] for cell in table.columns[name])]
     if not found and not asks:
         return None
     label = asked.label

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from afina.data import problems
-from afina.data.readers.label_column import spelled
+from afina.data.readers.label_column import Label, spelled
 from afina.data.readers.splitting import LabelledRows, classes_of, identities
 from afina.data.readers.target_kinds import TARGETS
 
@@ -95,18 +95,18 @@ class Spellings:
 
 def contradictions(*parts: LabelledRows) -> tuple[str, ...]:
     """Return a note about texts that occur in several rows with different labels; empty if there are none."""
-    first: dict[str, tuple[Hashable, str]] = {}
+    first: dict[str, tuple[Label, str, str]] = {}
     counts: Counter[str] = Counter()
     differing: dict[str, str] = {}
     for rows in parts:
         both = zip(rows.labels, rows.texts, strict=True)
         for row, (same, (label, text)) in enumerate(zip(identities(rows), both, strict=True)):
-            spelling = TARGETS[rows.kind].same(label, text)
             counts[same] += 1
             if same not in first:
-                first[same] = (spelling, rows.where(row))
-            elif spelling != first[same][0] and same not in differing:
-                differing[same] = rows.where(row)
+                first[same] = label, text, rows.where(row)
+            elif same not in differing:
+                before = TARGETS[rows.kind].same(*first[same][:2])
+                differing |= {same: rows.where(row)} if TARGETS[rows.kind].same(label, text) != before else {}
     if not differing:
         return ()
     same, place = next(iter(differing.items()))
@@ -114,6 +114,6 @@ def contradictions(*parts: LabelledRows) -> tuple[str, ...]:
     texts = f"{len(differing):,} texts occur" if len(differing) > 1 else "1 text occurs"
     number = sum(counts[each] for each in differing)
     return (
-        f"{texts} in {number:,} rows with different {what} (first: {first[same][1]}, and {place}). The rows are kept; "
+        f"{texts} in {number:,} rows with different {what} (first: {first[same][2]}, and {place}). The rows are kept; "
         "correct them if they are mistakes.",
     )
