@@ -120,18 +120,15 @@ def test_a_report_without_texts_has_places_only() -> None:
     assert "PER 0–" in shown
 
 
-def test_a_model_that_reads_from_left_to_right_is_said_to_and_an_encoder_is_not() -> None:
-    _, note = PRESENTATIONS["entities"].metric_notes(report("full", "lora").arms)
-    assert note.startswith("The model reads from left to right: the tag of a word depends on")
-    both = Report.of(results([entities("lora", backbone="gpt2"), entities("full", backbone="distilbert-base-uncased")]))
-    _, note = PRESENTATIONS["entities"].metric_notes(both.arms)
-    assert note.startswith("The model of LoRA")
-    alone = Report.of(results([entities("full", backbone="distilbert-base-uncased")]))
-    (note,) = PRESENTATIONS["entities"].metric_notes(alone.arms)
-    assert "(Viterbi)" in note
+def test_what_a_run_says_of_words_after_a_word_is_in_the_report() -> None:
+    told = "gpt2 is a causal language model, so it tags each word without the words after it."
+    both = [entities("lora", notes=(told,)), entities("full", backbone="distilbert-base-uncased")]
+    assert f"LoRA on gpt2: {told}" in " ".join(Report.of(results(both)).markdown().split())
 
 
 def test_the_decoding_of_tags_is_told_by_method() -> None:
+    (note,) = PRESENTATIONS["entities"].metric_notes(report("full", "lora").arms)
+    assert note.endswith("I- follows B- or I- (Viterbi).")
     greedy = entities("full")
     told = greedy.record.model_copy(update={"objective": {**greedy.record.objective, "viterbi": False}})
     made = Report.of(results([entities("lora"), replace(greedy, record=told)]))

@@ -250,15 +250,10 @@ class _Classes(Presentation):
 
 def _can_be_asked(record: Record) -> bool:
     """Whether a backbone is not known to be an encoder, which cannot be asked in words."""
-    return record.endpoint is None and _is_encoder(record) is not True
-
-
-def _is_encoder(record: Record) -> bool | None:
-    """Whether the backbone of a run is an encoder; None if that is not known."""
     try:
-        return None if record.endpoint is not None else is_encoder(record.backbone)
+        return record.endpoint is None and is_encoder(record.backbone) is not True
     except NotFound:
-        return None
+        return True
 
 
 class _Number(Presentation):
@@ -386,7 +381,7 @@ class _Entities(Presentation):
         return ["An entity is right if its borders and its label are right, and all entities count alike (micro)."]
 
     def metric_notes(self, arms: Sequence[Arm]) -> list[str]:
-        return [*_tags_of_words(arms), *_one_sided(arms)]
+        return [_tags_of_words(arms)]
 
     def same(self, names: Sequence[str], answer: Any) -> str | None:
         return "the same" if answer else "no entity"
@@ -413,28 +408,16 @@ class _Entities(Presentation):
         return super().as_json(names, targets, answers) | {"errors": entity_errors.as_json(targets, answers)}
 
 
-def _tags_of_words(arms: Sequence[Arm]) -> list[str]:
+def _tags_of_words(arms: Sequence[Arm]) -> str:
     """A sentence on how the tags of words are decoded to entities."""
     greedy = [arm.label for arm in arms if not all((one.objective or {}).get("viterbi", True) for one in arm.records)]
     if not greedy:
-        return ["The tags of a text are the most probable valid sequence, in which I- follows B- or I- (Viterbi)."]
+        return "The tags of a text are the most probable valid sequence, in which I- follows B- or I- (Viterbi)."
     others = "; for the others, the tags are the most probable valid sequence (Viterbi)" * (len(greedy) < len(arms))
-    return [
+    return (
         f"For {listed(greedy)}, each word has its most probable tag, because F1 was higher so on the texts set aside "
         f"for calibration; an I- that follows no tag of its label begins an entity{others}."
-    ]
-
-
-def _one_sided(arms: Sequence[Arm]) -> list[str]:
-    """A sentence on the models that read from left to right; empty if there are none."""
-    found = [arm.label for arm in arms if _is_encoder(arm.record) is False]
-    if not found:
-        return []
-    which = "The model reads" if len(found) == len(arms) else f"The model of {listed(found)} reads"
-    return [
-        f"{which} from left to right: the tag of a word depends on the word and the words before it, not on the words "
-        "after it. An encoder reads both sides."
-    ]
+    )
 
 
 def _generation(record: Record) -> list[str]:
