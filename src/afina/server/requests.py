@@ -321,6 +321,9 @@ def within_rate(options: GenerationOptions, prompts: Sequence[int], rate: int | 
 def most_tokens(texts: Sequence[Text], options: GenerationOptions | None, longest: int, settings: Settings) -> int:
     """Return an upper bound of the tokens that a request may need, without tokenizing the texts.
 
+    A text for entities that is longer than the backbone reads at once may need more tokens, since it has windows. The
+    bound decides how long a refused client is told to wait, and no limit.
+
     Args:
         options: options for generated answers. None: the answers are not generated.
         longest: the largest number of tokens that the backbone can read.
