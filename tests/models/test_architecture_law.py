@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers.models.auto.modeling_auto import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES
 
 import afina
 from afina.models.architectures import ARCHITECTURES, Architecture, blocks_of, head_of, is_head, is_output
+from afina.models.objective import Opening
 from afina.models.pretrained import meta_from_config
 from fakes import configuration
 
@@ -133,6 +135,20 @@ def test_the_law_finds_what_breaks_it(line: str, word: str | None) -> None:
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_an_entry_names_what_the_model_has(family: str) -> None:
     complete(ARCHITECTURES[family], meta_from_config(configuration(family), 3))
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES)
+def test_an_entry_has_a_head_of_tokens_exactly_if_transformers_has_a_token_classifier(family: str) -> None:
+    head = ARCHITECTURES[family].token_head
+    assert (head is not None) == (family in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES)
+    if head is None:
+        return
+    model = meta_from_config(configuration(family), 3, Opening("", "token_classifier"))
+    outside = {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
+    assert {name.rpartition(".")[0] for name in outside} == {*head.modules}
+    assert head_of(model)[-1] is model.get_submodule(head.output)
+    assert head_of(model)[-1].out_features == 3
+    assert all(is_head(name) for name in outside)
 
 
 def complete(entry: Architecture, model: Any) -> None:
