@@ -249,6 +249,7 @@ def _of_entities(table: FileTable, asked: ReadingOptions, *, asks: bool, first: 
     if cells and not any(list_in(cell) is not None for cell in cells):
         raise problems.NO_ENTITY_COLUMN(where=where, column=label)
     text = _annotated_text(table, asked, label, words, first=first)
+    _check_apart(where, (label,), (text,), "label")
     left = [name for name in names if name not in (text, label)]
     group = next((name for name in _among(left, DOCUMENTS) if _names_documents(table, name)), None)
     of_words = next(kind for kind, made in TARGETS.items() if made.of_words)
@@ -292,7 +293,6 @@ def _annotated_text(table: FileTable, asked: ReadingOptions, label: str, words: 
     texts = of_texts(where, left or names, asked.text, asked.text_pair, label=(label,), first=first)
     if texts.text_pair is not None:
         raise problems.ENTITIES_OF_PAIRS(where=where, found=texts.texts, field="text_pair")
-    _check_apart(where, (label,), texts.texts, "label")
     return texts.text
 
 
