@@ -133,7 +133,7 @@ def _print_inspection(found: Inspection) -> None:
     if found.further:
         print(f"and {found.further:,} further labels")
     for doubt in found.doubts:
-        print_prose(f"{'Refused' if doubt.refuses else 'Doubtful'}: {with_flags(doubt.words)}")
+        print_prose(f"{doubt.heading}: {with_flags(doubt.words)}")
         for remedy in doubt.remedies:
             flags = " ".join(_flag(name, value) for name, value in remedy.options.items())
             print(f"  {flags}: {remedy.words}")

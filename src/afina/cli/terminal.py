@@ -153,6 +153,7 @@ _IN_TRAINING = (
     "abstain_error batch_size class_weights distil_temperature distil_weight dtype epochs label_smoothing max_length "
     "precision products pull retention temperature trunk trunk_dropout warmup"
 )
+_IN_METHODS = "draw head layers normalize offset pooling shots targets"
 _GENERATES = "length_penalty max_new_tokens min_new_tokens no_repeat_ngram stop top_k top_p"
 
 
@@ -166,7 +167,7 @@ _OF_ENDPOINTS = "ask_again at_once key max_cost max_requests max_tokens model pr
 FLAGS = {
     **{name: option_flag(name) for name in OPTIONS},
     **_flags(_FLAGGED),
-    **{name: name for name in f"{_IN_TRAINING} baselines draw head layers offset shots targets".split()},
+    **{name: name for name in f"{_IN_TRAINING} {_IN_METHODS} baselines".split()},
     **{name: f"generate.{name}" for name in _GENERATES.split()},
     **{name: name for name in _OF_ENDPOINTS.split()},
     "expected": "--expect",

@@ -67,6 +67,11 @@ class Doubt:
     refuses: bool = False
     remedies: Sequence[Remedy] = ()
 
+    @property
+    def heading(self) -> str:
+        """The word before `words`: "Refused", "Note" or "Doubtful"."""
+        return "Refused" if self.refuses else "Note" if self.code == "note" else "Doubtful"
+
 
 @dataclass(frozen=True)
 class LabelCount:

@@ -294,14 +294,13 @@ def _answer(
     simple |= {name: result.scores[None] for name, result in untrained.items()}
     scores = {name: one.scores[None] for name, one in finalists.items()}
     defined = {name: one for name, one in (scores | simple).items() if not np.isnan(one).any()}
-    unit = objective.answered(next(iter(answered.values()))).unit
-    compared = compare(defined, metric=metric, margin=metric.margin(held_out.labels), references=simple, unit=unit)
+    margin, unit = metric.margin(held_out.labels), objective.answered(next(iter(answered.values()))).unit
+    compared = compare(defined, metric=metric, margin=margin, references=simple, unit=unit)
     recommended = decide(list(scores), scores, simple, compared, lower=metric.lower, prior=_prior(trainings, simple))
     of_floors = []
     for floor in fitted:
-        one = Contender(name=floor.name, setting=floor.setting, examples=floor.examples)
-        figures = {"metrics": objective.metrics(answered[floor.name]), "adapter": handed.get(floor.name)}
-        of_floors.append(one.model_copy(update=figures))
+        one = Contender(name=floor.name, setting=floor.setting, examples=floor.examples, adapter=handed.get(floor.name))
+        of_floors.append(one.model_copy(update={"metrics": objective.metrics(answered[floor.name])}))
     several = len(setting.backbones) > 1
     as_they_are = [
         with_measurements(Contender(name=name, backbone=one.record.backbone if several else None), one)
@@ -321,7 +320,7 @@ def _answer(
         contenders=(*of_floors, *as_they_are, *trained_contenders(trainings)),
         comparisons=tuple(compared),
         dropped=trainings.dropped,
-        fewer=with_fewer_texts(trainings, metric, metric.margin(held_out.labels)),
+        fewer=with_fewer_texts(trainings, metric, margin),
         train_examples=len(task.train),
         examples=len(held_out),
         held_out=len(task.evaluation),
