@@ -126,7 +126,7 @@ def test_an_afina_adapter_with_an_impossible_rank_or_head_is_refused(
         ({"hyperparameters": {"r": 4, "alpha": 1e300, "targets": ["c_attn"]}}, r"alpha=1e\+300.*alpha <= 1,000,000"),
         (
             {"label_names": [f"label {index}" for index in range(50_000)], "answers": None},
-            r"the head .* \[2, 32\].*50000 labels",
+            r"the head .* \[2, 32\].*50000 rows",
         ),
         ({"max_length": 100_000}, "the maximum length is 100000 tokens, but backbone .* takes at most 256"),
     ):

@@ -31,7 +31,10 @@ OBJECTIVES = {
 def predictor(objective: Objective) -> Any:
     """One that is sure of the first of the label names for short texts, else of the others."""
 
-    def predict(texts: Sequence[str], pairs: Sequence[str] | None, *, before: int) -> tuple[Predictions, int]:
+    def predict(
+        texts: Sequence[str], pairs: Sequence[str] | None, *, before: int, spaced: bool
+    ) -> tuple[Predictions, int]:
+        assert not spaced
         rows = [
             [9.0 if (len(text) < 4) == (place == 0) else -9.0 for place in range(objective.width)] for text in texts
         ]

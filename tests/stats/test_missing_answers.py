@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sklearn import metrics as theirs
 
+from afina.data.entities import as_entities
+from afina.data.split import as_references
 from afina.models.objectives import OBJECTIVES, Classes, Labels, Number
 from afina.models.predictions import Predictions
 from afina.report.per_label import confused
@@ -115,13 +118,22 @@ def test_only_labels_of_the_task_fit_it() -> None:
         assert several.fits(Predictions(np.array(outputs), both)) == fits
 
 
+_ONE_OF_TWO: dict[str, tuple[list[Any], Any, str, float]] = {
+    "classes": ([1, None], [1, 0], "accuracy", 0.5),
+    "number": ([5.0, None], [5.0, 1.0], "mae", 1.0),
+    "labels": ([[0], None], [[1, 0], [0, 0]], "exact_match", 0.5),
+    "text": (["a text", None], as_references([("a text",), ("b",)]), "exact_answer", 0.5),
+    "entities": ([[(0, 1, "a")], None], as_entities([[(0, 1, "a")], [(2, 3, "b")]]), "entity_recall", 0.5),
+}
+"""By kind of task: a right and a missing answer, the targets, and a metric with its value."""
+
+
 @pytest.mark.parametrize("kind", OBJECTIVES)
 def test_predictions_with_missing_answers_survive_their_file(kind: str, tmp_path: Path) -> None:
     names = ("told",) if kind in ("number", "text") else ("a", "b")
     objective = Number(names, 3.0, 2.0) if kind == "number" else OBJECTIVES[kind](names)
-    answers = {"classes": [1, None], "number": [5.0, None], "labels": [[0], None], "text": ["a text", None]}[kind]
-    targets = {"classes": [1, 0], "number": [5.0, 1.0], "labels": [[1, 0], [0, 0]], "text": [("a text",), ("b",)]}[kind]
-    right = objective.perfect(np.array(targets)).targets if kind != "text" else np.fromiter(targets, dtype=object)
+    answers, targets, name, value = _ONE_OF_TWO[kind]
+    right = objective.perfect(np.array(targets)).targets if isinstance(targets, list) else targets
     made = objective.of_answers(answers, right)
     path = tmp_path / "predictions"
     read = Predictions.read(path, made.write(path))
@@ -129,7 +141,5 @@ def test_predictions_with_missing_answers_survive_their_file(kind: str, tmp_path
     assert objective.fits(read)
     found = objective.metrics(read)
     assert found == pytest.approx(objective.metrics(made), nan_ok=True)
-    best = {"classes": ("accuracy", 0.5), "number": ("mae", 1.0), "labels": ("exact_match", 0.5)}
-    name, value = best.get(kind, ("exact_answer", 0.5))
     assert found[name] == value
     assert set(found) == set(of_kind(kind))

@@ -97,7 +97,7 @@ def test_parts_with_targets_of_each_token_weigh_as_many_as_are_to_be_learnt(
         loader = Loader(encoded, Encoded(targets, encoded.offsets, 0), len(ROWS), made.loader.seed)
         changed(made, loader)
         head = made.weights.trained["score.weight"]
-        made.inputs.outputs = lambda part: head.T[part.packed.tokens % len(head.T)]  # type: ignore[method-assign]
+        made.inputs.outputs = lambda part: head.T[part.packed.tokens[part.packed.learnt_at] % len(head.T)]  # type: ignore[method-assign]
         made.objective = SimpleNamespace(loss=lambda outputs, right, *_: cross_entropy(outputs, right))  # type: ignore[assignment]
         return made
 
