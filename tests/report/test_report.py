@@ -115,7 +115,8 @@ def test_with_more_than_two_classes_f1_is_said_to_be_the_mean_over_them() -> Non
 
 def test_a_run_that_gives_every_text_the_same_label_is_called_out() -> None:
     table = by_title([result("full"), result(predicted=(1, 1, 1, 1, 1))])["Performance"]
-    assert "LoRA, seed 0, answered `positive` to every text." in table.notes
+    steps = f"It took {result().record.steps} steps; more `epochs` may help."
+    assert f"LoRA, seed 0, answered `positive` to every text. {steps}" in table.notes
     assert "full fine-tuning, seed 0" not in text_of(table)
 
 

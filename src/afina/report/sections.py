@@ -463,7 +463,10 @@ def _monotonous(label: str, record: Record, answers: list[object]) -> list[str]:
     if len(answers) < 2 or len(set(map(str, answers))) > 1:
         return []
     same = PRESENTATIONS[record.kind].same(record.label_names, answers[0])
-    return [f"{label}, seed {record.seed}, answered {same} to every text."] if same else []
+    if not same:
+        return []
+    more = f" It took {record.steps:,} steps; more `epochs` may help." if record.steps else ""
+    return [f"{label}, seed {record.seed}, answered {same} to every text.{more}"]
 
 
 def tuning_table(tuned: Sequence[Tuned], names: Mapping[str, str] = MappingProxyType({})) -> Table:
