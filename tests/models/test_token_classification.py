@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from afina.data.entities import OUTSIDE, as_entities
+from afina.models import token_classification
 from afina.models.objectives import make
 from afina.models.predictions import Predictions
 from afina.models.token_classification import Entities, viterbi
@@ -56,6 +58,18 @@ def test_greedy_and_viterbi_differ_and_the_held_out_texts_choose_the_better() ->
         calibrated = Entities(LABELS).calibrated(given)
         assert calibrated.viterbi == viterbi_is_right
         assert calibrated.mean_loss(given) <= Entities(LABELS).mean_loss(given)
+
+
+def test_the_tags_of_the_words_are_made_once_for_all_trial_temperatures(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = drawn(60)
+    given, calls = made.against(Entities(LABELS).decode(made)), []
+    tagged = token_classification.tags_of
+    monkeypatch.setattr(token_classification, "tags_of", lambda *of: (calls.append(0), tagged(*of))[1])
+    found = Entities(LABELS).calibrated(given)
+    assert len(calls) <= 2 * len(given)
+    outputs = np.fromiter((each / found.temperature for each in given.outputs), dtype=object)
+    assert found.mean_loss(replace(given, outputs=outputs)) < Entities(LABELS).mean_loss(given)
+    assert all(map(np.array_equal, found.calibrated_outputs(given), outputs))
 
 
 def test_an_answer_has_the_mean_probability_of_its_tags() -> None:

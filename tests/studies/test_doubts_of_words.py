@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from afina.models.objective import Objective
 from afina.models.predictions import Predictions
 from afina.stats import label_issues
 from afina.stats.linear_models import HELD
-from afina.studies.labelling.cross_fitting import CrossFit, by_features
+from afina.studies.labelling.cross_fitting import CrossFit, by_features, calibrated
 
 NAMES = ("LOC", "PER")
 ENTITIES: Objective = objectives.make(NAMES, {"kind": "entities"})
@@ -49,6 +51,17 @@ def fitted(targets: np.ndarray, features: FeatureRows) -> CrossFit:
     folds = np.arange(len(targets)) % 4
     folds[-10:] = HELD
     return by_features(features, targets, ENTITIES, folds)
+
+
+def test_confident_mistakes_are_calibrated_before_what_models_gain_is_measured() -> None:
+    """Predictions that are right in seven words of eight, with certainty, are better than frequencies of tags."""
+    _, right, features = task(40)
+    outputs = 30.0 * np.eye(5)[ENTITIES.row_targets(right, features)]
+    outputs[::8] = np.roll(outputs[::8], 1, axis=1)
+    predictions = ENTITIES.of_rows(outputs, right, features)
+    folds = np.arange(40) % 4
+    found = CrossFit(predictions, calibrated(ENTITIES, predictions, folds), folds)
+    assert replace(found, objective=ENTITIES).gain < 0 < found.gain
 
 
 @pytest.mark.slow  # the import of cleanlab takes seconds

@@ -113,6 +113,10 @@ class Entities(Objective):
         """Raise InvalidStudy, because a student and a teacher may divide a text into other tokens and windows."""
         raise problems.DISTILLATION_INAPPLICABLE(kind=self.kind)
 
+    def calibrated_outputs(self, predictions: Predictions) -> np.ndarray:
+        """Return the logits of each text's words divided by the temperature of calibration, object [N]."""
+        return np.fromiter((each / self.temperature for each in predictions.outputs), dtype=object)
+
     def mean_loss(self, predictions: Predictions) -> float:
         """Return the mean cross-entropy of the words' tags, in nats."""
         tags, outputs = self._tags(predictions, predictions.right), np.concatenate(predictions.outputs)
@@ -156,7 +160,7 @@ class Entities(Objective):
 
     def tag_probabilities(self, predictions: Predictions) -> list[np.ndarray]:
         """Return the probability of each tag of each word of each text, float64 [W, width]."""
-        return [classification.probabilities(each / self.temperature) for each in predictions.outputs]
+        return [classification.probabilities(each) for each in self.calibrated_outputs(predictions)]
 
     def confidence(self, predictions: Predictions) -> np.ndarray:
         """Return the product of the probabilities of a text's decoded tags, [N], as if words were independent."""
@@ -173,10 +177,11 @@ class Entities(Objective):
 
         Equal values of F1 leave the Viterbi decoding.
         """
+        tags = np.concatenate(self._tags(predictions, predictions.right))
+        outputs = np.concatenate(predictions.outputs)
 
         def loss(divisor: float) -> float:
-            outputs = np.fromiter((each / divisor for each in predictions.outputs), dtype=object)
-            return self.mean_loss(replace(predictions, outputs=outputs))
+            return classification.log_loss(tags, outputs / divisor)
 
         made = replace(self, temperature=classification.fit_temperature(loss))
         greedy = replace(made, viterbi=False)
