@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from afina.stats.linear_models import STRENGTHS, UNSEEN, LinearClasses, LinearFit, LinearLabels, LinearNumber, fit_dense
+from afina.stats.linear_models import (
+    STRENGTHS,
+    UNSEEN,
+    WITHOUT_FOLDS,
+    LinearClasses,
+    LinearFit,
+    LinearLabels,
+    LinearNumber,
+    LinearTags,
+    _spread,
+    fit_dense,
+)
 
 
 def data(count: int = 120, width: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -99,6 +110,20 @@ def test_few_texts_are_fitted_without_cross_validation() -> None:
         found = fit_dense(linear, features, targets, 2 if linear.parameter == "C" else 1, intercept=False)
         assert np.isfinite(outputs(found, features)).all()
         assert found.strength == strength
+
+
+def test_words_of_which_those_compared_all_have_one_tag_are_fitted_without_cross_validation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("afina.stats.linear_models.MOST_COMPARED", 20)
+    features, _ = data(count=40)
+    tags = np.zeros(40, np.int64)
+    tags[[3, 5, 7, 9, 11]] = [1, 2, 1, 1, 2]
+    assert not tags[_spread(40)].any()
+    for linear in (LinearTags(), LinearClasses()):
+        found = fit_dense(linear, features, tags, 3, intercept=True)
+        assert found.strength == WITHOUT_FOLDS
+        assert np.isfinite(outputs(found, features)).all()
 
 
 def test_a_solver_that_stops_early_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,8 +121,7 @@ class LinearClasses(LinearKind):
     def folds(self, targets: np.ndarray) -> Any:
         from sklearn.model_selection import StratifiedKFold
 
-        few = np.sort(np.bincount(targets))[-2] < FOLDS
-        return None if few else StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+        return None if _second_count(targets) < FOLDS else StratifiedKFold(FOLDS, shuffle=True, random_state=0)
 
     def rows(self, model: Any, width: int, features: int) -> tuple[np.ndarray, np.ndarray]:
         """Return weights and biases with one row per class; a class without training texts is never predicted."""
@@ -157,8 +156,12 @@ class LinearTags(LinearClasses):
         """Return a splitter whose folds are runs of words, so that nearly all words of a text are in one fold."""
         from sklearn.model_selection import KFold
 
-        few = np.sort(np.bincount(targets))[-2] < FOLDS
-        return None if few else KFold(FOLDS, shuffle=False)
+        return None if _second_count(targets) < FOLDS else KFold(FOLDS, shuffle=False)
+
+
+def _second_count(targets: np.ndarray) -> int:
+    """Return the number of examples of the second most frequent class; 0 if all are of one class."""
+    return int(np.sort(np.bincount(targets, minlength=2))[-2])
 
 
 class LinearNumber(LinearKind):
