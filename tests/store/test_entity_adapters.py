@@ -7,17 +7,24 @@ import io
 import json
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForTokenClassification
 
-from afina import AdapterStore, Backbone, Predictor, Run
+from afina import Adapter, AdapterStore, Backbone, Predictor, Run
 from afina.data.entities import Entity, as_entities, labels_of_tags, tag_names
+from afina.data.evaluation_set import EvaluationSet
+from afina.data.split import Split
+from afina.data.words import words_of
 from afina.errors import InvalidStudy
+from afina.models import objectives
+from afina.models.predictions import Predictions
 from afina.stats.answered import Answered
+from afina.stats.metrics import METRICS
+from afina.store import recompute
 from afina.store.adapter_kinds import ADAPTER_KINDS
 from afina.studies.runs.spec import UNASKED, Training
 from fakes import Backbones
@@ -62,6 +69,32 @@ def test_entities_are_shown_with_their_part_of_the_text() -> None:
     assert KIND.in_words(value, TEXTS[0]) == "Maria (PER), Rome (LOC)"
     assert KIND.in_words([], TEXTS[2]) == "none"
     assert KIND.named(("LOC", "PER")) == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
+
+
+class OneName:
+    """A predictor that calls the first word of each text a PER."""
+
+    def predict(
+        self, texts: list[str], pairs: None, *, where: str, before: int = 0, spaced: bool = False
+    ) -> tuple[Predictions, int]:
+        words = [words_of(text, spaced) for text in texts]
+        found = objectives.make(("LOC", "PER"), {"kind": "entities"})
+        return found.of_answers([[(*each[0].tolist(), "PER")] for each in words]), 0
+
+
+def test_two_adapters_are_compared_on_the_given_words_and_by_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Predictor, "of", lambda *_: OneName())
+    texts, labels = ["U.S. won", "U.N. met"] * 2, as_entities([[(0, 4, "PER")]] * 4)
+    given = Split(texts, labels, groups=["b", "b", "a", "a"], spaced=True)
+    asked = EvaluationSet("t", "t", ("LOC", "PER"), given, "entities")
+    objective = objectives.make(("LOC", "PER"), {"kind": "entities"})
+    made = recompute._answered(objective, recompute._predictions(cast("Adapter", None), None, asked), asked)
+    assert [*made.answers] == [*labels], "the words that stand between spaces"
+    assert made.groups is not None
+    assert made.groups.tolist() == [0, 0, 1, 1]
+    found = recompute.compare_answers(made, made, asked, "entities", METRICS["entity_f1"], ("one", "other"), 5)
+    assert found.comparison is not None
+    assert (found.comparison.unit, found.comparison.examples) == ("document", 2)
 
 
 # In a store

@@ -176,10 +176,11 @@ def _answers(
 
 def _predictions(adapter: Adapter, backbone: Backbone | None, texts: EvaluationSet) -> Predictions:
     """Return an adapter's predictions for the texts; its model is freed on return, so that memory holds one model."""
-    from afina.predicting.predictor import Predictor
+    from afina.predicting.predictor import Predictor, grouped
 
-    predictor = Predictor.of(adapter, backbone)
-    return predictor.predict(texts.split.texts, texts.split.pairs, where=f"{texts.where}, text")[0]
+    split, predictor = texts.split, Predictor.of(adapter, backbone)
+    found, _ = predictor.predict(split.texts, split.pairs, where=f"{texts.where}, text", spaced=split.spaced)
+    return grouped(found, split.group_numbers)
 
 
 def _answered(objective: Objective, predictions: Predictions, texts: EvaluationSet) -> Answered:
