@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from afina.data.batch import IGNORED, by_length
 from afina.data.concurrent_tokenizer import ConcurrentTokenizer
 from afina.data.entities import Entity, as_entities, entities_of, numbered, tags_of
-from afina.data.word_tokens import WordTokens, encode_words, first_tokens
+from afina.data.word_tokens import WordTokens, _cut, encode_words, first_tokens
 from afina.data.words import words_of
 from afina.errors import InvalidData, InvalidStudy
 from fakes import tokenizer
@@ -73,6 +75,38 @@ def test_windows_read_each_word_once_and_outputs_come_back_in_the_order_of_words
     alone = encode_words(FAKE, texts[2:], max_length=max_length)
     assert np.array_equal(made.take_text(2).tokens, alone.tokens)
     assert np.array_equal(made.take_text(2).reads, alone.reads)
+
+
+def test_each_word_is_read_in_the_window_where_it_is_farthest_from_a_border() -> None:
+    """Each token of the text is compared in each window, by the definition."""
+    draw = np.random.default_rng(0)
+    for _ in range(60):
+        room = int(draw.integers(4, 20))
+        tokens = int(draw.integers(1, 60))
+        firsts = np.where(draw.random(tokens) < 0.8, np.arange(tokens), -1)
+        cut = [*_cut(firsts, tokens, room)]
+        distances = [
+            [
+                min(at - start if start else tokens, end - 1 - at if end < tokens else tokens)
+                if start <= at < end
+                else -1
+                for start, end, _ in cut
+            ]
+            for at in range(tokens)
+        ]
+        expected = [[word for word in range(tokens) if firsts[word] >= 0] for _ in cut]
+        for window, words in enumerate(expected):
+            expected[window] = [word for word in words if np.argmax(distances[firsts[word]]) == window]
+        assert [read.tolist() for *_, read in cut] == expected
+
+
+def test_a_long_text_is_cut_in_memory_that_grows_as_the_text() -> None:
+    firsts = np.arange(20_000)
+    tracemalloc.start()
+    assert sum(len(read) for *_, read in _cut(firsts, len(firsts), 126)) == len(firsts)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40 * firsts.nbytes
 
 
 def test_a_packed_batch_has_targets_where_words_are_read() -> None:

@@ -205,9 +205,26 @@ def _cut(firsts: np.ndarray, tokens: int, room: int) -> Iterator[tuple[int, int,
     step = room - room // OVERLAP
     starts = np.array([*range(0, tokens - room, step), tokens - room])
     ends = starts + room
-    left = np.where(starts[:, None] > 0, firsts - starts[:, None], tokens)
-    right = np.where(ends[:, None] < tokens, ends[:, None] - 1 - firsts, tokens)
-    within = (firsts >= starts[:, None]) & (firsts < ends[:, None])
-    best = np.where(within, np.minimum(left, right), -1).argmax(axis=0)
+    known = np.flatnonzero(firsts >= 0)
+    best = _windows_read(firsts[known], starts, step, tokens, room)
+    by_window = known[np.argsort(best, kind="stable")]
+    bounds = np.searchsorted(np.sort(best), np.arange(len(starts) + 1))
     for window, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-        yield start, end, np.flatnonzero((best == window) & (firsts >= 0))
+        yield start, end, by_window[bounds[window] : bounds[window + 1]]
+
+
+def _windows_read(places: np.ndarray, starts: np.ndarray, step: int, tokens: int, room: int) -> np.ndarray:
+    """Return the index of the window in which each token is farthest from a border, int64 [M]; the first of equals.
+
+    A token is in at most three windows: all but the last window start at multiples of `step`, which is over half of
+    `room`.
+    """
+    last = len(starts) - 1
+    at = np.minimum(places // step, last - 1)
+    among = np.stack([np.maximum(at - 1, 0), at, np.full(len(places), last)])
+    start = starts[among]
+    end = start + room
+    left, right = np.where(start > 0, places - start, tokens), np.where(end < tokens, end - 1 - places, tokens)
+    distance = np.where((start <= places) & (places < end), np.minimum(left, right), -1)
+    chosen: np.ndarray = among[distance.argmax(axis=0), np.arange(len(places))]
+    return chosen
