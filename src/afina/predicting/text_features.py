@@ -94,7 +94,7 @@ def word_features(
     Raises InvalidData for a text without tokens.
     """
     classifier = Classifier.open(backbone, objective.output_names, seed=0, opening=objective.opening)
-    attach(classifier, make(METHOD).for_backbone(backbone))
+    attach(classifier, make(METHOD).for_opening(objective.opening).for_backbone(backbone))
     device = devices.choose()
     classifier.to(device)
     keep_freed()
