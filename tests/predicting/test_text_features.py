@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from afina import Backbone
 from afina.errors import InvalidStudy
 from afina.events import Progress
-from afina.predicting.text_features import text_features, word_features
+from afina.predicting.text_features import FeatureModel, text_features
 from fakes import sentences
 from raises import raises
 from tagging import OBJECTIVE
@@ -41,7 +41,7 @@ def test_words_of_a_decoder_have_features_whatever_pooling_of_texts_its_files_sa
     (place / "modules.json").write_text(json.dumps([{"path": "1_Pooling", "type": "st.Pooling"}]))
     (place / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "cls"}))
     texts = [text for text, _ in sentences(3)]
-    found = word_features(Backbone.load(str(place)), texts, OBJECTIVE)
-    np.testing.assert_array_equal(found.rows, word_features(gpt2, texts, OBJECTIVE).rows)
+    found = FeatureModel(Backbone.load(str(place)), OBJECTIVE).of_words(texts)
+    np.testing.assert_array_equal(found.rows, FeatureModel(gpt2, OBJECTIVE).of_words(texts).rows)
     with raises(InvalidStudy, code="method.setting-invalid", pooling="first"):
         text_features(Backbone.load(str(place)), texts)

@@ -207,7 +207,7 @@ def test_flipped_classes_are_found_by_the_probe_and_by_runs(
     tmp_path: Path, backbones: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One word of each text says the label, so that flipped labels are found."""
-    monkeypatch.setattr("afina.predicting.text_features.text_features", of_words)
+    monkeypatch.setattr("afina.predicting.text_features.FeatureModel.of_texts", of_words)
     draw, wrong = np.random.default_rng(0), set(range(0, 250, 25))
     words = ["lens", "battery", "screen", "price", "case", "cable", "sound", "weight", "button", "menu"]
     several = [" ".join(draw.permutation(words)[:5]) for _ in range(250)]

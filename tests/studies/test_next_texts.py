@@ -12,13 +12,23 @@ import pytest
 
 from afina import Backbone, Task, next_texts
 from afina.data.readers.splitting import rank
-from afina.data.split import Example
+from afina.data.split import Example, Split
 from afina.errors import InvalidData, Refused
-from afina.predicting.text_features import text_features
+from afina.predicting.text_features import FeatureModel, text_features
 from afina.stats.linear_models import LinearClasses, fit_dense
-from afina.studies.labelling.next_texts import CHOSEN, DIVERSE, PURPOSE, RANDOM, RESERVED, UNCERTAIN, NextTexts
+from afina.studies.labelling.next_texts import (
+    CHOSEN,
+    DIVERSE,
+    PURPOSE,
+    RANDOM,
+    RESERVED,
+    UNCERTAIN,
+    NextTexts,
+    _Features,
+)
 from fakes import sentences
 from raises import raises
+from tagging import OBJECTIVE
 
 WORDS = ("bad", "good")
 ROWS = [(text, WORDS[label]) for text, label in dict(sentences(400)).items()][:100]
@@ -86,6 +96,22 @@ def test_the_random_texts_are_predicted_by_a_probe_of_the_other_texts(tmp_path: 
     assert (sample.texts, sample.trained_on, sample.metric) == (12, 38, "accuracy")
     assert sample.estimate.mean == pytest.approx(right.mean(), abs=1 / 12)
     assert sample.estimate.interval.contains(sample.estimate.mean)
+
+
+@pytest.mark.parametrize("of_words", [False, True])
+def test_features_are_announced_once_and_come_in_parts_if_they_are_of_words(
+    gpt2: Backbone, monkeypatch: pytest.MonkeyPatch, of_words: bool
+) -> None:
+    monkeypatch.setattr("afina.studies.labelling.next_texts.PART", 3)
+    split = Split([text for text, _ in ROWS[:7]], np.zeros(7, np.int64))
+    model = FeatureModel(gpt2, OBJECTIVE if of_words else None)
+    monkeypatch.setattr("afina.predicting.text_features.Classifier.open", None)
+    told: list[str] = []
+    parts = [*_Features(model, "gpt2", told.append).parts(split)]
+    assert [len(part) for part in parts] == ([3, 2, 2] if of_words else [7])
+    assert told == ["computing the features of 7 texts on gpt2"]
+    whole = model.of(split).rows
+    np.testing.assert_allclose(np.concatenate([part.rows for part in parts]), whole, atol=1e-5)
 
 
 def test_suggestions_are_written_only_if_asked_for(pool: Path, tmp_path: Path, address: str) -> None:

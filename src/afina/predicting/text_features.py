@@ -14,7 +14,7 @@ from afina import device as devices
 from afina.allocator import keep_freed
 from afina.data.batch import by_length
 from afina.data.split import Split
-from afina.data.tokenize import encode
+from afina.data.tokenize import Encoded, encode
 from afina.data.word_tokens import WordTokens, encode_words
 from afina.events import Listener, Progress, ignore
 from afina.methods import make
@@ -29,6 +29,95 @@ METHOD = "linear_probe"
 
 LONGEST = 512
 """The largest number of tokens of a text; longer texts are truncated."""
+
+
+class FeatureModel:
+    """A frozen backbone, opened once, that computes the features to which scikit-learn fits a linear probe's head.
+
+    Attributes:
+        backbone: The backbone.
+        classifier: The open model, whose head is not used.
+        reads_words: Whether the features are of words: the hidden states of their first tokens.
+        device: Where the features are computed.
+    """
+
+    def __init__(self, backbone: Backbone, objective: Objective | None = None) -> None:
+        """Open the backbone for a kind of task. None: for texts.
+
+        Raises InvalidStudy if the backbone has no pooling for a linear probe.
+        """
+        self.backbone, self.reads_words = backbone, objective is not None and objective.reads_words
+        method = make(METHOD)
+        if objective is not None and objective.reads_words:
+            names, opening = objective.output_names, objective.opening
+            method = method.for_opening(opening)
+            self.classifier = Classifier.open(backbone, names, seed=0, opening=opening)
+        else:
+            self.classifier = Classifier.open(backbone, ("0", "1"), seed=0)
+        attach(self.classifier, method.for_backbone(backbone))
+        self.device = devices.choose()
+        self.classifier.to(self.device)
+
+    @property
+    def longest(self) -> int:
+        """The largest number of tokens of a sequence."""
+        return min(LONGEST, self.backbone.longest)
+
+    @property
+    def width(self) -> int:
+        """The number of features."""
+        return int(self.classifier.output_layer.in_features)
+
+    def of(self, split: Split, listen: Listener = ignore) -> FeatureRows:
+        """Return the features of the texts of a split, or of their words."""
+        if self.reads_words:
+            return self.of_words(split.texts, spaced=split.spaced, listen=listen)
+        return FeatureRows(self.of_texts(split.texts, split.pairs, listen))
+
+    def of_texts(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        listen: Listener = ignore,
+        *,
+        where: str = "text",
+    ) -> np.ndarray:
+        """Return the features of N texts, float32 [N, width]; the arguments are those of `text_features`."""
+        encoded = encode(self.backbone.tokenizer, texts, pairs, max_length=self.longest, where=where)
+        made = np.zeros((len(encoded), self.width), np.float32)
+        for indices, rows in self._computed(encoded, listen):
+            made[indices] = rows
+        return made
+
+    def of_words(
+        self, texts: Sequence[str], *, spaced: bool = False, listen: Listener = ignore, where: str = "text"
+    ) -> FeatureRows:
+        """Return the features of the words of N texts, in windows of at most LONGEST tokens.
+
+        Args:
+            spaced: Whether the texts were given as words, between which there are single spaces.
+            listen: Called with the progress, in windows.
+            where: A name for the texts in error messages.
+
+        Raises InvalidData for a text without tokens.
+        """
+        encoded = encode_words(self.backbone.tokenizer, texts, max_length=self.longest, spaced=spaced, where=where)
+        windows: list[np.ndarray] = [np.zeros((0, self.width), np.float32)] * len(encoded)
+        for indices, made in self._computed(encoded, listen):
+            ends = np.cumsum([len(encoded.read_in(index)) for index in indices.tolist()])
+            for index, rows in zip(indices.tolist(), np.split(made, ends[:-1]), strict=True):
+                windows[index] = rows
+        return FeatureRows(np.concatenate([*_of_words(encoded, windows, self.width)]), encoded.words)
+
+    def _computed(self, encoded: Encoded, listen: Listener) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the indices of the sequences of each batch, and their features."""
+        keep_freed()
+        done = 0
+        with torch.inference_mode():
+            for indices, packed in by_length(encoded):
+                yield indices, self.classifier.head_input(packed.to(self.device)).cpu().numpy()
+                done += len(indices)
+                listen(Progress("evaluate", done, len(encoded)))
 
 
 def text_features(
@@ -50,68 +139,12 @@ def text_features(
 
     Raises InvalidData for a text without tokens, and InvalidStudy if the backbone has no pooling for a linear probe.
     """
-    method = make(METHOD).for_backbone(backbone)
-    classifier = Classifier.open(backbone, ("0", "1"), seed=0)
-    attach(classifier, method)
-    device = devices.choose()
-    classifier.to(device)
-    keep_freed()
-    encoded = encode(backbone.tokenizer, texts, pairs, max_length=min(LONGEST, backbone.longest), where=where)
-    made = np.zeros((len(encoded), int(classifier.output_layer.in_features)), np.float32)
-    done = 0
-    with torch.inference_mode():
-        for indices, packed in by_length(encoded):
-            made[indices] = classifier.head_input(packed.to(device)).cpu().numpy()
-            done += len(indices)
-            listen(Progress("evaluate", done, len(encoded)))
-    return made
+    return FeatureModel(backbone).of_texts(texts, pairs, listen, where=where)
 
 
 def features_of(backbone: Backbone, split: Split, objective: Objective, listen: Listener = ignore) -> FeatureRows:
     """Return the features of the texts of a split, or of their words if the kind of task reads words."""
-    if objective.reads_words:
-        return word_features(backbone, split.texts, objective, spaced=split.spaced, listen=listen)
-    return FeatureRows(text_features(backbone, split.texts, split.pairs, listen))
-
-
-def word_features(
-    backbone: Backbone,
-    texts: Sequence[str],
-    objective: Objective,
-    *,
-    spaced: bool = False,
-    listen: Listener = ignore,
-    where: str = "text",
-) -> FeatureRows:
-    """Return the features of the words of N texts: the hidden states of their first tokens, in windows of LONGEST.
-
-    Args:
-        objective: The kind of task, which says how transformers opens the backbone.
-        spaced: Whether the texts were given as words, between which there are single spaces.
-        listen: Called with the progress, in windows.
-        where: A name for the texts in error messages.
-
-    Raises InvalidData for a text without tokens.
-    """
-    classifier = Classifier.open(backbone, objective.output_names, seed=0, opening=objective.opening)
-    attach(classifier, make(METHOD).for_opening(objective.opening).for_backbone(backbone))
-    device = devices.choose()
-    classifier.to(device)
-    keep_freed()
-    most = min(LONGEST, backbone.longest)
-    encoded = encode_words(backbone.tokenizer, texts, max_length=most, spaced=spaced, where=where)
-    width = int(classifier.output_layer.in_features)
-    windows: list[np.ndarray] = [np.zeros((0, width), np.float32)] * len(encoded)
-    done = 0
-    with torch.inference_mode():
-        for indices, packed in by_length(encoded):
-            made = classifier.head_input(packed.to(device)).cpu().numpy()
-            ends = np.cumsum([len(encoded.read_in(index)) for index in indices.tolist()])
-            for index, rows in zip(indices.tolist(), np.split(made, ends[:-1]), strict=True):
-                windows[index] = rows
-            done += len(indices)
-            listen(Progress("evaluate", done, len(encoded)))
-    return FeatureRows(np.concatenate([*_of_words(encoded, windows, width)]), encoded.words)
+    return FeatureModel(backbone, objective).of(split, listen)
 
 
 def _of_words(encoded: WordTokens, windows: Sequence[np.ndarray], width: int) -> Iterator[np.ndarray]:

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,6 +45,9 @@ from afina.stats.linear_models import LinearFit, fit_dense
 from afina.stats.metrics import METRICS
 from afina.studies import problems
 
+if TYPE_CHECKING:
+    from afina.predicting.text_features import FeatureModel
+
 RANDOM, UNCERTAIN, DIVERSE = "random", "uncertain", "diverse"
 """Why a text was chosen: the values of the column CHOSEN."""
 
@@ -64,7 +67,7 @@ MOST_TEXTS, MOST_LABELLED = 20_000, 5_000
 """The largest numbers of unlabelled and of labelled texts whose features are computed; a hash decides which."""
 
 PART = 2_000
-"""The number of unlabelled texts whose features are held in memory at once."""
+"""The number of unlabelled texts of which the features of words are held in memory at once."""
 
 FEWEST = 10
 """The smallest number of labelled random texts from which a metric is estimated."""
@@ -199,18 +202,32 @@ def next_texts(
     if count > len(pool):
         raise problems.NEXT_COUNT_TOO_LARGE(found=count, texts=len(pool), path=pool.path, option="count")
     from afina.models.backbone import Backbone  # torch and transformers, which take seconds
-    from afina.predicting.text_features import features_of, text_features
+    from afina.predicting.text_features import FeatureModel
 
-    opened = Backbone.load(backbone)
-    objective = _objective(task)
-
-    def features(split: Split) -> FeatureRows:
-        says(f"computing the features of {len(split):,} texts on {backbone}")
-        if objective is None:
-            return FeatureRows(text_features(opened, split.texts, split.pairs))
-        return features_of(opened, split, objective)
-
+    features = _Features(FeatureModel(Backbone.load(backbone), _objective(task)), backbone, says)
     return _chosen(pool, task, count, features, _file_columns(task, asked))
+
+
+@dataclass(frozen=True, eq=False)
+class _Features:
+    """The features of texts on a backbone, which is open, and the function that says that they are computed."""
+
+    model: FeatureModel
+    backbone: str
+    says: Says
+
+    def of(self, split: Split) -> FeatureRows:
+        self.says(f"computing the features of {len(split):,} texts on {self.backbone}")
+        return self.model.of(split)
+
+    def parts(self, split: Split) -> Iterator[FeatureRows]:
+        """Yield the features of a split, those of words for at most PART texts, because they need much memory."""
+        if not self.model.reads_words:
+            yield self.of(split)
+            return
+        self.says(f"computing the features of {len(split):,} texts on {self.backbone}")
+        for chosen in np.array_split(np.arange(len(split)), math.ceil(len(split) / PART)):
+            yield self.model.of(split.take(chosen))
 
 
 def _labelled(address: str | os.PathLike[str], asked: ReadingOptions, says: Says) -> Task:
@@ -274,7 +291,7 @@ def _chosen(
     pool: UnlabelledTexts,
     task: Task | None,
     count: int,
-    features: Callable[[Split], FeatureRows],
+    features: _Features,
     of_file: _FileColumns,
 ) -> NextTexts:
     """Return the chosen texts: a share that a hash draws, and others that are uncertain, if possible, and differ."""
@@ -309,15 +326,11 @@ def _chosen(
 
 
 def _points_and_predictions(
-    split: Split, features: Callable[[Split], FeatureRows], probe: _Probe | None
+    split: Split, features: _Features, probe: _Probe | None
 ) -> tuple[np.ndarray, Predictions | None]:
-    """Return a point of features for each text, [N, width], and the predictions of a probe, if there is one.
-
-    Features of words need much memory, so that those of at most PART texts are held at once.
-    """
+    """Return a point of features for each text, [N, width], and the predictions of a probe, if there is one."""
     points, predictions = [], []
-    for chosen in np.array_split(np.arange(len(split)), math.ceil(len(split) / PART)):
-        made = features(split.take(chosen))
+    for made in features.parts(split):
         points.append(made.of_texts)
         if probe is not None:
             predictions.append(probe.predictions(made))
@@ -397,9 +410,7 @@ class _Probe:
         return [[one] if isinstance(one, str) else list(one) for one in found]
 
 
-def _probe(
-    task: Task, features: Callable[[Split], FeatureRows], reasons: Mapping[str, str]
-) -> tuple[_Probe | None, RandomSample | None]:
+def _probe(task: Task, features: _Features, reasons: Mapping[str, str]) -> tuple[_Probe | None, RandomSample | None]:
     """Return the probe of the training texts, and what the random texts of earlier rounds say.
 
     Labels of evaluation texts never choose texts, so that the evaluation stays independent of the training texts. A
@@ -410,7 +421,7 @@ def _probe(
         return None, None
     train = _first(task.train)
     known = _joined(train, _first(task.evaluation)) if reasons else train
-    points = features(known)
+    points = features.of(known)
     drawn = np.array([reasons.get(identity(example)) == RANDOM for example in known], dtype=bool)
     teaches = ~drawn[: len(train)]
     if 2 * teaches.sum() < len(train):  # such as a first file of random texts
