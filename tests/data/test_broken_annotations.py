@@ -221,9 +221,9 @@ BROKEN = [
         "a.jsonl",
     ),
     whole(
-        "classes beside entities",
+        "classes of words beside their tags",
         "a.jsonl",
-        json.dumps({"text": TEXT, "label": "good", "entities": [PER]}),
+        json.dumps({"tokens": TEXT.split(), "label": "good", "ner_tags": ["B-PER", "O", "O", "O"]}),
         "data.column-ambiguous",
         "a.jsonl",
     ),

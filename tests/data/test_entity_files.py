@@ -298,6 +298,19 @@ def test_a_task_of_one_file_is_divided_inspected_and_known_again(tmp_path: Path)
     assert other.split.labels.tolist() == [((0, 4, "CITY"),), ((0, 4, "LOC"),)]
 
 
+def test_a_file_without_words_and_words_without_tags_are_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "train.conll"
+    for content, code, said in (
+        ("", "data.no-rows", "the file has no words"),
+        ("-DOCSTART- O\n\n", "data.no-rows", "the file has no words"),
+        ("Rome\nis\n", "data.column-missing", "the words have no tags"),
+    ):
+        path.write_text(content, encoding="utf-8")
+        with raises(InvalidData, code=code) as caught:
+            read(path)
+        assert said in str(caught.value)
+
+
 def test_the_sentences_of_a_document_are_kept_together(tmp_path: Path) -> None:
     rows = [{"tokens": [f"w{i}", "Rome"], "tags": ["O", "B-LOC"], "doc_id": f"d{i // 5}"} for i in range(50)]
     task = Task.load(jsonl(tmp_path / "a.jsonl", *rows))
@@ -379,6 +392,39 @@ def test_only_accepted_annotations_of_prodigy_are_read_and_the_others_are_counte
 def test_a_multi_label_file_with_words_beside_its_texts_stays_one(tmp_path: Path) -> None:
     rows = [{"text": f"a b {i}", "tokens": ["a", "b", str(i)], "tags": ["x", "y"][: i % 3]} for i in range(9)]
     assert read(jsonl(tmp_path / "a.jsonl", *rows)).kind == "labels"
+
+
+def test_labels_beside_entities_are_read_as_before_and_the_note_names_the_entities(tmp_path: Path) -> None:
+    rows = [{**row, "label": ("good", "bad")[i % 2]} for i, row in enumerate(several(9))]
+    path = jsonl(tmp_path / "a.jsonl", *rows)
+    found = read(path)
+    assert (found.kind, found.labels[:2]) == ("classes", ["good", "bad"])
+    assert "column 'entities' may hold entities, and is not read. To read it, give `kind` entities." in found.notes[0]
+    assert (read(path, kind="entities").kind, read(path, kind="classes").notes) == ("entities", ())
+    table = pyarrow.table(
+        {"text": ["Rome"] * 2, "spans": [[{"start": 0, "end": 4, "label": "X"}]] * 2, "label": [0, 1]}
+    )
+    about = {"info": {"features": {"label": {"names": ["bad", "good"], "_type": "ClassLabel"}}}}
+    named = table.replace_schema_metadata({b"huggingface": json.dumps(about).encode()})
+    parquet.write_table(named, tmp_path / "a.parquet")
+    found = read(tmp_path / "a.parquet")
+    assert (found.labels, "column 'spans'" in found.notes[0]) == (["bad", "good"], True)
+    unlabelled = jsonl(tmp_path / "b.jsonl", *({**row, "label": None} for row in several(9)))
+    with raises(InvalidData, code="data.column-ambiguous"):
+        read(unlabelled)
+
+
+def test_as_many_labels_as_words_are_labels_of_the_text_unless_they_look_like_tags(tmp_path: Path) -> None:
+    def rows(*labels: Any) -> Path:
+        words = ({"text": f"a b {i}", "tokens": ["a", "b", str(i)], "labels": labels} for i in range(9))
+        return jsonl(tmp_path / "a.jsonl", *words)
+
+    for given in (("x", "y", "z"), (0, 1, 1)):
+        found = read(rows(*given))
+        assert (found.kind, list(found.texts)[:2]) == ("labels", ["a b 0", "a b 1"])
+        assert "column 'labels' has as many values as 'tokens' has words" in found.notes[0]
+    assert read(rows("B-X", "I-X", "O")).kind == "entities"
+    assert read(rows("X", "O", "O"), kind="entities").labels == [((0, 1, "X"),)] * 9
 
 
 def test_the_user_s_order_of_labels_is_kept_and_other_labels_are_refused(tmp_path: Path) -> None:

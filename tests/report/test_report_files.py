@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +66,15 @@ def test_the_texts_of_a_task_are_read_again_a_pair_as_one(tmp_path: Path) -> Non
     assert found.texts is not None
     assert list(found.texts) == [f"{text} ⏎ {text.replace('claim', 'answer')}" for text in split.texts]
     assert (found.digest, found.reason) == (split.digest, "")
+
+
+def test_texts_are_read_again_with_the_kind_that_the_records_have(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = ({"text": f"Rome {i}", "label": [[0, 4, "X"]], "rating": i % 2} for i in range(40))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert EvaluationTexts.read(str(path), ReadingOptions()).texts is None  # two columns may be the label
+    found = EvaluationTexts.read(str(path), ReadingOptions(), "entities")
+    assert found.digest == Task.load(path, kind="entities").evaluation.digest
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,8 @@ def print_content(results: Results, *, texts: bool, as_json: bool) -> None:
 def _evaluated(results: Results, texts: bool) -> EvaluationTexts:
     from afina.report.examples.disagreements import WITHHELD, EvaluationTexts
 
-    return EvaluationTexts.read(results.task, results.data) if texts else WITHHELD
+    kind = results.records[0].kind if results.records else None
+    return EvaluationTexts.read(results.task, results.data, kind) if texts else WITHHELD
 
 
 MOST = 2000

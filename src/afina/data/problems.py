@@ -67,6 +67,10 @@ NO_SUCH_ROLE = _data_column_missing(
 COLUMN_MISSING = _data_column_missing(
     "{where}: no column {column!r}. Found: {found}. Name the right one with `{field}`."
 )
+CONLL_WITHOUT_TAGS = _data_column_missing(
+    "{path}: each line has one column, so the words have no tags. Expected a word and its tag in each line, separated "
+    "by a tab or a space, such as `Rome B-LOC`."
+)
 ADAPTER_COLUMNS_MISSING = _data_column_missing(
     "{path}: the adapter's label columns are {expected}; there is no column {_lacking}. To measure the other "
     "labels only, name their columns with `label` {_there}."
@@ -425,6 +429,7 @@ TSV_FROM_PIPE = _data_no_rows(
 )
 SHEET_EMPTY = _data_no_rows("{path}: the sheet {sheet!r} is empty. Expected a first row that names the columns.")
 FILE_EMPTY = _data_no_rows("{path}: the file is empty. Expected names of columns and at least one example.")
+CONLL_EMPTY = _data_no_rows("{path}: the file has no words. Expected a word and its tag in each line.")
 UNLABELLED_EMPTY = _data_no_rows("{path}: no texts. Expected texts without labels, in columns or one a line.")
 UNLABELLED_NONE_LEFT = _data_no_rows(
     "{path}: none of the {rows:,} texts is left ({_gone}). Expected texts that the task does not have already."

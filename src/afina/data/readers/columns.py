@@ -12,10 +12,12 @@ from typing import NoReturn
 
 from afina.data import problems
 from afina.data.kinds import Kind
+from afina.data.readers.conll import SUFFIXES, TAGS
 from afina.data.readers.formats import FileTable
 from afina.data.readers.missing_values import is_empty
+from afina.data.readers.source import kind as file_kind
 from afina.data.readers.span_cells import hold_spans, list_in
-from afina.data.readers.tagged_words import hold_tags, hold_words, match_words
+from afina.data.readers.tagged_words import hold_tags, hold_words, look_like_tags, match_words
 from afina.data.readers.target_kinds import TARGETS, of_kind
 from afina.data.reading_options import ReadingOptions
 
@@ -84,6 +86,7 @@ class ColumnNames:
         kind: The kind of task that follows from the column names or the user's options. None: the kind is recognised
             from the labels.
         group: The name of a column whose value is the row's group: rows of a group stay in the same split.
+        notes: Sentences for the user about columns that may be the target and are not read as entities.
     """
 
     text: str
@@ -92,6 +95,7 @@ class ColumnNames:
     others: tuple[str, ...] = ()
     kind: Kind | None = None
     group: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -228,7 +232,9 @@ def _of_entities(table: FileTable, asked: ReadingOptions, *, asks: bool, first: 
     where, names = str(table.path), list(table.columns)
     words = [asked.text] if asked.text is not None else _among(names, WORDS)
     words = [name for name in words if name in names and hold_words(table.columns[name])]
-    found = _annotated(table, [asked.label] if asked.label is not None else _among(names, {*ANNOTATED, *LABEL}), words)
+    plain = not asks and asked.text is None and _has_text(names)
+    usual = [asked.label] if asked.label is not None else _among(names, {*ANNOTATED, *LABEL})
+    found = _annotated(table, usual, words, plain=plain)
     if asked.label is None and not found and not _among(names, LABEL):  # no text has an entity
         found = [name for name in _among(names, ANNOTATED) if any(list_in(cell) == [] for cell in table.columns[name])]
     if not found and not asks:
@@ -236,7 +242,7 @@ def _of_entities(table: FileTable, asked: ReadingOptions, *, asks: bool, first: 
     label = asked.label
     if label is None:
         rivals = [] if asks and found else [name for name in _among(names, LABEL) if name not in (*found, *words)]
-        if rivals and first and not asks:
+        if rivals and not asks and (first or (plain and _are_beside(table, found, rivals))):
             return None
         several = sorted([*found, *rivals], key=names.index)
         if len(several) > 1 and not first:
@@ -267,16 +273,54 @@ def _rank(name: str) -> int:
     return usual.index(name.strip().casefold())
 
 
-def _annotated(table: FileTable, names: Iterable[str], words: Sequence[str]) -> list[str]:
-    """Return the columns among `names` that hold spans, or a tag for each word of a column of words."""
+def _has_text(names: Sequence[str]) -> bool:
+    """Return whether a file has a column, or two for pairs, with a usual name of texts."""
+    usual = _usual(names)
+    return bool(_among(names, TEXT)) or any(one in usual and other in usual for one, other in PAIRS)
+
+
+def _are_beside(table: FileTable, found: Sequence[str], labels: Sequence[str]) -> bool:
+    """Return whether entities stand in columns of ANNOTATED only, and a column among `labels` has values."""
+    apart = len(_among(found, ANNOTATED)) == len(found)
+    return apart and any(not is_empty(cell) for name in labels for cell in table.columns[name])
+
+
+def _annotated(table: FileTable, names: Iterable[str], words: Sequence[str], *, plain: bool = False) -> list[str]:
+    """Return the columns among `names` that hold spans, or a tag for each word of a column of words.
+
+    Args:
+        plain: Whether the file has a column of texts beside the words. Lists in a column of LABEL may then be several
+            labels of the text, and are tags only if most of their items look like tags.
+    """
     columns = [(name, table.columns[name]) for name in names if name in table.columns and name not in words]
     return [
         name
         for name, cells in columns
         if hold_spans(cells)
-        or any(match_words(cells, table.columns[one]) for one in words)
-        or (name.strip().casefold() in ANNOTATED and hold_tags(cells))
+        or (
+            any(match_words(cells, table.columns[one]) for one in words)
+            and (not plain or _among([name], ANNOTATED) or look_like_tags(cells, table.classes.get(name, ())))
+        )
+        or (_among([name], ANNOTATED) and hold_tags(cells))
     ]
+
+
+def _not_entities(table: FileTable, asked: ReadingOptions, chosen: ColumnNames) -> tuple[str, ...]:
+    """Return notes about columns that may hold entities and are read otherwise, or not at all."""
+    left = [] if asked.label is not None else _among(chosen.others, ANNOTATED)
+    words = [name for name in _among(chosen.others, WORDS) if hold_words(table.columns[name])]
+    notes = [
+        f"{table.path}: column {name!r} may hold entities, and is not read. To read it, give `kind` entities."
+        for name in _annotated(table, left, words)
+    ]
+    both = [(name, one) for name in chosen.labels for one in words]
+    for name, one in both:
+        if match_words(table.columns[name], table.columns[one]):
+            notes.append(
+                f"{table.path}: column {name!r} has as many values as {one!r} has words, and is read as labels of the "
+                "text. To read them as tags of the words, give `kind` entities."
+            )
+    return tuple(notes)
 
 
 def _annotated_text(table: FileTable, asked: ReadingOptions, label: str, words: Sequence[str], *, first: bool) -> str:
@@ -331,10 +375,13 @@ def choose(table: FileTable, asked: ReadingOptions, *, first: bool = False, kind
     Args:
         first: Whether to take the first usual name if several columns may be the text or the label.
         kind: The kind of task, or None if it is unknown. An unknown kind is "entities" if a usual column has lists of
-            spans, or of tags beside words. An unknown kind is "text" if the table has the column names of
-            WRITTEN and no usual name of a label column.
+            spans, or of tags beside words; with a column of texts, another column of LABEL wins over a column of
+            ANNOTATED. An unknown kind is "text" if the table has the column names of WRITTEN and no usual name of a
+            label column.
     """
     where, names, label = str(table.path), list(table.columns), asked.label
+    if file_kind(table.path) in SUFFIXES and TAGS not in names:
+        raise problems.CONLL_WITHOUT_TAGS(path=table.path)
     asks = kind is not None and of_kind(kind).of_words
     if asks or kind is None:
         annotated = _of_entities(table, asked, asks=asks, first=first)
@@ -350,7 +397,8 @@ def choose(table: FileTable, asked: ReadingOptions, *, first: bool = False, kind
     found = tuple(dict.fromkeys(_label(where, names, name, texts.texts, first) for name in labels))
     _check_apart(where, found, texts.texts, "label")
     others = tuple(name for name in names if name not in (*texts.texts, *found))
-    return ColumnNames(texts.text, texts.text_pair, found, others)
+    chosen = ColumnNames(texts.text, texts.text_pair, found, others)
+    return chosen if kind is not None else replace(chosen, notes=_not_entities(table, asked, chosen))
 
 
 def _check_apart(where: str, found: Sequence[str], texts: Sequence[str], field: str) -> None:

@@ -107,7 +107,8 @@ class TableReading:
             tables = [_named(each, column, each.classes.get(column, names), published) for each in tables]
             single = not any(isinstance(cell, list) for cell in tables[0].columns[column])
             asked = replace(asked, label=column, kind=CLASSES if single and asked.kind is None else asked.kind)
-            chosen = columns.choose(tables[0], asked, first=published, kind=form.kind if form else asked.kind)
+            again = columns.choose(tables[0], asked, first=published, kind=form.kind if form else asked.kind)
+            chosen = replace(again, notes=chosen.notes)
         if published and not tables[-1].places:  # a test split without published labels
             tables = tables[:1]
         check_how(asked.missing or "refuse")

@@ -115,7 +115,9 @@ def read(path: str | Path, sheet: str | None = None, says: Says = silent) -> Fil
                 said, share = meter.now(), found.share()
                 says(f"{Path(path).name}: {len(places):,} rows read{'' if share is None else f', {share:.0%}'}")
         if not columns:
-            raise problems.FILE_EMPTY(path=path)
+            raise (problems.CONLL_EMPTY if source.kind(Path(path)) in conll.SUFFIXES else problems.FILE_EMPTY)(
+                path=path
+            )
         if not all(map(source.is_whole, columns)):
             raise problems.COLUMN_NAME_SURROGATE(path=path)
         about = found.unit, found.classes, found.notes(), found.answers

@@ -34,7 +34,7 @@ def labelled(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How
     if not table.places:
         raise problems.NO_ROWS(path=table.path)
     _refuse_names(table, (*columns.texts, *columns.labels))
-    notes = (*table.notes, *_said(table, columns.labels, form))
+    notes = (*table.notes, *columns.notes, *_said(table, columns.labels, form))
     notes += tuple(note for name in columns.texts if (note := _numbers_said(table, name)))
     kind = TARGETS[form.kind]
     if how is not None:

@@ -54,6 +54,17 @@ def match_words(tags: Sequence[Any], words: Sequence[Any]) -> bool:
     return hold_tags(tags) and 2 * equal > len(both)
 
 
+def look_like_tags(cells: Sequence[Any], names: Sequence[str]) -> bool:
+    """Return whether most items of the lists in a column look like tags, such as O and B-PER.
+
+    Args:
+        names: The names of the numbers 0, 1, ..., if the items are numbers.
+    """
+    items = [item for cell in cells for item in list_in(cell) or ()]
+    named = [names[item] if isinstance(item, int) and 0 <= item < len(names) else item for item in items]
+    return 2 * sum(isinstance(item, str) and looks_like_tag(item) for item in named) > len(items)
+
+
 def joined(words: Sequence[Any], where: Callable[[int], str]) -> str:
     """Return the text of words, joined by single spaces.
 

@@ -291,7 +291,7 @@ def _chances(result: Result) -> np.ndarray | None:
 
 
 def _texts(results: Results, record: Record) -> Sequence[str]:
-    texts, reason = EvaluationTexts.read(results.task, results.data).shown(record)
+    texts, reason = EvaluationTexts.read(results.task, results.data, record.kind).shown(record)
     if texts is None:
         raise problems.TEXTS_UNAVAILABLE(path=str(results.out), reason=reason, task=results.task)
     return texts

@@ -56,15 +56,18 @@ class EvaluationTexts:
         return [text for row, text in enumerate(self.texts) if row not in left_out], self.reason
 
     @classmethod
-    def read(cls, address: str, data: ReadingOptions) -> EvaluationTexts:
+    def read(cls, address: str, data: ReadingOptions, kind: str | None = None) -> EvaluationTexts:
         """Read the evaluation texts of the task at `address` with the reading options `data`.
+
+        Args:
+            kind: The kind of the task in the records of its runs. None: the kind is found again.
 
         If the task cannot be read, or only from the network, the result has a reason instead of texts.
         """
         if not is_at_hand(address):
             return cls(reason="the task is not on this machine, and a report uses no network")
         try:
-            split = evaluation_of(address, data)
+            split = evaluation_of(address, data, kind)
         except AfinaError:
             return cls(reason="the task could not be read again")
         pairs = split.pairs

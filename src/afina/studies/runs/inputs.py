@@ -431,8 +431,11 @@ def labels_of(run: RunSpec) -> TaskFacts:
     return _either(run.task, run.data) or facts_of(run)
 
 
-def evaluation_of(address: str, data: ReadingOptions) -> Split:
+def evaluation_of(address: str, data: ReadingOptions, kind: str | None = None) -> Split:
     """Return the evaluation split of a task on this machine, from the cache or by reading the task again.
+
+    Args:
+        kind: The kind of the task if it is known. Columns that a newer version takes for another kind do not change it.
 
     Raises the same errors as reading the task.
     """
@@ -440,7 +443,9 @@ def evaluation_of(address: str, data: ReadingOptions) -> Split:
     if found is not None and found.evaluation is not None:
         return found.evaluation
     # The evaluation split does not depend on the files of other texts, which may be gone.
-    return Task.load(address, replace(data, unlabelled=None, without=None), offline=True).evaluation
+    known = of_kind(kind).kind if kind else None
+    asked = replace(data, kind=data.kind or known, unlabelled=None, without=None)
+    return Task.load(address, asked, offline=True).evaluation
 
 
 def _either(address: str, data: ReadingOptions) -> TaskFacts | None:
