@@ -156,14 +156,18 @@ def test_verdicts_on_entities_of_documents_take_documents_as_observations_and_sa
         return replace(made, predictions=replace(made.predictions, extras=extras))
 
     runs = [entities("lora", noise=0.8), entities("full", noise=1.0)]
-    alone, several, few = (report(*runs), *(report(*(of_documents(one, size) for one in runs)) for size in (5, 12)))
+    made = [report(*runs), *(report(*(of_documents(one, size) for one in runs)) for size in (5, 12, 60))]
+    alone, several, few, single = made
     assert alone.verdicts.compared[0].unit == "example"
     (pair,) = several.verdicts.compared
     assert (pair.unit, pair.examples) == ("document", 12)
-    notes = [" ".join(made.tables[0].notes) for made in (alone, several, few)]
+    notes = [" ".join(one.tables[0].notes) for one in made]
     assert "documents" not in notes[0]
     assert "12 documents" in notes[1]
     assert "they are rough" in notes[1]
     assert "metrics have no interval" in notes[2]
     assert several.arms[0].interval("entity_f1") != alone.arms[0].interval("entity_f1")
     assert few.arms[0].interval("entity_f1") is None
+    assert "All texts are of one document" in notes[3]
+    assert single.arms[0].interval("entity_f1") is None
+    assert [one.verdict for one in single.verdicts.compared] == ["undecided"]

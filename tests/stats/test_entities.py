@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afina.data.entities import entities_of
+from afina.report.formatting import document_notes
 from afina.stats import entities
 from afina.stats.answered import Answered
 from afina.stats.comparison import compare
@@ -134,8 +135,6 @@ def test_groups_keep_the_mean_and_give_the_standard_error_of_a_cluster_sample() 
     assert values.shape == (60,)
     equal = answered(right, found, even.tolist()).by_group(np.arange(60.0))
     assert equal == pytest.approx(np.arange(60.0).reshape(12, 5).mean(axis=1)), "groups of one size: their means"
-    one_group = answered(right, found, [7] * 60)
-    assert entities.entity_f1_values(one_group).shape == (60,)
 
 
 def test_ten_thousand_texts_take_a_moment_and_labels_add_up() -> None:
@@ -179,6 +178,26 @@ def test_sentences_of_a_comparison_count_documents_if_texts_are_parts_of_documen
     (few,) = compare({name: one[:40] for name, one in values.items()}, metric=OF_KIND["entities"][0], unit="document")
     assert "40 documents cannot show" in few.words
     assert tagged(right, first).unit == "example"
+
+
+def test_texts_of_one_document_have_no_interval_and_decide_nothing() -> None:
+    generator = np.random.default_rng(3)
+    right, found = ([tags(generator, 8) for _ in range(200)] for _ in range(2))
+    independent = [tagged(right, one) for one in (right, found)]
+    of_one = [tagged(right, one, np.full(200, 7)) for one in (right, found)]
+    assert (of_one[0].unit, document_notes(of_one[0])[0][:26]) == ("document", "All texts are of one docum")
+    assert document_notes(independent[0]) == []
+    for metric in OF_KIND["entities"]:
+        for single, one in zip(independent, of_one, strict=True):
+            assert metric.value(one) == pytest.approx(metric.value(single))
+            made = estimate_of_answers([one], metric)
+            assert made.mean == pytest.approx(estimate_of_answers([single], metric).mean)
+            assert math.isnan(made.interval.low)
+        for pair, verdict in ((independent, "better"), (of_one, "undecided")):
+            values = dict(zip("AB", map(metric.values, pair), strict=True))
+            (compared,) = compare(values, metric=metric, unit=pair[0].unit)
+            assert compared.verdict == verdict
+    assert "1 document cannot show" in compared.words
 
 
 def test_of_invalid_tags_greedy_decoding_reads_what_nervaluate_reads_and_strict_seqeval_does_not() -> None:

@@ -51,6 +51,11 @@ def document_notes(answered: Answered) -> list[str]:
     if answered.groups is None:
         return []
     documents = int(answered.groups.max()) + 1
+    if documents == 1:
+        return [
+            "All texts are of one document and depend on each other, so they do not show how figures differ between "
+            "documents: metrics have no interval, and comparisons decide nothing."
+        ]
     few = ""
     if documents < FEWEST:
         few = f" With fewer than {FEWEST} documents, metrics have no interval, and comparisons are rough."

@@ -65,12 +65,13 @@ class Answered:
     def groups(self) -> np.ndarray | None:
         """The group of each example, such as its document, as numbers from 0, int64 [N].
 
-        None: the examples are independent, because `extras` has no `document`, or only one document.
+        None: the examples are independent, because `extras` has no `document`. If all examples are of one document,
+        they are one observation, which does not show how documents vary.
         """
-        if DOCUMENT not in self.extras:
+        if not len(self.extras.get(DOCUMENT, ())):
             return None
-        found, places = np.unique(self.extras[DOCUMENT], return_inverse=True)
-        return places if len(found) > 1 else None
+        places: np.ndarray = np.unique(self.extras[DOCUMENT], return_inverse=True)[1]
+        return places
 
     @property
     def unit(self) -> str:
@@ -84,10 +85,12 @@ class Answered:
         the metric plus (G - 1) / (N - n) times the sum of the examples' deviations from the metric, all shifted so that
         the mean stays the metric. The standard error of their mean is that of a cluster sample, with G - 1 degrees of
         freedom. The factor 1 / (N - n) in place of 1 / N widens intervals if groups differ in size (Bell & McCaffrey,
-        Survey Methodology 28, 2002, 169-181).
+        Survey Methodology 28, 2002, 169-181). One group has the metric as its value.
         """
         if self.groups is None:
             return values
+        if not self.groups.any():
+            return np.array([values.mean()])
         score, sizes = values.mean(), np.bincount(self.groups)
         without = np.bincount(self.groups, values - score) * (len(sizes) - 1) / (len(values) - sizes)
         grouped: np.ndarray = score + without - without.mean()
