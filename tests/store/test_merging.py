@@ -200,7 +200,7 @@ def test_the_predictor_answers_as_before_and_the_merged_model_does_not_depend_on
             "Divide the logits by 1.5 before they become probabilities.",
         ),
         (
-            {"kind": "labels", "abstain_below": 0.75},
+            {"kind": "labels", "temperature": 1.0, "abstain_below": 0.75},
             LABELS,
             "multi_label_classification",
             "Leave a text unanswered if its confidence is below 0.75. The confidence is the highest probability; for "

@@ -126,7 +126,7 @@ def _notes(predictor: ModelPredictor) -> tuple[str, ...]:
     objective = manifest.objective or {}
     if "mean" in objective:
         notes.append(f"The model's output times {objective['scale']!r} plus {objective['mean']!r} is the number.")
-    if "temperature" in objective:
+    if objective.get("temperature", 1.0) != 1.0:
         notes.append(f"Divide the logits by {objective['temperature']!r} before they become probabilities.")
     if "viterbi" in objective:
         how = (
