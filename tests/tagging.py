@@ -49,7 +49,8 @@ def loader(
     """Training batches of `count` sentences; `taken`, of a method, are not left to a text."""
     encoded = words_of_sentences(backbone, count, max_length=longest or backbone.longest - taken)
     targets = as_entities(entities_in(text) for text, _ in sentences(count))
-    return Loader(encoded, encoded.tagged(OBJECTIVE.loss_targets(targets)), batch_size, seed)
+    tags = encoded.tagged(OBJECTIVE.loss_targets(targets))
+    return Loader(encoded, tags, batch_size, seed, owners=encoded.owners)
 
 
 def opened(backbone: Backbone, method: Method | None = None, seed: int = 0, precision: str = "float") -> Classifier:

@@ -162,3 +162,18 @@ def test_targets_of_each_token_come_through_batches_and_their_parts(limits: Micr
             assert part.targets.tolist() == (part.tokens + 100).tolist()
             seen += examples(part)
     assert sorted(seen) == list(range(len(LENGTHS)))
+
+
+def test_the_windows_of_a_text_are_in_one_batch_and_a_batch_has_so_many_texts() -> None:
+    owners = np.array([0, 0, 0, 1, 2, 2, 3, 3, 3, 4, 5])
+    targets = Encoded(invented().tokens, invented().offsets, truncated=0)
+    windows = Loader(invented(), targets, batch_size=2, seed=0, owners=owners)
+    assert (windows.text_count, windows.steps_per_epoch) == (6, 3)
+    for epoch in range(2):
+        steps = [*windows.chosen(3 * epoch, 3 * epoch + 3)]
+        assert sorted(np.concatenate(steps).tolist()) == [*range(len(LENGTHS))]
+        for step, chosen in enumerate(steps):
+            texts = [*dict.fromkeys(owners[chosen].tolist())]
+            assert len(texts) == 2
+            assert chosen.tolist() == [window for text in texts for window in np.flatnonzero(owners == text)]
+            assert windows.indices(3 * epoch + step).tolist() == chosen.tolist()

@@ -8,7 +8,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from afina import Backbone
-from afina.data.batch import Loader, pack_some
+from afina.data.batch import IGNORED, Loader, pack_some
+from afina.data.tokenize import Encoded
 from afina.errors import InvalidStudy
 from afina.methods import make
 from afina.predicting.predictor import word_predictions
@@ -111,3 +112,14 @@ def test_the_outputs_of_frozen_lower_blocks_are_kept_for_words_too(backbones: Ba
         losses.append(fit.account.losses)
         assert (fit.inputs.trunk_use is not None) == (trunk == "kept")
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_batch_in_which_no_word_is_read_changes_no_weight(gpt2: Backbone) -> None:
+    batches = loader(gpt2, 2, batch_size=2)
+    assert isinstance(batches.labels, Encoded)
+    batches.labels.tokens[:] = IGNORED
+    fit = session(gpt2, "lora", batches, steps=1, weight_decay=0.0)
+    before = {name: weight.detach().clone() for name, weight in fit.parameters.items()}
+    fit.advance()
+    assert fit.account.losses == [0.0]
+    assert all(torch.equal(weight, before[name]) for name, weight in fit.parameters.items())

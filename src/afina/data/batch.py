@@ -219,7 +219,9 @@ class MicroBatchLimits:
 
 @dataclass(frozen=True, eq=False)
 class Loader:
-    """Training batches of `batch_size` examples; the seed determines the order of the examples in each epoch.
+    """Training batches of `batch_size` texts; the seed determines the order of the texts in each epoch.
+
+    An example is a token sequence: a text, or a window of a text.
 
     Attributes:
         encoded: The N token sequences of the examples.
@@ -228,6 +230,8 @@ class Loader:
         weights: float64 [N], the weight of each sequence in the loss. None: all weights are 1.
         soft: float32 [N, width], a teacher's outputs for the examples. None: there is no teacher.
         labelled: The number of examples with a label, which are the first ones. None: all examples have a label.
+        owners: int64 [N], ascending, the number of the text of which each example is a window. The windows of a text
+            are in the same batch. None: each example is a text.
     """
 
     encoded: Encoded
@@ -237,6 +241,11 @@ class Loader:
     weights: np.ndarray | None = None
     soft: np.ndarray | None = None
     labelled: int | None = None
+    owners: np.ndarray | None = None
+
+    @property
+    def text_count(self) -> int:
+        return len(self.encoded) if self.owners is None else int(self.owners[-1]) + 1
 
     @property
     def learnt_targets(self) -> np.ndarray:
@@ -249,19 +258,24 @@ class Loader:
     @property
     def steps_per_epoch(self) -> int:
         """The number of training batches in an epoch; the last batch of an epoch may be smaller."""
-        return math.ceil(len(self.encoded) / self.batch_size)
+        return math.ceil(self.text_count / self.batch_size)
 
     def indices(self, step: int) -> np.ndarray:
         """Return the indices of the examples in the training batch of a step; steps count from 0 over all epochs."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self.batch_size
-        return self.order(epoch)[start : start + self.batch_size]
+        return self.examples_of(self.order(epoch)[start : start + self.batch_size])
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the indices of all examples in the order of an epoch, int64 [N]."""
-        return np.random.Generator(np.random.PCG64(derive_seed(self.seed, "order", epoch))).permutation(
-            len(self.encoded)
-        )
+        """Return the numbers of all texts in the order of an epoch, int64 [number of texts]."""
+        return np.random.Generator(np.random.PCG64(derive_seed(self.seed, "order", epoch))).permutation(self.text_count)
+
+    def examples_of(self, texts: np.ndarray) -> np.ndarray:
+        """Return the indices of the examples of texts, int64 [M], in the order of the texts."""
+        if self.owners is None:
+            return texts
+        starts = np.searchsorted(self.owners, texts)
+        return each_of(starts, np.searchsorted(self.owners, texts, side="right") - starts)
 
     def batches(self, start: int, stop: int) -> Iterator[Packed]:
         """Yield the training batches of the steps start, ..., stop - 1."""
@@ -299,7 +313,7 @@ class Loader:
             current, position = divmod(step, self.steps_per_epoch)
             if current != epoch:
                 epoch, order = current, self.order(current)
-            yield order[position * self.batch_size : (position + 1) * self.batch_size]
+            yield self.examples_of(order[position * self.batch_size : (position + 1) * self.batch_size])
 
     def soft_targets(self, chosen: np.ndarray) -> SoftTargets | None:
         """Return a teacher's outputs for the examples with these indices, int64 [B]; None: there is no teacher."""
@@ -315,6 +329,17 @@ class Loader:
         weights = None if self.weights is None else self.weights[chosen]
         made = pack_some(self.encoded, chosen, self.labels[chosen], weights)
         return made if self.soft is None else replace(made, soft=self.soft_targets(chosen))
+
+
+def starts_of(counts: np.ndarray) -> np.ndarray:
+    """Return the first row of each text, int64 [N], if texts have so many rows each, one text after the other."""
+    starts: np.ndarray = np.cumsum(counts) - counts
+    return starts
+
+
+def each_of(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return all rows of texts, int64 [sum of counts], given the first row of each text and its number of rows."""
+    return np.repeat(starts - starts_of(counts), counts) + np.arange(int(counts.sum()))
 
 
 def by_length(

@@ -91,7 +91,8 @@ class EncodedSplit:
         if self.references is not None:
             return Loader(*self.references.sequences(self.encoded), batch_size, seed)
         if isinstance(self.encoded, WordTokens):
-            return Loader(self.encoded, self.encoded.tagged(targets), batch_size, seed)
+            tags, owners = self.encoded.tagged(targets), self.encoded.owners
+            return Loader(self.encoded, tags, batch_size, seed, owners=owners)
         weights = None if self.weights is None else self.weights / self.weights.mean()
         return Loader(self.encoded, targets, batch_size, seed, weights)
 

@@ -203,9 +203,12 @@ class Fit:
 
     def warm_up(self) -> None:
         """Take a step with zero gradients, so that the optimizer has allocated its state."""
+        self._clear_gradients()
+        self._take()
+
+    def _clear_gradients(self) -> None:
         for weight in self.weights.trained.values():
             weight.grad = torch.zeros_like(weight)
-        self._take()
 
     def _take(self) -> None:
         clip(self.optimizer, self.weights.norm(), self.recipe.clip)
@@ -216,6 +219,8 @@ class Fit:
 
     def _backward(self, parts: Sequence[MicroBatch]) -> torch.Tensor:
         learnt = [part.learnt for part in parts]
+        if not any(learnt):  # of no text of the batch is a word read
+            self._clear_gradients()
         total = torch.zeros((), device=parts[0].targets.device)
         for part, count in zip(parts, learnt, strict=True):
             if not count:

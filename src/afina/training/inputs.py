@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afina.data.batch import Loader, Packed, SoftTargets, by_length
+from afina.data.batch import Loader, Packed, SoftTargets, by_length, each_of, starts_of
 from afina.data.pairs import PairCounts, PairLoader, cut_pairs
 from afina.digest import derive_seed
 from afina.methods.method import Method
@@ -368,7 +368,7 @@ class FeatureInputs(Inputs):
         """Compute missing features: in the first epoch for the step's group of texts, later for all texts."""
         late = step >= self.loader.steps_per_epoch
         for start, stop in [each for each in self._missing if late or each[0] <= step < each[1]]:
-            for indices, packed in group_batches(self.loader, self._examples, start, stop):
+            for indices, packed in group_batches(self.loader, start, stop):
                 self._compute(TextBatch(packed), torch.from_numpy(self._rows(indices)))
             self._missing.remove((start, stop))
 
@@ -409,9 +409,8 @@ class FeatureInputs(Inputs):
     @classmethod
     def rehearsal(cls, loader: Loader, recipe: Recipe, layout: Callable[[Packed], Layout]) -> list[TextBatch]:
         """Return the largest batch for which features are computed at once, and the largest batch of a step."""
-        examples = first_epoch_texts(loader, recipe.steps)
         groups = step_groups(min(recipe.steps, loader.steps_per_epoch))
-        read = chain.from_iterable(group_batches(loader, examples, start, stop) for start, stop in groups)
+        read = chain.from_iterable(group_batches(loader, start, stop) for start, stop in groups)
         heaviest = max((packed for _, packed in read), key=lambda packed: len(packed.tokens))
         step = cls.largest(loader, recipe)
         _ = step.learnt  # a dry run reads no values of tensors later
@@ -450,20 +449,9 @@ class AllFeatures(FeatureInputs):
         return [TextBatch(heaviest, layout(heaviest).made())] * 2
 
 
-def starts_of(counts: np.ndarray) -> np.ndarray:
-    """Return the first row of each text, int64 [N], if texts have so many rows each, one text after the other."""
-    starts: np.ndarray = np.cumsum(counts) - counts
-    return starts
-
-
-def each_of(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return all rows of texts, int64 [sum of counts], given the first row of each text and its number of rows."""
-    return np.repeat(starts - starts_of(counts), counts) + np.arange(int(counts.sum()))
-
-
 def first_epoch_texts(loader: Loader, steps: int) -> np.ndarray:
     """Return the index of each text of the first `steps` steps once, in the order of the first epoch."""
-    return loader.order(0)[: steps * loader.batch_size]
+    return loader.examples_of(loader.order(0)[: steps * loader.batch_size])
 
 
 def step_groups(steps: int) -> Iterator[tuple[int, int]]:
@@ -475,6 +463,6 @@ def step_groups(steps: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def group_batches(loader: Loader, examples: np.ndarray, start: int, stop: int) -> Iterator[tuple[np.ndarray, Packed]]:
+def group_batches(loader: Loader, start: int, stop: int) -> Iterator[tuple[np.ndarray, Packed]]:
     """Yield the texts of the first epoch's steps `start` to `stop - 1` in batches as for prediction (`by_length`)."""
-    return by_length(loader.encoded, among=examples[start * loader.batch_size : stop * loader.batch_size])
+    return by_length(loader.encoded, among=np.concatenate([*loader.chosen(start, stop)]))

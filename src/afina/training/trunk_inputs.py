@@ -34,7 +34,6 @@ from afina.training.inputs import (
     Place,
     TextBatch,
     TrunkUse,
-    first_epoch_texts,
     group_batches,
     in_mib,
     inputs_of,
@@ -167,8 +166,7 @@ class TrunkInputs(PackedInputs):
         due = [each for each in self._missing if late or each[0] <= step < each[1]] if self._kept else []
         began = meter.now()
         for start, stop in due:
-            texts = first_epoch_texts(self.loader, self.loader.steps_per_epoch)
-            for indices, packed in group_batches(self.loader, texts, start, stop):
+            for indices, packed in group_batches(self.loader, start, stop):
                 self._compute(TextBatch(packed), self._rows(indices))
             self._missing.remove((start, stop))
         if due:
@@ -209,8 +207,8 @@ class TrunkInputs(PackedInputs):
     @classmethod
     def rehearsal(cls, loader: Loader, recipe: Recipe, layout: Callable[[Packed], Layout]) -> list[TextBatch]:
         """Return the largest batch for which outputs are computed at once, and the largest micro-batches of a step."""
-        texts, steps = first_epoch_texts(loader, loader.steps_per_epoch), step_groups(loader.steps_per_epoch)
-        read = chain.from_iterable(group_batches(loader, texts, start, stop) for start, stop in steps)
+        steps = step_groups(loader.steps_per_epoch)
+        read = chain.from_iterable(group_batches(loader, start, stop) for start, stop in steps)
         heaviest = max((packed for _, packed in read), key=lambda packed: len(packed.tokens))
         return [TextBatch(heaviest, layout(heaviest).made()), *super().rehearsal(loader, recipe, layout)]
 
