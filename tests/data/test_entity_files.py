@@ -58,6 +58,10 @@ def conll(path: Path, *sentences: Sequence[Sequence[str]], mark: str = "\t") -> 
     return path
 
 
+def lines_of(sentence: Sequence[Sequence[str]]) -> str:
+    return "".join(" ".join(word) + "\n" for word in sentence)
+
+
 OBJECTS = [{"start": 0, "end": 11, "label": "PER"}, {"start": 20, "end": 24, "label": "LOC"}]
 ROWS: dict[str, dict[str, Any]] = {
     "spans as lists": {"text": MARIA, "entities": SPANS},
@@ -318,6 +322,37 @@ def test_the_sentences_of_a_document_are_kept_together(tmp_path: Path) -> None:
     assert task.evaluation.groups is not None
     assert not set(task.train.groups) & set(task.evaluation.groups)
     assert "kept together: column 'doc_id'" in task.told
+
+
+def test_texts_that_documents_share_are_left_out_of_what_is_held_out_and_counted(tmp_path: Path) -> None:
+    documents = [[("LONDON", "B-LOC"), ("1996-08-30", "O")], [("-----", "O")]]
+    sentences = [[documents[i % 2], [(f"w{i}", "O"), ("Rome", "B-LOC")]] for i in range(40)]
+    blocks = ("-DOCSTART- O\n\n" + "\n".join(map(lines_of, one)) for one in sentences)
+    path = tmp_path / "a.conll"
+    path.write_text("\n".join(blocks), encoding="utf-8")
+    task = Task.load(path, selection=0.3)
+    for name, part in (("evaluation", task.evaluation), ("selection", task.selection)):
+        assert part is not None
+        assert set(part.texts) & set(task.train.texts) <= {"-----"}
+        own = sum(text.startswith("w") for text in part.texts)
+        left_out = own - part.texts.count("-----")
+        said = f"{left_out} of {len(part) + left_out} texts of the {name} split also stand in documents of the training"
+        assert any(note.startswith(said) for note in task.notes), task.notes
+    assert task.leaked == 0
+    assert "-----" in task.evaluation.texts  # texts without letters and digits are not compared
+    assert "LONDON 1996-08-30" in task.train.texts
+    validated = Task.load(path, validation=0.3)
+    assert (validated.leaked, validated.train.digest) == (0, task.train.digest)
+    assert Task.load(path, allow_leakage=True).evaluation.digest == task.evaluation.digest
+    known = TrainingInfo(1, task.label_names, str(path), task.data, task.train.digest, kind="entities")
+    found = EvaluationSet.read(str(path), known)
+    assert (found.held_out, found.leaked, found.split.digest) == (True, 0, task.evaluation.digest)
+
+
+def test_documents_that_share_all_texts_are_refused(tmp_path: Path) -> None:
+    rows = ({"tokens": ["in", "Rome"], "tags": ["O", "B-LOC"], "doc_id": f"d{i}"} for i in range(9))
+    with raises(InvalidData, code="data.leakage"):
+        Task.load(jsonl(tmp_path / "a.jsonl", *rows))
 
 
 def test_a_directory_of_conll_files_is_a_task_and_its_training_texts_are_known(tmp_path: Path) -> None:

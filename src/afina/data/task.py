@@ -153,6 +153,10 @@ class Task(ReprCard):
         found = found if asked.validation is None else replace(found, ceiling={})
         shares = {"validation": asked.validation, "selection": asked.selection}
         train, aside = set_aside(train, found.kind, cuts, shares)
+        if TARGETS[found.kind].of_words:
+            for name, part in aside.items():
+                aside[name], said = splitting.without_known(part, train, name)
+                found = replace(found, notes=(*found.notes, *said))
         held_out = aside.get("validation", held_out)
         left_out = None
         if asked.without is not None:

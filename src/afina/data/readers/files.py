@@ -20,7 +20,7 @@ from afina.data.readers.label_column import LabelColumn, LabelFormat
 from afina.data.readers.label_recognition import form_found, form_of_several
 from afina.data.readers.missing_values import is_empty
 from afina.data.readers.rows import check_how, labelled
-from afina.data.readers.splitting import LabelledRows, TaskData, hold_out
+from afina.data.readers.splitting import LabelledRows, TaskData, hold_out, without_known
 from afina.data.readers.target_kind import TargetKind
 from afina.data.readers.target_kinds import TARGETS, of_kind
 from afina.data.reading_options import USUAL, ReadingOptions
@@ -151,6 +151,9 @@ class TableReading:
                 lacks = "no label has two different texts" if kind.stratified else "there are no two different texts"
                 raise problems.NOTHING_TO_HOLD_OUT(path=self.tables[0].path, examples=len(rows), _lacks=lacks)
             found = kind.splits(train_rows, evaluation_rows, names)
+            if kind.of_words:
+                new, said = without_known(found.evaluation, found.train, "evaluation")
+                found, notes = replace(found, evaluation=new), (*notes, *said)
         else:
             held_out = spellings.applied(self._held_out_rows())
             both = (*contradictions(rows, held_out), *kind.findings(rows, held_out))

@@ -139,6 +139,29 @@ def hold_out(rows: LabelledRows, strata: Sequence[str], *, both_sides: bool) -> 
     return rows.take(train), rows.take([i for i, same in enumerate(same_as) if same in held])
 
 
+def without_known(part: Split, train: Split, name: str) -> tuple[Split, tuple[str, ...]]:
+    """Return a part that was held out by documents without the texts that `train` has too, and a note that counts them.
+
+    Documents repeat texts, such as the place and date at their top, so documents that are apart can share texts. If no
+    text would be left, the part is returned as it is.
+
+    Args:
+        name: The name of the part in the note, such as "evaluation".
+    """
+    if part.groups is None:
+        return part, ()
+    known = {key(example) for example in train} - {""}
+    kept = [i for i, example in enumerate(part) if key(example) not in known]
+    repeated = len(part) - len(kept)
+    if not kept or not repeated:
+        return part, ()
+    note = (
+        f"{repeated:,} of {len(part):,} texts of the {name} split also stand in documents of the training split. They "
+        f"are left out of the {name} split, not of the training split."
+    )
+    return part.take(kept), (note,)
+
+
 def _examples(rows: LabelledRows) -> list[Example]:
     pairs = rows.pairs if rows.pairs is not None else [None] * len(rows)
     return [Example(text, 0, pair) for text, pair in zip(rows.texts, pairs, strict=True)]
