@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from afina.data.entities import OUTSIDE, as_entities
+from afina.errors import InvalidStudy
 from afina.models import token_classification
 from afina.models.objectives import make
 from afina.models.predictions import Predictions
 from afina.models.token_classification import Entities, viterbi
+from raises import raises
 
 LABELS = ("LOC", "PER")
 
@@ -94,3 +97,12 @@ def test_settings_come_back() -> None:
     made = Entities(LABELS, viterbi=False, temperature=2.0)
     assert make(LABELS, made.settings) == made
     assert made.output_names == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
+
+
+def test_a_template_and_pairs_are_refused() -> None:
+    given: dict[str, Any] = {"columns": {}, "tokenizer": None}
+    assert Entities.prompt(None, pairs=False, **given) is None
+    with raises(InvalidStudy, code="option.inapplicable", option="template"):
+        Entities.prompt("X {text}", pairs=False, **given)
+    with raises(InvalidStudy, code="task.pairs-unsupported"):
+        Entities.prompt(None, pairs=True, **given)

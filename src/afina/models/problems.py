@@ -220,6 +220,10 @@ UNUSED_BY_RANDOM_HEAD = _option_inapplicable(
     '`{option}`: a head that is "random" does not use it. Leave out `{option}`, or `head`.'
 )
 
+TEMPLATE_OF_ENTITIES = _option_inapplicable(
+    "`template`: words of a template would get tags like words of the text, so tasks of kind {kind} have no template. "
+    "Leave it out."
+)
 PAIRS_OF_ENTITIES = Problem(
     InvalidStudy,
     "task.pairs-unsupported",

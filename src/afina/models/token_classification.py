@@ -82,7 +82,9 @@ class Entities(Objective):
     def prompt(
         cls, asked: str | None, columns: Mapping[str, str], *, pairs: bool, tokenizer: Tokenizer
     ) -> Template | None:
-        """Return None: words of a template would get tags. Raises InvalidStudy for pairs of texts."""
+        """Return None. Raises InvalidStudy for a template, whose words would get tags, and for pairs of texts."""
+        if asked is not None:
+            raise problems.TEMPLATE_OF_ENTITIES(kind=cls.kind, option="template")
         if pairs:
             raise problems.PAIRS_OF_ENTITIES(kind=cls.kind)
         return None
