@@ -16,10 +16,12 @@ from test_protocols import check_receipt, near
 from transformers import AutoConfig, AutoModelForTokenClassification, pipeline
 
 from afina import Adapter, Backbone, MarkedText, Predictor
+from afina.errors import Refused
 from afina.server.receipts import Receipt
 from afina.server.replay import replayed
 from crowd import adapter
 from fakes import Backbones
+from raises import raises
 from servers import PLACES, Served, listening, probed, serving, within
 
 TEXTS = ("the soup was bright.", "Zoë’s café – naïve, 50 € … 日本 bicycle")
@@ -152,6 +154,19 @@ def test_vllms_pooling_has_a_row_for_each_token(words: Served) -> None:
     np.testing.assert_allclose(found["data"][0]["data"], chances, atol=1e-5)
     tags = words.post(f"/models/{NAME}", {"inputs": TEXTS[0], "parameters": {"aggregation_strategy": "none"}}).json()
     assert {round(one["score"], 4) for one in tags} <= {round(each, 4) for row in chances.tolist() for each in row}
+
+
+def test_the_receipt_of_outputs_of_tokens_gives_them_again(words: Served) -> None:
+    answer = words.post("/pooling", {"model": "acme/short", "input": TEXTS[0]})
+    receipt = Receipt.parse(answer.headers["afina-receipt"])
+    assert receipt.as_json()["each_token"] is True
+    predictor = Predictor.of(words.store.adapter(receipt.version), words.backbone)
+    again = replayed(predictor, None, TEXTS[0], each_token=receipt.each_token)
+    np.testing.assert_allclose(again["data"], answer.json()["data"][0]["data"], atol=1e-5)
+    with raises(Refused, code="receipt.mismatch"):
+        replayed(predictor, None, LONG, each_token=True)
+    of_entities = words.post("/tasks", {"text": TEXTS[0], "models": ["acme/short"]}).json()["results"][0]["receipt"]
+    assert "each_token" not in of_entities
 
 
 def test_what_does_not_suit_entities_is_refused_before_anything_is_computed(

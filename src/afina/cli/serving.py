@@ -349,5 +349,5 @@ def replay(
     stops = [template_option(one) for one in stop] if stop else None
     grammar = None if guide is None else grammar_of(file_io.read_object(guide))
     cut = None if asked.truncation is None else asked.truncation.truncation
-    answer = replayed(predictor, asked.generation, text, pair, stops, choice, grammar, cut)
+    answer = replayed(predictor, asked.generation, text, pair, stops, choice, grammar, cut, each_token=asked.each_token)
     print(json.dumps({**answer, "receipt": asked.as_json()} if as_json else answer, ensure_ascii=False))

@@ -8,7 +8,7 @@ text. A word without a token of its own, which shares its token with the word be
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,12 @@ class WordTokens(Encoded):
             owners=np.zeros(len(windows), np.int64),
             words=self.words[text : text + 1],
         )
+
+    def at_each_token(self) -> WordTokens:
+        """Return the same windows with every token read, as a word of its own; each text must have one window."""
+        reads = np.concatenate([np.zeros(0, np.int32), *(np.arange(length, dtype=np.int32) for length in self.lengths)])
+        words = np.fromiter((np.zeros((length, 2), np.int32) for length in self.lengths), dtype=object)
+        return replace(self, reads=reads, words=words)
 
     def tagged(self, entities: np.ndarray) -> Encoded:
         """Return the tag of each token as `Encoded.tokens`: the tag of the word that is read there, or NO_WORD.

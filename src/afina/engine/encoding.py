@@ -108,10 +108,7 @@ def _at_each_token(one: EncodedText | AfinaError, resident: Resident) -> Encoded
     assert resident.reading is not None
     if len(one.words) > 1:
         return problems.SEVERAL_WINDOWS(windows=len(one.words), most=resident.reading.max_length)
-    count = len(one.tokens)
-    words = np.fromiter([np.zeros((count, 2), np.int32)], dtype=object)
-    read = replace(one.words, reads=np.arange(count, dtype=np.int32), words=words)
-    return replace(one, words=read, each_token=True)
+    return replace(one, words=one.words.at_each_token(), each_token=True)
 
 
 def _encoded(

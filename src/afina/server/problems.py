@@ -78,6 +78,10 @@ NOT_GENERATED = _receipt_mismatch(
     "the receipt is of an answer that was not generated, so that `stop`, `choice` and `guide` have no effect. "
     "Leave them out."
 )
+NOT_READ_AT_ONCE = _receipt_mismatch(
+    "the receipt is of the outputs of tokens, but the text is not one that an adapter for entities reads at once. Give "
+    "the text of the request, and an unchanged receipt."
+)
 
 NOT_TOKEN_IDS = Problem(
     InvalidData,

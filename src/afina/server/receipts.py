@@ -148,6 +148,7 @@ class Receipt(Frozen):
             generated.
         truncation: how the texts were truncated. `truncation` is None, and omitted in the JSON, if no text was
             truncated or long texts were truncated as in training.
+        each_token: whether the answer has the outputs of all tokens. The JSON omits this field if the value is false.
     """
 
     version: str
@@ -157,6 +158,7 @@ class Receipt(Frozen):
     precision: str = FLOAT
     generation: GenerationFacts | None = None
     truncation: TruncationFacts | None = None
+    each_token: bool = False
 
     def __str__(self) -> str:
         return json.dumps(self.as_json(), separators=(",", ":"))

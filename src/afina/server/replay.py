@@ -11,14 +11,17 @@ import numpy as np
 from pydantic import ValidationError
 
 from afina.data.prompts import rendered_chat
+from afina.data.word_tokens import WordTokens
+from afina.engine.mixed_batches import Prediction
 from afina.generating.answers import text_of
 from afina.generating.generation import answers
 from afina.generating.guides import Grammar, GuideMaker, TokenGuide
 from afina.models.decoding import Decoding
 from afina.models.predictions import Predictions
-from afina.predicting.predictor import ModelPredictor, Predictor
+from afina.predicting.predictor import ModelPredictor, Predictor, predicted
 from afina.predicting.reading import Truncation
 from afina.server import problems
+from afina.server.answer_formats import ANSWER_FORMATS
 from afina.server.receipts import PROMPTS, GenerationFacts
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ def replayed(
     choice: int = 0,
     grammar: Grammar | None = None,
     truncation: Truncation | None = None,
+    *,
+    each_token: bool = False,
 ) -> dict[str, Any]:
     """Compute an answer again as its receipt says, and return the answer as JSON values.
 
@@ -46,6 +51,8 @@ def replayed(
         choice: The number of the choice (one of several answers to the text), from 0.
         grammar: The grammar that restricted the answer. None: the answer had no grammar.
         truncation: How the request wanted long texts truncated. None: long texts are truncated as in training.
+        each_token: Whether the answer has the outputs of all tokens. If so, the probabilities of the tags of each token
+            are returned as `data`.
 
     Raises:
         Refused: The receipt does not match the adapter or the arguments.
@@ -58,7 +65,7 @@ def replayed(
     if facts is None or not isinstance(predictor, ModelPredictor):
         if stop or choice or grammar:
             raise problems.NOT_GENERATED(what="generation")
-        return predictor([text], pairs)[0]
+        return _of_tokens(predictor, text, pairs) if each_token else predictor([text], pairs)[0]
     found = None if grammar is None else grammar.digest
     if found != facts.guide:
         raise problems.GRAMMAR_DIFFERS(_expected=_brief(facts.guide), _found=_brief(found), what="guide")
@@ -103,6 +110,19 @@ def _written(predictor: ModelPredictor, prompt: np.ndarray, decoding: Decoding, 
     ends = [tokenizer.eos_token_id]
     (found,) = answers(predictor.classifier, [prompt], decoding, ends, tokenizer, make_guide=make_guide)
     return text_of(tokenizer, found.tokens, decoding)
+
+
+def _of_tokens(predictor: Predictor, text: str, pairs: Sequence[str] | None) -> dict[str, Any]:
+    """Return the probabilities of the tags of each token. Raises Refused if the text has several windows or no tags."""
+    objective = predictor.objective
+    if isinstance(predictor, ModelPredictor):
+        encoded = predictor.encode([text], pairs)
+        if isinstance(encoded, WordTokens) and len(encoded) == 1:
+            every = encoded.at_each_token()
+            (rows,) = predicted(predictor.classifier, every, objective, predictor.backbone.tokenizer).outputs
+            made = Prediction({}, objective.kind, rows, digest="", version=None, truncated=False, words=every.words[0])
+            return {"data": ANSWER_FORMATS[objective.kind].tag_scores(objective, made)}
+    raise problems.NOT_READ_AT_ONCE(what="each_token")
 
 
 def _brief(digest: str | None) -> str:

@@ -395,6 +395,7 @@ class RequestEncoder:
             precision=manifest.precision,
             generation=facts,
             truncation=cut,
+            each_token=asked.each_token,
         )
         return AcceptedRequest(asked, encoded, tokens, lease, manifest, objective, receipt, decoding)
 
