@@ -252,14 +252,18 @@ def in_utf16(text: str, part: str) -> dict[str, Any]:
 def test_offsets_in_utf_16_are_recognised_where_all_spans_fit_so(tmp_path: Path) -> None:
     text = "👍🏽 Rome 👍🏽"
     path = jsonl(tmp_path / "a.jsonl", {"text": text, "entities": [in_utf16(text, "Rome")]})
-    with raises(InvalidData, code="data.entity-borders") as caught:
+    with raises(InvalidData, code="data.entity-misplaced") as caught:
         read(path)
     assert "count UTF-16 code units" in str(caught.value)
+    assert "`repair`" not in str(caught.value)  # which has no proof of it
+    with raises(InvalidData, code="data.entity-misplaced") as caught:
+        read(path, repair=True)
+    assert "the key 'text'" in str(caught.value)
     quoted = {**in_utf16(text, "Rome"), "text": "Rome"}
     path = jsonl(tmp_path / "b.jsonl", {"text": text, "entities": [quoted]})
     with raises(InvalidData, code="data.entity-misplaced") as caught:
         read(path)
-    assert "count UTF-16 code units" in str(caught.value)
+    assert "Set `repair`, which converts" in str(caught.value)
     rows = read(path, repair=True)
     assert rows.labels == [(Entity(text.index("Rome"), text.index("Rome") + 4, "X"),)]
     assert any("UTF-16" in note for note in rows.notes)
@@ -268,11 +272,29 @@ def test_offsets_in_utf_16_are_recognised_where_all_spans_fit_so(tmp_path: Path)
 def test_offsets_in_bytes_and_with_line_ends_as_one_are_recognised(tmp_path: Path) -> None:
     for text, start, words in (("Zürich or Rome !", 11, "bytes"), ("a\r\nb\r\nRome", 4, "a line end")):
         path = jsonl(tmp_path / "a.jsonl", {"text": text, "entities": [[start, start + 4, "X"]]})
-        with raises(InvalidData, code="data.entity-borders") as caught:
+        with raises(InvalidData, code="data.entity-misplaced") as caught:
             read(path)
         assert f"count {words}" in str(caught.value)
         with raises(InvalidData, code="data.entity-misplaced"):  # not extended to other words
             read(path, repair=True)
+
+
+def test_a_repair_extends_no_span_that_may_count_something_else(tmp_path: Path) -> None:
+    text, cut = "😀😀 Maria Silva lives near Porto today", {"text": "Maria flew", "entities": [[0, 3, "PER"]]}
+    found = [in_utf16(text, "Maria Silva"), in_utf16(text, "Porto")]
+    path = jsonl(tmp_path / "a.jsonl", cut, {"text": text, "entities": found})
+    with raises(InvalidData, code="data.entity-misplaced") as caught:
+        read(path, repair=True)
+    assert "line 2" in str(caught.value)
+    assert "UTF-16 code units" in str(caught.value)
+    path = jsonl(tmp_path / "b.jsonl", {"text": text, "entities": found}, cut)
+    with raises(InvalidData, code="data.entity-misplaced") as caught:
+        read(path)
+    assert "UTF-16 code units" in str(caught.value)
+    spans = [[3, 14, "PER"], [15, 18, "X"]]  # characters, and a part of a word
+    rows = read(jsonl(tmp_path / "c.jsonl", cut, {"text": text, "entities": spans}), repair=True)
+    assert list(rows.labels[1]) == [(3, 14, "PER"), (15, 20, "X")]
+    assert any("2 spans extended to whole words (the first in " in note and "line 1" in note for note in rows.notes)
 
 
 def several(count: int, **more: Any) -> list[dict[str, Any]]:

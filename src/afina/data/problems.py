@@ -164,7 +164,14 @@ SPAN_TEXT_DIFFERS = _data_entity_misplaced(
 )
 SPANS_COUNTED_OTHERWISE = _data_entity_misplaced(
     "{path}: spans of column {column!r} do not fit their texts, but all fit if start and end count {_words}. `repair` "
-    "converts them only if each span also has its part of the text as `text`. Convert them to characters (code points)."
+    "converts them only if each span also has the key 'text' with its part of the text. Convert them to characters "
+    "(code points)."
+)
+SPAN_CUTS_WORD = _data_entity_misplaced("{where}: the span {found} ({label}) is not whole words.{_hint}")
+SPAN_MAY_COUNT_OTHERWISE = _data_entity_misplaced(
+    "{where}: the span {found} ({label}) is not whole words, but spans of this text are if start and end count "
+    "{_words}. `repair` does not choose between the two. Convert start and end to characters (code points), or correct "
+    "the span."
 )
 SPAN_BLANK = _data_entity_misplaced(
     "{where}: the span {_place} ({label}) is {found}, which has no word. Expected words. Correct the span or remove it."
@@ -173,11 +180,11 @@ SPAN_BLANK = _data_entity_misplaced(
 _data_entity_borders = partial(Problem, InvalidData, "data.entity-borders")
 SPAN_INSIDE_WORD = _data_entity_borders(
     "{where}: the span {found} ({label}) begins or ends inside a word. Expected whole words: {expected}. Correct the "
-    "span, or set `repair` to extend such spans to whole words.{_hint}"
+    "span, or set `repair` to extend such spans to whole words."
 )
 SPAN_WITH_BLANK = _data_entity_borders(
     "{where}: the span {found} ({label}) begins or ends with white space or an invisible character. Expected "
-    "{expected}. Correct the span, or set `repair` to cut white space from such spans.{_hint}"
+    "{expected}. Correct the span, or set `repair` to cut white space from such spans."
 )
 SPAN_REPEATED = _data_entity_borders(
     "{where}: the span {found} ({label}) is given twice. Remove one, or set `repair` to leave out repeated spans."

@@ -237,7 +237,10 @@ def _of_spans(table: FileTable, text: str, label: str, form: LabelFormat) -> _Re
 
     def hint() -> str:
         words = counting()
-        return "" if words is None else f" All spans of the file fit if start and end count {words}."
+        if words is None:
+            return ""
+        mend = "Set `repair`, which converts" if are_quoted(spans) else "Convert"
+        return f" All spans of the file fit if start and end count {words}. {mend} them to characters (code points)."
 
     repair = SpanRepair() if form.repair else None
     changed: tuple[str, ...] = ()

@@ -55,6 +55,11 @@ def is_whole(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 span` or `1,200 spans`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def is_blank(text: str) -> bool:
     """Return whether a string has no visible characters: only white space, control or format characters (U+200B)."""
     # The first test alone answers for most texts, and is fast.

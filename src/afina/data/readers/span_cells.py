@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from afina.data import problems
 from afina.data.entities import Entity
-from afina.data.readers.source import is_whole
+from afina.data.readers.source import counted, is_whole
 from afina.data.words import words_of
 from afina.errors import InvalidData
 
@@ -131,26 +131,28 @@ def _whole(value: Any) -> int | None:
 
 @dataclass
 class SpanRepair:
-    """The counts of what a repair of spans has changed.
+    """What a repair of spans has changed.
 
     Attributes:
-        trimmed: Spans from whose border white space was cut.
-        widened: Spans that were extended to whole words.
-        repeated: Spans that were left out because the text has the same span already.
+        trimmed: The row of each span from whose border white space was cut.
+        widened: The row of each span that was extended to whole words.
+        repeated: The row of each span that was left out because the text has the same span already.
     """
 
-    trimmed: int = 0
-    widened: int = 0
-    repeated: int = 0
+    trimmed: list[str] = field(default_factory=list)
+    widened: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
 
     def said(self) -> Iterator[str]:
-        """Yield a sentence for each kind of change."""
-        if self.trimmed:
-            yield f"{self.trimmed:,} spans lost white space or invisible characters at a border"
-        if self.widened:
-            yield f"{self.widened:,} spans were extended to whole words"
-        if self.repeated:
-            yield f"{self.repeated:,} repeated spans were left out"
+        """Yield a sentence for each kind of change, which names the first row."""
+        for places, done in (
+            (self.trimmed, "lost white space or invisible characters at a border"),
+            (self.widened, "extended to whole words"),
+            (self.repeated, "left out because the text has the same span already"),
+        ):
+            if places:
+                first = places[0] if len(places) == 1 else f"the first in {places[0]}"
+                yield f"{counted(len(places), 'span')} {done} ({first})"
 
 
 @dataclass(frozen=True)
@@ -175,11 +177,11 @@ class SpanPlaces:
         found: list[Entity] = []
         for span in spans:
             self._check(span)
-            entity = self._fitted(span, words)
+            entity = self._fitted(span, words, spans)
             if entity in found:
                 if self.repair is None:
                     raise problems.SPAN_REPEATED(where=self.where(), found=self._quoted(entity), label=entity.label)
-                self.repair.repeated += 1
+                self.repair.repeated.append(self.where())
                 continue
             found.append(entity)
         found.sort()
@@ -211,8 +213,12 @@ class SpanPlaces:
                 _hint=self.hint(),
             )
 
-    def _fitted(self, span: RawSpan, words: np.ndarray) -> Entity:
-        """Return the entity of the words of a span; if a border is not that of a word, repair it or raise."""
+    def _fitted(self, span: RawSpan, words: np.ndarray, spans: Sequence[RawSpan]) -> Entity:
+        """Return the entity of the words of a span; if a border is not that of a word, repair it or raise.
+
+        Args:
+            spans: All spans of the text.
+        """
         first = int(np.searchsorted(words[:, 1], span.start, side="right"))
         last = int(np.searchsorted(words[:, 0], span.end, side="left"))
         if first >= last:
@@ -222,14 +228,18 @@ class SpanPlaces:
         entity = Entity(int(words[first, 0]), int(words[last - 1, 1]), span.label)
         inside = span.start > entity.start or span.end < entity.end
         beyond = span.start < entity.start or span.end > entity.end
-        if self.repair is None and (inside or beyond):
-            about = {"where": self.where(), "found": self._quoted(span), "expected": self._quoted(entity)}
-            if inside:
-                raise problems.SPAN_INSIDE_WORD(**about, label=span.label, _hint=self.hint())
-            raise problems.SPAN_WITH_BLANK(**about, label=span.label, _hint=self.hint())
+        if inside or beyond:
+            about = {"where": self.where(), "found": self._quoted(span), "label": span.label}
+            if self.repair is None and (hint := self.hint()):
+                raise problems.SPAN_CUTS_WORD(**about, _hint=hint)
+            if other := row_counting(self.text, spans):
+                raise problems.SPAN_MAY_COUNT_OTHERWISE(**about, _words=other)
+            if self.repair is None:
+                problem = problems.SPAN_INSIDE_WORD if inside else problems.SPAN_WITH_BLANK
+                raise problem(**about, expected=self._quoted(entity))
         if self.repair is not None:
-            self.repair.widened += inside
-            self.repair.trimmed += beyond
+            self.repair.widened += [self.where()] * inside
+            self.repair.trimmed += [self.where()] * beyond
         return entity
 
 
@@ -267,6 +277,31 @@ def other_counting(texts: Sequence[str], spans: Sequence[Sequence[RawSpan]]) -> 
         counted = [widths(text) for text in texts]
         if any(set(each) - {1} for each in counted) and all(map(_fit, texts, counted, spans)):
             return words
+    return None
+
+
+def row_counting(text: str, spans: Sequence[RawSpan]) -> str | None:
+    """Return another way to count characters in which spans of one text may be meant; None if there is none.
+
+    A way may be meant if at least as many spans are whole words only in this way as are whole words only in
+    characters, and there is at least one. A span whose text the file says is known to count characters.
+    """
+    if any(span.text is not None for span in spans):
+        return None
+    words = words_of(text)
+    starts, ends = set(words[:, 0].tolist()), set(words[:, 1].tolist())
+
+    def whole(span: RawSpan | None) -> bool:
+        return span is not None and span.start in starts and span.end in ends and span.start < span.end
+
+    for name, count in _COUNTINGS.items():
+        widths = count(text)
+        if set(widths) <= {1}:
+            continue
+        both = [(whole(span), whole(_converted(span, widths))) for span in spans]
+        there = both.count((False, True))
+        if there and there >= both.count((True, False)):
+            return name
     return None
 
 
