@@ -13,6 +13,7 @@ from afina.data.tokenize import Encoded
 from afina.errors import InvalidStudy
 from afina.methods import make
 from afina.predicting.predictor import word_predictions
+from afina.stats.linear_models import LinearTags, fit_bytes
 from afina.training.dry_run import dry_run
 from afina.training.fit import Fit
 from afina.training.inputs import FeatureInputs
@@ -53,7 +54,7 @@ def test_a_probe_of_words_predicts_as_the_logistic_regression_on_their_features(
     fit.advance()
     features, targets = fit.inputs.computed_features, batches.learnt_targets
     assert len(features) == len(targets) == int(batches.encoded.output_counts.sum())
-    assert fit.beside_bytes == 3 * features.size * 8
+    assert fit.beside_bytes == fit_bytes(LinearTags(), *features.shape) == 5 * features.nbytes
     scaled = (features - features.mean(0)) / features.std(0)
     assert fit.fitted is not None
     expected = LogisticRegression(C=fit.fitted.strength, max_iter=1000).fit(scaled, targets)

@@ -359,6 +359,24 @@ def fit_dense(
     return LinearFit(rows, biases - rows @ centre, linear.strength(model), iterations, converged)
 
 
+_PARTS, _PARTS_TOGETHER = 2.5, 4.0
+"""Number of copies of the compared features, beside the features, at the peak of a cross-validation: of one fold and
+of the fold before; or of all folds together, if the linear kind stops early."""
+
+_SCALED = 2
+"""Number of copies of all features while their standard deviations are computed."""
+
+
+def fit_bytes(linear: LinearKind, rows: int, width: int, strength: float | None = None) -> int:
+    """Return the size in bytes of the copies of features, [rows, width], at the peak of `fit_dense`.
+
+    The features that are given to `fit_dense` do not count.
+    """
+    parts = _PARTS_TOGETHER if linear.stops_early else _PARTS
+    compared = min(rows, MOST_COMPARED) if strength is None else 0
+    return int(max(_SCALED * rows, rows + parts * compared)) * width * np.dtype(linear.dtype).itemsize
+
+
 def _before_the_loss_rises(
     model: Any,
     grid: Mapping[str, Sequence[float]],

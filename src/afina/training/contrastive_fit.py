@@ -106,9 +106,10 @@ class ContrastiveFit(Fit):
 
     @property
     def beside_bytes(self) -> int:
-        """Size in bytes of the features of all texts, and of their float64 copies, while the head is fitted."""
+        """Size in bytes of the features of all texts, and of their copies, while the head is fitted."""
         texts, width = len(self.loader.encoded), int(self.classifier.output_layer.in_features)
-        return head_fit_bytes(self.classifier, self.loader) + texts * width * torch.float32.itemsize
+        copies = head_fit_bytes(self.classifier, self.objective, self.loader, STRENGTH)
+        return copies + texts * width * torch.float32.itemsize
 
     def pace(self, first: int, count: int) -> Pace:
         """Measure the seconds per token over `count` steps after `first` steps, and of the features of the texts."""

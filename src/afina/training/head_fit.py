@@ -15,12 +15,8 @@ from afina import meter
 from afina.data.batch import Loader
 from afina.models.classifier import Classifier
 from afina.models.objective import Objective
-from afina.stats.linear_models import LinearFit, fit_dense
+from afina.stats.linear_models import LinearFit, fit_bytes, fit_dense
 from afina.training import problems
-
-COPIES = 3
-"""Number of float64 copies of all features that exist at the peak of a fit: the features, and the parts of a
-cross-validation fold."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +83,10 @@ def fit_head(
     return FittedHead(linear.parameter, made.strength, spent, made.iterations, made.converged)
 
 
-def head_fit_bytes(classifier: Classifier, loader: Loader) -> int:
-    """Return the size in bytes of the float64 copies of the features of all training texts at the peak of a fit."""
+def head_fit_bytes(classifier: Classifier, objective: Objective, loader: Loader, strength: float | None = None) -> int:
+    """Return the size in bytes of the copies of the features of all training texts at the peak of `fit_head`."""
     rows, width = int(loader.encoded.output_counts.sum()), int(classifier.output_layer.in_features)
-    return COPIES * rows * width * np.dtype(np.float64).itemsize
+    return fit_bytes(objective.linear, rows, width, strength)
 
 
 def _write(classifier: Classifier, made: LinearFit) -> None:

@@ -92,8 +92,8 @@ class ProbeFit(Fit):
 
     @property
     def beside_bytes(self) -> int:
-        """Size in bytes of the float64 copies of all features."""
-        return head_fit_bytes(self.classifier, self.loader)
+        """Size in bytes of the copies of all features while the head is fitted."""
+        return head_fit_bytes(self.classifier, self.objective, self.loader)
 
     def activation_bytes(self, part: MicroBatch) -> int | None:
         return None
