@@ -130,6 +130,7 @@ def test_words_of_which_those_compared_all_have_one_tag_are_fitted_without_cross
 
 
 def test_a_solver_that_stops_early_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("afina.stats.linear_models.MOST_ITERATIONS", 2)
     features, right = data()
     assert not fit_dense(LinearClasses(), features, (right > 0).astype(np.int64), 2, intercept=True).converged
 
@@ -137,6 +138,7 @@ def test_a_solver_that_stops_early_says_so(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("compared", [500, 5000])
 def test_the_memory_of_a_fit_is_foreseen(monkeypatch: pytest.MonkeyPatch, compared: int) -> None:
     monkeypatch.setattr("afina.stats.linear_models.MOST_COMPARED", compared)
+    monkeypatch.setattr("afina.stats.linear_models.MOST_ITERATIONS", 1)
     features = np.random.default_rng(0).normal(size=(1500, 192)).astype(np.float32)
     classes = (features[:, 0] > 0).astype(np.int64)
     targets = {
@@ -146,7 +148,7 @@ def test_the_memory_of_a_fit_is_foreseen(monkeypatch: pytest.MonkeyPatch, compar
         LinearLabels: np.stack([classes, 1 - classes], 1).astype(np.float32),
     }
     for kind, right in targets.items():
-        fit_dense(kind(), features[:90, :2], right[:90], 2, intercept=True)  # imports scikit-learn, which is no part
+        fit_dense(kind(), features[:90, :2], right[:90], 2, intercept=True)  # imports what a fit needs
         for strength in (None, 1.0):
             tracemalloc.start()
             fit_dense(kind(), features, right, 2, intercept=True, strength=strength)

@@ -10,15 +10,18 @@ from sklearn.linear_model import LogisticRegression
 from afina import Backbone
 from afina.data.batch import IGNORED, Loader, pack_some
 from afina.data.tokenize import Encoded
+from afina.data.word_tokens import WordTokens
 from afina.errors import InvalidStudy
+from afina.events import Progress
 from afina.methods import make
 from afina.predicting.predictor import word_predictions
+from afina.predicting.text_features import FeatureModel
 from afina.stats.linear_models import LinearTags, fit_bytes
 from afina.training.dry_run import dry_run
 from afina.training.fit import Fit
 from afina.training.inputs import FeatureInputs
 from afina.training.probe_fit import ProbeFit
-from fakes import Backbones
+from fakes import Backbones, sentences
 from grid import some_slow
 from raises import raises
 from tagging import OBJECTIVE, fit_of, loader, opened
@@ -78,6 +81,27 @@ def test_texts_whose_words_all_have_one_tag_cannot_be_fitted(gpt2: Backbone) -> 
     tags = batches.labels
     tags.tokens[tags.tokens >= 0] = 0  # type: ignore[union-attr]
     with raises(InvalidStudy, code="method.one-label", method="linear_probe"):
+        session(gpt2, "linear_probe", batches).advance()
+
+
+def test_progress_and_errors_count_texts_and_not_windows(gpt2: Backbone) -> None:
+    batches = loader(gpt2, 8, longest=12)
+    assert len(batches.encoded) > 8
+    fit = session(gpt2, "linear_probe", batches)
+    told: list[Progress] = []
+    fit.advance(listen=told.append)
+    assert isinstance(batches.encoded, WordTokens)
+    word_predictions(fit.classifier, batches.encoded, listen=told.append)
+    FeatureModel(gpt2, OBJECTIVE).of_words([text for text, _ in sentences(8)], listen=told.append)
+    for phase in ("train", "evaluate"):
+        steps = [one.step for one in told if one.phase == phase]
+        assert max(steps) == steps[-1] == 8
+    assert {one.steps for one in told} == {8}
+    some = np.ones(len(batches.encoded), bool)
+    some[batches.encoded.windows_of(3)[-1]] = False
+    assert batches.encoded.whole_texts(some) == 7
+    batches.labels.tokens[batches.labels.tokens >= 0] = 0  # type: ignore[union-attr]
+    with raises(InvalidStudy, code="method.one-label", texts=8):
         session(gpt2, "linear_probe", batches).advance()
 
 

@@ -77,6 +77,19 @@ class Encoded:
         return Encoded(self.tokens[: self.offsets[count]], self.offsets[: count + 1], self.truncated, second)
 
     @property
+    def texts(self) -> int:
+        """The number of texts: that of the sequences, unless a text has several (`WordTokens`)."""
+        return len(self)
+
+    def whole_texts(self, computed: np.ndarray) -> int:
+        """Return the number of texts of which all sequences are computed.
+
+        Args:
+            computed: Whether each sequence is computed, bool [N].
+        """
+        return int(computed.sum())
+
+    @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 

@@ -45,6 +45,9 @@ class WordTokens(Encoded):
     def texts(self) -> int:
         return len(self.words)
 
+    def whole_texts(self, computed: np.ndarray) -> int:
+        return self.texts - len(np.unique(self.owners[~computed]))
+
     def read_in(self, window: int) -> np.ndarray:
         """Return the numbers of the words that are read in a window, ascending, int32."""
         found = self.reads[self.offsets[window] : self.offsets[window + 1]]

@@ -84,12 +84,14 @@ def read_outputs(classifier: Classifier, encoded: Encoded, listen: Listener = ig
     classifier.eval()
     device = next(classifier.parameters()).device
     found: dict[int, np.ndarray] = {}
+    computed = np.zeros(len(encoded), bool)
     with torch.inference_mode():
         for indices, packed in by_length(encoded, before=classifier.before):
             counts = [int((row != IGNORED).sum()) for row in packed.by_sequence(packed.targets)]
             parts = np.split(classifier.outputs(packed.to(device)), np.cumsum(counts)[:-1])
             found |= zip(indices.tolist(), parts, strict=True)
-            listen(Progress("evaluate", len(found), len(encoded)))
+            computed[indices] = True
+            listen(Progress("evaluate", encoded.whole_texts(computed), encoded.texts))
     return [found[index] for index in range(len(encoded))]
 
 

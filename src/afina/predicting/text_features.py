@@ -96,7 +96,7 @@ class FeatureModel:
 
         Args:
             spaced: Whether the texts were given as words, between which there are single spaces.
-            listen: Called with the progress, in windows.
+            listen: Called with the progress, in texts.
             where: A name for the texts in error messages.
 
         Raises InvalidData for a text without tokens.
@@ -112,12 +112,12 @@ class FeatureModel:
     def _computed(self, encoded: Encoded, listen: Listener) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the indices of the sequences of each batch, and their features."""
         keep_freed()
-        done = 0
+        computed = np.zeros(len(encoded), bool)
         with torch.inference_mode():
             for indices, packed in by_length(encoded):
                 yield indices, self.classifier.head_input(packed.to(self.device)).cpu().numpy()
-                done += len(indices)
-                listen(Progress("evaluate", done, len(encoded)))
+                computed[indices] = True
+                listen(Progress("evaluate", encoded.whole_texts(computed), encoded.texts))
 
 
 def text_features(

@@ -168,7 +168,10 @@ class AnswerFormat(ABC):
 
     @abstractmethod
     def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
-        """Return what the server's web page shows for an answer: words, and label scores in descending order."""
+        """Return what the server's web page shows for an answer: words, and label scores.
+
+        The scores are in descending order, or those of entities in the order of the text.
+        """
 
     def marked(self, one: Prediction, text: str) -> MarkedText | None:
         """Return the text with marks at the parts that the answer names; None: the answer is about the whole text."""

@@ -118,6 +118,6 @@ class ContrastiveFit(Fit):
         features = AllFeatures(self.classifier, self.loader.texts, self.recipe)
         features.begin()
         began, tokens = meter.now(), 0
-        for packed in islice(features.compute(), count):
+        for _, packed in islice(features.compute(), count):
             tokens += len(packed.tokens)
         return Pace(steps.step, (meter.now() - began) / tokens)

@@ -41,7 +41,7 @@ class FittedHead:
 def check_labels(objective: Objective, loader: Loader, method: str) -> None:
     """Raise InvalidStudy if no head can be fitted to the training texts of `loader`: all have the same class."""
     if not objective.linear.can_fit(loader.learnt_targets):
-        raise problems.ONE_LABEL(method=method, texts=len(loader.encoded))
+        raise problems.ONE_LABEL(method=method, texts=loader.encoded.texts)
 
 
 def fit_head(

@@ -423,11 +423,11 @@ class AllFeatures(FeatureInputs):
     def _texts_of_steps(self) -> np.ndarray:
         return np.arange(len(self.loader.encoded))
 
-    def compute(self) -> Iterator[Packed]:
-        """Compute the features of all texts, and yield each batch of texts after its features are computed."""
+    def compute(self) -> Iterator[tuple[np.ndarray, Packed]]:
+        """Compute the features of all texts, and yield each batch (`by_length`) after its features are computed."""
         for indices, packed in by_length(self.loader.encoded):
             self._compute(TextBatch(packed), torch.from_numpy(self._rows(indices)))
-            yield packed
+            yield indices, packed
 
     @property
     def computed_features(self) -> np.ndarray:

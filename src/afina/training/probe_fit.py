@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,12 +69,12 @@ class ProbeFit(Fit):
             return
         self.begin()
         self.objective.linear.model()  # imports scikit-learn, which takes a second and is no part of a fit
-        began, tokens, done = meter.now(), AllFeatures.computed(self.loader, 1), 0
-        texts, computed = len(self.loader.encoded), 0
-        for packed in self.inputs.compute():
-            done, computed = done + len(packed), computed + len(packed.tokens)
-            pace = computed / (meter.now() - began)
-            listen(Progress("train", done, texts, None, pace, (tokens - computed) / pace))
+        began, encoded, read = meter.now(), self.loader.encoded, 0
+        tokens, computed = AllFeatures.computed(self.loader, 1), np.zeros(len(encoded), bool)
+        for indices, packed in self.inputs.compute():
+            computed[indices], read = True, read + len(packed.tokens)
+            pace, done = read / (meter.now() - began), encoded.whole_texts(computed)
+            listen(Progress("train", done, encoded.texts, None, pace, (tokens - read) / pace))
             if stopped():
                 raise KeyboardInterrupt
         features = self.inputs.computed_features
@@ -103,10 +104,10 @@ class ProbeFit(Fit):
         self.begin()
         began, spent, tokens = meter.now(), 0.0, 1
         batches = self.inputs.compute()
-        for packed in islice(batches, first):
+        for _, packed in islice(batches, first):
             spent, tokens = meter.now() - began, len(packed.tokens)
         began = meter.now()
-        if measured := [len(packed.tokens) for packed in islice(batches, count)]:
+        if measured := [len(packed.tokens) for _, packed in islice(batches, count)]:
             spent, tokens = meter.now() - began, sum(measured)
         return Pace(spent / tokens)
 
