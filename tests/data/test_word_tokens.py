@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tracemalloc
 
 import numpy as np
@@ -146,6 +147,18 @@ def test_a_word_without_a_token_continues_the_word_before_it() -> None:
     sure = np.array([[0, 9, 0], [9, 0, 0]], np.float32)
     (found,) = made.joined_outputs([sure], 3)
     assert entities_of(made.words[0], found.argmax(axis=1), ("X",)) == (Entity(0, 3, "X"),)
+
+
+def test_a_text_of_many_windows_is_not_announced_as_too_long(caplog: pytest.LogCaptureFixture) -> None:
+    short = tokenizer(begin=True)
+    short.model_max_length = 8
+    said = logging.getLogger("transformers")
+    said.addHandler(caplog.handler)
+    try:
+        assert len(encode_words(short, ["good " * 30], max_length=8).owners) > 1
+    finally:
+        said.removeHandler(caplog.handler)
+    assert not caplog.records
 
 
 def test_texts_without_tokens_and_lengths_without_room_are_refused() -> None:

@@ -180,7 +180,7 @@ def _encodings(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[tuple[str
     """Yield each text with its token ids, int32 [T], and the start and end of its tokens in characters, int [T, 2]."""
     for start in range(0, len(texts), _CHUNK):
         batch = list(texts[start : start + _CHUNK])
-        made: Any = tokenizer(batch, add_special_tokens=False, return_offsets_mapping=True)
+        made: Any = tokenizer(batch, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         for text, ids, offsets in zip(batch, made["input_ids"], made["offset_mapping"], strict=True):
             yield text, np.array(ids, np.int32), np.array(offsets, np.int64).reshape(-1, 2)
 
