@@ -15,6 +15,7 @@ from afina.data.readers.splitting import rank
 from afina.data.split import Example, Split
 from afina.errors import InvalidData, Refused
 from afina.predicting.text_features import FeatureModel, text_features
+from afina.report.texts_to_label import sentences as sentences_of
 from afina.stats.linear_models import LinearClasses, fit_dense
 from afina.studies.labelling.next_texts import (
     CHOSEN,
@@ -183,6 +184,30 @@ def test_a_file_of_lines_is_enough_to_begin(tmp_path: Path, address: str) -> Non
     )
 
 
+def test_the_first_texts_for_entities_have_a_column_of_entities_that_can_be_filled(
+    tmp_path: Path, address: str
+) -> None:
+    pool = write(tmp_path / "pool.csv", ["text"], [["Maria lives here."], ["Nobody does."], ["Maria left."]])
+    found = next_texts(pool, count=3, kind="entities", backbone=address)
+    assert (found.header, found.labels) == (("text", "entities", CHOSEN), ("entities",))
+    first = tmp_path / "first.csv"
+    found.write(first)
+    said = sentences_of(found, first, None, 0)[-1]
+    cell = said[said.index("[{") : said.index("]") + 1]
+    assert ("'entities'" in said, "Label Studio" in said) == (True, True)
+    with first.open(newline="") as file:
+        cells = [[row["text"], cell if "Maria" in row["text"] else "[]"] for row in csv.DictReader(file)]
+    task = Task.load(write(first, ["text", "entities"], cells), evaluation=str(first), allow_leakage=True)
+    assert task.train.labels.tolist() == [((0, 5, "PER"),), (), ((0, 5, "PER"),)]
+
+
+def test_a_column_that_is_named_for_the_first_labels_is_written(tmp_path: Path, address: str) -> None:
+    pool = write(tmp_path / "pool.csv", ["text"], [["a b"], ["c d"]])
+    assert next_texts(pool, count=1, label="tone", backbone=address).header == ("text", "tone", CHOSEN)
+    with raises(InvalidData, code="data.column-repeated", field="label", column="text"):
+        next_texts(pool, count=1, label="text", backbone=address)
+
+
 @pytest.mark.slow
 def test_each_kind_of_task_and_pairs_have_next_texts(tmp_path: Path, address: str) -> None:
     tags = [[text, f"{label};long" if number % 3 else label] for number, (text, label) in enumerate(ROWS[:30])]
@@ -215,11 +240,14 @@ def test_texts_are_chosen_by_their_words_and_suggested_entities_can_be_read_agai
     labelled.write_text("\n".join(map(json.dumps, rows)))
     found = next_texts(pool, labelled, count=10, backbone=address)
     assert found.counts == {RANDOM: 1, UNCERTAIN: 9}
-    assert "Label Studio" in found.notes[-1]
+    said = {suffix: sentences_of(found, Path(f"next{suffix}"), labelled, 0)[-1] for suffix in (".csv", ".json")}
+    assert ("Give `out`" in said[".csv"], "out" in said[".json"]) == (True, False)
     assert found.suggested is not None
     assert any(found.suggested)
     found.write(tmp_path / "next.json", suggest=True)
     made = json.loads((tmp_path / "next.json").read_text())
+    controls = {one["from_name"] for task in made for one in task["predictions"][0]["result"]}
+    assert all(f"is named {name!r}" in said[".json"] for name in controls)
     spans = [[one["value"] for one in task["predictions"][0]["result"]] for task in made]
     assert sum(map(len, spans)) == sum(map(len, found.suggested))
     for task, each in zip(made, spans, strict=True):

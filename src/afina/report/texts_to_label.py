@@ -10,6 +10,9 @@ from typing import Any
 from afina.report.formatting import figure_with_interval, listed, metric_name, number_of_texts
 from afina.studies.labelling.next_texts import CHOSEN, FEWEST, NextTexts, RandomSample
 
+_CELL = 'JSON such as [{"start": 0, "end": 5, "label": "PER"}], or with [] if a text has no entity'
+"""The content of a cell of entities, in words."""
+
 
 def sentences(found: NextTexts, out: Path, labelled: Path | None, protected: int) -> list[str]:
     """Return what was chosen, what to do with the file, and the metric on the random texts of earlier rounds.
@@ -35,8 +38,11 @@ def sentences(found: NextTexts, out: Path, labelled: Path | None, protected: int
 def _next_step(found: NextTexts, out: Path, labelled: Path | None) -> str:
     columns = listed([repr(name) for name in found.labels])
     if out.suffix.lower() == ".json":
-        return f"Import it into a project of Label Studio whose text is ${found.text}."
+        project = f"whose text is ${found.text}, and whose control for labels is named {found.labels[0]!r}"
+        return f"Import it into a project of Label Studio {project}."
     fill = f"Fill the column{'s' * (len(found.labels) > 1)} {columns}"
+    if found.of_words:
+        fill = f"Give `out` FILE.json to mark the entities in Label Studio. Or fill the column {columns} with {_CELL}"
     if labelled is None:
         return f"{fill}; then the file can be given with --task, and with --labelled for the next texts."
     if not found.continues or labelled.suffix.lower() != ".csv":

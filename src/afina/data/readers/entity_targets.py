@@ -59,6 +59,7 @@ class EntityTargets(TargetKind):
     means = "each value is the entities of the text: its parts with labels"
     of_words = True
     counted = "entities"
+    column = "entities"
 
     def holds(self, found: np.ndarray) -> bool:
         return found.dtype.kind == "O"

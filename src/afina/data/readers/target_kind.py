@@ -39,6 +39,7 @@ class TargetKind(ABC):
         of_words: Whether a target says something of each word, so that a long text is read in windows (`WordTokens`).
         counted: What is counted by label in an inspection: texts, or entities.
         role: The role of the target's column: "label" or "target".
+        column: The name of the column of targets in a file that a person fills, if nothing else names the column.
     """
 
     kind: ClassVar[Kind]
@@ -53,6 +54,7 @@ class TargetKind(ABC):
     of_words: ClassVar[bool] = False
     counted: ClassVar[str] = "texts"
     role: ClassVar[str] = "label"
+    column: ClassVar[str] = "label"
 
     @property
     def told(self) -> Kind | None:

@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from afina.data import addresses, texts_to_label
+from afina.data import problems as reading_problems
 from afina.data.entities import with_texts
+from afina.data.kinds import CLASSES
 from afina.data.problems import ONLY_TEXT_OF_LABEL as TOO_FEW
 from afina.data.readers import formats
 from afina.data.readers.splitting import identity, rank
-from afina.data.readers.target_kinds import TARGETS
+from afina.data.readers.target_kinds import TARGETS, of_kind
 from afina.data.readers.unlabelled import UnlabelledTexts, read_unlabelled
 from afina.data.reading_options import ReadingOptions, shows_options
 from afina.data.split import Example, Split
@@ -107,7 +109,7 @@ class NextTexts(ReprCard):
             None: predictions of this kind of task have no margin, or there are no labelled texts.
         probability: The probability that each prediction is right, [N]. None if `suggested` is None.
         sample: What the random texts of earlier rounds say. None: no labelled text has a value in the column CHOSEN.
-        of_words: Whether the labels are of words, so that `suggested` has entities.
+        of_words: Whether the labels are of words, so that `suggested` has entities, and cells have entities as JSON.
         notes: Sentences for the user: what was read, what was left out, and why texts were chosen in this way.
     """
 
@@ -205,7 +207,7 @@ def next_texts(
     from afina.predicting.text_features import FeatureModel
 
     features = _Features(FeatureModel(Backbone.load(backbone), _objective(task)), backbone, says)
-    return _chosen(pool, task, count, features, _file_columns(task, asked))
+    return _chosen(pool, task, asked, count, features)
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,11 +292,13 @@ def _file_columns(task: Task | None, asked: ReadingOptions) -> _FileColumns:
 def _chosen(
     pool: UnlabelledTexts,
     task: Task | None,
+    asked: ReadingOptions,
     count: int,
     features: _Features,
-    of_file: _FileColumns,
 ) -> NextTexts:
     """Return the chosen texts: a share that a hash draws, and others that are uncertain, if possible, and differ."""
+    of_file, kind = _file_columns(task, asked), TARGETS[task.kind] if task else of_kind(asked.kind or CLASSES)
+    columns = _columns(pool, task, of_file, (None if task else asked.label) or kind.column)
     order = np.argsort(_ranks(pool.split), kind="stable")
     drawn = math.ceil(RANDOM_SHARE * count)
     among = order[: max(MOST_TEXTS, count)]
@@ -317,10 +321,10 @@ def _chosen(
     return NextTexts(
         pool.split.take(among[places]),
         [RANDOM if place < drawn else reason for place in places],
-        **_columns(pool, task, of_file),
+        **columns,
         **answered,
         sample=sample,
-        of_words=task is not None and TARGETS[task.kind].of_words,
+        of_words=kind.of_words,
         notes=notes,
     )
 
@@ -363,16 +367,22 @@ def _notes(pool: UnlabelledTexts, task: Task | None, computed: int) -> tuple[str
         notes.append(
             f"Predictions of kind {task.kind} have no probabilities, so the chosen texts only differ from each other."
         )
-    if task is not None and TARGETS[task.kind].of_words:
-        notes.append("A label is the place of an entity: give `out` FILE.json, and mark the entities in Label Studio.")
     return tuple(notes)
 
 
-def _columns(pool: UnlabelledTexts, task: Task | None, of_file: _FileColumns) -> dict[str, Any]:
-    """Return the fields of `NextTexts` that name columns, as the labelled texts have them."""
+def _columns(pool: UnlabelledTexts, task: Task | None, of_file: _FileColumns, label: str) -> dict[str, Any]:
+    """Return the fields of `NextTexts` that name columns, as the labelled texts have them.
+
+    Args:
+        label: The column of the label if the labelled texts have none.
+
+    Raises InvalidData if `label` is a column of a text.
+    """
     roles = pool.columns if task is None or "text" not in task.columns else task.columns
     text, pair = roles.get("text", "text"), None if pool.split.pairs is None else roles.get("text_pair", "text_pair")
-    labels = tuple(roles.get("label", roles.get("target", "label")).split(","))
+    labels = tuple(roles.get("label", roles.get("target", label)).split(","))
+    if repeated := next((name for name in labels if name in (text, pair)), None):
+        raise reading_problems.LABEL_IS_TEXT(where=pool.path, field="label", column=repeated)
     usual = (text, *([pair] if pair else []), *labels)
     header = dict.fromkeys([*(of_file.header or usual), CHOSEN])
     return {
