@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from afina.data.split import FileRows
 from afina.data.task import Task
 from afina.errors import InvalidData, NotFound, UnknownName
 from afina.report.examples.answered_texts import MOST_LISTED, RunChoice
+from afina.report.examples.disagreements import EvaluationTexts
 from afina.report.report import Report
 from afina.studies.results import Results
 from afina.studies.study import Study
 from command import Command, GuessingExecutor
 from fakes import write_csv
-from records import of_kind, results, texts
+from records import of_kind, record, results, texts
 
 LABELS = ("bad", "fair", "good")
 
@@ -56,8 +58,21 @@ def test_each_text_is_that_of_its_row_and_the_surest_answer_comes_first(made: Re
     assert found.texts
     assert [one.text for one in found.texts] == [split.texts[one.row] for one in found.texts]
     assert all(one.given != one.predicted and one.text.endswith(one.given) for one in found.texts)
+    lines = Path(made.task).read_text(encoding="utf-8").splitlines()
+    for one in found.texts:
+        file, line = str(one.where).split(", line ")
+        assert (file, lines[int(line) - 1]) == (made.task, f"{one.text},{one.given}")
     chances = [one.probability for one in found.texts]
     assert chances == sorted(chances, key=lambda one: -(one or 0))
+
+
+def test_rows_are_those_of_the_texts_that_the_run_did_not_leave_out() -> None:
+    made = record(too_long_rows=(1,))
+    evaluated = EvaluationTexts("abc", made.environment.evaluation_digest, rows=FileRows(["x.csv"] * 3, [2, 5, 7]))
+    rows = evaluated.rows_shown(made)
+    assert rows is not None
+    assert (evaluated.shown(made)[0], rows.where(1), len(rows)) == (["a", "c"], "x.csv, line 7", 2)
+    assert EvaluationTexts("abc").rows_shown(made) is None
 
 
 def test_texts_are_those_of_the_named_method_and_seed(made: Results) -> None:
@@ -130,5 +145,6 @@ def test_the_command_shows_the_same_texts(made: Results, afina: Command) -> None
     shown = afina("texts", made.out, "--given=bad", "--predicted=fair", "--most", "1")
     assert shown.code == 0
     assert len(shown.out.splitlines()) == 2
+    assert f"{expected.texts[0].where}: bad, answered fair" in shown.out
     assert expected.texts[0].text in shown.out
     assert "bad, fair, good" in afina("texts", made.out, "--given", "awful").error

@@ -430,14 +430,15 @@ def texts(
         return
     print_prose(f"{found.title}, seed {found.seed}: {found.words}")
     for one in found.texts:
+        place = one.where or f"row {one.row}"
         if one.right is not None and one.answer is not None:
             labels = sorted({mark.label for mark in (*one.right.marks, *one.answer.marks)})
-            print(f"row {one.row}, right and answered:")
+            print(printable(f"{place}, right and answered:"))
             print_marked(one.right, labels)
             print_marked(one.answer, labels)
             continue
         sure = "" if one.probability is None else f" ({one.probability:.2f})"
-        print(printable(f"row {one.row}: {one.given}, answered {one.predicted}{sure}: {' '.join(one.text.split())}"))
+        print(printable(f"{place}: {one.given}, answered {one.predicted}{sure}: {' '.join(one.text.split())}"))
 
 
 def _write_publish_show(results: Results, name: str | None, as_json: bool, *, texts: bool, brief: bool = False) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,13 +92,15 @@ class AnsweredRow:
     """A text with its answer.
 
     Attributes:
-        row: The place in the evaluation split, the first is 0.
+        row: The place among the evaluation texts that the run answered, the first is 0.
         text: The text; the two texts of a pair are joined.
         given: The right label; the right entities in words, such as `Maria PER, Porto LOC`.
         predicted: The answer, in the form of `given`.
         probability: The probability of the predicted label; None if the model gives none.
         right: The text with its right entities; None for other kinds of task.
         answer: The text with the entities of the answer, with the errors as remarks.
+        where: The file and row from which the text was read, such as `reviews.csv, line 7`; None if it is not a row of
+            a file.
     """
 
     row: int
@@ -108,6 +110,7 @@ class AnsweredRow:
     probability: float | None
     right: MarkedText | None = None
     answer: MarkedText | None = None
+    where: str | None = None
 
 
 @dataclass(frozen=True)
@@ -185,10 +188,13 @@ def find_texts(
     for label in (given, predicted):
         _check_label(record.label_names, label, where)
     find = _with_errors if marks_text else _with_labels
-    rows, shown = find(result, _texts(results, record), given, predicted, longest)
+    evaluated = EvaluationTexts.read(results.task, results.data, record.kind)
+    rows, shown = find(result, _texts(evaluated, results, record), given, predicted, longest)
+    places = evaluated.rows_shown(record)
+    found = [replace(shown(row), where=None if places is None else places.where(row)) for row in rows[:most]]
     title = next(arm.label for arm in arms if record.key in {one.key for one in arm.records})
     about = (record.name, title, record.backbone, record.seed)
-    return FoundTexts(*about, given, predicted, len(rows), record.examples, tuple(map(shown, rows[:most])))
+    return FoundTexts(*about, given, predicted, len(rows), record.examples, tuple(found))
 
 
 def _with_labels(
@@ -290,8 +296,8 @@ def _chances(result: Result) -> np.ndarray | None:
     return found
 
 
-def _texts(results: Results, record: Record) -> Sequence[str]:
-    texts, reason = EvaluationTexts.read(results.task, results.data, record.kind).shown(record)
+def _texts(evaluated: EvaluationTexts, results: Results, record: Record) -> Sequence[str]:
+    texts, reason = evaluated.shown(record)
     if texts is None:
         raise problems.TEXTS_UNAVAILABLE(path=str(results.out), reason=reason, task=results.task)
     return texts

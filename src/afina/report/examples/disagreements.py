@@ -13,6 +13,7 @@ from typing import Any
 
 from afina.data.addresses import is_at_hand
 from afina.data.reading_options import ReadingOptions
+from afina.data.split import FileRows
 from afina.errors import AfinaError
 from afina.report.arms import Arm, measured_on
 from afina.report.examples.marked_answers import MarkedAnswers
@@ -39,12 +40,14 @@ class EvaluationTexts:
         digest: The digest of the split. A report shows the texts only if the records of the runs have the same digest.
         reason: The reason why `texts` is None.
         withheld: Whether the user asked for a report without texts.
+        rows: The file and row of each text. None: the texts are not rows of files.
     """
 
     texts: Sequence[str] | None = None
     digest: str = ""
     reason: str = ""
     withheld: bool = False
+    rows: FileRows | None = None
 
     def shown(self, record: Record) -> tuple[Sequence[str] | None, str]:
         """Return the texts that the run of `record` was evaluated on, or None, and the reason for None."""
@@ -52,8 +55,11 @@ class EvaluationTexts:
             return None, "the task's evaluation texts are no longer those of these runs"
         if self.texts is None or not record.too_long_rows:
             return self.texts, self.reason
-        left_out = set(record.too_long_rows)
-        return [text for row, text in enumerate(self.texts) if row not in left_out], self.reason
+        return [self.texts[row] for row in _kept(len(self.texts), record)], self.reason
+
+    def rows_shown(self, record: Record) -> FileRows | None:
+        """Return the file and row of each text that `shown` returns; None if the texts are not rows of files."""
+        return None if self.rows is None else self.rows.take(_kept(len(self.rows), record))
 
     @classmethod
     def read(cls, address: str, data: ReadingOptions, kind: str | None = None) -> EvaluationTexts:
@@ -72,7 +78,13 @@ class EvaluationTexts:
             return cls(reason="the task could not be read again")
         pairs = split.pairs
         texts = split.texts if pairs is None else [f"{a} ⏎ {b}" for a, b in zip(split.texts, pairs, strict=True)]
-        return cls(texts, split.digest)
+        return cls(texts, split.digest, rows=split.rows)
+
+
+def _kept(count: int, record: Record) -> list[int]:
+    """Return the places of the evaluation texts, of `count` in all, that the run of `record` did not leave out."""
+    left_out = set(record.too_long_rows)
+    return [row for row in range(count) if row not in left_out]
 
 
 WITHHELD = EvaluationTexts(reason="texts were left out on request", withheld=True)
