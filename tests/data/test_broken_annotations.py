@@ -112,6 +112,7 @@ BROKEN = [
     spans("null as the label", [(0, 5, None)], ENTITY),
     spans("a number as the label", [(0, 5, 3)], ENTITY),
     spans("an empty label", [(0, 5, "")], ENTITY),
+    spans("the tag of no entity as the label", [(0, 5, "O")], ENTITY),
     spans("a blank label", [(0, 5, " ")], ENTITY),
     spans("two labels", [{"start": 0, "end": 5, "labels": ["PER", "LOC"]}], ENTITY),
     spans("half a surrogate pair in the label", [(0, 5, "\ud83d")], ENTITY),
@@ -132,6 +133,7 @@ BROKEN = [
     spans("no text", [PER], "data.value-missing", text=" "),
     spans("half a surrogate pair in the text", [], "data.surrogate", text="Maria \ud83d"),
     # Words with tags.
+    conll("a tag of the label O", "Maria B-PER|x B-O", TAGS, 2),
     conll("I after O", "to O|Rome I-LOC", ORDER, 2, [(3, 7, "LOC")]),
     conll("I at the beginning", "Rome I-LOC|now O", ORDER, 1, [(0, 4, "LOC")]),
     conll("I of another label", "Maria B-PER|Rome I-LOC", ORDER, 2, [(0, 5, "PER"), (6, 10, "LOC")]),

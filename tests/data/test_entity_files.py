@@ -20,6 +20,7 @@ from afina.data.readers import files, formats
 from afina.data.readers.splitting import LabelledRows
 from afina.data.readers.texts import chunks
 from afina.data.reading_options import ReadingOptions
+from afina.data.remedies import remedies_of
 from afina.errors import InvalidData
 from hubs import CONVERTED, Hub, classes, written
 from hubs import several as any_number
@@ -151,7 +152,7 @@ def test_comments_before_a_sentence_are_said_and_a_hash_sign_is_a_word(tmp_path:
     path.write_text("# id 1 domain=en\n#tag _ _ O\nRome _ _ B-LOC\n\n# id 2 domain=en\n# _ _ O\n\n", encoding="utf-8")
     rows = read(path)
     assert list(rows.texts) == ["#tag Rome", "#"]
-    assert any("2 lines that begin with # are comments" in note for note in rows.notes)
+    assert any("2 comments (lines that begin with #)" in note for note in rows.notes)
 
 
 def test_windows_line_ends_a_byte_order_mark_and_old_encodings_are_read(tmp_path: Path) -> None:
@@ -443,7 +444,7 @@ def test_only_accepted_annotations_of_prodigy_are_read_and_the_others_are_counte
     rows = [{**row, "answer": verdict} for row, verdict in zip(several(4), verdicts, strict=True)]
     found = read(jsonl(tmp_path / "a.jsonl", *rows))
     assert len(found) == 2
-    assert any("2 rows are left out" in note for note in found.notes)
+    assert any("2 rows left out, not accepted" in note for note in found.notes)
 
 
 def test_a_multi_label_file_with_words_beside_its_texts_stays_one(tmp_path: Path) -> None:
@@ -581,3 +582,33 @@ def test_the_kind_may_be_given_and_repair_is_only_for_entities(tmp_path: Path) -
     classes = jsonl(tmp_path / "c.jsonl", {"text": "Rome", "label": "good"})
     with raises(InvalidData, code="data.option-inapplicable"):
         read(classes, repair=True)
+
+
+@pytest.mark.parametrize("more", [{}, {"text": "tokens"}])
+def test_a_label_column_that_words_lack_is_the_one_that_is_named(tmp_path: Path, more: Any) -> None:
+    path = conll(tmp_path / "a.conll", [("Rome", "B-LOC")])
+    with raises(InvalidData, code="data.column-missing", column="tag", field="label"):
+        read(path, label="tag", **more)
+
+
+def test_an_empty_cell_of_entities_is_not_kept_and_is_left_out_if_asked(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"text": MARIA, "entities": SPANS}, {"text": "none", "entities": None})
+    with raises(InvalidData, code="data.value-missing") as caught:
+        read(path)
+    assert [one.options for one in remedies_of(caught.value)] == [{"missing": "skip"}]
+    assert "[] " in str(caught.value)
+
+
+def test_errors_name_a_column_once_and_count_in_the_singular(tmp_path: Path) -> None:
+    with raises(InvalidData, code="data.tags-malformed") as caught:
+        read(jsonl(tmp_path / "a.jsonl", {"tokens": WORDS, "ner_tags": NUMBERS}))
+    assert str(caught.value).count("ner_tags") == 1
+    with raises(InvalidData, code="data.tags-malformed", found=1, expected=2) as caught:
+        read(
+            jsonl(
+                tmp_path / "b.jsonl",
+                {"tokens": ["a", "b"], "ner_tags": ["O", "B-X"]},
+                {"tokens": ["a", "b"], "ner_tags": ["O"]},
+            )
+        )
+    assert "1 tag for 2 words" in str(caught.value)

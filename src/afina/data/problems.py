@@ -203,7 +203,7 @@ TAGS_MALFORMED = _data_tags_malformed(
     "remove the row."
 )
 TAGS_MISCOUNTED = _data_tags_malformed(
-    "{where}: {found} tags for {expected} words. Expected a tag for each word. Correct the row or remove it."
+    "{where}: {_tags} for {_words}. Expected a tag for each word. Correct the row or remove it."
 )
 TAG_UNKNOWN = _data_tags_malformed(
     "{where}: the tag {found!r} is no tag of {_scheme}, as most other tags are. Expected O or {expected}. Correct "
@@ -234,7 +234,7 @@ TAGS_IMPOSSIBLE = Problem(
 
 _data_words_malformed = partial(Problem, InvalidData, "data.words-malformed")
 CONLL_COLUMNS = _data_words_malformed(
-    "{path}, line {line}: found {found} columns. Expected {expected}, separated by {_mark}, as in the first line. "
+    "{path}, line {line}: found {_columns}. Expected {expected}, separated by {_mark}, as in the first line. "
     "Correct the line."
 )
 WORDS_MALFORMED = _data_words_malformed(

@@ -160,10 +160,11 @@ def _always(*remedies: Remedy) -> Callable[[AfinaError, Sequence[str]], Iterable
     return lambda error, columns: remedies
 
 
-_MISSING = (
-    Remedy({"missing": "skip"}, "Leave out rows without a text or a label"),
-    Remedy({"missing": "keep"}, "Read words such as NA as texts and labels"),
-)
+def _missing(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
+    yield Remedy({"missing": "skip"}, "Leave out rows without a text or a label")
+    if "found" in error.fields:  # a word such as NA, and no empty cell
+        yield Remedy({"missing": "keep"}, "Read words such as NA as texts and labels")
+
 
 MERGE = Remedy({"merge_labels": True}, "Merge the spellings; the most frequent one is kept")
 REPAIR = Remedy({"repair": True}, "Repair borders of entities, and tags that cannot follow each other")
@@ -188,7 +189,7 @@ _BY_CODE: Mapping[str, Callable[[AfinaError, Sequence[str]], Iterable[Remedy]]] 
     "data.sheet-missing": _sheet,
     "data.tags-impossible": _always(REPAIR),
     "data.target-long": _always(SKIP_LONG),
-    "data.text-empty": _always(*_MISSING),
-    "data.value-missing": _always(*_MISSING),
+    "data.text-empty": _missing,
+    "data.value-missing": _missing,
 }
 """The remedies of an error of reading, by the error's code."""

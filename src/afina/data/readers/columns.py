@@ -15,6 +15,7 @@ from afina.data.kinds import Kind
 from afina.data.readers.conll import SUFFIXES, TAGS
 from afina.data.readers.formats import FileTable
 from afina.data.readers.missing_values import is_empty
+from afina.data.readers.source import counted
 from afina.data.readers.source import kind as file_kind
 from afina.data.readers.span_cells import hold_spans, list_in
 from afina.data.readers.tagged_words import hold_tags, hold_words, look_like_tags, match_words
@@ -238,6 +239,8 @@ def _of_entities(table: FileTable, asked: ReadingOptions, *, asks: bool, first: 
     if asked.label is None and not found and not _among(names, LABEL):  # no text has an entity
         found = [name for name in _among(names, ANNOTATED) if any(list_in(cell) == [] for cell in table.columns[name])]
     if not found and not asks:
+        if words and not plain and asked.label is not None and not {*asked.label.split(",")} & {*names}:
+            raise problems.COLUMN_MISSING(where=where, field="label", column=asked.label, found=names)
         return None
     label = asked.label
     if label is None:
@@ -358,7 +361,7 @@ def accepted(table: FileTable, chosen: ColumnNames) -> FileTable:
     if not rows:
         raise problems.NONE_ACCEPTED(path=table.path, column=VERDICT, rows=len(table.places))
     left_out = len(table.places) - len(rows)
-    note = f"{table.path}: {left_out:,} rows are left out, because column {VERDICT!r} does not accept their annotation."
+    note = f"{table.path}: {counted(left_out, 'row')} left out, not accepted by column {VERDICT!r}."
     return replace(table.take(rows), notes=(*table.notes, note)) if left_out else table
 
 

@@ -72,9 +72,10 @@ class _Sentences:
         mark = "tabs" if self.tabs else "spaces"
         said = [f"{self._path}: CoNLL columns, {self.width} in each line, separated by {mark}."] if self.width else []
         if self.documents:
-            said.append(f"{self._path}: {self.documents:,} documents; the sentences of a document are kept together.")
+            documents = source.counted(self.documents, "document")
+            said.append(f"{self._path}: {documents}; the sentences of a document are kept together.")
         if self.comments:
-            said.append(f"{self._path}: {self.comments:,} lines that begin with # are comments.")
+            said.append(f"{self._path}: {source.counted(self.comments, 'comment')} (lines that begin with #) left out.")
         return (*said, *self._file.notes)
 
     def rows(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -121,6 +122,7 @@ class _Sentences:
                 line=number,
                 found=len(fields),
                 expected=self.width,
+                _columns=source.counted(len(fields), "column"),
                 _mark="tabs" if self.tabs else "spaces",
             )
 

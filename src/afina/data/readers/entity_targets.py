@@ -21,6 +21,7 @@ from afina.data.kinds import ENTITIES
 from afina.data.readers.formats import FileTable
 from afina.data.readers.label_column import Label, LabelColumn, LabelFormat
 from afina.data.readers.missing_values import is_empty
+from afina.data.readers.source import counted
 from afina.data.readers.span_cells import (
     SpanPlaces,
     SpanRepair,
@@ -221,7 +222,7 @@ def _of_tags(table: FileTable, text: str, label: str, form: LabelFormat) -> _Rea
     entities = [reading.entities(row, each, names[row]) for row, each in zip(rows, every, strict=True)]
     notes = [f"{table.path}: column {label!r} holds {reading.scheme.name} tags."]
     if reading.repaired:
-        notes.append(f"{table.path}: repaired: {reading.repaired:,} tags that cannot follow each other.")
+        notes.append(f"{table.path}: repaired: {counted(reading.repaired, 'tag')} out of order (read as by conlleval).")
     return {text: texts, label: entities}, tuple(notes)
 
 

@@ -49,7 +49,7 @@ def load(path: Path, asked: ReadingOptions, evaluation: Path | None = None, says
     tables = [formats.read(_find(path, ("train",)) if path.is_dir() else path, asked.sheet, says)]
     if evaluation is not None or path.is_dir():
         tables.append(evaluation_table(evaluation or _find(path, EVALUATION), asked, says))
-    says(f"looking at the texts and labels of {sum(len(one.places) for one in tables):,} rows")
+    says(f"looking at the texts and labels of {source.counted(sum(len(one.places) for one in tables), 'row')}")
     return TableReading.of(tables, asked).splits()
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from afina.data import problems
 from afina.data.entities import Entity
 from afina.data.readers.source import counted, is_whole
+from afina.data.readers.tag_schemes import OUTSIDE
 from afina.data.words import words_of
 from afina.errors import InvalidData
 
@@ -117,6 +118,8 @@ def _span(item: Any, number: int, where: Callable[[], str]) -> RawSpan:
         label = label[0]
     if not isinstance(label, str) or not label.strip():
         raise malformed("its label is no name")
+    if label.strip() == OUTSIDE:
+        raise malformed(f"its label is {OUTSIDE}, which marks words outside of entities")
     if not is_whole(label):
         raise malformed("its label holds half a surrogate pair")
     text = item.get("text") if isinstance(item, Mapping) else None

@@ -33,6 +33,9 @@ class Tag(NamedTuple):
 
 _NONE = Tag(OUTSIDE, "")
 
+_NO_NAMES = frozenset(("", OUTSIDE))
+"""What is no label of an entity."""
+
 
 @dataclass(frozen=True)
 class TagScheme:
@@ -54,8 +57,9 @@ class TagScheme:
             return _NONE
         if not self.parts:
             return Tag("I", name) if name.strip() else None
-        letter, hyphen, label = name.partition("-")
-        return Tag(self.parts[letter], label.strip()) if hyphen and label.strip() and letter in self.parts else None
+        letter, _, label = name.partition("-")
+        named = letter in self.parts and label.strip() not in _NO_NAMES
+        return Tag(self.parts[letter], label.strip()) if named else None
 
     def fault(self, before: Tag, after: Tag) -> bool:
         """Return whether a tag may not follow another; the tag O stands before and after the words of a text."""

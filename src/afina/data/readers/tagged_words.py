@@ -14,7 +14,7 @@ from afina.data import problems
 from afina.data.entities import Entity
 from afina.data.readers.conll import SUFFIXES
 from afina.data.readers.formats import FileTable
-from afina.data.readers.source import is_blank, is_whole, kind
+from afina.data.readers.source import counted, is_blank, is_whole, kind
 from afina.data.readers.span_cells import list_in
 from afina.data.readers.tag_schemes import (
     OUTSIDE,
@@ -140,11 +140,11 @@ def _name(tag: Any, index: int, places: WordPlaces, row: int, names: Sequence[st
     if isinstance(number, str) and not number.strip().isdecimal():
         return number.strip()
     if isinstance(number, str):
-        raise problems.TAG_NUMBER_UNNAMED(where=places.where(row), column=places.column, found=number)
+        raise problems.TAG_NUMBER_UNNAMED(where=places.table.where(row), column=places.column, found=number)
     if isinstance(number, bool) or not isinstance(number, int):
         raise problems.TAGS_MALFORMED(where=places.of_word(row, index), found=str(tag)[:40])
     if not names:
-        raise problems.TAG_NUMBER_UNNAMED(where=places.where(row), column=places.column, found=number)
+        raise problems.TAG_NUMBER_UNNAMED(where=places.table.where(row), column=places.column, found=number)
     if not 0 <= number < len(names):
         raise problems.TAG_NUMBER_UNKNOWN(where=places.of_word(row, index), found=number, expected=len(names))
     return names[number]
@@ -190,7 +190,11 @@ class TagReading:
     def entities(self, row: int, words: Sequence[str], names: Sequence[str]) -> tuple[Entity, ...]:
         """Return the entities of a text. Raises InvalidData, which names the word."""
         if len(names) != len(words):
-            raise problems.TAGS_MISCOUNTED(where=self.places.where(row), found=len(names), expected=len(words))
+            both = counted(len(names), "tag"), counted(len(words), "word")
+            where = self.places.where(row)
+            raise problems.TAGS_MISCOUNTED(
+                where=where, found=len(names), expected=len(words), _tags=both[0], _words=both[1]
+            )
         for index, name in enumerate(names):
             if self.scheme.tag(name) is None:
                 raise _unknown(self.places.of_word(row, index), self.scheme, name)
