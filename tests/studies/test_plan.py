@@ -27,6 +27,7 @@ from afina.models.objectives import Classes
 from afina.report.details.plans import forecast_table, gpu_table
 from afina.report.formatting import size
 from afina.schema import read_size
+from afina.studies.runs import forecast
 from afina.studies.runs.forecast import MADE_UP, forecast_methods, forecast_run
 from afina.studies.runs.forecast import encoded as encoded_task
 from afina.studies.runs.output_directory import OutputDirectory
@@ -425,6 +426,7 @@ def test_nothing_is_trained_beyond_this_machines_memory(
 @pytest.mark.slow
 def test_fits_compares_the_peaks_with_the_memory_given(afina: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(forecast, "worker_memory", lambda: 2**29)  # about that of a real worker
     one = only(forecast_methods("gpt2", [make("lora")], training=texts(8)))
     for memory, fits, fits_gpu in (
         (one.peak, True, True),
