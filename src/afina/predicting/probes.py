@@ -166,7 +166,7 @@ def compared(actual: np.ndarray, expected: np.ndarray, where: str) -> float:
 
 
 def recorded(manifest: Manifest, where: str) -> np.ndarray:
-    """Return the golden test's outputs in a manifest, as `rows` returns them. Raises InvalidStudy if there are none."""
+    """Return the golden test's outputs in a manifest, as `rows` returns them. Raises InvalidStudy without any."""
     if manifest.probe is None:
         raise problems.PROBE_MISSING(where=where)
     return np.array(manifest.probe)

@@ -134,7 +134,7 @@ def _whole(value: Any) -> int | None:
 
 @dataclass
 class SpanRepair:
-    """What a repair of spans has changed.
+    """The rows in which a repair has changed spans, by the kind of change.
 
     Attributes:
         trimmed: The row of each span from whose border white space was cut.
@@ -272,7 +272,7 @@ def converted(text: str, spans: Sequence[RawSpan], words: str) -> list[RawSpan]:
 
 
 def other_counting(texts: Sequence[str], spans: Sequence[Sequence[RawSpan]]) -> str | None:
-    """Return the way to count characters in which all spans of a file are whole words; None if there is none.
+    """Return the way to count characters in which all spans of a file are whole words; None if no way fits.
 
     Ways that count all texts as afina does are not tried.
     """
@@ -284,7 +284,7 @@ def other_counting(texts: Sequence[str], spans: Sequence[Sequence[RawSpan]]) -> 
 
 
 def row_counting(text: str, spans: Sequence[RawSpan]) -> str | None:
-    """Return another way to count characters in which spans of one text may be meant; None if there is none.
+    """Return another way to count characters in which spans of one text may be meant; None if no other way fits.
 
     A way may be meant if at least as many spans are whole words only in this way as are whole words only in
     characters, and there is at least one. A span whose text the file says is known to count characters.

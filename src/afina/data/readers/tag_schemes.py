@@ -34,7 +34,7 @@ class Tag(NamedTuple):
 _NONE = Tag(OUTSIDE, "")
 
 _NO_NAMES = frozenset(("", OUTSIDE))
-"""What is no label of an entity."""
+"""Strings that cannot be the label of an entity."""
 
 
 @dataclass(frozen=True)

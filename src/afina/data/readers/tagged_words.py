@@ -151,7 +151,7 @@ def _name(tag: Any, index: int, places: WordPlaces, row: int, names: Sequence[st
 
 
 def scheme_found(places: WordPlaces, tags: Sequence[Sequence[str]]) -> TagScheme:
-    """Return the scheme of all tags of a column. Raises InvalidData if there is none."""
+    """Return the scheme of all tags of a column. Raises InvalidData if no scheme fits."""
     found = scheme_of(tags)
     if found is not None:
         return found

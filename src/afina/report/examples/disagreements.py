@@ -136,7 +136,7 @@ def sections_of(arms: Sequence[Arm], evaluated: EvaluationTexts) -> list[Section
     For tasks whose answers are texts, the sections show examples of answers side by side, and the answers that differ
     most. For tasks whose answers are parts of the text, the sections show texts with marks: those with errors, and
     those on which methods differ most. For other tasks, the section is a table of the texts on which methods disagree,
-    or empty if there are none.
+    or empty if methods agree on all texts.
     """
     presentation = PRESENTATIONS[arms[0].record.kind]
     if presentation.marks_text:

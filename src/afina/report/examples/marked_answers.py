@@ -69,7 +69,7 @@ def marked_answer(text: str, given: Sequence[Entity], found: Sequence[EntityErro
 
 
 def first_place(found: Sequence[EntityError]) -> int:
-    """Return the first character of the errors of a text; 0 if there are none."""
+    """Return the first character of the errors of a text; 0 for a text without errors."""
     return min((one[0] for error in found for one in (error.target, error.answer) if one is not None), default=0)
 
 

@@ -70,7 +70,7 @@ class FloorKind(ABC):
     """The baselines of one kind of task.
 
     Attributes:
-        constant: The name of the baseline that predicts the same for every text; "" if there is none.
+        constant: The name of the baseline that predicts the same for every text; "" for a kind without such a baseline.
         learned: The name of the baseline that a recommendation compares with methods in place of `constant`.
         slow: The names of baselines that take minutes. A study fits them only if it names them.
     """

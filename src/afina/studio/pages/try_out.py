@@ -204,7 +204,7 @@ class TryFacts:
 
     @property
     def proposed(self) -> str:
-        """The entities of the last version as JSON, from which a correction begins; empty if there are none."""
+        """The entities of the last version as JSON, from which a correction begins; empty without entities."""
         last = self.answers[-1].marked if self.answers else None
         spans = [{"start": one.start, "end": one.end, "label": one.label} for one in last.marks] if last else []
         return json.dumps(spans, ensure_ascii=False)
