@@ -23,7 +23,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from afina import file_io
-from afina.data.entities import with_texts
 from afina.data.kinds import CLASSES
 from afina.errors import AfinaError, CorruptAdapter
 from afina.pages.marked_text import MarkedText
@@ -437,7 +436,7 @@ def _asked(
         written = [client.ask("/v1/completions", body) for body in bodies]
         return [{"answer": one["choices"][0]["text"]} for one in written]
     body = {"text": question.text, "models": [one.reference for one in versions], **pair}
-    return [with_texts(one, question.text) for one in client.ask("/tasks", body)["results"]]
+    return [*client.ask("/tasks", body)["results"]]
 
 
 def _one(server: StudioServer, question: Question, version: AskedVersion, kind: str) -> Mapping[str, Any] | str:
