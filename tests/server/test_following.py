@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from afina.engine.adapters import AdapterLoader
@@ -74,6 +76,22 @@ def test_a_read_that_hangs_delays_no_other_and_means_that_the_store_does_not_ans
         assert within(10, lambda: watcher.answers)
     finally:
         watcher.close()
+
+
+def test_a_read_that_takes_longer_than_the_interval_begins_again_soon_after_its_end() -> None:
+    began: list[float] = []
+
+    def read() -> None:
+        began.append(time.monotonic())
+        time.sleep(0.11)
+
+    watcher = StoreWatcher((read,), 0.1, lambda error: None)
+    watcher.start()
+    try:
+        assert within(10, lambda: len(began) > 5)
+    finally:
+        watcher.close()
+    assert min(np.diff(began)) < 0.18  # the second interval would end at 0.2
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ class Settings:
     characters: int = 100_000
     tokens_per_minute: int | None = None
     writes_per_minute: int = 30
-    every: float = 0.4
+    every: float = 0.25
     key_seconds: float = 300.0
     public_description: bool = False
     window: int = 64

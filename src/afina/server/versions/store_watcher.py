@@ -18,27 +18,33 @@ from afina.server import logs_and_traces
 SILENT = 5.0
 """Seconds after which a read that has not ended shows that the store does not respond."""
 
+TICKS = 8
+"""How often in an interval the thread looks whether a read has ended. A read that takes longer than the interval begins
+again at the next tick, and not only after a second interval."""
+
 
 @dataclass(eq=False)
 class _Reading:
     """A function that reads the store, and its running call.
 
-    `problem`: The error message of the function's last finished call. None: the call succeeded.
+    `problem`: The error message of the function's last finished call. None: the call succeeded. `rests`: Number of
+    ticks until the next call is due.
     """
 
     read: Callable[[], None]
     running: Future[None] | None = None
     began: float = 0.0
     problem: str | None = None
+    rests: int = 0
 
 
 class StoreWatcher:
     """A thread that calls functions which read the store, until the method `close` is called.
 
     Args:
-        reads: The functions that read the store. Each function is called again at most `every` seconds after its last
-            call has ended.
-        every: The interval between calls in seconds.
+        reads: The functions that read the store.
+        every: The interval in seconds between the starts of two calls of a function. After a call that takes longer,
+            the next call starts at most an eighth of the interval later.
         failed: A function that is called with each exception of a read, except an AfinaError.
         clock: A function that returns the time in seconds.
     """
@@ -70,7 +76,7 @@ class StoreWatcher:
         return self._thread.is_alive()
 
     def _watch(self) -> None:
-        while not self._over.wait(self._every):
+        while not self._over.wait(self._every / TICKS):
             problem = next((said for said in [self._turn(one) for one in self._reads] if said is not None), None)
             if problem is None and not self.answers:
                 logs_and_traces.note("the store answers again")
@@ -79,15 +85,19 @@ class StoreWatcher:
             self.answers = problem is None
 
     def _turn(self, one: _Reading) -> str | None:
-        """Start the next call of a read function, unless its last call still runs.
+        """Start the next call of a read function if it is due and the last call has ended.
 
         Returns why the store does not respond, or None if it responds.
         """
+        one.rests = max(0, one.rests - 1)
         if one.running is not None and not one.running.done():
             is_silent = self._clock() - one.began > SILENT
             return f"no answer within {SILENT:g} seconds" if is_silent else one.problem
+        if one.rests:
+            return one.problem
         if one.running is not None:
             one.problem = self._problem(one.running)
+        one.rests = TICKS
         one.began, one.running = self._clock(), self._pool.submit(one.read)
         return one.problem
 
