@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from afina.errors import CorruptAdapter, InvalidData, InvalidName, InvalidStudy, NotFound, Problem, Refused
+from afina.errors import CorruptAdapter, InvalidData, InvalidName, InvalidStudy, NotFound, Problem, Refused, RunFailed
 
 AGAIN = "Copy the adapter again, or train it again."
 
@@ -120,6 +120,20 @@ SIZE_INVALID = Problem(
 
 OUT_EXISTS = Problem(
     Refused, "out.exists", "{path}: exists already, and is left as it is. Give another path, or remove this file."
+)
+
+RANKS_DIFFER = Problem(
+    RunFailed,
+    "ranks.unequal",
+    "the {ranks} processes of the run have {found} different versions of the trained weights, so the run was ended. "
+    "Use machines of the same kind with the same software; the run continues from its last checkpoint.",
+)
+
+RANK_LOST = Problem(
+    RunFailed,
+    "ranks.lost",
+    "another process of the run was lost or does not answer ({step}: {reason}). Start the run again: it continues from "
+    "its last checkpoint, also with another number of processes.",
 )
 
 RESULTS_FORMAT_UNKNOWN = Problem(

@@ -1,0 +1,178 @@
+"""`Ranks`: the processes that compute one run together, on one machine or on several.
+
+The module `ranks` owns torch's process groups. Gradients are always summed, never averaged: a run divides its loss by
+the number of targets of the whole batch. The module does not know models, methods or runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from afina import digest, problems
+
+BUCKET = 1 << 22
+"""Number of elements up to which tensors are summed together, in one buffer. A larger tensor is summed in place."""
+
+TIMEOUT = 1800.0
+"""Seconds that a rank waits for another one. A rank whose process ends is noticed at once."""
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that compute one run together, as seen by one of them.
+
+    Every rank executes the same run on the same data, and computes its share of the texts of each batch. If there is
+    only one rank, no method communicates, and every method returns at once.
+
+    Attributes:
+        rank: The number of this process, from 0. Rank 0 writes the files of the run and reports its progress.
+        count: The number of ranks.
+        shards: Whether each rank keeps only a part of the backbone's weights.
+    """
+
+    rank: int = 0
+    count: int = 1
+    shards: bool = False
+
+    @classmethod
+    def joined(
+        cls, rank: int, count: int, address: str, *, local: int = 0, shards: bool = False, timeout: float = TIMEOUT
+    ) -> Self:
+        """Join the process group of a run, and wait until all ranks have joined.
+
+        Args:
+            rank: The number of this process, from 0.
+            count: The number of ranks.
+            address: Where the ranks meet: "tcp://HOST:PORT" with a free port of the machine of rank 0, or "env://" for
+                the environment variables that torchrun sets.
+            local: The number of the GPU of this process on its machine.
+            shards: Whether each rank keeps only a part of the backbone's weights.
+            timeout: Seconds that a rank waits for another one.
+
+        Raises RunFailed if the ranks do not meet.
+        """
+        backend = "gloo"
+        if torch.cuda.is_available():
+            torch.cuda.set_device(local)
+            backend = "cpu:gloo,cuda:nccl"
+        with _together("join"):
+            dist.init_process_group(
+                backend, init_method=address, rank=rank, world_size=count, timeout=timedelta(seconds=timeout)
+            )
+        return cls(rank, count, shards)
+
+    @classmethod
+    def of_environment(cls, *, shards: bool = False, timeout: float = TIMEOUT) -> Self:
+        """Join the ranks that torchrun has started; without torchrun, return the only rank of a run."""
+        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+            return cls(shards=shards)
+        rank, count, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        return cls.joined(rank, count, "env://", local=local, shards=shards, timeout=timeout)
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def close(self) -> None:
+        """Leave the process group; the other ranks may still compute."""
+        if self.count > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def share(self, sizes: np.ndarray) -> np.ndarray:
+        """Return the indices of this rank's items of a batch, int64, ascending and contiguous; may be empty.
+
+        Each item is of the rank into whose part of all tokens the middle of the item falls.
+
+        Args:
+            sizes: The number of tokens of each item, int64 [N].
+        """
+        return np.flatnonzero(owners(sizes, self.count) == self.rank)
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Add each tensor over all ranks, in place. All ranks pass tensors of the same shapes in the same order."""
+        if self.count == 1:
+            return
+        with _together("sum"):
+            for bucket in _buckets(tensors):
+                if len(bucket) == 1 and bucket[0].is_contiguous():
+                    dist.all_reduce(bucket[0], op=dist.ReduceOp.SUM)
+                    continue
+                flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+                dist.all_reduce(flat, op=dist.ReduceOp.SUM)
+                for tensor, summed in zip(bucket, flat.split([each.numel() for each in bucket]), strict=True):
+                    tensor.copy_(summed.view(tensor.shape))
+
+    def gather(self, value: Value) -> list[Value]:
+        """Return the values of all ranks in the order of the ranks, on every rank; values are pickled."""
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        with _together("gather"):
+            dist.all_gather_object(found, value)
+        return found
+
+    def from_first(self, value: Value) -> Value:
+        """Return the value of rank 0 on every rank; values are pickled, and those of other ranks are ignored."""
+        if self.count == 1:
+            return value
+        held: list[Any] = [value if self.is_first else None]
+        with _together("broadcast"):
+            dist.broadcast_object_list(held, src=0)
+        first: Value = held[0]
+        return first
+
+    def check_equal(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise RunFailed if the ranks do not have bitwise equal tensors."""
+        if self.count > 1 and len(found := set(self.gather(digest.of_tensors(tensors)))) > 1:
+            raise problems.RANKS_DIFFER(ranks=self.count, found=len(found))
+
+
+ALONE = Ranks()
+"""The only rank of a run that one process computes."""
+
+
+def owners(sizes: np.ndarray, count: int) -> np.ndarray:
+    """Return the rank of each item of a batch, int64 [N], ascending, if `count` ranks share the batch by tokens.
+
+    Args:
+        sizes: The number of tokens of each item, int64 [N], each at least 1.
+    """
+    ends = np.cumsum(sizes, dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 1
+    middles = 2 * ends - sizes  # twice the middle of each item, so that all numbers are integers
+    found: np.ndarray = np.minimum(middles * count // (2 * total), count - 1)
+    return found
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield the tensors in their order, in lists of one dtype with at most BUCKET elements, or with one tensor."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        size = sum(each.numel() for each in bucket) + tensor.numel()
+        if bucket and (size > BUCKET or bucket[0].dtype != tensor.dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
+
+
+@contextmanager
+def _together(what: str) -> Iterator[None]:
+    """Return a context manager that raises RunFailed if the ranks cannot compute something together."""
+    try:
+        yield
+    except (RuntimeError, ConnectionError, TimeoutError) as error:
+        raise problems.RANK_LOST(step=what, reason=str(error).splitlines()[0][:200]) from error

@@ -1,0 +1,37 @@
+"""The share of each process of a run, and what the only process of a run does without communication."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from afina.ranks import ALONE, Ranks, owners
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_every_item_has_one_rank_and_the_ranks_have_similar_numbers_of_tokens(count: int) -> None:
+    random = np.random.default_rng(0)
+    for items in (0, 1, 2, 16, 64):
+        sizes = random.integers(1, 60, items)
+        shares = [Ranks(rank, count).share(sizes) for rank in range(count)]
+        assert np.array_equal(np.concatenate(shares), np.arange(items))
+        tokens = [int(sizes[share].sum()) for share in shares]
+        assert max(tokens) - min(tokens) <= sizes.max(initial=0) * 2
+
+
+def test_a_batch_of_fewer_items_than_ranks_leaves_ranks_without_items() -> None:
+    assert owners(np.array([5]), 3).tolist() == [1]
+    assert owners(np.array([5, 5]), 3).tolist() == [0, 2]
+
+
+def test_the_only_rank_changes_nothing() -> None:
+    tensor = torch.ones(3)
+    ALONE.sum_([tensor])
+    assert tensor.tolist() == [1, 1, 1]
+    assert ALONE.gather("a") == ["a"]
+    assert ALONE.from_first("a") == "a"
+    ALONE.check_equal({"a": tensor})
+    ALONE.close()
+    assert ALONE.is_first
+    assert not ALONE.shards
