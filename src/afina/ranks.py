@@ -114,6 +114,17 @@ class Ranks:
                 for tensor, summed in zip(bucket, flat.split([each.numel() for each in bucket]), strict=True):
                     tensor.copy_(summed.view(tensor.shape))
 
+    def first_(self, tensors: Sequence[Tensor]) -> None:
+        """Copy the tensors of rank 0 into those of every other rank, which have the same shapes, dtypes and order."""
+        if self.count == 1:
+            return
+        with _together("copy"):
+            for tensor in tensors:
+                held = tensor.contiguous()
+                dist.broadcast(held, src=0)
+                if held is not tensor:
+                    tensor.copy_(held)
+
     def gather(self, value: Value) -> list[Value]:
         """Return the values of all ranks in the order of the ranks, on every rank; values are pickled."""
         if self.count == 1:

@@ -31,6 +31,7 @@ from trainer import (
     compare,
     load,
     loss_difference,
+    without_dropout,
 )
 
 pytestmark = [
@@ -55,13 +56,6 @@ def plain(backbone: Backbone) -> Any:
     """
     model = reference(backbone.path, opened(backbone, seed=SEED), OBJECTIVE.width, backbone.tokenizer.pad_token_id)
     return without_dropout(model)
-
-
-def without_dropout(model: Any) -> Any:
-    for name, module in model.named_modules():
-        if name.endswith("dropout") and hasattr(module, "p"):
-            module.p = 0.0
-    return model
 
 
 def ours(backbone: Backbone, method: Method, batches: Loader, **changes: Any) -> Outcome:

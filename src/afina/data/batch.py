@@ -18,6 +18,7 @@ from torch import Tensor
 
 from afina.data.tokenize import NO_WORD, Encoded
 from afina.digest import derive_seed
+from afina.ranks import ALONE, Ranks
 
 IGNORED = NO_WORD
 """The target of a token that is left out of the loss: `ignore_index` of `torch.nn.functional.cross_entropy`."""
@@ -85,6 +86,17 @@ class Packed:
     def learnt_targets(self) -> Tensor:
         """The targets over which the loss is averaged: those of sequences [B, ...], or those of `learnt_at`, [M]."""
         return self.targets.index_select(0, self.learnt_at) if self.per_token else self.targets
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """The number of tokens of each sequence, int64 [B]; requires a batch on the CPU."""
+        lengths: np.ndarray = np.diff(self.bounds.numpy()).astype(np.int64)
+        return lengths
+
+    def parts(self, cut: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Packed]]:
+        """Yield the part of the batch for each array of indices of sequences, with the indices."""
+        for chosen in cut:
+            yield chosen, self if len(cut) == 1 and len(chosen) == len(self) else self.take(chosen)
 
     def to(self, device: torch.device | str) -> Packed:
         tokens, positions, bounds = (part.to(device) for part in (self.tokens, self.positions, self.bounds))
@@ -185,23 +197,28 @@ class MicroBatchLimits:
         examples: The largest number of sequences in a micro-batch.
         tokens: The largest number of tokens in a micro-batch; a longer sequence is a micro-batch of its own.
         before: The number of virtual tokens before each sequence, which count as tokens of the sequence.
+        ranks: The processes that compute the training together. Only the micro-batches of this process's share of a
+            batch are computed; there are none if the batch has too few sequences.
     """
 
     examples: int = sys.maxsize
     tokens: int = sys.maxsize
     before: int = 0
+    ranks: Ranks = ALONE
 
     def cut(self, lengths: np.ndarray) -> list[np.ndarray]:
         """Return the indices of the sequences of each micro-batch, given the sequences' lengths (int64 [B]).
 
-        The batch is first cut into parts of at most `examples` sequences, in the order of the batch. A part of the
-        batch with more than `tokens` tokens is sorted by length and cut again, because sequences of similar length
-        waste few cells of the attention grid. A part of the batch within the limit of tokens keeps its order.
+        The share of this process is taken (`Ranks.share`). It is first cut into parts of at most `examples` sequences,
+        in the order of the batch. A part with more than `tokens` tokens is sorted by length and cut again, because
+        sequences of similar length waste few cells of the attention grid. A part within the limit of tokens keeps its
+        order.
         """
         parts = []
         lengths = lengths + self.before
-        for start in range(0, len(lengths), self.examples):
-            chosen = np.arange(start, min(start + self.examples, len(lengths)))
+        own = self.ranks.share(lengths)
+        for start in range(0, len(own), self.examples):
+            chosen = own[start : start + self.examples]
             if lengths[chosen].sum() > self.tokens:
                 chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
                 parts += [chosen[first:last] for first, last in runs(lengths[chosen], self.tokens)]
@@ -211,10 +228,7 @@ class MicroBatchLimits:
 
     def parts(self, packed: Packed) -> list[Packed]:
         """Cut a packed batch into micro-batches; a batch within the limits is returned as the only micro-batch."""
-        cut = self.cut(np.diff(packed.bounds.numpy()).astype(np.int64))
-        if len(cut) == 1:
-            return [packed]
-        return [packed.take(chosen) for chosen in cut]
+        return [part for _, part in packed.parts(self.cut(packed.lengths))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,6 +305,8 @@ class Loader:
                 size = int(lengths[chosen[part]].sum()) + limits.before * len(part)
                 if size > most:
                     largest, most = chosen[part], size
+        if not most:  # no batch has a sequence for this process
+            return self.largest(stop, replace(limits, ranks=ALONE))
         return self._packed(largest)
 
     def tokens(self, stop: int) -> int:

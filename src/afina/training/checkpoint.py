@@ -17,6 +17,7 @@ from torch.nn import Parameter
 
 from afina import file_io, tensorfile
 from afina.errors import CorruptAdapter
+from afina.ranks import Ranks
 
 _AVERAGE = "average/"
 
@@ -91,3 +92,17 @@ def load(
         parameter = parameters[name]
         optimizer.state[parameter] = {item: value.to(parameter.device) for item, value in state.items()}
     return account
+
+
+def receive(
+    ranks: Ranks, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor]
+) -> None:
+    """Copy what rank 0 has loaded to the other ranks: parameters, optimizer state and averaged weights."""
+    named = list(parameters.values())
+    state = [{item: (each.dtype, each.shape) for item, each in optimizer.state[one].items()} for one in named]
+    for one, items in zip(named, ranks.from_first(state), strict=True):
+        for item, (dtype, shape) in items.items():
+            if item not in optimizer.state[one]:
+                optimizer.state[one][item] = torch.empty(shape, dtype=dtype, device=one.device)
+    kept = [each for one in named for _, each in sorted(optimizer.state[one].items())]
+    ranks.first_([*(one.data for one in named), *kept, *average.values()])

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
@@ -35,6 +34,7 @@ from afina.models.kernels.linear import held_tensors
 from afina.models.kernels.patches import Patch, call_of, patch
 from afina.models.objective import Objective
 from afina.models.predictions import Predictions
+from afina.ranks import ALONE
 from afina.stats.metrics import METRICS
 from afina.training import checkpoint, problems
 from afina.training.checkpoint import Account
@@ -100,7 +100,8 @@ class Fit:
         if not self.parameters:
             dtype, products = torch.float32, FLOAT
         factors = int8_factors(classifier, loader, recipe) if products == INT8 else {}
-        self.weights = WorkingWeights.of(method, classifier.model, dtype, products, factors)
+        rows = recipe.ranks.count == 1
+        self.weights = WorkingWeights.of(method, classifier.model, dtype, products, factors, rows=rows)
         if self.weights.in_int8 and not self.weights.int8_layers:
             raise problems.PRODUCTS_WITHOUT_LAYER(method=method.name, products=products)
         self.optimizer = make_optimizer(classifier.model, method, self.weights.trained, recipe)
@@ -155,14 +156,21 @@ class Fit:
             left = (meter.now() - began) / (done - first) * (steps - done)
             listen(Progress("train", done, steps, loss, pace, left))
             # The last step is never checkpointed: a run killed after it takes the step again and so measures memory.
-            ends = stopped()
-            if keep and done < steps and (ends or meter.now() - last_kept >= pause):
+            ends, due = self._agreed(stopped(), meter.now() - last_kept >= pause)
+            if keep and done < steps and (ends or due):
                 start = meter.now()
                 keep(account)
                 last_kept = meter.now()
                 pause = max(self.recipe.checkpoint_seconds, (last_kept - start) / CHECKPOINT_SHARE)
             if ends:
                 raise KeyboardInterrupt
+
+    def _agreed(self, stops: bool, is_due: bool) -> tuple[bool, bool]:
+        """Return whether a process stops, and whether a checkpoint is due for rank 0, equal in all processes."""
+        ranks = self.recipe.ranks
+        ranks.sum_([asked := torch.tensor([float(stops), float(is_due and ranks.is_first)])])
+        any_stops, due = asked.tolist()
+        return bool(any_stops), bool(due)
 
     def begin(self) -> None:
         """Prepare the model for training steps; the model may be in any mode before."""
@@ -182,7 +190,7 @@ class Fit:
         ready = meter.now()
         self.inputs.prepare(account.step)
         set_rate(self.optimizer, recipe.rate(account.step))
-        loss = self.update(parts).item()
+        loss = self.update(parts, self.inputs.learnt(batch)).item()
         spent = meter.now() - ready
         if not math.isfinite(loss):
             raise problems.LOSS_NOT_FINITE(
@@ -194,10 +202,15 @@ class Fit:
         account.seconds["train"] = account.seconds.get("train", 0.0) + spent
         return loss
 
-    def update(self, parts: Sequence[MicroBatch]) -> torch.Tensor:
-        """Update the weights by the summed gradients of a batch's micro-batches, and return the mean loss, float32."""
+    def update(self, parts: Sequence[MicroBatch], learnt: int | None = None) -> torch.Tensor:
+        """Update the weights by the summed gradients of a batch's micro-batches, and return the mean loss, float32.
+
+        Args:
+            parts: The micro-batches of this process.
+            learnt: The number of targets of the whole batch. None: the targets of `parts`.
+        """
         self.weights.clear()
-        loss = self._backward(parts)
+        loss = self._backward(parts, sum(part.learnt for part in parts) if learnt is None else learnt)
         self._take()
         return loss
 
@@ -217,19 +230,21 @@ class Fit:
         self.average.take(self.account.step + 1)
         self.weights.refresh()
 
-    def _backward(self, parts: Sequence[MicroBatch]) -> torch.Tensor:
-        learnt = [part.learnt for part in parts]
-        if not any(learnt):  # of no text of the batch is a word read
+    def _backward(self, parts: Sequence[MicroBatch], learnt: int) -> torch.Tensor:
+        """Compute the gradients of the mean loss over the `learnt` targets of the batch, and return the loss."""
+        total = torch.zeros((), device=self.device)
+        if not learnt:  # of no text of the batch is a word read
             self._clear_gradients()
-        total = torch.zeros((), device=parts[0].targets.device)
-        for part, count in zip(parts, learnt, strict=True):
-            if not count:
+            return total
+        for part in parts:
+            if not (count := part.learnt):
                 continue  # the part has no token to learn, and its mean loss would be NaN
             loss = self._loss(part)
-            if len(parts) > 1:
-                loss = loss * (count / sum(learnt))
+            if count != learnt:
+                loss = loss * (count / learnt)
             loss.backward()
             total += loss.detach()
+        self.weights.sum_over(self.recipe.ranks, total)
         return total
 
     def _loss(self, part: MicroBatch) -> torch.Tensor:
@@ -281,12 +296,26 @@ class Fit:
         )
 
     def checkpoint(self, path: Path, key: str) -> None:
-        """Write a checkpoint for `resume`, in place of the previous checkpoint."""
-        checkpoint.save(path, key, self.weights.trained, self.optimizer, self.account, self.average.weights)
+        """Write a checkpoint for `resume`, in place of the previous checkpoint; of several processes, the first writes.
+
+        Raises RunFailed if the processes do not have equal weights.
+        """
+        ranks, trained = self.recipe.ranks, self.weights.trained
+        ranks.check_equal(trained)
+        if ranks.is_first:
+            checkpoint.save(path, key, trained, self.optimizer, self.account, self.average.weights)
 
     def resume(self, path: Path, key: str) -> None:
-        """Continue from the checkpoint with this key; if the checkpoint is missing or damaged, nothing changes."""
-        self.account = checkpoint.load(path, key, self.weights.trained, self.optimizer, self.average.weights)
+        """Continue from the checkpoint with this key; if the checkpoint is missing or damaged, nothing changes.
+
+        Of several processes, the first reads the checkpoint, and the others receive it.
+        """
+        ranks, trained = self.recipe.ranks, self.weights.trained
+        if ranks.is_first:
+            self.account = checkpoint.load(path, key, trained, self.optimizer, self.average.weights)
+        self.account = ranks.from_first(self.account)
+        if self.account.step:
+            checkpoint.receive(ranks, trained, self.optimizer, self.average.weights)
 
     @property
     def state_bytes(self) -> int:
@@ -331,6 +360,7 @@ class Fit:
         """
         self.average.settle()
         self.weights.settle()
+        self.recipe.ranks.check_equal(self.method.state(self.classifier.model))
         reopens, device = self.weights.reopens, self.device
         del self.weights, self.optimizer, self.inputs, self.pull, self.average
         if reopens:
@@ -356,10 +386,11 @@ def int8_factors(classifier: Classifier, loader: Loader, recipe: Recipe) -> dict
     around = [(getattr(module, "base_layer", None), module) for module in classifier.modules()]
     wrappers = {names[layer]: module for layer, module in around if layer in names}
     batch = next(iter(loader.batches(0, 1)))
-    part = recipe.at_once.cut(np.diff(batch.bounds.numpy()).astype(np.int64))[0]
+    part = replace(recipe.at_once, ranks=ALONE).cut(batch.lengths)[0]
     batch = batch.take(part).to(next(classifier.parameters()).device)
     classifier.eval()
     found = smoothing_factors(layers, wrappers, lambda: classifier.features(batch))
+    recipe.ranks.first_([found[name] for name in sorted(found)])
     return {layers[name]: of for name, of in found.items()}
 
 

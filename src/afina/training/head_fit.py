@@ -15,6 +15,7 @@ from afina import meter
 from afina.data.batch import Loader
 from afina.models.classifier import Classifier
 from afina.models.objective import Objective
+from afina.ranks import ALONE, Ranks
 from afina.stats.linear_models import LinearFit, fit_bytes, fit_dense
 from afina.training import problems
 
@@ -51,6 +52,7 @@ def fit_head(
     features: np.ndarray,
     method: str,
     strength: float | None = None,
+    ranks: Ranks = ALONE,
 ) -> FittedHead:
     """Fit the last layer of the classifier's head to the features of all training texts, and write it.
 
@@ -60,6 +62,7 @@ def fit_head(
         method: The method's name, for errors.
         strength: The value of `C`, the inverse strength of regularization, for features with a common scale. None:
             cross-validation chooses the strength for features that are divided by their standard deviations.
+        ranks: The processes that train together. All of them get the fit of the first.
 
     Raises Diverged if a feature is NaN or infinite, and InvalidStudy if all texts have the same class.
     """
@@ -79,8 +82,9 @@ def fit_head(
         common_scale=strength is not None,
     )
     _write(classifier, made)
+    _copy_from_first(classifier, ranks)
     spent = meter.now() - began
-    return FittedHead(linear.parameter, made.strength, spent, made.iterations, made.converged)
+    return ranks.from_first(FittedHead(linear.parameter, made.strength, spent, made.iterations, made.converged))
 
 
 def head_fit_bytes(classifier: Classifier, objective: Objective, loader: Loader, strength: float | None = None) -> int:
@@ -99,6 +103,16 @@ def _write(classifier: Classifier, made: LinearFit) -> None:
             last.bias.copy_(biases)
         elif made.biases.any():
             classifier.offset = biases.to(last.weight.device)
+
+
+def _copy_from_first(classifier: Classifier, ranks: Ranks) -> None:
+    """Copy the head's last layer of the first process to the others: solvers may differ between processors."""
+    if ranks.count == 1:
+        return
+    last = classifier.output_layer
+    ranks.first_([last.weight.data, *([] if last.bias is None else [last.bias.data])])
+    offset = ranks.from_first(None if classifier.offset is None else classifier.offset.cpu())
+    classifier.offset = None if offset is None else offset.to(last.weight.device)
 
 
 def _weights(objective: Objective, targets: np.ndarray, of_texts: np.ndarray | None) -> np.ndarray | None:

@@ -51,10 +51,17 @@ class MicroBatch(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TextBatch:
-    """A packed batch of texts, with its layout if that was already computed."""
+    """A packed batch of texts, or a micro-batch.
+
+    Attributes:
+        packed: The texts.
+        layout: The layout of the texts. None: it was not computed yet.
+        numbers: The number of each text in the training batch, int64 [B]. None: the texts are all texts of the batch.
+    """
 
     packed: Packed
     layout: Layout | None = None
+    numbers: np.ndarray | None = None
 
     @property
     def targets(self) -> Tensor:
@@ -158,7 +165,11 @@ class Inputs(ABC):
 
     @abstractmethod
     def parts(self, batch: Any) -> Sequence[MicroBatch]:
-        """Return the micro-batches of a batch, on the model's device."""
+        """Return the micro-batches of this process's share of a batch, on the model's device; may be empty."""
+
+    @abstractmethod
+    def learnt(self, batch: Any) -> int:
+        """Return the number of targets of the whole batch, over which the mean loss is computed."""
 
     @abstractmethod
     def tokens(self, batch: Any) -> int:
@@ -207,8 +218,12 @@ class PackedInputs(Inputs):
         return self.loader.batches(start, stop)
 
     def parts(self, batch: Packed) -> Sequence[TextBatch]:
-        """Split the batch into micro-batches within the recipe's limits."""
-        return [TextBatch(part.to(self.device)) for part in self.recipe.at_once.parts(batch)]
+        """Split this process's share of the batch into micro-batches within the recipe's limits."""
+        cut = self.recipe.at_once.cut(batch.lengths)
+        return [TextBatch(part.to(self.device), None, numbers) for numbers, part in batch.parts(cut)]
+
+    def learnt(self, batch: Packed) -> int:
+        return batch.learnt
 
     def tokens(self, batch: Packed) -> int:
         return len(batch.tokens)
@@ -258,10 +273,9 @@ class PairInputs(PackedInputs):
         return self.loader.pairs.counts
 
     def parts(self, batch: Packed) -> Sequence[TextBatch]:
-        """Split the batch into micro-batches of whole pairs within the recipe's limits."""
-        cut = cut_pairs(np.diff(batch.bounds.numpy()).astype(np.int64), self.recipe.at_once)
-        whole = [batch] if len(cut) == 1 else [batch.take(part) for part in cut]
-        return [TextBatch(part.to(self.device)) for part in whole]
+        """Split this process's share of the batch into micro-batches of whole pairs within the recipe's limits."""
+        cut = cut_pairs(batch.lengths, self.recipe.at_once)
+        return [TextBatch(part.to(self.device), None, numbers) for numbers, part in batch.parts(cut)]
 
     def outputs(self, part: TextBatch) -> Tensor:
         """Return the embeddings of the texts, the input of the head, float32 [B, width]."""
@@ -306,6 +320,13 @@ class FeatureBatch:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def take(self, chosen: np.ndarray) -> FeatureBatch:
+        """Return the rows with the indices `chosen`, int64 [M]."""
+        index = torch.from_numpy(chosen)
+        weights = None if self.weights is None else self.weights[index]
+        soft = None if self.soft is None else self.soft.take(chosen)
+        return FeatureBatch(self.rows[index], self.targets[index], self.tokens, weights, soft)
 
 
 class FeatureInputs(Inputs):
@@ -357,9 +378,19 @@ class FeatureInputs(Inputs):
             yield FeatureBatch(rows, targets, tokens, weights, soft)
 
     def parts(self, batch: FeatureBatch) -> Sequence[FeatureBatch]:
+        """Return this process's share of the rows of the batch."""
+        ranks = self.recipe.ranks
+        if ranks.count > 1:
+            own = ranks.share(np.ones(len(batch), np.int64))
+            if not len(own):
+                return []
+            batch = batch.take(own)
         weights = None if batch.weights is None else batch.weights.to(self.device)
         soft = None if batch.soft is None else batch.soft.to(self.device)
         return [FeatureBatch(batch.rows.to(self.device), batch.targets.to(self.device), batch.tokens, weights, soft)]
+
+    def learnt(self, batch: FeatureBatch) -> int:
+        return batch.learnt
 
     def tokens(self, batch: FeatureBatch) -> int:
         return batch.tokens
@@ -368,9 +399,31 @@ class FeatureInputs(Inputs):
         """Compute missing features: in the first epoch for the step's group of texts, later for all texts."""
         late = step >= self.loader.steps_per_epoch
         for start, stop in [each for each in self._missing if late or each[0] <= step < each[1]]:
-            for indices, packed in group_batches(self.loader, start, stop):
-                self._compute(TextBatch(packed), torch.from_numpy(self._rows(indices)))
+            for _ in self._shared(group_batches(self.loader, start, stop)):
+                pass
             self._missing.remove((start, stop))
+
+    def _shared(self, batches: Iterator[tuple[np.ndarray, Packed]]) -> Iterator[tuple[np.ndarray, Packed]]:
+        """Compute the features of batches, and yield each batch after its features are computed.
+
+        If several processes train together, each of them computes some of the batches. All processes have the features
+        of all batches after the last one.
+        """
+        assert self._kept is not None
+        ranks, texts = self.recipe.ranks, []
+        for number, (indices, packed) in enumerate(batches):
+            rows = torch.from_numpy(self._rows(indices))
+            if number % ranks.count == ranks.rank:
+                self._compute(TextBatch(packed), rows)
+            else:
+                self._kept.index_fill_(0, rows.to(self.device), 0.0)
+            texts.append(rows)
+            yield indices, packed
+        if ranks.count > 1:
+            rows = torch.cat(texts).to(self.device)
+            found = self._kept.index_select(0, rows)
+            ranks.sum_([found])
+            self._kept.index_copy_(0, rows, found)
 
     def _compute(self, laid: TextBatch, rows: Tensor) -> None:
         assert self._kept is not None
@@ -425,9 +478,7 @@ class AllFeatures(FeatureInputs):
 
     def compute(self) -> Iterator[tuple[np.ndarray, Packed]]:
         """Compute the features of all texts, and yield each batch (`by_length`) after its features are computed."""
-        for indices, packed in by_length(self.loader.encoded):
-            self._compute(TextBatch(packed), torch.from_numpy(self._rows(indices)))
-            yield indices, packed
+        return self._shared(by_length(self.loader.encoded))
 
     @property
     def computed_features(self) -> np.ndarray:

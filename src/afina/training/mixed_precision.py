@@ -23,6 +23,7 @@ from afina.models.architectures import Architecture, architecture_of, is_after_p
 from afina.models.backbone_spec import FLOAT
 from afina.models.kernels.linear import HeldWeight, can_multiply_in_int8, can_pack
 from afina.models.kernels.patches import Patch, multiply_in_int8, pack, patch
+from afina.ranks import Ranks
 
 
 class WorkingWeights:
@@ -48,6 +49,7 @@ class WorkingWeights:
         unlowered: Collection[str] = (),
         products: str = FLOAT,
         factors: Mapping[nn.Module, Tensor] = MappingProxyType({}),
+        rows: bool = True,
     ) -> None:
         self.parameters = dict(parameters)
         self.trained = dict(parameters)
@@ -73,7 +75,7 @@ class WorkingWeights:
             if packs and weight is None and module is not output:
                 index = blocks.index(path)
                 self.copies += self._convert(module, dtype, backward=index is None or index >= first)
-            if type(module) is nn.Embedding and weight is not None and not _is_tied(module, output):
+            if rows and type(module) is nn.Embedding and weight is not None and not _is_tied(module, output):
                 self._rows.append(_Rows(self.trained[weight]))
                 patch(module, Patch.LOOK_UP, _look_up, self._rows[-1])
 
@@ -85,15 +87,20 @@ class WorkingWeights:
         dtype: torch.dtype,
         products: str = FLOAT,
         factors: Mapping[nn.Module, Tensor] = MappingProxyType({}),
+        *,
+        rows: bool = True,
     ) -> Self:
         """Return the working weights of a model to which `method` is attached.
 
         Args:
             products: The type of numbers in which products with frozen weights are computed, "float" or "int8".
             factors: The factors of the input channels of layers for int8 products (`int8_calibration`), by layer.
+            rows: Whether only the rows of an embedding's gradient are written whose tokens are in the batch. Gradients
+                that several processes sum have every row.
         """
         trained, packs, unlowered = method.by_gradient(model), method.packs, method.unlowered(model)
-        return cls(model, trained, dtype, packs=packs, unlowered=unlowered, products=products, factors=factors)
+        given: dict[str, Any] = {"packs": packs, "unlowered": unlowered, "products": products, "factors": factors}
+        return cls(model, trained, dtype, rows=rows, **given)
 
     @property
     def reopens(self) -> bool:
@@ -126,6 +133,31 @@ class WorkingWeights:
         for parameter in self.trained.values():
             if id(parameter) not in kept:
                 parameter.grad = None
+
+    def sum_over(self, ranks: Ranks, loss: Tensor) -> None:
+        """Add the gradients and the loss of all processes, in place.
+
+        A weight that has a gradient in some process has one in every process then; the others keep none, so that the
+        optimizer leaves them as they are.
+        """
+        if ranks.count == 1:
+            return
+        unused = {id(master.weight) for master in self._masters if not master.passes}  # has the last step's gradient
+        weights = list(self.trained.values())
+        used = [weight.grad is not None and id(weight) not in unused for weight in weights]
+        ranks.sum_([counts := torch.tensor(used, dtype=torch.float32)])
+        summed = [loss]
+        for weight, is_used, count in zip(weights, used, counts.tolist(), strict=True):
+            if not count:
+                weight.grad = None
+                continue
+            if not is_used:
+                weight.grad = torch.zeros_like(weight)
+            assert weight.grad is not None
+            summed.append(weight.grad)
+        ranks.sum_(summed)
+        for master in self._masters:
+            master.passes = 2  # its norm is not that of the sum
 
     def norm(self) -> Tensor:
         """Return the total norm of all gradients, a float32 scalar equal to `torch.nn.utils.get_total_norm`."""

@@ -16,6 +16,7 @@ from torch.nn import Parameter
 
 from afina.data.batch import MicroBatchLimits
 from afina.methods.method import Method
+from afina.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Recipe:
         clip: Maximum total norm of the gradients; larger gradients are scaled down.
         seed: Seed of the dropout masks.
         checkpoint_seconds: Minimum time between checkpoints, in seconds.
-        at_once: Maximum size of a micro-batch; gradients of a batch's micro-batches are accumulated.
+        at_once: Maximum size of a micro-batch; gradients of a batch's micro-batches are accumulated. Also the processes
+            that share each batch.
         checkpointing: Whether to use activation checkpointing: only the input of each block is kept for the backward
             pass.
         label_smoothing: Share of each target that is spread over all labels.
@@ -62,6 +64,11 @@ class Recipe:
     distil_temperature: float = 1.0
     distil_weight: float = 0.0
     scratch: Path | None = None
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that compute the training together."""
+        return self.at_once.ranks
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0, as in transformers' linear schedule with warm-up."""

@@ -78,11 +78,12 @@ class ProbeFit(Fit):
             if stopped():
                 raise KeyboardInterrupt
         features = self.inputs.computed_features
-        self.fitted = fit_head(self.classifier, self.objective, self.loader, features, self.method.name)
+        given = self.classifier, self.objective, self.loader, features, self.method.name
+        self.fitted = fit_head(*given, ranks=self.recipe.ranks)
         self.account.step, self.account.tokens = 1, tokens
         self.account.seconds["train"] = meter.now() - began
 
-    def update(self, parts: Sequence[MicroBatch]) -> Tensor:
+    def update(self, parts: Sequence[MicroBatch], learnt: int | None = None) -> Tensor:
         return torch.zeros(())
 
     def warm_up(self) -> None:

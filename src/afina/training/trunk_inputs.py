@@ -120,6 +120,8 @@ class TrunkInputs(PackedInputs):
         recipe = self.recipe
         if recipe.trunk == "recomputed":
             return "`trunk` is recomputed"
+        if recipe.ranks.count > 1:
+            return "several processes train together"
         if recipe.trunk_dropout and is_random(self.classifier.body, self.trunk.blocks):
             return "the blocks have dropout, which `trunk_dropout` = false turns off"
         return "each text is in one step only" if recipe.steps <= self.loader.steps_per_epoch else ""
@@ -147,12 +149,14 @@ class TrunkInputs(PackedInputs):
         return (ChosenTexts(packed, chosen) for packed, chosen in given)
 
     def parts(self, batch: ChosenTexts) -> Sequence[RowsBatch]:  # type: ignore[override]
-        lengths = np.diff(batch.packed.bounds.numpy()).astype(np.int64)
-        cut = self.recipe.at_once.cut(lengths)
-        if len(cut) == 1:
-            return [RowsBatch(batch.packed.to(self.device), rows=self._rows(batch.chosen))]
-        made = ((batch.packed.take(part), batch.chosen[part]) for part in cut)
-        return [RowsBatch(packed.to(self.device), rows=self._rows(chosen)) for packed, chosen in made]
+        made = batch.packed.parts(self.recipe.at_once.cut(batch.packed.lengths))
+        return [
+            RowsBatch(packed.to(self.device), None, numbers, self._rows(batch.chosen[numbers]))
+            for numbers, packed in made
+        ]
+
+    def learnt(self, batch: ChosenTexts) -> int:  # type: ignore[override]
+        return batch.packed.learnt
 
     def tokens(self, batch: ChosenTexts) -> int:  # type: ignore[override]
         return len(batch.packed.tokens)
@@ -200,7 +204,7 @@ class TrunkInputs(PackedInputs):
         if self._kept is not None:
             self._compute(texts, torch.zeros(len(texts.packed.tokens), dtype=torch.int64))
         return [
-            RowsBatch(part.packed, part.layout, torch.zeros(len(part.packed.tokens), dtype=torch.int64))
+            RowsBatch(part.packed, part.layout, rows=torch.zeros(len(part.packed.tokens), dtype=torch.int64))
             for part in parts
         ]
 

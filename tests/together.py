@@ -1,0 +1,43 @@
+"""Functions that several processes compute together, as the ranks of a run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
+
+from afina.ranks import Ranks
+
+Result = TypeVar("Result")
+
+
+def free_address() -> str:
+    """Where processes of this machine can meet: a free port."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{one.getsockname()[1]}"
+
+
+def together(count: int, function: Callable[..., Result], *given: Any, shards: bool = False) -> list[Result]:
+    """Call `function(ranks, *given)` in so many new processes of one thread, and return the results of the ranks.
+
+    The function is that of a module; results and arguments are pickled.
+    """
+    address = free_address()
+    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+        calls = [pool.submit(_one, (rank, count, address, shards), function, given) for rank in range(count)]
+        return [call.result() for call in calls]
+
+
+def _one(place: tuple[int, int, str, bool], function: Callable[..., Result], given: tuple[Any, ...]) -> Result:
+    import torch
+
+    torch.set_num_threads(1)
+    rank, count, address, shards = place
+    ranks = Ranks.joined(rank, count, address, shards=shards, timeout=300)
+    try:
+        return function(ranks, *given)
+    finally:
+        ranks.close()
