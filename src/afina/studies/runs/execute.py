@@ -25,6 +25,7 @@ from afina.models.manifest import Manifest
 from afina.models.objective import ANSWERS_NOTHING, Objective
 from afina.models.predictions import Predictions
 from afina.predicting import probes
+from afina.ranks import ALONE, Ranks
 from afina.stats.abstention import CONFIDENCE, AnsweredShare, Threshold, find_threshold
 from afina.studies import problems
 from afina.studies.runs import endpoint_run
@@ -62,6 +63,7 @@ def execute(
     stopped: Callable[[], bool] = lambda: False,
     task: Task | None = None,
     located: Located | None = None,
+    ranks: Ranks = ALONE,
 ) -> Record:
     """Execute `run` on this machine, and write its adapter, predictions and checkpoint into `out`.
 
@@ -74,18 +76,22 @@ def execute(
             KeyboardInterrupt is raised.
         task: The run's task, if the caller has loaded the task.
         located: The paths of the task and the backbone on this machine. None: the addresses in `run`.
+        ranks: The processes that compute the run together; each of them calls `execute` with the same run. Rank 0
+            writes the files and calls `listen`, and every rank returns the record.
 
     Raises AfinaError, whose message begins with the run's name.
     """
     if run.asks_endpoint:
         with _named(run):
             return endpoint_run.execute(run, out, study=study, listen=listen, task=task)
-    execution = _Execution(run, out, study, listen, stopped, (task, located))
+    heard = listen if ranks.is_first else ignore
+    execution = _Execution(run, out, study, heard, stopped, (task, located), ranks)
     with allocator.memory_errors(run.title), _named(run):
         try:
             return execution.record()
         except Diverged:  # training from the checkpoint would diverge again
-            OutputDirectory(out).checkpoint(execution.run.label).unlink(missing_ok=True)
+            if ranks.is_first:
+                OutputDirectory(out).checkpoint(execution.run.label).unlink(missing_ok=True)
             raise
 
 
@@ -109,13 +115,14 @@ class _Execution:
     listen: Listener
     stopped: Callable[[], bool]
     given: tuple[Task | None, Located | None]
+    ranks: Ranks
     allocated_end: int | None = None
 
     def __post_init__(self) -> None:
         self.meter = Meter(devices.choose())
 
     def record(self) -> Record:
-        prepared, fit = prepare(self.run, self.meter, self.listen, *self.given, scratch=self.out)
+        prepared, fit = prepare(self.run, self.meter, self.listen, *self.given, scratch=self.out, ranks=self.ranks)
         self.run = prepared.run
         if (use := fit.inputs.trunk_use) is not None:
             self.listen(Progress("trunk", note=use.note))
@@ -144,8 +151,8 @@ class _Execution:
                 answers = objective.profile(predictions, prepared.task.evaluation.encoded.each)
                 promised = {} if abstention is None else {"abstention": abstention.model_dump(mode="json")}
                 adapter = self._adapter(classifier, prepared, objective, training | promised, scores, answers)
-            saved = self._save(adapter, classifier, prepared, predictions)
-        found = saved | {
+            saved = self._save(adapter, classifier, prepared, predictions) if self.ranks.is_first else {}
+        found = self.ranks.from_first(saved) | {
             "training": training,
             "metrics": scores,
             "memory": self._memory(fit.account, measured),
@@ -157,7 +164,7 @@ class _Execution:
             "pairs": None if pairs is None else TextPairs(**asdict(pairs)),
             "weight_bytes": None if classifier.precision == FLOAT else _weight_bytes(classifier),
         }
-        return self._record(prepared, objective, fit, found).sealed()
+        return self.ranks.from_first(self._record(prepared, objective, fit, found).sealed())
 
     def _train(self, fit: Fit, prepared: Prepared) -> None:
         path = OutputDirectory(self.out).checkpoint(self.run.label)

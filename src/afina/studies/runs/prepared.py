@@ -40,6 +40,7 @@ from afina.models.predictions import Predictions
 from afina.models.verbalizer import Verbalizer
 from afina.predicting.predictor import grouped, predicted
 from afina.predicting.prompting import CALIBRATION_TEXTS, calibrated_offset
+from afina.ranks import ALONE, Ranks
 from afina.studies import problems
 from afina.studies.retention import RetentionBefore
 from afina.studies.runs.inputs import Located, TaskFacts, check_abstention_texts, digests_beside, of_data
@@ -147,6 +148,7 @@ def prepare(
     given: Task | None = None,
     located: Located | None = None,
     scratch: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Prepared, Fit]:
     """Load and encode everything that `run` needs, and return it with the `Fit` that trains it; texts are not kept.
 
@@ -155,10 +157,11 @@ def prepare(
         given: The run's task, if the caller has loaded the task.
         located: The paths of the task and the backbone on this machine. None: the addresses in `run`.
         scratch: The directory for temporary files of the training. None: the training writes no temporary file.
+        ranks: The processes that compute the run together.
 
     Raises NotFound, InvalidStudy, or InvalidData, also if a file of the run does not have the digest in `run`.
     """
-    check_products(products := run.training.products)
+    check_products(run.training.products)
     listen(Progress("load"))
     with meter.phase("load"):
         run, texts = _with_task(run, given, located)
@@ -197,9 +200,16 @@ def prepare(
         retention=before,
         lesson=lesson,
     )
-    loader = loader_of(run, task.train, objective, lesson.targets if lesson else None, task.unlabelled)
-    recipe = replace(recipe_of(run, method, loader), scratch=scratch)
-    return prepared, fit_of(method)(classifier, method, objective, loader, recipe, prepared.dtype, products)
+    return prepared, _begun(prepared, classifier, scratch, ranks)
+
+
+def _begun(prepared: Prepared, classifier: Classifier, scratch: Path | None, ranks: Ranks) -> Fit:
+    """Return the `Fit` that trains the classifier of a run."""
+    run, task, method, objective = prepared.run, prepared.task, prepared.method, prepared.objective
+    soft = None if prepared.lesson is None else prepared.lesson.targets
+    loader = loader_of(run, task.train, objective, soft, task.unlabelled)
+    recipe = replace(recipe_of(run, method, loader, ranks), scratch=scratch)
+    return fit_of(method)(classifier, method, objective, loader, recipe, prepared.dtype, run.training.products)
 
 
 def _with_task(run: RunSpec, given: Task | None, located: Located | None) -> tuple[RunSpec, Task]:
@@ -438,7 +448,7 @@ def loader_of(
     return split.taught(soft, more, targets, size, run.seed)
 
 
-def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
+def recipe_of(run: RunSpec, method: Method, loader: Loader, ranks: Ranks = ALONE) -> Recipe:
     """Return the training recipe of `run`: steps, learning rate, weight decay and other settings of the optimizer."""
     setting = run.training
     epochs = setting.epochs if method.pairs is None else 1
@@ -450,7 +460,7 @@ def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
         clip=setting.clip,
         seed=run.seed,
         checkpoint_seconds=setting.checkpoint_seconds,
-        at_once=MicroBatchLimits(setting.batch_size, setting.token_budget, method.takes_positions),
+        at_once=MicroBatchLimits(setting.batch_size, setting.token_budget, method.takes_positions, ranks),
         checkpointing=setting.checkpointing,
         label_smoothing=setting.label_smoothing,
         average=setting.average,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError, model_validator
 
@@ -32,6 +32,9 @@ from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import DISTILLATION, RunSpec, Training, with_address
 from afina.studies.study_file import explain
+
+if TYPE_CHECKING:
+    from afina.ranks import Ranks
 
 MOST_SEED = 2**63
 
@@ -102,6 +105,7 @@ class Run(RunSpec):
         task: Task | None = None,
         *,
         send_texts: bool = False,
+        ranks: Ranks | None = None,
     ) -> Record:
         """Execute the run in this process, and write the adapter and the predictions into `out`.
 
@@ -114,6 +118,7 @@ class Run(RunSpec):
             listen: A function that receives the progress. None: a notebook shows a progress display.
             task: The run's task, if it is in memory; nothing is then read from the task's address.
             send_texts: Whether the run may send texts to the endpoint that its method asks.
+            ranks: The processes that compute the run together, which all call this method. None: this process alone.
 
         Raises:
             Refused: The run would send texts, and `send_texts` is not set; the endpoint refuses; its budget is spent.
@@ -123,8 +128,10 @@ class Run(RunSpec):
             Diverged: Training diverged.
             OutOfMemory: The GPU memory or the main memory is too small for the run.
         """
+        from afina.ranks import ALONE
         from afina.studies.runs.execute import execute
 
+        ranks = ranks or ALONE
         output_directory.make_output(Path(out))
         shown = repr_html.make_watcher() if listen is None else None
         try:
@@ -134,7 +141,7 @@ class Run(RunSpec):
                     listen = partial(shown.progress, self)
                 heard = ctrl_c.told(listen or ignore)
                 run = self.model_copy(update={"send_texts": send_texts})
-                record = execute(run, Path(out), listen=heard, stopped=lambda: ctrl_c.heard, task=task)
+                record = execute(run, Path(out), listen=heard, stopped=ctrl_c.is_heard, task=task, ranks=ranks)
                 if shown is not None:
                     shown.finished(self, record, now=True)
         except BaseException as error:
@@ -144,7 +151,8 @@ class Run(RunSpec):
             raise
         finally:
             allocator.give_back()
-        OutputDirectory(Path(out)).checkpoint(record.label).unlink(missing_ok=True)
+        if ranks.is_first:
+            OutputDirectory(Path(out)).checkpoint(record.label).unlink(missing_ok=True)
         return record
 
     def inputs(self) -> RunInputs:
@@ -181,6 +189,9 @@ class _CtrlC:
 
     training: bool = False
     heard: bool = False
+
+    def is_heard(self) -> bool:
+        return self.heard
 
     def told(self, listen: Listener) -> Listener:
         """Return a function that passes progress on to `listen`, and notes whether the run is training."""
