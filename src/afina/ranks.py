@@ -7,8 +7,9 @@ the number of targets of the whole batch. The module does not know models, metho
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Self, TypeVar
@@ -17,14 +18,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
-from afina import digest, problems
+from afina import digest, meter, problems
 
 BUCKET = 1 << 22
 """Number of elements up to which tensors are summed together, in one buffer. A larger tensor is summed in place."""
 
 TIMEOUT = 1800.0
-"""Seconds that a rank waits for another one. A rank whose process ends is noticed at once."""
+"""Seconds that a rank waits for another one in a training step. A rank whose process ends is noticed at once."""
+
+PATIENCE = 86_400.0
+"""Seconds that a rank waits for the value of another one, which may compute alone before, such as an evaluation."""
 
 Value = TypeVar("Value")
 
@@ -67,10 +72,12 @@ class Ranks:
         if torch.cuda.is_available():
             torch.cuda.set_device(local)
             backend = "cpu:gloo,cuda:nccl"
+        limit = timedelta(seconds=timeout)
         with _together("join"):
-            dist.init_process_group(
-                backend, init_method=address, rank=rank, world_size=count, timeout=timedelta(seconds=timeout)
-            )
+            store, _, _ = next(iter(rendezvous(address, rank, count, timeout=limit)))
+            dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=limit)
+            values = dist.new_group(backend="gloo", timeout=timedelta(seconds=max(timeout, PATIENCE)))
+        _joined.update(store=store, values=values)
         return cls(rank, count, shards)
 
     @classmethod
@@ -88,6 +95,7 @@ class Ranks:
     def close(self) -> None:
         """Leave the process group; the other ranks may still compute."""
         if self.count > 1 and dist.is_initialized():
+            _joined.clear()
             dist.destroy_process_group()
 
     def share(self, sizes: np.ndarray) -> np.ndarray:
@@ -131,7 +139,7 @@ class Ranks:
             return [value]
         found: list[Any] = [None] * self.count
         with _together("gather"):
-            dist.all_gather_object(found, value)
+            dist.all_gather_object(found, value, group=_joined.get("values"))
         return found
 
     def from_first(self, value: Value) -> Value:
@@ -140,15 +148,53 @@ class Ranks:
             return value
         held: list[Any] = [value if self.is_first else None]
         with _together("broadcast"):
-            dist.broadcast_object_list(held, src=0)
+            dist.broadcast_object_list(held, src=0, group=_joined.get("values"))
         first: Value = held[0]
         return first
+
+    def of_shares(self, sizes: np.ndarray, compute: Callable[[int, int], Value]) -> list[Value]:
+        """Return the values that the ranks compute for their shares of items, in the order of the items.
+
+        With sharded weights, each forward pass needs every rank, so every rank computes the value for all items.
+
+        Args:
+            sizes: The number of tokens of each item, int64 [N], each at least 1.
+            compute: Return the value for the items with the indices `start` to `stop - 1`.
+        """
+        if self.count == 1 or self.shards or not len(sizes):
+            return [compute(0, len(sizes))]
+        own = self.share(sizes)
+        each = self.gather((compute(int(own[0]), int(own[-1]) + 1),) if len(own) else ())
+        return [value for part in each for value in part]
+
+    def leave_note(self, name: str, text: str) -> None:
+        """Leave a note for the other ranks; they can read the note also after this rank has ended."""
+        with suppress(RuntimeError, KeyError):  # the process that keeps the notes has ended
+            _joined["store"].set(f"{_NOTES}{name}", text)
+
+    def note(self, name: str, seconds: float) -> str | None:
+        """Return the note of this name that a rank has left; None if there is none after waiting for some seconds."""
+        key, until, pause = f"{_NOTES}{name}", meter.now() + seconds, threading.Event()
+        with suppress(RuntimeError, KeyError):
+            while not (is_there := _joined["store"].check([key])) and meter.now() < until:
+                pause.wait(_PAUSE)
+            return str(_joined["store"].get(key).decode()) if is_there else None
+        return None
 
     def check_equal(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise RunFailed if the ranks do not have bitwise equal tensors."""
         if self.count > 1 and len(found := set(self.gather(digest.of_tensors(tensors)))) > 1:
             raise problems.RANKS_DIFFER(ranks=self.count, found=len(found))
 
+
+_NOTES = "afina/"
+"""The beginning of the keys of notes in the store that torch's process groups share."""
+
+_PAUSE = 0.05
+"""Seconds between two looks for a note."""
+
+_joined: dict[str, Any] = {}
+"""The `store` in which the ranks met, and the process group `values` for values; empty in a process without ranks."""
 
 ALONE = Ranks()
 """The only rank of a run that one process computes."""

@@ -74,8 +74,8 @@ def test_windows_read_each_word_once_and_outputs_come_back_in_the_order_of_words
     for found, words in zip(made.joined_outputs(outputs, 3), made.words, strict=True):
         assert found[:, 0].tolist() == [*range(len(words))]
     alone = encode_words(FAKE, texts[2:], max_length=max_length)
-    assert np.array_equal(made.take_text(2).tokens, alone.tokens)
-    assert np.array_equal(made.take_text(2).reads, alone.reads)
+    assert np.array_equal(made.part(2, 3).tokens, alone.tokens)
+    assert np.array_equal(made.part(2, 3).reads, alone.reads)
 
 
 def test_each_word_is_read_in_the_window_where_it_is_farthest_from_a_border() -> None:

@@ -69,6 +69,18 @@ class EncodedSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def part(self, start: int, stop: int) -> EncodedSplit:
+        """Return the texts `start` to `stop - 1`, without what only a whole split has: digest, left-out texts."""
+        rows, references = slice(start, stop), self.references
+        return EncodedSplit(
+            self.encoded.part(start, stop),
+            self.labels[rows],
+            "",
+            None if references is None else references.take(np.arange(start, stop)),
+            weights=None if self.weights is None else self.weights[rows],
+            groups=None if self.groups is None else self.groups[rows],
+        )
+
     def taught(self, soft: np.ndarray, more: EncodedSplit | None, targets: np.ndarray, size: int, seed: int) -> Loader:
         """Return the training batches of the split and of `more`, texts without labels, for a student.
 

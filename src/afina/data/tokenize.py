@@ -72,9 +72,18 @@ class Encoded:
 
     def first(self, count: int) -> Encoded:
         """Return the first `count` sequences, or all if there are fewer; the number `truncated` stays unchanged."""
-        count = min(count, len(self))
-        second = None if self.second is None else self.second[:count]
-        return Encoded(self.tokens[: self.offsets[count]], self.offsets[: count + 1], self.truncated, second)
+        return self.part(0, min(count, len(self)))
+
+    @property
+    def text_lengths(self) -> np.ndarray:
+        """The number of tokens of each text, in all of its sequences, int64 [number of texts]."""
+        return self.lengths
+
+    def part(self, start: int, stop: int) -> Encoded:
+        """Return the sequences of the texts `start` to `stop - 1`; the number `truncated` stays unchanged."""
+        offsets = self.offsets[start : stop + 1]
+        second = None if self.second is None else self.second[start:stop]
+        return Encoded(self.tokens[offsets[0] : offsets[-1]], offsets - offsets[0], self.truncated, second)
 
     @property
     def texts(self) -> int:

@@ -59,17 +59,22 @@ class WordTokens(Encoded):
         first, last = np.searchsorted(self.owners, [text, text + 1])
         return range(int(first), int(last))
 
-    def take_text(self, text: int) -> WordTokens:
-        """Return the windows of one text."""
-        windows = self.windows_of(text)
-        start, end = self.offsets[windows.start], self.offsets[windows.stop]
+    @property
+    def text_lengths(self) -> np.ndarray:
+        """The number of tokens of each text, in all of its windows, int64 [number of texts]."""
+        return np.bincount(self.owners, self.lengths, self.texts).astype(np.int64)
+
+    def part(self, start: int, stop: int) -> WordTokens:
+        """Return the windows of the texts `start` to `stop - 1`."""
+        first, last = np.searchsorted(self.owners, [start, stop]).tolist()
+        begin, end = self.offsets[first], self.offsets[last]
         return WordTokens(
-            self.tokens[start:end],
-            self.offsets[windows.start : windows.stop + 1] - start,
+            self.tokens[begin:end],
+            self.offsets[first : last + 1] - begin,
             0,
-            reads=self.reads[start:end],
-            owners=np.zeros(len(windows), np.int64),
-            words=self.words[text : text + 1],
+            reads=self.reads[begin:end],
+            owners=self.owners[first:last] - start,
+            words=self.words[start:stop],
         )
 
     def at_each_token(self) -> WordTokens:

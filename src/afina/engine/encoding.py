@@ -128,7 +128,7 @@ def _encoded(
     if made is None or 0 < made.truncated < len(given):
         return [one for each in given for one in _encoded(tokenizer, resident, reads, [each])]
     if isinstance(made, WordTokens):
-        parts = [made.take_text(place) for place in range(len(given))]
+        parts = [made.part(place, place + 1) for place in range(len(given))]
         return [EncodedText(part.tokens, False, *each, words=part) for part, each in zip(parts, given, strict=True)]
     second = [None] * len(given) if made.second is None else made.second.tolist()
     cut = made.truncated > 0

@@ -30,6 +30,7 @@ from afina.models.predictions import Predictions
 from afina.models.verbalizer import Verbalizer
 from afina.predicting import problems
 from afina.predicting.predictor import logits, predictions
+from afina.ranks import ALONE, Ranks
 from afina.repr_html import ReprCard
 from afina.stats import classification
 from afina.stats.comparison import compare
@@ -225,13 +226,16 @@ CALIBRATION_TEXTS = 512
 """Maximum number of texts on which the offset of the logits is estimated."""
 
 
-def calibrated_offset(classifier: Classifier, encoded: Encoded) -> Tensor:
+def calibrated_offset(classifier: Classifier, encoded: Encoded, ranks: Ranks = ALONE) -> Tensor:
     """Return the offset of the logits for which all labels have the same mean probability, float32 [labels].
 
     The offset is that of "batch calibration" (Zhou et al. 2023, https://arxiv.org/abs/2309.17249): minus the logarithm
-    of each label's mean probability over the texts. The offset assumes that the labels are equally frequent.
+    of each label's mean probability over the texts. The offset assumes that the labels are equally frequent. Each
+    of the `ranks` computes its share of the texts.
     """
-    shift = torch.from_numpy(shift_of(logits(classifier, encoded.first(CALIBRATION_TEXTS))))
+    read = encoded.first(CALIBRATION_TEXTS)
+    made = ranks.of_shares(read.lengths, lambda start, stop: logits(classifier, read.part(start, stop)))
+    shift = torch.from_numpy(shift_of(np.concatenate(made)))
     shift = shift.to(next(classifier.parameters()).device)
     return shift if classifier.offset is None else classifier.offset + shift
 

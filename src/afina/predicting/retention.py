@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from afina.models.classifier import Classifier
 from afina.models.kernels.token_loss import token_losses
 from afina.models.language_model import LanguageModel
 from afina.predicting import problems
+from afina.ranks import ALONE, Ranks
 from afina.stats.answered import of_ratio
 from afina.stats.intervals import around_mean
 
@@ -61,7 +63,9 @@ def check_measurable(encoded: Encoded, source: str) -> Encoded:
     return Encoded.of(kept)
 
 
-def sentence_losses(classifier: Classifier, backbone: Backbone, encoded: Encoded) -> SentenceLosses:
+def sentence_losses(
+    classifier: Classifier, backbone: Backbone, encoded: Encoded, ranks: Ranks = ALONE
+) -> SentenceLosses:
     """Return the loss of each token of the sentences given the tokens before it, in the dtype of the weights.
 
     For a classifier, the losses are computed with the backbone's output embedding. If the output embedding is tied to
@@ -70,16 +74,26 @@ def sentence_losses(classifier: Classifier, backbone: Backbone, encoded: Encoded
     Args:
         classifier: The model to measure, with a causal backbone.
         encoded: N tokenised sentences of two tokens or more.
+        ranks: The processes that measure together; each measures its share of the sentences.
 
     Raises NotFound if the backbone's weight files have no output embedding.
     """
-    began, device = meter.now(), next(classifier.parameters()).device
+    began, device, training = meter.now(), next(classifier.parameters()).device, classifier.training
     if isinstance(classifier, LanguageModel):
         head = classifier.output_embedding
     else:
         head = verbalizer.output_embedding(backbone.path, backbone.config, classifier.body).to(device)
-    sums, training = np.zeros(len(encoded)), classifier.training
     classifier.eval()
+    made = ranks.of_shares(
+        encoded.lengths, lambda start, stop: _summed_losses(classifier, head, encoded.part(start, stop))
+    )
+    classifier.train(training)
+    return SentenceLosses(np.concatenate(made), encoded.lengths - 1, meter.now() - began)
+
+
+def _summed_losses(classifier: Classifier, head: Any, encoded: Encoded) -> np.ndarray:
+    """Return the loss of each sentence, summed over its predicted tokens, float64 [N]; `head` is a linear layer."""
+    sums, device = np.zeros(len(encoded)), next(classifier.parameters()).device
     with torch.inference_mode():
         for indices, packed in by_length(encoded, before=classifier.before):
             ends = packed.bounds[1:].long() - 1
@@ -91,5 +105,4 @@ def sentence_losses(classifier: Classifier, backbone: Backbone, encoded: Encoded
             found = token_losses(hidden.to(head.weight.dtype), head.weight, targets[cells].to(device), head.bias)
             owners = torch.searchsorted(packed.bounds[1:].long(), cells, right=True).numpy()
             sums[indices] = np.bincount(owners, found.double().cpu().numpy(), len(indices))
-    classifier.train(training)
-    return SentenceLosses(sums, encoded.lengths - 1, meter.now() - began)
+    return sums

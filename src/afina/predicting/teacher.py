@@ -23,6 +23,7 @@ from afina.models.predictions import Predictions
 from afina.predicting import problems
 from afina.predicting.predictor import Predictor, backbone_of
 from afina.predicting.reading import takes_pairs
+from afina.ranks import ALONE, Ranks
 
 CACHE_LIMIT = 2**30
 """The largest size in bytes of the cache of teachers' outputs; the least recently used ones are removed first."""
@@ -62,7 +63,12 @@ def check_teacher(adapter: Adapter, task: Task, *, allow_leakage: bool = False) 
 
 
 def soft_targets(
-    adapter: Adapter, splits: Sequence[Split], student: Objective, dtype: str, backbone: str | None = None
+    adapter: Adapter,
+    splits: Sequence[Split],
+    student: Objective,
+    dtype: str,
+    backbone: str | None = None,
+    ranks: Ranks = ALONE,
 ) -> np.ndarray:
     """Return the targets that a student learns from a teacher, for the texts of several splits, float32 [N, width].
 
@@ -72,6 +78,8 @@ def soft_targets(
         student: The objective of the student.
         dtype: The type in which the teacher computes, as in `Predictor.of`.
         backbone: The address of the teacher's backbone. None: the address in the adapter's manifest.
+        ranks: The processes that train together; each computes the outputs for its share of the texts. The first reads
+            and writes the cache.
 
     Raises the errors of `Predictor.load` and `Predictor.predict`.
     """
@@ -80,17 +88,28 @@ def soft_targets(
     asked = [_FORMAT, adapter.digest, digest.of_strings(texts), digest.of_strings(pairs or ()), dtype]
     name = digest.of_json(asked).removeprefix(digest.PREFIX)[:32]
     place = assets.cache_directory() / "teachers" / f"{name}.safetensors"
-    found = _kept(place, len(texts))
+    found = ranks.from_first(_kept(place, len(texts)) if ranks.is_first else None)
     if found is None:
         address = None if adapter.manifest.backbone is None else backbone
-        found = Predictor.of(adapter, backbone_of(adapter, address), dtype).predict(texts, pairs)[0].outputs
-        with suppress(OSError, CannotWrite):  # not writable or full: the outputs are computed again
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with file_io.replacing(place) as fresh:
-                tensorfile.write_arrays(fresh, {_OUTPUTS: found})
-            file_io.trim(place, CACHE_LIMIT)
+        predictor = Predictor.of(adapter, backbone_of(adapter, address), dtype)
+
+        def outputs(start: int, stop: int) -> np.ndarray:
+            return predictor.outputs(texts[start:stop], pairs and pairs[start:stop], before=start)
+
+        sizes = np.array([max(len(text), 1) for text in texts], np.int64)
+        found = np.concatenate(ranks.of_shares(sizes, outputs))
+        if ranks.is_first:
+            _keep(place, found)
     teacher = objectives.make(adapter.manifest.label_names, adapter.manifest.objective)
     return student.soft_targets(teacher, Predictions(found))
+
+
+def _keep(place: Path, outputs: np.ndarray) -> None:
+    with suppress(OSError, CannotWrite):  # not writable or full: the outputs are computed again
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with file_io.replacing(place) as fresh:
+            tensorfile.write_arrays(fresh, {_OUTPUTS: outputs})
+        file_io.trim(place, CACHE_LIMIT)
 
 
 def _kept(place: Path, count: int) -> np.ndarray | None:

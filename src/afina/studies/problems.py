@@ -376,6 +376,18 @@ SEARCH_RANGE = _study_value_invalid("{where}.search.{key} = {found!r}: expected 
 NOTHING_TO_TUNE = _study_value_invalid("{where}: method {method} has nothing to tune. Remove search.")
 SEARCH_VALUES = _study_value_invalid("{where}.search.{key} = {found!r}: expected a list of values to choose from.")
 
+RANKS_UNLIKE = Problem(
+    RunFailed,
+    "ranks.unlike",
+    "process {rank} of the run differs from process 0: {what} is {found}, expected {expected}. Give all processes the "
+    "same files, the same versions of packages and the same kind of device.",
+)
+RANKS_WITHOUT_USE = Problem(
+    InvalidStudy,
+    "ranks.unused",
+    "`method` {method} computes nothing here, so {ranks} processes cannot share its work. Start one process.",
+)
+
 VALIDATION_METRIC_UNDEFINED = Problem(
     RunFailed,
     "tune.metric-undefined",

@@ -11,6 +11,7 @@ from afina.models.architectures import Architecture
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.predicting.retention import SentenceLosses, check_measurable, sentence_losses
+from afina.ranks import ALONE, Ranks
 from afina.studies import problems
 from afina.studies.runs.record import Retention
 from afina.studies.runs.spec import RunSpec
@@ -41,15 +42,23 @@ class RetentionBefore:
         texts: The neutral sentences.
         encoded: The tokens of the neutral sentences.
         losses: The losses of the backbone without an adapter.
+        ranks: The processes that measure together.
     """
 
     texts: NeutralTexts
     encoded: Encoded
     losses: SentenceLosses
+    ranks: Ranks = ALONE
 
     @classmethod
     def of(
-        cls, run: RunSpec, task: Task, backbone: Backbone, classifier: Classifier, length: int
+        cls,
+        run: RunSpec,
+        task: Task,
+        backbone: Backbone,
+        classifier: Classifier,
+        length: int,
+        ranks: Ranks = ALONE,
     ) -> RetentionBefore | None:
         """Measure the backbone's loss on neutral sentences if `run` asks for retention; else return None.
 
@@ -62,16 +71,17 @@ class RetentionBefore:
             backbone: The pretrained model.
             classifier: The backbone without a method, in the precision of the run.
             length: The maximum number of tokens of a sentence: the model's maximum less the method's virtual tokens.
+            ranks: The processes that measure together.
         """
         if not run.training.retention:
             return None
         check_causal(run.backbone, backbone.architecture)
         texts = NeutralTexts.load(run.training.retention, task)
         encoded = check_measurable(encode(backbone.tokenizer, texts.texts, max_length=length), texts.source)
-        return cls(texts, encoded, sentence_losses(classifier, backbone, encoded))
+        return cls(texts, encoded, sentence_losses(classifier, backbone, encoded, ranks), ranks)
 
     def after(self, classifier: Classifier, backbone: Backbone) -> Retention:
-        found = sentence_losses(classifier, backbone, self.encoded)
+        found = sentence_losses(classifier, backbone, self.encoded, self.ranks)
         before, before_interval = self.losses.mean()
         after, after_interval = found.mean()
         change, change_interval = found.change_from(self.losses)

@@ -35,6 +35,7 @@ from afina.studies.runs.prepared import Prepared, prepare
 from afina.studies.runs.record import (
     Abstention,
     AnsweredCounts,
+    Devices,
     Environment,
     FrozenBlocks,
     HeadFit,
@@ -67,6 +68,9 @@ def execute(
 ) -> Record:
     """Execute `run` on this machine, and write its adapter, predictions and checkpoint into `out`.
 
+    If several processes compute the run, each of them calls `execute` with the same arguments, its own `ranks` and its
+    own `listen`. The first writes all files, and every process returns the same record.
+
     Args:
         run: The run.
         out: The output directory.
@@ -76,16 +80,16 @@ def execute(
             KeyboardInterrupt is raised.
         task: The run's task, if the caller has loaded the task.
         located: The paths of the task and the backbone on this machine. None: the addresses in `run`.
-        ranks: The processes that compute the run together; each of them calls `execute` with the same run. Rank 0
-            writes the files and calls `listen`, and every rank returns the record.
+        ranks: The processes that compute the run together.
 
     Raises AfinaError, whose message begins with the run's name.
     """
     if run.asks_endpoint:
         with _named(run):
+            if ranks.count > 1:
+                raise problems.RANKS_WITHOUT_USE(method=run.method, ranks=ranks.count)
             return endpoint_run.execute(run, out, study=study, listen=listen, task=task)
-    heard = listen if ranks.is_first else ignore
-    execution = _Execution(run, out, study, heard, stopped, (task, located), ranks)
+    execution = _Execution(run, out, study, listen, stopped, (task, located), ranks)
     with allocator.memory_errors(run.title), _named(run):
         try:
             return execution.record()
@@ -115,7 +119,7 @@ class _Execution:
     listen: Listener
     stopped: Callable[[], bool]
     given: tuple[Task | None, Located | None]
-    ranks: Ranks
+    ranks: Ranks = ALONE
     allocated_end: int | None = None
 
     def __post_init__(self) -> None:
@@ -152,10 +156,12 @@ class _Execution:
                 promised = {} if abstention is None else {"abstention": abstention.model_dump(mode="json")}
                 adapter = self._adapter(classifier, prepared, objective, training | promised, scores, answers)
             saved = self._save(adapter, classifier, prepared, predictions) if self.ranks.is_first else {}
-        found = self.ranks.from_first(saved) | {
+            saved = self.ranks.from_first(saved)
+        found = saved | {
             "training": training,
             "metrics": scores,
             "memory": self._memory(fit.account, measured),
+            "devices": self._devices(fit.account),
             "selection": selection,
             "signatures": objective.signatures(predictions.right),
             "retention": retained,
@@ -337,10 +343,22 @@ class _Execution:
             **found,
         )
 
+    def _rss_peak(self, account: Account) -> int | None:
+        """Return the peak RSS of this process; of the first, with the parts of the run before an interruption."""
+        return max(rss_peak() or 0, account.rss_peak if self.ranks.is_first else 0) or None
+
+    def _devices(self, account: Account) -> Devices | None:
+        """Return what computed the run and the memory of each process; None if this process was alone."""
+        if self.ranks.count == 1:
+            return None
+        peaks = self.ranks.gather((self._rss_peak(account), self.meter.allocated_peak))
+        rss, allocated = zip(*peaks, strict=True)
+        return Devices(count=self.ranks.count, shards=self.ranks.shards, rss_peaks=rss, allocated_peaks=allocated)
+
     def _memory(self, account: Account, measured: Measured) -> Memory:
         return Memory(
             **asdict(measured),
-            rss_peak=max(rss_peak() or 0, account.rss_peak) or None,
+            rss_peak=self._rss_peak(account),
             allocated_end=self.allocated_end,
             allocated_peak=self.meter.allocated_peak,
             reserved_peak=self.meter.reserved_peak,
@@ -426,6 +444,7 @@ def try_out(
     limit: int | None = None,
     listen: Listener = ignore,
     located: Located | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[ValidationScore]:
     """Train `run`, and yield its score on the evaluation split after each of the given shares of its steps.
 
@@ -439,9 +458,10 @@ def try_out(
             None: all steps.
         listen: A function that receives the progress.
         located: The paths of the task and the backbone on this machine. None: the addresses in `run`.
+        ranks: The processes that compute the trial together; each of them yields the same scores.
     """
     with allocator.memory_errors(run.title):
-        prepared, fit = prepare(run, Meter(devices.choose()), listen, located=located)
+        prepared, fit = prepare(run, Meter(devices.choose()), listen, located=located, ranks=ranks)
         steps, split = fit.recipe.steps, prepared.task.evaluation
         last = min(limit or steps, steps)
         for stop in sorted({min(max(1, round(share * steps)), last) for share in shares}):
@@ -450,7 +470,7 @@ def try_out(
             except Diverged:
                 yield ValidationScore(fit.account.step + 1, steps, len(split), None, None)
                 return
-            score = fit.score(split, prepared.metric, prepared.predict, listen)
+            score = ranks.from_first(fit.score(split, prepared.metric, prepared.predict, listen))
             yield score
             if score.value is None:
                 return

@@ -14,6 +14,7 @@ from afina.meter import Meter
 from afina.models.adapter import Adapter
 from afina.models.objective import Objective
 from afina.predicting.teacher import check_teacher, soft_targets
+from afina.ranks import ALONE, Ranks
 from afina.studies import problems
 from afina.studies.runs.inputs import Located
 from afina.studies.runs.spec import RunSpec
@@ -35,7 +36,14 @@ class Lesson:
 
     @classmethod
     def of(
-        cls, run: RunSpec, task: Task, objective: Objective, meter: Meter, listen: Listener, located: Located | None
+        cls,
+        run: RunSpec,
+        task: Task,
+        objective: Objective,
+        meter: Meter,
+        listen: Listener,
+        located: Located | None,
+        ranks: Ranks = ALONE,
     ) -> Lesson | None:
         """Open the teacher of `run`, and compute its outputs for all texts of the training.
 
@@ -56,5 +64,6 @@ class Lesson:
             splits = [task.train, *([task.unlabelled.split] if task.unlabelled else [])]
             listen(Progress("teacher", note=f"the teacher answers {sum(map(len, splits)):,} texts"))
             dtype = str(devices.precision(run.training.dtype, meter.device)).removeprefix("torch.")
-            targets = soft_targets(adapter, splits, objective, dtype, located.teacher_backbone if located else None)
+            address = located.teacher_backbone if located else None
+            targets = soft_targets(adapter, splits, objective, dtype, address, ranks)
         return cls(adapter.digest, targets, task.unlabelled.left_out if task.unlabelled else {})

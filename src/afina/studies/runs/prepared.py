@@ -23,6 +23,7 @@ from afina.data.token_cache import EncodedSplit, EncodedTask, check_positions
 from afina.data.tokenize import Encoded, Tokenizer, encode
 from afina.data.word_tokens import encode_words
 from afina.digest import derive_seed
+from afina.digest import of_json as json_digest
 from afina.events import Listener, Progress, ignore
 from afina.meter import Meter
 from afina.methods import is_fitted, make
@@ -64,10 +65,10 @@ class Prepared:
         offset: The offset that is added to the label logits (batch calibration), [labels]. None: no offset.
         backbone_digest: The digest of the backbone's weights without head and adapter.
         total: The number of parameters of the classifier without the adapter, including the head.
-        max_length: The maximum number of tokens; longer texts, or prompts, are truncated.
         examples: The training examples in each prompt. None: prompts have no examples.
         retention: The neutral sentences with the backbone's losses. None: the run does not measure retention.
         lesson: What the run learns from its teacher. None: the run learns from labels only.
+        ranks: The processes that compute the run together.
     """
 
     run: RunSpec
@@ -80,16 +81,21 @@ class Prepared:
     backbone_digest: str
     method: Method
     total: int
-    max_length: int
     device: torch.device
     examples: PromptExamples | None = None
     retention: RetentionBefore | None = None
     lesson: Lesson | None = None
+    ranks: Ranks = ALONE
 
     @property
     def prompt(self) -> Template | None:
         """The template of the adapter's prompts, which contains the fixed examples; None: no template."""
         return self.question.template if self.examples is None else self.examples.fixed
+
+    @property
+    def max_length(self) -> int:
+        """The maximum number of tokens; longer texts, or prompts, are truncated."""
+        return self.task.max_length
 
     @property
     def dtype(self) -> torch.dtype:
@@ -112,9 +118,23 @@ class Prepared:
         return {"pooling": own if made["pooling"] == "family" else made["pooling"], "normalize": made["normalize"]}
 
     def predict(self, classifier: Classifier, split: EncodedSplit, listen: Listener = ignore) -> Predictions:
-        """Return the classifier's predictions for a split, with the split's targets."""
-        given = classifier, split.encoded, self.objective, self.backbone.tokenizer, listen
-        return grouped(predicted(*given, targets=split.labels, references=split.references), split.groups)
+        """Return the classifier's predictions for a split, with the split's targets.
+
+        Each rank predicts its share of the texts, and returns the predictions of all ranks.
+        """
+        objective, tokenizer = self.objective, self.backbone.tokenizer
+
+        def predictions(start: int, stop: int) -> Predictions:
+            part = split if stop - start == len(split) else split.part(start, stop)
+
+            def hear(progress: Progress) -> None:
+                listen(replace(progress, step=progress.step * len(split) // len(part), steps=len(split)))
+
+            given = classifier, part.encoded, objective, tokenizer, listen if part is split else hear
+            return grouped(predicted(*given, targets=part.labels, references=part.references), part.groups)
+
+        made = self.ranks.of_shares(split.encoded.text_lengths, predictions)
+        return made[0] if len(made) == 1 else Predictions.joined(made)
 
     def trained(self, classifier: Classifier) -> Prepared:
         """Return a `Prepared` with the trained classifier's logit offset, which fitting a head may have changed."""
@@ -157,23 +177,22 @@ def prepare(
         given: The run's task, if the caller has loaded the task.
         located: The paths of the task and the backbone on this machine. None: the addresses in `run`.
         scratch: The directory for temporary files of the training. None: the training writes no temporary file.
-        ranks: The processes that compute the run together.
+        ranks: The processes that compute the run together; each of them prepares the run.
 
-    Raises NotFound, InvalidStudy, or InvalidData, also if a file of the run does not have the digest in `run`.
+    Raises NotFound, InvalidStudy, or InvalidData, also if a file has not the digest in `run`, and as `_check_alike`.
     """
-    check_products(run.training.products)
     listen(Progress("load"))
     with meter.phase("load"):
         run, texts = _with_task(run, given, located)
         objective, metric = aim_of(run, texts)
-    lesson = Lesson.of(run, texts, objective, meter, listen, located)
+    lesson = Lesson.of(run, texts, objective, meter, listen, located, ranks)
     with meter.phase("load"):
         backbone = located.open(run) if located else Backbone.load(run.backbone)
         question, length = question_of(run, texts, backbone), longest_text(run, backbone.longest)
         method = make(run.method, run.hyperparameters).for_opening(objective.opening).for_backbone(backbone)
         classifier = opened(backbone, objective, question, method, run.seed, listen, run.training.precision)
         digest, total = backbone.digest_of(classifier.body), classifier.parameter_count
-        before = RetentionBefore.of(run, texts, backbone, classifier, length)
+        before = RetentionBefore.of(run, texts, backbone, classifier, length, ranks)
         attached(classifier, method, run.seed, meter.device)
     listen(Progress("encode"))
     with meter.phase("encode"):
@@ -181,7 +200,8 @@ def prepare(
         check_positions(task.evaluation, backbone.longest - method.takes_positions)
         objective = generating(run, objective, task, question)
         if question.offset:
-            classifier.offset = calibrated_offset(classifier, offset_texts(texts, task, backbone, question, examples))
+            read = offset_texts(texts, task, backbone, question, examples)
+            classifier.offset = calibrated_offset(classifier, read, ranks)
     del texts  # so that memory during training does not grow with the texts
     prepared = Prepared(
         run=run,
@@ -194,30 +214,57 @@ def prepare(
         backbone_digest=digest,
         method=method,
         total=total,
-        max_length=task.max_length,
         device=meter.device,
         examples=examples,
         retention=before,
         lesson=lesson,
+        ranks=ranks,
     )
-    return prepared, _begun(prepared, classifier, scratch, ranks)
+    return prepared, _begun(prepared, classifier, scratch)
 
 
-def _begun(prepared: Prepared, classifier: Classifier, scratch: Path | None, ranks: Ranks) -> Fit:
+def _begun(prepared: Prepared, classifier: Classifier, scratch: Path | None) -> Fit:
     """Return the `Fit` that trains the classifier of a run."""
-    run, task, method, objective = prepared.run, prepared.task, prepared.method, prepared.objective
-    soft = None if prepared.lesson is None else prepared.lesson.targets
-    loader = loader_of(run, task.train, objective, soft, task.unlabelled)
-    recipe = replace(recipe_of(run, method, loader, ranks), scratch=scratch)
-    return fit_of(method)(classifier, method, objective, loader, recipe, prepared.dtype, run.training.products)
+    _check_alike(prepared)
+    run, task, method, lesson = prepared.run, prepared.task, prepared.method, prepared.lesson
+    loader = loader_of(run, task.train, prepared.objective, lesson.targets if lesson else None, task.unlabelled)
+    recipe = replace(recipe_of(run, method, loader, prepared.ranks), scratch=scratch)
+    given = classifier, method, prepared.objective, loader, recipe, prepared.dtype, run.training.products
+    return fit_of(method)(*given)
 
 
 def _with_task(run: RunSpec, given: Task | None, located: Located | None) -> tuple[RunSpec, Task]:
     """Return the run with the digests of its inputs, and its task with the texts from which the run learns."""
+    check_products(run.training.products)
     texts = given or (located.read(run) if located else read_task(run))
     run = on_beside(of_backbone(of_data(run, texts), located), located)
     check_abstention_texts(run.training.abstain_error, len(texts.abstention or ()))
     return run, texts if run.distils else replace(texts, unlabelled=None)
+
+
+EQUAL_VERSIONS = ("afina", "torch", "transformers", "peft")
+"""The packages whose versions must be equal in all processes that compute a run together."""
+
+
+def _check_alike(prepared: Prepared) -> None:
+    """Raise RunFailed, in every rank, if a rank has other data, another backbone, device or version than the first."""
+    task, backbone, versions = prepared.task, prepared.backbone, devices.versions()
+    splits = (task.train, task.evaluation, task.calibration, task.abstention, task.selection, task.unlabelled)
+    facts = {
+        "the run's key": prepared.run.key,
+        "the digest of the texts": json_digest([split.digest for split in splits if split is not None]),
+        "the backbone's digest": prepared.backbone_digest,
+        "the tokenizer's digest": backbone.tokenizer_digest,
+        "the teacher": prepared.lesson.teacher if prepared.lesson else "none",
+        "the kind of device": prepared.device.type,
+        "the dtype": str(prepared.dtype).removeprefix("torch."),
+        "the list of packages": ", ".join(f"{name} {versions.get(name)}" for name in EQUAL_VERSIONS),
+    }
+    expected, *others = prepared.ranks.gather(facts)
+    for rank, found in enumerate(others, start=1):
+        for what, value in found.items():
+            if value != expected[what]:
+                raise problems.RANKS_UNLIKE(rank=rank, what=what, found=value, expected=expected[what])
 
 
 def encoded_task(

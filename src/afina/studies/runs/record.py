@@ -257,6 +257,23 @@ class Memory(Frozen):
     reserved_peak: Count | None
 
 
+class Devices(Frozen):
+    """The processes (ranks) that computed a run together, each on its own device.
+
+    Attributes:
+        count: The number of processes.
+        shards: Whether each process kept only a part of the backbone's weights.
+        rss_peaks: The peak RSS of each process in bytes, in the order of the ranks. None: it cannot be measured. Of a
+            resumed run, only the first is the peak of all its parts.
+        allocated_peaks: The peak of allocated GPU memory of each process in bytes. None: the device is no GPU.
+    """
+
+    count: Count
+    shards: bool = False
+    rss_peaks: tuple[Count | None, ...]
+    allocated_peaks: tuple[Count | None, ...]
+
+
 class Environment(Frozen):
     """The versions, device and threads with which a run was executed, without the host's name and without paths."""
 
@@ -421,6 +438,7 @@ class Record(ReprCard, Sealed):
         abstention: How the threshold was chosen below which the adapter leaves a text unanswered. None: the adapter
             answers every text.
         endpoint: Facts about the answers of a model behind an API. None: the answers were computed on this machine.
+        devices: The processes that computed the run together. None: one process computed the run.
     """
 
     key: str
@@ -481,6 +499,15 @@ class Record(ReprCard, Sealed):
     pairs: TextPairs | None = None
     abstention: Abstention | None = None
     endpoint: EndpointUse | None = None
+    devices: Devices | None = None
+
+    @property
+    def place(self) -> str:
+        """The device, the number of processes if there are several, and the threads of a process, for a report."""
+        where = f"{self.environment.device}, {self.environment.threads} threads"
+        if (made := self.devices) is None:
+            return where
+        return f"{where} in each of {made.count} processes" + ", backbone sharded over the processes" * made.shards
 
     @property
     def label(self) -> str:

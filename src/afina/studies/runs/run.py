@@ -118,7 +118,9 @@ class Run(RunSpec):
             listen: A function that receives the progress. None: a notebook shows a progress display.
             task: The run's task, if it is in memory; nothing is then read from the task's address.
             send_texts: Whether the run may send texts to the endpoint that its method asks.
-            ranks: The processes that compute the run together, which all call this method. None: this process alone.
+            ranks: The processes that compute the run together, such as `Ranks.of_environment()` in a script that
+                torchrun has started; each calls `execute` with the same arguments. The first writes into `out` and
+                reports the progress. None: this process is alone.
 
         Raises:
             Refused: The run would send texts, and `send_texts` is not set; the endpoint refuses; its budget is spent.
@@ -127,19 +129,21 @@ class Run(RunSpec):
             CannotWrite: `out` cannot be written to.
             Diverged: Training diverged.
             OutOfMemory: The GPU memory or the main memory is too small for the run.
+            RunFailed: Another process was lost, or has other data, packages or another kind of device.
         """
         from afina.ranks import ALONE
         from afina.studies.runs.execute import execute
 
         ranks = ranks or ALONE
-        output_directory.make_output(Path(out))
-        shown = repr_html.make_watcher() if listen is None else None
+        if ranks.is_first:
+            output_directory.make_output(Path(out))
+        shown = repr_html.make_watcher() if listen is None and ranks.is_first else None
         try:
             with _ctrl_c_after_a_step() as ctrl_c:
                 if shown is not None:
                     shown.started(self, 1, 1)
                     listen = partial(shown.progress, self)
-                heard = ctrl_c.told(listen or ignore)
+                heard = ctrl_c.told(listen if listen and ranks.is_first else ignore)
                 run = self.model_copy(update={"send_texts": send_texts})
                 record = execute(run, Path(out), listen=heard, stopped=ctrl_c.is_heard, task=task, ranks=ranks)
                 if shown is not None:
@@ -190,9 +194,6 @@ class _CtrlC:
     training: bool = False
     heard: bool = False
 
-    def is_heard(self) -> bool:
-        return self.heard
-
     def told(self, listen: Listener) -> Listener:
         """Return a function that passes progress on to `listen`, and notes whether the run is training."""
 
@@ -201,6 +202,9 @@ class _CtrlC:
             listen(progress)
 
         return hear
+
+    def is_heard(self) -> bool:
+        return self.heard
 
     def hear(self, *_: object) -> None:
         """Handle SIGINT: the first stops a run that trains after its step, and a second interrupts the run at once."""
