@@ -91,6 +91,33 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
+WORD_ROWS = {
+    "first": ["Sentence: 1", "", "", "", "", "", "Sentence: 2"],
+    "each": ["7", "7", "7", "7", "7", "7", "8"],
+}
+"""A column of sentences whose value stands in the first row of a sentence, or in each row."""
+
+
+@pytest.mark.parametrize("sentence", WORD_ROWS.values(), ids=WORD_ROWS)
+def test_a_table_with_one_word_in_each_row_is_read_by_sentences(tmp_path: Path, sentence: list[str]) -> None:
+    words = zip(sentence, [*WORDS, "Yes"], [*TAGS["BIO (IOB2)"], "O"], strict=True)
+    path = tmp_path / "ner.csv"
+    path.write_text("Sentence #,Word,POS,Tag\n" + "".join(f"{one},{word},X,{tag}\n" for one, word, tag in words))
+    found = read(path)
+    assert found.texts == [MARIA, "Yes"]
+    assert [*found.labels] == [ENTITIES, ()]
+    assert formats.read(path).places == [2, 8]
+    (said,) = (note for note in formats.read(path).notes if "one word in each row" in note)
+    assert "column 'Sentence #'" in said
+    assert "column 'Word' is called 'tokens'" in said
+
+
+def test_a_table_whose_sentences_have_one_row_each_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "texts.csv"
+    path.write_text("sentence,word,tag\nA long day,day,B-X\nA short night,night,O\n")
+    assert [*formats.read(path).columns] == ["sentence", "word", "tag"]
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_each_tool_s_rows_are_entities_without_an_option(tmp_path: Path, name: str) -> None:
     empty = {"entities": [], "label": [], "spans": [], "ner_tags": ["O"], "labels": ["O"]}
