@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from afina.data.neutral_texts import NeutralTexts
 from afina.data.task import Task
 from afina.data.tokenize import Encoded, encode
@@ -58,6 +60,7 @@ class RetentionBefore:
         backbone: Backbone,
         classifier: Classifier,
         length: int,
+        device: torch.device,
         ranks: Ranks = ALONE,
     ) -> RetentionBefore | None:
         """Measure the backbone's loss on neutral sentences if `run` asks for retention; else return None.
@@ -71,6 +74,7 @@ class RetentionBefore:
             backbone: The pretrained model.
             classifier: The backbone without a method, in the precision of the run.
             length: The maximum number of tokens of a sentence: the model's maximum less the method's virtual tokens.
+            device: The device of the training, which also computes the losses after it.
             ranks: The processes that measure together.
         """
         if not run.training.retention:
@@ -78,7 +82,9 @@ class RetentionBefore:
         check_causal(run.backbone, backbone.architecture)
         texts = NeutralTexts.load(run.training.retention, task)
         encoded = check_measurable(encode(backbone.tokenizer, texts.texts, max_length=length), texts.source)
-        return cls(texts, encoded, sentence_losses(classifier, backbone, encoded, ranks), ranks)
+        losses = sentence_losses(classifier.to(device), backbone, encoded, ranks)
+        classifier.to("cpu")  # a method draws its weights there
+        return cls(texts, encoded, losses, ranks)
 
     def after(self, classifier: Classifier, backbone: Backbone) -> Retention:
         found = sentence_losses(classifier, backbone, self.encoded, self.ranks)

@@ -192,7 +192,7 @@ def prepare(
         method = make(run.method, run.hyperparameters).for_opening(objective.opening).for_backbone(backbone)
         classifier = opened(backbone, objective, question, method, run.seed, listen, run.training.precision)
         digest, total = backbone.digest_of(classifier.body), classifier.parameter_count
-        before = RetentionBefore.of(run, texts, backbone, classifier, length, ranks)
+        before = RetentionBefore.of(run, texts, backbone, classifier, length, meter.device, ranks)
         attached(classifier, method, run.seed, meter.device)
     listen(Progress("encode"))
     with meter.phase("encode"):
