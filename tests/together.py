@@ -36,7 +36,8 @@ def _one(place: tuple[int, int, str, bool], function: Callable[..., Result], giv
 
     torch.set_num_threads(1)
     rank, count, address, shards = place
-    ranks = Ranks.joined(rank, count, address, shards=shards, timeout=300)
+    local = rank if rank < torch.cuda.device_count() else 0
+    ranks = Ranks.joined(rank, count, address, local=local, shards=shards, timeout=300)
     try:
         return function(ranks, *given)
     finally:

@@ -129,6 +129,13 @@ RANKS_DIFFER = Problem(
     "Use machines of the same kind with the same software; the run continues from its last checkpoint.",
 )
 
+RANK_WITHOUT_GPU = Problem(
+    InvalidStudy,
+    "ranks.too-few-gpus",
+    "process {number} of the run on this machine: the machine has {gpus} GPUs, and each process needs its own GPU. "
+    'Start at most {gpus} processes on this machine, or hide its GPUs (CUDA_VISIBLE_DEVICES="").',
+)
+
 RANK_LOST = Problem(
     RunFailed,
     "ranks.lost",

@@ -66,10 +66,12 @@ class Ranks:
             shards: Whether each rank keeps only a part of the backbone's weights.
             timeout: Seconds that a rank waits for another one.
 
-        Raises RunFailed if the ranks do not meet.
+        Raises RunFailed if the ranks do not meet, and InvalidStudy if the machine has a GPU, but none for this process.
         """
         backend = "gloo"
         if torch.cuda.is_available():
+            if local >= (gpus := torch.cuda.device_count()):
+                raise problems.RANK_WITHOUT_GPU(number=local + 1, gpus=gpus)
             torch.cuda.set_device(local)
             backend = "cpu:gloo,cuda:nccl"
         limit = timedelta(seconds=timeout)

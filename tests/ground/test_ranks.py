@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from afina.errors import InvalidStudy
 from afina.ranks import ALONE, Ranks, owners
+from raises import raises
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
@@ -35,3 +37,10 @@ def test_the_only_rank_changes_nothing() -> None:
     ALONE.close()
     assert ALONE.is_first
     assert not ALONE.shards
+
+
+def test_a_rank_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with raises(InvalidStudy, code="ranks.too-few-gpus", number=3, gpus=2):
+        Ranks.joined(2, 4, "env://", local=2)
