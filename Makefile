@@ -8,7 +8,7 @@ COMPILE := $(BIN)/python -m compileall -q src
 # Two workers of one thread each: more threads than idle cores take many times as long.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal --durations 12
 
-.PHONY: help install wheel study serve test test-slow test-quant clients endurance errors docs bench clean
+.PHONY: help install wheel study serve test test-slow test-quant test-gpu clients endurance errors docs bench clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,10 @@ test-quant: $(READY) ## the tests of nf4, with the extra `quant` in a directory 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(QUANT) \
 		"$$($(BIN)/python -c 'import tomllib; [need] = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["quant"]; print(need)')"
 	PYTHONPATH=$(QUANT) OMP_NUM_THREADS=1 $(BIN)/pytest tests/models/kernels/test_nf4.py tests/models/test_nf4_interop.py tests/models/test_copies.py -k nf4
+
+test-gpu: $(READY) ## the tests that need a CUDA device, in three minutes, on a machine that has one
+	$(COMPILE)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m gpu
 
 # Apart from the environment: the requirements of the clients exclude each other.
 clients: $(READY) ## clients that others wrote ask a server; each is installed in a directory of its own (ONLY=NAME...)

@@ -17,6 +17,7 @@ from afina import allocator
 from shares import in_shares
 
 if TYPE_CHECKING:  # torch is imported by the fixtures that need it, so that the other tests start at once
+    import torch
     from playwright.sync_api import Browser
 
     from afina import Backbone
@@ -65,6 +66,20 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[object]:
+    """A test marked `gpu` fails if it does not call the functions that its mark names (`tests/test_gpu_law.py`)."""
+    named = {name for mark in pyfuncitem.iter_markers("gpu") for name in mark.args}
+    if not named:
+        return (yield)
+    from devices import called
+
+    with called() as found:
+        result = yield
+    assert named <= found, f"not called: {', '.join(sorted(named - found))}"
+    return result
+
+
 @pytest.fixture
 def shared() -> Path:
     """SST-2 and GPT-2's tokenizer, which are not part of the repository."""
@@ -110,6 +125,16 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> Backbones:
     draw = init._no_grad_normal_
     init._no_grad_normal_ = lambda tensor, *given: tensor if tensor.is_meta else draw(tensor, *given)
     return Backbones(of_all_workers(tmp_path_factory) / "backbones")
+
+
+@pytest.fixture
+def gpu() -> torch.device:
+    """A CUDA device, which the tests marked `gpu` need."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return torch.device("cuda")
 
 
 @pytest.fixture(scope="session")

@@ -180,19 +180,3 @@ def test_a_window_in_both_directions_is_computed_by_blocks(
 def test_short_sequences_share_lines() -> None:
     assert Grid.of([0, 6, 8, 10, 12], "cpu", shared=True).lines == 2
     assert Grid.of([0, 6, 8, 10, 12], "cpu", shared=False).lines == 4
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-def test_attention_on_a_gpu_is_plain_attention(lengths: list[int], window: int | None, causal: bool) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    inputs = [each.detach().cuda().bfloat16() for each in states(lengths, 4, 2)]
-    layout = Layout(bounds(lengths).cuda())
-    assert attention.serves_varlen(inputs[0], 0.0)
-    options: dict[str, Any] = {"layout": layout, "sliding_window": window, "causal": causal}
-    found, _ = packed_attention(nn.Identity(), *inputs, None, **options)
-    expected = one_by_one(*(each.float() for each in inputs), lengths, window, causal=causal)
-    torch.testing.assert_close(found.float(), expected, rtol=2e-2, atol=2e-2)
