@@ -117,12 +117,15 @@ class Ranks:
         with _together("sum"):
             for bucket in _buckets(tensors):
                 if len(bucket) == 1 and bucket[0].is_contiguous():
-                    dist.all_reduce(bucket[0], op=dist.ReduceOp.SUM)
+                    self._sum(bucket[0])
                     continue
                 flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-                dist.all_reduce(flat, op=dist.ReduceOp.SUM)
+                self._sum(flat)
                 for tensor, summed in zip(bucket, flat.split([each.numel() for each in bucket]), strict=True):
                     tensor.copy_(summed.view(tensor.shape))
+
+    def _sum(self, tensor: Tensor) -> None:
+        dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
 
     def first_(self, tensors: Sequence[Tensor]) -> None:
         """Copy the tensors of rank 0 into those of every other rank, which have the same shapes, dtypes and order."""
@@ -134,6 +137,13 @@ class Ranks:
                 dist.broadcast(held, src=0)
                 if held is not tensor:
                     tensor.copy_(held)
+
+    def any_(self, flags: Sequence[bool]) -> list[bool]:
+        """Return for each flag whether it is set on any rank. All ranks pass the same number of flags."""
+        if self.count == 1:
+            return list(flags)
+        self.sum_([counts := torch.tensor(flags, dtype=torch.float32)])
+        return [bool(count) for count in counts.tolist()]
 
     def gather(self, value: Value) -> list[Value]:
         """Return the values of all ranks in the order of the ranks, on every rank; values are pickled."""
@@ -187,6 +197,28 @@ class Ranks:
         """Raise RunFailed if the ranks do not have bitwise equal tensors."""
         if self.count > 1 and len(found := set(self.gather(digest.of_tensors(tensors)))) > 1:
             raise problems.RANKS_DIFFER(ranks=self.count, found=len(found))
+
+
+class RehearsedRanks(Ranks):
+    """One rank of a dry run: it allocates the memory of a real rank, and no other rank exists."""
+
+    def _sum(self, tensor: Tensor) -> None:
+        """Leave the tensor as it is: the sum of a dry run has no values."""
+
+    def first_(self, tensors: Sequence[Tensor]) -> None:
+        """Leave the tensors as they are."""
+
+    def any_(self, flags: Sequence[bool]) -> list[bool]:
+        return list(flags)
+
+    def gather(self, value: Value) -> list[Value]:
+        return [value] * self.count
+
+    def from_first(self, value: Value) -> Value:
+        return value
+
+    def check_equal(self, tensors: Mapping[str, Tensor]) -> None:
+        """Check nothing, because the tensors of a dry run have no values."""
 
 
 _NOTES = "afina/"

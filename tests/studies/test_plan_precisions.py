@@ -23,7 +23,7 @@ from command import Command
 from crowd import adapter
 from fakes import encoded, fit_of, opened, sentences
 
-INT8 = "int8"
+INT8, NF4 = "int8", "nf4"
 
 
 @pytest.mark.slow
@@ -33,15 +33,19 @@ def test_a_method_that_does_not_fit_is_offered_in_int8(gpt2: Backbone) -> None:
     held = forecast_methods(gpt2.address, methods[:1], training=training.model_copy(update={"precision": INT8}))[0]
     assert held.peak < plain[0].peak
     lora, full = forecast_methods(gpt2.address, methods, training=training, memory=held.peak)
-    assert lora.smaller == replace(held, terms=replace(held.terms, memory=held.peak, gpu=held.peak))
-    assert full.smaller is None  # it trains the weights
-    assert lora.summary["smaller"] == {"precision": INT8, "peak": held.peak, "gpu_peak": held.gpu_peak}
-    assert "smaller" not in full.summary | plain[0].summary
+    others = {one.terms.precision: one for one in lora.alternatives}
+    assert [*others] == [INT8, NF4]
+    assert others[INT8] == replace(held, terms=replace(held.terms, memory=held.peak, gpu=held.peak))
+    assert full.alternatives == ()  # it trains the weights
+    told = {one["precision"]: one for one in lora.summary["alternatives"]}
+    assert told[INT8]["devices"] == 1
+    assert (told[INT8]["peak"], told[INT8]["gpu_peak"], told[INT8]["fits"]) == (held.peak, held.gpu_peak, True)
+    assert "alternatives" not in full.summary | plain[0].summary
     (note,) = [note for note in forecast_table([lora, full]).notes if INT8 in note]
     assert note.startswith("With `--precision int8`, these fit too: LoRA (")
-    assert note.endswith(PRICE)
+    assert note.endswith(PRICE.format(bits=8))
     less = forecast_methods(gpt2.address, methods[:1], training=training, memory=held.peak - 1)
-    assert less[0].smaller is None
+    assert INT8 not in {one.terms.precision for one in less[0].alternatives}
     assert not any(INT8 in note for note in forecast_table(less).notes)
 
 

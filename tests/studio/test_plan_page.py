@@ -83,15 +83,16 @@ def test_while_methods_are_measured_the_page_shows_the_last_words(
 
 def test_costs_are_shown_and_what_does_not_fit_says_why(web: TestClient, project: Make) -> None:
     made = project(REVIEWS, backbones=("minilm",))
-    smaller = {"precision": "int8", "peak": 1, "gpu_peak": 1}
+    other = {"devices": 1, "sharded": False, "peak": 1, "gpu_peak": 1, "fits": True, "fits_gpu": None}
+    others = [{"precision": "int8", **other}, {"precision": "nf4", **other}]
     log = "plan: left out: method nf4 needs a GPU.\n"
-    measured(made, "minilm", log, peak=3 * 2**30, fits=False, train_seconds=None, smaller=smaller)
+    measured(made, "minilm", log, peak=3 * 2**30, fits=False, train_seconds=None, alternatives=others)
     page = web.get("/reviews/plan").text
     assert '<td class="right">1.00 GiB</td>' in page
     assert '<td class="right">1:30</td>' in page
     assert (
-        "The training needs 1.5 times the memory of this machine. With frozen weights in int8, the training fits."
-        in page
+        "The training needs 1.5 times the memory of this machine. With frozen weights in int8 or nf4, the training "
+        "fits." in page
     )
     assert "Left out: method nf4 needs a GPU." in page
     assert ">unknown</td>" in page

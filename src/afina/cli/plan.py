@@ -53,6 +53,9 @@ def _amount(flag: str, help_text: str) -> Any:
     return typer.Option(flag, help=help_text, min=1, max=_MOST)
 
 
+MOST_DEVICES = 4096
+"""The largest number of devices for which `afina plan` makes a forecast."""
+
 MemoryOption = Annotated[
     str | None, typer.Option("--memory", help="Memory limit, such as 8GiB; default: all memory of this machine.")
 ]
@@ -187,6 +190,17 @@ CalibrateOption = Annotated[
 ]
 
 
+DevicesOption = Annotated[
+    int,
+    typer.Option(
+        "--devices",
+        help="Plan the memory of each of up to this many devices that train together; --memory is then that of each.",
+        min=1,
+        max=MOST_DEVICES,
+        metavar="N",
+    ),
+]
+
 MethodsOption = Annotated[
     list[str] | None,
     typer.Option("--method", help="Method of 'afina methods'; may be repeated. Default: all methods."),
@@ -226,6 +240,7 @@ def plan(
     precision: PrecisionsOption = None,
     products: ProductsOption = "float",
     memory: MemoryOption = None,
+    devices: DevicesOption = 1,
     batch_size: Annotated[int, _amount("--batch-size", "Texts in a training batch.")] = 16,
     length: Annotated[
         int | None,
@@ -266,7 +281,7 @@ def plan(
     asked: dict[str, Any] = {"methods": planned, "data": checked(ReadingOptions, data, "plan")}
     asked |= {"ask": Ask(**ask), "memory": read_size(memory) if memory is not None else None}
     trains = partial(Training, dtype=dtype, products=products, batch_size=batch_size, max_length=length, epochs=epochs)
-    asked |= {"calibrate": calibrate, "considered": considered, "compares": len(precisions) > 1}
+    asked |= {"calibrate": calibrate, "considered": considered, "compares": len(precisions) > 1, "devices": devices}
     backbones = check_different(backbone or EMBEDDED)
     asked |= {"says": print_progress("plan"), "among": len(backbones) > 1}
     found = [
@@ -339,7 +354,7 @@ def _print_plans(
     found: Sequence[Sequence[Sequence[Forecast]]], asked_for: EndpointForecast | None, *, as_json: bool
 ) -> None:
     from afina.report.details.endpoints import endpoint_forecast_table
-    from afina.report.details.plans import forecast_table, gpu_table, precision_table
+    from afina.report.details.plans import devices_table, forecast_table, gpu_table, precision_table
     from afina.studies.runs.run import shared_terms
 
     every = [plan for plans in found for plan in plans]
@@ -349,7 +364,10 @@ def _print_plans(
         print(json.dumps(({"backbones": made} if made[1:] else made[0]) | endpoint))
         return
     for plan in every:
+        kinds = (False, True) if plan[0].runs_on_gpu else (False,)
         print_tables(forecast_table(plan), *([gpu_table(plan)] if plan[0].runs_on_gpu else []))
+        if any(one.on_devices for one in plan):
+            print_tables(*(devices_table(plan, on_gpu=on_gpu) for on_gpu in kinds))
     print_tables(*(precision_table(plans) for plans in found if len(plans) > 1))
     if asked_for is not None:
         print_tables(endpoint_forecast_table(asked_for))

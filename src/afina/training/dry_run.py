@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import Parameter
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_map_only
 
 from afina import tensorfile
@@ -176,6 +176,23 @@ class Alive(TorchDispatchMode):
         self.now = self.peak = 0
         self._sizes: dict[int, int] = {}
 
+    def __enter__(self) -> Self:
+        self._resize: Any = torch.UntypedStorage.resize_
+
+        def followed(storage: torch.UntypedStorage, size: int) -> Any:
+            resized = self._resize(storage, size)
+            if storage._cdata in self._sizes:
+                self._note(storage)
+            return resized
+
+        setattr(torch.UntypedStorage, "resize_", followed)  # noqa: B010 - no dispatch mode is told of it
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        setattr(torch.UntypedStorage, "resize_", self._resize)  # noqa: B010
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+
     def restart(self) -> int:
         """Return the peak so far in bytes, and start a new measurement at the current total."""
         before, self.peak = self.peak, self.now
@@ -190,13 +207,18 @@ class Alive(TorchDispatchMode):
         return result
 
     def _follow(self, tensor: Tensor) -> None:
+        if tensor.is_mkldnn or is_traceable_wrapper_subclass(tensor):
+            return  # has no storage, or a storage without memory: the local tensor of a DTensor is followed
         storage = tensor.untyped_storage()
         if tensor.device.type == "meta" or storage._cdata in self._sizes:
             return
-        self._sizes[storage._cdata] = storage.nbytes()
-        self.now += storage.nbytes()
-        self.peak = max(self.peak, self.now)
+        self._note(storage)
         weakref.finalize(storage, self._forget, storage._cdata)
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        self.now += storage.nbytes() - self._sizes.get(storage._cdata, 0)
+        self._sizes[storage._cdata] = storage.nbytes()
+        self.peak = max(self.peak, self.now)
 
     def _forget(self, identity: int) -> None:
         self.now -= self._sizes.pop(identity)

@@ -168,9 +168,8 @@ class Fit:
     def _agreed(self, stops: bool, is_due: bool) -> tuple[bool, bool]:
         """Return whether a process stops, and whether a checkpoint is due for rank 0, equal in all processes."""
         ranks = self.recipe.ranks
-        ranks.sum_([asked := torch.tensor([float(stops), float(is_due and ranks.is_first)])])
-        any_stops, due = asked.tolist()
-        return bool(any_stops), bool(due)
+        any_stops, due = ranks.any_([stops, is_due and ranks.is_first])
+        return any_stops, due
 
     def begin(self) -> None:
         """Prepare the model for training steps; the model may be in any mode before."""

@@ -145,10 +145,9 @@ class WorkingWeights:
         unused = {id(master.weight) for master in self._masters if not master.passes}  # has the last step's gradient
         weights = list(self.trained.values())
         used = [weight.grad is not None and id(weight) not in unused for weight in weights]
-        ranks.sum_([counts := torch.tensor(used, dtype=torch.float32)])
         summed = [loss]
-        for weight, is_used, count in zip(weights, used, counts.tolist(), strict=True):
-            if not count:
+        for weight, is_used, is_summed in zip(weights, used, ranks.any_(used), strict=True):
+            if not is_summed:
                 weight.grad = None
                 continue
             if not is_used:

@@ -10,10 +10,13 @@ from afina.report.tables import Column, Table
 from afina.studies.runs.run import Forecast, Terms, shared_terms
 
 PRICE = (
-    "Each frozen weight is then rounded to 8 bits, so results can differ a little; the adapter is for a backbone in "
-    "this precision only."
+    "Each frozen weight is then rounded to {bits} bits, so results can differ a little; the adapter is for a backbone "
+    "in this precision only."
 )
-"""The disadvantages of frozen weights in int8, in two clauses."""
+"""The disadvantages of frozen weights in int8 or nf4, in two clauses."""
+
+_BITS = {"int8": 8, "nf4": 4}
+"""The number of bits of a frozen weight, for each precision that a forecast suggests."""
 
 
 def forecast_table(forecasts: Sequence[Forecast]) -> Table:
@@ -33,7 +36,7 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
             size(one.peak),
             size(one.disk_bytes),
             *([seconds(one.train_seconds) if one.train_seconds else NOTHING] if timed else []),
-            "yes" if one.fits else "no",
+            _yes(one.fits),
         )
         for one in forecasts
     )
@@ -44,7 +47,7 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
         rows,
         (
             f"What fits in {size(terms.memory)} of main memory: {_titles([o.title for o in forecasts if o.fits])}.",
-            *_offer(forecasts),
+            *_offers(forecasts, on_gpu=False),
             _dtype_note(terms),
             *([_PRODUCTS_NOTE.format(products=terms.products)] if terms.products != FLOAT else []),
             *_activation_notes(forecasts, terms),
@@ -126,7 +129,7 @@ def gpu_table(forecasts: Sequence[Forecast]) -> Table:
             _activations(one),
             size(one.gpu_evaluation),
             size(one.gpu_peak),
-            NOTHING if one.fits_gpu is None else "yes" if one.fits_gpu else "no",
+            _yes(one.fits_gpu),
         )
         for one in forecasts
     )
@@ -140,6 +143,7 @@ def gpu_table(forecasts: Sequence[Forecast]) -> Table:
         rows,
         (
             fits,
+            *_offers(forecasts, on_gpu=True),
             "Peak: 1.1 times the larger of training (state and activations) and evaluation. The tenth is for CUDA's "
             "context and fragmentation.",
             "Evaluation: the tensors of the evaluation in float32, which follows the training.",
@@ -184,12 +188,86 @@ def in_int8(needed: int) -> str:
     return f"`afina train --set precision=int8` needs about {size(needed)}, but rounds each frozen weight to 8 bits"
 
 
-def _offer(forecasts: Sequence[Forecast]) -> Iterator[str]:
-    """Yield a note on the methods that fit in memory only with frozen weights in another precision, such as int8."""
-    fitting = [(one.title, one.smaller) for one in forecasts if one.smaller is not None]
-    if fitting:
-        named = ", ".join(f"{title} ({size(other.peak)})" for title, other in fitting)
-        yield f"With `--precision {fitting[0][1].terms.precision}`, these fit too: {named}. {PRICE}"
+def _offers(forecasts: Sequence[Forecast], *, on_gpu: bool) -> Iterator[str]:
+    """Yield notes on the ways to train methods that do not fit in memory: another precision, or several devices."""
+    lacking = [one for one in forecasts if (one.fits_gpu is False if on_gpu else not one.fits)]
+    by_precision: dict[str, list[str]] = {}
+    on_several: list[str] = []
+    for one in lacking:
+        for other in _fitting(one, on_gpu=on_gpu):
+            needed = size(other.gpu_peak if on_gpu else other.peak)
+            if other.terms.devices == 1:
+                by_precision.setdefault(other.terms.precision, []).append(f"{one.title} ({needed})")
+            else:
+                on_several.append(f"{one.title} ({other.terms.way}: {needed} each)")
+    for precision, named in by_precision.items():
+        price = PRICE.format(bits=_BITS[precision])
+        yield f"With `--precision {precision}`, these fit too: {', '.join(named)}. {price}"
+    if on_several:
+        yield f"On several devices, each with that memory, these fit too: {', '.join(on_several)}."
+    asked = [one for one in lacking if one.on_devices]
+    if asked and not on_several:
+        yield f"On {asked[0].on_devices[0].terms.devices} devices, no further method fits."
+    elif lacking and not asked:
+        yield "`--devices 8` says how many devices, up to 8, would fit the others."
+
+
+def _fitting(one: Forecast, *, on_gpu: bool) -> Iterator[Forecast]:
+    """Yield the alternatives that fit on a GPU or a CPU; of those on several devices, that with the fewest."""
+    found: dict[tuple[str, bool, bool], Forecast] = {}
+    for other in one.alternatives:
+        terms = other.terms
+        if other.fits_gpu if on_gpu else other.fits:
+            way = terms.precision, terms.devices > 1, terms.sharded
+            found[way] = min(found.get(way, other), other, key=lambda each: each.terms.devices)
+    yield from found.values()
+
+
+def devices_table(forecasts: Sequence[Forecast], *, on_gpu: bool) -> Table:
+    """Return a table of the memory of each device, a CPU or a GPU, if several devices train together.
+
+    The forecasts must have `on_devices`.
+    """
+    every = [other for one in forecasts for other in one.on_devices]
+    terms = shared_terms(every)
+    return Table(
+        f"{'Estimate' if on_gpu else 'Plan'} for {terms.backbone} on each of {terms.devices} "
+        f"{'GPUs' if on_gpu else 'CPUs'}, training in {terms.computing}",
+        (
+            *(Column(name, "left") for name in ("Method", "Backbone")),
+            *map(Column, ("State", "Activations", "Peak", "Fits")),
+        ),
+        tuple(
+            (
+                one.title,
+                "sharded" if one.terms.sharded else "whole",
+                size(one.allocated_end if on_gpu else one.state_bytes),
+                _activations(one),
+                size(one.gpu_peak if on_gpu else one.peak),
+                _yes(one.fits_gpu if on_gpu else one.fits),
+            )
+            for one in every
+        ),
+        () if on_gpu else tuple(_device_notes(terms)),
+    )
+
+
+def _device_notes(terms: Terms) -> Iterator[str]:
+    """Yield notes on a training on several devices."""
+    yield f"Each device has {size(terms.memory)} of memory. Processes on one machine share its main memory."
+    yield (
+        "Whole: each device has all weights of the backbone, and computes its share of each batch (data parallel). "
+        "Sharded: each device also keeps only its part of the backbone's weights."
+    )
+    yield (
+        f"The largest part of a batch for a device: {terms.texts:,} texts, {terms.tokens:,} tokens, "
+        f"{terms.longest:,} in the longest text."
+    )
+    yield "The time of a training on several devices is not forecast, because it was not measured."
+
+
+def _yes(fits: bool | None) -> str:
+    return NOTHING if fits is None else "yes" if fits else "no"
 
 
 def precision_table(plans: Sequence[Sequence[Forecast]]) -> Table:
@@ -227,5 +305,5 @@ def _row(one: Forecast) -> tuple[str, ...]:
         size(one.peak),
         size(one.gpu_peak) if one.runs_on_gpu else NOTHING,
         NOTHING if one.serving_bytes is None else size(one.serving_bytes),
-        "yes" if one.fits else "no",
+        _yes(one.fits),
     )

@@ -6,22 +6,23 @@ The training time is forecast from a few real steps, if a task is given and the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import cache, partial
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from afina import allocator, meter
-from afina import device as devices
+from afina import device as hardware
 from afina.data.batch import TOKEN_BUDGET, Loader, Packed, by_length, pack, pack_some
 from afina.data.readers.target_kinds import of_kind
 from afina.data.reading_options import ReadingOptions
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.data.tokenize import Encoded
-from afina.errors import InvalidStudy
+from afina.errors import InvalidStudy, NotFound
 from afina.events import Says, silent
 from afina.generating.generation_memory import GenerationLoad
 from afina.methods import is_fitted, make
@@ -35,6 +36,7 @@ from afina.models.objective import Objective
 from afina.models.pretrained import meta_model
 from afina.models.shared_beginning import shared_tokens
 from afina.predicting.predictor import predicted
+from afina.ranks import Ranks, RehearsedRanks
 from afina.studies import problems
 from afina.studies.executors.worker_memory import worker_memory
 from afina.studies.runs.prepared import (
@@ -50,7 +52,7 @@ from afina.studies.runs.prepared import (
 )
 from afina.studies.runs.run import Forecast, PromptsForecast, Terms
 from afina.studies.runs.spec import Ask, RunSpec, Training
-from afina.training.dry_run import dry_run, serving_bytes
+from afina.training.dry_run import DryRun, dry_run, serving_bytes
 from afina.training.fit import Pace
 from afina.training.inputs import inputs_of
 from afina.training.probe_fit import fit_of
@@ -86,34 +88,51 @@ def forecast_run(
     *,
     memory: int | None = None,
     calibrate: bool = True,
+    devices: int = 1,
     says: Says = silent,
 ) -> Forecast:
-    """Return the forecast memory, disk space and time of `run` on this machine.
+    """Return the forecast memory, disk space and time of `run` on this machine, or of each of several devices.
 
     Args:
         run: The run.
         task: The run's encoded task, as the function `encoded` returns it. None: the task is read and encoded.
-        memory: The bytes of memory that the run may use. Default: the memory of this machine.
+        memory: The bytes of memory that the run may use, of each device. Default: the memory of this machine.
         calibrate: Whether a few training steps are measured to forecast the time. Steps are measured only if a task is
-            given and the weights are on this machine.
+            given, the weights are on this machine, and the run has one device.
+        devices: The number of devices that train together. The forecast is that of the device that needs most memory.
         says: A function that receives a line of text when slow work begins.
 
     Raises NotFound, InvalidStudy for settings that contradict each other, and OutOfMemory of the measured steps.
     """
-    says(f"{run.title}: forecasting memory")
+    says(f"{run.title}: forecasting memory" + (f" on {devices} devices" if devices > 1 else ""))
     available = meter.machine_memory()
     task = task or encoded(run)
     objective, _ = aim_of(run, task)
     method = _method(run, objective)
     loader = loader_of(run, task.train, objective)
-    recipe, dtype = recipe_of(run, method, loader), devices.precision(run.training.dtype, devices.choose())
-    _check_steps(run, recipe.steps)
+    _check_steps(run, recipe_of(run, method, loader).steps)
+    ranks = RehearsedRanks(_busiest(run, method, loader, devices), devices)
+    recipe = recipe_of(run, method, loader, ranks)
+    dtype = hardware.precision(run.training.dtype, hardware.choose())
     evaluation, load = _evaluation(task, run, method.takes_positions)
     weights = {"precision": run.training.precision, "products": run.training.products}
     seen = dry_run(run.backbone, method, objective, loader, recipe, evaluation, dtype, load=load, **weights)
-    gpu = memory or meter.gpu_memory(devices.choose())
+    gpu = memory or meter.gpu_memory(hardware.choose())
     terms = _terms(run, inputs_of(method).largest(loader, recipe), _name(dtype), memory or available, gpu)
-    one = Forecast(
+    terms = replace(terms, devices=devices)
+    one = _of_dry_run(method, seen, terms)
+    there = calibrate and devices == 1 and run.task != MADE_UP and Backbone.load(run.backbone, weights=False).complete
+    measured = says if there and one.peak <= available else None
+    if method.in_prompt[0]:
+        return replace(one, prompts=_prompts(run, method, objective, task.evaluation.encoded, measured))
+    if measured is None or not one.trainable:
+        return one
+    return replace(one, train_seconds=_training_seconds(run, method, objective, loader, recipe.steps, measured))
+
+
+def _of_dry_run(method: Method, seen: DryRun, terms: Terms) -> Forecast:
+    """Return the forecast of memory and disk space that a dry run gives."""
+    return Forecast(
         method=method.name,
         title=method.title,
         trainable=seen.counts.trainable,
@@ -133,13 +152,15 @@ def forecast_run(
         scratch_bytes=seen.scratch_bytes,
         on_pairs=method.pairs is not None,
     )
-    there = calibrate and run.task != MADE_UP and Backbone.load(run.backbone, weights=False).complete
-    measured = says if there and one.peak <= available else None
-    if method.in_prompt[0]:
-        return replace(one, prompts=_prompts(run, method, objective, task.evaluation.encoded, measured))
-    if measured is None or not one.trainable:
-        return one
-    return replace(one, train_seconds=_training_seconds(run, method, objective, loader, recipe.steps, measured))
+
+
+def _busiest(run: RunSpec, method: Method, loader: Loader, devices: int) -> int:
+    """Return the number of the rank that computes the largest micro-batch, if so many devices share each batch."""
+
+    def tokens(rank: int) -> int:
+        return len(inputs_of(method).largest(loader, recipe_of(run, method, loader, Ranks(rank, devices))).tokens)
+
+    return max(range(devices), key=tokens) if devices > 1 else 0
 
 
 def _prompts(
@@ -178,7 +199,7 @@ def _answering_seconds(run: RunSpec, method: Method, objective: Objective, promp
 
     Tokens with which all prompts begin are computed once, in the measurement as in the evaluation.
     """
-    device, training = devices.choose(), run.training
+    device, training = hardware.choose(), run.training
     with allocator.memory_errors(run.title):
         backbone = Backbone.load(run.backbone)
         names, opening = objective.output_names, objective.opening
@@ -205,29 +226,40 @@ def _computed(classifier: Classifier, prompts: Encoded) -> int:
     return len(prompts.tokens) - shared_tokens(classifier, prompts) * max(0, len(prompts) - 1)
 
 
-OFFERED = "int8"
-"""The precision of frozen weights that a forecast suggests if a run does not fit in memory."""
+OFFERED = ("int8", "nf4")
+"""The precisions of frozen weights that a forecast suggests if a run does not fit in memory."""
 
 
-def smaller(run: RunSpec, task: EncodedTask, memory: int | None, *, on_gpu: bool = False) -> Forecast | None:
-    """Return the forecast of a run with frozen weights in int8.
+def smaller(
+    run: RunSpec, task: EncodedTask, memory: int | None, precision: str = OFFERED[0], *, on_gpu: bool = False
+) -> Forecast | None:
+    """Return the forecast of a run with frozen weights in `precision`.
 
-    The result is None if the run does not fit in memory in int8 either, or if the method needs float weights.
+    The result is None if the run does not fit in memory in this precision either, or if the method needs float weights.
 
     Args:
         run: A run with float weights.
         task: The run's encoded task, as the function `encoded` returns it.
         memory: The bytes of memory that the run may use. None: the memory of this machine.
+        precision: A key of `PRECISIONS`.
         on_gpu: Whether `memory` is GPU memory.
     """
-    training = run.training.model_copy(update={"precision": OFFERED})
+    made = _in_precision(run, task, memory, precision)
+    return made if made is not None and (made.fits_gpu if on_gpu else made.fits) else None
+
+
+def _in_precision(run: RunSpec, task: EncodedTask, memory: int | None, precision: str) -> Forecast | None:
+    """Return the forecast of a run with frozen weights in `precision`.
+
+    The result is None if the method needs float weights, or if the precision needs a package that is not installed.
+    """
+    training = run.training.model_copy(update={"precision": precision})
     try:
-        made = forecast_run(run.model_copy(update={"training": training}), task, memory=memory, calibrate=False)
-    except InvalidStudy as error:
-        if error.code != "method.precision-unsupported":
+        return forecast_run(run.model_copy(update={"training": training}), task, memory=memory, calibrate=False)
+    except (InvalidStudy, NotFound) as error:
+        if error.code not in ("method.precision-unsupported", "extra.missing"):
             raise
         return None
-    return made if (made.fits_gpu if on_gpu else made.fits) else None
 
 
 def _evaluation(task: EncodedTask, run: RunSpec, before: int) -> tuple[Packed, GenerationLoad | None]:
@@ -260,12 +292,13 @@ def forecast_methods(
     training: Training = PLAIN,
     memory: int | None = None,
     calibrate: bool = True,
+    devices: int = 1,
     compares: bool = False,
     considered: bool = False,
     among: bool = False,
     says: Says = silent,
 ) -> list[Forecast]:
-    """Return the forecast of a run with each method; if a run does not fit in memory, also that in int8 (`smaller`).
+    """Return the forecast of a run with each method; if a run does not fit in memory, also `alternatives` that fit.
 
     If `task` is None, the forecast assumes texts of `training.max_length` tokens (default LENGTH) with one of two
     labels. Raises InvalidStudy for a text-to-text kind without `task`, or for `products` that this machine lacks.
@@ -273,6 +306,8 @@ def forecast_methods(
     Args:
         methods: The methods; None means all methods that suit the backbone's family and the task's labels.
         ask: The prompt template and label words for the task's texts.
+        memory: The bytes of memory of each device. None: the memory of this machine and of its GPU.
+        devices: The number of devices for which each forecast gets `on_devices`, if it is more than 1.
         compares: Whether to forecast the memory of predictions, and leave out methods that need float weights.
         considered: Whether to leave out methods that `choose` does not consider.
         among: Whether to leave out methods that do not suit the backbone. By default, InvalidStudy is raised.
@@ -305,7 +340,7 @@ def forecast_methods(
                 raise
             says(f"left out: {error}")
         else:
-            found.append(_beside(one, run, texts, memory, compares=compares))
+            found.append(_beside(one, run, texts, memory, devices, compares=compares, says=says))
     return found
 
 
@@ -319,18 +354,58 @@ def _check_kind(data: ReadingOptions) -> None:
         raise problems.TEXTS_WITHOUT_TASK(option="kind", found=data.kind)
 
 
-def _beside(one: Forecast, run: RunSpec, task: EncodedTask, memory: int | None, *, compares: bool) -> Forecast:
-    """Return a forecast with additional figures.
+def _beside(
+    one: Forecast, run: RunSpec, task: EncodedTask, memory: int | None, devices: int, *, compares: bool, says: Says
+) -> Forecast:
+    """Return a forecast with additional figures: `on_devices`, and `alternatives` if the run does not fit in memory.
 
-    If `compares` is set, the forecast gets `serving_bytes`. If `compares` is not set and the run does not fit in
-    memory, the forecast gets `smaller`, the forecast with frozen weights in int8.
+    If `compares` is set, the forecast gets `serving_bytes`, but no `alternatives` with another precision.
     """
-    precision = run.training.precision
+    ways = [] if devices == 1 else _Devices.of(run, task, memory, devices, says)
+    one = replace(one, on_devices=tuple(way.most for way in ways))
+    helping: list[Forecast | None] = []
+    if not one.fits_everywhere and not compares and one.trainable and run.training.precision == FLOAT:
+        helping += [_in_precision(run, task, memory, precision) for precision in OFFERED]
+    if not one.fits:
+        helping += [way.fewest(lambda of: of.fits) for way in ways]
+    if one.fits_gpu is False:
+        helping += [way.fewest(lambda of: bool(of.fits_gpu)) for way in ways]
+    different = dict.fromkeys(other for other in helping if other is not None and other.helps(one))
+    one = replace(one, alternatives=tuple(different))
     if not compares:
-        offers = not one.fits and one.trainable and precision == FLOAT
-        return replace(one, smaller=smaller(run, task, memory)) if offers else one
+        return one
     objective, dtype = aim_of(run, task)[0], getattr(torch, one.terms.dtype)
+    precision = run.training.precision
     return replace(one, serving_bytes=serving_bytes(run.backbone, _method(run, objective), objective, dtype, precision))
+
+
+class _Devices:
+    """The forecasts of a run on up to a number of devices, either data parallel or sharded, each made once."""
+
+    def __init__(self, forecast_on: Callable[..., Forecast], devices: int) -> None:
+        self._on = cache(forecast_on)
+        self.most = self._on(devices=devices)
+
+    @classmethod
+    def of(cls, run: RunSpec, task: EncodedTask, memory: int | None, devices: int, says: Says) -> list[Self]:
+        """Return the forecasts for data parallel."""
+        return [cls(partial(forecast_run, run, task, memory=memory, calibrate=False, says=says), devices)]
+
+    def fewest(self, fits: Callable[[Forecast], bool]) -> Forecast | None:
+        """Return the forecast on the fewest devices, of at least 2, that fits; None if no number of devices fits.
+
+        The number is found by bisection, because a device of more devices needs less memory.
+        """
+        if not fits(self.most):
+            return None
+        too_few, found = 1, self.most
+        while (count := found.terms.devices) - too_few > 1:
+            middle = self._on(devices=(too_few + count) // 2)
+            if fits(middle):
+                found = middle
+            else:
+                too_few = middle.terms.devices
+        return found
 
 
 class Encodings:
@@ -432,7 +507,7 @@ def _terms(run: RunSpec, largest: Packed, dtype: str, memory: int, gpu: int | No
         backbone=run.backbone,
         task=None if run.task == MADE_UP else run.task,
         dtype=dtype,
-        usual_dtype=_name(devices.precision("auto", devices.choose())),
+        usual_dtype=_name(hardware.precision("auto", hardware.choose())),
         precision=run.training.precision,
         products=run.training.products,
         texts=len(largest),
@@ -456,7 +531,7 @@ def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader
     backbone's weights cannot be opened, Diverged or OutOfMemory.
     """
     check_products(run.training.products)
-    device = devices.choose()
+    device = hardware.choose()
     with allocator.memory_errors(run.title):
         names, opening, precision = objective.output_names, objective.opening, run.training.precision
         classifier = open_model(Backbone.load(run.backbone), names, run.seed, opening, precision=precision)
@@ -465,7 +540,7 @@ def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader
         if training_inputs(method, classifier, loader, recipe) is TrunkInputs:
             steps = max(steps, recipe.steps)  # in the steps of one epoch, no output of lower blocks is kept
         recipe = replace(recipe, steps=steps)
-        dtype = devices.precision(run.training.dtype, device)
+        dtype = hardware.precision(run.training.dtype, device)
         products = run.training.products
         fit = fit_of(method)(classifier, method, objective, loader, recipe, dtype, products)
         return fit.pace(WARM_UP, MEASURED)

@@ -251,6 +251,9 @@ class Terms:
         gpu: The bytes of GPU memory that the run may use. None: there is no GPU.
         precision: The precision in which the backbone's frozen weights are stored, such as "int8".
         products: The type of numbers in which products with frozen weights are computed, "float" or "int8".
+        devices: The number of devices that train together. The figures are then those of the device that needs most,
+            and `texts`, `tokens` and `longest` are of the largest part of a batch that a device computes.
+        sharded: Whether each device keeps only a part of the backbone's weights.
     """
 
     backbone: str
@@ -266,6 +269,8 @@ class Terms:
     gpu: int | None = None
     precision: str = FLOAT
     products: str = FLOAT
+    devices: int = 1
+    sharded: bool = False
 
     @property
     def computing(self) -> str:
@@ -275,8 +280,15 @@ class Terms:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The assumptions of the forecast as JSON values; `precision` and `products` are left out if "float"."""
-        return {key: value for key, value in asdict(self).items() if key not in _WHERE_GIVEN or value != FLOAT}
+        """The assumptions of the forecast as JSON values; those that `afina plan` has by default are left out."""
+        return {key: value for key, value in asdict(self).items() if _USUAL.get(key, ...) != value}
+
+    @property
+    def way(self) -> str:
+        """The number of devices and how they share the work, such as "2 devices, sharded"."""
+        if self.devices == 1:
+            return "1 device"
+        return f"{self.devices} devices, {'sharded' if self.sharded else 'data parallel'}"
 
 
 @dataclass(frozen=True)
@@ -311,7 +323,9 @@ class Forecast:
         disk_bytes: The size of the adapter's tensor file.
         train_seconds: The training time. None: the time is unknown.
         serving_bytes: The bytes of all weights when the adapter predicts in `terms.dtype`. None: not computed.
-        smaller: The forecast with frozen weights in int8, if a run fits in memory only in int8; else None.
+        alternatives: If a run does not fit in memory, the forecasts of other ways to train that fit: frozen weights in
+            int8 or nf4 on one device, or several devices. If the run fits, `alternatives` is empty.
+        on_devices: The forecasts of the run on the number of devices that was asked for: data parallel, and sharded.
         trunk_bytes: The bytes of the outputs of frozen lower blocks that training keeps, in memory or in a file.
         scratch_bytes: The bytes of temporary files of the training.
         on_pairs: Whether the method trains on pairs of texts: a batch has two texts for each pair, and every drawn pair
@@ -335,7 +349,8 @@ class Forecast:
     train_seconds: float | None
     terms: Terms
     serving_bytes: int | None = None
-    smaller: Forecast | None = None
+    alternatives: tuple[Forecast, ...] = ()
+    on_devices: tuple[Forecast, ...] = ()
     trunk_bytes: int = 0
     scratch_bytes: int = 0
     on_pairs: bool = False
@@ -350,6 +365,15 @@ class Forecast:
     def fits_gpu(self) -> bool | None:
         """Whether a run fits in the GPU memory `terms.gpu`; None if the terms have no GPU, or the run needs a CPU."""
         return None if self.terms.gpu is None or not self.runs_on_gpu else self.gpu_peak <= self.terms.gpu
+
+    @property
+    def fits_everywhere(self) -> bool:
+        """Whether a run fits in the memory of a CPU, and in that of a GPU if it is known."""
+        return self.fits and self.fits_gpu is not False
+
+    def helps(self, other: Forecast) -> bool:
+        """Return whether this run fits in a memory in which the run `other` does not fit."""
+        return (self.fits and not other.fits) or (bool(self.fits_gpu) and other.fits_gpu is False)
 
     @property
     def runs_on_gpu(self) -> bool:
@@ -370,10 +394,17 @@ class Forecast:
         figures |= {name: getattr(self, name) for name in ("trunk_bytes", "scratch_bytes") if getattr(self, name)}
         if self.prompts is not None:
             figures["prompts"] = asdict(self.prompts)
-        if (other := self.smaller) is not None:
-            kept = {"precision": other.terms.precision, "peak": other.peak}
-            figures["smaller"] = kept | ({"gpu_peak": other.gpu_peak} if other.runs_on_gpu else {})
+        if self.alternatives:
+            figures["alternatives"] = [one._summary_of(*_OF_ALTERNATIVES) for one in self.alternatives]
+        if self.on_devices:
+            figures["on_devices"] = [one._summary_of(*_OF_DEVICES) for one in self.on_devices]
         return figures
+
+    def _summary_of(self, *names: str) -> dict[str, Any]:
+        """Return the way in which a run trains, and the figures with these names, as JSON values."""
+        figures = {name: value for name, value in self.summary.items() if name in names}
+        terms = self.terms
+        return {"precision": terms.precision, "devices": terms.devices, "sharded": terms.sharded} | figures
 
 
 def shared_terms(forecasts: Sequence[Forecast]) -> Terms:
@@ -384,11 +415,20 @@ def shared_terms(forecasts: Sequence[Forecast]) -> Terms:
     return next((one.terms for one in forecasts if not one.on_pairs), forecasts[0].terms)
 
 
-_WHERE_GIVEN = ("precision", "products")
-"""The fields of `Terms` that `summary` leaves out at their default."""
+_USUAL: dict[str, Any] = {"precision": FLOAT, "products": FLOAT, "devices": 1, "sharded": False}
+"""The fields of `Terms` that `summary` leaves out at these values."""
 
 _OF_GPU = ("allocated_end", "gpu_evaluation", "gpu_peak")
 """The fields of `Forecast` that hold only for a run on a GPU."""
 
-_APART = ("method", "title", "terms", "serving_bytes", "smaller", "trunk_bytes", "scratch_bytes", "on_pairs", "prompts")
+_APART = (
+    *("method", "title", "terms", "serving_bytes", "alternatives", "on_devices"),
+    *("trunk_bytes", "scratch_bytes", "on_pairs", "prompts"),
+)
 """The fields of `Forecast` that `summary` leaves out, or adds only if they have a value."""
+
+_OF_ALTERNATIVES = ("peak", "gpu_peak", "fits", "fits_gpu")
+"""The figures of each of the `alternatives` in `summary`."""
+
+_OF_DEVICES = ("state_bytes", "allocated_end", "activation_bytes", "activation_tokens", *_OF_ALTERNATIVES)
+"""The figures of each of the forecasts `on_devices` in `summary`."""

@@ -191,8 +191,9 @@ def _costs(name: str, figures: Mapping[str, Any], terms: Mapping[str, Any]) -> M
     memory, limit = (figures["gpu_peak"], terms["gpu"]) if on_gpu else (figures["peak"], terms["memory"])
     fits = bool(figures["fits_gpu"] if on_gpu else figures["fits"])
     why = "" if fits else f"The training needs {memory / limit:.1f} times the memory of this {_place(on_gpu)}."
-    if not fits and (smaller := figures.get("smaller")):
-        why += f" With frozen weights in {smaller['precision']}, the training fits."
+    helping = [one["precision"] for one in figures.get("alternatives", ()) if one["fits_gpu" if on_gpu else "fits"]]
+    if not fits and helping:
+        why += f" With frozen weights in {' or '.join(helping)}, the training fits."
     return MethodCosts(name, make(name).title, memory, figures["disk_bytes"], figures["train_seconds"], fits, why)
 
 
