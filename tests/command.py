@@ -22,6 +22,7 @@ from afina.report.report import Report
 from afina.studies.executors import by_name, fork_server
 from afina.studies.executors.executor import Executor
 from afina.studies.executors.local_executor import LocalExecutor
+from afina.studies.executors.rendezvous import check_devices
 from afina.studies.runs import forecast
 from afina.studies.runs.inputs import TaskFacts
 from afina.studies.runs.record import Record
@@ -108,8 +109,9 @@ def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecast, "worker_memory", lambda: 2**28)
 
 
-def _here(slots: int) -> Executor:
-    return HereExecutor() if slots == 1 else LocalExecutor(slots)
+def _here(slots: int, *, devices: int = 1, shard: bool = False) -> Executor:
+    check_devices(devices, shard=shard)
+    return HereExecutor() if slots == devices == 1 else LocalExecutor(slots, devices=devices, shard=shard)
 
 
 class HereExecutor(Executor):

@@ -42,12 +42,15 @@ class FakeRay(InventedExecutor):
         address: str | None = None,
         *,
         slots: int | None = None,
+        devices: int = 1,
+        shard: bool = False,
         ship_backbone: bool = False,
         storage: str | None = None,
         says: Says = print,
     ) -> None:
         super().__init__()
         self.given = {"address": address, "slots": slots, "ship_backbone": ship_backbone, "storage": storage}
+        self.given |= {"devices": devices, "shard": shard}
         self.says, self.ran, self.closed = says, list[str](), 0
         self.made.append(self)
 
@@ -82,6 +85,7 @@ def in_a_file(**keys: str) -> str:
 
 def test_the_options_reach_ray_and_what_it_says_is_shown_once(afina: Command, made: list[FakeRay]) -> None:
     options = ("--executor", "ray=10.0.0.1:6379", "--jobs", 3, "--ship-backbone", "--storage", "s3://mine/runs")
+    options += ("--devices", 2, "--shard")
     answer = afina("study", in_a_file(), "--out", "out", *options)
     assert answer.code == 0, answer.err
     (one,) = made
@@ -90,6 +94,8 @@ def test_the_options_reach_ray_and_what_it_says_is_shown_once(afina: Command, ma
         "slots": 3,
         "ship_backbone": True,
         "storage": "s3://mine/runs",
+        "devices": 2,
+        "shard": True,
     }
     assert one.ran == ["full", "lora"]
     assert answer.err.count(CLUSTER) == 1
@@ -104,6 +110,7 @@ def test_a_study_file_names_the_executor_and_the_option_comes_first(
     source = in_a_file(executor="ray=10.0.0.1:6379")
     assert afina("study", source, "--out", "out").code == 0
     given = {"address": "10.0.0.1:6379", "slots": None, "ship_backbone": False, "storage": None}
+    given |= {"devices": 1, "shard": False}
     assert [one.given for one in made] == [given], "as many jobs as the cluster holds"
 
     def connects(self: Executor) -> int:
@@ -157,6 +164,15 @@ def test_options_of_a_cluster_are_refused_without_one(
 ) -> None:
     told = afina("study", in_a_file(), *option, *executor).error
     assert told == (f"{option[0]} has no effect on this machine. Set --executor to ray, or leave {option[0]} out.")
+
+
+def test_one_device_is_not_sharded(afina: Command) -> None:
+    told = afina("study", in_a_file(), "--shard").error
+    assert told.startswith("--shard has no effect on one device")
+    assert "Set --devices to 2 or more" in told
+    with pytest.raises(InvalidStudy) as caught:
+        by_name.make("local", devices=0)
+    assert (caught.value.code, caught.value.fields) == ("option.invalid", {"option": "devices", "found": 0})
 
 
 def test_the_library_makes_the_studys_executor_and_closes_it_whatever_happens(

@@ -21,7 +21,7 @@ from afina.errors import AfinaError, InvalidData, InvalidStudy, NotFound, RunFai
 from afina.events import Progress
 from afina.studies.executors import ray_executor, ray_host, ray_run
 from afina.studies.executors.executor import Cancelled, MemoryForecast, Overrun
-from afina.studies.executors.host_pool import Host, HostDied
+from afina.studies.executors.host_pool import HostDied
 from afina.studies.executors.ray_executor import RayExecutor
 from afina.studies.executors.ray_host import RunEnd, RunHost, RunOrder
 from afina.studies.executors.shared_storage import SharedStorage
@@ -31,36 +31,8 @@ from afina.studies.watcher import Watcher
 from chat_servers import chat, chat_server
 from command import HereExecutor
 from fakes import sentences, write_csv
+from hosts import Pool, get, stored
 from scribe import Scribe
-
-
-class Calls:
-    """A handle of a host: a call runs in a thread, and its reference is a future. A dead host answers nothing."""
-
-    def __init__(self, host: RunHost) -> None:
-        self.host, self.dead = host, threading.Event()
-
-    def __getattr__(self, method: str) -> Any:
-        return SimpleNamespace(remote=lambda *arguments: self._call(getattr(self.host, method), arguments))
-
-    def _call(self, work: Callable[..., object], arguments: tuple[object, ...]) -> Future[object]:
-        made: Future[object] = Future()
-
-        def answer() -> None:
-            try:
-                made.set_result(work(*arguments))
-            except Exception as error:  # noqa: BLE001 - as Ray does with every error of a method
-                made.set_exception(ray.exceptions.RayTaskError(work.__name__, "traceback", error))
-
-        threading.Thread(target=answer, daemon=True).start()
-        return made
-
-
-def get(ref: Future[object], timeout: float | None = None) -> object:
-    try:
-        return ref.result(60 if timeout is None else timeout)
-    except TimeoutError:
-        raise ray.exceptions.GetTimeoutError from None
 
 
 class Worker:
@@ -133,30 +105,6 @@ class Worker:
         return RunFailed("", code="run.killed" if self.process.returncode < 0 else "run.fault")
 
 
-class Pool:
-    """Hosts as they are asked for, and those that were given back."""
-
-    def __init__(self) -> None:
-        self.idle: list[Host] = []
-        self.discarded: list[Host] = []
-        self.rooms: list[Room] = []
-        self.made = 0
-
-    def acquire(self, room: Room, waits: Callable[[str], object], check: Callable[[], object]) -> Host:
-        check()
-        self.rooms.append(room)
-        if self.idle:
-            return self.idle.pop()
-        self.made += 1
-        return Host(Calls(RunHost()), room, Node("a" * 16, "10.0.0.1", "host", Room(1)))
-
-    def release(self, host: Host) -> None:
-        self.idle.append(host)
-
-    def discard(self, host: Host) -> None:
-        self.discarded.append(host)
-
-
 @pytest.fixture
 def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pool:
     monkeypatch.setattr(ray_host, "WorkerProcess", Worker)
@@ -170,11 +118,6 @@ def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pool:
 @pytest.fixture
 def storage(tmp_path: Path) -> Path:
     return tmp_path / "storage"
-
-
-def stored(storage: Path) -> set[str]:
-    """Digests of the files in the storage."""
-    return {digest.of_file(path) for path in storage.rglob("*") if path.is_file()}
 
 
 @pytest.fixture

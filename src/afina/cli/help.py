@@ -85,7 +85,7 @@ GROUPS = {
         _RUN,
     ),
     **dict.fromkeys(("epochs", "calibrate", "dtype", "precision", "products"), _RUN),
-    **dict.fromkeys(("check_probe", "executor", "ship_backbone"), _RUN),
+    **dict.fromkeys(("check_probe", "devices", "executor", "shard", "ship_backbone"), _RUN),
     "storage": _RUN,
     **dict.fromkeys(
         ("generation_timeout", "max_new_tokens", "beams", "length_penalty", "no_repeat_ngram", "temperature"),

@@ -55,11 +55,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExecutorOptions:
-    """The options `--executor`, `--ship-backbone`, `--storage` and `--jobs`, which say where runs are executed."""
+    """The options `--executor`, `--ship-backbone`, `--storage`, `--devices`, `--shard` and `--jobs`.
+
+    The options say where runs are executed, and by how many processes.
+    """
 
     executor: str | None
     ship_backbone: bool
     storage: str | None
+    devices: int
+    shard: bool
     jobs: int | None = None
 
     def opened(self, says: Says) -> AbstractContextManager[Executor]:
@@ -68,7 +73,13 @@ class ExecutorOptions:
 
         return closing(
             by_name.make(
-                self.executor, jobs=self.jobs, ship_backbone=self.ship_backbone, storage=self.storage, says=says
+                self.executor,
+                jobs=self.jobs,
+                devices=self.devices,
+                shard=self.shard,
+                ship_backbone=self.ship_backbone,
+                storage=self.storage,
+                says=says,
             )
         )
 
@@ -97,9 +108,27 @@ def execution(
             metavar="ADDRESS",
         ),
     ] = None,
+    devices: Annotated[
+        int,
+        typer.Option(
+            "--devices",
+            help="Number of processes that execute each run together: one for each GPU, or with equal shares of the "
+            "processors. With Ray, the processes are on one node or several.",
+            min=1,
+            metavar="N",
+        ),
+    ] = 1,
+    shard: Annotated[
+        bool,
+        typer.Option(
+            "--shard",
+            help="Divide the weights of the backbone among the devices of a run, for a model that is too large for one "
+            "device.",
+        ),
+    ] = False,
 ) -> ExecutorOptions:
-    """Return `--executor`, `--ship-backbone` and `--storage` as ExecutorOptions."""
-    return ExecutorOptions(executor, ship_backbone, storage)
+    """Return the options that say where runs are executed, without `--jobs`."""
+    return ExecutorOptions(executor, ship_backbone, storage, devices, shard)
 
 
 JobsOption = Annotated[

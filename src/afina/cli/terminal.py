@@ -143,9 +143,9 @@ def option_flag(name: str) -> str:
 
 
 _FLAGGED = (
-    "backbone beams blobs choice count days drain effect endpoint executor expires file folds force fresh "
+    "backbone beams blobs choice count days devices drain effect endpoint executor expires file folds force fresh "
     "generation_timeout guide host labelled last latency level memory merged message method metric minutes name out "
-    "port rate ray ray_address reason replicas scope seed send_texts set_password share ship_backbone shutdown "
+    "port rate ray ray_address reason replicas scope seed send_texts set_password shard share ship_backbone shutdown "
     "storage store suggest task teacher "
     "template text_tokens timeout upload_limit who words"
 )

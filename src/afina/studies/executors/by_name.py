@@ -25,6 +25,8 @@ def make(
     name: str | None,
     *,
     jobs: int | None = None,
+    devices: int = 1,
+    shard: bool = False,
     ship_backbone: bool = False,
     storage: str | None = None,
     says: Says = silent,
@@ -50,8 +52,16 @@ def make(
             if error.name != "ray":
                 raise
             raise problems.RAY_MISSING(extra="ray") from None
-        return RayExecutor(address or None, slots=jobs, ship_backbone=ship_backbone, storage=storage, says=says)
+        return RayExecutor(
+            address or None,
+            slots=jobs,
+            devices=devices,
+            shard=shard,
+            ship_backbone=ship_backbone,
+            storage=storage,
+            says=says,
+        )
     if ship_backbone or storage is not None:
         option = "ship_backbone" if ship_backbone else "storage"
         raise problems.CLUSTER_OPTION(option=option)
-    return LocalExecutor(jobs or 1)
+    return LocalExecutor(jobs or 1, devices=devices, shard=shard)

@@ -1,18 +1,22 @@
 """`HostPool`: Ray actors (hosts) that execute runs on nodes, and are used again for runs with the same resources.
 
-Each host (Ray actor) reserves processors and memory until it ends. An idle host ends if a waiting run needs other
-resources. Ray does not restart a host that has died; the caller of the pool executes the run again.
+A run is executed by a group of hosts, one for each device of the run. Each host (Ray actor) reserves processors and
+memory until it ends. The hosts of a group with several hosts are placed together, in a placement group. An idle group
+ends if a waiting run needs other resources. Ray does not restart a host that has died; the caller of the pool executes
+the run again.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from afina import meter
 from afina.cluster import nodes
@@ -52,30 +56,53 @@ class Host:
 
     Attributes:
         actor: The handle of the Ray actor; `actor.method.remote(...)` calls a method.
-        beside: The largest number of hosts that executed runs on the node at the same time, this host included.
     """
 
     actor: Any
-    room: Room
     node: Node
-    beside: int = 1
 
     def call(self, method: str, *arguments: object) -> Any:
-        """Call a method of the actor and return its value.
+        """Call a method of the actor and return its value, as `get` does."""
+        return self.get(getattr(self.actor, method).remote(*arguments))
 
-        Raises RayTaskError if the method raised an error, and RayActorError if the Ray actor died.
+    def get(self, ref: Any, timeout: float | None = None) -> Any:
+        """Wait for the value of a call of a method of the actor.
+
+        Raises RayTaskError if the method raised an error, HostDied if the Ray actor or its node died, and
+        GetTimeoutError if the call has not ended after `timeout` seconds.
         """
-        return ray.get(getattr(self.actor, method).remote(*arguments))
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Raise HostDied if the `with` block fails because the host's Ray actor or node died."""
         try:
-            yield
-        except ray.exceptions.RayTaskError:
-            raise  # the method itself raised an error
+            return ray.get(ref, timeout=timeout)
+        except (ray.exceptions.RayTaskError, ray.exceptions.GetTimeoutError):
+            raise  # the method itself raised an error, or takes too long
         except ray.exceptions.RayError as error:
             raise death(self.node, error) from None
+
+
+@dataclass(eq=False)
+class HostGroup:
+    """The hosts that execute one run together, in the order of the ranks.
+
+    Attributes:
+        room: The processors, memory and GPUs that each host reserves.
+        placement: The placement group of the hosts. None: there is only one host.
+        beside: The largest number of groups that executed runs on a node of the group at the same time, this group
+            included.
+    """
+
+    hosts: tuple[Host, ...]
+    room: Room
+    placement: PlacementGroup | None = None
+    beside: int = 1
+
+    @property
+    def first(self) -> Host:
+        return self.hosts[0]
+
+    @property
+    def keys(self) -> set[str]:
+        """The ids of the nodes of the hosts."""
+        return {host.node.key for host in self.hosts}
 
 
 def death(node: Node, error: Exception) -> HostDied:
@@ -91,167 +118,227 @@ def death(node: Node, error: Exception) -> HostDied:
 
 @dataclass(eq=False)
 class _Waiting:
-    """A run that waits for a host with the resources `room`; `given` is a host that another run has released for it."""
+    """A run that waits for hosts with the resources `room`; `given` are hosts that another run has released for it."""
 
     room: Room
-    given: Host | None = None
+    given: HostGroup | None = None
+
+
+@dataclass(frozen=True)
+class _New:
+    """New Ray actors that start, and their placement group; None if there is only one actor."""
+
+    actors: tuple[Any, ...]
+    placement: PlacementGroup | None
+
+    def kill(self) -> None:
+        for actor in self.actors:
+            with suppress(Exception):  # the host may have died in any way
+                ray.kill(actor)
+        _remove(self.placement)
+
+
+def _remove(placement: PlacementGroup | None) -> None:
+    if placement is not None:
+        with suppress(Exception):  # the cluster may have ended
+            remove_placement_group(placement)
 
 
 class HostPool:
-    """Ray actors of one class on the nodes of a cluster.
+    """Groups of Ray actors of one class on the nodes of a cluster.
 
     Args:
         kind: The class of the actors, with the methods `hello`, which returns the id of the node, and `leave`, which
             ends a run and removes its files.
+        devices: The number of actors in a group.
     """
 
-    def __init__(self, kind: type) -> None:
+    def __init__(self, kind: type, devices: int = 1) -> None:
         self._remote: Any = ray.remote(kind)
+        self._devices = devices
         self._lock = threading.Lock()
-        self._idle: list[Host] = []
-        self._busy: list[Host] = []
+        self._idle: list[HostGroup] = []
+        self._busy: list[HostGroup] = []
         self._waiting: list[_Waiting] = []
         self._held: set[Room] = set()
 
-    def acquire(self, room: Room, waits: Callable[[str], object], check: Callable[[], object]) -> Host:
-        """Return a host (Ray actor) with the resources `room`, which the caller gives back with `release` or `discard`.
+    def acquire(self, room: Room, waits: Callable[[str], object], check: Callable[[], object]) -> HostGroup:
+        """Return hosts (Ray actors) with the resources `room`, to be given back with `release` or `discard`.
 
         Args:
-            room: The processors, memory and GPUs that the host reserves.
+            room: The processors, memory and GPUs that each host reserves.
             waits: A function that is called with a clause such as "a node with 4 processors" when the missing resource
                 changes.
-            check: A function that is called often while the host waits for resources, and may raise an error that ends
+            check: A function that is called often while the hosts wait for resources, and may raise an error that ends
                 the waiting.
 
         Raises:
-            HostDied: The new host's process ended, or its node left the cluster, before the host was ready.
-            RunFailed: No node is large enough for the host.
+            HostDied: The process of a new host ended, or its node left the cluster, before all hosts were ready.
+            RunFailed: No node is large enough for a host, or the nodes together for all hosts.
         """
         waiting = _Waiting(room)
         with self._lock:
-            found = next((host for host in self._idle if host.room == room), None)
+            found = next((group for group in self._idle if group.room == room), None)
             if found is not None:
                 self._idle.remove(found)
                 return self._used(found)
             others, self._idle = self._idle, []
             self._waiting.append(waiting)
         for other in others:
-            end(other.actor)
-        actor = self._remote.options(
-            num_cpus=room.cpus,
-            memory=room.memory or None,
-            num_gpus=room.gpus,
-            max_restarts=0,
-            max_task_retries=0,
-            max_concurrency=CALLS,
-        ).remote()
+            end(other)
+        new = self._new(room)
         try:
-            host = self._started(actor, waiting, waits, check)
+            group = self._started(new, waiting, waits, check)
         except BaseException:
             with self._lock:
                 self._waiting.remove(waiting)
                 self._idle += [waiting.given] if waiting.given else []
-            ray.kill(actor)
+            new.kill()
             raise
         with self._lock:
             self._waiting.remove(waiting)
-            if waiting.given and host is not waiting.given:
+            if waiting.given and group is not waiting.given:
                 self._idle.append(waiting.given)
-            return self._used(host)
+            return self._used(group)
+
+    def _new(self, room: Room) -> _New:
+        """Begin to start the Ray actors of a group."""
+        options: dict[str, Any] = {
+            "num_cpus": room.cpus,
+            "memory": room.memory or None,
+            "num_gpus": room.gpus,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "max_concurrency": CALLS,
+        }
+        if self._devices == 1:
+            return _New((self._remote.options(**options).remote(),), None)
+        needed = {"CPU": room.cpus, "memory": room.memory, "GPU": room.gpus}
+        bundle = {name: float(amount) for name, amount in needed.items() if amount}
+        placement = placement_group([bundle] * self._devices, strategy="PACK")
+        places = [PlacementGroupSchedulingStrategy(placement, number) for number in range(self._devices)]
+        actors = [self._remote.options(**options, scheduling_strategy=place).remote() for place in places]
+        return _New(tuple(actors), placement)
 
     def _started(
         self,
-        actor: Any,
+        new: _New,
         waiting: _Waiting,
         waits: Callable[[str], object],
         check: Callable[[], object],
-    ) -> Host:
-        """Wait until the new Ray actor is ready; return its host, or a released host with the same resources."""
-        began, ready, note = meter.now(), actor.hello.remote(), ""
-        while not ray.wait([ready], timeout=_STEP)[0]:
+    ) -> HostGroup:
+        """Wait until all new Ray actors are ready; return them, or released hosts with the same resources."""
+        began, note = meter.now(), ""
+        ready = [actor.hello.remote() for actor in new.actors]
+        while len(keys := _keys(ready)) < len(ready):
             check()
             if waiting.given is not None:
-                ray.kill(actor)
+                new.kill()
                 return waiting.given
             waited = meter.now() - began
             if waited >= QUIET and (now := self._missing(waiting.room, waited)) not in ("", note):
                 waits(note := now)
-        try:
-            key = ray.get(ready)
-        except ray.exceptions.RayActorError as error:
-            if error.actor_init_failed:
-                raise problems.HOST_CANNOT_START(_reason=error) from None
-            raise HostDied("its host, or the node of the host, died before the run began", of_node=True) from None
-        node = next((node for node in nodes.living() if node.key == key), None)
-        if node is None:
+        there = {node.key: node for node in nodes.living()}
+        if not all(key in there for key in keys):
             raise HostDied("its node died before the run began", of_node=True)
         self._held.add(waiting.room)
-        return Host(actor, waiting.room, node)
+        hosts = [Host(actor, there[key]) for actor, key in zip(new.actors, keys, strict=True)]
+        return HostGroup(tuple(hosts), waiting.room, new.placement)
 
     def _missing(self, room: Room, waited: float) -> str:
-        """Return a clause on the resources for which a new Ray actor waits; empty if the actor is probably starting.
+        """Return a clause on the resources for which new Ray actors wait; empty if the actors are probably starting.
 
-        Raises RunFailed if no node is large enough for the resources.
+        Raises RunFailed if no node is large enough for an actor, or the nodes together for all actors.
         """
         rooms = [node.room for node in nodes.living()] or [Room(0)]
-        if any(one.holds(room) for one in rooms):
+        places, devices = sum(one.times(room) for one in rooms), self._devices
+        waited_for = f"a node with {room}" if devices == 1 else f"nodes with {devices} times {room}"
+        if places >= devices:
             self._held.add(room)
-            return f"a node with {room}" if waited >= SLOW or not self._has_place(room) else ""
+            return waited_for if waited >= SLOW or not self._has_place(room) else ""
+        refuses = not nodes.scales() and (room not in self._held or waited > GONE)
+        if places:
+            if refuses:
+                raise problems.RUN_TOO_WIDE(devices=devices, needed=str(room), found=places)
+            return f"{waited_for}; all have room for {places}"
         largest = max(rooms, key=lambda one: (one.gpus >= room.gpus, one.cpus >= room.cpus, one.memory, one.cpus))
         short = Room(largest.cpus, largest.memory if room.memory else 0, largest.gpus if room.gpus else 0)
-        if not nodes.scales() and (room not in self._held or waited > GONE):
+        if refuses:
             raise problems.RUN_TOO_LARGE(needed=str(room), largest=str(short))
-        return f"a node with {room}; the largest has {short}"
+        return f"{waited_for}; the largest has {short}"
 
     def _has_place(self, room: Room) -> bool:
         """Return whether all Ray actors that wait for `room` fit on the nodes, if no other Ray job uses the nodes."""
         with self._lock:
-            waiting = sum(other.room == room for other in self._waiting)
-            started = [*self._busy, *self._idle]
-        left = [node.room.less([one.room for one in started if one.node.key == node.key]) for node in nodes.living()]
+            waiting = sum(other.room == room for other in self._waiting) * self._devices
+            groups = [*self._busy, *self._idle]
+        started = [(host.node.key, group.room) for group in groups for host in group.hosts]
+        left = [node.room.less([one for key, one in started if key == node.key]) for node in nodes.living()]
         return sum(one.times(room) for one in left) >= waiting
 
-    def _used(self, host: Host) -> Host:
-        """Move a host (Ray actor) to the busy hosts and return the host; the caller must have locked `_lock`."""
-        self._busy.append(host)
-        here = [other for other in self._busy if other.node.key == host.node.key]
-        host.beside = 1
-        for other in here:
-            other.beside = max(other.beside, len(here))
-        return host
+    def _used(self, group: HostGroup) -> HostGroup:
+        """Move a group to the busy groups and return the group; the caller must have locked `_lock`."""
+        self._busy.append(group)
+        group.beside = 1
+        for key in group.keys:
+            here = [other for other in self._busy if key in other.keys]
+            for other in here:
+                other.beside = max(other.beside, len(here))
+        return group
 
-    def release(self, host: Host) -> None:
-        """Give a host (Ray actor) back to the pool, so that the host can execute another run."""
+    def release(self, group: HostGroup) -> None:
+        """Give a group of hosts (Ray actors) back to the pool, so that the hosts can execute another run."""
         with self._lock:
-            self._busy.remove(host)
+            self._busy.remove(group)
             for waiting in self._waiting:
-                if waiting.room == host.room and waiting.given is None:
-                    waiting.given = host
+                if waiting.room == group.room and waiting.given is None:
+                    waiting.given = group
                     return
             if not self._waiting:
-                self._idle.append(host)
+                self._idle.append(group)
                 return
-        end(host.actor)
+        end(group)
 
-    def discard(self, host: Host) -> None:
-        """End a host that cannot be used for another run."""
+    def discard(self, group: HostGroup) -> None:
+        """End a group of hosts that cannot be used for another run."""
         with self._lock:
-            self._busy.remove(host)
-        with suppress(Exception):  # the host may have died in any way
-            ray.kill(host.actor)
+            self._busy.remove(group)
+        _kill(group)
 
     def close(self) -> None:
         with self._lock:
             idle, self._idle = self._idle, []
-        left = [host.actor.leave.remote() for host in idle]
-        if left:
-            ray.wait(left, num_returns=len(left), timeout=QUIET)
-        for host in idle:
-            ray.kill(host.actor)
+        _leave([host for group in idle for host in group.hosts])
+        for group in idle:
+            _kill(group)
 
 
-def end(actor: Any) -> None:
-    """Let an idle Ray actor remove its files, and end it, so that its resources become free."""
-    with suppress(Exception):  # the host may have died in any way
-        ray.wait([actor.leave.remote()], timeout=QUIET)
-        ray.kill(actor)
+def _keys(ready: list[Any]) -> list[str]:
+    """Return the ids of the nodes of those Ray actors that have started, after waiting a moment for all.
+
+    Raises RunFailed or HostDied if an actor cannot start.
+    """
+    done, _ = ray.wait(ready, num_returns=len(ready), timeout=_STEP)
+    try:
+        return [ray.get(ref) for ref in ready if ref in done]
+    except ray.exceptions.RayActorError as error:
+        if error.actor_init_failed:
+            raise problems.HOST_CANNOT_START(_reason=error) from None
+        raise HostDied("its host, or the node of the host, died before the run began", of_node=True) from None
+
+
+def end(group: HostGroup) -> None:
+    """Let idle Ray actors remove their files, and end them, so that their resources become free."""
+    with suppress(Exception):  # the hosts may have died in any way
+        _leave(group.hosts)
+    _kill(group)
+
+
+def _leave(hosts: Sequence[Host]) -> None:
+    """Let Ray actors remove their files; a Ray actor that does not answer is not waited for."""
+    if left := [host.actor.leave.remote() for host in hosts]:
+        ray.wait(left, num_returns=len(left), timeout=QUIET)
+
+
+def _kill(group: HostGroup) -> None:
+    _New(tuple(host.actor for host in group.hosts), group.placement).kill()

@@ -10,9 +10,10 @@ from pathlib import Path
 from afina import meter
 from afina.events import Listener, ValidationScore, ignore
 from afina.models.backbone_spec import FLOAT
-from afina.studies.executors import fork_server
+from afina.studies.executors import fork_server, rendezvous
 from afina.studies.executors.executor import Executor, MemoryForecast
 from afina.studies.executors.worker import CarryOut, Foresee, GoOn, MemoryForeseen, Recorded, Request, Scored, TryOut
+from afina.studies.executors.worker_group import WorkerGroup
 from afina.studies.executors.worker_process import WorkerProcess, variables
 from afina.studies.runs import spec
 from afina.studies.runs.record import Record
@@ -22,15 +23,18 @@ from afina.studies.runs.run import Run
 class LocalExecutor(Executor):
     """An executor that executes each run in a new process on this machine.
 
-    If there are several slots, the processes of runs share the processors equally.
+    If there are several slots or devices, the processes of runs share the processors equally.
 
     Args:
         slots: The number of runs that are executed at the same time.
+        devices: The number of processes that execute each run together, each on a GPU of its own, if there are GPUs.
+        shard: Whether each process keeps only a part of the backbone's weights.
     """
 
-    def __init__(self, slots: int = 1) -> None:
-        self.slots = slots
-        self._workers: set[WorkerProcess] = set()
+    def __init__(self, slots: int = 1, *, devices: int = 1, shard: bool = False) -> None:
+        rendezvous.check_devices(devices, shard=shard)
+        self.slots, self.devices, self.shard = slots, devices, shard
+        self._workers: set[WorkerGroup] = set()
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
@@ -86,7 +90,7 @@ class LocalExecutor(Executor):
         """
         alike = {run.key: run.model_copy(update={"seed": 0}) for run in runs}
         asked = {run.key: run for run in alike.values()}
-        with self._worker(Foresee(runs=tuple(asked.values()))) as worker:
+        with self._worker(Foresee(runs=tuple(asked.values()), devices=self.devices)) as worker:
             for message in worker.answers(ignore):
                 if isinstance(message, MemoryForeseen):
                     needed = {key: message.needed[run.key] for key, run in alike.items() if run.key in message.needed}
@@ -99,9 +103,9 @@ class LocalExecutor(Executor):
                 worker.cancel(at_once=at_once)
 
     @contextmanager
-    def _worker(self, request: Request, until: float | None = None) -> Iterator[WorkerProcess]:
-        """Yield a worker process for a run or a measurement; `cancel` can end it during the `with` block."""
-        worker = WorkerProcess(request, until, self._threads)
+    def _worker(self, request: Request, until: float | None = None) -> Iterator[WorkerGroup]:
+        """Yield the processes of a run or a measurement; `cancel` can end them during the `with` block."""
+        worker = WorkerGroup([WorkerProcess(one, until, self._threads) for one in self._requests(request)])
         with self._lock:  # before it starts, so that `cancel` does not wait for the imports of its server
             self._workers.add(worker)
             for each in self._workers:
@@ -113,7 +117,16 @@ class LocalExecutor(Executor):
             with self._lock:
                 self._workers.remove(worker)
 
+    def _requests(self, request: Request) -> list[Request]:
+        """Return the request to each process of a run or a measurement, in the order of the ranks."""
+        if self.devices == 1 or not isinstance(request, CarryOut | TryOut) or request.run.asks_endpoint:
+            return [request]
+        port = rendezvous.free_port()
+        ranks = rendezvous.ranks("127.0.0.1", port, self.devices, one_machine=True, shards=self.shard)
+        return [request.model_copy(update={"rank": rank}) for rank in ranks]
+
     @property
     def _threads(self) -> int | None:
         """The number of torch threads of each worker; None means torch's default."""
-        return max(1, meter.processors() // self.slots) if self.slots > 1 else None
+        processes = self.slots * self.devices
+        return max(1, meter.processors() // processes) if processes > 1 else None

@@ -6,11 +6,12 @@ executor finds out that a process or a node is lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from afina.errors import RunFailed
 from afina.studies.executors import problems
-from afina.studies.executors.executor import Lost
+from afina.studies.executors.executor import Lost, Overrun
 from afina.studies.runs.run import Run
 
 Value = TypeVar("Value")
@@ -35,3 +36,32 @@ def retry_if_lost(run: Run, work: Callable[[], Value], says: Callable[[str], obj
             if lost[error.of_node] == tries:
                 raise problems.LOST(lost=what, reason=error, run=run.title, tries=tries) from None
             says(f"{run.title}, seed {run.seed}: the {what} of this run was lost ({error}). The run is tried again.")
+
+
+RANK_LOST = "ranks.lost"
+"""The code of the error of a process that another process of its run does not answer."""
+
+
+def cause(errors: Sequence[Exception]) -> Exception:
+    """Return that error of the processes of one run from which the others follow: the first of the most likely.
+
+    The loss of a machine or a process makes the other processes fail in any way. If no process has an error but that
+    another one does not answer, the run is lost.
+    """
+    found = min(errors, key=_order)
+    if isinstance(found, RunFailed) and _code(found) == RANK_LOST:
+        return Lost("its processes lost each other")
+    return found
+
+
+def _order(error: Exception) -> int:
+    if isinstance(error, Overrun):
+        return 0
+    if isinstance(error, Lost):
+        return 1 if error.of_node else 2
+    return {"run.killed": 2, "run.fault": 4, RANK_LOST: 5}.get(_code(error), 3)
+
+
+def _code(error: Exception) -> str:
+    """Return the code of the error of a run, which is that of its cause if the run's process named one."""
+    return str(error.fields.get("cause", error.code)) if isinstance(error, RunFailed) else ""

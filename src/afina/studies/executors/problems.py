@@ -28,6 +28,19 @@ FILE_CHANGED = Problem(
     "again.",
 )
 
+GPUS_TOO_FEW = Problem(
+    InvalidStudy,
+    "devices.too-few",
+    "`devices` {devices}: this machine has {gpus} GPUs, and each process of a run needs one of its own. Set `devices` "
+    "to {gpus} or less, or execute the run on a Ray cluster.",
+)
+
+RANKS_MIXED = Problem(
+    RunFailed,
+    "ranks.lost",
+    "another run's processes met at {address}, so the run was ended. Start the run again.",
+)
+
 RAY_MISSING = Problem(NotFound, "extra.missing", "Ray is not installed. Install it: pip install 'afina[ray]'.")
 
 LOST = Problem(
@@ -41,6 +54,15 @@ CLUSTER_OPTION = Problem(
     InvalidStudy,
     "option.inapplicable",
     "`{option}` has no effect on this machine. Set `executor` to ray, or leave `{option}` out.",
+)
+SHARD_ALONE = Problem(
+    InvalidStudy,
+    "option.inapplicable",
+    "`{option}` has no effect on one device, which keeps all weights of the backbone. Set `devices` to 2 or more, or "
+    "leave `{option}` out.",
+)
+DEVICES_INVALID = Problem(
+    InvalidStudy, "option.invalid", "`{option}` {found!r}: expected the number of devices of a run, 1 or more."
 )
 EXECUTOR_UNKNOWN = Problem(
     InvalidStudy, "option.invalid", "{_where} {found}: expected local, ray or ray=ADDRESS, such as ray=10.0.0.1:6379."
@@ -70,4 +92,11 @@ RUN_TOO_LARGE = Problem(
     "run.no-place",
     "Ray cluster: a run needs a node with {needed}; the largest has {largest}, and the cluster does not start nodes. "
     "Add a larger node, or lower the need: set token_budget=1024 or checkpointing=true.",
+)
+RUN_TOO_WIDE = Problem(
+    RunFailed,
+    "run.no-place",
+    "Ray cluster: a run on {devices} devices needs {devices} times {needed}; the nodes have room for {found}, and the "
+    "cluster does not start nodes. Add nodes, set `devices` to less, or lower the need: set token_budget=1024 or "
+    "checkpointing=true.",
 )

@@ -27,12 +27,12 @@ from afina.data.readers.unlabelled import unlabelled_file
 from afina.errors import AfinaError, NotFound
 from afina.events import Listener, Says, ValidationScore, silent
 from afina.models import backbone_spec
-from afina.studies.executors import problems
+from afina.studies.executors import problems, rendezvous
 from afina.studies.executors.executor import Cancelled, Executor, Lost, MemoryForecast
 from afina.studies.executors.host_pool import HostDied, HostPool
 from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.executors.ray_host import TAIL, RunHost, checkpoint_name
-from afina.studies.executors.ray_run import RunOnHost, inputs_to_send, threads
+from afina.studies.executors.ray_run import RunOnHosts, inputs_to_send, threads
 from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.executors.worker import CarryOut, GoOn, Message, Recorded, Scored, TryOut
 from afina.studies.runs.inputs import RunInputs, teacher_files
@@ -58,6 +58,9 @@ class RayExecutor(Executor):
             `afina.cluster.connect` finds.
         slots: The largest number of runs at the same time. If `slots` is None, the nodes execute as many runs as they
             have room for.
+        devices: The number of processes that execute each run together, on one node or several: each on a GPU, or on
+            nodes without GPUs, on as many processors as a run without `devices`.
+        shard: Whether each process of a run keeps only a part of the backbone's weights.
         ship_backbone: Whether a backbone in a directory of this machine is copied to the storage.
         storage: A directory that all nodes can read and write, or s3://BUCKET/PREFIX. If `storage` is None and this
             machine is the only node, the storage is in afina's cache directory.
@@ -69,17 +72,21 @@ class RayExecutor(Executor):
         address: str | None = None,
         *,
         slots: int | None = None,
+        devices: int = 1,
+        shard: bool = False,
         ship_backbone: bool = False,
         storage: str | None = None,
         says: Says = silent,
     ) -> None:
+        rendezvous.check_devices(devices, shard=shard)
+        self.devices, self.shard = devices, shard
         self.address, self.ship_backbone, self.says = address, ship_backbone, says
         self.storage = storage if storage is None or "://" in storage else str(Path(storage).absolute())
         self._local = LocalExecutor()
         self._given = slots
         self._lock, self._foreseeing = threading.RLock(), threading.Lock()
         self._reading = threading.Lock()
-        self._runs: set[RunOnHost] = set()
+        self._runs: set[RunOnHosts] = set()
         self._pool: HostPool | None = None
         self._connection: ClusterConnection | None = None
         self._checked: set[tuple[str, str]] = set()
@@ -98,7 +105,7 @@ class RayExecutor(Executor):
         with self._lock:
             if self._pool is None:
                 self._connection = found = connect(self.address)
-                self._pool = HostPool(RunHost)
+                self._pool = HostPool(RunHost, self.devices)
                 self.says(_line(found))
             return self._pool
 
@@ -115,7 +122,7 @@ class RayExecutor(Executor):
             if meter.now() - read >= FRESH:
                 cluster, needed = self._cluster(), self._needed.values()
                 least = Room(threads(), _rounded(min(needed, default=0)), min(cluster.gpus, 1))
-                count = sum(node.room.times(least) for node in nodes.living())
+                count = sum(node.room.times(least) for node in nodes.living()) // self.devices
                 self._count = meter.now(), count
         return max(2, count if self._given is None else self._given)
 
@@ -210,16 +217,17 @@ class RayExecutor(Executor):
                 made.append(message.record)
 
         checkpoint = OutputDirectory(out).checkpoint(run.label)
-        with self._on_a_host(run, listen, until) as work:
+        with self._on_hosts(run, listen, until) as work:
             if checkpoint.is_file() and not work.storage.has(checkpoint_name(run)):  # of a study without Ray
                 work.storage.put(checkpoint_name(run), checkpoint)
-            order = work.start(CarryOut(run=run, out=str(out), study=study), self._inputs_of(work))
+            asked = CarryOut(run=run, out=str(out), study=study)
+            order = work.start(asked, self._inputs_of(work), shard=self.shard)
             end = work.follow(hear)
-            if end.outcome != "done" or not made:
-                raise work.failure(end)
+            if end is None or end.outcome != "done" or not made:
+                raise work.failure()
             work.fetch_files(order, end, out)
-            assert work.host is not None
-            return made[-1].beside(work.host.beside)
+            assert work.group is not None
+            return made[-1].beside(work.group.beside)
 
     def try_out(
         self,
@@ -241,14 +249,15 @@ class RayExecutor(Executor):
             work.stop()
             return None
 
-        with self._on_a_host(run, listen, until) as work:
-            work.start(TryOut(run=run, shares=shares, limit=limit), self._inputs_of(work))
+        with self._on_hosts(run, listen, until) as work:
+            asked = TryOut(run=run, shares=shares, limit=limit)
+            work.start(asked, self._inputs_of(work), shard=self.shard)
             end = work.follow(hear)
-            if work.stopped or (end.outcome == "done" and last):
+            if work.stopped or (end is not None and end.outcome == "done" and last):
                 return last[-1]
-            raise work.failure(end)
+            raise work.failure()
 
-    def _inputs_of(self, work: RunOnHost) -> RunInputs:
+    def _inputs_of(self, work: RunOnHosts) -> RunInputs:
         """Copy a run's input files to the shared storage and return the inputs; unchanged files are not read again."""
         run, evaluation = work.run, work.run.data.evaluation
         files = [*addresses.own_files(run.task, evaluation), *backbone_spec.backbone_files(run.backbone)]
@@ -268,18 +277,17 @@ class RayExecutor(Executor):
             return self._inputs[key]
 
     @contextmanager
-    def _on_a_host(self, run: Run, listen: Listener, until: float | None) -> Iterator[RunOnHost]:
-        """Yield the handle of `run` on a host (Ray actor), which is given back to the pool after the `with` block."""
+    def _on_hosts(self, run: Run, listen: Listener, until: float | None) -> Iterator[RunOnHosts]:
+        """Yield the handle of `run` on hosts (Ray actors), which are given back to the pool after the `with` block."""
         pool = self._connected()
-        work = RunOnHost(run, listen, until, self._shared_storage(), self.says)
+        work = RunOnHosts(run, listen, until, self._shared_storage(), self.says)
         with self._lock:
             self._runs.add(work)
         try:
-            work.placed(host := pool.acquire(self._room(run, until), work.waits, work.check))
+            work.placed(group := pool.acquire(self._room(run, until), work.waits, work.check))
             try:
-                self._check_nodes([host.node])
-                with host.watched():
-                    yield work
+                self._check_nodes([host.node for host in group.hosts])
+                yield work
             finally:
                 work.give_back(pool)
         except ray.exceptions.RayTaskError as error:

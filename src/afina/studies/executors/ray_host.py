@@ -20,6 +20,7 @@ from typing import BinaryIO
 from afina import assets, digest, file_io, meter
 from afina.errors import AfinaError
 from afina.events import Progress
+from afina.studies.executors import rendezvous
 from afina.studies.executors.executor import Cancelled, Overrun
 from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.executors.worker import CarryOut, Message, Progressed, TryOut
@@ -39,6 +40,9 @@ GATHER = 0.05
 class RunOrder:
     """An executor's order to a `RunHost` (a Ray actor on a node) to execute a run or a tuning trial.
 
+    If several hosts execute the run together, each has an order, and the host of rank 0 reads and writes the files of
+    the run in the shared storage.
+
     Attributes:
         asked: The request for the worker; `RunHost` replaces its `out` and `located` by paths on the node.
         inputs: The run's task and backbone, whose files are in the shared storage under their digests.
@@ -54,6 +58,11 @@ class RunOrder:
     left: float | None
     variables: Mapping[str, str | None]
     results: str
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the order is for the host of rank 0, or for the only host of the run."""
+        return self.asked.rank is None or self.asked.rank.number == 0
 
     def result(self, name: str) -> str:
         """Return the name in the shared storage of a result file, given its path in the output directory."""
@@ -109,6 +118,10 @@ class RunHost:
 
         return str(ray.get_runtime_context().get_node_id())
 
+    def free_port(self) -> int:
+        """Return a free port of the actor's node, at which the processes of a run can meet."""
+        return rendezvous.free_port()
+
     def start(self, order: RunOrder) -> None:
         """Start a run's process, which continues from the run's last checkpoint; `next_events` returns its messages."""
         until, asked = None if order.left is None else meter.now() + order.left, order.asked
@@ -120,7 +133,8 @@ class RunHost:
             changes: dict[str, object] = {"located": self._locate(order.inputs, storage)}
             if isinstance(asked, CarryOut):
                 changes["out"] = str(self.out)
-                storage.get(checkpoint_name(asked.run), checkpoint)
+                if order.is_first:
+                    storage.get(checkpoint_name(asked.run), checkpoint)
         except AfinaError as error:  # not every AfinaError can be sent to another process
             shutil.rmtree(self.out, ignore_errors=True)
             self.events.put(RunEnd("failed", f"run {asked.run.title}: {error}", error.code, error.fields))
@@ -145,6 +159,8 @@ class RunHost:
         events = self.events
 
         def listen(progress: Progress) -> None:
+            if not order.is_first:
+                return
             events.put(Progressed(progress=progress))
             if keeper.lags:
                 keeper.keep()
@@ -156,7 +172,7 @@ class RunHost:
             worker.__exit__(None)
             errors.close()
             done = worker.process.returncode == 0 and worker.problem is None
-            if isinstance(order.asked, CarryOut):
+            if isinstance(order.asked, CarryOut) and order.is_first:
                 keeper.finish(done=done)
             end = self._stored(order, keeper.storage) if done else self._failed(worker, order)
             self.worker = None
@@ -165,7 +181,7 @@ class RunHost:
 
     def _stored(self, order: RunOrder, storage: SharedStorage) -> RunEnd:
         """Write the adapter and predictions of a finished run to the shared storage; return a RunEnd with digests."""
-        places = (self.out / ADAPTERS, self.out / PREDICTIONS)
+        places = (self.out / ADAPTERS, self.out / PREDICTIONS) if order.is_first else ()
         found = [path for place in places for path in sorted(place.rglob("*")) if path.is_file()]
         files = {path.relative_to(self.out).as_posix(): digest.of_file(path) for path in found}
         try:

@@ -1,23 +1,24 @@
-"""`RunOnHost`: the executor's handle of a run or trial on a node, from its start to the copy of its results."""
+"""`RunOnHosts`: the executor's handle of a run or trial on nodes, from its start to the copy of its results."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import ray
 
 from afina import digest, meter, openmp
 from afina.events import Listener, Progress
 from afina.models import backbone_spec
-from afina.studies.executors import problems
+from afina.studies.executors import problems, rendezvous
 from afina.studies.executors.executor import Cancelled, Lost, Overrun
-from afina.studies.executors.host_pool import Host, HostPool
-from afina.studies.executors.ray_host import CheckpointNotKept, RunEnd, RunOrder, checkpoint_name
+from afina.studies.executors.host_pool import Host, HostDied, HostGroup, HostPool
+from afina.studies.executors.lost_runs import cause
+from afina.studies.executors.other_ranks import OtherRanks, RankProcess
+from afina.studies.executors.ray_host import CheckpointNotKept, HostEvent, RunEnd, RunOrder, checkpoint_name
 from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.executors.worker import CarryOut, Message, Progressed, TryOut
 from afina.studies.runs.inputs import Input, RunInputs
@@ -58,14 +59,43 @@ def inputs_to_send(inputs: RunInputs, *, ship_backbone: bool) -> RunInputs:
     return replace(inputs, backbone=Input(address, one.digest), content=content)
 
 
-class RunOnHost:
-    """A run or trial on a node of a Ray cluster.
+class _OfRank(RankProcess):
+    """The process of one rank of a run, on a host (Ray actor).
+
+    Attributes:
+        end: How the process ended. None: the process is in progress, or its host has died.
+        death: The error that says that the host has died.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.end: RunEnd | None = None
+        self.death: HostDied | None = None
+
+    def follow(self) -> bool:
+        try:
+            while self.end is None:
+                self.hear(self.host.call("next_events"))
+        except HostDied as error:
+            self.death = error
+        return self.end is not None and self.end.outcome == "done"
+
+    def hear(self, events: Sequence[HostEvent]) -> None:
+        """Note the end of the process, if one of the events is the end."""
+        self.end = next((event for event in events if isinstance(event, RunEnd)), self.end)
+
+    def kill(self) -> None:
+        self.host.actor.cancel.remote(True)
+
+
+class RunOnHosts:
+    """A run or trial on the hosts (Ray actors) of a group on nodes of a Ray cluster, one host for each device.
 
     Attributes:
         cancelled: Whether `cancel` was called for this run.
-        started: Whether the run's process has been started.
-        ended: Whether the run's process has ended.
-        stopped: Whether the executor ended the process because it needs no more results, as for a pruned trial.
+        started: Whether the run's processes may have been started.
+        ended: Whether all of the run's processes have ended.
+        stopped: Whether the executor ended the processes because it needs no more results, as for a pruned trial.
     """
 
     def __init__(
@@ -77,7 +107,8 @@ class RunOnHost:
         says: Callable[[str], object],
     ) -> None:
         self.run, self.listen, self.until, self.storage, self.says = run, listen, until, storage, says
-        self.host: Host | None = None
+        self.group: HostGroup | None = None
+        self._ranks: list[_OfRank] = []
         self.cancelled = self.waited = self.started = self.ended = self.stopped = False
 
     def check(self) -> None:
@@ -91,71 +122,103 @@ class RunOnHost:
         self.waited = True
         self.listen(Progress("wait", note=note))
 
-    def placed(self, host: Host) -> None:
-        """Note the host (Ray actor) that executes the run."""
-        self.host = host
+    def placed(self, group: HostGroup) -> None:
+        """Note the hosts (Ray actors) that execute the run."""
+        self.group, self._ranks = group, [_OfRank(host) for host in group.hosts]
+        self._others = OtherRanks(self._ranks[0], self._ranks[1:])
         if self.waited:
             self.listen(Progress("load"))
 
     def cancel(self, *, at_once: bool) -> None:
-        """Cancel the run; the method is called from another thread."""
+        """Cancel the run; the method is called from another thread.
+
+        Unless `at_once` is set, rank 0 stops after its current step, which ends the other ranks too.
+        """
         first, self.cancelled = not self.cancelled, True
-        if self.host is not None and (first or at_once):
-            self.host.actor.cancel.remote(at_once)
+        if self.group is not None and (first or at_once):
+            for host in self.group.hosts if at_once else (self.group.first,):
+                host.actor.cancel.remote(at_once)
 
     def stop(self) -> None:
-        """End the run's process at once, because no further results of it are needed."""
+        """End the run's processes at once, because no further results of them are needed."""
         self.stopped = True
-        self._on().actor.cancel.remote(True)
+        for host in self._on().hosts:
+            host.actor.cancel.remote(True)
+
+    def send(self, message: Message) -> None:
+        """Send a message to the processes of all ranks."""
+        for host in self._on().hosts:
+            host.actor.send.remote(message)
 
     def give_back(self, pool: HostPool) -> None:
-        """Give the host of the run back to the pool; a host whose run may still be in progress is ended instead."""
-        host = self._on()
+        """Give the hosts of the run back to the pool; hosts whose run may still be in progress are ended instead."""
         if self.started and not self.ended:
-            pool.discard(host)
+            pool.discard(self._on())
         else:
-            pool.release(host)
+            pool.release(self._on())
 
-    def start(self, asked: CarryOut | TryOut, inputs: RunInputs) -> RunOrder:
-        """Start the run's process on the host, and return the order that was sent to the host.
+    def start(self, asked: CarryOut | TryOut, inputs: RunInputs, *, shard: bool = False) -> RunOrder:
+        """Start the run's processes on the hosts, and return the order that was sent to the host of rank 0.
 
         The files of `inputs` must be in the shared storage.
         """
         self.check()
         left = None if self.until is None else self.until - meter.now()
         results = f"afina results {secrets.token_hex(8)}"
-        order = RunOrder(asked, inputs, self.storage.address, left, variables(), results)
-        self._on().call("start", order)
+        requests = self._requests(asked, shard=shard)
+        orders = [RunOrder(one, inputs, self.storage.address, left, variables(), results) for one in requests]
         self.started = True
-        if self.cancelled:  # while the process was being started
-            self._on().actor.cancel.remote(False)
-        return order
+        hosts = self._on().hosts
+        sent = [host.actor.start.remote(order) for host, order in zip(hosts, orders, strict=True)]
+        for host, ref in zip(hosts, sent, strict=True):
+            host.get(ref)
+        if self.cancelled:  # while the processes were being started
+            self._on().first.actor.cancel.remote(False)
+        return orders[0]
 
-    def follow(self, hear: Callable[[Message], Message | None]) -> RunEnd:
-        """Wait for the end of the run's process, and return how it ended.
+    def _requests(self, asked: CarryOut | TryOut, *, shard: bool) -> Sequence[CarryOut | TryOut]:
+        """Return the request to the process of each rank."""
+        group = self._on()
+        if len(group.hosts) == 1:
+            return [asked]
+        where, port = group.first.node.address, group.first.call("free_port")
+        ranks = rendezvous.ranks(where, port, len(group.hosts), one_machine=False, shards=shard)
+        return [asked.model_copy(update={"rank": rank}) for rank in ranks]
 
-        The function `hear` receives the messages of the process, and returns a reply to send, or None.
+    def follow(self, hear: Callable[[Message], Message | None]) -> RunEnd | None:
+        """Wait for the end of the run's processes, and return how that of rank 0 ended; None if its host has died.
+
+        The function `hear` receives the messages of rank 0, and returns a reply to send to all ranks, or None.
         """
-        host = self._on()
-        while True:
-            for event in self._get(host.actor.next_events.remote()):
-                if isinstance(event, RunEnd):
-                    self.ended = True
-                    return event
-                if isinstance(event, Progressed):
-                    self.listen(event.progress)
-                elif isinstance(event, CheckpointNotKept):
-                    self.says(f"{self.run.title}, seed {self.run.seed}: a checkpoint is not kept. {event.error}")
-                elif (answer := hear(event)) is not None:
-                    host.actor.send.remote(answer)
+        self._others.start()
+        first = self._ranks[0]
+        try:
+            while first.end is None:
+                events = self._next_events(first.host)
+                first.hear(events)
+                self._pass_on(events, hear)
+        except HostDied as error:
+            first.death = error
+        all_ended = self._others.finish(at_once=self.stopped)
+        self.ended = all_ended and all(one.end is not None for one in self._ranks)
+        return first.end
 
-    def _get(self, ref: Any) -> list[Any]:
+    def _next_events(self, host: Host) -> list[HostEvent]:
         timeout = None if self.until is None else max(0.0, self.until - meter.now()) + LATE
         try:
-            found: list[Any] = ray.get(ref, timeout=timeout)
+            found: list[HostEvent] = host.get(host.actor.next_events.remote(), timeout)
         except ray.exceptions.GetTimeoutError:
             raise Overrun from None
         return found
+
+    def _pass_on(self, events: Sequence[HostEvent], hear: Callable[[Message], Message | None]) -> None:
+        for event in events:
+            if isinstance(event, Progressed):
+                self.listen(event.progress)
+            elif isinstance(event, CheckpointNotKept):
+                self.says(f"{self.run.title}, seed {self.run.seed}: a checkpoint is not kept. {event.error}")
+            elif not isinstance(event, RunEnd) and (answer := hear(event)) is not None:
+                self.send(answer)
 
     def fetch_files(self, order: RunOrder, end: RunEnd, out: Path) -> None:
         """Move a finished run's files from the shared storage to `out`, and remove its checkpoint from the storage."""
@@ -167,19 +230,28 @@ class RunOnHost:
             self.storage.remove(stored)
         self.storage.remove(checkpoint_name(self.run))
 
-    def _on(self) -> Host:
-        assert self.host is not None
-        return self.host
+    def _on(self) -> HostGroup:
+        assert self.group is not None
+        return self.group
 
-    def failure(self, end: RunEnd) -> Exception:
-        """Return the exception for a run whose outcome is not "done"."""
-        if end.outcome == "cancelled" or self.cancelled:
+    def failure(self) -> Exception:
+        """Return the exception for a run without a result; call it after `follow`."""
+        if self.cancelled:
             return Cancelled()
+        errors = [error for one in self._ranks if (error := self._error(one)) is not None]
+        return cause(errors) if errors else Cancelled()
+
+    def _error(self, one: _OfRank) -> Exception | None:
+        """Return the error with which the process of a rank ended; None if it had a result, or was killed by `kill`."""
+        if one.death is not None:
+            return Lost(str(one.death), of_node=one.death.of_node)
+        end, title = one.end, self.run.title
+        if end is None or end.outcome in ("done", "cancelled"):
+            return None
         if end.outcome == "overrun":
             return Overrun()
         if end.outcome == "killed":
-            return Lost(f"{end.error} on node {self._on().node.name}, most likely because memory ran out")
-        title = self.run.title
+            return Lost(f"{end.error} on node {one.host.node.name}, most likely because memory ran out")
         if end.outcome == "failed":
             return problems.RUN_FAILED(_message=end.error, run=title, cause=end.cause, of_cause=dict(end.of_cause))
         return problems.RUN_FAULT(run=title, _seen=f"The process wrote: {end.error}")

@@ -23,6 +23,8 @@ from afina import allocator, meter, openmp
 from afina.errors import AfinaError
 from afina.events import Progress, ValidationScore, downloads_told
 from afina.schema import Frozen
+from afina.studies.executors import rendezvous
+from afina.studies.executors.rendezvous import Rank
 from afina.studies.runs.inputs import Located
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
@@ -37,6 +39,7 @@ class CarryOut(_Message):
 
     Attributes:
         located: The paths of the task and the backbone on the worker's machine. None: the addresses in `run`.
+        rank: The worker's place among the workers that execute the run. None: the worker executes the run alone.
     """
 
     kind: Literal["carry out"] = "carry out"
@@ -44,6 +47,7 @@ class CarryOut(_Message):
     out: str
     study: str
     located: Located | None = None
+    rank: Rank | None = None
 
 
 class TryOut(_Message):
@@ -53,6 +57,7 @@ class TryOut(_Message):
 
     Attributes:
         located: The paths of the task and the backbone on the worker's machine. None: the addresses in `run`.
+        rank: The worker's place among the workers that execute the trial. None: the worker executes the trial alone.
     """
 
     kind: Literal["try out"] = "try out"
@@ -60,13 +65,19 @@ class TryOut(_Message):
     shares: tuple[float, ...]
     limit: int | None
     located: Located | None = None
+    rank: Rank | None = None
 
 
 class Foresee(_Message):
-    """A request to a worker to forecast the memory of runs; the reply is MemoryForeseen."""
+    """A request to a worker to forecast the memory of runs; the reply is MemoryForeseen.
+
+    Attributes:
+        devices: The number of processes on this machine that execute each run together.
+    """
 
     kind: Literal["foresee"] = "foresee"
     runs: tuple[Run, ...]
+    devices: int = 1
 
 
 class TimeAnswers(_Message):
@@ -156,6 +167,11 @@ Message = Request | GoOn | Stop | Progressed | Scored | Recorded | MemoryForesee
 _ANY: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 
 
+def is_result(message: Message) -> bool:
+    """Return whether a message is the last one of a worker that has executed a run or a tuning trial."""
+    return isinstance(message, Recorded) or (isinstance(message, Scored) and message.last)
+
+
 def encode(message: Message) -> str:
     """Return a message as one line of JSON, which ends in a newline."""
     return message.model_dump_json() + "\n"
@@ -225,6 +241,7 @@ def _carry_out(request: CarryOut, reporter: _Reporter) -> None:
     from afina.studies.runs.execute import execute
 
     reporter.keeps = True
+    ranks = rendezvous.join(request.rank)
     made = execute(
         request.run,
         Path(request.out),
@@ -232,8 +249,10 @@ def _carry_out(request: CarryOut, reporter: _Reporter) -> None:
         listen=reporter.progress,
         stopped=reporter.stopped.is_set,
         located=request.located,
+        ranks=ranks,
     )
     reporter.send(Recorded(record=made))
+    ranks.close()
 
 
 def _try_out(request: TryOut, reporter: _Reporter, replies: queue.SimpleQueue[Message]) -> None:
@@ -241,7 +260,8 @@ def _try_out(request: TryOut, reporter: _Reporter, replies: queue.SimpleQueue[Me
 
     last = request.limit or math.inf
     run, shares, limit = request.run, request.shares, request.limit
-    for score in try_out(run, shares, limit=limit, listen=reporter.progress, located=request.located):
+    ranks = rendezvous.join(request.rank)
+    for score in try_out(run, shares, limit=limit, listen=reporter.progress, located=request.located, ranks=ranks):
         ends = score.step >= min(last, score.steps) or score.value is None
         reporter.send(Scored(score=score, last=ends))
         if not ends:
@@ -259,7 +279,7 @@ def _foresee(request: Foresee, reporter: _Reporter) -> None:
             continue
         with suppress(AfinaError):  # the run raises the same error when it is executed
             seen = forecast_run(run, calibrate=False)
-            needed[run.key] = seen.peak if gpu is None else seen.gpu_peak
+            needed[run.key] = seen.peak * request.devices if gpu is None else seen.gpu_peak
     reporter.send(MemoryForeseen(available=meter.memory_available() if gpu is None else gpu, needed=needed))
 
 

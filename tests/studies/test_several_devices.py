@@ -1,0 +1,388 @@
+"""Runs on several devices: processes that compute one run together, on this machine or on hosts of a cluster.
+
+The processes are made up here: threads that do what their script says.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+import ray
+
+from afina.errors import InvalidStudy, RunFailed
+from afina.events import Progress, ValidationScore, ignore
+from afina.ranks import ALONE, Ranks
+from afina.studies.executors import (
+    local_executor,
+    other_ranks,
+    ray_executor,
+    ray_host,
+    ray_run,
+    rendezvous,
+)
+from afina.studies.executors.executor import Cancelled, Executor, Lost, MemoryForecast, Overrun
+from afina.studies.executors.host_pool import HostDied
+from afina.studies.executors.local_executor import LocalExecutor
+from afina.studies.executors.lost_runs import cause, retry_if_lost
+from afina.studies.executors.ray_executor import RayExecutor
+from afina.studies.executors.ray_host import RunHost, checkpoint_name
+from afina.studies.executors.rendezvous import Rank
+from afina.studies.executors.shared_storage import SharedStorage
+from afina.studies.executors.worker import (
+    CarryOut,
+    Failed,
+    Foresee,
+    GoOn,
+    MemoryForeseen,
+    Message,
+    Recorded,
+    Scored,
+    TryOut,
+)
+from afina.studies.runs.inputs import Input, Located, RunInputs
+from afina.studies.runs.run import Run
+from hosts import Pool, get
+from records import carried_out
+
+LOST = Failed(error="another process of the run was lost", code="ranks.lost", fields={})
+DAMAGED = Failed(error="run lora: row 3: no label", code="data.damaged", fields={})
+
+
+class Process:
+    """A worker's process as executors use it. `scripts` says what each rank does, for each run that is started.
+
+    A script is "done", "killed", "waits" (until it is killed), "fault", or an error that the process says.
+    """
+
+    scripts: ClassVar[list[tuple[str | Failed, ...]]] = []
+    requests: ClassVar[list[CarryOut | TryOut]] = []
+    threads: ClassVar[set[int | None]] = set()
+    sent: ClassVar[list[tuple[int, Message]]] = []
+    lock: ClassVar[Any] = threading.Lock()
+
+    def __init__(self, request: Any, until: float | None, threads: int | None, **_: object) -> None:
+        rank = getattr(request, "rank", None)
+        self.request, self.number = request, rank.number if rank else 0
+        self.problem: Failed | None = None
+        self.cancelled = False
+        self.killed, self.goes_on = threading.Event(), threading.Event()
+        self.process = SimpleNamespace(returncode=0, kill=self.killed.set)
+        self.threads.add(threads)
+
+    def __enter__(self) -> Process:
+        with self.lock:
+            self.requests.append(self.request)
+            self.script = self.scripts[0][self.number]
+            if len(self.requests) % len(self.scripts[0]) == 0 and len(self.scripts) > 1:
+                self.scripts.pop(0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def send(self, message: Message) -> None:
+        self.sent.append((self.number, message))
+        self.goes_on.set()
+
+    def cancel(self, *, at_once: bool) -> None:
+        self.cancelled = True
+        self.killed.set()
+        self.goes_on.set()
+
+    def answers(self, listen: Callable[[Progress], None]) -> Iterator[Message]:
+        listen(Progress("train", self.number + 1, 9, 0.5))
+        if isinstance(self.script, Failed):
+            self.problem, self.process.returncode = self.script, 2
+        elif self.script == "done":
+            yield from self._result()
+        elif self.script == "fault":
+            self.process.returncode = 1
+        else:
+            if self.script == "waits":
+                assert self.killed.wait(60)
+            self.process.returncode = -9
+
+    def _result(self) -> Iterator[Message]:
+        asked = self.request
+        if isinstance(asked, TryOut):
+            yield Scored(score=SCORE, last=False)
+            assert self.goes_on.wait(60)
+            if not self.cancelled:
+                yield Scored(score=SCORE, last=True)
+            return
+        run, out = asked.run, Path(asked.out)
+        named = {"key": run.key, "study": asked.study, "name": run.title, "seed": run.seed, "task": run.task}
+        named["backbone"] = run.backbone
+        place = out if self.number == 0 else out / "nowhere"  # rank 0 alone writes where a run writes
+        yield Recorded(record=carried_out(place, [0, 1, 0], [0, 1, 1], run.method, run.label, **named))
+
+    def failure(self) -> Exception:
+        if self.cancelled:
+            return Cancelled()
+        if self.problem is not None:
+            return RunFailed(self.problem.error, code="run.failed", cause=self.problem.code)
+        return RunFailed("", code="run.killed" if self.process.returncode < 0 else "run.fault")
+
+
+SCORE = ValidationScore(1, 2, 10, 0.5, 0.7)
+RUN = Run(backbone="b", task="t", method="lora")
+
+
+@pytest.fixture(autouse=True)
+def _processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, empty in (("scripts", []), ("requests", []), ("threads", set()), ("sent", [])):
+        monkeypatch.setattr(Process, name, empty)
+    for module in (local_executor, ray_host):
+        monkeypatch.setattr(module, "WorkerProcess", Process)
+    monkeypatch.setattr(other_ranks, "GRACE", 0.02)
+    monkeypatch.setattr(ray_host.assets, "cache_directory", lambda: tmp_path / "node")
+    monkeypatch.setattr(ray_run.ray, "get", get)
+    monkeypatch.setattr(ray_executor.nodes, "living", list)
+    monkeypatch.setattr(RunHost, "_locate", lambda host, inputs, storage: Located("t", None, "b"))
+
+
+@pytest.fixture
+def pool() -> Pool:
+    made = Pool()
+    made.devices = 2
+    return made
+
+
+@pytest.fixture
+def on_ray(pool: Pool, tmp_path: Path) -> RayExecutor:
+    made = RayExecutor(slots=2, devices=2, shard=True, storage=str(tmp_path / "storage"))
+    made._pool = pool  # type: ignore[assignment]
+    made._checked = {(key * 16, "") for key in "ab"}
+    made._local.foresee = lambda runs: MemoryForecast(0, {run.key: 2**30 for run in runs})  # type: ignore[method-assign]
+    made._inputs_of = lambda work: RunInputs(Input("t", None), None, Input("b", None))  # type: ignore[method-assign]
+    return made
+
+
+@pytest.fixture(params=["local", "ray"])
+def executor(request: pytest.FixtureRequest, on_ray: RayExecutor) -> Executor:
+    return on_ray if request.param == "ray" else LocalExecutor(devices=2)
+
+
+def failed(executor: Executor, out: Path, *scripts: tuple[str | Failed, ...]) -> Exception:
+    """The error with which a run ends whose processes do what the scripts say."""
+    Process.scripts[:] = scripts
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - the test looks at it
+        executor.carry_out(RUN, out, "study", ignore)
+    return caught.value
+
+
+def test_each_rank_gets_the_run_and_rank_0_reports_and_writes(executor: Executor, tmp_path: Path) -> None:
+    Process.scripts[:] = [("done", "done")]
+    heard: list[Progress] = []
+    made = executor.carry_out(RUN, tmp_path / "out", "study", heard.append)
+    assert [one.step for one in heard if one.phase == "train"] == [1], "rank 1 reports nothing"
+    assert made.at_once == 1, "one run was executed, by two processes"
+    assert (tmp_path / "out" / made.predictions).is_file()
+    found = {one.rank.number: one for one in Process.requests if one.rank}
+    assert sorted(found) == [0, 1]
+    (first, second) = (found[number].rank for number in (0, 1))
+    assert isinstance(first, Rank)
+    assert second == first.model_copy(update={"number": 1, "local": second.local})
+    assert first.count == 2
+    where = "10.0.0.1" if isinstance(executor, RayExecutor) else "127.0.0.1"
+    assert first.address.startswith(f"tcp://{where}:")
+    assert (first.local, second.local) == ((0, 0) if isinstance(executor, RayExecutor) else (0, 1)), "GPUs"
+    assert first.shards == isinstance(executor, RayExecutor), "as the executor was asked"
+
+
+def test_a_trial_goes_on_on_all_ranks_and_ends_on_all(executor: Executor, on_ray: RayExecutor) -> None:
+    Process.scripts[:] = [("done", "done"), ("done", "waits")]
+    goes_on = lambda score: True  # noqa: E731
+    assert executor.try_out(RUN, (0.5, 1.0), None, goes_on, ignore) == SCORE
+    assert {number for number, message in Process.sent if isinstance(message, GoOn)} == {0, 1}
+    assert executor.try_out(RUN, (0.5, 1.0), None, lambda score: False, ignore) == SCORE, "rank 1 is ended"
+    assert on_ray._runs == set()
+
+
+def test_a_killed_rank_ends_the_run_also_while_rank_0_computes_alone(
+    executor: Executor, tmp_path: Path, pool: Pool
+) -> None:
+    for first in ("waits", LOST, "fault"):  # rank 0 notices nothing, or notices, or falls over it
+        error = failed(executor, tmp_path / "out", (first, "killed"))
+        if isinstance(executor, RayExecutor):
+            assert isinstance(error, Lost)
+            assert "signal 9 killed its process on node host (10.0.0.2, bbbbbbbb)" in str(error)
+        else:
+            assert isinstance(error, RunFailed)
+            assert error.code == "run.killed"
+    assert pool.discarded == []
+    assert pool.made <= 1, "the hosts are used again"
+
+
+def test_an_error_of_any_rank_comes_before_the_loss_of_the_others(executor: Executor, tmp_path: Path) -> None:
+    for scripts in ((LOST, DAMAGED), ("waits", DAMAGED), (DAMAGED, LOST), (DAMAGED, "waits"), ("fault", DAMAGED)):
+        error = failed(executor, tmp_path / "out", scripts)
+        assert isinstance(error, RunFailed)
+        assert error.fields["cause"] == "data.damaged", scripts
+
+
+def test_ranks_that_lost_each_other_are_a_lost_run_that_is_tried_again(executor: Executor, tmp_path: Path) -> None:
+    error = failed(executor, tmp_path / "out", (LOST, LOST))
+    assert isinstance(error, Lost)
+    assert not error.of_node
+    Process.scripts[:] = [(LOST, "waits"), ("done", "done")]
+    said: list[str] = []
+    work = lambda: executor.carry_out(RUN, tmp_path / "out", "study", ignore)  # noqa: E731
+    assert retry_if_lost(RUN, work, said.append).predictions
+    assert said == [
+        "lora, seed 0: the process of this run was lost (its processes lost each other). The run is tried again."
+    ]
+
+
+def test_a_rank_0_that_has_a_result_has_executed_the_run(executor: Executor, tmp_path: Path) -> None:
+    for other in (LOST, "waits", "killed"):
+        Process.scripts[:] = [("done", other)]
+        assert executor.carry_out(RUN, tmp_path / "out", "study", ignore).predictions
+
+
+def test_cancelled_runs_end_on_all_ranks(executor: Executor, tmp_path: Path) -> None:
+    def cancel(progress: Progress) -> None:
+        if progress.phase == "train":
+            executor.cancel()
+
+    Process.scripts[:] = [("waits", "waits")]
+    with pytest.raises(Cancelled):
+        executor.carry_out(RUN, tmp_path / "out", "study", cancel)
+
+
+def test_a_dead_host_is_a_lost_machine_and_none_of_its_group_is_used_again(
+    on_ray: RayExecutor, tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = RunHost.next_events
+
+    def next_events(host: RunHost) -> list[Any]:
+        if host.worker is not None and host.worker.request.rank.number == 1:  # type: ignore[union-attr]
+            raise HostDied("node host died", of_node=True)
+        return events(host)
+
+    def get_or_die(ref: Any, timeout: float | None = None) -> object:
+        try:
+            return get(ref, timeout)
+        except ray.exceptions.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, HostDied) else error) from None
+
+    monkeypatch.setattr(RunHost, "next_events", next_events)
+    monkeypatch.setattr(ray_run.ray, "get", get_or_die)
+    error = failed(on_ray, tmp_path / "out", (LOST, "waits"))
+    assert isinstance(error, Lost)
+    assert error.of_node
+    assert len(pool.discarded) == 1
+    assert len(pool.discarded[0].hosts) == 2
+
+
+def test_only_the_host_of_rank_0_reads_and_writes_the_checkpoint(
+    on_ray: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, read = on_ray._shared_storage(), list[str]()
+    get_file = SharedStorage.get
+
+    def noting(self: SharedStorage, name: str, path: Path) -> bool:
+        read.append(name)
+        return get_file(self, name, path)
+
+    monkeypatch.setattr(SharedStorage, "get", noting)
+    (tmp_path / "kept").write_bytes(b"a checkpoint")
+    storage.put(checkpoint_name(RUN), tmp_path / "kept")
+    failed(on_ray, tmp_path / "out", ("killed", "killed"))
+    assert read == [checkpoint_name(RUN)]
+    assert storage.has(checkpoint_name(RUN))
+
+
+def test_processes_share_the_processors_and_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_executor.meter, "processors", lambda: 8)
+    asked: list[Foresee] = []
+
+    def answers(self: Process, listen: object) -> Iterator[Message]:
+        asked.append(self.request)
+        yield MemoryForeseen(available=9, needed={RUN.key: 3})
+
+    monkeypatch.setattr(Process, "answers", answers)
+    Process.scripts[:] = [("done",)]
+    LocalExecutor(2, devices=2).foresee([RUN])
+    assert (Process.threads, [one.devices for one in asked]) == ({2}, [2])
+    with pytest.raises(InvalidStudy) as caught:
+        LocalExecutor(shard=True)
+    assert caught.value.code == "option.inapplicable"
+
+
+def test_an_endpoint_is_asked_by_one_process(tmp_path: Path) -> None:
+    asking = Run(task="t", method="endpoint", hyperparameters={"url": "http://127.0.0.1:1/v1", "model": "m"})
+    assert [one.rank for one in LocalExecutor(devices=2)._requests(CarryOut(run=asking, out="o", study="s"))] == [None]
+
+
+# How workers meet
+
+
+def joining(monkeypatch: pytest.MonkeyPatch, tokens: list[str], gpus: int = 0) -> Rank:
+    class Met(Ranks):
+        def gather(self, value: Any) -> list[Any]:
+            return tokens
+
+    joined = lambda rank, count, address, *, local, shards: Met(rank, count, shards)  # noqa: E731
+    monkeypatch.setattr(Ranks, "joined", joined)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "mine")
+    _, second = rendezvous.ranks("127.0.0.1", 1234, 2, one_machine=True, shards=True)
+    return second.model_copy(update={"token": "a"})
+
+
+def test_workers_of_one_run_meet_and_those_of_two_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rendezvous.join(None) is ALONE
+    second = joining(monkeypatch, ["a", "a"], gpus=2)
+    found = rendezvous.join(second)
+    assert (found.rank, found.count, found.shards) == (1, 2, True)
+    joining(monkeypatch, ["b", "a"])
+    with pytest.raises(RunFailed) as caught:
+        rendezvous.join(second)
+    assert caught.value.code == "ranks.lost", "the run is tried again"
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    second = joining(monkeypatch, ["a", "a"], gpus=1)
+    with pytest.raises(InvalidStudy) as caught:
+        rendezvous.join(second)
+    assert (caught.value.code, caught.value.fields) == ("devices.too-few", {"devices": 2, "gpus": 1})
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux")
+def test_the_interface_is_that_which_leads_to_rank_0() -> None:
+    assert rendezvous.interface("127.0.0.1") == "lo"
+    assert rendezvous.interface("::1") is None, "gloo chooses"
+
+
+def test_the_address_of_a_machine_may_be_ipv6() -> None:
+    (first,) = rendezvous.ranks("fd00::1", 1234, 1, one_machine=False, shards=False)
+    assert first.address == "tcp://[fd00::1]:1234"
+
+
+# Which error is the cause
+
+
+def of_run(code: str, cause: str | None = None) -> RunFailed:
+    return RunFailed("", code=code, **({"cause": cause} if cause else {}))
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        [Overrun(), Lost(of_node=True), Lost(), of_run("run.failed", "data.damaged"), of_run("run.fault")],
+        [of_run("run.killed"), of_run("run.failed", "data.damaged"), of_run("run.failed", "ranks.lost")],
+        [of_run("run.fault"), of_run("run.failed", "ranks.lost")],
+    ],
+)
+def test_the_most_likely_cause_comes_first(order: list[Exception]) -> None:
+    for first in range(len(order)):
+        assert cause(order[first:][::-1]) is order[first] or first == len(order) - 1
+    assert isinstance(cause([of_run("run.failed", "ranks.lost")]), Lost)
