@@ -5,6 +5,7 @@ The module can be imported without torch.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import socket
@@ -117,10 +118,6 @@ def interface(host: str) -> str | None:
     By default, gloo takes the address that this machine's own name has. On many machines, this is a loopback address,
     to which other machines cannot connect, or the name has no address.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
         probe.connect((host, 9))  # sends nothing
         own = socket.inet_aton(probe.getsockname()[0])
