@@ -28,13 +28,6 @@ FILE_CHANGED = Problem(
     "again.",
 )
 
-GPUS_TOO_FEW = Problem(
-    InvalidStudy,
-    "devices.too-few",
-    "`devices` {devices}: this machine has {gpus} GPUs, and each process of a run needs one of its own. Set `devices` "
-    "to {gpus} or less, or execute the run on a Ray cluster.",
-)
-
 RANKS_MIXED = Problem(
     RunFailed,
     "ranks.lost",

@@ -88,14 +88,13 @@ def ranks(host: str, port: int, count: int, *, one_machine: bool, shards: bool) 
 def join(rank: Rank | None) -> Ranks:
     """Join the other workers of a run, and return the ranks. A worker without a rank is alone.
 
-    Raises RunFailed if the workers do not meet, also if a worker of another run is among them, and InvalidStudy if this
+    Raises RunFailed if the workers do not meet, also if a worker of another run is among them, and InvalidStudy if the
     machine has too few GPUs.
     """
     from afina.ranks import ALONE, Ranks
 
     if rank is None:
         return ALONE
-    _check_gpu(rank)
     where = urlsplit(rank.address)
     if _INTERFACE not in os.environ and (found := interface(str(where.hostname))) is not None:
         os.environ[_INTERFACE] = found
@@ -103,13 +102,6 @@ def join(rank: Rank | None) -> Ranks:
     if set(joined.gather(rank.token)) != {rank.token}:
         raise problems.RANKS_MIXED(address=rank.address)
     return joined
-
-
-def _check_gpu(rank: Rank) -> None:
-    import torch
-
-    if torch.cuda.is_available() and rank.local >= (count := torch.cuda.device_count()):
-        raise problems.GPUS_TOO_FEW(devices=rank.count, gpus=count)
 
 
 def interface(host: str) -> str | None:
