@@ -73,6 +73,8 @@ class Machines:
             return self._start(words)
         if "afina" in words:
             words += FEW_STEPS
+        if "train" in words:
+            words += ["--backbone", self.tiny.address]
         if "quickstart" not in words:
             return self.run(words, PYTHONPATH=f"{SITE}:{SOURCE}", AFINA_TEST_SLEEPING=str(self.folder))
         return self.run([*words, "--backbone", self.tiny.address, "--set", "methods={baseline={}, lora={}}"])
@@ -92,7 +94,7 @@ class Machines:
     def _start(self, words: list[str]) -> str:
         """Start Ray as on a machine of its own: with its own ports, and few resources."""
         is_head = "--head" in words
-        more = ["--block", "--num-cpus=0" if is_head else "--num-cpus=1", f"--object-store-memory={STORE_BYTES}"]
+        more = ["--block", "--num-cpus=0" if is_head else "--num-cpus=2", f"--object-store-memory={STORE_BYTES}"]
         more += [f"--memory={MEMORY}", f"--dashboard-agent-listen-port={free_port()}"]
         more += ["--include-dashboard=false"] * is_head
         log = self.folder / f"ray-{len(self.started)}.log"
