@@ -6,11 +6,17 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from afina import Study
+from afina.errors import CorruptStore
+from afina.models.backbone_spec import files_digest
+from afina.studies.executors.ray_host import checkpoint_name
+from afina.studies.executors.shared_storage import SharedStorage, _place
 from afina.studies.runs import record
+from afina.studies.runs.inputs import facts_of
 from command import PROGRAM
 from raylets import SITE, SOURCE, Raylets
 
@@ -100,3 +106,20 @@ def driving(*arguments: Any, **more: Any) -> Iterator[Driver]:
 def digests(records: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
     """Digests of adapters and of predictions by name and seed, of records as JSON."""
     return {f"{one['name']}/{one['seed']}": (one["digest"], one["predictions_digest"]) for one in records}
+
+
+class Checkpoints:
+    """The checkpoints of a study's runs in the storage."""
+
+    def __init__(self, cluster: Raylets, source: Path) -> None:
+        self.storage = SharedStorage(str(cluster.storage))
+        runs = (run.on_files(files_digest(run.backbone)) for run in Study.load(str(source)).runs())
+        self.names = [checkpoint_name(run.on(facts_of(run).data_digest)) for run in runs]
+
+    def written(self) -> set[tuple[str, int]]:
+        """The name of each, and when it was written."""
+        found = set()
+        for name in self.names:
+            with suppress(CorruptStore, FileNotFoundError), self.storage.blobs.file(_place(name)) as path:
+                found.add((name, path.stat().st_mtime_ns))
+        return found

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from afina import Study
 from command import HereExecutor, study_file
-from drivers import driving
+from drivers import Checkpoints, driving
 from fakes import Backbones
 from raylets import Raylets, wait_until_ended
 from sleeping import Sleeping
@@ -61,18 +61,20 @@ def test_runs_wait_for_two_nodes_each_and_a_lost_rank_is_a_lost_run(
 def test_a_run_over_two_nodes_of_which_one_is_killed_has_the_result_of_one_process(
     cluster: Raylets, place: Path, toy: str, backbones: Backbones, tmp_path: Path
 ) -> None:
-    train = {"max_steps": 60, "batch_size": 4, "dtype": "float32", "checkpoint_seconds": 0}
+    train = {"max_steps": 200, "batch_size": 4, "dtype": "float32", "checkpoint_seconds": 0}
     source = written(place, toy, backbones, train=train)
     (alone,) = Study.load(str(source)).run(tmp_path, executor=HereExecutor()).records
+    checkpoints = Checkpoints(cluster, source)
     told = (cluster, place / "ray", source, "--ship-backbone", "--json", "--devices", 2)
     with driving(*told) as driver:
-        until(lambda: sum(bool(node.runs) for node in cluster.nodes) == 2, driver.process)
-        until(lambda: re.search(r"train .*\b[1-9]\d?/60", driver.told), driver.process)
-        others = cluster.kill(next(node for node in cluster.nodes if node.runs))
+        until(checkpoints.written, driver.process)
+        (_, second) = [node for node in cluster.nodes if node.runs]
+        others = cluster.kill(second)
         wait_until_ended(others)
         (found,) = json.loads(driver.end())["records"]
     assert "the machine of this run was lost" in driver.told
-    assert found["steps"] == alone.steps
+    assert (found["steps"], found["devices"]["count"]) == (alone.steps, 2)
+    assert checkpoints.written() == set(), "its checkpoint stays"
     torch.testing.assert_close(
         load_file(next((place / "ray" / found["adapter"]).glob("*.safetensors"))),
         load_file(next((tmp_path / str(alone.adapter)).glob("*.safetensors"))),

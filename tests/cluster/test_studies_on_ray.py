@@ -8,22 +8,16 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from afina import Backbone, Study
-from afina.errors import CorruptStore
-from afina.models.backbone_spec import files_digest
-from afina.studies.executors.ray_host import checkpoint_name
-from afina.studies.executors.shared_storage import SharedStorage, _place
 from afina.studies.results import Results
-from afina.studies.runs.inputs import facts_of
 from afina.studies.runs.output_directory import SCRATCH
 from command import HereExecutor, study_file
-from drivers import Driver, digests, driving
+from drivers import Checkpoints, Driver, digests, driving
 from raylets import Raylets, wait_until_ended
 from workers import until
 
@@ -57,23 +51,6 @@ def four_runs(source: Path, task: object, backbone: object) -> Path:
     content = {"name": "several", "backbone": str(backbone), "task": str(task), "seeds": [0, 1]}
     train = {"max_steps": 200, "batch_size": 4, "dtype": "float32", "checkpoint_seconds": 0}
     return study_file(source, **content, train=train, methods={"full": {}, "lora": {}})
-
-
-class Checkpoints:
-    """The checkpoints of a study's runs in the storage."""
-
-    def __init__(self, cluster: Raylets, source: Path) -> None:
-        self.storage = SharedStorage(str(cluster.storage))
-        runs = (run.on_files(files_digest(run.backbone)) for run in Study.load(str(source)).runs())
-        self.names = [checkpoint_name(run.on(facts_of(run).data_digest)) for run in runs]
-
-    def written(self) -> set[tuple[str, int]]:
-        """The name of each, and when it was written."""
-        found = set()
-        for name in self.names:
-            with suppress(CorruptStore, FileNotFoundError), self.storage.blobs.file(_place(name)) as path:
-                found.add((name, path.stat().st_mtime_ns))
-        return found
 
 
 def assert_whole(out: Path) -> None:

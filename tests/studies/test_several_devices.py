@@ -159,7 +159,8 @@ def on_ray(pool: Pool, tmp_path: Path) -> RayExecutor:
     made = RayExecutor(slots=2, devices=2, shard=True, storage=str(tmp_path / "storage"))
     made._pool = pool  # type: ignore[assignment]
     made._checked = {(key * 16, "") for key in "ab"}
-    made._local.foresee = lambda runs: MemoryForecast(0, {run.key: 2**30 for run in runs})  # type: ignore[method-assign]
+    needed = {RUN.key: 2**30}
+    made._local.foresee_on = lambda runs, devices, here: MemoryForecast(devices - here, needed)  # type: ignore[method-assign]
     made._inputs_of = lambda work: RunInputs(Input("t", None), None, Input("b", None))  # type: ignore[method-assign]
     return made
 
@@ -310,7 +311,7 @@ def test_processes_share_the_processors_and_the_memory(monkeypatch: pytest.Monke
     monkeypatch.setattr(Process, "answers", answers)
     Process.scripts[:] = [("done",)]
     LocalExecutor(2, devices=2).foresee([RUN])
-    assert (Process.threads, [one.devices for one in asked]) == ({2}, [2])
+    assert (Process.threads, [(one.devices, one.here) for one in asked]) == ({2}, [(2, 2)])
     with pytest.raises(InvalidStudy) as caught:
         LocalExecutor(shard=True)
     assert caught.value.code == "option.inapplicable"

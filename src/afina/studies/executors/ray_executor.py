@@ -183,9 +183,9 @@ class RayExecutor(Executor):
             unknown = [run for run in runs if run.key not in self._asked and not run.asks_endpoint]
             if unknown and not self._cluster().gpus:
                 self._asked |= {run.key for run in unknown}
-                found = self._local.foresee(unknown)
+                found = self._local.foresee_on(unknown, self.devices, 1)
                 for run in unknown:
-                    if found is not None and (needed := found.needed.get(run.key)):
+                    if needed := found.needed.get(run.key):
                         self._needed[run.key] = needed
                         self._of_method[run.method] = max(needed, self._of_method.get(run.method, 0))
         return None

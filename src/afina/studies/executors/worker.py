@@ -72,12 +72,14 @@ class Foresee(_Message):
     """A request to a worker to forecast the memory of runs; the reply is MemoryForeseen.
 
     Attributes:
-        devices: The number of processes on this machine that execute each run together.
+        devices: The number of processes that execute each run together.
+        here: How many of these processes are on one machine and share its main memory.
     """
 
     kind: Literal["foresee"] = "foresee"
     runs: tuple[Run, ...]
     devices: int = 1
+    here: int = 1
 
 
 class TimeAnswers(_Message):
@@ -278,8 +280,8 @@ def _foresee(request: Foresee, reporter: _Reporter) -> None:
         if run.asks_endpoint:  # it needs little memory
             continue
         with suppress(AfinaError):  # the run raises the same error when it is executed
-            seen = forecast_run(run, calibrate=False)
-            needed[run.key] = seen.peak * request.devices if gpu is None else seen.gpu_peak
+            seen = forecast_run(run, calibrate=False, devices=request.devices)
+            needed[run.key] = seen.peak * request.here if gpu is None else seen.gpu_peak
     reporter.send(MemoryForeseen(available=meter.memory_available() if gpu is None else gpu, needed=needed))
 
 
