@@ -29,6 +29,7 @@ from afina.cli import (
     store_maintenance,
     studies,
     studio,
+    torchrun,
 )
 from afina.cli.help import START, GroupedCommand
 from afina.cli.terminal import (
@@ -137,8 +138,10 @@ def main() -> None:
         told = downloads_told(lambda download: _downloads()(download))
         with file_io.writing("standard output"), told, allocator.memory_errors(), long_names_refused():
             try:
+                torchrun.begin(sys.argv[1:])
                 status = app(standalone_mode=False)  # the errors of this mode are raised
             finally:
+                torchrun.end()
                 sys.stdout.flush()
     except AfinaError as error:
         print(f"Error: {printable(with_flags(str(error)), lines=True)}", file=sys.stderr)

@@ -6,6 +6,18 @@ from functools import partial
 
 from afina.errors import Conflict, InvalidData, InvalidName, InvalidStudy, NotFound, Problem, Refused
 
+COMMAND_OF_TORCHRUN = Problem(
+    InvalidStudy,
+    "ranks.command-unsupported",
+    "`afina {command}` was started as {processes} processes. torchrun can start only `afina train`. Start "
+    "`afina {command}` as one process; `afina study` and `afina choose` take `devices`.",
+)
+OPTION_OF_TORCHRUN = Problem(
+    InvalidStudy,
+    "option.inapplicable",
+    "`{option}` has no effect on processes that torchrun has started. Leave `{option}` out, or start without torchrun.",
+)
+
 _argument_invalid = partial(Problem, InvalidData, "argument.invalid")
 TEXTS_OR_FILE = _argument_invalid(
     "afina predict: found {found}. Give either texts, or --file FILE (- for standard input)."

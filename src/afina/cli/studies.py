@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from afina.cli import problems, torchrun
 from afina.cli.options import (
     EMBEDDED,
     BackbonesOption,
@@ -68,7 +69,16 @@ class ExecutorOptions:
     jobs: int | None = None
 
     def opened(self, says: Says) -> AbstractContextManager[Executor]:
-        """Return the executor of the options, which the end of a `with` block closes. `says` gets its messages."""
+        """Return the executor of the options, which the end of a `with` block closes. `says` gets its messages.
+
+        If torchrun has started this process, the executor is that of its processes.
+        """
+        if (begun := torchrun.executor()) is not None:
+            given = {"executor": self.executor not in (None, "local"), "storage": self.storage is not None}
+            for option, is_given in (given | {"ship_backbone": self.ship_backbone}).items():
+                if is_given:
+                    raise problems.OPTION_OF_TORCHRUN(option=option)
+            return nullcontext(begun)
         from afina.studies.executors import by_name
 
         return closing(
@@ -506,7 +516,7 @@ def _carry_out(
 
     where = out or Path("results") / study.name
     watching = watcher(Console(stderr=True), write_text)
-    command = ["afina", *sys.argv[1:]]
+    command = torchrun.command(sys.argv[1:])
     try:
         with sigterm_as_ctrl_c(), run_in.opened(watching.says) as executor:
             results = study.run(where, watching, command, executor, fresh=fresh, send_texts=send_texts)

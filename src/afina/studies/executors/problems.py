@@ -67,6 +67,12 @@ STORAGE_MISSING = Problem(
     "and all nodes see, or s3://BUCKET/PREFIX, which needs the extra 'afina[store]'.",
 )
 
+TRIAL_OF_TORCHRUN = Problem(
+    InvalidStudy,
+    "ranks.trial",
+    "run {run}: processes that torchrun has started try out no settings. Start one process, and give `devices`.",
+)
+
 RUN_FAILED = Problem(RunFailed, "run.failed", "{_message}")
 
 _run_fault = partial(Problem, RunFailed, "run.fault")

@@ -10,10 +10,10 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from pydantic import ValidationError, model_validator
 
@@ -139,13 +139,13 @@ class Run(RunSpec):
             output_directory.make_output(Path(out))
         shown = repr_html.make_watcher() if listen is None and ranks.is_first else None
         try:
-            with _ctrl_c_after_a_step() as ctrl_c:
+            with stopped_after_a_step(signal.SIGINT) as signals:
                 if shown is not None:
                     shown.started(self, 1, 1)
                     listen = partial(shown.progress, self)
-                heard = ctrl_c.told(listen if listen and ranks.is_first else ignore)
+                heard = signals.told(listen if listen and ranks.is_first else ignore)
                 run = self.model_copy(update={"send_texts": send_texts})
-                record = execute(run, Path(out), listen=heard, stopped=ctrl_c.is_heard, task=task, ranks=ranks)
+                record = execute(run, Path(out), listen=heard, stopped=signals.is_heard, task=task, ranks=ranks)
                 if shown is not None:
                     shown.finished(self, record, now=True)
         except BaseException as error:
@@ -188,11 +188,21 @@ def _with_backbone(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass
-class _CtrlC:
-    """A handler of Ctrl-C during a run: stop training after the current step, but any other phase at once."""
+class StopSignals:
+    """Handles signals during a run: a training run stops after the current step, any other phase at once.
 
+    Attributes:
+        heard: The number of the signal after which the training stops. 0: there was none.
+        training: Whether the run trains.
+        before: The handlers of the signals outside of the run.
+    """
+
+    heard: int = 0
     training: bool = False
-    heard: bool = False
+    before: dict[int, Any] = field(default_factory=dict)
+
+    def is_heard(self) -> bool:
+        return self.heard > 0
 
     def told(self, listen: Listener) -> Listener:
         """Return a function that passes progress on to `listen`, and notes whether the run is training."""
@@ -203,29 +213,37 @@ class _CtrlC:
 
         return hear
 
-    def is_heard(self) -> bool:
-        return self.heard
-
-    def hear(self, *_: object) -> None:
-        """Handle SIGINT: the first stops a run that trains after its step, and a second interrupts the run at once."""
+    def hear(self, number: int, *_: object) -> None:
+        """Handle a signal: the first stops a run that trains after its step, and a second interrupts it at once."""
         if self.heard or not self.training:
-            raise KeyboardInterrupt
-        self.heard = True
+            self.interrupt(number)
+        self.heard = number
+
+    def interrupt(self, number: int) -> NoReturn:
+        """Do what the signal does outside of the run, and raise KeyboardInterrupt if that is nothing."""
+        if callable(before := self.before.get(number)):
+            before(number, None)
+        raise KeyboardInterrupt
 
 
 @contextmanager
-def _ctrl_c_after_a_step() -> Iterator[_CtrlC]:
-    """Delay Ctrl-C in the `with` block until a checkpoint can be written, unless this process handles SIGINT itself."""
-    ctrl_c = _CtrlC()
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
-        yield ctrl_c
-        return
-    signal.signal(signal.SIGINT, ctrl_c.hear)
+def stopped_after_a_step(*numbers: int) -> Iterator[StopSignals]:
+    """Delay signals in the `with` block until a checkpoint can be written.
+
+    SIGINT is delayed unless this process handles SIGINT itself, or ignores it.
+    """
+    signals = StopSignals()
+    if threading.current_thread() is threading.main_thread():
+        found = {number: signal.getsignal(number) for number in numbers}
+        own = found.get(signal.SIGINT, signal.default_int_handler) is not signal.default_int_handler
+        signals.before = {number: one for number, one in found.items() if one and (number != signal.SIGINT or not own)}
+    for number in signals.before:
+        signal.signal(number, signals.hear)
     try:
-        yield ctrl_c
+        yield signals
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, before in signals.before.items():
+            signal.signal(number, before)
 
 
 def _let_go(error: BaseException | None) -> None:
