@@ -7,6 +7,7 @@ the number of targets of the whole batch. The module does not know models, metho
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -221,6 +222,9 @@ class RehearsedRanks(Ranks):
         """Check nothing, because the tensors of a dry run have no values."""
 
 
+_PLACE_IN_SOURCE = re.compile(r"\[[^\]]*\.(?:cc|cpp|hpp|h):\d+\] *")
+"""The place in torch's source with which errors of gloo and of the store begin."""
+
 _NOTES = "afina/"
 """The beginning of the keys of notes in the store that torch's process groups share."""
 
@@ -266,4 +270,10 @@ def _together(what: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ConnectionError, TimeoutError) as error:
-        raise problems.RANK_LOST(step=what, reason=str(error).splitlines()[0][:200]) from error
+        raise problems.RANK_LOST(step=what, reason=_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the first sentence of an error of torch, without the place in torch's source and without advice."""
+    lines = _PLACE_IN_SOURCE.sub("", str(error)).splitlines() or [type(error).__name__]
+    return lines[0].partition(". ")[0][:200]

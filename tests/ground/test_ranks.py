@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -44,3 +46,25 @@ def test_a_rank_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with raises(InvalidStudy, code="ranks.too-few-gpus", number=3, gpus=2):
         Ranks.joined(2, 4, "env://", local=2)
+
+
+class Own(Ranks):
+    """A rank whose `gather` returns its own value, so that a test can join the values of all ranks."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_ranks_compute_each_item_once_and_in_order_unless_weights_are_sharded(count: int) -> None:
+    sizes = np.array([3, 1, 4, 1])
+    made = [Own(rank, count).of_shares(sizes, lambda start, stop: [*range(start, stop)]) for rank in range(count)]
+    assert [item for each in made for part in each for item in part] == [0, 1, 2, 3]
+    every = Own(1, count, shards=True).of_shares(sizes, lambda start, stop: [*range(start, stop)])
+    assert every == [[0, 1, 2, 3]]
+    assert Own(0, count).of_shares(np.zeros(0, np.int64), lambda start, stop: (start, stop)) == [(0, 0)]
+
+
+def test_a_note_of_another_rank_is_missing_without_ranks() -> None:
+    ALONE.leave_note("error", "a")
+    assert ALONE.note("error", 0) is None

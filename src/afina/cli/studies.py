@@ -265,6 +265,8 @@ def train(
 
     Prints the adapter's main metric beside those of simple baselines; `afina show` prints all tables.
     A recorded run with the same texts and settings is not repeated.
+
+    With several processes, on one machine or several: torchrun --nproc-per-node 2 -m afina train ...
     """
     from afina.methods import asks_endpoint
     from afina.studies.study import Study

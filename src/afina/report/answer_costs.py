@@ -75,14 +75,13 @@ def answer_cost_table(arms: Sequence[Arm], more: Sequence[str] = ()) -> Table | 
     """
     if not has_several_backbones(arms):
         return None
-    metric, environment = arms[0].record.metric, arms[0].record.environment
+    metric, where = arms[0].record.metric, arms[0].record.place
     milliseconds = measure("Milliseconds a text", milliseconds_a_text, _three_digits)
     columns: list[Measure] = [
         measure(metric_heading(metric, arms[0].record.label_names), metric_value(metric), share),
         milliseconds,
         measure("To serve", bytes_to_serve, size),
     ]
-    where = f"{environment.device}, {environment.threads} threads"
     timed = f" on {where}" if are_comparable(arms) else "; the runs had different conditions, so compare with care"
     notes = (
         f"Milliseconds a text: the `evaluate` phase per text, in packed batches in float32{timed}. Reading, tokenizing "

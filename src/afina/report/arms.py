@@ -77,10 +77,9 @@ class Arm:
         return None if self.record.endpoint is not None else make(self.record.method).head
 
     @property
-    def machines(self) -> set[tuple[str, str, int]]:
+    def machines(self) -> set[tuple[str, str]]:
         """The machines of the arm's runs; times and memory from different machines cannot be compared."""
-        where = [record.environment for record in self.records]
-        return {(one.processor, one.device, one.threads) for one in where}
+        return {(record.environment.processor, record.place) for record in self.records}
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -423,7 +423,7 @@ def _of_arm(arm: Arm) -> tuple[Figure, ...]:
     seeds = f"mean of {len(arm.seeds)} seeds" if len(arm.seeds) > 1 else "one seed"
     texts = f"{count(record.examples)} evaluation texts, {seeds}"
     made = [_first(record.metric, arm.headline, arm.interval(record.metric), texts)]
-    where = f"{record.environment.device}, {record.environment.threads} threads"
+    where = record.place
     trained = arm.mean(lambda one: one.seconds.train) if arm.trained else None
     time = NOTHING if trained is None else seconds_in_words(trained)
     made.append(Figure("Training time", time, where if arm.trained else "this method trains nothing"))

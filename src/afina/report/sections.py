@@ -279,43 +279,51 @@ def _adapters(arms: Sequence[Arm]) -> Table:
 def _environments(arms: Sequence[Arm]) -> list[Block]:
     """Return the blocks that describe the environments of the runs, one list per distinct environment."""
     arms = [arm for arm in arms if arm.record.endpoint is None] or arms  # where a model behind an API runs is unknown
-    several, distinct = has_several_backbones(arms), list[tuple[Environment, list[str], set[str]]]()
+    several, distinct = has_several_backbones(arms), list[tuple[Environment, str, list[str], set[str]]]()
     backbones = backbone_digests([record for arm in arms for record in arm.records]) if several else []
     for arm in arms:
         for record in arm.records:
             made, where = f"{arm.label}, seed {record.seed}", record.environment
             if backbones:
                 where = where.model_copy(update={"backbone_digest": "", "tokenizer_digest": ""})
-            for known, made_there, products in distinct:
-                if known == where:
+            together = "" if record.devices is None else record.devices.shown
+            for known, beside, made_there, products in distinct:
+                if (known, beside) == (where, together):
                     made_there.append(made)
                     products.add(products_of(record))
                     break
             else:
-                distinct.append((where, [made], {products_of(record)}))
+                distinct.append((where, together, [made], {products_of(record)}))
     if len(distinct) == 1:
         asks = all(arm.record.endpoint is not None for arm in arms)
-        return [_environment(distinct[0][0], distinct[0][2], backbones, asks=asks)]
+        where, together, _, products = distinct[0]
+        return [_environment(where, together, products, backbones, asks=asks)]
     said = f"The runs were made in {len(distinct)} environments: compare their times and memory with care."
     if len({environment.processor for environment, *_ in distinct}) > 1:
         said += " Digests from different processors are not compared."
     parts: list[Block] = [Prose(said)]
-    for number, (environment, made_there, products) in enumerate(distinct, start=1):
+    for number, (environment, together, made_there, products) in enumerate(distinct, start=1):
         there = Prose(f"Made there: {'; '.join(made_there)}.")
-        parts += [Subheading(f"Environment {number}"), there, _environment(environment, products, backbones)]
+        parts += [Subheading(f"Environment {number}"), there, _environment(environment, together, products, backbones)]
     return parts
 
 
 def _environment(
-    environment: Environment, products: Collection[str], backbones: Sequence[str], *, asks: bool = False
+    environment: Environment,
+    together: str,
+    products: Collection[str],
+    backbones: Sequence[str],
+    *,
+    asks: bool = False,
 ) -> Notes:
     """Return the notes on an environment; `products` has the types of products of the runs that were made there.
 
-    If `asks` is set, all runs asked a model behind an API, so that nothing was computed here.
+    `together` says how many processes computed a run together, if there were several (`Devices.shown`). If `asks` is
+    set, all runs asked a model behind an API, so that nothing was computed here.
     """
     others = " or ".join(sorted({*products} - {FLOAT}))
     some = f" in the runs with `products` {others}" * (FLOAT in products)
-    device = f"Device: {environment.device}; {environment.threads} threads; training in {environment.dtype}"
+    device = f"Device: {environment.device}; {environment.threads} threads{together}; training in {environment.dtype}"
     device += f", products with frozen weights in {others}{some}" if others else ""
     weights = (f"Backbone: `{environment.backbone_digest}`", f"Tokenizer: `{environment.tokenizer_digest}`")
     state = {None: "", False: ", clean tree", True: ", with changes not committed"}[environment.git_dirty]

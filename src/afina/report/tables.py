@@ -236,6 +236,7 @@ def _cost_notes(arms: Sequence[Arm], headed: bool) -> list[str]:
         "Training time is the `train` phase: optimiser steps only, without loading, encoding, evaluation and saving. "
         "Tokens are real ones; there is no padding.",
         *_at_once(arms),
+        *_together(arms),
         *_processors(arms),
     ]
 
@@ -249,6 +250,21 @@ def _at_once(arms: Sequence[Arm]) -> list[str]:
     return [
         f"{len(beside)} of {runs} runs shared the machine with others, up to {max(beside)} at once: training times and "
         "tokens per second are those beside the others, each with its share of the processors."
+    ]
+
+
+def _together(arms: Sequence[Arm]) -> list[str]:
+    """Return a note on runs that several processes computed together: times and memory are those of such a run."""
+    records = [record for arm in arms for record in arm.records]
+    made = [record.devices for record in records if record.devices is not None]
+    if not made:
+        return []
+    counts = " or ".join(map(str, sorted({one.count for one in made})))
+    peaks = [peak for one in made for peak in one.rss_peaks if peak is not None]
+    return [
+        f"{len(made)} of {len(records)} runs were computed by {counts} processes together: training times are those of "
+        "all processes at once, and memory is that of the first process"
+        f"{f' (the largest peak of a process is {size(max(peaks))})' if peaks else ''}."
     ]
 
 

@@ -273,6 +273,11 @@ class Devices(Frozen):
     rss_peaks: tuple[Count | None, ...]
     allocated_peaks: tuple[Count | None, ...]
 
+    @property
+    def shown(self) -> str:
+        """A phrase after the threads of a process, such as " in each of 2 processes"."""
+        return f" in each of {self.count} processes" + ", which share the backbone's weights" * self.shards
+
 
 class Environment(Frozen):
     """The versions, device and threads with which a run was executed, without the host's name and without paths."""
@@ -503,11 +508,9 @@ class Record(ReprCard, Sealed):
 
     @property
     def place(self) -> str:
-        """The device, the number of processes if there are several, and the threads of a process, for a report."""
-        where = f"{self.environment.device}, {self.environment.threads} threads"
-        if (made := self.devices) is None:
-            return where
-        return f"{where} in each of {made.count} processes" + ", backbone sharded over the processes" * made.shards
+        """The device and the threads of a process, with the number of processes if there are several, for a report."""
+        threads = self.environment.threads
+        return f"{self.environment.device}, {threads} threads{self.devices.shown if self.devices else ''}"
 
     @property
     def label(self) -> str:
