@@ -52,7 +52,9 @@ def test_help_is_printed_once(afina: Command, monkeypatch: pytest.MonkeyPatch) -
     assert afina("train", "--help").out == ""
 
 
-@pytest.mark.parametrize("option", [("--executor", "ray"), ("--storage", "shared"), ("--ship-backbone",)])
+@pytest.mark.parametrize(
+    "option", [("--executor", "ray"), ("--storage", "shared"), ("--ship-backbone",), ("--devices", "2")]
+)
 def test_options_of_other_executors_are_refused(
     afina: Command, monkeypatch: pytest.MonkeyPatch, toy: str, option: Sequence[str], tmp_path: Path
 ) -> None:

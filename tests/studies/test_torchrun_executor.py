@@ -237,6 +237,19 @@ def test_another_rank_says_its_error_only_if_rank_0_has_ended(
     assert left is None or Failed.model_validate_json(left).code == UNREAD.code
 
 
+def test_every_rank_shares_the_weights_if_rank_0_asks_for_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    seen: list[bool] = []
+    monkeypatch.setattr(Notes, "from_first", lambda ranks, value: given.append(value) or value)
+    monkeypatch.setattr(torchrun_executor, "execute", lambda *_, ranks, **options: seen.append(ranks.shards))
+    TorchrunExecutor(Notes(0, 2)).sharding(True).carry_out(run, Path("out"), "", print)
+    assert given[0][1] is True
+    monkeypatch.setattr(Notes, "from_first", lambda ranks, value: given.pop(0))
+    given.append(None)
+    assert follow(Notes(1, 2), print) == 0
+    assert seen == [True, True]
+
+
 def test_other_ranks_end_with_rank_0() -> None:
     said: list[str] = []
     assert follow(Notes(1, 2, given=[None]), said.append) == 0

@@ -75,10 +75,10 @@ class ExecutorOptions:
         """
         if (begun := torchrun.executor()) is not None:
             given = {"executor": self.executor not in (None, "local"), "storage": self.storage is not None}
-            for option, is_given in (given | {"ship_backbone": self.ship_backbone}).items():
-                if is_given:
-                    raise problems.OPTION_OF_TORCHRUN(option=option)
-            return nullcontext(begun)
+            given |= {"ship_backbone": self.ship_backbone, "devices": self.devices > 1}
+            for option in (option for option, is_given in given.items() if is_given):
+                raise problems.OPTION_OF_TORCHRUN(option=option)
+            return nullcontext(begun.sharding(self.shard))
         from afina.studies.executors import by_name
 
         return closing(

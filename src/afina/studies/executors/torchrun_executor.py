@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 from afina import allocator
 from afina.errors import AfinaError, RunFailed
@@ -43,6 +44,11 @@ class TorchrunExecutor(LocalExecutor):
     def __init__(self, ranks: Ranks) -> None:
         super().__init__()
         self._ranks, self._together = ranks, True
+
+    def sharding(self, shards: bool) -> Self:
+        """Return this executor, whose processes divide the weights of the backbone among them if `shards` is set."""
+        self._ranks = replace(self._ranks, shards=shards)
+        return self
 
     def prepare(self) -> None:
         """Do nothing: the processes of the runs have started."""
