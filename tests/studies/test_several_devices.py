@@ -18,6 +18,7 @@ import ray
 from afina.errors import InvalidStudy, RunFailed
 from afina.events import Progress, ValidationScore, ignore
 from afina.ranks import ALONE, Ranks
+from afina.studies.choosing import eligibility
 from afina.studies.executors import (
     local_executor,
     other_ranks,
@@ -320,6 +321,21 @@ def test_processes_share_the_processors_and_the_memory(monkeypatch: pytest.Monke
 def test_an_endpoint_is_asked_by_one_process(tmp_path: Path) -> None:
     asking = Run(task="t", method="endpoint", hyperparameters={"url": "http://127.0.0.1:1/v1", "model": "m"})
     assert [one.rank for one in LocalExecutor(devices=2)._requests(CarryOut(run=asking, out="o", study="s"))] == [None]
+
+
+def test_what_is_chosen_fits_into_the_share_of_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eligibility.meter, "memory_available", lambda: 100)
+    monkeypatch.setattr(eligibility.meter, "machine_memory", lambda: 1000)
+    for devices, size in ((1, 100), (2, 50)):
+        setting: Any = SimpleNamespace(executor=LocalExecutor(devices=devices))
+        assert eligibility._limit(setting, None).size == size
+        assert eligibility._limit(setting, 70).size == 70, "as the user says, of each"
+
+
+def test_a_sharded_run_computes_its_products_in_float(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_executor.spec, "usual_products", lambda: "int8")
+    found = [LocalExecutor(devices=2, shard=shard).usual_products() for shard in (False, True)]
+    assert found == ["int8", "float"]
 
 
 # How workers meet

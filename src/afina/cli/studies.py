@@ -275,7 +275,7 @@ def train(
     settings: dict[str, Any] = {}
     for item in overrides or []:
         override(settings, item.removeprefix("train."))  # here all are of the one method, there of the whole study
-    if run_in.executor in (None, "local") and "precision" not in settings:
+    if run_in.executor in (None, "local") and "precision" not in settings and not run_in.shard:
         settings = _usual_products(method) | settings
     if abstain_error is not None:
         settings["abstain_error"] = abstain_error

@@ -72,8 +72,8 @@ def eligible(setting: ChoiceSetup, memory: int | None) -> Eligible:
 
     Args:
         setting: The setup of the recommendation.
-        memory: The bytes that a run may use. If `memory` is None, a run may use the memory of this machine, or of the
-            largest node of a cluster.
+        memory: The bytes that each process of a run may use. If `memory` is None, the processes of a run may use the
+            memory of this machine, or each that of the largest node of a cluster.
 
     Raises:
         NotFound: A backbone does not exist.
@@ -108,8 +108,10 @@ def _limit(setting: ChoiceSetup, memory: int | None) -> _Limit:
 
     elsewhere = setting.executor.largest_memory()
     gpu = meter.gpu_memory(device.choose()) if elsewhere is None else None
-    there = [meter.memory_available(), meter.machine_memory()] if elsewhere is None else [elsewhere]
-    there = [gpu] if gpu is not None else there
+    there = [elsewhere if gpu is None else gpu]
+    if elsewhere is None and gpu is None:  # the processes of a run share the memory of this machine
+        found = (meter.memory_available(), meter.machine_memory())
+        there = [size // setting.executor.devices for size in found if size is not None]
     size = memory if memory is not None else min((size for size in there if size is not None), default=None)
     return _Limit(size, gpu is not None)
 

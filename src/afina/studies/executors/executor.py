@@ -79,9 +79,11 @@ class Executor(ABC):
     Attributes:
         slots: The number of runs or trials that can be executed at the same time. `slots` may change during a study, so
             callers read it often.
+        devices: The number of processes that execute each run together, each on a device: a GPU, or processors.
     """
 
     slots: int = 1
+    devices: int = 1
 
     _looked: tuple[Run, TaskFacts] | None = None
 
