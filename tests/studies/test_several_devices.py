@@ -283,7 +283,7 @@ def test_a_dead_host_is_a_lost_machine_and_none_of_its_group_is_used_again(
     assert len(pool.discarded[0].hosts) == 2
 
 
-def test_only_the_host_of_rank_0_reads_and_writes_the_checkpoint(
+def test_only_the_host_of_rank_0_has_the_checkpoint_and_reports(
     on_ray: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage, read = on_ray._shared_storage(), list[str]()
@@ -293,11 +293,21 @@ def test_only_the_host_of_rank_0_reads_and_writes_the_checkpoint(
         read.append(name)
         return get_file(self, name, path)
 
+    told: list[str] = []
+    next_events = RunHost.next_events
+
+    def listening(host: RunHost) -> list[Any]:
+        found = next_events(host)
+        told.extend(type(one).__name__ for one in found)
+        return found
+
     monkeypatch.setattr(SharedStorage, "get", noting)
+    monkeypatch.setattr(RunHost, "next_events", listening)
     (tmp_path / "kept").write_bytes(b"a checkpoint")
     storage.put(checkpoint_name(RUN), tmp_path / "kept")
     failed(on_ray, tmp_path / "out", ("killed", "killed"))
     assert read == [checkpoint_name(RUN)]
+    assert sorted(told) == ["Progressed", "RunEnd", "RunEnd"]
     assert storage.has(checkpoint_name(RUN))
 
 
