@@ -168,6 +168,9 @@ class Typist:
         """Run a line, in this process where it is afina's."""
         line = line.replace("make study", "afina study quickstart")
         words = shlex.split(line.replace("8000", self.port), comments=True)
+        if words[0] == "torchrun":
+            self._torchrun(words)
+            return
         if Path(words[0]).name != "afina":
             if words[0] not in ELSEWHERE and shutil.which(words[0]):
                 self._shell(line)
@@ -218,6 +221,11 @@ class Typist:
             except OSError:
                 time.sleep(0.2)
         raise AssertionError("the server was not ready within two minutes")
+
+    def _torchrun(self, words: list[str]) -> None:
+        """Run processes that compute one run together: a script of the page, or `afina train`."""
+        typed = words[words.index("afina") + 1 :] if "afina" in words else []
+        self._shell(shlex.join([*words, *(self._tiny(typed) if typed else [])]))
 
     def _shell(self, line: str) -> None:
         paths = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
