@@ -97,6 +97,14 @@ ENCODER_GENERATES = _backbone_encoder_unsupported(
     "supported. Choose a causal language model such as embedded."
 )
 
+DRAWS_NOT_BY_TEXT = Problem(
+    InvalidStudy,
+    "ranks.draws-not-by-text",
+    "the model draws random numbers in training that afina cannot draw for each text, so the result would depend on "
+    "the number of processes. Set the dropout in the settings of the method to 0, choose another method, or train "
+    "with one process.",
+)
+
 FAMILY_WITHOUT_TOKEN_CLASSIFIER = Problem(
     InvalidStudy,
     "backbone.family-unsupported",

@@ -29,6 +29,7 @@ from afina.methods.method import Method
 from afina.models.architectures import blocks_of
 from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier
+from afina.models.kernels.dropout_masks import repeatable
 from afina.models.kernels.int8_calibration import smoothing_factors
 from afina.models.kernels.linear import held_tensors
 from afina.models.kernels.patches import Patch, call_of, patch
@@ -405,5 +406,5 @@ def checkpoint_blocks(body: Any) -> None:
 
 def _checkpointed(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
     if block.training and torch.is_grad_enabled():
-        return recomputed(forward, *inputs, use_reentrant=False, **options)
+        return recomputed(repeatable(forward), *inputs, use_reentrant=False, **options)
     return forward(*inputs, **options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, Protocol
@@ -22,6 +23,7 @@ from afina.data.pairs import PairCounts, PairLoader, cut_pairs
 from afina.digest import derive_seed
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
+from afina.models.kernels.dropout_masks import TextMasks
 from afina.models.kernels.layout import Layout
 from afina.training.optimizer import Recipe
 
@@ -230,11 +232,28 @@ class PackedInputs(Inputs):
 
     def prepare(self, step: int) -> None:
         """Seed the generator of dropout for the step, so that dropout does not depend on earlier random numbers."""
-        torch.manual_seed(derive_seed(self.recipe.seed, "dropout", step))
+        self._seed = derive_seed(self.recipe.seed, "dropout", step)
+        torch.manual_seed(self._seed)
 
     def outputs(self, part: TextBatch) -> Tensor:
-        logits: Tensor = self.classifier(part.packed, part.layout)
+        with self._drawing(part) as layout:
+            logits: Tensor = self.classifier(part.packed, layout)
         return logits
+
+    @contextmanager
+    def _drawing(self, part: TextBatch) -> Iterator[Layout | None]:
+        """Draw the dropout masks of a micro-batch, as several processes need them; yield its layout, if it is known.
+
+        One process draws the masks from torch's generator.
+        """
+        if self.recipe.ranks.count == 1:
+            yield part.layout
+            return
+        layout = part.layout or self.classifier.layout(part.packed)
+        numbers = np.arange(len(part)) if part.numbers is None else part.numbers
+        masks = TextMasks(self._seed, torch.from_numpy(numbers).to(self.device), layout)
+        with masks.drawn_for(self.classifier):
+            yield layout
 
     def stand_in(self, largest: Packed) -> TextBatch:
         self.prepare(self.recipe.steps)
@@ -279,7 +298,8 @@ class PairInputs(PackedInputs):
 
     def outputs(self, part: TextBatch) -> Tensor:
         """Return the embeddings of the texts, the input of the head, float32 [B, width]."""
-        return self.classifier.features(part.packed, part.layout)
+        with self._drawing(part) as layout:
+            return self.classifier.features(part.packed, layout)
 
 
 _STEPS_TOGETHER = 64

@@ -19,7 +19,7 @@ from transformers import AttentionInterface
 
 from afina.models.added_modules import prefix_of
 from afina.models.kernels.beginnings import attend_after
-from afina.models.kernels.elementwise import scaled_mask
+from afina.models.kernels.dropout_masks import by_text, weights_mask
 from afina.models.kernels.key_values import KeyValueRow, RowSegment
 from afina.models.kernels.layout import Layout, insert, take_out
 
@@ -74,7 +74,7 @@ class _ShortAttention(torch.autograd.Function):
         scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(scale)
         scores.view(heads, grid.lines, length, -1).masked_fill_(layout.hidden(window, causal=causal), float("-inf"))
         weights = torch.softmax(scores, dim=-1).to(q.dtype)
-        mask = scaled_mask(weights.shape, rate, q.dtype, q.device) if rate else None
+        mask = weights_mask(weights.shape, layout, rate, q.dtype, q.device) if rate else None
         mixed = torch.bmm(weights if mask is None else weights * mask, v)
         ctx.save_for_backward(q, k, v, weights, mask)
         ctx.grid, ctx.scale, ctx.groups = grid, scale, key.shape[0]
@@ -187,13 +187,20 @@ def _attend(
     row = query, key, value
     if window is not None and layout.longest <= window:
         window = None
-    if query.device.type != "cuda" and (layout.longest <= SHORT or dropout):
+    if _is_own(query, layout, dropout):
         first = columns or (None, None)
         mixed: Tensor = _ShortAttention.apply(*row, *first, layout, window, causal, scale, dropout)  # type: ignore[no-untyped-call]
         return mixed
     if columns is None:
         return _by_torch(*row, layout, scale, dropout, window, causal=causal)
     return _with_inserted(*row, columns, layout, scale, dropout, window, layout.prefix, causal=causal)
+
+
+def _is_own(query: Tensor, layout: Layout, dropout: float) -> bool:
+    """Whether `_ShortAttention` computes a row: short texts on a CPU, and all texts with dropout masks of afina's."""
+    if query.device.type == "cuda":
+        return bool(dropout) and by_text()
+    return bool(dropout) or layout.longest <= SHORT
 
 
 def _attend_after(

@@ -1,15 +1,12 @@
 """Dropout and GELU, faster than those of torch and transformers, with equal results.
 
-Dropout keeps an element if a random word of 16 bits is at least rate * 2^16. Drawing dropout masks with torch's
-`bernoulli_` took a fifth of a training step with padding-free batches on two cores; raw words of the same seeded
-generator take a tenth of that time. The dropout rate is rounded to a multiple of 2^-16, and the scale uses the rounded
-rate, so that the expectation is exact. GELU is computed by the tanh formula, with equal results except for rounding.
+`dropout_masks.py` says how masks are drawn. GELU is computed by the tanh formula, with equal results except for
+rounding.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,20 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import gelu
 
-_WORDS = 1 << 16
-
-
-def scaled_mask(shape: Sequence[int], rate: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return a mask for dropout: 0 with probability `rate`, otherwise 1 / (1 - rate), from the default generator."""
-    dropped = min(round(rate * _WORDS), _WORDS - 1)
-    count = 1
-    for size in shape:
-        count *= size
-    words = torch.empty(-(-count // 4), dtype=torch.int64, device=device).random_(-(2**63), None)
-    mask = torch.empty(*shape, dtype=dtype, device=device)
-    # Written directly in the wanted dtype: comparing to bool and converting takes four times as long on a CPU.
-    torch.ge(words.view(torch.int16)[:count].view(*shape), dropped - _WORDS // 2, out=mask)
-    return mask.mul_(_WORDS / (_WORDS - dropped))
+from afina.models.kernels.dropout_masks import scaled_mask
 
 
 class _Masked(torch.autograd.Function):

@@ -182,6 +182,12 @@ class Layout:
         return torch.from_numpy(steps + self.prefix).to(self.bounds.device)
 
     @cached_property
+    def sequences(self) -> Tensor:
+        """The index of the text of each cell, int64 [T]."""
+        bounds = np.array(self._bounds)
+        return torch.from_numpy(np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))).to(self.bounds.device)
+
+    @cached_property
     def cells(self) -> tuple[Tensor, Tensor]:
         """The cells of the texts' tokens, int64 [T - B K], and the cells of virtual tokens, int64 [B K]."""
         virtual = self.positions < self.before + self.prefix

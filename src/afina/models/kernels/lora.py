@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from afina.models.kernels import linear
-from afina.models.kernels.elementwise import Dropout, scaled_mask
+from afina.models.kernels.dropout_masks import scaled_mask
+from afina.models.kernels.elementwise import Dropout
 from afina.models.kernels.layer_changes import LayerChange, PlacedChange
 from afina.models.kernels.linear import FrozenWeight
 
