@@ -6,6 +6,7 @@ docs/reference/peft-types.md is the table below.
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from afina.models.architectures import is_head
 from afina.models.classifier import Classifier
 from afina.models.kernels.linear import held_tensors
 from afina.training.mixed_precision import WorkingWeights
-from fakes import TEXTS, Runs, encoded, fit_of, logits_of, opened, sentences
+from by_text import assert_by_text, gradients
+from fakes import TEXTS, Backbones, Runs, encoded, fit_of, logits_of, opened, sentences
 from raises import raises
 
 # peft warns of settings that it corrects itself, and of what it draws again.
@@ -295,3 +297,28 @@ def test_the_document_says_of_each_type_what_happens() -> None:
     text = (Path(__file__).parents[2] / "docs" / "reference" / "peft-types.md").read_text()
     said = [line for line in text.splitlines() if re.match(r"\| [A-Z0-9_]+ \|", line)]
     assert said == rows()
+
+
+def dropouts(kind: str) -> dict[str, float]:
+    """The settings of a peft type that turn all its dropout on."""
+    names = {each.name for each in fields(PEFT_TYPE_TO_CONFIG_MAPPING[Known(kind)])}
+    return {name: 0.4 for name in sorted(names) if name.endswith("dropout")}
+
+
+OTHERWISE = {"BOFT", "LOHA", "LOKR", "PVERA"}
+"""peft types that draw other random numbers than masks for the inputs of their layers; OFT's dropout has no effect."""
+
+DROPPING = [kind for kind in TRAINED if dropouts(kind) and (kind, "llama") not in FAILS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", DROPPING)
+def test_every_peft_type_with_dropout_keeps_its_masks_or_is_refused(backbones: Backbones, kind: str) -> None:
+    backbone = Backbone.load(str(backbones.path("llama")))
+    method = make("peft", {"type": kind, "settings": SMALL.get(kind, {}) | dropouts(kind)}).for_backbone(backbone)
+    fit = fit_of(opened(backbone, method), method, encoded(backbone, sentences(9)))
+    if kind in OTHERWISE:
+        with raises(InvalidStudy, code="ranks.draws-not-by-text"):
+            gradients(fit)
+    else:
+        assert_by_text(fit)

@@ -2,81 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 import language
 import tagging
 from afina import Backbone
 from afina.data.batch import MicroBatchLimits
-from afina.errors import InvalidStudy
 from afina.methods import make
 from afina.methods.method import Method
 from afina.models.architectures import ARCHITECTURES
-from afina.models.kernels.elementwise import Dropout
-from afina.ranks import Ranks
+from afina.ranks import ALONE, Ranks
 from afina.training.fit import Fit, checkpoint_blocks
-from fakes import SLOW, Backbones, encoded, fit_of, opened, sentences, serves
-from grid import by_family, some_slow, thinned
-from raises import raises
-
-TOLERANCE = 1e-5
-
-
-class Whole(Ranks):
-    """One of two processes, with all texts of each batch."""
-
-    def share(self, sizes: np.ndarray) -> np.ndarray:
-        return np.arange(len(sizes))
-
-
-WHOLE = [Whole(0, 2)]
-PARTS: dict[str, tuple[Sequence[Ranks], dict[str, int]]] = {
-    "micro-batches": (WHOLE, {"tokens": 70}),
-    "2 ranks": ([Ranks(rank, 2) for rank in range(2)], {}),
-    "3 ranks with micro-batches": ([Ranks(rank, 3) for rank in range(3)], {"examples": 2}),
-}
-
-
-def gradients(fit: Fit, ranks: Sequence[Ranks] = WHOLE, **limits: int) -> tuple[float, dict[str, torch.Tensor]]:
-    """The loss of the first batch and its gradients, summed over the parts of these processes."""
-    loss = 0.0
-    fit.weights.clear()
-    for rank in ranks:
-        fit.recipe = replace(fit.recipe, at_once=MicroBatchLimits(ranks=rank, **limits))
-        fit.inputs = type(fit.inputs)(fit.classifier, fit.loader, fit.recipe)
-        fit.begin()
-        batch = next(fit.inputs.batches(0, 1))
-        fit.inputs.prepare(0)
-        for part in fit.inputs.parts(batch):
-            own = fit._loss(part) * (part.learnt / fit.inputs.learnt(batch))
-            own.backward()
-            loss += own.item()
-    return loss, {name: each.grad.clone() for name, each in fit.weights.trained.items() if each.grad is not None}
-
-
-def assert_close(found: tuple[float, dict[str, torch.Tensor]], expected: tuple[float, dict[str, torch.Tensor]]) -> None:
-    assert found[0] == pytest.approx(expected[0], rel=TOLERANCE)
-    assert found[1].keys() == expected[1].keys()
-    scale = max(float(each.abs().max()) for each in expected[1].values())
-    assert scale > 1e-4
-    for name, each in expected[1].items():
-        assert (found[1][name] - each).abs().max() <= TOLERANCE * scale, name
-
-
-def assert_by_text(fit: Fit) -> None:
-    """The parts have the gradients of the whole batch, which masks of another seed change."""
-    whole = gradients(fit)
-    assert gradients(fit)[0] == whole[0]
-    for ranks, limits in PARTS.values():
-        assert_close(gradients(fit, ranks, **limits), whole)
-    fit.recipe = replace(fit.recipe, seed=1)
-    assert gradients(fit)[0] != pytest.approx(whole[0], rel=1e-4)
+from by_text import PARTS, TOLERANCE, WHOLE, assert_by_text, assert_close, gradients
+from fakes import Backbones, encoded, fit_of, opened, sentences, serves
+from grid import some_slow, thinned
+from together import together
+from trainer import Outcome, compare_weights, snapshot
 
 
 def dropping(name: str, settings: dict[str, Any] | None = None) -> Method:
@@ -89,10 +33,96 @@ def session(backbones: Backbones, family: str, name: str, settings: dict[str, An
     return fit_of(opened(backbone, method), method, encoded(backbone, sentences(9), method.takes_positions))
 
 
-METHODS = ("full", "lora", "vera", "prefix", "prompt", "adapter", "ia3", "bitfit")
+METHODS = ("last", "layernorm", "prelayer", "full", "lora", "vera", "prefix", "prompt", "adapter", "ia3", "bitfit")
 CASES = [case for case in thinned(ARCHITECTURES, METHODS, whole=("gpt2", "bert")) if serves(*case)]
 
 
-@pytest.mark.parametrize(("family", "name"), CASES)
-def test_the_parts_of_a_batch_have_the_gradients_of_the_whole_batch(backbones: Backbones, family: str, name: str) -> None:
+QUICK = [("gpt2", "lora"), ("bert", "full")]
+
+
+@pytest.mark.parametrize(("family", "name"), some_slow(CASES, QUICK))
+def test_the_parts_of_a_batch_have_the_gradients_of_the_whole_batch(
+    backbones: Backbones, family: str, name: str
+) -> None:
     assert_by_text(session(backbones, family, name))
+
+
+@pytest.mark.parametrize(("family", "name"), [pytest.param("gpt2", "full", marks=pytest.mark.slow), ("bert", "lora")])
+def test_activation_checkpointing_draws_the_same_masks_again(backbones: Backbones, family: str, name: str) -> None:
+    plain, checkpointed = session(backbones, family, name), session(backbones, family, name)
+    checkpoint_blocks(checkpointed.classifier.body)
+    ranks, limits = PARTS["3 ranks with micro-batches"]
+    for of, given in ((WHOLE, {}), (ranks, limits)):
+        assert_close(gradients(checkpointed, of, **given), gradients(plain, of, **given))
+
+
+@pytest.mark.parametrize("family", ["bert", pytest.param("roberta", marks=pytest.mark.slow)])
+def test_pairs_keep_their_masks(backbones: Backbones, family: str) -> None:
+    assert_by_text(session(backbones, family, "setfit"))
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("gpt2", "lora"),
+        pytest.param("llama", "full", marks=pytest.mark.slow),
+        pytest.param("gpt2", "prefix", marks=pytest.mark.slow),
+    ],
+)
+def test_texts_to_write_keep_their_masks(backbones: Backbones, family: str, name: str) -> None:
+    backbone = Backbone.load(str(backbones.path(family)))
+    method = dropping(name).for_family(family)
+    batches = language.loader(backbone, 9, taken=method.takes_positions)
+    assert_by_text(language.fit_of(language.opened(backbone, method), method, batches))
+
+
+TAGGED = [
+    case
+    for case in thinned(ARCHITECTURES, ("lora", "full", "prefix"))
+    if serves(*case) and ARCHITECTURES[case[0]].token_head
+]
+
+
+@pytest.mark.parametrize(("family", "name"), some_slow(TAGGED, [("gpt2", "lora")]))
+@pytest.mark.parametrize("longest", [pytest.param(0, marks=pytest.mark.slow), 12], ids=["whole", "windows"])
+def test_the_words_of_entities_keep_their_masks(backbones: Backbones, family: str, name: str, longest: int) -> None:
+    backbone = Backbone.load(str(backbones.path(family)))
+    method = dropping(name).for_opening(tagging.OBJECTIVE.opening).for_backbone(backbone)
+    batches = tagging.loader(backbone, 9, taken=method.takes_positions, longest=longest)
+    assert_by_text(tagging.fit_of(tagging.opened(backbone, method), method, batches))
+
+
+def trained(ranks: Ranks, paths: dict[str, str], kept: str, stop: int | None = None) -> dict[str, Outcome]:
+    """Trainings with dropout that continue from their checkpoints in a directory; one is kept after the step `stop`."""
+    found = {}
+    for family, name in (("gpt2", "lora"), ("bert", "full"), ("bert", "setfit")):
+        backbone = Backbone.load(paths[family])
+        method = dropping(name).for_backbone(backbone)
+        limits = MicroBatchLimits(examples=3, ranks=ranks)
+        fit = fit_of(opened(backbone, method), method, encoded(backbone, sentences(24)), at_once=limits, steps=6)
+        file = Path(kept) / f"{family}-{name}"
+        fit.resume(file, "key")
+        fit.advance(stop)
+        if stop is not None:
+            fit.checkpoint(file, "key")
+        found[file.name] = Outcome(fit.account.losses, after=snapshot(fit.parameters))
+    return found
+
+
+@pytest.mark.slow
+def test_three_processes_train_as_two_whose_training_one_process_continues(
+    backbones: Backbones, tmp_path: Path
+) -> None:
+    paths = {family: str(backbones.path(family)) for family in ("gpt2", "bert")}
+    none = str(tmp_path / "none")
+    three = together(3, trained, paths, none)
+    together(2, trained, paths, str(tmp_path), 3)
+    resumed, alone = trained(ALONE, paths, str(tmp_path)), trained(ALONE, paths, none)
+    for case, expected in three[0].items():
+        assert len(expected.losses) == 6
+        for found in (*three[1:], resumed):
+            assert found[case].losses == pytest.approx(expected.losses, rel=TOLERANCE)
+            share, largest = compare_weights(found[case], expected, case.partition("-")[0])
+            assert share <= 3e-3
+            assert largest < 1e-3
+        assert alone[case].losses != pytest.approx(expected.losses, rel=1e-3)  # one process draws other masks

@@ -1,7 +1,7 @@
 """Checkpoints: parameters, optimizer state and step, from which an interrupted run continues with the same result.
 
 A checkpoint has no random state, because the order of texts and the dropout masks depend only on the seed and the step
-(`afina.digest`).
+(`afina.digest`). The masks of a step also depend on whether they are drawn for each text, which the account says.
 """
 
 from __future__ import annotations
@@ -24,13 +24,19 @@ _AVERAGE = "average/"
 
 @dataclass
 class Account:
-    """The work of a training session so far: steps, tokens, seconds by phase, loss of each step, peak RSS in bytes."""
+    """The work of a training session so far: steps, tokens, seconds by phase, loss of each step, peak RSS in bytes.
+
+    Attributes:
+        by_text: Whether several processes have trained, which draw dropout masks for each text (`TextMasks`). A single
+            process that continues then draws its masks in the same way.
+    """
 
     step: int = 0
     tokens: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     rss_peak: int = 0
+    by_text: bool = False
 
 
 def save(

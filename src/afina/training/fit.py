@@ -175,6 +175,8 @@ class Fit:
     def begin(self) -> None:
         """Prepare the model for training steps; the model may be in any mode before."""
         keep_freed()
+        self.account.by_text |= self.recipe.ranks.count > 1
+        self.inputs.by_text = self.account.by_text
         self.inputs.begin()
         self.weights.refresh()
 

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any, Literal, Protocol
 
@@ -23,7 +24,7 @@ from afina.data.pairs import PairCounts, PairLoader, cut_pairs
 from afina.digest import derive_seed
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
-from afina.models.kernels.dropout_masks import TextMasks
+from afina.models.kernels.dropout_masks import TextMasks, generators_of
 from afina.models.kernels.layout import Layout
 from afina.training.optimizer import Recipe
 
@@ -130,10 +131,12 @@ class Inputs(ABC):
         once_seconds: Seconds of the steps so far that were spent on outputs that are computed once for all epochs, and
             that `pace` of a session counts apart.
         once_tokens: Number of tokens for which such outputs were computed.
+        by_text: Whether dropout masks are drawn for each text, so that they do not depend on the number of processes.
     """
 
     once_seconds: float = 0.0
     once_tokens: int = 0
+    by_text: bool = False
 
     def __init__(self, classifier: Classifier, loader: Loader, recipe: Recipe) -> None:
         self.classifier, self.loader, self.recipe = classifier, loader, recipe
@@ -212,6 +215,8 @@ class Inputs(ABC):
 class PackedInputs(Inputs):
     """Packed batches of texts, which the whole model computes in each step."""
 
+    _seed = 0
+
     def begin(self) -> None:
         """Switch the model to training mode, with dropout."""
         self.classifier.train()
@@ -242,18 +247,19 @@ class PackedInputs(Inputs):
 
     @contextmanager
     def _drawing(self, part: TextBatch) -> Iterator[Layout | None]:
-        """Draw the dropout masks of a micro-batch, as several processes need them; yield its layout, if it is known.
-
-        One process draws the masks from torch's generator.
-        """
-        if self.recipe.ranks.count == 1:
+        """Draw the dropout masks of a micro-batch for each text if `by_text`; yield its layout, if it is known."""
+        if not self.by_text:
             yield part.layout
             return
         layout = part.layout or self.classifier.layout(part.packed)
         numbers = np.arange(len(part)) if part.numbers is None else part.numbers
         masks = TextMasks(self._seed, torch.from_numpy(numbers).to(self.device), layout)
-        with masks.drawn_for(self.classifier):
+        with masks.drawn(self._generators):
             yield layout
+
+    @cached_property
+    def _generators(self) -> Sequence[torch.Generator]:
+        return generators_of(self.classifier)
 
     def stand_in(self, largest: Packed) -> TextBatch:
         self.prepare(self.recipe.steps)

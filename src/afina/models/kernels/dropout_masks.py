@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from afina.models import problems
 from afina.models.kernels.layout import Layout
@@ -33,7 +34,7 @@ _LANES = 4
 def scaled_mask(shape: Sequence[int], rate: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return a mask for dropout: 0 with probability `rate`, otherwise 1 / (1 - rate).
 
-    Inside `TextMasks.drawn_for`, the mask is drawn for each text; the rows of the shape [..., width] are then the
+    Inside `TextMasks.drawn`, the mask is drawn for each text; the rows of the shape [..., width] are then the
     tokens of a packed row, the tokens that are read, or the texts. Otherwise, torch's default generator draws the mask.
     """
     masks = _ACTIVE.get()
@@ -108,15 +109,18 @@ class TextMasks:
         self._rows: dict[int, Tensor] = {}
 
     @contextmanager
-    def drawn_for(self, model: nn.Module) -> Iterator[None]:
+    def drawn(self, others: Sequence[torch.Generator] = ()) -> Iterator[None]:
         """Draw the masks of the forward pass in the `with` block for each text.
+
+        Args:
+            others: The generators from which the forward pass may draw nothing (`generators_of`).
 
         Raises InvalidStudy if the forward pass draws other random numbers, which would depend on the micro-batch.
         """
-        before = _states(model, self._texts.device)
+        before = [each.get_state() for each in others]
         with self._active():
             yield
-        if any(not torch.equal(*pair) for pair in zip(before, _states(model, self._texts.device), strict=True)):
+        if any(not torch.equal(state, each.get_state()) for state, each in zip(before, others, strict=True)):
             raise problems.DRAWS_NOT_BY_TEXT()
 
     @contextmanager
@@ -186,6 +190,7 @@ class TextMasks:
         return self._columns[:count]
 
     def repeated(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that calls `call` with the number of draws that there are now."""
         first = self._draws
 
         def again(*inputs: Any, **options: Any) -> Any:
@@ -215,13 +220,19 @@ def repeatable(call: Callable[..., Any]) -> Callable[..., Any]:
     return call if masks is None else masks.repeated(call)
 
 
-def _states(model: nn.Module, device: torch.device) -> list[Tensor]:
-    """Return the states of torch's default generators and of the generators that modules of the model have."""
-    found = [torch.get_rng_state()]
-    if device.type == "cuda":
-        found.append(torch.cuda.get_rng_state(device))
+def generators_of(model: nn.Module) -> list[torch.Generator]:
+    """Return the generators from which a model may draw: torch's default generators, and those that modules have.
+
+    In a dry run (`afina.training.dry_run`) there is none, because no random number has a value.
+    """
+    weight = next(model.parameters())
+    if isinstance(weight, FakeTensor):
+        return []
+    found = [torch.default_generator]
+    if weight.device.type == "cuda":
+        found.append(torch.cuda.default_generators[weight.device.index or 0])
     for module in model.modules():
         for value in vars(module).values():
             held = value.values() if type(value) is dict else (value,)
-            found += [each.get_state() for each in held if isinstance(each, torch.Generator)]
+            found += [each for each in held if isinstance(each, torch.Generator)]
     return found

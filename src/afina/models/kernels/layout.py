@@ -205,7 +205,7 @@ class Layout:
 
     def made(self) -> Layout:
         """Compute the grids, positions and cells of this layout now, and return the layout."""
-        _ = self.read, self.longest, self.single, self.shared, self.positions, self.cells
+        _ = self.read, self.longest, self.single, self.shared, self.positions, self.cells, self.sequences
         if self.prefix:
             self.extended.made()
         return self
