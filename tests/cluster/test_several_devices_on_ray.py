@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from afina import Study
+from afina.studies.runs.record import read_records
 from command import HereExecutor, study_file
 from drivers import Checkpoints, driving
 from fakes import Backbones
@@ -65,20 +66,26 @@ def test_a_run_over_two_nodes_of_which_one_is_killed_has_the_result_of_one_proce
     source = written(place, toy, backbones, train=train)
     (alone,) = Study.load(str(source)).run(tmp_path, executor=HereExecutor()).records
     checkpoints = Checkpoints(cluster, source)
-    told = (cluster, place / "ray", source, "--ship-backbone", "--json", "--devices", 2)
+    told = (cluster, place / "ray", source, "--ship-backbone", "--devices", 2)
     with driving(*told) as driver:
-        until(checkpoints.written, driver.process)
+        early = until(checkpoints.written, driver.process)
+        until(lambda: checkpoints.written() - early, driver.process)
         (_, second) = [node for node in cluster.nodes if node.runs]
         others = cluster.kill(second)
         wait_until_ended(others)
-        (found,) = json.loads(driver.end())["records"]
+        driver.end()
+    (found,) = read_records(place / "ray" / "records.jsonl")
+    assert found.devices is not None
+    assert (found.steps, found.devices.count) == (alone.steps, 2)
     assert "the machine of this run was lost" in driver.told
-    assert (found["steps"], found["devices"]["count"]) == (alone.steps, 2)
+    events = [json.loads(line) for line in (place / "ray" / "events.jsonl").read_text().splitlines()]
+    lost = next(number for number, one in enumerate(events) if "was lost" in one.get("words", ""))
+    assert next(one["step"] for one in events[lost:] if one.get("phase") == "train" and one["step"]) > 1, "began anew"
     assert checkpoints.written() == set(), "its checkpoint stays"
     torch.testing.assert_close(
-        load_file(next((place / "ray" / found["adapter"]).glob("*.safetensors"))),
+        load_file(next((place / "ray" / str(found.adapter)).glob("*.safetensors"))),
         load_file(next((tmp_path / str(alone.adapter)).glob("*.safetensors"))),
         rtol=1e-5,
         atol=1e-5,
     )
-    np.testing.assert_allclose(found["losses"], alone.losses, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.losses, alone.losses, rtol=1e-5, atol=1e-5)
