@@ -80,7 +80,12 @@ def padded(model: Any, prompts: Sequence[np.ndarray], end: int, size: int, new: 
         mask = torch.tensor([[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in part])
         with torch.inference_mode():
             made = model.generate(
-                tokens, attention_mask=mask, do_sample=False, max_new_tokens=new, eos_token_id=end, pad_token_id=end
+                tokens.to(model.device),
+                attention_mask=mask.to(model.device),
+                do_sample=False,
+                max_new_tokens=new,
+                eos_token_id=end,
+                pad_token_id=end,
             )
         for i, whole in zip(part, made[:, longest:].tolist(), strict=True):
             found[i] = whole[: whole.index(end) + 1] if end in whole else whole

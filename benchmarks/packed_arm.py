@@ -28,6 +28,7 @@ class PackedArm:
     """A classifier in training, as `afina.studies.runs.prepared` prepares it.
 
     at_once  the most of a batch that is computed at once; by default all of it
+    device   where the classifier trains
     """
 
     def __init__(
@@ -38,10 +39,11 @@ class PackedArm:
         setting: Training,
         steps: int,
         at_once: MicroBatchLimits = MicroBatchLimits(),  # noqa: B008 - frozen
+        device: torch.device = CPU,
     ) -> None:
         allocator.keep_kernels(allocator.MANY)  # as the process of a run has it
         opened = Classifier.open(backbone, label_names, SEED, precision=setting.precision)
-        classifier = attached(opened, method, SEED, CPU)
+        classifier = attached(opened, method, SEED, device)
         recipe = Recipe(
             steps=steps,
             learning_rate=setting.learning_rate or method.learning_rate,
@@ -52,7 +54,7 @@ class PackedArm:
             checkpointing=setting.checkpointing,
         )
         given = Loader(_NO_TEXTS, np.zeros(0, np.int64), BATCH_SIZE, SEED)  # batches come by `step`
-        dtype = devices.precision(setting.dtype, CPU)
+        dtype = devices.precision(setting.dtype, device)
         self.fit = Fit(classifier, method, Classes(tuple(label_names)), given, recipe, dtype, setting.products)
         self.fit.begin()
         self._dtype = Watched(classifier.model)

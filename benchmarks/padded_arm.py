@@ -14,6 +14,7 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.integrations.liger import apply_liger_kernel
 
 from afina import Backbone, meter
 from afina import device as devices
@@ -27,7 +28,10 @@ from sample import Batch
 class TrainerArm:
     """A Trainer brought to where its loop begins; `step` is one turn of that loop.
 
-    paper  the paper's recipe; else padded to the longest of the batch, and bf16 where the CPU computes it
+    paper      the paper's recipe; else padded to the longest of the batch, and bf16 where the device computes it
+    device     where the model trains
+    attention  the name of transformers' attention
+    liger      whether liger's kernels replace the model's layers
     """
 
     def __init__(
@@ -39,14 +43,13 @@ class TrainerArm:
         steps: int,
         *,
         paper: bool,
+        device: torch.device = CPU,
+        attention: str = "sdpa",
+        liger: bool = False,
     ) -> None:
         torch.manual_seed(SEED)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            backbone.path,
-            num_labels=len(label_names),
-            pad_token_id=backbone.tokenizer.pad_token_id,
-            dtype=torch.float32,
-        )
+        self.device, self.attention = device, attention
+        model = self.opened(backbone, len(label_names), method)
         self.collate: Any = DataCollatorWithPadding(
             backbone.tokenizer,
             padding="max_length" if paper else "longest",
@@ -56,10 +59,14 @@ class TrainerArm:
             learning_rate=setting.learning_rate or method.learning_rate,
             weight_decay=setting.weight_decay,
             max_grad_norm=setting.clip,
-            bf16=not paper and devices.computes_bfloat16(CPU),
+            bf16=not paper and devices.computes_bfloat16(device),
+            use_cpu=device.type == "cpu",
+            use_liger_kernel=liger,
         )
-        self.trainer = trainer = Trainer(model=method.attach(model), args=arguments, data_collator=self.collate)
+        self.trainer = trainer = Trainer(model=model, args=arguments, data_collator=self.collate)
         # As Trainer._prepare_for_training does on one device.
+        if liger:
+            apply_liger_kernel(trainer.model, None)
         trainer.create_optimizer()
         self.model, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
         trainer.create_scheduler(num_training_steps=steps)
@@ -68,13 +75,23 @@ class TrainerArm:
         self.losses: list[float] = []
         self._dtype = Watched(self.model)
 
+    def opened(self, backbone: Backbone, labels: int, method: Method) -> Any:
+        """The model to train, with what the method adds."""
+        model = AutoModelForSequenceClassification.from_pretrained(
+            backbone.path,
+            num_labels=labels,
+            pad_token_id=backbone.tokenizer.pad_token_id,
+            dtype=torch.float32,
+            attn_implementation=self.attention,
+        )
+        return method.attach(model)
+
     @staticmethod
     def _arguments(**changes: Any) -> TrainingArguments:
         return TrainingArguments(
             output_dir=tempfile.gettempdir(),  # nothing is written
             per_device_train_batch_size=BATCH_SIZE,
             num_train_epochs=EPOCHS,
-            use_cpu=True,
             report_to="none",
             save_strategy="no",
             logging_strategy="no",
@@ -96,7 +113,7 @@ class TrainerArm:
             for row, label in zip(batch.rows, batch.labels, strict=True)
         ]
         trainer, model = self.trainer, self.model
-        (inputs,), count = trainer.get_batch_samples(iter([self.collate(rows)]), 1, CPU)
+        (inputs,), count = trainer.get_batch_samples(iter([self.collate(rows)]), 1, self.device)
         ready = meter.now()
         loss = trainer.training_step(model, inputs, count)
         trainer.accelerator.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm)
@@ -112,7 +129,7 @@ class TrainerArm:
 def grouped(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """The batches of the first epoch that Trainer's own data loader makes under "group_by_length"."""
     rows = [{"input_ids": encoded[index].tolist()} for index in range(len(encoded))]
-    arguments = TrainerArm._arguments(train_sampling_strategy="group_by_length")
+    arguments = TrainerArm._arguments(train_sampling_strategy="group_by_length", use_cpu=True)
     trainer = Trainer(
         model=torch.nn.Linear(1, 1),
         args=arguments,

@@ -86,15 +86,22 @@ def padded(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str],
         for start in range(0, len(order), BATCH_SIZE):
             part = order[start : start + BATCH_SIZE]
             inputs = tokenizer.pad({"input_ids": [encodings[i] for i in part]}, return_tensors="pt")
+            inputs = inputs.to(model.device)
             for index, label in zip(part, model(**inputs).logits.argmax(-1).tolist(), strict=True):
                 labels[index] = label
     return labels
 
 
-def reference(classifier: Classifier, backbone: Backbone, label_names: Sequence[str]) -> Any:
-    """transformers' own model with the same weights."""
+def reference(
+    classifier: Classifier, backbone: Backbone, label_names: Sequence[str], attention: str | None = None
+) -> Any:
+    """transformers' own model with the same weights. `attention`: the name of its attention."""
     plain = AutoModelForSequenceClassification.from_pretrained(
-        backbone.path, num_labels=len(label_names), pad_token_id=backbone.tokenizer.pad_token_id, dtype=torch.float32
+        backbone.path,
+        num_labels=len(label_names),
+        pad_token_id=backbone.tokenizer.pad_token_id,
+        dtype=torch.float32,
+        attn_implementation=attention,
     ).eval()
     plain.load_state_dict(classifier.model.state_dict())
     return plain

@@ -93,7 +93,7 @@ def merged(backbone: Backbone, root: Path) -> tuple[Any, ModelPredictor]:
 
 def prepare(name: str, backbone: Backbone, root: Path, count: int, dtype: str) -> Answer:
     """The arm of that name."""
-    types, tokenizer = devices.compute_type(dtype, torch.device("cpu")), backbone.tokenizer
+    types, tokenizer = devices.compute_type(dtype, devices.choose()), backbone.tokenizer
     if name == "mixed":
         engine = Engine(backbone, dtype=dtype)
         adapters = [root / str(index) for index in range(count)]
@@ -123,13 +123,14 @@ def prepare(name: str, backbone: Backbone, root: Path, count: int, dtype: str) -
         plain = PeftModel.from_pretrained(plain, root / "0", adapter_name="0")
         for index in range(1, count):
             plain.load_adapter(root / str(index), adapter_name=str(index))
-    plain = plain.to(types.dtype).eval()
+    plain = plain.to(devices.choose(), types.dtype).eval()
 
     def padded(texts: Sequence[str], which: Sequence[int]) -> np.ndarray:
-        inputs = tokenizer(list(texts), truncation=True, max_length=backbone.longest, padding=True, return_tensors="pt")
+        given = {"truncation": True, "max_length": backbone.longest, "padding": True, "return_tensors": "pt"}
+        inputs = tokenizer(list(texts), **given).to(plain.device)
         names = {} if name == "padded" else {"adapter_names": [str(one) for one in which]}
         with torch.inference_mode():
-            found: np.ndarray = plain(**inputs, **names).logits.float().numpy()
+            found: np.ndarray = plain(**inputs, **names).logits.float().cpu().numpy()
         return found
 
     return padded

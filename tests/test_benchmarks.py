@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,50 @@ def multiplies_int8() -> bool:
     from afina.device import why_no_int8
 
     return why_no_int8(torch.device("cpu")) is None
+
+
+def test_the_benchmark_of_a_gpu_is_rehearsed_on_a_cpu_with_every_arm() -> None:
+    from gpu_arms import NEEDS, SIDES
+
+    output = run("gpu.py", "--rehearse").stdout
+    result, table = last_line(output), [line for line in output.splitlines() if line.startswith("| ")]
+    found = {(one["section"], one["arm"]): one for one in result["arms"]}
+    assert {key: len(arms) for key, arms in (("table", table[2:]), ("line", result["arms"]))} == {
+        "table": len(found),
+        "line": len(found),
+    }
+    assert result["device"] == "cpu"
+    for side, sections in SIDES.items():
+        for section, arms in sections.items():
+            for one in (found.pop((section, arm)) for arm in arms):
+                if side not in NEEDS:
+                    assert one["speed"] > 0, one
+                    assert one["repeats"] == 1
+                elif find_spec(NEEDS[side]) is None:
+                    assert one["note"] == "not installed"
+    assert not found
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="refused only without a CUDA device")
+def test_the_benchmark_of_a_gpu_is_refused_without_one() -> None:
+    command = [sys.executable, str(BENCHMARKS / "gpu.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 1
+    assert "torch finds no CUDA device" in done.stderr
+    assert not done.stdout
+
+
+def test_an_arm_that_does_not_end_in_time_is_said(tmp_path: Path) -> None:
+    import gpu
+    import gpu_arms
+    from afina import meter
+
+    settings = gpu_arms.Settings("tiny", "random:nowhere", str(tmp_path), "cpu", 0.0)
+    found = gpu.measure("afina", settings, meter.now())
+    assert {one["note"] for one in found} == {gpu.UNFIT}
+    assert [(one["section"], one["arm"]) for one in found] == [
+        (section, arm) for section, arms in gpu_arms.SIDES["afina"].items() for arm in arms
+    ]
 
 
 def test_int8_layers_has_a_row_for_every_layer_and_number_of_rows() -> None:
