@@ -179,6 +179,7 @@ def _distinct(tensors: Iterable[Tensor]) -> int:
 
 def _storage(tensor: Tensor) -> tuple[object, int]:
     """Return a key that identifies a tensor's storage while the storage exists, and the storage's size in bytes."""
+    tensor = getattr(tensor, "_local_tensor", tensor)  # of a tensor that processes share, this process's part
     if tensor.is_mkldnn:  # such a tensor has no storage
         return ("packed", id(tensor)), tensor.nbytes
     # The address of the data is no key: tensors without values (`afina.training.dry_run`) have no data.

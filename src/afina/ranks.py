@@ -10,7 +10,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Self, TypeVar
@@ -95,6 +95,11 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    @property
+    def sharded(self) -> bool:
+        """Whether the backbone's weights are sharded: `shards`, and there are several ranks."""
+        return self.shards and self.count > 1
+
     def close(self) -> None:
         """Leave the process group; the other ranks may still compute."""
         if self.count > 1 and dist.is_initialized():
@@ -165,19 +170,26 @@ class Ranks:
         first: Value = held[0]
         return first
 
-    def of_shares(self, sizes: np.ndarray, compute: Callable[[int, int], Value]) -> list[Value]:
+    def of_shares(
+        self,
+        sizes: np.ndarray,
+        compute: Callable[[int, int], Value],
+        apart: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> list[Value]:
         """Return the values that the ranks compute for their shares of items, in the order of the items.
-
-        With sharded weights, each forward pass needs every rank, so every rank computes the value for all items.
 
         Args:
             sizes: The number of tokens of each item, int64 [N], each at least 1.
             compute: Return the value for the items with the indices `start` to `stop - 1`.
+            apart: A context manager in which each rank computes, such as `Classifier.apart` of the classifier that
+                `compute` uses, whose weights may be sharded.
         """
-        if self.count == 1 or self.shards or not len(sizes):
+        if self.count == 1 or not len(sizes):
             return [compute(0, len(sizes))]
         own = self.share(sizes)
-        each = self.gather((compute(int(own[0]), int(own[-1]) + 1),) if len(own) else ())
+        with apart():
+            found = (compute(int(own[0]), int(own[-1]) + 1),) if len(own) else ()
+        each = self.gather(found)
         return [value for part in each for value in part]
 
     def leave_note(self, name: str, text: str) -> None:

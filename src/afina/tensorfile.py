@@ -122,6 +122,12 @@ def read_rows(path: Path, name: str, rows: Sequence[int] | None) -> Tensor | Non
         return torch.cat([whole[row : row + 1] for row in rows])
 
 
+def read_part(path: Path, name: str, start: int, stop: int) -> Tensor:
+    """Read the part [start:stop] of the first dimension of a tensor. Raises SafetensorError or OSError."""
+    with safe_open(path, framework="pt") as file:
+        return cast("Tensor", file.get_slice(name)[start:stop])
+
+
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write named numpy arrays to a safetensors file, without torch."""
     path.touch()

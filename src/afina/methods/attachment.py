@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -27,6 +28,8 @@ from afina.models.classifier import Classifier, ParameterCounts, count_parameter
 from afina.models.objective import SINGLE_LABEL, Opening
 from afina.models.objectives import OBJECTIVES
 from afina.models.pretrained import meta_model
+from afina.models.weights.unread import Unread, computed_from_stand_ins, readable_embedding
+from afina.ranks import Ranks
 
 TOLERANCE = 1e-5
 """How much attaching a method may change a logit, relative to the largest logit."""
@@ -38,19 +41,23 @@ def attach(classifier: Classifier, method: Method) -> None:
     `attach` draws random numbers only for the method's initial values.
 
     To check that the method starts without effect, `attach` compares the logits of a few tokens before and after; not
-    on the `meta` device, nor for a method whose `starts_apart` is true.
+    on the `meta` device, nor for a method whose `starts_apart` is true, nor if the backbone's weights are not read yet.
 
     Raises:
         InvalidStudy: The method trains other parts (body or head) than it declares; or attaching changes the logits; or
-            the backbone's weights are stored as int8 or NF4, and the method reads or trains these weights.
+            the backbone's weights are stored as int8 or NF4, and the method reads or trains these weights; or the
+            backbone's weights are not read yet, and the method cannot be attached without them.
     """
     if classifier.precision != FLOAT and not method.packs:
         raise problems.NEEDS_FLOATS(precision=classifier.precision, method=method.name)
     if not has_head(classifier.model):
         _check_needs_no_head(method)
-    compares = not method.starts_apart and next(classifier.parameters()).device.type != "meta"
+    unread = classifier.unread
+    compares = not method.starts_apart and unread is None and next(classifier.parameters()).device.type != "meta"
     before = _logits(classifier) if compares else None
-    classifier.wrap(method.attach)
+    classifier.wrap(
+        method.attach if unread is None else partial(_attached_to_stand_ins, method, unread, classifier.body)
+    )
     classifier.eval()
     if classifier.precision != FLOAT:
         _check_stays_frozen(method, classifier)
@@ -61,6 +68,32 @@ def attach(classifier: Classifier, method: Method) -> None:
     change = float((after - before).abs().max() / before.abs().max().clamp(min=torch.finfo(before.dtype).tiny))
     if not change <= TOLERANCE:  # NaN fails too
         raise problems.CHANGES_LOGITS(most=TOLERANCE, method=method.name, change=change)
+
+
+def shard(classifier: Classifier, method: Method, ranks: Ranks, dtype: torch.dtype, device: torch.device) -> None:
+    """Read this rank's part of the weights of a classifier that was opened unread, after `attach`.
+
+    Args:
+        dtype: The dtype of the frozen weights before the pooling.
+
+    Raises InvalidStudy if the method computes its first values from the backbone's weights and cannot do so now.
+    """
+    classifier.shard(ranks, dtype, device, unlowered=method.unlowered(classifier.model))
+    method.begin(classifier.model)
+    for name in computed_from_stand_ins(classifier.model):
+        raise problems.READS_UNREAD(method=method.name, parameter=name)
+
+
+def _attached_to_stand_ins(method: Method, unread: Unread, body: Any, model: Any) -> Any:
+    """Attach a method to a model with stand-ins, whose values are NaN.
+
+    Raises InvalidStudy if the method cannot be attached to NaN, or writes to the backbone's weights.
+    """
+    try:
+        with readable_embedding(body, unread):
+            return method.attach(model)
+    except RuntimeError as error:
+        raise problems.ATTACHES_TO_VALUES(method=method.name, reason=str(error).splitlines()[0]) from None
 
 
 def _check_needs_no_head(method: Method) -> None:

@@ -275,6 +275,12 @@ class Adaptation(ABC):
         Raises InvalidStudy if the model lacks a part that the method needs.
         """
 
+    def begin(self, model: Any) -> None:  # noqa: B027 - most have nothing to compute
+        """Compute first values from the backbone's weights, if `attach` got stand-ins (`afina.models.weights.unread`).
+
+        By default, nothing is computed. `attach` gives NaN to a value that it would compute from these weights.
+        """
+
     def owns(self, name: str) -> bool:
         """Whether this method trains the parameter with this `plain_name` if several methods are combined."""
         return False

@@ -152,7 +152,18 @@ class PrefixTuning(VirtualTokens):
         rows = added_modules.words(body, self.tokens)
         columns = added_modules.activations(body, rows)
         for attention, (key, value) in zip(added_modules.attentions(body), columns, strict=True):
-            attention.add_module(self.adds, added_modules.Prefix(key, value))
+            attention.add_module(self.adds, added_modules.Prefix(key, value, rows))
+
+    def begin(self, model: Any) -> None:
+        """Compute the keys and values with which the prefix starts, by the model without its prefix."""
+        from afina.models import added_modules
+
+        body = model.base_model
+        prefixes = [attention._modules.pop(self.adds) for attention in added_modules.attentions(body)]
+        columns = added_modules.activations(body, prefixes[0].rows.to(prefixes[0].key.device))
+        for attention, prefix, column in zip(added_modules.attentions(body), prefixes, columns, strict=True):
+            prefix.begin(*column)
+            attention.add_module(self.adds, prefix)
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
         from afina.models.kernels.layer_changes import BatchedAdapter, KeyValues

@@ -142,6 +142,10 @@ class Sum(Method):
             parameter.requires_grad_(train)
         return model
 
+    def begin(self, model: Any) -> None:
+        for part in self._own.values():
+            part.begin(self._inner(model))
+
     def _inner(self, model: Any) -> Any:
         return model if self._wrap is None else model.get_base_model()
 

@@ -22,6 +22,7 @@ from afina.models.architectures import architecture_of, blocks_of
 from afina.models.kernels.key_values import KeyValueCache
 from afina.models.kernels.layer_changes import LayerChange
 from afina.models.kernels.layout import Layout, Pooled
+from afina.models.weights.unread import has_stand_ins
 
 PROMPT = "prompt"
 """Name of the `Prompt` module among the children of a body."""
@@ -50,11 +51,19 @@ class Prefix(nn.Module):
     Attributes:
         key: Trained keys [K, G, D] for G key heads of width D, stored as they are after the rotary embedding.
         value: Trained values [K, G, D].
+        rows: The embeddings of the tokens whose keys and values the prefix starts with, [K, width].
     """
 
-    def __init__(self, key: Tensor, value: Tensor) -> None:
+    def __init__(self, key: Tensor, value: Tensor, rows: Tensor | None = None) -> None:
         super().__init__()
         self.key, self.value = Parameter(key), Parameter(value)
+        self.rows = rows
+
+    @torch.no_grad()
+    def begin(self, key: Tensor, value: Tensor) -> None:
+        """Set the first values, which were not known when the module was made."""
+        self.key.copy_(key)
+        self.value.copy_(value)
 
     def __len__(self) -> int:
         return len(self.key)
@@ -127,7 +136,8 @@ def words(body: Any, count: int) -> Tensor:
 def activations(body: Any, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Return the keys and values that each attention computes, without dropout, for a text given as embeddings.
 
-    On the `meta` device nothing is computed; only the shapes of the result are right.
+    On the `meta` device nothing is computed; only the shapes of the result are right. If the weights are stand-ins
+    (`afina.models.weights.unread`), the result is NaN.
 
     Args:
         rows: The embeddings of the text's tokens, [N, width].
@@ -135,9 +145,9 @@ def activations(body: Any, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
     Returns:
         The keys and values, each [N, G, D], from the first attention to the last.
     """
-    if rows.device.type == "meta":
+    if rows.device.type == "meta" or has_stand_ins(body):
         shape = (len(rows), *key_heads(body.config))
-        return [(rows.new_empty(shape), rows.new_empty(shape)) for _ in attentions(body)]
+        return [(rows.new_full(shape, torch.nan), rows.new_full(shape, torch.nan)) for _ in attentions(body)]
     kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
     bounds = torch.tensor([0, len(rows)], dtype=torch.int32, device=rows.device)
     layout, training, entry = Layout(bounds), body.training, architecture_of(body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,8 +33,9 @@ from afina.models.pretrained import (
     read_tokenizer,
 )
 from afina.models.weights.copies import CopyPlace
-from afina.models.weights.held import HeldModel, held_layers, hold_layers, open_held
+from afina.models.weights.held import HeldModel, held_layers, hold_layers, open_held, open_unread
 from afina.models.weights.stored import FloatWeights, StoredTensor, stored_tensors
+from afina.models.weights.unread import Unread, is_stand_in
 from afina.repr_html import ReprCard
 from afina.tensorfile import SafetensorError
 
@@ -163,8 +164,13 @@ class Backbone(ReprCard):
             check_can_be_asked(self.architecture, f"backbone {self.address}")
         check_opens(self.architecture, opening, f"backbone {self.address}")
         model, lacking = self._open(opening, label_names, precision)
-        if not opening.has_head:
-            return cast(PreTrainedModel, model), None
+        offset = self._begin_head(model, lacking, seed, tokens, exact=exact) if opening.has_head else None
+        return cast(PreTrainedModel, model), offset
+
+    def _begin_head(
+        self, model: Any, lacking: set[str], seed: int, tokens: Sequence[Sequence[int]] | None, *, exact: bool
+    ) -> Tensor | None:
+        """Give a new head its first weights, and return the offset of its logits, as `open` says."""
         offset = None
         size = getattr(self.config, "initializer_range", 0.02)
         with torch.no_grad():
@@ -176,7 +182,46 @@ class Backbone(ReprCard):
                     rows, offset = rows - rows.mean(0), None
                     rows *= size / rows.square().mean().sqrt()
                 head_of(model)[-1].weight.copy_(rows)
-        return cast(PreTrainedModel, model), offset if offset is not None and offset.any() else None
+        return offset if offset is not None and offset.any() else None
+
+    def open_unread(
+        self,
+        label_names: Sequence[str],
+        seed: int,
+        tokens: Sequence[Sequence[int]] | None = None,
+        *,
+        exact: bool = False,
+        opening: Opening = SINGLE_LABEL,
+        precision: str = FLOAT,
+    ) -> tuple[PreTrainedModel, Tensor | None, Unread]:
+        """Return the model of `open` whose weights before the pooling are stand-ins, its offset, and the stand-ins.
+
+        The head has the same values as in the model of `open`, which describes the arguments.
+
+        Raises NotFound if the weights are not in safetensors files, and the exceptions of `open`.
+        """
+        if tokens is not None:
+            check_can_be_asked(self.architecture, f"backbone {self.address}")
+        check_opens(self.architecture, opening, f"backbone {self.address}")
+        names = dict(enumerate(label_names))
+        config = self._labelled(names, opening)
+        options = {"config": config, "dtype": torch.float32, "attn_implementation": attention.NAME}
+        with quiet():
+            try:
+                if (stored := stored_tensors(self.path)) is None:
+                    raise problems.SHARDING_NEEDS_SAFETENSORS(backbone=self.address)
+                meta = meta_from_config(self._labelled(names, opening), len(names), opening)
+                held = PRECISIONS[precision].hold is not None
+                model, found, unread, sources = open_unread(
+                    type(meta), stored, held=held, ignore_mismatched_sizes=True, **options
+                )
+            except (OSError, ValueError, SafetensorError) as error:
+                raise problems.WEIGHTS_UNREADABLE(reason=first_line(error), backbone=self.address) from None
+        vars(self)["_sources"], vars(self)["copy_note"] = sources, ""
+        lacking = _lacking(found)
+        self._fill(model.base_model, lacking, f"{model.base_model_prefix}.")
+        offset = self._begin_head(model, lacking, seed, tokens, exact=exact) if opening.has_head else None
+        return model, offset, unread
 
     def _open(self, opening: Opening, label_names: Sequence[str], precision: str) -> tuple[Any, set[str]]:
         """Return a model with all weights of its body, and the names of weights that the files lack."""
@@ -270,11 +315,19 @@ class Backbone(ReprCard):
     def _answering(self, model: PreTrainedModel, tokens: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Return the mean output embedding [labels, width] and the mean bias [labels] of each label's tokens."""
         flat, sizes = [token for each in tokens for token in each], [len(each) for each in tokens]
-        rows, biases = verbalizer.embedding_rows(self.path, self.config, model.base_model, flat)
+        rows, biases = verbalizer.embedding_rows(self.path, self.config, self._embedding(model.base_model), flat)
         return (
             torch.stack([part.mean(0) for part in rows.split(sizes)]),
             torch.stack([part.mean() for part in biases.split(sizes)]),
         )
+
+    def _embedding(self, body: Any) -> Callable[[Tensor], Tensor]:
+        """Return the function that looks up token embeddings, from their file if the body's weights are not read."""
+        embedding = body.get_input_embeddings()
+        if not is_stand_in(embedding.weight):
+            return cast(Callable[[Tensor], Tensor], embedding)
+        name = next(name for name, each in body.named_parameters() if each is embedding.weight)
+        return self._sources[name].look_up
 
     def _labelled(self, names: dict[int, str], opening: Opening) -> PreTrainedConfig:
         config = AutoConfig.for_model(**self.config.to_dict())
@@ -405,5 +458,7 @@ def _hash(
     """
     if any(held_by(layer) is not None and f"{path}.weight" not in sources for path, layer in body.named_modules()):
         raise ValueError("a layer already holds its weight in another form; hash the backbone's weights before that")
-    parameters = {name: parameter for name, parameter in body.named_parameters() if name in names} | dict(beside)
+    parameters = {
+        name: each for name, each in body.named_parameters() if name in names and not is_stand_in(each)
+    } | dict(beside)
     return digest.of_tensors(FloatWeights(parameters, sources))

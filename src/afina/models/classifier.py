@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -21,6 +22,7 @@ from torch.func import functional_call
 from torch.nn import Parameter
 
 from afina.data.batch import Packed
+from afina.data.batch import pack as pack_texts
 from afina.device import INT8
 from afina.models.added_modules import attentions, key_heads, layout_of, prefix_of, prompt_of, readout_of
 from afina.models.architectures import (
@@ -42,6 +44,9 @@ from afina.models.kernels.lora import read_layers
 from afina.models.kernels.patches import apply_kernels, pack
 from afina.models.objective import SINGLE_LABEL, Opening
 from afina.models.weights.held import held_layers, hold_layers
+from afina.models.weights.sharding import Sharding, shard
+from afina.models.weights.unread import Unread
+from afina.ranks import Ranks
 
 ATTENTION = 3
 """Time of one operation in an attention to cached keys and values, divided by the time of one operation in a linear
@@ -81,10 +86,14 @@ class Classifier(nn.Module):
         precision: How the frozen weights of the body's linear layers are stored, a key of `PRECISIONS`.
         in_int8: Paths of the body's linear layers that multiply in int8. `in_int8` is None if `use_int8` was not
             called.
+        unread: The stand-ins for weights that no rank has read. None: all weights are read.
+        sharding: How the ranks of a run share the weights. None: this process has all weights.
     """
 
     offset: Tensor | None
     in_int8: frozenset[str] | None = None
+    unread: Unread | None = None
+    sharding: Sharding | None = None
 
     def __init__(self, model: Any, offset: Tensor | None = None) -> None:
         super().__init__()
@@ -105,12 +114,64 @@ class Classifier(nn.Module):
         exact: bool = False,
         opening: Opening = SINGLE_LABEL,
         precision: str = FLOAT,
+        unread: bool = False,
     ) -> Self:
-        """Open a backbone as a classifier with a new head; `Backbone.open` describes the arguments."""
-        opened = backbone.open(label_names, seed, tokens, exact=exact, opening=opening, precision=precision)
-        classifier = cls(*opened)
+        """Open a backbone as a classifier with a new head; `Backbone.open` describes the arguments.
+
+        Args:
+            unread: If True, weights before the pooling are stand-ins, of which `shard` later reads this rank's part.
+        """
+        if unread:
+            model, offset, stand_ins = backbone.open_unread(
+                label_names, seed, tokens, exact=exact, opening=opening, precision=precision
+            )
+            classifier = cls(model, offset)
+            classifier.unread = stand_ins
+        else:
+            opened = backbone.open(label_names, seed, tokens, exact=exact, opening=opening, precision=precision)
+            classifier = cls(*opened)
         classifier.precision = precision
         return classifier
+
+    def shard(
+        self, ranks: Ranks, dtype: torch.dtype, device: torch.device, *, unlowered: Collection[str] = ()
+    ) -> Sharding:
+        """Read this rank's part of the weights of a classifier opened with `unread`, after a method is attached.
+
+        Args:
+            dtype: The dtype of the frozen weights before the pooling.
+            unlowered: Names of parameters that stay float32.
+        """
+        assert self.unread is not None
+        self.sharding = shard(
+            self.model,
+            self.body,
+            output_embedding_of(self.model),
+            self.unread,
+            ranks,
+            dtype=dtype,
+            device=device,
+            hold=PRECISIONS[self.precision].hold,
+            unlowered=unlowered,
+        )
+        self.unread = None
+        if self.offset is not None:
+            self.offset = self.offset.to(device)
+        return self.sharding
+
+    def apart(self) -> AbstractContextManager[None]:
+        """Return a context manager inside which each rank computes as many forward passes as it needs.
+
+        Only sharded weights need the context manager (`Sharding.apart`).
+        """
+        return nullcontext() if self.sharding is None else self.sharding.apart()
+
+    def idle_pass(self) -> Tensor:
+        """Compute a forward pass for a rank that has no text for it, and return a zero, through which gradients pass.
+
+        With sharded weights, every rank computes the same number of forward and backward passes in a training step.
+        """
+        return self.features(pack_texts([np.zeros(2, np.int64)]).to(self.device)).sum() * 0
 
     def hold(self, precision: str) -> None:
         """Convert the weights of the body's linear layers to `precision`; converted weights are frozen buffers.
@@ -149,6 +210,12 @@ class Classifier(nn.Module):
                 module.to(dtype)
             if packs and module not in read and module is not output and can_pack(module, dtype):
                 pack(module, backward=False)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        found: torch.device = next(self.parameters()).device
+        return found
 
     @property
     def own_linear(self) -> Mapping[str, nn.Module]:

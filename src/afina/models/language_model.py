@@ -8,12 +8,14 @@ know adaptation methods, tokenizers or decoding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from afina.data.batch import Packed
+from afina.data.batch import IGNORED, Packed, pack
 from afina.models.architectures import output_embedding_of
 from afina.models.backbone import Backbone
 from afina.models.backbone_spec import FLOAT
@@ -41,14 +43,23 @@ class LanguageModel(Classifier):
         hidden = self.features(packed, layout)
         head = self.output_embedding
         targets = packed.targets.index_select(0, packed.learnt_at)
-        with torch.autocast(hidden.device.type, enabled=False):
+        with self._whole_output(), torch.autocast(hidden.device.type, enabled=False):
             return token_losses(hidden.to(head.weight.dtype), head.weight, targets, head.bias)
+
+    def idle_pass(self) -> Tensor:
+        text = pack([np.zeros(2, np.int64)], [np.array([0, IGNORED])], per_token=True).to(self.device)
+        zero: Tensor = self(text).sum() * 0
+        return zero
 
     def answer(self, features: Tensor) -> Tensor:
         """Return the logits of the next token, float32 [B, vocabulary], for hidden states [B, width]."""
         head = self.output_embedding
-        logits: Tensor = head(features.to(head.weight.dtype)).float()
+        with self._whole_output():
+            logits: Tensor = head(features.to(head.weight.dtype)).float()
         return logits
+
+    def _whole_output(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.sharding is None else self.sharding.whole_output()
 
     @property
     def output_embedding(self) -> Any:
@@ -65,13 +76,16 @@ def open_model(
     *,
     exact: bool = False,
     precision: str = FLOAT,
+    unread: bool = False,
 ) -> Classifier:
     """Open a backbone as a classifier with a new head, or as a language model with its own head (`opening`).
 
-    `Backbone.open` describes the arguments.
+    `Classifier.open` describes the arguments.
     """
     kind = _wrapper(opening)
-    return kind.open(backbone, label_names, seed, tokens, exact=exact, opening=opening, precision=precision)
+    return kind.open(
+        backbone, label_names, seed, tokens, exact=exact, opening=opening, precision=precision, unread=unread
+    )
 
 
 def open_without_weights(address: str, labels: int, opening: Opening) -> Classifier:

@@ -10,7 +10,7 @@ not tie its output embedding to the input embedding, afina reads only the needed
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self, get_args
@@ -150,9 +150,12 @@ _TORCH = "pytorch_model.bin"
 
 
 def embedding_rows(
-    path: Path, config: PreTrainedConfig, body: torch.nn.Module, tokens: Sequence[int]
+    path: Path, config: PreTrainedConfig, embedding: Callable[[Tensor], Tensor], tokens: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Return the output embeddings of N tokens: weights [N, width] and biases [N], float32.
+
+    Args:
+        embedding: The body's input embedding, which is used if the model ties its embeddings.
 
     Raises NotFound if the model's weight files have no output embedding.
     """
@@ -161,11 +164,8 @@ def embedding_rows(
         model = auto_class(entry.language_model).from_config(config)
     layer, prefix = model.get_output_embeddings(), entry.output_embedding
     index = torch.tensor(tokens)
-    if config.tie_word_embeddings:
-        embedding = body.get_input_embeddings()  # type: ignore[operator]  # a method of transformers' models
-        weights = embedding(index).detach()
-    else:
-        weights = _read_rows(path, f"{prefix}.weight", index)
+    tied = config.tie_word_embeddings
+    weights = embedding(index).detach() if tied else _read_rows(path, f"{prefix}.weight", index)
     biases = torch.zeros(len(tokens)) if layer.bias is None else _read_rows(path, f"{prefix}.bias", index)
     return weights.float(), biases.float()
 
@@ -173,8 +173,8 @@ def embedding_rows(
 def output_embedding(path: Path, config: PreTrainedConfig, body: torch.nn.Module) -> torch.nn.Linear:
     """Return the frozen layer that computes the logits of all tokens from hidden states.
 
-    If the model ties its embeddings, the layer's weight is the input embedding's own parameter. The arguments `path`,
-    `config` and `body`, and the exceptions, are as in `embedding_rows`.
+    If the model ties its embeddings, the layer's weight is the input embedding's own parameter, which is part of
+    `body`. The other arguments and the exceptions are as in `embedding_rows`.
     """
     entry = ARCHITECTURES[config.model_type]
     with torch.device("meta"), quiet():

@@ -382,6 +382,12 @@ RANKS_UNLIKE = Problem(
     "process {rank} of the run differs from process 0: {what} is {found}, expected {expected}. Give all processes the "
     "same files, the same versions of packages and the same kind of device.",
 )
+NOT_SHARDED = Problem(
+    InvalidStudy,
+    "ranks.not-sharded",
+    "{option}: with --shard, no process has the backbone's whole weights, which this setting needs. Leave {option} "
+    "out, or train without --shard.",
+)
 RANKS_WITHOUT_USE = Problem(
     InvalidStudy,
     "ranks.unused",

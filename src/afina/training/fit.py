@@ -8,6 +8,7 @@ the same dropout masks. The module `fit` reads no file except the checkpoint.
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -101,8 +102,8 @@ class Fit:
         if not self.parameters:
             dtype, products = torch.float32, FLOAT
         factors = int8_factors(classifier, loader, recipe) if products == INT8 else {}
-        rows = recipe.ranks.count == 1
-        self.weights = WorkingWeights.of(method, classifier.model, dtype, products, factors, rows=rows)
+        of: dict[str, bool] = {"rows": recipe.ranks.count == 1, "packs": classifier.sharding is None}
+        self.weights = WorkingWeights.of(method, classifier.model, dtype, products, factors, **of)
         if self.weights.in_int8 and not self.weights.int8_layers:
             raise problems.PRODUCTS_WITHOUT_LAYER(method=method.name, products=products)
         self.optimizer = make_optimizer(classifier.model, method, self.weights.trained, recipe)
@@ -238,14 +239,16 @@ class Fit:
         if not learnt:  # of no text of the batch is a word read
             self._clear_gradients()
             return total
+        parts = [part for part in parts if part.learnt]  # the mean loss of a part without a token to learn would be NaN
+        idle = self.inputs.idle_passes(len(parts))
         for part in parts:
-            if not (count := part.learnt):
-                continue  # the part has no token to learn, and its mean loss would be NaN
             loss = self._loss(part)
-            if count != learnt:
-                loss = loss * (count / learnt)
+            if part.learnt != learnt:
+                loss = loss * (part.learnt / learnt)
             loss.backward()
             total += loss.detach()
+        for _ in range(idle):
+            self.classifier.idle_pass().backward()  # type: ignore[no-untyped-call]
         self.weights.sum_over(self.recipe.ranks, total)
         return total
 
@@ -368,8 +371,11 @@ class Fit:
         if reopens:
             trained = {name: each.detach().clone() for name, each in self.method.state(self.classifier.model).items()}
             # A process keeps most memory that it frees (docs/LOG.md). A GPU's allocator uses the memory again.
-            if self.classifier.precision != FLOAT or device.type != "cpu":
+            sharded = self.classifier.sharding is not None
+            if sharded or self.classifier.precision != FLOAT or device.type != "cpu":
                 del self.classifier
+            if sharded:
+                gc.collect()  # modules and what shards them have references to each other
             self.classifier = reopen()
             self.method.restore(self.classifier.model, trained)
         return self.classifier

@@ -184,6 +184,16 @@ class Inputs(ABC):
     def prepare(self, step: int) -> None:
         """Compute what a step needs before its forward pass; the time counts as time of the step."""
 
+    def idle_passes(self, own: int) -> int:
+        """Return the number of passes of a step that this process computes without a text, for other processes.
+
+        By default, a process computes nothing for others.
+
+        Args:
+            own: The number of micro-batches of this process.
+        """
+        return 0
+
     @abstractmethod
     def outputs(self, part: Any) -> Tensor:
         """Return the logits of a micro-batch, float32 [B, width of the head]."""
@@ -239,6 +249,11 @@ class PackedInputs(Inputs):
         """Seed the generator of dropout for the step, so that dropout does not depend on earlier random numbers."""
         self._seed = derive_seed(self.recipe.seed, "dropout", step)
         torch.manual_seed(self._seed)
+
+    def idle_passes(self, own: int) -> int:
+        """Return how many more micro-batches another process has, if the weights are sharded over the processes."""
+        sharding = self.classifier.sharding
+        return 0 if sharding is None else sharding.most(own) - own
 
     def outputs(self, part: TextBatch) -> Tensor:
         with self._drawing(part) as layout:
@@ -437,14 +452,15 @@ class FeatureInputs(Inputs):
         """
         assert self._kept is not None
         ranks, texts = self.recipe.ranks, []
-        for number, (indices, packed) in enumerate(batches):
-            rows = torch.from_numpy(self._rows(indices))
-            if number % ranks.count == ranks.rank:
-                self._compute(TextBatch(packed), rows)
-            else:
-                self._kept.index_fill_(0, rows.to(self.device), 0.0)
-            texts.append(rows)
-            yield indices, packed
+        with self.classifier.apart():
+            for number, (indices, packed) in enumerate(batches):
+                rows = torch.from_numpy(self._rows(indices))
+                if number % ranks.count == ranks.rank:
+                    self._compute(TextBatch(packed), rows)
+                else:
+                    self._kept.index_fill_(0, rows.to(self.device), 0.0)
+                texts.append(rows)
+                yield indices, packed
         if ranks.count > 1:
             rows = torch.cat(texts).to(self.device)
             found = self._kept.index_select(0, rows)

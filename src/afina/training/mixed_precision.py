@@ -23,6 +23,7 @@ from afina.models.architectures import Architecture, architecture_of, is_after_p
 from afina.models.backbone_spec import FLOAT
 from afina.models.kernels.linear import HeldWeight, can_multiply_in_int8, can_pack
 from afina.models.kernels.patches import Patch, multiply_in_int8, pack, patch
+from afina.models.weights.sharding import is_sharded
 from afina.ranks import Ranks
 
 
@@ -67,7 +68,7 @@ class WorkingWeights:
             if is_after_pooling(path):
                 continue
             for name, parameter in module.named_parameters(prefix=path, recurse=False):
-                if self.lowered and name not in unlowered:
+                if self.lowered and name not in unlowered and not is_sharded(parameter):
                     self._lower(parameter, names.get(id(parameter)), dtype)
             if isinstance(module, HeldWeight) and self.lowered and module.dtype != dtype:
                 module.to(dtype)
@@ -89,6 +90,7 @@ class WorkingWeights:
         factors: Mapping[nn.Module, Tensor] = MappingProxyType({}),
         *,
         rows: bool = True,
+        packs: bool = True,
     ) -> Self:
         """Return the working weights of a model to which `method` is attached.
 

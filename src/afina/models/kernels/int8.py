@@ -9,7 +9,7 @@ does not know models.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -58,6 +58,7 @@ _SMALLEST = 2.0**-100
 class Int8Weight(HeldWeight):
     """A weight stored as int8 codes with a float32 scale for each output channel; `to(dtype)` changes neither."""
 
+    by_rows: ClassVar[bool] = True
     codes: Tensor
     scales: Tensor
     like: Tensor

@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -129,9 +129,15 @@ class PlainWeight(FrozenWeight):
 class HeldWeight(nn.Module, FrozenWeight):
     """A frozen weight in another form (such as int8, NF4 or oneDNN's layout) that replaces the layer's parameter.
 
-    The tensors of a `HeldWeight` are buffers that are not saved. A `HeldWeight` moves with the model to a device;
-    `to(dtype)` sets the compute dtype.
+    The tensors of a `HeldWeight` are buffers that are not saved; of a weight that is sharded over the ranks of a run,
+    they are parameters without gradient. A `HeldWeight` moves with the model to a device; `to(dtype)` sets the compute
+    dtype.
+
+    Attributes:
+        by_rows: Whether the tensors' rows are those of the weight, and each row is converted alone.
     """
+
+    by_rows: ClassVar[bool] = False
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()

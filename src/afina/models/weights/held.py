@@ -29,6 +29,7 @@ from afina.models.kernels import patches
 from afina.models.kernels.linear import HeldWeight, held_by, is_linear
 from afina.models.weights.copies import CopyPlace, DamagedCopy, HeldCopy, StandIn
 from afina.models.weights.stored import StoredTensor
+from afina.models.weights.unread import Unread, UnreadWeight, stand_in
 
 Hold = Callable[[Tensor], HeldWeight]
 """A function that converts a float32 weight [M, K] to a `HeldWeight` (`Precision.hold`)."""
@@ -110,6 +111,44 @@ def _open(
     return HeldModel(model, found, {name: stored[source] for name, source in holding.sources.items()}, holding.copy)
 
 
+def open_unread(
+    opener: type[PreTrainedModel], stored: Mapping[str, StoredTensor], *, held: bool, **options: Any
+) -> tuple[PreTrainedModel, dict[str, Any], Unread, dict[str, StoredTensor]]:
+    """Open a model whose weights before the pooling are stand-ins; weights after the pooling are read.
+
+    Args:
+        stored: All tensors in the directory's weight files, by name.
+        held: Whether the body's linear layers will be in int8 or NF4, so that each gets an `UnreadWeight`.
+        **options: Options of transformers' `from_pretrained`, such as `config`.
+
+    Returns:
+        The model; what transformers reports about missing and mismatched weights; the stand-ins; and where each weight
+        of the body before the pooling is stored, by its name in the body.
+    """
+    holding = _Holding(None)
+    try:
+        opened: Any = opener.from_pretrained(
+            None,
+            state_dict={name: StandIn(each) for name, each in stored.items()},
+            quantization_config=holding.reading_from(stored),
+            output_loading_info=True,
+            **options,
+        )
+    except RuntimeError as error:
+        raise holding.error or error from None
+    model, found = opened
+    sources = {name: stored[source] for name, source in holding.sources.items()}
+    unread, prefix = Unread.of(model, sources), f"{model.base_model_prefix}."
+    if held:
+        for layer in held_layers(model.base_model).values():
+            source = unread.parameters.pop(layer.weight)
+            turned = isinstance(layer, Conv1D)
+            rows, columns = layer.weight.shape[::-1] if turned else layer.weight.shape
+            patches.hold(layer, UnreadWeight((rows, columns), source, turned=turned))
+    of_body = {name.removeprefix(prefix): each for name, each in sources.items() if name.startswith(prefix)}
+    return model, found, unread, of_body
+
+
 def held_layers(body: Any) -> dict[str, Any]:
     """Return the layers of a body that int8 or NF4 applies to, by path: the linear layers before the pooling."""
     return {path: layer for path, layer in body.named_modules() if is_linear(layer) and not is_after_pooling(path)}
@@ -132,18 +171,25 @@ class _Holding(QuantizationConfigMixin):
     Unlike other configurations, a `_Holding` is not copied by transformers.
     """
 
-    def __init__(self, hold: Hold, copy: HeldCopy | None = None) -> None:
+    def __init__(self, hold: Hold | None, copy: HeldCopy | None = None) -> None:
         self.quant_method: Any = _NAME
         self.hold = hold
         self.copy = copy
+        self.stored: Mapping[str, StoredTensor] = {}
         self.sources: dict[str, str] = {}
         self.error: Exception | None = None
+
+    def reading_from(self, stored: Mapping[str, StoredTensor]) -> _Holding:
+        """Leave all weights before the pooling unread; read the others from `stored`. Returns self."""
+        self.stored = stored
+        return self
 
     def __deepcopy__(self, memo: Any) -> _Holding:
         return self
 
     def held(self, weight: Tensor, source: str) -> HeldWeight:
         """Return the converted weight [M, K]; `source` is the weight's name in the backbone's files."""
+        assert self.hold is not None
         if self.copy is None:
             return self.hold(weight)
         return self.copy.fill(self.hold(torch.empty(weight.shape, device="meta")), source)
@@ -174,12 +220,21 @@ class _Quantizer(HfQuantizer):
         """Receive a weight that was read; return it by name if it stays a parameter."""
         if weight.shape != self.expected[name]:
             self.mismatched.add(name)
+        elif self.holding.hold is None:
+            return {name: self._unread(name, source)}
         elif (layer := self.layers.get(name)) is not None:
             self.held[name] = self.holding.held(_matrix(layer, weight), source)
             self.holding.sources[name.removeprefix(self.prefix)] = source
             layer.weight._is_hf_initialized = True
             return {}
         return {name: weight.clone()}  # the file is unmapped
+
+    def _unread(self, name: str, source: str) -> Tensor:
+        """Return a stand-in for a weight, or the weight itself if it comes after the pooling."""
+        if is_after_pooling(name):
+            return self.holding.stored[source][...].to(torch.float32, copy=True)
+        self.holding.sources[name] = source
+        return stand_in(tuple(self.expected[name]))
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> None:
         # Not earlier: transformers would replace the tensors of a held weight, which are buffers that are not saved.

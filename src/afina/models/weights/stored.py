@@ -33,6 +33,17 @@ class StoredTensor:
             raise KeyError(self.name)
         return found
 
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Read the part [start:stop] of the first dimension; no other part of the file is read."""
+        return tensorfile.read_part(self.file, self.name, start, stop)
+
+    def look_up(self, index: Tensor) -> Tensor:
+        """Read the rows `index`, int64 [N]."""
+        found = tensorfile.read_rows(self.file, self.name, index.tolist())
+        if found is None:
+            raise KeyError(self.name)
+        return found
+
     @property
     def shape(self) -> tuple[int, ...]:
         return tensorfile.shape(self.file, self.name)

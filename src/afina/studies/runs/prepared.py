@@ -27,7 +27,7 @@ from afina.digest import of_json as json_digest
 from afina.events import Listener, Progress, ignore
 from afina.meter import Meter
 from afina.methods import is_fitted, make
-from afina.methods.attachment import attach
+from afina.methods.attachment import attach, shard
 from afina.methods.method import Method
 from afina.models import objectives
 from afina.models.architectures import check_can_be_asked, check_can_write
@@ -133,7 +133,7 @@ class Prepared:
             given = classifier, part.encoded, objective, tokenizer, listen if part is split else hear
             return grouped(predicted(*given, targets=part.labels, references=part.references), part.groups)
 
-        made = self.ranks.of_shares(split.encoded.text_lengths, predictions)
+        made = self.ranks.of_shares(split.encoded.text_lengths, predictions, classifier.apart)
         return made[0] if len(made) == 1 else Predictions.joined(made)
 
     def trained(self, classifier: Classifier) -> Prepared:
@@ -143,9 +143,12 @@ class Prepared:
     def reopen(self) -> Classifier:
         """Return the classifier as it was before training, opened again."""
         given = self.backbone, self.objective, self.question, self.method
-        classifier = opened(*given, self.run.seed, precision=self.run.training.precision)
+        classifier = opened(*given, self.run.seed, precision=self.run.training.precision, ranks=self.ranks)
         classifier.offset = self.offset
-        return attached(classifier, self.method, self.run.seed, self.device)
+        attached(classifier, self.method, self.run.seed, self.device)
+        if classifier.unread is not None:
+            shard(classifier, self.method, self.ranks, torch.float32, self.device)
+        return classifier
 
 
 def check_precision(run: RunSpec) -> None:
@@ -190,7 +193,7 @@ def prepare(
         backbone = located.open(run) if located else Backbone.load(run.backbone)
         question, length = question_of(run, texts, backbone), longest_text(run, backbone.longest)
         method = make(run.method, run.hyperparameters).for_opening(objective.opening).for_backbone(backbone)
-        classifier = opened(backbone, objective, question, method, run.seed, listen, run.training.precision)
+        classifier = opened(backbone, objective, question, method, run.seed, listen, run.training.precision, ranks)
         digest, total = backbone.digest_of(classifier.body), classifier.parameter_count
         before = RetentionBefore.of(run, texts, backbone, classifier, length, meter.device, ranks)
         attached(classifier, method, run.seed, meter.device)
@@ -224,8 +227,14 @@ def prepare(
 
 
 def _begun(prepared: Prepared, classifier: Classifier, scratch: Path | None) -> Fit:
-    """Return the `Fit` that trains the classifier of a run."""
+    """Return the `Fit` that trains the classifier of a run; sharded weights are read before."""
     _check_alike(prepared)
+    if classifier.unread is not None:
+        if prepared.run.training.products != FLOAT:
+            raise problems.NOT_SHARDED(option="products")
+        trains = bool(prepared.method.trainable(classifier.model))
+        dtype = prepared.dtype if trains else torch.float32
+        shard(classifier, prepared.method, prepared.ranks, dtype, prepared.device)
     run, task, method, lesson = prepared.run, prepared.task, prepared.method, prepared.lesson
     loader = loader_of(run, task.train, prepared.objective, lesson.targets if lesson else None, task.unlabelled)
     recipe = replace(recipe_of(run, method, loader, prepared.ranks), scratch=scratch)
@@ -420,8 +429,16 @@ def opened(
     seed: int,
     listen: Listener = ignore,
     precision: str = FLOAT,
+    ranks: Ranks = ALONE,
 ) -> Classifier:
-    """Return a classifier without an attached method, whose head starts from the label words of `question`, if any."""
+    """Return a classifier without an attached method, whose head starts from the label words of `question`, if any.
+
+    If the ranks share the weights, weights before the pooling are stand-ins, of which `shard` reads a part.
+
+    Raises InvalidStudy if the ranks share the weights, and the offset of the logits is asked for.
+    """
+    if question.offset and ranks.sharded:
+        raise problems.NOT_SHARDED(option="offset")
     classifier = open_model(
         backbone,
         objective.output_names,
@@ -430,6 +447,7 @@ def opened(
         question.tokens,
         exact=method.trains_nothing,
         precision=precision,
+        unread=ranks.sharded,
     )
     if backbone.drawn:
         listen(Progress("draw", note=", ".join(backbone.drawn)))
@@ -439,10 +457,13 @@ def opened(
 
 
 def attached(classifier: Classifier, method: Method, seed: int, device: torch.device) -> Classifier:
-    """Attach `method` to the classifier with random weights from the seed, and move the classifier to `device`."""
+    """Attach `method` to the classifier with random weights from the seed, and move the classifier to `device`.
+
+    A classifier whose weights are not read yet is not moved.
+    """
     torch.manual_seed(derive_seed(seed, "adapter"))
     attach(classifier, method)
-    return classifier.to(device)
+    return classifier.to(device) if classifier.unread is None else classifier
 
 
 def longest_text(run: RunSpec, most: int) -> int:

@@ -1,0 +1,290 @@
+"""`Sharding`: the frozen weights of a model, of which each rank of a run keeps a part.
+
+torch's `fully_shard` (FSDP2) shards each transformer block, the token embedding and the output layer. The weights of
+one block are gathered before the block is computed, and freed afterwards; so a rank's memory is its part of all weights
+and the whole of one or two blocks. Small weights outside the blocks, tied embeddings, and what a method adds or trains
+are on every rank. Each rank reads only its part of a weight from the backbone's files.
+
+The ranks gather a block's weights together. A rank that computes fewer forward passes than the others would leave them
+waiting; `Sharding.apart` lets such a rank take part with a forward pass of its own. The module `sharding` does not
+know methods or batches.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard
+from torch.nn import Parameter
+
+from afina.models.architectures import architecture_of, blocks_of
+from afina.models.kernels import patches
+from afina.models.kernels.layout import Layout
+from afina.models.kernels.linear import HeldWeight, held_by
+from afina.models.weights.unread import Unread, UnreadWeight, is_stand_in
+from afina.ranks import Ranks
+
+Hold = Callable[[Tensor], HeldWeight]
+Read = Callable[[int, int], Tensor]
+"""A function that reads the part [start:stop] of the first dimension of a tensor."""
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this process keeps only a part of a tensor."""
+    return isinstance(tensor, DTensor)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A tensor of which each rank keeps a part: the parameter `name` of `module`, and how a part is read."""
+
+    module: nn.Module
+    name: str
+    read: Read
+
+    def fill(self, ranks: Ranks, device: torch.device) -> None:
+        """Read the part of this rank."""
+        sharded: Any = self.module._parameters[self.name]
+        rows = sharded.shape[0]
+        each = -(-rows // ranks.count)
+        start = min(ranks.rank * each, rows)
+        stop = min(start + each, rows)
+        local = torch.empty((stop - start, *sharded.shape[1:]), dtype=sharded.dtype, device=device)
+        if stop > start:
+            local.copy_(self.read(start, stop))
+        made = DTensor.from_local(
+            local, sharded.device_mesh, [Shard(0)], run_check=False, shape=sharded.shape, stride=sharded.stride()
+        )
+        self.module._parameters[self.name] = Parameter(made, requires_grad=sharded.requires_grad)
+
+
+_NOTHING, _EMBEDDING, _BLOCKS, _OUTPUT = range(4)
+"""What a rank gathers next: nothing more, the token embedding, all blocks in turn, or the output layer."""
+
+
+class Sharding:
+    """The sharded weights of a model; made by `shard`.
+
+    Attributes:
+        ranks: The ranks that share the weights.
+    """
+
+    def __init__(self, ranks: Ranks, body: Any, output: nn.Module | None) -> None:
+        self.ranks, self._body, self._output = ranks, body, output
+        self._apart = False
+        for module, what in ((body.get_input_embeddings(), _EMBEDDING), (blocks_of(body)[0], _BLOCKS)):
+            module.register_forward_pre_hook(partial(self._before, what), prepend=True)
+
+    def _before(self, what: int, *_: Any) -> None:
+        """Wait until all ranks are about to gather the weights `what`, and take part in gathering other weights."""
+        while self._apart and (wanted := self.most(what)) != what:
+            self._take_part(wanted)
+
+    @contextmanager
+    def whole_output(self) -> Iterator[None]:
+        """Return a context manager inside which this rank has the whole output layer of a language model."""
+        if self._output is None:
+            yield
+            return
+        sharded: Any = self._output
+        self._before(_OUTPUT)
+        sharded.unshard()
+        try:
+            yield
+        finally:
+            sharded.reshard()
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Return a context manager inside which each rank computes its own forward passes, as many as it needs.
+
+        Inside, no rank computes gradients. The ranks agree which weights they gather next; a rank that needs others, or
+        none, takes part with a forward pass whose result is not used. The context ends for all ranks together.
+        """
+        self._apart = True
+        try:
+            yield
+            while (wanted := self.most(_NOTHING)) != _NOTHING:
+                self._take_part(wanted)
+        finally:
+            self._apart = False
+
+    def most(self, own: int) -> int:
+        """Return the largest number of all ranks, given this rank's `own`."""
+        numbers = torch.zeros(self.ranks.count, dtype=torch.int64)
+        numbers[self.ranks.rank] = own
+        self.ranks.sum_([numbers])
+        return int(numbers.max())
+
+    @torch.no_grad()
+    def _take_part(self, what: int) -> None:
+        """Gather weights that another rank needs."""
+        self._apart = False
+        embedding, output = self._body.get_input_embeddings(), self._output
+        weight, config = embedding.weight, self._body.config
+        if what == _OUTPUT:
+            cast(Any, output).unshard()
+            cast(Any, output).reshard()
+        elif what == _EMBEDDING:
+            embedding(torch.zeros(1, dtype=torch.int64, device=weight.device))
+        else:
+            entry = architecture_of(self._body)
+            self._body(
+                inputs_embeds=torch.zeros(1, 1, weight.shape[1], dtype=weight.dtype, device=weight.device),
+                position_ids=torch.full((1, 1), entry.position_offset(config), device=weight.device),
+                use_cache=False,
+                layout=Layout(torch.tensor([0, 1], dtype=torch.int32, device=weight.device)),
+                causal=not entry.is_encoder,
+            )
+        self._apart = True
+
+
+def shard(
+    model: nn.Module,
+    body: Any,
+    output: nn.Module | None,
+    unread: Unread,
+    ranks: Ranks,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    hold: Hold | None = None,
+    unlowered: Collection[str] = (),
+) -> Sharding:
+    """Read this rank's part of the weights for which a model has stand-ins.
+
+    Args:
+        model: The model, to which a method may be attached.
+        body: The transformer inside the model.
+        output: A language model's output layer. None: the model is a classifier.
+        unread: The stand-ins of the model.
+        ranks: The ranks that share the weights.
+        dtype: The dtype of the frozen weights.
+        device: The device of all weights.
+        hold: Function that converts a float32 weight to int8 or NF4, for layers with an `UnreadWeight`.
+        unlowered: Names of parameters that stay float32.
+    """
+    embedding = body.get_input_embeddings()
+    tied = output is not None and output.weight is embedding.weight
+    outer = [] if tied else [embedding, *([] if output is None else [output])]
+    groups = [*outer, *blocks_of(body)]
+    parts: list[_Part] = []
+    inside = {module for group in groups for module in group.modules()}
+    names = {id(each): name for name, each in model.named_parameters()}
+    for module in list(model.modules()):
+        held = held_by(module)
+        if isinstance(held, UnreadWeight):
+            assert hold is not None
+            parts += _held(module, held, hold, dtype, device, sharded=module in inside)
+        for name, parameter in list(module._parameters.items()):
+            if parameter is None or parameter not in unread.parameters or not is_stand_in(parameter):
+                continue
+            source = unread.parameters[parameter]
+            of = torch.float32 if parameter.requires_grad or names[id(parameter)] in unlowered else dtype
+            if module in inside and not parameter.requires_grad:
+                empty = torch.empty(parameter.shape, dtype=of, device="meta")
+                module._parameters[name] = Parameter(empty, requires_grad=False)
+                parts.append(_Part(module, name, source.rows))
+            else:
+                parameter.data = source[...].to(device, of, copy=True)
+    _to_device(model, device)
+    warnings.filterwarnings("ignore", f".*\\(FSDP{type(body).__name__}\\) returned a view tensor", UserWarning)
+    _fully_shard(groups, body, {(part.module, part.name) for part in parts}, device, ranks)
+    for part in parts:
+        part.fill(ranks, device)
+    _begin([body, *outer[1:]], groups)
+    everywhere = {name: each for name, each in model.named_parameters() if not is_sharded(each)}
+    ranks.check_equal(everywhere | dict(model.named_buffers()))
+    return Sharding(ranks, body, output if output in outer else None)
+
+
+def _held(
+    layer: Any, unread: UnreadWeight, hold: Hold, dtype: torch.dtype, device: torch.device, *, sharded: bool
+) -> Iterator[_Part]:
+    """Replace a layer's `UnreadWeight` by the int8 or NF4 form, whose tensors become parameters if it is sharded."""
+    if not sharded:
+        patches.hold(layer, hold(unread.read()).to(device, dtype))
+        return
+    made = hold(torch.empty(unread.shape, device="meta")).to(dtype)
+    patches.hold(layer, made)
+    values = _HeldValues(unread, hold, made.by_rows)
+    for name, tensor in list(made._buffers.items()):
+        assert tensor is not None
+        if tensor.dim() and tensor.numel():
+            del made._buffers[name]
+            made.register_parameter(name, Parameter(tensor, requires_grad=False))
+            yield _Part(made, name, values.reader(name))
+        elif not tensor.numel():
+            made._buffers[name] = torch.empty_like(tensor, device=device)
+        else:
+            made._buffers[name] = values.whole(name).to(device)
+
+
+class _HeldValues:
+    """The tensors of one int8 or NF4 weight, which is quantised again for each tensor that is read.
+
+    If each row is quantised alone, only the rows of this rank are read. Otherwise, the whole weight is read.
+    """
+
+    def __init__(self, unread: UnreadWeight, hold: Hold, by_rows: bool) -> None:
+        self._unread, self._hold, self._by_rows = unread, hold, by_rows
+
+    def whole(self, name: str) -> Tensor:
+        found: Tensor = getattr(self._hold(self._unread.read()), name)
+        return found
+
+    def reader(self, name: str) -> Read:
+        """Return the function that reads a part of the tensor `name`."""
+
+        def read(start: int, stop: int) -> Tensor:
+            if not self._by_rows:
+                return self.whole(name)[start:stop]
+            found: Tensor = getattr(self._hold(self._unread.read(start, stop)), name)
+            return found
+
+        return read
+
+
+def _to_device(model: nn.Module, device: torch.device) -> None:
+    """Move everything that is on every rank to the device."""
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None and not parameter.is_meta:
+                parameter.data = parameter.data.to(device)
+        for name, buffer in module._buffers.items():
+            if buffer is not None and not buffer.is_meta:
+                module._buffers[name] = buffer.to(device)
+
+
+def _begin(roots: list[Any], groups: list[Any]) -> None:
+    for root in roots:
+        root._get_fsdp_state()._lazy_init()  # before a module inside is called alone, which would be another root
+    for group in groups:  # not first in inference mode, whose tensors no gradient could pass
+        group.unshard()
+        group.reshard()
+
+
+def _fully_shard(
+    groups: list[Any], body: Any, sharded: set[tuple[nn.Module, str]], device: torch.device, ranks: Ranks
+) -> None:
+    mesh = init_device_mesh(device.type, (ranks.count,))
+    for group in (*groups, body):
+        everywhere = {
+            parameter
+            for module in group.modules()
+            for name, parameter in module._parameters.items()
+            if parameter is not None and (module, name) not in sharded
+        }
+        fully_shard(group, mesh=mesh, reshard_after_forward=True, ignored_params=everywhere)
+    for group in groups:
+        if not any(True for _ in group.children()):
+            group.set_unshard_in_backward(False)

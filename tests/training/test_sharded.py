@@ -1,0 +1,102 @@
+"""Runs of several processes that share the backbone's weights give the adapter and the predictions of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from afina import Run
+from afina.data.reading_options import ReadingOptions
+from afina.events import ignore
+from afina.models.adapter import Adapter
+from afina.models.predictions import Predictions
+from afina.ranks import ALONE, Ranks
+from afina.studies.runs.spec import UNASKED, Ask, Training
+from fakes import Backbones, sentences, write_csv
+from language import answer
+from together import together
+
+STEPS = 50
+
+CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
+    "classes lora": ("llama", "lora", {"dropout": 0.0}, {}),
+    "classes ia3": ("llama", "ia3", {}, {}),
+    "classes prefix": ("gpt2", "prefix", {}, {}),
+    "classes lora int8": ("gpt2", "lora", {"dropout": 0.0}, {"precision": "int8"}),
+    "classes lora of an encoder, recomputed": ("bert", "lora", {"dropout": 0.0}, {"checkpointing": True}),
+    "classes ia3 in uneven parts": ("llama", "ia3", {}, {"token_budget": 16}),
+    "classes linear_probe": ("llama", "linear_probe", {}, {}),
+    "texts lora": ("llama", "lora", {"dropout": 0.0}, {}),
+    "texts prompt": ("gpt2", "prompt", {}, {}),
+}
+"""Family, method, its hyperparameters and settings of the training, by kind of targets."""
+
+
+@dataclass
+class Outcome:
+    """What a run saved: the adapter's tensors, and its outputs or answers for the evaluation texts; its losses."""
+
+    tensors: dict[str, torch.Tensor]
+    outputs: np.ndarray
+    losses: list[tuple[int, float]]
+
+
+def outcome(ranks: Ranks, paths: Mapping[str, str], case: str, out: str) -> Outcome:
+    family, method, hyperparameters, settings = CASES[case]
+    probe = method == "linear_probe"
+    training = {"max_steps": STEPS, "batch_size": 8, "dtype": "float32"} | ({} if probe else {"learning_rate": 1e-3})
+    run = Run(
+        backbone=paths[family],
+        task=paths[case.split()[0]],
+        method=method,
+        hyperparameters=hyperparameters,
+        training=Training(**(training | settings)),
+        ask=UNASKED if case.startswith("classes") else Ask(),
+        data=ReadingOptions(kind="text", label="answer") if case.startswith("texts") else ReadingOptions(),
+    )
+    directory = Path(out) / case
+    record = run.execute(directory, listen=ignore, ranks=ranks)
+    assert record.adapter is not None
+    found = Predictions.read(directory / record.predictions, record.predictions_digest)
+    adapter = Adapter.load(directory / record.adapter)
+    return Outcome(dict(adapter.tensors), found.outputs, list(record.losses))
+
+
+def outcomes(ranks: Ranks, paths: Mapping[str, str], cases: list[str], out: str) -> dict[str, Outcome]:
+    return {case: outcome(ranks, paths, case, out) for case in cases}
+
+
+@pytest.fixture(scope="module")
+def paths(backbones: Backbones, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    directory = tmp_path_factory.mktemp("tasks")
+    some = sentences(60)
+    classes = write_csv(directory / "classes.csv", [(text, ("bad", "good")[label]) for text, label in some])
+    texts = write_csv(directory / "texts.csv", [(text, answer(text)) for text, _ in some], ("text", "answer"))
+    families = {family: str(backbones.path(family, dropout=0.0)) for family in ("llama", "gpt2", "bert")}
+    return {**families, "classes": str(classes), "texts": str(texts)}
+
+
+@pytest.fixture(scope="module")
+def alone(paths: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Outcome]:
+    return outcomes(ALONE, paths, [*CASES], str(tmp_path_factory.mktemp("alone")))
+
+
+@pytest.mark.slow  # processes that compute together
+@pytest.mark.parametrize("count", [2, 3])
+def test_they_save_what_one_process_saves(
+    count: int, paths: Mapping[str, str], alone: Mapping[str, Outcome], tmp_path: Path
+) -> None:
+    every = together(count, outcomes, paths, [*CASES], str(tmp_path), shards=True)
+    for found in every:
+        for case, expected in alone.items():
+            assert found[case].tensors.keys() == expected.tensors.keys()
+            for name, tensor in expected.tensors.items():
+                torch.testing.assert_close(found[case].tensors[name], tensor, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(found[case].outputs, expected.outputs, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(found[case].losses, expected.losses, rtol=1e-5, atol=1e-5)
