@@ -18,8 +18,8 @@ from afina.models.backbone_spec import FLOAT, PRECISIONS, Precision
 from afina.models.classifier import Classifier
 from afina.models.kernels.linear import HeldWeight, held_tensors
 from afina.models.kernels.patches import patches_of
-from afina.models.pretrained import read_config
-from fakes import Backbones
+from afina.models.pretrained import meta_model, read_config
+from fakes import Backbones, configuration
 from grid import some_slow
 from openings import same, shard
 from raises import raises
@@ -142,3 +142,9 @@ def test_a_configuration_with_impossible_values_is_refused(
     (tmp_path / "config.json").write_text(json.dumps(json.loads(path.read_text()) | changes))
     with raises((InvalidStudy, NotFound), code=code, backbone=tmp_path.name):
         read_config(tmp_path, str(tmp_path))
+
+
+def test_a_model_without_values_is_in_float32_whatever_dtype_the_configuration_states(tmp_path: Path) -> None:
+    configuration("llama", dtype="bfloat16").save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+    assert {each.dtype for each in meta_model(str(tmp_path)).parameters()} == {torch.float32}

@@ -219,7 +219,7 @@ def meta_model(address: str, labels: int = 2, opening: Opening = SINGLE_LABEL) -
 
 
 def meta_from_config(config: PreTrainedConfig, labels: int, opening: Opening = SINGLE_LABEL) -> PreTrainedModel:
-    """Return transformers' model on the `meta` device for a configuration; sets `num_labels` for a classifier.
+    """Return transformers' float32 model on the `meta` device for a configuration; sets `num_labels` for a classifier.
 
     Raises InvalidStudy if transformers has no model of the family for `opening`.
     """
@@ -228,7 +228,7 @@ def meta_from_config(config: PreTrainedConfig, labels: int, opening: Opening = S
         config.num_labels = labels
     with torch.device("meta"), quiet():
         opener = auto_class(getattr(ARCHITECTURES[config.model_type], opening.auto_class))
-        model = opener.from_config(config, attn_implementation=attention.NAME)
+        model = opener.from_config(config, dtype=torch.float32, attn_implementation=attention.NAME)
     return cast(PreTrainedModel, model)
 
 
