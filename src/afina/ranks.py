@@ -77,7 +77,9 @@ class Ranks:
             backend = "cpu:gloo,cuda:nccl"
         limit = timedelta(seconds=timeout)
         with _together("join"):
-            store, _, _ = next(iter(rendezvous(address, rank, count, timeout=limit)))
+            met, _, _ = next(iter(rendezvous(address, rank, count, timeout=limit)))
+            again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun may keep the store for a new start
+            store = dist.PrefixStore(f"afina/{again}", met)  # type: ignore[attr-defined]
             dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=limit)
             values = dist.new_group(backend="gloo", timeout=timedelta(seconds=max(timeout, PATIENCE)))
         _joined.update(store=store, values=values)
@@ -237,7 +239,7 @@ class RehearsedRanks(Ranks):
 _PLACE_IN_SOURCE = re.compile(r"\[[^\]]*\.(?:cc|cpp|hpp|h):\d+\] *")
 """The place in torch's source with which errors of gloo and of the store begin."""
 
-_NOTES = "afina/"
+_NOTES = "note/"
 """The beginning of the keys of notes in the store that torch's process groups share."""
 
 _PAUSE = 0.05

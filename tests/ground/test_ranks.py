@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from afina.errors import InvalidStudy
+from afina.errors import InvalidStudy, RunFailed
 from afina.ranks import ALONE, Ranks, owners
 from raises import raises
+from together import together
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
@@ -68,3 +70,30 @@ def test_ranks_compute_each_item_once_and_in_order_unless_weights_are_sharded(co
 def test_a_note_of_another_rank_is_missing_without_ranks() -> None:
     ALONE.leave_note("error", "a")
     assert ALONE.note("error", 0) is None
+
+
+def wait_for_each_other(ranks: Ranks) -> tuple[list[int], str | None, str]:
+    """Rank 0 is late with a value, and then rank 1 with a sum."""
+    if ranks.is_first:
+        ranks.leave_note("from", "rank 0")
+        time.sleep(LATE)
+    gathered = ranks.gather(ranks.rank)
+    note = ranks.note("from", 0)
+    if not ranks.is_first:
+        time.sleep(LATE)
+    try:
+        ranks.sum_([torch.ones(1)])
+    except RunFailed as error:
+        return gathered, note, error.code
+    return gathered, note, ""
+
+
+LATE = 4.0
+
+
+@pytest.mark.slow  # two processes that import torch
+def test_a_rank_waits_long_for_a_value_and_briefly_for_a_sum() -> None:
+    for gathered, note, code in together(2, wait_for_each_other, timeout=2.0):
+        assert gathered == [0, 1]
+        assert note == "rank 0"
+        assert code == "ranks.lost"

@@ -243,6 +243,8 @@ class _Execution:
         backbone, method, task = prepared.backbone, prepared.method, prepared.task
         tensors = {name: tensor.detach().cpu() for name, tensor in method.state(classifier.model).items()}
         there = device.environment_fields(prepared.device, prepared.dtype)
+        if self.ranks.count > 1:
+            there |= {"processes": self.ranks.count, "sharded": self.ranks.shards}
         manifest = Manifest(
             method=method.name,
             hyperparameters=method.hyperparameters,
