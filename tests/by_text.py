@@ -45,16 +45,19 @@ def gradients(fit: Fit, ranks: Sequence[Ranks] = WHOLE, **limits: int) -> tuple[
             own = fit._loss(part) * (part.learnt / fit.inputs.learnt(batch))
             own.backward()
             loss += own.item()
-    return loss, {name: each.grad.clone() for name, each in fit.weights.trained.items() if each.grad is not None}
+    return loss, {name: each.grad.cpu().clone() for name, each in fit.weights.trained.items() if each.grad is not None}
 
 
-def assert_close(found: tuple[float, dict[str, torch.Tensor]], expected: tuple[float, dict[str, torch.Tensor]]) -> None:
-    assert found[0] == pytest.approx(expected[0], rel=TOLERANCE)
+Gradients = tuple[float, dict[str, torch.Tensor]]
+
+
+def assert_close(found: Gradients, expected: Gradients, tolerance: float = TOLERANCE) -> None:
+    assert found[0] == pytest.approx(expected[0], rel=tolerance)
     assert found[1].keys() == expected[1].keys()
     scale = max(float(each.abs().max()) for each in expected[1].values())
     assert scale > 1e-4
     for name, each in expected[1].items():
-        assert (found[1][name] - each).abs().max() <= TOLERANCE * scale, name
+        assert (found[1][name] - each).abs().max() <= tolerance * scale, name
 
 
 def assert_by_text(fit: Fit) -> None:

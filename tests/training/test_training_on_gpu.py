@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import by_text
 import language
 from afina import Backbone
 from afina.data.batch import MicroBatchLimits
@@ -121,6 +122,18 @@ def test_recomputed_and_divided_steps_are_those_of_a_cpu(
     backbone = Backbone.load(str(backbones.path("gpt2", dropout=0.0)))
     one = session(backbone, "lora", UNDROPPED, gpu, learning_rate=1e-3, **changes)
     check(one, session(backbone, "lora", UNDROPPED, "cpu", learning_rate=1e-3))
+
+
+@pytest.mark.gpu("models.kernels.attention._is_own", "models.kernels.dropout_masks.generators_of")
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_several_processes_draw_the_dropout_masks_of_a_cpu(
+    gpu: torch.device, checkpointing: bool, backbones: Backbones
+) -> None:
+    backbone = Backbone.load(str(backbones.path("gpt2", dropout=0.1)))
+    expected = by_text.gradients(session(backbone, "lora", {}, "cpu"))
+    fit = session(backbone, "lora", {}, gpu, checkpointing=checkpointing)
+    for ranks, limits in by_text.PARTS.values():
+        by_text.assert_close(by_text.gradients(fit, ranks, **limits), expected, TOLERANCE)
 
 
 @pytest.mark.gpu

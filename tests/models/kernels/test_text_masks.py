@@ -148,11 +148,9 @@ def test_what_is_not_drawn_for_each_text_is_an_error() -> None:
 
 
 @pytest.mark.gpu
-def test_a_gpu_draws_the_masks_of_a_cpu() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
+def test_a_gpu_draws_the_masks_of_a_cpu(gpu: torch.device) -> None:
     found = []
-    for device in (CPU, torch.device("cuda")):
+    for device in (CPU, gpu):
         layout = Layout(layout_of(LENGTHS).bounds.to(device), prefix=2)
         grid = layout.shared
         with TextMasks(5, torch.arange(len(LENGTHS), device=device), layout).drawn():
