@@ -194,6 +194,19 @@ class Ranks:
         each = self.gather(found)
         return [value for part in each for value in part]
 
+    @contextmanager
+    def notices_loss(self) -> Iterator[None]:
+        """Return a context manager that raises RunFailed if torch finds, while it computes, that a rank was lost.
+
+        Sharded weights are gathered inside of forward and backward passes, which raise torch's own errors.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.count > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+                raise problems.RANK_LOST(step="gather weights", reason=_reason(error)) from error
+            raise
+
     def leave_note(self, name: str, text: str) -> None:
         """Leave a note for the other ranks; they can read the note also after this rank has ended."""
         with suppress(RuntimeError, KeyError):  # the process that keeps the notes has ended

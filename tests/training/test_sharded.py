@@ -14,9 +14,11 @@ import torch
 from afina import Run
 from afina.data.reading_options import ReadingOptions
 from afina.events import ignore
+from afina.meter import Meter
 from afina.models.adapter import Adapter
 from afina.models.predictions import Predictions
 from afina.ranks import ALONE, Ranks
+from afina.studies.runs.prepared import prepare
 from afina.studies.runs.spec import UNASKED, Ask, Training
 from fakes import Backbones, sentences, write_csv
 from language import answer
@@ -47,11 +49,11 @@ class Outcome:
     losses: list[tuple[int, float]]
 
 
-def outcome(ranks: Ranks, paths: Mapping[str, str], case: str, out: str) -> Outcome:
+def run_of(paths: Mapping[str, str], case: str) -> Run:
     family, method, hyperparameters, settings = CASES[case]
     probe = method == "linear_probe"
     training = {"max_steps": STEPS, "batch_size": 8, "dtype": "float32"} | ({} if probe else {"learning_rate": 1e-3})
-    run = Run(
+    return Run(
         backbone=paths[family],
         task=paths[case.split()[0]],
         method=method,
@@ -60,7 +62,10 @@ def outcome(ranks: Ranks, paths: Mapping[str, str], case: str, out: str) -> Outc
         ask=UNASKED if case.startswith("classes") else Ask(),
         data=ReadingOptions(kind="text", label="answer") if case.startswith("texts") else ReadingOptions(),
     )
-    directory = Path(out) / case
+
+
+def outcome(ranks: Ranks, paths: Mapping[str, str], case: str, out: str) -> Outcome:
+    run, directory = run_of(paths, case), Path(out) / case
     record = run.execute(directory, listen=ignore, ranks=ranks)
     assert record.adapter is not None
     found = Predictions.read(directory / record.predictions, record.predictions_digest)
@@ -70,6 +75,13 @@ def outcome(ranks: Ranks, paths: Mapping[str, str], case: str, out: str) -> Outc
 
 def outcomes(ranks: Ranks, paths: Mapping[str, str], cases: list[str], out: str) -> dict[str, Outcome]:
     return {case: outcome(ranks, paths, case, out) for case in cases}
+
+
+def same(found: np.ndarray, expected: np.ndarray) -> None:
+    if expected.dtype == object:  # texts
+        assert found.tolist() == expected.tolist()
+    else:
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -98,5 +110,41 @@ def test_they_save_what_one_process_saves(
             assert found[case].tensors.keys() == expected.tensors.keys()
             for name, tensor in expected.tensors.items():
                 torch.testing.assert_close(found[case].tensors[name], tensor, rtol=1e-5, atol=1e-5)
-            np.testing.assert_allclose(found[case].outputs, expected.outputs, rtol=1e-5, atol=1e-5)
+            same(found[case].outputs, expected.outputs)
             np.testing.assert_allclose(found[case].losses, expected.losses, rtol=1e-5, atol=1e-5)
+
+
+@dataclass
+class Step:
+    """The loss and gradients of a first batch, the bytes of the state, and the output for one text, in one process."""
+
+    loss: float
+    gradients: dict[str, torch.Tensor]
+    state_bytes: int
+    outputs: np.ndarray
+
+
+def first_step(ranks: Ranks, paths: Mapping[str, str], case: str) -> Step:
+    prepared, fit = prepare(run_of(paths, case), Meter(torch.device("cpu")), ignore, ranks=ranks)
+    fit.begin()
+    (batch,) = fit.inputs.batches(0, 1)
+    fit.weights.clear()
+    loss = fit._backward(fit.inputs.parts(batch), fit.inputs.learnt(batch))
+    gradients = {name: each.grad for name, each in fit.weights.trained.items() if each.grad is not None}
+    alone = prepared.predict(fit.classifier.eval(), prepared.task.evaluation.part(0, 1))
+    return Step(loss.item(), gradients, fit.state_bytes, alone.outputs)
+
+
+@pytest.mark.slow  # processes that compute together
+@pytest.mark.parametrize("case", ["classes lora", "classes ia3 in uneven parts", "texts lora"])
+def test_gradients_are_those_of_the_whole_batch_and_one_text_is_enough(case: str, paths: Mapping[str, str]) -> None:
+    """A mean over the ranks instead of the sum would be a third of it, which AdamW would not show."""
+    expected = first_step(ALONE, paths, case)
+    for found in together(3, first_step, paths, case, shards=True):
+        assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+        assert found.gradients.keys() == expected.gradients.keys()
+        for name, gradient in expected.gradients.items():
+            scale = float(gradient.abs().max()) or 1.0
+            torch.testing.assert_close(found.gradients[name], gradient, rtol=1e-5, atol=1e-5 * scale)
+        assert found.state_bytes < 0.6 * expected.state_bytes
+        same(found.outputs, expected.outputs)

@@ -76,8 +76,11 @@ def shard(classifier: Classifier, method: Method, ranks: Ranks, dtype: torch.dty
     Args:
         dtype: The dtype of the frozen weights before the pooling.
 
-    Raises InvalidStudy if the method computes its first values from the backbone's weights and cannot do so now.
+    Raises InvalidStudy if the method trains all weights, of which every rank would have a copy, or computes its first
+    values from the backbone's weights and cannot do so now.
     """
+    if method.trains_all:
+        raise problems.TRAINS_ALL_SHARDED(method=method.name)
     classifier.shard(ranks, dtype, device, unlowered=method.unlowered(classifier.model))
     method.begin(classifier.model)
     for name in computed_from_stand_ins(classifier.model):

@@ -90,7 +90,7 @@ def execute(
                 raise problems.RANKS_WITHOUT_USE(method=run.method, ranks=ranks.count)
             return endpoint_run.execute(run, out, study=study, listen=listen, task=task)
     execution = _Execution(run, out, study, listen, stopped, (task, located), ranks)
-    with allocator.memory_errors(run.title), _named(run):
+    with allocator.memory_errors(run.title), _named(run), ranks.notices_loss():
         try:
             return execution.record()
         except Diverged:  # training from the checkpoint would diverge again
