@@ -99,8 +99,9 @@ class WorkingWeights:
             factors: The factors of the input channels of layers for int8 products (`int8_calibration`), by layer.
             rows: Whether only the rows of an embedding's gradient are written whose tokens are in the batch. Gradients
                 that several processes sum have every row.
+            packs: Whether frozen weights may be converted to a faster form; sharded weights may not.
         """
-        trained, packs, unlowered = method.by_gradient(model), method.packs, method.unlowered(model)
+        trained, unlowered, packs = method.by_gradient(model), method.unlowered(model), packs and method.packs
         given: dict[str, Any] = {"packs": packs, "unlowered": unlowered, "products": products, "factors": factors}
         return cls(model, trained, dtype, rows=rows, **given)
 
