@@ -103,9 +103,9 @@ class Ranks:
         return self.shards and self.count > 1
 
     def close(self) -> None:
-        """Leave the process group; the other ranks may still compute."""
+        """Leave the process group; a rank that waits for this one notices it. Notes can still be left and read."""
         if self.count > 1 and dist.is_initialized():
-            _joined.clear()
+            _joined.pop("values", None)
             dist.destroy_process_group()
 
     def share(self, sizes: np.ndarray) -> np.ndarray:

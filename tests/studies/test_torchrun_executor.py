@@ -170,6 +170,8 @@ class Notes(Ranks):
         self.notes[name] = text
 
     def note(self, name: str, seconds: float) -> str | None:
+        if name == "told" and seconds > 60 and name not in self.notes:  # rank 0 has ended: torchrun ends the others
+            signal.raise_signal(signal.SIGTERM)
         return self.notes.get(name)
 
     def close(self) -> None:

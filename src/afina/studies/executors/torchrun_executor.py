@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -16,7 +17,7 @@ from afina import allocator
 from afina.errors import AfinaError, RunFailed
 from afina.events import Listener, ValidationScore, downloads_told, ignore
 from afina.problems import RANK_LOST
-from afina.ranks import Ranks
+from afina.ranks import PATIENCE, Ranks
 from afina.studies.executors import problems
 from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.executors.worker import CarryOut, Failed
@@ -115,12 +116,21 @@ def follow(ranks: Ranks, say: Callable[[str], object]) -> int:
         if error.code != LOST:
             note = Failed(error=named, code=error.code, fields=error.fields)  # type: ignore[arg-type]
             ranks.leave_note(_ERROR, note.model_dump_json())
-        if ranks.note(_TOLD, _SOON) is None:
+            ranks.close()  # so that rank 0 notices at its next step that this rank ends
+        if not _is_told(ranks):
             say(named)
             return error.exit_code
         return 0  # rank 0 has the exit status, and torchrun must not end it before it has said its error
     ranks.close()
     return 0
+
+
+def _is_told(ranks: Ranks) -> bool:
+    """Wait until rank 0 has said why this rank ends; return False if rank 0 has ended without a word."""
+    if ranks.note(_ERROR, 0) is not None:  # rank 0 may compute for long before it looks at the note
+        with suppress(KeyboardInterrupt), stopped_after_a_step(signal.SIGTERM):  # torchrun has ended rank 0
+            return ranks.note(_TOLD, PATIENCE) is not None
+    return ranks.note(_TOLD, _SOON) is not None
 
 
 def _executed(request: CarryOut, ranks: Ranks, listen: Listener) -> Record:
