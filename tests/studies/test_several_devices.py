@@ -282,6 +282,13 @@ def test_a_dead_host_is_a_lost_machine_and_none_of_its_group_is_used_again(
     assert len(pool.discarded) == 1
     assert len(pool.discarded[0].hosts) == 2
 
+    def died(host: RunHost) -> int:
+        raise HostDied("node host died", of_node=True)
+
+    monkeypatch.setattr(RunHost, "free_port", died)
+    assert isinstance(failed(on_ray, tmp_path / "out", ("done", "done")), Lost)
+    assert len(pool.discarded) == 2, "before its processes have started"
+
 
 def test_only_the_host_of_rank_0_has_the_checkpoint_and_reports(
     on_ray: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -163,11 +163,11 @@ class RunOnHosts:
         The files of `inputs` must be in the shared storage.
         """
         self.check()
+        self.started = True  # so that hosts of which one has died are not used again
         left = None if self.until is None else self.until - meter.now()
         results = f"afina results {secrets.token_hex(8)}"
         requests = self._requests(asked, shard=shard)
         orders = [RunOrder(one, inputs, self.storage.address, left, variables(), results) for one in requests]
-        self.started = True
         hosts = self._on().hosts
         sent = [host.actor.start.remote(order) for host, order in zip(hosts, orders, strict=True)]
         for host, ref in zip(hosts, sent, strict=True):
