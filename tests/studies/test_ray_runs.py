@@ -126,7 +126,7 @@ def executor(pool: Pool, storage: Path) -> Callable[[], RayExecutor]:
         made = RayExecutor(slots=2, ship_backbone=True, storage=str(storage))
         made._pool = pool  # type: ignore[assignment]
         made._checked = {("a" * 16, "")}
-        forecast = lambda runs, *devices: MemoryForecast(0, {run.key: 2**30 for run in runs})  # noqa: E731
+        forecast = lambda runs, *_, **__: MemoryForecast(0, {run.key: 2**30 for run in runs})  # noqa: E731
         made._local.foresee_on = forecast  # type: ignore[method-assign]
         return made
 

@@ -161,7 +161,7 @@ def on_ray(pool: Pool, tmp_path: Path) -> RayExecutor:
     made._pool = pool  # type: ignore[assignment]
     made._checked = {(key * 16, "") for key in "ab"}
     needed = {RUN.key: 2**30}
-    made._local.foresee_on = lambda runs, devices, here: MemoryForecast(devices - here, needed)  # type: ignore[method-assign]
+    made._local.foresee_on = lambda runs, devices, here, shards: MemoryForecast(devices - here, needed)  # type: ignore[method-assign]
     made._inputs_of = lambda work: RunInputs(Input("t", None), None, Input("b", None))  # type: ignore[method-assign]
     return made
 
@@ -328,8 +328,8 @@ def test_processes_share_the_processors_and_the_memory(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Process, "answers", answers)
     Process.scripts[:] = [("done",)]
-    LocalExecutor(2, devices=2).foresee([RUN])
-    assert (Process.threads, [(one.devices, one.here) for one in asked]) == ({2}, [(2, 2)])
+    LocalExecutor(2, devices=2, shard=True).foresee([RUN])
+    assert (Process.threads, [(one.devices, one.here, one.shards) for one in asked]) == ({2}, [(2, 2, True)])
     with pytest.raises(InvalidStudy) as caught:
         LocalExecutor(shard=True)
     assert caught.value.code == "option.inapplicable"

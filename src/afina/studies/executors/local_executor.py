@@ -84,9 +84,9 @@ class LocalExecutor(Executor):
         raise worker.failure()
 
     def foresee(self, runs: Sequence[Run]) -> MemoryForecast | None:
-        return self.foresee_on(runs, self.devices, self.devices)
+        return self.foresee_on(runs, self.devices, self.devices, shards=self.shard)
 
-    def foresee_on(self, runs: Sequence[Run], devices: int, here: int) -> MemoryForecast:
+    def foresee_on(self, runs: Sequence[Run], devices: int, here: int, *, shards: bool) -> MemoryForecast:
         """Return the memory forecast of runs, computed in another process, because a forecast loads torch.
 
         Runs that differ only in their seed have the same memory and are forecast once.
@@ -95,10 +95,11 @@ class LocalExecutor(Executor):
             runs: The runs.
             devices: The number of processes that execute each run together.
             here: How many of these processes are on one machine and share its main memory.
+            shards: Whether each process keeps only a part of the backbone's weights.
         """
         alike = {run.key: run.model_copy(update={"seed": 0}) for run in runs}
         asked = {run.key: run for run in alike.values()}
-        with self._worker(Foresee(runs=tuple(asked.values()), devices=devices, here=here)) as worker:
+        with self._worker(Foresee(runs=tuple(asked.values()), devices=devices, here=here, shards=shards)) as worker:
             for message in worker.answers(ignore):
                 if isinstance(message, MemoryForeseen):
                     needed = {key: message.needed[run.key] for key, run in alike.items() if run.key in message.needed}

@@ -183,7 +183,7 @@ class RayExecutor(Executor):
             unknown = [run for run in runs if run.key not in self._asked and not run.asks_endpoint]
             if unknown and not self._cluster().gpus:
                 self._asked |= {run.key for run in unknown}
-                found = self._local.foresee_on(unknown, self.devices, 1)
+                found = self._local.foresee_on(unknown, self.devices, 1, shards=self.shard)
                 for run in unknown:
                     if needed := found.needed.get(run.key):
                         self._needed[run.key] = needed

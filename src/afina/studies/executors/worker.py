@@ -74,12 +74,14 @@ class Foresee(_Message):
     Attributes:
         devices: The number of processes that execute each run together.
         here: How many of these processes are on one machine and share its main memory.
+        shards: Whether each process keeps only a part of the backbone's weights.
     """
 
     kind: Literal["foresee"] = "foresee"
     runs: tuple[Run, ...]
     devices: int = 1
     here: int = 1
+    shards: bool = False
 
 
 class TimeAnswers(_Message):
@@ -277,7 +279,7 @@ def _foresee(request: Foresee, reporter: _Reporter) -> None:
     gpu = meter.gpu_memory(device.choose())
     needed: dict[str, int] = {}
     for run in request.runs:
-        if run.asks_endpoint:  # it needs little memory
+        if run.asks_endpoint or request.shards:  # it needs little memory, or its memory cannot be forecast yet
             continue
         with suppress(AfinaError):  # the run raises the same error when it is executed
             seen = forecast_run(run, calibrate=False, devices=request.devices)
