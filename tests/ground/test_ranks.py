@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -58,12 +60,19 @@ class Own(Ranks):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_ranks_compute_each_item_once_and_in_order_unless_weights_are_sharded(count: int) -> None:
-    sizes = np.array([3, 1, 4, 1])
-    made = [Own(rank, count).of_shares(sizes, lambda start, stop: [*range(start, stop)]) for rank in range(count)]
+def test_ranks_compute_each_item_once_and_in_order(count: int) -> None:
+    sizes, entered = np.array([3, 1, 4, 1]), list[int]()
+
+    @contextmanager
+    def apart() -> Iterator[None]:
+        entered.append(count)
+        yield
+
+    made = [
+        Own(rank, count).of_shares(sizes, lambda start, stop: [*range(start, stop)], apart) for rank in range(count)
+    ]
     assert [item for each in made for part in each for item in part] == [0, 1, 2, 3]
-    every = Own(1, count, shards=True).of_shares(sizes, lambda start, stop: [*range(start, stop)])
-    assert every == [[0, 1, 2, 3]]
+    assert len(entered) == (count if count > 1 else 0), "also a rank without items, as the others wait for it"
     assert Own(0, count).of_shares(np.zeros(0, np.int64), lambda start, stop: (start, stop)) == [(0, 0)]
 
 
