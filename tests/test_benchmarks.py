@@ -111,6 +111,21 @@ def test_the_benchmark_of_a_gpu_is_rehearsed_on_a_cpu_with_every_arm() -> None:
     assert not found
 
 
+def test_two_processes_are_measured_beside_one(path: str, toy: str) -> None:
+    arguments = ("--steps", "2", "--repeats", "1", "--methods", "lora", "--dtypes", "float32", "--texts", "16", "32")
+    result = last_line(run("devices.py", *arguments, "--backbone", path, "--task", toy, "--shape", "tiny").stdout)
+    assert [(one["method"], one["dtype"], one["texts"]) for one in result["speed"]] == [
+        ("lora", "float32", 16),
+        ("lora", "float32", 32),
+    ]
+    assert all(check_ratios(one) == {"two processes/one process"} for one in result["speed"])
+    assert {name: len(peaks) for name, peaks in result["memory"].items()} == {
+        "one process": 1,
+        "two processes, sharded": 2,
+    }
+    assert all(2**27 < peak < 2**31 for peaks in result["memory"].values() for peak in peaks)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="refused only without a CUDA device")
 def test_the_benchmark_of_a_gpu_is_refused_without_one() -> None:
     command = [sys.executable, str(BENCHMARKS / "gpu.py")]
