@@ -133,7 +133,7 @@ WEIGHTS_UNREADABLE = _backbone_unreadable(
 )
 SHARDING_NEEDS_SAFETENSORS = _backbone_unreadable(
     "backbone {backbone}: its weights are not in safetensors files, so a rank cannot read only its part of them. Save "
-    "the backbone again with save_pretrained, or train without --shard."
+    "the backbone again with save_pretrained, or train without `shard`."
 )
 CONFIG_UNREADABLE = _backbone_unreadable(
     "backbone {backbone}: config.json cannot be read ({reason}). Copy the backbone again."

@@ -385,8 +385,8 @@ RANKS_UNLIKE = Problem(
 NOT_SHARDED = Problem(
     InvalidStudy,
     "ranks.not-sharded",
-    "{option}: with --shard, no process has the backbone's whole weights, which this setting needs. Leave {option} "
-    "out, or train without --shard.",
+    "{option}: with `shard`, no process has the backbone's whole weights, which this setting needs. Leave {option} "
+    "out, or train without `shard`.",
 )
 RANKS_WITHOUT_USE = Problem(
     InvalidStudy,
