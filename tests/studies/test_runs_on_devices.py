@@ -77,12 +77,17 @@ def test_a_run_of_two_processes_goes_on_after_ctrl_c_and_a_killed_process_to_the
     torch.testing.assert_close(tensors(out, found), tensors(tmp_path / "alone", alone), rtol=1e-5, atol=1e-5)
 
 
-def test_trials_of_two_processes_are_scored_as_those_of_one(backbones: Backbones, toy: str, tmp_path: Path) -> None:
+def test_trials_of_two_processes_that_share_the_weights_are_scored_as_those_of_one(
+    backbones: Backbones, toy: str, tmp_path: Path
+) -> None:
     train = {"max_steps": 8, "batch_size": 4, "dtype": "float32"}
     tune = {"candidates": 2, "validation": 0.3}
     study = Study.parse(content(backbones, toy, train=train, tune=tune), "tuned")
     alone = study.run(tmp_path / "alone", executor=HereExecutor()).tuned
-    found = study.run(tmp_path / "out", executor=LocalExecutor(devices=2)).tuned
+    made = study.run(tmp_path / "out", executor=LocalExecutor(devices=2, shard=True))
+    found, (record,) = made.tuned, made.records
+    assert record.devices is not None
+    assert record.devices.shards
     scores = [[one.value for one in each[0].trials] for each in (alone, found)]
     assert len(scores[0]) >= 2
     assert scores[1] == pytest.approx(scores[0], abs=1e-5)
