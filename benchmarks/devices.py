@@ -36,7 +36,7 @@ from transformers.utils import logging as transformers_logging
 import machine
 import shapes
 import tables
-from afina import Run, meter
+from afina import Backbone, Run, meter
 from afina.data.batch import MicroBatchLimits
 from afina.methods import make
 from afina.ranks import ALONE, Ranks
@@ -67,8 +67,6 @@ def train(turns: Connection, place: tuple[int, str] | None, given: dict[str, Any
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(RANKS if place is None else 1)
     ranks = ALONE if place is None else Ranks.joined(place[0], RANKS, place[1])
-    from afina import Backbone
-
     backbone = Backbone.load(given["backbone"])
     method, setting = make(given["method"]).for_family(backbone.family), Training(dtype=given["dtype"])
     limits = MicroBatchLimits(ranks=ranks)
@@ -164,7 +162,9 @@ def remember(answer: Connection, rank: int, count: int, meeting: str, run: Run, 
 def memory(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """The largest resident memory of each process, alone and sharded."""
     spawn, found = multiprocessing.get_context("spawn"), dict[str, Any]()
+    os.environ["AFINA_CACHE"] = str(scratch / "cache")  # the weights are drawn there
     address = shapes.backbone(options.shape, scratch / "shape")
+    Backbone.load(address)
     settings = {"max_steps": 2, "batch_size": 4, "dtype": options.memory_dtype, "learning_rate": 1e-4}
     run = Run(
         backbone=address,

@@ -1,4 +1,4 @@
-"""On a GPU: a classifier reads a common beginning once, with the outputs of whole texts on a CPU."""
+"""On a GPU: a common beginning is read once, with the outputs of whole texts on a CPU; no weight is a stand-in."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from test_shared_beginning import texts, whole
 from afina import Backbone
 from afina.models.classifier import Classifier
 from afina.models.shared_beginning import SharedBeginning
+from afina.models.weights.unread import is_stand_in, stand_in
 from afina.predicting.predictor import logits
 from fakes import difference
 from rounding import FACTOR
@@ -32,3 +33,10 @@ def test_a_common_beginning_computed_once_changes_nothing(
         classifier.lower(dtype)
     assert SharedBeginning.of(classifier, texts()) is not None
     assert difference(logits(classifier, texts()), expected) <= tolerance
+
+
+@pytest.mark.gpu("models.weights.unread.is_stand_in")
+def test_a_weight_on_a_gpu_stands_in_for_nothing(gpu: torch.device) -> None:
+    made = stand_in((2, 3))
+    assert is_stand_in(made)
+    assert not is_stand_in(made.to(gpu))

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from afina import Predictor
+from afina import Predictor, Run
 from afina.meter import gpu_memory
+from afina.ranks import ALONE, Ranks
 from afina.report.tables import measured_on_gpu
 from afina.studies.runs.execute import execute
 from afina.studies.runs.forecast import forecast_run
-from fakes import TEXTS, Runs, sentences, write_csv
+from fakes import TEXTS, Backbones, Runs, sentences, write_csv
+from together import together
 
 NEUTRAL = tuple(f"Page {number} of the handbook lists tools, dates and measures." for number in range(8))
 
@@ -87,3 +89,23 @@ def test_a_repeated_and_an_interrupted_run_give_the_same_adapter_bit_for_bit(
         execute(run, tmp_path / "third", stopped=lambda: next(steps) == 4)
     third = run.execute(tmp_path / "third")
     assert (third.digest, third.losses) == (first.digest, first.losses)
+
+
+def losses_of(ranks: Ranks, run: Run, out: str) -> tuple[list[float], str]:
+    record = run.execute(Path(out), ranks=ranks)
+    return [loss for _, loss in record.losses], record.environment.device
+
+
+@pytest.mark.gpu("device.choose")
+@pytest.mark.parametrize("shards", [False, True], ids=["data parallel", "sharded"])
+def test_two_gpus_train_a_run_as_one(
+    gpu: torch.device, shards: bool, runs: Runs, backbones: Backbones, tmp_path: Path
+) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    run = runs.run("llama", "lora", {"dropout": 0.0}, learning_rate=1e-3)
+    run = run.model_copy(update={"backbone": str(backbones.path("llama", dropout=0.0))})
+    alone = losses_of(ALONE, run, str(tmp_path / "alone"))
+    for losses, device in together(2, losses_of, run, str(tmp_path / "together"), shards=shards):
+        assert device == alone[1]
+        assert losses == pytest.approx(alone[0], rel=1e-3)
