@@ -178,7 +178,11 @@ def _distinct(tensors: Iterable[Tensor]) -> int:
 
 
 def _storage(tensor: Tensor) -> tuple[object, int]:
-    """Return a key that identifies a tensor's storage while the storage exists, and the storage's size in bytes."""
+    """Return a key that identifies a tensor's storage while the storage exists, and the storage's size in bytes.
+
+    Of a sharded tensor, the storage is that of this process's part.
+    """
+    tensor = getattr(tensor, "_local_tensor", tensor)
     tensor = getattr(tensor, "_local_tensor", tensor)  # of a tensor that processes share, this process's part
     if tensor.is_mkldnn:  # such a tensor has no storage
         return ("packed", id(tensor)), tensor.nbytes
@@ -195,15 +199,17 @@ def activation_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
     import torch
 
     owned = {_storage(tensor)[0] for tensor in [*model.parameters(), *model.buffers()]}
-    sizes: dict[object, int] = {}
+    saved: dict[object, Tensor] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        identity, size = _storage(tensor)
+        detached = tensor.detach()  # the tensor itself would refer to the graph, which refers to the tensor
+        identity, _ = _storage(tensor)
         if identity not in owned:
-            sizes[identity] = size
-        return tensor.detach()  # the tensor itself would refer to the graph, which refers to the tensor
+            saved[identity] = detached
+        return detached
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         result = forward()
+    total = sum(_storage(tensor)[1] for tensor in saved.values())  # gathered weights are freed by now
     del result
-    return sum(sizes.values())
+    return total

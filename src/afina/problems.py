@@ -143,6 +143,13 @@ RANK_LOST = Problem(
     "its last checkpoint, also with another number of processes.",
 )
 
+REHEARSED_BY_RANK = Problem(
+    Refused,
+    "ranks.joined",
+    "the memory of sharded weights cannot be forecast in a process that has a process group of torch.distributed. Make "
+    "the forecast in another process, such as `afina plan --devices 2`.",
+)
+
 RESULTS_FORMAT_UNKNOWN = Problem(
     InvalidData,
     "results.format-unknown",

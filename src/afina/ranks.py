@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from afina import digest, meter, problems
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 BUCKET = 1 << 22
 """Number of elements up to which tensors are summed together, in one buffer. A larger tensor is summed in place."""
@@ -153,6 +156,21 @@ class Ranks:
         self.sum_([counts := torch.tensor(flags, dtype=torch.float32)])
         return [bool(count) for count in counts.tolist()]
 
+    def mesh(self, device: torch.device) -> DeviceMesh:
+        """Return the ranks as torch's device mesh, over which `fully_shard` shards weights on devices of this type."""
+        from torch.distributed.device_mesh import init_device_mesh
+
+        return init_device_mesh(device.type, (self.count,))
+
+    def most(self, number: int) -> int:
+        """Return the largest number of all ranks; each rank passes its own number, at least 0."""
+        if self.count == 1:
+            return number
+        numbers = torch.zeros(self.count, dtype=torch.int64)
+        numbers[self.rank] = number
+        self.sum_([numbers])
+        return int(numbers.max())
+
     def gather(self, value: Value) -> list[Value]:
         """Return the values of all ranks in the order of the ranks, on every rank; values are pickled."""
         if self.count == 1:
@@ -239,6 +257,15 @@ class RehearsedRanks(Ranks):
     def any_(self, flags: Sequence[bool]) -> list[bool]:
         return list(flags)
 
+    def mesh(self, device: torch.device) -> DeviceMesh:
+        from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+        with unset_fake_temporarily():  # making a mesh reads values
+            return super().mesh(device)
+
+    def most(self, number: int) -> int:
+        return number
+
     def gather(self, value: Value) -> list[Value]:
         return [value] * self.count
 
@@ -247,6 +274,29 @@ class RehearsedRanks(Ranks):
 
     def check_equal(self, tensors: Mapping[str, Tensor]) -> None:
         """Check nothing, because the tensors of a dry run have no values."""
+
+
+@contextmanager
+def rehearsal(ranks: Ranks) -> Iterator[None]:
+    """Return a context manager for a dry run of one of these ranks, in which weights can be sharded without the others.
+
+    Inside, torch's process group is a "fake" one: its collectives allocate memory, and send and receive nothing. If the
+    weights are not sharded, nothing is changed.
+
+    Raises Refused if this process is a rank of a run, or has another process group.
+    """
+    if not ranks.sharded:
+        yield
+        return
+    if dist.is_initialized():
+        raise problems.REHEARSED_BY_RANK()
+    from torch.testing._internal.distributed.fake_pg import FakeStore  # registers the backend "fake"
+
+    dist.init_process_group("fake", store=FakeStore(), rank=ranks.rank, world_size=ranks.count)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 _PLACE_IN_SOURCE = re.compile(r"\[[^\]]*\.(?:cc|cpp|hpp|h):\d+\] *")

@@ -12,21 +12,24 @@ import torch
 import torch.distributed as dist
 
 from afina import Backbone
+from afina.errors import InvalidStudy
 from afina.events import silent
 from afina.methods import make
+from afina.methods.attachment import shard
 from afina.models.language_model import open_model
 from afina.ranks import Ranks
 from afina.report.details.plans import devices_table, forecast_table, gpu_table
 from afina.studies.runs import forecast
-from afina.studies.runs.forecast import _Devices, forecast_run
+from afina.studies.runs.forecast import _Devices, forecast_methods, forecast_run
 from afina.studies.runs.prepared import aim_of, attached, loader_of, recipe_of
 from afina.studies.runs.run import Forecast, Terms
 from afina.studies.runs.spec import RunSpec, Training
 from afina.training.dry_run import Alive
 from afina.training.probe_fit import fit_of
 from command import Command
-from fakes import Backbones
+from fakes import Backbones, opened
 from grid import some_slow
+from raises import raises
 from together import together
 
 MIB = 2**20
@@ -44,9 +47,9 @@ def spec(path: str, method: str, **training: Any) -> RunSpec:
     return RunSpec(backbone=path, task=forecast.MADE_UP, method=method, training=Training(**training))
 
 
-def planned(path: str, method: str, devices: int, **given: Any) -> Forecast:
+def planned(path: str, method: str, devices: int, *, sharded: bool = False, **given: Any) -> Forecast:
     run = spec(path, method, **{"dtype": "float32", "max_length": 8} | given)
-    return forecast_run(run, calibrate=False, devices=devices)
+    return forecast_run(run, calibrate=False, devices=devices, sharded=sharded)
 
 
 # Data parallel
@@ -77,9 +80,12 @@ def measured(ranks: Ranks, path: str, method_name: str, training: dict[str, Any]
     recipe = recipe_of(run, method, loader, ranks)
     dtype = getattr(torch, run.training.dtype)
     with Alive() as alive:
-        opening, names = objective.opening, objective.output_names
-        classifier = open_model(Backbone.load(path), names, 0, opening, precision=run.training.precision)
-        attached(classifier, method, 0, torch.device("cpu"))
+        opening, names, cpu = objective.opening, objective.output_names, torch.device("cpu")
+        given = {"precision": run.training.precision, "unread": ranks.sharded}
+        classifier = open_model(Backbone.load(path), names, 0, opening, **given)
+        attached(classifier, method, 0, cpu)
+        if ranks.sharded:
+            shard(classifier, method, ranks, dtype, cpu)
         fit = fit_of(method)(classifier, method, objective, loader, recipe, dtype)
         fit.advance()
         found = fit.measure()
@@ -109,15 +115,38 @@ LONG = {"max_length": 40, "batch_size": 5, "epochs": 3}
 
 
 @pytest.mark.slow  # two processes that import torch
-def test_two_processes_need_what_was_foreseen(backbones: Backbones) -> None:
+@pytest.mark.parametrize("sharded", [False, True])
+def test_two_processes_need_what_was_foreseen(backbones: Backbones, sharded: bool) -> None:
     path = str(backbones.path("gpt2"))
-    every = together(2, measured_cases, path)
+    every = together(2, measured_cases, path, shards=sharded)
     for place, (method, training) in enumerate(MEASURED):
-        one = planned(path, method, 2, **LONG | training)
+        one = planned(path, method, 2, sharded=sharded, **LONG | training)
         state, activations, peak = (max(column) for column in zip(*(found[place] for found in every), strict=True))
         assert (one.state_bytes, one.activation_bytes) == (state, activations), (method, training)
         if training["dtype"] == "float32":
             assert one.peak - MIB == pytest.approx(peak, rel=0.02)
+
+
+@pytest.mark.slow
+def test_weights_that_cannot_be_sharded_are_not_planned_so(backbones: Backbones) -> None:
+    path, said = str(backbones.path("gpt2")), list[str]()
+    dora = make("lora", {"dora": True}).for_family("gpt2")
+    training = Training(dtype="float32", max_length=8, batch_size=2)
+    (one,) = forecast_methods(path, [dora], training=training, devices=2, says=said.append)
+    assert [other.terms.sharded for other in one.on_devices] == [False]
+    assert any(line.startswith("not sharded: method lora") for line in said)
+    with raises(InvalidStudy, code="ranks.not-sharded", option="products"):
+        planned(path, "lora", 2, sharded=True, products="int8")
+
+
+@pytest.mark.slow
+def test_half_of_the_frozen_weights_are_on_each_of_two_devices(backbones: Backbones) -> None:
+    path = str(backbones.path("llama"))
+    whole, each = planned(path, "lora", 1), planned(path, "lora", 2, sharded=True)
+    model = opened(Backbone.load(path), make("lora").for_family("llama"))
+    frozen = sum(one.nbytes for one in model.parameters() if not one.requires_grad)
+    assert whole.state_bytes - each.state_bytes == pytest.approx(frozen / 2, rel=0.02)
+    assert each.terms.way == "2 devices, sharded"
 
 
 # Search, words and JSON

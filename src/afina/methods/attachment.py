@@ -83,6 +83,19 @@ def shard(classifier: Classifier, method: Method, ranks: Ranks, dtype: torch.dty
         raise problems.TRAINS_ALL_SHARDED(method=method.name)
     classifier.shard(ranks, dtype, device, unlowered=method.unlowered(classifier.model))
     method.begin(classifier.model)
+    _check_values(classifier, method)
+
+
+def check_begins(classifier: Classifier, method: Method) -> None:
+    """Raise InvalidStudy if a method attached to stand-ins computes its first values from the backbone's weights.
+
+    The values of a method that computes them later (`Method.begin`) cannot be checked before the weights are read.
+    """
+    if type(method).begin is Method.begin:
+        _check_values(classifier, method)
+
+
+def _check_values(classifier: Classifier, method: Method) -> None:
     for name in computed_from_stand_ins(classifier.model):
         raise problems.READS_UNREAD(method=method.name, parameter=name)
 

@@ -8,7 +8,10 @@ parameters takes seconds. The module `dry_run` does not know tasks.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import EllipsisType
 from typing import Any, Self
 
 import torch
@@ -21,12 +24,18 @@ from torch.utils._pytree import tree_map_only
 from afina import tensorfile
 from afina.data.batch import Loader, Packed
 from afina.generating.generation_memory import GenerationLoad
-from afina.methods.attachment import attach
+from afina.methods.attachment import attach, check_begins
 from afina.methods.method import Method
+from afina.models.architectures import is_after_pooling
 from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier, ParameterCounts, count_parameters
+from afina.models.kernels import patches
+from afina.models.kernels.linear import held_by
 from afina.models.language_model import open_without_weights
 from afina.models.objective import Objective, Opening
+from afina.models.weights.stored import StoredTensor
+from afina.models.weights.unread import UnreadShapes, UnreadWeight, stand_in
+from afina.ranks import ALONE, Ranks, rehearsal
 from afina.training.inputs import TrunkUse
 from afina.training.optimizer import Recipe
 from afina.training.probe_fit import fit_of
@@ -43,8 +52,8 @@ class DryRun:
             needs.
         activation_bytes: Bytes of activations. `activation_bytes` is None if nothing is trained, or with activation
             checkpointing.
-        beyond_state: Memory in addition to `state_bytes`: the activations, or with activation checkpointing, the peak
-            of a step minus `state_bytes`.
+        beyond_state: Memory in addition to `state_bytes`: the activations, or with activation checkpointing or sharded
+            weights, the peak of a step minus `state_bytes`.
         evaluation: Peak size of all tensors during the evaluation after training, in bytes.
         tensors: Peak size of all tensors from the start of training to the end of the evaluation, in bytes.
         trunk: How training uses the outputs of frozen lower blocks. None: training does not look for such blocks.
@@ -96,15 +105,21 @@ def dry_run(
         products: The type of numbers in which products with frozen weights are computed, "float" or "int8".
         load: The prompts for which the evaluation generates answers. None: no answer is generated.
     """
+    ranks = recipe.ranks
     # Two, because peft cannot wrap fake tensors.
-    shapes = [_shape(address, objective.width, objective.opening, method, precision) for _ in range(2)]
+    shapes = [
+        _shape(address, objective.width, objective.opening, method, precision, unread=ranks.sharded) for _ in range(2)
+    ]
     # Before FakeTensorMode, because these functions read values.
     layout = shapes[0].layout
     kind = training_inputs(method, shapes[0], loader, recipe)
     made, evaluation_layout = kind.rehearsal(loader, recipe, layout), layout(evaluation).made()
     generation = None if load is None else load.rehearsal(shapes[0].before, layout)
-    with FakeTensorMode(allow_non_fake_inputs=True), Alive() as alive:
-        fit = fit_of(method)(_fake(shapes.pop()), method, objective, loader, recipe, dtype, products)
+    with rehearsal(ranks), FakeTensorMode(allow_non_fake_inputs=True), Alive() as alive:
+        of_training = dtype if method.trainable(shapes[0].model) else torch.float32
+        classifier = _fake(shapes.pop(), method, ranks, of_training)
+        fit = fit_of(method)(classifier, method, objective, loader, recipe, dtype, products)
+        del classifier
         if fit.parameters:
             fit.begin()
             # A second step: the optimiser has its state, and features are computed while an earlier batch exists.
@@ -116,12 +131,12 @@ def dry_run(
         if fit.parameters:
             beyond = alive.peak - kept
             if not recipe.checkpointing and (activations := fit.activation_bytes(parts[0])) is not None:
-                beyond = activations
+                beyond = beyond if ranks.sharded else activations
         copies, most, trunk = fit.weights.copies, kept + fit.beside_bytes, fit.inputs.trunk_use
         if trunk is not None and trunk.place == "memory":
             copies += trunk.bytes  # of a GPU's run, too, the outputs are in main memory
         counts = count_parameters(fit.parameters)
-        classifier = fit.finish(lambda: _fake(shapes.pop()))
+        classifier = fit.finish(lambda: _fake(shapes.pop(), method, ranks))
         disk_bytes = tensorfile.size(method.state(classifier.model))
         classifier.eval()
         before = alive.restart()
@@ -139,32 +154,102 @@ def serving_bytes(
     """Return the size in bytes of all weights of a backbone with an adapter, for prediction in `dtype` on the CPU."""
     shape = _shape(address, objective.width, objective.opening, method, precision)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        classifier = _fake(shape)
+        classifier = _fake(shape, method)
         if dtype != torch.float32:
             classifier.lower(dtype, packs=method.packs, unlowered=method.unlowered(classifier.model))
         return classifier.size
 
 
-def _shape(address: str, labels: int, opening: Opening, method: Method, precision: str) -> Classifier:
+def _shape(
+    address: str, labels: int, opening: Opening, method: Method, precision: str, *, unread: bool = False
+) -> Classifier:
+    """Return a classifier without values with the method attached.
+
+    Args:
+        unread: Whether each rank will read its part of the backbone's weights (`Classifier.unread`).
+    """
     classifier = open_without_weights(address, labels, opening)
     classifier.hold(precision)
+    if unread:
+        _stand_in(classifier)
     attach(classifier, method)
+    if unread:
+        check_begins(classifier, method)
     return classifier
 
 
-def _fake(classifier: Classifier) -> Classifier:
-    """Replace the `meta` tensors of a classifier by fake tensors on the CPU, in place."""
+def _stand_in(classifier: Classifier) -> None:
+    """Replace the `meta` tensors of a classifier by stand-ins for weights that no rank has read, as a run has them."""
+    model, made = classifier.model, dict[Parameter, Parameter]()
+    unread: dict[Parameter, StoredTensor] = {}
+    for path, module in list(model.named_modules()):
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.zeros_like(buffer, device="cpu")
+        for name, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            if parameter not in made:
+                after = is_after_pooling(f"{path}.{name}")
+                values = torch.zeros(parameter.shape) if after else stand_in(tuple(parameter.shape))
+                made[parameter] = Parameter(values)
+                unread |= {} if after else {made[parameter]: _Shape.of(parameter.shape)}
+            module._parameters[name] = made[parameter]
+    for module in list(model.modules()):
+        if (held := held_by(module)) is not None:
+            patches.hold(module, UnreadWeight(held.shape, _Shape.of(held.shape), turned=False))
+    classifier.unread = UnreadShapes(unread)
+
+
+@dataclass(frozen=True)
+class _Shape(StoredTensor):
+    """A weight of which only the shape is known; what is read has no values, in a dry run."""
+
+    size: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, shape: Sequence[int]) -> Self:
+        return cls(Path(), "", tuple(shape))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.size
+
+    def __getitem__(self, all_of_it: EllipsisType) -> Tensor:
+        return torch.empty(self.shape)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return torch.empty(stop - start, *self.shape[1:])
+
+    def look_up(self, index: Tensor) -> Tensor:
+        return torch.zeros(*index.shape, *self.shape[1:])
+
+
+def _fake(
+    classifier: Classifier, method: Method, ranks: Ranks = ALONE, dtype: torch.dtype = torch.float32
+) -> Classifier:
+    """Replace the tensors of a classifier by fake tensors on the CPU, in place.
+
+    Args:
+        ranks: The ranks that share the weights, if the classifier's weights are unread.
+        dtype: The dtype of frozen weights of which each rank has a part.
+    """
+    unread = {} if classifier.unread is None else classifier.unread.parameters
     parameters: dict[Parameter, Parameter] = {}  # keeps tied parameters tied
     for module in classifier.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 if parameter not in parameters:
-                    empty = torch.empty_like(parameter, device="cpu")
+                    size = () if parameter in unread else parameter.shape
+                    empty = torch.empty(size, dtype=parameter.dtype, device="cpu").expand(parameter.shape)
                     parameters[parameter] = Parameter(empty, parameter.requires_grad)
                 module._parameters[name] = parameters[parameter]
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = torch.empty_like(buffer, device="cpu")
+    if unread:
+        classifier.unread = UnreadShapes({parameters[each]: of for each, of in unread.items() if each in parameters})
+        classifier.shard(ranks, dtype, torch.device("cpu"), unlowered=method.unlowered(classifier.model))
     return classifier
 
 

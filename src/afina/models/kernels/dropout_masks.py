@@ -226,7 +226,7 @@ def generators_of(model: nn.Module) -> list[torch.Generator]:
     In a dry run (`afina.training.dry_run`) there is none, because no random number has a value.
     """
     weight = next(model.parameters())
-    if isinstance(weight, FakeTensor):
+    if isinstance(getattr(weight, "_local_tensor", weight), FakeTensor):  # the part of a sharded weight
         return []
     found = [torch.default_generator]
     if weight.device.type == "cuda":

@@ -21,7 +21,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
 from torch.nn import Parameter
@@ -30,7 +29,7 @@ from afina.models.architectures import architecture_of, blocks_of
 from afina.models.kernels import patches
 from afina.models.kernels.layout import Layout
 from afina.models.kernels.linear import HeldWeight, held_by
-from afina.models.weights.unread import Unread, UnreadWeight, is_stand_in
+from afina.models.weights.unread import Unread, UnreadWeight
 from afina.ranks import Ranks
 
 Hold = Callable[[Tensor], HeldWeight]
@@ -120,10 +119,7 @@ class Sharding:
 
     def most(self, own: int) -> int:
         """Return the largest number of all ranks, given this rank's `own`."""
-        numbers = torch.zeros(self.ranks.count, dtype=torch.int64)
-        numbers[self.ranks.rank] = own
-        self.ranks.sum_([numbers])
-        return int(numbers.max())
+        return self.ranks.most(own)
 
     @torch.no_grad()
     def _take_part(self, what: int) -> None:
@@ -186,9 +182,8 @@ def shard(
             assert hold is not None
             parts += _held(module, held, hold, dtype, device, sharded=module in inside)
         for name, parameter in list(module._parameters.items()):
-            if parameter is None or parameter not in unread.parameters or not is_stand_in(parameter):
+            if parameter is None or (source := unread.source(parameter)) is None:
                 continue
-            source = unread.parameters[parameter]
             of = torch.float32 if parameter.requires_grad or names[id(parameter)] in unlowered else dtype
             if module in inside and not parameter.requires_grad:
                 empty = torch.empty(parameter.shape, dtype=of, device="meta")
@@ -276,7 +271,7 @@ def _begin(roots: list[Any], groups: list[Any]) -> None:
 def _fully_shard(
     groups: list[Any], body: Any, sharded: set[tuple[nn.Module, str]], device: torch.device, ranks: Ranks
 ) -> None:
-    mesh = init_device_mesh(device.type, (ranks.count,))
+    mesh = ranks.mesh(device)
     for group in (*groups, body):
         everywhere = {
             parameter

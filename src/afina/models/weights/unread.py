@@ -92,6 +92,17 @@ class Unread:
         named = dict(model.named_parameters())
         return cls({named[name]: source for name, source in sources.items() if name in named})
 
+    def source(self, parameter: Parameter) -> StoredTensor | None:
+        """Return where the weight of a stand-in is stored; None: the parameter is no stand-in, or no longer."""
+        return self.parameters.get(parameter) if is_stand_in(parameter) else None
+
+
+class UnreadShapes(Unread):
+    """Weights of which a dry run knows only the shapes; a parameter without values stands in for each."""
+
+    def source(self, parameter: Parameter) -> StoredTensor | None:
+        return self.parameters.get(parameter)
+
 
 def has_stand_ins(body: Any) -> bool:
     """Whether the weights of a transformer without its head are stand-ins."""
@@ -114,5 +125,6 @@ def computed_from_stand_ins(model: nn.Module) -> Iterator[str]:
     """Yield the names of a model's trained parameters and buffers that have NaN, because stand-ins are NaN."""
     tensors: list[tuple[str, Any]] = [*model.named_parameters(), *model.named_buffers()]
     for name, tensor in tensors:
-        if tensor.is_floating_point() and not isinstance(tensor, DTensor) and tensor.isnan().any():
+        is_own = tensor.is_floating_point() and not isinstance(tensor, DTensor) and not is_stand_in(tensor)
+        if is_own and tensor.isnan().any():
             yield name

@@ -89,6 +89,7 @@ def forecast_run(
     memory: int | None = None,
     calibrate: bool = True,
     devices: int = 1,
+    sharded: bool = False,
     says: Says = silent,
 ) -> Forecast:
     """Return the forecast memory, disk space and time of `run` on this machine, or of each of several devices.
@@ -100,6 +101,7 @@ def forecast_run(
         calibrate: Whether a few training steps are measured to forecast the time. Steps are measured only if a task is
             given, the weights are on this machine, and the run has one device.
         devices: The number of devices that train together. The forecast is that of the device that needs most memory.
+        sharded: Whether each device keeps only a part of the backbone's frozen weights.
         says: A function that receives a line of text when slow work begins.
 
     Raises NotFound, InvalidStudy for settings that contradict each other, and OutOfMemory of the measured steps.
@@ -111,7 +113,9 @@ def forecast_run(
     method = _method(run, objective)
     loader = loader_of(run, task.train, objective)
     _check_steps(run, recipe_of(run, method, loader).steps)
-    ranks = RehearsedRanks(_busiest(run, method, loader, devices), devices)
+    if sharded:
+        _check_can_shard(run)
+    ranks = RehearsedRanks(_busiest(run, method, loader, devices), devices, sharded)
     recipe = recipe_of(run, method, loader, ranks)
     dtype = hardware.precision(run.training.dtype, hardware.choose())
     evaluation, load = _evaluation(task, run, method.takes_positions)
@@ -119,7 +123,7 @@ def forecast_run(
     seen = dry_run(run.backbone, method, objective, loader, recipe, evaluation, dtype, load=load, **weights)
     gpu = memory or meter.gpu_memory(hardware.choose())
     terms = _terms(run, inputs_of(method).largest(loader, recipe), _name(dtype), memory or available, gpu)
-    terms = replace(terms, devices=devices)
+    terms = replace(terms, devices=devices, sharded=sharded)
     one = _of_dry_run(method, seen, terms)
     there = calibrate and devices == 1 and run.task != MADE_UP and Backbone.load(run.backbone, weights=False).complete
     measured = says if there and one.peak <= available else None
@@ -128,6 +132,15 @@ def forecast_run(
     if measured is None or not one.trainable:
         return one
     return replace(one, train_seconds=_training_seconds(run, method, objective, loader, recipe.steps, measured))
+
+
+def _check_can_shard(run: RunSpec) -> None:
+    """Raise InvalidStudy for a setting with which a run with sharded weights ends in this error."""
+    training = run.training
+    asked = {"retention": training.retention, "products": training.products != FLOAT, "offset": run.asked.offset}
+    for option, is_set in asked.items():
+        if is_set:
+            raise problems.NOT_SHARDED(option=option)
 
 
 def _of_dry_run(method: Method, seen: DryRun, terms: Terms) -> Forecast:
@@ -388,8 +401,16 @@ class _Devices:
 
     @classmethod
     def of(cls, run: RunSpec, task: EncodedTask, memory: int | None, devices: int, says: Says) -> list[Self]:
-        """Return the forecasts for data parallel."""
-        return [cls(partial(forecast_run, run, task, memory=memory, calibrate=False, says=says), devices)]
+        """Return the forecasts for data parallel, and those for sharded weights if the run can have them."""
+        on_several = partial(forecast_run, run, task, memory=memory, calibrate=False, says=says)
+        found = [cls(on_several, devices)]
+        try:
+            found.append(cls(partial(on_several, sharded=True), devices))
+        except InvalidStudy as error:
+            if not error.code.endswith("not-sharded"):
+                raise
+            says(f"not sharded: {error}")
+        return found
 
     def fewest(self, fits: Callable[[Forecast], bool]) -> Forecast | None:
         """Return the forecast on the fewest devices, of at least 2, that fits; None if no number of devices fits.
