@@ -13,18 +13,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.rendezvous import rendezvous
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from afina import digest, meter, problems
-
-if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
 
 BUCKET = 1 << 22
 """Number of elements up to which tensors are summed together, in one buffer. A larger tensor is summed in place."""
@@ -158,8 +158,6 @@ class Ranks:
 
     def mesh(self, device: torch.device) -> DeviceMesh:
         """Return the ranks as torch's device mesh, over which `fully_shard` shards weights on devices of this type."""
-        from torch.distributed.device_mesh import init_device_mesh
-
         return init_device_mesh(device.type, (self.count,))
 
     def most(self, number: int) -> int:
@@ -258,8 +256,6 @@ class RehearsedRanks(Ranks):
         return list(flags)
 
     def mesh(self, device: torch.device) -> DeviceMesh:
-        from torch._subclasses.fake_tensor import unset_fake_temporarily
-
         with unset_fake_temporarily():  # making a mesh reads values
             return super().mesh(device)
 
@@ -290,8 +286,6 @@ def rehearsal(ranks: Ranks) -> Iterator[None]:
         return
     if dist.is_initialized():
         raise problems.REHEARSED_BY_RANK()
-    from torch.testing._internal.distributed.fake_pg import FakeStore  # registers the backend "fake"
-
     dist.init_process_group("fake", store=FakeStore(), rank=ranks.rank, world_size=ranks.count)
     try:
         yield

@@ -36,7 +36,8 @@ from afina.models.objective import Objective, Opening
 from afina.models.weights.stored import StoredTensor
 from afina.models.weights.unread import UnreadShapes, UnreadWeight, stand_in
 from afina.ranks import ALONE, Ranks, rehearsal
-from afina.training.inputs import TrunkUse
+from afina.training.fit import Fit
+from afina.training.inputs import MicroBatch, TextBatch, TrunkUse
 from afina.training.optimizer import Recipe
 from afina.training.probe_fit import fit_of
 from afina.training.trunk_inputs import training_inputs
@@ -120,13 +121,7 @@ def dry_run(
         classifier = _fake(shapes.pop(), method, ranks, of_training)
         fit = fit_of(method)(classifier, method, objective, loader, recipe, dtype, products)
         del classifier
-        if fit.parameters:
-            fit.begin()
-            # A second step: the optimiser has its state, and features are computed while an earlier batch exists.
-            parts = fit.inputs.rehearse(made)
-            fit.warm_up()
-            parts = fit.inputs.rehearse(made)
-            fit.update(parts)
+        parts = _two_steps(fit, made) if fit.parameters else []
         kept, activations, beyond = fit.state_bytes, None, 0
         if fit.parameters:
             beyond = alive.peak - kept
@@ -146,6 +141,17 @@ def dry_run(
             classifier(evaluation, evaluation_layout)
     tensors = max(before, alive.peak, most)
     return DryRun(counts, kept, kept - copies, activations, beyond, alive.peak, tensors, disk_bytes, trunk)
+
+
+def _two_steps(fit: Fit, made: Sequence[TextBatch]) -> Sequence[MicroBatch]:
+    """Take two steps, and return the micro-batches of the second."""
+    fit.begin()
+    # A second step: the optimiser has its state, and features are computed while an earlier batch exists.
+    parts = fit.inputs.rehearse(made)
+    fit.warm_up()
+    parts = fit.inputs.rehearse(made)
+    fit.update(parts)
+    return parts
 
 
 def serving_bytes(
