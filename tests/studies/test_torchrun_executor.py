@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import tagging
 from afina import Study
 from afina.errors import AfinaError, InvalidData, RunFailed
 from afina.problems import RANK_LOST
@@ -55,7 +53,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def studies(backbones: Backbones, where: Path) -> list[dict[str, Any]]:
-    """Studies of classes, of texts to write, and of entities, without dropout."""
+    """Studies of classes and of texts to write, without dropout."""
     neutral = where / "neutral.txt"
     neutral.write_text("\n".join(f"The {word} stood beside the house." for word in ("tree", "cart", "wall")))
     texts = [text for text, _ in sentences(120)]
@@ -63,9 +61,6 @@ def studies(backbones: Backbones, where: Path) -> list[dict[str, Any]]:
         "classes": write_csv(where / "classes.csv", [(t, ("bad", "good")[label]) for t, label in sentences(400)]),
         "texts": write_csv(where / "texts.csv", [(one, " ".join(one.split()[:3])) for one in texts], ("text", "first")),
     }
-    marked = where / "marked.jsonl"
-    rows = [{"text": one, "label": [[e.start, e.end, e.label] for e in tagging.entities_in(one)]} for one in texts]
-    marked.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     common = {"backbone": str(backbones.path("gpt2", dropout=0.0)), "train": SETTINGS}
     measured = {**SETTINGS, "temperature": True, "retention": str(neutral)}
     return [
@@ -77,7 +72,6 @@ def studies(backbones: Backbones, where: Path) -> list[dict[str, Any]]:
             "data": {"kind": "text", "label": "first"},
             "methods": {"lora": EXACT, "full": {}},
         },
-        {**common, "name": "entities", "task": str(marked), "methods": {"full": {}, "linear_probe": {}}},
     ]
 
 
