@@ -94,6 +94,8 @@ class Ranks:
         if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
             return cls(shards=shards)
         rank, count, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        if count == 1:
+            return cls(shards=shards)
         return cls.joined(rank, count, "env://", local=local, shards=shards, timeout=timeout)
 
     @property
@@ -219,7 +221,7 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            if self.count > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            if self.count > 1 and _is_loss(error):
                 raise problems.RANK_LOST(step="gather weights", reason=_reason(error)) from error
             raise
 
@@ -296,6 +298,9 @@ def rehearsal(ranks: Ranks) -> Iterator[None]:
 _PLACE_IN_SOURCE = re.compile(r"\[[^\]]*\.(?:cc|cpp|hpp|h):\d+\] *")
 """The place in torch's source with which errors of gloo and of the store begin."""
 
+_ADDRESS = re.compile(r"\[[0-9a-fA-F.:%]+\]:\d+|\([^()\s,]+, \d+\)|tcp://\S+")
+"""The address of a process in errors of torch."""
+
 _NOTES = "note/"
 """The beginning of the keys of notes in the store that torch's process groups share."""
 
@@ -341,10 +346,19 @@ def _together(what: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ConnectionError, TimeoutError) as error:
+        if not _is_loss(error):  # such as too little memory for a bucket
+            raise
         raise problems.RANK_LOST(step=what, reason=_reason(error)) from error
 
 
+def _is_loss(error: Exception) -> bool:
+    """Return whether torch raised an error because another rank does not answer."""
+    of_network = isinstance(error, (dist.DistError, ConnectionError, TimeoutError))
+    return of_network or "gloo" in str(error).casefold()
+
+
 def _reason(error: Exception) -> str:
-    """Return the first sentence of an error of torch, without the place in torch's source and without advice."""
-    lines = _PLACE_IN_SOURCE.sub("", str(error)).splitlines() or [type(error).__name__]
+    """Return the first sentence of an error of torch, without places in torch's source, advice and names of hosts."""
+    said = _ADDRESS.sub("another process", _PLACE_IN_SOURCE.sub("", str(error)))
+    lines = said.splitlines() or [type(error).__name__]
     return lines[0].partition(". ")[0][:200]

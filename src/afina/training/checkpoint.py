@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -29,6 +29,8 @@ class Account:
     Attributes:
         by_text: Whether several processes have trained, which draw dropout masks for each text (`TextMasks`). A single
             process that continues then draws its masks in the same way.
+        ranks: The number of processes that train.
+        keeps_trunk: Whether the outputs of frozen lower blocks are kept.
     """
 
     step: int = 0
@@ -37,6 +39,17 @@ class Account:
     losses: list[float] = field(default_factory=list)
     rss_peak: int = 0
     by_text: bool = False
+    ranks: int = 1
+    keeps_trunk: bool = False
+
+    def continues(self, now: Account) -> bool:
+        """Return whether the session `now` may continue from this checkpoint.
+
+        Kept outputs of lower blocks differ by rounding from those that a step computes. So the result is that of an
+        uninterrupted session, bit for bit, only if both keep them or neither does; with another number of processes,
+        the result is equal up to rounding anyway.
+        """
+        return self.ranks != now.ranks or self.keeps_trunk == now.keeps_trunk
 
 
 def save(
@@ -67,24 +80,28 @@ def load(
     parameters: Mapping[str, Parameter],
     optimizer: torch.optim.Optimizer,
     average: Mapping[str, Tensor],
+    now: Account,
 ) -> Account:
     """Restore parameters, optimizer state and averaged weights from the checkpoint with this key; return its account.
 
-    If the checkpoint is missing, damaged, or from another run, no parameter is changed and the returned `Account` is
-    empty.
+    Args:
+        now: The account of the session that continues. If the checkpoint is missing, damaged, from another run or not
+            one from which the session may continue, no parameter is changed and `now` is returned.
     """
     try:
         tensors, metadata = tensorfile.read(path) if path.exists() else ({}, {})
     except CorruptAdapter:
-        return Account()
+        return now
     if metadata.get("key") != key or {n for n in tensors if n.startswith("parameter/")} != {
         f"parameter/{name}" for name in parameters
     }:
-        return Account()
+        return now
     try:
         account = Account(**json.loads(metadata["account"]))
     except (KeyError, TypeError, ValueError, RecursionError):
-        return Account()  # written by another version of afina
+        return now  # written by another version of afina
+    if not account.continues(now):
+        return now
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors.pop(f"parameter/{name}"))
@@ -97,7 +114,7 @@ def load(
     for name, state in by_name.items():
         parameter = parameters[name]
         optimizer.state[parameter] = {item: value.to(parameter.device) for item, value in state.items()}
-    return account
+    return replace(account, ranks=now.ranks, keeps_trunk=now.keeps_trunk)
 
 
 def receive(

@@ -95,7 +95,7 @@ class Fit:
         products: str = FLOAT,
     ) -> None:
         self.classifier, self.method, self.objective = classifier, method, objective
-        self.loader, self.recipe, self.account = loader, recipe, Account()
+        self.loader, self.recipe = loader, recipe
         self.parameters = method.trainable(classifier.model)
         if recipe.checkpointing:
             checkpoint_blocks(classifier.body)
@@ -108,6 +108,8 @@ class Fit:
             raise problems.PRODUCTS_WITHOUT_LAYER(method=method.name, products=products)
         self.optimizer = make_optimizer(classifier.model, method, self.weights.trained, recipe)
         self.inputs = training_inputs(method, classifier, loader, recipe)(classifier, loader, recipe)
+        trunk = self.inputs.trunk_use
+        self.account = Account(ranks=recipe.ranks.count, keeps_trunk=trunk is not None and trunk.place is not None)
         model, trained = classifier.model, self.weights.trained
         brought = {name: trained[name] for name in sorted(method.pretrained(model))}
         if recipe.pull and self.parameters and not brought:
@@ -142,11 +144,13 @@ class Fit:
             stopped: Function called after every step. If `stopped` returns True, a checkpoint is written and
                 KeyboardInterrupt is raised.
 
-        Raises Diverged if the loss of a step is NaN or infinite.
+        Raises Diverged if the loss of a step is NaN or infinite, and RunFailed if several processes train that do not
+        have equal weights.
         """
         if not self.parameters:
             return
         self.begin()
+        self.recipe.ranks.check_equal(self.weights.trained)
         account, steps = self.account, self.recipe.steps
         first, tokens, seconds = account.step, account.tokens, account.seconds.get("train", 0.0)
         began = last_kept = meter.now()
@@ -309,6 +313,7 @@ class Fit:
         ranks.check_equal(trained)
         if ranks.is_first:
             checkpoint.save(path, key, trained, self.optimizer, self.account, self.average.weights)
+        ranks.from_first(None)  # no process ends before the checkpoint is written
 
     def resume(self, path: Path, key: str) -> None:
         """Continue from the checkpoint with this key; if the checkpoint is missing or damaged, nothing changes.
@@ -317,7 +322,7 @@ class Fit:
         """
         ranks, trained = self.recipe.ranks, self.weights.trained
         if ranks.is_first:
-            self.account = checkpoint.load(path, key, trained, self.optimizer, self.average.weights)
+            self.account = checkpoint.load(path, key, trained, self.optimizer, self.average.weights, self.account)
         self.account = ranks.from_first(self.account)
         if self.account.step:
             checkpoint.receive(ranks, trained, self.optimizer, self.average.weights)

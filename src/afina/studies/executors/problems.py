@@ -31,7 +31,7 @@ FILE_CHANGED = Problem(
 RANKS_MIXED = Problem(
     RunFailed,
     "ranks.lost",
-    "another run's processes met at {address}, so the run was ended. Start the run again.",
+    "the processes of another run met at the same port, so the run was ended. Start the run again.",
 )
 
 RAY_MISSING = Problem(NotFound, "extra.missing", "Ray is not installed. Install it: pip install 'afina[ray]'.")

@@ -100,7 +100,7 @@ def join(rank: Rank | None) -> Ranks:
         os.environ[_INTERFACE] = found
     joined = Ranks.joined(rank.number, rank.count, rank.address, local=rank.local, shards=rank.shards)
     if set(joined.gather(rank.token)) != {rank.token}:
-        raise problems.RANKS_MIXED(address=rank.address)
+        raise problems.RANKS_MIXED()
     return joined
 
 

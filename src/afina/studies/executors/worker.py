@@ -279,10 +279,10 @@ def _foresee(request: Foresee, reporter: _Reporter) -> None:
     gpu = meter.gpu_memory(device.choose())
     needed: dict[str, int] = {}
     for run in request.runs:
-        if run.asks_endpoint or request.shards:  # it needs little memory, or its memory cannot be forecast yet
+        if run.asks_endpoint:  # it needs little memory
             continue
         with suppress(AfinaError):  # the run raises the same error when it is executed
-            seen = forecast_run(run, calibrate=False, devices=request.devices)
+            seen = forecast_run(run, calibrate=False, devices=request.devices, sharded=request.shards)
             needed[run.key] = seen.peak * request.here if gpu is None else seen.gpu_peak
     reporter.send(MemoryForeseen(available=meter.memory_available() if gpu is None else gpu, needed=needed))
 

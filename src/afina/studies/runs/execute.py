@@ -176,10 +176,7 @@ class _Execution:
         path = OutputDirectory(self.out).checkpoint(self.run.label)
         # The run's key has the addresses of backbone and data. Their content may have changed since the checkpoint.
         content = [self.run.key, prepared.backbone_digest, prepared.task.train.digest, str(prepared.dtype)]
-        trunk = fit.inputs.trunk_use
         content += [prepared.lesson.teacher] if prepared.lesson else []
-        if trunk is not None and trunk.place is not None:  # a resumed run keeps outputs again, or begins again
-            content.append("trunk")
         key = digest.of_json(content)
         fit.resume(path, key)
         self.meter.earlier(fit.account.seconds)
