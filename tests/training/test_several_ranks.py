@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,10 +20,12 @@ from afina.ranks import ALONE, Ranks
 from afina.training.fit import Fit
 from fakes import Backbones, encoded, fit_of, opened, sentences
 from together import together
-from trainer import Outcome, by_afina, compare, without_dropout
+from trainer import TOLERANCE, Outcome, by_afina, compare, loss_difference, without_dropout
 
 DECODER, ENCODER = "gpt2", "bert"
 STEPS = 50
+TRUNK = "classes, upper half"
+"""One process keeps the outputs of the lower blocks, and several compute them in every step."""
 
 CASES = {
     **{f"classes {name}": ("classes", name, {}) for name in ("lora", "full", "ia3", "prefix", "bitfit", "setfit")},
@@ -30,19 +33,21 @@ CASES = {
     "classes fitted head": ("classes", "linear_probe", {}),
     "classes in parts": ("classes", "lora", {"examples": 3}),
     "classes, averaged and pulled": ("classes", "full", {"average": 0.5, "pull": 0.1}),
+    TRUNK: ("classes", "lora", {"layers": "upper half"}),
     "texts lora": ("texts", "lora", {}),
     "texts full": ("texts", "full", {}),
     "entities full": ("entities", "full", {}),
     "int8 lora": ("int8", "lora", {}),
 }
-"""Kind of targets or of frozen weights, method, and settings of the training."""
+"""Kind of targets or of frozen weights, method, and settings of the method and of the training."""
 
 
 def session(ranks: Ranks, paths: Mapping[str, str], case: str, steps: int = STEPS) -> Fit:
     kind, name, settings = CASES[case]
     settings = dict(settings)
     backbone = Backbone.load(paths[ENCODER if name == "setfit" else DECODER])
-    method = make(name, {"dropout": 0.0} if name == "lora" else None).for_family(backbone.family)
+    given = {one: settings.pop(one) for one in ("layers",) if one in settings}
+    method = make(name, {"dropout": 0.0} | given if name == "lora" else None).for_family(backbone.family)
     limits = MicroBatchLimits(settings.pop("examples", 1 << 30), ranks=ranks)
     recipe = {"steps": steps, "learning_rate": 1e-3, "at_once": limits, "checkpoint_seconds": 0.0} | settings
     if kind == "texts":
@@ -83,3 +88,31 @@ def test_after_fifty_steps_they_have_the_weights_of_one_process(
         for case, expected in alone.items():
             assert len(expected.losses) == (0 if case == "classes fitted head" else STEPS)
             compare(found[case], expected, ENCODER if "setfit" in case else DECODER)
+
+
+def stopped_after_ten(ranks: Ranks, paths: Mapping[str, str], place: str) -> None:
+    fit = session(ranks, paths, TRUNK)
+    fit.advance(10)
+    fit.checkpoint(Path(place), "key")
+
+
+def continued(ranks: Ranks, paths: Mapping[str, str], place: str) -> tuple[int, Outcome]:
+    fit = session(ranks, paths, TRUNK)
+    fit.resume(Path(place), "key")
+    return fit.account.step, by_afina(fit)
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_continues_a_run_that_keeps_outputs_of_lower_blocks(
+    paths: Mapping[str, str], alone: Mapping[str, Outcome], tmp_path: Path
+) -> None:
+    place = str(tmp_path / "checkpoint")
+    assert session(ALONE, paths, TRUNK).account.keeps_trunk
+    together(2, stopped_after_ten, paths, place)
+    step, found = continued(ALONE, paths, place)
+    assert step == 10
+    assert loss_difference(found, alone[TRUNK]) <= TOLERANCE
+    stopped_after_ten(ALONE, paths, place)
+    for step, found in together(2, continued, paths, place):
+        assert step == 10
+        assert loss_difference(found, alone[TRUNK]) <= TOLERANCE
