@@ -35,7 +35,7 @@ class Invented(InventedExecutor):
 def test_the_report_has_the_command_and_the_runs_that_failed_until_they_do_not(
     afina: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(by_name, "LocalExecutor", lambda slots: Invented())
+    monkeypatch.setattr(by_name, "LocalExecutor", lambda slots, **_: Invented())
     Path("a file.toml").write_text(STUDY, encoding="utf-8")
     Path("fail").touch()
     told = afina("study", "a file.toml", "--out", "out", "--json")

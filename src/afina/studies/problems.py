@@ -85,9 +85,13 @@ TEACHER_CHANGED = _data_changed(
     "`teacher` {path}: the adapter has digest {found:.19}. Expected {expected:.19}, which the run names. The adapter "
     "changed after the run was requested; start the run again."
 )
-DATA_CHANGED = _data_changed("task {task}: the data changed after the run was requested. Start the run again.")
+DATA_CHANGED = _data_changed(
+    "task {task}: the data are not those for which the run was requested. The file changed meanwhile, or a process "
+    "reads another file. Start the run again, with equal files for all processes."
+)
 BACKBONE_CHANGED = _data_changed(
-    "backbone {backbone}: its files changed after the run was requested. Start the run again."
+    "backbone {backbone}: its files are not those for which the run was requested. They changed meanwhile, or a "
+    "process reads other files. Start the run again, with equal files for all processes."
 )
 _data_option_inapplicable = partial(Problem, InvalidData, "data.option-inapplicable")
 NOTHING_TO_CHOOSE_FROM = _data_option_inapplicable(

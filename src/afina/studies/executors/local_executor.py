@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from afina.studies.runs import spec
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 
+MOST_DEVICES = 8
+"""The largest number of processes that execute a run together on a machine with at most so many processors."""
+
 
 class LocalExecutor(Executor):
     """An executor that executes each run in a new process on this machine.
@@ -32,7 +36,7 @@ class LocalExecutor(Executor):
     """
 
     def __init__(self, slots: int = 1, *, devices: int = 1, shard: bool = False) -> None:
-        rendezvous.check_devices(devices, shard=shard)
+        rendezvous.check_devices(devices, shard=shard, most=max(MOST_DEVICES, os.cpu_count() or 1))
         self.slots, self.devices, self.shard = slots, devices, shard
         self._workers: set[WorkerGroup] = set()
         self._lock = threading.Lock()

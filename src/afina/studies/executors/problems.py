@@ -57,6 +57,11 @@ SHARD_ALONE = Problem(
 DEVICES_INVALID = Problem(
     InvalidStudy, "option.invalid", "`{option}` {found!r}: expected the number of devices of a run, 1 or more."
 )
+DEVICES_TOO_MANY = Problem(
+    InvalidStudy,
+    "option.invalid",
+    "`{option}` {found:,}: this machine executes a run by at most {most} processes. Give a smaller number.",
+)
 EXECUTOR_UNKNOWN = Problem(
     InvalidStudy, "option.invalid", "{_where} {found}: expected local, ray or ray=ADDRESS, such as ray=10.0.0.1:6379."
 )

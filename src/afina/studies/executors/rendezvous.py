@@ -47,10 +47,16 @@ class Rank(Frozen):
     shards: bool = False
 
 
-def check_devices(devices: int, *, shard: bool) -> None:
-    """Raise InvalidStudy if the number of devices of a run is not positive, or a single device is to be sharded."""
+def check_devices(devices: int, *, shard: bool, most: int | None = None) -> None:
+    """Raise InvalidStudy if the number of devices of a run is not positive, or a single device is to be sharded.
+
+    Args:
+        most: The largest number of devices of this machine. None: the devices are on other machines.
+    """
     if devices < 1:
         raise problems.DEVICES_INVALID(option="devices", found=devices)
+    if most is not None and devices > most:
+        raise problems.DEVICES_TOO_MANY(option="devices", found=devices, most=most)
     if shard and devices == 1:
         raise problems.SHARD_ALONE(option="shard")
 

@@ -42,6 +42,7 @@ from afina.studies.executors.worker_memory import worker_memory
 from afina.studies.runs.prepared import (
     aim_of,
     attached,
+    check_can_shard,
     check_products,
     encoded_task,
     loader_of,
@@ -114,7 +115,7 @@ def forecast_run(
     loader = loader_of(run, task.train, objective)
     _check_steps(run, recipe_of(run, method, loader).steps)
     if sharded:
-        _check_can_shard(run)
+        check_can_shard(run)
     ranks = RehearsedRanks(_busiest(run, method, loader, devices), devices, sharded)
     recipe = recipe_of(run, method, loader, ranks)
     dtype = hardware.precision(run.training.dtype, hardware.choose())
@@ -132,15 +133,6 @@ def forecast_run(
     if measured is None or not one.trainable:
         return one
     return replace(one, train_seconds=_training_seconds(run, method, objective, loader, recipe.steps, measured))
-
-
-def _check_can_shard(run: RunSpec) -> None:
-    """Raise InvalidStudy for a setting with which a run with sharded weights ends in this error."""
-    training = run.training
-    asked = {"retention": training.retention, "products": training.products != FLOAT, "offset": run.asked.offset}
-    for option, is_set in asked.items():
-        if is_set:
-            raise problems.NOT_SHARDED(option=option)
 
 
 def _of_dry_run(method: Method, seen: DryRun, terms: Terms) -> Forecast:

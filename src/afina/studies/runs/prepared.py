@@ -27,6 +27,7 @@ from afina.digest import of_json as json_digest
 from afina.events import Listener, Progress, ignore
 from afina.meter import Meter
 from afina.methods import is_fitted, make
+from afina.methods import problems as method_problems
 from afina.methods.attachment import attach, shard
 from afina.methods.method import Method
 from afina.models import objectives
@@ -186,7 +187,7 @@ def prepare(
     """
     listen(Progress("load"))
     with meter.phase("load"):
-        run, texts = _with_task(run, given, located)
+        run, texts = _with_task(run, given, located, ranks)
         objective, metric = aim_of(run, texts)
     lesson = Lesson.of(run, texts, objective, meter, listen, located, ranks)
     with meter.phase("load"):
@@ -242,13 +243,26 @@ def _begun(prepared: Prepared, classifier: Classifier, scratch: Path | None) -> 
     return fit_of(method)(*given)
 
 
-def _with_task(run: RunSpec, given: Task | None, located: Located | None) -> tuple[RunSpec, Task]:
+def _with_task(run: RunSpec, given: Task | None, located: Located | None, ranks: Ranks) -> tuple[RunSpec, Task]:
     """Return the run with the digests of its inputs, and its task with the texts from which the run learns."""
+    if ranks.sharded:
+        check_can_shard(run)
     check_products(run.training.products)
     texts = given or (located.read(run) if located else read_task(run))
     run = on_beside(of_backbone(of_data(run, texts), located), located)
     check_abstention_texts(run.training.abstain_error, len(texts.abstention or ()))
     return run, texts if run.distils else replace(texts, unlabelled=None)
+
+
+def check_can_shard(run: RunSpec) -> None:
+    """Raise InvalidStudy for a method or a setting with which a run with sharded weights would end in this error."""
+    training, method = run.training, make(run.method, run.hyperparameters)
+    if method.trains_all:
+        raise method_problems.TRAINS_ALL_SHARDED(method=method.name)
+    asked = {"retention": training.retention, "products": training.products != FLOAT, "offset": run.asked.offset}
+    for option, is_set in asked.items():
+        if is_set:
+            raise problems.NOT_SHARDED(option=option)
 
 
 EQUAL_VERSIONS = ("afina", "torch", "transformers", "peft")

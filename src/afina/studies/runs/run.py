@@ -236,7 +236,9 @@ def stopped_after_a_step(*numbers: int) -> Iterator[StopSignals]:
     if threading.current_thread() is threading.main_thread():
         found = {number: signal.getsignal(number) for number in numbers}
         own = found.get(signal.SIGINT, signal.default_int_handler) is not signal.default_int_handler
-        signals.before = {number: one for number, one in found.items() if one and (number != signal.SIGINT or not own)}
+        signals.before = {
+            number: one for number, one in found.items() if one is not None and (number != signal.SIGINT or not own)
+        }
     for number in signals.before:
         signal.signal(number, signals.hear)
     try:
