@@ -147,7 +147,7 @@ REHEARSED_BY_RANK = Problem(
     Refused,
     "ranks.joined",
     "the memory of sharded weights cannot be forecast in a process that has a process group of torch.distributed. Make "
-    "the forecast in a process of its own, as the command `plan` does.",
+    "the forecast in a process of its own.",
 )
 
 RESULTS_FORMAT_UNKNOWN = Problem(

@@ -301,7 +301,7 @@ def test_a_preset_leaves_out_methods_that_answer_in_words_where_labels_have_none
     suited, left_out = suited_to_task(preset)
     assert (set(suited.methods), left_out) == ({"full", "lora", "linear_probe"}, ["zero-shot"])
     numbered = write_csv(tmp_path / "numbered.csv", sentences(60))
-    monkeypatch.setattr(by_name, "LocalExecutor", lambda slots: InventedExecutor())
+    monkeypatch.setattr(by_name, "LocalExecutor", lambda slots, **_: InventedExecutor())
     answer = afina("study", "quickstart", "--task", numbered, "--backbone", asked.backbones[0], "--json")
     assert "zero-shot" not in {one["method"] for one in answer.object()["records"]}
     assert "Left out, because the labels have no words: zero-shot" in answer.err

@@ -331,7 +331,7 @@ def test_the_commands_say_what_changed_and_what_is_gone(
     afina: Command, gpt2: Backbone, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     executor = LookingExecutor()
-    monkeypatch.setattr(by_name, "LocalExecutor", lambda slots: executor)
+    monkeypatch.setattr(by_name, "LocalExecutor", lambda slots, **_: executor)
     train = ["train", "--task", file, "--backbone", gpt2.address, "--method", "head"]
     assert [afina(*train).code, afina(*train).code, len(executor.carried)] == [0, 0, 1]
     CHANGES["labels swapped"](file)

@@ -915,7 +915,7 @@ def test_a_floor_that_wins_is_ready_to_use_and_to_be_published(
 ) -> None:
     world.task = easy_task(tmp_path)
     world.right = dict.fromkeys(world.right, 0.6)
-    monkeypatch.setattr(by_name, "LocalExecutor", lambda slots: world)
+    monkeypatch.setattr(by_name, "LocalExecutor", lambda slots, **_: world)
     options = ("--task", world.task, "--minutes", 10, "--memory", "16GiB", "--out", "out", "--publish", "acme/easy")
     answer = afina("choose", *options)
     assert answer.code == 0, answer.err
@@ -1399,7 +1399,7 @@ def test_no_backbone_and_data_and_watcher_of_another_type_are_refused(toy: str, 
 def test_it_writes_its_page_and_prints_where_that_is(
     world: World, afina: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(by_name, "LocalExecutor", lambda slots: world)
+    monkeypatch.setattr(by_name, "LocalExecutor", lambda slots, **_: world)
     answer = afina("choose", "--task", world.task, "--minutes", 10, "--memory", "16GiB", "--out", "out")
     assert answer.code == 0, answer.err
     page, text = Path("out/report.html"), Path("out/report.md").read_text(encoding="utf-8")
