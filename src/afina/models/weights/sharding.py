@@ -79,12 +79,15 @@ class Sharding:
 
     def __init__(self, ranks: Ranks, body: Any, output: nn.Module | None) -> None:
         self.ranks, self._body, self._output = ranks, body, output
-        self._apart = False
-        for module, what in ((body.get_input_embeddings(), _EMBEDDING), (blocks_of(body)[0], _BLOCKS)):
+        self._apart = self._has_output = False
+        gathered = [(body.get_input_embeddings(), _EMBEDDING), (blocks_of(body)[0], _BLOCKS)]
+        for module, what in [*gathered, *([] if output is None else [(output, _OUTPUT)])]:
             module.register_forward_pre_hook(partial(self._before, what), prepend=True)
 
     def _before(self, what: int, *_: Any) -> None:
         """Wait until all ranks are about to gather the weights `what`, and take part in gathering other weights."""
+        if what == _OUTPUT and self._has_output:
+            return
         while self._apart and (wanted := self.most(what)) != what:
             self._take_part(wanted)
 
@@ -97,9 +100,11 @@ class Sharding:
         sharded: Any = self._output
         self._before(_OUTPUT)
         sharded.unshard()
+        self._has_output = True
         try:
             yield
         finally:
+            self._has_output = False
             sharded.reshard()
 
     @contextmanager
