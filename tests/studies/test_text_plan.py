@@ -143,7 +143,7 @@ def test_the_memory_of_generation_is_foreseen(backbones: Backbones, beams: int, 
         empty.wrap(adds.attach)
     rehearsal = GenerationLoad(prompts, most, beams).rehearsal(empty.before, empty.layout)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
-        model = _fake(empty).eval()
+        model = _fake(empty, METHODS["zero-shot"]()).eval()
         with Alive() as alive:
             rehearsal.run(model)
     assert 0.9 * measured.peak <= alive.peak <= 1.2 * measured.peak
@@ -157,7 +157,7 @@ def test_the_copy_of_the_output_embedding_in_bfloat16_is_foreseen(backbones: Bac
         empty = open_without_weights(backbone.address, 1, OBJECTIVE.opening)
         rehearsal = GenerationLoad(prompts, 2, 1).rehearsal(empty.before, empty.layout)
         with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
-            model = _fake(empty.to(dtype)).eval()
+            model = _fake(empty.to(dtype), METHODS["zero-shot"]()).eval()
             with Alive() as alive:
                 rehearsal.run(model)
         peaks[dtype] = alive.peak
