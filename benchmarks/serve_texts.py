@@ -121,7 +121,7 @@ def grouped(model: Any, prompts: Sequence[np.ndarray], which: Sequence[int], end
     """Generate by peft's mixed batch: the names of adapters are in the order of the padded rows."""
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
     generate = partial(model.generate, adapter_names=[str(which[place]) for place in order])
-    return padded(argparse.Namespace(generate=generate), prompts, end, len(prompts), new)
+    return padded(argparse.Namespace(generate=generate, device=model.device), prompts, end, len(prompts), new)
 
 
 def serve(turns: Connection, name: str, address: str, root: Path, count: int, new: int, dtype: str) -> None:
