@@ -133,10 +133,11 @@ def test_parts_of_whole_pairs_give_the_gradient_of_the_batch(backbones: Backbone
     found = []
     for limits in (MicroBatchLimits(), MicroBatchLimits(examples=3), MicroBatchLimits(tokens=30)):
         fit = session(backbone, at_once=limits)
-        parts = fit.inputs.parts(next(iter(fit.loader.batches(0, 1))))
+        batch = next(iter(fit.loader.batches(0, 1)))
+        parts = fit.inputs.parts(batch)
         assert all(len(part) % 2 == 0 for part in parts)
         fit.begin()
-        loss = float(fit._backward(parts))
+        loss = float(fit._backward(parts, fit.inputs.learnt(batch)))
         trained = fit.method.by_gradient(fit.classifier.model)
         found.append((len(parts), loss, torch.cat([each.grad.flatten() for each in trained.values()])))
     assert [count for count, *_ in found] == [1, -(-BATCH // 3), found[2][0]]
