@@ -17,7 +17,7 @@ from filelock import FileLock
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from afina import Backbone, Run
-from afina.data.batch import Loader, pack
+from afina.data.batch import Loader, MicroBatchLimits, Packed, pack
 from afina.data.pairs import PairLoader
 from afina.data.token_cache import EncodedSplit
 from afina.data.tokenize import Encoded, encode
@@ -357,6 +357,11 @@ def fit_of(
     if method.pairs is not None:
         loader = PairLoader.of(loader, method.pairs)
     return probe_fit.fit_of(method)(classifier, method, objective, loader, recipe, dtype, products)
+
+
+def parts_of(limits: MicroBatchLimits, packed: Packed) -> list[Packed]:
+    """The micro-batches of a batch; one within the limits is the batch itself."""
+    return [part for _, part in packed.parts(limits.cut(packed.lengths))]
 
 
 def changed(fit: Fit, loader: Loader | None = None, **changes: Any) -> Fit:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from fakes import Backbones, Runs, sentences, write_csv
+from fakes import Backbones, Runs, parts_of, sentences, write_csv
 
 # peft asks transformers for a property that transformers has renamed.
 pytestmark = [pytest.mark.bench, pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")]
@@ -294,7 +294,7 @@ def test_the_arms_of_long_texts_compute_as_much_at_once_as_they_say(path: str) -
 
     packed = pack(texts(Backbone.load(path), 30, 8))
     assert len(packed.tokens) == 240
-    assert [len(limits(arm, 30).parts(packed)) for arm in ("whole", "default", "single", "checkpointed")] == [
+    assert [len(parts_of(limits(arm, 30), packed)) for arm in ("whole", "default", "single", "checkpointed")] == [
         1,
         1,
         8,

@@ -231,7 +231,7 @@ class Ranks:
             _joined["store"].set(f"{_NOTES}{name}", text)
 
     def note(self, name: str, seconds: float) -> str | None:
-        """Return the note of this name that a rank has left; None if there is none after waiting for some seconds."""
+        """Return the note of this name that a rank has left; None if no rank leaves such a note within some seconds."""
         key, until, pause = f"{_NOTES}{name}", meter.now() + seconds, threading.Event()
         with suppress(RuntimeError, KeyError):
             while not (is_there := _joined["store"].check([key])) and meter.now() < until:

@@ -9,6 +9,7 @@ import pytest
 
 from afina.data.batch import Loader, MicroBatchLimits, Packed, by_length, unpack
 from afina.data.tokenize import Encoded
+from fakes import parts_of
 
 LENGTHS = (3, 1, 7, 2, 2, 9, 4, 1, 5, 6, 30)
 
@@ -85,7 +86,7 @@ def test_the_largest_batch_is_the_one_with_the_most_tokens() -> None:
 )
 def test_the_largest_of_all_that_is_computed_at_once(limits: MicroBatchLimits) -> None:
     for stop in (1, 3, 7):
-        parts = [part for packed in loader(6).batches(0, stop) for part in limits.parts(packed)]
+        parts = [part for packed in loader(6).batches(0, stop) for part in parts_of(limits, packed)]
         most = max(parts, key=lambda part: len(part.tokens))
         assert examples(loader(6).largest(stop, limits)) == examples(most)
 
@@ -97,13 +98,13 @@ def test_a_batch_within_the_limits_is_computed_as_it_is() -> None:
             MicroBatchLimits(tokens=len(packed.tokens)),
             MicroBatchLimits(examples=len(packed)),
         ):
-            assert limits.parts(packed) == [packed]
+            assert parts_of(limits, packed) == [packed]
 
 
 @pytest.mark.parametrize("tokens", [1, 8, 20, 40])
 def test_parts_hold_every_sequence_once_with_its_label_within_the_budget(tokens: int) -> None:
     for packed in loader(len(LENGTHS)).batches(0, 2):
-        parts = MicroBatchLimits(tokens=tokens).parts(packed)
+        parts = parts_of(MicroBatchLimits(tokens=tokens), packed)
         order = list(chain(*map(examples, parts)))
         assert sorted(order) == list(range(len(LENGTHS)))
         assert [LENGTHS[index] for index in order] == sorted(LENGTHS)
@@ -117,7 +118,7 @@ def test_parts_hold_every_sequence_once_with_its_label_within_the_budget(tokens:
 def test_parts_by_examples_are_the_batches_of_that_size() -> None:
     whole = [examples(packed) for packed in loader(3).batches(0, 4)]
     for packed in loader(6).batches(0, 2):
-        parts = [examples(part) for part in MicroBatchLimits(examples=3).parts(packed)]
+        parts = [examples(part) for part in parts_of(MicroBatchLimits(examples=3), packed)]
         assert parts == [whole.pop(0) for _ in parts]
     assert not whole
 
@@ -157,7 +158,7 @@ def test_targets_of_each_token_come_through_batches_and_their_parts(limits: Micr
     made = Loader(encoded, targets, batch_size=4, seed=0)
     seen = []
     for packed in made.batches(0, made.steps_per_epoch):
-        for part in limits.parts(packed):
+        for part in parts_of(limits, packed):
             assert part.per_token
             assert part.targets.tolist() == (part.tokens + 100).tolist()
             seen += examples(part)

@@ -19,7 +19,7 @@ from afina.data.template import Template
 from afina.data.token_cache import encode_split
 from afina.data.tokenize import Encoded, encode
 from afina.errors import InvalidStudy
-from fakes import LONG, TEXTS, sentences
+from fakes import LONG, TEXTS, parts_of, sentences
 from raises import raises
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -94,7 +94,7 @@ def test_types_stay_with_their_sequences_in_every_batch(tokenizer: PreTrainedTok
     labels = np.arange(len(encoded))
     for batch in Loader(encoded, labels, 3, 0).batches(0, 5):
         assert types_of(batch) == [expected[label] for label in batch.targets.tolist()]
-        parts = MicroBatchLimits(tokens=20).parts(batch)
+        parts = parts_of(MicroBatchLimits(tokens=20), batch)
         assert [kind for part in parts for kind in types_of(part.to("cpu"))] == [
             expected[label] for part in parts for label in part.targets.tolist()
         ]

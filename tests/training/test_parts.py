@@ -20,7 +20,7 @@ from afina.studies.runs.record import Record
 from afina.studies.runs.spec import UNASKED, Training
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit, checkpoint_blocks
-from fakes import LONG, SLOW, Backbones, changed, encoded, fit_of, opened, sentences, serves
+from fakes import LONG, SLOW, Backbones, changed, encoded, fit_of, opened, parts_of, sentences, serves
 from grid import by_family, thinned
 
 TOLERANCE = 1e-5
@@ -76,7 +76,7 @@ def test_the_gradients_of_the_parts_add_up_to_the_batchs(
     def fit(**limits: int) -> Fit:
         return limited(fitted(backbones, name, dropout=0.0), batch_size=len(ROWS), **limits)
 
-    cut = [len(part) for part in MicroBatchLimits(**limits).parts(next(fit().loader.batches(0, 1)))]
+    cut = [len(part) for part in parts_of(MicroBatchLimits(**limits), next(fit().loader.batches(0, 1)))]
     assert len(cut) > 2
     assert len(set(cut)) > 1 or limits == {"examples": 4}  # parts of unequal weight
     assert_close(first_gradients(fit(**limits)), first_gradients(fit()))

@@ -9,7 +9,7 @@ from afina import METHODS, Backbone
 from afina.data.batch import IGNORED, Loader, MicroBatchLimits
 from afina.methods import make
 from afina.training.fit import Fit
-from fakes import Backbones, serves
+from fakes import Backbones, parts_of, serves
 from grid import some_slow, thinned
 from language import fit_of, loader, opened
 
@@ -35,7 +35,7 @@ def gradients(fit: Fit) -> dict[str, torch.Tensor]:
 
 
 def learnt(batches: Loader, at_once: MicroBatchLimits) -> list[int]:
-    return [part.learnt for part in at_once.parts(next(batches.batches(0, 1)))]
+    return [part.learnt for part in parts_of(at_once, next(batches.batches(0, 1)))]
 
 
 def furthest(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:

@@ -198,7 +198,7 @@ class MicroBatchLimits:
         tokens: The largest number of tokens in a micro-batch; a longer sequence is a micro-batch of its own.
         before: The number of virtual tokens before each sequence, which count as tokens of the sequence.
         ranks: The processes that compute the training together. Only the micro-batches of this process's share of a
-            batch are computed; there are none if the batch has too few sequences.
+            batch are computed. A batch with too few sequences has no micro-batch for some processes.
     """
 
     examples: int = sys.maxsize
@@ -225,10 +225,6 @@ class MicroBatchLimits:
             else:
                 parts.append(chosen)
         return parts
-
-    def parts(self, packed: Packed) -> list[Packed]:
-        """Cut a packed batch into micro-batches; a batch within the limits is returned as the only micro-batch."""
-        return [part for _, part in packed.parts(self.cut(packed.lengths))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -160,12 +160,15 @@ class Backbone(ReprCard):
             InvalidStudy: The backbone is an encoder and `tokens` is given, or transformers has no model of the family
                 for `opening`.
         """
-        if tokens is not None:
-            check_can_be_asked(self.architecture, f"backbone {self.address}")
-        check_opens(self.architecture, opening, f"backbone {self.address}")
+        self._check_can_open(opening, tokens)
         model, lacking = self._open(opening, label_names, precision)
         offset = self._begin_head(model, lacking, seed, tokens, exact=exact) if opening.has_head else None
         return cast(PreTrainedModel, model), offset
+
+    def _check_can_open(self, opening: Opening, tokens: Sequence[Sequence[int]] | None) -> None:
+        if tokens is not None:
+            check_can_be_asked(self.architecture, f"backbone {self.address}")
+        check_opens(self.architecture, opening, f"backbone {self.address}")
 
     def _begin_head(
         self, model: Any, lacking: set[str], seed: int, tokens: Sequence[Sequence[int]] | None, *, exact: bool
@@ -200,9 +203,7 @@ class Backbone(ReprCard):
 
         Raises NotFound if the weights are not in safetensors files, and the exceptions of `open`.
         """
-        if tokens is not None:
-            check_can_be_asked(self.architecture, f"backbone {self.address}")
-        check_opens(self.architecture, opening, f"backbone {self.address}")
+        self._check_can_open(opening, tokens)
         names = dict(enumerate(label_names))
         config = self._labelled(names, opening)
         options = {"config": config, "dtype": torch.float32, "attn_implementation": attention.NAME}

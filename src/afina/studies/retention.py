@@ -65,9 +65,8 @@ class RetentionBefore:
     ) -> RetentionBefore | None:
         """Measure the backbone's loss on neutral sentences if `run` asks for retention; else return None.
 
-        Raises InvalidStudy for an encoder, and if the weights are sharded. Raises NotFound if the sentences are missing
-        or the backbone has no output embedding, and InvalidData if the sentences cannot be read or the task contains
-        one of the sentences.
+        Raises InvalidStudy for an encoder. Raises NotFound if the sentences are missing or the backbone has no output
+        embedding, and InvalidData if the sentences cannot be read or the task contains one of the sentences.
 
         Args:
             run: The run, whose setting `retention` names the neutral sentences.
@@ -80,8 +79,6 @@ class RetentionBefore:
         """
         if not run.training.retention:
             return None
-        if ranks.sharded:
-            raise problems.NOT_SHARDED(option="retention")
         check_causal(run.backbone, backbone.architecture)
         texts = NeutralTexts.load(run.training.retention, task)
         encoded = check_measurable(encode(backbone.tokenizer, texts.texts, max_length=length), texts.source)

@@ -223,7 +223,7 @@ def repeatable(call: Callable[..., Any]) -> Callable[..., Any]:
 def generators_of(model: nn.Module) -> list[torch.Generator]:
     """Return the generators from which a model may draw: torch's default generators, and those that modules have.
 
-    In a dry run (`afina.training.dry_run`) there is none, because no random number has a value.
+    A model in a dry run (`afina.training.dry_run`) draws from no generator, because no random number has a value.
     """
     weight = next(model.parameters())
     if isinstance(getattr(weight, "_local_tensor", weight), FakeTensor):  # the part of a sharded weight

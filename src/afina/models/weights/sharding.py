@@ -67,7 +67,7 @@ class _Part:
 
 
 _NOTHING, _EMBEDDING, _BLOCKS, _OUTPUT = range(4)
-"""What a rank gathers next: nothing more, the token embedding, all blocks in turn, or the output layer."""
+"""The weights that a rank gathers next: no weights, the token embedding, all blocks in turn, or the output layer."""
 
 
 class Sharding:

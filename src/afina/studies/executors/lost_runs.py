@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from afina.errors import RunFailed
+from afina.problems import RANK_LOST as ANOTHER_LOST
 from afina.studies.executors import problems
 from afina.studies.executors.executor import Lost, Overrun
 from afina.studies.runs.run import Run
@@ -38,7 +39,7 @@ def retry_if_lost(run: Run, work: Callable[[], Value], says: Callable[[str], obj
             says(f"{run.title}, seed {run.seed}: the {what} of this run was lost ({error}). The run is tried again.")
 
 
-RANK_LOST = "ranks.lost"
+RANK_LOST = ANOTHER_LOST.code
 """The code of the error of a process that another process of its run does not answer."""
 
 

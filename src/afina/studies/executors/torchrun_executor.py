@@ -25,9 +25,6 @@ from afina.studies.runs.execute import execute
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run, stopped_after_a_step
 
-LOST = "ranks.lost"
-"""The code of the error with which a rank notices that another rank has ended."""
-
 _ERROR, _TOLD = "error", "told"
 """The notes of the ranks: the error of the first rank that failed, and that rank 0 has said its error."""
 
@@ -70,7 +67,7 @@ class TorchrunExecutor(LocalExecutor):
     def _failure(self, run: Run, error: AfinaError) -> RunFailed:
         """Return the error of the run: that of the rank that failed first, if the rank has left a note."""
         found = Failed(error=str(error), code=error.code, fields=error.fields)  # type: ignore[arg-type]
-        if error.code == LOST:
+        if error.code == RANK_LOST.code:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it to all other ranks of a rank that ended
             if (note := self._ranks.note(_ERROR, _SOON)) is not None:
                 found = Failed.model_validate_json(note)
@@ -113,7 +110,7 @@ def follow(ranks: Ranks, say: Callable[[str], object]) -> int:
     if error is not None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         named = f"process {ranks.rank} of {ranks.count}: {error}"
-        if error.code != LOST:
+        if error.code != RANK_LOST.code:
             note = Failed(error=named, code=error.code, fields=error.fields)  # type: ignore[arg-type]
             ranks.leave_note(_ERROR, note.model_dump_json())
             ranks.close()  # so that rank 0 notices at its next step that this rank ends

@@ -27,8 +27,8 @@ from afina.digest import of_json as json_digest
 from afina.events import Listener, Progress, ignore
 from afina.meter import Meter
 from afina.methods import is_fitted, make
-from afina.methods import problems as method_problems
 from afina.methods.attachment import attach, shard
+from afina.methods.attachment import check_can_shard as check_method_can_shard
 from afina.methods.method import Method
 from afina.models import objectives
 from afina.models.architectures import check_can_be_asked, check_can_write
@@ -231,8 +231,6 @@ def _begun(prepared: Prepared, classifier: Classifier, scratch: Path | None) -> 
     """Return the `Fit` that trains the classifier of a run; sharded weights are read before."""
     _check_alike(prepared)
     if classifier.unread is not None:
-        if prepared.run.training.products != FLOAT:
-            raise problems.NOT_SHARDED(option="products")
         trains = bool(prepared.method.trainable(classifier.model))
         dtype = prepared.dtype if trains else torch.float32
         shard(classifier, prepared.method, prepared.ranks, dtype, prepared.device)
@@ -257,8 +255,7 @@ def _with_task(run: RunSpec, given: Task | None, located: Located | None, ranks:
 def check_can_shard(run: RunSpec) -> None:
     """Raise InvalidStudy for a method or a setting with which a run with sharded weights would end in this error."""
     training, method = run.training, make(run.method, run.hyperparameters)
-    if method.trains_all:
-        raise method_problems.TRAINS_ALL_SHARDED(method=method.name)
+    check_method_can_shard(method)
     asked = {"retention": training.retention, "products": training.products != FLOAT, "offset": run.asked.offset}
     for option, is_set in asked.items():
         if is_set:
@@ -448,11 +445,7 @@ def opened(
     """Return a classifier without an attached method, whose head starts from the label words of `question`, if any.
 
     If the ranks share the weights, weights before the pooling are stand-ins, of which `shard` reads a part.
-
-    Raises InvalidStudy if the ranks share the weights, and the offset of the logits is asked for.
     """
-    if question.offset and ranks.sharded:
-        raise problems.NOT_SHARDED(option="offset")
     classifier = open_model(
         backbone,
         objective.output_names,
