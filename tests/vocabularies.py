@@ -76,16 +76,20 @@ def tokenizer(*, begin: bool) -> PreTrainedTokenizerFast:
 
 
 def word_pieces() -> PreTrainedTokenizerFast:
-    """WordPiece in lower case, with BERT's special tokens and the token types of pairs."""
+    """WordPiece in lower case, with BERT's special tokens and the token types of pairs.
+
+    The pieces are the words of the texts and single characters: tokenizers' trainer breaks ties, and numbers pieces,
+    in another order in each process.
+    """
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    inner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    inner.normalizer = normalizers.BertNormalizer(lowercase=True)
-    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    inner.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=VOCABULARY, special_tokens=[*special.values(), "[MASK]"], show_progress=False
-    )
-    inner.train_from_iterator([*(text for text, _ in sentences(200)), *TEXTS], trainer)
+    normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    texts = [*(text for text, _ in sentences(200)), *TEXTS]
+    words = {word for text in texts for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text))}
+    characters = set("".join(words))
+    pieces = [*special.values(), "[MASK]", *sorted(words | characters | {f"##{each}" for each in characters})]
+    inner = Tokenizer(models.WordPiece({piece: at for at, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    inner.add_special_tokens([*special.values(), "[MASK]"])
+    inner.normalizer, inner.pre_tokenizer, inner.decoder = normalizer, pre_tokenizer, decoders.WordPiece()
     inner.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",

@@ -20,7 +20,7 @@ from by_text import PARTS, TOLERANCE, WHOLE, assert_by_text, assert_close, gradi
 from fakes import Backbones, encoded, fit_of, opened, sentences, serves
 from grid import some_slow, thinned
 from together import together
-from trainer import Outcome, compare_weights, snapshot
+from trainer import BEYOND, MOST, Outcome, compare_weights, snapshot, well_conditioned
 
 
 def dropping(name: str, settings: dict[str, Any] | None = None) -> Method:
@@ -99,7 +99,8 @@ def trained(ranks: Ranks, paths: dict[str, str], kept: str, stop: int | None = N
         backbone = Backbone.load(paths[family])
         method = dropping(name).for_backbone(backbone)
         limits = MicroBatchLimits(examples=3, ranks=ranks)
-        fit = fit_of(opened(backbone, method), method, encoded(backbone, sentences(24)), at_once=limits, steps=6)
+        texts = encoded(backbone, sentences(24))
+        fit = well_conditioned(fit_of(opened(backbone, method), method, texts, at_once=limits, steps=6))
         file = Path(kept) / f"{family}-{name}"
         fit.resume(file, "key")
         fit.advance(stop)
@@ -123,6 +124,6 @@ def test_three_processes_train_as_two_whose_training_one_process_continues(
         for found in (*three[1:], resumed):
             assert found[case].losses == pytest.approx(expected.losses, rel=TOLERANCE)
             share, largest = compare_weights(found[case], expected, case.partition("-")[0])
-            assert share <= 3e-3
-            assert largest < 1e-3
+            assert share <= BEYOND
+            assert largest < MOST
         assert alone[case].losses != pytest.approx(expected.losses, rel=1e-3)  # one process draws other masks

@@ -20,7 +20,7 @@ from afina.ranks import ALONE, Ranks
 from afina.training.fit import Fit
 from fakes import Backbones, encoded, fit_of, opened, sentences
 from together import together
-from trainer import TOLERANCE, Outcome, by_afina, compare, loss_difference, without_dropout
+from trainer import TOLERANCE, Outcome, by_afina, compare, loss_difference, well_conditioned, without_dropout
 
 DECODER, ENCODER = "gpt2", "bert"
 STEPS = 50
@@ -91,7 +91,7 @@ def test_after_fifty_steps_they_have_the_weights_of_one_process(
 
 
 def stopped_after_ten(ranks: Ranks, paths: Mapping[str, str], place: str) -> None:
-    fit = session(ranks, paths, TRUNK)
+    fit = well_conditioned(session(ranks, paths, TRUNK))
     fit.advance(10)
     fit.checkpoint(Path(place), "key")
 
