@@ -45,7 +45,8 @@ test-slow: $(READY) ## the slow tests, which take seconds each
 test-quant: $(READY) ## the tests of nf4, with the extra `quant` in a directory of its own
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(QUANT) \
 		"$$($(BIN)/python -c 'import tomllib; [need] = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["quant"]; print(need)')"
-	PYTHONPATH=$(QUANT) OMP_NUM_THREADS=1 $(BIN)/pytest tests/models/kernels/test_nf4.py tests/models/test_nf4_interop.py tests/models/test_copies.py -k nf4
+	PYTHONPATH=$(QUANT) OMP_NUM_THREADS=1 $(BIN)/pytest -k nf4 tests/models/kernels/test_nf4.py \
+		tests/models/test_nf4_interop.py tests/models/test_copies.py tests/training/test_sharded.py
 
 test-gpu: $(READY) ## the tests that need a CUDA device, in three minutes, on a machine that has one
 	$(COMPILE)

@@ -39,8 +39,11 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
 }
 """Family, method, its hyperparameters and settings of the training, by kind of targets."""
 
-BFLOAT16 = "classes lora in bfloat16"
-CASES_OF_A_STEP = CASES | {BFLOAT16: ("llama", "lora", {"dropout": 0.0}, {"dtype": "bfloat16"})}
+BFLOAT16, NF4 = "classes lora in bfloat16", "classes lora nf4"
+OTHERS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
+    BFLOAT16: ("llama", "lora", {"dropout": 0.0}, {"dtype": "bfloat16"}),
+    NF4: ("llama", "lora", {"dropout": 0.0}, {"precision": "nf4"}),
+}
 
 
 @dataclass
@@ -53,7 +56,7 @@ class Outcome:
 
 
 def run_of(paths: Mapping[str, str], case: str) -> Run:
-    family, method, hyperparameters, settings = CASES_OF_A_STEP[case]
+    family, method, hyperparameters, settings = (CASES | OTHERS)[case]
     probe = method == "linear_probe"
     training = {"max_steps": STEPS, "batch_size": 8, "dtype": "float32"} | ({} if probe else {"learning_rate": 1e-3})
     return Run(
@@ -110,11 +113,25 @@ def test_they_save_what_one_process_saves(
     every = together(count, outcomes, paths, [*CASES], str(tmp_path), shards=True)
     for found in every:
         for case, expected in alone.items():
-            assert found[case].tensors.keys() == expected.tensors.keys()
-            for name, tensor in expected.tensors.items():
-                torch.testing.assert_close(found[case].tensors[name], tensor, rtol=1e-5, atol=1e-5)
-            same(found[case].outputs, expected.outputs)
-            np.testing.assert_allclose(found[case].losses, expected.losses, rtol=1e-5, atol=1e-5)
+            same_outcome(found[case], expected)
+
+
+@pytest.mark.slow  # processes that compute together
+def test_two_with_the_parts_of_nf4_weights_save_what_one_process_saves(
+    paths: Mapping[str, str], tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra afina[quant]")
+    expected = outcome(ALONE, paths, NF4, str(tmp_path / "alone"))
+    for found in together(2, outcome, paths, NF4, str(tmp_path), shards=True):
+        same_outcome(found, expected)
+
+
+def same_outcome(found: Outcome, expected: Outcome) -> None:
+    assert found.tensors.keys() == expected.tensors.keys()
+    for name, tensor in expected.tensors.items():
+        torch.testing.assert_close(found.tensors[name], tensor, rtol=1e-5, atol=1e-5)
+    same(found.outputs, expected.outputs)
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-5, atol=1e-5)
 
 
 @dataclass
