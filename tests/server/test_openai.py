@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -504,13 +505,18 @@ def test_a_client_that_leaves_ends_its_generation(
     listened: Listening, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     generations, dropped = listened.core.batching.computer.generations, list[Any]()
-    cancel = generations.cancel
+    cancel, step = generations.cancel, generations.step
 
     def dropping(generation: Any) -> None:
         dropped.append(generation)
         cancel(generation)
 
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.02)  # the generation lasts longer than the client, also on a busy machine
+        return step(*arguments)
+
     monkeypatch.setattr(generations, "cancel", dropping)
+    monkeypatch.setattr(generations, "step", slowly)
     more = {"max_tokens": 200, "temperature": 2, "n": 8, "stream": stream}
     content = json.dumps({"model": "acme/told", "prompt": PROMPT, **more}).encode()
     with listened.connect() as connection:
