@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import pytest
 import ray
@@ -192,8 +193,7 @@ def test_each_rank_gets_the_run_and_rank_0_reports_and_writes(executor: Executor
     assert isinstance(first, Rank)
     assert second == first.model_copy(update={"number": 1, "local": second.local})
     assert first.count == 2
-    where = "10.0.0.1" if isinstance(executor, RayExecutor) else "127.0.0.1"
-    assert first.address.startswith(f"tcp://{where}:")
+    assert first.address.startswith("tcp://10.0.0.1:" if isinstance(executor, RayExecutor) else "file:///")
     assert (first.local, second.local) == ((0, 0) if isinstance(executor, RayExecutor) else (0, 1)), "GPUs"
     assert first.shards == isinstance(executor, RayExecutor), "as the executor was asked"
 
@@ -337,7 +337,8 @@ def test_processes_share_the_processors_and_the_memory(monkeypatch: pytest.Monke
 
 def test_an_endpoint_is_asked_by_one_process(tmp_path: Path) -> None:
     asking = Run(task="t", method="endpoint", hyperparameters={"url": "http://127.0.0.1:1/v1", "model": "m"})
-    assert [one.rank for one in LocalExecutor(devices=2)._requests(CarryOut(run=asking, out="o", study="s"))] == [None]
+    with LocalExecutor(devices=2)._requests(CarryOut(run=asking, out="o", study="s")) as (request,):
+        assert request.rank is None
 
 
 def test_what_is_chosen_fits_into_the_share_of_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,6 +359,21 @@ def test_a_sharded_run_computes_its_products_in_float(monkeypatch: pytest.Monkey
 # How workers meet
 
 
+def test_workers_on_this_machine_meet_in_a_file_of_their_run_and_open_no_port() -> None:
+    executor, request = LocalExecutor(devices=2, shard=True), CarryOut(run=RUN, out="o", study="s")
+    with executor._requests(request) as one, executor._requests(request) as other:
+        ranks = [asked.rank for asked in one]
+        assert [(rank.number, rank.count, rank.local, rank.shards) for rank in ranks] == [
+            (0, 2, 0, True),
+            (1, 2, 1, True),
+        ]
+        addresses = {asked.rank.address for asked in (*one, *other)}
+        assert len(addresses) == 2, "one for each run"
+        directories = [Path(urlsplit(address).path).parent for address in addresses]
+        assert all(directory.stat().st_mode & 0o077 == 0 for directory in directories)
+    assert not any(directory.exists() for directory in directories)
+
+
 def joining(monkeypatch: pytest.MonkeyPatch, tokens: list[str]) -> Rank:
     class Met(Ranks):
         def gather(self, value: Any) -> list[Any]:
@@ -366,7 +382,7 @@ def joining(monkeypatch: pytest.MonkeyPatch, tokens: list[str]) -> Rank:
     joined = lambda rank, count, address, *, local, shards: Met(rank, count, shards)  # noqa: E731
     monkeypatch.setattr(Ranks, "joined", joined)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "mine")
-    _, second = rendezvous.ranks("127.0.0.1", 1234, 2, one_machine=True, shards=True)
+    _, second = rendezvous.ranks_here("/tmp", 2, shards=True)
     return second.model_copy(update={"token": "a"})
 
 
@@ -388,7 +404,7 @@ def test_the_interface_is_that_which_leads_to_rank_0() -> None:
 
 
 def test_the_address_of_a_machine_may_be_ipv6() -> None:
-    (first,) = rendezvous.ranks("fd00::1", 1234, 1, one_machine=False, shards=False)
+    (first,) = rendezvous.ranks_on_nodes("fd00::1", 1234, 1, shards=False)
     assert first.address == "tcp://[fd00::1]:1234"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -118,25 +119,28 @@ class LocalExecutor(Executor):
     @contextmanager
     def _worker(self, request: Request, until: float | None = None) -> Iterator[WorkerGroup]:
         """Yield the processes of a run or a measurement; `cancel` can end them during the `with` block."""
-        worker = WorkerGroup([WorkerProcess(one, until, self._threads) for one in self._requests(request)])
-        with self._lock:  # before it starts, so that `cancel` does not wait for the imports of its server
-            self._workers.add(worker)
-            for each in self._workers:
-                each.most = max(each.most, len(self._workers))
-        try:
-            with worker:
-                yield worker
-        finally:
-            with self._lock:
-                self._workers.remove(worker)
+        with self._requests(request) as requests:
+            worker = WorkerGroup([WorkerProcess(one, until, self._threads) for one in requests])
+            with self._lock:  # before it starts, so that `cancel` does not wait for the imports of its server
+                self._workers.add(worker)
+                for each in self._workers:
+                    each.most = max(each.most, len(self._workers))
+            try:
+                with worker:
+                    yield worker
+            finally:
+                with self._lock:
+                    self._workers.remove(worker)
 
-    def _requests(self, request: Request) -> list[Request]:
-        """Return the request to each process of a run or a measurement, in the order of the ranks."""
+    @contextmanager
+    def _requests(self, request: Request) -> Iterator[list[Request]]:
+        """Yield the request to each process of a run or a measurement, in the order of the ranks."""
         if self.devices == 1 or not isinstance(request, CarryOut | TryOut) or request.run.asks_endpoint:
-            return [request]
-        port = rendezvous.free_port()
-        ranks = rendezvous.ranks("127.0.0.1", port, self.devices, one_machine=True, shards=self.shard)
-        return [request.model_copy(update={"rank": rank}) for rank in ranks]
+            yield [request]
+            return
+        with tempfile.TemporaryDirectory(prefix="afina-ranks-") as directory:
+            ranks = rendezvous.ranks_here(directory, self.devices, shards=self.shard)
+            yield [request.model_copy(update={"rank": rank}) for rank in ranks]
 
     @property
     def _threads(self) -> int | None:

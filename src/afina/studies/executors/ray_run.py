@@ -182,7 +182,7 @@ class RunOnHosts:
         if len(group.hosts) == 1:
             return [asked]
         where, port = group.first.node.address, group.first.call("free_port")
-        ranks = rendezvous.ranks(where, port, len(group.hosts), one_machine=False, shards=shard)
+        ranks = rendezvous.ranks_on_nodes(where, port, len(group.hosts), shards=shard)
         return [asked.model_copy(update={"rank": rank}) for rank in ranks]
 
     def follow(self, hear: Callable[[Message], Message | None]) -> RunEnd | None:

@@ -33,7 +33,8 @@ class Rank(Frozen):
     Attributes:
         number: The number of the worker, from 0.
         count: The number of workers.
-        address: Where the workers meet, such as tcp://10.0.0.1:40000, a free port of the machine of rank 0.
+        address: Where the workers meet: a free port of the machine of rank 0, such as tcp://10.0.0.1:40000, or a file
+            that all workers see, such as file:///tmp/run/meeting.
         token: A random string that all workers of the run have, and no worker of another run.
         local: The number of the worker's GPU among the GPUs that the worker sees.
         shards: Whether each worker keeps only a part of the backbone's weights.
@@ -67,28 +68,35 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def ranks(host: str, port: int, count: int, *, one_machine: bool, shards: bool) -> list[Rank]:
-    """Return the places of the workers of one run, in the order of the ranks.
+def ranks_here(directory: str, count: int, *, shards: bool) -> list[Rank]:
+    """Return the places of the workers of one run on this machine, in the order of the ranks.
+
+    Workers on one machine meet in a file. A port would be open to other machines, and another run could take the port.
+
+    Args:
+        directory: An empty directory that exists until the workers have ended.
+        count: The number of workers; each takes another GPU, if the machine has GPUs.
+        shards: Whether each worker keeps only a part of the backbone's weights.
+    """
+    token = secrets.token_hex(8)
+    address = f"file://{directory}/meeting"
+    return [
+        Rank(number=number, count=count, address=address, token=token, local=number, shards=shards)
+        for number in range(count)
+    ]
+
+
+def ranks_on_nodes(host: str, port: int, count: int, *, shards: bool) -> list[Rank]:
+    """Return the places of the workers of one run, in the order of the ranks. Each worker sees a single GPU, or none.
 
     Args:
         host: The address of the machine of rank 0.
         port: A free port of this machine.
         count: The number of workers.
-        one_machine: Whether all workers see the same GPUs, so that each takes another one.
         shards: Whether each worker keeps only a part of the backbone's weights.
     """
     address, token = f"tcp://{f'[{host}]' if ':' in host else host}:{port}", secrets.token_hex(8)
-    return [
-        Rank(
-            number=number,
-            count=count,
-            address=address,
-            token=token,
-            local=number if one_machine else 0,
-            shards=shards,
-        )
-        for number in range(count)
-    ]
+    return [Rank(number=number, count=count, address=address, token=token, shards=shards) for number in range(count)]
 
 
 def join(rank: Rank | None) -> Ranks:
@@ -101,8 +109,8 @@ def join(rank: Rank | None) -> Ranks:
 
     if rank is None:
         return ALONE
-    where = urlsplit(rank.address)
-    if _INTERFACE not in os.environ and (found := interface(str(where.hostname))) is not None:
+    host = urlsplit(rank.address).hostname or "127.0.0.1"  # workers that meet in a file are on this machine
+    if _INTERFACE not in os.environ and (found := interface(host)) is not None:
         os.environ[_INTERFACE] = found
     joined = Ranks.joined(rank.number, rank.count, rank.address, local=rank.local, shards=rank.shards)
     if set(joined.gather(rank.token)) != {rank.token}:
