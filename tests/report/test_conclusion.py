@@ -10,7 +10,7 @@ import pytest
 from afina.report.report import Report
 from afina.report.verdicts import ONE_SEED, SIGNIFICANT
 from afina.studies.descriptions import Failure
-from afina.studies.runs.record import Result, Seconds
+from afina.studies.runs.record import Devices, Result, Seconds
 from records import answering, asked, endpoint_use, environment, results
 
 
@@ -163,6 +163,14 @@ def test_the_report_begins_with_it_as_a_page_as_text_and_as_json() -> None:
     assert page.count(made.headline.text) == 1
     assert page.index("</h1>") < page.index('class="figures"') < page.index("<svg") < page.index('<h2 id="verdicts">')
     assert made.summary()["conclusion"] == list(made.sentences)
+
+
+def test_memory_of_several_processes_is_said_to_be_that_of_the_first() -> None:
+    devices = Devices(count=2, rss_peaks=(3 * 2**30, 4 * 2**30), allocated_peaks=(None, None))
+    pages = [Report.of(results([answering("lora", range(9), devices=one)])).page() for one in (None, devices)]
+    assert [">peak of the process<" in page for page in pages] == [True, False]
+    assert ">peak of the first of 2 processes<" in pages[1]
+    assert "memory is that of the first process (the largest peak of a process is 4.00 GiB)" in pages[1]
 
 
 def test_where_nothing_has_finished_there_is_no_conclusion() -> None:

@@ -434,6 +434,8 @@ def _of_arm(arm: Arm) -> tuple[Figure, ...]:
     on_gpu = all(measured_on_gpu(one) for one in arm.records)
     used = arm.mean(lambda one: one.memory.allocated_peak if on_gpu else one.memory.rss_peak)
     what = "peak of allocated GPU memory" if on_gpu else "peak of the process"
+    if (devices := record.devices) is not None:
+        what = f"{what.removesuffix(' of the process')} of the first of {devices.count} processes"
     made.append(Figure("Memory", NOTHING if used is None else size(used), what))
     return tuple(made)
 
