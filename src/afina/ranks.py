@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Self, TypeVar
 
@@ -38,6 +38,19 @@ PATIENCE = 86_400.0
 Value = TypeVar("Value")
 
 
+@dataclass(eq=False)
+class _Meeting:
+    """Where ranks have met; None before.
+
+    Attributes:
+        store: torch's store, which has the notes of the ranks.
+        values: torch's process group for values. Its connections close when the last reference to it is gone.
+    """
+
+    store: Any = None
+    values: Any = None
+
+
 @dataclass(frozen=True)
 class Ranks:
     """The processes that compute one run together, as seen by one of them.
@@ -54,6 +67,7 @@ class Ranks:
     rank: int = 0
     count: int = 1
     shards: bool = False
+    _meeting: _Meeting = field(default_factory=_Meeting, repr=False, compare=False)
 
     @classmethod
     def joined(
@@ -85,8 +99,7 @@ class Ranks:
             store = dist.PrefixStore(f"afina/{again}", met)  # type: ignore[attr-defined]
             dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=limit)
             values = dist.new_group(backend="gloo", timeout=timedelta(seconds=max(timeout, PATIENCE)))
-        _joined.update(store=store, values=values)
-        return cls(rank, count, shards)
+        return cls(rank, count, shards, _Meeting(store, values))
 
     @classmethod
     def of_environment(cls, *, shards: bool = False, timeout: float = TIMEOUT) -> Self:
@@ -110,7 +123,7 @@ class Ranks:
     def close(self) -> None:
         """Leave the process group; a rank that waits for this one notices it. Notes can still be left and read."""
         if self.count > 1 and dist.is_initialized():
-            _joined.pop("values", None)
+            self._meeting.values = None
             dist.destroy_process_group()
 
     def share(self, sizes: np.ndarray) -> np.ndarray:
@@ -177,7 +190,7 @@ class Ranks:
             return [value]
         found: list[Any] = [None] * self.count
         with _together("gather"):
-            dist.all_gather_object(found, value, group=_joined.get("values"))
+            dist.all_gather_object(found, value, group=self._meeting.values)
         return found
 
     def from_first(self, value: Value) -> Value:
@@ -186,7 +199,7 @@ class Ranks:
             return value
         held: list[Any] = [value if self.is_first else None]
         with _together("broadcast"):
-            dist.broadcast_object_list(held, src=0, group=_joined.get("values"))
+            dist.broadcast_object_list(held, src=0, group=self._meeting.values)
         first: Value = held[0]
         return first
 
@@ -227,16 +240,19 @@ class Ranks:
 
     def leave_note(self, name: str, text: str) -> None:
         """Leave a note for the other ranks; they can read the note also after this rank has ended."""
-        with suppress(RuntimeError, KeyError):  # the process that keeps the notes has ended
-            _joined["store"].set(f"{_NOTES}{name}", text)
+        if (store := self._meeting.store) is not None:
+            with suppress(RuntimeError):  # the process that keeps the notes has ended
+                store.set(f"{_NOTES}{name}", text)
 
     def note(self, name: str, seconds: float) -> str | None:
         """Return the note of this name that a rank has left; None if no rank leaves such a note within some seconds."""
+        if (store := self._meeting.store) is None:
+            return None
         key, until, pause = f"{_NOTES}{name}", meter.now() + seconds, threading.Event()
-        with suppress(RuntimeError, KeyError):
-            while not (is_there := _joined["store"].check([key])) and meter.now() < until:
+        with suppress(RuntimeError):
+            while not (is_there := store.check([key])) and meter.now() < until:
                 pause.wait(_PAUSE)
-            return str(_joined["store"].get(key).decode()) if is_there else None
+            return str(store.get(key).decode()) if is_there else None
         return None
 
     def check_equal(self, tensors: Mapping[str, Tensor]) -> None:
@@ -306,9 +322,6 @@ _NOTES = "note/"
 
 _PAUSE = 0.05
 """Seconds between two looks for a note."""
-
-_joined: dict[str, Any] = {}
-"""The `store` in which the ranks met, and the process group `values` for values; empty in a process without ranks."""
 
 ALONE = Ranks()
 """The only rank of a run that one process computes."""
