@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -36,12 +38,32 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     path.chmod(mode)  # safetensors makes the file readable by its owner only, and ignores the umask
 
 
+def write_in_turn(
+    path: Path, shapes: Mapping[str, Sequence[int]], tensor: Callable[[str], Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write named float32 tensors and strings (`metadata`) to a safetensors file, with one tensor in memory at a time.
+
+    Args:
+        shapes: The shape of each tensor by name.
+        tensor: Return the tensor of a name; it is called once for each name, in sorted order.
+    """
+    import torch
+
+    with path.open("wb") as file:
+        file.write(_header(shapes, metadata))
+        for name in sorted(shapes):
+            values = tensor(name).detach().to("cpu", torch.float32).contiguous()
+            if tuple(values.shape) != tuple(shapes[name]):
+                raise ValueError(f"tensor {name} has shape {tuple(values.shape)}, expected {tuple(shapes[name])}")
+            file.write(values.reshape(-1).view(torch.uint8).numpy().data)
+
+
 def size(tensors: Mapping[str, Tensor]) -> int:
     """Return the size in bytes of the safetensors file that `write` would make of these tensors in float32.
 
     The tensors need no values (they may be on the meta device).
     """
-    return len(_header(tensors)) + sum(4 * tensor.numel() for tensor in tensors.values())
+    return len(_header(_shapes(tensors))) + sum(4 * tensor.numel() for tensor in tensors.values())
 
 
 def has_header(path: Path, tensors: Mapping[str, Tensor]) -> bool:
@@ -50,20 +72,24 @@ def has_header(path: Path, tensors: Mapping[str, Tensor]) -> bool:
 
     if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
         return False
-    expected = _header(tensors)
+    expected = _header(_shapes(tensors))
     with path.open("rb") as file:
         return file.read(len(expected)) == expected
 
 
-def _header(tensors: Mapping[str, Tensor]) -> bytes:
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Sequence[int]]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def _header(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str] = MappingProxyType({})) -> bytes:
     """Return the header of a safetensors file of float32 tensors: the bytes before the data."""
     # 8 bytes of length, a JSON header padded to a multiple of 8, then the data in the order of the names:
     # https://github.com/huggingface/safetensors#format
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     end = 0
-    for name, tensor in sorted(tensors.items()):
-        start, end = end, end + 4 * tensor.numel()
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    for name, shape in sorted(shapes.items()):
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
     content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     content += b" " * (-len(content) % 8)
     return len(content).to_bytes(8, "little") + content
@@ -75,6 +101,20 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises CorruptAdapter if the file is cut short or is not a safetensors file.
     """
     return _read(path, "pt")
+
+
+def contents(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """Read the strings (metadata) of a safetensors file, and the shapes of its tensors by name.
+
+    Raises CorruptAdapter if the file is cut short or is not a safetensors file.
+    """
+    file_io.check_plain(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
+            return dict(file.metadata() or {}), shapes
+    except (SafetensorError, OSError) as error:
+        raise problems.NOT_SAFETENSORS(reason=error, path=path) from None
 
 
 def names(path: Path) -> list[str]:

@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from afina import Backbone
-from afina.errors import InvalidStudy, NotFound
+from afina.errors import NotFound
 from afina.methods import make
-from afina.methods.attachment import attach, shard
+from afina.methods.attachment import attach
 from afina.models.classifier import Classifier
 from afina.models.weights.unread import computed_from_stand_ins, is_stand_in
-from afina.ranks import Ranks
 from fakes import Backbones
 from raises import raises
 
@@ -58,13 +57,6 @@ def test_a_value_computed_from_unread_weights_is_found(gpt2: Backbone) -> None:
     attach(classifier, make("lora", {"dora": True}).for_family("gpt2"))
     found = [name for name in computed_from_stand_ins(classifier.model) if "magnitude" in name]
     assert len(found) == 2  # one for each block
-
-
-def test_full_fine_tuning_is_refused_with_shared_weights(gpt2: Backbone) -> None:
-    classifier, method = unread(gpt2), make("full")
-    attach(classifier, method)
-    with raises(InvalidStudy, code="method.not-sharded", method="full"):
-        shard(classifier, method, Ranks(0, 2, shards=True), torch.float32, torch.device("cpu"))
 
 
 def test_weights_outside_of_safetensors_files_are_refused(gpt2: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,13 +107,8 @@ MEASURED = [
 ]
 
 
-def cases(*, sharded: bool) -> list[tuple[str, dict[str, Any]]]:
-    """Those of MEASURED; sharded weights do not train."""
-    return [(method, training) for method, training in MEASURED if method != "full" or not sharded]
-
-
 def measured_cases(ranks: Ranks, path: str) -> list[tuple[int, int | None, int]]:
-    return [measured(ranks, path, method, LONG | training) for method, training in cases(sharded=ranks.shards)]
+    return [measured(ranks, path, method, LONG | training) for method, training in MEASURED]
 
 
 LONG = {"max_length": 40, "batch_size": 5, "epochs": 3}
@@ -124,7 +119,7 @@ LONG = {"max_length": 40, "batch_size": 5, "epochs": 3}
 def test_two_processes_need_what_was_foreseen(backbones: Backbones, sharded: bool) -> None:
     path = str(backbones.path("gpt2"))
     every = together(2, measured_cases, path, shards=sharded)
-    for place, (method, training) in enumerate(cases(sharded=sharded)):
+    for place, (method, training) in enumerate(MEASURED):
         one = planned(path, method, 2, sharded=sharded, **LONG | training)
         state, activations, peak = (max(column) for column in zip(*(found[place] for found in every), strict=True))
         assert (one.state_bytes, one.activation_bytes) == (state, activations), (method, training)
@@ -140,8 +135,6 @@ def test_weights_that_cannot_be_sharded_are_not_planned_so(backbones: Backbones)
     (one,) = forecast_methods(path, [dora], training=training, devices=2, says=said.append)
     assert [other.terms.sharded for other in one.on_devices] == [False]
     assert any(line.startswith("not sharded: method lora") for line in said)
-    with raises(InvalidStudy, code="method.not-sharded", method="full"):
-        planned(path, "full", 2, sharded=True)
     with raises(InvalidStudy, code="ranks.not-sharded", option="products"):
         planned(path, "lora", 2, sharded=True, products="int8")
 
@@ -154,6 +147,15 @@ def test_half_of_the_frozen_weights_are_on_each_of_two_devices(backbones: Backbo
     frozen = sum(one.nbytes for one in model.parameters() if not one.requires_grad)
     assert whole.state_bytes - each.state_bytes == pytest.approx(frozen / 2, rel=0.02)
     assert each.terms.way == "2 devices, sharded"
+
+
+@pytest.mark.slow
+def test_half_of_all_that_full_fine_tuning_needs_is_on_each_of_two_devices(backbones: Backbones) -> None:
+    path = str(backbones.path("llama"))
+    whole, each = planned(path, "full", 1), planned(path, "full", 2, sharded=True)
+    model = opened(Backbone.load(path), make("full").for_family("llama"))
+    head = sum(one.nbytes for name, one in model.named_parameters() if "layers" not in name and "embed" not in name)
+    assert each.state_bytes == pytest.approx((whole.state_bytes + 4 * head) / 2, rel=0.02)
 
 
 # Search, words and JSON

@@ -70,22 +70,14 @@ def attach(classifier: Classifier, method: Method) -> None:
         raise problems.CHANGES_LOGITS(most=TOLERANCE, method=method.name, change=change)
 
 
-def check_can_shard(method: Method) -> None:
-    """Raise InvalidStudy if a method trains all weights, so that ranks cannot share frozen ones."""
-    if method.trains_all:
-        raise problems.TRAINS_ALL_SHARDED(method=method.name)
-
-
 def shard(classifier: Classifier, method: Method, ranks: Ranks, dtype: torch.dtype, device: torch.device) -> None:
     """Read this rank's part of the weights of a classifier that was opened unread, after `attach`.
 
     Args:
         dtype: The dtype of the frozen weights before the pooling.
 
-    Raises InvalidStudy if the method trains all weights, of which every rank would have a copy, or computes its first
-    values from the backbone's weights and cannot do so now.
+    Raises InvalidStudy if the method computes its first values from the backbone's weights and cannot do so now.
     """
-    check_can_shard(method)
     classifier.shard(ranks, dtype, device, unlowered=method.unlowered(classifier.model))
     method.begin(classifier.model)
     _check_values(classifier, method)

@@ -90,10 +90,6 @@ READS_UNREAD = _method_not_sharded(
     "method {method}: the first value of {parameter} is computed from the backbone's weights, which no rank has whole "
     "with `shard`. Use a method whose first values do not depend on these weights, such as lora, or leave `shard` out."
 )
-TRAINS_ALL_SHARDED = _method_not_sharded(
-    "method {method}: the method trains all weights of the backbone, and `shard` shares only frozen weights. Use a "
-    "method that leaves them frozen, such as lora, or leave `shard` out."
-)
 ATTACHES_TO_VALUES = _method_not_sharded(
     "method {method}: attaching the method needs the backbone's weights, which no rank has whole with `shard` "
     "({reason}). Use another method, such as lora, or leave `shard` out."

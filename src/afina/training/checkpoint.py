@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -17,9 +18,10 @@ from torch.nn import Parameter
 
 from afina import file_io, tensorfile
 from afina.errors import CorruptAdapter
-from afina.ranks import Ranks
+from afina.models.weights.sharding import gathered, part_of
+from afina.ranks import ALONE, Ranks
 
-_AVERAGE = "average/"
+_PARAMETER, _AVERAGE = "parameter/", "average/"
 
 
 @dataclass
@@ -59,19 +61,34 @@ def save(
     optimizer: torch.optim.Optimizer,
     account: Account,
     average: Mapping[str, Tensor],
+    ranks: Ranks = ALONE,
+    parts: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
-    """Write a checkpoint atomically, in place of the previous one.
+    """Write a checkpoint atomically, in place of the previous one. All ranks call this, and rank 0 writes.
 
-    A checkpoint has the parameters, the optimizer state, the averaged weights and the `Account`.
+    A checkpoint has the parameters, the optimizer state, the averaged weights and the `Account`. Tensors of which each
+    rank has a part are gathered one at a time, and rank 0 keeps them in main memory.
+
+    Args:
+        parts: The sharded tensors of which the ranks have parts in `parameters`, by name.
     """
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: dict[str, Tensor] = {f"{_AVERAGE}{name}": mean for name, mean in average.items()}
     for name, parameter in parameters.items():
-        tensors[f"parameter/{name}"] = parameter
-        for item, value in optimizer.state[parameter].items():
-            tensors[f"{item}/{name}"] = value
-    tensors |= {f"{_AVERAGE}{name}": mean for name, mean in average.items()}
-    with file_io.replacing(path) as fresh:
-        tensorfile.write(fresh, tensors, {"key": key, "account": json.dumps(asdict(account))})
+        tensors[f"{_PARAMETER}{name}"] = parameter
+        tensors |= {f"{item}/{name}": value for item, value in optimizer.state[parameter].items()}
+    sharded = {label: of for label, tensor in tensors.items() if (of := _sharded(label, tensor, parts)) is not None}
+
+    def tensor(label: str) -> Tensor:
+        return gathered(tensors[label].detach(), sharded[label]) if label in sharded else tensors[label]
+
+    if ranks.is_first:
+        shapes = {label: sharded.get(label, each).shape for label, each in tensors.items()}
+        with file_io.replacing(path) as fresh:
+            tensorfile.write_in_turn(fresh, shapes, tensor, {"key": key, "account": json.dumps(asdict(account))})
+    else:
+        for label in sorted(sharded):
+            tensor(label)
+    ranks.from_first(None)  # no process ends before the checkpoint is written
 
 
 def load(
@@ -81,51 +98,59 @@ def load(
     optimizer: torch.optim.Optimizer,
     average: Mapping[str, Tensor],
     now: Account,
+    ranks: Ranks = ALONE,
+    parts: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Account:
     """Restore parameters, optimizer state and averaged weights from the checkpoint with this key; return its account.
+
+    All ranks call this. Rank 0 reads the checkpoint, and the others receive its tensors, one at a time.
 
     Args:
         now: The account of the session that continues. If the checkpoint is missing, damaged, from another run or not
             one from which the session may continue, no parameter is changed and `now` is returned.
+        parts: The sharded tensors of which the ranks have parts in `parameters`, by name.
     """
+    account, shapes = ranks.from_first(_contents(path, key, parameters, now) if ranks.is_first else (now, {}))
+    for label, shape in shapes.items():
+        item, _, name = label.partition("/")
+        parameter = parameters[name]
+        tensor = tensorfile.read_named(path, {"": label})[""] if ranks.is_first else torch.empty(shape)
+        tensor = tensor.to(parameter.device)
+        ranks.first_([tensor])
+        if (of := _sharded(label, tensor, parts)) is not None:
+            tensor = part_of(tensor, of)
+        with torch.no_grad():
+            if label.startswith(_PARAMETER):
+                parameter.copy_(tensor)
+            elif label.startswith(_AVERAGE):
+                average[name].copy_(tensor)
+            else:
+                optimizer.state[parameter][item] = tensor
+    return account
+
+
+def _sharded(label: str, tensor: Tensor, parts: Mapping[str, Tensor]) -> Tensor | None:
+    """Return the sharded tensor whose parts a tensor of a checkpoint is made of; None: each rank has the whole."""
+    return parts.get(label.partition("/")[2]) if tensor.dim() else None  # the number of steps is a scalar
+
+
+def _contents(
+    path: Path, key: str, parameters: Mapping[str, Parameter], now: Account
+) -> tuple[Account, dict[str, tuple[int, ...]]]:
+    """Return the account and the shapes of a checkpoint; `now` and {} if the session `now` cannot continue from it."""
+    nothing: tuple[Account, dict[str, tuple[int, ...]]] = now, {}
     try:
-        tensors, metadata = tensorfile.read(path) if path.exists() else ({}, {})
+        metadata, shapes = tensorfile.contents(path) if path.exists() else ({}, {})
     except CorruptAdapter:
-        return now
-    if metadata.get("key") != key or {n for n in tensors if n.startswith("parameter/")} != {
-        f"parameter/{name}" for name in parameters
+        return nothing
+    if metadata.get("key") != key or {n for n in shapes if n.startswith(_PARAMETER)} != {
+        f"{_PARAMETER}{name}" for name in parameters
     }:
-        return now
+        return nothing
     try:
         account = Account(**json.loads(metadata["account"]))
     except (KeyError, TypeError, ValueError, RecursionError):
-        return now  # written by another version of afina
+        return nothing  # written by another version of afina
     if not account.continues(now):
-        return now
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors.pop(f"parameter/{name}"))
-        for name, mean in average.items():
-            mean.copy_(tensors.pop(f"{_AVERAGE}{name}"))
-    by_name: dict[str, dict[str, torch.Tensor]] = {}
-    for label, tensor in tensors.items():
-        item, _, name = label.partition("/")
-        by_name.setdefault(name, {})[item] = tensor
-    for name, state in by_name.items():
-        parameter = parameters[name]
-        optimizer.state[parameter] = {item: value.to(parameter.device) for item, value in state.items()}
-    return replace(account, ranks=now.ranks, keeps_trunk=now.keeps_trunk)
-
-
-def receive(
-    ranks: Ranks, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor]
-) -> None:
-    """Copy what rank 0 has loaded to the other ranks: parameters, optimizer state and averaged weights."""
-    named = list(parameters.values())
-    state = [{item: (each.dtype, each.shape) for item, each in optimizer.state[one].items()} for one in named]
-    for one, items in zip(named, ranks.from_first(state), strict=True):
-        for item, (dtype, shape) in items.items():
-            if item not in optimizer.state[one]:
-                optimizer.state[one][item] = torch.empty(shape, dtype=dtype, device=one.device)
-    kept = [each for one in named for _, each in sorted(optimizer.state[one].items())]
-    ranks.first_([*(one.data for one in named), *kept, *average.values()])
+        return nothing
+    return replace(account, ranks=now.ranks, keeps_trunk=now.keeps_trunk), shapes

@@ -36,6 +36,7 @@ from afina.models.kernels.linear import held_tensors
 from afina.models.kernels.patches import Patch, call_of, patch
 from afina.models.objective import Objective
 from afina.models.predictions import Predictions
+from afina.models.weights.sharding import is_sharded
 from afina.ranks import ALONE
 from afina.stats.metrics import METRICS
 from afina.training import checkpoint, problems
@@ -150,7 +151,7 @@ class Fit:
         if not self.parameters:
             return
         self.begin()
-        self.recipe.ranks.check_equal(self.weights.trained)
+        self.recipe.ranks.check_equal(self.weights.on_every_process)
         account, steps = self.account, self.recipe.steps
         first, tokens, seconds = account.step, account.tokens, account.seconds.get("train", 0.0)
         began = last_kept = meter.now()
@@ -309,23 +310,19 @@ class Fit:
 
         Raises RunFailed if the processes do not have equal weights.
         """
-        ranks, trained = self.recipe.ranks, self.weights.trained
-        ranks.check_equal(trained)
-        if ranks.is_first:
-            checkpoint.save(path, key, trained, self.optimizer, self.account, self.average.weights)
-        ranks.from_first(None)  # no process ends before the checkpoint is written
+        ranks, weights = self.recipe.ranks, self.weights
+        ranks.check_equal(weights.on_every_process)
+        means = self.average.weights
+        checkpoint.save(path, key, weights.trained, self.optimizer, self.account, means, ranks, weights.parts)
 
     def resume(self, path: Path, key: str) -> None:
         """Continue from the checkpoint with this key; if the checkpoint is missing or damaged, nothing changes.
 
         Of several processes, the first reads the checkpoint, and the others receive it.
         """
-        ranks, trained = self.recipe.ranks, self.weights.trained
-        if ranks.is_first:
-            self.account = checkpoint.load(path, key, trained, self.optimizer, self.average.weights, self.account)
-        self.account = ranks.from_first(self.account)
-        if self.account.step:
-            checkpoint.receive(ranks, trained, self.optimizer, self.average.weights)
+        ranks, weights = self.recipe.ranks, self.weights
+        given = weights.trained, self.optimizer, self.average.weights, self.account
+        self.account = checkpoint.load(path, key, *given, ranks, weights.parts)
 
     @property
     def state_bytes(self) -> int:
@@ -370,11 +367,12 @@ class Fit:
         """
         self.average.settle()
         self.weights.settle()
-        self.recipe.ranks.check_equal(self.method.state(self.classifier.model))
+        state = self.method.state(self.classifier.model)
+        self.recipe.ranks.check_equal({name: each for name, each in state.items() if not is_sharded(each)})
         reopens, device = self.weights.reopens, self.device
-        del self.weights, self.optimizer, self.inputs, self.pull, self.average
+        trained = {name: each.detach().clone() for name, each in state.items()} if reopens else {}
+        del state, self.weights, self.optimizer, self.inputs, self.pull, self.average
         if reopens:
-            trained = {name: each.detach().clone() for name, each in self.method.state(self.classifier.model).items()}
             # A process keeps most memory that it frees (docs/LOG.md). A GPU's allocator uses the memory again.
             sharded = self.classifier.sharding is not None
             if sharded or self.classifier.precision != FLOAT or device.type != "cpu":

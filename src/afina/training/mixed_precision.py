@@ -3,7 +3,9 @@
 If a model trains in float32, its weights and the master weights are the same tensors. If a model trains in bfloat16, it
 has bfloat16 weights, so that no step has to cast a frozen weight. Each trained bfloat16 weight has a float32 master
 copy: the optimizer updates the copy, and every step then writes the bfloat16 weight from the copy. The head and the
-pooler of a model stay float32. The module `mixed_precision` does not know batches or steps.
+pooler of a model stay float32. If processes share a trained weight (`afina.models.weights.sharding`), each of them
+updates its float32 part, and torch gathers the parts in bfloat16. The module `mixed_precision` does not know batches or
+steps.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from afina.models.architectures import Architecture, architecture_of, is_after_p
 from afina.models.backbone_spec import FLOAT
 from afina.models.kernels.linear import HeldWeight, can_multiply_in_int8, can_pack
 from afina.models.kernels.patches import Patch, multiply_in_int8, pack, patch
-from afina.models.weights.sharding import is_sharded
-from afina.ranks import Ranks
+from afina.models.weights.sharding import is_sharded, own_part
+from afina.ranks import ALONE, Ranks
 
 
 class WorkingWeights:
@@ -32,7 +34,8 @@ class WorkingWeights:
 
     Attributes:
         trained: The float32 weights that the optimizer updates and that are saved in the end, under the parameters'
-            names.
+            names; of a sharded weight, this process's part.
+        parts: The sharded weights of the model by name.
         lowered: Whether `dtype` is not float32.
         in_int8: Whether the products of frozen linear layers are computed in int8.
         int8_layers: The number of linear layers whose products are computed in int8.
@@ -60,6 +63,9 @@ class WorkingWeights:
         self._factors = factors
         self._rows: list[_Rows] = []
         self._masters: list[_Master] = []
+        self._ranks = ALONE
+        self.parts = {name: parameter for name, parameter in parameters.items() if is_sharded(parameter)}
+        self.trained |= {name: Parameter(own_part(parameter).detach()) for name, parameter in self.parts.items()}
         names = {id(parameter): name for name, parameter in parameters.items()}
         entry = architecture_of(model)
         blocks, first = entry.block, first_with_gradient(entry, parameters)
@@ -136,17 +142,27 @@ class WorkingWeights:
         for parameter in self.trained.values():
             if id(parameter) not in kept:
                 parameter.grad = None
+        for parameter in self.parts.values():
+            parameter.grad = None
+
+    @property
+    def on_every_process(self) -> dict[str, Tensor]:
+        """The trained float32 weights of which every process has all values, by name."""
+        return {name: weight for name, weight in self.trained.items() if name not in self.parts}
 
     def sum_over(self, ranks: Ranks, loss: Tensor) -> None:
         """Add the gradients and the loss of all processes, in place.
 
         A weight that has a gradient in some process has one in every process then; the others keep none, so that the
-        optimizer leaves them as they are.
+        optimizer leaves them as they are. The parts of sharded weights have their gradients from the backward pass.
         """
         if ranks.count == 1:
             return
+        self._ranks = ranks
+        for name, parameter in self.parts.items():
+            self.trained[name].grad = None if parameter.grad is None else own_part(parameter.grad)
         unused = {id(master.weight) for master in self._masters if not master.passes}  # has the last step's gradient
-        weights = list(self.trained.values())
+        weights = [weight for name, weight in self.trained.items() if name not in self.parts]
         used = [weight.grad is not None and id(weight) not in unused for weight in weights]
         summed = [loss]
         for weight, is_used, is_summed in zip(weights, used, ranks.any_(used), strict=True):
@@ -165,8 +181,14 @@ class WorkingWeights:
         """Return the total norm of all gradients, a float32 scalar equal to `torch.nn.utils.get_total_norm`."""
         known = {id(rows.weight): rows.norm() for rows in self._rows if rows.used}
         known |= {id(master.weight): master.norm for master in self._masters if master.passes == 1}
-        grads = [p.grad for p in self.trained.values() if p.grad is not None and id(p) not in known]
+        parts = [weight.grad for name in self.parts if (weight := self.trained[name]).grad is not None]
+        of_parts = {id(self.trained[name]) for name in self.parts}
+        grads = [p.grad for p in self.trained.values() if p.grad is not None and id(p) not in known.keys() | of_parts]
         norms = [*known.values(), *(torch._foreach_norm(grads) if grads else ())]
+        if parts:
+            squares = torch.stack(torch._foreach_norm(parts)).square().sum()
+            self._ranks.sum_([squares])
+            norms.append(squares.sqrt())
         total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         return total
 
@@ -174,6 +196,7 @@ class WorkingWeights:
     def refresh(self) -> None:
         by_rows = {id(rows.weight) for rows in self._rows}  # look-up reads the float32 weight itself
         stale = [name for name, weight in self.trained.items() if weight is not self.parameters[name]]
+        stale = [name for name in stale if name not in self.parts]  # gathering reads the float32 part itself
         stale = [name for name in stale if id(self.trained[name]) not in by_rows]
         if stale:
             torch._foreach_copy_([self.parameters[n].data for n in stale], [self.trained[n].data for n in stale])
@@ -182,7 +205,8 @@ class WorkingWeights:
         """Put the trained float32 weights into the model; frozen weights stay in `dtype`."""
         if self.lowered:
             for name, parameter in self.parameters.items():
-                parameter.data = self.trained[name].data
+                if name not in self.parts:
+                    parameter.data = self.trained[name].data
 
 
 def _is_tied(embedding: nn.Embedding, output: Any) -> bool:

@@ -1,9 +1,13 @@
-"""`Sharding`: the frozen weights of a model, of which each rank of a run keeps a part.
+"""`Sharding`: the weights of a model, of which each rank of a run keeps a part.
 
 torch's `fully_shard` (FSDP2) shards each transformer block, the token embedding and the output layer. The weights of
 one block are gathered before the block is computed, and freed afterwards; so a rank's memory is its part of all weights
-and the whole of one or two blocks. Small weights outside the blocks, tied embeddings, and what a method adds or trains
-are on every rank. Each rank reads only its part of a weight from the backbone's files.
+and the whole of one or two blocks. Each rank reads only its part of a weight from the backbone's files.
+
+A block or an embedding all of whose weights train, as in full fine-tuning, is sharded in float32: `fully_shard` gathers
+its weights in the dtype of the training, and leaves each rank its part of the summed gradients. Otherwise, only frozen
+weights are sharded, and what trains is on every rank. Also on every rank are small weights outside the blocks, tied
+embeddings, an output layer that trains, and what a method adds.
 
 The ranks gather a block's weights together. A rank that computes fewer forward passes than the others would leave them
 waiting; `Sharding.apart` lets such a rank take part with a forward pass of its own. The module `sharding` does not
@@ -13,7 +17,7 @@ know methods or batches.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +25,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 from torch.nn import Parameter
 
@@ -42,6 +46,38 @@ def is_sharded(tensor: Tensor) -> bool:
     return isinstance(tensor, DTensor)
 
 
+def own_part(tensor: Tensor) -> Tensor:
+    """Return this process's part of a sharded tensor, in the same memory; of any other tensor, the tensor itself."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def gathered(part: Tensor, of: Tensor) -> Tensor:
+    """Return a tensor of which each rank has a part, as of the sharded tensor `of`; all ranks call this."""
+    assert isinstance(of, DTensor)
+    about: dict[str, Any] = {"run_check": False, "shape": of.shape, "stride": of.stride()}
+    return DTensor.from_local(part, of.device_mesh, of.placements, **about).full_tensor()
+
+
+def part_of(tensor: Tensor, of: Tensor) -> Tensor:
+    """Return this rank's part of a whole tensor, the same rows as of the sharded tensor `of`."""
+    assert isinstance(of, DTensor)
+    mesh = of.device_mesh
+    start, stop = _rows_of(tensor.shape[0], mesh.get_local_rank(), mesh.size())
+    return tensor[start:stop].clone()
+
+
+def _rows_of(rows: int, rank: int, count: int) -> tuple[int, int]:
+    """Return the first row of a rank's part and the row after the last; torch's `Shard(0)` cuts a tensor so."""
+    each = -(-rows // count)
+    start = min(rank * each, rows)
+    return start, min(start + each, rows)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a sharded tensor gathered from all ranks, which all call this; of any other tensor, the tensor itself."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 @dataclass(frozen=True, eq=False)
 class _Part:
     """A tensor of which each rank keeps a part: the parameter `name` of `module`, and how a part is read."""
@@ -53,10 +89,7 @@ class _Part:
     def fill(self, ranks: Ranks, device: torch.device) -> None:
         """Read the part of this rank."""
         sharded: Any = self.module._parameters[self.name]
-        rows = sharded.shape[0]
-        each = -(-rows // ranks.count)
-        start = min(ranks.rank * each, rows)
-        stop = min(start + each, rows)
+        start, stop = _rows_of(sharded.shape[0], ranks.rank, ranks.count)
         local = torch.empty((stop - start, *sharded.shape[1:]), dtype=sharded.dtype, device=device)
         if stop > start:
             local.copy_(self.read(start, stop))
@@ -77,8 +110,8 @@ class Sharding:
         ranks: The ranks that share the weights.
     """
 
-    def __init__(self, ranks: Ranks, body: Any, output: nn.Module | None) -> None:
-        self.ranks, self._body, self._output = ranks, body, output
+    def __init__(self, ranks: Ranks, body: Any, output: nn.Module | None, dtype: torch.dtype) -> None:
+        self.ranks, self._body, self._output, self._dtype = ranks, body, output, dtype
         self._apart = self._has_output = False
         gathered = [(body.get_input_embeddings(), _EMBEDDING), (blocks_of(body)[0], _BLOCKS)]
         for module, what in [*gathered, *([] if output is None else [(output, _OUTPUT)])]:
@@ -140,7 +173,7 @@ class Sharding:
         else:
             entry = architecture_of(self._body)
             self._body(
-                inputs_embeds=torch.zeros(1, 1, weight.shape[1], dtype=weight.dtype, device=weight.device),
+                inputs_embeds=torch.zeros(1, 1, weight.shape[1], dtype=self._dtype, device=weight.device),
                 position_ids=torch.full((1, 1), entry.position_offset(config), device=weight.device),
                 use_cache=False,
                 layout=Layout(torch.tensor([0, 1], dtype=torch.int32, device=weight.device)),
@@ -176,10 +209,13 @@ def shard(
     """
     embedding = body.get_input_embeddings()
     tied = output is not None and output.weight is embedding.weight
-    outer = [] if tied else [embedding, *([] if output is None else [output])]
+    frozen_output = [] if output is None or output.weight.requires_grad else [output]
+    outer = [] if tied else [embedding, *frozen_output]
     groups = [*outer, *blocks_of(body)]
     parts: list[_Part] = []
     inside = {module for group in groups for module in group.modules()}
+    training = [group for group in groups if _trains_whole(group, unread)]
+    trained = {module for group in training for module in group.modules()}
     names = {id(each): name for name, each in model.named_parameters()}
     for module in list(model.modules()):
         held = held_by(module)
@@ -190,21 +226,34 @@ def shard(
             if parameter is None or (source := unread.source(parameter)) is None:
                 continue
             of = torch.float32 if parameter.requires_grad or names[id(parameter)] in unlowered else dtype
-            if module in inside and not parameter.requires_grad:
+            if module in trained or (module in inside and not parameter.requires_grad):
                 empty = torch.empty(parameter.shape, dtype=of, device="meta")
-                module._parameters[name] = Parameter(empty, requires_grad=False)
+                module._parameters[name] = Parameter(empty, requires_grad=parameter.requires_grad)
                 parts.append(_Part(module, name, source.rows))
             else:
                 parameter.data = source[...].to(device, of, copy=True)
     _to_device(model, device)
     warnings.filterwarnings("ignore", f".*\\(FSDP{type(body).__name__}\\) returned a view tensor", UserWarning)
-    _fully_shard(groups, body, {(part.module, part.name) for part in parts}, device, ranks)
+    policies = dict.fromkeys(training, _policy(dtype))
+    _fully_shard(groups, body, {(part.module, part.name) for part in parts}, policies, device, ranks)
     for part in parts:
         part.fill(ranks, device)
     _begin([body, *outer[1:]], groups)
     everywhere = {name: each for name, each in model.named_parameters() if not is_sharded(each)}
     ranks.check_equal(everywhere | dict(model.named_buffers()))
-    return Sharding(ranks, body, output if output in outer else None)
+    return Sharding(ranks, body, output if output in outer else None, dtype)
+
+
+def _trains_whole(group: nn.Module, unread: Unread) -> bool:
+    """Return whether all weights of a block or an embedding that were not read train."""
+    own = [parameter for parameter in group.parameters() if unread.source(parameter) is not None]
+    return bool(own) and all(parameter.requires_grad for parameter in own)
+
+
+def _policy(dtype: torch.dtype) -> MixedPrecisionPolicy:
+    """Return how a block with trained float32 weights computes: in `dtype`; its gradients are summed in float32."""
+    lower = None if dtype == torch.float32 else dtype
+    return MixedPrecisionPolicy(param_dtype=lower, reduce_dtype=torch.float32, cast_forward_inputs=False)
 
 
 def _held(
@@ -274,7 +323,12 @@ def _begin(roots: list[Any], groups: list[Any]) -> None:
 
 
 def _fully_shard(
-    groups: list[Any], body: Any, sharded: set[tuple[nn.Module, str]], device: torch.device, ranks: Ranks
+    groups: list[Any],
+    body: Any,
+    sharded: set[tuple[nn.Module, str]],
+    policies: Mapping[Any, MixedPrecisionPolicy],
+    device: torch.device,
+    ranks: Ranks,
 ) -> None:
     mesh = ranks.mesh(device)
     for group in (*groups, body):
@@ -284,7 +338,11 @@ def _fully_shard(
             for name, parameter in module._parameters.items()
             if parameter is not None and (module, name) not in sharded
         }
-        fully_shard(group, mesh=mesh, reshard_after_forward=True, ignored_params=everywhere)
+        policy = policies.get(group, MixedPrecisionPolicy())
+        fully_shard(group, mesh=mesh, reshard_after_forward=True, ignored_params=everywhere, mp_policy=policy)
+        if group in policies:
+            group.set_gradient_divide_factor(1.0)  # the loss is a mean over the targets of the whole batch
+            group.set_force_sum_reduction_for_comms(True)  # gloo knows no mean
     for group in groups:
         if not any(True for _ in group.children()):
             group.set_unshard_in_backward(False)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from afina import allocator, device, digest
 from afina import device as devices
@@ -24,6 +26,7 @@ from afina.models.classifier import Classifier, count_parameters
 from afina.models.manifest import Manifest
 from afina.models.objective import ANSWERS_NOTHING, Objective
 from afina.models.predictions import Predictions
+from afina.models.weights.sharding import is_sharded, whole
 from afina.predicting import probes
 from afina.ranks import ALONE, Ranks
 from afina.stats.abstention import CONFIDENCE, AnsweredShare, Threshold, find_threshold
@@ -238,7 +241,7 @@ class _Execution:
         answers: AnswerProfile | None,
     ) -> Adapter:
         backbone, method, task = prepared.backbone, prepared.method, prepared.task
-        tensors = {name: tensor.detach().cpu() for name, tensor in method.state(classifier.model).items()}
+        tensors = self._whole(method.state(classifier.model))
         there = device.environment_fields(prepared.device, prepared.dtype)
         if self.ranks.count > 1:
             there |= {"processes": self.ranks.count, "sharded": self.ranks.shards}
@@ -272,6 +275,14 @@ class _Execution:
             environment=there,
         ).sealed()
         return Adapter(manifest, tensors, trained_on=task.trained_on)
+
+    def _whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors in main memory; those of which each rank has a part are gathered, and rank 0 keeps them."""
+        found = {}
+        for name, tensor in state.items():
+            values = whole(tensor.detach())
+            found[name] = values.cpu() if self.ranks.is_first or not is_sharded(tensor) else torch.empty(0)
+        return found
 
     def _save(
         self, adapter: Adapter | None, classifier: Classifier, prepared: Prepared, predictions: Predictions

@@ -28,7 +28,6 @@ from afina.events import Listener, Progress, ignore
 from afina.meter import Meter
 from afina.methods import is_fitted, make
 from afina.methods.attachment import attach, shard
-from afina.methods.attachment import check_can_shard as check_method_can_shard
 from afina.methods.method import Method
 from afina.models import objectives
 from afina.models.architectures import check_can_be_asked, check_can_write
@@ -253,9 +252,8 @@ def _with_task(run: RunSpec, given: Task | None, located: Located | None, ranks:
 
 
 def check_can_shard(run: RunSpec) -> None:
-    """Raise InvalidStudy for a method or a setting with which a run with sharded weights would end in this error."""
-    training, method = run.training, make(run.method, run.hyperparameters)
-    check_method_can_shard(method)
+    """Raise InvalidStudy for a setting with which a run with sharded weights would end in this error."""
+    training = run.training
     asked = {"retention": training.retention, "products": training.products != FLOAT, "offset": run.asked.offset}
     for option, is_set in asked.items():
         if is_set:
