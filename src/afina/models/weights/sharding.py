@@ -202,7 +202,7 @@ def shard(
         output: A language model's output layer. None: the model is a classifier.
         unread: The stand-ins of the model.
         ranks: The ranks that share the weights.
-        dtype: The dtype of the frozen weights.
+        dtype: The dtype of the frozen weights, in which blocks that train compute too.
         device: The device of all weights.
         hold: Function that converts a float32 weight to int8 or NF4, for layers with an `UnreadWeight`.
         unlowered: Names of parameters that stay float32.

@@ -102,7 +102,7 @@ def forecast_run(
         calibrate: Whether a few training steps are measured to forecast the time. Steps are measured only if a task is
             given, the weights are on this machine, and the run has one device.
         devices: The number of devices that train together. The forecast is that of the device that needs most memory.
-        sharded: Whether each device keeps only a part of the backbone's frozen weights.
+        sharded: Whether each device keeps only a part of the backbone's weights.
         says: A function that receives a line of text when slow work begins.
 
     Raises NotFound, InvalidStudy for settings that contradict each other, and OutOfMemory of the measured steps.
