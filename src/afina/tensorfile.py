@@ -46,15 +46,17 @@ def write_in_turn(
     Args:
         shapes: The shape of each tensor by name.
         tensor: Return the tensor of a name; it is called once for each name, in sorted order.
+
+    Raises ValueError if a tensor has another shape or is not float32.
     """
     import torch
 
     with path.open("wb") as file:
         file.write(_header(shapes, metadata))
         for name in sorted(shapes):
-            values = tensor(name).detach().to("cpu", torch.float32).contiguous()
-            if tuple(values.shape) != tuple(shapes[name]):
-                raise ValueError(f"tensor {name} has shape {tuple(values.shape)}, expected {tuple(shapes[name])}")
+            values = tensor(name).detach().cpu().contiguous()
+            if values.dtype != torch.float32 or tuple(values.shape) != tuple(shapes[name]):
+                raise ValueError(f"{name}: {values.dtype} {[*values.shape]}, expected float32 {[*shapes[name]]}")
             file.write(values.reshape(-1).view(torch.uint8).numpy().data)
 
 
