@@ -378,6 +378,7 @@ WITHOUT_TORCH = """
 """
 
 
+@pytest.mark.slow
 def test_show_and_methods_work_where_torch_is_not_installed(tmp_path: Path) -> None:
     from afina.studies.study import Study
 

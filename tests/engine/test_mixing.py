@@ -171,6 +171,7 @@ def test_other_families(backbones: Backbones, family: str) -> None:
         made.check([(which, text) for which in range(len(adapters)) for text in range(len(SOME))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", by_family(ENCODERS, SLOW))
 def test_encoders(backbones: Backbones, family: str) -> None:
     """With the layers of each head, poolings of their own, a changed pooler, and pairs with token types or none.

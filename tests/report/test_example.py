@@ -63,6 +63,7 @@ def test_the_how_to_says_of_all_methods_what_their_report_says() -> None:
     assert set(figures) == set(re.findall(r"0\.\d{4}", report)) - {"0.0437"}  # a share of the parameters
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_a_report_holds_no_sentence_of_the_data(example: Path) -> None:
     task = Task.load("snippets:movies")

@@ -142,6 +142,7 @@ def test_a_version_whose_golden_test_fails_is_not_served(told: Served, gpt2: Bac
     assert found.version == "acme/told@1"
 
 
+@pytest.mark.slow
 def test_a_golden_test_that_fails_as_nobody_foresaw_is_counted_logged_and_tried_again(
     told: Served, gpt2: Backbone, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +199,7 @@ def test_a_text_of_another_client_waits_for_at_most_a_step_of_a_long_generation(
     one.close()
 
 
+@pytest.mark.slow
 def test_a_running_generation_ends_on_the_version_that_it_began_with(told: Served, gpt2: Backbone) -> None:
     steps = Steps(told.core)
     second = told_by(gpt2, 7)

@@ -140,6 +140,7 @@ def test_a_file_of_a_service_is_a_copy_that_goes_with_the_block(s3: S3, tmp_path
     assert not path.parent.exists()
 
 
+@pytest.mark.slow
 def test_processes_that_put_the_same_place_at_once_all_find_it_whole(crew: Crew, address: str) -> None:
     ended = crew.run(put_again_and_again, 4, address, 200_000, 4)
     assert [each.value for each in ended] == [4] * 4
