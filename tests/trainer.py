@@ -178,8 +178,9 @@ def loss_difference(found: Outcome, expected: Outcome) -> float:
 
 def idle(name: str, family: str) -> torch.Tensor:
     """Which entries of a fused projection's bias change no logit: a key's bias adds the same to all of a query's
-    scores, and softmax removes it. Their gradient is rounding noise, which Adam scales up to whole steps; so the
-    trainings agree everywhere but there. Rotary position embeddings (a quarter of NeoX's dimensions) undo this.
+    scores, and softmax removes it. Their gradient is rounding noise, which AdamW with its default epsilon scales up to
+    whole steps; so the trainings agree everywhere but there. Rotary position embeddings (a quarter of NeoX's
+    dimensions) undo this.
     """
     if family not in ("gpt2", "gpt_neox") and name.endswith((".key.bias", ".k_lin.bias")):
         return torch.ones(32, dtype=torch.bool)

@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from torch.nn import Parameter
 from afina import file_io, tensorfile
 from afina.errors import CorruptAdapter
 from afina.models.weights.sharding import gathered, part_of
-from afina.ranks import ALONE, Ranks
+from afina.ranks import Ranks
 
 _PARAMETER, _AVERAGE = "parameter/", "average/"
 
@@ -61,13 +60,13 @@ def save(
     optimizer: torch.optim.Optimizer,
     account: Account,
     average: Mapping[str, Tensor],
-    ranks: Ranks = ALONE,
-    parts: Mapping[str, Tensor] = MappingProxyType({}),
+    ranks: Ranks,
+    parts: Mapping[str, Tensor],
 ) -> None:
     """Write a checkpoint atomically, in place of the previous one. All ranks call this, and rank 0 writes.
 
     A checkpoint has the parameters, the optimizer state, the averaged weights and the `Account`. Tensors of which each
-    rank has a part are gathered one at a time, and rank 0 keeps them in main memory.
+    rank has a part are gathered and written one at a time.
 
     Args:
         parts: The sharded tensors of which the ranks have parts in `parameters`, by name.
@@ -98,8 +97,8 @@ def load(
     optimizer: torch.optim.Optimizer,
     average: Mapping[str, Tensor],
     now: Account,
-    ranks: Ranks = ALONE,
-    parts: Mapping[str, Tensor] = MappingProxyType({}),
+    ranks: Ranks,
+    parts: Mapping[str, Tensor],
 ) -> Account:
     """Restore parameters, optimizer state and averaged weights from the checkpoint with this key; return its account.
 

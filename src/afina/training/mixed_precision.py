@@ -162,7 +162,7 @@ class WorkingWeights:
         for name, parameter in self.parts.items():
             self.trained[name].grad = None if parameter.grad is None else own_part(parameter.grad)
         unused = {id(master.weight) for master in self._masters if not master.passes}  # has the last step's gradient
-        weights = [weight for name, weight in self.trained.items() if name not in self.parts]
+        weights = list(self.on_every_process.values())
         used = [weight.grad is not None and id(weight) not in unused for weight in weights]
         summed = [loss]
         for weight, is_used, is_summed in zip(weights, used, ranks.any_(used), strict=True):
@@ -181,12 +181,11 @@ class WorkingWeights:
         """Return the total norm of all gradients, a float32 scalar equal to `torch.nn.utils.get_total_norm`."""
         known = {id(rows.weight): rows.norm() for rows in self._rows if rows.used}
         known |= {id(master.weight): master.norm for master in self._masters if master.passes == 1}
-        parts = [weight.grad for name in self.parts if (weight := self.trained[name]).grad is not None]
-        of_parts = {id(self.trained[name]) for name in self.parts}
-        grads = [p.grad for p in self.trained.values() if p.grad is not None and id(p) not in known.keys() | of_parts]
+        whole, parts = self.on_every_process.values(), [self.trained[name].grad for name in self.parts]
+        grads = [p.grad for p in whole if p.grad is not None and id(p) not in known]
         norms = [*known.values(), *(torch._foreach_norm(grads) if grads else ())]
-        if parts:
-            squares = torch.stack(torch._foreach_norm(parts)).square().sum()
+        if used := [grad for grad in parts if grad is not None]:
+            squares = torch.stack(torch._foreach_norm(used)).square().sum()
             self._ranks.sum_([squares])
             norms.append(squares.sqrt())
         total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
