@@ -105,3 +105,30 @@ def test_trying_and_serving_are_accessible_and_run_no_script_of_a_label(
     assert found == {path: [] for path in found}
     assert visitor.said == []
     assert visitor.elsewhere == []
+
+
+def test_the_answer_to_a_form_stays_when_work_in_progress_ends_and_the_form_is_sent_once(
+    chromium: Browser, studio: Studio
+) -> None:
+    output, sent = studio.folder.server.directory / "output", list[str]()
+    said = output.read_text()
+    visitor = Visitor(chromium, studio, 1280)
+    visitor.page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    try:
+        output.write_text("")  # the server starts
+        page = visitor.go("labels/keep")
+        page.get_by_role("button", name="Create the key").click()
+        key = page.locator("pre", has_text=re.compile("^afina_")).text_content()
+        expect(page.get_by_text("The server loads the backbone")).to_be_visible()
+        output.write_text(said)
+        expect(page.get_by_text("The server loads the backbone")).to_have_count(0)
+        page.wait_for_timeout(1000)
+        expect(page.locator("pre", has_text=re.compile("^afina_"))).to_have_text(key or "")
+        assert sent == [f"{visitor.base}labels/keep/keys"]
+        page.get_by_role("link", name="load it").click()
+        expect(page.get_by_text("The server runs at")).to_be_visible()
+        assert page.url == f"{visitor.base}labels/keep"
+    finally:
+        output.write_text(said)
+        visitor.context.close()
+    assert visitor.said == []

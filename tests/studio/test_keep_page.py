@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from stores_of_studios import finished_run, publish, served
 
 from afina import AdapterStore, Backbone
 from afina.errors import Conflict
-from afina.studio.command_process import CommandProcess
+from afina.studio.command_process import LOCK, CommandProcess
 from afina.studio.folder import Project, StudioFolder
 from afina.studio.page import Studio
 from afina.studio.server_process import PORTS, StudioServer
@@ -196,6 +197,21 @@ def test_a_new_key_is_in_the_answer_of_the_form_and_nowhere_else(
     assert secret not in web.get("/reviews/keep").text
     files = [path for path in studio.folder.root.rglob("*") if path.is_file()]
     assert not [path for path in files if secret.encode() in path.read_bytes()]
+
+
+def test_a_page_is_loaded_again_without_a_script_but_not_the_answer_to_a_form(
+    web: TestClient, studio: Studio, reviews: Project
+) -> None:
+    starting = studio.folder.server
+    starting.directory.mkdir()
+    with (starting.directory / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert 'http-equiv="refresh"' in web.get("/reviews/keep").text
+        for data in ({"scope-predict": "yes"}, {}):
+            answer = web.post("/reviews/keep/keys", data=data).text
+            assert 'http-equiv="refresh"' not in answer
+            assert '<a href="/reviews/keep">load it</a>' in answer
+    assert "load it" not in web.post("/reviews/keep/keys", data={"scope-predict": "yes"}).text
 
 
 @pytest.mark.parametrize("data", [{}, {"scope-predict": "yes", "expires": "soon"}])

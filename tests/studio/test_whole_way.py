@@ -90,9 +90,10 @@ def test_from_a_dropped_file_to_a_served_adapter_that_answers_a_curl(
     reader.press("Start the server")
     expect(page.get_by_text("The server runs at")).to_be_visible(timeout=LONG_MS)
     reader.press("Create the key")
-    lines = [one.text_content() or "" for one in page.locator("pre").all()]
-    (export,) = (line for line in lines if line.startswith("export AFINA_KEY="))
-    (curl,) = (line for line in lines if line.startswith("curl "))
+    expect(page.get_by_role("heading", name="The new key")).to_be_visible(timeout=LONG_MS)
+    page.wait_for_load_state()  # a click ends when the next page has begun, and the browser may have read a part of it
+    export = page.locator("pre", has_text=re.compile("^export AFINA_KEY=")).text_content()
+    curl = page.locator("pre", has_text=re.compile("^curl ")).text_content()
 
     def answers() -> bool:
         done = subprocess.run(["bash", "-c", f"{export}\n{curl}"], capture_output=True, text=True, check=True)

@@ -60,12 +60,13 @@ function swap(target, html) {
   if (link) target.querySelector(`a[href="${link}"]`)?.focus({ preventScroll: true });
 }
 
-// An element with `data-events` shows the HTML of the last server-sent event; an event `end` loads the page anew.
+// An element with `data-events` shows the HTML of the last server-sent event; an event `end` loads the page anew,
+// unless the page has `#again`: it is the answer to a form, which loading would send a second time.
 
 function follow(target) {
   const source = new EventSource(target.dataset.events);
   source.addEventListener("message", (event) => swap(target, event.data));
-  source.addEventListener("end", () => { source.close(); location.reload(); });
+  source.addEventListener("end", () => { source.close(); if (!at("again")) location.reload(); });
 }
 
 for (const target of document.querySelectorAll("[data-events]")) follow(target);

@@ -112,6 +112,7 @@ class PageRouter:
 
     def __init__(self) -> None:
         self.routes: list[Route] = []
+        self._paths: dict[Show, str] = {}
 
     def page(self, path: str, template: str, *, twin: bool = True) -> Callable[[Show], Show]:
         """Return a decorator of the function that returns a page's facts for a visit and the parts of the path.
@@ -130,6 +131,7 @@ class PageRouter:
             if twin:
                 self.routes.append(Route("/index.json" if path == "/" else f"{path}.json", facts))
             self.routes.append(Route(path, html))
+            self._paths[show] = path
             return show
 
         return added
@@ -137,27 +139,30 @@ class PageRouter:
     def form(self, path: str, page: Show, template: str) -> Callable[[Act], Act]:
         """Return a decorator of the function that does what a form asks for, and returns the address to go on at.
 
-        A function that returns ShownOnce is answered with the page of the form, whose template gets its values.
+        A function that returns ShownOnce is answered with the page of the form, whose template gets its values. The
+        page is then not loaded again by itself, even if it has a live part: that would send the form a second time.
 
         Args:
             path: The address to which the form is sent.
             page: The function of the page with the form, which is shown again with an error.
             template: The template of this page.
         """
+        where = self._paths[page]
 
         def added(act: Act) -> Act:
             async def answer(request: Request) -> Response:
-                studio = studio_of(request)
+                studio, again = studio_of(request), where.format(**request.path_params)
                 form = Form()
                 try:
                     form = await read_form(request, studio.folder, studio.upload_limit)
                     found = await asyncio.to_thread(act, _visit(request), form, **request.path_params)
                     if isinstance(found, ShownOnce):
                         facts = await _shown(request, page)
-                        return HTMLResponse(render(template, request, facts, **found.values))
+                        return HTMLResponse(render(template, request, facts, again=again, **found.values))
                 except AfinaError as error:
                     facts = await _shown(request, page)
-                    return HTMLResponse(render(template, request, facts, problem=str(error)), status_of(error))
+                    text = render(template, request, facts, problem=str(error), again=again)
+                    return HTMLResponse(text, status_of(error))
                 finally:
                     form.drop()
                 return RedirectResponse(found, 303)
@@ -195,7 +200,7 @@ class PageRouter:
 EVENTS = "text/event-stream"
 
 END = "event: end\ndata: end\n\n"
-"""The last event of a live part: the page is loaded anew."""
+"""The last event of a live part: the page is loaded anew, unless it answers a form."""
 
 
 async def _events(request: Request, show: Show, template: str, facts: Any) -> AsyncIterator[str]:
@@ -204,7 +209,7 @@ async def _events(request: Request, show: Show, template: str, facts: Any) -> As
     while not studio.closing:
         text = render(template, request, facts)
         if text != last:
-            yield "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"
+            yield "".join(f"data: {line}\n" for line in text.splitlines() or [""]) + "\n"
         last = text
         if facts.is_final:
             yield END
@@ -257,11 +262,18 @@ def path_of(request: Request) -> str:
     return path
 
 
-def render(template: str, request: Request, facts: Facts | None = None, problem: str = "", **more: Any) -> str:
-    """Return a page as HTML. Characters that UTF-8 does not have, as in some names of files, become `?`."""
+def render(
+    template: str, request: Request, facts: Facts | None = None, problem: str = "", again: str = "", **more: Any
+) -> str:
+    """Return a page as HTML. Characters that UTF-8 does not have, as in some names of files, become `?`.
+
+    Args:
+        again: The address of the page if this is the answer to a form of the page; else empty.
+        more: Further values for the template.
+    """
     path = path_of(request).strip("/").split("/")
-    found = _environment().get_template(template)
-    return _encodable(found.render(facts=facts, problem=_sentence(problem), path=path, steps=STEPS, **more))
+    values = {"facts": facts, "problem": _sentence(problem), "again": again, "path": path, "steps": STEPS, **more}
+    return _encodable(_environment().get_template(template).render(values))
 
 
 _FIRST_WORD = re.compile(r"[a-z]+ ")
