@@ -107,6 +107,7 @@ def test_trying_and_serving_are_accessible_and_run_no_script_of_a_label(
     assert visitor.elsewhere == []
 
 
+@pytest.mark.slow
 def test_the_answer_to_a_form_stays_when_work_in_progress_ends_and_the_form_is_sent_once(
     chromium: Browser, studio: Studio
 ) -> None:

@@ -205,7 +205,8 @@ END = "event: end\ndata: end\n\n"
 
 async def _events(request: Request, show: Show, template: str, facts: Any) -> AsyncIterator[str]:
     """Yield a live part as HTML with each change, until it is final, or until the studio ends."""
-    last, studio = "", studio_of(request)
+    last: str | None = None  # a live part that is empty at once replaces what the page was sent with
+    studio = studio_of(request)
     while not studio.closing:
         text = render(template, request, facts)
         if text != last:
