@@ -33,7 +33,7 @@ serve: $(READY) ## train four small classifiers and a text task for two clients,
 test: $(READY) ## format, lint and type checks, and the tests but the slow ones
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(COMPILE)
 	$(PYTEST) -m 'not slow and not endurance and not bench'
 

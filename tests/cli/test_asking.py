@@ -179,6 +179,7 @@ def test_the_option_of_the_note_is_understood_and_ends_it(afina: Command, gpt2: 
     assert "not words" not in answer.err + " ".join(answer.object()["conclusion"])
 
 
+@pytest.mark.slow
 def test_a_study_takes_words_and_templates_a_method_may_have_its_own(
     afina: Command, gpt2: Backbone, toy: str, tmp_path: Path
 ) -> None:

@@ -107,6 +107,7 @@ def test_tuning_says_that_its_database_finds_no_room(afina: Command, gpt2: Backb
     assert not OUT.exists()
 
 
+@pytest.mark.slow
 def test_an_output_that_takes_nothing_is_an_error_in_one_line() -> None:
     for arguments in (["methods"], ["--version"]):
         with Path("/dev/full").open("w") as nowhere:

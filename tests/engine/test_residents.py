@@ -310,6 +310,7 @@ def test_pairs_and_cut_texts_are_told_as_by_a_predictor(gpt2: Backbone) -> None:
         assert isinstance(engine.attempt([(pairs, "a soup")])[0], InvalidData)
 
 
+@pytest.mark.slow
 def test_traffic_through_publishing_moves_rollbacks_and_evictions_drops_and_mixes_up_nothing(
     gpt2: Backbone,
     store: AdapterStore,

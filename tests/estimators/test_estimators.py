@@ -237,6 +237,7 @@ def test_weights_are_routed_as_scikit_learn_does(made: TextClassifier) -> None:
     assert piped[-1].adapter_.digest == clone(quick).fit(TEXTS, LABELS, sample_weight=weights).adapter_.digest
 
 
+@pytest.mark.slow
 def test_it_works_in_a_pipeline_and_a_search(made: TextClassifier) -> None:
     quick = made.set_params(method="head", training={"max_steps": 1})
     search = GridSearchCV(

@@ -311,6 +311,7 @@ def test_a_stop_string_ends_an_answer_with_the_token_that_completes_it(gpt2: Bac
     assert found[0].ended
 
 
+@pytest.mark.slow
 def test_samples_follow_the_models_probabilities(gpt2: Backbone) -> None:
     model, prompt, draws = language_model(gpt2), prompts(1)[0], 1500
     row = torch.softmax(model.output_embedding(model.features(pack([prompt])))[0] / 0.7, -1).detach().numpy()

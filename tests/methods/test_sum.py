@@ -76,6 +76,7 @@ def test_a_sum_starts_as_the_model_is_trains_what_its_parts_train_and_its_state_
         method.restore(fresh.model, {name: tensor for name, tensor in state.items() if name != min(state)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora+bitfit", "bitfit+adapter"])
 def test_in_bfloat16_a_sum_trains_as_in_float32_but_for_rounding(gpt2: Backbone, name: str) -> None:
     """Frozen weights are packed, with the biases that train beside them, and LoRA adds to both."""

@@ -203,6 +203,7 @@ def test_a_damaged_copy_is_never_used_and_is_made_again(llama: Path, cache: Path
     assert_right(llama, "")
 
 
+@pytest.mark.slow
 def test_a_copy_of_other_weights_is_never_used(llama: Path, cache: Path) -> None:
     assert_right(llama, "keeps")
     (first,) = cache.iterdir()
@@ -271,6 +272,7 @@ def test_files_of_the_hubs_cache_are_not_hashed_at_a_later_opening(
     assert same(Classifier.open(Backbone.load(str(snapshot)), LABELS, 3, precision=INT8), expected)
 
 
+@pytest.mark.slow
 def test_a_file_of_the_hubs_cache_that_is_not_what_its_name_says_has_no_copy(snapshot: Path, cache: Path) -> None:
     blob = sorted(snapshot.glob("*.safetensors"))[2].resolve()
     whole, before = blob.read_bytes(), blob.stat()

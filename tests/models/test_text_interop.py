@@ -139,6 +139,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", some_slow(list(SETTINGS), quick=["lora"]))
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning")
 def test_afina_opens_an_adapter_that_peft_saved_for_a_language_model(gpt2: Backbone, name: str, tmp_path: Path) -> None:

@@ -155,6 +155,7 @@ def test_one_machine_is_one_environment_whatever_the_backbone() -> None:
     assert "Environment 2" in compared(BIG, elsewhere).markdown()
 
 
+@pytest.mark.slow
 def test_the_pareto_front_of_answers_is_drawn_where_times_can_be_compared() -> None:
     both = compared(BIG, SMALLER)
     assert answer_costs.are_comparable(both.arms)

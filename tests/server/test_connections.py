@@ -158,6 +158,7 @@ def test_lines_that_never_end_are_given_up_though_something_comes(
         assert [one.get("kind") for one in answers] == [None, "slow"]
 
 
+@pytest.mark.slow
 def test_who_does_not_read_what_it_asked_for_is_let_go(listen: Callable[..., Listening], monkeypatch: Any) -> None:
     monkeypatch.setattr("afina.server.running.UNREAD", 0.3)
     enter = ConnectionLimit.enter

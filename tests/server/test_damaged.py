@@ -123,6 +123,7 @@ def test_what_could_not_be_served_is_tried_again_after_pauses_that_double(
     assert tried == []
 
 
+@pytest.mark.slow
 def test_who_follows_the_store_serves_a_version_again_that_was_mended(serve: Callable[..., Served]) -> None:
     served = serve()
     assert served.post("/predict", {**BODY, "model": "acme/reviews@production"}).status_code == 200

@@ -567,6 +567,7 @@ def test_a_choice_a_regular_expression_and_a_schema_as_in_vllm(client: OpenAI, s
     jsonschema.validate(json.loads(asked(json=SCHEMA)), SCHEMA)
 
 
+@pytest.mark.slow
 def test_response_formats_as_huggingface_hub_sends_them(served: Served) -> None:
     inner = {name: one for name, one in SCHEMA.items() if name != "additionalProperties"}
     body = {"model": "acme/talk", "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 200}

@@ -27,6 +27,7 @@ def test_what_comes_at_once_passes_and_what_is_more_waits_its_turn() -> None:
     assert (pace.rested, pace.wait(10)) == (True, 0.0)
 
 
+@pytest.mark.slow
 def test_a_client_that_sends_too_many_bytes_is_read_later_and_another_at_once(serve: Any) -> None:
     served = serve(bytes_a_second=100_000)
     served.post("/predict", BODY)
@@ -41,6 +42,7 @@ def test_a_client_that_sends_too_many_bytes_is_read_later_and_another_at_once(se
     assert time.perf_counter() - began > 0.75  # 300,000 bytes, of which 200,000 at once
 
 
+@pytest.mark.slow
 def test_wrong_keys_beyond_some_a_second_wait_and_valid_ones_do_not(
     serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,6 +123,7 @@ def test_what_still_waits_late_in_a_shutdown_is_refused_in_words(listen: Any) ->
     assert {one.headers.get("Retry-After") for one in found if one.status_code == 503} == {"1"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("early")
 @pytest.mark.parametrize("sends", [True, False], ids=["lines without end", "nothing more"])
 def test_a_bulk_under_way_late_in_a_shutdown_ends_with_a_line_that_says_so(listen: Any, sends: bool) -> None:

@@ -33,6 +33,7 @@ def version(served: Any, model: str = "acme/reviews@production") -> str:
     return str(json.loads(response.headers["afina-receipt"])["version"])
 
 
+@pytest.mark.slow
 def test_a_moved_alias_is_followed_within_a_second(serve: Any) -> None:
     served = serve(every=0.4)
     assert version(served) == "acme/reviews@1"
@@ -311,6 +312,7 @@ def test_engine_counts_what_it_loads_and_gives_up(gpt2: Any, crowd: Any) -> None
         assert (engine.counts.loads, engine.counts.evictions) == (len(crowd), len(crowd))
 
 
+@pytest.mark.slow
 def test_who_waits_for_adapters_that_do_not_load_keeps_nobody_else_waiting(serve: Any) -> None:
     served = serve()
     version(served)

@@ -221,6 +221,7 @@ def test_a_running_generation_ends_on_the_version_that_it_began_with(told: Serve
     assert (after.version, after.text) == ("acme/told@2", generated_alone(gpt2, second))
 
 
+@pytest.mark.slow
 def test_who_goes_ends_its_generations_and_frees_their_memory(told: Served) -> None:
     steps, generations = Steps(told.core), told.core.engine.generations
     one = long(told, n=3)

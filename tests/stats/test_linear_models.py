@@ -135,6 +135,7 @@ def test_a_solver_that_stops_early_says_so(monkeypatch: pytest.MonkeyPatch) -> N
     assert not fit_dense(LinearClasses(), features, (right > 0).astype(np.int64), 2, intercept=True).converged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compared", [500, 5000])
 def test_the_memory_of_a_fit_is_foreseen(monkeypatch: pytest.MonkeyPatch, compared: int) -> None:
     monkeypatch.setattr("afina.stats.linear_models.MOST_COMPARED", compared)

@@ -106,6 +106,7 @@ def test_a_store_that_is_damaged_has_no_backup_and_the_earlier_one_stays(two: Ad
     assert AdapterStore(tmp_path / "backup").log()[-1].hash == good.last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("always", [False, True])
 def test_bytes_that_others_remove_and_publish_again_during_a_copy_are_not_called_lost(
     two: AdapterStore, made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, always: bool

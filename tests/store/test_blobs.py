@@ -147,6 +147,7 @@ def test_processes_that_put_the_same_place_at_once_all_find_it_whole(crew: Crew,
     assert [kept.size for kept in open_blobs(address).all()] == [200_000]
 
 
+@pytest.mark.slow
 def test_processes_may_remove_what_others_list_and_put(crew: Crew, address: str) -> None:
     assert [each.value for each in crew.run(put_and_remove, 4, address, 8)] == [8] * 4
 

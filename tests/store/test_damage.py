@@ -238,6 +238,7 @@ def check_flips(whole: Path, before: dict[str, Any], path: Path, count: int, see
     return outcomes
 
 
+@pytest.mark.slow
 def test_bits_of_the_database_that_flip_are_found_or_show_in_nothing(
     whole: Path, before: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -901,6 +901,7 @@ def test_a_method_that_does_not_fit_is_dropped_and_every_other_has_a_row(world: 
     assert Path(told["adapter"]).is_dir()
 
 
+@pytest.mark.slow
 def test_the_memory_is_that_of_the_gpu_or_of_the_largest_node_of_a_cluster(world: World) -> None:
     world.gpu = 2 * GIB
     assert set(world.choose("gpu", 60, memory=None).dropped) == {"full"}

@@ -298,6 +298,7 @@ def test_of_errors_a_selection_and_tuning_prefer_the_lower() -> None:
     assert made.ranked == ["low", "high"]
 
 
+@pytest.mark.slow
 def test_a_study_of_numbers_is_tuned_by_its_metric(backbones: Backbones, files: dict[str, str], tmp_path: Path) -> None:
     tune = {"candidates": 2, "validation": 0.3}
     asked = study(backbones, files["number"], methods={"lora": {}}, metric="rmse", tune=tune)

@@ -237,6 +237,7 @@ def test_a_forecast_of_token_classification_is_what_is_then_measured(
     check(run.model_copy(update={"task": str(task), "data": ReadingOptions(allow_leakage=True)}), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_plan_says_that_pairs_have_batches_of_their_own(backbones: Backbones) -> None:
     given = {"training": texts(8, batch_size=4), "calibrate": False}
     methods = [make(name).for_family("bert") for name in ("setfit", "full")]
@@ -355,6 +356,7 @@ def test_alive_follows_storages_until_they_are_freed() -> None:
 # Time
 
 
+@pytest.mark.slow
 def test_time_is_the_pace_times_the_tokens_of_all_epochs(
     gpt2: Backbone, toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,6 +452,7 @@ def test_fits_compares_the_peaks_with_the_memory_given(afina: Command, monkeypat
     assert "What fits in 2.00 GiB of GPU memory: LoRA." in shown
 
 
+@pytest.mark.slow
 def test_the_peak_on_a_gpu_is_training_or_evaluation_with_a_tenth_for_what_holds_no_tensor(gpt2: Backbone) -> None:
     training = texts(8, dtype="bfloat16", batch_size=2)
     long = texts(100, dtype="bfloat16", batch_size=64)

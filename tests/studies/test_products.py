@@ -153,6 +153,7 @@ def test_what_a_run_trains_is_an_ordinary_adapter_on_the_float_base(runs: Runs, 
     assert np.allclose(Predictor.load(adapter).outputs(texts), recorded.outputs, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("int8")
 def test_a_run_that_is_stopped_and_continued_has_the_digest_of_one_that_is_not(runs: Runs, tmp_path: Path) -> None:
     run = runs.run("llama", "lora", products=INT8, checkpoint_seconds=0)

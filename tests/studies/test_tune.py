@@ -453,6 +453,7 @@ def test_a_last_step_that_spoils_the_weights_diverges(
         run.model_copy(update={"data": ReadingOptions()}).execute(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_candidate_that_diverges_says_so(gpt2: Backbone, toy: str, noting: Noting, tmp_path: Path) -> None:
     methods = {"full": {"learning_rate": 1e30, "search": {"learning_rate": [1e-3, 1e31]}}}
     made = tune(study(gpt2, toy, methods=methods), tmp_path, noting, "full")

@@ -339,6 +339,7 @@ def test_a_server_with_another_backbone_is_not_replaced(web: TestClient, studio:
     assert server.url == url
 
 
+@pytest.mark.slow
 def test_a_server_with_another_backbone_is_started_anew_by_a_button(
     web: TestClient, studio: Studio, project: Make, gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

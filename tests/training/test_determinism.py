@@ -229,6 +229,7 @@ def test_the_checkpoint_of_another_run_is_as_none(run: Callable[..., Run], alone
     assert execute(chosen, tmp_path / "here").digest == alone.digest
 
 
+@pytest.mark.slow
 def test_a_checkpoint_made_with_another_content_at_the_same_address_is_as_none(
     backbones: Backbones, toy: str, tmp_path: Path
 ) -> None:

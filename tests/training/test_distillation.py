@@ -136,6 +136,7 @@ def executed(made: Study, out: Path) -> Results:
     return made.run(out, watcher=Watcher(), executor=HereExecutor())
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_a_table_that_stands_after_it(runs: Runs, unlabelled: Path, tmp_path: Path) -> None:
     methods = {
         "student": {"method": "bitfit", "teacher": "lora"},

@@ -30,6 +30,7 @@ def on_float(made: Adapter) -> Adapter:
     return replace(made, manifest=made.manifest.model_copy(update={"precision": "float"}))
 
 
+@pytest.mark.slow
 def test_a_text_task_on_an_int8_base_answers_as_its_run_did(
     backbones: Backbones, tmp_path: Path, afina: Command
 ) -> None:

@@ -75,6 +75,7 @@ def lowest(fit: Fit) -> list[int]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", by_family(ARCHITECTURES, set(ARCHITECTURES) - {"llama"}))
 def test_the_training_is_that_without_kept_outputs(backbones: Backbones, family: str) -> None:
     backbone = Backbone.load(str(backbones.path(family)))

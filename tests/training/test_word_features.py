@@ -105,6 +105,7 @@ def test_progress_and_errors_count_texts_and_not_windows(gpt2: Backbone) -> None
         session(gpt2, "linear_probe", batches).advance()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "name"),
     some_slow(

@@ -18,6 +18,7 @@ from services import S3, Postgres
 MANY = 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.5, pytest.param(60.0, marks=pytest.mark.endurance)])
 def test_a_backup_taken_while_eight_processes_publish_loses_nothing_that_was_acknowledged(
     store: AdapterStore, url: str, adapters: Adapters, crew: Crew, tmp_path: Path, seconds: float

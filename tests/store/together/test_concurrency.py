@@ -21,6 +21,7 @@ from services import S3, Postgres
 MANY = 8
 
 
+@pytest.mark.slow
 def test_none_of_many_publishes_is_lost_and_no_number_is_left_out(
     store: AdapterStore, url: str, adapters: Adapters, crew: Crew
 ) -> None:
@@ -77,6 +78,7 @@ def test_of_those_that_compare_and_swap_one_wins_each_round(
     assert moves == [(number or None, number + 1) for number in range(last)]
 
 
+@pytest.mark.slow
 def test_readers_writers_gc_and_verify_beside_each_other(
     store: AdapterStore, url: str, adapters: Adapters, crew: Crew
 ) -> None:
