@@ -41,6 +41,7 @@ def generated(writer: Path, decoding: Decoding) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "decoding"),
     [

@@ -127,6 +127,7 @@ def test_several_texts_at_once(tokenizer: Any, texts: list[str], most: int) -> N
     same(tokenizer, texts, None, most, Template("{text}\nAnswer:", special_tokens=False))
 
 
+@pytest.mark.slow
 def test_a_huge_text_costs_no_more_than_its_limit(tokenizer: Any) -> None:
     made = ConcurrentTokenizer(tokenizer)
     text = " ".join(text for text, _ in sentences(400)) * 4

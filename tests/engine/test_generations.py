@@ -327,6 +327,7 @@ def test_log_probabilities_are_those_of_the_raw_logits(crowd: Crowd) -> None:
         assert [each for step in heard for each in step.logprobs or ()] == outcome.logprobs
 
 
+@pytest.mark.slow
 def test_log_probabilities_of_a_prompt_are_those_of_each_adapter_alone_beside_prompts_without_them(
     crowd: Crowd, monkeypatch: pytest.MonkeyPatch
 ) -> None:

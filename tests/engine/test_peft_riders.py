@@ -25,6 +25,7 @@ PEFTS: list[tuple[dict[str, Any], bool]] = [
 """Settings of LoRA that others save, and whether all that they ask for has a place in a row of several adapters."""
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 @pytest.mark.parametrize(("given", "rides"), PEFTS)
 def test_what_peft_saved_rides_where_all_of_it_has_a_place_and_answers_anyway(

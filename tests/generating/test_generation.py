@@ -196,6 +196,7 @@ def alone(gpt2: Backbone) -> tuple[Classifier, list[np.ndarray], dict[tuple[int,
     return model, asked, found
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     plan=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 5), st.integers(0, 4)), min_size=1, max_size=20),

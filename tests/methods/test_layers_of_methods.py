@@ -54,6 +54,7 @@ def test_the_default_is_in_no_key_and_in_no_manifest() -> None:
     assert set(make("ia3").hyperparameters) == {"targets", "feedforward"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "case"),
     by_family(thinned(ARCHITECTURES, range(len(UPPER)), share=5), SLOW),

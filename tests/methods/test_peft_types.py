@@ -130,6 +130,7 @@ def test_what_it_trains_gives_each_text_the_logits_that_peft_gives_it_alone_and_
     assert apart(by_peft(backbone, tmp_path), found) <= TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "given"), [("peft", {"type": "MISS", "settings": {"r": 4}}), ("ia3", {}), ("vera", {"r": 8})]
 )

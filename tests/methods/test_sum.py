@@ -181,6 +181,7 @@ def theirs(model: Any, backbone: Backbone) -> torch.Tensor:
     return logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "name"),
     [

@@ -229,6 +229,7 @@ def test_an_engine_answers_for_a_mix_of_adapters_as_one_with_plain_weights(
         assert close(other.predict([(plain[0], TEXTS[1])])[0].outputs, expected[1].outputs, 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", METHODS, ids=named)
 def test_int8_predicts_by_the_weights_that_its_codes_stand_for(
     gpt2: Backbone, case: tuple[str, dict[str, Any]]

@@ -68,6 +68,7 @@ def plain(backbone: Backbone) -> Any:
     return AutoModelForTokenClassification.from_pretrained(backbone.path, num_labels=OBJECTIVE.width)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "name"), some_slow(CASES, QUICK))
 def test_peft_opens_an_adapter_of_afina_with_the_same_logits_and_afina_opens_what_peft_saved(
     backbones: Backbones, family: str, name: str, tmp_path: Path

@@ -81,6 +81,7 @@ MADE: dict[str, Callable[..., Result]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MADE)
 def test_results_that_are_given_twice_change_no_figure_of_any_table(kind: str) -> None:
     make = MADE[kind]

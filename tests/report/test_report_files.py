@@ -122,6 +122,7 @@ def test_a_recommendation_stands_before_all_that_its_finalists_did() -> None:
     assert "No run has finished" not in alone
 
 
+@pytest.mark.slow
 def test_a_run_without_an_adapter_is_reported_and_not_suggested_for_use(tmp_path: Path) -> None:
     asked = result("zero-shot", predicted=(0, 1, 1, 0, 1), accuracy=1.0, adapter=None, digest=None)
     made = replace(results([result("lora"), asked]), out=tmp_path)

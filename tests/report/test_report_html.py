@@ -148,6 +148,7 @@ def test_the_pareto_front_keeps_what_nothing_beats() -> None:
     assert pareto_front([1, 1], [0.5, 0.5]) == [0, 1]
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes(page: str) -> None:
     assert study(label_names=("no", f"yes{HOSTILE}")).page() == page
     names = (MARKDOWN, CSV, JSON)

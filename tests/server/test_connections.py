@@ -92,6 +92,7 @@ def server(gpt2: Backbone, crowd: dict[str, Adapter], tmp_path_factory: pytest.T
         yield made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nX: ", None])
 def test_a_head_that_does_not_come_is_not_waited_for_and_others_are_answered(
     listen: Callable[..., Listening], begun: bytes | None

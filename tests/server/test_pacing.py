@@ -63,6 +63,7 @@ def test_wrong_keys_beyond_some_a_second_wait_and_valid_ones_do_not(
     assert served.web.get("/health/live").status_code == 200
 
 
+@pytest.mark.slow
 def test_who_is_refused_again_and_again_is_answered_later_and_another_at_once(serve: Any) -> None:
     served = serve(refusals_a_second=2)
     assert served.post("/predict", {**BODY, "model": "bolt/mail"}, "bolt").status_code == 200

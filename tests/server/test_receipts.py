@@ -168,6 +168,7 @@ def test_what_a_replay_cannot_compute_is_refused(gpt2: Backbone, told: Adapter) 
 SAMPLING = {"temperature": 1.5, "top_k": 40, "top_p": 0.9, "seed": 11}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "asked",
     [

@@ -152,6 +152,7 @@ def test_processes_may_remove_what_others_list_and_put(crew: Crew, address: str)
     assert [each.value for each in crew.run(put_and_remove, 4, address, 8)] == [8] * 4
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_leaves_is_whole_or_not_there(
     crew: Crew, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +281,7 @@ def refused(blobs: RemoteBlobs, call: Callable[[RemoteBlobs], object]) -> AfinaE
     return caught.value
 
 
+@pytest.mark.slow
 def test_a_service_that_fails_once_is_asked_again(
     remote: RemoteBlobs, proxy: Proxy, call: Callable[[RemoteBlobs], object]
 ) -> None:
@@ -359,6 +361,7 @@ def test_ctrl_c_is_heard_while_a_service_is_waited_for(proxy: Proxy, s3: S3) -> 
     assert time.monotonic() - start < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1000, 2 * PART])
 def test_a_download_that_stalls_is_an_error_in_time(proxy: Proxy, remote: RemoteBlobs, size: int) -> None:
     place = put(remote, content(0, size))

@@ -39,6 +39,7 @@ def fault(store: AdapterStore, proxy: Proxy, word: str, method: str) -> Iterator
     store.__dict__["_blobs"] = patient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["hang", "reset upload"])
 def test_what_cannot_be_put_is_no_version_and_can_be_published_later(
     kept: AdapterStore, proxy: Proxy, made: Make, word: str

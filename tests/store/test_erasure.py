@@ -122,6 +122,7 @@ INTERRUPTIONS = [*[step for step in CRASH_POINTS if step.startswith("erase")][:-
 """All but the last, after which nothing is left to do."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", INTERRUPTIONS)
 def test_an_erasure_that_is_interrupted_goes_on_when_it_is_asked_again(
     store: AdapterStore, monkeypatch: pytest.MonkeyPatch, step: str

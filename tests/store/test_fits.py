@@ -40,6 +40,7 @@ KEYS = {family: [key for one, key in thinned(ARCHITECTURES, (*METHODS, *SPECIAL)
         for family in ARCHITECTURES}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", by_family(ARCHITECTURES, SLOW))
 def test_what_every_method_saves_fits_its_backbone(family: str, backbones: Backbones) -> None:
     path = backbones.path(family)

@@ -155,6 +155,7 @@ def test_a_result_does_not_depend_on_what_ran_before_in_the_process(run: Callabl
     assert after_others == alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     some_slow(

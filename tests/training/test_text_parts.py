@@ -53,6 +53,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "name"), some_slow(CASES, QUICK))
 def test_1_x_16_and_4_x_4_and_parts_by_tokens_give_one_gradient(backbones: Backbones, family: str, name: str) -> None:
     whole = fitted(backbones, family, name, MicroBatchLimits())

@@ -50,6 +50,7 @@ def logits(classifier: Classifier, *, direct: bool) -> list[Tensor]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("unusual", [False, True], ids=["usual", "unusual"])
 @pytest.mark.parametrize("family", FORM)
