@@ -119,6 +119,7 @@ def test_the_answer_to_a_form_stays_when_work_in_progress_ends_and_the_form_is_s
         output.write_text("")  # the server starts
         page = visitor.go("labels/keep")
         page.get_by_role("button", name="Create the key").click()
+        page.wait_for_load_state()  # the click ends when the next page has begun
         key = page.locator("pre", has_text=re.compile("^afina_")).text_content()
         expect(page.get_by_text("The server loads the backbone")).to_be_visible()
         output.write_text(said)
