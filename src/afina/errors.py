@@ -19,26 +19,23 @@
     ├── Refused            a store refuses: an unsafe file, a version that failed its check, ...
     └── CorruptStore       the bytes of a store do not match its audit log
 
-Each message says where the problem is, what was found, what was expected and what to do next. Messages name an option
-by its name in the library in backquotes, as in "Name the right one with `text`."; the command line replaces this name
-by its flag (`afina.cli.terminal`), prints the message on one or two lines and exits with `exit_code`.
+Each message says where the problem is, what was found, what was expected and what to do next. A message is a
+`Sentence`: its references to options, as in "Name the right one with `text`.", are typed, and each face has words for
+them (`AfinaError.said`). The command line prints the message on one or two lines and exits with `exit_code`.
 
 Programs read `code` and `fields` of an error instead of the message, whose words may change. Each package declares its
-errors in its module `problems.py`; docs/reference/errors.md lists all codes and messages. This module imports no other
-module of afina.
+errors in its module `problems.py`; docs/reference/errors.md lists all codes and messages.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-import string
 from collections.abc import Iterable, Mapping, Sequence, Set
 from numbers import Integral, Real
-from typing import Any, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
-Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
-"""A JSON value."""
+from afina.sentence import Json, Namer, Sentence
 
 LESS_MEMORY = "Set token_budget=1024 or checkpointing=true (in a study: train.token_budget=1024)"
 """The advice in error messages about lack of memory."""
@@ -64,40 +61,40 @@ class AfinaError(Exception):
             self.code = code
         self.fields: dict[str, Json] = {name: _as_json(value) for name, value in fields.items()}
 
-    def reworded(self, message: str) -> Self:
-        """Replace the message of this error, and return the error; class, code and fields stay the same."""
-        self.args = (message,)
+    @property
+    def sentence(self) -> Sentence:
+        """The message, with its references to options."""
+        message = self.args[0] if self.args else ""
+        return message if isinstance(message, Sentence) else Sentence([str(message)])
+
+    def said(self, namer: Namer) -> str:
+        """Return the message in the words of a face, such as the command line."""
+        return self.sentence.named(namer)
+
+    def within(self, *place: str) -> Self:
+        """Begin the message with the place of the error, such as a file's name, and return the error."""
+        self.args = (Sentence([*place, self.sentence]), *self.args[1:])
         return self
 
-    def as_json(self, message: str | None = None) -> dict[str, Json]:
+    def advising(self, advice: str) -> Self:
+        """Add advice to the end of the message, and return the error."""
+        self.args = (Sentence([self.sentence, advice]), *self.args[1:])
+        return self
+
+    def as_json(self, namer: Namer | None = None) -> dict[str, Json]:
         """Return the class, code, message and fields of the error as a JSON object.
 
-        Args:
-            message: a message that replaces the error's own message. None: the error's own message.
+        `parts` are the parts of the message (`Sentence.as_json`), for a face with other words for its options.
         """
-        text = str(self) if message is None else message
-        return {"class": type(self).__name__, "code": self.code, "message": text, "fields": self.fields}
-
-
-class _Quoted(str):
-    """A string that is formatted in quotes; a precision, as in `{found!r:.40}`, shortens the string, not the quotes."""
-
-    def __format__(self, spec: str) -> str:
-        return repr(self[: int(spec[1:])] if spec else str(self))
-
-
-class _Sentences(string.Formatter):
-    """A formatter like `str.format` for error messages, which joins the items of a list with commas."""
-
-    def convert_field(self, value: Any, conversion: str | None) -> Any:
-        if conversion == "r" and isinstance(value, str):
-            return _Quoted(value)
-        return super().convert_field(value, conversion)  # type: ignore[arg-type]
-
-    def format_field(self, value: Any, format_spec: str) -> str:
-        if isinstance(value, Mapping | Set | Sequence) and not isinstance(value, str):
-            return ", ".join(map(str, sorted(value) if isinstance(value, Set) else value))
-        return super().format_field(value, format_spec)  # type: ignore[no-any-return]
+        message = str(self) if namer is None else self.said(namer)
+        parts = self.sentence.as_json()
+        return {
+            "class": type(self).__name__,
+            "code": self.code,
+            "message": message,
+            "parts": parts,
+            "fields": self.fields,
+        }
 
 
 Raised = TypeVar("Raised", bound=AfinaError)
@@ -114,16 +111,15 @@ class Problem(Generic[Raised]):
             declared with a `functools.partial` that has their class and code.
         sentence: the message as a format string. The message says where the problem is, what was found, what is
             expected and what to do next. Each name in the format string is a field whose value has to be passed; other
-            fields may be passed, too. The items of a list are joined with commas. `{found!r:.40}` quotes the first 40
-            characters of a string. A name in the format string that begins with an underscore is only for the message
-            and is no field of the error.
+            fields may be passed, too. A name in backquotes is an option (`Sentence`). A name in the format string that
+            begins with an underscore is only for the message and is no field of the error.
     """
 
     def __init__(self, error: type[Raised], code: str, sentence: str) -> None:
         self.error, self.code, self.sentence = error, code, sentence
 
     def __call__(self, **fields: object) -> Raised:
-        message = _Sentences().vformat(self.sentence, (), fields)
+        message = Sentence.of(self.sentence, **fields)
         kept = {name: value for name, value in fields.items() if not name.startswith("_")}
         return self.error(message, code=self.code, **kept)
 
@@ -308,10 +304,13 @@ class CannotWrite(AfinaError):
 
     code = "file.cannot-write"
 
-    def __init__(self, place: object, reason: str, *, full: bool = False, code: str | None = None) -> None:
-        advice = "Free disk space there, or choose another place" if full else "Choose another place"
+    def __init__(
+        self, place: object, reason: str, *, full: bool = False, code: str | None = None, advice: str | None = None
+    ) -> None:
+        advice = advice or ("Free disk space there, or choose another place" if full else "Choose another place")
+        said = "{place}: cannot be written ({reason}). {advice}; then try again."
         super().__init__(
-            f"{place}: cannot be written ({reason}). {advice}; then try again.",
+            Sentence.of(said, place=place, reason=reason, advice=advice),
             code=code,
             path=str(place),
             reason=reason,

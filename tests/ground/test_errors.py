@@ -49,11 +49,14 @@ def test_fields_are_json_values() -> None:
         "class": "AfinaError",
         "code": "a.code",
         "message": "words",
+        "parts": ["words"],
         "fields": {"path": "a", "rows": 3, "share": "nan", "names": ["a", 1], "of": {"1": None}},
     }
 
 
-def test_a_reworded_error_keeps_class_code_and_fields() -> None:
-    error = UnknownName("method", "loar", ["lora"]).reworded("here: something")
-    assert (type(error), str(error), error.code) == (UnknownName, "here: something", "name.unknown")
+def test_an_error_within_a_place_keeps_class_code_and_fields() -> None:
+    error = UnknownName("method", "loar", ["lora"]).within("here: ").advising(" Look again.")
+    assert (type(error), error.code) == (UnknownName, "name.unknown")
+    assert str(error).startswith("here: unknown method")
+    assert str(error).endswith(" Look again.")
     assert error.fields["nearest"] == "lora"

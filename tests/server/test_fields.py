@@ -45,7 +45,7 @@ ROUTES: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
     "/v2/models/acme/reviews/infer": (kserve.Infer, {"inputs": [TENSOR], "outputs": [OUTPUT]}),
     "/tasks": (native.Tasks, {"text": LONG, "models": ["acme/reviews"]}),
     "/bulk": (bulk.Line, {"text": LONG, "model": "acme/reviews"}),
-    "/page/answers": (page.Sentence, {"text": LONG}),
+    "/page/answers": (page.GlossarySentence, {"text": LONG}),
 }
 """A body of each route that answers with labels, and a request."""
 

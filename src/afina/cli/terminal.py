@@ -74,10 +74,7 @@ def check_streams() -> None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        raise CannotWrite("standard output", "it is closed").reworded(
-            "standard output is closed, so the output would be lost. Send it to a terminal, a file or a pipe; "
-            "leave out '>&-'."
-        )
+        raise CannotWrite("standard output", "it is closed", advice="Leave out '>&-'")
 
 
 def escape_unwritable(*streams: TextIO) -> None:
@@ -239,7 +236,7 @@ def print_json_error(error: AfinaError) -> None:
     """Print {"error": {class, code, message, fields}} if the command line has --json."""
     options = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
     if "--json" in options:
-        print(json.dumps({"error": error.as_json(with_flags(str(error)))}, ensure_ascii=False))
+        print(json.dumps({"error": error.as_json() | {"message": with_flags(str(error))}}, ensure_ascii=False))
 
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]

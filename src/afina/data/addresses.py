@@ -143,12 +143,11 @@ def _of_hub(address: str) -> Origin:
 @contextmanager
 def _telling(address: str) -> Iterator[None]:
     """Return a context manager that puts the task's address before the message of a NotFound error."""
-    begins = f"task {address}: "
     try:
         yield
     except NotFound as error:
-        if not str(error).startswith(begins):
-            error.reworded(f"{begins}{error}")
+        if error.fields.get("task") != address:
+            error.within(f"task {address}: ")
         raise
 
 

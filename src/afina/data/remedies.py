@@ -14,7 +14,8 @@ from itertools import islice, pairwise
 from afina.data.kinds import KINDS, Kind
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.reading_options import OPTIONS
-from afina.errors import AfinaError, Json
+from afina.errors import AfinaError
+from afina.sentence import Json
 
 MOST_CHOICES = 12
 """The most remedies of an error; the columns of a wide file are more, and the option takes any of them."""

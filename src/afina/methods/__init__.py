@@ -128,7 +128,7 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
     try:
         made: Method = validator(_kind(name)).validate_python(given)
     except InvalidStudy as error:
-        raise error.reworded(f"{place}{error}") from None
+        raise error.within(place) from None
     except ValidationError as error:
         problem = WrongValue.of(error)
         if problem.kind == "missing":
@@ -197,7 +197,7 @@ def _sum(name: str, tables: Mapping[str, Any], where: str) -> Sum:
     try:
         return Sum(parts, multipliers)
     except InvalidStudy as error:
-        raise error.reworded(f"{place}{error}") from None
+        raise error.within(place) from None
 
 
 def _multiplier(value: Any, where: str) -> float:

@@ -128,7 +128,7 @@ class PeftType(PeftMethod):
             peft_settings.check(given | {"peft_type": self.type})
             made = peft_settings.resolved(given | {"peft_type": self.type}, [name for name, _ in model.named_modules()])
         except InvalidStudy as error:
-            raise error.reworded(f"method peft: {error}") from None
+            raise error.within("method peft: ") from None
         return {key: value for key, value in made.items() if key in given}
 
     def attach(self, model: Any) -> Any:

@@ -413,7 +413,7 @@ class Study(ReprCard, Frozen):
         except AfinaError as error:
             if recorded.held.records:
                 out = recorded.held.out
-                error.args = (f"{error} The results in {out} stay readable: afina show {shlex.quote(str(out))}",)
+                error.advising(f" The results in {out} stay readable: afina show {shlex.quote(str(out))}")
             raise
 
     def _check_runs(self, executor: Executor, watcher: Watcher) -> None:

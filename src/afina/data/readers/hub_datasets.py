@@ -114,8 +114,8 @@ def load_glue(name: str, labels: Sequence[str] | None = None, *, offline: bool =
     try:
         path = hub.dataset_snapshot(REPOSITORY, list(patterns.values()), offline=offline)
     except NotFound as error:
-        message = f"{error}\nGive a directory with GLUE's own {_listed(form)} instead: glue/{name}:DIRECTORY."
-        raise error.reworded(message) from None
+        advice = f"\nGive a directory with GLUE's own {_listed(form)} instead: glue/{name}:DIRECTORY."
+        raise error.advising(advice) from None
     train, evaluation = (
         formats.joined(f"glue/{name}, {split}", [formats.read(file) for file in sorted(path.glob(pattern))])
         for split, pattern in patterns.items()

@@ -28,6 +28,7 @@ from afina.data.readers.span_cells import list_in
 from afina.data.readers.tagged_words import joined
 from afina.data.reading_options import USUAL, ReadingOptions
 from afina.errors import NotFound
+from afina.sentence import Option
 
 FIRST, GROWTH, MOST = 16, 4, 4096
 """FIRST is the number of texts in the first chunk of a file, GROWTH the factor by which the next chunk is larger, MOST
@@ -205,7 +206,7 @@ def chunks(
                 rows = stack.enter_context(formats.opened(file, asked.sheet))
                 found = TextStream.of_columns(rows, _Wanted(asked, usual, written))
         except NotFound as error:
-            raise error.reworded(f"`file` {error}") from None
+            raise error.within(Option("file"), " ") from None
         yield found
 
 

@@ -152,7 +152,7 @@ router = ProtocolRouter()
 _FILE = 200, "The file.", TEXT
 
 
-class Sentence(Body):
+class GlossarySentence(Body):
     """The text that the user typed into the web page."""
 
     text: Readable = Field(description="the text that the adapters answer")
@@ -180,14 +180,14 @@ async def style(call: Called) -> Response:
     return Response(_style(), media_type="text/css", headers=HEADERS)
 
 
-@router.answers(routes.PAGE_ANSWERS, None, Sentence, EXAMPLE, media="text/html")
+@router.answers(routes.PAGE_ANSWERS, None, GlossarySentence, EXAMPLE, media="text/html")
 async def answers(call: Called) -> Response:
     """Return the answers of the models of the key's client (at most 64) to a text, as HTML for the web page.
 
     Each model answers with its version in production, or with its newest version if none is in production. The card of
     a text-to-text model is empty, and the page's script requests the answer from `/v1/completions` as a stream.
     """
-    body = await call.body(Sentence)
+    body = await call.body(GlossarySentence)
     listed = await call.look(call.core.listed, call.key)
     shown = listed[:MOST_TASKS]
     streamed = await call.look(_streamed, call.core, call.key, shown)

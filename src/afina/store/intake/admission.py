@@ -63,7 +63,7 @@ def admit(directory: Path, limits: IntakeLimits, *, links: bool = False) -> Admi
         try:
             peft_settings.check(settings)
         except InvalidStudy as error:
-            raise error.reworded(f"{directory / PEFT_SETTINGS}: {error}") from None
+            raise error.within(f"{directory / PEFT_SETTINGS}: ") from None
         check_outputs_known(settings, directory)
         address = settings.get("base_model_name_or_path")
         labels = 1 if answers_with_texts(settings) else _rows(found.header)

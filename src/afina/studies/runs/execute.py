@@ -108,7 +108,7 @@ def _named(run: RunSpec) -> Iterator[None]:
     try:
         yield
     except AfinaError as error:
-        error.args = (f"run {run.title}: {error}",)
+        error.within(f"run {run.title}: ")
         raise
 
 

@@ -20,6 +20,7 @@ from afina import file_io
 from afina.errors import CannotWrite, CorruptAdapter
 from afina.models.manifest import FORMAT, MANIFEST
 from afina.models.predictions import Predictions
+from afina.sentence import Sentence
 from afina.studies import problems
 from afina.studies.runs import record
 from afina.studies.runs.record import Record, Result
@@ -59,7 +60,7 @@ def make_output(out: Path) -> None:
     except (OSError, ValueError) as error:
         raise problems.OUT_NOT_DIRECTORY(reason=getattr(error, "strerror", error), path=out) from None
     if not os.access(out, os.W_OK | os.X_OK):
-        raise CannotWrite(f"`out` {out}", "permission denied")
+        raise CannotWrite(Sentence.of("`out` {out}", out=out), "permission denied")
 
 
 @dataclass(frozen=True)
