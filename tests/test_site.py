@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -100,6 +101,12 @@ def test_the_python_page_has_every_public_name() -> None:
 
     named = re.findall(r"^(?:::: .*\.|## )(\w+)$", python_page(), re.MULTILINE)
     assert sorted([*named, "__version__"]) == sorted(afina.__all__)
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    """Ruff does not ask for docstrings: the reference shows these, and other names may say all that there is."""
+    public = [getattr(afina, name) for name in afina.__all__ if callable(getattr(afina, name))]
+    assert [each.__qualname__ for each in public if not inspect.getdoc(each)] == []
 
 
 def test_the_http_page_has_every_path_with_its_fields() -> None:
