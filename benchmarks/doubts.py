@@ -1,17 +1,14 @@
-"""Doubtful labels: how many wrong labels `afina doubts` finds, and what leaving out the doubtful rows is worth.
+"""Doubtful labels: how many wrong labels `afina doubts` finds.
 
     python benchmarks/doubts.py --tasks snippets:movies,snippets:products --seeds 5 --out results/doubts
-    python benchmarks/doubts.py --tasks snippets:products --texts 2000 --shares 0.1 --seeds 3 --methods lora
+    python benchmarks/doubts.py --tasks snippets:products --texts 2000 --shares 0.1 --seeds 3
 
 In each seed, a share of the training labels of a task is flipped to another label, and `doubts` looks at the texts as a
 user's files have them. The evaluation texts keep their labels, and only training texts are counted: precision and
 recall of the first n doubts, where n is the number of flipped labels (both are then equal), and of all doubts. Beside
 them stand a random order, and cleanlab alone with the probabilities of a logistic regression on TF-IDF.
 
-Each method then trains on the flipped labels, without the doubtful rows, and on the given labels; the linear probe fits
-its head to features that are computed once, and another method trains in runs of a study, which goes on in `--out`
-after an interruption. Accuracies are those on the evaluation texts; differences are paired over seeds and texts. With
-the given labels alone, the benchmark prints how many labels `doubts` reports. The last line is one JSON object.
+With the given labels alone, the benchmark prints how many labels `doubts` reports. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -37,21 +34,15 @@ from sklearn.pipeline import make_pipeline
 
 import machine
 import tables
-from afina import Backbone, Lines, Study, Task, meter
-from afina.models.predictions import Predictions
+from afina import Backbone, Task, meter
 from afina.predicting.text_features import text_features
-from afina.stats.comparison import Comparison, compare
 from afina.stats.label_issues import flipped_classes
-from afina.stats.linear_models import fit_dense
 from afina.studies.labelling.cross_fitting import FOLDS, by_features, folds_of, labelled_texts, objective_of
-from afina.studies.labelling.doubts import CSV_FILE, Doubts
+from afina.studies.labelling.doubts import Doubts
 from afina.studies.labelling.find_doubts import Finding
 from afina.studies.labelling.similar_texts import SimilarTexts
 
 PROBE = "linear_probe"
-CLEAN, FLIPPED, WITHOUT = "given", "flipped", "without"
-"""The arms of a training: the labels as the task gives them, some flipped, and some flipped without doubtful rows."""
-
 SHOWN = 20
 
 
@@ -62,7 +53,7 @@ class Bench:
     Attributes:
         out: The directory of the files.
         given: The task, read from its files.
-        backbone: The address of the backbone of the features and of the trainings.
+        backbone: The address of the backbone of the features.
     """
 
     out: Path
@@ -112,13 +103,6 @@ class Bench:
         suspicions = fitted.objective.label_issues(fitted.predictions).suspicions[:training]
         listed = places(task, found)
         return found, behind(listed, np.argsort(-suspicions))
-
-    def probe(self, labels: np.ndarray, kept: np.ndarray) -> np.ndarray:
-        """Return whether a linear probe that learned from the texts `kept` is right on each evaluation text."""
-        objective, count = objective_of(self.given, labels), len(labels)
-        made = fit_dense(objective.linear, self.features[:count][kept], labels[kept], objective.width, intercept=True)
-        outputs = self.features[count:].astype(np.float64) @ made.weights.T + made.biases
-        return np.asarray(objective.decode(Predictions(outputs)) == self.given.evaluation.labels)
 
 
 def write(path: Path, texts: Sequence[str], labels: np.ndarray, names: Sequence[str]) -> None:
@@ -178,60 +162,10 @@ def mean(several: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return made | ({"least": min(first), "most": max(first)} if first else {})
 
 
-def in_study(bench: Bench, method: str, tables: Mapping[str, Mapping[str, Any]], task: str, seed: int) -> list[Any]:
-    """Return the results of a method on a file of training texts, in the order of `tables`."""
-    content = {
-        "name": f"{Path(task).stem}-{method}",
-        "backbone": bench.backbone,
-        "task": str(bench.out / task),
-        "data": {
-            "evaluation": str(bench.out / "evaluation.csv"),
-            "labels": bench.given.label_names,
-            "missing": "keep",
-            "allow_leakage": True,
-        },
-        "seeds": [seed],
-        "methods": {name: {"method": method, **table} for name, table in tables.items()},
-    }
-    made = Study.parse(content, task).run(bench.out / f"{content['name']}-{seed}", watcher=Lines(print))
-    return [next(one for one in made.results if one.record.name == name) for name in tables]
-
-
-def trained(bench: Bench, method: str, cases: Sequence[tuple[Task, np.ndarray, str, Path]]) -> dict[str, np.ndarray]:
-    """Return whether each arm's models are right, bool [seeds, evaluation texts].
-
-    Args:
-        cases: For each seed, the task with flipped labels, which training texts are kept, the name of the file of the
-            task, and the list of doubtful rows.
-    """
-    found: dict[str, list[np.ndarray]] = {WITHOUT: [], FLIPPED: [], CLEAN: []}
-    for seed, (task, kept, name, listed) in enumerate(cases):
-        if method == PROBE:
-            every = np.ones(len(kept), dtype=bool)
-            found[WITHOUT].append(bench.probe(task.train.labels, kept))
-            found[FLIPPED].append(bench.probe(task.train.labels, every))
-            found[CLEAN].append(found[CLEAN][0] if seed else bench.probe(bench.given.train.labels, every))
-        else:
-            arms: dict[str, dict[str, Any]] = {FLIPPED: {}} | (
-                {} if kept.all() else {WITHOUT: {"without": str(listed)}}
-            )
-            given = in_study(bench, method, {CLEAN: {}}, "given.csv", seed)
-            scores = {one.record.name: one.scores for one in (*in_study(bench, method, arms, name, seed), *given)}
-            for arm in found:  # without a doubtful row, the two arms are the same
-                found[arm].append(scores.get(arm, scores[FLIPPED]).astype(bool))
-    return {name: np.stack(rows) for name, rows in found.items()}
-
-
-def figures(one: Comparison) -> dict[str, Any]:
-    """Return a comparison in points."""
-    points = {"points": 100 * one.difference, "low": 100 * one.interval.low, "high": 100 * one.interval.high}
-    return {**points, "verdict": one.verdict}
-
-
-def measure(bench: Bench, share: float, seeds: int, methods: Sequence[str]) -> dict[str, Any]:
+def measure(bench: Bench, share: float, seeds: int) -> dict[str, Any]:
     """Return the figures of a task with a share of flipped labels."""
     found: dict[str, list[dict[str, float]]] = {"afina": [], "tf-idf": []}
-    cases, estimates = [], []
+    estimates = []
     for seed in range(seeds):
         began = meter.now()
         task, flipped = bench.flip(share, seed)
@@ -240,18 +174,9 @@ def measure(bench: Bench, share: float, seeds: int, methods: Sequence[str]) -> d
         found["afina"].append(shares(order, len(listed), flipped))
         found["tf-idf"].append(shares(*by_tfidf(task), flipped))
         estimates.append({"wrong": doubts.flips.wrong, "at_most": doubts.flips.at_most} if doubts.flips else {})
-        kept = ~np.isin(np.arange(len(flipped)), listed)
-        directory = bench.out / f"doubts-{share:g}-{seed}"
-        doubts.write(directory)
-        cases.append((task, kept, f"flipped-{share:g}-{seed}.csv", directory / CSV_FILE))
         print(f"{bench.given.address} {share:g} seed {seed}: {meter.now() - began:.0f} s", file=sys.stderr, flush=True)
     made: dict[str, Any] = {name: mean(several) for name, several in found.items()}
     made |= {"random": share, "flipped": round(share * len(bench.given.train)), "estimate": mean(estimates)}
-    for method in methods:
-        right = trained(bench, method, cases)
-        made[method] = {name: float(rows.mean()) for name, rows in right.items()}
-        for one in compare(right):
-            made[method][f"{one.first} - {one.second}"] = figures(one)
     return made
 
 
@@ -261,32 +186,20 @@ def clean(bench: Bench) -> dict[str, Any]:
     for one in found.labels[:SHOWN]:
         sure = "" if one.probability is None else f"{one.probability:.2f}"
         print(f"- {one.label} -> {one.suggested} {sure} ({one.similar or 'model'}): {one.text[:160]}")
-    count = len(bench.given.train)
     reported = {"labels": found.texts, "reported": len(found), "training": len(places(bench.given, found))}
     flips = {} if found.flips is None else {"wrong": found.flips.wrong, "at_most": found.flips.at_most}
-    kept = ~np.isin(np.arange(count), places(bench.given, found))
-    labels, every = bench.given.train.labels, np.ones(count, dtype=bool)
-    (one,) = compare({WITHOUT: bench.probe(labels, kept)[None], CLEAN: bench.probe(labels, every)[None]})
-    return {**reported, **flips, "tf-idf": by_tfidf(bench.given)[1], f"{PROBE} {WITHOUT} - {CLEAN}": figures(one)}
+    return {**reported, **flips, "tf-idf": by_tfidf(bench.given)[1]}
 
 
-def tables_of(share: float, found: Mapping[str, Any], methods: Sequence[str]) -> str:
-    """Return the tables of one share of flipped labels."""
+def table_of(share: float, found: Mapping[str, Any]) -> str:
+    """Return the table of one share of flipped labels."""
     rows = []
     for name in ("afina", "tf-idf"):
         one = found[name]
         first = f"{one['first']:.1%} ({one['least']:.1%} to {one['most']:.1%})"
         rows.append((name, first, f"{one['reported']:,.0f}", f"{one['precision']:.1%}", f"{one['recall']:.1%}"))
     rows.append(("random", f"{share:.1%}", "", "", ""))
-    lines = [tables.table((f"{share:.0%} flipped", "first n", "reported", "precision", "recall"), rows), ""]
-    rows = []
-    for method in methods:
-        one = found[method]
-        arms = [f"{one[name]:.4f}" for name in (FLIPPED, WITHOUT, CLEAN)]
-        pairs = [one[f"{WITHOUT} - {FLIPPED}"], one[f"{WITHOUT} - {CLEAN}"]]
-        rows.append((method, *arms, *(f"{p['points']:+.2f} ({p['low']:+.2f} to {p['high']:+.2f})" for p in pairs)))
-    header = ("method", FLIPPED, WITHOUT, CLEAN, f"{WITHOUT} - {FLIPPED}", f"{WITHOUT} - {CLEAN}")
-    return "\n".join([*lines, tables.table(header, rows), ""])
+    return tables.table((f"{share:.0%} flipped", "first n", "reported", "precision", "recall"), rows) + "\n"
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -296,7 +209,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--texts", type=int, default=None, help="the largest number of training texts")
     parser.add_argument("--shares", type=lambda text: [float(one) for one in text.split(",")], default=[0.05, 0.1])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--methods", type=lambda text: text.split(","), default=[PROBE])
     parser.add_argument("--backbone", default="minilm")
     parser.add_argument("--out", type=Path, default=Path("results/doubts"))
     return parser.parse_args(arguments)
@@ -313,8 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         made: dict[str, Any] = {"given": clean(bench)}
         print(f"\n{made['given']}\n")
         for share in asked.shares:
-            made[f"{share:g}"] = measure(bench, share, asked.seeds, asked.methods)
-            print(tables_of(share, made[f"{share:g}"], asked.methods), flush=True)
+            made[f"{share:g}"] = measure(bench, share, asked.seeds)
+            print(table_of(share, made[f"{share:g}"]), flush=True)
         result[address] = made
     print(json.dumps(result))
 

@@ -26,9 +26,6 @@ ON = "-on-"
 FLOORS = 10.0
 """Seconds that reading, the floors and the report take."""
 
-EARLY = 0.03
-"""Share of the time that is kept back, as `afina.studies.choosing.time_budget` does."""
-
 
 @dataclass(frozen=True)
 class Kept:

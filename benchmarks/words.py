@@ -1,7 +1,6 @@
 """The gain of asking in words: untrained, LoRA and full fine-tuning, compared with a random head.
 
     python benchmarks/words.py --shard 0/2   what is not in the records yet; shards may run side by side
-    python benchmarks/words_page.py          what is in them, in docs/background/words.md and docs/words.svg
 
 There are three tasks of the snippets asset. For each, 400 texts are held out, and 200 others select the learning rate;
 no arm is trained or evaluated on them. The seed draws the training texts from 2,000 others, the smaller sets within the
@@ -145,6 +144,26 @@ def rate_of(records: Records, name: str, method: str, head: str) -> float | None
     if any(one not in records for one in tried):
         return None
     return max(tried, key=lambda one: (records[one]["choosing"], -records[one]["choosing_loss"])).rate
+
+
+def accuracy(records: Records, task: str, size: int, method: str, head: str) -> float | None:
+    """The mean over the recorded seeds, at the arm's rate; None where none is recorded."""
+    rate = rate_of(records, task, method, head) or 0.0
+    cells = [Cell(task, size, method, head, rate, seed) for seed in SEEDS]
+    correct = [unpacked(records[cell]["right"]) for cell in cells if cell in records]
+    return float(np.mean(correct)) if correct else None
+
+
+def costs(records: Records) -> dict[int, tuple[float, float, float]]:
+    """By the number of texts: mean, least and most points that a random head loses to one of words."""
+    arms = [(task, method) for task in TASKS for method in RATES]
+    points = {}
+    for size in SIZES:
+        pairs = [[accuracy(records, task, size, method, head) for head in ("words", "random")] for task, method in arms]
+        lost = [100 * (words - random) for words, random in pairs if words is not None and random is not None]
+        if lost:
+            points[size] = (round(float(np.mean(lost)), 1), round(min(lost), 1), round(max(lost), 1))
+    return points
 
 
 def question(name: str, head: str) -> Verbalizer:

@@ -96,7 +96,7 @@ def test_loss_and_gradients_are_those_of_padded_embeddings(
 
 @pytest.mark.slow
 def test_loss_and_gradients_are_those_of_sentence_transformers(backbones: Backbones) -> None:
-    reason = "sentence-transformers is not installed; benchmarks/setfit_package.py has an environment with it"
+    reason = "sentence-transformers is not installed"
     library = pytest.importorskip("sentence_transformers", reason=reason)
     backbone = Backbone.load(str(backbones.path("bert", dropout=0.0)))
     fit = session(backbone)
