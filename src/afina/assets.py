@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from shutil import copyfileobj
@@ -24,7 +24,7 @@ from shutil import copyfileobj
 from filelock import FileLock
 from platformdirs import user_cache_dir
 
-from afina import digest, events, file_io, problems
+from afina import digest, events, file_io, meter, problems
 from afina.errors import CannotWrite, NotFound, UnknownName
 
 HUTTO = "hutto_ICWSM_2014"
@@ -209,7 +209,7 @@ def digest_of(path: Path) -> str:
         if known["state"] == before and known["check"] == digest.of_json([known["state"], known["digest"]]):
             return str(known["digest"])
     found = digest.of_file(path)
-    settled = datetime.now().timestamp() * 1e9 - max(before["changed"], before["modified"]) > SETTLED
+    settled = meter.posix_time() * 1e9 - max(before["changed"], before["modified"]) > SETTLED
     if settled and before == _state(path):
         content = {"state": before, "digest": found, "check": digest.of_json([before, found])}
         with suppress(OSError, CannotWrite):  # the digest is computed again next time
@@ -250,7 +250,7 @@ def fetch_if_possible(name: str, *, offline: bool = False) -> Path | None:
 
 def _is_recent(path: Path) -> bool:
     try:
-        return datetime.now().timestamp() - path.stat().st_mtime < PATIENCE.total_seconds()
+        return meter.posix_time() - path.stat().st_mtime < PATIENCE.total_seconds()
     except OSError:
         return False
 

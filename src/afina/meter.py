@@ -76,6 +76,11 @@ def now() -> float:
     return time.perf_counter()
 
 
+def posix_time() -> float:
+    """Return the seconds since 1970 (UTC)."""
+    return time.time()
+
+
 def processor_seconds() -> float:
     """Return the processor time of this thread in seconds."""
     return time.thread_time()

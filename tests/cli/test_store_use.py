@@ -85,7 +85,7 @@ VERDICT = re.compile(r"Undecided between .*|acme/reviews@\d is (?:better|worse) 
 def passages(quoted: str) -> Iterator[str]:
     """The parts of a quoted output that an output of the tiny model has too, if the docs quote it rightly."""
     for line in VERDICT.sub("", quoted).splitlines():
-        for part in line.partition(", outputs turned")[0].split("[...]"):
+        for part in line.split("[...]"):
             if part.strip(" -") and not part.startswith("acme/reviews@production: 1"):
                 yield words_of(part)
 

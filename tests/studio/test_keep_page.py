@@ -150,13 +150,11 @@ def test_a_wrong_alias_or_version_is_said_on_the_page_and_changes_nothing(
     assert facts(web)["history"] == before
 
 
-def test_two_versions_are_compared_in_settings_and_weights(web: TestClient, reviews: Project, at_once: None) -> None:
+def test_two_versions_are_compared_in_settings_and_sizes(web: TestClient, reviews: Project, at_once: None) -> None:
     assert web.get("/reviews/keep/diff?first=1&second=2").status_code == 200
     found = web.get("/reviews/keep/diff.json?first=1&second=2").json()
     assert {"name": "hyperparameters: r", "first": "2", "second": "4"} in found["settings"]
-    changes = [one["change"] for one in found["layers"]]
-    assert changes == sorted(changes, reverse=True)
-    assert changes[0] > 0
+    assert found["settings"][-1]["name"] == "size in bytes"
     page = web.get("/reviews/keep/diff?first=1&second=2").text
     assert "hyperparameters: r" in page
     assert web.get("/reviews/keep/diff?first=1&second=7").status_code == 404
@@ -170,14 +168,14 @@ def test_a_comparison_that_failed_says_why_and_can_be_repeated(
     blobs = store(studio).blobs_directory
     assert blobs is not None
     blobs.rename(away)
-    page = web.get("/reviews/keep/diff?first=1&second=2")
+    page = web.get("/reviews/keep/diff?first=1&second=2&texts=yes")
     assert 'role="alert"' in page.text
     assert "Compare again" in page.text
     shutil.rmtree(blobs, ignore_errors=True)
     away.rename(blobs)
-    answer = web.post("/reviews/keep/diff/again", data={"first": "1", "second": "2"})
-    assert answer.headers["location"] == "/reviews/keep/diff?first=1&second=2"
-    assert web.get("/reviews/keep/diff.json?first=1&second=2").json()["problem"] == ""
+    answer = web.post("/reviews/keep/diff/again", data={"first": "1", "second": "2", "texts": "yes"})
+    assert answer.headers["location"] == "/reviews/keep/diff?first=1&second=2&texts=yes"
+    assert web.get("/reviews/keep/diff.json?first=1&second=2&texts=yes").json()["problem"] == ""
 
 
 # Keys

@@ -15,11 +15,10 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from afina import file_io
+from afina import file_io, meter
 from afina.blobs import problems
 from afina.errors import CannotWrite
 
@@ -97,7 +96,7 @@ def below(place: str) -> str:
 
 def sweep_directories(directories: Iterable[Path], age: float) -> None:
     """Remove directories that are older than `age` seconds. Errors are ignored."""
-    now = datetime.now(UTC).timestamp()
+    now = meter.posix_time()
     for each in directories:
         with suppress(FileNotFoundError):
             if now - each.stat().st_mtime > age:
@@ -157,7 +156,7 @@ class LocalBlobs(Blobs):
             path.unlink(missing_ok=True)
 
     def all(self) -> Iterator[StoredBlob]:
-        now = datetime.now(UTC).timestamp()
+        now = meter.posix_time()
         for path in self.root.glob("??/sha256-*"):
             try:
                 status = path.stat()

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from afina.cli import problems
 from afina.cli.options import Json, OwnBackbone, PeftPrecisionOption, measuring, takes
-from afina.cli.store import MessageOption, NameArgument, NoHashes, VersionArgument, opened
+from afina.cli.store import MessageOption, NameArgument, NoHashes, VersionArgument, opened, size
 from afina.cli.terminal import print_assumed_precision, print_created, print_prose, print_reading, printable
 from afina.errors import AfinaError
 
 if TYPE_CHECKING:
-    from afina.store.diff import Layer
     from afina.store.recompute import AnsweredTexts, Flips
 
 
@@ -23,7 +22,7 @@ LONGEST = 160
 """The most characters of a text that are printed in the line about a changed prediction."""
 
 MANY = 5
-"""The most layers, and the most texts with a changed prediction, that `store diff` prints."""
+"""The most texts with a changed prediction that `store diff` prints."""
 
 
 @takes(data=measuring)
@@ -40,7 +39,7 @@ def diff(
     *,
     data: dict[str, Any],
 ) -> None:
-    """Compare the settings and the weights of two versions.
+    """Compare the settings and the sizes of two versions.
 
     With --task, the predictions of the two versions are compared too.
     """
@@ -51,9 +50,11 @@ def diff(
         print(json.dumps(made.as_json(), ensure_ascii=False))
         return
     print(f"{made.first} -> {made.second}")
-    for line in (*changed_fields(made.difference.fields), *changed_layers(made.difference.layers, MANY)):
+    for line in changed_fields(made.fields):
         print(printable(line))
-    for note in made.difference.notes:
+    if made.first.size != made.second.size:
+        print(f"{'size':<16}{size(made.first.size)} -> {size(made.second.size)}")
+    for note in made.notes:
         print_prose(note)
     if made.flips is not None:
         print_flips(made.flips)
@@ -141,27 +142,9 @@ def changed_fields(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"{group:<16}{'; '.join(changes)}"
 
 
-def changed_layers(found: Sequence[Layer], most: int) -> Iterator[str]:
-    """Yield a line for each of the `most` layers whose weights differ most between two versions."""
-    changed = sorted((one for one in found if one.change), key=lambda one: -(one.change or 0))
-    if not changed:
-        same = all(one.change == 0 for one in found)
-        yield f"{'weights':<16}{'no change' if same else 'the versions have different layers'}"
-    for one in changed[:most]:
-        share = f", {100 * one.relative:.0f} % of the old norm" if one.relative is not None else ""
-        angles = f", outputs turned by {_mean(one.outputs)}°, inputs by {_mean(one.inputs)}°" if one.outputs else ""
-        yield f"{'weights':<16}{one.name}: change {one.change:.4g}{share}{angles}"
-    if len(changed) > most:
-        yield f"{'':<16}and {len(changed) - most} more layers (--json prints all)"
-
-
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else f"{value:.4f}" if isinstance(value, float) else json.dumps(value)
     return text[:19] if text.startswith("sha256:") else text[:60]
-
-
-def _mean(angles: Sequence[float]) -> str:
-    return f"{sum(angles) / len(angles):.0f}" if angles else "-"
 
 
 def check(

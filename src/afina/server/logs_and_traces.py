@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from afina.store import publishing
+from afina import meter
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -236,7 +236,7 @@ class Traces:
             traced.wait = max(traced.wait, waited)
         for traced in requests:
             traced.compute += batch.seconds
-        ended = int(publishing._seconds() * _SECOND)
+        ended = int(meter.posix_time() * _SECOND)
         span = self._tracer.start_span(
             "batch",
             Context(),

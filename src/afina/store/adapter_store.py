@@ -7,7 +7,6 @@ adapter import the module `recompute`.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,28 +35,8 @@ from afina.store.versions import (
 )
 
 if TYPE_CHECKING:
-    from afina.store.diff import Difference
-    from afina.store.recompute import CheckOutcome, Flips
-
-
-@dataclass(frozen=True)
-class Diff:
-    """The differences between two versions of adapters.
-
-    Attributes:
-        first, second: the two versions, such as "acme/reviews@3".
-        difference: the differences between the manifests and between the weights.
-        flips: the changed predictions. None: no labelled texts were given.
-    """
-
-    first: str
-    second: str
-    difference: Difference
-    flips: Flips | None
-
-    def as_json(self) -> dict[str, Any]:
-        flips = self.flips.as_json() if self.flips is not None else None
-        return {"first": self.first, "second": self.second, **self.difference.as_json(), "flips": flips}
+    from afina.store.diff import Diff
+    from afina.store.recompute import CheckOutcome
 
 
 class AdapterStore(StoreReader):
@@ -305,18 +284,17 @@ class AdapterStore(StoreReader):
             task: the address of the labelled texts.
             data: reading options of the labelled texts, as in `EvaluationSet.read`.
         """
-        from afina.store.diff import difference
+        from afina.store import diff
 
         before, after = self.show(first), self.show(second)
-        one, other = self.adapter(str(before)), self.adapter(str(after))
-        found = difference(one, other)
         if task is None:
-            return Diff(str(before), str(after), found, None)
+            return diff.diff(before, after)
         from afina.store import recompute
 
-        texts = recompute.read_texts(task, (one, other), **data)
-        flips = recompute.flips_between(one, other, texts, backbone, names=(str(before), str(after)))
-        return Diff(str(before), str(after), found, flips)
+        pair = (self.adapter(before), self.adapter(after))
+        texts = recompute.read_texts(task, pair, **data)
+        flips = recompute.flips_between(*pair, texts, backbone, names=(str(before), str(after)))
+        return diff.diff(before, after, flips)
 
     def import_from(
         self, source: str, name: str, *, message: str, backbone: str | None = None, precision: str | None = None

@@ -31,10 +31,6 @@ INSTEAD = (
 )
 
 _adapter_file_malformed = partial(Problem, CorruptAdapter, "adapter.file-malformed")
-HYPERPARAMETER_INVALID = _adapter_file_malformed(
-    "{where}: the adapter's hyperparameter {field} is {found!r}, expected {expected}. Copy the adapter again, or "
-    "train the adapter again."
-)
 BUNDLE_WITHOUT_ADAPTER = _adapter_file_malformed("{path}: this bundle has no adapter. Export the adapter again.")
 PART_NOT_IN_BUNDLE = _adapter_file_malformed(
     "{path}: its part {part!r} is not a file of the bundle. Export the adapter again."
@@ -69,10 +65,6 @@ NOTHING_TO_PUBLISH = Problem(
 )
 
 _adapter_tensors_mismatch = partial(Problem, CorruptAdapter, "adapter.tensors-mismatch")
-FACTORS_MISMATCH = _adapter_tensors_mismatch(
-    "{where}: the factors of {layer} have shapes [{found}] and [{other}], expected [outputs, rank] and [rank, "
-    "inputs]. Copy the adapter again, or train it again."
-)
 HEAD_MISMATCH = _adapter_tensors_mismatch(
     "{where}: its head {tensor!r} has shape [{found}], but the adapter has {labels} labels. Copy the adapter "
     "again, or train it again."
@@ -80,12 +72,6 @@ HEAD_MISMATCH = _adapter_tensors_mismatch(
 RANKS_DIFFER = _adapter_tensors_mismatch(
     "{where}: {tensor!r} has shape [{found}] and its {other} has [{expected}]: the ranks differ. Copy the "
     "adapter again, or train it again."
-)
-
-DELTA_NOT_FINITE = Problem(
-    CorruptAdapter,
-    "adapter.values-invalid",
-    "{where}: {tensor} has NaN, infinite or too large values. Train the adapter again.",
 )
 
 ALIAS_MALFORMED = Problem(

@@ -13,13 +13,12 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, func, insert, select
 
-from afina import digest
+from afina import digest, meter
 from afina.blobs import Blobs
 from afina.errors import AfinaError, CorruptStore
 from afina.store import audit_log, catalog, problems
@@ -190,11 +189,6 @@ def _stem(of: str) -> str:
     return f"sha256-{of.removeprefix(digest.PREFIX)}-"
 
 
-def _seconds() -> float:
-    """Return the present time in seconds since 1970 (UTC)."""
-    return datetime.now(UTC).timestamp()
-
-
 def acquire_leases(connection: Connection, parts: Mapping[str, Blob], client: str) -> tuple[str, dict[str, str]]:
     """Lease the blobs of a new version; the caller must be in a write transaction.
 
@@ -210,7 +204,7 @@ def acquire_leases(connection: Connection, parts: Mapping[str, Blob], client: st
             connection.execute(insert(BLOBS), {"digest": blob.digest, "place": place, "size": blob.size})
         else:
             place = row.place
-        lease = {"holder": holder, "digest": blob.digest, "client": client, "until": _seconds() + LEASE_SECONDS}
+        lease = {"holder": holder, "digest": blob.digest, "client": client, "until": meter.posix_time() + LEASE_SECONDS}
         connection.execute(insert(LEASES), lease)
         places[blob.digest] = place
     return holder, places
@@ -245,6 +239,6 @@ def leasing(database: Database, holder: str) -> Iterator[None]:
 
 def expire_leases(connection: Connection) -> None:
     """Remove the database rows of expired leases on blobs."""
-    now = _seconds()
+    now = meter.posix_time()
     over = (LEASES.c.until < now) | (LEASES.c.until > now + 2 * LEASE_SECONDS)  # a later end than afina ever writes
     connection.execute(delete(LEASES).where(over))

@@ -16,7 +16,8 @@ from afina.data.evaluation_set import EvaluationSet
 from afina.data.split import Split
 from afina.errors import CorruptAdapter
 from afina.models import objectives
-from afina.models.adapter import Adapter
+from afina.models.adapter import FOREIGN, Adapter
+from afina.models.manifest import Manifest
 from afina.models.objective import Objective, metric_for
 from afina.models.predictions import Predictions
 from afina.schema import null_where_undefined
@@ -25,7 +26,6 @@ from afina.stats.comparison import Comparison, compare
 from afina.stats.metrics import METRICS, Metric
 from afina.store import problems
 from afina.store.adapter_kinds import ADAPTER_KINDS, AdapterKind
-from afina.store.diff.weights import is_foreign
 
 if TYPE_CHECKING:
     from afina.models.backbone import Backbone
@@ -131,8 +131,13 @@ def flips_between(
     return replace(found, comparison=None, same=same, undefined="")
 
 
+def _is_foreign(manifest: Manifest) -> bool:
+    """Return whether peft made the adapter, so that its labels have no names; afina's method `peft` has a `type`."""
+    return manifest.method == FOREIGN and "type" not in manifest.hyperparameters
+
+
 def _named(adapter: Adapter, texts: EvaluationSet) -> Adapter:
-    if not is_foreign(adapter.manifest) or len(adapter.manifest.label_names) != len(texts.label_names):
+    if not _is_foreign(adapter.manifest) or len(adapter.manifest.label_names) != len(texts.label_names):
         return adapter
     return replace(adapter, manifest=adapter.manifest.model_copy(update={"label_names": texts.label_names}))
 
@@ -193,7 +198,7 @@ def _check_pair(pair: tuple[Adapter, Adapter], names: tuple[str, str]) -> None:
     kinds = [objectives.make(one.manifest.label_names, one.manifest.objective).kind for one in pair]
     if kinds[0] != kinds[1]:
         raise problems.KINDS_DIFFER(first=names[0], second=names[1], found=kinds[1], expected=kinds[0])
-    if not ADAPTER_KINDS[kinds[0]].by_label or any(is_foreign(one.manifest) for one in pair):
+    if not ADAPTER_KINDS[kinds[0]].by_label or any(_is_foreign(one.manifest) for one in pair):
         return
     own = [set(one.manifest.label_names) for one in pair]
     if own[0] != own[1]:
@@ -223,7 +228,7 @@ def read_texts(
     _check_pair(pair, names)
     from afina.predicting.evaluation import trained
 
-    reader, other = sorted(pair, key=lambda adapter: is_foreign(adapter.manifest))
+    reader, other = sorted(pair, key=lambda adapter: _is_foreign(adapter.manifest))
     texts = EvaluationSet.read(task, trained(reader), **data)
     both = texts.unseen_by(trained(other), allow_leakage=bool(data.get("allow_leakage")))
     return both if texts.leaked is not None else replace(both, leaked=None)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from fastapi import Response
 from fastapi.responses import JSONResponse
 
+from afina import meter
 from afina.data.prompts import rendered_chat
 from afina.data.tokenize import Tokenizer
 from afina.errors import InvalidData, NotFound
@@ -30,7 +31,6 @@ from afina.server.protocols.responses import ResponsesRequest
 from afina.server.protocols.responses_answers import ResponsesFormat
 from afina.server.receipts import RECEIPT
 from afina.server.requests import AcceptedRequest, GenerationOptions, Text
-from afina.store import publishing
 from afina.store.api_keys import Key
 
 router = ProtocolRouter()
@@ -127,7 +127,7 @@ async def _computed(
     pending = PendingAnswers(call, accepted, new)
     begun = False
     try:
-        head = AnswerHead(call.id, int(publishing._seconds()), body.model, accepted.receipt.adapter)
+        head = AnswerHead(call.id, int(meter.posix_time()), body.model, accepted.receipt.adapter)
         written = _format_of(body, response, head, tools.texts, accepted)
         headers = {RECEIPT: str(accepted.receipt)}
         if streams:

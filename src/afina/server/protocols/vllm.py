@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from afina import meter
 from afina.predicting.reading import Truncation
 from afina.server import problems, routes
 from afina.server.answer_formats import ANSWERED
@@ -22,7 +23,6 @@ from afina.server.http.calls import Called
 from afina.server.http.routing import ProtocolRouter
 from afina.server.json_shapes import COUNT, NOTHING, NUMBER, TEXT, Shape, about, array, one_of, record
 from afina.server.requests import ServedAnswer, Text, check_scored
-from afina.store import publishing
 
 EXAMPLE = {"model": "acme/reviews@production", "input": ["It broke on the second day.", "As good as they say."]}
 
@@ -173,7 +173,7 @@ async def classify(call: Called) -> Response:
     """Classify texts (protocol of vLLM). The probabilities are in the order of the adapter's labels."""
     body = await call.body(Classify)
     found = await call.answers(body.model, texts(body), truncation=body.truncation, check=check_scored)
-    return call.answered(answered(body, found, call.id, int(publishing._seconds())), found)
+    return call.answered(answered(body, found, call.id, int(meter.posix_time())), found)
 
 
 def answered(body: Classify, answers: Sequence[ServedAnswer], request: str, created: int) -> dict[str, Any]:
@@ -208,7 +208,7 @@ async def pooling(call: Called) -> Response:
     found = await call.answers(body.model, body.texts, each_token=True)
     raw = body.use_activation is False
     data = [{"index": index, "object": "pooling", "data": one.tag_scores(raw=raw)} for index, one in enumerate(found)]
-    return call.answered(_listed(f"pooling-{call.id}", body.model, int(publishing._seconds()), data, found), found)
+    return call.answered(_listed(f"pooling-{call.id}", body.model, int(meter.posix_time()), data, found), found)
 
 
 @router.answers(routes.MODELS, MODELS)

@@ -46,9 +46,6 @@ PATIENCE = 2.0
 SAID = 40
 """The last entries of the audit log that are shown at first."""
 
-MOST_LAYERS = 12
-"""The layers whose weights differ most that are shown."""
-
 router = PageRouter()
 
 
@@ -424,8 +421,7 @@ class DiffFacts:
     Attributes:
         found: The answer of `afina store diff --json`; None while it is computed.
         with_texts: Whether the predictions for the held-out texts are compared too.
-        settings: The settings, figures and labels that differ.
-        layers: The layers whose weights differ most.
+        settings: The settings, figures, labels and sizes that differ.
     """
 
     project: Project
@@ -436,7 +432,6 @@ class DiffFacts:
     found: Mapping[str, Any] | None = None
     problem: str = ""
     settings: Sequence[ChangedSetting] = ()
-    layers: Sequence[Mapping[str, Any]] = ()
 
     @property
     def is_final(self) -> bool:
@@ -453,7 +448,6 @@ def diff(visit: Visit, project: str) -> DiffFacts:
     if not process.was_started or process.was_lost:
         process.start([*arguments, "--json"])
     found = process.answer() if process.status == 0 else None
-    layers = sorted(found["layers"], key=lambda one: -(one["change"] or 0))[:MOST_LAYERS] if found else []
     return DiffFacts(
         project=opened,
         command=shlex.join(["afina", *arguments]),
@@ -462,20 +456,21 @@ def diff(visit: Visit, project: str) -> DiffFacts:
         with_texts=texts,
         found=found,
         problem=problem_of(process),
-        settings=[*_settings(found["fields"])] if found else [],
-        layers=layers,
+        settings=[*_settings(found)] if found else [],
     )
 
 
-def _settings(fields: Mapping[str, Mapping[str, Any]]) -> Iterator[ChangedSetting]:
-    """Yield the differing fields of two manifests, as `store.diff.differing` groups them, in words."""
-    for group, entries in fields.items():
+def _settings(found: Mapping[str, Any]) -> Iterator[ChangedSetting]:
+    """Yield what differs between two versions, of the JSON of `afina store diff`, in words."""
+    for group, entries in found["fields"].items():
         for key, value in entries.items():
             if key in ("added", "removed"):  # of labels
                 words = ", ".join(value)
                 yield ChangedSetting(f"labels {key}", words * (key == "removed"), words * (key == "added"))
             else:
                 yield ChangedSetting(f"{group}: {key}", *map(_in_words, value))
+    if len({*found["bytes"]}) > 1:
+        yield ChangedSetting("size in bytes", *(f"{size:,}" for size in found["bytes"]))
 
 
 def _in_words(value: object) -> str:
