@@ -8,7 +8,7 @@ from afina import Backbone
 from afina import device as devices
 from afina.methods import make
 from afina.models.backbone_spec import FLOAT, PRECISIONS
-from afina.studies.runs.spec import Training
+from afina.training.settings import Training
 from arm import CPU, Arm
 from packed_arm import PackedArm
 

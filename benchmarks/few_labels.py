@@ -34,7 +34,8 @@ from afina.methods import is_fitted, make
 from afina.models import objectives
 from afina.studies.choosing import floors
 from afina.studies.runs.prepared import prepare
-from afina.studies.runs.spec import RunSpec, Training
+from afina.studies.runs.spec import RunSpec
+from afina.training.settings import Training
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "results" / "few-labels.jsonl"

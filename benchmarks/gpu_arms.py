@@ -35,7 +35,7 @@ from afina.models.decoding import Decoding
 from afina.models.language_model import open_model
 from afina.models.objective import Opening
 from afina.predicting import predictor
-from afina.studies.runs.spec import Training
+from afina.training.settings import Training
 from arm import SEED
 from packed_arm import PackedArm
 from sample import Batch

@@ -39,8 +39,9 @@ from afina.models import objectives
 from afina.predicting.predictor import predictions
 from afina.studies.choosing import floors
 from afina.studies.runs.prepared import Prepared, prepare
-from afina.studies.runs.spec import RunSpec, Training
+from afina.studies.runs.spec import RunSpec
 from afina.training.fit import Fit
+from afina.training.settings import Training
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "results" / "learning-curves.jsonl"

@@ -15,9 +15,9 @@ from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.models.objectives import Classes
 from afina.studies.runs.prepared import attached
-from afina.studies.runs.spec import Training
 from afina.training.fit import Fit
-from afina.training.optimizer import Recipe
+from afina.training.recipe import Recipe
+from afina.training.settings import Training
 from arm import BATCH_SIZE, CPU, SEED, Watched
 from sample import Batch
 
@@ -44,18 +44,10 @@ class PackedArm:
         allocator.keep_kernels(allocator.MANY)  # as the process of a run has it
         opened = Classifier.open(backbone, label_names, SEED, precision=setting.precision)
         classifier = attached(opened, method, SEED, device)
-        recipe = Recipe(
-            steps=steps,
-            learning_rate=setting.learning_rate or method.learning_rate,
-            weight_decay=setting.weight_decay,
-            clip=setting.clip,
-            seed=SEED,
-            at_once=at_once,
-            checkpointing=setting.checkpointing,
-        )
+        recipe = Recipe(setting, steps, setting.learning_rate or method.learning_rate, SEED, at_once=at_once)
         given = Loader(_NO_TEXTS, np.zeros(0, np.int64), BATCH_SIZE, SEED)  # batches come by `step`
         dtype = devices.precision(setting.dtype, device)
-        self.fit = Fit(classifier, method, Classes(tuple(label_names)), given, recipe, dtype, setting.products)
+        self.fit = Fit(classifier, method, Classes(tuple(label_names)), given, recipe, dtype)
         self.fit.begin()
         self._dtype = Watched(classifier.model)
 

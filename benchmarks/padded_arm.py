@@ -20,7 +20,7 @@ from afina import Backbone, meter
 from afina import device as devices
 from afina.data.tokenize import Encoded
 from afina.methods.method import Method
-from afina.studies.runs.spec import Training
+from afina.training.settings import Training
 from arm import BATCH_SIZE, CPU, EPOCHS, LENGTH, SEED, Watched
 from sample import Batch
 

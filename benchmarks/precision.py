@@ -21,8 +21,8 @@ from afina.models.predictions import Predictions
 from afina.predicting import predictor
 from afina.stats.comparison import compare
 from afina.studies.runs.record import Result
-from afina.studies.runs.spec import Training
 from afina.training.mixed_precision import WorkingWeights
+from afina.training.settings import Training
 
 BACKBONE, TASK = "embedded", "snippets:movies"
 

@@ -33,7 +33,7 @@ from afina.studies.executors.executor import Executor, Overrun
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Environment, Memory, Record, Seconds, Selection
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Products
+from afina.training.settings import Products
 from learning_curves import HELD_OUT
 from lessons import KINDS, LearntOver, backbone_of, named_setting, only, taught
 from policies import FLOORS, ON, Kept, Recorded

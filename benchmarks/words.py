@@ -39,7 +39,8 @@ from afina.predicting.predictor import logits
 from afina.stats import classification
 from afina.studies.choosing.floors import tfidf
 from afina.training.fit import Fit
-from afina.training.optimizer import Recipe
+from afina.training.recipe import Recipe
+from afina.training.settings import Training
 
 RECORDS = Path("results/words.jsonl")
 KEPT = Path(__file__).resolve().parents[1] / "docs" / "words.jsonl"
@@ -195,7 +196,7 @@ def measure(cell: Cell) -> Figures:
     if not method.trains_nothing:
         size, training = SIZES[cell.labels], part(cell.task, "training", cell)
         loader = Loader(encoded(training), training.labels, size.batch, cell.seed)
-        recipe = Recipe(size.epochs * loader.steps_per_epoch, cell.rate, 0.01, 1.0, cell.seed)
+        recipe = Recipe(Training(), size.epochs * loader.steps_per_epoch, cell.rate, cell.seed)
         Fit(classifier, method, Classes(names), loader, recipe, dtype).advance()
     made = {}
     for what, key in (("choosing", "choosing"), ("held out", "accuracy")):

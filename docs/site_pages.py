@@ -18,12 +18,13 @@ from pydantic import TypeAdapter
 import afina
 from afina import cli
 from afina.cli.help import EXAMPLES, GROUPS, GroupedCommand
-from afina.data.reading_options import ReadingOptions
+from afina.data.reading_options import MOST, ReadingOptions
 from afina.methods import METHODS
 from afina.stats.metrics import OF_KIND
-from afina.studies.runs.spec import MOST, Ask, Training
+from afina.studies.runs.spec import Ask
 from afina.studies.study import Study
 from afina.studies.trials import Tune
+from afina.training.settings import Training
 from site_docstrings import described_fields
 
 

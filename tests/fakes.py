@@ -26,16 +26,16 @@ from afina.methods import is_fitted
 from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models.architectures import ARCHITECTURES
-from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier
 from afina.models.objectives import Classes
 from afina.models.predictions import Predictions
 from afina.predicting.predictor import predictions
 from afina.studies.runs.record import Record
-from afina.studies.runs.spec import UNASKED, Training
+from afina.studies.runs.spec import UNASKED
 from afina.training import probe_fit
 from afina.training.fit import Fit
-from afina.training.optimizer import Recipe
+from afina.training.recipe import Recipe
+from afina.training.settings import Training
 from vocabularies import (
     BAD,
     BATCH,
@@ -340,23 +340,27 @@ def encoded(backbone: Backbone, rows: Sequence[tuple[str, int]], taken: int = 0)
     return tokens, np.array([label for _, label in rows])
 
 
+def recipe(**changes: Any) -> Recipe:
+    """A recipe of five steps; `changes` are fields of `Recipe` or of `Training`."""
+    settings = {"steps": 5, "learning_rate": 1e-2, "weight_decay": 0.1, "clip": 1.0, "seed": 0} | changes
+    own = {name: settings.pop(name) for name in Recipe.__dataclass_fields__ if name in settings}
+    return Recipe(Training(**settings), **own)
+
+
 def fit_of(
     classifier: Classifier,
     method: Method,
     data: tuple[Encoded, np.ndarray],
     *,
     dtype: torch.dtype = torch.float32,
-    products: str = FLOAT,
     **changes: Any,
 ) -> Fit:
     """A training session on `data`, labels of two classes, at its start."""
-    settings = {"steps": 5, "learning_rate": 1e-2, "weight_decay": 0.1, "clip": 1.0, "seed": 0}
-    recipe = Recipe(**(settings | changes))
-    objective = Classes(("bad", "good"))
-    loader = Loader(*data, BATCH, recipe.seed)
+    made, objective = recipe(**changes), Classes(("bad", "good"))
+    loader = Loader(*data, BATCH, made.seed)
     if method.pairs is not None:
         loader = PairLoader.of(loader, method.pairs)
-    return probe_fit.fit_of(method)(classifier, method, objective, loader, recipe, dtype, products)
+    return probe_fit.fit_of(method)(classifier, method, objective, loader, made, dtype)
 
 
 def parts_of(limits: MicroBatchLimits, packed: Packed) -> list[Packed]:
@@ -366,7 +370,9 @@ def parts_of(limits: MicroBatchLimits, packed: Packed) -> list[Packed]:
 
 def changed(fit: Fit, loader: Loader | None = None, **changes: Any) -> Fit:
     """A session before its first step, with other batches or another recipe."""
-    fit.loader, fit.recipe = loader or fit.loader, replace(fit.recipe, **changes)
+    own = {name: changes.pop(name) for name in Recipe.__dataclass_fields__ if name in changes}
+    training = fit.recipe.training.model_copy(update=changes)
+    fit.loader, fit.recipe = loader or fit.loader, replace(fit.recipe, training=training, **own)
     fit.inputs = type(fit.inputs)(fit.classifier, fit.loader, fit.recipe)
     return fit
 

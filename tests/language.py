@@ -16,8 +16,7 @@ from afina.methods.method import Method
 from afina.models.language_model import LanguageModel, open_model
 from afina.models.objectives import Texts
 from afina.training.fit import Fit
-from afina.training.optimizer import Recipe
-from fakes import BATCH, sentences
+from fakes import BATCH, recipe, sentences
 
 TEMPLATE = Template("Asked: {text}\nAnswer:")
 OBJECTIVE = Texts(("answer",))
@@ -52,5 +51,4 @@ def fit_of(
     model: LanguageModel, method: Method, batches: Loader, *, dtype: torch.dtype = torch.float32, **changes: Any
 ) -> Fit:
     """A training session at its start."""
-    settings = {"steps": 5, "learning_rate": 1e-2, "weight_decay": 0.1, "clip": 1.0, "seed": 0}
-    return Fit(model, method, OBJECTIVE, batches, Recipe(**(settings | changes)), dtype)
+    return Fit(model, method, OBJECTIVE, batches, recipe(**changes), dtype)

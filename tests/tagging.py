@@ -18,8 +18,7 @@ from afina.models.language_model import open_model
 from afina.models.token_classification import Entities
 from afina.training import probe_fit
 from afina.training.fit import Fit
-from afina.training.optimizer import Recipe
-from fakes import BAD, BATCH, GOOD, THINGS, sentences
+from fakes import BAD, BATCH, GOOD, THINGS, recipe, sentences
 
 OBJECTIVE = Entities(("bad", "good", "thing"))
 _LABELS = {word: name for name, words in zip(OBJECTIVE.label_names, (BAD, GOOD, THINGS), strict=True) for word in words}
@@ -66,9 +65,7 @@ def fit_of(
     model: Classifier, method: Method, batches: Loader, *, dtype: torch.dtype = torch.float32, **changes: Any
 ) -> Fit:
     """A training session at its start."""
-    settings = {"steps": 5, "learning_rate": 1e-2, "weight_decay": 0.1, "clip": 1.0, "seed": 0}
-    recipe = Recipe(**(settings | changes))
-    return probe_fit.fit_of(method)(model, method, OBJECTIVE, batches, recipe, dtype)
+    return probe_fit.fit_of(method)(model, method, OBJECTIVE, batches, recipe(**changes), dtype)
 
 
 @torch.inference_mode()

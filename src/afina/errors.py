@@ -165,8 +165,12 @@ program's name, the error message suggests the first name in afina that exists."
 
 
 _FLOOR = "It is a baseline, no method to train: `afina choose` measures it, and so does every study."
-ELSEWHERE = {("method", name): _FLOOR for name in ("tfidf", "bagofwords", "bow", "majority", "majorityclass")}
-"""Sentences for the error message about an unknown name that exists as something else, by kind and name."""
+_TRUNK = "Outputs of frozen blocks are no longer kept. Leave it out; `layers` says which upper blocks a method adapts."
+ELSEWHERE = {
+    **{("method", name): _FLOOR for name in ("tfidf", "bagofwords", "bow", "majority", "majorityclass")},
+    **{("key", name): _TRUNK for name in ("trunk", "trunkdropout")},
+}
+"""Sentences for the error message about an unknown name that exists as something else, or did, by kind and name."""
 
 
 def _bare(name: str) -> str:
@@ -207,10 +211,10 @@ class UnknownName(AfinaError):
         near, shown = nearest(name, known), name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
         place = f"{where}: " if where else ""
         guess = f"Did you mean {near!r}? " if near else ""
-        if (kind, _bare(name)) in ELSEWHERE:
-            near, guess = None, f"{ELSEWHERE[kind, _bare(name)]} "
+        if advice := ELSEWHERE.get((kind, _bare(name.rpartition(".")[2]))):
+            near, guess = None, Sentence.of(f"{advice} ")
         super().__init__(
-            f"{place}unknown {kind} {shown!r}. {guess}Known: {', '.join(known)}.",
+            Sentence([f"{place}unknown {kind} {shown!r}. ", guess, f"Known: {', '.join(known)}."]),
             kind=kind,
             name=name,
             known=known,

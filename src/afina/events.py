@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from math import inf, isnan
 
-NOTED = ("copy", "shots", "trunk", "teacher", "pairs", "abstain")
+NOTED = ("copy", "shots", "teacher", "pairs", "abstain")
 """The phases of `Progress` whose note is shown to the user as a line of its own."""
 
 
@@ -20,9 +20,9 @@ class Progress:
         phase: the phase of the run: "load", "encode", "train", "evaluate" or "save"; "download" while files are
             downloaded; "wait" while the run waits for a node or a server; "draw" if weights are initialised at random
             because the files of the backbone do not have them; "copy" if a quantised copy of the backbone was written,
-            or could not be written; "trunk" if frozen lower blocks are computed once, or in every step for a reason;
-            "teacher" while a teacher answers the texts; "pairs" if the run trains on pairs of texts; "shots" if
-            training examples stand in each prompt; "abstain" when a threshold of abstention was chosen.
+            or could not be written; "teacher" while a teacher answers the texts; "pairs" if the run trains on pairs of
+            texts; "shots" if training examples stand in each prompt; "abstain" when a threshold of abstention was
+            chosen.
         step: the number of finished steps, or of downloaded bytes. The attributes `step`, `steps`, `loss`,
             `tokens_per_second` and `seconds_left` are set while the run downloads, trains or evaluates.
         steps: the total number of steps or bytes.
@@ -31,9 +31,9 @@ class Progress:
         seconds_left: the estimated number of seconds until the end of the phase.
         note: a description that depends on the phase. In the phase "download", the note says what is downloaded, such
             as "the model embedded". In the phase "wait", the note says what the run waits for, such as "a node with 3.1
-            GiB and 1 CPU". In the phase "draw", the note names the drawn weights. In the phases "copy", "trunk"
-            and "pairs", the note is a sentence without a subject, about the quantised copy, the lower blocks or the
-            pairs. In the phases "shots" and "abstain", the note is sentences about the examples or the threshold.
+            GiB and 1 CPU". In the phase "draw", the note names the drawn weights. In the phases "copy" and
+            "pairs", the note is a sentence without a subject, about the quantised copy or the pairs. In the phases
+            "shots" and "abstain", the note is sentences about the examples or the threshold.
     """
 
     phase: str

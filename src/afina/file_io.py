@@ -10,7 +10,6 @@ import fcntl
 import glob
 import json
 import math
-import mmap
 import os
 import shutil
 import stat
@@ -153,23 +152,6 @@ def _take_place(fresh: Path, path: Path, previous: Path) -> None:
             previous.rename(path)
         raise
     sync(path.parent)
-
-
-def mapped(directory: Path, size: int) -> mmap.mmap:
-    """Return `size` bytes of a new file in `directory` as memory; the file has no name and vanishes with the memory.
-
-    The space on the disk is reserved at once, so that a full disk is an error here and not at a later access.
-
-    Raises:
-        CannotWrite: the directory cannot be written to, or the disk has no room.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory) as file:
-            os.posix_fallocate(file.fileno(), 0, size)
-            return mmap.mmap(file.fileno(), size)
-    except OSError as error:
-        raise cannot_write(directory, error) from None
 
 
 def reason(error: OSError) -> str:

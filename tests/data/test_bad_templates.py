@@ -15,7 +15,8 @@ from afina.data.reading_options import ReadingOptions
 from afina.data.template import Template
 from afina.errors import InvalidData, InvalidStudy
 from afina.studies.runs.forecast import encoded
-from afina.studies.runs.spec import Ask, Training
+from afina.studies.runs.spec import Ask
+from afina.training.settings import Training
 from fakes import Backbones, sentences, write_csv
 
 COLUMNS = {"text": "mr", "label": "ref", "others": "id, date"}

@@ -19,8 +19,8 @@ from afina.data.task import Task
 from afina.data.token_cache import EncodedTask, encode_split
 from afina.data.tokenize import Encoded, encode, pieces
 from afina.errors import InvalidData
-from afina.studies.runs.spec import Training
 from afina.training.fit import Fit
+from afina.training.settings import Training
 from fakes import LONG, TEXTS
 from raises import raises
 

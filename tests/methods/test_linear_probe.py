@@ -31,9 +31,8 @@ from afina.models.language_model import open_model
 from afina.models.objectives import Classes
 from afina.predicting import probes
 from afina.store.exchange.merging import MERGE_TOLERANCE, merge
-from afina.training.optimizer import Recipe
 from afina.training.probe_fit import fit_of
-from fakes import LONG, Backbones, difference, encoded, logits_of, opened, sentences, write_csv
+from fakes import LONG, Backbones, difference, encoded, logits_of, opened, recipe, sentences, write_csv
 from grid import some_slow, thinned
 from raises import raises
 
@@ -293,17 +292,15 @@ def test_a_setting_without_effect_on_a_fitted_head_is_refused(changes: dict[str,
 def test_texts_of_one_label_are_refused(gpt2: Backbone) -> None:
     method = make("linear_probe").for_family("gpt2")
     tokens, _ = encoded(gpt2, sentences(9))
-    recipe = Recipe(steps=1, learning_rate=1.0, weight_decay=0.0, clip=1.0, seed=0)
     loader = Loader(tokens, np.ones(9, np.int64), 4, 0)
     with raises(InvalidStudy, code="method.one-label"):
-        fit_of(method)(opened(gpt2, method), method, Classes(("bad", "good")), loader, recipe).advance()
+        fit_of(method)(opened(gpt2, method), method, Classes(("bad", "good")), loader, recipe()).advance()
 
 
 def test_a_fit_that_is_stopped_starts_again(gpt2: Backbone) -> None:
     method = make("linear_probe").for_family("gpt2")
-    recipe = Recipe(steps=9, learning_rate=1.0, weight_decay=0.0, clip=1.0, seed=0)
     loader = Loader(*encoded(gpt2, sentences(200)), 4, 0)
-    fits = [fit_of(method)(opened(gpt2, method), method, Classes(("bad", "good")), loader, recipe) for _ in range(2)]
+    fits = [fit_of(method)(opened(gpt2, method), method, Classes(("bad", "good")), loader, recipe()) for _ in range(2)]
     with pytest.raises(KeyboardInterrupt):
         fits[0].advance(stopped=lambda: True)
     assert fits[0].account.step == 0

@@ -23,8 +23,8 @@ from afina.models.adapter import FOREIGN, Adapter
 from afina.models.manifest import ALWAYS, MANIFEST, OUTSIDE, WHERE_GIVEN, Manifest, read_manifest
 from afina.predicting import probes
 from afina.predicting.probes import PROBE
-from afina.studies.runs.spec import Training
 from afina.tensorfile import read
+from afina.training.settings import Training
 from fakes import OFTEN, TEXTS, Backbones, Runs, family_of, logits_of, sentences, tokenizer, write_csv
 from raises import raises
 

@@ -14,7 +14,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bits
 from afina import Adapter, AdapterStore, Backbone, Predictor, Run
 from afina.errors import InvalidStudy, UnknownName
 from afina.predicting.predictor import ModelPredictor
-from afina.studies.runs.spec import UNASKED, Training
+from afina.studies.runs.spec import UNASKED
+from afina.training.settings import Training
 from command import Command
 from fakes import TEXTS, Backbones, Runs, configuration, logits_of, save
 from raises import raises

@@ -18,7 +18,7 @@ from afina.data.reading_options import ReadingOptions
 from afina.models.adapter import Adapter
 from afina.models.language_model import LanguageModel
 from afina.predicting.predictor import ModelPredictor
-from afina.studies.runs.spec import Training
+from afina.training.settings import Training
 from fakes import Backbones, difference, sentences, write_csv
 from grid import some_slow
 from language import answer

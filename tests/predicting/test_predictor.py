@@ -26,7 +26,7 @@ from afina.predicting.evaluation import Evaluation, evaluate, trained
 from afina.predicting.predictor import logits
 from afina.stats.classification import probabilities
 from afina.studies.runs.record import Record
-from afina.studies.runs.spec import Training
+from afina.training.settings import Training
 from fakes import TEXTS, Backbones, Runs, logits_of, sentences, write_csv
 from raises import raises
 

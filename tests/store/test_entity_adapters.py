@@ -26,7 +26,8 @@ from afina.stats.answered import Answered
 from afina.stats.metrics import METRICS
 from afina.store import recompute
 from afina.store.adapter_kinds import ADAPTER_KINDS
-from afina.studies.runs.spec import UNASKED, Training
+from afina.studies.runs.spec import UNASKED
+from afina.training.settings import Training
 from fakes import Backbones
 from raises import raises
 

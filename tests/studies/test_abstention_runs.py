@@ -21,7 +21,7 @@ from afina.stats.abstention import CONFIDENCE, LADDER, AnsweredShare, find_thres
 from afina.studies.runs import inputs
 from afina.studies.runs.record import Abstention, AnsweredCounts
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Training
+from afina.training.settings import Training
 from command import Command
 from fakes import Backbones, sentences, write_csv
 from raises import raises

@@ -27,9 +27,10 @@ from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.runs.inputs import TaskFacts
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Ask, Training
+from afina.studies.runs.spec import Ask
 from afina.studies.trials import Space, Tune
 from afina.studies.watcher import Watcher
+from afina.training.settings import Training
 from command import Command, InventedExecutor
 from fakes import sentences, write_csv
 from raises import raises

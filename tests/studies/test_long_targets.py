@@ -30,7 +30,7 @@ from afina.studies.choosing.recommend import _same_texts
 from afina.studies.runs.forecast import encoded, forecast_methods
 from afina.studies.runs.prepared import prepare
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Training
+from afina.training.settings import Training
 from command import HereExecutor
 from fakes import Backbones, sentences, write_csv
 from raises import raises

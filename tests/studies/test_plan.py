@@ -33,10 +33,11 @@ from afina.studies.runs.forecast import encoded as encoded_task
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.prepared import aim_of, loader_of, recipe_of
 from afina.studies.runs.run import Forecast, shared_terms
-from afina.studies.runs.spec import RunSpec, Training
+from afina.studies.runs.spec import RunSpec
 from afina.training.dry_run import Alive, dry_run
 from afina.training.fit import Fit, Pace
 from afina.training.inputs import TextBatch
+from afina.training.settings import Training
 from command import PROGRAM, Command
 from fakes import Backbones, Runs, configuration, encoded, fit_of, opened, save, sentences, serves
 from grid import some_slow

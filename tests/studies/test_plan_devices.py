@@ -23,9 +23,10 @@ from afina.studies.runs import forecast
 from afina.studies.runs.forecast import _Devices, forecast_methods, forecast_run
 from afina.studies.runs.prepared import aim_of, attached, loader_of, recipe_of
 from afina.studies.runs.run import Forecast, Terms
-from afina.studies.runs.spec import RunSpec, Training
+from afina.studies.runs.spec import RunSpec
 from afina.training.dry_run import Alive
 from afina.training.probe_fit import fit_of
+from afina.training.settings import Training
 from command import Command
 from fakes import Backbones, opened
 from grid import some_slow

@@ -17,8 +17,8 @@ from afina.models.objectives import Classes
 from afina.predicting.predictor import ModelPredictor
 from afina.report.details.plans import PRICE, forecast_table
 from afina.studies.runs.forecast import forecast_methods
-from afina.studies.runs.spec import Training
 from afina.training.dry_run import serving_bytes
+from afina.training.settings import Training
 from command import Command
 from crowd import adapter
 from fakes import encoded, fit_of, opened, sentences

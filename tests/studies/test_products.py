@@ -26,11 +26,12 @@ from afina.report.details.plans import forecast_table, precision_table
 from afina.report.report import Report
 from afina.studies import study as studies
 from afina.studies.executors.local_executor import LocalExecutor
-from afina.studies.runs import spec
 from afina.studies.runs.forecast import forecast_methods, forecast_run
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Result
-from afina.studies.runs.spec import PRODUCTS, RunSpec, Training
+from afina.studies.runs.spec import RunSpec
+from afina.training import settings
+from afina.training.settings import PRODUCTS, Training
 from command import Command
 from fakes import Runs
 from raises import raises
@@ -242,7 +243,7 @@ def test_int8_is_the_default_where_a_processor_computes_int8_natively_and_bfloat
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(flags, True))
     monkeypatch.setattr(devices, "choose", lambda: torch.device("cuda" if gpu else "cpu"))
     monkeypatch.setattr(devices, "describe", lambda device: device.type)
-    assert spec.usual_products() == LocalExecutor().usual_products() == usual
+    assert settings.usual_products() == LocalExecutor().usual_products() == usual
 
 
 def test_linux_says_of_a_processor_what_torch_says() -> None:
@@ -258,9 +259,9 @@ def test_the_default_of_a_machine_is_that_of_train_for_methods_that_int8_suits(
     made: list[Study] = []
     monkeypatch.setattr(commands, "_carry_out", lambda study, *given, **options: made.append(study))
     asked = ["train", "--task", "nothing.csv", "--backbone", "nowhere"]
-    monkeypatch.setattr(spec, "usual_products", lambda: FLOAT)
+    monkeypatch.setattr(settings, "usual_products", lambda: FLOAT)
     assert afina(*asked).code == 0
-    monkeypatch.setattr(spec, "usual_products", lambda: INT8)
+    monkeypatch.setattr(settings, "usual_products", lambda: INT8)
     for more in ([], ["--set", "products=float"], ["--method", "full"], ["--set", "precision=int8"]):
         assert afina(*asked, *more).code == 0
     assert [run.training.products for study in made for run in study.runs()] == [FLOAT, INT8, FLOAT, FLOAT, FLOAT]

@@ -28,8 +28,9 @@ from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.results import Results
 from afina.studies.runs import record
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Ask, RunSpec, Training
+from afina.studies.runs.spec import Ask, RunSpec
 from afina.studies.watcher import Watcher
+from afina.training.settings import Training
 from command import HereExecutor, InventedExecutor
 from raises import raises
 from scribe import Scribe

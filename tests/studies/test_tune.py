@@ -30,9 +30,9 @@ from afina.studies.results import Results
 from afina.studies.runs import execute
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Training
 from afina.studies.trials import SPREAD, Trial, Tuned
 from afina.studies.watcher import Watcher
+from afina.training.settings import Training
 from command import PROGRAM, Command, HereExecutor, study_file
 from fakes import sentences, write_csv
 from raises import raises

@@ -215,7 +215,6 @@ def test_without_max_steps_every_drawn_pair_is_used_once(backbones: Backbones, t
         ({"epochs": 3}, "epochs"),
         ({"label_smoothing": 0.1}, "label_smoothing"),
         ({"average": 0.5}, "average"),
-        ({"trunk_dropout": False}, "trunk_dropout"),
     ],
 )
 def test_a_setting_without_effect_is_refused(backbones: Backbones, changes: dict[str, Any], option: str) -> None:

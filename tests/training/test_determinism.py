@@ -22,9 +22,9 @@ from afina.models.backbone_spec import files_digest
 from afina.studies.runs.execute import execute
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
-from afina.studies.runs.spec import Training
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit
+from afina.training.settings import Training
 from fakes import Backbones, Runs, changed, encoded, family_of, fit_of, opened, sentences
 from grid import some_slow
 

@@ -31,11 +31,12 @@ from afina.report.sections import Notes, what_was_run
 from afina.studies.results import Results
 from afina.studies.runs.execute import execute
 from afina.studies.runs.record import UnlabelledCounts, read_records
-from afina.studies.runs.spec import Teacher, Training
+from afina.studies.runs.spec import Teacher
 from afina.studies.study import BEFORE
 from afina.studies.teachers import of_adapter
 from afina.studies.trials import LESSONS
 from afina.studies.watcher import Watcher
+from afina.training.settings import Training
 from command import HereExecutor, InventedExecutor
 from fakes import BATCH, Backbones, Runs, changed, encoded, fit_of, opened, sentences, write_csv
 from raises import raises

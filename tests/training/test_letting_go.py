@@ -177,7 +177,7 @@ def test_runs_in_one_process_take_no_more_memory_from_the_second_on(name: str, d
         import gc, sys
         from afina import Run, meter
         from afina.data.reading_options import ReadingOptions
-        from afina.studies.runs.spec import Training
+        from afina.training.settings import Training
 
         method, dtype, out = sys.argv[1:]
         data = ReadingOptions(train_examples=12, evaluation_examples=4)

@@ -17,9 +17,10 @@ from afina.methods.method import Method
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
 from afina.studies.runs.record import Record
-from afina.studies.runs.spec import UNASKED, Training
+from afina.studies.runs.spec import UNASKED
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit, checkpoint_blocks
+from afina.training.settings import Training
 from fakes import LONG, SLOW, Backbones, changed, encoded, fit_of, opened, parts_of, sentences, serves
 from grid import by_family, thinned
 

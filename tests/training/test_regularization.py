@@ -12,8 +12,8 @@ import torch
 from afina import Backbone, Run
 from afina.errors import InvalidStudy
 from afina.methods import make
-from afina.studies.runs.spec import Training
 from afina.training.fit import Fit
+from afina.training.settings import Training
 from fakes import encoded, fit_of, opened, sentences
 from raises import raises
 

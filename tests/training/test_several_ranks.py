@@ -24,8 +24,7 @@ from trainer import TOLERANCE, Outcome, by_afina, compare, loss_difference, well
 
 DECODER, ENCODER = "gpt2", "bert"
 STEPS = 50
-TRUNK = "classes, upper half"
-"""One process keeps the outputs of the lower blocks, and several compute them in every step."""
+UPPER = "classes, upper half"
 
 CASES = {
     **{f"classes {name}": ("classes", name, {}) for name in ("lora", "full", "ia3", "prefix", "bitfit", "setfit")},
@@ -33,7 +32,7 @@ CASES = {
     "classes fitted head": ("classes", "linear_probe", {}),
     "classes in parts": ("classes", "lora", {"examples": 3}),
     "classes, averaged and pulled": ("classes", "full", {"average": 0.5, "pull": 0.1}),
-    TRUNK: ("classes", "lora", {"layers": "upper half"}),
+    UPPER: ("classes", "lora", {"layers": "upper half"}),
     "texts lora": ("texts", "lora", {}),
     "texts full": ("texts", "full", {}),
     "entities full": ("entities", "full", {}),
@@ -91,28 +90,27 @@ def test_after_fifty_steps_they_have_the_weights_of_one_process(
 
 
 def stopped_after_ten(ranks: Ranks, paths: Mapping[str, str], place: str) -> None:
-    fit = well_conditioned(session(ranks, paths, TRUNK))
+    fit = well_conditioned(session(ranks, paths, UPPER))
     fit.advance(10)
     fit.checkpoint(Path(place), "key")
 
 
 def continued(ranks: Ranks, paths: Mapping[str, str], place: str) -> tuple[int, Outcome]:
-    fit = session(ranks, paths, TRUNK)
+    fit = session(ranks, paths, UPPER)
     fit.resume(Path(place), "key")
     return fit.account.step, by_afina(fit)
 
 
 @pytest.mark.slow
-def test_another_number_of_processes_continues_a_run_that_keeps_outputs_of_lower_blocks(
+def test_another_number_of_processes_continues_a_run(
     paths: Mapping[str, str], alone: Mapping[str, Outcome], tmp_path: Path
 ) -> None:
     place = str(tmp_path / "checkpoint")
-    assert session(ALONE, paths, TRUNK).account.keeps_trunk
     together(2, stopped_after_ten, paths, place)
     step, found = continued(ALONE, paths, place)
     assert step == 10
-    assert loss_difference(found, alone[TRUNK]) <= TOLERANCE
+    assert loss_difference(found, alone[UPPER]) <= TOLERANCE
     stopped_after_ten(ALONE, paths, place)
     for step, found in together(2, continued, paths, place):
         assert step == 10
-        assert loss_difference(found, alone[TRUNK]) <= TOLERANCE
+        assert loss_difference(found, alone[UPPER]) <= TOLERANCE

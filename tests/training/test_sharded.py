@@ -21,8 +21,9 @@ from afina.models.predictions import Predictions
 from afina.models.weights.sharding import gathered
 from afina.ranks import ALONE, Ranks
 from afina.studies.runs.prepared import prepare
-from afina.studies.runs.spec import UNASKED, Ask, Training
+from afina.studies.runs.spec import UNASKED, Ask
 from afina.training.fit import Fit
+from afina.training.settings import Training
 from fakes import Backbones, sentences, write_csv
 from language import answer
 from together import together

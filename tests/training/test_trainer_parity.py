@@ -26,11 +26,11 @@ from afina.methods.method import Method
 from afina.models import objectives
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
-from afina.studies.runs.prepared import recipe_of
-from afina.studies.runs.spec import RunSpec, Training
 from afina.training.fit import Fit
-from afina.training.optimizer import Recipe, make_optimizer
-from fakes import BATCH, Backbones, changed, encoded, fit_of, opened, reference, sentences
+from afina.training.optimizer import make_optimizer
+from afina.training.recipe import Recipe
+from afina.training.settings import Training
+from fakes import BATCH, Backbones, changed, encoded, fit_of, opened, recipe, reference, sentences
 from grid import some_slow, thinned
 from raises import raises
 from trainer import (
@@ -192,22 +192,21 @@ def test_warm_up_is_trainers(backbones: Backbones, plain: Callable[[str], Outcom
 
 @pytest.mark.parametrize("asked", [0.0, 0.06, 0.061, 1.0, 7.0])
 def test_a_share_of_the_steps_is_as_many_steps_as_under_trainer(asked: float, tmp_path: Path) -> None:
-    found = recipe(Training(max_steps=STEPS, warmup=asked)).warmup
+    found = recipe_of(Training(max_steps=STEPS, warmup=asked)).warmup
     assert found == arguments(tmp_path, warmup_steps=asked).get_warmup_steps(STEPS)
-    assert 0 <= recipe(Training(max_steps=1, warmup=asked if asked < 1 else 0)).warmup < 1
+    assert 0 <= recipe_of(Training(max_steps=1, warmup=asked if asked < 1 else 0)).warmup < 1
 
 
 def test_a_rate_that_only_rises_is_refused() -> None:
     with raises(InvalidStudy, code="option.invalid", option="warmup", found=50.0, steps=STEPS):
-        recipe(Training(max_steps=STEPS, warmup=STEPS))
+        recipe_of(Training(max_steps=STEPS, warmup=STEPS))
     with pytest.raises(ValueError, match="whole number of steps"):
         Training(warmup=2.5)
 
 
-def recipe(training: Training) -> Recipe:
-    run = RunSpec(backbone="gpt2", task="sst2", method="full", training=training)
+def recipe_of(training: Training) -> Recipe:
     tokens = Encoded(np.ones(40, np.int32), np.arange(0, 41, 2), 0)
-    return recipe_of(run, METHODS["full"](), Loader(tokens, np.zeros(20, np.int64), BATCH, SEED))
+    return Recipe.of(training, METHODS["full"](), Loader(tokens, np.zeros(20, np.int64), BATCH, SEED), SEED)
 
 
 @pytest.mark.slow
@@ -306,8 +305,8 @@ def test_the_optimizer_is_trainers_and_decays_the_same_weights(
     parameters = method.trainable(classifier.model)
     trainer = Trainer(model=classifier.model, args=arguments(tmp_path))
     assert METHODS[name]().decays(classifier.model) == set(trainer.get_decay_parameter_names(classifier.model))
-    recipe = Recipe(STEPS, **RECIPE)
-    ours, theirs = make_optimizer(classifier.model, method, parameters, recipe), trainer.create_optimizer()
+    made = recipe(steps=STEPS, **RECIPE)
+    ours, theirs = make_optimizer(classifier.model, method, parameters, made), trainer.create_optimizer()
     found = groups(ours, parameters)
     assert found == groups(theirs, parameters)
     assert {group["betas"] for group in ours.param_groups} == {group["betas"] for group in theirs.param_groups}
@@ -428,7 +427,7 @@ def test_losses_of_every_kind_of_task_are_trainers(
     loader = Loader(tokens, learnt, BATCH, SEED)
     classifier = open_()
     attach(classifier, method)
-    fit = well_conditioned(Fit(classifier, method, objective, loader, Recipe(steps, **RECIPE)))
+    fit = well_conditioned(Fit(classifier, method, objective, loader, recipe(steps=steps, **RECIPE)))
     fit.advance()
     theirs = reference(backbone.path, open_(), len(names), backbone.tokenizer.pad_token_id)
     theirs.config.problem_type = classifier.model.config.problem_type

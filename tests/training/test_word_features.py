@@ -128,18 +128,6 @@ def test_the_memory_of_a_training_on_words_is_foreseen(backbones: Backbones, fam
     assert foreseen.counts.head == (32 + 1) * OBJECTIVE.width
 
 
-def test_the_outputs_of_frozen_lower_blocks_are_kept_for_words_too(backbones: Backbones) -> None:
-    backbone = Backbone.load(str(backbones.path("bert", dropout=0.0)))
-    method = make("lora", {"layers": 1, "dropout": 0.0}).for_family("bert")
-    losses = []
-    for trunk in ("kept", "recomputed"):
-        fit = fit_of(opened(backbone, method), method, loader(backbone, 24), steps=6, trunk=trunk)
-        fit.advance()
-        losses.append(fit.account.losses)
-        assert (fit.inputs.trunk_use is not None) == (trunk == "kept")
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
 def test_a_batch_in_which_no_word_is_read_changes_no_weight(gpt2: Backbone) -> None:
     batches = loader(gpt2, 2, batch_size=2)
     assert isinstance(batches.labels, Encoded)

@@ -269,8 +269,9 @@ def plan(
 
     worker_memory.prepare()
     from afina.studies.runs.forecast import forecast_methods
-    from afina.studies.runs.spec import DTYPES, PRODUCTS, Ask, Training
+    from afina.studies.runs.spec import Ask
     from afina.studies.study_file import checked
+    from afina.training.settings import DTYPES, PRODUCTS, Training
 
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES, "plan")

@@ -300,7 +300,7 @@ def _usual_products(method: str) -> dict[str, Any]:
     """Return the setting `products` of a training on this machine for which the user gives none; empty if float."""
     from afina.methods import asks_endpoint, make
     from afina.models.backbone_spec import FLOAT
-    from afina.studies.runs.spec import usual_products
+    from afina.training.settings import usual_products
 
     if asks_endpoint(method):
         return {}

@@ -148,7 +148,7 @@ _FLAGGED = (
 )
 _IN_TRAINING = (
     "abstain_error batch_size class_weights distil_temperature distil_weight dtype epochs label_smoothing max_length "
-    "precision products pull retention temperature trunk trunk_dropout warmup"
+    "precision products pull retention temperature warmup"
 )
 _IN_METHODS = "draw head layers normalize offset pooling shots targets"
 _GENERATES = "length_penalty max_new_tokens min_new_tokens no_repeat_ngram stop top_k top_p"

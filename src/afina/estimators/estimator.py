@@ -220,7 +220,7 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         learning_rate: The learning rate. None: the method's default.
         max_length: The largest number of tokens of a text; by default 512, or the backbone's limit if this is lower.
         class_weight: "balanced" weights classes as in scikit-learn. None: all classes have the same weight.
-        training: Further fields of `afina.studies.runs.spec.Training`, such as {"max_steps": 100}. With
+        training: Further fields of `afina.training.settings.Training`, such as {"max_steps": 100}. With
             {"abstain_error": 0.05}, the method `answered` says which texts the classifier is sure of; `predict` returns
             a label for every text.
         out: A directory for the adapter, which `Predictor.load` and `afina predict` open. None: the adapter stays in

@@ -58,10 +58,6 @@ class BottleneckAdapter(Method):
         if self.reduction < 1 or not 0 < self.scale <= _LARGEST:  # NaN fails too
             raise problems.ADAPTER_SETTINGS(most=_LARGEST, method="adapter", reduction=self.reduction, scale=self.scale)
 
-    @property
-    def adapts_upper_blocks(self) -> bool:
-        return self.layers != ALL
-
     def attach(self, model: Any) -> Any:
         """Add the bottleneck modules, whose outputs are 0 before training.
 

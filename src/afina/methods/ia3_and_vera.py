@@ -48,10 +48,6 @@ class Ia3(PeftMethod):
         if self.targets and beyond:
             raise problems.IA3_FEEDFORWARD(method="ia3", feedforward=beyond[0])
 
-    @property
-    def adapts_upper_blocks(self) -> bool:
-        return self.layers != ALL
-
     def for_family(self, family: str) -> Self:
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as INNER
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as TARGETS
@@ -73,7 +69,7 @@ class Ia3(PeftMethod):
         family, first = model.config.model_type, blocks_from(self.layers, model, self.name)
         check_targets(self.name, model, self.targets, type(self)().for_family(family).targets)
         below: list[str] = []
-        if self.adapts_upper_blocks:  # peft's configuration of (IA)^3 has no `layers_to_transform`
+        if self.layers != ALL:  # peft's configuration of (IA)^3 has no `layers_to_transform`
             _, below = adapted_modules(model, first, self.targets, self.name)
         return IA3Config(
             task_type="SEQ_CLS",

@@ -1,7 +1,7 @@
 """`layers`: the setting of a method that says which transformer blocks the method adapts: all, or the upper blocks.
 
-The blocks below the adapted ones get no gradient, so their outputs can be computed once for all epochs
-(`afina.training.trunk_inputs`). The module `layers` does not know single methods, and does not import torch.
+The blocks below the adapted ones get no gradient, and no backward pass. The module `layers` does not know single
+methods, and does not import torch.
 """
 
 from __future__ import annotations

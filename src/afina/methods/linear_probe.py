@@ -54,7 +54,7 @@ class LinearProbe(PooledFeatures):
     ignores: ClassVar[frozenset[str]] = frozenset(
         (
             *("learning_rate", "weight_decay", "clip", "warmup", "label_smoothing", "average", "pull"),
-            *("trunk", "trunk_dropout", "words", "offset"),
+            *("words", "offset"),
         )
     )
 

@@ -88,10 +88,6 @@ class Lora(PeftMethod):
         if self.init == "orthogonal" and self.r % 2:
             raise problems.LORA_ORTHOGONAL_ODD(method="lora", init=self.init, r=self.r)
 
-    @property
-    def adapts_upper_blocks(self) -> bool:
-        return self.layers != ALL
-
     def for_family(self, family: str) -> Self:
         return self if self.targets else replace(self, targets=ARCHITECTURES[family].lora_targets)
 
@@ -108,12 +104,12 @@ class Lora(PeftMethod):
         family, first = architecture_of(model), blocks_from(self.layers, model, self.name)
         everything = self.targets == (ALL_LINEAR,)
         targets: Sequence[str] = self.targets
-        if everything and self.adapts_upper_blocks:  # peft selects blocks only of targets that are a list
+        if everything and self.layers != ALL:  # peft selects blocks only of targets that are a list
             everything, targets = False, [*family.block.linear]
         elif not everything:
             check_targets(self.name, model, targets, family.lora_targets)
         adapted: Collection[str] | None = None
-        if self.adapts_upper_blocks:
+        if self.layers != ALL:
             adapted, _ = adapted_modules(model, first, targets, self.name)
         chosen = None if everything else targets
         widest = max(max(shape) for shape in _shapes(model, chosen, adapted))
@@ -135,7 +131,7 @@ class Lora(PeftMethod):
 
     def _of_blocks(self, model: Any, first: int) -> dict[str, Any]:
         """Return peft's settings that select the blocks from block `first` on; empty if LoRA adapts all blocks."""
-        if not self.adapts_upper_blocks:
+        if self.layers == ALL:
             return {}
         indices = list(range(first, int(model.config.num_hidden_layers)))
         pattern = architecture_of(model).block.layers.rpartition(".")[2]

@@ -214,14 +214,6 @@ class Adaptation(ABC):
         return None
 
     @property
-    def adapts_upper_blocks(self) -> bool:
-        """Whether the user has restricted the method to upper transformer blocks.
-
-        By default, training then computes the outputs of the blocks below once for all epochs.
-        """
-        return False
-
-    @property
     def takes_positions(self) -> int:
         """Number of virtual tokens that the method adds; a text's maximum length is shorter by this number."""
         return 0

@@ -60,9 +60,7 @@ class SetFit(PooledFeatures):
     trains_all: ClassVar[bool] = True
     needs_encoder: ClassVar[bool] = True
     kinds: ClassVar[frozenset[Kind] | None] = frozenset({CLASSES})
-    ignores: ClassVar[frozenset[str]] = frozenset(
-        (*("epochs", "label_smoothing", "average", "trunk", "trunk_dropout"), *("words", "offset"))
-    )
+    ignores: ClassVar[frozenset[str]] = frozenset((*("epochs", "label_smoothing", "average"), *("words", "offset")))
 
     pooling: EmbeddingPooling = "auto"
     normalize: bool | None = None

@@ -101,10 +101,6 @@ class Sum(Method):
         return any(part.trains_head for part in self.parts.values())
 
     @property
-    def adapts_upper_blocks(self) -> bool:
-        return any(part.adapts_upper_blocks for part in self.parts.values())
-
-    @property
     def takes_positions(self) -> int:
         return sum(part.takes_positions for part in self.parts.values())
 

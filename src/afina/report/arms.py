@@ -20,7 +20,7 @@ from afina.stats import intervals
 from afina.stats.metrics import METRICS
 from afina.studies.backbones import ON, backbone_names, on_backbone
 from afina.studies.runs.record import Record, Result
-from afina.studies.runs.spec import NO_EFFECT, training_settings
+from afina.training.settings import NO_EFFECT, training_settings
 
 _OF_SIZE = ("train_examples", "train_digest")
 """The settings that depend on the number of training texts; an arm's label has this number in their place."""

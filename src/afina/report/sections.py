@@ -45,8 +45,8 @@ from afina.report.tables import Column, Table
 from afina.stats.metrics import METRICS
 from afina.studies.backbones import on_backbone
 from afina.studies.runs.record import Environment, Record
-from afina.studies.runs.spec import DISTILLATION, training_settings
 from afina.studies.trials import Tuned
+from afina.training.settings import DISTILLATION, training_settings
 
 if TYPE_CHECKING:
     from afina.studies.descriptions import Failure

@@ -19,7 +19,7 @@ from afina.studies.choosing.recommendation import Recommendation
 from afina.studies.descriptions import read_recommendation, read_request
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
-from afina.studies.runs.spec import training_settings
+from afina.training.settings import training_settings
 
 SHOWN = 3
 """The note of an `AdapterChoice` names at most this number of other runs."""

@@ -146,10 +146,6 @@ ABSTENTION_TEXTS = Problem(
     "`{option}`.",
 )
 _option_invalid = partial(Problem, InvalidStudy, "option.invalid")
-WARMUP_TOO_LONG = _option_invalid(
-    "`warmup` {found:g}: the learning rate would rise in all of the training's {steps:,} steps. Give fewer "
-    "steps, or a share of all steps below 1, such as 0.06."
-)
 WATCHER_TYPE = _option_invalid("`watcher`: found a {found}. Expected a Watcher, such as afina.Lines(print).")
 
 _method_products_unsupported = partial(Problem, InvalidStudy, "method.products-unsupported")

@@ -48,12 +48,13 @@ from afina.studies.runs.endpoint_run import Inquiry, endpoint_of, repriced
 from afina.studies.runs.inputs import may_start_from_words
 from afina.studies.runs.output_directory import OutputLock, check_name
 from afina.studies.runs.run import MOST_SEED, Run
-from afina.studies.runs.spec import Ask, RunSpec, Teacher, Training, with_address
+from afina.studies.runs.spec import Ask, RunSpec, Teacher, with_address
 from afina.studies.schedule import other_data_note
 from afina.studies.study_file import check_asked, check_no_consent, check_template, checked, explain, override, read
 from afina.studies.teachers import TEACHER, Arm, found_runs, named_teacher, of_adapter, teachers_first
 from afina.studies.trials import Space, Tune, Tuned, candidate_run
 from afina.studies.watcher import Watcher, WithBackbones, watching
+from afina.training.settings import Training
 
 Part = TypeVar("Part", bound=Frozen)
 

@@ -17,8 +17,8 @@ from afina.studies.choosing.recommendation import Recommendation
 from afina.studies.descriptions import StudyRequest, read_recommendation, read_request
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
-from afina.studies.runs.spec import NO_EFFECT, Training
 from afina.studies.study import Study
+from afina.training.settings import NO_EFFECT, Training
 
 
 def study_of(out: str | Path) -> Study:
@@ -49,13 +49,15 @@ def as_toml(study: Study) -> str:
 
 
 def _of_request(request: StudyRequest) -> dict[str, Any]:
-    content = {name: value for name, value in request.study.items() if name != "tune"}
-    if request.study.get("tune"):
-        tables = content["methods"].items()
-        content["methods"] = {
-            name: {key: value for key, value in one.items() if key != "search"} for name, one in tables
-        }
-    return {name: value for name, value in content.items() if value is not None}
+    content = {name: value for name, value in request.study.items() if name != "tune" and value is not None}
+    # outputs of lower blocks that an earlier version kept differed only by rounding from those of each step
+    left_out = {"trunk", "search"} if request.study.get("tune") else {"trunk"}
+    content["train"] = {key: value for key, value in content.get("train", {}).items() if key not in left_out}
+    content["methods"] = {
+        name: {key: value for key, value in table.items() if key not in left_out}
+        for name, table in content["methods"].items()
+    }
+    return content
 
 
 def _of_recommendation(made: Recommendation, directory: OutputDirectory) -> dict[str, Any]:

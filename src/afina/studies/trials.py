@@ -23,8 +23,8 @@ from afina.schema import FigureOrNone, Frozen
 from afina.studies import problems
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Training
 from afina.studies.study_file import checked
+from afina.training.settings import Training
 
 RATE = "learning_rate"
 LESSONS: Mapping[str, tuple[float, ...]] = {"distil_temperature": (1.0, 2.0, 4.0), "distil_weight": (0.1, 0.5, 0.9)}

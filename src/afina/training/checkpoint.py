@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -30,8 +30,6 @@ class Account:
     Attributes:
         by_text: Whether several processes have trained, which draw dropout masks for each text (`TextMasks`). A single
             process that continues then draws its masks in the same way.
-        ranks: The number of processes that train.
-        keeps_trunk: Whether the outputs of frozen lower blocks are kept.
     """
 
     step: int = 0
@@ -40,17 +38,6 @@ class Account:
     losses: list[float] = field(default_factory=list)
     rss_peak: int = 0
     by_text: bool = False
-    ranks: int = 1
-    keeps_trunk: bool = False
-
-    def continues(self, now: Account) -> bool:
-        """Return whether the session `now` may continue from this checkpoint.
-
-        Kept outputs of lower blocks differ by rounding from those that a step computes. So the result is that of an
-        uninterrupted session, bit for bit, only if both keep them or neither does; with another number of processes,
-        the result is equal up to rounding anyway.
-        """
-        return self.ranks != now.ranks or self.keeps_trunk == now.keeps_trunk
 
 
 def save(
@@ -105,8 +92,8 @@ def load(
     All ranks call this. Rank 0 reads the checkpoint, and the others receive its tensors, one at a time.
 
     Args:
-        now: The account of the session that continues. If the checkpoint is missing, damaged, from another run or not
-            one from which the session may continue, no parameter is changed and `now` is returned.
+        now: The account of the session that continues. If the checkpoint is missing, damaged or from another run, no
+            parameter is changed and `now` is returned.
         parts: The sharded tensors of which the ranks have parts in `parameters`, by name.
     """
     account, shapes = ranks.from_first(_contents(path, key, parameters, now) if ranks.is_first else (now, {}))
@@ -147,9 +134,6 @@ def _contents(
     }:
         return nothing
     try:
-        account = Account(**json.loads(metadata["account"]))
+        return Account(**json.loads(metadata["account"])), shapes
     except (KeyError, TypeError, ValueError, RecursionError):
         return nothing  # written by another version of afina
-    if not account.continues(now):
-        return nothing
-    return replace(account, ranks=now.ranks, keeps_trunk=now.keeps_trunk), shapes

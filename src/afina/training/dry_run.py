@@ -37,10 +37,9 @@ from afina.models.weights.stored import StoredTensor
 from afina.models.weights.unread import UnreadShapes, UnreadWeight, stand_in
 from afina.ranks import ALONE, Ranks, rehearsal
 from afina.training.fit import Fit
-from afina.training.inputs import MicroBatch, TextBatch, TrunkUse
-from afina.training.optimizer import Recipe
+from afina.training.inputs import MicroBatch, TextBatch, inputs_of
 from afina.training.probe_fit import fit_of
-from afina.training.trunk_inputs import training_inputs
+from afina.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,6 @@ class DryRun:
             weights, the peak of a step minus `state_bytes`.
         evaluation: Peak size of all tensors during the evaluation after training, in bytes.
         tensors: Peak size of all tensors from the start of training to the end of the evaluation, in bytes.
-        trunk: How training uses the outputs of frozen lower blocks. None: training does not look for such blocks.
     """
 
     counts: ParameterCounts
@@ -68,17 +66,6 @@ class DryRun:
     evaluation: int
     tensors: int
     disk_bytes: int
-    trunk: TrunkUse | None = None
-
-    @property
-    def trunk_bytes(self) -> int:
-        """Bytes of the kept outputs of frozen lower blocks, in memory or in a temporary file."""
-        return 0 if self.trunk is None else self.trunk.bytes
-
-    @property
-    def scratch_bytes(self) -> int:
-        """Bytes of the temporary file of the kept outputs, if they are not in memory."""
-        return self.trunk_bytes if self.trunk is not None and self.trunk.place == "file" else 0
 
 
 def dry_run(
@@ -89,8 +76,6 @@ def dry_run(
     recipe: Recipe,
     evaluation: Packed,
     dtype: torch.dtype,
-    precision: str = FLOAT,
-    products: str = FLOAT,
     load: GenerationLoad | None = None,
 ) -> DryRun:
     """Measure the memory of training `method` on the CPU, and of the evaluation after training.
@@ -102,34 +87,29 @@ def dry_run(
         address: The backbone's address; only its configuration is read.
         evaluation: The largest batch of the evaluation, with targets for each token if the kind of task has such
             targets.
-        precision: How the backbone's frozen weights are stored, a key of `PRECISIONS`.
-        products: The type of numbers in which products with frozen weights are computed, "float" or "int8".
         load: The prompts for which the evaluation generates answers. None: no answer is generated.
     """
-    ranks = recipe.ranks
+    ranks, precision = recipe.ranks, recipe.training.precision
     # Two, because peft cannot wrap fake tensors.
     shapes = [
         _shape(address, objective.width, objective.opening, method, precision, unread=ranks.sharded) for _ in range(2)
     ]
     # Before FakeTensorMode, because these functions read values.
     layout = shapes[0].layout
-    kind = training_inputs(method, shapes[0], loader, recipe)
-    made, evaluation_layout = kind.rehearsal(loader, recipe, layout), layout(evaluation).made()
+    made, evaluation_layout = inputs_of(method).rehearsal(loader, recipe, layout), layout(evaluation).made()
     generation = None if load is None else load.rehearsal(shapes[0].before, layout)
     with rehearsal(ranks), FakeTensorMode(allow_non_fake_inputs=True), Alive() as alive:
         of_training = dtype if method.trainable(shapes[0].model) else torch.float32
         classifier = _fake(shapes.pop(), method, ranks, of_training)
-        fit = fit_of(method)(classifier, method, objective, loader, recipe, dtype, products)
+        fit = fit_of(method)(classifier, method, objective, loader, recipe, dtype)
         del classifier
         parts = _two_steps(fit, made) if fit.parameters else []
         kept, activations, beyond = fit.state_bytes, None, 0
         if fit.parameters:
             beyond = alive.peak - kept
-            if not recipe.checkpointing and (activations := fit.activation_bytes(parts[0])) is not None:
+            if not recipe.training.checkpointing and (activations := fit.activation_bytes(parts[0])) is not None:
                 beyond = beyond if ranks.sharded else activations
-        copies, most, trunk = fit.weights.copies, kept + fit.beside_bytes, fit.inputs.trunk_use
-        if trunk is not None and trunk.place == "memory":
-            copies += trunk.bytes  # of a GPU's run, too, the outputs are in main memory
+        copies, most = fit.weights.copies, kept + fit.beside_bytes
         counts = count_parameters(fit.parameters)
         classifier = fit.finish(lambda: _fake(shapes.pop(), method, ranks))
         disk_bytes = tensorfile.size(method.state(classifier.model))
@@ -140,7 +120,7 @@ def dry_run(
                 generation.run(classifier)
             classifier(evaluation, evaluation_layout)
     tensors = max(before, alive.peak, most)
-    return DryRun(counts, kept, kept - copies, activations, beyond, alive.peak, tensors, disk_bytes, trunk)
+    return DryRun(counts, kept, kept - copies, activations, beyond, alive.peak, tensors, disk_bytes)
 
 
 def _two_steps(fit: Fit, made: Sequence[TextBatch]) -> Sequence[MicroBatch]:

@@ -42,10 +42,10 @@ from afina.stats.metrics import METRICS
 from afina.training import checkpoint, problems
 from afina.training.checkpoint import Account
 from afina.training.head_fit import FittedHead
-from afina.training.inputs import MicroBatch
+from afina.training.inputs import MicroBatch, inputs_of
 from afina.training.mixed_precision import WorkingWeights
-from afina.training.optimizer import L2SP, Recipe, WeightAverage, clip, make_optimizer, set_rate
-from afina.training.trunk_inputs import training_inputs
+from afina.training.optimizer import L2SP, WeightAverage, clip, make_optimizer, set_rate
+from afina.training.recipe import Recipe
 
 CHECKPOINT_SHARE = 0.05
 """Maximum share of the training time for writing checkpoints; on a slow disk, afina writes fewer checkpoints."""
@@ -66,7 +66,7 @@ class Pace:
 
     Attributes:
         step: Seconds for each token of each step.
-        once: Further seconds for each token of the training split, whose lower blocks are computed once.
+        once: Further seconds for each token of the training split, whose features are computed once for a head.
     """
 
     step: float
@@ -93,13 +93,13 @@ class Fit:
         loader: Loader,
         recipe: Recipe,
         dtype: torch.dtype = torch.float32,
-        products: str = FLOAT,
     ) -> None:
         self.classifier, self.method, self.objective = classifier, method, objective
         self.loader, self.recipe = loader, recipe
         self.parameters = method.trainable(classifier.model)
-        if recipe.checkpointing:
+        if recipe.training.checkpointing:
             checkpoint_blocks(classifier.body)
+        products = recipe.training.products
         if not self.parameters:
             dtype, products = torch.float32, FLOAT
         factors = int8_factors(classifier, loader, recipe) if products == INT8 else {}
@@ -108,15 +108,14 @@ class Fit:
         if self.weights.in_int8 and not self.weights.int8_layers:
             raise problems.PRODUCTS_WITHOUT_LAYER(method=method.name, products=products)
         self.optimizer = make_optimizer(classifier.model, method, self.weights.trained, recipe)
-        self.inputs = training_inputs(method, classifier, loader, recipe)(classifier, loader, recipe)
-        trunk = self.inputs.trunk_use
-        self.account = Account(ranks=recipe.ranks.count, keeps_trunk=trunk is not None and trunk.place is not None)
+        self.inputs = inputs_of(method)(classifier, loader, recipe)
+        self.account = Account()
         model, trained = classifier.model, self.weights.trained
         brought = {name: trained[name] for name in sorted(method.pretrained(model))}
-        if recipe.pull and self.parameters and not brought:
+        if recipe.training.pull and self.parameters and not brought:
             raise problems.PULL_INAPPLICABLE(method=method.name, option="pull")
-        self.pull = L2SP(recipe.pull, brought, method.multipliers(model))
-        self.average = WeightAverage(recipe.average, recipe.steps, trained)
+        self.pull = L2SP(recipe.training.pull, brought, method.multipliers(model))
+        self.average = WeightAverage(recipe.training.average, recipe.steps, trained)
 
     @property
     def learning_rate(self) -> float | None:
@@ -155,7 +154,7 @@ class Fit:
         account, steps = self.account, self.recipe.steps
         first, tokens, seconds = account.step, account.tokens, account.seconds.get("train", 0.0)
         began = last_kept = meter.now()
-        pause = self.recipe.checkpoint_seconds
+        pause = self.recipe.training.checkpoint_seconds
         for batch in self.inputs.batches(first, stop or steps):
             loss = self.step(batch)
             done = account.step
@@ -168,7 +167,7 @@ class Fit:
                 start = meter.now()
                 keep(account)
                 last_kept = meter.now()
-                pause = max(self.recipe.checkpoint_seconds, (last_kept - start) / CHECKPOINT_SHARE)
+                pause = max(self.recipe.training.checkpoint_seconds, (last_kept - start) / CHECKPOINT_SHARE)
             if ends:
                 raise KeyboardInterrupt
 
@@ -232,7 +231,7 @@ class Fit:
             weight.grad = torch.zeros_like(weight)
 
     def _take(self) -> None:
-        clip(self.optimizer, self.weights.norm(), self.recipe.clip)
+        clip(self.optimizer, self.weights.norm(), self.recipe.training.clip)
         self.optimizer.step()
         self.pull.apply(self.recipe.rate(self.account.step))
         self.average.take(self.account.step + 1)
@@ -261,14 +260,14 @@ class Fit:
         outputs = self.inputs.outputs(part)
         recipe = self.recipe
         if part.soft is None:
-            return self.objective.loss(outputs, part.targets, recipe.label_smoothing, part.weights)
+            return self.objective.loss(outputs, part.targets, recipe.training.label_smoothing, part.weights)
         return self.objective.distilled_loss(
             outputs,
             part.targets,
             part.soft,
-            temperature=recipe.distil_temperature,
-            weight=recipe.distil_weight,
-            smoothing=recipe.label_smoothing,
+            temperature=recipe.training.distil_temperature,
+            weight=recipe.training.distil_weight,
+            smoothing=recipe.training.label_smoothing,
             weights=part.weights,
         )
 
@@ -342,18 +341,15 @@ class Fit:
 
     def pace(self, first: int, count: int) -> Pace:
         """Measure the training seconds per token over `count` steps after `first` steps; ends the session."""
-        account, inputs = self.account, self.inputs
+        account = self.account
         self.advance(first)
         tokens, seconds = account.tokens, account.seconds["train"]
-        once_tokens, once_seconds = inputs.once_tokens, inputs.once_seconds
         self.advance(first + count)
-        once_tokens, once_seconds = inputs.once_tokens - once_tokens, inputs.once_seconds - once_seconds
-        in_steps = account.seconds["train"] - seconds - once_seconds
-        return Pace(in_steps / (account.tokens - tokens), once_seconds / once_tokens if once_tokens else 0.0)
+        return Pace((account.seconds["train"] - seconds) / (account.tokens - tokens))
 
     def measure(self) -> Measured:
         """Measure the memory of the state and of the largest micro-batch's activations, after the last step."""
-        if not self.parameters or self.recipe.checkpointing:
+        if not self.parameters or self.recipe.training.checkpointing:
             return Measured(self.state_bytes)  # activations that are recomputed are not saved and cannot be counted
         largest = self.inputs.largest(self.loader, self.recipe)
         return Measured(self.state_bytes, self.activation_bytes(self.inputs.stand_in(largest)), len(largest.tokens))

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.models.kernels.dropout_masks import TextMasks, generators_of
 from afina.models.kernels.layout import Layout
-from afina.training.optimizer import Recipe
+from afina.training.recipe import Recipe
 
 
 class MicroBatch(Protocol):
@@ -86,56 +86,13 @@ class TextBatch:
         return len(self.packed)
 
 
-Place = Literal["memory", "file"]
-
-
-@dataclass(frozen=True)
-class TrunkUse:
-    """How a training session used the outputs of the frozen lower blocks.
-
-    Attributes:
-        blocks: Number of lower blocks whose weights do not train.
-        place: Where the outputs were kept. None: the lower blocks were computed in every step.
-        bytes: Size of the kept outputs of all texts.
-        dropout: Whether the lower blocks had dropout as in the backbone's configuration.
-        reason: Why the lower blocks were computed in every step; "" if they were not.
-    """
-
-    blocks: int
-    place: Place | None = None
-    bytes: int = 0
-    dropout: bool = True
-    reason: str = ""
-
-    @property
-    def note(self) -> str:
-        """A sentence without a full stop about the lower blocks."""
-        blocks = "1 frozen lower block" if self.blocks == 1 else f"{self.blocks} frozen lower blocks"
-        if self.place is None:
-            said = f"computes {blocks} in every step: {self.reason}"
-        else:
-            where = "in memory" if self.place == "memory" else "in a temporary file"
-            said = f"computes {blocks} once for each text, and keeps the outputs {where} ({in_mib(self.bytes)})"
-        return said if self.dropout else f"{said}; the dropout below the trained blocks is off"
-
-
-def in_mib(size: int) -> str:
-    """Return a number of bytes in MiB, such as "33.4 MiB"."""
-    return f"{size / 2**20:,.1f} MiB"
-
-
 class Inputs(ABC):
     """The inputs of all steps of a training session: packed texts or features.
 
     Attributes:
-        once_seconds: Seconds of the steps so far that were spent on outputs that are computed once for all epochs, and
-            that `pace` of a session counts apart.
-        once_tokens: Number of tokens for which such outputs were computed.
         by_text: Whether dropout masks are drawn for each text, so that they do not depend on the number of processes.
     """
 
-    once_seconds: float = 0.0
-    once_tokens: int = 0
     by_text: bool = False
 
     def __init__(self, classifier: Classifier, loader: Loader, recipe: Recipe) -> None:
@@ -149,11 +106,6 @@ class Inputs(ABC):
     def held(self) -> Sequence[Tensor]:
         """The tensors that are kept between steps in addition to weights."""
         return ()
-
-    @property
-    def trunk_use(self) -> TrunkUse | None:
-        """How the session uses the outputs of frozen lower blocks. None: the session does not look for such blocks."""
-        return None
 
     @property
     def pair_counts(self) -> PairCounts | None:

@@ -1,4 +1,4 @@
-"""The optimizer: AdamW with torch's defaults (as in Trainer), settings of training, L2-SP and weight averaging.
+"""The optimizer: AdamW with torch's defaults (as in Trainer), L2-SP and weight averaging.
 
 The module `optimizer` does not know batches or losses.
 """
@@ -6,75 +6,14 @@ The module `optimizer` does not know batches or losses.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from afina.data.batch import MicroBatchLimits
 from afina.methods.method import Method
-from afina.ranks import Ranks
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The settings of a training session.
-
-    Attributes:
-        steps: Total number of optimizer steps, over which the learning rate decays.
-        learning_rate: The largest learning rate, which the first step after the warm-up has; the learning rate then
-            decays linearly to zero after the last step.
-        weight_decay: Weight decay of the parameters for which the method allows it.
-        clip: Maximum total norm of the gradients; larger gradients are scaled down.
-        seed: Seed of the dropout masks.
-        checkpoint_seconds: Minimum time between checkpoints, in seconds.
-        at_once: Maximum size of a micro-batch; gradients of a batch's micro-batches are accumulated. Also the processes
-            that share each batch.
-        checkpointing: Whether to use activation checkpointing: only the input of each block is kept for the backward
-            pass.
-        label_smoothing: Share of each target that is spread over all labels.
-        average: Share of the last steps whose weights are averaged at the end of training. 0: no averaging.
-        pull: Strength of L2-SP: the backbone's own weights decay towards their pretrained values instead of zero.
-        warmup: Number of first steps in which the learning rate rises linearly from zero.
-        trunk: Whether the outputs of frozen lower blocks are kept, a value of `train.trunk`.
-        trunk_dropout: Whether frozen lower blocks have dropout as in the backbone's configuration.
-        distil_temperature: The temperature of the teacher's and the student's probabilities.
-        distil_weight: Share of the loss that compares the student with its teacher; the rest compares the student with
-            the labels.
-        scratch: The directory for a file of kept outputs that are too large for memory. None: no file is written.
-    """
-
-    steps: int
-    learning_rate: float
-    weight_decay: float
-    clip: float
-    seed: int
-    checkpoint_seconds: float = 60.0
-    at_once: MicroBatchLimits = field(default_factory=MicroBatchLimits)
-    checkpointing: bool = False
-    label_smoothing: float = 0.0
-    average: float = 0.0
-    pull: float = 0.0
-    warmup: int = 0
-    trunk: str = "auto"
-    trunk_dropout: bool = True
-    distil_temperature: float = 1.0
-    distil_weight: float = 0.0
-    scratch: Path | None = None
-
-    @property
-    def ranks(self) -> Ranks:
-        """The processes that compute the training together."""
-        return self.at_once.ranks
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0, as in transformers' linear schedule with warm-up."""
-        if step < self.warmup:
-            return self.learning_rate * step / self.warmup
-        return self.learning_rate * (self.steps - step) / (self.steps - self.warmup)
+from afina.training.recipe import Recipe
 
 
 def make_optimizer(
@@ -88,7 +27,7 @@ def make_optimizer(
         parameters: The trained float32 parameters by name; may be empty.
     """
     decaying, multipliers = method.decays(model), method.multipliers(model)
-    if recipe.pull:
+    if recipe.training.pull:
         decaying -= method.pretrained(model)
     by_multiplier: dict[float, tuple[list[Parameter], list[Parameter]]] = {1.0: ([], [])}
     for name, parameter in parameters.items():
@@ -97,7 +36,7 @@ def make_optimizer(
     groups = [
         {"params": members, "weight_decay": decay, "multiplier": multiplier}
         for multiplier, pair in by_multiplier.items()
-        for members, decay in zip(pair, (recipe.weight_decay, 0.0), strict=True)
+        for members, decay in zip(pair, (recipe.training.weight_decay, 0.0), strict=True)
     ]
     filled = [group for group in groups if group["params"]]
     return torch.optim.AdamW(filled or groups[:1], lr=recipe.learning_rate, fused=True)

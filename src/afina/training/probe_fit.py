@@ -19,7 +19,6 @@ from afina import meter
 from afina.data.batch import Loader
 from afina.events import Listener, Progress, ignore
 from afina.methods.method import Method
-from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier
 from afina.models.objective import Objective
 from afina.training.checkpoint import Account
@@ -27,7 +26,7 @@ from afina.training.contrastive_fit import ContrastiveFit
 from afina.training.fit import Fit, Measured, Pace
 from afina.training.head_fit import fit_head, head_fit_bytes
 from afina.training.inputs import AllFeatures, MicroBatch
-from afina.training.optimizer import Recipe
+from afina.training.recipe import Recipe
 
 
 class ProbeFit(Fit):
@@ -43,10 +42,8 @@ class ProbeFit(Fit):
         loader: Loader,
         recipe: Recipe,
         dtype: torch.dtype = torch.float32,
-        products: str = FLOAT,
     ) -> None:
-        recipe = replace(recipe, steps=1, warmup=0)
-        super().__init__(classifier, method, objective, loader, recipe, dtype, products)
+        super().__init__(classifier, method, objective, loader, replace(recipe, steps=1, warmup=0), dtype)
 
     @property
     def learning_rate(self) -> float | None:

@@ -20,18 +20,17 @@ PRODUCTS_WITHOUT_LAYER = Problem(
     "set products to float.",
 )
 
-_option_inapplicable = partial(Problem, InvalidStudy, "option.inapplicable")
-PULL_INAPPLICABLE = _option_inapplicable(
+WARMUP_TOO_LONG = Problem(
+    InvalidStudy,
+    "option.invalid",
+    "`warmup` {found:g}: the learning rate would rise in all of the training's {steps:,} steps. Give fewer "
+    "steps, or a share of all steps below 1, such as 0.06.",
+)
+PULL_INAPPLICABLE = Problem(
+    InvalidStudy,
+    "option.inapplicable",
     "method {method}: the method trains no weight of the backbone, so `pull` has no effect. Use `pull` only with "
     "methods such as full.",
-)
-NO_TRUNK = _option_inapplicable(
-    "method {method}: no frozen transformer block is below a trained one, so `{option}` has no effect. Leave "
-    '`{option}` out, or use a method that trains upper blocks only, such as lora with `layers` = "upper half".'
-)
-TRUNK_RANDOM = _option_inapplicable(
-    "method {method}: `trunk` is kept, but the {blocks} lower blocks have dropout, so their outputs differ in every "
-    "step. Set `trunk_dropout` = false, which turns the dropout of the lower blocks off, or leave `trunk` out."
 )
 
 _run_diverged = partial(Problem, Diverged, "run.diverged")

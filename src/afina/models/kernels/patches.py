@@ -61,9 +61,6 @@ class Patch(IntEnum):
     CHECKPOINT = auto()
     """Replaces the forward of each transformer block by one that calls it with activation checkpointing. CHECKPOINT
     comes after LAST_BLOCK, which would replace the forward of CHECKPOINT."""
-    TRUNK = auto()
-    """Replaces the forward of each transformer block by one that calls it, unless the outputs of the lower blocks are
-    given, or are all that is computed. TRUNK comes after CHECKPOINT, so that no given output is computed again."""
     LOOK_UP = auto()
     """Replaces the forward of a trained embedding. LOOK_UP comes after the conversion of weights to bfloat16, because
     the new forward reads the float32 master weight."""

@@ -53,7 +53,6 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
             *_activation_notes(forecasts, terms),
             f"Peak: every tensor of a run at its height, and {size(terms.process)} for Python and the libraries."
             f"{_IN_BFLOAT16 * (terms.dtype == 'bfloat16' and terms.products == FLOAT)}",
-            *_trunk_notes(forecasts),
             *_pairs_notes(forecasts),
             *_prompts_notes(forecasts),
             _time_note(forecasts),
@@ -85,15 +84,6 @@ def _prompts_notes(forecasts: Sequence[Forecast]) -> Iterator[str]:
                 f"{one.title}: the prompts of {number_of_texts(prompts.texts)} for evaluation have "
                 f"{count(prompts.tokens)} tokens with the examples, {count(prompts.longest)} in the longest. {told}"
             )
-
-
-def _trunk_notes(forecasts: Sequence[Forecast]) -> Iterator[str]:
-    """Yield notes on methods whose training keeps the outputs of frozen lower blocks."""
-    held = [one for one in forecasts if one.trunk_bytes]
-    if named := [f"{one.title} ({size(one.trunk_bytes)})" for one in held if not one.scratch_bytes]:
-        yield f"State includes the outputs of frozen lower blocks, which are computed once: {', '.join(named)}."
-    if named := [f"{one.title} ({size(one.scratch_bytes)})" for one in held if one.scratch_bytes]:
-        yield f"A temporary file has the outputs of frozen lower blocks, which are computed once: {', '.join(named)}."
 
 
 def _pairs_notes(forecasts: Sequence[Forecast]) -> Iterator[str]:

@@ -50,9 +50,10 @@ from afina.studies.executors.executor import Executor
 from afina.studies.results import Results, of_recommendation
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
 from afina.studies.runs.record import Result
-from afina.studies.runs.spec import Ask, Products, Training, with_address
+from afina.studies.runs.spec import Ask, with_address
 from afina.studies.study_file import checked
 from afina.studies.watcher import Watcher, watching
+from afina.training.settings import Products, Training
 
 
 def recommend(

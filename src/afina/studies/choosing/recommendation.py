@@ -20,7 +20,7 @@ from afina.stats.comparison import Comparison
 from afina.studies.choosing import floors
 from afina.studies.choosing.recorded_curves import FEW_LABELS
 from afina.studies.runs.record import Below, EndpointUse, Prompting
-from afina.studies.runs.spec import Products, Training
+from afina.training.settings import Products, Training
 
 NAME = "choose"
 """The study name in the records of a recommendation's runs, which is the name of the command `afina choose`."""

@@ -24,8 +24,9 @@ from afina.studies.choosing.time_budget import StageSeconds, TimeBudget
 from afina.studies.executors.executor import Executor, MemoryForecast
 from afina.studies.runs.inputs import digests_beside, lacks_words
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Ask, Products, Training
+from afina.studies.runs.spec import Ask
 from afina.studies.watcher import Watcher
+from afina.training.settings import Products, Training
 
 DEAREST = "full"
 """The method with the slowest training steps, whose step time is assumed for methods without a recorded step cost."""

@@ -19,7 +19,7 @@ from afina.studies.runs import endpoint_run
 from afina.studies.runs.inputs import TaskFacts, count_texts, facts_of, lacks_words
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Products
+from afina.training.settings import Products
 
 
 class Overrun(Exception):

@@ -17,9 +17,9 @@ from afina.studies.executors.executor import Executor, MemoryForecast
 from afina.studies.executors.worker import CarryOut, Foresee, GoOn, MemoryForeseen, Recorded, Request, Scored, TryOut
 from afina.studies.executors.worker_group import WorkerGroup
 from afina.studies.executors.worker_process import WorkerProcess, variables
-from afina.studies.runs import spec
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
+from afina.training import settings
 
 MOST_DEVICES = 8
 """The largest number of processes that execute a run together on a machine with at most so many processors."""
@@ -46,8 +46,8 @@ class LocalExecutor(Executor):
         """Start the fork server, which imports torch and the other libraries that runs need."""
         fork_server.prepare(variables(self._threads))
 
-    def usual_products(self) -> spec.Products:
-        return "float" if self.shard else spec.usual_products()
+    def usual_products(self) -> settings.Products:
+        return "float" if self.shard else settings.usual_products()
 
     def check_products(self, products: str) -> None:
         if products != FLOAT:

@@ -40,7 +40,6 @@ from afina.studies.runs.record import (
     AnsweredCounts,
     Devices,
     Environment,
-    FrozenBlocks,
     HeadFit,
     LeftOutCounts,
     Memory,
@@ -51,9 +50,10 @@ from afina.studies.runs.record import (
     TextPairs,
     UnlabelledCounts,
 )
-from afina.studies.runs.spec import DISTILLATION, RunSpec
+from afina.studies.runs.spec import RunSpec
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit, Measured
+from afina.training.settings import DISTILLATION
 
 CURVE_POINTS = 400
 
@@ -129,10 +129,8 @@ class _Execution:
         self.meter = Meter(devices.choose())
 
     def record(self) -> Record:
-        prepared, fit = prepare(self.run, self.meter, self.listen, *self.given, scratch=self.out, ranks=self.ranks)
+        prepared, fit = prepare(self.run, self.meter, self.listen, *self.given, ranks=self.ranks)
         self.run = prepared.run
-        if (use := fit.inputs.trunk_use) is not None:
-            self.listen(Progress("trunk", note=use.note))
         if (pairs := fit.inputs.pair_counts) is not None:
             self.listen(Progress("pairs", note=pairs.note))
         if fit.parameters:
@@ -169,7 +167,6 @@ class _Execution:
             "signatures": objective.signatures(predictions.right),
             "retention": retained,
             "abstention": abstention,
-            "trunk": None if use is None else FrozenBlocks(**asdict(use)),
             "pairs": None if pairs is None else TextPairs(**asdict(pairs)),
             "weight_bytes": None if classifier.precision == FLOAT else _weight_bytes(classifier),
         }

@@ -52,12 +52,12 @@ from afina.studies.runs.prepared import (
     recipe_of,
 )
 from afina.studies.runs.run import Forecast, PromptsForecast, Terms
-from afina.studies.runs.spec import Ask, RunSpec, Training
+from afina.studies.runs.spec import Ask, RunSpec
 from afina.training.dry_run import DryRun, dry_run, serving_bytes
 from afina.training.fit import Pace
 from afina.training.inputs import inputs_of
 from afina.training.probe_fit import fit_of
-from afina.training.trunk_inputs import TrunkInputs, training_inputs
+from afina.training.settings import Training
 
 MADE_UP = "texts of one length"
 """The name of the made-up task in a forecast for which the user has given no task."""
@@ -120,8 +120,7 @@ def forecast_run(
     recipe = recipe_of(run, method, loader, ranks)
     dtype = hardware.precision(run.training.dtype, hardware.choose())
     evaluation, load = _evaluation(task, run, method.takes_positions)
-    weights = {"precision": run.training.precision, "products": run.training.products}
-    seen = dry_run(run.backbone, method, objective, loader, recipe, evaluation, dtype, load=load, **weights)
+    seen = dry_run(run.backbone, method, objective, loader, recipe, evaluation, dtype, load)
     gpu = memory or meter.gpu_memory(hardware.choose())
     terms = _terms(run, inputs_of(method).largest(loader, recipe), _name(dtype), memory or available, gpu)
     terms = replace(terms, devices=devices, sharded=sharded)
@@ -153,8 +152,6 @@ def _of_dry_run(method: Method, seen: DryRun, terms: Terms) -> Forecast:
         disk_bytes=seen.disk_bytes,
         train_seconds=None if seen.counts.trainable else 0.0,
         terms=terms,
-        trunk_bytes=seen.trunk_bytes,
-        scratch_bytes=seen.scratch_bytes,
         on_pairs=method.pairs is not None,
     )
 
@@ -549,11 +546,7 @@ def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader
         names, opening, precision = objective.output_names, objective.opening, run.training.precision
         classifier = open_model(Backbone.load(run.backbone), names, run.seed, opening, precision=precision)
         attached(classifier, method, run.seed, device)
-        recipe, steps = recipe_of(run, method, loader), WARM_UP + MEASURED
-        if training_inputs(method, classifier, loader, recipe) is TrunkInputs:
-            steps = max(steps, recipe.steps)  # in the steps of one epoch, no output of lower blocks is kept
-        recipe = replace(recipe, steps=steps)
+        recipe = replace(recipe_of(run, method, loader), steps=WARM_UP + MEASURED)
         dtype = hardware.precision(run.training.dtype, device)
-        products = run.training.products
-        fit = fit_of(method)(classifier, method, objective, loader, recipe, dtype, products)
+        fit = fit_of(method)(classifier, method, objective, loader, recipe, dtype)
         return fit.pace(WARM_UP, MEASURED)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ import torch
 
 from afina import device as devices
 from afina import meter as clock
-from afina.data.batch import Loader, MicroBatchLimits
+from afina.data.batch import Loader
 from afina.data.pairs import PairLoader
 from afina.data.prompt_encoding import PromptEncoding
 from afina.data.shots import PromptExamples, Shots
@@ -48,8 +46,8 @@ from afina.studies.runs.inputs import Located, TaskFacts, check_abstention_texts
 from afina.studies.runs.lesson import Lesson
 from afina.studies.runs.spec import RunSpec
 from afina.training.fit import Fit
-from afina.training.optimizer import Recipe
 from afina.training.probe_fit import fit_of
+from afina.training.recipe import Recipe
 
 DEFAULT_LENGTH = 512
 
@@ -170,7 +168,6 @@ def prepare(
     listen: Listener,
     given: Task | None = None,
     located: Located | None = None,
-    scratch: Path | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[Prepared, Fit]:
     """Load and encode everything that `run` needs, and return it with the `Fit` that trains it; texts are not kept.
@@ -179,7 +176,6 @@ def prepare(
         meter: The meter of the run's seconds and memory.
         given: The run's task, if the caller has loaded the task.
         located: The paths of the task and the backbone on this machine. None: the addresses in `run`.
-        scratch: The directory for temporary files of the training. None: the training writes no temporary file.
         ranks: The processes that compute the run together; each of them prepares the run.
 
     Raises NotFound, InvalidStudy, or InvalidData, also if a file has not the digest in `run`, and as `_check_alike`.
@@ -223,10 +219,10 @@ def prepare(
         lesson=lesson,
         ranks=ranks,
     )
-    return prepared, _begun(prepared, classifier, scratch)
+    return prepared, _begun(prepared, classifier)
 
 
-def _begun(prepared: Prepared, classifier: Classifier, scratch: Path | None) -> Fit:
+def _begun(prepared: Prepared, classifier: Classifier) -> Fit:
     """Return the `Fit` that trains the classifier of a run; sharded weights are read before."""
     _check_alike(prepared)
     if classifier.unread is not None:
@@ -235,9 +231,8 @@ def _begun(prepared: Prepared, classifier: Classifier, scratch: Path | None) -> 
         shard(classifier, prepared.method, prepared.ranks, dtype, prepared.device)
     run, task, method, lesson = prepared.run, prepared.task, prepared.method, prepared.lesson
     loader = loader_of(run, task.train, prepared.objective, lesson.targets if lesson else None, task.unlabelled)
-    recipe = replace(recipe_of(run, method, loader, prepared.ranks), scratch=scratch)
-    given = classifier, method, prepared.objective, loader, recipe, prepared.dtype, run.training.products
-    return fit_of(method)(*given)
+    recipe = recipe_of(run, method, loader, prepared.ranks)
+    return fit_of(method)(classifier, method, prepared.objective, loader, recipe, prepared.dtype)
 
 
 def _with_task(run: RunSpec, given: Task | None, located: Located | None, ranks: Ranks) -> tuple[RunSpec, Task]:
@@ -522,40 +517,7 @@ def loader_of(
 
 
 def recipe_of(run: RunSpec, method: Method, loader: Loader, ranks: Ranks = ALONE) -> Recipe:
-    """Return the training recipe of `run`: steps, learning rate, weight decay and other settings of the optimizer."""
-    setting = run.training
-    epochs = setting.epochs if method.pairs is None else 1
-    steps = setting.max_steps or epochs * loader.steps_per_epoch
-    return Recipe(
-        steps=steps,
-        learning_rate=setting.learning_rate or method.learning_rate,
-        weight_decay=setting.weight_decay,
-        clip=setting.clip,
-        seed=run.seed,
-        checkpoint_seconds=setting.checkpoint_seconds,
-        at_once=MicroBatchLimits(setting.batch_size, setting.token_budget, method.takes_positions, ranks),
-        checkpointing=setting.checkpointing,
-        label_smoothing=setting.label_smoothing,
-        average=setting.average,
-        pull=setting.pull,
-        warmup=_warmup(setting.warmup, steps),
-        trunk=setting.trunk,
-        trunk_dropout=setting.trunk_dropout,
-        distil_temperature=setting.distil_temperature,
-        distil_weight=setting.distil_weight,
-    )
-
-
-def _warmup(asked: float, steps: int) -> int:
-    """Return the number of warm-up steps of the learning rate, which is less than `steps`.
-
-    A value below 1 is a share of all steps, and is rounded up to whole steps, as in transformers.
-    """
-    if asked < 1:
-        return min(math.ceil(asked * steps), steps - 1)
-    if asked >= steps:
-        raise problems.WARMUP_TOO_LONG(option="warmup", found=asked, steps=steps)
-    return int(asked)
+    return Recipe.of(run.training, method, loader, run.seed, ranks)
 
 
 def check_words(run: RunSpec, task: TaskFacts) -> None:

@@ -318,24 +318,6 @@ class Selection(Frozen):
     examples: int
 
 
-class FrozenBlocks(Frozen):
-    """How a run computed the frozen lower blocks, whose weights do not train.
-
-    Attributes:
-        blocks: The number of lower blocks without a trained weight.
-        place: Where the outputs of the lower blocks were kept. None: the blocks were computed in every step.
-        bytes: The size of the kept outputs.
-        dropout: Whether the lower blocks had dropout as in the backbone's configuration.
-        reason: Why the lower blocks were computed in every step; "" if they were not.
-    """
-
-    blocks: Count
-    place: Literal["memory", "file"] | None = None
-    bytes: Count = 0
-    dropout: bool = True
-    reason: str = ""
-
-
 class TextPairs(Frozen):
     """The numbers of pairs of training texts on which a run trained.
 
@@ -437,8 +419,7 @@ class Record(ReprCard, Sealed):
         retention: The language-model loss on neutral sentences before and after training, if measured.
         weight_bytes: The bytes of all weights in the evaluation, including the adapter's. `weight_bytes` is None if
             `precision` is "float", because each parameter then has four bytes.
-        trunk: How the frozen lower blocks were computed. None: the run did not look for lower blocks whose outputs it
-            can keep.
+        trunk: How an earlier version of afina computed the frozen lower blocks, which it could keep.
         pairs: The numbers of pairs of training texts. None: the run did not train on pairs.
         abstention: How the threshold was chosen below which the adapter leaves a text unanswered. None: the adapter
             answers every text.
@@ -500,7 +481,7 @@ class Record(ReprCard, Sealed):
     fitted: HeadFit | None = None
     retention: Retention | None = None
     weight_bytes: Count | None = None
-    trunk: FrozenBlocks | None = None
+    trunk: dict[str, Any] | None = None
     pairs: TextPairs | None = None
     abstention: Abstention | None = None
     endpoint: EndpointUse | None = None

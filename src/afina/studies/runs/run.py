@@ -30,8 +30,9 @@ from afina.studies.runs import output_directory
 from afina.studies.runs.inputs import RunInputs, digests_beside, facts_of
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
-from afina.studies.runs.spec import DISTILLATION, RunSpec, Training, with_address
+from afina.studies.runs.spec import RunSpec, with_address
 from afina.studies.study_file import explain
+from afina.training.settings import DISTILLATION, Training
 
 if TYPE_CHECKING:
     from afina.ranks import Ranks
@@ -346,8 +347,6 @@ class Forecast:
         alternatives: If a run does not fit in memory, the forecasts of other ways to train that fit: frozen weights in
             int8 or nf4 on one device, or several devices. If the run fits, `alternatives` is empty.
         on_devices: The forecasts of the run on the number of devices that was asked for: data parallel, and sharded.
-        trunk_bytes: The bytes of the outputs of frozen lower blocks that training keeps, in memory or in a file.
-        scratch_bytes: The bytes of temporary files of the training.
         on_pairs: Whether the method trains on pairs of texts: a batch has two texts for each pair, and every drawn pair
             is used once.
         prompts: The costs of the evaluation, if the prompts have training examples; else None.
@@ -371,8 +370,6 @@ class Forecast:
     serving_bytes: int | None = None
     alternatives: tuple[Forecast, ...] = ()
     on_devices: tuple[Forecast, ...] = ()
-    trunk_bytes: int = 0
-    scratch_bytes: int = 0
     on_pairs: bool = False
     prompts: PromptsForecast | None = None
 
@@ -411,7 +408,6 @@ class Forecast:
         figures |= {"fits": self.fits, "fits_gpu": self.fits_gpu}
         if self.serving_bytes is not None:
             figures["serving_bytes"] = self.serving_bytes
-        figures |= {name: getattr(self, name) for name in ("trunk_bytes", "scratch_bytes") if getattr(self, name)}
         if self.prompts is not None:
             figures["prompts"] = asdict(self.prompts)
         if self.alternatives:
@@ -443,7 +439,7 @@ _OF_GPU = ("allocated_end", "gpu_evaluation", "gpu_peak")
 
 _APART = (
     *("method", "title", "terms", "serving_bytes", "alternatives", "on_devices"),
-    *("trunk_bytes", "scratch_bytes", "on_pairs", "prompts"),
+    *("on_pairs", "prompts"),
 )
 """The fields of `Forecast` that `summary` leaves out, or adds only if they have a value."""
 
