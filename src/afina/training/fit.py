@@ -99,7 +99,7 @@ class Fit:
         self.parameters = method.trainable(classifier.model)
         if recipe.training.checkpointing:
             checkpoint_blocks(classifier.body)
-        products = recipe.training.products
+        products: str = recipe.training.products
         if not self.parameters:
             dtype, products = torch.float32, FLOAT
         factors = int8_factors(classifier, loader, recipe) if products == INT8 else {}
