@@ -54,8 +54,9 @@ def _setting(
         flag: Whether `afina train` has an option for the setting; study files have all settings.
         limits: Limits of the setting's value, by pydantic's names, such as `ge`.
     """
-    shown = {"json_schema_extra": {"metavar": metavar, "flag": flag}} if about else {}
-    return Field(default=default, description=about, **shown, **limits)
+    if about is not None:
+        limits |= {"description": about, "json_schema_extra": {"metavar": metavar, "flag": flag}}
+    return Field(default=default, **limits)
 
 
 REMOVED: Mapping[str, Any] = {"trunk": "auto", "trunk_dropout": True}
