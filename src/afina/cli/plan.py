@@ -271,12 +271,9 @@ def plan(
     from afina.studies.runs.forecast import forecast_methods
     from afina.studies.runs.spec import Ask
     from afina.studies.study_file import checked
-    from afina.training.settings import DTYPES, PRODUCTS, Training
+    from afina.training.settings import Training
 
-    if dtype not in DTYPES:
-        raise UnknownName("dtype", dtype, DTYPES, "plan")
-    if products not in PRODUCTS:
-        raise UnknownName("products", products, PRODUCTS, "plan")
+    _check_training(dtype, products)
     precisions = _different(precision)
     planned = _planned(method, layers, overrides or [])
     asked: dict[str, Any] = {"methods": planned, "data": checked(ReadingOptions, data, "plan")}
@@ -290,6 +287,15 @@ def plan(
         for one in backbones
     ]
     _print_plans(_planned_plans(found, method, backbones), asked_for, as_json=as_json)
+
+
+def _check_training(dtype: str, products: str) -> None:
+    from afina.training.settings import DTYPES, PRODUCTS
+
+    if dtype not in DTYPES:
+        raise UnknownName("dtype", dtype, DTYPES, "plan")
+    if products not in PRODUCTS:
+        raise UnknownName("products", products, PRODUCTS, "plan")
 
 
 def _planned_plans(
