@@ -273,12 +273,11 @@ def plan(
     from afina.studies.study_file import checked
     from afina.training.settings import Training
 
-    _check_training(dtype, products)
     precisions = _different(precision)
     planned = _planned(method, layers, overrides or [])
     asked: dict[str, Any] = {"methods": planned, "data": checked(ReadingOptions, data, "plan")}
     asked |= {"ask": Ask(**ask), "memory": read_size(memory) if memory is not None else None}
-    trains = partial(Training, dtype=dtype, products=products, batch_size=batch_size, max_length=length, epochs=epochs)
+    trains = partial(Training, **_known(dtype, products), batch_size=batch_size, max_length=length, epochs=epochs)
     asked |= {"calibrate": calibrate, "considered": considered, "compares": len(precisions) > 1, "devices": devices}
     backbones = check_different(backbone or EMBEDDED)
     asked |= {"says": print_progress("plan"), "among": len(backbones) > 1}
@@ -289,13 +288,15 @@ def plan(
     _print_plans(_planned_plans(found, method, backbones), asked_for, as_json=as_json)
 
 
-def _check_training(dtype: str, products: str) -> None:
+def _known(dtype: str, products: str) -> dict[str, Any]:
+    """Return the two as settings. Raises UnknownName."""
     from afina.training.settings import DTYPES, PRODUCTS
 
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES, "plan")
     if products not in PRODUCTS:
         raise UnknownName("products", products, PRODUCTS, "plan")
+    return {"dtype": dtype, "products": products}
 
 
 def _planned_plans(
