@@ -166,9 +166,11 @@ program's name, the error message suggests the first name in afina that exists."
 
 _FLOOR = "It is a baseline, no method to train: `afina choose` measures it, and so does every study."
 _TRUNK = "Outputs of frozen blocks are no longer kept. Leave it out; `layers` says which upper blocks a method adapts."
+_TWICE = "No text is asked for twice. Leave it out; the study asks again with another `out`."
 ELSEWHERE = {
     **{("method", name): _FLOOR for name in ("tfidf", "bagofwords", "bow", "majority", "majorityclass")},
     **{("key", name): _TRUNK for name in ("trunk", "trunkdropout")},
+    **{(kind, "askagain"): _TWICE for kind in ("key", "hyperparameter of endpoint")},
 }
 """Sentences for the error message about an unknown name that exists as something else, or did, by kind and name."""
 

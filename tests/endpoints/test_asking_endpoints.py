@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
 import signal
@@ -100,7 +99,6 @@ def test_every_kind_of_missing_answer_is_listed_by_its_reason_and_counts_as_wron
 
 
 def test_a_repeated_run_asks_for_nothing_and_a_longer_one_for_what_is_new(kept: Path) -> None:
-    endpoint: dict[str, Any] = {"ask_again": 0.5}
     with chat_server(right) as server:
         twice = Split(["text 0", "text 1", "text 0"], np.array([0, 1, 0]))
         first = asked(server, kept, twice)
@@ -109,19 +107,12 @@ def test_a_repeated_run_asks_for_nothing_and_a_longer_one_for_what_is_new(kept: 
         assert (again.facts.requests, again.facts.kept, len(server.seen)) == (0, 3, 2)
         assert again.predictions.outputs.tolist() == first.predictions.outputs.tolist() == [0, 1, 0]
         assert again.facts.seconds_p50 == first.facts.seconds_p50
-        planned = foresee(Endpoint(server.url, "tiny", **endpoint), QUESTION, texts(4), kept)
-        assert (planned.texts, planned.requests, planned.cost) == (4, 4, None)
-        assert asked(server, kept, 4, **endpoint).facts.requests == planned.requests
+        planned = foresee(Endpoint(server.url, "tiny"), QUESTION, texts(4), kept)
+        assert (planned.texts, planned.requests, planned.cost) == (4, 2, None)
+        assert asked(server, kept, 4).facts.requests == planned.requests
         assert asked(server, kept, 4, max_tokens=9).facts.requests == 4  # another setting, another answer
     assert foresee(Endpoint(server.url, "tiny"), QUESTION, texts(4), kept.with_name("none")).requests == 4
     assert not kept.with_name("none").exists()
-
-
-def test_answers_that_differ_when_asked_again_are_counted(kept: Path) -> None:
-    count = itertools.count()
-    with chat_server(lambda seen: chat(NAMES[next(count) % 2])) as server:
-        facts = asked(server, kept, texts(1), ask_again=1.0).facts
-    assert (facts.asked_again, facts.differed, facts.requests) == (1, 1, 2)
 
 
 def test_no_more_requests_than_allowed_are_sent_at_once(kept: Path) -> None:

@@ -90,7 +90,6 @@ def test_a_key_in_place_of_the_name_of_a_variable_is_refused_and_not_repeated() 
         {"max_tokens": 0},
         {"shots": -1},
         {"draw": "random"},
-        {"ask_again": 1.5},
         {"max_requests": 0},
         {"price_in": -1.0},
         {"price_out": float("nan")},

@@ -17,7 +17,9 @@ from afina.methods import make
 from afina.report.details.endpoints import ENDPOINTS
 from afina.report.progress import Lines
 from afina.report.report import Report
+from afina.studies.runs.record import write_records
 from afina.studies.runs.run import Run
+from afina.studies.study_toml import study_of
 from chat_servers import SECRET, Answered, ChatServer, Seen, chat, chat_server, failed
 from command import HereExecutor
 from fakes import Runs
@@ -77,7 +79,7 @@ def test_prices_and_limits_change_no_key_and_what_changes_answers_does() -> None
     same = {"price_in": 1, "price_out": 2, "max_cost": 3, "max_requests": 9, "at_once": 2, "timeout": 5, "key": "A_KEY"}
     assert {key(**{name: value, **({"price_in": 1, "price_out": 1} if name == "max_cost" else {})})
             for name, value in same.items()} == {key()}  # fmt: skip
-    other = [{"model": "n"}, {"shots": 2}, {"shots": 2, "draw": "nearest"}, {"max_tokens": 9}, {"ask_again": 0.5}]
+    other = [{"model": "n"}, {"shots": 2}, {"shots": 2, "draw": "nearest"}, {"max_tokens": 9}]
     assert len({key(), *(key(**one) for one in other)}) == 1 + len(other)
 
 
@@ -153,9 +155,7 @@ def test_a_missing_key_ends_a_study_before_its_first_run(
 def test_the_record_says_what_the_answers_took_and_which_are_missing_and_follows_the_prices(
     server: ChatServer, toy: str, tmp_path: Path
 ) -> None:
-    made = study(server, toy, price_in=1.0, price_out=2.0, ask_again=0.2).run(
-        tmp_path, executor=HereExecutor(), send_texts=True
-    )
+    made = study(server, toy, price_in=1.0, price_out=2.0).run(tmp_path, executor=HereExecutor(), send_texts=True)
     (record,) = made.records
     use = record.endpoint
     assert use is not None
@@ -163,22 +163,21 @@ def test_the_record_says_what_the_answers_took_and_which_are_missing_and_follows
     assert {"HTTP 400", "no label", "refusal"} == {*use.missing}
     answered = made.results[0].answers
     assert sorted(row for rows in use.missing.values() for row in rows) == [*(answered == -1).nonzero()[0]]
-    assert 0 < use.asked_again <= 5
-    assert (use.differed, use.structure, use.temperature) == (0, "used", True)
+    assert (use.structure, use.temperature) == ("used", True)
     assert use.first_answer is not None
     assert use.last_answer is not None
     now = datetime.now(UTC)
     first, last = map(datetime.fromisoformat, (use.first_answer, use.last_answer))
     assert now - timedelta(minutes=10) < first <= last <= now
     assert use.cost == pytest.approx(((use.tokens_in or 0) + 2 * (use.tokens_out or 0)) / 1e6)
-    assert record.hyperparameters == {"url": server.url, "model": "tiny", "ask_again": 0.2}
+    assert record.hyperparameters == {"url": server.url, "model": "tiny"}
     assert record.ask.words == {"bad": ("bad",), "good": ("good",)}
     assert [one.content_digest for one in Results.read(tmp_path).records] == [record.content_digest]
     with raises(NotFound, code="adapter.missing", method="gpt"):
         made.adapter()
     sent, said = len(server.seen), []
     for prices in ({"price_in": 10.0, "price_out": 20.0}, {}, {"price_in": 1, "price_out": 2}):
-        again = study(server, toy, ask_again=0.2, **prices)
+        again = study(server, toy, **prices)
         (other,) = again.run(tmp_path, Lines(said.append), executor=HereExecutor()).records
         times = prices.get("price_in")
         assert other.endpoint is not None
@@ -250,9 +249,25 @@ def test_a_report_compares_an_endpoint_with_other_methods_and_has_no_key(
         assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
 
 
-def test_an_answer_that_differs_when_it_is_asked_again_is_in_the_report(toy: str, tmp_path: Path) -> None:
-    turns = iter(range(1000))
-    with chat_server(lambda seen: chat("good" if next(turns) % 3 else "bad")) as server:
-        made = study(server, toy, ask_again=1.0).run(tmp_path, executor=HereExecutor(), send_texts=True)
-    (table,) = [one for one in Report.of(made).tables if one.title == ENDPOINTS]
-    assert any("cannot be repeated" in note for note in table.notes)
+def test_a_record_that_asked_twice_is_shown_and_asking_twice_anew_is_refused(
+    server: ChatServer, toy: str, tmp_path: Path
+) -> None:
+    (record,) = study(server, toy).run(tmp_path, executor=HereExecutor(), send_texts=True).records
+    assert record.endpoint is not None
+    before = record.model_copy(
+        update={
+            "hyperparameters": {**record.hyperparameters, "ask_again": 0.2},
+            "endpoint": record.endpoint.model_copy(update={"asked_again": 5, "differed": 1}),
+        }
+    )
+    write_records(tmp_path / "records.jsonl", [before.sealed()])
+    assert Report.of(Results.read(tmp_path)).tables
+    described = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
+    described["study"]["methods"]["gpt"]["ask_again"] = 0.2
+    (tmp_path / "study.json").write_text(json.dumps(described), encoding="utf-8")
+    assert study_of(tmp_path).methods["gpt"] == {"method": "endpoint", "url": server.url, "model": "tiny"}
+    with raises(UnknownName, code="name.unknown", name="ask_again") as caught:
+        study(server, toy, ask_again=0.2)
+    assert caught.value.sentence.options == ("out",)
+    with raises(UnknownName, code="name.unknown", name="ask_again"):
+        make("endpoint", {"url": server.url, "model": "m", "ask_again": 0.2})

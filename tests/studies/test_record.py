@@ -9,6 +9,7 @@ import pytest
 from afina.errors import InvalidData
 from afina.studies.runs import record as records_file
 from afina.studies.runs.record import Record
+from afina.training.settings import training_settings
 from records import every_method, record
 
 
@@ -16,6 +17,18 @@ def test_writing_then_reading_gives_the_same_records(tmp_path: Path) -> None:
     written = [one.sealed() for one in every_method()]
     records_file.write_records(tmp_path / "records.jsonl", written)
     assert records_file.read_records(tmp_path / "records.jsonl") == written
+
+
+def test_a_record_that_has_the_settings_of_an_earlier_version_stays_as_it_is(tmp_path: Path) -> None:
+    blocks = {"blocks": 6, "place": "memory", "bytes": 1 << 20, "dropout": False, "reason": ""}
+    settings = {"trunk": "kept", "trunk_dropout": False}
+    written = record(trunk=blocks, training=record().training | settings).sealed()
+    records_file.write_records(tmp_path / "records.jsonl", [written])
+    (found,) = records_file.read_records(tmp_path / "records.jsonl")
+    assert (found, found.trunk) == (written, blocks)
+    assert training_settings(found.training).items() >= settings.items()
+    usual = training_settings(record().training)
+    assert usual == training_settings(record().training | {"trunk": "auto", "trunk_dropout": True})
 
 
 def test_a_label_with_an_unusual_line_separator_stays_on_its_line(tmp_path: Path) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from afina.errors import InvalidStudy, NotFound
+from afina.errors import InvalidStudy, NotFound, UnknownName
 from afina.studies.choosing.recommendation import Contender, Recommendation
 from afina.studies.descriptions import read_request
 from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.runs.run import Run
 from afina.studies.study import Study
 from afina.studies.study_toml import as_toml, study_of
 from command import Command, InventedExecutor
+from raises import raises
 
 STUDIES: dict[str, dict[str, Any]] = {
     "plain": {"methods": {"full": {}, "lora": {"r": 4, "targets": ["c_attn"]}}},
@@ -44,6 +47,23 @@ def test_the_study_file_of_a_study_has_the_same_runs(name: str, tmp_path: Path) 
     keys = read_request(OutputDirectory(tmp_path / "out").study).keys
     assert tuple(run.key for run in again.runs()) == keys
     assert as_toml(again) == path.read_text(encoding="utf-8")
+
+
+def test_a_study_that_kept_outputs_of_frozen_blocks_is_repeated_without_and_not_described_anew(tmp_path: Path) -> None:
+    study = Study(name="s", backbone="gpt2", task="sst2", methods={"lora": {"layers": 2}})
+    study.run(tmp_path, executor=InventedExecutor())
+    path = OutputDirectory(tmp_path).study
+    described = json.loads(path.read_text(encoding="utf-8"))
+    described["study"]["train"] |= {"trunk": "kept", "trunk_dropout": True}
+    described["study"]["methods"]["lora"]["trunk"] = "recomputed"
+    path.write_text(json.dumps(described), encoding="utf-8")
+    assert study_of(tmp_path) == study
+    for anew in ("train.trunk=kept", "train.trunk_dropout=false", "methods.lora.trunk=kept"):
+        with raises(UnknownName, code="name.unknown") as caught:
+            Study.load("quickstart", anew)
+        assert caught.value.sentence.options == ("layers",)
+    with raises(UnknownName, code="name.unknown", name="training.trunk"):
+        Run(backbone="gpt2", task="sst2", method="lora", training={"trunk": "kept"})
 
 
 def test_the_command_prints_the_file_and_says_where_there_is_none(tmp_path: Path, afina: Command) -> None:

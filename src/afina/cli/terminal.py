@@ -158,7 +158,7 @@ def _flags(names: str) -> dict[str, str]:
     return {name: f"--{name.replace('_', '-')}" for name in names.split()}
 
 
-_OF_ENDPOINTS = "ask_again at_once key max_cost max_requests max_tokens model price_in price_out protocol url"
+_OF_ENDPOINTS = "at_once key max_cost max_requests max_tokens model price_in price_out protocol url"
 """The settings of the method `endpoint` in a study file, without those that have another meaning elsewhere."""
 
 FLAGS = {

@@ -63,8 +63,6 @@ class EndpointFacts:
         cost_per_1000: The cost of 1,000 texts, from the texts with an answer. None: as for `cost`.
         temperature: Whether all answers are of temperature 0. False: the server refused the setting.
         structure: Whether the answers follow a JSON schema.
-        asked_again: The number of texts that were asked a second time.
-        differed: The number of these texts whose two answers differ.
         unread: The most frequent answers that are no label or number, shortened, at most UNREAD.
         first_answer, last_answer: The moments of the earliest and the latest answer, in ISO 8601 and UTC, also of kept
             answers. None: there is no answer, or an answer was kept without its moment.
@@ -85,8 +83,6 @@ class EndpointFacts:
     cost_per_1000: float | None
     temperature: bool
     structure: Structure
-    asked_again: int = 0
-    differed: int = 0
     unread: tuple[str, ...] = ()
     retries: int = 0
     first_answer: str | None = None
@@ -113,8 +109,7 @@ class EndpointForecast:
     Attributes:
         host: The server that would get the texts.
         texts: The number of texts.
-        requests: The number of requests without repetitions: one for each prompt that has no kept answer, and one more
-            for those that are asked again.
+        requests: The number of requests without repetitions: one for each prompt that has no kept answer.
         tokens_in: The tokens of the prompts, estimated as a quarter of their characters.
         tokens_out: The tokens of the answers, estimated.
         most_tokens_out: The most tokens of the answers, by `max_tokens`.
@@ -141,7 +136,6 @@ class Asked:
         kept: The questions that had a kept answer.
         replies: The replies by question.
         failures: The reasons of failed requests by question.
-        again: Both replies to each question that was asked again.
         requests: The number of requests in this run.
         retries: The number of these requests that repeated a failed request.
     """
@@ -150,7 +144,6 @@ class Asked:
     kept: frozenset[str]
     replies: Mapping[str, Reply]
     failures: Mapping[str, str]
-    again: Sequence[tuple[Reply, Reply]]
     requests: int
     retries: int = 0
 
@@ -204,8 +197,6 @@ def facts(
         cost_per_1000=cost_per_1000,
         temperature=all(reply.temperature for reply in replies),
         structure=structure,
-        asked_again=len(asked.again),
-        differed=sum(decoded(question, first) != decoded(question, second) for first, second in asked.again),
         unread=_unread(question, asked),
         retries=asked.retries,
         first_answer=moments[0] if dated else None,

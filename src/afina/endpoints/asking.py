@@ -99,16 +99,15 @@ def foresee(
         kept: The file of kept answers. None: no answer is kept.
     """
     by_question = {question_of(endpoint, question, each): each for each in prompts_of(question, split, templates)}
-    firsts = [*by_question]
-    asked = [*((one, 0) for one in firsts), *((one, 1) for one in _again(firsts, endpoint.ask_again))]
     if kept is not None and kept.exists():
         with KeptAnswers(kept) as file:
-            asked = [(one, time) for one, time in asked if file.reply(_at(one, time)) is None]
-    tokens_in = sum(estimated_tokens(by_question[one]) for one, _ in asked)
-    tokens_out = sum(min(endpoint.max_tokens, question.usual_tokens(split.labels)) for _ in asked)
-    most_in, most_out = sum(most_tokens(by_question[one]) for one, _ in asked), len(asked) * endpoint.max_tokens
+            by_question = {name: prompt for name, prompt in by_question.items() if file.reply(name) is None}
+    prompts = by_question.values()
+    tokens_in = sum(map(estimated_tokens, prompts))
+    tokens_out = len(prompts) * min(endpoint.max_tokens, question.usual_tokens(split.labels))
+    most_in, most_out = sum(map(most_tokens, prompts)), len(prompts) * endpoint.max_tokens
     costs = endpoint.cost(tokens_in, tokens_out), endpoint.cost(most_in, most_out)
-    return EndpointForecast(endpoint.host, len(split), len(asked), tokens_in, tokens_out, most_out, *costs)
+    return EndpointForecast(endpoint.host, len(split), len(prompts), tokens_in, tokens_out, most_out, *costs)
 
 
 def passed_limit(endpoint: Endpoint, forecast: EndpointForecast, kept: Path) -> str | None:
@@ -170,16 +169,6 @@ def most_tokens(prompt: str) -> int:
     return len(prompt.encode("utf-8", "surrogatepass")) + OVERHEAD
 
 
-def _at(question: str, time: int) -> str:
-    """Return the name under which the first (0) or second (1) answer to a question is kept."""
-    return question if time == 0 else f"{question} again"
-
-
-def _again(questions: Sequence[str], share: float) -> list[str]:
-    """Return the questions that are asked again: a share of all, drawn by their digests."""
-    return sorted(questions)[: math.ceil(share * len(questions))]
-
-
 class _Asking:
     """The questions of a run: those that have a reply, and those that are still open.
 
@@ -201,12 +190,9 @@ class _Asking:
         self._endpoint, self._question, self._file, self._listen = endpoint, question, file, listen
         self._rows = [question_of(endpoint, question, prompt) for prompt in prompts]
         by_question = dict(zip(self._rows, prompts, strict=True))
-        self._twice = _again([*by_question], endpoint.ask_again)
-        wanted = {one: by_question[one] for one in by_question}
-        wanted |= {_at(one, 1): by_question[one] for one in self._twice}
-        self._replies = file.replies([*wanted])
+        self._replies = file.replies([*by_question])
         self._kept = frozenset(self._replies)
-        self.open = [(one, prompt) for one, prompt in wanted.items() if one not in self._replies]
+        self.open = [(name, prompt) for name, prompt in by_question.items() if name not in self._replies]
         self._failures: dict[str, str] = {}
         self._server = _server(endpoint)
         self._budget = Budget(endpoint.max_requests, endpoint.max_cost)
@@ -359,18 +345,11 @@ class _Asking:
 
     def asked(self) -> Asked:
         """Return what was received."""
-        again = [(one, _at(one, 1)) for one in self._twice]
-        both = [
-            (self._replies[first], self._replies[second])
-            for first, second in again
-            if first in self._replies and second in self._replies
-        ]
         return Asked(
             questions=self._rows,
-            kept=self._kept & frozenset(self._rows),
+            kept=self._kept,
             replies=self._replies,
             failures=self._failures,
-            again=both,
             requests=self._requests,
             retries=self._retries,
         )

@@ -44,7 +44,6 @@ class Endpoint:
         max_cost: The largest cost, in the currency of the prices; counts like `max_requests`. None: no limit.
         shots: The number of training examples in a prompt.
         draw: How examples are drawn.
-        ask_again: The share of texts that are asked a second time, to see whether the answers can be repeated.
     """
 
     url: str
@@ -60,7 +59,6 @@ class Endpoint:
     max_cost: float | None = None
     shots: int = 0
     draw: Draw = FIXED
-    ask_again: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.url, str):
@@ -79,7 +77,6 @@ class Endpoint:
         self._check("timeout", 0 < self.timeout <= _LONGEST_SECONDS, f"seconds, at most {_LONGEST_SECONDS:g}")
         self._check("max_tokens", self.max_tokens >= 1, "1 or more")
         self._check("shots", self.shots >= 0, "0 or more")
-        self._check("ask_again", 0 <= self.ask_again <= 1, "a share from 0 to 1")
         self._check("max_requests", self.max_requests is None or self.max_requests >= 1, "1 or more")
         for option in ("price_in", "price_out", "max_cost"):
             value = getattr(self, option)
@@ -95,10 +92,10 @@ class Endpoint:
             value = getattr(self, option)
             whole = isinstance(value, int) and not isinstance(value, bool)
             self._check(option, whole or (value is None and option == "max_requests"), "a whole number")
-        for option in ("timeout", "ask_again", "price_in", "price_out", "max_cost"):
+        for option in ("timeout", "price_in", "price_out", "max_cost"):
             value = getattr(self, option)
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            self._check(option, number or (value is None and option not in ("timeout", "ask_again")), "a number")
+            self._check(option, number or (value is None and option != "timeout"), "a number")
 
     def _check(self, option: str, holds: bool, expected: str) -> None:
         if not holds:

@@ -146,6 +146,16 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
     return made
 
 
+REMOVED: Mapping[str, frozenset[str]] = {AskedEndpoint.name: frozenset({"ask_again"})}
+"""By method, the hyperparameters that only earlier versions of afina had, which records may still have."""
+
+
+def recorded(name: str, hyperparameters: Mapping[str, Any]) -> Method:
+    """Return the method of a record, without hyperparameters that only earlier versions of afina had."""
+    removed = REMOVED.get(name, frozenset())
+    return make(name, {key: value for key, value in hyperparameters.items() if key not in removed})
+
+
 def is_fitted(name: str) -> bool:
     """Return whether scikit-learn fits the head of the method with this key, without gradient steps."""
     return name in METHODS and METHODS[name].is_fitted

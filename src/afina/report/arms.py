@@ -13,7 +13,7 @@ from math import inf, isnan
 
 import numpy as np
 
-from afina.methods import make
+from afina.methods import make, recorded
 from afina.models.backbone_spec import FLOAT
 from afina.report.formatting import ask_settings, in_words
 from afina.stats import intervals
@@ -69,7 +69,7 @@ class Arm:
     def is_seedless(self) -> bool:
         """Whether the results would be the same with every seed, so that one seed stands for all."""
         record = self.record
-        return record.endpoint is not None and not make(record.method, record.hyperparameters).depends_on_seed
+        return record.endpoint is not None and not recorded(record.method, record.hyperparameters).depends_on_seed
 
     @property
     def prescribed_head(self) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from afina.methods import asks_endpoint, make
+from afina.methods import asks_endpoint, recorded
 from afina.studies import problems
 from afina.studies.choosing.recommendation import Recommendation
 from afina.studies.descriptions import StudyRequest, read_recommendation, read_request
@@ -51,7 +51,7 @@ def as_toml(study: Study) -> str:
 def _of_request(request: StudyRequest) -> dict[str, Any]:
     content = {name: value for name, value in request.study.items() if name != "tune" and value is not None}
     # outputs of lower blocks that an earlier version kept differed only by rounding from those of each step
-    left_out = {"trunk", "search"} if request.study.get("tune") else {"trunk"}
+    left_out = {"trunk", "ask_again", *(["search"] if request.study.get("tune") else [])}
     content["train"] = {key: value for key, value in content.get("train", {}).items() if key not in left_out}
     content["methods"] = {
         name: {key: value for key, value in table.items() if key not in left_out}
@@ -79,7 +79,7 @@ def _of_recommendation(made: Recommendation, directory: OutputDirectory) -> dict
 
 def _settings(record: Record) -> dict[str, Any]:
     """The table of a method in a study: its hyperparameters, training settings and prompt."""
-    method = make(record.method, record.hyperparameters)
+    method = recorded(record.method, record.hyperparameters)
     if method.asks_endpoint:
         words = {"words": record.ask.words} if record.ask.words else {}
         return {**method.non_defaults, "template": record.ask.template, **words}

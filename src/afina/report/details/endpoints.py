@@ -129,11 +129,6 @@ def _notes(arm: Arm, texts: bool) -> Iterator[str]:
             if each.unread and texts:
                 written = listed([quoted(answer) for answer in each.unread])
                 yield f"{where}: the most frequent answers that are none of the allowed answers: {written}."
-    again, differed = sum(each.asked_again for _, each in uses), sum(each.differed for _, each in uses)
-    if differed:
-        yield f"{arm.label} cannot be repeated: {count(differed)} of {count(again)} answers differed when asked again."
-    elif again:
-        yield f"{arm.label}: {number_of_texts(again)} were asked again, and no answer differed."
 
 
 def requests_sentences(arms: Sequence[Arm]) -> list[str]:

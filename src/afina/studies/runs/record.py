@@ -121,8 +121,8 @@ class EndpointUse(Frozen):
         temperature: Whether all answers are of temperature 0. False: the server refused the setting.
         structure: Whether the answers follow a JSON schema: "used", "refused" by the server, or "none" if plain text is
             asked for.
-        asked_again: The number of texts that were asked a second time.
-        differed: The number of these texts whose two answers differ.
+        asked_again, differed: The number of texts that an earlier version asked a second time, and of those whose two
+            answers differ. 0 in new records.
         price_in: The price of a million tokens of prompts. None: unknown.
         price_out: The price of a million tokens of answers.
         unread: The most frequent answers that are no label or number, shortened. An answer may repeat words of a text.
