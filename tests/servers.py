@@ -25,7 +25,8 @@ from starlette.types import Receive, Send
 from afina import Adapter, AdapterStore, Backbone, Predictor
 from afina.data.prompts import chat_template
 from afina.engine.engine import Engine
-from afina.predicting.probes import PROBE, rows
+from afina.predicting.golden_test import rows
+from afina.predicting.reading import SENTENCES
 from afina.server.core import Core
 from afina.server.http.app import make_app
 from afina.server.logs_and_traces import JsonLines
@@ -55,7 +56,7 @@ def talk(backbone: Backbone) -> dict[str, Any]:
 
 def probed(made: Adapter, backbone: Backbone, off: float = 0.0) -> Adapter:
     """With the golden probe that it computes, or one that is so far off."""
-    outputs = rows(Predictor.of(made, backbone).outputs(PROBE))
+    outputs = rows(Predictor.of(made, backbone).outputs(SENTENCES))
     recorded = tuple(tuple(float(value) + off for value in row) for row in outputs)
     return replace(made, manifest=made.manifest.model_copy(update={"probe": recorded}).sealed())
 

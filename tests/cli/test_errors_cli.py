@@ -277,7 +277,7 @@ def test_an_adapter_whose_probe_gives_other_logits(afina: Command, trained: Path
     copy(trained, tmp_path / "other", lambda path: edit_manifest(path, probe=probe))
     assert afina("predict", "other", "a text").code == 0
     told = afina("predict", "other", "a text", "--check-probe").error
-    assert told.startswith("other: the probe's outputs differ by ")
+    assert told.startswith("other: the golden test's outputs differ by ")
     assert "With the installed libraries, the adapter computes other outputs than when it was made" in told
     assert afina("evaluate", "other", "--task", toy, "--check-probe").error == told
 

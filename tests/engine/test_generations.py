@@ -27,8 +27,9 @@ from afina.generating import next_token
 from afina.generating.generation import NewTokens
 from afina.generating.searches import TokenLogprobs
 from afina.models.decoding import Decoding
-from afina.predicting import probes
+from afina.predicting import golden_test
 from afina.predicting.predictor import ModelPredictor
+from afina.predicting.reading import SENTENCES
 from crowd import adapter
 from fakes import TEXTS, UNUSUAL, Backbones, configuration, save, sentences
 
@@ -451,10 +452,10 @@ def test_a_cancelled_generation_may_wait_again(crowd: Crowd) -> None:
 
 def test_the_probe_equals_the_recorded_one(each_crowd: Crowd) -> None:
     for which, one in enumerate(each_crowd.alone):
-        expected = np.array(probes.probe(one.classifier, one.backbone, one.max_length, one.template))
+        expected = np.array(golden_test.outputs(one.classifier, one.backbone, one.max_length, one.template))
         with each_crowd.engine.lease(each_crowd.adapters[which]) as lease:
             found = each_crowd.engine.probe(lease)
-        assert probes.compared(found, expected, "here") < probes.TOLERANCE, each_crowd.methods[which]
+        assert golden_test.compared(found, expected, "here") < golden_test.TOLERANCE, each_crowd.methods[which]
 
 
 def test_an_adapter_of_another_kind_is_refused_both_ways(gpt2: Backbone) -> None:
@@ -471,7 +472,7 @@ def test_an_adapter_of_another_kind_is_refused_both_ways(gpt2: Backbone) -> None
         mixed = engine.attempt([(told, TEXTS[2]), (label, TEXTS[2]), (told, " ")])
         assert [type(one).__name__ for one in mixed] == ["Prediction", "Prediction", "InvalidData"]
         probe = engine.probe(second)
-        assert np.allclose(probe, Predictor.of(label, gpt2).outputs(probes.PROBE), atol=1e-4)
+        assert np.allclose(probe, Predictor.of(label, gpt2).outputs(SENTENCES), atol=1e-4)
 
 
 def test_a_prompt_without_a_position_for_an_answer_is_refused(gpt2: Backbone) -> None:

@@ -29,7 +29,7 @@ from afina.models.adapter import Adapter
 from afina.models.classifier import Classifier
 from afina.models.language_model import open_model
 from afina.models.objectives import Classes
-from afina.predicting import probes
+from afina.predicting import golden_test
 from afina.store.exchange.merging import MERGE_TOLERANCE, merge
 from afina.training.probe_fit import fit_of
 from fakes import LONG, Backbones, difference, encoded, logits_of, opened, recipe, sentences, write_csv
@@ -175,7 +175,7 @@ def test_every_kind_is_answered_alike_by_predictor_engine_and_in_a_mixed_batch(
     for place, right in enumerate(expected):
         assert difference(found[:, place], right) < 1e-5
     for predictor in predictors:
-        probes.check(predictor)
+        golden_test.check(predictor)
 
 
 def test_a_label_without_training_texts_is_never_answered_and_prevents_export(

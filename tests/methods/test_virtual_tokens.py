@@ -21,8 +21,8 @@ from afina.models.adapter import Adapter
 from afina.models.added_modules import attentions, prefix_of, prompt_of
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
+from afina.predicting.golden_test import check
 from afina.predicting.predictor import ModelPredictor, Predictor
-from afina.predicting.probes import check
 from afina.studies.runs.prepared import longest_text
 from fakes import (
     LONGEST,

@@ -21,8 +21,8 @@ from afina.data import text_hashes
 from afina.errors import CorruptAdapter, NotFound, WrongBackbone
 from afina.models.adapter import FOREIGN, Adapter
 from afina.models.manifest import ALWAYS, MANIFEST, OUTSIDE, WHERE_GIVEN, Manifest, read_manifest
-from afina.predicting import probes
-from afina.predicting.probes import PROBE
+from afina.predicting import golden_test
+from afina.predicting.reading import SENTENCES
 from afina.tensorfile import read
 from afina.training.settings import Training
 from fakes import OFTEN, TEXTS, Backbones, Runs, family_of, logits_of, sentences, tokenizer, write_csv
@@ -37,16 +37,16 @@ from functools import cache
 from pathlib import Path
 from fakes import TEXTS, logits_of
 from afina import Adapter, Backbone, Predictor
-from afina.predicting import probes
+from afina.predicting import golden_test
 
 answers, load = {}, cache(Backbone.load)
 for path in sys.argv[1:]:
     adapter = Adapter.load(Path(path))
     backbone = load(adapter.manifest.backbone)
     predictor = Predictor.of(adapter, backbone)
-    probes.check(predictor)
+    golden_test.check(predictor)
     classifier, length = predictor.classifier, adapter.manifest.max_length
-    probed = probes.probe(classifier, backbone, length, predictor.template)
+    probed = golden_test.outputs(classifier, backbone, length, predictor.template)
     answers[path] = [predictor.outputs(TEXTS).tolist(), probed]
 print(json.dumps(answers))
 """
@@ -118,7 +118,7 @@ def test_the_manifest_tells_where_the_adapter_comes_from(runs: Runs, gpt2: Backb
     )
     assert manifest.metrics == record.metrics | {"examples": record.examples}
     assert manifest.versions.keys() >= {"python", "torch", "transformers", "peft"}
-    assert [len(row) for row in manifest.probe or ()] == [2] * len(PROBE)
+    assert [len(row) for row in manifest.probe or ()] == [2] * len(SENTENCES)
 
 
 @pytest.mark.parametrize("method", ["lora", "full", "prelayer"])
@@ -247,23 +247,23 @@ def test_the_same_backbone_elsewhere_is_accepted(runs: Runs, backbones: Backbone
     here = Backbone.load(adapter.manifest.backbone)
     expected = logits_of(Predictor.of(adapter, here).classifier, here)
     there = Predictor.of(adapter, moved)
-    probes.check(there)
+    golden_test.check(there)
     assert torch.equal(logits_of(there.classifier, moved), expected)
 
 
 def test_a_probe_that_differs_is_an_error_when_asked_for_and_only_then(copy: Path, gpt2: Backbone) -> None:
-    probes.check(Predictor.of(Adapter.load(copy), gpt2))
+    golden_test.check(Predictor.of(Adapter.load(copy), gpt2))
     scale = max(abs(value) for row in Adapter.load(copy).manifest.probe or () for value in row)
 
     def shift(content: dict[str, Any], by: float) -> None:
         content["probe"][3][1] += by * scale
 
     edit(copy, lambda content: shift(content, 5e-5))
-    probes.check(Predictor.of(Adapter.load(copy), gpt2))
+    golden_test.check(Predictor.of(Adapter.load(copy), gpt2))
     edit(copy, lambda content: shift(content, 1e-3))
     shifted = Predictor.of(Adapter.load(copy), gpt2)
     with raises(CorruptAdapter, code="adapter.probe-differs", where="adapter"):
-        probes.check(shifted)
+        golden_test.check(shifted)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -359,5 +359,5 @@ def test_saving_again_writes_the_same_tensors_and_manifest(copy: Path) -> None:
 
 def test_the_probe_sentences_are_not_cut_by_the_fakes(gpt2: Backbone, runs: Runs) -> None:
     """Otherwise the tests above would compare less than they seem to."""
-    longest = max(len(gpt2.tokenizer(text)["input_ids"]) for text in (*PROBE, *TEXTS))
+    longest = max(len(gpt2.tokenizer(text)["input_ids"]) for text in (*SENTENCES, *TEXTS))
     assert longest <= read_manifest(runs.adapter("gpt2", "lora")).max_length

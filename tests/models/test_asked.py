@@ -25,8 +25,8 @@ from afina.models.classifier import Classifier
 from afina.models.label_prompts import GENERAL
 from afina.models.manifest import read_manifest
 from afina.models.verbalizer import Verbalizer
-from afina.predicting.probes import PROBE
 from afina.predicting.prompting import shift_of
+from afina.predicting.reading import SENTENCES
 from afina.stats.classification import probabilities
 from afina.studies.runs.spec import Ask
 from fakes import TEXTS, Backbones, Runs, configuration, difference, save
@@ -287,4 +287,4 @@ def test_an_offset_is_found_without_labels_kept_and_added_after_the_head(
     if method == "zero-shot":
         difference = shifted.outputs(TEXTS) - plain.outputs(TEXTS)
         assert np.allclose(difference, np.array(offset), atol=1e-4)
-    assert np.allclose(shifted.manifest.probe[0], shifted.outputs(PROBE[:1])[0], atol=1e-4)
+    assert np.allclose(shifted.manifest.probe[0], shifted.outputs(SENTENCES[:1])[0], atol=1e-4)

@@ -94,7 +94,7 @@ def test_it_evaluates_and_predicts_from_the_command_line(afina: Command, path: P
     task = Task.load(toy)
     shown = afina("evaluate", path, "--task", toy, "--json").object()
     refused = afina("evaluate", path, "--task", toy, "--check-probe").error
-    assert refused.endswith("the adapter has no recorded probe, so nothing can be checked. Leave the check out.")
+    assert refused.endswith("the adapter has no golden test, so nothing can be checked. Leave the check out.")
     right = floors.tfidf(task.train).predict(task.evaluation)
     adapter = Adapter.load(path)
     found = evaluate(adapter, EvaluationSet.read(toy, trained(adapter)))

@@ -16,7 +16,7 @@ from afina import Adapter, Backbone, Predictor
 from afina import device as devices
 from afina.errors import InvalidStudy, UnknownName
 from afina.models.kernels.linear import PackedWeight, can_pack
-from afina.predicting import probes
+from afina.predicting import golden_test
 from command import Command
 from fakes import TEXTS, Runs
 from raises import raises
@@ -88,9 +88,9 @@ def test_the_command_line_takes_the_dtype_and_says_which_it_was(afina: Command, 
 
 def test_the_probe_is_compared_in_float32_whatever_is_computed_in_afterwards(runs: Runs, gpt2: Backbone) -> None:
     adapter = Adapter.load(runs.adapter("gpt2", "lora"))
-    assert probes.opened(adapter, None, "bfloat16", checked=True).dtype == "bfloat16"
+    assert golden_test.opened(adapter, None, "bfloat16", checked=True).dtype == "bfloat16"
     with raises(InvalidStudy, code="dtype.unsuitable"):
-        probes.check(Predictor.of(adapter, gpt2, "bfloat16"))
+        golden_test.check(Predictor.of(adapter, gpt2, "bfloat16"))
 
 
 def resident(do: Callable[[], object], times: int) -> int:

@@ -17,8 +17,8 @@ from afina.errors import InvalidStudy, UnknownName
 from afina.models.kernels.int8_calibration import SHARE
 from afina.models.kernels.int8_products import DynamicInt8Weight
 from afina.models.kernels.linear import frozen_weight, held_by, is_linear
+from afina.predicting import golden_test
 from afina.predicting import predictor as predictors
-from afina.predicting import probes
 from command import Command
 from crowd import adapter
 from fakes import TEXTS
@@ -98,10 +98,10 @@ def test_layers_that_lose_too_much_are_left_and_said(gpt2: Backbone, monkeypatch
 
 def test_the_same_factors_whenever_int8_is_asked_for(trained: Path) -> None:
     one = Adapter.load(trained)
-    direct, checked = probes.opened(one, None, "int8"), probes.opened(one, None, "int8", checked=True)
+    direct, checked = golden_test.opened(one, None, "int8"), golden_test.opened(one, None, "int8", checked=True)
     assert np.array_equal(direct.outputs(TEXTS), checked.outputs(TEXTS))
     with raises(InvalidStudy, code="dtype.unsuitable", dtype="int8"):
-        probes.check(direct)
+        golden_test.check(direct)
 
 
 def test_an_engine_answers_as_a_predictor_does(gpt2: Backbone) -> None:

@@ -21,7 +21,7 @@ from afina.errors import InvalidData, NotFound
 from afina.events import Progress
 from afina.models.classifier import Classifier
 from afina.models.predictions import Predictions
-from afina.predicting import probes
+from afina.predicting import golden_test
 from afina.predicting.evaluation import Evaluation, evaluate, trained
 from afina.predicting.predictor import logits
 from afina.stats.classification import probabilities
@@ -183,7 +183,7 @@ def test_a_task_of_pairs_and_three_labels_trains_evaluates_and_predicts(
     assert predictor.manifest.template is None
     with raises(InvalidData, code="data.pairs-mismatch", expected="pairs"):
         predictor(task.evaluation.texts)
-    probes.check(predictor)  # though its sentences are asked alone
+    golden_test.check(predictor)  # though its sentences are asked alone
     singles = replace(predictor, manifest=predictor.manifest.model_copy(update={"pairs": False}))  # type: ignore[type-var]
     with raises(InvalidData, code="data.pairs-mismatch", expected="texts"):
         singles(task.evaluation.texts, task.evaluation.pairs)

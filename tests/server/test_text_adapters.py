@@ -15,7 +15,7 @@ from afina import Adapter, Backbone
 from afina.engine.generations import GeneratedText
 from afina.errors import Busy, CorruptAdapter, InvalidData, Overloaded
 from afina.generating.generation import NewTokens
-from afina.predicting import probes
+from afina.predicting import golden_test
 from afina.predicting.predictor import ModelPredictor
 from afina.server.core import Core
 from afina.server.requests import GenerationOptions, Text
@@ -33,7 +33,7 @@ def told_by(gpt2: Backbone, seed: int, off: float = 0.0, **more: Any) -> Adapter
     made = adapter(gpt2, "lora", {"r": 2}, seed=seed, **TOLD | more)
     alone = predictor(made, gpt2)
     assert isinstance(alone, ModelPredictor)
-    found = probes.probe(alone.classifier, gpt2, alone.max_length, alone.template)
+    found = golden_test.outputs(alone.classifier, gpt2, alone.max_length, alone.template)
     outputs = tuple(tuple(value + off for value in row) for row in found)
     return replace(made, manifest=made.manifest.model_copy(update={"probe": outputs}).sealed())
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from afina import Backbone, Predictor
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, NotFound, Refused, WrongBackbone
 from afina.models.manifest import MANIFEST
-from afina.predicting import probes
+from afina.predicting import golden_test
 from afina.store.exchange.merging import merge
 from afina.store.exchange.saved_classifiers import read_pretrained
 from fakes import TEXTS, Backbones, Runs, difference
@@ -73,7 +73,7 @@ def test_a_directory_of_transformers_answers_as_it_does_there(
     assert (manifest.backbone, manifest.backbone_digest) == (backbone.address, backbone.digest)
     assert (manifest.max_length, manifest.family) == (backbone.longest, family)
     assert manifest.digest == imported.adapter.digest
-    probes.check(predictor)
+    golden_test.check(predictor)
     # The adapter's directory is one of transformers', too.
     assert difference(by_transformers(tmp_path / "ours"), expected) <= TOLERANCE
     assert {path.name for path in (tmp_path / "ours").iterdir()} >= {"manifest.json", "config.json", "tokenizer.json"}

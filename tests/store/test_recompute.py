@@ -21,7 +21,8 @@ from afina.data.evaluation_set import EvaluationSet
 from afina.data.split import Split
 from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName, WrongBackbone
 from afina.models.predictions import Predictions
-from afina.predicting import evaluation, probes
+from afina.predicting import evaluation, golden_test
+from afina.predicting.reading import SENTENCES
 from afina.stats.comparison import compare
 from afina.store import recompute
 from afina.store.recompute import Flips, flips_between
@@ -56,7 +57,7 @@ def lora(trained: Path) -> Adapter:
 @pytest.mark.parametrize("method", ["lora", "full", "prompt", "head"])
 def test_a_trained_adapter_passes(method: str, runs: Runs) -> None:
     found = recompute.check(Adapter.load(runs.adapter("gpt2", method)))
-    assert (found.passed, found.problem, found.tolerance) == (True, None, probes.TOLERANCE)
+    assert (found.passed, found.problem, found.tolerance) == (True, None, golden_test.TOLERANCE)
     assert found.difference is not None
     assert 0 <= found.difference <= found.tolerance
     assert found.versions["torch"] == torch.__version__
@@ -68,7 +69,7 @@ def test_a_trained_adapter_passes(method: str, runs: Runs) -> None:
 def test_one_of_other_weights_does_not_and_says_by_how_much(lora: Adapter, gpt2: Backbone) -> None:
     other = changed(lora, HEAD, lambda head: head * 1.01)
     found = recompute.check(other, str(gpt2.path))
-    outputs = Predictor.of(other, gpt2).outputs(probes.PROBE)
+    outputs = Predictor.of(other, gpt2).outputs(SENTENCES)
     expected = np.array(other.manifest.probe)
     assert (found.passed, found.problem) == (False, None)
     assert found.difference == pytest.approx(np.abs(outputs - expected).max() / np.abs(expected).max())
@@ -108,9 +109,9 @@ def test_without_a_probe_or_its_backbone_there_is_nothing_to_say(
 
 def test_the_difference_of_a_probe_is_what_its_check_is_about(lora: Adapter, gpt2: Backbone) -> None:
     predictor = Predictor.of(lora, gpt2)
-    assert probes.difference(predictor) <= probes.TOLERANCE
+    assert golden_test.difference(predictor) <= golden_test.TOLERANCE
     with raises(InvalidStudy, code="dtype.unsuitable"):
-        probes.difference(Predictor.of(lora, gpt2, "bfloat16"))
+        golden_test.difference(Predictor.of(lora, gpt2, "bfloat16"))
 
 
 # Flips

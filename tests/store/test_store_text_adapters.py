@@ -14,7 +14,7 @@ import pytest
 from afina import Adapter, AdapterStore, Backbone, Predictor, digest
 from afina.errors import WrongBackbone
 from afina.models.manifest import Manifest
-from afina.predicting import probes
+from afina.predicting import golden_test
 from afina.store.model_card import model_card
 from afina.store.versions import Version
 from command import Command
@@ -38,7 +38,7 @@ def saved(gpt2: Backbone, path: Path, method: str, settings: Any = None, **chang
     """The directory of an adapter that tells, with its golden probe."""
     made = adapter(gpt2, method, settings, **(TOLD | changes))
     predictor: Any = Predictor.of(made, gpt2)
-    outputs = probes.probe(predictor.classifier, gpt2, predictor.max_length, predictor.template)
+    outputs = golden_test.outputs(predictor.classifier, gpt2, predictor.max_length, predictor.template)
     manifest = made.manifest.model_copy(update={"probe": tuple(map(tuple, outputs))}).sealed()
     beside = partial(predictor.method.accompany, predictor.classifier.model, gpt2)
     Adapter(manifest, made.tensors).save(path, beside)

@@ -24,7 +24,7 @@ from afina.events import Progress
 from afina.methods import make
 from afina.methods.attachment import applicable
 from afina.models import objectives
-from afina.predicting import probes
+from afina.predicting import golden_test
 from afina.store.exchange.merging import merge
 from afina.training.contrastive_fit import ContrastiveFit
 from afina.training.fit import Fit
@@ -190,7 +190,7 @@ def test_the_adapter_answers_alike_in_predictor_and_engine_and_is_not_exported(
     assert note.startswith(f"trains on {record.pairs.positive:,} pairs with equal labels")
     adapter = str(tmp_path / record.adapter)
     predictor = Predictor.load(adapter)
-    probes.check(predictor)
+    golden_test.check(predictor)
     expected = predictor.outputs(TEXTS)
     with Engine(record.backbone) as engine:
         found = np.stack([answer.outputs for answer in engine.predict([(adapter, text) for text in TEXTS])])

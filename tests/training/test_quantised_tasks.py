@@ -11,7 +11,7 @@ import pytest
 
 from afina import Adapter, Predictor, Run
 from afina.models.predictions import Predictions
-from afina.predicting import probes
+from afina.predicting import golden_test
 from afina.studies.runs.prepared import read_task
 from command import Command
 from fakes import Backbones, difference, sentences, write_csv
@@ -46,9 +46,9 @@ def test_a_text_task_on_an_int8_base_answers_as_its_run_did(
     for _ in range(2):  # each opens the backbone again
         predictor = Predictor.load(place)
         assert predictor.outputs(texts).tolist() == recorded
-        probes.check(predictor)
+        golden_test.check(predictor)
     assert [line["answer"] for line in afina("predict", place, *texts).lines()] == recorded
-    assert probes.difference(Predictor.load(on_float(made))) > 10 * probes.TOLERANCE
+    assert golden_test.difference(Predictor.load(on_float(made))) > 10 * golden_test.TOLERANCE
 
 
 @pytest.mark.parametrize("pooling", ["family", "mean"])
@@ -64,7 +64,7 @@ def test_a_linear_probe_on_an_int8_base_answers_as_its_run_did(
     assert made.manifest.precision == INT8
     predictor = Predictor.load(place)
     assert difference(predictor.outputs(texts), recorded) < 1e-6
-    probes.check(predictor)
+    golden_test.check(predictor)
     labels = [line["label"] for line in afina("predict", place, *texts).lines()]
     assert labels == [made.manifest.label_names[index] for index in np.argmax(recorded, 1)]
-    assert probes.difference(Predictor.load(on_float(made))) > 10 * probes.TOLERANCE
+    assert golden_test.difference(Predictor.load(on_float(made))) > 10 * golden_test.TOLERANCE

@@ -153,11 +153,11 @@ def predict(
     own, alone = opened.manifest.data, nullcontext([Chunk.of(texts or [])])
     with chunks(file, columns, own, written=_writes(opened)) if file else alone as parts:
         allocator.keep_kernels(allocator.FEW)
-        from afina.predicting import prediction_files, probes
+        from afina.predicting import golden_test, prediction_files
 
         if out is not None:
             prediction_files.check_out(out, file)
-        predictor = probes.opened(opened, backbone, dtype, checked=check_probe)
+        predictor = golden_test.opened(opened, backbone, dtype, checked=check_probe)
         _write(parts, predictor.generating(**generation) if generation else predictor, said, file, out)
 
 

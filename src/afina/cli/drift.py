@@ -91,7 +91,7 @@ def _reference(found: ServedAnswers, task: str, backbone: str | None, data: Mapp
     """
     from afina.data.evaluation_set import EvaluationSet
     from afina.predicting.evaluation import trained
-    from afina.predicting.probes import opened
+    from afina.predicting.golden_test import opened
     from afina.store.adapter_store import AdapterStore
 
     store, version = AdapterStore(), f"{found.name}@{found.version}"

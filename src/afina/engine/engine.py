@@ -20,9 +20,9 @@ from afina.data.tokenize import Tokenizer
 from afina.engine.adapters import AdapterLoader, AdapterSources, Address
 from afina.engine.encoding import EncodedText, encode
 from afina.engine.generations import Generation, Generations, decoding_of, generated
+from afina.engine.golden_test import golden_outputs
 from afina.engine.hosts import Hosts, precisions_of
 from afina.engine.mixed_batches import ChunkedPass, MixedBatches, Outcome, Prediction, SinglePass, WindowedPass
-from afina.engine.probing import probe_outputs
 from afina.engine.residents import Lease, ReservedMemory, Resident, ResidentCounts, Residents
 from afina.errors import AfinaError, Busy, NotFound
 from afina.models.adapter import Adapter
@@ -284,7 +284,7 @@ class Engine(ReprCard):
             The outputs [sentence, label]; for entities, [word, tag] of the words of all sentences; for an adapter that
             generates text, the log-probabilities of fixed tokens, [sentence, token].
         """
-        return probe_outputs(self.hosts.computing, self._batches, self._tokenizer, lease)
+        return golden_outputs(self.hosts.computing, self._batches, self._tokenizer, lease)
 
     def compute(self, rows: Sequence[SinglePass]) -> list[Outcome]:
         """Return the prediction or the error of each text, in the order of the texts.

@@ -84,7 +84,7 @@ class Manifest(Frozen):
         teacher: Digest of the adapter from whose outputs the adapter was trained. None: there was no teacher.
         answers: Counts of the evaluation texts and of the adapter's answers to them, with which later answers are
             compared. None: unknown, or answers of the kind of task are not counted.
-        probe: The adapter's logits for the built-in test sentences (`afina.predicting.probes.PROBE`),
+        probe: The adapter's logits for the built-in test sentences (`afina.predicting.SENTENCES`),
             [sentence][label].
         environment: Platform, device, dtype, threads and source revision of the training run.
         claims_digest: Digest of the adapter's digest and the CLAIMED fields, which reveals edited metrics. None: the

@@ -14,7 +14,7 @@ from afina.models.adapter import FOREIGN, Adapter
 from afina.models.manifest import Manifest
 from afina.models.objective import metric_for
 from afina.models.predictions import Predictions
-from afina.predicting import probes
+from afina.predicting import golden_test
 from afina.predicting.predictor import ModelPredictor, Predictor
 from afina.stats import intervals
 from afina.stats.abstention import AnsweredShare
@@ -140,7 +140,7 @@ def evaluate(
     if (manifest := adapter.manifest).method == FOREIGN:  # peft stores no label names
         adapter = replace(adapter, manifest=manifest.model_copy(update={"label_names": texts.label_names}))
     texts = texts if positive is None else texts.with_positive(positive)
-    predictor = probes.opened(adapter, backbone, dtype, checked=check_probe)
+    predictor = golden_test.opened(adapter, backbone, dtype, checked=check_probe)
     objective, (split, too_long) = predictor.objective, _fitting(predictor, texts)
     headline = metric_for(objective, metric, texts.metric)
     measured, truncated = predictor.measure(split, where=f"{texts.where}, text")

@@ -460,7 +460,7 @@ def int8_factors(backbone: Backbone, precision: str, opened: Classifier | None =
     if precision not in backbone.int8_factors:
         if opened is None:
             opened = Classifier.open(backbone, ("0", "1"), seed=0, precision=precision)
-        classifier, encoded = opened.eval(), encode(backbone.tokenizer, reading.PROBE, max_length=backbone.longest)
+        classifier, encoded = opened.eval(), encode(backbone.tokenizer, reading.SENTENCES, max_length=backbone.longest)
         batch = pack_some(encoded, range(len(encoded)))
         layers, bounds = classifier.own_linear, batch.bounds
         measured = int8_calibration.int8_factors(layers, lambda: classifier.features(batch), bounds)

@@ -12,14 +12,14 @@ MAX_LENGTH_BEYOND_BACKBONE = _adapter_file_malformed(
     "adapter again, or train it again."
 )
 PROBE_SHAPE = _adapter_file_malformed(
-    "{where}: the probe has shape [{expected}], the outputs have shape [{found}]. Copy the adapter again, or train it "
-    "again."
+    "{where}: the golden test has shape [{expected}], the outputs have shape [{found}]. Copy the adapter again, or "
+    "train it again."
 )
 PROBE_DIFFERS = Problem(
     CorruptAdapter,
     "adapter.probe-differs",
-    "{where}: the probe's outputs differ by {difference:.1e} of the largest output, expected at most {tolerance:.0e}. "
-    "With the installed libraries, the adapter computes other outputs than when it was made. Install these versions: "
+    "{where}: the golden test's outputs differ by {difference:.1e} of the largest output, expected at most "
+    "{tolerance:.0e}. With the installed libraries, the adapter computes other outputs than when it was made. Install these versions: "
     "{_versions}.",
 )
 HEAD_SHAPE = Problem(
@@ -104,7 +104,7 @@ SINGLE_TEXTS_EXPECTED = _data_pairs_mismatch(
 PROBE_DTYPE = Problem(
     InvalidStudy,
     "dtype.unsuitable",
-    "the probe was recorded in float32, but this predictor computes in {dtype}. Check the probe in float32.",
+    "the golden test was recorded in float32, but this predictor computes in {dtype}. Check it in float32.",
 )
 METHOD_NOT_IN_INT8 = Problem(
     InvalidStudy,
@@ -118,7 +118,7 @@ BACKBONE_NEEDLESS = Problem(
 PROBE_MISSING = Problem(
     InvalidStudy,
     "probe.missing",
-    "{where}: the adapter has no recorded probe, so nothing can be checked. Leave the check out.",
+    "{where}: the adapter has no golden test, so nothing can be checked. Leave the check out.",
 )
 
 NO_ROOM_FOR_TEXT = Problem(

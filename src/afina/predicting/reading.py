@@ -28,7 +28,7 @@ from afina.models.manifest import Manifest
 from afina.models.predictions import Predictions
 from afina.predicting import problems
 
-PROBE = (
+SENTENCES = (
     "The soup was hot, the service quick, and we left happy.",
     "It stopped working on the second day.",
     "Nobody asked for a sequel, and this one shows why.",
@@ -168,7 +168,7 @@ def check(
 ) -> None:
     """Raise InvalidData for texts that the adapter cannot read; arguments as in `Predictor.predict`."""
     # Probes are single texts unless a template has pairs.
-    probed = pairs is None and all(text in PROBE for text in texts)
+    probed = pairs is None and all(text in SENTENCES for text in texts)
     if takes_pairs(manifest) not in (None, pairs is not None) and not probed:
         if pairs is not None:
             raise problems.SINGLE_TEXTS_EXPECTED(where=adapter, expected="texts")

@@ -69,18 +69,18 @@ def check(adapter: Adapter, backbone: str | None = None) -> CheckOutcome:
         InvalidStudy: the adapter has no recorded golden test.
         NotFound: the backbone does not exist.
         WrongBackbone: the backbone differs from the backbone in the manifest.
-        AfinaError: the adapter cannot be opened for another reason (`probes.opened`).
+        AfinaError: the adapter cannot be opened for another reason (`golden_test.opened`).
     """
     import torch
 
     from afina import device
-    from afina.predicting import probes
+    from afina.predicting import golden_test
 
-    probes.recorded(adapter.manifest, adapter.where)  # before a backbone is read
+    golden_test.recorded(adapter.manifest, adapter.where)  # before a backbone is read
     found, problem, dtype = None, None, "float32"
     try:
-        predictor = probes.opened(adapter, backbone)
-        dtype, found = predictor.dtype, probes.difference(predictor)
+        predictor = golden_test.opened(adapter, backbone)
+        dtype, found = predictor.dtype, golden_test.difference(predictor)
     except CorruptAdapter as error:
         problem = str(error)
     if found is not None and not isfinite(found):
@@ -90,8 +90,8 @@ def check(adapter: Adapter, backbone: str | None = None) -> CheckOutcome:
     versions = here.pop("versions")
     assert isinstance(versions, dict)
     platform = {key: value for key, value in here.items() if not key.startswith("git_")}
-    passed = found is not None and found <= probes.TOLERANCE
-    return CheckOutcome(passed, found, probes.TOLERANCE, versions, platform, problem)
+    passed = found is not None and found <= golden_test.TOLERANCE
+    return CheckOutcome(passed, found, golden_test.TOLERANCE, versions, platform, problem)
 
 
 def flips_between(

@@ -13,7 +13,7 @@ from afina.engine.engine import Engine
 from afina.engine.mixed_batches import SinglePass
 from afina.engine.residents import Lease
 from afina.errors import AfinaError, Busy, CannotWrite, NotFound, WrongBackbone
-from afina.predicting import probes
+from afina.predicting import golden_test
 from afina.server import logs_and_traces, problems
 from afina.server.line.computing import Batcher
 from afina.server.line.work import OURS, GoldenTest, PredictedAnswer, Work
@@ -21,7 +21,7 @@ from afina.server.metrics import Metrics
 from afina.server.tenants import OtherBackbone
 from afina.store.versions import Version
 
-TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.4, "int8": 0.4}
+TOLERANCES = {"float32": golden_test.TOLERANCE, "bfloat16": 0.4, "int8": 0.4}
 """The largest allowed difference between outputs and recorded outputs, by dtype, relative to the largest output.
 
 The largest measured difference of 31 adapters of the packaged model `embedded` is 0.24 in bfloat16 and 0.00003 in
@@ -78,7 +78,7 @@ class GoldenTests:
 
     def _submitted(self, lease: Lease) -> Sequence[Future[Any]]:
         resident = lease.resident()
-        asked = probes.asked(resident.manifest)
+        asked = golden_test.asked(resident.manifest)
         texts, pairs = [text for text, _ in asked], [pair for _, pair in asked]
         encoded = self._engine.encode(resident, texts, pairs)
         for one in encoded:
@@ -101,5 +101,5 @@ class GoldenTests:
                     logs_and_traces.note_failure(self._metrics, "golden test", outcome)
                 raise outcome
         resident = lease.resident()
-        outputs = outcomes[0] if resident.generates else probes.rows(one.outputs for one in outcomes)
-        return probes.compared(outputs, probes.recorded(resident.manifest, where), where)
+        outputs = outcomes[0] if resident.generates else golden_test.rows(one.outputs for one in outcomes)
+        return golden_test.compared(outputs, golden_test.recorded(resident.manifest, where), where)

@@ -15,7 +15,7 @@ from afina.errors import InvalidStudy, Refused
 from afina.methods.selective import Full
 from afina.models.backbone_spec import PRECISIONS
 from afina.models.kernels.linear import round_weights
-from afina.predicting import probes
+from afina.predicting import golden_test
 from afina.predicting.predictor import ModelPredictor, Predictor
 from afina.store import problems
 
@@ -103,7 +103,9 @@ def _check(predictor: ModelPredictor, model: Any) -> None:
     device = next(predictor.classifier.parameters()).device
     reading = (predictor.backbone, predictor.max_length, predictor.template)
     words, merged = predictor.objective.reads_words, type(predictor.classifier)(model).to(device)
-    expected, found = (np.array(probes.probe(one, *reading, words=words)) for one in (predictor.classifier, merged))
+    expected, found = (
+        np.array(golden_test.outputs(one, *reading, words=words)) for one in (predictor.classifier, merged)
+    )
     difference = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-12))
     if not difference <= MERGE_TOLERANCE:
         reason = f"the merged logits differ by {difference:.1e} of the largest logit, expected {MERGE_TOLERANCE:.0e}."

@@ -19,7 +19,7 @@ from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.manifest import Manifest
 from afina.models.objective import AutoClass, Objective
-from afina.predicting import probes
+from afina.predicting import golden_test
 from afina.store import problems
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def read_pretrained(directory: str | Path, backbone: str) -> Imported:
         tensor_file=Full.tensor_file,
         tensors_digest=digest.of_tensors(state),
         max_length=base.longest,
-        probe=tuple(map(tuple, probes.probe(Classifier(model), base, base.longest, words=asked.reads_words))),
+        probe=tuple(map(tuple, golden_test.outputs(Classifier(model), base, base.longest, words=asked.reads_words))),
         versions=device.versions(),
     ).sealed()
     return Imported(Adapter(manifest, state, str(directory)), model, base)

@@ -27,7 +27,7 @@ from afina.models.manifest import Manifest
 from afina.models.objective import ANSWERS_NOTHING, Objective
 from afina.models.predictions import Predictions
 from afina.models.weights.sharding import is_sharded, whole
-from afina.predicting import probes
+from afina.predicting import golden_test
 from afina.ranks import ALONE, Ranks
 from afina.stats.abstention import CONFIDENCE, AnsweredShare, Threshold, find_threshold
 from afina.studies import problems
@@ -485,4 +485,4 @@ def try_out(
 
 def _probe(prepared: Prepared, classifier: Classifier, objective: Objective) -> tuple[tuple[float, ...], ...]:
     reading = prepared.backbone, prepared.task.prompt_length, prepared.prompt
-    return tuple(map(tuple, probes.probe(classifier, *reading, words=objective.reads_words)))
+    return tuple(map(tuple, golden_test.outputs(classifier, *reading, words=objective.reads_words)))

@@ -1,4 +1,7 @@
-"""Probes (golden tests): check that an adapter still computes the outputs that were recorded after training."""
+"""The golden test: whether an adapter still computes the outputs that were recorded after training.
+
+Manifests have the outputs under the name `probe`.
+"""
 
 from __future__ import annotations
 
@@ -19,27 +22,13 @@ from afina.models.language_model import LanguageModel
 from afina.models.manifest import Manifest
 from afina.predicting import problems
 from afina.predicting.predictor import ModelPredictor, Predictor, backbone_of, logits, word_predictions
-from afina.predicting.reading import PROBE
-
-__all__ = [
-    "PROBE",
-    "TOLERANCE",
-    "asked",
-    "check",
-    "compared",
-    "difference",
-    "opened",
-    "probe",
-    "recorded",
-    "rows",
-    "taught",
-]
+from afina.predicting.reading import SENTENCES
 
 TOLERANCE = 1e-4
 """Maximum difference between an adapter's outputs and those recorded after training, relative to the largest output."""
 
 
-def probe(
+def outputs(
     classifier: Classifier,
     backbone: Backbone,
     max_length: int,
@@ -49,58 +38,57 @@ def probe(
 ) -> list[list[float]]:
     """Return the classifier's outputs for the built-in sentences, [sentence][label].
 
-    If the template is for pairs, each sentence is paired with the next.
-
-    For a language model, the outputs are log-probabilities of given tokens, [sentence][token].
-
-    Args:
-        words: Whether the classifier has outputs for words (`Objective.reads_words`). If so, the outputs are those of
-            the words of all sentences, [word][tag].
+    If the template is for pairs, each sentence is paired with the next. For a language model, the outputs are
+    log-probabilities of given tokens, [sentence][token]; for words (`Objective.reads_words`), they are [word][tag].
     """
+    return _outputs(classifier, backbone, max_length, template, words=words).tolist()  # type: ignore[no-any-return]
+
+
+def _outputs(
+    classifier: Classifier, backbone: Backbone, max_length: int, template: Template | None, *, words: bool
+) -> np.ndarray:
+    tokenizer = backbone.tokenizer
     if words:
-        windows = encode_words(backbone.tokenizer, PROBE, max_length=max_length)
-        return [[float(x) for x in row] for row in rows(word_predictions(classifier, windows).outputs)]
+        windows = encode_words(tokenizer, SENTENCES, max_length=max_length)
+        return rows(word_predictions(classifier, windows).outputs)
     pairs = _pairs(template.source if template else None)
-    prompts = encode(backbone.tokenizer, PROBE, pairs, max_length=max_length, template=template)
-    if isinstance(classifier, LanguageModel):
-        assert template is not None
-        outputs = _likelihoods(classifier, prompts, backbone, template)
-    else:
-        outputs = logits(classifier, prompts)
-    return [[float(x) for x in row] for row in outputs]
+    prompts = encode(tokenizer, SENTENCES, pairs, max_length=max_length, template=template)
+    if not isinstance(classifier, LanguageModel):
+        return logits(classifier, prompts)
+    assert template is not None
+    return _likelihoods(classifier, prompts, backbone, template)
 
 
 TAUGHT = 4
-"""Number of tokens of each built-in answer whose log-probabilities are recorded for a language model."""
+"""The number of tokens of each built-in answer whose log-probabilities are recorded for a language model."""
 
 
 def _likelihoods(model: LanguageModel, prompts: Encoded, backbone: Backbone, template: Template) -> np.ndarray:
     """Return the log-probabilities of the first tokens of the built-in answers, [sentence, TAUGHT].
 
-    The built-in answer to a sentence is the next sentence. Each token's log-probability is computed after the answer's
-    own earlier tokens: a generated answer could differ completely if rounding changed one token.
+    The built-in answer to a sentence is the next sentence. A token's log-probability is computed after the answer's own
+    earlier tokens: a generated answer could differ completely if rounding changed one token.
     """
-    return -token_losses_of(model, prompts, taught(backbone.tokenizer, template)).reshape(len(PROBE), TAUGHT)
+    return -token_losses_of(model, prompts, taught(backbone.tokenizer, template)).reshape(len(SENTENCES), TAUGHT)
 
 
 def taught(tokenizer: Tokenizer, template: Template) -> References:
     """Return the first tokens of the built-in answers, whose log-probabilities are recorded for a language model."""
-    targets = [(sentence,) for sentence in (*PROBE[1:], PROBE[0])]
-    return encode_references(tokenizer, PROBE, _pairs(template.source), targets, template).cut(TAUGHT)
+    targets = [(sentence,) for sentence in (*SENTENCES[1:], SENTENCES[0])]
+    return encode_references(tokenizer, SENTENCES, _pairs(template.source), targets, template).cut(TAUGHT)
 
 
 def _pairs(template: str | None) -> tuple[str, ...] | None:
-    return (*PROBE[1:], PROBE[0]) if template is not None and PAIR in template else None
+    return (*SENTENCES[1:], SENTENCES[0]) if template is not None and PAIR in template else None
 
 
 def opened(adapter: Adapter, backbone: str | None, dtype: str = "float32", *, checked: bool = False) -> Predictor:
     """Open an adapter for prediction, optionally after its golden test.
 
     Args:
-        backbone: Address of the backbone. None: the adapter's own.
-        dtype: Type in which the predictor computes, such as "float32" or "auto".
-        checked: Whether to run the golden test first. The golden test compares outputs in float32, as they were
-            recorded, before the predictor is converted to `dtype`.
+        backbone: The address of the backbone. None: the adapter's own.
+        checked: Whether the golden test comes first. It compares outputs in float32, as they were recorded, before the
+            predictor is converted to `dtype`.
 
     Raises the errors of `Predictor.of` and `check`.
     """
@@ -125,10 +113,7 @@ def check(predictor: Predictor) -> None:
 
 
 def difference(predictor: Predictor) -> float:
-    """Return the difference between an adapter's outputs for the built-in sentences and those in its manifest.
-
-    Returns:
-        The largest difference, divided by the largest recorded output.
+    """Return the largest difference from the outputs in the manifest, divided by the largest of these.
 
     Raises:
         InvalidStudy: The manifest has no recorded outputs, or the predictor computes in bfloat16 or int8.
@@ -139,9 +124,9 @@ def difference(predictor: Predictor) -> float:
         raise problems.PROBE_DTYPE(dtype=predictor.dtype)
     if isinstance(predictor, ModelPredictor) and isinstance(predictor.classifier, LanguageModel):
         reading = predictor.classifier, predictor.backbone, predictor.max_length, predictor.template
-        actual = np.array(probe(*reading))
+        actual = _outputs(*reading, words=False)
     else:
-        actual = rows(predictor.outputs(PROBE, _pairs(predictor.manifest.template)))
+        actual = rows(predictor.outputs(SENTENCES, _pairs(predictor.manifest.template)))
     return compared(actual, expected, predictor.where)
 
 
@@ -152,7 +137,7 @@ def rows(outputs: Iterable[np.ndarray]) -> np.ndarray:
 
 def asked(manifest: Manifest) -> list[tuple[str, str | None]]:
     """Return the built-in sentences of the golden test as an adapter reads them, each with a second text or None."""
-    return [*zip(PROBE, _pairs(manifest.template) or [None] * len(PROBE), strict=True)]
+    return [*zip(SENTENCES, _pairs(manifest.template) or [None] * len(SENTENCES), strict=True)]
 
 
 def compared(actual: np.ndarray, expected: np.ndarray, where: str) -> float:

@@ -1,4 +1,4 @@
-"""Functions that compute an adapter's outputs for the built-in sentences of golden tests (`predicting.probes`)."""
+"""Functions that compute an adapter's outputs for the built-in sentences of golden tests (`predicting.golden_test`)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from afina.engine.mixed_batches import MixedBatches, Prediction, SinglePass
 from afina.engine.residents import Lease, SeparateResident, SharedResident
 from afina.errors import AfinaError
 from afina.generating.next_token import MixedNextTokenModel, WholePrompt
-from afina.predicting import probes
+from afina.predicting import golden_test
 
 Read = TypeVar("Read", EncodedText, Prediction)
 """The type of an outcome that is not an error."""
 
 
-def probe_outputs(computing: Lock, batches: MixedBatches, tokenizer: Tokenizer, lease: Lease) -> np.ndarray:
+def golden_outputs(computing: Lock, batches: MixedBatches, tokenizer: Tokenizer, lease: Lease) -> np.ndarray:
     """Return the outputs of an adapter for the built-in sentences, in the form that `Engine.probe` describes.
 
     Args:
@@ -38,14 +38,14 @@ def probe_outputs(computing: Lock, batches: MixedBatches, tokenizer: Tokenizer, 
     reads = resident.reading
     assert reads is not None
     with computing:
-        return np.array(probes.probe(resident.classifier, reads.backbone, reads.max_length, reads.template))
+        return np.array(golden_test.outputs(resident.classifier, reads.backbone, reads.max_length, reads.template))
 
 
 def _predicted(batches: MixedBatches, tokenizer: Tokenizer, lease: Lease) -> np.ndarray:
     resident = lease.resident()
-    texts, pairs = zip(*probes.asked(resident.manifest), strict=True)
+    texts, pairs = zip(*golden_test.asked(resident.manifest), strict=True)
     rows = [SinglePass(lease, _read(one)) for one in encode(tokenizer, resident, texts, pairs)]
-    return probes.rows(_read(one).outputs for one in batches.outcomes(rows))
+    return golden_test.rows(_read(one).outputs for one in batches.outcomes(rows))
 
 
 def _read(outcome: Read | AfinaError) -> Read:
@@ -62,9 +62,9 @@ def _log_probabilities(tokenizer: Tokenizer, resident: SharedResident) -> np.nda
     """
     reading = resident.reading
     assert reading.template is not None
-    texts, pairs = zip(*probes.asked(resident.manifest), strict=True)
+    texts, pairs = zip(*golden_test.asked(resident.manifest), strict=True)
     prompts = reading.encode(texts, None if pairs[0] is None else pairs, tokenizer=tokenizer)
-    answers = probes.taught(tokenizer, reading.template).tokens
+    answers = golden_test.taught(tokenizer, reading.template).tokens
     whole = [np.concatenate([prompts[index], answers[index]]) for index in range(len(prompts))]
     begun = MixedNextTokenModel(resident.host).begin([WholePrompt(tokens, 1, resident.batched, 0) for tokens in whole])
     found = [[one.chosen for one in logprobs or ()] for logprobs in begun.logprobs]
