@@ -81,7 +81,7 @@ def test_one_of_other_weights_does_not_and_says_by_how_much(lora: Adapter, gpt2:
     [
         (lambda head: head[:, :-1], None, "score"),
         (lambda head: head * torch.nan, None, "outputs are NaN or infinite"),
-        (lambda head: head, ((1.0, 2.0),), r"the probe has shape \[1, 2\], the outputs have shape \[8, 2\]"),
+        (lambda head: head, ((1.0, 2.0),), r"the golden test has shape \[1, 2\], the outputs have shape \[8, 2\]"),
         (lambda head: head, ((float("nan"), 1.0),) * 8, "has NaN or infinite values"),
     ],
 )

@@ -19,8 +19,8 @@ PROBE_DIFFERS = Problem(
     CorruptAdapter,
     "adapter.probe-differs",
     "{where}: the golden test's outputs differ by {difference:.1e} of the largest output, expected at most "
-    "{tolerance:.0e}. With the installed libraries, the adapter computes other outputs than when it was made. Install these versions: "
-    "{_versions}.",
+    "{tolerance:.0e}. With the installed libraries, the adapter computes other outputs than when it was made. Install "
+    "these versions: {_versions}.",
 )
 HEAD_SHAPE = Problem(
     CorruptAdapter,
