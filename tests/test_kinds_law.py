@@ -16,13 +16,14 @@ from afina.models.objectives import OBJECTIVES
 from afina.report.presentation import PRESENTATIONS
 from afina.server.answer_formats import ANSWER_FORMATS
 from afina.stats import metrics
-from afina.store.adapter_kinds import ADAPTER_KINDS
+from afina.store.card_kinds import CARD_KINDS
+from afina.store.flips import FLIP_KINDS
 from afina.studies.choosing import floors
 from afina.studio.answer_kinds import ANSWER_KINDS
 
 TABLES = {
     *("stats.metrics", "studies.choosing.floors", "report.presentation"),
-    *("server.answer_formats", "store.adapter_kinds", "studio.answer_kinds"),
+    *("server.answer_formats", "store.card_kinds", "store.flips", "studio.answer_kinds"),
 }
 """The modules that may ask for a kind, since a table of theirs is written with the kinds as keys."""
 
@@ -33,7 +34,8 @@ ENTRIES: dict[str, Callable[[str], object]] = {
     "endpoints": QUESTIONS.get,
     "studies": floors.FLOORS.get,
     "report": PRESENTATIONS.get,
-    "store": ADAPTER_KINDS.get,
+    "store.card_kinds": CARD_KINDS.get,
+    "store.flips": FLIP_KINDS.get,
     "server": ANSWER_FORMATS.get,
     "studio": ANSWER_KINDS.get,
 }

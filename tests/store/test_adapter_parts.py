@@ -18,7 +18,8 @@ from afina.errors import CorruptStore, Refused
 from afina.models.adapter import VOCABULARY
 from afina.models.architectures import is_head
 from afina.models.manifest import MANIFEST
-from afina.store.adapter_parts import BODY_ROLE, HEAD_ROLE, PartFile, join, restore, split
+from afina.store.adapter_parts import BODY_ROLE, HEAD_ROLE, join, restore, split
+from afina.store.versions import PartFile
 from afina.studies.choosing import floors
 from fakes import Runs
 from raises import raises
@@ -64,9 +65,9 @@ def directory(request: pytest.FixtureRequest, runs: Runs, words: Path, tmp_path:
 def test_an_adapter_comes_apart_and_together_again_to_the_byte(directory: Path, tmp_path: Path) -> None:
     adapter = Adapter.load(directory)
     parts = split(adapter, tmp_path / "scratch", directory)
-    for role, part in parts.items():
+    for part in parts.values():
         data = part.file.read_bytes()
-        assert (part.role, part.digest, part.size) == (role, digest.of_bytes(data), len(data))
+        assert part.blob == (digest.of_bytes(data), len(data))
         assert part.file.parent == tmp_path / "scratch"
     beside = {name for name in contents(directory) if name not in (MANIFEST, adapter.manifest.tensor_file)}
     assert parts.keys() - {BODY_ROLE, HEAD_ROLE} == beside
@@ -91,8 +92,8 @@ def test_adapters_that_differ_in_the_head_alone_share_the_body_and_the_tokenizer
     manifest = adapter.manifest.model_copy(update={"tensors_digest": digest.of_tensors(tensors)})
     other = Adapter(manifest, tensors)
     first, second = split(adapter, tmp_path / "first", path), split(other, tmp_path / "second")
-    assert first[BODY_ROLE].digest == second[BODY_ROLE].digest
-    assert first[HEAD_ROLE].digest != second[HEAD_ROLE].digest
+    assert first[BODY_ROLE].blob == second[BODY_ROLE].blob
+    assert first[HEAD_ROLE].blob != second[HEAD_ROLE].blob
     assert second.keys() == {BODY_ROLE, HEAD_ROLE}
     assert join(manifest_of(other), files(second), "x").digest == other.digest
 
@@ -101,7 +102,7 @@ def test_the_same_tensors_are_the_same_bytes_in_any_order(runs: Runs, tmp_path: 
     adapter = Adapter.load(runs.adapter("gpt2", "full"))
     turned = replace(adapter, tensors={name: adapter.tensors[name] for name in reversed([*adapter.tensors])})
     one, other = (split(each, tmp_path / str(place)) for place, each in enumerate((adapter, turned)))
-    assert {role: part.digest for role, part in one.items()} == {role: part.digest for role, part in other.items()}
+    assert {role: part.blob for role, part in one.items()} == {role: part.blob for role, part in other.items()}
 
 
 def test_files_beside_the_tensors_are_parts_of_an_adapter_in_a_directory(runs: Runs, tmp_path: Path) -> None:

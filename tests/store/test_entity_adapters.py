@@ -25,7 +25,8 @@ from afina.models.predictions import Predictions
 from afina.stats.answered import Answered
 from afina.stats.metrics import METRICS
 from afina.store import recompute
-from afina.store.adapter_kinds import ADAPTER_KINDS
+from afina.store.card_kinds import CARD_KINDS
+from afina.store.flips import FLIP_KINDS, compare_answers
 from afina.studies.runs.spec import UNASKED
 from afina.training.settings import Training
 from fakes import Backbones
@@ -34,7 +35,7 @@ from raises import raises
 # peft asks transformers for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
-KIND = ADAPTER_KINDS["entities"]
+KIND = FLIP_KINDS["entities"]
 TEXTS = ("Maria saw Rome", "Ana", "nothing here", "Oslo or Bern")
 MARIA, ROME, ANA = Entity(0, 5, "PER"), Entity(10, 14, "LOC"), Entity(0, 3, "PER")
 OSLO, BERN = Entity(0, 4, "LOC"), Entity(8, 12, "LOC")
@@ -49,12 +50,13 @@ SECOND = answered((MARIA, ROME), (ANA._replace(label="LOC"),), (), (OSLO._replac
 
 
 def test_texts_and_entities_that_change_are_counted() -> None:
-    found = KIND.changes(FIRST, SECOND, np.ones(4, bool))
-    assert found[:4] == (3, 1, 1, 1)
-    assert found.entities == {"added": 1, "removed": 0, "relabelled": 2, "moved": 1, "replaced": 0}
-    turned = KIND.changes(SECOND, FIRST, np.ones(4, bool))
-    assert turned.entities == {"added": 0, "removed": 1, "relabelled": 2, "moved": 1, "replaced": 0}
-    assert KIND.changes(FIRST, SECOND, np.array([True, False, False, False]))[:3] == (1, 0, 1)
+    entities = {"added": 1, "removed": 0, "relabelled": 2, "moved": 1, "replaced": 0}
+    flips = {"flipped": 3, "right_to_wrong": 1, "wrong_to_right": 1, "wrong_to_wrong": 1}
+    assert KIND.counts(FIRST, SECOND, np.ones(4, bool)) == flips | {"entities": entities}
+    turned = KIND.counts(SECOND, FIRST, np.ones(4, bool))
+    assert turned["entities"] == entities | {"added": 0, "removed": 1}
+    first = KIND.counts(FIRST, SECOND, np.array([True, False, False, False]))
+    assert [first[name] for name in ("flipped", "right_to_wrong", "wrong_to_right")] == [1, 0, 1]
     assert KIND.right(SECOND).tolist() == [True, False, True, False]
 
 
@@ -69,7 +71,7 @@ def test_entities_are_shown_with_their_part_of_the_text() -> None:
     assert value == [{"start": 0, "end": 5, "label": "PER"}, {"start": 10, "end": 14, "label": "LOC"}]
     assert KIND.in_words(value, TEXTS[0]) == "Maria (PER), Rome (LOC)"
     assert KIND.in_words([], TEXTS[2]) == "none"
-    assert KIND.named(("LOC", "PER")) == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
+    assert CARD_KINDS["entities"].rows(("LOC", "PER")) == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
 
 
 class OneName:
@@ -89,11 +91,12 @@ def test_two_adapters_are_compared_on_the_given_words_and_by_documents(monkeypat
     given = Split(texts, labels, groups=["b", "b", "a", "a"], spaced=True)
     asked = EvaluationSet("t", "t", ("LOC", "PER"), given, "entities")
     objective = objectives.make(("LOC", "PER"), {"kind": "entities"})
-    made = recompute._answered(objective, recompute._predictions(cast("Adapter", None), None, asked), asked)
+    predictions = recompute._predictions(cast("Adapter", None), None, asked)
+    made = objective.answered(predictions.against(labels), asked.label_names)
     assert [*made.answers] == [*labels], "the words that stand between spaces"
     assert made.groups is not None
     assert made.groups.tolist() == [0, 0, 1, 1]
-    found = recompute.compare_answers(made, made, asked, "entities", METRICS["entity_f1"], ("one", "other"), 5)
+    found = compare_answers(made, made, asked, "entities", METRICS["entity_f1"], ("one", "other"), 5)
     assert found.comparison is not None
     assert (found.comparison.unit, found.comparison.examples) == ("document", 2)
 

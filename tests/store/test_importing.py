@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from afina import Backbone, Predictor
+from afina import Adapter, Backbone, Predictor
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, NotFound, Refused, WrongBackbone
 from afina.models.manifest import MANIFEST
 from afina.predicting import golden_test
 from afina.store.exchange.merging import merge
-from afina.store.exchange.saved_classifiers import read_pretrained
+from afina.store.exchange.saved_classifiers import convert
 from fakes import TEXTS, Backbones, Runs, difference
 from raises import raises
 
@@ -49,6 +50,10 @@ def by_transformers(directory: Path) -> np.ndarray:
     return found
 
 
+def imported(source: Path, backbone: str) -> Adapter:
+    return convert(source, backbone, Path(tempfile.mkdtemp(dir=source.parent)) / "out")
+
+
 def rewritten(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Its config.json, changed in place."""
     content = json.loads((directory / "config.json").read_text())
@@ -62,8 +67,7 @@ def test_a_directory_of_transformers_answers_as_it_does_there(
 ) -> None:
     backbone = Backbone.load(str(backbones.path(family)))
     source = fine_tuned(backbone, tmp_path / "theirs")
-    imported = read_pretrained(source, backbone.address)
-    imported.save(tmp_path / "ours")
+    adapter = convert(source, backbone.address, tmp_path / "ours")
     predictor = Predictor.load(tmp_path / "ours")
     expected = by_transformers(source)
     assert difference(predictor.outputs(TEXTS), expected) <= TOLERANCE
@@ -72,7 +76,7 @@ def test_a_directory_of_transformers_answers_as_it_does_there(
     assert (manifest.method, manifest.label_names, manifest.objective) == ("full", ("bad", "fair", "good"), None)
     assert (manifest.backbone, manifest.backbone_digest) == (backbone.address, backbone.digest)
     assert (manifest.max_length, manifest.family) == (backbone.longest, family)
-    assert manifest.digest == imported.adapter.digest
+    assert manifest.digest == adapter.digest
     golden_test.check(predictor)
     # The adapter's directory is one of transformers', too.
     assert difference(by_transformers(tmp_path / "ours"), expected) <= TOLERANCE
@@ -80,17 +84,17 @@ def test_a_directory_of_transformers_answers_as_it_does_there(
 
 
 def test_shards_are_read_as_one(gpt2: Backbone, tmp_path: Path) -> None:
-    whole = read_pretrained(fine_tuned(gpt2, tmp_path / "whole"), gpt2.address)
+    whole = imported(fine_tuned(gpt2, tmp_path / "whole"), gpt2.address)
     source = fine_tuned(gpt2, tmp_path / "shards", shards=True)
     assert len(list(source.glob("*.safetensors"))) > 1
-    assert read_pretrained(source, gpt2.address).adapter.digest == whole.adapter.digest
+    assert imported(source, gpt2.address).digest == whole.digest
 
 
 def test_weights_in_bfloat16_answer_as_in_float32(llama: Backbone, tmp_path: Path) -> None:
     source = fine_tuned(llama, tmp_path / "theirs", dtype=torch.bfloat16)
-    imported = read_pretrained(source, llama.address)
-    assert {tensor.dtype for tensor in imported.adapter.tensors.values()} == {torch.float32}
-    found = Predictor.of(imported.adapter, llama).outputs(TEXTS)
+    adapter = imported(source, llama.address)
+    assert {tensor.dtype for tensor in adapter.tensors.values()} == {torch.float32}
+    found = Predictor.of(adapter, llama).outputs(TEXTS)
     assert difference(found, by_transformers(source)) <= TOLERANCE
 
 
@@ -106,28 +110,28 @@ def test_weights_in_bfloat16_answer_as_in_float32(llama: Backbone, tmp_path: Pat
 def test_the_kind_of_task_is_that_of_the_configuration(
     gpt2: Backbone, tmp_path: Path, settings: dict[str, Any], objective: dict[str, Any] | None
 ) -> None:
-    adapter = read_pretrained(fine_tuned(gpt2, tmp_path / "theirs", **settings), gpt2.address).adapter
+    adapter = imported(fine_tuned(gpt2, tmp_path / "theirs", **settings), gpt2.address)
     assert adapter.manifest.objective == objective
     assert adapter.manifest.label_names == tuple(settings.get("id2label", NAMES).values())
 
 
 def test_what_was_merged_can_be_imported_again(gpt2: Backbone, tmp_path: Path) -> None:
-    first = read_pretrained(fine_tuned(gpt2, tmp_path / "theirs"), gpt2.address)
-    merge(Predictor.of(first.adapter, gpt2), tmp_path / "merged")
-    assert read_pretrained(tmp_path / "merged", gpt2.address).adapter.digest == first.adapter.digest
+    first = imported(fine_tuned(gpt2, tmp_path / "theirs"), gpt2.address)
+    merge(Predictor.of(first, gpt2), tmp_path / "merged")
+    assert imported(tmp_path / "merged", gpt2.address).digest == first.digest
 
 
 def test_buffers_of_older_versions_are_passed_over(gpt2: Backbone, tmp_path: Path) -> None:
     source = fine_tuned(gpt2, tmp_path / "theirs")
-    expected = read_pretrained(source, gpt2.address).adapter.digest
+    expected = imported(source, gpt2.address).digest
     tensors = load_file(source / "model.safetensors")
     tensors["transformer.h.0.attn.masked_bias"] = torch.tensor(-1e4)
     tensors["transformer.h.0.attn.bias"] = torch.ones(1, 1, 8, 8, dtype=torch.bool).tril()
     save_file(tensors, source / "model.safetensors", {"format": "pt"})
-    assert read_pretrained(source, gpt2.address).adapter.digest == expected
+    assert imported(source, gpt2.address).digest == expected
     save_file(tensors | {"transformer.extra": torch.zeros(1)}, source / "model.safetensors", {"format": "pt"})
     with raises(WrongBackbone, code="backbone.mismatch", path="theirs"):
-        read_pretrained(source, gpt2.address)
+        imported(source, gpt2.address)
 
 
 def pickled(path: Path) -> None:
@@ -212,7 +216,7 @@ def test_what_is_wrong_is_told(
     source = fine_tuned(gpt2, tmp_path / "theirs")
     spoil(source)
     with pytest.raises(kind, match=told) as raised:
-        read_pretrained(source, gpt2.address)
+        imported(source, gpt2.address)
     assert str(source) in str(raised.value)
 
 
@@ -221,7 +225,7 @@ def test_another_backbone_is_refused_before_its_weights_are_compared(
 ) -> None:
     source = fine_tuned(gpt2, tmp_path / "theirs")
     with raises(WrongBackbone, code="backbone.mismatch", field="activation_function", path="config.json"):
-        read_pretrained(source, llama.address)
+        imported(source, llama.address)
 
 
 def test_a_full_fine_tuning_of_afina_without_its_manifest_is_not_imported_without_its_template(
@@ -230,11 +234,11 @@ def test_a_full_fine_tuning_of_afina_without_its_manifest_is_not_imported_withou
     shutil.copytree(runs.adapter("gpt2", "full"), tmp_path / "full")
     (tmp_path / "full" / MANIFEST).unlink()
     with raises(CorruptAdapter, code="adapter.file-missing", file=MANIFEST):
-        read_pretrained(tmp_path / "full", str(gpt2.path))
+        imported(tmp_path / "full", str(gpt2.path))
 
 
 def test_a_causal_language_model_is_no_classifier(gpt2: Backbone, tmp_path: Path) -> None:
     AutoModelForCausalLM.from_pretrained(gpt2.path).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(gpt2.path).save_pretrained(tmp_path)
     with raises(InvalidStudy, code="model.config-unusable", field="architectures", path="config.json"):
-        read_pretrained(tmp_path, gpt2.address)
+        imported(tmp_path, gpt2.address)

@@ -25,7 +25,8 @@ from afina.predicting import evaluation, golden_test
 from afina.predicting.reading import SENTENCES
 from afina.stats.comparison import compare
 from afina.store import recompute
-from afina.store.recompute import Flips, flips_between
+from afina.store.flips import Flips
+from afina.store.recompute import flips_between
 from afina.studies.choosing import floors
 from fakes import Backbones, Runs, sentences, write_csv
 from raises import raises

@@ -381,7 +381,7 @@ def _moved(made: AliasMove, as_json: bool) -> None:
 
 def version_summary(found: Version) -> list[tuple[str, Any]]:
     """Return the fields of a version that `afina store show` prints, with their labels."""
-    from afina.store import adapter_kinds
+    from afina.store import card_kinds
 
     manifest = found.manifest
     checked = found.checked
@@ -393,7 +393,7 @@ def version_summary(found: Version) -> list[tuple[str, Any]]:
         ("created", f"{minute(found.created)} UTC by {found.who or 'somebody'}"),
         ("message", found.why),
         ("method", f"{manifest.get('method')} {_inline(manifest.get('hyperparameters') or {})}"),
-        *adapter_kinds.summary(manifest),
+        *card_kinds.summary(manifest),
         ("task", manifest.get("task")),
         ("training texts", manifest.get("train_digest")),
         ("evaluation", manifest.get("evaluation_digest")),

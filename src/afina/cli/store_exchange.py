@@ -15,7 +15,7 @@ from afina.cli.terminal import print_assumed_precision, print_created, print_pro
 from afina.errors import AfinaError
 
 if TYPE_CHECKING:
-    from afina.store.recompute import AnsweredTexts, Flips
+    from afina.store.flips import AnsweredTexts, Flips
 
 
 LONGEST = 160
@@ -64,7 +64,7 @@ def print_flips(flips: Flips) -> None:
     """Print how many predictions of two versions differ, the first such texts, the verdict, and notes on the data."""
     from afina.data.readers.splitting import repetition_notes
     from afina.report import evaluation
-    from afina.store.adapter_kinds import ADAPTER_KINDS
+    from afina.store.flips import FLIP_KINDS
 
     print_reading(flips.texts.told)
     if flips.same:
@@ -73,8 +73,8 @@ def print_flips(flips: Flips) -> None:
     if flips.answered is not None:
         _print_abstentions(flips, flips.answered)
     found: dict[str, Any] = flips.as_json()
-    kind = ADAPTER_KINDS[flips.kind]
-    writes = kind.generates
+    kind = FLIP_KINDS[flips.kind]
+    writes = kind.writes
     if writes:
         print(
             f"{found['flipped']} of {found['examples']} answers differ; equal to a reference: "
@@ -98,7 +98,7 @@ def print_flips(flips: Flips) -> None:
             for name, line in lines.items():
                 print(printable(f"    {name:<8}{_line(line)}" if name else f"  {_line(line)}"))
         else:
-            before, after, right = (kind.in_words(one, row.text) for one in (row.before, row.after, row.label))
+            before, after, right = (kind.in_words(value, row.text) for value in (row.before, row.after, row.label))
             print(printable(f"  {before} -> {after} (right: {right}): {row.text[:70]}"))
     if found["flipped"] and found["flipped"] > MANY:
         print("  ... (--json prints more)")

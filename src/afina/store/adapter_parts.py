@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from afina import digest, file_io, tensorfile
 from afina.data import text_hashes
@@ -22,6 +22,7 @@ from afina.models.architectures import is_head
 from afina.models.manifest import MANIFEST, Manifest, checked
 from afina.store import problems
 from afina.store.intake import SUFFIXES, TENSORS, is_plain_name
+from afina.store.versions import Blob, PartFile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,22 +30,11 @@ if TYPE_CHECKING:
 BODY_ROLE, HEAD_ROLE = "body", "head"
 """The roles of the two parts of a version that hold tensors. The role of any other part is its file name."""
 
-
 CARD = "README.md"
 """The file name of the model card, which is made from a version and is not stored as a part of the version."""
 
 
-class PartFile(NamedTuple):
-    """A part of a version: the part's role, file, digest (`sha256:...`) and size in bytes."""
-
-    role: str
-    file: Path
-    digest: str
-    size: int
-
-
 def is_role(name: object) -> bool:
-    """Return whether a string can be the role of a part of a version: `body`, `head` or a file name."""
     return name in (BODY_ROLE, HEAD_ROLE) or (isinstance(name, str) and is_plain_name(name))
 
 
@@ -61,62 +51,47 @@ def split(
         links: whether files may be symbolic links. By default, links are not followed, because a link may have replaced
             a file after the file's inspection.
         texts: whether to keep the hashes of the training texts.
-
-    Raises:
-        Refused: a file of the adapter is not allowed in a store.
-        CorruptAdapter: a file of the adapter cannot be read.
-        CannotWrite: nothing can be written to `scratch`.
     """
-    made = {}
+    parts = {}
     with file_io.writing(scratch):
         scratch.mkdir(parents=True, exist_ok=True)
         for role, tensors in _halves(adapter.tensors).items():
             if tensors:
                 tensorfile.write(scratch / role, tensors)
-                made[role] = _part(role, scratch / role)
+                parts[role] = _part(scratch / role)
         if adapter.vocabulary is not None:
             write_vocabulary(scratch, adapter.vocabulary)
-            made[VOCABULARY] = _part(VOCABULARY, scratch / VOCABULARY)
+            parts[VOCABULARY] = _part(scratch / VOCABULARY)
         for file in _beside(adapter.manifest, directory) if directory is not None else ():
             name = file.name
-            if name not in made and (texts or name != text_hashes.HASHES_FILE):
+            if name not in parts and (texts or name != text_hashes.HASHES_FILE):
                 _copy(file, scratch / name, links)
-                made[name] = _part(name, scratch / name)
-    return made
+                parts[name] = _part(scratch / name)
+    return parts
 
 
 def join(manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> Adapter:
-    """Make an adapter from its manifest and the files of its parts.
-
-    Args:
-        manifest: the manifest, with the adapter's digest.
-        where: the adapter's name in error messages.
-
-    Raises:
-        CorruptStore: the parts do not match the manifest.
-    """
+    """Make an adapter from its manifest and its parts. Raises CorruptStore if the parts do not match the manifest."""
     try:
         stated = checked(manifest, "its manifest")
         tensors = _joined(parts, where)
         seen = TextHashes.read(parts[text_hashes.HASHES_FILE]) if text_hashes.HASHES_FILE in parts else None
-        made = Adapter(stated, tensors, where, _words(stated, parts, where), seen)
-        if (wrong := made.mismatch()) is None:
-            return made
+        adapter = Adapter(stated, tensors, where, _words(stated, parts, where), seen)
+        if (wrong := adapter.mismatch()) is None:
+            return adapter
         if wrong.what == "words":
             raise words_changed(parts[VOCABULARY], wrong)
         raise problems.TENSORS_CHANGED(
             tensors=len(tensors), found=wrong.found, expected=wrong.stated, where=where, what="tensors"
         )
     except CorruptAdapter as error:
-        raise problems.ADAPTER_CORRUPT(reason=error, where=where, cause=error.code) from None
+        raise problems.ADAPTER_CORRUPT(reason=error.sentence, where=where, cause=error.code) from None
 
 
 def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> Adapter:
     """Write the directory of a published adapter atomically, with the files that it was published with.
 
-    Raises:
-        CorruptStore: the parts do not match the manifest.
-        CannotWrite: nothing can be written to `directory`.
+    Raises CorruptStore if the parts do not match the manifest.
     """
     adapter = join(manifest, parts, where)
     written = {BODY_ROLE, HEAD_ROLE, text_hashes.HASHES_FILE} | (
@@ -141,10 +116,7 @@ def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Pa
 
 
 def _is_as_written(role: str, adapter: Adapter, file: Path) -> bool:
-    """Return whether a file of tensors equals the file that `split` writes for this adapter; False if unknown.
-
-    The function `join` has hashed the tensors, so only the file's header is compared.
-    """
+    """Return whether a file is the one that `split` writes: `join` has hashed the tensors, so its header is enough."""
     return tensorfile.has_header(file, _halves(adapter.tensors)[role])
 
 
@@ -164,35 +136,32 @@ def _copy(source: Path, target: Path, links: bool) -> None:
 
 
 def _halves(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors of the body and the tensors of the head, each sorted by name.
-
-    Sorting makes the files independent of the order of the model's parameters.
-    """
+    """Return the tensors of body and head, sorted, so that files do not depend on the order of the parameters."""
     halves: dict[str, dict[str, Tensor]] = {BODY_ROLE: {}, HEAD_ROLE: {}}
     for name in sorted(tensors):
         halves[HEAD_ROLE if is_head(name) else BODY_ROLE][name] = tensors[name]
     return halves
 
 
-def _part(role: str, file: Path) -> PartFile:
-    return PartFile(role, file, digest.of_file(file), file.stat().st_size)
+def _part(file: Path) -> PartFile:
+    return PartFile(file, Blob(digest.of_file(file), file.stat().st_size))
 
 
 def _beside(manifest: Manifest, directory: Path) -> list[Path]:
     own = (MANIFEST, CARD, manifest.tensor_file)
-    found = sorted(path for path in directory.iterdir() if not path.name.startswith(".") and path.name not in own)
-    for path in found:
+    paths = sorted(path for path in directory.iterdir() if not path.name.startswith(".") and path.name not in own)
+    for path in paths:
         if not is_plain_name(path.name) or path.name.endswith(TENSORS):
             raise problems.FILE_BESIDE_TENSORS(known=SUFFIXES[1:], path=path)
         file_io.check_plain(path)
-    return found
+    return paths
 
 
 def _joined(parts: Mapping[str, Path], where: str) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for role in (BODY_ROLE, HEAD_ROLE):
-        found = tensorfile.read(parts[role])[0] if role in parts else {}
-        for name, tensor in found.items():
+        half = tensorfile.read(parts[role])[0] if role in parts else {}
+        for name, tensor in half.items():
             if is_head(name) != (role == HEAD_ROLE):
                 raise problems.TENSOR_MISPLACED(part=role, where=where, tensor=name[:80])
             tensors[name] = tensor

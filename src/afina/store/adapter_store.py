@@ -25,7 +25,6 @@ from afina.store.versions import (
     PRODUCTION,
     SHADOW,
     AliasMove,
-    Blob,
     Name,
     PublishOutcome,
     Reference,
@@ -62,15 +61,12 @@ class AdapterStore(StoreReader):
         Raises:
             Refused: the store exists already, or `blobs` is missing although the database is PostgreSQL.
         """
-        given = self._place_of_bytes(blobs)
-        if self._database.exists() or not self._begin(given):
+        place = self._place_of_bytes(blobs)
+        if self._database.exists() or not self._begin(place):
             raise problems.STORE_EXISTS(store=self.address.shown)
 
     def _place_of_bytes(self, blobs: str | None) -> str:
-        """Return the directory or URL of the adapters' bytes as the database stores it; "" means beside the database.
-
-        Raises Refused if `blobs` is missing although the database is PostgreSQL.
-        """
+        """Return the place of the adapters' bytes as the database stores it; "" means beside the database."""
         if blobs is None and self.address.directory is None:
             raise problems.BLOBS_UNNAMED(store=self.address.shown)
         if blobs is not None:
@@ -87,19 +83,16 @@ class AdapterStore(StoreReader):
             audit_log.append(connection, audit_log.CREATED, {"blobs": "elsewhere" if blobs else "beside"})
             audit_log.crash_point("init: in the transaction")
 
-        made = self._database.begin(first)
+        is_new = self._database.begin(first)
         audit_log.crash_point("init: committed")
-        return made
+        return is_new
 
     def has_room(self) -> bool:
         """Return whether the disk of a store in a directory has enough free space for changes; True for PostgreSQL."""
         return self._database.has_room()
 
     def try_write(self) -> None:
-        """Raise CannotWrite if the store cannot be written to.
-
-        This method waits for other writers and changes nothing in the store.
-        """
+        """Raise CannotWrite if the store cannot be written to; wait for other writers, and change nothing."""
         with self._database.writing() as connection:
             connection.execute(update(STORE).values(last=STORE.c.last))
 
@@ -168,15 +161,13 @@ class AdapterStore(StoreReader):
         self.make_ready()
         manifest = opened.manifest.model_dump(mode="json") | {"digest": opened.digest}
         with self._database.connected(), self._blobs.scratch() as scratch:
-            made = adapter_parts.split(opened, scratch, directory, links=links, texts=texts)
+            parts = adapter_parts.split(opened, scratch, directory, links=links, texts=texts)
             audit_log.crash_point("publish: files made")
-            files = {role: part.file for role, part in made.items()}
-            held = {role: Blob(part.digest, part.size) for role, part in made.items()}
-            parts = NewVersion(manifest, files, held)
-            found = publishing.publish(self._database, self._blobs, wanted, parts, who=by, why=why, source=source)
-        if not texts and text_hashes.HASHES_FILE in found.version.parts:
-            raise problems.VERSION_EXISTS(version=str(found.version))
-        return found
+            content = NewVersion(manifest, parts)
+            outcome = publishing.publish(self._database, self._blobs, wanted, content, who=by, why=why, source=source)
+        if not texts and text_hashes.HASHES_FILE in outcome.version.parts:
+            raise problems.VERSION_EXISTS(version=str(outcome.version))
+        return outcome
 
     def alias(
         self,
@@ -250,9 +241,10 @@ class AdapterStore(StoreReader):
         """
         check_client(client)
         called = None if name is None else audit_log.check_reason(name, "name")
-        limits = {"rate": rate, "text_tokens": text_tokens}
-        by = {"who": self.who, "why": _words(message)}
-        return api_keys.create(self._database, client, scopes, limits, name=called, expires=expires, **by)
+        limits, why = {"rate": rate, "text_tokens": text_tokens}, _words(message)
+        return api_keys.create(
+            self._database, client, scopes, limits, name=called, expires=expires, who=self.who, why=why
+        )
 
     def revoke_key(self, id: str, *, message: str | None = None) -> Key:
         """Revoke an API key for ever. Details: `api_keys.revoke`."""
@@ -306,8 +298,9 @@ class AdapterStore(StoreReader):
         from afina.store.exchange import import_and_export
 
         publish = partial(self.publish, name=name)
-        given = {"message": message, "backbone": backbone, "precision": precision}
-        return import_and_export.bring_in(source, publish, self.limits, **given)  # type: ignore[arg-type]
+        return import_and_export.bring_in(
+            source, publish, self.limits, message=message, backbone=backbone, precision=precision
+        )
 
     def export(
         self,
@@ -322,23 +315,24 @@ class AdapterStore(StoreReader):
         """Export a version to a directory, a bundle or the Hub; see `import_and_export.send_out` for the arguments."""
         from afina.store.exchange import import_and_export
 
-        how = {"merged": merged, "backbone": backbone, "private": private, "texts": texts}
-        return import_and_export.send_out(self, str(reference), target, **how)  # type: ignore[arg-type]
+        return import_and_export.send_out(
+            self, str(reference), target, merged=merged, backbone=backbone, private=private, texts=texts
+        )
 
     def check(self, reference: str | Version, *, backbone: str | None = None) -> CheckOutcome:
         """Run the golden test of a version on this machine, and record the outcome in the audit log."""
         from afina.store import recompute
 
         version = self.show(reference)
-        found = recompute.check(self.adapter(f"{version}"), backbone)
+        outcome = recompute.check(self.adapter(version), backbone)
         with self._database.writing() as connection:
             named, number = catalog.resolve(connection, Reference.parse(str(version)))
             if catalog.version(connection, named, number).digest != version.digest:
                 raise problems.REMOVED_WHILE_CHECKED(version=str(version))
-            details = {"version": number, "digest": version.digest, **found.as_json()}
+            details = {"version": number, "digest": version.digest, **outcome.as_json()}
             problem = details.pop("problem", None)  # it may name the client: it goes where an erasure removes it
             audit_log.append(connection, "check", {**named.payload, **details}, named.attribution(self.who, problem))
-        return found
+        return outcome
 
 
 def _words(message: str | None) -> str | None:

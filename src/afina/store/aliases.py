@@ -72,7 +72,7 @@ def move(
 
 @contextmanager
 def _moving(database: Database) -> Iterator[Connection]:
-    """Return a context manager: a write transaction for moving an alias, with crash points around the commit."""
+    """Begin a write transaction with crash points around the commit."""
     with database.writing() as connection:
         yield connection
         audit_log.crash_point("alias: in the transaction")
@@ -160,10 +160,7 @@ def _drop(
 
 
 def _path(connection: Connection, named: NameRow, alias: str) -> list[int]:
-    """Return the numbers of the versions that an alias pointed to, in order, without versions it was rolled back from.
-
-    The last number is that of the current version.
-    """
+    """Return the versions that an alias pointed to, up to the current one, without those it was rolled back from."""
     path: list[int] = []
     for entry in audit_log.entries(connection, (ALIAS, ROLLBACK, UNALIAS), named.subject):
         if entry.payload["alias"] != alias:

@@ -47,33 +47,25 @@ _OF_NOBODY = digest.of_bytes(secrets.token_bytes(32))
 
 @dataclass(frozen=True)
 class Key:
-    """An API key without its secret; all times are UTC.
-
-    Attributes:
-        rate: the rate limit in tokens per minute. None: the server's default applies.
-        hash: the SHA-256 of the whole key.
-        problem: a description of damage to the key's database row. None: no damage. A damaged key is not valid.
-        expires: the time from which the key is not valid. None: the key never expires.
-        text_tokens: the largest number of tokens of a text or prompt. None: only the server's limits apply.
-    """
+    """An API key without its secret; all times are UTC."""
 
     id: str
     client: str
     scopes: tuple[str, ...]
-    rate: int | None
-    hash: str
+    rate: int | None  # tokens a minute; None: the server's default
+    hash: str  # of the whole key
     created: str
     revoked: str | None = None
     who: str | None = None
     why: str | None = None
-    problem: str | None = None
+    problem: str | None = None  # damage to the database row, with which the key is not valid
     name: str | None = None
-    expires: str | None = None
-    text_tokens: int | None = None
+    expires: str | None = None  # None: never
+    text_tokens: int | None = None  # the most tokens of a text or prompt; None: only the server's limits
 
     @property
     def is_valid(self) -> bool:
-        """Whether the key can be used: the key is not revoked, not damaged and not expired."""
+        """Whether the key is not revoked, not damaged and not expired."""
         ended = self.expires is not None and audit_log.now() >= self.expires
         return self.revoked is None and self.problem is None and not ended
 
@@ -120,9 +112,9 @@ def create(
     for limit, value in limits.items():
         if value is not None and not 1 <= value < 1 << 31:
             raise problems.KEY_LIMIT_INVALID(limit=limit, expected=_LIMITS[limit], most=(1 << 31) - 1, found=value)
-    made = secrets.token_hex(8)
-    secret = f"afina_{made}_{secrets.token_urlsafe(32)}"
-    row = {"id": made, "hash": hashed(secret), "scopes": " ".join(sorted(set(scopes))), **limits}
+    id = secrets.token_hex(8)
+    secret = f"afina_{id}_{secrets.token_urlsafe(32)}"
+    row = {"id": id, "hash": hashed(secret), "scopes": " ".join(sorted(set(scopes))), **limits}
     row |= {"name": name, "expires": None if expires is None else expiry(expires)}
     with database.writing() as connection:
         owner = catalog.client_row_or_made(connection, client)
@@ -130,23 +122,20 @@ def create(
             connection, CREATED, {**owner.payload, **_payload(row, owner.salt)}, owner.attribution(who, why)
         )
         connection.execute(insert(KEYS), {**row, "client": owner.id, "created": entry.seq})
-        (found,) = _read(connection, KEYS.c.id == made)
-    return MadeKey(found, secret)
+        (key,) = _read(connection, KEYS.c.id == id)
+    return MadeKey(key, secret)
 
 
 def expiry(text: str) -> str:
-    """Parse the expiry of an API key, and return the time in the format of the audit log.
+    """Parse the expiry of an API key, and return the time in the format of the audit log. Raises InvalidName.
 
     Examples of an expiry: "90d", "12h", "2027-01-31" (the end of this day), "2027-01-31T12:00:00+01:00". A time without
     an offset is UTC.
-
-    Raises:
-        InvalidName: the text is not an expiry, or the time is in the past.
     """
     now = datetime.now(UTC)
     try:
-        if found := _PERIOD.fullmatch(text):
-            moment = now + timedelta(**{_UNITS[found[2]]: int(found[1])})
+        if period := _PERIOD.fullmatch(text):
+            moment = now + timedelta(**{_UNITS[period[2]]: int(period[1])})
         elif _DATE.fullmatch(text):
             moment = datetime.fromisoformat(text).replace(tzinfo=UTC) + timedelta(days=1)
         else:
@@ -160,18 +149,13 @@ def expiry(text: str) -> str:
 
 
 def revoke(database: Database, id: str, *, who: str | None, why: str | None) -> Key:
-    """Revoke an API key for ever.
-
-    Raises:
-        NotFound: no API key has this id.
-        Refused: the API key was already revoked.
-    """
+    """Revoke an API key for ever. Raises NotFound, and Refused if it was revoked already."""
     with database.writing() as connection:
-        found = _read(connection, KEYS.c.id == id)
-        if not found:
+        keys = _read(connection, KEYS.c.id == id)
+        if not keys:
             raise problems.KEY_UNKNOWN(key=id[:40])
-        if found[0].revoked is not None:
-            raise problems.KEY_REVOKED(revoked=found[0].revoked, key=id)
+        if keys[0].revoked is not None:
+            raise problems.KEY_REVOKED(revoked=keys[0].revoked, key=id)
         row = connection.execute(select(CLIENTS).join(KEYS).where(KEYS.c.id == id)).one()
         owner = ClientRow(row.name, row.id, row.salt)
         entry = audit_log.append(connection, REVOKED, {**owner.payload, "key": id}, owner.attribution(who, why))
@@ -190,8 +174,8 @@ def _payload(row: Mapping[str, Any], salt: str) -> dict[str, Any]:
     The fields `name`, `expires` and `text_tokens`, which earlier versions of afina did not have, appear only if set.
     """
     later = {"name": _veiled(row["name"], salt), "expires": row["expires"], "text_tokens": row["text_tokens"]}
-    given = {name: value for name, value in later.items() if value is not None}
-    return {"key": row["id"], **{name: row[name] for name in ("hash", "scopes", "rate")}, **given}
+    known = {name: value for name, value in later.items() if value is not None}
+    return {"key": row["id"], **{name: row[name] for name in ("hash", "scopes", "rate")}, **known}
 
 
 def _veiled(name: Any, salt: str) -> str | None:
@@ -199,25 +183,22 @@ def _veiled(name: Any, salt: str) -> str | None:
 
 
 def expected(entries: Collection[audit_log.LogEntry]) -> dict[str, dict[str, Any]]:
-    """Return the database row that each API key must have according to the audit log, by the id of the key.
-
-    The client's row id is left out.
-    """
-    made: dict[str, dict[str, Any]] = {}
+    """Return the row that each API key must have according to the audit log, by the key's id, without the client's."""
+    keys: dict[str, dict[str, Any]] = {}
     for entry in entries:
         if entry.event == CREATED:
             names = ("hash", "scopes", *_LIMITS, "client", "name", "expires")
             row = {name: entry.payload.get(name) for name in names}
-            made[entry.payload["key"]] = row | {"created": entry.seq, "revoked": None}
-        elif entry.event == REVOKED and entry.payload["key"] in made:
-            made[entry.payload["key"]]["revoked"] = entry.seq
+            keys[entry.payload["key"]] = row | {"created": entry.seq, "revoked": None}
+        elif entry.event == REVOKED and entry.payload["key"] in keys:
+            keys[entry.payload["key"]]["revoked"] = entry.seq
         elif entry.event == "erase":
-            made = {id: row for id, row in made.items() if row["client"] != entry.payload["client"]}
-    return made
+            keys = {id: row for id, row in keys.items() if row["client"] != entry.payload["client"]}
+    return keys
 
 
 def rows(connection: Connection) -> dict[str, dict[str, Any]]:
-    """Return the database row of each API key, by the id of the key, in the form that `expected` returns."""
+    """Return the row of each API key in the form that `expected` returns."""
     asked = select(KEYS, CLIENTS.c.name.label("owner"), CLIENTS.c.salt).join(CLIENTS, CLIENTS.c.id == KEYS.c.client)
     names = ("hash", "scopes", *_LIMITS, "created", "revoked", "expires")
     return {
@@ -255,20 +236,16 @@ def _key(row: Any) -> Key:
 
 
 def hashed(secret: str) -> str:
-    """Return the hash of an API key that the store keeps."""
     return digest.of_bytes(secret.encode())
 
 
 def id_of(secret: str) -> str | None:
     """Return the id in an API key such as `afina_ID_SECRET`; None if the string cannot be an API key."""
-    found = _WRITTEN.fullmatch(secret)
-    return found[1] if found else None
+    match = _WRITTEN.fullmatch(secret)
+    return match[1] if match else None
 
 
 def matches(secret: str, key: Key | None) -> bool:
-    """Return whether the string `secret` is the API key `key` and the key is valid.
-
-    The time of the comparison does not depend on the position of the first difference, or on whether the key exists.
-    """
+    """Return whether `secret` is the API key `key` and that key is valid, in a time that is always the same."""
     kept = key.hash if key is not None and key.is_valid else _OF_NOBODY
     return hmac.compare_digest(hashed(secret), kept)

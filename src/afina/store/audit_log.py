@@ -44,54 +44,39 @@ class LogEntry(NamedTuple):
     hash: str
 
     def as_json(self) -> dict[str, Any]:
-        """Return the log entry in the form in which the audit log is exported."""
         return self._asdict()
 
     def computed(self) -> str:
-        """Compute the hash that the log entry must have from the entry's other fields."""
+        """Return the hash that the entry must have."""
         return digest.of_json({key: value for key, value in self._asdict().items() if key != "hash"})
 
 
 class Attribution(NamedTuple):
-    """Who made a change of the store, why and from which source, in plain text.
+    """Who made a change of the store, why and from which source, in plain text."""
 
-    Attributes:
-        client: the id of the database row of the client whose data were changed.
-        salt: the salt with which the audit log hashes facts about this client.
-        who: the user who made the change.
-        why: the reason of the change.
-        source: where the adapter comes from.
-    """
-
-    client: int
-    salt: str
+    client: int  # the id of the database row of the client whose data were changed
+    salt: str  # with which the audit log hashes facts about this client
     who: str | None
     why: str | None = None
     source: str | None = None
 
     def hashed(self) -> dict[str, str]:
         """Return the salted hashes of user, reason and source, which are written to the audit log."""
-        given = {"who": self.who, "why": self.why, "source": self.source}
-        return {key: salted(self.salt, value) for key, value in given.items() if value is not None}
+        texts = {"who": self.who, "why": self.why, "source": self.source}
+        return {key: salted(self.salt, text) for key, text in texts.items() if text is not None}
 
 
 def salted(salt: str, text: str) -> str:
-    """Return the SHA-256 digest of a salt followed by a text."""
     return digest.of_bytes(f"{salt}\n{text}".encode())
 
 
 def subject(client: str, task: str) -> str:
-    """Return the key by which log entries about an adapter's name are found.
-
-    Args:
-        client: the salted hash of the client.
-        task: the task in the name `client/task`.
-    """
+    """Return the key by which log entries about an adapter's name are found; `client` is a salted hash."""
     return f"{client.removeprefix(digest.PREFIX)}/{task}"
 
 
 def subject_of(payload: Mapping[str, Any]) -> str | None:
-    """Return the key (`subject`) of the adapter's name that a log entry is about; None if it is about no name."""
+    """Return the `subject` of a log entry; None if it is about no name."""
     client, task = payload.get("client"), payload.get("task")
     return subject(client, task) if isinstance(client, str) and isinstance(task, str) else None
 
@@ -106,16 +91,15 @@ def append(connection: Connection, event: str, payload: Mapping[str, Any], said:
     connection.execute(insert(LOG), row)
     connection.execute(update(STORE).values(last=entry.seq, hash=entry.hash))
     if said is not None:
-        given = {"client": said.client, "who": said.who, "why": said.why, "source": said.source}
-        connection.execute(insert(SAID), {"seq": entry.seq, **given})
+        row = {"seq": entry.seq, "client": said.client, "who": said.who, "why": said.why, "source": said.source}
+        connection.execute(insert(SAID), row)
     return entry
 
 
 def entries(connection: Connection, events: tuple[str, ...] = (), about: str | None = None) -> Iterator[LogEntry]:
     """Yield the entries of the audit log in order, optionally only entries of some events or about one subject.
 
-    Raises:
-        TypeError, ValueError: an entry is damaged.
+    Raises TypeError or ValueError for a damaged entry.
     """
     asked = select(LOG).order_by(LOG.c.seq)
     asked = asked.where(LOG.c.event.in_(events)) if events else asked
@@ -125,11 +109,7 @@ def entries(connection: Connection, events: tuple[str, ...] = (), about: str | N
 
 
 def entry_of(row: Row[Any]) -> LogEntry:
-    """Return the log entry in a row of the database table `log`.
-
-    Raises:
-        TypeError, ValueError: the row is damaged.
-    """
+    """Return the log entry in a row of the table `log`. Raises TypeError or ValueError for a damaged row."""
     words = (row.time, row.event, row.payload, row.previous, row.hash)
     if not isinstance(row.seq, int) or not all(isinstance(word, str) for word in words):
         raise TypeError(f"entry {row.seq!r} of the log has a field that is not text")
@@ -145,7 +125,7 @@ def now() -> str:
 
 
 def login() -> str | None:
-    """Return the login name of the current user; None if the operating system does not provide a login name."""
+    """Return the login name of the current user; None if the operating system has none."""
     try:
         return getpass.getuser().encode("utf-8", "replace").decode().replace("\0", "")
     except (KeyError, OSError, ImportError):
@@ -153,10 +133,7 @@ def login() -> str | None:
 
 
 def check_words(text: str, field: str) -> str:
-    """Return the text if every database can store it.
-
-    Raises InvalidName for unpaired surrogates, zero characters, and texts of more than LONGEST characters.
-    """
+    """Return the text if every database can store it. Raises InvalidName."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -170,11 +147,10 @@ def check_words(text: str, field: str) -> str:
 
 
 def check_reason(text: str, field: str) -> str:
-    """Return the reason of a change without surrounding spaces. Raises InvalidName for a blank or too long reason."""
+    """Return the reason of a change without surrounding spaces. Raises InvalidName."""
     text = check_words(text, field).strip()
-    if not text or len(text) > LONGEST:
-        found = "no text" if not text else f"{len(text):,} characters"
-        raise problems.REASON_INVALID(found=found, most=LONGEST, field=field)
+    if not text:
+        raise problems.REASON_MISSING(field=field, most=LONGEST)
     return text
 
 

@@ -30,32 +30,20 @@ MARK = "backup.json"
 """The name of a file in every backup directory that describes the last complete backup; empty before the first one."""
 
 _TRIES = 20
-"""The largest number of attempts to copy a store. An attempt to copy a store fails if a version's bytes are removed
-meanwhile."""
+"""The largest number of attempts to copy a store. An attempt fails if a version's bytes are removed meanwhile."""
 
 
 @dataclass(frozen=True)
 class Backup:
-    """A description of a backup: its directory, and what the backup contains.
+    """A description of a backup."""
 
-    Attributes:
-        place: the directory of the backup.
-        entries: the number of entries in the audit log.
-        last: the hash of the newest log entry. Users keep the hash of the newest log entry outside the store to verify
-            the log later.
-        versions: the number of versions.
-        blobs: the number of blobs, the files with adapters' bytes.
-        bytes: the size of all blobs.
-        copied: the number of blobs that an earlier backup in this directory did not have.
-    """
-
-    place: str
-    entries: int
-    last: str
+    place: str  # its directory
+    entries: int  # in the audit log
+    last: str  # the hash of the newest log entry, which users keep elsewhere to verify the log later
     versions: int
     blobs: int
-    bytes: int
-    copied: int
+    bytes: int  # of all blobs
+    copied: int  # blobs that an earlier backup in this directory did not have
 
     def as_json(self) -> dict[str, Any]:
         return dict(self.__dict__)
@@ -97,7 +85,7 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
                     raise problems.BLOBS_UNREADABLE(blob=sorted(lost)[0], store=database.address.shown, blobs=len(lost))
                 if not left:
                     raise problems.BLOBS_REMOVED_MEANWHILE(store=database.address.shown, tries=_TRIES)
-            made = _whole(place, fresh, kept, copied)
+            backup = _verified(place, fresh, kept, copied)
             with file_io.replacing(place / engine.DATABASE) as target:
                 shutil.move(fresh, target)
                 for suffix in ("-wal", "-shm"):  # left by readers of the earlier backup
@@ -107,8 +95,8 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
         for each in list(kept.all()):
             if each.place not in wanted:
                 kept.remove(each.place)  # of a version that was deleted or erased since the last backup
-        file_io.write_text(place / MARK, f"{json.dumps({'taken': audit_log.now(), **made.as_json()}, indent=2)}\n")
-    return made
+        file_io.write_text(place / MARK, f"{json.dumps({'taken': audit_log.now(), **backup.as_json()}, indent=2)}\n")
+    return backup
 
 
 def _check_free(database: Database, place: Path) -> None:
@@ -131,7 +119,7 @@ def _check_free(database: Database, place: Path) -> None:
 
 
 def _held(connection: Connection) -> dict[str, str]:
-    """Return the storage keys of all blobs that belong to versions, by the blobs' digests."""
+    """Return the storage keys of all blobs that belong to versions, by digest."""
     rows = connection.execute(select(BLOBS).where(BLOBS.c.digest.in_(select(PARTS.c.digest))))
     return {row.digest: row.place for row in rows}
 
@@ -142,16 +130,11 @@ def _held_in(file: Path) -> dict[str, str]:
 
 
 def _opened(file: Path) -> Database:
-    """Return a `Database` for a SQLite file."""
     return Database(Address(file.parent, str(file), str(file)))
 
 
 def _fetch(source: Blobs, target: Blobs, held: Mapping[str, str], scratch: Path) -> tuple[int, set[str]]:
-    """Copy the blobs that `target` lacks from `source`.
-
-    Returns:
-        The number of copied blobs, and the digests of the blobs that `source` no longer has.
-    """
+    """Copy the blobs that `target` lacks; return their number, and the digests of those that `source` no longer has."""
     copied, gone = 0, set()
     for digest, place in held.items():
         if not publishing.is_blob_place(place, digest):
@@ -170,10 +153,7 @@ def _fetch(source: Blobs, target: Blobs, held: Mapping[str, str], scratch: Path)
 
 
 def _still_held(database: Database, gone: Mapping[str, str]) -> set[str]:
-    """Return the digests of `gone` that versions still have under the same storage key. Their bytes are lost.
-
-    A blob that was removed, and published again, has a new storage key.
-    """
+    """Return the digests of `gone` whose bytes are lost: a blob that was published again has a new storage key."""
     with database.reading() as connection:
         return {digest for digest, place in _held(connection).items() if gone.get(digest) == place}
 
@@ -194,7 +174,6 @@ def _snapshot(database: Database, file: Path, blobs: str) -> None:
 
 
 def _copy_rows(source: Connection, target: Connection) -> None:
-    """Copy all rows of a store's tables from one database into the empty tables of another."""
     for table in metadata.sorted_tables:
         rows = [dict(row._mapping) for row in source.execute(select(table))]
         if rows:
@@ -204,8 +183,7 @@ def _copy_rows(source: Connection, target: Connection) -> None:
             target.execute(text(f"{highest} HAVING max(id) IS NOT NULL"))
 
 
-def _whole(place: Path, file: Path, kept: Blobs, copied: int) -> Backup:
-    """Verify a copied database and its blobs, and describe the copy. Raises an error if the copy is damaged."""
+def _verified(place: Path, file: Path, kept: Blobs, copied: int) -> Backup:
     database = _opened(file)
     if damaged := _damage(database, kept):
         raise problems.BACKUP_INCOMPLETE(damaged=_some(damaged), path=place)
@@ -215,11 +193,11 @@ def _whole(place: Path, file: Path, kept: Blobs, copied: int) -> Backup:
 def _damage(database: Database, kept: Blobs) -> list[Damage]:
     """Return all damage of a backup, and remove damaged blobs so that the next backup copies them again."""
     damaged = verify.verify(database, kept)
-    for one in damaged:
-        if one.kind == "blob":
+    for damage in damaged:
+        if damage.kind == "blob":
             with database.reading() as connection:
-                place = _held(connection).get(one.id)
-            if place is not None and publishing.is_blob_place(place, one.id):
+                place = _held(connection).get(damage.id)
+            if place is not None and publishing.is_blob_place(place, damage.id):
                 kept.remove(place)
     return damaged
 
@@ -238,7 +216,6 @@ def _counted(database: Database, place: str, copied: int) -> Backup:
 
 
 def _check_recoverable(database: Database, backup: Path) -> None:
-    """Raise NotFound if there is no backup, and Refused if its format is unknown or the store exists already."""
     if not (backup / engine.DATABASE).is_file():
         raise problems.BACKUP_MISSING(expected=engine.DATABASE, path=backup)
     _opened(backup / engine.DATABASE).demand()

@@ -44,12 +44,12 @@ def summaries(connection: Connection, client: str | None = None) -> list[NameSum
     aliases: dict[int, dict[str, int]] = {}
     for row in connection.execute(select(ALIASES).order_by(ALIASES.c.alias)):
         aliases.setdefault(row.name, {})[_text(row.alias)] = _whole(row.number)
-    made = []
+    found = []
     for row in connection.execute(asked):
         if row.name in names:
-            newest_is = (_whole(row.number), _text(row.digest), _words(row.method), _text(row.created))
-            made.append(NameSummary(names[row.name], row.versions, *newest_is, aliases.get(row.name, {})))
-    return sorted(made, key=lambda one: one.name)
+            facts = (_whole(row.number), _text(row.digest), _words(row.method), _text(row.created))
+            found.append(NameSummary(names[row.name], row.versions, *facts, aliases.get(row.name, {})))
+    return sorted(found, key=lambda summary: summary.name)
 
 
 def served_manifests(connection: Connection, client: str | None = None) -> dict[str, dict[str, Any]]:
@@ -75,10 +75,7 @@ def served_manifests(connection: Connection, client: str | None = None) -> dict[
 
 
 def resolve(connection: Connection, reference: Reference) -> tuple[NameRow, int]:
-    """Return the database row of a reference's name, and the number of the version that the reference means.
-
-    Raises NotFound, whose message lists the versions or aliases that exist.
-    """
+    """Return the row of a reference's name, and the number of its version. Raises NotFound with what exists instead."""
     named = find_name(connection, reference.name)
     mine, live = VERSIONS.c.name == named.id, VERSIONS.c.state == LIVE
     number = reference.number
@@ -114,16 +111,13 @@ def _existing(noun: str, plural: str, found: Iterable[str]) -> str:
 
 
 def aliases_of(connection: Connection, named: NameRow) -> dict[str, int]:
-    """Return the number of the version that each alias of a name points to, by alias."""
+    """Return the version number of each alias of a name."""
     rows = connection.execute(select(ALIASES).where(ALIASES.c.name == named.id).order_by(ALIASES.c.alias))
     return {_text(row.alias): _whole(row.number) for row in rows}
 
 
 def _text(value: object) -> str:
-    """Return the value of a text column. Raises TypeError if the value is no string: somebody manipulated the row.
-
-    SQLite stores values of any type in any column.
-    """
+    """Return the value of a text column. Raises TypeError for a manipulated row: SQLite stores any type anywhere."""
     if not isinstance(value, str):
         raise TypeError(f"found {value!r:.40}, expected text")
     return value
@@ -145,7 +139,7 @@ def version(connection: Connection, named: NameRow, number: int) -> Version:
 
 
 def versions(connection: Connection, named: NameRow, which: Any = True) -> list[Version]:
-    """Return the versions of a name that fulfil the SQL condition `which`, in the order of their numbers."""
+    """Return the versions of a name that fulfil the SQL condition `which`, by number."""
     asked = (
         select(VERSIONS, SAID.c.who, SAID.c.why)
         .outerjoin(SAID, SAID.c.seq == VERSIONS.c.published)
@@ -198,7 +192,7 @@ def _parts(connection: Connection, named: NameRow, which: Any) -> dict[int, dict
 
 
 def checks(connection: Connection, named: NameRow) -> dict[int, dict[str, Any]]:
-    """Return the outcome and time of the latest golden test of each version of a name, by version number."""
+    """Return the outcome and time of the latest golden test of each version of a name, by number."""
     said = _said(connection, named)
     found = {}
     for entry in audit_log.entries(connection, ("check",), named.subject):
@@ -217,19 +211,19 @@ def history(connection: Connection, named: NameRow, events: tuple[str, ...] = ()
     """Return the entries of the audit log about a name, in order, optionally only entries of some events."""
     said = _said(connection, named)
     hidden = {"client", "task", "who", "why", "source", "manifest"}
-    made = []
+    found = []
     for entry in audit_log.entries(connection, events, named.subject):
         row = said.get(entry.seq)
         words = (_words(row.who), _words(row.why)) if row else (None, None)
         shown = {key: value for key, value in entry.payload.items() if key not in hidden}
         if row and row.source is not None:
             shown["source"] = _text(row.source)
-        made.append(HistoryEntry(entry.seq, entry.time, entry.event, shown, *words))
-    return made
+        found.append(HistoryEntry(entry.seq, entry.time, entry.event, shown, *words))
+    return found
 
 
 def versions_by_blob(connection: Connection) -> dict[str, list[str]]:
-    """Return the versions that each blob belongs to, such as `client/task@3`, by the blob's digest."""
+    """Return the versions that each blob belongs to, such as `client/task@3`, by digest."""
     asked = (
         select(PARTS.c.digest, CLIENTS.c.name, NAMES.c.task, VERSIONS.c.number)
         .join(VERSIONS, VERSIONS.c.id == PARTS.c.version)
@@ -243,57 +237,6 @@ def versions_by_blob(connection: Connection) -> dict[str, list[str]]:
     return found
 
 
-class NameRow(NamedTuple):
-    """The database row of an adapter's name (`client/task`), with the salt of the client for the audit log."""
-
-    name: Name
-    id: int
-    client: int
-    salt: str
-
-    @property
-    def payload(self) -> dict[str, str]:
-        """The fields `client` (a salted hash) and `task` that each log entry about this name has."""
-        return {"client": audit_log.salted(self.salt, self.name.client), "task": self.name.task}
-
-    @property
-    def subject(self) -> str:
-        """The key by which log entries about this name are found."""
-        return audit_log.subject(**self.payload)
-
-    def attribution(self, who: str | None, why: str | None = None, source: str | None = None) -> Attribution:
-        """Return an Attribution for the audit log: who changes something about this name, why, and from where."""
-        return Attribution(self.client, self.salt, who, why, source)
-
-    def hashed(self, text: str) -> str:
-        """Return the hash of a text with the salt of this name's client."""
-        return audit_log.salted(self.salt, text)
-
-
-def find_name(connection: Connection, name: Name) -> NameRow:
-    """Return the database row of an adapter's name. Raises NotFound, whose message has the most similar name."""
-    found = name_row(connection, name)
-    if found is None:
-        raise problems.NAME_MISSING(_there=_nearest(connection, name), name=str(name))
-    return found
-
-
-def name_row_or_made(connection: Connection, name: Name) -> NameRow:
-    """Return the database row of an adapter's name; insert the row if it does not exist.
-
-    The caller must be in a write transaction.
-
-    Raises:
-        Refused: the client is being erased.
-    """
-    client = client_row_or_made(connection, name.client)
-    found = name_row(connection, name)
-    if found is not None:
-        return found
-    made = primary_key(connection.execute(insert(NAMES), {"client": client.id, "task": name.task}))
-    return NameRow(name, made, client.id, client.salt)
-
-
 class ClientRow(NamedTuple):
     """The database row of a client, with the salt with which the audit log hashes the client's name."""
 
@@ -303,22 +246,57 @@ class ClientRow(NamedTuple):
 
     @property
     def payload(self) -> dict[str, str]:
-        """The field `client` (a salted hash of the name) that each log entry about this client has."""
+        """The field that each log entry about this client has: a salted hash of the name."""
         return {"client": audit_log.salted(self.salt, self.name)}
 
-    def attribution(self, who: str | None, why: str | None = None) -> Attribution:
-        """Return an Attribution for the audit log: who changes something about this client, and why."""
-        return Attribution(self.id, self.salt, who, why)
+    def attribution(self, who: str | None, why: str | None = None, source: str | None = None) -> Attribution:
+        return Attribution(self.id, self.salt, who, why, source)
+
+
+class NameRow(NamedTuple):
+    """The database row of an adapter's name, with the row of its client."""
+
+    name: Name
+    id: int
+    client: ClientRow
+
+    @property
+    def payload(self) -> dict[str, str]:
+        """The fields that each log entry about this name has."""
+        return {**self.client.payload, "task": self.name.task}
+
+    @property
+    def subject(self) -> str:
+        """The key by which log entries about this name are found."""
+        return audit_log.subject(**self.payload)
+
+    def attribution(self, who: str | None, why: str | None = None, source: str | None = None) -> Attribution:
+        return self.client.attribution(who, why, source)
+
+    def hashed(self, text: str) -> str:
+        return audit_log.salted(self.client.salt, text)
+
+
+def find_name(connection: Connection, name: Name) -> NameRow:
+    """Return the database row of an adapter's name. Raises NotFound, whose message has the most similar name."""
+    row = name_row(connection, name)
+    if row is None:
+        raise problems.NAME_MISSING(_there=_nearest(connection, name), name=str(name))
+    return row
+
+
+def name_row_or_made(connection: Connection, name: Name) -> NameRow:
+    """Return the row of a name, which is inserted if it does not exist. Raises Refused for a client in erasure."""
+    client = client_row_or_made(connection, name.client)
+    row = name_row(connection, name)
+    if row is not None:
+        return row
+    made = primary_key(connection.execute(insert(NAMES), {"client": client.id, "task": name.task}))
+    return NameRow(name, made, client)
 
 
 def client_row_or_made(connection: Connection, name: str) -> ClientRow:
-    """Return the database row of a client; insert the row if it does not exist.
-
-    The caller must be in a write transaction.
-
-    Raises:
-        Refused: the client is being erased.
-    """
+    """Return the row of a client, which is inserted if it does not exist. Raises Refused if it is being erased."""
     refuse_erasing(connection, name)
     row = connection.execute(select(CLIENTS).where(CLIENTS.c.name == name)).one_or_none()
     if row is not None:
@@ -328,20 +306,16 @@ def client_row_or_made(connection: Connection, name: str) -> ClientRow:
 
 
 def veiled(client: str) -> str:
-    """Return the placeholder that replaces a client's name while the client is erased; no valid name has its form."""
+    """Return the placeholder for the name of a client that is being erased; no valid name has its form."""
     return f"#{digest.of_bytes(client.encode()).removeprefix(digest.PREFIX)[:60]}"
 
 
 def client_id(connection: Connection, name: Name) -> int | None:
-    """Return the id of a client's database row; None if there is no row.
-
-    If a client is erased and created again, the new row has another id.
-    """
+    """Return the id of a client's row, which is another one after an erasure; None if there is no row."""
     return connection.execute(select(CLIENTS.c.id).where(CLIENTS.c.name == name.client)).scalar()
 
 
 def refuse_erasing(connection: Connection, client: str) -> None:
-    """Raise Refused if a client is being erased, so that no new data of the client are stored."""
     called = CLIENTS.c.name.in_((client, veiled(client)))
     states = connection.execute(select(CLIENTS.c.state).where(called)).scalars()
     if any(state != LIVE for state in states):
@@ -349,7 +323,6 @@ def refuse_erasing(connection: Connection, client: str) -> None:
 
 
 def primary_key(inserted: CursorResult[Any]) -> int:
-    """Return the primary key of the row that an INSERT statement has inserted."""
     key = inserted.inserted_primary_key
     assert key is not None
     return int(key[0])
@@ -363,7 +336,7 @@ def name_row(connection: Connection, name: Name) -> NameRow | None:
         .where(CLIENTS.c.name == name.client, CLIENTS.c.state == LIVE, NAMES.c.task == name.task)
     )
     row = connection.execute(asked).one_or_none()
-    return NameRow(name, row.id, row.client, row.salt) if row else None
+    return NameRow(name, row.id, ClientRow(name.client, row.client, row.salt)) if row else None
 
 
 def _nearest(connection: Connection, name: Name) -> str:

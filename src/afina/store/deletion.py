@@ -37,37 +37,31 @@ _HALF_WRITTEN = 24 * publishing.LEASE_SECONDS
 
 
 def delete_version(database: Database, reference: Reference, *, who: str | None, why: str) -> Version:
-    """Delete a version; the next `gc` removes the version's bytes.
+    """Delete a version; the next `gc` removes the version's bytes. Raises Refused if an alias points to it.
 
     The version's number is not used again, and the audit log keeps the version's digests.
-
-    Raises:
-        Refused: an alias points to the version.
     """
     with database.writing() as connection:
         named, number = catalog.resolve(connection, reference)
-        found = catalog.version(connection, named, number)
-        if found.aliases:
-            verb = "point" if found.aliases[1:] else "points"
-            raise problems.VERSION_ALIASED(aliases=found.aliases, _verb=verb, version=str(found))
+        version = catalog.version(connection, named, number)
+        if version.aliases:
+            verb = "point" if version.aliases[1:] else "points"
+            raise problems.VERSION_ALIASED(aliases=version.aliases, _verb=verb, version=str(version))
         row = (VERSIONS.c.name == named.id) & (VERSIONS.c.number == number)
         mine = connection.execute(select(VERSIONS.c.id).where(row)).scalar_one()
         connection.execute(delete(PARTS).where(PARTS.c.version == mine))
         connection.execute(update(VERSIONS).where(row).values(state=DELETED, manifest=None))
-        parts = {role: part._asdict() for role, part in sorted(found.parts.items())}
-        details = {"version": number, "digest": found.digest, "parts": parts}
+        parts = {role: part._asdict() for role, part in sorted(version.parts.items())}
+        details = {"version": number, "digest": version.digest, "parts": parts}
         audit_log.append(connection, "delete", {**named.payload, **details}, named.attribution(who, why))
-        made = catalog.version(connection, named, number)
+        deleted = catalog.version(connection, named, number)
         audit_log.crash_point("delete: in the transaction")
     audit_log.crash_point("delete: committed")
-    return made
+    return deleted
 
 
 def collect_garbage(database: Database, blobs: Blobs) -> Removal:
-    """Remove the blobs (stored bytes) that belong to no version and to no publication in progress.
-
-    This function also completes an earlier `gc` or `erase` whose process was killed.
-    """
+    """Remove the blobs of no version and no publication in progress; complete a `gc` or `erase` that was killed."""
     with database.writing() as connection:
         publishing.expire_leases(connection)
         gone = _take_loose_blobs(connection)
@@ -90,38 +84,34 @@ def erase(database: Database, blobs: Blobs, client: str, *, who: str | None, why
     other client uses. The audit log can still be verified: it has only salted hashes of the client, whose salt is
     removed too. If the process is killed, the same call, or `gc`, completes the erasure.
 
-    Raises:
-        NotFound: the store has no data of this client.
-        Busy: another process reads for so long that the deleted data cannot be overwritten.
+    Raises NotFound, and Busy if another process reads for so long that the deleted data cannot be overwritten.
     """
-    made = Removal(0, 0)
+    removal = Removal(0, 0)
     with database.writing() as connection:
         called = CLIENTS.c.name.in_((client, veiled(client)))
         row = connection.execute(select(CLIENTS).where(called)).one_or_none()
         if row is None:
             raise problems.CLIENT_UNKNOWN(client=client)
         if row.state == LIVE:
-            made = _delete_rows(connection, row.id, Attribution(row.id, row.salt, who, why), client)
+            removal = _delete_rows(connection, row.id, Attribution(row.id, row.salt, who, why), client)
         audit_log.crash_point("erase: in the transaction")
     audit_log.crash_point("erase: forgotten")
     _remove_garbage(database, blobs)
     blobs.sweep(_HALF_WRITTEN)
     audit_log.crash_point("erase: removed")
     _finish(database, [row.id])
-    return made
+    return removal
 
 
 def _erasing(connection: Connection) -> list[int]:
-    """Return the ids of the database rows of clients whose erasure is not complete."""
     return [*connection.execute(select(CLIENTS.c.id).where(CLIENTS.c.state.in_((ERASING, ERASED)))).scalars()]
 
 
 def _finish(database: Database, unfinished: Collection[int]) -> None:
     """Complete the erasure of clients after their files are removed.
 
-    The clients' names are replaced by hashes, the pages of deleted rows are overwritten, and then the clients' rows are
-    removed. Because a client's row stays until the end, an erasure is continued after a crash, and nobody can use the
-    client's name in the meantime.
+    A client's row, with a hash in place of the name, stays until the pages of deleted rows are overwritten: an erasure
+    is continued after a crash, and nobody can use the client's name in the meantime.
     """
     if not unfinished:
         return
@@ -166,11 +156,7 @@ def _delete_rows(connection: Connection, client: int, said: Attribution, name: s
 
 
 def _take_loose_blobs(connection: Connection) -> dict[str, int]:
-    """Remove the database rows of unused blobs, and record the blobs' files as garbage.
-
-    Returns:
-        The size in bytes of each unused blob, by digest.
-    """
+    """Remove the rows of unused blobs, record their files as garbage, and return their sizes in bytes, by digest."""
     loose = select(BLOBS).where(
         BLOBS.c.digest.not_in(select(PARTS.c.digest)), BLOBS.c.digest.not_in(select(LEASES.c.digest))
     )
@@ -182,7 +168,7 @@ def _take_loose_blobs(connection: Connection) -> dict[str, int]:
 
 
 def _remove_garbage(database: Database, blobs: Blobs) -> None:
-    """Remove all files that are recorded as garbage, also those that other processes have recorded."""
+    """Remove all files that are recorded as garbage, also by other processes."""
     with database.reading() as connection:
         held = select(BLOBS.c.place)
         rows = connection.execute(select(GARBAGE).where(GARBAGE.c.place.not_in(held))).all()

@@ -11,7 +11,7 @@ from afina.models.manifest import Manifest, checked
 from afina.store.versions import Version
 
 if TYPE_CHECKING:
-    from afina.store.recompute import Flips
+    from afina.store.flips import Flips
 
 Fields = dict[str, dict[str, Any]]
 """The differences of two manifests: for each group and field, the list of the first and second value."""

@@ -16,13 +16,12 @@ from typing import Any
 from afina import hub
 from afina.data.addresses import GLUE, HUB, SST2, named
 from afina.data.readers.hub_datasets import REPOSITORY
-from afina.models import objectives
 from afina.models.adapter import PEFT_TENSORS
 from afina.models.backbone_spec import PACKAGED, RANDOM
 from afina.models.manifest import Manifest
 from afina.repr_html import figure
 from afina.stats.metrics import METRICS
-from afina.store import adapter_kinds
+from afina.store import card_kinds
 from afina.store.versions import Version
 
 _PEFT, _TRANSFORMERS, _AFINA = "peft", "transformers", "afina"
@@ -48,7 +47,7 @@ def model_card(version: Version, *, merged: bool = False) -> str:
     backbone = f" {joined} {_code(_model(made.backbone))}" if made.backbone else ""
     added = f"Added {_code(version.created)}" + (f" by {_escaped(version.who)}" if version.who else "")
     about = [
-        f"{adapter_kinds.of(made).title}: an adapter of method {_code(made.method)}{backbone}, version "
+        f"{card_kinds.of(made).title}: an adapter of method {_code(made.method)}{backbone}, version "
         f"{version.number} of {_code(version.name)} in a store of afina.",
         f"{added}{f': {_escaped(message)}' if message.strip() else '.'}",
     ]
@@ -80,7 +79,7 @@ def _front_matter(made: Manifest, name: str) -> str:
     figures = {key: value for key, value in made.metrics.items() if key in METRICS and not isnan(value)}
     figures = figures if made.task else {}
     kind, config = _dataset(made.task or "")
-    tag = adapter_kinds.of(made).pipeline_tag
+    tag = card_kinds.of(made).pipeline_tag
     at_hub = made.backbone is not None and not _is_local(made.backbone)
     results = [
         {
@@ -112,15 +111,15 @@ def _library(made: Manifest) -> str:
 
 
 def _labels(made: Manifest) -> Iterator[str]:
-    kind = adapter_kinds.of(made)
+    kind = card_kinds.of(made)
     yield f"## {kind.heading}"
     yield kind.labels
-    if names := kind.named(made.label_names):
+    if names := kind.rows(made.label_names):
         yield "\n".join(f"{index}. {_escaped(label)}" for index, label in enumerate(names))
 
 
 def _usage(made: Manifest, merged: bool) -> Iterator[str]:
-    library, kind = _library(made), adapter_kinds.of(made)
+    library, kind = _library(made), card_kinds.of(made)
     local = made.backbone is None or _is_local(made.backbone)
     asks = local and made.backbone not in PACKAGED and made.vocabulary_digest is None
     named_ = f", `BACKBONE` for one of {_code(_model(made.backbone))}" if made.backbone and local else ""
@@ -137,14 +136,14 @@ def _usage(made: Manifest, merged: bool) -> Iterator[str]:
         base = f'"{repository}"' + (f', revision="{revision}"' if revision else "")
         yield _python(
             f"from peft import PeftModel\nfrom transformers import {kind.imports}",
-            f'base = {kind.base(base, _outputs(made))}\nmodel = PeftModel.from_pretrained(base, "DIRECTORY")',
-            kind.answering(made, base),
+            f'base = {kind.base(base, made)}\nmodel = PeftModel.from_pretrained(base, "DIRECTORY")',
+            kind.answering(made, base) if kind.answering else "",
         )
     elif library == _TRANSFORMERS:
         yield _python(
             f"from transformers import {kind.imports}",
             f'model = {kind.auto_class}.from_pretrained("DIRECTORY")',
-            kind.answering(made, '"DIRECTORY"'),
+            kind.answering(made, '"DIRECTORY"') if kind.answering else "",
         )
     if library != _AFINA and (held := list(_beside(made))):
         yield f"With this code, you need to do yourself what afina does beside the model:\n\n{_bullets(held)}"
@@ -157,16 +156,11 @@ def base_for_peft(manifest: Mapping[str, Any]) -> str | None:
         return None
     if made.backbone not in PACKAGED and not made.backbone.startswith(RANDOM):
         return None
-    base = adapter_kinds.of(made).base(_directory(made.backbone), _outputs(made))
+    base = card_kinds.of(made).base(_directory(made.backbone), made)
     return (
         f"peft and AutoPeftModel cannot open the base model {made.backbone!r}, an address of afina. In Python, "
         f"give peft {base} as the base."
     )
-
-
-def _outputs(made: Manifest) -> int:
-    """Return the number of outputs of an adapter's model."""
-    return objectives.make(made.label_names, made.objective).width
 
 
 def _directory(backbone: str) -> str:
@@ -180,9 +174,9 @@ def _python(imported: str, *parts: str) -> str:
 
 def _beside(made: Manifest) -> Iterator[str]:
     """Yield the steps of prediction, such as adding an offset, that users of other libraries have to do themselves."""
-    kind = adapter_kinds.of(made)
+    kind = card_kinds.of(made)
     long = kind.long_texts.format(most=made.max_length)
-    if kind.decodes:
+    if kind.answering:
         if made.max_length:
             yield long
         return
@@ -250,7 +244,7 @@ def _metrics(made: Manifest) -> Iterator[str]:
         )
         rows = [
             (_called(key, made), figure(value)) if key in METRICS else (key, f"{value:,.10g}")
-            for key, value in sorted(made.metrics.items(), key=lambda one: adapter_kinds.of(made).place(one[0]))
+            for key, value in sorted(made.metrics.items(), key=lambda one: card_kinds.of(made).place(one[0]))
         ]
         yield _table(("metric", "value"), [(_escaped(key), figure) for key, figure in rows])
 

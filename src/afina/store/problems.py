@@ -193,13 +193,10 @@ KINDS_DIFFER = Problem(
     "of task.",
 )
 
-_data_labels_mismatch = partial(Problem, InvalidData, "data.labels-mismatch")
-LABELS_DIFFER = _data_labels_mismatch(
-    "{first} and {where} have different labels: {_differences}. Give two adapters with the same labels."
-)
-LABELS_OF_TEXTS_DIFFER = _data_labels_mismatch(
-    "{where}: its labels differ from the labels of {texts}: {_differences}. Give adapters and texts with the "
-    "same labels."
+LABELS_DIFFER = Problem(
+    InvalidData,
+    "data.labels-mismatch",
+    "{first} and {where} have different labels: {_differences}. Give adapters and texts with the same labels.",
 )
 
 MERGE_NEEDS_FLOAT32 = Problem(
@@ -464,8 +461,8 @@ DATABASE_NOT_OPENED = _store_unreachable(
 _text_not_storable = partial(Problem, InvalidName, "text.not-storable")
 TEXT_TOO_LONG = _text_not_storable("`{field}`: found {letters:,} characters, expected at most {most:,}.")
 ZERO_CHARACTER = _text_not_storable("`{field}`: found a zero character in {found}. Remove the zero character.")
-REASON_INVALID = _text_not_storable(
-    "`{field}`: found {found}, expected a reason in a few words, at most {most:,} characters."
+REASON_MISSING = _text_not_storable(
+    "`{field}`: found no text, expected a reason in a few words, at most {most:,} characters."
 )
 LONE_SURROGATE = _text_not_storable(
     "`{field}`: found {found}, which has a lone surrogate (half a character). Give the text in UTF-8."

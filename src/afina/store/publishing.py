@@ -13,7 +13,6 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, func, insert, select
@@ -24,25 +23,17 @@ from afina.errors import AfinaError, CorruptStore
 from afina.store import audit_log, catalog, problems
 from afina.store.database import Database
 from afina.store.database.tables import BLOBS, GARBAGE, LEASES, LIVE, PARTS, VERSIONS
-from afina.store.versions import Blob, Name, PublishOutcome
+from afina.store.versions import Blob, Name, PartFile, PublishOutcome
 
 _TRIES = 5
-"""The largest number of attempts to publish. An attempt to publish fails if a lease expires, which takes an hour;
-further failures have another cause."""
+"""The largest number of attempts to publish. An attempt fails if a lease expires, which takes an hour."""
 
 
 class NewVersion(NamedTuple):
-    """The content of a new version.
-
-    Attributes:
-        manifest: the adapter's manifest, with the adapter's digest.
-        files: the file of each part, by role (`body`, `head` or a file name).
-        blobs: the digest and size of each part, by role.
-    """
+    """The content of a new version; the manifest has the adapter's digest, and the parts are by role."""
 
     manifest: Mapping[str, Any]
-    files: Mapping[str, Path]
-    blobs: Mapping[str, Blob]
+    parts: Mapping[str, PartFile]
 
     @property
     def digest(self) -> str:
@@ -65,7 +56,7 @@ def publish(
     database: Database,
     blobs: Blobs,
     name: Name,
-    parts: NewVersion,
+    content: NewVersion,
     *,
     who: str | None,
     why: str,
@@ -76,47 +67,43 @@ def publish(
     If the process is killed, the store either is unchanged or has the new version. If the name already has a version
     with the same adapter, damaged blobs of this version are written again.
 
-    Args:
-        source: where the adapter comes from, such as hub:owner/name, if it is not from a run of afina.
-
     Raises:
         Busy: publishing took so long that the leases expired and `gc` removed the blobs.
         Refused: the client was erased during the publication.
     """
     for _ in range(_TRIES):
         with database.writing() as connection:
-            found = _there(connection, name, parts.digest)
-            if found is not None:
-                held = select(BLOBS).where(BLOBS.c.digest.in_([blob.digest for blob in parts.blobs.values()]))
+            same = _there(connection, name, content.digest)
+            if same is not None:
+                held = select(BLOBS).where(BLOBS.c.digest.in_([part.blob.digest for part in content.parts.values()]))
                 places = {row.digest: row.place for row in connection.execute(held)}
                 break
             catalog.refuse_erasing(connection, name.client)
             before = catalog.client_id(connection, name)
-            holder, places = acquire_leases(connection, parts.blobs, name.client)
+            holder, places = acquire_leases(connection, content.parts, name.client)
         with leasing(database, holder):
             audit_log.crash_point("publish: leased")
-            _put(blobs, parts, places)
+            _put(blobs, content, places)
             audit_log.crash_point("publish: put")
             with database.writing() as connection:
                 if release_leases(connection, holder, places):
-                    made = _make(connection, name, parts, who, why, source)
+                    outcome = _insert(connection, name, content, who, why, source)
                     audit_log.crash_point("publish: in the transaction")
                 else:
-                    made = None
+                    outcome = None
                     if before is not None and catalog.client_id(connection, name) != before:
                         raise problems.CLIENT_ERASED(name=str(name))
-        if made is not None:
+        if outcome is not None:
             audit_log.crash_point("publish: committed")
-            return made
+            return outcome
     else:
         raise problems.PARTS_REMOVED_MEANWHILE(name=str(name))
-    _put(blobs, parts, places)
-    return found
+    _put(blobs, content, places)
+    return same
 
 
-def _put(blobs: Blobs, parts: NewVersion, places: Mapping[str, str]) -> None:
-    for role, file in parts.files.items():
-        blob = parts.blobs[role]
+def _put(blobs: Blobs, content: NewVersion, places: Mapping[str, str]) -> None:
+    for role, (file, blob) in content.parts.items():
         place = places.get(blob.digest)  # files beside the tensors may differ from the version's
         if place is not None and not _is_kept(blobs, place, blob):
             blobs.put(place, file)
@@ -125,7 +112,7 @@ def _put(blobs: Blobs, parts: NewVersion, places: Mapping[str, str]) -> None:
 
 
 def _is_kept(blobs: Blobs, place: str, blob: Blob) -> bool:
-    """Return whether a blob is stored and undamaged; a blob for which this is false is written again."""
+    """Return whether a blob is stored and undamaged."""
     if blobs.size(place) != blob.size:
         return False
     try:
@@ -135,41 +122,41 @@ def _is_kept(blobs: Blobs, place: str, blob: Blob) -> bool:
         return False
 
 
-def _make(
-    connection: Connection, name: Name, parts: NewVersion, who: str | None, why: str, source: str | None
+def _insert(
+    connection: Connection, name: Name, content: NewVersion, who: str | None, why: str, source: str | None
 ) -> PublishOutcome:
     named = catalog.name_row_or_made(connection, name)
-    found = _there(connection, name, parts.digest)  # another publisher may have been faster
-    if found is not None:
-        return found
+    same = _there(connection, name, content.digest)  # another publisher may have been faster
+    if same is not None:
+        return same
     newest = connection.execute(select(func.max(VERSIONS.c.number)).where(VERSIONS.c.name == named.id)).scalar()
     number = (newest or 0) + 1
-    text = json.dumps(parts.manifest, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(content.manifest, sort_keys=True, ensure_ascii=False, allow_nan=False)
     entry = audit_log.append(
         connection,
         "publish",
         {
             **named.payload,
             "version": number,
-            "digest": parts.digest,
+            "digest": content.digest,
             "manifest": named.hashed(digest.of_bytes(text.encode())),
-            "parts": {role: blob._asdict() for role, blob in sorted(parts.blobs.items())},
+            "parts": {role: part.blob._asdict() for role, part in sorted(content.parts.items())},
         },
         named.attribution(who, why, source),
     )
     row = {
         "name": named.id,
         "number": number,
-        "digest": parts.digest,
+        "digest": content.digest,
         "state": LIVE,
         "created": entry.time,
         "published": entry.seq,
-        "method": parts.manifest.get("method"),
+        "method": content.manifest.get("method"),
         "manifest": text,
     }
     version = catalog.primary_key(connection.execute(insert(VERSIONS), row))
-    held = [{"version": version, "role": role, "digest": blob.digest} for role, blob in parts.blobs.items()]
-    connection.execute(insert(PARTS), held)
+    parts = [{"version": version, "role": role, "digest": part.blob.digest} for role, part in content.parts.items()]
+    connection.execute(insert(PARTS), parts)
     return PublishOutcome(catalog.version(connection, named, number), created=True)
 
 
@@ -178,10 +165,7 @@ LEASE_SECONDS = 3600.0
 
 
 def is_blob_place(place: object, of: str) -> bool:
-    """Return whether a storage key belongs to the blob with the digest `of`.
-
-    In a manipulated database, the key of a blob could be that of another blob's file.
-    """
+    """Return whether a storage key belongs to the blob with the digest `of`; a manipulated row may have another key."""
     return isinstance(place, str) and bool(re.fullmatch(rf"{re.escape(_stem(of))}[0-9a-f]{{8}}", place, re.ASCII))
 
 
@@ -189,7 +173,7 @@ def _stem(of: str) -> str:
     return f"sha256-{of.removeprefix(digest.PREFIX)}-"
 
 
-def acquire_leases(connection: Connection, parts: Mapping[str, Blob], client: str) -> tuple[str, dict[str, str]]:
+def acquire_leases(connection: Connection, parts: Mapping[str, PartFile], client: str) -> tuple[str, dict[str, str]]:
     """Lease the blobs of a new version; the caller must be in a write transaction.
 
     Returns:
@@ -197,7 +181,7 @@ def acquire_leases(connection: Connection, parts: Mapping[str, Blob], client: st
     """
     holder = secrets.token_hex(16)
     places = {}
-    for blob in {part.digest: part for part in parts.values()}.values():
+    for blob in dict.fromkeys(part.blob for part in parts.values()):
         row = connection.execute(select(BLOBS).where(BLOBS.c.digest == blob.digest)).one_or_none()
         if row is None:
             place = f"{_stem(blob.digest)}{secrets.token_hex(4)}"
@@ -215,7 +199,7 @@ def release_leases(connection: Connection, holder: str, places: Mapping[str, str
 
     Files that were written but whose database rows have been deleted are recorded as garbage.
     """
-    held = {row.digest for row in connection.execute(select(LEASES).where(LEASES.c.holder == holder))}
+    leased = {row.digest for row in connection.execute(select(LEASES).where(LEASES.c.holder == holder))}
     connection.execute(delete(LEASES).where(LEASES.c.holder == holder))
     rows = connection.execute(select(BLOBS.c.digest, BLOBS.c.place).where(BLOBS.c.digest.in_(places)))
     there = {row.digest: row.place for row in rows}
@@ -223,7 +207,7 @@ def release_leases(connection: Connection, holder: str, places: Mapping[str, str
     for of, place in places.items():
         if there.get(of) != place and place not in noted:
             connection.execute(insert(GARBAGE), {"place": place, "digest": of})
-    return held == places.keys() and there == dict(places)
+    return leased == places.keys() and there == dict(places)
 
 
 @contextmanager

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from afina.models.adapter import Adapter
 
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 class StoreReader:
@@ -69,20 +69,20 @@ class StoreReader:
 
     def on_behalf_of(self, who: str) -> Self:
         """Return the same store with another user who is named in the audit log."""
-        made = copy.copy(self)
-        made.who = audit_log.check_words(who, "who")
-        return made
+        store = copy.copy(self)
+        store.who = audit_log.check_words(who, "who")
+        return store
 
     @cached_property
     def _blobs(self) -> Blobs:
         with self._database.reading() as connection:
-            said = connection.execute(select(STORE.c.blobs)).scalar()
-            if not isinstance(said, str):
-                raise TypeError(f"found {said!r:.40}, expected the place of the blobs")
+            place = connection.execute(select(STORE.c.blobs)).scalar()
+            if not isinstance(place, str):
+                raise TypeError(f"found {place!r:.40}, expected the place of the blobs")
         beside = self.address.directory
-        if not said and beside is not None:
+        if not place and beside is not None:
             return open_blobs(str(beside / engine.BLOBS))
-        return open_blobs(said)
+        return open_blobs(place)
 
     @property
     def blobs_directory(self) -> Path | None:
@@ -109,11 +109,11 @@ class StoreReader:
         """
         from afina.store import adapter_parts
 
-        version, where = self.show(reference), Path(directory)
-        if where.exists():
-            raise problems.OUT_EXISTS(path=where)
+        version, path = self.show(reference), Path(directory)
+        if path.exists():
+            raise problems.OUT_EXISTS(path=path)
         return self.opened(
-            version, lambda files: adapter_parts.restore(where, version.manifest, files, f"store:{version}")
+            version, lambda files: adapter_parts.restore(path, version.manifest, files, f"store:{version}")
         )
 
     def card(self, reference: str | Version, *, merged: bool = False) -> str:
@@ -126,7 +126,7 @@ class StoreReader:
 
         return model_card(self.show(reference), merged=merged)
 
-    def opened(self, version: Version, use: Callable[[Mapping[str, Path]], Made]) -> Made:
+    def opened(self, version: Version, use: Callable[[Mapping[str, Path]], Result]) -> Result:
         """Call `use` with a version's files by role (such as `body`), each checked against its digest (`use_files`)."""
         return use_files(self._database, self._blobs, version, use)
 
@@ -135,10 +135,10 @@ class StoreReader:
         if client is not None:
             check_client(client)
         with self._database.reading() as connection:
-            found = catalog.summaries(connection, client)
-        if client is not None and not found:
+            summaries = catalog.summaries(connection, client)
+        if client is not None and not summaries:
             raise problems.CLIENT_WITHOUT_ADAPTERS(client=client)
-        return found
+        return summaries
 
     def served_manifests(self, client: str | None = None) -> Mapping[str, Mapping[str, Any]]:
         """Return the manifests of all versions that have an alias or are the newest version of their name.
@@ -170,11 +170,13 @@ class StoreReader:
         with self._database.reading() as connection:
             named = catalog.find_name(connection, wanted)
             events = (aliases.ALIAS, aliases.ROLLBACK, aliases.UNALIAS) if alias is not None else ()
-            done = catalog.history(connection, named, events)
-        found = [one for one in done if alias is None or one.details["alias"] == alias]
-        if alias is not None and not found:
+            entries = catalog.history(connection, named, events)
+        if alias is None:
+            return entries
+        moves = [entry for entry in entries if entry.details["alias"] == alias]
+        if not moves:
             raise problems.ALIAS_NEVER_EXISTED(name=str(name), alias=alias)
-        return found
+        return moves
 
     def keys(self, client: str | None = None) -> Sequence[Key]:
         """Return the API keys of one client or of all clients, including revoked keys, in order of creation."""
@@ -190,10 +192,10 @@ class StoreReader:
         Because None is returned, no error message lists existing names.
         """
         with self._database.reading() as connection:
-            found = catalog.name_row(connection, reference.name)
-            if found is None:  # costs one query
+            row = catalog.name_row(connection, reference.name)
+            if row is None:  # costs one query
                 return None
-            if reference == Reference(reference.name) and PRODUCTION in catalog.aliases_of(connection, found):
+            if reference == Reference(reference.name) and PRODUCTION in catalog.aliases_of(connection, row):
                 reference = Reference(reference.name, alias=PRODUCTION)
             try:
                 named, number = catalog.resolve(connection, reference)
@@ -207,21 +209,17 @@ class StoreReader:
             return aliases.canary(connection, name)
 
     def news(self, since: int, names: Collection[Name]) -> tuple[int, Collection[Name]]:
-        """Return the number of the audit log's last entry, and the names that have changed since the entry `since`.
+        """Return the number of the last log entry, and those of `names` that have changed since the entry `since`.
 
         A name has changed if a later entry is about the name, or if the name's client was erased.
-
-        Args:
-            since: the number of the last log entry that the caller has read.
-            names: the names that the caller asks about.
         """
         with self._database.reading() as connection:
             last = connection.execute(select(STORE.c.last)).scalar_one()
             if last == since:
                 return last, ()
             subjects = set(connection.execute(select(LOG.c.subject).where(LOG.c.seq > since)).scalars())
-            asked = select(CLIENTS.c.name, CLIENTS.c.salt).where(CLIENTS.c.state == LIVE)
-            hashes = {row.name: audit_log.salted(row.salt, row.name) for row in connection.execute(asked)}
+            clients = select(CLIENTS.c.name, CLIENTS.c.salt).where(CLIENTS.c.state == LIVE)
+            hashes = {row.name: audit_log.salted(row.salt, row.name) for row in connection.execute(clients)}
 
         def touched(name: Name) -> bool:
             return name.client not in hashes or audit_log.subject(hashes[name.client], name.task) in subjects
@@ -263,17 +261,17 @@ class StoreReader:
 
 
 _TRIES = 5
-"""The largest number of attempts to read a version's files. An attempt to read a version's files fails if they are
-removed and published again at the same time."""
+"""The largest number of attempts to read a version's files. An attempt fails if they are removed and published again at
+the same time."""
 
 
 def use_files(
     database: Database,
     blobs: Blobs,
     version: Version,
-    use: Callable[[Mapping[str, Path]], Made],
-    shows: Mapping[str, Callable[[Made, Path], bool]] = MappingProxyType({}),
-) -> Made:
+    use: Callable[[Mapping[str, Path]], Result],
+    shows: Mapping[str, Callable[[Result, Path], bool]] = MappingProxyType({}),
+) -> Result:
     """Call `use` with a version's files by role (such as `body`), check their digests, and return the result of `use`.
 
     Args:
@@ -299,12 +297,12 @@ def use_files(
                         _check_digests(version, [role], files, places)
                 later = [role for role in files if role in shows]
                 try:
-                    made = use(files)
+                    result = use(files)
                 except CorruptStore:
                     _check_digests(version, later, files, places)  # raises an error that names the file
                     raise
-                _check_digests(version, [role for role in later if not shows[role](made, files[role])], files, places)
-                return made
+                _check_digests(version, [role for role in later if not shows[role](result, files[role])], files, places)
+                return result
         except (CorruptStore, FileNotFoundError):
             if _places(database, version) == places or not left:
                 raise

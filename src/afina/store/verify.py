@@ -43,50 +43,39 @@ _LOST = "the database has no row of this {}, but the audit log records it"
 
 @dataclass
 class _Expected:
-    """The statements of the audit log about one name.
+    """The statements of the audit log about one name."""
 
-    Attributes:
-        published: the entry about the publication of each version, by version number.
-        deleted: the numbers of deleted versions.
-        aliases: the number of the version that each alias points to.
-    """
-
-    published: dict[int, LogEntry] = field(default_factory=dict)
+    published: dict[int, LogEntry] = field(default_factory=dict)  # by version number
     deleted: set[int] = field(default_factory=set)
-    aliases: dict[str, int] = field(default_factory=dict)
+    aliases: dict[str, int] = field(default_factory=dict)  # the version number of each alias
 
 
 def verify(database: Database, blobs: Blobs, last: str | None = None) -> list[Damage]:
-    """Return all damage of a store; an empty list for an undamaged store. Raises NotFound if there is no store.
-
-    Args:
-        last: the hash of a log entry that was kept outside the store and must be in the audit log.
-    """
+    """Return all damage of a store; `last` is the hash of an entry that the audit log must have. Raises NotFound."""
     database.demand()
     shown = database.address.shown
-    found = []
+    damage = []
     try:
-        found += [Damage("database", shown, (), problem) for problem in database.damage()]
+        damage += [Damage("database", shown, (), problem) for problem in database.damage()]
         with database.reading() as connection:
             entries, damaged = _read_log(connection)
-            found += damaged
+            damage += damaged
             if last is not None and last not in [entry.hash for entry in entries]:
                 lost = "no entry of the audit log has this hash: the log was changed or shortened"
-                found.append(Damage("log", last[:80], (), lost))
-            found += _place(connection, entries, shown)
-            expected = _replayed(entries)
-            found += _tables(connection, expected)
-            found += _keys(connection, entries)
-            found += _plain_texts(connection, entries)
+                damage.append(Damage("log", last[:80], (), lost))
+            damage += _place(connection, entries, shown)
+            damage += _tables(connection, _replayed(entries))
+            damage += _keys(connection, entries)
+            damage += _plain_texts(connection, entries)
             held = catalog.versions_by_blob(connection)
             rows = {row.digest: row for row in connection.execute(select(BLOBS))}
     except CorruptStore as error:
-        return [*found, Damage("database", shown, (), str(error))]
+        return [*damage, Damage("database", shown, (), str(error))]
     for blob in sorted(held, key=str):
         problem = _of_blob(blobs, rows[blob]) if blob in rows else "the database has no row of this blob"
         if problem and _is_still_there(database, blob, rows[blob].place if blob in rows else None):
-            found.append(Damage("blob", str(blob), tuple(held[blob]), problem))
-    return found
+            damage.append(Damage("blob", str(blob), tuple(held[blob]), problem))
+    return damage
 
 
 def _place(connection: Connection, entries: list[LogEntry], shown: str) -> Iterator[Damage]:
@@ -104,10 +93,7 @@ def _place(connection: Connection, entries: list[LogEntry], shown: str) -> Itera
 
 
 def _is_still_there(database: Database, blob: str, place: str | None) -> bool:
-    """Return whether a blob still belongs to a version and has the same storage key.
-
-    Another process may have removed or replaced the blob during the verification.
-    """
+    """Return whether no other process has removed or replaced a blob during the verification."""
     with database.reading() as connection:
         held = connection.execute(select(PARTS.c.digest).where(PARTS.c.digest == blob)).first()
         there = connection.execute(select(BLOBS.c.place).where(BLOBS.c.digest == blob)).scalar()
@@ -169,20 +155,17 @@ def _read_log(connection: Connection) -> tuple[list[LogEntry], list[Damage]]:
 
 
 def _replayed(entries: list[LogEntry]) -> dict[str, _Expected]:
-    """Replay the audit log: return the versions and aliases that each name should have now, by the name's subject.
-
-    The subject is the key by which the audit log finds entries about a name.
-    """
-    made: dict[str, _Expected] = {}
+    """Replay the audit log: return the versions and aliases that each name should have now, by the name's subject."""
+    names: dict[str, _Expected] = {}
     for entry in entries:
         payload = entry.payload
         if entry.event == "erase":
             for task in payload["tasks"]:
-                made.pop(audit_log.subject(payload["client"], task), None)
+                names.pop(audit_log.subject(payload["client"], task), None)
         subject = audit_log.subject_of(payload)
         if subject is None:
             continue
-        about = made.setdefault(subject, _Expected())
+        about = names.setdefault(subject, _Expected())
         if entry.event == "publish":
             about.published[payload["version"]] = entry
         elif entry.event == "delete":
@@ -191,7 +174,7 @@ def _replayed(entries: list[LogEntry]) -> dict[str, _Expected]:
             about.aliases[payload["alias"]] = payload["to"]
         elif entry.event == "unalias":
             about.aliases.pop(payload["alias"], None)
-    return made
+    return names
 
 
 def _tables(connection: Connection, expected: dict[str, _Expected]) -> Iterator[Damage]:
@@ -214,8 +197,8 @@ def _tables(connection: Connection, expected: dict[str, _Expected]) -> Iterator[
             continue
         seen.add(subject)
         yield from _versions(connection, row, name, expected[subject])
-        aliases = {one.alias: one.number for one in connection.execute(select(ALIASES).where(ALIASES.c.name == row.id))}
-        wanted = expected[subject].aliases
+        rows = connection.execute(select(ALIASES).where(ALIASES.c.name == row.id))
+        aliases, wanted = {each.alias: each.number for each in rows}, expected[subject].aliases
         for alias in sorted(aliases.keys() | wanted.keys(), key=str):
             if aliases.get(alias) != wanted.get(alias):
                 problem = f"points to version {aliases.get(alias)}, but the audit log says version {wanted.get(alias)}"
@@ -270,24 +253,24 @@ def _content(connection: Connection, row: Row[Any], entry: LogEntry, version: st
         yield _of_version("version", version, problem)
     else:
         yield from _claims(json.loads(text), version)
-    parts = {one.role: one.digest for one in connection.execute(select(PARTS).where(PARTS.c.version == row.id))}
+    parts = {part.role: part.digest for part in connection.execute(select(PARTS).where(PARTS.c.version == row.id))}
     if parts != {role: part["digest"] for role, part in entry.payload["parts"].items()}:
         yield _of_version("version", version, "the parts differ from the parts in the audit log")
 
 
 def _claims(manifest: Mapping[str, Any], version: str) -> Iterator[Damage]:
-    """Yield damage if the metrics or other measured facts in a manifest do not match their digest (`claims_digest`)."""
+    """Yield damage if the measured facts in a manifest do not match their digest (`claims_digest`)."""
     if manifest.get("claims_digest") is not None:
         from afina.models.manifest import checked  # which imports NumPy
 
         try:
-            checked(manifest, version).check_claims(version)
+            checked(manifest, "the manifest").check_claims("the manifest")
         except CorruptAdapter as error:
-            yield _of_version("manifest", version, str(error).removeprefix(f"{version}: "))
+            yield _of_version("manifest", version, str(error))
 
 
 def _plain_texts(connection: Connection, entries: list[LogEntry]) -> Iterator[Damage]:
-    """Yield damage for plain texts (who, why, source) that do not match their hashes in the audit log."""
+    """Yield damage for plain texts that do not match their hashes in the audit log."""
     clients = connection.execute(select(CLIENTS)).all()
     salts = {row.id: row.salt for row in clients}
     alive = {audit_log.salted(row.salt, row.name) for row in clients if row.salt and row.name}
@@ -299,6 +282,6 @@ def _plain_texts(connection: Connection, entries: list[LogEntry]) -> Iterator[Da
             if hashed and entry.payload.get("client") in alive:
                 yield Damage("log", str(entry.seq), (), "the plain texts of this entry (who, why, source) are missing")
             continue
-        found = audit_log.Attribution(row.client, salts.get(row.client) or "", row.who, row.why, row.source).hashed()
-        if found != hashed:
+        texts_of_row = audit_log.Attribution(row.client, salts.get(row.client) or "", row.who, row.why, row.source)
+        if texts_of_row.hashed() != hashed:
             yield Damage("log", str(entry.seq), (), "the plain texts of this entry (who, why, source) were changed")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from afina.repr_html import ReprCard
@@ -46,10 +47,10 @@ class Name:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse the name of an adapter, such as `client/task`. Raises InvalidName."""
-        found = _NAME.fullmatch(text)
-        if found is None:
+        match = _NAME.fullmatch(text)
+        if match is None:
             raise problems.NAME_MALFORMED(expected=_EXPECTED, name=text[:80])
-        return cls(found[1], found[2])
+        return cls(match[1], match[2])
 
     def __str__(self) -> str:
         return f"{self.client}/{self.task}"
@@ -66,12 +67,12 @@ class Reference:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse a reference to a version, with or without the prefix `store:`. Raises InvalidName."""
-        name, at, which = text.removeprefix(PREFIX).partition("@")
-        made = Name.parse(name)
+        before, at, which = text.removeprefix(PREFIX).partition("@")
+        name = Name.parse(before)
         if not at:
-            return cls(made)
+            return cls(name)
         number = _NUMBER.fullmatch(which)
-        return cls(made, number=int(number[1])) if number else cls(made, alias=check_alias(which))
+        return cls(name, number=int(number[1])) if number else cls(name, alias=check_alias(which))
 
     def __str__(self) -> str:
         which = self.number if self.number is not None else self.alias
@@ -86,51 +87,43 @@ def check_alias(text: str) -> str:
 
 
 def check_client(text: str) -> str:
-    """Return `text` if it can be the name of a client. Raises InvalidName if it cannot."""
+    """Return `text` if it can be the name of a client. Raises InvalidName otherwise."""
     if not _CLIENT.fullmatch(text):
         raise problems.CLIENT_MALFORMED(expected=_EXPECTED, client=text[:80])
     return text
 
 
 class Blob(NamedTuple):
-    """A stored file of a version: the file's digest and size in bytes."""
+    """The content of a file of a version."""
 
-    digest: str
-    size: int
+    digest: str  # sha256:...
+    size: int  # in bytes
+
+
+class PartFile(NamedTuple):
+    """A part of a version that is not stored yet."""
+
+    file: Path
+    blob: Blob
 
 
 @dataclass(frozen=True, repr=False)
 class Version(ReprCard):
-    """A version of an adapter in a store.
+    """A version of an adapter in a store."""
 
-    Attributes:
-        name: the adapter's name, `client/task`.
-        number: the number of the version. Numbers of deleted versions are not used again.
-        digest: the adapter's digest (`Adapter.digest`).
-        created: the time of the publication in UTC.
-        who: the user who published the version.
-        why: the message of the publication.
-        manifest: the adapter's manifest as JSON; empty if the version is deleted.
-        parts: the stored file of each part, by role: `body`, `head`, and names of other files.
-        aliases: the aliases that point to the version.
-        checked: the outcome of the latest golden test. None: the version was not tested.
-        deleted: whether the version is deleted.
-    """
-
-    name: str
-    number: int
-    digest: str
-    created: str
-    who: str | None
-    why: str | None
-    manifest: Mapping[str, Any]
-    parts: Mapping[str, Blob]
+    name: str  # client/task
+    number: int  # numbers of deleted versions are not used again
+    digest: str  # of the adapter
+    created: str  # the time of the publication in UTC
+    who: str | None  # published the version
+    why: str | None  # the message of the publication
+    manifest: Mapping[str, Any]  # as JSON; empty if the version is deleted
+    parts: Mapping[str, Blob]  # by role: body, head, and names of other files
     aliases: tuple[str, ...] = ()
-    checked: Mapping[str, Any] | None = None
+    checked: Mapping[str, Any] | None = None  # the outcome of the latest golden test
     deleted: bool = False
 
     def facts(self) -> dict[str, object]:
-        """Return the facts about the version that its `repr` shows."""
         shown = ("method", "task", "backbone", "metrics")
         return {
             "version": str(self),
@@ -145,7 +138,7 @@ class Version(ReprCard):
 
     @property
     def size(self) -> int:
-        """The size in bytes of all parts of the version, including parts that other versions share."""
+        """The size in bytes of all parts, also of those that other versions share."""
         return sum(part.size for part in self.parts.values())
 
     def as_json(self) -> dict[str, Any]:
@@ -169,44 +162,30 @@ class Version(ReprCard):
 
 @dataclass(frozen=True)
 class PublishOutcome:
-    """The result of publishing an adapter: its version, and whether the version is new.
-
-    `created` is False if the name already had a version with the same adapter.
-    """
+    """The result of publishing an adapter."""
 
     version: Version
-    created: bool
+    created: bool  # False: the name already had a version with the same adapter
 
     def __str__(self) -> str:
         return str(self.version)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the name, version, digest and `created` of a publication as JSON values."""
-        made = self.version
-        return {"name": made.name, "version": made.number, "digest": made.digest, "created": self.created}
+        version = self.version
+        return {"name": version.name, "version": version.number, "digest": version.digest, "created": self.created}
 
 
 @dataclass(frozen=True)
 class AliasMove:
-    """A move of an alias from one version to another.
-
-    Attributes:
-        name: the adapter's name, `client/task`.
-        alias: the alias, such as `production`.
-        before: the number of the version before the move. None: the alias is new.
-        after: the number of the version after the move. None: the alias was removed.
-        share: the percentage of the requests for `production` that the version answers. None: the alias is not
-            `canary`.
-    """
+    """A move of an alias from one version to another."""
 
     name: str
     alias: str
-    before: int | None
-    after: int | None
-    share: float | None = None
+    before: int | None  # the number of a version; None: the alias is new
+    after: int | None  # None: the alias was removed
+    share: float | None = None  # of the alias `canary`: the percentage of the requests for production
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields of the move as JSON values; `before` is called "from" and `after` is called "to"."""
         share = {} if self.share is None else {"share": self.share}
         return {"name": self.name, "alias": self.alias, "from": self.before, "to": self.after, **share}
 
@@ -225,10 +204,7 @@ class Canary:
 
 @dataclass(frozen=True)
 class NameSummary:
-    """An adapter's name with the number of its versions and facts about its newest version.
-
-    `method`, `digest` and `created` are those of the newest version.
-    """
+    """An adapter's name with the number of its versions; `digest`, `method` and `created` are of the newest one."""
 
     name: str
     versions: int
@@ -284,18 +260,11 @@ class Removal:
 
 @dataclass(frozen=True)
 class Damage:
-    """A damaged object of a store, such as a blob or a log entry.
+    """A damaged object of a store, such as a blob or a log entry."""
 
-    Attributes:
-        kind: the kind of the damaged object: blob, manifest, log, alias, version, client, key or database.
-        id: what identifies the damaged object, such as a digest, a version or the number of a log entry.
-        versions: the versions that cannot be used because of the damage, such as `client/task@3`.
-        problem: a description of the damage.
-    """
-
-    kind: str
-    id: str
-    versions: tuple[str, ...]
+    kind: str  # blob, manifest, log, alias, version, client, key or database
+    id: str  # such as a digest, a version or the number of a log entry
+    versions: tuple[str, ...]  # that cannot be used because of the damage, such as client/task@3
     problem: str
 
     def as_json(self) -> dict[str, Any]:

@@ -51,10 +51,7 @@ _ADVISORY = 0x6166696E61
 
 
 class Database:
-    """The database of one store, thread-safe and usable after a fork, because every use opens a connection.
-
-    The method `connected` keeps one connection for several uses, because connecting takes longer than a query.
-    """
+    """The database of one store, thread-safe and usable after a fork, because every use opens a connection."""
 
     def __init__(self, address: Address, *, patience: float = PATIENCE) -> None:
         self.address = address
@@ -73,10 +70,7 @@ class Database:
         return "BEGIN" if self.is_file else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
     def exists(self) -> bool:
-        """Return whether the database contains a store.
-
-        Raises NotFound if the database does not respond, and CorruptStore if it is damaged.
-        """
+        """Return whether the database contains a store. Raises NotFound if it does not respond, and CorruptStore."""
         if self._ready:
             return True
         if self.is_file and not self._is_there():
@@ -89,13 +83,12 @@ class Database:
                 return self._missing()
             if not tables.has_table("store") and not self.is_file:
                 raise engine.foreign(self.address)
-            found = connection.execute(select(FORMATS.c.version_num)).scalar()
-        if not isinstance(found, str) or not re.fullmatch("[0-9]{4}", found, re.ASCII):
-            raise engine.damaged(self.address, f"its format is {found!r}, expected four digits", format=found)
-        if found != FORMAT:
-            raise problems.FORMAT_UNKNOWN(
-                store=self.address.shown, path=self.address.shown, found=found, expected=FORMAT
-            )
+            stated = connection.execute(select(FORMATS.c.version_num)).scalar()
+        if not isinstance(stated, str) or not re.fullmatch("[0-9]{4}", stated, re.ASCII):
+            raise engine.damaged(self.address, f"its format is {stated!r}, expected four digits", format=stated)
+        if stated != FORMAT:
+            shown = self.address.shown
+            raise problems.FORMAT_UNKNOWN(store=shown, path=shown, found=stated, expected=FORMAT)
         self._ready = True
         return True
 
@@ -106,16 +99,13 @@ class Database:
             raise problems.STORE_UNREADABLE(reason=file_io.reason(error), store=self.address.shown) from None
 
     def _missing(self) -> bool:
-        """Return False for a missing store. Raises CorruptStore if blobs exist but the database file does not."""
+        """Return False. Raises CorruptStore if blobs exist but the database file does not."""
         if self.is_file and engine.has_blobs_alone(Path(self.address.url)):
             raise engine.damaged(self.address, "the file is missing or empty, although there are blobs")
         return False
 
     def begin(self, first: Callable[[Connection], None]) -> bool:
-        """Create the store's tables, and call `first` in the same transaction.
-
-        Return False if another process has created the store in the meantime.
-        """
+        """Create the store's tables, and call `first` in the same transaction; False: another process was faster."""
         if self.address.directory is not None:
             path = Path(self.address.url)
             try:
@@ -139,24 +129,16 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Begin a read transaction, in which all queries see the same snapshot of the store.
-
-        Raises NotFound if there is no store.
-        """
+        """Begin a read transaction, in which all queries see the same snapshot of the store. Raises NotFound."""
         self.demand()
         with self._transaction(self._read) as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Begin a write transaction; the end of the `with` block commits it, and an error rolls it back.
+        """Begin the only write transaction of the store; the end of the block commits it, an error rolls it back.
 
-        A store has only one write transaction at a time.
-
-        Raises:
-            NotFound: there is no store.
-            Busy: other processes did not finish in time.
-            CannotWrite: the database cannot be written to.
+        Raises NotFound, Busy if other processes did not finish in time, and CannotWrite.
         """
         self.demand()
         if self.is_file and not engine.may_write(Path(self.address.url)):
@@ -179,10 +161,9 @@ class Database:
             raise problems.NO_STORE(_how=how, store=self.address.shown)
 
     def scrub(self) -> None:
-        """Overwrite the contents of deleted rows, so that no page of a table or index contains the deleted data.
+        """Overwrite deleted rows in all pages. Raises Busy if other processes read for too long.
 
-        PostgreSQL's write-ahead log and backups still contain the deleted data until the log and the backups are
-        removed. Raises Busy if other processes read for too long.
+        PostgreSQL's write-ahead log and backups contain the deleted data until they are removed.
         """
         with self._connected() as connection:
             if self.is_file:
@@ -210,7 +191,7 @@ class Database:
         files = text(f"SELECT {', '.join(f'pg_relation_filenode({name!r})' for name in wordy)}")
         before = connection.execute(files).one()
         connection.execute(text(f"VACUUM (FULL, ANALYZE) {', '.join(wordy)}"))
-        if any(one == other for one, other in zip(before, connection.execute(files).one(), strict=True)):
+        if any(old == new for old, new in zip(before, connection.execute(files).one(), strict=True)):
             raise CannotWrite(self.address.shown, "erasing rewrites the tables, which only their owner may do")
 
     def copy_to(self, file: Path) -> None:
@@ -228,9 +209,9 @@ class Database:
         if not self.is_file:
             return []
         with self._connected() as connection:
-            found = [" ".join(str(row[0]).split()) for row in connection.execute(text("PRAGMA integrity_check(20)"))]
+            pages = [" ".join(str(row[0]).split()) for row in connection.execute(text("PRAGMA integrity_check(20)"))]
             loose = [f"a row of {row[0]} refers to a missing row of {row[2]}" for row in connection.execute(_LOOSE)]
-        return [problem for problem in found if problem != "ok"] + loose
+        return [problem for problem in pages if problem != "ok"] + loose
 
     @contextmanager
     def _transaction(self, begin: str, lock: str | None = None) -> Iterator[Connection]:
@@ -248,7 +229,7 @@ class Database:
 
     @contextmanager
     def connected(self) -> Iterator[None]:
-        """Return a context manager in which this thread uses one connection, which is replaced if it breaks."""
+        """Let this thread use one connection in the block: connecting takes longer than a query."""
         if self._kept.__dict__.get("uses") is not None:
             yield
             return

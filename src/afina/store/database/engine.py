@@ -42,17 +42,11 @@ def default() -> str:
 
 @dataclass(frozen=True)
 class Address:
-    """The address of a store: a directory or a PostgreSQL URL.
+    """The address of a store: a directory or a PostgreSQL URL."""
 
-    Attributes:
-        directory: the directory of the store. None: the store is in PostgreSQL.
-        url: the path of the SQLite file, or SQLAlchemy's URL of the PostgreSQL database.
-        shown: the address in error messages, without a password.
-    """
-
-    directory: Path | None
-    url: str
-    shown: str
+    directory: Path | None  # None: the store is in PostgreSQL
+    url: str  # the path of the SQLite file, or SQLAlchemy's URL of the PostgreSQL database
+    shown: str  # in error messages, without a password
 
     @classmethod
     def parse(cls, text: str | Path) -> Self:
@@ -106,14 +100,9 @@ _POSTGRES_OPTIONS = {
 
 
 def engine_of(address: Address, patience: float) -> Engine:
-    """Return the SQLAlchemy engine for a store's address; its connections are not pooled.
+    """Return the SQLAlchemy engine for a store's address; SQLite connections wait `patience` seconds for locks.
 
-    Args:
-        patience: the number of seconds that SQLite connections wait for locks.
-
-    Raises:
-        NotFound: psycopg is not installed.
-        InvalidName: the URL is malformed.
+    Raises NotFound without psycopg, and InvalidName for a malformed URL.
     """
     if address.directory is not None:
         return _sqlite_engine(Path(address.url).absolute(), patience)
@@ -128,7 +117,6 @@ def engine_of(address: Address, patience: float) -> Engine:
 
 
 def _sqlite_engine(path: Path, patience: float) -> Engine:
-
     def connect() -> sqlite3.Connection:
         mode = _mode(path)  # for each connection: another process may begin to write
         settings: Sequence[str] = _SETTINGS if mode == "mode=rw" else _ALONE if _WITHOUT_LOCKS in mode else ()
@@ -156,8 +144,8 @@ def _opened(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
 def _opened_alone(path: Path, patience: float) -> sqlite3.Connection:
     """Open a SQLite connection in exclusive mode, which needs no shared memory, when no other connection is open.
 
-    A connection that waits for its lock keeps a read lock, so two waiting connections would wait for each other. So a
-    connection that cannot get the exclusive lock is closed at once, and a new connection is opened.
+    A connection that waits for its lock keeps a read lock, on which another one would wait. So a connection that cannot
+    get the exclusive lock is closed at once.
     """
     until = meter.now() + patience
     while True:
@@ -176,8 +164,7 @@ def _opened_alone(path: Path, patience: float) -> sqlite3.Connection:
 def write_ahead(opened: sqlite3.Connection, patience: float) -> None:
     """Turn on SQLite's write-ahead log, so that readers and the writer do not wait for each other.
 
-    If several connections turn on the log of a new file at the same time, SQLite refuses some immediately, without
-    waiting for its timeout; therefore, this function tries again.
+    If several connections do so at the same time, SQLite refuses some without waiting for its timeout.
     """
     until = meter.now() + patience
     while True:
@@ -208,10 +195,7 @@ def has_room(path: Path) -> bool:
 
 
 def is_there(path: Path) -> bool:
-    """Return whether a database file exists and is not empty; a killed process may leave an empty file.
-
-    Raises OSError.
-    """
+    """Return whether a database file exists and is not empty, as a killed process may leave it. Raises OSError."""
     try:
         return os.stat(path).st_size > 0
     except (FileNotFoundError, NotADirectoryError):
@@ -219,7 +203,7 @@ def is_there(path: Path) -> bool:
 
 
 def has_blobs_alone(path: Path) -> bool:
-    """Return whether a store's directory contains blobs; without a database file, this means that the file was lost."""
+    """Return whether a store's directory contains blobs: without a database file, the file was lost."""
     return next((path.parent / BLOBS).glob("??/sha256-*"), None) is not None
 
 
@@ -253,44 +237,33 @@ _ABSENT = ("3D000", "42P01", "3F000")  # no such database, table, schema
 
 
 def error_of(error: DBAPIError, address: Address, secret: object, patience: float) -> AfinaError:
-    """Return the exception of afina for an exception of the database driver.
-
-    Args:
-        secret: the password, which is removed from the message.
-        patience: the number of seconds that a writer waits for locks, for the message.
-    """
-    where, said = f"store {address.shown}", " ".join(str(error.orig).split())[:200]
+    """Return the exception of afina for an exception of the database driver, without the password `secret`."""
+    where, reason = f"store {address.shown}", " ".join(str(error.orig).split())[:200]
     if secret:
-        said = said.replace(str(secret), "***")
+        reason = reason.replace(str(secret), "***")
     code = getattr(error.orig, "sqlite_errorname", None) or getattr(error.orig, "sqlstate", None) or ""
     if code.startswith(_BUSY):
         return busy(address, patience)
     if code.startswith(_CLOSED):
-        return CannotWrite(where, said, full=code.startswith(_FULL))
+        return CannotWrite(where, reason, full=code.startswith(_FULL))
     if code.startswith("SQLITE_CANTOPEN"):
         return problems.DATABASE_NOT_OPENED(where=where, url=address.url, store=address.shown)
     if address.directory is not None:
-        return damaged(address, said)
+        return damaged(address, reason)
     if code.startswith(_ABSENT):
-        return problems.STORE_MISSING(where=where, reason=said, store=address.shown)
-    return problems.DATABASE_UNREACHABLE(where=where, reason=said, store=address.shown)
+        return problems.STORE_MISSING(where=where, reason=reason, store=address.shown)
+    return problems.DATABASE_UNREACHABLE(where=where, reason=reason, store=address.shown)
 
 
 def damaged(address: Address, problem: str, then: str = "", **fields: object) -> CorruptStore:
-    """Return the exception for a damaged database.
-
-    Args:
-        then: advice for the user at the end of the message.
-    """
+    """Return the exception for a damaged database; `then` is advice at the end of the message."""
     where = address.url if address.directory is not None else "the database"
     return problems.DATABASE_DAMAGED(reason=problem, where=where, _then=then, store=address.shown, **fields)
 
 
 def foreign(address: Address) -> Refused:
-    """Return the exception for a database that contains tables of another program."""
     return problems.DATABASE_FOREIGN(store=address.shown)
 
 
 def busy(address: Address, patience: float) -> Busy:
-    """Return the exception for a lock that other processes did not release within `patience` seconds."""
     return problems.STORE_BUSY(store=address.shown, seconds=patience)

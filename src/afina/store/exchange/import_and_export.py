@@ -62,8 +62,8 @@ def bring_in(
         return _directory(path, keep, limits, backbone, precision)
     if not os.path.lexists(path):
         raise problems.SOURCE_MISSING(path=source)
-    for option, given in (("backbone", backbone), ("precision", precision)):
-        if given is not None:
+    for option, value in (("backbone", backbone), ("precision", precision)):
+        if value is not None:
             raise problems.OPTION_OF_BUNDLE(path=source, option=option)
     with _workshop() as place:
         about = bundle.read(path, place / "parts", limits)
@@ -76,10 +76,7 @@ def bring_in(
 
 
 def _parts(path: Path, about: Mapping[str, Any], place: Path) -> dict[str, Path]:
-    """Return the files of an adapter's parts in an extracted bundle, by role.
-
-    Raises an error if a part is not among the files of the bundle.
-    """
+    """Return the files of an adapter's parts in the extracted bundle `place`, by role."""
     parts, there = about.get("parts"), {file.name for file in place.iterdir()}
     if not isinstance(parts, dict) or not isinstance(about.get("manifest"), dict):
         raise problems.BUNDLE_WITHOUT_ADAPTER(path=path)
@@ -108,11 +105,11 @@ def _directory(
         raise problems.BACKBONE_UNNAMED(path=path)
     if precision is not None:
         raise problems.PRECISION_OF_MODEL(path=path, option="precision")
-    from afina.store.exchange.saved_classifiers import read_pretrained
+    from afina.store.exchange import saved_classifiers
 
     inspection.inspect_model(path, limits, links=links)
     with _workshop() as place:
-        read_pretrained(path, backbone).save(place / "adapter")
+        saved_classifiers.convert(path, backbone, place / "adapter")
         return keep(place / "adapter")
 
 

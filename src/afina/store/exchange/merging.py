@@ -64,15 +64,14 @@ def merge(predictor: Predictor, directory: str | Path) -> tuple[str, ...]:
 
 
 def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a model's tensors without tied copies; transformers ties the output embedding when it opens a model."""
+    """Return tensors without tied copies: transformers ties the output embedding when it opens a model."""
     names = {tensor.data_ptr(): name for name, tensor in reversed([*state.items()]) if tensor.numel()}
     return {name: tensor for name, tensor in state.items() if names.get(tensor.data_ptr(), name) == name}
 
 
 def _merged(predictor: ModelPredictor) -> Any:
-    """Return a transformers model with a predictor's adapter merged into its weights. Raises Refused."""
-    asked, method = predictor.objective, predictor.method
-    model, _ = predictor.backbone.open(asked.output_names, seed=0, opening=asked.opening)
+    objective, method = predictor.objective, predictor.method
+    model, _ = predictor.backbone.open(objective.output_names, seed=0, opening=objective.opening)
     if (hold := PRECISIONS[predictor.manifest.precision].hold) is not None:
         round_weights(model.base_model, hold)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -82,10 +81,10 @@ def _merged(predictor: ModelPredictor) -> Any:
     try:
         model = method.merged(model)
     except InvalidStudy as error:
-        raise _not_mergeable(predictor, str(error), cause=error.code) from None
-    found = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    if found != shapes:
-        surplus = sorted(found.keys() - shapes.keys()) or sorted(shapes.keys() - found.keys()) or ["other shapes"]
+        raise _not_mergeable(predictor, error.sentence, cause=error.code) from None
+    merged = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if merged != shapes:
+        surplus = sorted(merged.keys() - shapes.keys()) or sorted(shapes.keys() - merged.keys()) or ["other shapes"]
         raise _not_mergeable(predictor, f"transformers' model has no place for {surplus[0]}.", tensor=surplus[0])
     _check(predictor, model)
     return model
@@ -96,27 +95,21 @@ def _not_mergeable(predictor: ModelPredictor, reason: str, **fields: object) -> 
 
 
 def _check(predictor: ModelPredictor, model: Any) -> None:
-    """Raise Refused if the merged model has other logits than the predictor.
-
-    Some peft types change the model depending on the text, and cannot be merged.
-    """
+    """Raise Refused for other logits than the predictor's: some peft types change the model depending on the text."""
     device = next(predictor.classifier.parameters()).device
     reading = (predictor.backbone, predictor.max_length, predictor.template)
     words, merged = predictor.objective.reads_words, type(predictor.classifier)(model).to(device)
-    expected, found = (
-        np.array(golden_test.outputs(one, *reading, words=words)) for one in (predictor.classifier, merged)
+    expected, logits = (
+        np.array(golden_test.outputs(each, *reading, words=words)) for each in (predictor.classifier, merged)
     )
-    difference = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-12))
+    difference = float(np.abs(logits - expected).max() / max(np.abs(expected).max(), 1e-12))
     if not difference <= MERGE_TOLERANCE:
         reason = f"the merged logits differ by {difference:.1e} of the largest logit, expected {MERGE_TOLERANCE:.0e}."
         raise _not_mergeable(predictor, reason)
 
 
 def _cut_at(settings: Path, longest: int) -> None:
-    """Set the maximum length in the settings file of a saved tokenizer.
-
-    Without a maximum length, transformers writes 1e30, which `file_io` refuses.
-    """
+    """Set the maximum length of a saved tokenizer: without it, transformers writes 1e30, which `file_io` refuses."""
     content = json.loads(settings.read_text(encoding="utf-8")) | {"model_max_length": longest}
     settings.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -138,8 +131,9 @@ def _notes(predictor: ModelPredictor) -> tuple[str, ...]:
         )
         notes.append(f"afina reads each word at its first token, and decodes the tags as {how}.")
     if objective.get("thresholds"):
-        given = zip(manifest.label_names, objective["thresholds"], strict=True)
-        notes.append(f"A text has a label from this probability on: {', '.join(f'{n} {at!r}' for n, at in given)}.")
+        thresholds = zip(manifest.label_names, objective["thresholds"], strict=True)
+        rows = ", ".join(f"{name} {threshold!r}" for name, threshold in thresholds)
+        notes.append(f"A text has a label from this probability on: {rows}.")
     if "abstain_below" in objective:
         notes.append(
             f"Leave a text unanswered if its confidence is below {objective['abstain_below']!r}. The confidence is the "

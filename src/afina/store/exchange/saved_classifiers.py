@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,29 +42,13 @@ _BUFFER = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.rotary_emb\.inv_fre
 masks and rotary frequencies."""
 
 
-@dataclass(frozen=True, eq=False)
-class Imported:
-    """An adapter that was imported from a saved classifier, with the transformers model and its backbone.
-
-    The model's and the backbone's settings are written to the adapter's directory.
-    """
-
-    adapter: Adapter
-    model: Any
-    backbone: Backbone
-
-    def save(self, path: str | Path) -> None:
-        """Write the adapter to a directory that afina and transformers can open. Raises CannotWrite."""
-        self.adapter.save(path, lambda fresh: Full().accompany(self.model, self.backbone, fresh))
-
-
-def read_pretrained(directory: str | Path, backbone: str) -> Imported:
-    """Import a classifier that transformers has saved, as an adapter of the method `full`.
+def convert(directory: Path, backbone: str, out: Path) -> Adapter:
+    """Write a classifier that transformers has saved as an adapter of the method `full` to the directory `out`.
 
     The model's class is `...ForSequenceClassification`, or `...ForTokenClassification` with BIO tags in any order.
+    afina and transformers can open `out`.
 
     Args:
-        directory: The directory of the saved classifier.
         backbone: The address of the model that was fine-tuned. Another model of the same shape also works, because all
             weights of the backbone are replaced.
 
@@ -75,15 +58,15 @@ def read_pretrained(directory: str | Path, backbone: str) -> Imported:
         CorruptAdapter: The weights are damaged or incomplete, or the directory is an adapter without its manifest.
         InvalidStudy: afina does not support the classifier's kind of task.
         WrongBackbone: The classifier's shape, settings or tokenizer differ from the backbone's.
+        CannotWrite: Nothing can be written to `out`.
     """
-    directory = Path(directory)
     _check_files(directory)
-    found = Backbone.load(str(directory.resolve()), weights=False)
+    saved = Backbone.load(str(directory.resolve()), weights=False)
     base = Backbone.load(backbone)
-    _check_backbone(directory, found, base)
-    asked, order = _objective(directory, found.config)
-    model, _ = base.open(asked.output_names, seed=0, opening=asked.opening)
-    made_for = base.digest_of(model.base_model)
+    _check_backbone(directory, saved, base)
+    objective, order = _objective(directory, saved.config)
+    model, _ = base.open(objective.output_names, seed=0, opening=objective.opening)
+    backbone_digest = base.digest_of(model.base_model)
     state = _in_order(_state(directory), order)
     model = Full().attach(model)
     _check_state(directory, base, Full().state(model), state)
@@ -91,27 +74,28 @@ def read_pretrained(directory: str | Path, backbone: str) -> Imported:
     manifest = Manifest(
         method=Full.name,
         hyperparameters=Full().hyperparameters,
-        label_names=asked.label_names,
-        objective=asked.settings,
+        label_names=objective.label_names,
+        objective=objective.settings,
         backbone=base.address,
-        backbone_digest=made_for,
+        backbone_digest=backbone_digest,
         tokenizer_digest=base.tokenizer_digest,
         configuration=base.settings,
         family=base.family,
         tensor_file=Full.tensor_file,
         tensors_digest=digest.of_tensors(state),
         max_length=base.longest,
-        probe=tuple(map(tuple, golden_test.outputs(Classifier(model), base, base.longest, words=asked.reads_words))),
+        probe=tuple(
+            map(tuple, golden_test.outputs(Classifier(model), base, base.longest, words=objective.reads_words))
+        ),
         versions=device.versions(),
     ).sealed()
-    return Imported(Adapter(manifest, state, str(directory)), model, base)
+    adapter = Adapter(manifest, state, str(directory))
+    adapter.save(out, lambda fresh: Full().accompany(model, base, fresh))
+    return adapter
 
 
 def _check_files(directory: Path) -> None:
-    """Check a saved classifier's files before transformers opens any of them.
-
-    Raises NotFound, Refused or CorruptAdapter.
-    """
+    """Check a saved classifier's files before transformers opens any of them."""
     refuse_incomplete(directory)
     if not (directory / CONFIG).is_file():
         raise problems.CONFIG_MISSING(path=directory, file=CONFIG)
@@ -128,20 +112,21 @@ def _check_files(directory: Path) -> None:
         )
 
 
-def _check_backbone(directory: Path, found: Backbone, base: Backbone) -> None:
-    """Raise WrongBackbone if a saved classifier and the backbone differ in the tokenizer or a setting.
-
-    Settings that do not affect logits may differ.
-    """
-    mine, theirs = found.config.to_dict(), base.config.to_dict()
-    for key in sorted(mine.keys() | theirs.keys()):
-        if mine.get(key) != theirs.get(key) and not _INDIFFERENT.fullmatch(key):
+def _check_backbone(directory: Path, saved: Backbone, base: Backbone) -> None:
+    """Raise WrongBackbone if the tokenizer or a setting that affects logits is not the backbone's."""
+    own, expected = saved.config.to_dict(), base.config.to_dict()
+    for key in sorted(own.keys() | expected.keys()):
+        if own.get(key) != expected.get(key) and not _INDIFFERENT.fullmatch(key):
             raise problems.CONFIG_DIFFERS(
-                found=mine.get(key), expected=theirs.get(key), path=directory / CONFIG, field=key, backbone=base.address
+                found=own.get(key),
+                expected=expected.get(key),
+                path=directory / CONFIG,
+                field=key,
+                backbone=base.address,
             )
-    if found.tokenizer_digest != base.tokenizer_digest:
+    if saved.tokenizer_digest != base.tokenizer_digest:
         raise problems.TOKENIZER_DIFFERS(
-            found=found.tokenizer_digest,
+            found=saved.tokenizer_digest,
             expected=base.tokenizer_digest,
             path=directory,
             field="tokenizer",
@@ -157,27 +142,24 @@ _AUTO_CLASSES: Mapping[str, AutoClass] = {
 
 
 def _auto_class(architectures: Sequence[object] | None) -> AutoClass | None:
-    named = (made for name in architectures or () for end, made in _AUTO_CLASSES.items() if str(name).endswith(end))
+    named = (auto for name in architectures or () for end, auto in _AUTO_CLASSES.items() if str(name).endswith(end))
     return next(named, None)
 
 
 def _objective(directory: Path, config: Any) -> tuple[Objective, list[int]]:
-    """Return the training objective (kind of task and labels) that a classifier's `config.json` describes.
-
-    The second value is the row of the saved head for each output of the objective. Raises InvalidStudy.
-    """
+    """Return the objective that a classifier's `config.json` describes, and the saved head's row for each output."""
     names = tuple(str(config.id2label[index]) for index in sorted(config.id2label))
     if sorted(config.id2label) != list(range(len(names))) or len(set(names)) < len(names) or not names:
         raise problems.LABELS_UNUSABLE(found=config.id2label, path=directory / CONFIG, field="id2label")
     auto_class = _auto_class(config.architectures) or "classifier"
-    made = objectives.of_outputs(names, auto_class, config.problem_type, str(directory / CONFIG))
-    return made, [names.index(name) for name in made.output_names]
+    objective = objectives.of_outputs(names, auto_class, config.problem_type, str(directory / CONFIG))
+    return objective, [names.index(name) for name in objective.output_names]
 
 
 def _state(directory: Path) -> dict[str, Tensor]:
-    """Read the tensors of a saved classifier as float32, without buffers. Raises CorruptAdapter."""
+    """Read the tensors of a saved classifier as float32, without buffers."""
     state: dict[str, Tensor] = {}
-    for file in _files(directory):
+    for file in _weight_files(directory):
         for name, tensor in tensorfile.read(file)[0].items():
             if _BUFFER.search(name):
                 continue
@@ -193,11 +175,8 @@ def _in_order(state: Mapping[str, Tensor], order: list[int]) -> dict[str, Tensor
     return {name: tensor[order] if name in fits else tensor for name, tensor in state.items()}
 
 
-def _files(directory: Path) -> list[Path]:
-    """Return the weight files of a saved classifier: a single file, or the shards that the index file lists.
-
-    Raises CorruptAdapter.
-    """
+def _weight_files(directory: Path) -> list[Path]:
+    """Return the only weight file, or the shards that the index file lists."""
     if (directory / WEIGHTS).is_file():
         return [directory / WEIGHTS]
     shards = file_io.read_object(directory / INDEX).get("weight_map")
@@ -214,4 +193,4 @@ def _check_state(directory: Path, base: Backbone, expected: Mapping[str, Tensor]
     try:
         check_names(expected, found)
     except CorruptAdapter as error:
-        raise problems.WEIGHTS_DO_NOT_FIT(reason=error, path=directory, backbone=base.address) from None
+        raise problems.WEIGHTS_DO_NOT_FIT(reason=error.sentence, path=directory, backbone=base.address) from None

@@ -22,32 +22,20 @@ SUFFIXES = (TENSORS, ".json", ".txt", ".model", ".jinja", ".md")
 
 
 def is_plain_name(name: str) -> bool:
-    """Return whether a file name is allowed in an adapter: ASCII letters, digits, . _ -, and a suffix in SUFFIXES.
-
-    Names of hidden files are not allowed.
-    """
+    """Return whether a file name is allowed in an adapter: not hidden, ASCII letters, digits, . _ -, a known suffix."""
     return bool(_LETTERS.fullmatch(name)) and name.endswith(SUFFIXES)
 
 
 @dataclass(frozen=True)
 class IntakeLimits:
-    """Limits on the files of one adapter.
+    """Limits on the files of one adapter, each the largest allowed number."""
 
-    Attributes:
-        header_bytes: the largest size in bytes of the header of the tensor file.
-        tensors: the largest number of tensors.
-        dimensions: the largest number of dimensions of a tensor.
-        bytes: the largest size in bytes of all files together.
-        files: the largest number of files that are not hidden.
-        file_bytes: the largest size in bytes of each file other than the tensor file.
-    """
-
-    header_bytes: int = 8 << 20
+    header_bytes: int = 8 << 20  # of the tensor file
     tensors: int = 20_000
-    dimensions: int = 8
-    bytes: int = 64 << 30
-    files: int = 64
-    file_bytes: int = 256 << 20
+    dimensions: int = 8  # of a tensor
+    bytes: int = 64 << 30  # of all files together
+    files: int = 64  # that are not hidden
+    file_bytes: int = 256 << 20  # of each file other than the tensor file
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -56,11 +44,8 @@ class IntakeLimits:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse limits on an adapter's files, such as "tensors=100,bytes=1GiB".
-
-        Limits that `text` does not name keep their default values. Raises InvalidStudy, UnknownName.
-        """
-        given: dict[str, int] = {}
+        """Parse limits such as "tensors=100,bytes=1GiB"; the others keep their default values."""
+        limits: dict[str, int] = {}
         for part in text.split(",") if text.strip() else ():
             key, equals, value = (word.strip() for word in part.partition("="))
             known = [field.name for field in fields(cls)]
@@ -68,10 +53,10 @@ class IntakeLimits:
                 raise problems.LIMIT_UNKNOWN(given=text[:80], option="limits", found=part[:40], known=known)
             if key not in known:
                 raise UnknownName("limit", key[:40], known, f"limits {text[:80]!r}")
-            if key in given:
+            if key in limits:
                 raise problems.LIMIT_TWICE(given=text[:80], option=key)
-            given[key] = read_size(value, f"limit {key}") if "bytes" in key else _number(key, value)
-        return cls(**given)
+            limits[key] = read_size(value, f"limit {key}") if "bytes" in key else _number(key, value)
+        return cls(**limits)
 
 
 def _number(key: str, value: str) -> int:

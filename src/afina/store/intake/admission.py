@@ -30,16 +30,10 @@ _CONFIG = "config.json"
 
 
 class Admitted(NamedTuple):
-    """An adapter that passed the checks of `admit`: its manifest and the configuration of its backbone.
+    """An adapter that passed the checks of `admit`."""
 
-    Attributes:
-        manifest: the adapter's manifest; None for an adapter that was made by peft and so has no manifest.
-        configuration: the content of the backbone's `config.json`; None if the backbone is not on this machine or not
-            supported by afina, or if the adapter needs no backbone.
-    """
-
-    manifest: Manifest | None
-    configuration: Mapping[str, Any] | None
+    manifest: Manifest | None  # None: peft made the adapter
+    configuration: Mapping[str, Any] | None  # of the backbone; None: not on this machine, unsupported, or no backbone
 
 
 def admit(directory: Path, limits: IntakeLimits, *, links: bool = False) -> Admitted:
@@ -52,8 +46,8 @@ def admit(directory: Path, limits: IntakeLimits, *, links: bool = False) -> Admi
         WrongBackbone: a tensor of the adapter does not fit the backbone.
         InvalidStudy: the adapter's peft settings cannot be used to open the adapter.
     """
-    found = inspect(directory, limits, links=links)
-    manifest = found.manifest
+    inspected = inspect(directory, limits, links=links)
+    manifest = inspected.manifest
     if manifest is not None:
         if manifest.vocabulary_digest is not None:
             return Admitted(manifest, None)
@@ -66,11 +60,11 @@ def admit(directory: Path, limits: IntakeLimits, *, links: bool = False) -> Admi
             raise error.within(f"{directory / PEFT_SETTINGS}: ") from None
         check_outputs_known(settings, directory)
         address = settings.get("base_model_name_or_path")
-        labels = 1 if answers_with_texts(settings) else _rows(found.header)
+        labels = 1 if answers_with_texts(settings) else _rows(inspected.header)
     configuration = at_hand(address) if isinstance(address, str) and address else None
     if configuration is None or configuration.get("model_type") not in ARCHITECTURES:
         return Admitted(manifest, None)
-    fits(found.header, configuration, labels, str(directory))
+    fits(inspected.header, configuration, labels, str(directory))
     return Admitted(manifest, configuration)
 
 
@@ -111,8 +105,7 @@ def fits(header: Header, configuration: Mapping[str, Any], labels: int, where: s
 
     Args:
         configuration: the content of the backbone's `config.json`.
-        labels: the number of labels, which is the number of rows of the adapter's head, if it has a head.
-        where: the adapter's name in error messages.
+        labels: the number of rows of the adapter's head, if it has a head.
 
     Raises:
         WrongBackbone: a tensor does not fit the backbone.
@@ -148,7 +141,7 @@ def _check(name: str, shape: tuple[int, ...], backbone: Dimensions, where: str) 
 
 def _alike(shape: tuple[int, ...], expected: _Shape) -> bool:
     return len(shape) == len(expected) and all(
-        found >= 1 if asked is None else found == asked for found, asked in zip(shape, expected, strict=True)
+        size >= 1 if wanted is None else size == wanted for size, wanted in zip(shape, expected, strict=True)
     )
 
 
@@ -199,21 +192,17 @@ def _of_bottleneck(hidden: int) -> dict[str, list[_Shape]]:
 
 
 def check_opens(adapter: Adapter, configuration: Mapping[str, Any]) -> None:
-    """Check that a peft adapter can be opened on a backbone, given the content of the backbone's `config.json`.
+    """Check that a peft adapter can be opened on a backbone with this `config.json`, whose weights are not needed.
 
-    The weights of the backbone are not needed.
-
-    Raises:
-        InvalidStudy: The adapter's peft settings are not supported.
-        CorruptAdapter: The adapter's tensors do not fit its peft settings.
+    Raises InvalidStudy for unsupported peft settings, and CorruptAdapter if the tensors do not fit them.
     """
     from afina.models.pretrained import meta_from_json
 
     manifest = adapter.manifest
     method = methods.make(manifest.method, manifest.hyperparameters, adapter.where)
-    asked = objectives.make(manifest.label_names, manifest.objective)
-    empty = meta_from_json(configuration, asked.width, asked.opening)
+    objective = objectives.make(manifest.label_names, manifest.objective)
+    empty = meta_from_json(configuration, objective.width, objective.opening)
     try:
         method.for_family(empty.config.model_type).check(empty, adapter.tensors)
     except (InvalidStudy, CorruptAdapter) as error:
-        raise type(error)(f"{adapter.where}: {error}") from None
+        raise error.within(f"{adapter.where}: ") from None

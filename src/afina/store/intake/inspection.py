@@ -61,19 +61,11 @@ _METADATA = "__metadata__"
 
 @dataclass(frozen=True)
 class Inspected:
-    """The result of inspecting an adapter's directory.
+    """The result of inspecting an adapter's directory."""
 
-    Attributes:
-        manifest: the adapter's manifest; None for an adapter that was made by peft and so has no manifest.
-        header: the header of the tensor file.
-        files: the size in bytes of each file, by name.
-        bytes: the size in bytes of all files together.
-    """
-
-    manifest: Manifest | None
-    header: Header
-    files: Mapping[str, int]
-    bytes: int
+    manifest: Manifest | None  # None: peft made the adapter
+    header: Header  # of the tensor file
+    files: Mapping[str, int]  # the size in bytes of each file, by name
 
 
 def inspect(directory: Path, limits: IntakeLimits = IntakeLimits(), *, links: bool = False) -> Inspected:  # noqa: B008 - frozen
@@ -109,7 +101,7 @@ def inspect(directory: Path, limits: IntakeLimits = IntakeLimits(), *, links: bo
     _check_kind(path)
     header = read_header(path, limits)
     check_finite(path, header)
-    return Inspected(manifest, header, files, sum(files.values()))
+    return Inspected(manifest, header, files)
 
 
 def inspect_model(directory: Path, limits: IntakeLimits = IntakeLimits(), *, links: bool = False) -> None:  # noqa: B008 - frozen
@@ -121,17 +113,19 @@ def inspect_model(directory: Path, limits: IntakeLimits = IntakeLimits(), *, lin
 
 
 def _files(directory: Path, limits: IntakeLimits, links: bool) -> dict[str, int]:
-    """Return the size in bytes of each file in a directory, by name. Raises Refused for a forbidden file."""
+    """Return the size in bytes of each file in a directory, by name."""
     try:
-        entries = sorted((entry for entry in os.scandir(directory) if entry.name[:1] != "."), key=lambda one: one.name)
+        entries = sorted(
+            (entry for entry in os.scandir(directory) if entry.name[:1] != "."), key=lambda entry: entry.name
+        )
     except OSError as error:
         raise problems.DIRECTORY_UNREADABLE(reason=error, path=directory) from None
     if len(entries) > limits.files:
         raise problems.TOO_MANY_FILES(path=directory, found=len(entries), most=limits.files, limit="files")
-    found = {entry.name: _size(entry, directory, links) for entry in entries}
-    if (total := sum(found.values())) > limits.bytes:
+    sizes = {entry.name: _size(entry, directory, links) for entry in entries}
+    if (total := sum(sizes.values())) > limits.bytes:
         raise _too_large(directory, f"{total:,} bytes", total, limits.bytes, "bytes")
-    return found
+    return sizes
 
 
 def _size(entry: os.DirEntry[str], directory: Path, links: bool) -> int:
@@ -161,7 +155,7 @@ def _stays(entry: os.DirEntry[str], directory: Path) -> bool:
 
 
 def _check_kind(path: Path) -> None:
-    """Raise Refused if the content of a file, whatever its name, has a forbidden format such as pickle."""
+    """Raise Refused if a file, whatever its name, has the beginning of a forbidden format such as pickle."""
     with path.open("rb") as file:
         start = file.read(PREFIX + 1)
     # The length of a safetensors header may look like the beginning of a pickle; then a brace follows it.
@@ -202,7 +196,7 @@ def _too_large(path: Path, what: str, found: int, most: int, key: str) -> Refuse
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """The description of a tensor in a safetensors file's header: dtype, shape, and byte range after the header."""
+    """The entry of a tensor in the header of a safetensors file; `start` and `end` are bytes after the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -212,19 +206,12 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a safetensors file.
+    """The header of a safetensors file."""
 
-    Attributes:
-        tensors: the description of each tensor by name, in the order of the tensors' bytes in the file.
-        metadata: the strings that the file has beside the tensors.
-        data_start: the number of bytes in the file before the tensors' data.
-        size: the size of the file in bytes.
-    """
-
-    tensors: Mapping[str, TensorEntry]
+    tensors: Mapping[str, TensorEntry]  # in the order of the tensors' bytes in the file
     metadata: Mapping[str, str]
-    data_start: int
-    size: int
+    data_start: int  # the number of bytes in the file before the tensors' data
+    size: int  # of the file in bytes
 
 
 def read_header(path: Path, limits: IntakeLimits = IntakeLimits()) -> Header:  # noqa: B008 - frozen
@@ -251,10 +238,10 @@ def read_header(path: Path, limits: IntakeLimits = IntakeLimits()) -> Header:  #
         raise _not_whole(path, f"its {_METADATA} is not a table of strings")
     if len(content) > limits.tensors:
         raise _too_large(path, f"the file has {len(content):,} tensors", len(content), limits.tensors, "tensors")
-    found = [(name, _entry(path, name, entry, limits)) for name, entry in content.items()]
-    found.sort(key=lambda pair: (pair[1].start, pair[1].end))
-    _check_cover(path, found, size - PREFIX - length)
-    return Header(dict(found), metadata, PREFIX + length, size)
+    entries = [(name, _entry(path, name, entry, limits)) for name, entry in content.items()]
+    entries.sort(key=lambda pair: (pair[1].start, pair[1].end))
+    _check_cover(path, entries, size - PREFIX - length)
+    return Header(dict(entries), metadata, PREFIX + length, size)
 
 
 def check_finite(path: Path, header: Header) -> None:
@@ -297,9 +284,9 @@ def _naturals(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
-def _check_cover(path: Path, found: list[tuple[str, TensorEntry]], size: int) -> None:
+def _check_cover(path: Path, entries: list[tuple[str, TensorEntry]], size: int) -> None:
     end = 0
-    for name, entry in found:
+    for name, entry in entries:
         if entry.start != end:
             gap = "leaves a gap before it" if entry.start > end else "overlaps with another"
             raise _not_whole(path, f"{name[:80]!r} {gap}: it begins at {entry.start:,}, expected {end:,}")
@@ -308,5 +295,5 @@ def _check_cover(path: Path, found: list[tuple[str, TensorEntry]], size: int) ->
         raise _not_whole(path, f"its tensors have {end:,} bytes, {size:,} follow the header")
 
 
-def _not_whole(path: Path, found: str) -> CorruptAdapter:
-    return problems.NOT_SAFETENSORS(reason=found, path=path)
+def _not_whole(path: Path, reason: str) -> CorruptAdapter:
+    return problems.NOT_SAFETENSORS(reason=reason, path=path)
