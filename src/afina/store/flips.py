@@ -5,7 +5,7 @@ The module computes no answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
@@ -161,11 +161,11 @@ def compare_answers(
     undefined = " and ".join(name for name in called if np.isnan(values[name]).any())
     margin = metric.margin(texts.split.labels)
     by_kind = FLIP_KINDS[kind]
-    answers = [np.ones(len(texts.split), bool) if each is None else ~each for each in abstentions]
-    both = answers[0] & answers[1]
+    first_answers, second_answers = (np.ones(len(texts.split), bool) if each is None else ~each for each in abstentions)
+    both = first_answers & second_answers
     answered = None
     if any(each is not None for each in abstentions):
-        answered = AnsweredTexts.of(*answers, (by_kind.right(first), by_kind.right(second)))
+        answered = AnsweredTexts.of(first_answers, second_answers, (by_kind.right(first), by_kind.right(second)))
     return Flips(
         names=called,
         kind=kind,
@@ -194,6 +194,10 @@ def _rows(
         yield Flip(index, split.texts[index], pair, label, before, after)
 
 
+def _by_row(table: np.ndarray, joined: Callable[..., np.ndarray]) -> np.ndarray:
+    return joined(table, axis=1) if table.ndim == 2 else table
+
+
 class FlipKind:
     """How predictions of a kind of task are compared; here, of single-label classification."""
 
@@ -202,17 +206,16 @@ class FlipKind:
 
     def right(self, answered: Answered) -> np.ndarray:
         """Return whether each prediction is right, bool [N]; a multi-label prediction is right if every label is."""
-        same: np.ndarray = answered.answers == answered.targets
-        return same.all(axis=1) if same.ndim == 2 else same
+        return _by_row(answered.answers == answered.targets, np.all)
 
     def differ(self, first: Answered, second: Answered) -> np.ndarray:
         """Return whether the predictions for each text differ, bool [N]."""
-        other: np.ndarray = first.answers != second.answers
-        return other.any(axis=1) if other.ndim == 2 else other
+        return _by_row(first.answers != second.answers, np.any)
 
     def loss(self, first: Answered, second: Answered) -> np.ndarray:
         """Return how bad the change of each prediction is, [N]; the texts with the largest losses are shown first."""
-        return self.right(first) & ~self.right(second)
+        lost: np.ndarray = self.right(first) & ~self.right(second)
+        return lost
 
     def changed(self, first: Answered, second: Answered, both: np.ndarray) -> Sequence[int]:
         """Return the indices of the texts of `both`, bool [N], whose predictions differ, the largest loss first."""
@@ -268,7 +271,8 @@ class _Text(FlipKind):
         return np.array([answer in references for answer, references in pairs], bool)
 
     def loss(self, first: Answered, second: Answered) -> np.ndarray:
-        return token_f1_values(first) - token_f1_values(second)
+        lost: np.ndarray = token_f1_values(first) - token_f1_values(second)
+        return lost
 
     def json_value(self, value: Any, names: Sequence[str]) -> Any:
         return value if isinstance(value, str) else list(value)
@@ -280,7 +284,8 @@ class _Entities(FlipKind):
     def loss(self, first: Answered, second: Answered) -> np.ndarray:
         """Return the number of changed entities of each text, increased for the texts that were right before."""
         counts = np.array([len(changed_entities(*pair)) for pair in zip(first.answers, second.answers, strict=True)])
-        return counts + super().loss(first, second) * counts.max(initial=0)
+        loss: np.ndarray = counts + super().loss(first, second) * counts.max(initial=0)
+        return loss
 
     def counts(self, first: Answered, second: Answered, both: np.ndarray) -> dict[str, Any]:
         pairs = zip(first.answers[both], second.answers[both], strict=True)

@@ -117,8 +117,8 @@ def flips_between(
         for objective, name in zip(asked, names, strict=True):
             _check_labels((texts.where, name), ({*texts.label_names, *texts.unmeasured}, {*objective.label_names}))
     headline = METRICS[metric_for(asked[0], metric)]
-    answers, abstentions = zip(*_answers(pair, asked, texts, backbone), strict=True)
-    flips = compare_answers(*answers, texts, asked[0].kind, headline, names, most, abstentions)
+    (before, after), abstentions = zip(*_answers(pair, asked, texts, backbone), strict=True)
+    flips = compare_answers(before, after, texts, asked[0].kind, headline, names, most, abstentions)
     if first.digest != second.digest:
         return flips
     same = f"{flips.names[0]} and {flips.names[1]} are the same adapter, {first.digest[:19]}."
