@@ -80,7 +80,7 @@ OWNERS = {
     "rouge_score": "stats.text",
     "sacrebleu": "stats.bleu_chrf_nist",
     "matplotlib": "report.plots.*",
-    "jinja2": "pages.html report.writers.html server.protocols.page studio.page",
+    "jinja2": "pages.html report.writers.html studio.page",
     "time": "meter",
     "typer": "cli.*",
     "rich": "cli.* report.writers.terminal",

@@ -16,7 +16,6 @@ from afina import Adapter, Backbone, Predictor
 from afina.engine.mixed_batches import Prediction
 from afina.models import objectives
 from afina.server.answer_formats import ANSWER_FORMATS, NOT_ANSWERED, compared
-from afina.server.protocols.page import Card, render_answers
 from afina.server.replay import replayed
 from afina.server.versions.shadow_counts import AnswerDifference, ShadowCounts
 from crowd import adapter
@@ -173,17 +172,6 @@ def test_texts_that_are_not_answered_are_counted_by_version_and_in_the_log(
     assert not [line for line in lines if line.startswith("afina_abstaining_texts") and "acme/reviews" in line]
     requests = [one for one in logged(caplog) if one["message"] == "request" and one["route"] == "/classify"]
     assert [one.get("unanswered") for one in requests] == [expected, None]
-
-
-def test_the_page_shows_the_best_guess(careful: Served) -> None:
-    alone = dict(zip(TEXTS, careful.alone("acme/careful@1", *TEXTS), strict=True))
-    for answered in (True, False):
-        text = next(text for text, one in alone.items() if one["answered"] == answered)
-        page = careful.post("/page/answers", {"text": text}).text
-        (card,) = [one for one in page.split("<article") if "<h2>acme/careful</h2>" in one]
-        assert ("Not sure" in card) == (not answered)
-        assert f"<strong>{alone[text]['label']}</strong>" in card
-    assert "Not sure" not in render_answers([Card("acme/reviews", 1, [], ["good"])], 0)
 
 
 def test_a_receipt_gives_the_answer_again(careful: Served) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from huggingface_hub import InferenceClient
 from test_protocols import check_receipt, near
 from transformers import AutoConfig, AutoModelForTokenClassification, pipeline
 
-from afina import Adapter, Backbone, MarkedText, Predictor
+from afina import Adapter, Backbone, Predictor
 from afina.errors import Refused
 from afina.server.receipts import Receipt
 from afina.server.replay import replayed
@@ -251,16 +250,6 @@ def test_drift_is_not_measured(words: Served) -> None:
     words.store.alias(NAME, "production")
     found = words.get("/drift/acme/places/production", "acme-metrics")
     assert (found.status_code, "entities" in found.json()["error"]) == (422, True), found.text
-
-
-def test_the_page_marks_each_entity_in_the_text(words: Served) -> None:
-    found = words.post("/page/answers", {"text": f"{TEXTS[0]} <b>"}).text
-    (expected,) = entities(words, f"{TEXTS[0]} <b>", name="acme/short@1")
-    assert expected
-    for one in expected:
-        assert escape(f"{one['text']} ({one['label']})") in found
-    assert MarkedText.of_json(f"{TEXTS[0]} <b>", expected).html() in found
-    assert "<b>" not in found
 
 
 def test_the_hub_protocol_groups_words_as_transformers_does(backbones: Backbones, tmp_path: Path) -> None:

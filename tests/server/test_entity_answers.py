@@ -14,7 +14,7 @@ from afina.data.words import words_of
 from afina.engine.mixed_batches import Prediction
 from afina.errors import InvalidData
 from afina.models.token_classification import Entities
-from afina.server.answer_formats import ANSWER_FORMATS, LabelScore, TensorType, compared
+from afina.server.answer_formats import ANSWER_FORMATS, TensorType, compared
 from afina.server.json_shapes import record
 from afina.server.protocols import huggingface
 from afina.server.protocols.huggingface import Classification
@@ -74,13 +74,6 @@ def test_a_tensor_has_the_json_of_the_entities_of_each_text() -> None:
     ((first, second),) = FORMAT.tensors(OBJECTIVE, several)
     assert json.loads(first) == several[0].answer["entities"]
     assert json.loads(second) == []
-
-
-def test_the_page_shows_labels_and_each_entity_with_its_score() -> None:
-    labels, scores = FORMAT.on_the_page(OBJECTIVE, prediction())
-    assert labels == ["PER", "LOC"]
-    assert scores[1] == LabelScore("Ana Sá (PER)", pytest.approx(CHANCE))
-    assert FORMAT.on_the_page(OBJECTIVE, prediction([0] * 8)) == ([], [])
 
 
 def test_an_answer_has_no_score_for_each_label_of_the_text() -> None:

@@ -16,7 +16,7 @@ from afina import Adapter, Backbone
 from afina.predicting.predictor import ModelPredictor
 from afina.predicting.reading import Truncation
 from afina.server.http.app import PROTOCOLS
-from afina.server.protocols import bulk, huggingface, keys, kserve, native, openai, page, vllm
+from afina.server.protocols import bulk, huggingface, keys, kserve, native, openai, vllm
 from afina.server.receipts import Receipt
 from afina.server.replay import replayed
 from crowd import adapter
@@ -45,7 +45,6 @@ ROUTES: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
     "/v2/models/acme/reviews/infer": (kserve.Infer, {"inputs": [TENSOR], "outputs": [OUTPUT]}),
     "/tasks": (native.Tasks, {"text": LONG, "models": ["acme/reviews"]}),
     "/bulk": (bulk.Line, {"text": LONG, "model": "acme/reviews"}),
-    "/page/answers": (page.GlossarySentence, {"text": LONG}),
 }
 """A body of each route that answers with labels, and a request."""
 
@@ -110,7 +109,6 @@ EFFECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "Line.text": ("/bulk", {"text": "a"}),
     "Line.pair": ("/bulk", {"pair": "a"}),
     "Line.model": ("/bulk", {"model": "acme/tags"}),
-    "Sentence.text": ("/page/answers", {"text": "a"}),
 }
 """By field: a change of a route's request that only this field makes."""
 

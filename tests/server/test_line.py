@@ -55,7 +55,7 @@ def test_texts_to_generate_wait_apart_and_share_with_the_others() -> None:
     assert made.due(0.0) == 0, "nothing joins the batch of a prompt"
     made.offer(items("a", 10), SPEED)
     made.offer(prompts("b", 10), SPEED)
-    assert (made.tokens, made.texts, made.prompts, made.texts_of("a")) == (40, 4, 3, 3)
+    assert (made.tokens, made.texts, made.prompts) == (40, 4, 3)
     assert works(made.take(0.0)) == ["a-0"]
     assert works(made.take_prompts(0.0, 10)) == ["b-p0"], "a has had a text already"
     assert works(made.take_prompts(0.0)) == ["a-p0", "a-p1"]

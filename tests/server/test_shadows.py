@@ -267,8 +267,7 @@ def test_nothing_of_it_is_held_once_all_is_answered(served: Served) -> None:
     ask(served, TEXTS)
     served.post("/tasks", {"text": TEXTS[0], "models": [PRODUCTION, "acme/tags"]})
     served.post("/bulk?model=acme/reviews@production", {"text": TEXTS[0]})
-    served.post("/page/answers", {"text": TEXTS[0]})
-    assert told(served)["texts"] == len(TEXTS) + 3
+    assert told(served)["texts"] == len(TEXTS) + 2
     assert within(10, lambda: served.leases == 0)
 
 

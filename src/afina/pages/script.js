@@ -1,19 +1,14 @@
-// The script of the server's page and of the studio. What a server rendered takes the place of what stood there before.
+// The script of the studio. What a server rendered takes the place of what stood there before.
 "use strict";
 const at = (id) => document.getElementById(id);
-const key = at("key"), KEPT = "afina-key";
 
 async function responded(address, body, signal) {
-  const bearer = key ? { Authorization: `Bearer ${key.value.trim()}` } : {}; // the studio has a cookie in place of a key
-  const init = { headers: { ...bearer, "Content-Type": "application/json" }, method: body ? "POST" : "GET", body, signal };
-  const response = await fetch(address, { ...init, credentials: key ? "omit" : "same-origin", redirect: "error" });
+  const headers = { "Content-Type": "application/json" };
+  const response = await fetch(address, { method: "POST", headers, body, signal, redirect: "error" });
   if (response.ok) return response;
   const refused = await response.json().catch(() => ({ error: `no answer of the server (status ${response.status}).` }));
-  if (key && response.status === 401) sessionStorage.removeItem(KEPT);
   throw new Error(refused.error.message ?? refused.error);
 }
-
-async function fetched(address, body) { return (await responded(address, body)).text(); }
 
 async function* events(response) { // of a stream of server-sent events, as JSON
   let rest = "";
@@ -30,15 +25,14 @@ async function* events(response) { // of a stream of server-sent events, as JSON
   }
 }
 
-async function write(article, prompt, all) { // streams the answer of one task into its place
+async function write(article, prompt) { // streams the answer of one task into its place
   const of = (name) => article.querySelector(name), stop = new AbortController(), begun = performance.now();
   const tally = (said) => { of(".tally").textContent = `${said}${((performance.now() - begun) / 1000).toFixed(1)} s`; };
   const body = { model: article.dataset.model, prompt, stream: true, stream_options: { include_usage: true } };
   of(".stop").addEventListener("click", () => stop.abort());
   article.setAttribute("aria-busy", "true");
   try {
-    const signal = AbortSignal.any([stop.signal, all]);
-    const response = await responded(article.dataset.completions ?? "v1/completions", JSON.stringify(body), signal);
+    const response = await responded(article.dataset.completions, JSON.stringify(body), stop.signal);
     of(".receipt code").textContent = response.headers.get("Afina-Receipt");
     of(".receipt").hidden = false;
     for await (const event of events(response)) {
@@ -48,7 +42,7 @@ async function write(article, prompt, all) { // streams the answer of one task i
     }
   } catch (error) {
     if (stop.signal.aborted) tally("stopped after ");
-    else if (!all.aborted) of(".problem").textContent = error.message;
+    else of(".problem").textContent = error.message;
   } finally {
     article.setAttribute("aria-busy", "false");
   }
@@ -82,7 +76,7 @@ for (const output of document.querySelectorAll("output[for]")) {
 
 for (const target of document.querySelectorAll("[data-prompt]"))
   for (const article of target.querySelectorAll("article[data-model]"))
-    write(article, target.dataset.prompt, new AbortController().signal);
+    write(article, target.dataset.prompt);
 
 // Entities are corrected: what is selected in the text gets the label of the button, in the JSON below it.
 
@@ -101,49 +95,3 @@ for (const place of document.querySelectorAll(".marking")) {
     });
   }
 }
-
-// The server's page: a key and a text, and the answers of all adapters.
-
-function askOnThePage(form, text, figures, problem) {
-  let asked = 0, looking = false, streaming = new AbortController();
-
-  async function ask(event) {
-    event.preventDefault();
-    const into = at(form.dataset.into), turn = ++asked; // an answer that comes after a later question is left alone
-    problem.textContent = "";
-    streaming.abort();
-    streaming = new AbortController();
-    into.setAttribute("aria-busy", "true");
-    try {
-      const html = await fetched(form.action, JSON.stringify({ text: text.value }));
-      if (turn !== asked) return;
-      swap(into, html);
-      for (const article of into.querySelectorAll("article[data-model]")) write(article, text.value, streaming.signal);
-      sessionStorage.setItem(KEPT, key.value.trim());
-      look();
-    } catch (error) {
-      if (turn !== asked) return;
-      into.replaceChildren();
-      problem.textContent = error.message;
-    } finally {
-      if (turn === asked) into.setAttribute("aria-busy", "false");
-    }
-  }
-
-  async function look() {
-    if (looking || document.hidden || !sessionStorage.getItem(KEPT)) return;
-    looking = true;
-    try { swap(figures, await fetched(figures.dataset.from)); } catch { figures.replaceChildren(); }
-    looking = false;
-  }
-
-  form.addEventListener("submit", ask);
-  text.addEventListener("keydown", (event) => { if (event.key === "Enter" && event.ctrlKey) form.requestSubmit(); });
-  at("forget").addEventListener("click", () => { sessionStorage.removeItem(KEPT); location.reload(); });
-  setInterval(look, Number(figures.dataset.every));
-  key.value = sessionStorage.getItem(KEPT) || "";
-  (key.value ? text : key).focus();
-  look();
-}
-
-if (key) askOnThePage(at("ask"), at("text"), at("figures"), at("problem"));

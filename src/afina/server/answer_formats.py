@@ -1,4 +1,4 @@
-"""Classes that write a model's answers as JSON or tensors, show them on a web page, and compare two answers.
+"""Classes that write a model's answers as JSON or tensors, and compare two answers.
 
 There is one class for each kind of task, such as regression. No other module of the server branches on the kind of
 task. An answer is what an adapter computed for a text.
@@ -20,7 +20,6 @@ from afina.models.objective import Objective
 from afina.models.objectives import OBJECTIVES
 from afina.models.predictions import Predictions
 from afina.models.token_classification import Entities
-from afina.pages.marked_text import MarkedText
 from afina.server import problems
 from afina.server.json_shapes import COUNT, YES_OR_NO, Shape, about, array, by_name, record
 from afina.server.json_shapes import NUMBER as ANY_NUMBER
@@ -113,7 +112,6 @@ class AnswerFormat(ABC):
         fields: JSON Schema of the fields of an answer that `afina predict` prints.
         optional_fields: JSON Schema of the fields that only the answers of some adapters have.
         function: the function from logits to scores, by its name in the Hugging Face API, such as "softmax".
-        streams: whether the server can send an answer in pieces while the model generates it.
         has_scores: whether an answer has a score for each label of the text (`scores`).
         hub_task: the task of the Hugging Face API as which the answers are written.
     """
@@ -121,7 +119,6 @@ class AnswerFormat(ABC):
     fields: ClassVar[Mapping[str, Shape]]
     optional_fields: ClassVar[Mapping[str, Shape]] = {}
     function: ClassVar[str]
-    streams: ClassVar[bool] = False
     has_scores: ClassVar[bool] = True
     hub_task: ClassVar[HubTask] = "text-classification"
 
@@ -166,17 +163,6 @@ class AnswerFormat(ABC):
         """
         raise problems.NO_TAGS(found=objective.column, expected="entities")
 
-    @abstractmethod
-    def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
-        """Return what the server's web page shows for an answer: words, and label scores.
-
-        The scores are in descending order, or those of entities in the order of the text.
-        """
-
-    def marked(self, one: Prediction, text: str) -> MarkedText | None:
-        """Return the text with marks at the parts that the answer names; None: the answer is about the whole text."""
-        return None
-
     def tensor_types(self, objective: Objective) -> Sequence[TensorType]:
         """Return the name, data type and shape of each output tensor for a task in the Open Inference Protocol."""
         return [*self._tensor_types(objective), *([ANSWERED_TENSOR] if objective.abstain_below is not None else [])]
@@ -207,9 +193,6 @@ class _ByLabel(AnswerFormat):
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
         return [LabelScore(*each) for each in one.answer["probabilities"].items()]
 
-    def _ranked(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
-        return sorted(self.scores(objective, one), key=lambda each: -each.score)
-
     def _probabilities(self, objective: Objective, several: Sequence[Prediction]) -> list[Any]:
         return [each.score for one in several for each in self.scores(objective, one)]
 
@@ -225,9 +208,6 @@ class _Classes(_ByLabel):
 
     def label(self, objective: Objective, one: Prediction) -> str:
         return str(one.answer["label"])
-
-    def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
-        return [self.label(objective, one)], self._ranked(objective, one)
 
     def _tensor_types(self, objective: Objective) -> Sequence[TensorType]:
         return TensorType("label", "BYTES"), TensorType("probabilities", "FP32", objective.width)
@@ -249,9 +229,6 @@ class _Labels(_ByLabel):
         "probabilities": _PROBABILITIES,
     }
     function = "sigmoid"
-
-    def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
-        return one.answer["labels"], self._ranked(objective, one)
 
     def _tensor_types(self, objective: Objective) -> Sequence[TensorType]:
         return TensorType("labels", "BOOL", objective.width), TensorType("probabilities", "FP32", objective.width)
@@ -282,9 +259,6 @@ class _Number(AnswerFormat):
         """Return the predicted number: a regression has no logits."""
         return self.scores(objective, one)
 
-    def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
-        return [f"{one.answer['value']:.4g}"], ()
-
     def _tensor_types(self, objective: Objective) -> Sequence[TensorType]:
         return [TensorType("value", "FP64")]
 
@@ -300,15 +274,11 @@ class _Text(AnswerFormat):
 
     fields: ClassVar[Mapping[str, Shape]] = {"answer": about(ANY_TEXT, "the text that the model wrote")}
     function = "none"
-    streams = True
     has_scores = False
 
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
         """Raise InvalidData, because a generated text has no label scores."""
         raise problems.NO_SCORES(found=objective.column, expected="label")
-
-    def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
-        return [str(one.answer["answer"])], ()
 
     def _tensor_types(self, objective: Objective) -> Sequence[TensorType]:
         return [TensorType("answer", "BYTES")]
@@ -348,14 +318,6 @@ class _Entities(AnswerFormat):
         found = [one.outputs] if raw else cast(Entities, objective).tag_probabilities(one.as_predictions())
         made: list[list[float]] = found[0].tolist()
         return made
-
-    def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
-        found = one.answer["entities"]
-        labels = dict.fromkeys(each["label"] for each in found)
-        return [*labels], [LabelScore(f"{each['text']} ({each['label']})", each["score"]) for each in found]
-
-    def marked(self, one: Prediction, text: str) -> MarkedText:
-        return MarkedText.of_json(text, one.answer["entities"])
 
     def _tensor_types(self, objective: Objective) -> Sequence[TensorType]:
         return [TensorType("entities", "BYTES")]

@@ -1,4 +1,4 @@
-"""Prometheus metrics of a server, and each client's throughput in the last five seconds.
+"""Prometheus metrics of a server.
 
 The number of label values is bounded. Label values are clients with API keys, versions that cannot be served,
 versions of models with a canary, versions that abstain, and versions with an alias with their most frequent labels.
@@ -8,7 +8,6 @@ Texts and model names from requests are never label values.
 from __future__ import annotations
 
 import collections
-import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -46,7 +45,6 @@ class ComputedBatch(NamedTuple):
         seconds: the duration of the computation.
         asked: a tuple for each text of a traced request: the request, the text's seconds in the queue before its first
             tokens were computed (0 for a later chunk of the text), and its number of tokens in the batch.
-        clients: a tuple for each text whose last token was in the batch: the client and the text's number of tokens.
     """
 
     tokens: int
@@ -54,7 +52,6 @@ class ComputedBatch(NamedTuple):
     budget: int
     seconds: float
     asked: Sequence[tuple[Any, float, int]] = ()
-    clients: Sequence[tuple[str, int]] = ()
 
 
 class ComputedStep(NamedTuple):
@@ -180,7 +177,7 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        self.registry, self.throughput = CollectorRegistry(), Throughput()
+        self.registry = CollectorRegistry()
         self.seconds = 0.0
         here = self.registry
         self.requests = Counter("afina_requests", "Requests.", ("route", "status"), registry=here)
@@ -235,7 +232,6 @@ class Metrics:
         self.seconds += batch.seconds
         self.batch.observe(batch.seconds)
         self.fill.observe(min(1.0, batch.tokens / batch.budget))
-        self.throughput.computed(batch)
 
     def stepped(self, step: ComputedStep) -> None:
         self.generated.inc(step.tokens)
@@ -244,7 +240,6 @@ class Metrics:
         for seconds in step.firsts:
             self.first.observe(seconds)
         self.usage.generated(step.clients)
-        self.throughput.stepped(step)
 
     def watch(
         self,
@@ -365,79 +360,6 @@ def _drifts(found: Sequence[tuple[str, Drift]]) -> Iterable[Metric]:
         smallest.add_metric((version,), drift.p)
         noticed.add_metric((version,), float(drift.state == "drift"))
     yield from (distances, smallest, noticed)
-
-
-WINDOW = 5
-"""Seconds over which `Throughput` averages the rates of a client."""
-
-REQUESTS, TOKENS, TEXTS = "requests", "tokens", "texts"
-
-
-class _Counted(NamedTuple):
-    """The key of a count in `Throughput`: the client and what is counted (requests, tokens or texts)."""
-
-    client: str
-    what: str
-
-
-@dataclass(frozen=True)
-class Rates:
-    """A client's rates per second."""
-
-    requests: float
-    tokens: float
-    texts: float
-
-
-class Throughput:
-    """Counts of each client's requests, tokens and texts in the last seconds. Thread-safe.
-
-    `clock`: a function that returns the time in seconds.
-    """
-
-    def __init__(self, clock: Callable[[], float] = meter.now) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._seconds: dict[int, collections.Counter[_Counted]] = {}
-
-    def requested(self, client: str) -> None:
-        with self._lock:
-            self._now()[_Counted(client, REQUESTS)] += 1
-
-    def computed(self, batch: ComputedBatch) -> None:
-        with self._lock:
-            now = self._now()
-            for client, tokens in batch.clients:
-                now[_Counted(client, TOKENS)] += tokens
-                now[_Counted(client, TEXTS)] += 1
-
-    def stepped(self, step: ComputedStep) -> None:
-        with self._lock:
-            now = self._now()
-            for client, tokens in step.clients.items():
-                now[_Counted(client, TOKENS)] += tokens
-
-    def _now(self) -> collections.Counter[_Counted]:
-        """Return the counts of the current second, and delete counts older than `WINDOW` seconds.
-
-        The caller must hold the lock `self._lock`.
-        """
-        at = int(self._clock())
-        if at not in self._seconds:
-            self._seconds = {when: one for when, one in self._seconds.items() if at - when <= WINDOW}
-            self._seconds[at] = collections.Counter()
-        return self._seconds[at]
-
-    def rates(self, client: str) -> Rates:
-        """Return a client's mean rates per second over the last `WINDOW` complete seconds.
-
-        The current second is incomplete, so its counts are left out.
-        """
-        with self._lock:
-            at = int(self._clock())
-            seen = [one for when, one in self._seconds.items() if at - WINDOW <= when < at]
-            total = {what: sum(one[_Counted(client, what)] for one in seen) for what in (REQUESTS, TOKENS, TEXTS)}
-        return Rates(*(total[what] / WINDOW for what in (REQUESTS, TOKENS, TEXTS)))
 
 
 @dataclass(frozen=True)

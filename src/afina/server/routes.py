@@ -103,7 +103,6 @@ _ONLY = record({"error": _MESSAGE})
 
 AFINA = ClientProtocol("afina", _message_and_kind, _OURS)
 HEALTH = ClientProtocol("health", _message_and_kind, _OURS)
-PAGE = ClientProtocol("page", _message_and_kind, _OURS)
 HUB = ClientProtocol("Hugging Face", _message, _ONLY)
 KSERVE = ClientProtocol("Open Inference Protocol", _message, _ONLY)
 TEI = ClientProtocol(
@@ -147,8 +146,6 @@ class Route:
         repeats: whether a proxy may send a request again to another replica, because the request changes nothing.
         streams: whether the request's body is read while it arrives, so that size limits apply to each line of it.
         counts: whether the metrics count requests as the client's usage, unlike requests for monitoring.
-        waits: whether responses are delayed if there are many requests in a second, as for requests without a valid
-            key.
         title: the name of the protocol in the OpenAPI description, if it differs from `protocol.title`.
     """
 
@@ -159,7 +156,6 @@ class Route:
     repeats: bool = True
     streams: bool = False
     counts: bool = True
-    waits: bool = False
     title: str | None = None
 
     @cached_property
@@ -226,11 +222,7 @@ COMPLETIONS = _route("POST", "/v1/completions", of=OPENAI)
 CHAT = _route("POST", "/v1/chat/completions", of=OPENAI)
 RESPONSES = _route("POST", "/v1/responses", of=OPENAI)
 
-HOME = _route("GET", "/", of=PAGE, scope=None, waits=True)
-SCRIPT = _route("GET", "/page/script.js", of=PAGE, scope=None, waits=True)
-STYLE = _route("GET", "/page/style.css", of=PAGE, scope=None, waits=True)
-PAGE_ANSWERS = _route("POST", "/page/answers", of=PAGE)
-PAGE_FIGURES = _route("GET", "/page/figures", of=PAGE, counts=False)
+HOME = _route("GET", "/", of=HEALTH, scope=None)
 
 KEYS = _route("GET", "/keys", of=AFINA, scope=ADMIN, repeats=False)
 NEW_KEY = _route("POST", "/keys", of=AFINA, scope=ADMIN, repeats=False)

@@ -306,25 +306,6 @@ class ClientCall:
             for one in accepted:
                 one.close()
 
-    async def each(self, asked: Sequence[TextRequest]) -> Sequence[Sequence[ServedAnswer] | Refusal]:
-        """Return the answers of several models; the result of a model that fails is a Refusal.
-
-        A model that fails does not affect the answers of the other models.
-        """
-
-        async def one(request: TextRequest) -> Sequence[ServedAnswer] | Refusal:
-            try:
-                (accepted,) = await self.begin([request])
-                try:
-                    outcomes = await asyncio.gather(*map(asyncio.wrap_future, accepted.futures))
-                    return [self.answer_of(accepted, index, outcome) for index, outcome in enumerate(outcomes)]
-                finally:
-                    accepted.close()
-            except (AfinaError, TimeoutError) as error:
-                return refusal_of(self.core, "page", error)
-
-        return await self._awaited(asyncio.gather(*map(one, asked)), LOADING + self.core.settings.timeout + SPARE)
-
     async def _awaited(self, waiting: asyncio.Future[Found], seconds: float) -> Found:
         """Return the results of a future, or cancel the future if the client closes its connection.
 

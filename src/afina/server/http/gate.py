@@ -156,8 +156,6 @@ class Gate:
         try:
             _framed(scope)
             scope["afina.key"] = inner["afina.key"] = seen.key = self._admitted(scope, route)
-            if route.waits:
-                await self._slow()
             bounded = self._streamed if route.streams else self._bounded
             whole = bounded(scope, receive)
             with self._counted(seen.key):
@@ -304,7 +302,6 @@ class Gate:
         self._core.metrics.requests.labels(path, str(seen.status)).inc()
         self._core.metrics.latency.labels(path).observe(seconds)
         if seen.key is not None and route.counts:
-            self._core.metrics.throughput.requested(seen.key.client)
             self._core.metrics.usage.requested(seen.key.client)
         if self._core.traces is not None and seen.traced is not None:
             self._core.traces.end(seen.traced, method, path, seen.status)

@@ -97,10 +97,6 @@ class Batcher:
         with self._changed:
             return len(self._running), self._line.prompts
 
-    def waiting_of(self, client: str) -> int:
-        with self._changed:
-            return self._line.texts_of(client)
-
     @contextmanager
     def expecting(self) -> Iterator[None]:
         """Announce, for the `with` block, that a text will be submitted soon.
@@ -337,8 +333,8 @@ class Batcher:
             for item in batch
             if item.traced is not None
         )
-        complete = tuple((item.client, item.tokens) for item in batch if not item.left and not item.in_background)
-        self._listen(ComputedBatch(tokens, len(complete), budget, seconds, asked, complete))
+        complete = sum(not item.left and not item.in_background for item in batch)
+        self._listen(ComputedBatch(tokens, complete, budget, seconds, asked))
 
     def _listen(self, computed: ComputedBatch | ComputedStep) -> None:
         try:

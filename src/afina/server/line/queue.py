@@ -155,9 +155,6 @@ class FairQueue:
         """The number of prompts that wait for their generation to begin."""
         return sum(map(len, self._prompts.values()))
 
-    def texts_of(self, client: str) -> int:
-        return len(self._texts.get(client, ())) + len(self._prompts.get(client, ()))
-
     def budget(self, now: float) -> int:
         """Return the largest number of tokens that a batch may have at the time `now`."""
         self._seen = {client: when for client, when in self._seen.items() if now - when < MEMORY}

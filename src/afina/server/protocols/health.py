@@ -1,4 +1,4 @@
-"""The server's health endpoints for load balancers, in several protocols, and the endpoint of its metrics."""
+"""The server's health endpoints for load balancers, in several protocols, its metrics, and the answer at `/`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from afina.server import routes
 from afina.server.http.calls import Called
 from afina.server.http.routing import ProtocolRouter
-from afina.server.json_shapes import YES_OR_NO, about, record
+from afina.server.json_shapes import TEXT, YES_OR_NO, about, record
 from afina.server.metrics import CONTENT_TYPE
 
 _LIVE = record({"live": about(YES_OR_NO, "whether the process is running")})
@@ -16,6 +16,12 @@ _READY = record(
     {
         "ready": about(YES_OR_NO, "whether the server answers requests and its store responds"),
         "writes": about(YES_OR_NO, "whether aliases can be moved: false if the last write to the store failed"),
+    }
+)
+_HOME = record(
+    {
+        "description": about(TEXT, "path of the OpenAPI description of this server"),
+        "pages": about(TEXT, "command that shows the answers of served adapters in a browser"),
     }
 )
 
@@ -47,6 +53,12 @@ async def ready(call: Called) -> Response:
     """
     is_ready = call.core.ready
     return JSONResponse({"ready": is_ready, "writes": call.core.writes.possible}, 200 if is_ready else 503)
+
+
+@router.answers_all(routes.HOME, (200, "Where the API is described, and what has pages.", _HOME))
+async def home(call: Called) -> Response:
+    """Return where the description of the API is, and the command that shows pages in a browser. Needs no key."""
+    return JSONResponse({"description": routes.DESCRIPTION.paths[0], "pages": "afina studio"})
 
 
 @router.answers(routes.EXPOSITION, media="text/plain")
