@@ -232,3 +232,8 @@ def test_every_field_and_parameter_of_openapi_has_a_description() -> None:
     parameters = [parameter for one in operations for parameter in one.get("parameters", [])]
     assert len(parameters) > 20
     assert [one for one in parameters if not one.get("description")] == []
+
+
+def test_the_root_says_where_the_description_and_pages_are_without_a_key(served: Any) -> None:
+    answer = served.web.get("/")
+    assert (answer.status_code, answer.json()) == (200, {"description": "/openapi.json", "pages": "afina studio"})
