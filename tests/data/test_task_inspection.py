@@ -55,11 +55,15 @@ def test_columns_are_named_although_a_row_is_malformed_and_for_a_directory(tmp_p
     assert [one.name for one in inspect(str(tmp_path / "d")).file_columns] == ["text", "label"]
 
 
-def test_the_same_facts_are_json(tmp_path: Path) -> None:
-    from dataclasses import asdict
-
-    found = inspect(csv(tmp_path / "a.csv", ROWS), ReadingOptions(labels=("y", "n")))
-    assert json.loads(json.dumps(asdict(found)))["options"] == {"labels": ["y", "n"]}
+def test_the_same_facts_are_json_with_the_options_of_a_doubt_apart(tmp_path: Path) -> None:
+    address = csv(tmp_path / "a.csv", [(f"text number {i}", i % 5) for i in range(40)])
+    found = json.loads(json.dumps(inspect(address).as_json()))
+    doubt = found["doubts"][0]
+    assert (found["kind"], doubt["code"]) == ("classes", "data.kind-ambiguous")
+    assert {"option": "kind"} in doubt["parts"]
+    assert {"option": "kind"} in found["parts"][0]
+    assert "`kind` number reads them as numbers" in doubt["words"]
+    assert [one["options"] for one in doubt["remedies"]] == [{"kind": "classes"}, {"kind": "number"}]
 
 
 def test_an_address_without_texts_is_an_error_and_a_file_that_cannot_be_read_a_doubt(tmp_path: Path) -> None:

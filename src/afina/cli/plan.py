@@ -81,8 +81,6 @@ def inspect(
     Nothing is trained or changed. Each doubt names the option that mends it. Lengths in tokens are measured on at most
     2,000 texts.
     """
-    from dataclasses import asdict
-
     from afina.data.inspection import inspect
     from afina.data.reading_options import ReadingOptions
 
@@ -96,7 +94,7 @@ def inspect(
         says=says,
     )
     if as_json:
-        print(json.dumps(asdict(found), ensure_ascii=False))
+        print(json.dumps(found.as_json(), ensure_ascii=False))
     else:
         _print_inspection(found)
 

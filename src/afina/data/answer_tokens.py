@@ -18,6 +18,7 @@ from afina.data.kinds import Long
 from afina.data.split import Split, as_references
 from afina.data.template import Template
 from afina.data.tokenize import Encoded, Tokenizer
+from afina.sentence import Sentence
 
 _CHUNK = 4096
 
@@ -109,7 +110,7 @@ def without_long(
             most=most,
             _where=where,
             _every=every,
-            _skip=", or leave such rows out with `long` skip" if fits.any() else "",
+            _skip=Sentence.of(", or leave such rows out with `long` skip") if fits.any() else "",
         )
     kept, owners = np.unique(references.owners[fits], return_inverse=True)
     tokens = Encoded.of([references.tokens[number] for number in np.flatnonzero(fits).tolist()])

@@ -22,9 +22,10 @@ from afina.data.readers.splitting import LabelledRows, repeated
 from afina.data.readers.target_kinds import TARGETS, check_long
 from afina.data.reading_options import OF_FILES, USUAL, ReadingOptions, shows_options
 from afina.data.split import Example, Split, key
-from afina.data.task import WHOLE, Cuts, Task, told
+from afina.data.task import WHOLE, Cuts, Task, how_read
 from afina.data.text_hashes import TextHashes
 from afina.errors import AfinaError
+from afina.sentence import Sentence
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,11 @@ class EvaluationSet:
     chosen: bool = False
 
     @property
-    def told(self) -> str:
+    def told(self) -> Sentence:
         """Lines for the user: how columns, rows and labels were read, and notes about unexpected findings."""
         what = TARGETS[self.kind].shown(self.label_names, self.split.labels)
-        return told(self.where, self.columns, len(self.split) + self.left_out, what, self.kind, "", self.notes)
+        first = how_read(self.where, self.columns, len(self.split) + self.left_out, what, self.kind)
+        return Sentence.joined([first, *self.notes], "\n")
 
     @property
     def repeated(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,18 @@ from typing import Any
 import numpy as np
 
 from afina.data.addresses import named
-from afina.data.kinds import KINDS, Kind
+from afina.data.kinds import Kind
 from afina.data.readers import formats
 from afina.data.readers.files import files_of
 from afina.data.readers.splitting import repeated
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.reading_options import ReadingOptions
 from afina.data.remedies import SKIP_LONG, Remedy, of_kind, remedies_of
-from afina.data.task import Task
+from afina.data.task import Task, other_kinds
 from afina.data.token_lengths import TokenLengths
-from afina.errors import AfinaError
+from afina.errors import AfinaError, NotFound, UnknownName
 from afina.events import Says, silent
+from afina.sentence import Json, Option, Sentence
 
 LONGEST = 300
 """Characters of a text, and of a cell, that an inspection shows."""
@@ -71,6 +72,10 @@ class Doubt:
     def heading(self) -> str:
         """The word before `words`: "Refused", "Note" or "Doubtful"."""
         return "Refused" if self.refuses else "Note" if self.code == "note" else "Doubtful"
+
+    def as_json(self) -> dict[str, Json]:
+        """Return the doubt as JSON values; `parts` are the parts of `words`, with options by name."""
+        return {**asdict(self), "parts": Sentence([self.words]).as_json()}
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,11 @@ class Inspection:
     examples: Sequence[TextExample] = ()
     doubts: Sequence[Doubt] = ()
 
+    def as_json(self) -> dict[str, Json]:
+        """Return the inspection as JSON values; `parts` are the parts of `words` and of each doubt's words."""
+        parts: list[Json] = [Sentence([line]).as_json() for line in self.words]
+        return {**asdict(self), "parts": parts, "doubts": [doubt.as_json() for doubt in self.doubts]}
+
 
 def inspect(
     address: str,
@@ -178,10 +188,10 @@ def inspect(
     try:
         task = Task.load(address, asked, says=says)
     except AfinaError as error:
-        if type(error).__name__ in ("NotFound", "UnknownName") and not columns:
+        if isinstance(error, NotFound | UnknownName) and not columns:
             raise
         remedies = remedies_of(error, [column.name for column in shown])
-        refusal = Doubt(error.code, _short(str(error)), refuses=True, remedies=remedies)
+        refusal = Doubt(error.code, _sentence(error.sentence), refuses=True, remedies=remedies)
         return Inspection(**found, doubts=[refusal])
     says("counting labels and repeated texts")
     return Inspection(**found, **_of_task(task, measured(task) if measured is not None else []))
@@ -191,12 +201,12 @@ def _of_task(task: Task, tokens: Sequence[TokenLengths]) -> dict[str, Any]:
     labels, parts = _label_counts(task), (task.train, task.evaluation)
     again = sum(map(repeated, parts))
     lengths = np.array([len(text) for part in parts for text in part.texts])
-    words, *notes = task.told.split("\n")
+    words, *notes = task.lines
     return {
         "kind": task.kind,
         "columns": {role: _short(name) for role, name in task.columns.items()},
-        "words": [_short(words)],
-        "other": task.other,
+        "words": [_sentence(words)],
+        "other": other_kinds(task.other),
         "train": len(task.train),
         "evaluation": len(task.evaluation),
         "labels": labels[:MOST_LABELS],
@@ -208,7 +218,7 @@ def _of_task(task: Task, tokens: Sequence[TokenLengths]) -> dict[str, Any]:
         "leaked": task.leaked,
         "tokens": tokens,
         "examples": _examples(task),
-        "doubts": [*_doubts(task, again, tokens), *(Doubt("note", _short(note)) for note in notes)],
+        "doubts": [*_doubts(task, again, tokens), *(Doubt("note", _sentence(note)) for note in notes)],
     }
 
 
@@ -216,9 +226,8 @@ def _doubts(task: Task, again: int, tokens: Sequence[TokenLengths]) -> list[Doub
     """Return what is doubtful in a task that can be read."""
     made = []
     if task.other:
-        kinds = [task.kind, *(kind for kind in KINDS if kind != task.kind and f"`kind` {kind}" in task.other)]
-        words = f"The labels can also be read in another way: {task.other}."
-        made.append(Doubt("data.kind-ambiguous", words, remedies=[of_kind(one) for one in kinds]))
+        how = Sentence(["The labels can also be read in another way: ", other_kinds(task.other), "."])
+        made.append(Doubt("data.kind-ambiguous", how, remedies=[of_kind(one) for one in (task.kind, *task.other)]))
     if task.leaked:
         words = (
             f"{task.leaked:,} of {len(task.evaluation):,} held-out texts also occur in the training split. Their "
@@ -279,6 +288,17 @@ def _short(words: str, most: int = LONGEST_WORDS) -> str:
     """Return words cut to `most` characters, with `?` for half of a surrogate pair, which is no character."""
     whole = words[: most + 1].encode("utf-8", "replace").decode()
     return whole if len(whole) <= most else f"{whole[:most]}…"
+
+
+def _sentence(words: str) -> Sentence:
+    """Return a sentence whose text is cut to LONGEST_WORDS characters."""
+    parts, left = list[str](), LONGEST_WORDS
+    for part in words.parts if isinstance(words, Sentence) else (words,):
+        if left <= 0:
+            break
+        parts.append(part if isinstance(part, Option) else _short(part, left))
+        left -= len(part)
+    return Sentence(parts)
 
 
 def _label_counts(task: Task) -> list[LabelCount]:

@@ -15,6 +15,7 @@ import numpy as np
 from afina.data.batch import Loader, MicroBatchLimits, Packed, pack_some
 from afina.data.pair_sampling import PairSampling
 from afina.digest import derive_seed
+from afina.sentence import Sentence
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,21 @@ class PairCounts:
     alone: bool
 
     @property
-    def note(self) -> str:
+    def note(self) -> Sentence:
         """A sentence without a subject and without a full stop about the drawn pairs."""
-        said = f"trains on {self.positive:,} pairs with equal labels and {self.negative:,} pairs with different labels"
+        equal, different = (
+            f"{self.positive:,} pairs with equal labels",
+            f"{self.negative:,} pairs with different labels",
+        )
+        parts: list[str] = [f"trains on {equal} and {different}"]
         if self.wanted > self.positive + self.negative:
-            said += f", drawn at random from {self.wanted:,} pairs (`max_pairs`)"
+            parts.append(Sentence.of(", drawn at random from {wanted:,} pairs (`max_pairs`)", wanted=self.wanted))
         if self.alone:
-            return f"{said}; every label has a single text, which is a pair with itself"
-        if self.single:
+            parts.append("; every label has a single text, which is a pair with itself")
+        elif self.single:
             labels = "1 label has" if self.single == 1 else f"{self.single:,} labels have"
-            return f"{said}; {labels} a single text, which is in no pair with equal labels"
-        return said
+            parts.append(f"; {labels} a single text, which is in no pair with equal labels")
+        return Sentence(parts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -668,8 +668,8 @@ REFERENCE_MISSING = _data_value_missing(
 )
 REFERENCE_EMPTY = _data_value_missing("{where} holds an empty text. Expected a text. Fill it in or remove it.")
 CELL_MEANS_MISSING = _data_value_missing(
-    "{where} holds {found!r}, a word for a missing value. Expected {expected}. {_mend}{_more} If it is "
-    "{expected}, set `missing` keep."
+    "{where} holds {found!r}, a word for a missing value. Expected {expected}. Fill it in, remove the row, or leave "
+    "such rows out with `missing` skip.{_more} If it is {expected}, set `missing` keep."
 )
 ALL_ROWS_INCOMPLETE = _data_value_missing(
     "{path}: a value is missing in each of the {rows:,} rows. Give complete rows."
@@ -681,7 +681,10 @@ UNLABELLED_MEANS_MISSING = _data_value_missing(
     "{where}: {found!r}, a word for a missing value. Remove the row, or leave such rows out with `missing` skip. If it "
     "is a text, set `missing` keep."
 )
-CELL_MISSING = _data_value_missing("{where} is empty. Expected {expected}. {_mend}{_more}")
+CELL_MISSING = _data_value_missing(
+    "{where} is empty. Expected {expected}. Fill it in, remove the row, or leave such rows out with `missing` skip."
+    "{_more}"
+)
 
 OPENPYXL_MISSING = Problem(
     NotFound, "extra.missing", "reading an xlsx file needs openpyxl, which is not installed: pip install openpyxl."

@@ -6,7 +6,6 @@ correct. The module reads nothing.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -113,19 +112,16 @@ def of_kind(kind: Kind) -> Remedy:
 
 
 def _of_kinds(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
-    """Return the remedies that read the labels as one of the kinds that the sentence of an error names."""
-    named = [kind for kind in KINDS if re.search(rf"`kind` (?:to )?{kind}\b", str(error))]
-    if not named and "expected a number" in str(error):  # `kind` number was asked for
+    """Return the remedies that read the labels as one of `kinds`, or not as `kind`, which does not fit them."""
+    if "kind" in error.fields:
         return _other_kind(error, columns)
-    return map(of_kind, named)
+    kinds = _listed(error.fields.get("kinds"))
+    return [of_kind(kind) for kind in KINDS if kind in kinds]
 
 
 def _other_kind(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
     yield Remedy({"kind": None, "separator": None}, "Recognise the kind of task")
 
-
-_REMOVED = re.compile(r"(?:Remove|Leave out|or remove) `(\w+)`")
-"""In an error's sentence: the option to remove."""
 
 _WITHOUT = {
     "separator": "Recognise the separator",
@@ -138,15 +134,13 @@ _WITHOUT = {
 
 
 def _without(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
-    said = _REMOVED.search(str(error))
-    names = [said[1]] if said else [name for name in _WITHOUT if name in error.fields]
-    for name in names:
-        if name in OPTIONS:
-            yield Remedy({name: None}, _WITHOUT.get(name, f"Read the data without the option {name}"))
+    name = error.fields.get("option")
+    if isinstance(name, str) and name in OPTIONS:
+        yield Remedy({name: None}, _WITHOUT.get(name, f"Read the data without the option {name}"))
 
 
 def _unnamed(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
-    if "`labels`" in str(error):
+    if "labels" in error.fields:
         yield Remedy({"labels": None}, _WITHOUT["labels"])
 
 

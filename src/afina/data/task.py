@@ -26,6 +26,7 @@ from afina.data.reading_options import OF_FILES, ReadingOptions, shows_options
 from afina.data.split import Example, Split, key
 from afina.events import Says, silent
 from afina.repr_html import ReprCard
+from afina.sentence import Sentence
 
 CALIBRATION = 0.1
 """The share of the training texts that is set aside to fit a temperature; models are not trained on this share."""
@@ -65,7 +66,7 @@ class Task(ReprCard):
         separator: The text between the labels of a cell, if the file has such a separator.
         columns: For a file, the names of the columns by role: `text`, `text_pair`, `label` or `target`, `group` (rows
             of a group stay together if a split is divided), and `others`, which are not read.
-        other: If the kind of task was uncertain, a sentence on how to read the labels as another kind; else empty.
+        other: By kind, how to read the labels as another kind, if the kind of task was uncertain.
         notes: Sentences about unexpected findings in the data.
         calibration: Texts set aside from the training split to fit a temperature.
         abstention: Texts set aside from the training split to choose a threshold of abstention.
@@ -89,7 +90,7 @@ class Task(ReprCard):
     ceiling: Mapping[str, float] = field(default_factory=dict)
     separator: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
-    other: str = ""
+    other: Mapping[Kind, Sentence] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     calibration: Split | None = None
     abstention: Split | None = None
@@ -242,8 +243,13 @@ class Task(ReprCard):
         return splitting.repetition_notes(repeated, len(self.evaluation), where)
 
     @property
-    def told(self) -> str:
-        """Lines for the user: how columns, rows and labels were read, and notes about unexpected findings.
+    def told(self) -> Sentence:
+        """`lines`, joined by line ends."""
+        return Sentence.joined(self.lines, "\n")
+
+    @property
+    def lines(self) -> list[str]:
+        """How columns, rows and labels were read, and notes about unexpected findings.
 
         `text: column 'body'; label: column 'stars'; not read: id. 3,412 rows, numbers from 1 to 5: kind number (...).`
         """
@@ -251,18 +257,20 @@ class Task(ReprCard):
         parts = (self.train, *fitted, self.evaluation)
         both = np.concatenate([part.labels for part in parts])
         what = TARGETS[self.kind].shown(self.label_names, both)
-        return told(
-            self.address, self.columns, len(both), what, self.kind, self.other, (*self.notes, *self.repetitions)
-        )
+        other = [" (", other_kinds(self.other), ")"] if self.other else []
+        first = Sentence([how_read(self.address, self.columns, len(both), what, self.kind), *other])
+        return [first, *self.notes, *self.repetitions]
 
 
-def told(
-    address: str, columns: Mapping[str, str], rows: int, what: str, kind: Kind, other: str, notes: Iterable[str]
-) -> str:
-    """Return lines for the user: a line with the columns, number of rows, targets and kind of task; then the notes."""
+def how_read(address: str, columns: Mapping[str, str], rows: int, what: str, kind: Kind) -> str:
+    """Return a line with the columns, number of rows, targets (`what`) and kind of task."""
     where = f"{columns_in_words(columns)}. " if columns else f"{address}: "
-    more = f" ({other})" if other else ""
-    return "\n".join([f"{where}{rows:,} row{'s' * (rows != 1)}, {what}: kind {kind}{more}", *notes])
+    return f"{where}{rows:,} row{'s' * (rows != 1)}, {what}: kind {kind}"
+
+
+def other_kinds(other: Mapping[Kind, Sentence]) -> Sentence:
+    """Return how to read labels as other kinds, as a clause."""
+    return Sentence.joined(other.values(), ", and ")
 
 
 def set_aside(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from afina.data import problems
+from afina.sentence import Sentence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,7 +59,8 @@ class Template:
         """Raise InvalidStudy unless the template contains `{text_pair}` exactly if the examples are pairs of texts."""
         if pairs != self.takes_pairs:
             found = "pairs of texts" if pairs else "single texts"
-            advice = f"Add {PAIR}." if pairs else f"Remove {PAIR}, or name the column of second texts with `text_pair`."
+            declared = "Add {pair}." if pairs else "Remove {pair}, or name the column of second texts with `text_pair`."
+            advice = Sentence.of(declared, pair=PAIR)
             raise problems.TEMPLATE_OF_OTHER_TEXTS(
                 found=found, template=self.source, pairs=pairs, _brief=self._brief, _advice=advice
             )

@@ -24,6 +24,7 @@ from afina.data.answer_tokens import LeftOut, References, encode_references, wit
 from afina.data.batch import Loader
 from afina.data.kinds import CLASSES, Kind, Long
 from afina.data.prompt_encoding import PromptEncoding
+from afina.data.readers.source import counted
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.shots import PromptExamples
 from afina.data.split import Split
@@ -33,6 +34,7 @@ from afina.data.text_hashes import TextHashes
 from afina.data.tokenize import Encoded, encode, has_types, pieces
 from afina.data.word_tokens import WordTokens, encode_words
 from afina.errors import CannotWrite
+from afina.sentence import Sentence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -280,10 +282,13 @@ def _without_targets(learnt: Sequence[EncodedSplit], measured: EncodedSplit, max
     counts = sum(part.left_out.targets for part in learnt), measured.left_out.targets
     if not any(counts):
         return ()
-    return (
-        f"Left out because they have more than {max_length // 2:,} tokens, half of `max_length`: {counts[0]:,} "
-        f"training target{'s' * (counts[0] != 1)} and {counts[1]:,} evaluation target{'s' * (counts[1] != 1)}.",
+    note = Sentence.of(
+        "Left out because they have more than {half:,} tokens, half of `max_length`: {learnt} and {measured}.",
+        half=max_length // 2,
+        learnt=counted(counts[0], "training target"),
+        measured=counted(counts[1], "evaluation target"),
     )
+    return (note,)
 
 
 def encode_split(

@@ -17,6 +17,7 @@ from afina.data.readers.splitting import LabelledRows, TaskData, classes_of
 from afina.data.readers.target_kind import SHOWN, TargetKind, check_names, first_words, in_words, split_of
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
+from afina.sentence import Sentence
 
 
 class ClassTargets(TargetKind):
@@ -105,7 +106,9 @@ class ClassTargets(TargetKind):
                 _found=in_words(sorted(found)),
                 _known=in_words(label_names),
                 _whose=whose,
-                _advice=f"Name the labels 0 to {last} with `labels`, such as {named}."
+                _advice=Sentence.of(
+                    "Name the labels 0 to {last} with `labels`, such as {named}.", last=last, named=named
+                )
                 if counted
                 else "Give texts with the same labels, or rename the labels.",
             )

@@ -21,6 +21,7 @@ from afina.data.readers.span_cells import hold_spans, list_in
 from afina.data.readers.tagged_words import hold_tags, hold_words, look_like_tags, match_words
 from afina.data.readers.target_kinds import TARGETS, of_kind
 from afina.data.reading_options import ReadingOptions
+from afina.sentence import Sentence
 
 TEXT = ("text", "sentence", "sentence1", "review", "content", "comment", "tweet", "message", "body", "question")
 LABEL = ("label", "labels", "target", "sentiment", "class", "category", "rating", "score", "stars", "tags")
@@ -313,16 +314,24 @@ def _not_entities(table: FileTable, asked: ReadingOptions, chosen: ColumnNames) 
     left = [] if asked.label is not None else _among(chosen.others, ANNOTATED)
     words = [name for name in _among(chosen.others, WORDS) if hold_words(table.columns[name])]
     notes = [
-        f"{table.path}: column {name!r} may hold entities, and is not read. To read it, give `kind` entities."
+        Sentence.of(
+            "{path}: column {name!r} may hold entities, and is not read. To read it, give `kind` entities.",
+            path=table.path,
+            name=name,
+        )
         for name in _annotated(table, left, words)
     ]
     both = [(name, one) for name in chosen.labels for one in words]
     for name, one in both:
         if match_words(table.columns[name], table.columns[one]):
-            notes.append(
-                f"{table.path}: column {name!r} has as many values as {one!r} has words, and is read as labels of the "
-                "text. To read them as tags of the words, give `kind` entities."
+            said = Sentence.of(
+                "{path}: column {name!r} has as many values as {words!r} has words, and is read as labels of the text. "
+                "To read them as tags of the words, give `kind` entities.",
+                path=table.path,
+                name=name,
+                words=one,
             )
+            notes.append(said)
     return tuple(notes)
 
 
@@ -452,5 +461,5 @@ def _column(where: str, names: list[str], named: str | None, candidates: tuple[s
     for name in candidates:
         if name in usual:
             return usual[name]
-    more = ", or a column of texts to write with `target`" if candidates == LABEL else ""
+    more = Sentence.of(", or a column of texts to write with `target`") if candidates == LABEL else ""
     raise problems.NO_SUCH_ROLE(where=where, field=field, found=names, expected=candidates, _more=more)

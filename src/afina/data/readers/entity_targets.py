@@ -46,6 +46,7 @@ from afina.data.readers.tagged_words import (
 from afina.data.readers.target_kind import SHOWN, TargetKind, check_names, in_words, split_of
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split, normalised
+from afina.sentence import Sentence
 
 NO_ENTITIES = "none"
 """The target of a text without entities, as it is shown."""
@@ -241,8 +242,12 @@ def _of_spans(table: FileTable, text: str, label: str, form: LabelFormat) -> _Re
         words = counting()
         if words is None:
             return ""
-        mend = "Set `repair`, which converts" if are_quoted(spans) else "Convert"
-        return f" All spans of the file fit if start and end count {words}. {mend} them to characters (code points)."
+        mend = Sentence.of("Set `repair`, which converts" if are_quoted(spans) else "Convert")
+        return Sentence.of(
+            " All spans of the file fit if start and end count {words}. {mend} them to characters (code points).",
+            words=words,
+            mend=mend,
+        )
 
     repair = SpanRepair() if form.repair else None
     changed: tuple[str, ...] = ()

@@ -119,7 +119,7 @@ class TableReading:
             form = TARGETS[form.kind].form_to_measure(form, tables[0], chosen.labels, asked.labels, known)
             form = replace(form, repair=asked.repair)
         if asked.repair and not TARGETS[form.kind].of_words:
-            raise problems.REPAIR_INAPPLICABLE(path=tables[0].path, kind=form.kind)
+            raise problems.REPAIR_INAPPLICABLE(path=tables[0].path, kind=form.kind, option="repair")
         return cls(tuple(tables), chosen, form, asked, published)
 
     def rows(self) -> LabelledRows:
@@ -296,7 +296,7 @@ def _is_sst2(file: FileTable) -> bool:
 def _check_separator(separator: str | None, kind: TargetKind | None) -> None:
     """Raise InvalidData if a separator of labels is given but the kind of task has one label for each text."""
     if separator is not None and kind and not kind.several:
-        raise problems.SEPARATOR_OF_ONE_LABEL(kind=kind.kind, separator=separator)
+        raise problems.SEPARATOR_OF_ONE_LABEL(kind=kind.kind, separator=separator, option="separator")
 
 
 def label_format(table: FileTable, columns: Sequence[str], asked: ReadingOptions, published: bool) -> LabelFormat:
@@ -312,7 +312,7 @@ def label_format(table: FileTable, columns: Sequence[str], asked: ReadingOptions
         return LabelFormat(LABELS)
     cells = LabelColumn.of(table, columns[0], asked.missing == "keep")
     if separator is not None and not any(isinstance(value, str) and separator in value for value in cells.values):
-        raise problems.SEPARATOR_ABSENT(path=table.path, separator=separator, column=columns[0])
+        raise problems.SEPARATOR_ABSENT(path=table.path, separator=separator, column=columns[0], option="separator")
     if separator is not None:
         return form_of_several(cells, separator, asked.labels)
     return form_found(cells, asked.labels, published) if kind is None else kind.form(cells, asked)

@@ -83,7 +83,7 @@ def opened(path: str | Path, sheet: str | None = None) -> Iterator[RowStream]:
             _compressed=", ".join(source.COMPRESSED),
         )
     if sheet is not None and source.kind(path) not in WORKBOOKS:
-        raise problems.SHEET_OF_OTHER_FILE(sheet=sheet, path=path)
+        raise problems.SHEET_OF_OTHER_FILE(sheet=sheet, path=path, option="sheet")
     with source.opened(path) as found:
         yield by_sentence(reader(found, path) if sheet is None else _sheet(found, path, sheet))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from afina.data.entities import Entity
@@ -15,6 +15,7 @@ from afina.data.kinds import Kind
 from afina.data.readers.formats import FileTable
 from afina.data.readers.missing_values import is_empty, means_missing
 from afina.data.readers.number_notation import WHOLE, Notation
+from afina.sentence import Sentence
 
 Label = str | int | float | tuple[str, ...] | tuple[Entity, ...]
 """The label of one text as the data spell it: a class, a number, or a tuple of labels, target texts or entities."""
@@ -32,7 +33,7 @@ class LabelFormat:
     tagged     whether a cell has a tag for each word of a list of words, and not spans of a text
     names      the names of the tags 0, 1, ..., if tags are numbers
     repair     whether borders of entities and tags that cannot follow each other are repaired
-    other      a sentence on how to read the cells as another kind of label; empty if the kind is clear
+    other      by kind, how to read the cells as another kind of label; empty if the kind is clear
     """
 
     kind: Kind
@@ -43,7 +44,7 @@ class LabelFormat:
     tagged: bool = False
     names: tuple[str, ...] = ()
     repair: bool = False
-    other: str = ""
+    other: Mapping[Kind, Sentence] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from afina.data.kinds import CLASSES, LABELS, NUMBER
 from afina.data.readers.label_column import LabelColumn, LabelFormat
 from afina.data.readers.listed_labels import as_list, check_readable, multi_hot_names
 from afina.data.readers.number_notation import PLAIN, WHOLE, Notation, is_date, looks_like_one, notations, plain_number
+from afina.sentence import Sentence
 
 TELLING, SEPARATORS = (";", "|"), (";", "|", ",")
 """TELLING: separators of labels that are recognised if splitting gives a label that occurs in different cells.
@@ -31,9 +32,10 @@ RATED = frozenset(("rating", "ratings", "score", "scores", "star", "stars", "gra
 COUNTED = frozenset(("class", "classes", "category", "categories", "topic", "intent", "id"))
 """Words in the name of a label column that say that whole numbers are class indices."""
 
-_AS_NUMBERS, _AS_CLASSES = "`kind` number reads them as numbers", "`kind` classes reads them as names of classes"
-_OR_LABELS = ", and `kind` labels as several labels"
-_AS_LABELS = "`kind` labels reads a cell such as {!r} as several labels"
+_AS_NUMBERS = {NUMBER: Sentence.of("`kind` number reads them as numbers")}
+_AS_CLASSES = {CLASSES: Sentence.of("`kind` classes reads them as names of classes")}
+_OR_LABELS = {LABELS: Sentence.of("`kind` labels as several labels")}
+_AS_LABELS = "`kind` labels reads a cell such as {cell!r} as several labels"
 
 
 def form_of_several(column: LabelColumn, separator: str | None, labels: Sequence[str] | None) -> LabelFormat:
@@ -64,7 +66,7 @@ def form_found(column: LabelColumn, labels: Sequence[str] | None, published: boo
     if known and len(plain) == len(known):
         return _of_numbers(column, published, PLAIN)
     if not published and known and all(map(is_date, known)):
-        raise problems.LABELS_ARE_DATES(path=column.table.path, column=column.name, found=known[0])
+        raise problems.LABELS_ARE_DATES(path=column.table.path, column=column.name, found=known[0], kinds=[CLASSES])
     if not published and known:
         notation = _of_odd_numbers(column)
         if notation is not None:
@@ -76,7 +78,8 @@ def form_found(column: LabelColumn, labels: Sequence[str] | None, published: boo
     if separator:
         return form_of_several(column, separator, labels)
     joined = next((value for value in known if isinstance(value, str) and "," in value), "")
-    return LabelFormat(CLASSES, keeps=column.keeps, other=_AS_LABELS.format(joined[:40]) if _recur(known, ",") else "")
+    other = {LABELS: Sentence.of(_AS_LABELS, cell=joined[:40])} if _recur(known, ",") else {}
+    return LabelFormat(CLASSES, keeps=column.keeps, other=other)
 
 
 def _recur(known: Sequence[Any], separator: str) -> bool:
@@ -119,14 +122,14 @@ def _refuse_odd(column: LabelColumn, fits: Sequence[Notation]) -> None:
         other = next((each for each in others if notations([value, each]) == []), value)
         beside = f" beside {other!r}" if other != value else ""
         problem = f"{beside}, which is no one way to write numbers"
-    raise problems.NOTATION_AMBIGUOUS(where=column.where(row), found=value, _problem=problem)
+    raise problems.NOTATION_AMBIGUOUS(where=column.where(row), found=value, kinds=[CLASSES], _problem=problem)
 
 
 def _refuse_text(column: LabelColumn) -> None:
     row, value = next(
         (row, value) for row, value in column.known.items() if plain_number(value) is None and not looks_like_one(value)
     )
-    raise problems.TEXT_AMONG_NUMBERS(where=column.where(row), found=str(value)[:40])
+    raise problems.TEXT_AMONG_NUMBERS(where=column.where(row), found=str(value)[:40], kinds=[CLASSES])
 
 
 def _of_numbers(column: LabelColumn, published: bool, notation: Notation) -> LabelFormat:
@@ -135,7 +138,7 @@ def _of_numbers(column: LabelColumn, published: bool, notation: Notation) -> Lab
     classes = LabelFormat(CLASSES, keeps=column.keeps, other=_AS_NUMBERS)
     if notation != PLAIN:
         values = {notation.value(value) or 0.0 for value in column.values}
-        numbers = replace(numbers, other=numbers.other + _OR_LABELS) if notation.comma else numbers
+        numbers = replace(numbers, other={**_AS_CLASSES, **_OR_LABELS}) if notation.comma else numbers
         return classes if len(values) <= 2 and all(map(float.is_integer, values)) else numbers
     if not all(WHOLE.fullmatch(str(value)) for value in column.values):
         return numbers
@@ -152,7 +155,12 @@ def _of_numbers(column: LabelColumn, published: bool, notation: Notation) -> Lab
         return classes
     if gapless:
         raise problems.NUMBERS_OR_CLASSES(
-            first=first, last=last, distinct=len(distinct), path=column.table.path, column=column.name
+            first=first,
+            last=last,
+            distinct=len(distinct),
+            path=column.table.path,
+            column=column.name,
+            kinds=[CLASSES, NUMBER],
         )
     return numbers
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from afina.data import problems
+from afina.data.kinds import CLASSES
 from afina.data.readers.label_column import LabelColumn
 
 _ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d+|True|False|None)"""
@@ -96,7 +97,7 @@ def _names(column: LabelColumn, length: int, labels: Sequence[str] | None, row: 
         return tuple(NAMED.format(place) for place in range(length))
     if len(labels) != length:
         raise problems.MULTI_HOT_NAMES(
-            where=where, column=column.name, expected=length, found=labels, _count=len(labels)
+            where=where, column=column.name, expected=length, found=labels, labels=labels, _count=len(labels)
         )
     return tuple(labels)
 
@@ -125,4 +126,7 @@ def check_readable(column: LabelColumn) -> None:
     if cells and all(bracketed(cell) for cell in cells.values()):
         row = next((row for row, cell in cells.items() if as_list(cell) is None), None)
         if row is not None:
-            raise problems.LIST_MALFORMED(found=str(cells[row])[:40], where=column.table.where(row), column=column.name)
+            found = str(cells[row])[:40]
+            raise problems.LIST_MALFORMED(
+                found=found, where=column.table.where(row), column=column.name, kinds=[CLASSES]
+            )

@@ -54,7 +54,7 @@ class NumberTargets(TargetKind):
         if (isinstance(value, float) and math.isinf(value)) or _INFINITE.fullmatch(str(value)):
             raise problems.NUMBER_INFINITE(where=where)
         example = {None: "3.5", "decimal": "3,5", "thousands": "1,234.5"}[notation.comma] + " %" * notation.percent
-        raise problems.NUMBER_MALFORMED(where=where, found=str(value)[:40], _example=example)
+        raise problems.NUMBER_MALFORMED(where=where, found=str(value)[:40], kind=self.kind, _example=example)
 
     def splits(
         self,

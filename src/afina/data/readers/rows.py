@@ -20,6 +20,7 @@ from afina.data.readers.source import is_whole
 from afina.data.readers.splitting import LabelledRows
 from afina.data.readers.target_kinds import TARGETS
 from afina.errors import UnknownName
+from afina.sentence import Sentence
 
 
 def labelled(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How | None) -> LabelledRows:
@@ -79,16 +80,14 @@ def _refuse_names(table: FileTable, names: Sequence[str]) -> None:
 
 def _said(table: FileTable, names: Sequence[str], form: LabelFormat) -> list[str]:
     """Return notes for the user about the notation of numbers and about multi-hot lists in the label column."""
-    notes = []
+    notes: list[str] = []
     column = f"{table.path}: column {names[0]!r}"
     if form.notation and (said := form.notation.said(table.columns[names[0]])):
         notes.append(f"{column} holds numbers that are not written plainly: {said}.")
     if form.hot and form.hot != tuple(names):
         told = ", ".join(form.hot[:4]) + (", ..." if len(form.hot) > 4 else "")
-        notes.append(
-            f"{column} holds multi-hot lists, 0 or 1 for each of {len(form.hot)} labels in their order ({told}). "
-            "`labels` names them."
-        )
+        said = "{column} holds multi-hot lists, 0 or 1 for each of {count} labels in their order ({names})."
+        notes.append(Sentence.of(f"{said} `labels` names them.", column=column, count=len(form.hot), names=told))
     return notes
 
 
@@ -97,9 +96,12 @@ def _numbers_said(table: FileTable, name: str) -> str:
     values = table.columns[name]
     if all(plain_number(value) is not None or is_date(value) or is_empty(value) for value in values):
         example = next((value for value in values if not is_empty(value)), "")
-        return (
-            f"{table.path}: column {name!r} has only numbers or dates, such as {example}, which are read as texts. If "
-            "another column has the texts, name it with `text`."
+        return Sentence.of(
+            "{path}: column {name!r} has only numbers or dates, such as {example}, which are read as texts. If another "
+            "column has the texts, name it with `text`.",
+            path=table.path,
+            name=name,
+            example=example,
         )
     rows = [row for row, value in enumerate(values) if not isinstance(value, str | list) and not is_empty(value)]
     return f"{table.path}: numbers in column {name!r} are read as texts ({rows_in_words(table, rows)})." if rows else ""
@@ -191,13 +193,11 @@ def _refuse(table: FileTable, rows: Sequence[int], name: str, expected: str) -> 
     value = table.columns[name][rows[0]]
     more = f" Values are missing in {len(rows):,} rows: {rows_in_words(table, rows)}." if len(rows) > 1 else ""
     where = f"{table.where(rows[0])}: column {name!r}"
-    mend = "Fill it in, remove the row, or leave such rows out with `missing` skip."
-    is_word = means_missing(value)
-    if not is_word and table.path.suffix.lower() in WORKBOOKS:
-        mend += " For a formula, the value that the workbook saved is read."
-    if not is_word:
-        raise problems.CELL_MISSING(where=where, expected=expected, _mend=mend, _more=more)
-    raise problems.CELL_MEANS_MISSING(where=where, found=value.strip(), expected=expected, _mend=mend, _more=more)
+    if means_missing(value):
+        raise problems.CELL_MEANS_MISSING(where=where, found=value.strip(), expected=expected, _more=more)
+    formula = table.path.suffix.lower() in WORKBOOKS
+    saved = " For a formula, the value that the workbook saved is read." if formula else ""
+    raise problems.CELL_MISSING(where=where, expected=expected, _more=saved + more)
 
 
 def rows_in_words(table: FileTable, rows: Sequence[int]) -> str:

@@ -103,7 +103,7 @@ def _span(item: Any, number: int, where: Callable[[], str]) -> RawSpan:
         given = [next((item[name] for name in names if name in item), None) for names in (STARTS, ENDS, SPAN_LABELS)]
         lacking = [names[0] for names, value in zip((STARTS, ENDS, SPAN_LABELS), given, strict=True) if value is None]
         if lacking:
-            raise malformed(f"there is no `{lacking[0]}`")
+            raise malformed(f"there is no '{lacking[0]}'")
     elif isinstance(item, list | tuple) and len(item) == 3:
         given = list(item)
     else:

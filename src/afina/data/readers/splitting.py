@@ -17,6 +17,7 @@ from afina.data.kinds import CLASSES, Kind
 from afina.data.readers.label_column import Label
 from afina.data.readers.number_notation import WHOLE
 from afina.data.split import Example, FileRows, Split, key
+from afina.sentence import Sentence
 
 TRAIN_SHARE = 0.8
 """The share of the range of hashes that belongs to the training split of the `snippets` tasks."""
@@ -28,7 +29,7 @@ REPEATED_LIMIT = 0.01
 """The share of evaluation texts up to which repetitions of other texts give no note: up to this share, an interval is
 at most 0.5 % too narrow."""
 
-_MEASURED = " If its labels measure something and are no classes, say so with `kind` number."
+_MEASURED = Sentence.of(" If its labels measure something and are no classes, say so with `kind` number.")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class LabelledRows:
         names: All label names in their order, if they are known from the file, from multi-hot lists or from label
             columns. Empty: the label names are those that occur.
         columns: The names of the file's columns by role (`ColumnNames.roles`).
-        other: If the kind of task is uncertain, a sentence on how to read the labels as another kind; else empty.
+        other: By kind, how to read the labels as another kind, if the kind of task is uncertain.
         notes: Sentences about unexpected findings.
         groups: The group of each row; if the rows are divided, the rows of a group stay together. None: the rows with
             the same text stay together.
@@ -59,7 +60,7 @@ class LabelledRows:
     column: str = "label"
     names: tuple[str, ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
-    other: str = ""
+    other: Mapping[Kind, Sentence] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     groups: Sequence[str] | None = None
     rows: FileRows | None = None
@@ -283,7 +284,7 @@ class TaskData:
     separator: str | None = None
     column: str = "label"
     columns: Mapping[str, str] = field(default_factory=dict)
-    other: str = ""
+    other: Mapping[Kind, Sentence] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

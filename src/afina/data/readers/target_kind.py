@@ -190,7 +190,7 @@ class TargetKind(ABC):
     def refuse_names(self, labels: Sequence[str] | None) -> None:
         """Raise InvalidData if the user gives label names for targets without names, such as numbers."""
         if labels is not None:
-            raise problems.LABELS_INAPPLICABLE(labels=labels, _plural=self.plural)
+            raise problems.LABELS_INAPPLICABLE(labels=labels, option="labels", _plural=self.plural)
 
     def unsaid(self, rows: LabelledRows, label_names: Sequence[str]) -> tuple[str, ...]:
         """Return the labels in `label_names` for which the data do not say which texts have the label."""
@@ -241,7 +241,7 @@ class TargetKind(ABC):
     def with_positive(self, label_names: Sequence[str], positive: str, where: str) -> tuple[str, ...]:
         """Return the two label names with `positive` as the second. Raises InvalidData if there are not two."""
         if what := self.without_positive(label_names):
-            raise problems.POSITIVE_INAPPLICABLE(found=what, where=where)
+            raise problems.POSITIVE_INAPPLICABLE(found=what, where=where, option="positive")
         if positive not in label_names:
             raise problems.POSITIVE_UNKNOWN(where=where, label=positive, known=label_names)
         return tuple(label_names if positive == label_names[1] else label_names[::-1])

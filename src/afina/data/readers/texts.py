@@ -28,7 +28,7 @@ from afina.data.readers.span_cells import list_in
 from afina.data.readers.tagged_words import joined
 from afina.data.reading_options import USUAL, ReadingOptions
 from afina.errors import NotFound
-from afina.sentence import Option
+from afina.sentence import Option, Sentence
 
 FIRST, GROWTH, MOST = 16, 4, 4096
 """FIRST is the number of texts in the first chunk of a file, GROWTH the factor by which the next chunk is larger, MOST
@@ -144,12 +144,12 @@ class TextStream:
     def _share(self) -> float | None:
         return self._opened.share if isinstance(self._opened, Source) else self._opened.share()
 
-    def news(self) -> str:
+    def news(self) -> Sentence:
         """Return notes that are new since the last call, a line each: the columns, and unexpected findings."""
         notes = self._opened.notes if isinstance(self._opened, Source) else self._opened.notes()
         notes_so_far = [*([f"{columns_in_words(self.columns)}."] if self.columns else []), *notes]
         new, self._said = notes_so_far[self._said :], max(self._said, len(notes_so_far))
-        return "\n".join(new)
+        return Sentence.joined(new, "\n")
 
     @property
     def note(self) -> str | None:
