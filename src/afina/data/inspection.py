@@ -227,7 +227,13 @@ def _doubts(task: Task, again: int, tokens: Sequence[TokenLengths]) -> list[Doub
     made = []
     if task.other:
         how = Sentence(["The labels can also be read in another way: ", other_kinds(task.other), "."])
-        made.append(Doubt("data.kind-ambiguous", how, remedies=[of_kind(one) for one in (task.kind, *task.other)]))
+        made.append(
+            Doubt(
+                "data.kind-ambiguous",
+                how,
+                remedies=[of_kind(one) for one in (task.kind, *(each.kind for each in task.other))],
+            )
+        )
     if task.leaked:
         words = (
             f"{task.leaked:,} of {len(task.evaluation):,} held-out texts also occur in the training split. Their "

@@ -140,7 +140,7 @@ def _without(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
 
 
 def _unnamed(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
-    if "labels" in error.fields:
+    if error.fields.get("labels") is not None:
         yield Remedy({"labels": None}, _WITHOUT["labels"])
 
 

@@ -17,7 +17,7 @@ from afina.data import problems
 from afina.data.addresses import Origin, evaluation_file, find, named
 from afina.data.kinds import CLASSES, WRITTEN, Kind, Long, columns_in_words
 from afina.data.readers import files, frames, splitting
-from afina.data.readers.label_column import LabelFormat
+from afina.data.readers.label_column import LabelFormat, OtherKind
 from afina.data.readers.left_out_rows import LeftOutRows, leave_out
 from afina.data.readers.splitting import TaskData
 from afina.data.readers.target_kinds import TARGETS, check_long
@@ -66,7 +66,7 @@ class Task(ReprCard):
         separator: The text between the labels of a cell, if the file has such a separator.
         columns: For a file, the names of the columns by role: `text`, `text_pair`, `label` or `target`, `group` (rows
             of a group stay together if a split is divided), and `others`, which are not read.
-        other: By kind, how to read the labels as another kind, if the kind of task was uncertain.
+        other: Other kinds as which the labels can be read, if the kind of task was uncertain.
         notes: Sentences about unexpected findings in the data.
         calibration: Texts set aside from the training split to fit a temperature.
         abstention: Texts set aside from the training split to choose a threshold of abstention.
@@ -90,7 +90,7 @@ class Task(ReprCard):
     ceiling: Mapping[str, float] = field(default_factory=dict)
     separator: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
-    other: Mapping[Kind, Sentence] = field(default_factory=dict)
+    other: tuple[OtherKind, ...] = ()
     notes: tuple[str, ...] = ()
     calibration: Split | None = None
     abstention: Split | None = None
@@ -268,9 +268,9 @@ def how_read(address: str, columns: Mapping[str, str], rows: int, what: str, kin
     return f"{where}{rows:,} row{'s' * (rows != 1)}, {what}: kind {kind}"
 
 
-def other_kinds(other: Mapping[Kind, Sentence]) -> Sentence:
+def other_kinds(other: Iterable[OtherKind]) -> Sentence:
     """Return how to read labels as other kinds, as a clause."""
-    return Sentence.joined(other.values(), ", and ")
+    return Sentence.joined((each.words for each in other), ", and ")
 
 
 def set_aside(

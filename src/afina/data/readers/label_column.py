@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from afina.data.entities import Entity
 from afina.data.kinds import Kind
@@ -19,6 +19,13 @@ from afina.sentence import Sentence
 
 Label = str | int | float | tuple[str, ...] | tuple[Entity, ...]
 """The label of one text as the data spell it: a class, a number, or a tuple of labels, target texts or entities."""
+
+
+class OtherKind(NamedTuple):
+    """A kind as which labels can also be read, and a clause that says so."""
+
+    kind: Kind
+    words: Sentence
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class LabelFormat:
     tagged     whether a cell has a tag for each word of a list of words, and not spans of a text
     names      the names of the tags 0, 1, ..., if tags are numbers
     repair     whether borders of entities and tags that cannot follow each other are repaired
-    other      by kind, how to read the cells as another kind of label; empty if the kind is clear
+    other      the other kinds of label as which the cells can be read; empty if the kind is clear
     """
 
     kind: Kind
@@ -44,7 +51,7 @@ class LabelFormat:
     tagged: bool = False
     names: tuple[str, ...] = ()
     repair: bool = False
-    other: Mapping[Kind, Sentence] = field(default_factory=dict)
+    other: tuple[OtherKind, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from afina.data import problems
 from afina.data.kinds import CLASSES, LABELS, NUMBER
-from afina.data.readers.label_column import LabelColumn, LabelFormat
+from afina.data.readers.label_column import LabelColumn, LabelFormat, OtherKind
 from afina.data.readers.listed_labels import as_list, check_readable, multi_hot_names
 from afina.data.readers.number_notation import PLAIN, WHOLE, Notation, is_date, looks_like_one, notations, plain_number
 from afina.sentence import Sentence
@@ -32,9 +32,9 @@ RATED = frozenset(("rating", "ratings", "score", "scores", "star", "stars", "gra
 COUNTED = frozenset(("class", "classes", "category", "categories", "topic", "intent", "id"))
 """Words in the name of a label column that say that whole numbers are class indices."""
 
-_AS_NUMBERS = {NUMBER: Sentence.of("`kind` number reads them as numbers")}
-_AS_CLASSES = {CLASSES: Sentence.of("`kind` classes reads them as names of classes")}
-_OR_LABELS = {LABELS: Sentence.of("`kind` labels as several labels")}
+_AS_NUMBERS = OtherKind(NUMBER, Sentence.of("`kind` number reads them as numbers"))
+_AS_CLASSES = OtherKind(CLASSES, Sentence.of("`kind` classes reads them as names of classes"))
+_OR_LABELS = OtherKind(LABELS, Sentence.of("`kind` labels as several labels"))
 _AS_LABELS = "`kind` labels reads a cell such as {cell!r} as several labels"
 
 
@@ -78,7 +78,7 @@ def form_found(column: LabelColumn, labels: Sequence[str] | None, published: boo
     if separator:
         return form_of_several(column, separator, labels)
     joined = next((value for value in known if isinstance(value, str) and "," in value), "")
-    other = {LABELS: Sentence.of(_AS_LABELS, cell=joined[:40])} if _recur(known, ",") else {}
+    other = (OtherKind(LABELS, Sentence.of(_AS_LABELS, cell=joined[:40])),) if _recur(known, ",") else ()
     return LabelFormat(CLASSES, keeps=column.keeps, other=other)
 
 
@@ -134,11 +134,11 @@ def _refuse_text(column: LabelColumn) -> None:
 
 def _of_numbers(column: LabelColumn, published: bool, notation: Notation) -> LabelFormat:
     """Return whether a column of numbers is read as numbers or as classes, by the rule in docs/reference/tasks.md."""
-    numbers = LabelFormat(NUMBER, notation=notation, keeps=column.keeps, other=_AS_CLASSES)
-    classes = LabelFormat(CLASSES, keeps=column.keeps, other=_AS_NUMBERS)
+    numbers = LabelFormat(NUMBER, notation=notation, keeps=column.keeps, other=(_AS_CLASSES,))
+    classes = LabelFormat(CLASSES, keeps=column.keeps, other=(_AS_NUMBERS,))
     if notation != PLAIN:
         values = {notation.value(value) or 0.0 for value in column.values}
-        numbers = replace(numbers, other={**_AS_CLASSES, **_OR_LABELS}) if notation.comma else numbers
+        numbers = replace(numbers, other=(_AS_CLASSES, _OR_LABELS)) if notation.comma else numbers
         return classes if len(values) <= 2 and all(map(float.is_integer, values)) else numbers
     if not all(WHOLE.fullmatch(str(value)) for value in column.values):
         return numbers

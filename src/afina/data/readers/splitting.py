@@ -14,7 +14,7 @@ from numbers import Integral, Real
 from afina import digest
 from afina.data import problems
 from afina.data.kinds import CLASSES, Kind
-from afina.data.readers.label_column import Label
+from afina.data.readers.label_column import Label, OtherKind
 from afina.data.readers.number_notation import WHOLE
 from afina.data.split import Example, FileRows, Split, key
 from afina.sentence import Sentence
@@ -44,7 +44,7 @@ class LabelledRows:
         names: All label names in their order, if they are known from the file, from multi-hot lists or from label
             columns. Empty: the label names are those that occur.
         columns: The names of the file's columns by role (`ColumnNames.roles`).
-        other: By kind, how to read the labels as another kind, if the kind of task is uncertain.
+        other: Other kinds as which the labels can be read, if the kind of task is uncertain.
         notes: Sentences about unexpected findings.
         groups: The group of each row; if the rows are divided, the rows of a group stay together. None: the rows with
             the same text stay together.
@@ -60,7 +60,7 @@ class LabelledRows:
     column: str = "label"
     names: tuple[str, ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
-    other: Mapping[Kind, Sentence] = field(default_factory=dict)
+    other: tuple[OtherKind, ...] = ()
     notes: tuple[str, ...] = ()
     groups: Sequence[str] | None = None
     rows: FileRows | None = None
@@ -284,7 +284,7 @@ class TaskData:
     separator: str | None = None
     column: str = "label"
     columns: Mapping[str, str] = field(default_factory=dict)
-    other: Mapping[Kind, Sentence] = field(default_factory=dict)
+    other: tuple[OtherKind, ...] = ()
     notes: tuple[str, ...] = ()
 
 
