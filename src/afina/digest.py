@@ -17,21 +17,16 @@ PREFIX = "sha256:"
 
 
 def of_bytes(data: bytes) -> str:
-    """Return the digest of the bytes."""
     return PREFIX + hashlib.sha256(data).hexdigest()
 
 
 def of_file(path: Path) -> str:
-    """Return the digest of a file's content; the file is read in pieces."""
     with path.open("rb") as file:
         return PREFIX + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def of_files(root: Path, names: Iterable[str]) -> str:
-    """Return the digest of the names and contents of some files in the directory `root`.
-
-    The order of `names` does not matter.
-    """
+    """Return the digest of the names and contents of some files in the directory `root`, in any order."""
     return of_json({name: of_file(root / name) for name in sorted(names)})
 
 
@@ -41,7 +36,6 @@ def canonical_json(value: Any) -> str:
 
 
 def of_json(value: Any) -> str:
-    """Return the digest of the canonical JSON text of a value."""
     return of_bytes(canonical_json(value).encode())
 
 
@@ -59,20 +53,17 @@ def of_settings(*settings: Any) -> str:
 
 def non_defaults(settings: Any) -> dict[str, Any]:
     """Return the fields of a dataclass that differ from their defaults, by name; tuples become lists."""
-    found = {}
-    for each in fields(settings):
-        value = getattr(settings, each.name)
-        usual = each.default if each.default_factory is MISSING else each.default_factory()
-        if value != usual:
-            found[each.name] = list(value) if isinstance(value, tuple) else value
-    return found
+    changed = {}
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if value != default:
+            changed[field.name] = list(value) if isinstance(value, tuple) else value
+    return changed
 
 
 def of_strings(strings: Iterable[str]) -> str:
-    """Return the digest of a sequence of strings in their order.
-
-    Each string is prefixed by its length in bytes, so that ["ab", "c"] and ["a", "bc"] have different digests.
-    """
+    """Return the digest of a sequence of strings in their order; ["ab", "c"] and ["a", "bc"] have different digests."""
     sha = hashlib.sha256()
     for string in strings:
         data = string.encode("utf-8", "surrogatepass")
@@ -98,8 +89,7 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> str:
 def derive_seed(seed: int, purpose: str, *index: int) -> int:
     """Derive a 63-bit seed for a purpose, such as "order", from a run's seed; equal arguments give equal seeds.
 
-    Initialisation, order of texts and dropout each have their own random stream, so that a change of one stream
-    (another method, a resumed run) does not change the others.
+    Each purpose has its own random stream, so that a change of one (another method, a resumed run) changes no other.
     """
     text = ":".join([str(seed), purpose, *map(str, index)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

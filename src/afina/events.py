@@ -23,17 +23,11 @@ class Progress:
             or could not be written; "teacher" while a teacher answers the texts; "pairs" if the run trains on pairs of
             texts; "shots" if training examples stand in each prompt; "abstain" when a threshold of abstention was
             chosen.
-        step: the number of finished steps, or of downloaded bytes. The attributes `step`, `steps`, `loss`,
-            `tokens_per_second` and `seconds_left` are set while the run downloads, trains or evaluates.
-        steps: the total number of steps or bytes.
-        loss: the training loss.
-        tokens_per_second: the training speed in tokens per second.
-        seconds_left: the estimated number of seconds until the end of the phase.
-        note: a description that depends on the phase. In the phase "download", the note says what is downloaded, such
-            as "the model embedded". In the phase "wait", the note says what the run waits for, such as "a node with 3.1
-            GiB and 1 CPU". In the phase "draw", the note names the drawn weights. In the phases "copy" and
-            "pairs", the note is a sentence without a subject, about the quantised copy or the pairs. In the phases
-            "shots" and "abstain", the note is sentences about the examples or the threshold.
+        step, steps: the number of finished steps, or of downloaded bytes, and their total.
+        tokens_per_second: the training speed.
+        seconds_left: the estimated time until the end of the phase.
+        note: what is downloaded ("the model embedded"), waited for ("a node with 3.1 GiB and 1 CPU") or drawn; in the
+            phases "copy" and "pairs" a sentence without a subject; in "shots" and "abstain" sentences.
     """
 
     phase: str
@@ -47,34 +41,20 @@ class Progress:
 
 @dataclass(frozen=True)
 class ValidationScore:
-    """The score of a model in training on a validation split, after `step` of `steps` training steps.
-
-    Attributes:
-        step: the number of training steps done.
-        steps: the total number of training steps.
-        examples: the number of validation texts.
-        value: the value of the headline metric. None: training had diverged. NaN: the metric is undefined.
-        loss: the validation loss. None: training had diverged.
-        train_seconds: the training time of all steps so far, in seconds.
-        evaluate_seconds: the time of this evaluation, in seconds.
-        lower: whether a lower value of the metric is better.
-    """
+    """The score of a model in training on a validation split, after `step` of `steps` training steps."""
 
     step: int
     steps: int
     examples: int
-    value: float | None
-    loss: float | None
-    train_seconds: float = field(default=0.0, compare=False)
-    evaluate_seconds: float = field(default=0.0, compare=False)
-    lower: bool = False
+    value: float | None  # of the headline metric; None: training had diverged; NaN: the metric is undefined
+    loss: float | None  # None: training had diverged
+    train_seconds: float = field(default=0.0, compare=False)  # of all steps so far
+    evaluate_seconds: float = field(default=0.0, compare=False)  # of this evaluation
+    lower: bool = False  # whether a lower value of the metric is better
 
     @property
     def gain(self) -> float | None:
-        """The score for which higher is better: the metric, or minus the metric if a lower metric is better.
-
-        The gain is minus infinity for NaN, and None if training had diverged.
-        """
+        """The score for which higher is better; minus infinity for NaN, and None if training had diverged."""
         if self.value is None:
             return None
         return -inf if isnan(self.value) else -self.value if self.lower else self.value
@@ -84,7 +64,7 @@ Listener = Callable[[Progress], None]
 
 
 def ignore(progress: Progress) -> None:
-    """Ignore a progress event; this function is the default listener."""
+    """Ignore a progress event."""
 
 
 _downloads: ContextVar[Listener] = ContextVar("_downloads", default=ignore)
@@ -92,11 +72,7 @@ _downloads: ContextVar[Listener] = ContextVar("_downloads", default=ignore)
 
 @contextmanager
 def downloads_told(listen: Listener) -> Iterator[None]:
-    """Return a context manager that passes the progress of all downloads in the `with` block to `listen`.
-
-    The listener is no argument of the functions that open models and data, because any of these functions may download
-    files on first use.
-    """
+    """Pass the progress of all downloads in the `with` block to `listen`: any function may download files."""
     before = _downloads.set(listen)
     try:
         yield
@@ -106,28 +82,24 @@ def downloads_told(listen: Listener) -> Iterator[None]:
 
 @contextmanager
 def download(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Return a context manager that yields a function (bytes done, bytes in total) that reports a download's progress.
-
-    Args:
-        what: a description of the downloaded files, such as "the model embedded".
-    """
-    listen, told = _downloads.get(), False
+    """Yield a function (bytes done, bytes in total) that reports the progress of downloading `what`."""
+    listen, has_begun = _downloads.get(), False
 
     def tell(done: int, total: int) -> None:
-        nonlocal told
-        told = True
+        nonlocal has_begun
+        has_begun = True
         listen(Progress("download", min(done, total), total, note=what))
 
     try:
         yield tell
     finally:
-        if told:
+        if has_begun:
             listen(Progress("load"))
 
 
 Says = Callable[[str], object]
-"""The type of a function that receives a few words about the step of work that begins, for work that is not a run."""
+"""A function that receives a few words about the step of work that begins, for work that is not a run."""
 
 
 def silent(words: str) -> None:
-    """Ignore a message about the work that begins; this function is the default `Says`."""
+    """Ignore the words."""

@@ -40,7 +40,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def writing(place: object) -> Iterator[None]:
-    """Return a context manager that turns an OSError into CannotWrite for `place`, if nothing can be written there."""
+    """Turn an OSError into CannotWrite for `place`, if nothing can be written there."""
     try:
         yield
     except OSError as error:
@@ -51,14 +51,11 @@ def writing(place: object) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Return a context manager that replaces a file or directory atomically; it yields a temporary path to write to.
+    """Replace a file or directory atomically: yield a temporary path to write to. Raises CannotWrite.
 
     After the `with` block, the temporary file or directory is synced and renamed to `path`. If the block raises, the
     temporary is removed and `path` is unchanged. If `path` is an existing directory, this directory is first renamed,
     and removed at the end. If the process is killed, its temporary stays until `sweep_killed` removes it.
-
-    Raises:
-        CannotWrite: nothing can be written at `path`.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,18 +75,18 @@ def replacing(path: Path) -> Iterator[Path]:
 def temporary(path: Path) -> tuple[Path, int]:
     """Make a temporary directory beside `path`; return it with a file descriptor that locks it until this process ends.
 
-    If the process is killed, a call of `sweep_killed` for the same path removes the directory.
+    If the process is killed, `sweep_killed` removes the directory.
     """
     while True:
-        made = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.parent))
+        directory = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.parent))
         try:
-            lock = os.open(made, os.O_RDONLY)
+            lock = os.open(directory, os.O_RDONLY)
         except FileNotFoundError:  # another process removed it in `sweep_killed`
             continue
         with suppress(OSError):  # the file system may have no locks
             fcntl.flock(lock, fcntl.LOCK_EX)  # waits for a process that is about to remove it
-        if made.is_dir():
-            return made, lock
+        if directory.is_dir():
+            return directory, lock
         os.close(lock)
 
 
@@ -158,12 +155,11 @@ def reason(error: OSError) -> str:
     """Return the operating system's message for an error, beginning in lower case so that it fits into a sentence."""
     if error.errno == errno.ENOSPC:
         return "the disk is full"
-    said = error.strerror or str(error)
-    return said[:1].lower() + said[1:]
+    message = error.strerror or str(error)
+    return message[:1].lower() + message[1:]
 
 
 def cannot_write(place: object, error: OSError) -> CannotWrite:
-    """Return the CannotWrite error for a path that cannot be written to because of an OSError."""
     return CannotWrite(place, reason(error), full=error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
@@ -177,13 +173,9 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def private(path: Path) -> Iterator[TextIO]:
-    """Return a context manager that yields a new text file that only this user can read (mode 0600).
+    """Yield a new text file that only this user can read (mode 0600); it is removed if the `with` block raises.
 
-    The file is removed if the `with` block raises.
-
-    Raises:
-        Refused: the path exists already.
-        CannotWrite: the file cannot be written.
+    Raises Refused if the path exists already, and CannotWrite.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -222,12 +214,9 @@ LARGEST = 2**63
 
 
 def check_plain(path: Path) -> int:
-    """Check that a path is a regular file, and return the size of the file in bytes.
+    """Return the size of a file in bytes. Raises CorruptAdapter if it is missing or no regular file, such as a pipe.
 
     Links to regular files are accepted, because the Hub's cache consists of links.
-
-    Raises:
-        CorruptAdapter: the file is missing or not a regular file; opening a pipe, for example, would block for ever.
     """
     try:
         status = path.stat()
@@ -242,11 +231,10 @@ def check_plain(path: Path) -> int:
 
 
 def read_json(path: Path, most: int = MOST_BYTES) -> Any:
-    """Read a JSON file of at most `most` bytes, more strictly than Python's json module.
+    """Read a JSON file of at most `most` bytes, more strictly than Python's json module. Raises CorruptAdapter.
 
-    Raises:
-        CorruptAdapter: the file is missing, too large or not valid JSON. Repeated keys, NaN, infinite numbers, integers
-            of more than 64 bits, unpaired surrogates, and more than DEEPEST levels are refused, too.
+    Repeated keys, NaN, infinite numbers, integers of more than 64 bits, unpaired surrogates, and more than DEEPEST
+    levels are refused.
     """
     size = check_plain(path)
     if size > most:
@@ -259,11 +247,7 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
 
 
 def parse_json(data: bytes, where: object) -> Any:
-    """Parse JSON in UTF-8 with the checks of `read_json`.
-
-    Args:
-        where: a name for the JSON text in error messages, such as a path.
-    """
+    """Parse JSON in UTF-8 with the checks of `read_json`; `where` is a name for the JSON in error messages."""
     try:
         value = json.loads(
             data.decode("utf-8"),
@@ -289,11 +273,11 @@ def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    table = dict(pairs)
+    if len(table) < len(pairs):
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
-    return made
+    return table
 
 
 def _no_number(written: str) -> NoReturn:

@@ -52,12 +52,9 @@ def snapshot(address: str, *, weights: bool = True, known: Iterable[str] = ()) -
 
     Args:
         address: the repository, `owner/name` or `name`, optionally with `@revision`.
-        weights: whether to download the weights.
-        known: other addresses of backbones; if there is no such repository, the error message suggests the most similar
-            address.
+        known: other addresses of backbones, of which the error message suggests the most similar.
 
-    Raises:
-        NotFound: the repository does not exist, or the Hub cannot be reached and no copy is cached.
+    Raises NotFound.
     """
     repository, _, revision = address.partition("@")
     near = nearest(address, known)
@@ -74,27 +71,20 @@ def snapshot(address: str, *, weights: bool = True, known: Iterable[str] = ()) -
 
 
 def cached(address: str, name: str) -> Path | None:
-    """Return the cached copy of a file of a model repository, without using the network; None if it is not cached.
-
-    Args:
-        address: the repository, `owner/name`, optionally with `@revision`.
-        name: the name of the file.
-    """
+    """Return the cached copy of a file of a model repository, without using the network; None if it is not cached."""
     repository, _, revision = address.partition("@")
     try:
-        found = try_to_load_from_cache(repository, name, revision=revision or None)
+        path = try_to_load_from_cache(repository, name, revision=revision or None)
     except HFValidationError:
         return None
-    return Path(found) if isinstance(found, str) else None
+    return Path(path) if isinstance(path, str) else None
 
 
 def dataset_snapshot(repository: str, patterns: Sequence[str], *, offline: bool = False) -> Path:
     """Download the files of a data set on the Hub that match `patterns`, and return the local copy.
 
-    Cached files are used if the Hub cannot be reached, or if `offline` is true.
-
-    Raises:
-        NotFound: no file matches one of the patterns, or the Hub cannot be reached and no copy is cached.
+    Cached files are used if the Hub cannot be reached, or if `offline` is true. Raises NotFound if no file matches one
+    of the patterns.
     """
     try:
         path = _download(repository, "", list(patterns), kind="dataset", offline=offline)
@@ -109,15 +99,11 @@ def dataset_snapshot(repository: str, patterns: Sequence[str], *, offline: bool 
 def converted(repository: str, config: str | None, *, offline: bool = False) -> dict[str, list[Path]]:
     """Download the parquet files to which the Hub has converted a data set, and return the files by split.
 
-    The splits are the training split and, if there is one, an evaluation split.
+    The splits are the training split and, if there is one, an evaluation split. Cached files are used if the Hub cannot
+    be reached, or if `offline` is true. Raises NotFound.
 
     Args:
         config: the name of the configuration. None: the only configuration, or `default`.
-        offline: whether to use only cached files. Cached files are also used if the Hub cannot be reached.
-
-    Raises:
-        NotFound: the data set, its configuration or its training split does not exist, or the Hub cannot be reached and
-            no copy is cached.
     """
     try:
         names = _cached_conversion(repository) if offline else _conversion(repository)
@@ -133,23 +119,19 @@ def converted(repository: str, config: str | None, *, offline: bool = False) -> 
         raise problems.NO_PARQUET(repository=repository) from None
     except _UNREACHABLE as error:
         raise _unreachable(repository, type(error).__name__) from error
-    found = {split: sorted((path / place).glob("*.parquet")) for split, place in chosen.items()}
-    empty = [split for split, files in found.items() if not files]
+    parts = {split: sorted((path / place).glob("*.parquet")) for split, place in chosen.items()}
+    empty = [split for split, files in parts.items() if not files]
     if empty:
         raise _unreachable(repository, f"{folder}/{empty[0]} is missing")
-    return found
+    return parts
 
 
 def download(address: str, patterns: Sequence[str] = SAFE) -> Path:
     """Download the files of a model repository that match a pattern, and return the directory of the local copy.
 
-    The returned directory contains links into the Hub's cache, and its name is the commit. The returned directory may
-    also contain files from earlier downloads. Cached files are used if the Hub cannot be reached. Raises InvalidName,
-    NotFound and CannotWrite.
-
-    Args:
-        address: the repository, `owner/name`, optionally with `@revision`.
-        patterns: patterns for file names, only in the formats of SAFE. Raises Refused for other formats.
+    The directory contains links into the Hub's cache, may also contain files from earlier downloads, and its name is
+    the commit. Cached files are used if the Hub cannot be reached. Raises InvalidName, NotFound, CannotWrite, and
+    Refused for patterns of other formats than SAFE.
     """
     repository, _, revision = address.partition("@")
     kinds = tuple(pattern.removeprefix("*") for pattern in SAFE)
@@ -178,9 +160,7 @@ def upload(folder: Path, repository: str, *, revision: str | None = None, messag
         revision: the branch, which is created if it does not exist. None: the main branch.
         private: whether a new repository is private. An existing repository keeps its visibility.
 
-    Raises:
-        NotFound: the Hub cannot be reached.
-        CannotWrite: the user is not logged in, or may not write to the repository.
+    Raises NotFound if the Hub cannot be reached, and CannotWrite without the right to write.
     """
     files = [file for file in sorted(folder.rglob("*")) if not file.is_dir()]
     unsafe = [file for file in files if file.name != CARD and not any(file.match(kind) for kind in SAFE)]
@@ -200,7 +180,7 @@ def upload(folder: Path, repository: str, *, revision: str | None = None, messag
 
 @contextmanager
 def _sending(repository: str) -> Iterator[None]:
-    """Return a context manager that turns the errors of an upload to the Hub into errors of afina."""
+    """Turn the errors of an upload to the Hub into errors of afina."""
     place = f"the Hub's {repository}"
     try:
         yield
@@ -209,29 +189,24 @@ def _sending(repository: str) -> Iterator[None]:
     except HFValidationError:
         raise problems.HUB_NAME_MALFORMED(repository=repository) from None
     except LocalTokenNotFoundError:
-        raise CannotWrite(
-            place, "nobody is logged in here; log in with `hf auth login`", code="hub.login-needed"
-        ) from None
+        raise CannotWrite(place, "nobody is logged in here; " + _LOG_IN, code="hub.login-needed") from None
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status == 401:
-            raise CannotWrite(
-                place, "the Hub rejects this login; log in with `hf auth login`", code="hub.login-needed"
-            ) from None
+            raise CannotWrite(place, "the Hub rejects this login; " + _LOG_IN, code="hub.login-needed") from None
         if status in (403, 404):
-            raise CannotWrite(
-                place,
-                "this login may not write there; use a token with write access, or another name",
-                code="hub.write-refused",
-            ) from None
+            reason = "this login may not write there; use a token with write access, or another name"
+            raise CannotWrite(place, reason, code="hub.write-refused") from None
         if status < 500:
-            raise CannotWrite(
-                place, f"the Hub refuses it: {error.server_message or f'status {status}'}", code="hub.write-refused"
-            ) from None
+            reason = f"the Hub refuses it: {error.server_message or f'status {status}'}"
+            raise CannotWrite(place, reason, code="hub.write-refused") from None
         raise problems.HUB_UNREACHABLE_FOR_UPLOAD(repository=place, status=status) from error
     except Exception as error:
         # Connection errors are those of the HTTP library that the Hub's client uses, as in `_listed`.
         raise problems.UPLOAD_BROKEN_OFF(reason=type(error).__name__, repository=place) from error
+
+
+_LOG_IN = "log in with `hf auth login`"
 
 
 def front_matter(facts: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str:
@@ -241,15 +216,12 @@ def front_matter(facts: Mapping[str, Any], results: Sequence[Mapping[str, Any]])
         facts: the arguments of huggingface_hub's `ModelCardData`; None leaves a field out.
         results: the arguments of huggingface_hub's `EvalResult`, for each metric.
     """
-    made = [EvalResult(**one) for one in results]
-    return f"---\n{ModelCardData(**facts, eval_results=made or None).to_yaml()}\n---\n"
+    figures = [EvalResult(**result) for result in results]
+    return f"---\n{ModelCardData(**facts, eval_results=figures or None).to_yaml()}\n---\n"
 
 
 def _conversion(repository: str) -> list[str]:
-    """Return the names of the files in the Hub's conversion of a data set to parquet.
-
-    If the Hub cannot be reached, the names of the cached files are returned.
-    """
+    """Return the names of the files in the Hub's conversion, or of the cached ones if the Hub cannot be reached."""
     try:
         return _listed(repository)
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
@@ -263,13 +235,13 @@ def _conversion(repository: str) -> list[str]:
 
 def _listed(repository: str) -> list[str]:
     try:
-        found = HfApi().dataset_info(repository, revision=CONVERTED, timeout=5).siblings
+        siblings = HfApi().dataset_info(repository, revision=CONVERTED, timeout=5).siblings
     except (HfHubHTTPError, HFValidationError):
         raise
     except Exception as error:
         # Connection errors are those of the HTTP library, and which library depends on the version of huggingface_hub.
         raise ConnectionError(type(error).__name__) from error
-    return [file.rfilename for file in found or ()]
+    return [file.rfilename for file in siblings or ()]
 
 
 def _cached_conversion(repository: str) -> list[str]:
@@ -278,11 +250,7 @@ def _cached_conversion(repository: str) -> list[str]:
 
 
 def _chosen(repository: str, config: str | None, names: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Choose the configuration and the splits of a data set from the names of its converted files.
-
-    Returns:
-        The folder of the configuration, and the folders of its training and evaluation splits, by split.
-    """
+    """Return the configuration, and the folders of its training and evaluation splits, of the names of all files."""
     places: dict[str, dict[str, str]] = {}
     for name in sorted(names):  # `partial-train` comes before `train`, so the complete split replaces the partial one
         if name.count("/") == 2 and name.endswith(".parquet"):
@@ -332,9 +300,9 @@ def _told_by(tell: Callable[[int, int], None]) -> type[tqdm]:
     lock = Lock()  # files are downloaded in several threads
 
     class Told(tqdm):  # type: ignore[misc]
-        def __init__(self, *given: Any, **options: Any) -> None:
+        def __init__(self, *arguments: Any, **options: Any) -> None:
             self.bytes, self.done = options.get("unit") == "B", 0.0
-            super().__init__(*given, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+            super().__init__(*arguments, **{**options, "disable": True})  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> bool | None:
             with lock:

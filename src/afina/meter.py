@@ -38,13 +38,9 @@ class Meter:
 
     @contextmanager
     def phase(self, name: str, *, count: bool = True) -> Iterator[None]:
-        """Return a context manager that adds the time of the `with` block to the phase `name`.
+        """Add the time of the `with` block to the phase `name`, unless the block adds it itself (`count`).
 
         Before the block, the peak memory of a CUDA device is reset. The peaks of the phase "train" are kept.
-
-        Args:
-            name: the phase, one of PHASES, or "teacher" for a run with a teacher.
-            count: whether to add the time. False if the block adds the time itself.
         """
         import torch
 
@@ -87,10 +83,8 @@ def processor_seconds() -> float:
 
 
 def rss_peak() -> int | None:
-    """Return the peak resident memory of this process in bytes; None if the operating system does not report it.
-
-    On Linux, VmHWM is returned, because `ru_maxrss` begins at the peak of the parent process.
-    """
+    """Return the peak resident memory of this process in bytes; None if the operating system does not report it."""
+    # On Linux VmHWM, because `ru_maxrss` begins at the peak of the parent process.
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():
@@ -115,26 +109,14 @@ def rss() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def process_birth(pid: int) -> float | None:
-    """Return when a process started, in seconds since 1970; None if no process with this id runs.
-
-    Process ids are used again: the same id with another start is another process.
-    """
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
-    except psutil.NoSuchProcess:
-        return None
-
-
 def rss_of(pid: int) -> int:
     """Return the resident memory of a process and of its descendants now, in bytes; 0 if the process has ended."""
     total = 0
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        for one in (process, *process.children(recursive=True)):
+        for each in (process, *process.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):
-                total += int(one.memory_info().rss)
+                total += int(each.memory_info().rss)
     return total
 
 
@@ -183,10 +165,7 @@ def _distinct(tensors: Iterable[Tensor]) -> int:
 
 
 def _storage(tensor: Tensor) -> tuple[object, int]:
-    """Return a key that identifies a tensor's storage while the storage exists, and the storage's size in bytes.
-
-    Of a sharded tensor, the storage is that of this process's part.
-    """
+    """Return a key that identifies a tensor's storage while the storage exists, and the storage's size in bytes."""
     tensor = getattr(tensor, "_local_tensor", tensor)
     tensor = getattr(tensor, "_local_tensor", tensor)  # of a tensor that processes share, this process's part
     if tensor.is_mkldnn:  # such a tensor has no storage
@@ -197,10 +176,7 @@ def _storage(tensor: Tensor) -> tuple[object, int]:
 
 
 def activation_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """Return the number of bytes of activations that `forward()` saves for a backward pass.
-
-    Each storage counts once; parameters and buffers do not count.
-    """
+    """Return the bytes that `forward()` saves for a backward pass, without parameters and buffers."""
     import torch
 
     owned = {_storage(tensor)[0] for tensor in [*model.parameters(), *model.buffers()]}

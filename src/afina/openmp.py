@@ -17,12 +17,12 @@ _WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 
 
 def variables() -> dict[str, str]:
-    """Return the environment variables that say how OpenMP's threads wait: those of this process, else `SPINS`."""
+    """Return the variables of this process that say how OpenMP's threads wait, else `SPINS`."""
     return {name: os.environ[name] for name in _WAITING if name in os.environ} or SPINS
 
 
 def wait_briefly() -> None:
-    """Set the environment variables that say how OpenMP's threads wait; must be called before torch is imported."""
+    """Set these environment variables, before torch is imported."""
     os.environ.update(variables())
 
 

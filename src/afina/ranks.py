@@ -40,15 +40,10 @@ Value = TypeVar("Value")
 
 @dataclass(eq=False)
 class _Meeting:
-    """Where ranks have met; None before.
+    """Where ranks have met; None before."""
 
-    Attributes:
-        store: torch's store, which has the notes of the ranks.
-        values: torch's process group for values. Its connections close when the last reference to it is gone.
-    """
-
-    store: Any = None
-    values: Any = None
+    store: Any = None  # torch's store, which has the notes of the ranks
+    values: Any = None  # torch's process group for values, whose connections close with the last reference to it
 
 
 @dataclass(frozen=True)
@@ -76,12 +71,9 @@ class Ranks:
         """Join the process group of a run, and wait until all ranks have joined.
 
         Args:
-            rank: The number of this process, from 0.
-            count: The number of ranks.
             address: Where the ranks meet: "tcp://HOST:PORT" with a free port of the machine of rank 0, or "env://" for
                 the environment variables that torchrun sets.
             local: The number of the GPU of this process on its machine.
-            shards: Whether each rank keeps only a part of the backbone's weights.
             timeout: Seconds that a rank waits for another one.
 
         Raises RunFailed if the ranks do not meet, and InvalidStudy if the machine has a GPU, but none for this process.
@@ -129,10 +121,7 @@ class Ranks:
     def share(self, sizes: np.ndarray) -> np.ndarray:
         """Return the indices of this rank's items of a batch, int64, ascending and contiguous; may be empty.
 
-        Each item is of the rank into whose part of all tokens the middle of the item falls.
-
-        Args:
-            sizes: The number of tokens of each item, int64 [N].
+        `sizes` are tokens of items, int64 [N]; an item is of the rank in whose part of all tokens its middle falls.
         """
         return np.flatnonzero(owners(sizes, self.count) == self.rank)
 
@@ -188,10 +177,10 @@ class Ranks:
         """Return the values of all ranks in the order of the ranks, on every rank; values are pickled."""
         if self.count == 1:
             return [value]
-        found: list[Any] = [None] * self.count
+        values: list[Any] = [None] * self.count
         with _together("gather"):
-            dist.all_gather_object(found, value, group=self._meeting.values)
-        return found
+            dist.all_gather_object(values, value, group=self._meeting.values)
+        return values
 
     def from_first(self, value: Value) -> Value:
         """Return the value of rank 0 on every rank; values are pickled, and those of other ranks are ignored."""
@@ -214,23 +203,18 @@ class Ranks:
         Args:
             sizes: The number of tokens of each item, int64 [N], each at least 1.
             compute: Return the value for the items with the indices `start` to `stop - 1`.
-            apart: A context manager in which each rank computes, such as `Classifier.apart` of the classifier that
-                `compute` uses, whose weights may be sharded.
+            apart: A context manager in which each rank computes alone, such as `Classifier.apart` for sharded weights.
         """
         if self.count == 1 or not len(sizes):
             return [compute(0, len(sizes))]
         own = self.share(sizes)
         with apart():
-            found = (compute(int(own[0]), int(own[-1]) + 1),) if len(own) else ()
-        each = self.gather(found)
-        return [value for part in each for value in part]
+            part = (compute(int(own[0]), int(own[-1]) + 1),) if len(own) else ()
+        return [value for part in self.gather(part) for value in part]
 
     @contextmanager
     def notices_loss(self) -> Iterator[None]:
-        """Return a context manager that raises RunFailed if torch finds, while it computes, that a rank was lost.
-
-        Sharded weights are gathered inside of forward and backward passes, which raise torch's own errors.
-        """
+        """Raise RunFailed if torch finds a lost rank in a forward or backward pass, which gathers sharded weights."""
         try:
             yield
         except RuntimeError as error:
@@ -239,13 +223,13 @@ class Ranks:
             raise
 
     def leave_note(self, name: str, text: str) -> None:
-        """Leave a note for the other ranks; they can read the note also after this rank has ended."""
+        """Leave a note that the other ranks can read also after this rank has ended."""
         if (store := self._meeting.store) is not None:
             with suppress(RuntimeError):  # the process that keeps the notes has ended
                 store.set(f"{_NOTES}{name}", text)
 
     def note(self, name: str, seconds: float) -> str | None:
-        """Return the note of this name that a rank has left; None if no rank leaves such a note within some seconds."""
+        """Return the note of this name; None if no rank leaves it within some seconds."""
         if (store := self._meeting.store) is None:
             return None
         key, until, pause = f"{_NOTES}{name}", meter.now() + seconds, threading.Event()
@@ -257,8 +241,8 @@ class Ranks:
 
     def check_equal(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise RunFailed if the ranks do not have bitwise equal tensors."""
-        if self.count > 1 and len(found := set(self.gather(digest.of_tensors(tensors)))) > 1:
-            raise problems.RANKS_DIFFER(ranks=self.count, found=len(found))
+        if self.count > 1 and len(digests := set(self.gather(digest.of_tensors(tensors)))) > 1:
+            raise problems.RANKS_DIFFER(ranks=self.count, found=len(digests))
 
 
 class RehearsedRanks(Ranks):
@@ -292,12 +276,10 @@ class RehearsedRanks(Ranks):
 
 @contextmanager
 def rehearsal(ranks: Ranks) -> Iterator[None]:
-    """Return a context manager for a dry run of one of these ranks, in which weights can be sharded without the others.
+    """Let a dry run of one of these ranks shard weights without the others, if the weights are sharded.
 
-    Inside, torch's process group is a "fake" one: its collectives allocate memory, and send and receive nothing. If the
-    weights are not sharded, nothing is changed.
-
-    Raises Refused if this process is a rank of a run, or has another process group.
+    Inside, torch's process group is a "fake" one: its collectives allocate memory, and send and receive nothing. Raises
+    Refused if this process has another process group.
     """
     if not ranks.sharded:
         yield
@@ -330,14 +312,13 @@ ALONE = Ranks()
 def owners(sizes: np.ndarray, count: int) -> np.ndarray:
     """Return the rank of each item of a batch, int64 [N], ascending, if `count` ranks share the batch by tokens.
 
-    Args:
-        sizes: The number of tokens of each item, int64 [N], each at least 1.
+    `sizes` are the tokens of each item, int64 [N], each at least 1.
     """
     ends = np.cumsum(sizes, dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 1
     middles = 2 * ends - sizes  # twice the middle of each item, so that all numbers are integers
-    found: np.ndarray = np.minimum(middles * count // (2 * total), count - 1)
-    return found
+    ranks: np.ndarray = np.minimum(middles * count // (2 * total), count - 1)
+    return ranks
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
@@ -355,7 +336,7 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def _together(what: str) -> Iterator[None]:
-    """Return a context manager that raises RunFailed if the ranks cannot compute something together."""
+    """Raise RunFailed if the ranks cannot compute something together."""
     try:
         yield
     except (RuntimeError, ConnectionError, TimeoutError) as error:
@@ -372,6 +353,6 @@ def _is_loss(error: Exception) -> bool:
 
 def _reason(error: Exception) -> str:
     """Return the first sentence of an error of torch, without places in torch's source, advice and names of hosts."""
-    said = _ADDRESS.sub("another process", _PLACE_IN_SOURCE.sub("", str(error)))
-    lines = said.splitlines() or [type(error).__name__]
+    text = _ADDRESS.sub("another process", _PLACE_IN_SOURCE.sub("", str(error)))
+    lines = text.splitlines() or [type(error).__name__]
     return lines[0].partition(". ")[0][:200]

@@ -56,17 +56,19 @@ def figure(value: float | None) -> str:
 
 
 def listed(items: Sequence[object]) -> str:
-    """Return the first items of a list as `a, b, c`, followed by the number of further items."""
+    """Return the first items of a list as `a, b, c`, and the number of further items."""
     more = len(items) - MOST
     return ", ".join(_short(str(item)) for item in items[:MOST]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _shown_facts(facts: Mapping[str, object]) -> dict[str, str]:
-    texts = {name: listed(value) if isinstance(value, tuple) else _short(_one(value)) for name, value in facts.items()}
+    texts = {
+        name: listed(value) if isinstance(value, tuple) else _short(_in_words(value)) for name, value in facts.items()
+    }
     return {name: text for name, text in texts.items() if text}
 
 
-def _one(value: object) -> str:
+def _in_words(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, bool | str):

@@ -25,13 +25,10 @@ from afina import digest, problems
 from afina.errors import nearest
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-"""The type of a number of texts, steps, parameters or bytes. The upper limit rejects numbers in a manipulated file that
-are too large for a float.
-"""
+"""A number of texts, steps, parameters or bytes; numbers that are too large for a float are rejected."""
 
 
 def null_where_undefined(figure: float | None) -> float | None:
-    """Return the value of a metric as a JSON value; NaN becomes None."""
     return None if figure is None or isnan(figure) else figure
 
 
@@ -40,16 +37,13 @@ Figure = Annotated[
     BeforeValidator(lambda value: nan if value is None else value),
     PlainSerializer(null_where_undefined, return_type=float | None, when_used="json"),
 ]
-"""The type of a metric's value. NaN means that the metric is undefined (`stats.answered.UNDEFINED`), and is null in
-JSON."""
+"""The value of a metric. NaN means that the metric is undefined (`stats.answered.UNDEFINED`), and is null in JSON."""
 
 FigureOrNone = Annotated[float | None, PlainSerializer(null_where_undefined, when_used="json")]
-"""The type of a metric's value that may be None because the metric was not measured. NaN and None are both null in
-JSON, and null is read as None."""
+"""The value of a metric, or None if it was not measured. Both NaN and None are null in JSON, which is read as None."""
 
 
 def figures_as_json(figures: Mapping[str, float]) -> dict[str, float | None]:
-    """Return the values of several metrics, by name, as JSON values; NaN becomes None."""
     return {name: null_where_undefined(figure) for name, figure in figures.items()}
 
 
@@ -62,12 +56,11 @@ class Frozen(BaseModel):
         """Return the fields that differ from their defaults, as JSON values, also within fields that are models.
 
         Args:
-            without: The names of the fields to leave out; or a mapping from a field's name to the names of its fields
-                to leave out.
+            without: The names of the fields to leave out, or of the fields of fields, as in `model_dump`.
         """
         leave: Any = without if isinstance(without, Mapping) else set(without)
-        found = self.model_dump(mode="json", exclude_defaults=True, exclude=leave)
-        return {name: value for name, value in found.items() if value != {}}
+        changed = self.model_dump(mode="json", exclude_defaults=True, exclude=leave)
+        return {name: value for name, value in changed.items() if value != {}}
 
 
 FORMAT = 2
@@ -98,11 +91,7 @@ class Sealed(Frozen):
 
 
 def check_format(text: str | bytes, path: object, advice: str) -> None:
-    """Raise InvalidData if a JSON object has another format number than FORMAT; a text of another kind is not checked.
-
-    Args:
-        advice: A sentence for the error message that says what the user can do.
-    """
+    """Raise InvalidData, with a sentence of advice, if a JSON object has another format number than FORMAT."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
@@ -112,10 +101,7 @@ def check_format(text: str | bytes, path: object, advice: str) -> None:
 
 
 def digest_of_content(text: str | bytes) -> str:
-    """Return the digest of all fields of a JSON object except `content_digest`.
-
-    The digest is computed from the fields in the file, so fields that later versions of afina add do not change it.
-    """
+    """Return the digest of all fields that a JSON object has, which later versions of afina may add to."""
     return digest.of_json({name: value for name, value in json.loads(text).items() if name != "content_digest"})
 
 
@@ -157,39 +143,29 @@ _EXPECTED = {
 def _in_words(kind: str, message: str, context: Mapping[str, Any], found: Any) -> str:
     """Return an error of pydantic in plain words, in a form that follows a colon."""
     if kind in ("value_error", "assertion_error"):
-        said = str(context.get("error", message))
+        problem = str(context.get("error", message))
     elif kind not in _EXPECTED:
-        said = message.replace("Input should be", "expected")
+        problem = message.replace("Input should be", "expected")
     else:
-        given = {name: f"{one:g}" if isinstance(one, float) else one for name, one in context.items()}
-        length = next((given[name] for name in ("min_length", "max_length") if name in given), 0)
-        said = f"expected {_EXPECTED[kind].format(**given, s='s' * (length != 1))}"
-    near = (
-        nearest(found, re.findall(r"'([^']*)'", said)) if isinstance(found, str) and kind == "literal_error" else None
-    )
-    return f"{said[:1].lower()}{said[1:]}" + (f". Did you mean {near!r}?" if near else "")
+        limits = {name: f"{value:g}" if isinstance(value, float) else value for name, value in context.items()}
+        length = next((limits[name] for name in ("min_length", "max_length") if name in limits), 0)
+        problem = f"expected {_EXPECTED[kind].format(**limits, s='s' * (length != 1))}"
+    known = re.findall(r"'([^']*)'", context["expected"]) if kind == "literal_error" else ()
+    near = nearest(found, known) if isinstance(found, str) else None
+    return f"{problem[:1].lower()}{problem[1:]}" + (f". Did you mean {near!r}?" if near else "")
 
 
 @dataclass(frozen=True)
 class WrongValue:
-    """The first error that pydantic found in a value.
+    """The first error that pydantic found in a value."""
 
-    Attributes:
-        kind: pydantic's type of the error, such as `missing` or `extra_forbidden`.
-        place: the names and indices of the invalid field, from the outermost to the innermost; empty for the whole
-            value.
-        message: what is wrong, in plain words, beginning in lower case so that the message fits into a sentence.
-        found: the invalid input.
-    """
-
-    kind: str
-    place: tuple[str, ...]
-    message: str
-    found: Any
+    kind: str  # pydantic's type of the error, such as `missing` or `extra_forbidden`
+    place: tuple[str, ...]  # of the invalid field: names and indices, the outermost first; empty for the whole value
+    message: str  # in plain words, beginning in lower case so that the message fits into a sentence
+    found: Any  # the invalid input
 
     @classmethod
     def of(cls, error: ValidationError) -> WrongValue:
-        """Return the first error of pydantic's ValidationError."""
         first = error.errors()[0]
         message = _in_words(first["type"], first["msg"], first.get("ctx", {}), first["input"])
         return cls(first["type"], tuple(map(str, first["loc"])), message, first["input"])
@@ -206,7 +182,6 @@ class WrongValue:
 
 @cache  # pydantic takes milliseconds to build one, and a study validates the same few types again and again
 def validator(kind: Any) -> TypeAdapter[Any]:
-    """Return pydantic's validator of a type."""
     return TypeAdapter(kind)
 
 

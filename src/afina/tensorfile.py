@@ -43,11 +43,8 @@ def write_in_turn(
 ) -> None:
     """Write named float32 tensors and strings (`metadata`) to a safetensors file, with one tensor in memory at a time.
 
-    Args:
-        shapes: The shape of each tensor by name.
-        tensor: Return the tensor of a name; it is called once for each name, in sorted order.
-
-    Raises ValueError if a tensor has another shape or is not float32.
+    The function `tensor` is called once for each name, in sorted order. Raises ValueError if a tensor has another shape
+    or is not float32.
     """
     import torch
 
@@ -61,10 +58,7 @@ def write_in_turn(
 
 
 def size(tensors: Mapping[str, Tensor]) -> int:
-    """Return the size in bytes of the safetensors file that `write` would make of these tensors in float32.
-
-    The tensors need no values (they may be on the meta device).
-    """
+    """Return the size in bytes of the file that `write` would make of these tensors in float32, also on meta."""
     return len(_header(_shapes(tensors))) + sum(4 * tensor.numel() for tensor in tensors.values())
 
 
@@ -84,7 +78,6 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Sequence[int]]:
 
 
 def _header(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str] = MappingProxyType({})) -> bytes:
-    """Return the header of a safetensors file of float32 tensors: the bytes before the data."""
     # 8 bytes of length, a JSON header padded to a multiple of 8, then the data in the order of the names:
     # https://github.com/huggingface/safetensors#format
     header: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
@@ -98,18 +91,12 @@ def _header(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str] = M
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the tensors and the strings (metadata) of a safetensors file.
-
-    Raises CorruptAdapter if the file is cut short or is not a safetensors file.
-    """
+    """Read the tensors and the strings (metadata) of a safetensors file. Raises CorruptAdapter."""
     return _read(path, "pt")
 
 
 def contents(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
-    """Read the strings (metadata) of a safetensors file, and the shapes of its tensors by name.
-
-    Raises CorruptAdapter if the file is cut short or is not a safetensors file.
-    """
+    """Read the strings (metadata) of a safetensors file, and the shapes of its tensors. Raises CorruptAdapter."""
     file_io.check_plain(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -138,21 +125,13 @@ def shape(path: Path, name: str) -> tuple[int, ...]:
 
 
 def read_named(path: Path, wanted: Mapping[str, str]) -> dict[str, Tensor]:
-    """Read some tensors of a safetensors file under new names. Raises SafetensorError or OSError.
-
-    Args:
-        wanted: the name in the file of each tensor, by its new name.
-    """
+    """Read tensors, given by their new names, under new names. Raises SafetensorError or OSError."""
     with safe_open(path, framework="pt") as file:
         return {key: file.get_tensor(name) for key, name in wanted.items()}
 
 
 def read_rows(path: Path, name: str, rows: Sequence[int] | None) -> Tensor | None:
-    """Read only some rows of a tensor in a safetensors file; None if the file has no tensor of this name.
-
-    Args:
-        rows: the indices of the rows. None: all rows.
-    """
+    """Read the rows of a tensor with some indices, or all; None if the file has no tensor of this name."""
     import torch
 
     with safe_open(path, framework="pt") as file:
@@ -181,22 +160,19 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 @contextmanager
 def system_errors() -> Iterator[None]:
-    """Return a context manager that turns system errors in safetensors' messages, such as a full disk, into OSError."""
+    """Turn system errors in safetensors' messages, such as a full disk, into OSError."""
     try:
         yield
     except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
-        if found is None:
+        stated = re.search(r"os error (\d+)", str(error))
+        if stated is None:
             raise
-        number = int(found[1])
+        number = int(stated[1])
         raise OSError(number, os.strerror(number)) from None
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read a safetensors file as numpy arrays, without torch.
-
-    Raises CorruptAdapter if the file is cut short or is not a safetensors file.
-    """
+    """Read a safetensors file as numpy arrays, without torch. Raises CorruptAdapter."""
     arrays: dict[str, np.ndarray] = _read(path, "np")[0]
     return arrays
 

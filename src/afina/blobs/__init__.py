@@ -24,15 +24,18 @@ from afina.errors import CannotWrite
 
 
 class StoredBlob(NamedTuple):
-    """A stored file, with its place (key), its size in bytes, and its age in seconds."""
+    """A stored file."""
 
-    place: str
-    size: int
-    age: float
+    place: str  # its key
+    size: int  # in bytes
+    age: float  # in seconds
 
 
 class Blobs(ABC):
-    """The base class of stores of immutable files. Many processes may call the methods at once, even for one blob."""
+    """The base class of stores of immutable files. Many processes may call the methods at once, even for one blob.
+
+    All methods raise NotFound if the object store does not respond.
+    """
 
     @abstractmethod
     def scratch(self) -> AbstractContextManager[Path]:
@@ -43,42 +46,27 @@ class Blobs(ABC):
         """Store the content of `file` as the blob with the key `place`, atomically and durably.
 
         `put` does not remove `file`, since the caller may have to store the file again. The caller must not change
-        `file` afterwards. If the blob exists already, it has the same content.
-
-        Raises:
-            CannotWrite: The content cannot be written.
-            NotFound: The object store does not respond.
+        `file` afterwards. If the blob exists already, it has the same content. Raises CannotWrite.
         """
 
     @abstractmethod
     def size(self, place: str) -> int | None:
-        """Return the size of a blob in bytes, or None if the blob does not exist.
-
-        Raises NotFound if the object store does not respond.
-        """
+        """Return the size of a blob in bytes, or None if the blob does not exist."""
 
     @abstractmethod
     def file(self, place: str) -> AbstractContextManager[Path]:
         """Yield a local file with the content of a blob. The file may only be read, and only in the `with` block.
 
-        Raises:
-            CorruptStore: The blob does not exist.
-            NotFound: The object store does not respond.
+        Raises CorruptStore if the blob does not exist.
         """
 
     @abstractmethod
     def remove(self, place: str) -> None:
-        """Remove a blob, if it exists.
-
-        Raises CannotWrite if the blob cannot be removed, and NotFound if the object store does not respond.
-        """
+        """Remove a blob, if it exists. Raises CannotWrite."""
 
     @abstractmethod
     def all(self) -> Iterator[StoredBlob]:
-        """Yield all blobs in any order. Blobs that are added or removed during the call may be missing.
-
-        Raises NotFound if the object store does not respond.
-        """
+        """Yield all blobs in any order. Blobs that are added or removed during the call may be missing."""
 
     @abstractmethod
     def sweep(self, age: float) -> None:
@@ -88,14 +76,13 @@ class Blobs(ABC):
 def below(place: str) -> str:
     """Return the relative path of a blob's file, such as `ab/sha256-ab...`, in a directory or bucket.
 
-    The folder is named by the first two digits of the hash. All implementations of `Blobs` use the same paths, so a
-    directory can be copied into a bucket and back.
+    All implementations of `Blobs` use the same paths, so a directory can be copied into a bucket and back.
     """
     return f"{place.removeprefix('sha256-')[:2]}/{place}"
 
 
 def sweep_directories(directories: Iterable[Path], age: float) -> None:
-    """Remove directories that are older than `age` seconds. Errors are ignored."""
+    """Remove directories that are older than `age` seconds, and ignore errors."""
     now = meter.posix_time()
     for each in directories:
         with suppress(FileNotFoundError):
@@ -117,11 +104,11 @@ class LocalBlobs(Blobs):
                 self.root.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
                 raise CannotWrite(self.root, "the path, or a part of it, is a file") from None
-            made = Path(tempfile.mkdtemp(prefix=file_io.TEMPORARY, dir=self.root))
+            directory = Path(tempfile.mkdtemp(prefix=file_io.TEMPORARY, dir=self.root))
         try:
-            yield made
+            yield directory
         finally:
-            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
 
     def put(self, place: str, file: Path) -> None:
         """Store a file as a blob: a hard link if the file system supports hard links, otherwise a copy."""
@@ -165,7 +152,6 @@ class LocalBlobs(Blobs):
             yield StoredBlob(path.name, status.st_size, now - status.st_mtime)
 
     def sweep(self, age: float) -> None:
-        """Remove temporary directories that are older than `age` seconds."""
         sweep_directories(self.root.glob(f"{file_io.TEMPORARY}*"), age)
         sweep_directories(self.root.glob(f"??/{file_io.TEMPORARY}*"), age)
 

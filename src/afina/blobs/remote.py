@@ -34,19 +34,13 @@ TIMEOUT_S = 30.0
 RETRIES = 4
 
 PART = 5 << 20
-"""The size in bytes of the parts in which files are transferred.
-
-`PART` is the smallest size that S3 allows, so that a part is transferred within the timeout even on a slow connection.
-"""
+"""The size in bytes of the parts in which files are transferred: the smallest that S3 allows, for slow connections."""
 
 MOST_PARTS = 10_000
-"""The largest number of parts of a file, which is a limit of S3."""
+"""The largest number of parts of a file in S3."""
 
 AT_ONCE = 2
-"""The number of parts that are uploaded at a time.
-
-With more parts at a time, each part's upload would be slower, and could exceed the timeout on a slow connection.
-"""
+"""The number of parts that are uploaded at a time. With more, a part could exceed the timeout on a slow connection."""
 
 SCRATCH = "afina-blobs-"
 """The prefix of the names of temporary directories for files that are being transferred."""
@@ -56,14 +50,9 @@ _PLACE = re.compile(r"sha256-[0-9a-f]{64}-[0-9a-f]{8}", re.ASCII)
 
 
 def open_blobs(address: str) -> Blobs:
-    """Return the blobs at an address, without a request to the object store.
+    """Return the blobs in a directory, or at a file:// URL or a URL such as s3://bucket/prefix, without a request.
 
-    Args:
-        address: A directory, a file:// URL, or the URL of an object store such as s3://bucket/prefix.
-
-    Raises:
-        InvalidName: The address is malformed.
-        NotFound: obstore is not installed, or cannot use the settings in the environment variables.
+    Raises InvalidName; and NotFound if obstore is not installed, or cannot use the environment variables.
     """
     if "://" not in address:
         return LocalBlobs(Path(address))
@@ -90,16 +79,7 @@ class RemoteBlobs(Blobs):
 
     @classmethod
     def open(cls, url: str, *, timeout_s: float = TIMEOUT_S, retries: int = RETRIES) -> Self:
-        """Return the blobs at the URL of an object store, without a request.
-
-        Args:
-            url: A URL such as s3://bucket/prefix, gs://bucket/prefix or az://container/prefix. `memory:///` is a new
-                and empty store in memory.
-
-        Raises:
-            InvalidName: The URL is malformed.
-            NotFound: obstore is not installed, or cannot use the settings in the environment variables.
-        """
+        """Return the blobs at a URL such as s3://bucket/prefix; `memory:///` is a new and empty store in memory."""
         parts = _split(url)
         if parts.scheme not in VARIABLES or (not parts.hostname and parts.scheme != "memory"):
             raise problems.NOT_AN_OBJECT_STORE(address=_shown(url))
@@ -122,11 +102,11 @@ class RemoteBlobs(Blobs):
     def scratch(self) -> Iterator[Path]:
         """Yield a new directory in the system's directory for temporary files (environment variable TMPDIR)."""
         with file_io.writing(tempfile.gettempdir()):
-            made = Path(tempfile.mkdtemp(prefix=SCRATCH))
+            directory = Path(tempfile.mkdtemp(prefix=SCRATCH))
         try:
-            yield made
+            yield directory
         finally:
-            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
 
     def put(self, place: str, file: Path) -> None:
         """Upload a file in parts. The object store joins the parts when all parts have arrived."""
@@ -149,10 +129,7 @@ class RemoteBlobs(Blobs):
 
     @contextmanager
     def file(self, place: str) -> Iterator[Path]:
-        """Yield a local copy of a blob. The copy is removed after the `with` block.
-
-        Raises CannotWrite if the disk is full.
-        """
+        """Yield a local copy of a blob. Raises CannotWrite if the disk is full."""
         with self.scratch() as directory:
             path = directory / place
             try:
@@ -168,10 +145,10 @@ class RemoteBlobs(Blobs):
 
         with path.open("wb") as target:
             with self._asking():
-                found = _heeding(obstore.get, self._store, below(place))
-                size = found.meta["size"]
+                response = _heeding(obstore.get, self._store, below(place))
+                size = response.meta["size"]
                 if size <= PART:
-                    target.write(_heeding(found.bytes))
+                    target.write(_heeding(response.bytes))
             for start in range(0, size if size > PART else 0, PART):
                 with self._asking():
                     end = min(start + PART, size)
@@ -190,10 +167,7 @@ class RemoteBlobs(Blobs):
             return
 
     def all(self) -> Iterator[StoredBlob]:
-        """Yield all stored files.
-
-        The age of a file is the time on this machine's clock minus the object store's time stamp, and at least 0.
-        """
+        """Yield all stored files; an age is the time of this machine minus the object store's time stamp."""
         import obstore
 
         pages = iter(obstore.list(self._store))
@@ -209,18 +183,12 @@ class RemoteBlobs(Blobs):
                     yield StoredBlob(place, each["size"], max(0.0, (now - each["last_modified"]).total_seconds()))
 
     def sweep(self, age: float) -> None:
-        """Remove temporary directories of this machine that are older than `age` seconds.
-
-        Parts of incomplete uploads are not visible. The object store removes them by its own rules.
-        """
+        """Remove old temporary directories of this machine; the object store removes parts of incomplete uploads."""
         sweep_directories(Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"), age)
 
     @contextmanager
     def _asking(self, *, writes: bool = False) -> Iterator[None]:
-        """Convert exceptions of obstore in the `with` block to errors of afina.
-
-        A FileNotFoundError for a missing file is not converted. `writes`: Whether the request writes to the store.
-        """
+        """Convert exceptions of obstore, except a FileNotFoundError for a missing file, to errors of afina."""
         from obstore.exceptions import BaseError
 
         try:
@@ -236,11 +204,7 @@ class RemoteBlobs(Blobs):
 
 
 def _heeding(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Call a function of obstore in another thread, and return its result.
-
-    While the main thread waits for the other thread, Ctrl-C works. In a function of obstore itself, Ctrl-C would take
-    effect only after the response or the timeout.
-    """
+    """Call a function of obstore in another thread: in this one, Ctrl-C would wait for the response or the timeout."""
     outcome: Future[Any] = Future()
 
     def work() -> None:
@@ -261,10 +225,7 @@ def _split(address: str) -> SplitResult:
 
 
 def _switches() -> list[str]:
-    """Return the names of obstore's client options that are switched on by environment variables.
-
-    obstore ignores these environment variables if any client option is passed, so afina passes these options too.
-    """
+    """Return the options that environment variables switch on, which obstore ignores if any option is passed."""
     true = ("1", "true", "yes", "on")
     return [switch for switch in _SWITCHES if os.environ.get(f"AWS_{switch.upper()}", "").lower() in true]
 
@@ -310,11 +271,11 @@ _METADATA = ("169.254.169.254", "metadata.google.internal")
 
 def _failure_of(url: str, error: Exception, timeout_s: float, *, writes: bool) -> AfinaError:
     """Return the error of afina that describes an exception of obstore."""
-    said = str(error)
-    status = _status(said)
+    text = str(error)  # obstore has no field for what follows
+    status = _status(text)
     variables = VARIABLES[urlsplit(url).scheme]
-    code = f", {found}" if (found := _code(said)) else ""
-    if any(host in said for host in _METADATA):
+    code = f", {stated}" if (stated := _code(text)) else ""
+    if any(host in text for host in _METADATA):
         return problems.NO_CREDENTIALS(variables=variables, url=url)
     if status in (401, 403) or type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError"):
         refused = f"the service refuses the credentials, {status or 403}{code}"
@@ -323,24 +284,20 @@ def _failure_of(url: str, error: Exception, timeout_s: float, *, writes: bool) -
         return problems.DENIED(reason=refused, variables=variables, url=url)
     if status == 404:
         return problems.BUCKET_MISSING(_code=code, variables=variables, url=url)
-    if "BadScheme" in said:
+    if "BadScheme" in text:
         return problems.ENDPOINT_WITHOUT_TLS(url=url)
-    asked = re.search(r"after (\d+) retries", said)
-    times = f", asked {int(asked[1]) + 1} times" if asked and asked[1] != "0" else ""
-    why = _reason(said, timeout_s) if status is None else f"status {status}{code}"
+    retries = re.search(r"after (\d+) retries", text)
+    times = f", asked {int(retries[1]) + 1} times" if retries and retries[1] != "0" else ""
+    why = _reason(text, timeout_s) if status is None else f"status {status}{code}"
     return problems.UNREACHABLE(reason=why, _times=times, variables=variables, url=url)
 
 
 def _unusable_settings(url: str) -> NotFound:
-    """Return the error for settings in environment variables that obstore cannot use."""
     return problems.SETTINGS_UNUSABLE(variables=VARIABLES[urlsplit(url).scheme], url=url)
 
 
 def _panicked(error: BaseException) -> bool:
-    """Return whether an exception is a panic of obstore's Rust code.
-
-    The class of a panic is not public, and is not a subclass of Exception.
-    """
+    """Return whether an exception is a panic of obstore's Rust code, whose class is not public and no Exception."""
     return type(error).__name__ == "PanicException"
 
 
@@ -350,18 +307,18 @@ def _shown(address: str) -> str:
     return f"{scheme}://{re.split('[?#]', rest.rpartition('@')[2])[0][:80]}"
 
 
-def _reason(said: str, timeout_s: float) -> str:
-    if re.search(r"\b(kind: Timeout|TimedOut)\b", said):
+def _reason(text: str, timeout_s: float) -> str:
+    if re.search(r"\b(kind: Timeout|TimedOut)\b", text):
         return f"no answer within {timeout_s:g} s"
-    return "no connection" if "kind: Connect" in said else "the connection broke off"
+    return "no connection" if "kind: Connect" in text else "the connection broke off"
 
 
-def _status(said: str) -> int | None:
-    found = re.search(r"status code: (\d{3})", said)
-    return int(found[1]) if found else None
+def _status(text: str) -> int | None:
+    match = re.search(r"status code: (\d{3})", text)
+    return int(match[1]) if match else None
 
 
-def _code(said: str) -> str | None:
+def _code(text: str) -> str | None:
     """Return the object store's error code, such as NoSuchBucket, from the text of an exception; None: no code."""
-    found = re.search(r"<Code>([A-Za-z]{1,60})</Code>", said)
-    return found[1] if found else None
+    match = re.search(r"<Code>([A-Za-z]{1,60})</Code>", text)
+    return match[1] if match else None
