@@ -49,12 +49,8 @@ class Origin:
     """A named source of tasks, such as GLUE, and how its texts are loaded.
 
     Attributes:
-        load: A function that loads the task's data, given the reading options and whether to stay offline.
-        is_at_hand: A function that returns whether the task can be loaded without a network.
         chooses: Whether the user may choose the columns of text and label.
-        check: A function that raises NotFound if the address cannot exist, without reading a file.
-        reads_files: Whether the texts are files of the user, whose content may change.
-        files: A function that returns the user's files from which the task is read.
+        check: Raises NotFound if the address cannot exist, without reading a file.
         pinned: Whether afina knows the digest of the texts, so that the texts never change.
     """
 
@@ -142,7 +138,6 @@ def _of_hub(address: str) -> Origin:
 
 @contextmanager
 def _telling(address: str) -> Iterator[None]:
-    """Return a context manager that puts the task's address before the message of a NotFound error."""
     try:
         yield
     except NotFound as error:
@@ -152,13 +147,11 @@ def _telling(address: str) -> Iterator[None]:
 
 
 def reads_files(address: str, evaluation: str | None = None) -> bool:
-    """Return whether the task or its evaluation file is read from files of the user, whose content may change."""
     origin = named(address)
     return origin is None or origin.reads_files or evaluation is not None
 
 
 def is_pinned(address: str) -> bool:
-    """Return whether the texts of the task at an address never change, because afina knows their digest."""
     origin = named(address)
     return origin is not None and origin.pinned
 
@@ -170,12 +163,7 @@ def is_at_hand(address: str | os.PathLike[str]) -> bool:
 
 
 def stamp(address: str, *beside: str | None) -> tuple[object, ...] | None:
-    """Return the sizes, times and inodes of a task's files, to notice changes; None if the files cannot be checked.
-
-    Args:
-        beside: The paths of an evaluation file, of a file of texts without labels and of a file of rows to leave out.
-            None: there is no such file.
-    """
+    """Return the sizes, times and inodes of a task's files, to notice changes; None if the files cannot be checked."""
     origin = named(address)
     if origin is not None and not origin.pinned:
         return None
@@ -201,10 +189,7 @@ def evaluation_file(evaluation: str | os.PathLike[str]) -> Path:
 
 
 def own_files(address: str, evaluation: str | None = None) -> list[Path]:
-    """Return the user's files from which a task is read; empty if the task is a download.
-
-    The file `evaluation`, which replaces the evaluation split, is not returned.
-    """
+    """Return the user's files from which a task is read, without `evaluation`; empty if the task is a download."""
     origin = named(address)
     if origin is not None:
         return list(origin.files())
@@ -218,18 +203,11 @@ def _own_path(address: str) -> Path:
 
 
 def names_file(address: str) -> bool:
-    """Return whether the address of a task that is read from the user's files names a file and not a directory."""
     return _own_path(address).is_file()
 
 
 def moved(address: str, directory: Path, *, single: bool) -> str:
-    """Return the new address of a task whose files were moved to `directory`.
-
-    This function reads no file, so `address` may be an address on another machine.
-
-    Args:
-        single: Whether `address` names a file, not a directory, on the machine of the address (`names_file`).
-    """
+    """Return the new address of a task whose files were moved to `directory`; no file is read."""
     place = directory / _own_path(address).name if single else directory
     return str(place) if named(address) is None else f"{address.partition(':')[0]}:{place}"
 

@@ -57,11 +57,9 @@ class References:
         return tuple(Encoded(np.concatenate([none, *each]), offsets, 0) for each in (inputs, targets))  # type: ignore[return-value]
 
     def cut(self, most: int) -> References:
-        """Return these target texts cut to their first `most` tokens."""
         return References(Encoded.of([self.tokens[number][:most] for number in range(len(self.tokens))]), self.owners)
 
     def take(self, examples: np.ndarray) -> References:
-        """Return the target texts of the examples with the indices `examples`, int64 [K], ascending."""
         kept = np.isin(self.owners, examples)
         chosen = [self.tokens[int(number)] for number in np.flatnonzero(kept)]
         return References(Encoded.of(chosen), np.searchsorted(examples, self.owners[kept]))
@@ -69,13 +67,6 @@ class References:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """How many target texts were left out because they have too many tokens, and which examples lost all targets.
-
-    Attributes:
-        targets: The number of target texts that were left out.
-        rows: The indices in the split of the examples that have no target text left.
-    """
-
     targets: int = 0
     rows: tuple[int, ...] = ()
 
@@ -85,16 +76,8 @@ def without_long(
 ) -> tuple[Split, References, LeftOut]:
     """Return a split and its target tokens without the target texts of more than half of `max_length` tokens.
 
-    Args:
-        split: The examples.
-        references: The tokens of all target texts of the split.
-        max_length: The largest number of tokens of a prompt and its target together.
-        long: "refuse": a target that is too long is an error. "skip": targets that are too long are left out, and so
-            are examples that have no target left.
-        where: A name for the texts in error messages, such as "training text".
-
-    Raises:
-        InvalidData: A target is too long and `long` is "refuse", or each target is too long.
+    `max_length` is for a prompt and its target together. Examples that have no target left are left out, too. Raises
+    InvalidData if a target is too long and `long` is "refuse", or if each target is too long.
     """
     lengths, most = references.tokens.lengths, max_length // 2
     fits = lengths <= most
@@ -131,15 +114,7 @@ def encode_references(
     *,
     where: str = "text",
 ) -> References:
-    """Tokenize the target texts in the way that they follow their prompts.
-
-    Args:
-        where: A name for the texts in error messages, such as "training text".
-
-    Raises:
-        InvalidData: A target's tokens cannot be separated from the prompt's tokens.
-        InvalidStudy: The tokenizer has no end-of-sequence token.
-    """
+    """Tokenize the target texts in the way that they follow their prompts. Raises InvalidData, InvalidStudy."""
     if (end := tokenizer.eos_token_id) is None:
         raise problems.NO_END_OF_SEQUENCE()
     owners = np.repeat(np.arange(len(targets)), [len(each) for each in targets])

@@ -105,11 +105,10 @@ class Packed:
         return Packed(tokens, positions, bounds, self.targets.to(device), self.per_token, types, weights, soft)
 
     def by_sequence(self, row: Tensor) -> list[Tensor]:
-        """Split a tensor [T, ...] with a value for each token into one tensor for each sequence."""
+        """Split a tensor [T, ...] into one tensor for each sequence."""
         return [row[start:end] for start, end in itertools.pairwise(self.bounds.tolist())]
 
     def take(self, chosen: Sequence[int] | np.ndarray) -> Packed:
-        """Return a packed batch, on the CPU, of the sequences with the indices `chosen`, in that order."""
         sequences = self.by_sequence(self.tokens)
         targets = self.by_sequence(self.targets) if self.per_token else self.targets
         kept, right = ([row[int(index)].numpy() for index in chosen] for row in (sequences, targets))
@@ -133,10 +132,8 @@ def pack(
     """Concatenate token sequences (integer arrays of at least one token) into a packed batch.
 
     Args:
-        targets: The target of each sequence. None: the targets are unknown.
         per_token: Whether the target of a sequence is an integer array with a target for each token.
         second: For each sequence, the index of its first token of type 1. None: no token types.
-        weights: The weight of each sequence in the loss. None: all weights are 1.
     """
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     if not len(lengths) or not lengths.all():
@@ -167,10 +164,9 @@ def pack_some(
     targets: np.ndarray | None = None,
     weights: np.ndarray | None = None,
 ) -> Packed:
-    """Return a packed batch of the sequences of `encoded` with the indices `chosen`.
+    """Return a packed batch of the sequences `chosen`; `targets` and `weights` have a value for each of them.
 
-    `targets` and `weights` have a value for each chosen sequence. If words are read (`Encoded.reads`), the tokens at
-    which words are read have the target 0, and the others IGNORED.
+    If words are read (`Encoded.reads`), the tokens at which words are read have the target 0, and the others IGNORED.
     """
     if encoded.reads is not None:
         parts = [slice(*encoded.offsets[index : index + 2]) for index in np.asarray(chosen).tolist()]
@@ -181,7 +177,6 @@ def pack_some(
 
 
 def unpack(packed: Packed) -> list[Tensor]:
-    """Return the token sequences of a packed batch, each int64 [length]."""
     return packed.by_sequence(packed.tokens)
 
 
@@ -194,11 +189,9 @@ class MicroBatchLimits:
     """The limits of a micro-batch, which is the part of a training batch that is computed in one forward pass.
 
     Attributes:
-        examples: The largest number of sequences in a micro-batch.
-        tokens: The largest number of tokens in a micro-batch; a longer sequence is a micro-batch of its own.
+        tokens: The largest number of tokens; a longer sequence is a micro-batch of its own.
         before: The number of virtual tokens before each sequence, which count as tokens of the sequence.
-        ranks: The processes that compute the training together. Only the micro-batches of this process's share of a
-            batch are computed. A batch with too few sequences has no micro-batch for some processes.
+        ranks: The processes that compute the training together; each has the micro-batches of its share of a batch.
     """
 
     examples: int = sys.maxsize
@@ -281,14 +274,12 @@ class Loader:
         return np.random.Generator(np.random.PCG64(derive_seed(self.seed, "order", epoch))).permutation(self.text_count)
 
     def examples_of(self, texts: np.ndarray) -> np.ndarray:
-        """Return the indices of the examples of texts, int64 [M], in the order of the texts."""
         if self.owners is None:
             return texts
         starts = np.searchsorted(self.owners, texts)
         return each_of(starts, np.searchsorted(self.owners, texts, side="right") - starts)
 
     def batches(self, start: int, stop: int) -> Iterator[Packed]:
-        """Yield the training batches of the steps start, ..., stop - 1."""
         for chosen in self.chosen(start, stop):
             yield self._packed(chosen)
 
@@ -306,20 +297,17 @@ class Loader:
         return self._packed(largest)
 
     def tokens(self, stop: int) -> int:
-        """Return the number of tokens in the training batches of steps 0, ..., stop - 1."""
         lengths = self.encoded.lengths
         return sum(int(lengths[chosen].sum()) for chosen in self.chosen(0, stop))
 
     def most_parts(self, stop: int, limits: MicroBatchLimits) -> int:
-        """Return the largest number of micro-batches of any training batch of the steps 0, ..., stop - 1."""
+        """Return the largest number of micro-batches of any of these training batches."""
         return max(len(self.cut(chosen, limits)) for chosen in self.chosen(0, stop))
 
     def cut(self, chosen: np.ndarray, limits: MicroBatchLimits) -> list[np.ndarray]:
-        """Return the indices, within a training batch `chosen`, of the sequences of each micro-batch."""
         return limits.cut(self.encoded.lengths[chosen])
 
     def chosen(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        """Yield the indices of the examples of each training batch, for the steps start, ..., stop - 1."""
         epoch, order = -1, np.zeros(0, np.int64)
         for step in range(start, stop):
             current, position = divmod(step, self.steps_per_epoch)
@@ -359,12 +347,7 @@ def by_length(
 ) -> Iterator[tuple[np.ndarray, Packed]]:
     """Yield packed batches of at most `budget` tokens, shortest sequences first, as (indices int64 [B], batch).
 
-    A sequence of more than `budget` tokens is a batch of its own. Sequences of similar length share a batch, so that
-    the attention grid has few unused cells.
-
-    Args:
-        before: The number of virtual tokens before each sequence, which count as tokens of the sequence.
-        among: int64 [M], the indices of the sequences to put into batches. None: all sequences.
+    A sequence of more than `budget` tokens is a batch of its own. `before` virtual tokens stand before each sequence.
     """
     lengths = encoded.lengths
     order = np.argsort(lengths, kind="stable") if among is None else among[np.argsort(lengths[among], kind="stable")]

@@ -23,15 +23,10 @@ _NO_CLOCK = "{% set strftime_now = no_clock %}{{ '' }}"
 
 
 def rendered(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], *, prompt: bool) -> str:
-    """Return the text that the tokenizer's chat template makes of the messages of a chat.
+    """Return the text that the tokenizer's chat template makes of messages with the keys `role` and `content`.
 
-    Args:
-        tokenizer: A tokenizer with a chat template.
-        messages: The messages of a chat, each with the keys `role` and `content`.
-        prompt: Whether to append the start of an answer (`add_generation_prompt` of transformers).
-
-    Raises:
-        ChatRefused: The chat template raises an error, needs the date, or takes more than SECONDS.
+    With `prompt`, the start of an answer is appended. Raises ChatRefused if the template raises an error, needs the
+    date, or takes more than SECONDS.
     """
     found: list[str | Exception] = []
 

@@ -35,16 +35,7 @@ _LOCAL = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase"}
 
 
 class ConcurrentTokenizer:
-    """A thread-safe tokenizer, without a lock, that returns the same tokens as transformers' tokenizer.
-
-    Attributes:
-        truncation_side: "right" or "left": the side at which a text loses tokens.
-        eos_token_id: The id of the end-of-sequence token. None: the tokenizer has no end-of-sequence token.
-        model_input_names: The names of the model's inputs, which say whether the model reads token types.
-
-    Args:
-        tokenizer: A fast tokenizer of transformers, which is copied.
-    """
+    """A thread-safe tokenizer, without a lock, with the same tokens as the fast tokenizer of which it is a copy."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         backend: Any = tokenizer.backend_tokenizer
@@ -67,11 +58,7 @@ class ConcurrentTokenizer:
         return_offsets_mapping: bool = False,
         **_: Any,
     ) -> Any:
-        """Tokenize one text, several texts or pairs of texts, with arguments and results of transformers' tokenizer.
-
-        Only the arguments and results that afina uses are supported. The attribute `overflowing` of an item of
-        `encodings` says whether the text was truncated.
-        """
+        """Tokenize texts or pairs; only the arguments and results that afina uses are supported."""
         if isinstance(text, str):
             (found,) = self._inner.encode_batch([text], add_special_tokens=add_special_tokens)
             return {"input_ids": found.ids, "offset_mapping": found.offsets}
@@ -136,10 +123,7 @@ _SPECIAL = 8
 
 
 class _Batch(dict[str, Any]):
-    """Tokenized texts, like transformers' BatchEncoding: a dict with `input_ids` and `token_type_ids`.
-
-    `encodings` has an item for each text, whose attribute `overflowing` says whether the text was truncated.
-    """
+    """Tokenized texts, like transformers' BatchEncoding: a dict with `input_ids` and `token_type_ids`."""
 
     def __init__(self, made: dict[str, Any], encodings: list[Any]) -> None:
         super().__init__(made)

@@ -17,13 +17,7 @@ OUTSIDE = 0
 
 
 class Entity(NamedTuple):
-    """A labelled part of a text.
-
-    Attributes:
-        start: The index of the first character (code point) in the text as given.
-        end: The index after the last character.
-        label: The name of the label, such as "PER".
-    """
+    """A labelled part of a text, in characters (code points) of the text as given; `end` is exclusive."""
 
     start: int
     end: int
@@ -31,12 +25,10 @@ class Entity(NamedTuple):
 
 
 def as_entities(found: Iterable[Iterable[Iterable[Any]]]) -> np.ndarray:
-    """Return the targets of N texts as an object array [N] of tuples of entities."""
     return np.fromiter((tuple(Entity(*one) for one in each) for each in found), dtype=object)
 
 
 def are_entities(found: Iterable[object]) -> bool:
-    """Return whether each item of `found` is a tuple of entities, possibly empty."""
     return all(isinstance(one, tuple) and all(isinstance(entity, Entity) for entity in one) for one in found)
 
 
@@ -59,13 +51,9 @@ def numbered(found: np.ndarray, label_names: Sequence[str]) -> np.ndarray:
 
 
 def tags_of(words: np.ndarray, entities: np.ndarray) -> np.ndarray:
-    """Return the tag of each word, int32 [W].
+    """Return the tag of each word, int32 [W], from words int32 [W, 2] and entities (start, end, label) int [E, 3].
 
     A word belongs to an entity if they have a character in common.
-
-    Args:
-        words: The start and end of each word, int32 [W, 2].
-        entities: The start, end and label number of each entity, int [E, 3].
     """
     tags = np.zeros(len(words), np.int32)
     for start, end, label in entities.tolist():
@@ -96,12 +84,9 @@ def entities_of(words: np.ndarray, tags: Sequence[int] | np.ndarray, label_names
 
 
 def corrected(given: Sequence[Entity], predicted: Sequence[Entity], doubtful: np.ndarray) -> tuple[Entity, ...]:
-    """Return the given entities, in which the predicted entities replace those with a doubtful word.
+    """Return the given entities, in which the predicted entities replace those with a doubtful word, int [n, 2].
 
     A given entity is left out if it has a doubtful word, or overlaps a predicted entity with a doubtful word.
-
-    Args:
-        doubtful: The start and end of each doubtful word, int [n, 2].
     """
     taken = [one for one in predicted if _overlaps(one, doubtful)]
     borders = np.array([*doubtful.tolist(), *(one[:2] for one in taken)], np.int64).reshape(-1, 2)
@@ -113,7 +98,6 @@ def _overlaps(entity: Entity, spans: np.ndarray) -> bool:
 
 
 def with_texts(answer: Mapping[str, Any], text: str) -> dict[str, Any]:
-    """Return a JSON answer whose entities also have their part of the text as `text`."""
     spans = answer.get("entities")
     if spans is None:
         return dict(answer)

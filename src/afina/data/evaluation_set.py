@@ -33,14 +33,8 @@ class TrainingInfo:
     """Facts from an adapter's manifest about the adapter's training texts; an unknown fact is None or empty.
 
     Attributes:
-        label_names: The names of the adapter's labels. None: only the number of labels is known.
         width: The number of the adapter's labels.
-        task: The address of the adapter's task.
-        data: The reading options of the adapter's task.
-        train_digest: The digest of the training split.
-        kind: The kind of the adapter's task, such as "classes".
         cuts: Which training texts were set aside, to fit a temperature or a threshold of abstention.
-        trained_on: Hashes of the training texts.
     """
 
     width: int
@@ -98,7 +92,6 @@ class EvaluationSet:
 
     @property
     def told(self) -> Sentence:
-        """Lines for the user: how columns, rows and labels were read, and notes about unexpected findings."""
         what = TARGETS[self.kind].shown(self.label_names, self.split.labels)
         first = how_read(self.where, self.columns, len(self.split) + self.left_out, what, self.kind)
         return Sentence.joined([first, *self.notes], "\n")

@@ -58,9 +58,8 @@ class Doubt:
 
     Attributes:
         code: The code of the error, or of the note: `note`.
-        words: What was found, and where.
         refuses: Whether the task cannot be read before it is mended.
-        remedies: The reading options to choose from; empty if only the data themselves can be changed.
+        remedies: Empty if only the data themselves can be changed.
     """
 
     code: str
@@ -70,7 +69,6 @@ class Doubt:
 
     @property
     def heading(self) -> str:
-        """The word before `words`: "Refused", "Note" or "Doubtful"."""
         return "Refused" if self.refuses else "Note" if self.code == "note" else "Doubtful"
 
     def as_json(self) -> dict[str, Json]:
@@ -80,8 +78,6 @@ class Doubt:
 
 @dataclass(frozen=True)
 class LabelCount:
-    """The number of training and of held-out texts with a label, or of entities (`Inspection.counted`)."""
-
     label: str
     train: int
     evaluation: int
@@ -98,8 +94,6 @@ class TextExample:
 
 @dataclass(frozen=True)
 class FileColumn:
-    """A column of a file, and the first value that is not empty."""
-
     name: str
     first: str
 
@@ -109,17 +103,13 @@ class Inspection:
     """The task that was recognised at an address, and doubts about it.
 
     Attributes:
-        address: The address of the task.
         options: The reading options that were given.
         file_columns: The first MOST_COLUMNS columns of the file whose names have at most LONGEST characters; empty for
             another origin.
-        further_columns: The number of columns that are not in `file_columns`.
-        sheets: The names of the sheets of an xlsx file.
-        kind: The kind of the task; None if the task cannot be read.
+        kind: None if the task cannot be read.
         columns: The recognised columns by role.
         words: How the task was read, in sentences.
         other: How to read the labels as another kind, in words, if the kind is a question.
-        train, evaluation: Numbers of texts.
         labels: The number of texts or entities of each label; empty for other kinds.
         counted: What `labels` counts: "texts" or "entities".
         further: The number of labels that are not in `labels`.
@@ -127,9 +117,7 @@ class Inspection:
         characters: The lengths of texts in characters: median, 95th percentile and longest.
         repeated: Rows that have the text of an earlier row of the same split.
         leaked: Held-out texts that also occur in the training split.
-        tokens: The lengths of texts in tokens, for each backbone that was given.
-        examples: The first training texts.
-        doubts: What is unexpected, refusals first.
+        doubts: Refusals first.
     """
 
     address: str
@@ -223,7 +211,6 @@ def _of_task(task: Task, tokens: Sequence[TokenLengths]) -> dict[str, Any]:
 
 
 def _doubts(task: Task, again: int, tokens: Sequence[TokenLengths]) -> list[Doubt]:
-    """Return what is doubtful in a task that can be read."""
     made = []
     if task.other:
         how = Sentence(["The labels can also be read in another way: ", other_kinds(task.other), "."])
@@ -254,11 +241,7 @@ def _doubts(task: Task, again: int, tokens: Sequence[TokenLengths]) -> list[Doub
 
 
 def _token_doubts(one: TokenLengths, long: str, *, cut: bool) -> list[Doubt]:
-    """Return doubts about texts and targets that are longer than the backbone reads.
-
-    Args:
-        cut: Whether texts that are too long are cut.
-    """
+    """Return doubts about texts, which may be `cut`, and targets that are longer than the backbone reads."""
     made = []
     if one.truncated and cut:
         words = (
@@ -297,7 +280,6 @@ def _short(words: str, most: int = LONGEST_WORDS) -> str:
 
 
 def _sentence(words: str) -> Sentence:
-    """Return a sentence whose text is cut to LONGEST_WORDS characters."""
     parts, left = list[str](), LONGEST_WORDS
     for part in words.parts if isinstance(words, Sentence) else (words,):
         if left <= 0:

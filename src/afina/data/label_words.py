@@ -44,12 +44,9 @@ A test computes the figures in COSTS again. The page docs/background/words.md ha
 
 
 def no_words_note(label_names: Sequence[str], texts: int, how: str = "") -> str:
-    """Return a note for the user on labels that are not words: the accuracy that a random head loses, and the remedy.
+    """Return a note on labels that are not words: the accuracy that a random head loses, and the remedy.
 
-    Args:
-        label_names: The names of all labels.
-        texts: The number of training texts.
-        how: An example, for the note, of how to give words; by default, an example of the command line's `--words`.
+    `how` is an example of how to give words; by default, one of the command line's `--words`.
     """
     size = min(COSTS, key=lambda known: abs(math.log(known / max(texts, 1))))
     cost, examples = COSTS[size], word_examples(label_names)
@@ -65,7 +62,6 @@ def no_words_note(label_names: Sequence[str], texts: int, how: str = "") -> str:
 
 
 def word_examples(label_names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the first two labels with arbitrary words, as an example of how the user gives words for labels."""
     words = ("negative", "positive") if len(label_names) == 2 else ("sport", "politics")
     return list(zip(label_names, words, strict=False))
 

@@ -86,12 +86,7 @@ class _Found:
         return cls(np.zeros((texts, count), np.float32), np.full((texts, count), -1, np.int64))
 
     def merged(self, cosines: np.ndarray, firsts: np.ndarray) -> _Found:
-        """Return the nearest of these texts and of B further known texts.
-
-        Args:
-            cosines: The similarities of the further known texts, float32 [N, B]; overwritten.
-            firsts: The indices of the further known texts, int64 [B].
-        """
+        """Return the nearest of these and of B further texts: `cosines` [N, B], overwritten, and `firsts` int64 [B]."""
         rows, scores, places = np.arange(len(cosines)), [self.scores], [self.places]
         for _ in range(min(self.scores.shape[1], cosines.shape[1])):
             nearest = cosines.argmax(axis=1)

@@ -26,29 +26,12 @@ MOST = 200
 
 @dataclass(frozen=True)
 class NeutralTexts:
-    """Neutral sentences.
-
-    Attributes:
-        source: The task address or the file from which the sentences come.
-        texts: The sentences.
-    """
-
     source: str
     texts: tuple[str, ...]
 
     @classmethod
     def load(cls, asked: str | bool, task: Task) -> Self:
-        """Return the neutral sentences on which the loss of a run's model is measured.
-
-        Args:
-            asked: True for the sentences of `snippets:editorials`; otherwise the path of a file with a column of texts,
-                or with one text a line.
-            task: The run's task.
-
-        Raises:
-            NotFound: The file does not exist.
-            InvalidData: The file cannot be read or has no text, or the task contains one of the neutral sentences.
-        """
+        """Return the sentences of `snippets:editorials` (True), or those of a file. Raises NotFound, InvalidData."""
         source = USUAL if asked is True else str(asked)
         made = cls(source, tuple(_chosen(_usual() if asked is True else _of_file(source))))
         if not made.texts:

@@ -23,10 +23,8 @@ class PairCounts:
     """Numbers of pairs.
 
     Attributes:
-        positive: The number of drawn positive pairs, repeated pairs included.
-        negative: The number of drawn negative pairs, repeated pairs included.
-        all_positive: The number of different positive pairs of the training texts.
-        all_negative: The number of different negative pairs of the training texts.
+        positive, negative: Drawn pairs, repeated pairs included.
+        all_positive, all_negative: Different pairs of the training texts.
         wanted: The number of pairs that would be drawn without `PairSampling.most`.
         single: The number of labels with a single text, which is in negative pairs only.
         alone: Whether every label has a single text, so that each text is a positive pair with itself.
@@ -60,12 +58,7 @@ class PairCounts:
 
 @dataclass(frozen=True, eq=False)
 class DrawnPairs:
-    """The P pairs of a contrastive training.
-
-    Attributes:
-        texts: The indices of the two texts of each pair, int64 [P, 2].
-        counts: The numbers of pairs.
-    """
+    """The P pairs of a contrastive training: the indices of the two texts of each pair, int64 [P, 2]."""
 
     texts: np.ndarray
     counts: PairCounts
@@ -75,13 +68,10 @@ class DrawnPairs:
 
 
 def draw_pairs(labels: np.ndarray, sampling: PairSampling, seed: int) -> DrawnPairs:
-    """Draw the pairs of a contrastive training; the same arguments give the same pairs.
+    """Draw the pairs of a contrastive training, from labels int64 [N]; the same arguments give the same pairs.
 
     Both texts of a pair are different, unless every label has a single text: then each text is a positive pair with
     itself.
-
-    Args:
-        labels: The label of each training text, int64 [N].
     """
     order = np.argsort(labels, kind="stable")
     _, sizes = np.unique(labels, return_counts=True)
@@ -147,28 +137,22 @@ class PairLoader(Loader):
     """Training batches of `batch_size` pairs: the sequences 2 i and 2 i + 1 of a batch are pair i.
 
     The target of both sequences is 1 for a positive pair and 0 for a negative pair. An epoch has every drawn pair once.
-
-    Attributes:
-        pairs: The drawn pairs.
     """
 
     pairs: DrawnPairs = field(kw_only=True)
 
     @classmethod
     def of(cls, texts: Loader, sampling: PairSampling) -> PairLoader:
-        """Return the loader of pairs of the texts of a loader."""
         labels = np.asarray(texts.labels)
         pairs = draw_pairs(labels, sampling, texts.seed)
         return cls(texts.encoded, labels, texts.batch_size, texts.seed, texts.weights, pairs=pairs)
 
     @cached_property
     def texts(self) -> Loader:
-        """The loader of single texts."""
         return Loader(self.encoded, self.labels, self.batch_size, self.seed, self.weights)
 
     @property
     def steps_per_epoch(self) -> int:
-        """The number of training batches in an epoch; the last batch of an epoch may be smaller."""
         return -(-len(self.pairs) // self.batch_size)
 
     def indices(self, step: int) -> np.ndarray:

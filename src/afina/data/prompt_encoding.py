@@ -22,9 +22,7 @@ class PromptEncoding:
     """The tokenization of prompts with examples.
 
     Attributes:
-        examples: The examples of the prompts.
-        text_length: The maximum number of tokens of a text in its template, without examples; longer texts are
-            truncated, as in prompts without examples.
+        text_length: The maximum number of tokens of a text in its template, without examples.
         most: The maximum number of tokens of a prompt, which the backbone sets.
     """
 
@@ -44,11 +42,7 @@ class PromptEncoding:
         return self._most(self._lengths([self.examples.fixed])[0])
 
     def encode(self, split: Split, without: Encoded, where: str) -> Encoded:
-        """Tokenize the prompts of a split.
-
-        Args:
-            without: The token ids of the same texts in the template without examples.
-            where: A name for the texts in error messages, such as "evaluation text".
+        """Tokenize the prompts of a split, whose texts have the token ids `without` in the template without examples.
 
         Raises InvalidStudy if the examples leave too few tokens for the longest text.
         """

@@ -37,16 +37,12 @@ _ANSWER = "\x1fanswer\x1f"
 
 
 def prompt_of(asked: str | None, columns: Mapping[str, str], *, pairs: bool, tokenizer: Tokenizer) -> Template:
-    """Return the prompt template of a text-to-text task.
+    """Return the prompt template of a text-to-text task. Raises InvalidStudy.
 
     Args:
         asked: A template, in which the names of the input columns in braces may replace `{text}` and `{text_pair}`.
             "chat": the tokenizer's chat template. None: the default template for the input columns.
         columns: The names of the task's columns by role, as in `Task.columns`.
-        pairs: Whether an input has two texts, such as a context and a question.
-        tokenizer: The backbone's tokenizer, which may have a chat template.
-
-    Raises InvalidStudy.
     """
     if asked == CHAT:
         return chat_template(tokenizer, pairs=pairs)
@@ -92,13 +88,8 @@ def chat_template(tokenizer: Tokenizer, *, pairs: bool) -> Template:
 def rendered_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> str:
     """Return the prompt, with special tokens, that the tokenizer's chat template makes of the messages of a chat.
 
-    Args:
-        tokenizer: A tokenizer with a chat template.
-        messages: The messages of a chat, each with the keys `role` and `content`, and other keys that the chat template
-            may read.
-
-    Raises InvalidData if a message contains a special token, which could imitate another message. Raises InvalidData if
-    the chat template raises an error or leaves out the text of a message.
+    Raises InvalidData if a message contains a special token, which could imitate another message, or if the template
+    raises an error or leaves out the text of a message.
     """
     for number, message in enumerate(messages, start=1):
         values = message.values()

@@ -35,8 +35,6 @@ def _option(
     """Return the dataclass field that declares a reading option.
 
     Args:
-        about: The description of the option in `--help`.
-        metavar: The placeholder of the option's value in `--help`.
         flag: Whether the command line has the option; study files have all options.
         measures: Whether the option also applies to reading labelled texts for evaluating an adapter.
         of_file: Whether the option says how a file's columns are read; a task with fixed columns refuses such options.
@@ -209,11 +207,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def shows_options(*, measuring: bool = False) -> Callable[[Function], Function]:
-    """Return a decorator that replaces `**kwargs` in a function's signature by the reading options, for `help`.
-
-    Args:
-        measuring: Whether to show only the options of reading texts for evaluating an adapter.
-    """
+    """Return a decorator that replaces `**kwargs` in a function's signature by the reading options, for `help`."""
 
     def shown(function: Function) -> Function:
         own = inspect.signature(function)

@@ -25,22 +25,14 @@ LONGEST_WORD = 60
 
 @dataclass(frozen=True)
 class Remedy:
-    """Reading options that mend a doubt, and what they do, in words.
-
-    Attributes:
-        options: Reading options by name; None: leave out the option.
-    """
+    """Reading options that mend a doubt (None: leave out the option), and what they do, in words."""
 
     options: Mapping[str, Json]
     words: str
 
 
 def remedies_of(error: AfinaError, columns: Sequence[str] = ()) -> list[Remedy]:
-    """Return the remedies of an error of reading; empty if only the data can be changed.
-
-    Args:
-        columns: The columns of the file, if there is a file.
-    """
+    """Return the remedies of an error of reading; empty if only the data can be changed."""
     made = _BY_CODE.get(error.code)
     return [] if made is None else list(islice(made(error, columns), MOST_CHOICES))
 
@@ -106,7 +98,6 @@ def _sheet(error: AfinaError, columns: Sequence[str]) -> Iterable[Remedy]:
 
 
 def of_kind(kind: Kind) -> Remedy:
-    """Return the remedy that reads the labels as a kind."""
     means = TARGETS[kind].means
     return Remedy({"kind": kind}, f"{means[0].upper()}{means[1:]}: read them as kind {kind}")
 

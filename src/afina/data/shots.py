@@ -49,17 +49,9 @@ class Shots:
         """Return the examples of a task's prompts.
 
         Evaluation texts and texts that were set aside are never examples of the fixed draw, nor is a text its own
-        example.
-        A training text that contains `{text}` or `{text_pair}` is no example. Of equal training texts, only the first
-        can be an example.
-
-        Args:
-            task: The task, whose training texts are drawn.
-            template: The template of the task's prompts, in which each example is written.
-            words: The words of each label by label name; the first word of a label is the target in an example. None:
-                the label names.
-
-        Raises InvalidStudy if the template is a chat template, or if too few training texts can be examples.
+        example. A training text that contains `{text}` or `{text_pair}` is no example. Of equal training texts, only
+        the first can be an example. Raises InvalidStudy if the template is a chat template, or if too few training
+        texts can be examples.
         """
         if not template.special_tokens:
             raise problems.SHOTS_IN_CHAT_TEMPLATE(shots=self.count)
@@ -93,11 +85,8 @@ class PromptExamples:
 
     Attributes:
         template: The template of the task's prompts, without examples.
-        shots: How many examples a prompt has, and which.
         split: The N training examples that can be drawn.
-        answers: The target of each training example, as it stands in a prompt.
-        strata: int64 [N], the stratum of each training example, such as its class. The fixed draw has equal shares of
-            the strata as far as possible.
+        strata: int64 [N]; the fixed draw has equal shares of the strata as far as possible.
     """
 
     template: Template
@@ -126,16 +115,13 @@ class PromptExamples:
 
     @cached_property
     def drawn(self) -> Split:
-        """The examples of the fixed draw, in their order in the prompt."""
         return self.split.take(self.order[: self.shots.count])
 
     @cached_property
     def fixed(self) -> Template:
-        """The template that has the examples of the fixed draw before the text."""
         return self.first(self.shots.count)
 
     def first(self, count: int) -> Template:
-        """Return the template that has the first `count` examples of the fixed draw before the text."""
         return self.template.after(self._rendered(self.order[:count]), BETWEEN)
 
     def besides(self, split: Split, count: int) -> Split:
@@ -189,5 +175,4 @@ class PromptExamples:
 
 
 def _rendered(template: Template, example: Example, answer: str) -> str:
-    """Return an example in the template, followed by its target."""
     return template.followed(template.render(example.text, example.text_pair), answer)

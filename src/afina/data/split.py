@@ -35,13 +35,7 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class FileRows:
-    """The file and the row from which each of N texts was read.
-
-    Attributes:
-        files: N paths, as error messages name them.
-        numbers: N line or row numbers in the files, from 1.
-        unit: The unit of `numbers`: "line", "row" or "item".
-    """
+    """The file (as messages name it) and the line or row number, from 1, of each of N texts."""
 
     files: Sequence[str]
     numbers: Sequence[int]
@@ -51,7 +45,6 @@ class FileRows:
         return len(self.files)
 
     def where(self, index: int) -> str:
-        """Return the place of text `index` in words, such as `train.csv, line 7`."""
         return f"{self.files[index]}, {self.unit} {self.numbers[index]}"
 
     def take(self, indices: Sequence[int] | np.ndarray) -> FileRows:
@@ -143,12 +136,10 @@ class Split(ReprCard):
 
     @cached_property
     def _are_texts(self) -> bool:
-        """Whether `labels` is an object array of tuples of target texts, not of class names."""
         return self.labels.dtype.kind == "O" and self.labels.ndim == 1 and are_references(self.labels)
 
     @cached_property
     def _are_entities(self) -> bool:
-        """Whether `labels` is an object array of tuples of entities."""
         return self.labels.dtype.kind == "O" and self.labels.ndim == 1 and are_entities(self.labels)
 
     def __len__(self) -> int:
@@ -202,7 +193,6 @@ class Split(ReprCard):
 
 
 def _of_tuples(found: Sequence[Any]) -> np.ndarray:
-    """Return tuples of target texts or of entities as an object array [N]."""
     return as_references(found) if are_references(found) else np.fromiter(found, dtype=object)
 
 

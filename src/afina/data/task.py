@@ -41,8 +41,6 @@ LEAKAGE_LIMIT = 0.01
 
 
 class Cuts(TypedDict):
-    """The parts of the training split that `Task.load` sets aside, as its arguments."""
-
     calibration: bool
     abstention: bool
 
@@ -147,7 +145,6 @@ class Task(ReprCard):
 
     @classmethod
     def _made(cls, address: str, found: TaskData, asked: ReadingOptions, cuts: Cuts) -> Task:
-        """Return the task: the data with the requested positive label, numbers of texts and set-aside parts."""
         found = _with_positive(address, found, asked.positive)
         train = splitting.first(found.train, asked.train_examples, "train_examples")
         held_out = splitting.first(found.evaluation, asked.evaluation_examples, "evaluation_examples")
@@ -233,26 +230,20 @@ class Task(ReprCard):
 
     @property
     def aside(self) -> tuple[Split, ...]:
-        """The splits that were set aside from the training split."""
         return tuple(split for split in (self.calibration, self.abstention, self.selection) if split is not None)
 
     @property
     def repetitions(self) -> list[str]:
-        """A note for the user if too many texts of the evaluation split repeat another text; else empty."""
         repeated, where = splitting.repeated(self.evaluation), f"the evaluation split of {self.address}"
         return splitting.repetition_notes(repeated, len(self.evaluation), where)
 
     @property
     def told(self) -> Sentence:
-        """`lines`, joined by line ends."""
         return Sentence.joined(self.lines, "\n")
 
     @property
     def lines(self) -> list[str]:
-        """How columns, rows and labels were read, and notes about unexpected findings.
-
-        `text: column 'body'; label: column 'stars'; not read: id. 3,412 rows, numbers from 1 to 5: kind number (...).`
-        """
+        """How columns, rows and labels were read, and notes about unexpected findings."""
         fitted = (split for split in (self.calibration, self.abstention) if split is not None)
         parts = (self.train, *fitted, self.evaluation)
         both = np.concatenate([part.labels for part in parts])
@@ -263,13 +254,11 @@ class Task(ReprCard):
 
 
 def how_read(address: str, columns: Mapping[str, str], rows: int, what: str, kind: Kind) -> str:
-    """Return a line with the columns, number of rows, targets (`what`) and kind of task."""
     where = f"{columns_in_words(columns)}. " if columns else f"{address}: "
     return f"{where}{rows:,} row{'s' * (rows != 1)}, {what}: kind {kind}"
 
 
 def other_kinds(other: Iterable[OtherKind]) -> Sentence:
-    """Return how to read labels as other kinds, as a clause."""
     return Sentence.joined((each.words for each in other), ", and ")
 
 
@@ -279,10 +268,7 @@ def set_aside(
     """Return the rest of the training split, and the splits that were cut from it, by name.
 
     The split `abstention` is cut first, so other cuts do not change its texts. No validation split, on which a setting
-    is chosen, has one of these texts.
-
-    Args:
-        shares: The shares of further splits to cut, by name. None for a share: the split is not cut.
+    is chosen, has one of these texts. `shares` are those of further splits; None: the split is not cut.
     """
     train, made = splitting.cuts(train, {"abstention": ABSTENTION} if cuts["abstention"] else {}, "abstention")
     given = {**(shares or {}), "calibration": CALIBRATION if cuts["calibration"] else None}
@@ -313,7 +299,6 @@ def _with_positive(address: str, found: TaskData, positive: str | None) -> TaskD
 
 
 def _told(found: TaskData, aside: Mapping[str, Split], asked: ReadingOptions) -> dict[str, Any]:
-    """Return the fields of a `Task`, by name, that come from its data, its set-aside texts and its reading options."""
     names = ("label_names", "kind", "metric", "ceiling", "separator", "columns", "other", "notes")
     read = {name: getattr(found, name) for name in names}
     kept = {name: aside.get(name) for name in ("calibration", "abstention", "selection")}
@@ -340,7 +325,6 @@ def _with_unlabelled(
 
 
 def _data_digest(found: TaskData) -> str:
-    """Return the digest of a task's two splits as they were read, of the kind of task and of the label names."""
     return digest.of_json([found.train.digest, found.evaluation.digest, found.kind, list(found.label_names)])
 
 

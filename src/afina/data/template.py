@@ -47,12 +47,10 @@ class Template:
 
     @property
     def _brief(self) -> str:
-        """The quoted beginning of the template, for error messages."""
         return repr(self.source if len(self.source) <= _BRIEF else self.source[: _BRIEF - 1] + "…")
 
     @property
     def takes_pairs(self) -> bool:
-        """Whether the template contains `{text_pair}`, the place of a second text."""
         return PAIR in self.source
 
     def check_pairs(self, pairs: bool) -> None:
@@ -66,11 +64,7 @@ class Template:
             )
 
     def check_fields(self, columns: Sequence[str] = ()) -> None:
-        """Raise InvalidStudy if the template contains a name in braces other than `{text}` and `{text_pair}`.
-
-        Args:
-            columns: The names in braces that the error message offers. Empty: `{text}` and `{text_pair}`.
-        """
+        """Raise InvalidStudy for a name in braces that is no text; the message offers `columns`."""
         texts = [TEXT, PAIR] if self.takes_pairs else [TEXT]
         unknown = [each for each in _NAME_IN_BRACES.findall(self.source) if each not in (TEXT, PAIR)]
         if unknown:
@@ -157,13 +151,9 @@ class Template:
 
 
 def _cut(parts: list[str], spans: list[tuple[int, int]], offsets: np.ndarray, over: int, *, left: bool) -> list[str]:
-    """Return the texts of an example shortened by about `over` tokens, and by at least one character.
+    """Return the texts of an example (`parts`) shortened by about `over` tokens, and by at least one character.
 
-    Args:
-        parts: The text, or the two texts of a pair.
-        spans: The (start, end) of each text in the tokenized string.
-        offsets: int64 [T, 2], the start and end of each token in the tokenized string.
-        left: Whether texts are shortened at their beginnings.
+    `spans` are the (start, end) of the texts, and `offsets` int64 [T, 2] those of the tokens, in the tokenized string.
     """
     inside = [offsets[(offsets[:, 0] >= a) & (offsets[:, 1] <= b) & (offsets[:, 0] < offsets[:, 1])] for a, b in spans]
     keep = [len(tokens) for tokens in inside]

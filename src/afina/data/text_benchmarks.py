@@ -40,11 +40,7 @@ E2E_TEST = ("testset_w_refs.csv", "testset.csv", "devset.csv")
 def load_aclsum(name: str, labels: tuple[str, ...] | None = None, *, offline: bool = False) -> TaskData:
     """Return an ACLSum task with its training split (100 papers) and, for evaluation, its test split (100 papers).
 
-    ACLSum's validation split (50 papers) is not read.
-
-    Args:
-        name: A name in ACLSUM.
-        offline: Has no effect, because the caller has checked that the files are cached.
+    ACLSum's validation split (50 papers) is not read. The caller has checked that the files are cached.
     """
     aspect = name.removesuffix(WHOLE)
     sections = SECTIONS if name.endswith(WHOLE) else SECTIONS[:1]
@@ -62,7 +58,6 @@ def _papers(path: Path, aspect: str, sections: Sequence[str]) -> FileTable:
 
 
 def e2e_files(place: Path) -> list[Path]:
-    """Return E2E's training file, and the evaluation file if there is one. Raises NotFound."""
     if _is_file(place):
         return [place]
     found = [
@@ -85,7 +80,6 @@ def load_e2e(place: Path, labels: tuple[str, ...] | None = None) -> TaskData:
 
 
 def squad_files(place: Path) -> list[Path]:
-    """Return SQuAD's training file, and the evaluation file if there is one. Raises NotFound, InvalidData."""
     if _is_file(place):
         return [place]
     there = sorted(place.iterdir())
@@ -115,7 +109,6 @@ def load_squad(place: Path, labels: tuple[str, ...] | None = None) -> TaskData:
 
 
 def _is_file(place: Path) -> bool:
-    """Return whether a path is a file and not a directory. Raises NotFound if the path does not exist."""
     if not place.is_file() and not place.is_dir():
         raise problems.PLACE_MISSING(path=place)
     return place.is_file()
@@ -126,7 +119,6 @@ def _there(place: Path) -> str:
 
 
 def _questions(path: Path) -> FileTable:
-    """Return a table of the questions in a json file of SQuAD, one question a row."""
     with source.opened(path) as file:
         content = formats.parsed(str(path), file.stream.read(), "a json file of SQuAD")
     columns: dict[str, list[Any]] = {"title": [], "context": [], "question": [], "answers": []}
@@ -162,7 +154,6 @@ def _rows(content: Any, where: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _part(found: Any, name: str, expected: type[list[Any]] | type[str], where: str) -> Any:
-    """Return a field of an object in SQuAD's json. Raises InvalidData if the field is missing or of another type."""
     value = found.get(name) if isinstance(found, dict) else None
     if not isinstance(value, expected):
         words = "a text" if expected is str else "a list"

@@ -35,12 +35,7 @@ _SALT = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 @dataclass(frozen=True, eq=False)
 class TextHashes:
-    """The salted hashes of an adapter's training texts.
-
-    Attributes:
-        salt: 32 hexadecimal digits.
-        hashes: uint64 [N], in ascending order without duplicates.
-    """
+    """The salted hashes of an adapter's training texts, uint64 [N], ascending, without duplicates."""
 
     salt: str
     hashes: np.ndarray
@@ -56,7 +51,6 @@ class TextHashes:
         return cls(salt, np.unique(_hashed(keys, salt)))
 
     def among(self, examples: Iterable[Example]) -> np.ndarray:
-        """Return for each example whether its text is a training text by these hashes, bool [N]."""
         keys = [key(example) for example in examples]
         found: np.ndarray = np.isin(_hashed(keys, self.salt), self.hashes) & np.array([bool(one) for one in keys], bool)
         return found
@@ -94,7 +88,6 @@ class TextHashes:
 
 
 def _hashed(keys: Iterable[str], salt: str) -> np.ndarray:
-    """Return the salted 64-bit hashes of normalised texts, uint64 [N]."""
     seed = bytes.fromhex(salt)
     hashed = (
         hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_BYTES, key=seed).digest() for text in keys

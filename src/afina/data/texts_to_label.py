@@ -29,8 +29,6 @@ class TextToLabel:
     """A text to label, as the cells of a row by column, and the label that a model suggests.
 
     Attributes:
-        cells: The text columns, an empty cell for each label column, and further columns.
-        labels: The suggested labels; empty without a suggestion.
         score: The probability that the suggestion is right. None: there is no suggestion.
         entities: The suggested entities, as JSON values with `start`, `end`, `label` and `text`. None: labels are of
             whole texts.
@@ -56,12 +54,7 @@ def check_new(path: Path) -> None:
 
 
 def write(path: Path, texts: Sequence[TextToLabel], text: str, label: str) -> int:
-    """Write texts to the new file `path`, atomically; return the number of cells with an apostrophe before a formula.
-
-    Args:
-        path: The file: csv, or json for tasks of Label Studio.
-        text: The column of the (first) text.
-        label: The column of the label.
+    """Write texts to a new csv or json file; return how many cells got an apostrophe before a formula.
 
     Raises the errors of `check_new`, and CannotWrite.
     """
@@ -86,10 +79,7 @@ def _write_csv(file: TextIO, texts: Sequence[TextToLabel], text: str, label: str
 
 
 def _write_tasks(file: TextIO, texts: Sequence[TextToLabel], text: str, label: str) -> int:
-    """Write tasks of Label Studio. A suggestion needs a control with the name of the label's column.
-
-    The control is one of choices, or of labels for entities.
-    """
+    """Write tasks of Label Studio. A suggestion needs a control with the name of the label's column."""
     json.dump([_task(one, text, label) for one in texts], file, ensure_ascii=False, indent=1)
     file.write("\n")
     return 0

@@ -55,7 +55,6 @@ class EncodedSplit:
             the targets are entities (`WordTokens`).
         digest: The digest of the split as it was read, before target texts that are too long were left out.
         references: The token ids of the target texts. None: the targets are not texts.
-        left_out: How many target texts were left out because they are too long.
         weights: The weight of each text in the loss. None: all weights are 1.
         groups: The number of each text's group, such as its document, int64 [N]. None: each text is a group.
     """
@@ -86,11 +85,7 @@ class EncodedSplit:
     def taught(self, soft: np.ndarray, more: EncodedSplit | None, targets: np.ndarray, size: int, seed: int) -> Loader:
         """Return the training batches of the split and of `more`, texts without labels, for a student.
 
-        Args:
-            soft: A teacher's outputs for the texts of the split and then of `more`, float32 [N, width].
-            more: The texts without labels, if the task has any.
-            targets: The labels of the split in the form that the loss takes.
-            size: The number of texts in a batch.
+        `soft` are a teacher's outputs for the texts of the split and then of `more`, float32 [N, width].
         """
         count, others = len(self), 0 if more is None else len(more)
         encoded = self.encoded if more is None else Encoded.joined([self.encoded, more.encoded])
@@ -101,7 +96,6 @@ class EncodedSplit:
         return Loader(encoded, whole, size, seed, weights, soft, count)
 
     def loader(self, targets: np.ndarray, batch_size: int, seed: int) -> Loader:
-        """Return the training batches of the split; `targets` are the labels in the form that the loss takes."""
         if self.references is not None:
             return Loader(*self.references.sequences(self.encoded), batch_size, seed)
         if isinstance(self.encoded, WordTokens):
@@ -115,10 +109,7 @@ class EncodedSplit:
 class EncodedTask:
     """A tokenized task: the parts of a `Task` that a run keeps, without the texts.
 
-    Fields that are not listed here have the same meaning as in `afina.data.task.Task`.
-
     Attributes:
-        pairs: Whether the examples are pairs of texts.
         trained_on: Hashes of the training texts, of the texts that fitted a temperature or a threshold, of the texts
             without labels and of the left-out rows.
         left_out: The number of rows of the file `without` by part (`LeftOutRows.counts`). None: there is no such file.
@@ -171,9 +162,7 @@ class EncodedTask:
     ) -> Self:
         """Tokenize the splits of a task, or read their tokens from the cache. Raises the same errors as `encode`.
 
-        Args:
-            examples: The examples in the prompts of all splits except the training split, if any.
-            most: The maximum number of tokens of a prompt with examples; InvalidStudy is raised if they do not fit.
+        `most` is the maximum number of tokens of a prompt with `examples`; InvalidStudy is raised if they do not fit.
         """
         fitting = partial(_fitting, tokenizer, template, max_length, task.long)
 
@@ -231,7 +220,6 @@ def _notes(learnt: Sequence[EncodedSplit], measured: EncodedSplit, max_length: i
 
 
 def _divided(parts: Sequence[EncodedSplit], max_length: int) -> tuple[str, ...]:
-    """Return a note on how many texts are read in windows; empty if no text is."""
     given = [part.encoded for part in parts if isinstance(part.encoded, WordTokens)]
     count = sum(int((np.bincount(one.owners, minlength=one.texts) > 1).sum()) for one in given)
     if not count:
@@ -255,7 +243,6 @@ def _hashes(train: Split, task: Task) -> TextHashes:
 def _fitting(
     tokenizer: PreTrainedTokenizerBase, template: Template | None, max_length: int, long: Long, split: Split, where: str
 ) -> tuple[Split, References | None, LeftOut]:
-    """Return a split without targets that are too long, and the tokens of its targets if they are texts."""
     if template is None or split.labels.dtype.kind != "O":
         return split, None, LeftOut()
     found = encode_references(tokenizer, split.texts, split.pairs, split.labels, template, where=where)
@@ -278,7 +265,6 @@ def check_positions(split: EncodedSplit, most: int) -> None:
 
 
 def _without_targets(learnt: Sequence[EncodedSplit], measured: EncodedSplit, max_length: int) -> tuple[str, ...]:
-    """Return a note on how many target texts were left out because they are too long; empty if none was left out."""
     counts = sum(part.left_out.targets for part in learnt), measured.left_out.targets
     if not any(counts):
         return ()
@@ -330,7 +316,6 @@ def encode_split(
 
 
 def _files(typed: bool) -> tuple[str, ...]:
-    """Return the file names of the arrays of a tokenized split; `typed` says whether the tokens have types."""
     return (_TOKENS, _OFFSETS, _SECOND) if typed else (_TOKENS, _OFFSETS)
 
 

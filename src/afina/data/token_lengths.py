@@ -29,12 +29,8 @@ class TokenLengths:
     """Lengths in tokens of a sample of a task's texts.
 
     Attributes:
-        backbone: The address of the backbone.
         most: The most tokens of a text that the backbone reads; a longer text is truncated.
-        sampled: The number of texts that were tokenized.
-        truncated: How many of them are longer.
-        median, longest: The lengths of the sampled texts. A text of more than PER_TOKEN * `most` characters counts with
-            the tokens of that many.
+        median, longest: A text of more than PER_TOKEN * `most` characters counts with the tokens of that many.
         long_targets: How many of the sampled texts have a target of more than half of `most` tokens. 0 for kinds whose
             targets are not texts.
     """
@@ -49,13 +45,7 @@ class TokenLengths:
 
     @classmethod
     def of(cls, task: Task, tokenizer: Any, most: int, backbone: str) -> TokenLengths:
-        """Return the lengths of evenly spaced training texts, at most SAMPLE of them.
-
-        Args:
-            tokenizer: transformers' tokenizer of the backbone.
-            most: The most tokens that the backbone reads.
-            backbone: The address of the backbone.
-        """
+        """Return the lengths of evenly spaced training texts, at most SAMPLE of them."""
         rows = _rows(task, PER_TOKEN * most)
         texts = [task.train.texts[row][: PER_TOKEN * most] for row in rows]
         pairs = None if task.train.pairs is None else [task.train.pairs[row][: PER_TOKEN * most] for row in rows]

@@ -67,7 +67,6 @@ class Encoded:
 
     @property
     def each(self) -> Iterator[np.ndarray]:
-        """The token ids of each sequence, int32."""
         return (self[index] for index in range(len(self)))
 
     def first(self, count: int) -> Encoded:
@@ -87,15 +86,10 @@ class Encoded:
 
     @property
     def texts(self) -> int:
-        """The number of texts: that of the sequences, unless a text has several (`WordTokens`)."""
         return len(self)
 
     def whole_texts(self, computed: np.ndarray) -> int:
-        """Return the number of texts of which all sequences are computed.
-
-        Args:
-            computed: Whether each sequence is computed, bool [N].
-        """
+        """Return the number of texts of which all sequences are `computed`, bool [N]."""
         return int(computed.sum())
 
     @property
@@ -136,13 +130,8 @@ def encode(
 ) -> Encoded:
     """Tokenize texts or pairs with the special tokens, token types and truncation side of a transformers tokenizer.
 
-    With a template, the template and the text are tokenized as one string, and only the text is truncated.
-
-    Args:
-        where: A name for the texts in error messages, such as "training text".
-        before: The number of texts before these, so that error messages number the texts correctly.
-
-    Raises InvalidData for a text without tokens.
+    With a template, the template and the text are tokenized as one string, and only the text is truncated. Raises
+    InvalidData for a text without tokens, which it numbers after `before` texts.
     """
     return Encoded.joined(
         pieces(tokenizer, texts, pairs, max_length=max_length, template=template, where=where, before=before)
@@ -159,7 +148,6 @@ def pieces(
     where: str = "text",
     before: int = 0,
 ) -> Iterator[Encoded]:
-    """Tokenize texts as `encode` does, and yield the sequences of 4,096 texts at a time."""
     if template:
         template.check_pairs(pairs is not None)
         template.check_length(tokenizer, max_length)

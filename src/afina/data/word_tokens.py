@@ -55,7 +55,6 @@ class WordTokens(Encoded):
         return read
 
     def windows_of(self, text: int) -> range:
-        """Return the indices of the windows of a text."""
         first, last = np.searchsorted(self.owners, [text, text + 1])
         return range(int(first), int(last))
 
@@ -65,7 +64,6 @@ class WordTokens(Encoded):
         return np.bincount(self.owners, self.lengths, self.texts).astype(np.int64)
 
     def part(self, start: int, stop: int) -> WordTokens:
-        """Return the windows of the texts `start` to `stop - 1`."""
         first, last = np.searchsorted(self.owners, [start, stop]).tolist()
         begin, end = self.offsets[first], self.offsets[last]
         return WordTokens(
@@ -86,8 +84,7 @@ class WordTokens(Encoded):
     def tagged(self, entities: np.ndarray) -> Encoded:
         """Return the tag of each token as `Encoded.tokens`: the tag of the word that is read there, or NO_WORD.
 
-        Args:
-            entities: object [N], the start, end and label number of each entity of a text, int [E, 3].
+        `entities` is object [N], the start, end and label number of each entity of a text, int [E, 3].
         """
         tags = np.full(len(self.reads), NO_WORD, np.int32)
         each = [tags_of(words, found) for words, found in zip(self.words, entities, strict=True)]
@@ -98,11 +95,7 @@ class WordTokens(Encoded):
         return Encoded(tags, self.offsets, 0)
 
     def joined_outputs(self, outputs: Sequence[np.ndarray], width: int) -> np.ndarray:
-        """Return the outputs of the words of each text, object [N] of float32 [W, width].
-
-        Args:
-            outputs: For each window, the outputs of the words that are read in it, float32 [M, width].
-        """
+        """Return the outputs of the words of each text, object [N] of float32 [W, width], from those of each window."""
         found = []
         for text, words in enumerate(self.words):
             made, unread = np.zeros((len(words), width), np.float32), np.ones(len(words), bool)
@@ -142,14 +135,8 @@ def encode_words(
 ) -> WordTokens:
     """Tokenize texts into windows of at most `max_length` tokens with the tokenizer's special tokens.
 
-    Args:
-        spaced: Whether the texts were given as words, between which there are single spaces.
-        where: A name for the texts in error messages, such as "training text".
-        before: The number of texts before these, so that error messages number the texts correctly.
-
-    Raises:
-        InvalidData: A text has no token.
-        InvalidStudy: `max_length` leaves no room for words.
+    With `spaced`, texts are words with single spaces between them. Raises InvalidData if a text has no token, and
+    InvalidStudy if `max_length` leaves no room for words.
     """
     prefix, suffix = _special_tokens(tokenizer)
     room = max_length - len(prefix) - len(suffix)

@@ -25,11 +25,7 @@ _FOUND = regex.compile(WORD)
 
 
 def words_of(text: str, spaced: bool = False) -> np.ndarray:
-    """Return the start and end of each word of a text, int32 [W, 2], in characters.
-
-    Args:
-        spaced: Whether the text was given as words, between which there are single spaces.
-    """
+    """Return the start and end of each word in characters, int32 [W, 2]; `spaced` texts divide at spaces only."""
     pattern = _GIVEN if spaced else _FOUND
     found = [match.span() for match in pattern.finditer(text)]
     return np.array(found, dtype=np.int32).reshape(-1, 2)

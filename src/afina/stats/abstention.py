@@ -65,21 +65,13 @@ seldom answer a text (docs/background/benchmarks.md)."""
 
 @dataclass(frozen=True)
 class AnsweredShare:
-    """The numbers of texts, of answered texts, and of wrong answers.
-
-    Attributes:
-        texts: The number of all texts.
-        answered: The number of texts that are answered.
-        errors: The number of wrong answers among the answered texts.
-    """
-
     texts: int
     answered: int
     errors: int
 
     @classmethod
     def of(cls, wrong: np.ndarray, unanswered: np.ndarray) -> AnsweredShare:
-        """Return the numbers for N texts: whether the answer is wrong, and whether it is withheld, both bool [N]."""
+        """Return the numbers for N texts from bool [N] each."""
         return cls(len(wrong), int((~unanswered).sum()), int((wrong & ~unanswered).sum()))
 
     @property
@@ -94,7 +86,6 @@ class AnsweredShare:
 
     @property
     def error_interval(self) -> Interval:
-        """Wilson's 95 % interval of the error."""
         return wilson(self.errors, self.answered)
 
 
@@ -102,10 +93,8 @@ class AnsweredShare:
 class Threshold:
     """A tested threshold of abstention.
 
-    Attributes:
-        value: The lowest confidence at which a text is answered. None: no threshold keeps the promise with the asked
-            confidence, so no text can be answered.
-        found: The numbers of calibration texts, and of those that are answered and wrong.
+    `value` is the lowest confidence at which a text is answered. None: no threshold keeps the promise with the asked
+    confidence, so no text can be answered. `found` are the numbers of calibration texts.
     """
 
     value: float | None
@@ -132,12 +121,7 @@ def _p_value(errors: int, answered: int, most: float) -> float:
 
 
 def p_values(errors: np.ndarray, answered: np.ndarray, most: float) -> np.ndarray:
-    """Return the exact binomial p-values of the hypotheses that the true error is above `most`, [T].
-
-    Args:
-        errors: The numbers of wrong answers, int [T].
-        answered: The numbers of answers, int [T].
-    """
+    """Return the exact binomial p-values, [T], of the hypotheses that the true error is above `most`."""
     from scipy.stats import binom
 
     found: np.ndarray = binom.cdf(errors, answered, most)
@@ -153,10 +137,8 @@ def start_of(texts: int, most: float) -> int:
 def find_threshold(confidence: np.ndarray, wrong: np.ndarray, most: float) -> Threshold:
     """Return the lowest threshold whose error is at most `most`, as the module describes.
 
-    Args:
-        confidence: The confidence of each calibration text, from 0 to 1, float [N].
-        wrong: Whether the answer to each calibration text is wrong, bool [N].
-        most: The largest error, between 0 and 1.
+    `confidence` is that of each calibration text, from 0 to 1, float [N], and `wrong` whether its answer is wrong, bool
+    [N].
     """
     answered, errors = (_at_least(part) for part in (confidence, confidence[wrong]))
     tested = answered >= start_of(len(confidence), most)

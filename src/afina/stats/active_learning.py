@@ -22,8 +22,7 @@ def diverse(features: np.ndarray, count: int, weights: np.ndarray | None = None)
     have equal features, the texts that are farthest from the chosen texts complete the number.
 
     Args:
-        features: The features of the texts, float [N, width].
-        count: The number of texts to choose, at most N.
+        features: float [N, width].
         weights: The weight of each text in the centres of the clusters, [N], above 0. None: all weights are 1.
     """
     if count <= 0:
@@ -55,13 +54,9 @@ def _completed(points: np.ndarray, chosen: np.ndarray, count: int) -> np.ndarray
 def uncertain(features: np.ndarray, margin: np.ndarray, count: int) -> np.ndarray:
     """Return the indices of `count` texts with uncertain predictions that differ from each other, int64 [count].
 
-    The choice is `diverse` among the SPAN * `count` texts with the smallest margins, with a weight that rises from 0
-    at the largest to 1 at the smallest of these margins (Zhdanov, Diverse mini-batch active learning, 2019).
-
-    Args:
-        features: The features of the texts, float [N, width].
-        margin: The probability of the most probable answer minus that of the second, [N].
-        count: The number of texts to choose, at most N.
+    The choice is `diverse` among the SPAN * `count` texts with the smallest margins, with a weight that rises from 0 at
+    the largest to 1 at the smallest of these margins (Zhdanov, Diverse mini-batch active learning, 2019). A margin is
+    the probability of the most probable answer minus that of the second, [N].
     """
     if count <= 0:
         return np.zeros(0, np.int64)

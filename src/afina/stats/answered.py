@@ -55,7 +55,6 @@ class Answered:
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def once(self, name: str, compute: Callable[[], T]) -> T:
-        """Return the result of `compute()`, cached under `name` for this object."""
         if name not in self._kept:
             self._kept[name] = compute()
         kept: T = self._kept[name]
@@ -98,7 +97,6 @@ class Answered:
 
     @property
     def probabilities(self) -> np.ndarray:
-        """The predicted probabilities `chances` as float64. Raises ValueError if `chances` is None."""
         if self.chances is None:
             raise ValueError("expected the probability of each label, found none")
         return np.asarray(self.chances, dtype=np.float64)
@@ -142,19 +140,13 @@ def mean_of_defined(rows: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Order:
-    """The ranks of N numbers; equal numbers have the same rank.
-
-    Attributes:
-        place: The rank of each number among the different numbers, int [N].
-        counts: The count of numbers of each rank.
-    """
+    """The ranks of N numbers, int [N], and the count of numbers of each rank; equal numbers have the same rank."""
 
     place: np.ndarray
     counts: np.ndarray
 
     @classmethod
     def of(cls, numbers: np.ndarray) -> Order:
-        """Rank numbers, float [N]."""
         _, place, counts = np.unique(numbers, return_inverse=True, return_counts=True)
         return cls(place, counts)
 

@@ -42,9 +42,7 @@ def signatures(targets: np.ndarray) -> dict[str, str]:
 def _jackknife(sums: np.ndarray, score: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Return per-example values, [N], whose mean is the score of all examples, by the jackknife.
 
-    Args:
-        sums: The statistics of each example, [N, K]; the score is a function of their sum over examples.
-        score: The function that returns scores, [...], of sums of statistics, [..., K].
+    `score` returns scores, [...], of sums of statistics, [..., K]; `sums` are the statistics of each example, [N, K].
     """
     total = sums.sum(axis=0)
     return _around(float(score(total)), score(total - sums))
@@ -65,7 +63,6 @@ def bleu(answered: Answered) -> float:
 
 
 def bleu_values(answered: Answered) -> np.ndarray:
-    """Return per-example values whose mean is `bleu`, [N]."""
     return _jackknife(answered.once("bleu", lambda: _bleu_sums(answered)), _bleu)
 
 
@@ -88,7 +85,6 @@ def _bleu_sums(answered: Answered) -> np.ndarray:
 
 
 def _bleu(sums: np.ndarray) -> np.ndarray:
-    """Return BLEU, [...], from sums of the statistics of `_bleu_sums`, [..., 10]."""
     length, reference = sums[..., 0], sums[..., 1]
     hits, grams = sums[..., 2 : 2 + BLEU_ORDER], sums[..., 2 + BLEU_ORDER :]
     halved = np.where(hits > 0, hits, 0.5 ** np.cumsum(hits == 0, axis=-1))
@@ -100,7 +96,6 @@ def _bleu(sums: np.ndarray) -> np.ndarray:
 
 
 def _in_words(answered: Answered, *, lower: bool) -> Paired:
-    """Return the answers and references as tokens of sacrebleu's tokenizer 13a."""
     tokenize = _tokenizer()
 
     def words(text: str) -> Sequence[str]:
@@ -128,7 +123,6 @@ def chrf(answered: Answered) -> float:
 
 
 def chrf_values(answered: Answered) -> np.ndarray:
-    """Return per-example values whose mean is `chrf`, [N]."""
     return _jackknife(answered.once("chrf", lambda: _chrf_sums(answered)), _chrf)
 
 
@@ -193,7 +187,6 @@ def nist(answered: Answered) -> float:
 
 
 def nist_values(answered: Answered) -> np.ndarray:
-    """Return per-example values whose mean is `nist`, [N]."""
     return answered.once("nist", lambda: _nist_values(_in_words(answered, lower=True)))
 
 
@@ -233,10 +226,7 @@ def _information(overlap: Overlap, known: Counts, below: Counts, size: int) -> n
 
     The information of an n-gram is log2(count of its prefix / count of the n-gram) in the references. So the
     information of all shared n-grams is a sum of logarithms over prefixes, minus a sum of logarithms over n-grams.
-
-    Args:
-        known: The counts of the n-grams in the references of each example.
-        below: The counts of the n-grams' prefixes in the references of each example.
+    `known` and `below` are the counts of the n-grams and of their prefixes in the references of each example.
     """
     hits = overlap.hits
     of_prefixes = Counts.grouped(hits.owners * below.distinct + overlap.prefixes[hits.ids], hits.counts, below.distinct)

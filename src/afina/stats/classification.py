@@ -23,7 +23,6 @@ def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Return the softmax of logits over the last axis."""
     from scipy.special import softmax
 
     result: np.ndarray = softmax(logits, axis=-1)
@@ -218,12 +217,10 @@ def ece(answered: Answered) -> float:
 
 
 def micro_f1(answered: Answered) -> float:
-    """Return the F1 of all labels of all examples together."""
     return float(np.mean(micro_f1_values(answered)))
 
 
 def micro_f1_values(answered: Answered) -> np.ndarray:
-    """Return per-example values whose mean is `micro_f1`, [N]."""
     right, either = _counted(answered)
     return of_ratio(right.sum(axis=1), either.sum(axis=1))
 
@@ -234,7 +231,6 @@ def macro_f1(answered: Answered) -> float:
 
 
 def macro_f1_values(answered: Answered) -> np.ndarray:
-    """Return per-example values whose mean is `macro_f1`, [N]."""
     right, either = _counted(answered)
     return mean_of_defined(of_ratio(right.T, either.T))
 
@@ -260,7 +256,6 @@ def average_precision(answered: Answered) -> float:
 
 
 def average_precision_values(answered: Answered) -> np.ndarray:
-    """Return per-example values whose mean is `average_precision`, [N]."""
     targets, chances = answered.targets.astype(bool), answered.probabilities
     occurring = np.flatnonzero(targets.any(axis=0))
     if not len(occurring):
@@ -309,10 +304,7 @@ def fit_threshold(targets: np.ndarray, chances: np.ndarray) -> float:
     """Return the threshold with the highest F1 of one label; of several such thresholds, the nearest to 0.5.
 
     A threshold is the middle between two neighbouring probabilities. The result is 0.5 if the label never occurs.
-
-    Args:
-        targets: Whether each text has the label, 0 or 1, [N].
-        chances: The predicted probability of the label, [N].
+    `targets` says whether each text has the label, 0 or 1, [N].
     """
     order = np.argsort(-chances, kind="stable")
     ranked, hits = chances[order], np.cumsum(targets[order])

@@ -80,7 +80,6 @@ class Comparison:
 
     @property
     def words(self) -> str:
-        """The verdict as a sentence, followed by a sentence of caution if there is only one seed."""
         one_seed = " (One seed: this says nothing of other seeds.)" if len(self.mcnemar) == 1 else ""
         return f"{self.sentence}.{one_seed}"
 
@@ -101,7 +100,6 @@ class Comparison:
 
     @property
     def small(self) -> bool:
-        """Whether the difference of the methods is significantly smaller than the margin."""
         return self.equivalence < 1 - self.level
 
     @property
@@ -143,19 +141,18 @@ def compare(
     level: float = 0.95,
     unit: str = "example",
 ) -> list[Comparison]:
-    """Compare every pair of methods.
+    """Compare every pair of methods. The result is deterministic.
 
     Args:
         values: The per-example values `metric.values` of each method, [S, N]: bool for accuracy and exact matches, else
             float. Row s of every array has the same seed, and column i the same example.
         references: Methods that are not candidates, such as an untrained model. Comparisons with a reference have a
             Holm correction of their own, so that they do not make the correction of the other comparisons larger.
-        unit: The word for an example in sentences (`Answered.unit`).
-        margin: The largest difference of two methods that does not matter. Default: `metric.small`. The margin is
-            required for a metric in the unit of the targets, such as RMSE.
+        margin: The largest difference of two methods that does not matter. Default: `metric.small`; required for a
+            metric in the unit of the targets, such as RMSE.
 
-    The result is deterministic. Raises ValueError if shapes differ, there are no examples, the metric is UNDEFINED or
-    cannot compare methods, or the margin or level is out of range.
+    Raises ValueError if shapes differ, there are no examples, the metric is UNDEFINED or cannot compare methods, or the
+    margin or level is out of range.
     """
     margin = _checked(metric, margin)
     if not 0.5 < level < 1:
@@ -206,7 +203,6 @@ def _corrected(evidence: Sequence[Evidence], asked: Sequence[bool]) -> list[tupl
 
 
 def _checked(metric: Metric, margin: float | None) -> float:
-    """Return the margin (default: `metric.small`); raise ValueError if the metric or the margin cannot be used."""
     if metric.values is None:
         raise ValueError(f"methods cannot be compared by {metric.words}: it is no mean over examples")
     if margin is None and metric.of_unit:
@@ -251,7 +247,6 @@ def number_text(value: float, metric: Metric, interval: Interval) -> str:
 
 
 def margin_text(value: float, metric: Metric) -> str:
-    """Return a margin as text, such as `1 point` or `0.01`."""
     if not metric.points:
         return f"{value:.3g}"
     return "1 point" if value == 0.01 else f"{100 * value:g} points"

@@ -85,7 +85,6 @@ class Drift:
 
     @classmethod
     def of(cls, tests: Sequence[DriftTest], reference: int, texts: int, *, level: float, effect: float) -> Self:
-        """Return the comparison from its tests, whose p values are corrected here (Holm)."""
         adjusted = holm([one.p for one in tests])
         made = tuple(replace(one, adjusted=p) for one, p in zip(tests, adjusted, strict=True))
         differing = [one for one in made if one.adjusted <= level]
@@ -136,11 +135,7 @@ def shares_test(
 
     The p value is that of Fisher's exact test of the property with the largest standardised difference, multiplied by
     the number of properties (Bonferroni). Properties that all texts have, or none, cannot differ and do not count.
-
-    Args:
-        reference: The number of texts of the reference that have each property.
-        later: The number of later texts that have each property.
-        sizes: The numbers of texts of the reference and of the later texts.
+    `reference` and `later` count the texts with each property, and `sizes` all texts.
     """
     from scipy.stats import fisher_exact
 
@@ -183,7 +178,6 @@ def _merged(one: np.ndarray, other: np.ndarray, order: np.ndarray) -> tuple[np.n
 
 
 def _chi_squared(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the p value of the chi-squared test of homogeneity; 1 for a single category."""
     from scipy.stats import chi2_contingency
 
     if len(one) < 2:

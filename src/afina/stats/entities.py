@@ -81,14 +81,7 @@ def errors(targets: EntitiesOfTexts, answers: EntitiesOfTexts) -> list[EntityErr
 
 @dataclass(frozen=True, eq=False)
 class FlatEntities:
-    """The entities of N texts in arrays of M entities, by text and start.
-
-    Attributes:
-        texts: The number of texts N.
-        text: The index of each entity's text, int64 [M].
-        start, end: int64 [M].
-        label: The label of each entity, object [M].
-    """
+    """The M entities of N texts, by text and start: the index of the text, start and end are int64 [M]."""
 
     texts: int
     text: np.ndarray
@@ -115,11 +108,9 @@ class FlatEntities:
 
     @property
     def counts(self) -> np.ndarray:
-        """The number of entities of each text, float64 [N]."""
         return self.per_text(np.ones(len(self.text)))
 
     def per_text(self, weights: np.ndarray) -> np.ndarray:
-        """Return the sum of the entities' `weights`, [M], for each text, float64 [N]."""
         return np.bincount(self.text, weights, self.texts).astype(
             np.float64
         )  # without entities, bincount is of integers
@@ -140,7 +131,6 @@ class EntityPairs:
 
     @cached_property
     def length(self) -> int:
-        """A number of characters that no text exceeds."""
         return 1 + int(max(self.targets.end.max(initial=0), self.answers.end.max(initial=0)))
 
     def _places(self, given: FlatEntities, where: np.ndarray) -> np.ndarray:
@@ -186,7 +176,6 @@ class EntityPairs:
 
     @cached_property
     def labels(self) -> list[str]:
-        """The labels that occur in the targets or the answers, sorted."""
         return sorted({*self.targets.label.tolist(), *self.answers.label.tolist()})
 
     @cached_property
@@ -196,7 +185,6 @@ class EntityPairs:
         return right, self.targets.counts, self.answers.counts
 
     def per_text_of(self, label: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return `per_text` of one label."""
         is_target, is_answer = (self.targets.label == label).astype(float), (self.answers.label == label).astype(float)
         is_right = np.zeros_like(is_target)
         is_right[self.right] = is_target[self.right]
@@ -247,17 +235,14 @@ def _count(amounts: np.ndarray, answered: Answered) -> int:
 
 
 def target_count(answered: Answered) -> int:
-    """Return the number of texts, or of groups, with a target entity."""
     return _count(EntityPairs.of(answered).per_text[1], answered)
 
 
 def answered_count(answered: Answered) -> int:
-    """Return the number of texts, or of groups, with an answered entity."""
     return _count(EntityPairs.of(answered).per_text[2], answered)
 
 
 def either_count(answered: Answered) -> int:
-    """Return the number of texts, or of groups, with a target entity or an answered entity."""
     _, there, given = EntityPairs.of(answered).per_text
     return _count(there + given, answered)
 

@@ -22,13 +22,7 @@ CHANGES: tuple[Change, ...] = ("added", "removed", "relabelled", "moved", "repla
 
 
 class ChangedEntity(NamedTuple):
-    """An entity that differs between two answers to a text.
-
-    Attributes:
-        change: How the entity changes.
-        before: The entity of the first answer. None: the entity is added.
-        after: The entity of the second answer. None: the entity is removed.
-    """
+    """An entity that differs between two answers to a text; `before` is None if added, `after` if removed."""
 
     change: Change
     before: Entity | None
@@ -57,7 +51,6 @@ def changed_entities(first: Sequence[Entity], second: Sequence[Entity]) -> list[
 
 
 def count_changes(changed: Iterable[Sequence[ChangedEntity]]) -> dict[str, int]:
-    """Return how many entities of many texts changed in each way of CHANGES."""
     counts = Counter(each.change for entities in changed for each in entities)
     return {change: counts[change] for change in CHANGES}
 

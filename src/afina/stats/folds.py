@@ -11,13 +11,8 @@ def stratified_folds(strata: np.ndarray, groups: Sequence[Hashable], count: int,
     """Return the fold of each example, int64 [N] from 0 to `count` - 1.
 
     Groups are dealt to the folds in a random order, the largest first. A group goes to the fold with the fewest
-    examples of its stratum, and of several such folds to the one with the fewest examples.
-
-    Args:
-        strata: The stratum of each example, such as its class, int64 [N]. A group has the stratum of its first example.
-        groups: The group of each example; the examples of a group are in one fold.
-        count: The number of folds.
-        seed: The seed of the random order.
+    examples of its stratum, and of several such folds to the one with the fewest examples. A group has the stratum of
+    its first example.
     """
     members: dict[Hashable, list[int]] = {}
     for place, group in enumerate(groups):

@@ -38,8 +38,6 @@ from afina.stats.metrics import Metric
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval that includes both of its ends."""
-
     low: float
     high: float
 
@@ -60,8 +58,7 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
 def exact_bounds(successes: int, n: int, error: float) -> Interval:
     """Return the exact binomial bounds of the share successes / n (Clopper and Pearson 1934), by scipy.
 
-    Args:
-        error: The probability with which the share is below the lower bound, and with which it is above the upper one.
+    The share is below the lower bound with probability `error`, and above the upper one with the same.
     """
     from scipy.stats import beta
 
@@ -113,11 +110,9 @@ def bent(value: float, width: float, within: tuple[float, float], *, logit: bool
 def around_mean(
     mean: float, scatter: float, n: int, within: tuple[float, float] | None = None, level: float = 0.95
 ) -> Interval:
-    """Return Student's t interval for a mean of n >= 2 values.
+    """Return Student's t interval for a mean of n >= 2 values, whose squared deviations add up to `scatter`.
 
-    Args:
-        scatter: The sum of the squared deviations of the values from their mean.
-        within: The range of the values, in which `bent` keeps the interval. None: any number.
+    `within` is the range of the values, in which `bent` keeps the interval. None: any number.
     """
     from scipy.special import stdtrit
 
@@ -174,11 +169,7 @@ class Crossed:
         In every seed, half of the pseudo-examples have the value `size`, and half have -`size`. Two pseudo-examples
         keep the coverage of the interval for a difference of two shares if few examples differ (Agresti & Min,
         Statistics in Medicine 24, 2005, 729-740). Without pseudo-examples, two methods that agree on all of 20 examples
-        would have an interval of width 0.
-
-        Args:
-            few: Whether there may be only a few examples, such as documents, so that pseudo-examples must not add
-                degrees of freedom.
+        would have an interval of width 0. Of `few` examples, such as documents, they add no degrees of freedom.
         """
         seeds, examples = values.shape
         deviations = values - values.mean()
@@ -203,7 +194,6 @@ class Crossed:
 
     @property
     def freedom(self) -> int:
-        """The degrees of freedom of the variance between examples."""
         return max(self.examples - self.without - 1, 1)
 
     @property
@@ -325,10 +315,6 @@ def f1_estimate(gold: np.ndarray, predicted: np.ndarray, classes: int, level: fl
     these per-example values is F, and the standard error of their mean is to first order that of F (the delta method).
     The interval of F1 comes from these values as the interval of accuracy comes from right answers. F1 of more than two
     classes has no interval for fewer than FEWEST examples, unless all per-example values are equal.
-
-    Args:
-        gold: The target classes, int [N].
-        predicted: The predicted classes of each seed, int [S, N], or [N] for one seed.
     """
     predicted = _table(predicted)
     if gold.shape != predicted.shape[1:]:
@@ -357,7 +343,6 @@ def _undefined(values: np.ndarray) -> Estimate:
 
 
 def _table(values: np.ndarray) -> np.ndarray:
-    """Return values of shape [N] or [S, N] as an array of shape [S, N]."""
     table = np.atleast_2d(values)
     if table.ndim != 2 or 0 in table.shape:
         raise ValueError(f"expected an array of seeds by examples, found the shape {values.shape}")

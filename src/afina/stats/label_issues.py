@@ -53,7 +53,6 @@ class LabelIssues:
         return len(self.places)
 
     def first(self, count: int) -> Self:
-        """Return the `count` most doubtful labels."""
         kept = slice(count)
         return replace(
             self,
@@ -64,12 +63,7 @@ class LabelIssues:
 
 
 def of_classes(targets: np.ndarray, chances: np.ndarray) -> LabelIssues:
-    """Return the doubtful classes: those that cleanlab finds, ordered by the normalised margin.
-
-    Args:
-        targets: The class of each text, int64 [N].
-        chances: The probability of each class, float64 [N, classes].
-    """
+    """Return the doubtful classes of texts, int64 [N]: those that cleanlab finds, ordered by the normalised margin."""
     rows, best = np.arange(len(targets)), chances.argmax(axis=1)
     doubtful = _confident_learning(targets, chances) & (best != targets)
     others = chances.copy()
@@ -83,11 +77,7 @@ def of_classes(targets: np.ndarray, chances: np.ndarray) -> LabelIssues:
 def of_labels(targets: np.ndarray, chances: np.ndarray) -> LabelIssues:
     """Return the texts with a doubtful label: cleanlab looks at each label by itself, and orders the texts.
 
-    A label that all texts have, or none, is not doubtful.
-
-    Args:
-        targets: Whether each text has each label, int64 [N, labels], 0 or 1.
-        chances: The probability of each label, float64 [N, labels].
+    A label that all texts have, or none, is not doubtful. `targets` is 0 or 1, and `chances` float, [N, labels] each.
     """
     doubtful = np.zeros(targets.shape, dtype=bool)
     for label in range(targets.shape[1]):
@@ -107,14 +97,11 @@ def of_labels(targets: np.ndarray, chances: np.ndarray) -> LabelIssues:
 
 
 def of_numbers(targets: np.ndarray, predicted: np.ndarray) -> LabelIssues:
-    """Return the numbers that are far from the predicted numbers.
+    """Return the numbers that are far from the predicted numbers, float64 [N] each.
 
     A number is doubtful if its residual is more than ROBUST robust standard deviations (1.4826 times the median
     absolute deviation) from the median residual. No number is doubtful if that deviation is 0. Suggested numbers are
     rounded to about a hundredth of the deviation.
-
-    Args:
-        targets, predicted: The given and the predicted number of each text, float64 [N].
     """
     residuals = targets - predicted
     centred = residuals - np.median(residuals)
@@ -129,13 +116,10 @@ def of_numbers(targets: np.ndarray, predicted: np.ndarray) -> LabelIssues:
 
 @dataclass(frozen=True, eq=False)
 class DoubtfulWords:
-    """The words of a text whose tags are doubtful, in the order of the text.
+    """The n words of a text whose tags are doubtful, in the order of the text.
 
-    Attributes:
-        places: The indices of the n words, int64 [n].
-        suggested: The most probable tag of each of these words, int64 [n].
-        probabilities: The probability of each suggested tag, float64 [n].
-        suspicion: How doubtful the most doubtful tag of the text is; higher is more doubtful.
+    `suggested` is the most probable tag of each, and `suspicion` how doubtful the most doubtful tag of the text is;
+    higher is more doubtful.
     """
 
     places: np.ndarray
@@ -147,11 +131,8 @@ class DoubtfulWords:
 def of_words(tags: Sequence[np.ndarray], chances: Sequence[np.ndarray]) -> list[DoubtfulWords]:
     """Return the words of each text whose tags are doubtful: `of_classes` looks at the words of all texts together.
 
-    cleanlab's `token_classification.filter.find_label_issues` does the same with confident learning.
-
-    Args:
-        tags: The tag of each word of each text, int [W].
-        chances: The probability of each tag of each word, float64 [W, tags].
+    cleanlab's `token_classification.filter.find_label_issues` does the same with confident learning. `tags` are int
+    [W], and `chances` float [W, tags], for each text.
     """
     issues = of_classes(np.concatenate([*tags]), np.concatenate([*chances]))
     order = np.argsort(issues.places, kind="stable")
@@ -185,11 +166,9 @@ def confused_classes(targets: np.ndarray, answers: np.ndarray, classes: int) -> 
 
 @dataclass(frozen=True)
 class WrongShare:
-    """An estimate of the share of labels that are wrong at random.
+    """An estimate (rather too high than too low) of the share of labels that are wrong at random.
 
-    Attributes:
-        share: The estimate, which is rather too high than too low.
-        at_most: The upper end of a one-sided 95 % confidence interval.
+    `at_most` is the upper end of a one-sided 95 % confidence interval.
     """
 
     share: float
@@ -203,11 +182,7 @@ def wrong_share(given: Sequence[np.ndarray], flipped: np.ndarray) -> WrongShare:
     suspicions of flipped ones, their share is at most P(given > t) / P(flipped > t) for every threshold t (Blanchard
     et al. 2010, "Semi-Supervised Novelty Detection"). The estimate is the least of these ratios over the thresholds
     that SHARES of the flipped labels reach. The upper end takes the exact binomial bounds of both probabilities, with
-    the error divided among the thresholds.
-
-    Args:
-        given: The suspicions of the labels that were not flipped, in each round of flipping, float64 [N] each.
-        flipped: The suspicions of the flipped labels of all rounds, float64 [M].
+    the error divided among the thresholds. `given` has the suspicions of labels that were not flipped, in each round.
     """
     reached = np.maximum(np.ceil(np.array(SHARES) * len(flipped)).astype(int) - 1, 0)
     error = 0.05 / (2 * len(SHARES))
@@ -231,7 +206,6 @@ def _confident_learning(targets: np.ndarray, chances: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _imported() -> Iterator[Any]:
-    """Return a context manager with cleanlab, whose warnings about rare classes are ignored. Raises NotFound."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning)
         try:

@@ -36,13 +36,12 @@ class LinearFit:
     """A fitted linear model: outputs = features @ weights.T + biases.
 
     Attributes:
-        weights: The weights, float64 [width, D], for `width` outputs and D features.
-        biases: The biases, float64 [width]. If the model has no intercept, a bias is 0, UNSEEN for a label without
-            training texts, or -UNSEEN for a label that every training text has.
+        weights: float64 [width, D], for `width` outputs and D features. biases: float64 [width]. If the model has no
+        intercept, a bias is 0, UNSEEN for a label without training texts, or
+            -UNSEEN for a label that every training text has.
         strength: The regularization parameter (`C` or `alpha`) of the fit.
         iterations: The L-BFGS iterations of the fit on all examples; for several labels, the largest number of any
             label. None for ridge regression, which has a closed formula.
-        converged: Whether the fit on all examples converged.
     """
 
     weights: np.ndarray
@@ -68,7 +67,6 @@ class LinearKind(ABC):
     stops_early: ClassVar[bool] = False
 
     def can_fit(self, targets: np.ndarray) -> bool:
-        """Return whether a linear model can be fitted to these targets: classes need two classes or more."""
         return True
 
     @abstractmethod
@@ -80,8 +78,7 @@ class LinearKind(ABC):
         """Return scikit-learn's parameter grid for these values of `C`; ridge regression has `alpha` = 1 / (2 C)."""
 
     @abstractmethod
-    def strength(self, model: Any) -> float:
-        """Return the regularization parameter (`C` or `alpha`) of a fitted model."""
+    def strength(self, model: Any) -> float: ...
 
     def folds(self, targets: np.ndarray) -> Any:
         """Return a scikit-learn cross-validation splitter with FOLDS folds; None if there are too few texts."""
@@ -102,8 +99,6 @@ class LinearKind(ABC):
 
 
 class LinearClasses(LinearKind):
-    """Logistic regression for tasks with classes: binary for two classes, multinomial for more."""
-
     scoring = "accuracy"
 
     def can_fit(self, targets: np.ndarray) -> bool:
@@ -160,13 +155,10 @@ class LinearTags(LinearClasses):
 
 
 def _second_count(targets: np.ndarray) -> int:
-    """Return the number of examples of the second most frequent class; 0 if all are of one class."""
     return int(np.sort(np.bincount(targets, minlength=2))[-2])
 
 
 class LinearNumber(LinearKind):
-    """Ridge regression for tasks whose target is a number."""
-
     scoring = "neg_mean_squared_error"
     parameter = "alpha"
 
@@ -189,8 +181,6 @@ class LinearNumber(LinearKind):
 
 
 class LinearLabels(LinearKind):
-    """One logistic regression per label, for tasks with several labels per text."""
-
     scoring = "f1_micro"
 
     def model(self, *, intercept: bool = True) -> Any:
@@ -222,7 +212,6 @@ class LinearLabels(LinearKind):
         return float(np.minimum(losses, -np.log(_SMALLEST)).mean())
 
     def iterations(self, model: Any) -> int | None:
-        """Return the largest number of L-BFGS iterations of any label's fit."""
         return max((int(np.max(one.n_iter_)) for one in model.estimators_ if hasattr(one, "n_iter_")), default=0)
 
 
@@ -262,13 +251,10 @@ def best_setting(
     scikit-learn's GridSearchCV would take longer, because it computes the features of a fold again for every setting.
 
     Args:
-        model: An unfitted scikit-learn model.
-        grid: The values to try, by the name of the parameter.
         folds: The indices of the training examples and of the validation examples of each fold.
-        targets: The targets of all examples, [N, ...].
-        features: A function that takes the two index arrays of a fold and returns the features of both parts. If it
-            returns None for a fold, the result is {}.
-        score: A function that takes a fitted model, features and targets and returns a score; higher is better.
+        features: Takes the two index arrays of a fold and returns the features of both parts. If it returns None for a
+            fold, the result is {}.
+        score: Takes a fitted model, features and targets; higher is better.
         weights: The weight of each example in the training loss, [N]. None: every weight is 1.
     """
     from sklearn import clone
@@ -315,11 +301,8 @@ def fit_dense(
     unscaled features.
 
     Args:
-        linear: The linear model of the kind of task.
-        features: The features of N examples, float [N, D].
+        features: float [N, D].
         targets: The targets as `Objective.loss_targets` returns them; `LinearKind.can_fit` must be true for them.
-        width: The number of outputs.
-        intercept: Whether to fit biases. `LinearFit` describes the biases of a model without an intercept.
         weights: The weight of each example in the training loss, [N]. None: every weight is 1.
         strength: The value of `C`, the inverse strength of regularization. None: cross-validation chooses it.
         common_scale: Whether all features are divided by the root of their mean variance in place of their own standard
@@ -368,10 +351,7 @@ _SCALED = 2
 
 
 def fit_bytes(linear: LinearKind, rows: int, width: int, strength: float | None = None) -> int:
-    """Return the size in bytes of the copies of features, [rows, width], at the peak of `fit_dense`.
-
-    The features that are given to `fit_dense` do not count.
-    """
+    """Return the bytes of the copies of features, [rows, width], at the peak of `fit_dense`."""
     parts = _PARTS_TOGETHER if linear.stops_early else _PARTS
     compared = min(rows, MOST_COMPARED) if strength is None else 0
     return int(max(_SCALED * rows, rows + parts * compared)) * width * np.dtype(linear.dtype).itemsize
@@ -426,7 +406,6 @@ def cross_fitted(
     """Return the outputs for each example of a model fitted to the other folds, float64 [N, width], and the strength.
 
     Args:
-        linear, features, targets, width: The same as for `fit_dense`.
         folds: The fold of each example, int64 [N]. No model learns from examples of the fold HELD, which are predicted
             by a model of all other examples. `LinearKind.can_fit` must be true for the targets of all other folds but
             one.

@@ -29,12 +29,10 @@ class Metric:
         name: The metric's key in `METRICS`, such as "balanced_accuracy".
         words: The metric's name within a sentence.
         kind: The kind of task that the metric is for, a key of `OF_KIND`.
-        value: The function that returns the metric of an `Answered`.
         values: The function that returns per-example values, [N], whose mean is the metric and which give its standard
             error (answered.py); of entities, it returns a value for each group of examples if there are groups. The
             values are bool if a prediction is either right or wrong. None: the metric cannot compare methods.
         points: Whether a difference of two values is given in percentage points.
-        lower: Whether a lower value of the metric is better.
         directed: Whether the metric has a better direction; false for a length ratio.
         range: The lowest and highest possible value.
         of_unit: Whether the metric has the unit of the targets.
@@ -45,8 +43,7 @@ class Metric:
             prior evidence for it.
         main: Whether the report shows the metric beside the headline metric.
         of_corpus: Whether the metric, such as BLEU, is defined only for all answers together, not for a single answer.
-        small: The largest difference of two methods that counts as small. `small` is not used if the metric has the
-            unit of the targets.
+        small: The largest difference of two methods that counts as small, except in the unit of the targets.
         counts: The function that returns how many examples (or groups) a metric is about, if most examples do not count
             for it, such as texts without entities for entity recall. None: the metric is about all examples.
         needs: The condition under which the metric is defined, in words; empty if the metric is always defined.
@@ -91,17 +88,14 @@ class Metric:
 
 
 def _mean(values: Callable[[Answered], np.ndarray]) -> Callable[[Answered], float]:
-    """Return the function that computes a metric as the mean of its per-example `values`."""
     return lambda answered: float(np.mean(values(answered)))
 
 
 def _of_chances(value: Callable[[Answered], float]) -> Callable[[Answered], float]:
-    """Return the function that computes a metric of probabilities; UNDEFINED for answers without probabilities."""
     return lambda answered: UNDEFINED if answered.chances is None else value(answered)
 
 
 def _values_of_chances(values: Callable[[Answered], np.ndarray]) -> Callable[[Answered], np.ndarray]:
-    """Return the function of per-example values; all are UNDEFINED for answers without probabilities."""
     return lambda answered: np.full(len(answered.targets), UNDEFINED) if answered.chances is None else values(answered)
 
 

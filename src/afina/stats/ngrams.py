@@ -30,11 +30,9 @@ class Grams:
 
 @dataclass(frozen=True)
 class Counts:
-    """The number of occurrences of each distinct n-gram in each text, for K sorted pairs of a text and an n-gram.
+    """How often each distinct n-gram occurs in each text, int64 [K], for K sorted pairs of a text and an n-gram.
 
-    Attributes:
-        keys: The pair as one number, text * distinct + id of the n-gram, int64 [K], ascending.
-        counts: The number of occurrences of the pair's n-gram in its text, int64 [K].
+    `keys` are the pairs as numbers, text * distinct + id of the n-gram, int64 [K], ascending.
     """
 
     keys: np.ndarray
@@ -52,21 +50,17 @@ class Counts:
 
     @property
     def owners(self) -> np.ndarray:
-        """The index of the text of each pair, int64 [K]."""
         return self.keys // self.distinct
 
     @property
     def ids(self) -> np.ndarray:
-        """The id of the n-gram of each pair, int64 [K]."""
         return self.keys % self.distinct
 
     @property
     def total(self) -> np.ndarray:
-        """The number of occurrences of each n-gram in all texts together, float64 [distinct]."""
         return np.bincount(self.ids, self.counts, self.distinct)
 
     def of(self, keys: np.ndarray) -> np.ndarray:
-        """Return the count for each of the given keys; 0 for a key that is not in `self.keys`."""
         if not len(self.keys):
             return np.zeros(len(keys), dtype=np.int64)
         places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)

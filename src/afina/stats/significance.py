@@ -29,7 +29,6 @@ class Evidence:
     """The difference of two methods with its interval and p values, before the correction for several pairs of methods.
 
     Attributes:
-        difference: The metric of the first method minus the metric of the second.
         p_worse: The one-sided p value of the hypothesis that the first method is worse by the margin or more.
         p_better: The one-sided p value of the hypothesis that the first method is better by the margin or more.
         model: The mean squares of the differences, from which `needed` computes how more data would help.
@@ -71,9 +70,6 @@ class Evidence:
         The two pseudo-examples of `Crossed.of` have the typical size (`size_of`) of the methods' differences if the
         metric uses probabilities or is graded. For other metrics, or equal differences, the pseudo-examples have the
         typical size of the methods' own values, because two methods often agree on most examples.
-
-        Args:
-            few: Whether the values are of documents, of which there may be only a few (`Crossed.of`).
         """
         values = np.asarray(first, dtype=np.float64) - second
         if (values == values[0]).all():
@@ -105,7 +101,7 @@ class Evidence:
     def needed(self, margin: float, level: float, pairs: int) -> tuple[int | None, int | None]:
         """Return how many more seeds alone, and more examples alone, would change the verdict from "undecided".
 
-        The argument `pairs` is the factor by which Holm's correction multiplies the p value of this pair.
+        `pairs` is the factor by which Holm's correction multiplies the p value of this pair.
         """
         seeds, examples = self.model.seeds, self.model.examples
 

@@ -70,9 +70,7 @@ def _token_f1(answer: Sequence[str], reference: Sequence[str]) -> float:
 def rouge_values(kind: str) -> Callable[[Answered], np.ndarray]:
     """Return a function that computes the ROUGE F1 of each answer with its best reference, [N].
 
-    Args:
-        kind: "1" or "2" for ROUGE-1 or ROUGE-2, which count shared n-grams, or "l" for ROUGE-L, which uses the longest
-            common subsequence of the whole texts.
+    ROUGE-1 and ROUGE-2 count shared n-grams, and ROUGE-L uses the longest common subsequence of the whole texts.
     """
 
     def values(answered: Answered) -> np.ndarray:

@@ -133,7 +133,6 @@ class ClassTargets(TargetKind):
         return [spoken[index] for index in found.tolist()]
 
     def drawn_strata(self, found: np.ndarray, count: int) -> np.ndarray:
-        """Return the class of each text."""
         return found.astype(np.int64)
 
     def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:

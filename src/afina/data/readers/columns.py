@@ -83,12 +83,11 @@ class ColumnNames:
     """The names of a file's columns by role.
 
     Attributes:
-        labels: The names of the label columns: empty if no label is read, several if each label has a column.
+        labels: Empty if no label is read, several if each label has a column.
         others: The names of the columns that are not read.
         kind: The kind of task that follows from the column names or the user's options. None: the kind is recognised
             from the labels.
         group: The name of a column whose value is the row's group: rows of a group stay in the same split.
-        notes: Sentences for the user about columns that may be the target and are not read as entities.
     """
 
     text: str
@@ -129,10 +128,9 @@ def of_texts(
     """Return the text columns: the columns that the user names, or columns with usual names, regardless of case.
 
     Args:
-        where: The beginning of error messages.
         label: The names of columns that hold labels, not texts.
         first: Whether to take the first name in TEXT if several columns may be the text; else this is an error.
-        written: Whether the task is text-to-text, so that the column names in WRITTEN are usual names too.
+        written: Whether the column names in WRITTEN are usual names too.
         words: Whether a column of WORDS is the text if no column has a name in TEXT.
 
     Raises InvalidData if a column is missing or several columns may be the text.
@@ -188,9 +186,7 @@ def _inputs(where: str, names: Sequence[str], label: Sequence[str]) -> ColumnNam
 def _of_written(table: FileTable, asked: ReadingOptions, *, asks: bool, first: bool) -> ColumnNames | None:
     """Return the columns of a text-to-text task; None if the table does not look like one.
 
-    Args:
-        asks: Whether the user has set the kind "text". If the user has not set this kind, the table must have the
-            column names of WRITTEN.
+    Unless the user `asks` for the kind "text", the table must have the column names of WRITTEN.
     """
     text, text_pair, target = asked.text, asked.text_pair, asked.label
     where, names = str(table.path), list(table.columns)
@@ -226,11 +222,7 @@ def _of_written(table: FileTable, asked: ReadingOptions, *, asks: bool, first: b
 
 
 def _of_entities(table: FileTable, asked: ReadingOptions, *, asks: bool, first: bool) -> ColumnNames | None:
-    """Return the columns of a task of entities; None if the table does not look like one.
-
-    Args:
-        asks: Whether the user has set the kind "entities".
-    """
+    """Return the columns of a task of entities; None if the table does not look like one and the user does not ask."""
     where, names = str(table.path), list(table.columns)
     words = [asked.text] if asked.text is not None else _among(names, WORDS)
     words = [name for name in words if name in names and hold_words(table.columns[name])]
@@ -267,12 +259,10 @@ def _of_entities(table: FileTable, asked: ReadingOptions, *, asks: bool, first: 
 
 
 def names_words(name: str) -> bool:
-    """Return whether a column name is usual for words."""
     return name.strip().casefold() in WORDS
 
 
 def _rank(name: str) -> int:
-    """Return the place of a column name among the usual names of columns of entities."""
     usual = (*ANNOTATED, *LABEL)
     return usual.index(name.strip().casefold())
 
@@ -292,9 +282,8 @@ def _are_beside(table: FileTable, found: Sequence[str], labels: Sequence[str]) -
 def _annotated(table: FileTable, names: Iterable[str], words: Sequence[str], *, plain: bool = False) -> list[str]:
     """Return the columns among `names` that hold spans, or a tag for each word of a column of words.
 
-    Args:
-        plain: Whether the file has a column of texts beside the words. Lists in a column of LABEL may then be several
-            labels of the text, and are tags only if most of their items look like tags.
+    With a column of texts beside the words (`plain`), lists in a column of LABEL may be several labels of the text, and
+    are tags only if most of their items look like tags.
     """
     columns = [(name, table.columns[name]) for name in names if name in table.columns and name not in words]
     return [
@@ -414,7 +403,6 @@ def choose(table: FileTable, asked: ReadingOptions, *, first: bool = False, kind
 
 
 def _check_apart(where: str, found: Sequence[str], texts: Sequence[str], field: str) -> None:
-    """Raise InvalidData if a target column is also a text column."""
     for name in found:
         if name in texts:
             raise problems.LABEL_IS_TEXT(where=where, field=field, column=name)

@@ -53,14 +53,7 @@ def is_conll(path: Path) -> bool:
 
 
 class _Sentences:
-    """The sentences of a file in CoNLL columns.
-
-    Attributes:
-        tabs: Whether tabs separate the columns. None: no word was read so far.
-        width: The number of columns.
-        comments: The number of comments that were read so far.
-        documents: The number of documents that were read so far.
-    """
+    """The sentences of a file in CoNLL columns; the first word decides whether tabs separate columns, and how many."""
 
     def __init__(self, file: Source, path: Path) -> None:
         self._file, self._path = file, path
@@ -68,7 +61,6 @@ class _Sentences:
         self.width = self.comments = self.documents = 0
 
     def notes(self) -> tuple[str, ...]:
-        """Return sentences about what was read: columns, documents and comments."""
         mark = "tabs" if self.tabs else "spaces"
         said = [f"{self._path}: CoNLL columns, {self.width} in each line, separated by {mark}."] if self.width else []
         if self.documents:
@@ -79,7 +71,6 @@ class _Sentences:
         return (*said, *self._file.notes)
 
     def rows(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Yield the line of each sentence's first word, and its columns."""
         words: list[list[str]] = []
         first = 0
         for number, line in enumerate(self._file.lines(western=True), start=1):
@@ -113,7 +104,6 @@ class _Sentences:
         return not columns or (line.startswith("# ") and not looks_like_tag(fields[-1]))
 
     def _check(self, number: int, line: str, fields: list[str]) -> None:
-        """Take the columns of the first word for all. Raises InvalidData for a line with other columns."""
         if self.tabs is None:
             self.width, self.tabs = len(fields), "\t" in line
         if len(fields) != self.width:

@@ -60,8 +60,7 @@ class _Plain:
     Attributes:
         fits: Whether each line has as many fields as the first line, if lines are split at every tab.
         marked: The number of the first line with a quotation mark. 0: no line has a quotation mark.
-        stray: The number of the first line with a quotation mark in a field that is not completely quoted. None: no
-            line has such a field.
+        stray: The number of the first line with a quotation mark in a field that is not completely quoted.
     """
 
     def __init__(self) -> None:
@@ -93,12 +92,7 @@ class _Plain:
 
 
 class _Quoted:
-    """Statistics of the lines of a tsv file under the assumption that quotation marks quote fields.
-
-    Attributes:
-        fits: Whether each field with a quotation mark is completely quoted, and each row has as many fields as the
-            first row.
-    """
+    """Statistics of the lines of a tsv file under the assumption that quotation marks quote fields."""
 
     def __init__(self) -> None:
         self._fits = True
@@ -175,7 +169,6 @@ def _begins_open(line: str) -> bool:
 
 
 def csv_rows(file: Source, path: Path) -> RowStream:
-    """Return the rows of a csv file; a first line such as `sep=;` or the header says which separator the file has."""
     lines = _with_returns(file.lines(western=True))
     first, number = next(lines, ""), 1
     said = _SAID.fullmatch(first)
@@ -242,7 +235,6 @@ def _delimited(
 
 
 def tsv_rows(file: Source, path: Path) -> RowStream:
-    """Return the rows of a tsv file, with or without quoted fields. Raises InvalidData if quoting is ambiguous."""
     if not file.can_be_read_again:
         raise problems.TSV_FROM_PIPE(path=path)
     with source.opened(path) as again:

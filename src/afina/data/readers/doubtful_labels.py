@@ -38,11 +38,7 @@ def folded(name: str) -> str:
 
 @dataclass(frozen=True)
 class Spellings:
-    """The spelling to keep for labels that differ only in spelling (whose names are equal after `folded`).
-
-    Attributes:
-        kept: The spelling to keep, by the normalised name. Empty: all labels keep their spelling.
-    """
+    """The spelling to keep, by the normalised name (`folded`). Empty: all labels keep their spelling."""
 
     kept: Mapping[str, str]
 
@@ -75,7 +71,6 @@ class Spellings:
         return cls({})
 
     def applied(self, rows: LabelledRows) -> LabelledRows:
-        """Return the rows with the kept spelling of each label, and a note about each changed spelling."""
         if not self.kept:
             return rows
         changed: dict[str, str] = {}
@@ -94,7 +89,6 @@ class Spellings:
 
 
 def contradictions(*parts: LabelledRows) -> tuple[str, ...]:
-    """Return a note about texts that occur in several rows with different labels; empty if there are none."""
     first: dict[str, tuple[Label, str, str]] = {}
     counts: Counter[str] = Counter()
     differing: dict[str, str] = {}

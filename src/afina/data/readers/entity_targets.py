@@ -91,7 +91,6 @@ class EntityTargets(TargetKind):
         return replace(table, columns=table.columns | columns), notes
 
     def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
-        """Return the entities of each row of a table that `prepared` has returned."""
         return list(table.columns[columns[0]])
 
     def read(self, column: LabelColumn, row: int, form: LabelFormat) -> Label:
@@ -105,7 +104,6 @@ class EntityTargets(TargetKind):
         return [min(names, key=lambda name: (counts[name], name), default="") for names in several]
 
     def names(self, label: Label) -> tuple[str, ...]:
-        """Return the label of each entity of a text."""
         return tuple(entity.label for entity in _entities(label))
 
     def renamed(self, label: Label, name: Callable[[str], str]) -> Label:
@@ -136,11 +134,7 @@ class EntityTargets(TargetKind):
         labels: Sequence[str] | None = None,
         names: Sequence[str] = (),
     ) -> TaskData:
-        """Return the labels of entities and both splits; the labels are sorted, or in the order of `labels`.
-
-        Args:
-            labels: The labels of entities, or the names of the tags 0, 1, ...
-        """
+        """Return the labels of entities, or of the tags in `labels`, and both splits."""
         known = self._ordered(train, labels)
         both = self._split(train, known), self._split(evaluation, known)
         return TaskData(known, *both, self.kind, column=train.column)
@@ -189,7 +183,6 @@ class EntityTargets(TargetKind):
     def answers(
         self, label_names: Sequence[str], found: np.ndarray, words: Mapping[str, Sequence[str]] | None = None
     ) -> list[str]:
-        """Return the entities as JSON."""
         return [json.dumps([entity._asdict() for entity in each]) for each in found.tolist()]
 
     def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
@@ -204,7 +197,6 @@ class EntityTargets(TargetKind):
 
 
 def _entities(label: Label) -> tuple[Entity, ...]:
-    """Return the entities of a label of this kind."""
     return tuple(one for one in label if isinstance(one, Entity)) if isinstance(label, tuple) else ()
 
 

@@ -39,13 +39,7 @@ UNLABELLED = -1
 
 
 def load(path: Path, asked: ReadingOptions, evaluation: Path | None = None, says: Says = silent) -> TaskData:
-    """Read a task from the file or directory `path`.
-
-    With the file `evaluation`, all texts of `path` are training texts, and the file has the evaluation texts.
-
-    Args:
-        says: Called with lines about the progress.
-    """
+    """Read a task from a file or directory; with the file `evaluation`, all texts of `path` are training texts."""
     tables = [formats.read(_find(path, ("train",)) if path.is_dir() else path, asked.sheet, says)]
     if evaluation is not None or path.is_dir():
         tables.append(evaluation_table(evaluation or _find(path, EVALUATION), asked, says))
@@ -66,11 +60,9 @@ class TableReading:
         tables: The training table (or the only table, of texts to evaluate an adapter on), and the evaluation table if
             there is one. Class indices are replaced by class names if the files name the classes.
         columns: The columns of the first table.
-        form: The format of the label column.
-        asked: The user's reading options.
         published: Whether the data are from the Hub. Data of the Hub are read by the rules of afina's first version,
-            because recorded runs used these rules. For data of the Hub, words such as `NA` are kept, of several
-            possible columns the first is taken, and labels keep their spelling.
+            because recorded runs used these rules: words such as `NA` are kept, of several possible columns the first
+            is taken, and labels keep their spelling.
     """
 
     tables: tuple[FileTable, ...]
@@ -92,7 +84,7 @@ class TableReading:
         """Choose the columns and the format of labels by the first table. Raises InvalidData or UnknownName.
 
         Args:
-            form: The format of the label column. None: the format is recognised.
+            form: None: the format is recognised.
             known: The labels that may occur. If none of them is a class name of the file, class indices stay integers.
         """
         asked = _of_annotators(tables[0], asked)
@@ -131,7 +123,6 @@ class TableReading:
         return labelled(table, chosen, self.form, None if kept else check_how(self.asked.missing or "refuse"))
 
     def _held_out_rows(self) -> LabelledRows:
-        """Return the labelled rows of the evaluation table, read with the columns of the training table."""
         chosen, (_, table) = self.columns, self.tables
         texts = replace(self.asked, text=chosen.text, text_pair=chosen.text_pair, separator=self.form.separator)
         asked = replace(texts, label=",".join(chosen.labels), kind=self.form.kind)
@@ -210,10 +201,8 @@ def to_measure(
     """Read the labelled rows of a file, or of a directory's evaluation file, on which an adapter is evaluated.
 
     Args:
-        form: The format of the label column.
         known: The labels that may occur.
-        usual: The reading options of the adapter's task. The columns and the treatment of missing values in these
-            options are the defaults, the columns only if the file has them.
+        usual: The reading options of the adapter's task: defaults, those of columns only if the file has them.
 
     Returns:
         The labelled rows, the label names of the integers 0, 1, ... (empty if unknown), and the path of the file.
@@ -294,7 +283,6 @@ def _is_sst2(file: FileTable) -> bool:
 
 
 def _check_separator(separator: str | None, kind: TargetKind | None) -> None:
-    """Raise InvalidData if a separator of labels is given but the kind of task has one label for each text."""
     if separator is not None and kind and not kind.several:
         raise problems.SEPARATOR_OF_ONE_LABEL(kind=kind.kind, separator=separator, option="separator")
 

@@ -35,11 +35,9 @@ class FileTable:
     """The rows of a file, by column.
 
     Attributes:
-        columns: The values of each column, by the column's name.
         places: The line or row number in the file of each row, from 1.
         unit: What `places` counts: "line", "row" or "item".
         classes: For each column of class indices, the class names of 0, 1, ..., if the file has them.
-        notes: Sentences about unexpected findings in the file.
         answers: The columns of the answers of annotators, if the file says which columns these are. A row without an
             answer was not annotated.
     """
@@ -68,10 +66,8 @@ class FileTable:
 def opened(path: str | Path, sheet: str | None = None) -> Iterator[RowStream]:
     """Open a file in one of the formats of READERS as a stream of rows.
 
-    Args:
-        sheet: The sheet of an xlsx file. None: the only sheet that is not empty.
-
-    Raises NotFound when the file is opened, and InvalidData, which names the line, while rows are read.
+    Without `sheet`, the only sheet of an xlsx file that is not empty is read. Raises NotFound when the file is opened,
+    and InvalidData, which names the line, while rows are read.
     """
     path = Path(path)
     reader = READERS.get(source.kind(path)) or (conll.conll_rows if conll.is_conll(path) else None)
@@ -93,14 +89,7 @@ SAID_SECONDS = 1.0
 
 
 def read(path: str | Path, sheet: str | None = None, says: Says = silent) -> FileTable:
-    """Return the rows of a file as a table.
-
-    Args:
-        sheet: The sheet of an xlsx file. None: the only sheet that is not empty.
-        says: Called with a line about the progress each SAID_SECONDS.
-
-    Raises NotFound, or InvalidData, which names the line.
-    """
+    """Return the rows of a file as a table. Raises NotFound, or InvalidData, which names the line."""
     said = meter.now()
     with opened(path, sheet) as found:
         columns: dict[str, list[Any]] = {name: [] for name in found.names or ()}
@@ -199,14 +188,7 @@ def _is_pair(item: Any) -> bool:
 
 
 def parsed(where: str, text: str | bytes, expected: str) -> Any:
-    """Parse a JSON text.
-
-    Args:
-        where: The beginning of error messages.
-        expected: A description of the expected content, for error messages.
-
-    Raises InvalidData if the text is not JSON or a key occurs twice in an object.
-    """
+    """Parse a JSON text. Raises InvalidData, which begins with `where`, also if a key occurs twice in an object."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
@@ -339,13 +321,8 @@ _DAMAGED = (*source.DAMAGED, ParseError, LookupError, ValueError, TypeError)
 def sheet_rows(stream: BinaryIO, path: Path, sheet: str | None) -> tuple[str, Iterator[tuple[int, Sequence[Any]]]]:
     """Return a sheet's name and an iterator of (row number, cells) over the sheet's non-empty rows.
 
-    A cell with a formula has the value that the workbook saved.
-
-    Args:
-        sheet: The name of the sheet. None: the only sheet that is not empty.
-
-    Raises InvalidData if the file is damaged or the sheet does not exist. Raises InvalidData if `sheet` is None and
-    several sheets are not empty.
+    A cell with a formula has the value that the workbook saved. Without `sheet`, the only sheet that is not empty is
+    read.
     """
     with _telling(path):
         book = _book(stream)
@@ -365,7 +342,6 @@ def sheet_rows(stream: BinaryIO, path: Path, sheet: str | None) -> tuple[str, It
 
 
 def has_sheet(path: Path, sheet: str | None) -> bool:
-    """Return whether a file is a workbook with a sheet named `sheet`."""
     return sheet is not None and sheet in sheet_names(path)
 
 

@@ -41,8 +41,6 @@ def table_of(data: Any, targets: Any = None) -> FileTable:
     """Convert a DataFrame, a dict of columns, a list of dicts, or texts and their targets to a FileTable.
 
     Cells become JSON values: a missing value becomes None, a date its ISO string, a decimal a number.
-
-    Raises InvalidData.
     """
     if targets is not None:
         texts, pairs = as_lists(data)

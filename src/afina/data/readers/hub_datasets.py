@@ -40,9 +40,7 @@ class GlueTask:
     texts       the names of the text columns on the Hub; the label column on the Hub is `label`
     own, label  the names of the text columns and of the label column in GLUE's own files
     names       the label names, in the order of the Hub's integers; empty if the targets are numbers
-    metric      GLUE's metric
     config      the folder on the Hub
-    validation  the name of the evaluation split on the Hub
     dev         the name of the evaluation file among GLUE's own files
     header      the columns of GLUE's own files if these have no header line
     """
@@ -62,7 +60,6 @@ class GlueTask:
         return CLASSES if self.names else NUMBER
 
     def patterns(self) -> dict[str, str]:
-        """Return the glob patterns of the task's training and evaluation files on the Hub, by split."""
         return {split: f"{self.config}/{split}-*.parquet" for split in ("train", self.validation)}
 
 
@@ -124,7 +121,6 @@ def load_glue(name: str, labels: Sequence[str] | None = None, *, offline: bool =
 
 
 def is_glue_cached(name: str) -> bool:
-    """Return whether `load_glue` can read a GLUE task without a network."""
     from afina import hub
 
     try:
@@ -148,7 +144,6 @@ def load_glue_files(name: str, directory: Path, labels: Sequence[str] | None = N
 
 
 def glue_files(name: str, directory: Path) -> list[Path]:
-    """Return the paths of a GLUE task's training file and evaluation file. Raises NotFound."""
     form = GLUE[name]
     if not directory.is_dir():
         raise problems.GLUE_DIRECTORY_MISSING(expected=_listed(form), path=directory)
@@ -211,7 +206,6 @@ def _fields(line: str) -> list[str]:
 
 
 def _rows(form: GlueTask, found: FileTable, texts: Sequence[str], label: str) -> LabelledRows:
-    """Return the labelled rows of a GLUE table, without the rows that have no label."""
     _check_columns(found, (*texts, label))
     names = list(_labels(form, found, found.columns[label]))
     kept = [i for i, name in enumerate(names) if name is not None]
@@ -268,7 +262,6 @@ class HubDataset:
 
     @classmethod
     def parse(cls, address: str) -> HubDataset:
-        """Parse an address such as `owner/name:config`. Raises NotFound if the address is malformed."""
         repository, _, config = address.partition(":")
         owner, slash, name = repository.partition("/")
         if not (owner and slash and name) or "/" in name or " " in repository:
@@ -294,7 +287,6 @@ def load_dataset(place: HubDataset, asked: ReadingOptions, *, offline: bool = Fa
 
 
 def is_dataset_cached(place: HubDataset) -> bool:
-    """Return whether `load_dataset` can read a data set without a network."""
     from afina import hub
 
     try:

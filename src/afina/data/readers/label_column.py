@@ -33,14 +33,12 @@ class LabelFormat:
     """How to read the cells of a label column.
 
     separator  the text between the labels of a cell; None: a cell holds a list, or at most one label
-    notation   how numbers are written, such as with a decimal comma; None: the notation is recognised
+    notation   how numbers are written; None: the notation is recognised
     hot        the label name of each position, if cells are multi-hot lists; the column's name, if a single column
                says with true and false whether the text has the label of this name; else empty
     keeps      whether a word such as `NA` is a label and not a missing value
     tagged     whether a cell has a tag for each word of a list of words, and not spans of a text
     names      the names of the tags 0, 1, ..., if tags are numbers
-    repair     whether borders of entities and tags that cannot follow each other are repaired
-    other      the other kinds of label as which the cells can be read; empty if the kind is clear
     """
 
     kind: Kind
@@ -60,7 +58,6 @@ class LabelColumn:
 
     cells  the values of the non-empty cells by row, without surrounding white space
     known  the values by row of the cells that do not hold a word for a missing value
-    keeps  whether a word such as `NA` is a label and not a missing value
     """
 
     table: FileTable
@@ -88,7 +85,6 @@ class LabelColumn:
         return f"{self.table.where(row)}: column {self.name!r}"
 
     def said(self, *words: str) -> bool:
-        """Return whether the name of the label column contains one of `words`."""
         split = re.sub(r"([a-z])([A-Z])", r"\1 \2", self.name)
         return any(word.casefold() in words for word in re.findall(r"[^\W\d_]+", split))
 

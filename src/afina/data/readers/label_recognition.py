@@ -39,7 +39,6 @@ _AS_LABELS = "`kind` labels reads a cell such as {cell!r} as several labels"
 
 
 def form_of_several(column: LabelColumn, separator: str | None, labels: Sequence[str] | None) -> LabelFormat:
-    """Return the format of a label column with several labels for each text. Raises InvalidData."""
     if separator is None and not _lists(column.values):
         separator = _occurring(column.values, SEPARATORS)
     hot = multi_hot_names(column, separator, labels)
@@ -47,16 +46,10 @@ def form_of_several(column: LabelColumn, separator: str | None, labels: Sequence
 
 
 def form_found(column: LabelColumn, labels: Sequence[str] | None, published: bool) -> LabelFormat:
-    """Return the format of a label column if the user has not named the kind of task.
+    """Return the format of a label column if the user has not named the kind of task (docs/reference/tasks.md).
 
-    The rule is in docs/reference/tasks.md.
-
-    Args:
-        labels: The labels that the user names.
-        published: Whether the data come from the Hub. Whole numbers in data of the Hub are read by the rule of afina's
-            first version, because recorded runs used this rule.
-
-    Raises InvalidData.
+    Whole numbers in data that are `published` on the Hub are read by the rule of afina's first version, because
+    recorded runs used this rule. Raises InvalidData.
     """
     known = column.values
     check_readable(column)
@@ -105,7 +98,6 @@ def _of_odd_numbers(column: LabelColumn) -> Notation | None:
 
 
 def notation_of(column: LabelColumn) -> Notation:
-    """Return the notation of the numbers in a label column. Raises InvalidData if several notations fit."""
     fits = notations(column.values)
     if len(fits) > 1 and column.known:
         _refuse_odd(column, fits)

@@ -39,7 +39,6 @@ SPANS = "labels"
 
 
 def is_tasks(items: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether the objects of a JSON file are tasks of Label Studio."""
     return bool(items) and all(
         isinstance(one.get("data"), dict) and (one.keys() == {"data"} or bool(one.keys() & _OF_TASKS)) for one in items
     )
@@ -61,7 +60,6 @@ class LabelStudioTasks:
     """The tasks of a file of Label Studio.
 
     Attributes:
-        items: The tasks, as objects.
         places: The id of each task in Label Studio; if some tasks have no id of their own, their numbers from 1.
         answers: For each task, the answer by control. Empty: the task has no label.
         spans: The controls whose answers are spans.
@@ -90,7 +88,6 @@ class LabelStudioTasks:
 
     @property
     def controls(self) -> list[str]:
-        """The names of the controls that gave answers."""
         return list(dict.fromkeys(name for one in self.answers for name in one))
 
     def rows(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -101,7 +98,6 @@ class LabelStudioTasks:
             yield place, data | {name: answer.get(name) for name in controls}
 
     def notes(self) -> tuple[str, ...]:
-        """Return a line about the columns of the answers, and about tasks without a label."""
         controls = self.controls
         said = [f"{self.path}: tasks of Label Studio."]
         if controls:
@@ -138,7 +134,6 @@ class LabelStudioTasks:
 
 
 def _controls_of_spans(path: Path, places: Sequence[int], items: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of the controls that gave spans in any annotation."""
     found: dict[str, None] = {}
     for place, item in zip(places, items, strict=True):
         try:

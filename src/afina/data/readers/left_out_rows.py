@@ -47,12 +47,10 @@ _KEPT = {
 
 @dataclass(frozen=True, eq=False)
 class LeftOutRows:
-    """The rows of a file that are left out of the training texts.
+    """The training texts that the rows of a file leave out.
 
-    Attributes:
-        split: The training texts that are left out.
-        counts: The number of rows of the file by the part of the task in which they are: TRAINING, EVALUATION, ASIDE or
-            UNUSED. Only the rows in TRAINING are left out. A part without such a row is not listed.
+    `counts` is the number of rows of the file by the part of the task in which they are: TRAINING, EVALUATION, ASIDE or
+    UNUSED. Only the rows in TRAINING are left out. A part without such a row is not listed.
     """
 
     path: str
@@ -61,7 +59,6 @@ class LeftOutRows:
 
     @property
     def note(self) -> str:
-        """A line for the user: how many rows are left out, and how many are kept for which reason."""
         number = self.counts.get(TRAINING, 0)
         kept = ", ".join(f"{self.counts[part]:,} {words}" for part, words in _KEPT.items() if part in self.counts)
         rows = "1 row is" if number == 1 else f"{number:,} rows are"
@@ -69,7 +66,6 @@ class LeftOutRows:
 
 
 def without_file(file: str | os.PathLike[str]) -> Path:
-    """Return the path of a file of rows to leave out. Raises NotFound if the file does not exist."""
     path = Path(file).expanduser()
     if not os.path.isfile(path):
         raise problems.WITHOUT_FILE_MISSING(expected=list(READERS), path=file, field="without")
@@ -81,15 +77,8 @@ def leave_out(
 ) -> tuple[Split, LeftOutRows]:
     """Return the training split without the rows that a file names, and these rows.
 
-    Args:
-        address: The address of the task, for messages.
-        file: The path of the file.
-        found: The data of the task, with all rows.
-        train: The texts from which models learn.
-        aside: The splits that were cut off the training split.
-
-    Raises NotFound. Raises InvalidData if the task does not have a row of the file, if a row has another text or
-    another label than the task, or if no training text or no text of a label is left.
+    `aside` are the splits that were cut off the training split. Raises NotFound. Raises InvalidData if the task does
+    not have a row of the file, if a row has another text or label than the task, or if no text of a label is left.
     """
     path = without_file(file)
     if TARGETS[found.kind].written:
@@ -124,7 +113,6 @@ _Place = tuple[str, Split, int]
 
 
 def _wanted(table: FileTable, *, pairs: bool) -> dict[_Key, tuple[int, str]]:
-    """Return the rows that a table names, each with its row in the table and the normalised form of its text."""
     needed = [FILE, ROW, TEXT, *([TEXT_PAIR] if pairs else [])]
     if lacking := [name for name in needed if name not in table.columns]:
         raise problems.WITHOUT_COLUMNS(path=table.path, found=list(table.columns), expected=needed, missing=lacking)
@@ -158,12 +146,10 @@ def _whole(value: Any) -> int | None:
 
 
 def _last(path: str) -> str:
-    """Return the last part of a path of this or another operating system."""
     return re.split(r"[\\/]", path.strip())[-1]
 
 
 def _places(parts: Mapping[str, Sequence[Split]], wanted: Mapping[_Key, Any]) -> dict[_Key, list[_Place]]:
-    """Return the places in a task of each wanted row; files of one name may have the row in several places."""
     found: dict[_Key, list[_Place]] = {}
     for part, splits in parts.items():
         for split in splits:
@@ -178,7 +164,6 @@ def _places(parts: Mapping[str, Sequence[Split]], wanted: Mapping[_Key, Any]) ->
 def _unknown(
     address: str, table: FileTable, row: int, key: _Key, here: Sequence[_Place], whole: Sequence[Split]
 ) -> InvalidData:
-    """Return the error for a row that is no row of the task, or that has another text there."""
     name, number = key
     if here:
         _, split, index = here[0]
@@ -205,11 +190,7 @@ def _unknown(
 
 @dataclass(frozen=True)
 class _Labels:
-    """The labels in the file, if its kind of task has one label a text: they must be those of the task.
-
-    Attributes:
-        cells: The cells of the column LABEL. None: the labels are not compared.
-    """
+    """The labels in the file, which must be those of the task. None: a text may have several labels."""
 
     table: FileTable
     cells: Sequence[Any] | None
@@ -223,7 +204,6 @@ class _Labels:
         return cls(table, cells, found.kind, found.label_names)
 
     def check(self, row: int, split: Split, index: int) -> None:
-        """Raise InvalidData if a row of the file has another label than the task, as after a correction."""
         if self.cells is None or is_empty(self.cells[row]):
             return
         given = str(TARGETS[self.kind].spelled(self.label_names, split.labels[index : index + 1])[0])
@@ -236,7 +216,6 @@ class _Labels:
 
 
 def _check_rest(path: str, found: TaskData, train: Split, rest: Sequence[int]) -> None:
-    """Raise InvalidData if no training text is left, or if a label has lost all its training texts."""
     if not rest:
         raise problems.WITHOUT_NONE_LEFT(path=path, examples=len(train))
     kind = TARGETS[found.kind]

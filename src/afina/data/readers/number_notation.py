@@ -56,7 +56,6 @@ class Notation:
         return found if math.isfinite(found) else None
 
     def reads(self, cells: Sequence[Any]) -> bool:
-        """Return whether all cells are numbers in this notation."""
         return all(self.value(cell) is not None for cell in cells)
 
     def said(self, cells: Sequence[Any]) -> str:

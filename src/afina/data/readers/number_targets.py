@@ -33,10 +33,7 @@ class NumberTargets(TargetKind):
     named = False
 
     def form(self, column: LabelColumn, asked: ReadingOptions) -> LabelFormat:
-        """Return the format of a column of numbers, with the notation that fits all numbers.
-
-        Raises InvalidData if several notations fit.
-        """
+        """Return the format with the notation that fits all numbers. Raises InvalidData if several fit."""
         return LabelFormat(self.kind, notation=notation_of(column))
 
     def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
@@ -63,7 +60,6 @@ class NumberTargets(TargetKind):
         labels: Sequence[str] | None = None,
         names: Sequence[str] = (),
     ) -> TaskData:
-        """Return both splits of a regression task; its only label name is the name of the target column."""
         self.refuse_names(labels)
         found = self.matched(train), self.matched(evaluation)
         return TaskData((train.column,), *found, self.kind, column=train.column)

@@ -24,13 +24,9 @@ from afina.sentence import Sentence
 
 
 def labelled(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How | None) -> LabelledRows:
-    """Return the labelled texts of a table.
+    """Return the labelled texts of a table. Raises InvalidData, which names the row.
 
-    Args:
-        how: How to treat missing values. If `how` is None, an empty text or label is an error, and words such as `NA`
-            are kept.
-
-    Raises InvalidData, which names the row.
+    If `how` is None, an empty text or label is an error, and words such as `NA` are kept.
     """
     if not table.places:
         raise problems.NO_ROWS(path=table.path)
@@ -92,7 +88,6 @@ def _said(table: FileTable, names: Sequence[str], form: LabelFormat) -> list[str
 
 
 def _numbers_said(table: FileTable, name: str) -> str:
-    """Return a note if a text column has only numbers or dates, or some cells that are not strings; else ""."""
     values = table.columns[name]
     if all(plain_number(value) is not None or is_date(value) or is_empty(value) for value in values):
         example = next((value for value in values if not is_empty(value)), "")
@@ -138,7 +133,6 @@ SHOWN = 10
 
 
 def check_how(how: str) -> How:
-    """Return the value `how` of the option `missing` if it is one of HOWS. Raises UnknownName if it is not."""
     for one in HOWS:
         if one == how:
             return one
@@ -157,13 +151,7 @@ def without(
 ) -> tuple[FileTable, tuple[str, ...]]:
     """Return the table without the rows in which a text or label is missing, and a note about these rows.
 
-    Args:
-        texts, labels: The names of the text columns and of the label columns.
-        expected: What a cell of a label column should hold, in words.
-        optional: Whether a cell of a label column may be empty.
-        empty: A function that returns whether a cell of a label column is empty. Default: `is_empty`.
-
-    Raises InvalidData, which names the rows, if a value is missing and `how` is not "skip".
+    A label may be missing if it is `optional`. Raises InvalidData, which names the rows, if `how` is not "skip".
     """
     found: dict[int, tuple[str, str]] = {}
     for name in dict.fromkeys([*texts, *labels]):

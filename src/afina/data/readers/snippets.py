@@ -59,11 +59,7 @@ def of_pairs(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
 
 
 def of_classes(marks: np.ndarray, classes: int, class_of: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
-    """Return the human ceiling of a classification task.
-
-    Args:
-        class_of: A function that maps marks or mean marks, float [N], to class indices, int [N].
-    """
+    """Return the human ceiling of a task whose classes `class_of` returns for (mean) marks, float [N]."""
 
     def figures(said: np.ndarray, true: np.ndarray) -> dict[str, float]:
         table = np.zeros((classes, classes))
@@ -117,12 +113,7 @@ EXACT = 1e-6
 
 
 class Snippet(NamedTuple):
-    """A sentence with its mean mark (`rating`), from a line of a file of the `snippets` asset.
-
-    Attributes:
-        number: The sentence's id in the file.
-        line: The line number in the file, from 1.
-    """
+    """A sentence with its mean mark (`rating`) and its line number, from a line of a file of the `snippets` asset."""
 
     domain: str
     number: str
@@ -132,7 +123,6 @@ class Snippet(NamedTuple):
 
     @property
     def example(self) -> Example:
-        """An example with the sentence, whose hash decides the sentence's split and order."""
         return Example(self.text, 0)
 
     @property
@@ -165,10 +155,8 @@ def rows(domain: str) -> LabelledRows:
 class _Told:
     """A task about single sentences of the `snippets` asset; calling the object reads the task.
 
-    kept     a function that selects the task's sentences from all sentences of its domains
-    label    a function that returns the label of a sentence
-    names    the label names in their order; empty if the targets are numbers
-    ceiling  a function that returns the human ceiling, by metric, given the marks of the evaluation split
+    `kept` selects the task's sentences, and `ceiling` returns the human ceiling, by metric, given the marks of the
+    evaluation split. Without `names`, the targets are numbers.
     """
 
     domains: tuple[str, ...]
@@ -307,7 +295,6 @@ def marks(found: Sequence[Snippet], *, offline: bool = False) -> np.ndarray:
 
 
 def _given(folder: Path, domain: str) -> dict[str, str]:
-    """Return the marks of a domain's sentences, as JSON lists by the id of the sentence."""
     path = folder / f"{DOMAINS[domain]}_anonDataRatings.txt"
     lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     return {number: marks for number, _, _, marks in (line.split("\t") for line in lines)}

@@ -51,12 +51,10 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def is_whole(text: str) -> bool:
-    """Return whether a string has no unpaired surrogate, which cannot be encoded."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, such as `1 span` or `1,200 spans`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
@@ -79,12 +77,11 @@ def kind(path: Path) -> str:
 
 
 def stem(path: Path) -> str:
-    """Return a file's name without the suffixes of format and compression, such as `more` for `more.csv.gz`."""
     return Path(path.stem).stem if path.suffix.lower() in COMPRESSED else path.stem
 
 
 def _only_file(path: Path, raw: BinaryIO) -> tuple[BinaryIO, zipfile.ZipInfo]:
-    """Return the only file in a zip archive, without files that macOS adds. Raises InvalidData if there are several."""
+    """Return the only file in a zip archive, without files that macOS adds."""
     try:
         archive = zipfile.ZipFile(raw)
         there = [one for one in archive.infolist() if not one.is_dir()]
@@ -116,10 +113,7 @@ class _Western:
         self.ascii = self.accented = 0
 
     def decoded(self, line: bytes, number: int) -> str:
-        """Decode a line as Windows-1252.
-
-        Raises InvalidData if the line is not Windows-1252, or is UTF-8 although an earlier line is not.
-        """
+        """Decode a line. Raises InvalidData if it is not Windows-1252, or is UTF-8 although an earlier line is not."""
         try:
             text = line.decode("cp1252")
         except UnicodeDecodeError as error:
@@ -151,12 +145,9 @@ class _Western:
 
 
 class Source:
-    """An open file or standard input that is read as lines; the function `opened` makes it.
+    """An open file or standard input that is read as lines; `notes` are about the lines that were read so far.
 
-    name    the name of the file in error messages
-    inner   the file's name without the suffix of compression; for a zip archive, the name of the file in it
-    stream  the decompressed bytes
-    notes   sentences about unexpected findings in the lines that were read so far
+    `inner` is the file's name without the suffix of compression; for a zip archive, the name of the file in it.
     """
 
     def __init__(self, path: Path, raw: BinaryIO) -> None:
@@ -182,7 +173,6 @@ class Source:
 
     @property
     def can_be_read_again(self) -> bool:
-        """Whether the file can be opened again and read from its beginning; False for a pipe or an empty file."""
         return self._size > 0
 
     def lines(self, *, western: bool = False) -> Iterator[str]:
@@ -210,10 +200,7 @@ class Source:
             raise problems.COMPRESSED_DAMAGED(path=self.name, _suffix=Path(self.name).suffix, _error=error) from None
 
     def _line(self) -> bytes:
-        """Return the next line of the decompressed file.
-
-        Raises InvalidData if a compressed file expands to more bytes than EXPANDED and RATIO allow.
-        """
+        """Return the next line; raise InvalidData if a compressed file expands beyond EXPANDED and RATIO."""
         if self._expanded is None:
             return self.stream.readline()
         parts = []
@@ -227,13 +214,7 @@ class Source:
         return b"".join(parts)
 
     def _eight_bit(self, line: bytes, *, utf8: bool, western: _Western | None) -> Iterator[str]:
-        """Yield the decoded lines of a file in UTF-8 or Windows-1252.
-
-        Args:
-            line: The first line.
-            utf8: Whether the file begins with the byte order mark of UTF-8.
-            western: The decoder of Windows-1252. None: a line that is not UTF-8 is an error.
-        """
+        """Yield the decoded lines of a file in UTF-8 (`utf8`: with its byte order mark), or else in Windows-1252."""
         number = 0
         while line:
             number += 1
@@ -306,13 +287,12 @@ class RowStream:
     """The rows of a file as an iterator.
 
     Attributes:
-        name: The file's name in error messages.
         names: The column names in their order. None: each row has its own column names.
-        rows: An iterator of (line or row number from 1, the row's values by column).
-        share: A function that returns the share of the file that was read so far; None if unknown.
+        rows: (line or row number from 1, the row's values by column).
+        share: Returns the share of the file that was read so far; None if unknown.
         unit: What the numbers in `rows` count: "line", "row" or "item".
         classes: For each column of class indices, the class names of 0, 1, ..., if the file has them.
-        notes: A function that returns sentences about unexpected findings in the rows that were read so far.
+        notes: Returns sentences about unexpected findings in the rows that were read so far.
         answers: The columns of the answers of annotators, if the file says which columns these are.
     """
 

@@ -36,12 +36,6 @@ _MOST_PYTHON = 1 << 20
 
 @dataclass(frozen=True)
 class RawSpan:
-    """A span as a file gives it.
-
-    Attributes:
-        text: The part of the text that the file says the span has. None: the file does not say.
-    """
-
     start: int
     end: int
     label: str
@@ -83,12 +77,10 @@ def _of_lists(cell: Mapping[str, Any]) -> list[Any] | None:
 
 
 def hold_spans(cells: Sequence[Any]) -> bool:
-    """Return whether cells of a column look like lists of spans: the items of a list are objects or lists."""
     return any(isinstance(item, Mapping | list | tuple) for cell in cells for item in list_in(cell) or ())
 
 
 def spans_in(cell: Any, where: Callable[[], str]) -> list[RawSpan]:
-    """Return the spans in a cell, in their order. Raises InvalidData, which names the row."""
     found = list_in(cell)
     if found is None:
         raise problems.SPANS_MALFORMED(where=where(), found=str(cell)[:40])
@@ -134,20 +126,13 @@ def _whole(value: Any) -> int | None:
 
 @dataclass
 class SpanRepair:
-    """The rows in which a repair has changed spans, by the kind of change.
-
-    Attributes:
-        trimmed: The row of each span from whose border white space was cut.
-        widened: The row of each span that was extended to whole words.
-        repeated: The row of each span that was left out because the text has the same span already.
-    """
+    """The row of each span that was changed, by the kind of change."""
 
     trimmed: list[str] = field(default_factory=list)
     widened: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
 
     def said(self) -> Iterator[str]:
-        """Yield a sentence for each kind of change, which names the first row."""
         for places, done in (
             (self.trimmed, "lost white space or invisible characters at a border"),
             (self.widened, "extended to whole words"),
@@ -163,7 +148,6 @@ class SpanPlaces:
     """The spans of a text are checked, and become entities.
 
     Attributes:
-        text: The text.
         where: Returns the place of the row, for messages.
         hint: Returns a sentence about another way to count characters in which all spans of the file fit; else "".
         repair: Counts what is repaired. None: a span that is not whole words is an error.
@@ -217,11 +201,7 @@ class SpanPlaces:
             )
 
     def _fitted(self, span: RawSpan, words: np.ndarray, spans: Sequence[RawSpan]) -> Entity:
-        """Return the entity of the words of a span; if a border is not that of a word, repair it or raise.
-
-        Args:
-            spans: All spans of the text.
-        """
+        """Return the entity of a span's words; a border that is not that of a word is repaired or refused."""
         first = int(np.searchsorted(words[:, 1], span.start, side="right"))
         last = int(np.searchsorted(words[:, 0], span.end, side="left"))
         if first >= last:

@@ -37,19 +37,15 @@ class LabelledRows:
     """N labelled texts as they were read, before labels become targets.
 
     Attributes:
-        labels: N labels as the data spell them: class names or integers, numbers, tuples of label names, or tuples of
-            target texts.
-        where: A function that returns the file and line of row i, such as `train.csv, line 7`.
-        column: The name of the label column.
+        labels: N labels as the data spell them.
+        where: Returns the file and line of row i, such as `train.csv, line 7`.
         names: All label names in their order, if they are known from the file, from multi-hot lists or from label
             columns. Empty: the label names are those that occur.
         columns: The names of the file's columns by role (`ColumnNames.roles`).
-        other: Other kinds as which the labels can be read, if the kind of task is uncertain.
-        notes: Sentences about unexpected findings.
         groups: The group of each row; if the rows are divided, the rows of a group stay together. None: the rows with
             the same text stay together.
         spaced: Whether the texts were given as words, which single spaces join.
-        rows: The file and number of each row. None: the texts are not rows of files.
+        rows: None: the texts are not rows of files.
     """
 
     texts: Sequence[str]
@@ -98,7 +94,6 @@ def identity(example: Example) -> str:
 
 
 def identities(rows: LabelledRows) -> list[str]:
-    """Return the normalised text (`identity`) of each row."""
     return [identity(example) for example in _examples(rows)]
 
 
@@ -107,13 +102,8 @@ def hold_out(rows: LabelledRows, strata: Sequence[str], *, both_sides: bool) -> 
 
     The texts of a stratum with the lowest `rank` are held out. Equal texts, and the texts of a group, stay in one split
     and belong to the stratum of the first of them. A stratum of two or more texts has at least one text in each split.
-    The split does not depend on the order of the file, unless a text has two labels.
-
-    Args:
-        strata: The stratum of each row, such as its label.
-        both_sides: Whether each stratum must have a text in both splits.
-
-    Raises InvalidData if `both_sides` is true and some strata, but not all, have only one text.
+    The split does not depend on the order of the file, unless a text has two labels. Raises InvalidData if strata must
+    be on `both_sides`, and some, but not all, have only one text.
     """
     of_text: dict[str, str] = {}  # the stratum by identity
     ranks: dict[str, int] = {}
@@ -145,9 +135,6 @@ def without_known(part: Split, train: Split, name: str) -> tuple[Split, tuple[st
 
     Documents repeat texts, such as the place and date at their top, so documents that are apart can share texts. If no
     text would be left, the part is returned as it is.
-
-    Args:
-        name: The name of the part in the note, such as "evaluation".
     """
     if part.groups is None:
         return part, ()
@@ -178,12 +165,10 @@ def divide(rows: LabelledRows) -> tuple[LabelledRows, LabelledRows]:
 
 
 def repeated(split: Split) -> int:
-    """Return how many examples of a split have the same text as an earlier example."""
     return len(split) - len({identity(example) for example in split})
 
 
 def repetition_notes(repeated: int, examples: int, where: str) -> list[str]:
-    """Return a note if more than a share REPEATED_LIMIT of the evaluation texts repeat another text; else nothing."""
     if repeated <= REPEATED_LIMIT * examples:
         return []
     return [
@@ -193,31 +178,24 @@ def repetition_notes(repeated: int, examples: int, where: str) -> list[str]:
 
 
 def sides(examples: Iterable[Example]) -> tuple[list[int], list[int]]:
-    """Return the indices of the examples that `divide` puts into the training split and into the evaluation split."""
     inside = [trains(rank(example)) for example in examples]
     return [i for i, chosen in enumerate(inside) if chosen], [i for i, chosen in enumerate(inside) if not chosen]
 
 
 def trains(ranked: int) -> bool:
-    """Return whether `divide` puts a text with this `rank` into the training split."""
     return ranked < TRAIN_SHARE * 2**64
 
 
 def first(split: Split, count: int | None, field: str) -> Split:
-    """Return the `count` examples of a split with the lowest `rank`, in their original order.
+    """Return the `count` examples of a split with the lowest `rank`, in their original order; None: all examples.
 
     If the targets are texts, the target texts of an input are kept or left out together, so that fewer than `count`
     examples may be returned.
-
-    Args:
-        count: The number of examples. None: all examples.
-        field: The name of the reading option in error messages.
     """
     return split if count is None else split.take(first_places(split, count, field))
 
 
 def first_places(split: Split, count: int, field: str) -> list[int]:
-    """Return the indices of the examples that `first` keeps, ascending; arguments and errors are those of `first`."""
     if not isinstance(count, Integral) or count < 1:
         raise problems.COUNT_INVALID(field=field, found=count)
     ranks = [rank(example) for example in split]
@@ -266,13 +244,10 @@ class TaskData:
     """The content of a task as it was read: its training and evaluation splits and facts about its targets.
 
     Attributes:
-        label_names: The names of the classes or labels in their order. If the targets are numbers or texts,
-            `label_names` has the name of the target.
+        label_names: If the targets are numbers or texts, `label_names` has the name of the target.
         metric: The standard metric of a benchmark's task. None: the default metric of the kind of task.
         ceiling: If known, by metric, how well one human predicts what other humans say about the evaluation texts.
         separator: The text between the labels of a cell, if the file has such a separator.
-        column: The name of the label column.
-        columns, other, notes: For a file, the same as in `LabelledRows`.
     """
 
     label_names: tuple[str, ...]

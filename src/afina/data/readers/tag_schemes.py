@@ -21,10 +21,8 @@ OUTSIDE = "O"
 class Tag(NamedTuple):
     """A tag of a word.
 
-    Attributes:
-        part: The part of an entity that the word is: "B" (first word), "I" (inside), "E" (last word), "S" (only word),
-            or "O" (none).
-        label: The label of the entity; "" for O.
+    `part` is the part of an entity that the word is: "B" (first word), "I" (inside), "E" (last word), "S" (only word),
+    or "O" (none).
     """
 
     part: str
@@ -42,7 +40,6 @@ class TagScheme:
     """A scheme of tags.
 
     Attributes:
-        name: The usual name of the scheme, such as "BIO (IOB2)".
         parts: The part of an entity by the letter before the hyphen, as `Tag.part`. Empty: a tag is a label alone.
         closed: Whether the last word of an entity is marked, so that every entity has an end.
     """
@@ -136,7 +133,6 @@ def nearest_scheme(texts: Iterable[Sequence[str]]) -> TagScheme | None:
 
 
 def tags_in(scheme: TagScheme, names: Iterable[str]) -> list[Tag]:
-    """Return the tags with these names, all of which the scheme has."""
     return [found for name in names if (found := scheme.tag(name)) is not None]
 
 

@@ -66,13 +66,7 @@ def look_like_tags(cells: Sequence[Any], names: Sequence[str]) -> bool:
 
 
 def joined(words: Sequence[Any], where: Callable[[int], str]) -> str:
-    """Return the text of words, joined by single spaces.
-
-    Args:
-        where: Returns the place of a word by its index, for messages.
-
-    Raises InvalidData for a word that is empty, has spaces or is no string.
-    """
+    """Return the text of words, joined by single spaces. Raises InvalidData for a word that is empty or has spaces."""
     for index, word in enumerate(words):
         if not isinstance(word, str):
             raise problems.WORD_OF_OTHER_TYPE(where=where(index), found=type(word).__name__)
@@ -110,7 +104,6 @@ def check_numbered(table: FileTable, column: str) -> None:
 
 
 def words_in(places: WordPlaces, row: int) -> list[Any]:
-    """Return the words in a row of the column of words. Raises InvalidData if the cell is no list or is empty."""
     cell = places.table.columns[places.column][row]
     found = list_in(cell)
     if not found:
@@ -119,13 +112,7 @@ def words_in(places: WordPlaces, row: int) -> list[Any]:
 
 
 def tags_of_row(places: WordPlaces, row: int, names: Sequence[str]) -> list[str]:
-    """Return the names of the tags in a row of the column of tags.
-
-    Args:
-        names: The names of the numbers 0, 1, ..., if the tags are numbers.
-
-    Raises InvalidData, which names the word.
-    """
+    """Return the names of the tags in a row; `names` are those of the numbers 0, 1, ... Raises InvalidData."""
     cell = places.table.columns[places.column][row]
     found = list_in(cell)
     if found is None:
@@ -151,7 +138,6 @@ def _name(tag: Any, index: int, places: WordPlaces, row: int, names: Sequence[st
 
 
 def scheme_found(places: WordPlaces, tags: Sequence[Sequence[str]]) -> TagScheme:
-    """Return the scheme of all tags of a column. Raises InvalidData if no scheme fits."""
     found = scheme_of(tags)
     if found is not None:
         return found
@@ -175,12 +161,7 @@ def _unknown(where: str, scheme: TagScheme, name: str) -> InvalidData:
 
 @dataclass
 class TagReading:
-    """The tags of texts are checked, and become entities.
-
-    Attributes:
-        repair: Whether a tag that may not follow the tag before it is read as conlleval does.
-        repaired: The number of such tags so far.
-    """
+    """The tags of texts are checked, and become entities; with `repair`, impossible tags are read as conlleval does."""
 
     places: WordPlaces
     scheme: TagScheme
@@ -188,7 +169,6 @@ class TagReading:
     repaired: int = 0
 
     def entities(self, row: int, words: Sequence[str], names: Sequence[str]) -> tuple[Entity, ...]:
-        """Return the entities of a text. Raises InvalidData, which names the word."""
         if len(names) != len(words):
             both = counted(len(names), "tag"), counted(len(words), "word")
             where = self.places.where(row)

@@ -28,7 +28,6 @@ class TargetKind(ABC):
     """A kind of task: how its targets are read from cells, divided, compared and shown.
 
     Attributes:
-        kind: The kind's name, such as "classes".
         expected: The expected content of a target's cell in error messages, such as "a number".
         plural: The plural of the target in messages, such as "numbers".
         named: Whether the labels of this kind have names.
@@ -38,7 +37,6 @@ class TargetKind(ABC):
         written: Whether the target is a text that the model writes, so that other column names are usual.
         of_words: Whether a target says something of each word, so that a long text is read in windows (`WordTokens`).
         counted: What is counted by label in an inspection: texts, or entities.
-        role: The role of the target's column: "label" or "target".
         column: The name of the column of targets in a file that a person fills, if nothing else names the column.
     """
 
@@ -73,8 +71,7 @@ class TargetKind(ABC):
         return is_empty(value)
 
     @abstractmethod
-    def form(self, column: LabelColumn, asked: ReadingOptions) -> LabelFormat:
-        """Return the format of a label column if the user's option `kind` is this kind. Raises InvalidData."""
+    def form(self, column: LabelColumn, asked: ReadingOptions) -> LabelFormat: ...
 
     def form_to_measure(
         self,
@@ -84,28 +81,16 @@ class TargetKind(ABC):
         labels: Sequence[str] | None,
         known: Sequence[str],
     ) -> LabelFormat:
-        """Return the format `form` adapted to another table, of evaluation texts with targets of this kind.
-
-        Args:
-            known: The labels that may occur.
-        """
+        """Return the format `form` adapted to another table, of texts to evaluate with labels among those `known`."""
         return form
 
     def prepared(
         self, table: FileTable, text: str, labels: Sequence[str], form: LabelFormat
     ) -> tuple[FileTable, tuple[str, ...]]:
-        """Return the table with its texts as strings and its labels checked against the texts, and notes for the user.
-
-        Args:
-            text: The name of the column of the texts.
-            labels: The names of the label columns.
-
-        Raises InvalidData, which names the row.
-        """
+        """Return the table with texts as strings and labels that were checked against the texts, and notes."""
         return table, ()
 
     def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
-        """Return the label of every row of a table. Raises InvalidData, which names the row."""
         column = LabelColumn.of(table, columns[0], form.keeps)
         return [self.read(column, row, form) for row in column.rows]
 
@@ -118,11 +103,9 @@ class TargetKind(ABC):
         return [""] * len(rows)
 
     def names(self, label: Label) -> tuple[str, ...]:
-        """Return the label names in the label of one text, as the data spell them."""
         return ()
 
     def renamed(self, label: Label, name: Callable[[str], str]) -> Label:
-        """Return a label in which the function `name` has replaced each label name."""
         kept = name(str(label))
         return label if kept == str(label) else kept
 
@@ -135,7 +118,6 @@ class TargetKind(ABC):
         return label
 
     def in_words(self, label: Label, text: str) -> str:
-        """Return the label of a text as it is shown to a person."""
         return f"{label:g}" if isinstance(label, float) else str(label)
 
     def answer_in_words(self, answer: str, text: str) -> str:
@@ -152,13 +134,9 @@ class TargetKind(ABC):
     ) -> TaskData:
         """Return the label names and both splits of a task, given its labelled rows.
 
-        Integer labels are in numerical order and label names are sorted, unless `labels` gives another order.
-
-        Args:
-            labels: The user's label names in their order, or names for the integer labels 0..n-1.
-            names: The data's own names for the integer labels 0..n-1, if any.
-
-        Raises InvalidData, which names the row.
+        Integer labels are in numerical order and label names are sorted, unless `labels` gives another order, or names
+        for the integer labels 0..n-1. `names` are the data's own names for them. Raises InvalidData, which names the
+        row.
         """
 
     @abstractmethod
@@ -170,16 +148,10 @@ class TargetKind(ABC):
         names: Sequence[str] = (),
         whose: str = "the adapter's",
     ) -> Split:
-        """Return a split whose labels are those of an adapter or a task with the names `label_names`.
+        """Return a split whose labels are those of an adapter or a task with the names `label_names` (`whose` labels).
 
-        Not every name in `label_names` has to occur in the rows.
-
-        Args:
-            labels: For data with integer labels, the names in `label_names` of 0..n-1. None: `names` is used.
-            names: The data's own names for the integer labels 0..n-1.
-            whose: Whose labels `label_names` are, in error messages.
-
-        Raises InvalidData for a label that is not in `label_names`; the message lists both sets of labels.
+        Not every name in `label_names` has to occur in the rows. For data with integer labels, `labels` or else `names`
+        are the names in `label_names` of 0..n-1. Raises InvalidData for a label that is not in `label_names`.
         """
 
     def ordered(self, label_names: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
@@ -209,8 +181,7 @@ class TargetKind(ABC):
         return split
 
     @abstractmethod
-    def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
-        """Return the labels, as the data spell them, of an array of targets: the inverse of `splits`."""
+    def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]: ...
 
     @abstractmethod
     def answers(
@@ -218,8 +189,7 @@ class TargetKind(ABC):
     ) -> list[str]:
         """Return the targets of an array as texts, as they stand behind an example in a prompt.
 
-        Args:
-            words: The words of each label by label name, of which the first is used. None: the label names.
+        `words` has the words of each label, of which the first is used. None: the label names.
         """
 
     def drawn_strata(self, found: np.ndarray, count: int) -> np.ndarray:

@@ -48,8 +48,7 @@ class TextTargets(TargetKind):
     def read(self, column: LabelColumn, row: int, form: LabelFormat) -> tuple[str, ...]:
         """Return the distinct references in a row, without surrounding white space.
 
-        A cell holds a text, a list of texts, the JSON text of a list, or SQuAD's `{"text": [...]}`. Raises InvalidData,
-        which names the row.
+        A cell holds a text, a list of texts, the JSON text of a list, or SQuAD's `{"text": [...]}`.
         """
         value, where = column.table.columns[column.name][row], column.where(row)
         found = [] if is_empty(value) else listed(value)
@@ -77,10 +76,6 @@ class TextTargets(TargetKind):
         labels: Sequence[str] | None = None,
         names: Sequence[str] = (),
     ) -> TaskData:
-        """Return both splits of a text-to-text task; its only label name is the name of the target column.
-
-        Raises InvalidData if `labels` is given, because texts have no label names.
-        """
         self.refuse_names(labels)
         found = single(of_rows(train)), self.grouped(of_rows(evaluation))
         return TaskData((train.column,), *found, train.kind, column=train.column)
@@ -107,10 +102,7 @@ class TextTargets(TargetKind):
         return tuple(notes)
 
     def grouped(self, split: Split) -> Split:
-        """Merge rows with the same input: return a row for each distinct input with all its references.
-
-        Inputs are in the order of their first rows.
-        """
+        """Merge rows with the same input, in the order of their first rows."""
         inputs: dict[tuple[str, str | None], list[int]] = {}
         pairs: Sequence[str | None] = split.pairs if split.pairs is not None else [None] * len(split)
         for row, given in enumerate(zip(split.texts, pairs, strict=True)):
@@ -132,7 +124,6 @@ class TextTargets(TargetKind):
     def answers(
         self, label_names: Sequence[str], found: np.ndarray, words: Mapping[str, Sequence[str]] | None = None
     ) -> list[str]:
-        """Return the first reference of each text."""
         return [references[0] for references in found.tolist()]
 
     def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
@@ -148,14 +139,12 @@ class TextTargets(TargetKind):
 
 
 def of_rows(rows: LabelledRows) -> Split:
-    """Convert labelled rows of a text-to-text task to a split whose rows keep all their references."""
     found = as_references(map(references_in, rows.labels))
     pairs = None if rows.pairs is None else list(rows.pairs)
     return Split(list(rows.texts), found, pairs, rows.groups, rows=rows.rows)
 
 
 def references_in(label: Label) -> tuple[str, ...]:
-    """Return the references of a row of a text-to-text task."""
     return tuple(map(str, label)) if isinstance(label, tuple) else ()
 
 

@@ -49,8 +49,7 @@ class Row:
     Attributes:
         number: The number of the row among the rows that are read, from 1.
         where: The file and line of the row, for messages.
-        text: The text of the row. None: the row has no text.
-        pair: The second text of the row, if the file has pairs of texts.
+        text: None: the row has no text.
         columns: All values of the row, by the name of the column.
         spaced: Whether the row has words, which single spaces join to the text.
     """
@@ -69,7 +68,6 @@ class Chunk:
 
     Attributes:
         texts: The texts of the rows that have a text.
-        pairs: The second text of each pair, if the file has pairs of texts.
         before: The number of texts of the file before this chunk.
         share: The share of the file that was read up to the end of this chunk. None: the file's size is unknown.
         rows: All rows of the chunk, including rows without a text.
@@ -95,10 +93,8 @@ class Chunk:
 class TextStream:
     """An iterator over the texts of a file, chunk by chunk.
 
-    Attributes:
-        blank: The number of rows without a text that were read so far.
-        first_blank: The file and line of the first row without a text. Empty: all rows so far have a text.
-        columns: The names of the columns by role, as far as they are known (`ColumnNames.roles`).
+    `blank` counts the rows without a text so far, and `first_blank` is the place of the first ("" without one).
+    `columns` are the columns by role, as far as they are known.
     """
 
     def __init__(self, rows: Iterator[Row], opened: Source | RowStream) -> None:
@@ -184,9 +180,8 @@ def chunks(
     """Open a file of texts, in columns for formats such as csv; other files and standard input have one text a line.
 
     Args:
-        asked: Reading options: the text columns, and the sheet of an xlsx file.
-        usual: The reading options of an adapter's task: if `asked` names no text column, the text columns of the
-            adapter's task are used if the file has them.
+        usual: The reading options of an adapter's task, whose text columns are used if `asked` names none and the file
+            has them.
         written: Whether the adapter writes texts, so that the column names in `columns.WRITTEN` are usual names too.
 
     Raises NotFound, and InvalidData if no column has texts. Reading the texts raises InvalidData, which names the line.
@@ -215,9 +210,7 @@ def refuse_blank(
 ) -> None:
     """Raise InvalidData if an item is not a string, has no visible characters, or has an unpaired surrogate.
 
-    Args:
-        where: A name for the texts in error messages.
-        before: The number of texts before these, so that error messages number the texts correctly.
+    `before` texts come before these, so that error messages number the texts correctly.
     """
     for given, which in ((texts, ""), (pairs or (), "second part of ")):
         for number, text in enumerate(given, start=before + 1):
@@ -238,14 +231,11 @@ def _of_lines(file: Source) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """The text columns that the user names (`asked`), and those that the adapter was trained on (`usual`)."""
-
     asked: ReadingOptions
     usual: ReadingOptions
     written: bool = False
 
     def among(self, where: str, names: Iterable[str]) -> ColumnNames:
-        """Choose the text columns among `names`, the column names of a file or row. Raises InvalidData."""
         names = list(names)
         own, named = ((each.text, each.text_pair) for each in (self.usual, self.asked))
         taken = own if named == (None, None) and all(name in names for name in own if name) else named
@@ -296,13 +286,9 @@ EXPECTED = "Expected a list, an array or a Series of texts, or a frame with one 
 def as_lists(texts: Iterable[Any], pairs: Iterable[Any] | None = None) -> tuple[Sequence[Any], Sequence[Any] | None]:
     """Convert texts or pairs in memory to a list of texts and a list of second texts (None for single texts).
 
-    Args:
-        texts: A sequence or one-dimensional array of texts, or a DataFrame, array or list of rows with one or two
-            texts.
-        pairs: The second text of each pair, if `texts` has only the first texts.
-
-    Raises InvalidData for a single string, a set, a mapping, or rows of more than two texts, and if `texts` and `pairs`
-    differ in length. Whether each item is a string is not checked.
+    `texts` is a sequence or one-dimensional array of texts, or a DataFrame, array or list of rows with one or two
+    texts. Raises InvalidData for a single string, a set, a mapping, or rows of more than two texts, and if `texts` and
+    `pairs` differ in length. Whether each item is a string is not checked.
     """
     first, second = _columns(texts, "texts")
     if pairs is None:

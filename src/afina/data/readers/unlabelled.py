@@ -58,14 +58,12 @@ class UnlabelledTexts:
 
     @property
     def note(self) -> str:
-        """A line for the user: the columns, the number of texts, and how many were left out for which reason."""
         read = f"{columns_in_words(self.columns)}. " if self.columns else ""
         gone = ", ".join(f"{count:,} {_REASONS[reason]}" for reason, count in self.left_out.items())
         return f"{self.path}: {read}{len(self):,} texts without labels." + (f" Left out: {gone}." if gone else "")
 
 
 def unlabelled_file(file: str | os.PathLike[str]) -> Path:
-    """Return the path of a file of texts without labels. Raises NotFound if the file does not exist."""
     path = Path(file).expanduser()
     if not os.path.isfile(path):
         raise problems.UNLABELLED_FILE_MISSING(expected=list(READERS), path=file, field="unlabelled")
@@ -85,10 +83,7 @@ def read_unlabelled(
     """Read the texts of a file that are in none of the task's splits.
 
     Args:
-        address: The address of the task, for messages.
-        asked: The reading options of the task.
         columns: The columns of the task's own file by role, which are used if the file has them.
-        evaluation: The splits on which models are evaluated.
         training: All other splits of the task. Without a split, there is no task, and the columns are those in `asked`.
         written: Whether the targets of the task are texts.
 
@@ -134,7 +129,6 @@ def read_unlabelled(
 
 
 def _labelled(rows: Sequence[Row], roles: Mapping[str, str], columns: Mapping[str, str]) -> Counter[str]:
-    """Return the number of rows with a value, by the name of a column that may hold labels (`UnlabelledTexts`)."""
     known = {*LABEL, *columns.get("label", "").casefold().split(",")}
     texts = [roles[role] for role in ("text", "text_pair") if role in roles]
     cells = ((name, cell) for row in rows for name, cell in row.columns.items() if name not in texts)

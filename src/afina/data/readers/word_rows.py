@@ -46,8 +46,6 @@ def by_sentence(stream: RowStream) -> RowStream:
 
 @dataclass(frozen=True)
 class _Columns:
-    """The columns of a table with one word in each row."""
-
     sentence: str
     word: str
     tag: str
@@ -72,14 +70,12 @@ class _Columns:
 
 
 def _columns(names: Sequence[str]) -> _Columns | None:
-    """Return the columns of sentences, words and tags among these names; None if one of them is missing."""
     known = {name.strip().casefold(): name for name in names}
     sentence, word, tag = (next((known[one] for one in usual if one in known), None) for usual in (SENTENCE, WORD, TAG))
     return None if sentence is None or word is None or tag is None else _Columns(sentence, word, tag)
 
 
 def _begun(rows: Iterable[Row], sentence: str) -> Iterator[tuple[bool, Row]]:
-    """Yield each row, and whether a sentence begins with it."""
     last: Any = None
     for number, row in enumerate(rows):
         value = row[1].get(sentence)
