@@ -23,6 +23,7 @@ from pydantic import (
 
 from afina import digest, problems
 from afina.errors import nearest
+from afina.sentence import Sentence
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 """A number of texts, steps, parameters or bytes; numbers that are too large for a float are rejected."""
@@ -143,7 +144,10 @@ _EXPECTED = {
 def _in_words(kind: str, message: str, context: Mapping[str, Any], found: Any) -> str:
     """Return an error of pydantic in plain words, in a form that follows a colon."""
     if kind in ("value_error", "assertion_error"):
-        problem = str(context.get("error", message))
+        raised = context.get("error")
+        if isinstance(raised, ValueError) and raised.args and isinstance(raised.args[0], Sentence):
+            return raised.args[0]
+        problem = str(raised or message)
     elif kind not in _EXPECTED:
         problem = message.replace("Input should be", "expected")
     else:
@@ -173,7 +177,7 @@ class WrongValue:
     @property
     def sentence(self) -> str:
         """The message with a full stop or question mark at its end."""
-        return self.message if self.message.endswith("?") else f"{self.message}."
+        return self.message if self.message.endswith("?") else Sentence([self.message, "."])
 
     @property
     def field(self) -> str:

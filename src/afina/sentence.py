@@ -75,6 +75,15 @@ class Sentence(str):
         """Return the text with the options in the words of a face."""
         return "".join((namer(part) or f"`{part}`") if isinstance(part, Option) else part for part in self.parts)
 
+    def renamed(self, name: Callable[[str], str]) -> Self:
+        """Return the sentence with other options in the place of its own."""
+        return type(self)(Option(name(part)) if isinstance(part, Option) else part for part in self.parts)
+
+    @property
+    def subject(self) -> str | None:
+        """The option with which the sentence begins. None: it begins with a text."""
+        return str(self.parts[0]) if self.parts and isinstance(self.parts[0], Option) else None
+
     def __getnewargs__(self) -> tuple[tuple[str, ...]]:  # type: ignore[override]
         return (self.parts,)
 

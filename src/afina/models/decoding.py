@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from afina.models import problems
 from afina.schema import Frozen, WrongValue
+from afina.sentence import Sentence
 
 _TokenId = Annotated[int, Field(ge=0)]
 
@@ -133,7 +134,7 @@ class Decoding(Frozen):
     def _in_order(cls, fewest: int, info: ValidationInfo) -> int:
         most = info.data.get("max_new_tokens")
         if most is not None and fewest > most:
-            raise ValueError(f"is more than the {most:,} of max_new_tokens")
+            raise ValueError(Sentence.of("is more than the {most:,} of `max_new_tokens`", most=most))
         if fewest and info.data.get("stop"):
             raise ValueError("cannot be combined with stop strings, which may end an answer earlier")
         return fewest

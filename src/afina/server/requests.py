@@ -301,7 +301,7 @@ def decoding_of(objective: Objective, options: GenerationOptions, settings: Sett
         made = trained.changed(**asked | {"max_new_tokens": most})
         made.check_vocabulary(vocabulary)
     except InvalidStudy as error:
-        raise problems.DECODING_MALFORMED(_reason=error, **error.fields) from None
+        raise problems.DECODING_MALFORMED(_reason=error.sentence, **error.fields) from None
     return made
 
 

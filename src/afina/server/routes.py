@@ -10,16 +10,16 @@ from __future__ import annotations
 import re
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from afina.server.json_shapes import COUNT, NOTHING, TEXT, Shape, about, either, one_of, record
 from afina.store.api_keys import ADMIN, METRICS, PREDICT, PUBLISH
 
-NO_MODEL = "no such model"
-"""The error message for a model that the key's client does not have."""
+MODEL_FIELD = "model"
+"""The field of a request that names a model."""
 
 ERROR_KIND = "Afina-Error"
 """The HTTP header of an error response with the kind of error, in one word for programs."""
@@ -47,34 +47,32 @@ def id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return given[0].decode() if len(given) == 1 and _IDS.fullmatch(given[0]) else secrets.token_hex(8)
 
 
-def _message(status: int, kind: str, message: str) -> dict[str, Any]:
+def _message(status: int, kind: str, message: str, field: str | None = None) -> dict[str, Any]:
     return {"error": message}
 
 
-def _message_and_kind(status: int, kind: str, message: str) -> dict[str, Any]:
+def _message_and_kind(status: int, kind: str, message: str, field: str | None = None) -> dict[str, Any]:
     return {"error": message, "kind": kind}
 
 
-def _of_vllm(status: int, kind: str, message: str) -> dict[str, Any]:
+def _of_vllm(status: int, kind: str, message: str, field: str | None = None) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": None, "code": status}}
 
 
-def _of_tei(status: int, kind: str, message: str) -> dict[str, Any]:
+def _of_tei(status: int, kind: str, message: str, field: str | None = None) -> dict[str, Any]:
     kinds = {429: "Overloaded", 422: "Validation", 400: "Validation", 413: "Validation"}
     return {"error": message, "error_type": kinds.get(status, "Backend")}
 
 
-_PARAM = re.compile(r"`([A-Za-z_.0-9\[\]-]{1,60})`")
-"""Pattern of a field's name in backquotes, which error messages about a field begin with."""
-
-
-def _of_openai(status: int, kind: str, message: str) -> dict[str, Any]:
-    """Return the body of an error response in OpenAI's protocol. An unknown model has the code `model_not_found`."""
-    field = _PARAM.match(message)
+def _of_openai(status: int, kind: str, message: str, field: str | None = None) -> dict[str, Any]:
     of = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
-    missing = kind == "not_found" and message.startswith(NO_MODEL)
-    code, param = ("model_not_found", "model") if missing else (kind, field[1] if field else None)
-    return {"error": {"message": message, "type": of, "param": param, "code": code}}
+    code = "model_not_found" if (kind, field) == ("not_found", MODEL_FIELD) else kind
+    return {"error": {"message": message, "type": of, "param": field, "code": code}}
+
+
+class ErrorBody(Protocol):
+    def __call__(self, status: int, kind: str, message: str, field: str | None = None) -> dict[str, Any]:
+        """Return the body of an error response. `field`: the request's field that is wrong, if it is a single one."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +81,12 @@ class ClientProtocol:
 
     Attributes:
         title: the name of the protocol in the OpenAPI description.
-        error: a function that returns the body of an error response, given HTTP status, kind of error and message.
         shape: the JSON Schema of the body of an error response.
         invalid: the HTTP status of the response to a request with a wrong field.
     """
 
     title: str
-    error: Callable[[int, str, str], dict[str, Any]]
+    error: ErrorBody
     shape: Shape
     invalid: int = 422
 

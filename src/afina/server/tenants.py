@@ -14,7 +14,6 @@ from typing import NamedTuple
 from afina import meter
 from afina.errors import InvalidName, NotFound, Overloaded
 from afina.server import problems
-from afina.server.routes import NO_MODEL
 from afina.server.settings import Settings
 from afina.store import api_keys
 from afina.store.api_keys import Key
@@ -265,6 +264,9 @@ def reference_of(model: str, key: Key) -> Reference:
     if asked.name.client == key.client:
         return asked
     return Reference(Name(f"#{key.client}", asked.name.task), asked.number, asked.alias)
+
+
+NO_MODEL = "no such model"
 
 
 class Missing(NotFound):

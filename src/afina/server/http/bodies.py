@@ -138,7 +138,7 @@ def _wrong_field(found: Any, error: ValidationError) -> Refusal:
     best = max(of_field, key=lambda number: (len(places[number]), not is_type[number]))
     alike = [errors[one] for one in of_field if places[one] == places[best] and is_type[one] == is_type[best]]
     where = ".".join(str(part)[:40] for part in places[best][:6])
-    return Refusal(422, "unsupported" if _unsupported(errors[best]) else "invalid", f"`{where}`: {_problem(alike)}.")
+    return Refusal.at(where, f"{_problem(alike)}.", "unsupported" if _unsupported(errors[best]) else "invalid")
 
 
 def _unsupported(error: ErrorDetails) -> bool:
@@ -229,7 +229,7 @@ def decoded(content: bytes) -> Any:
     except ValueError:  # Python's own limit
         raise Refusal(400, "invalid", "Not valid JSON: a number has too many digits.") from None
     if _HALF.search(content) and (half := _half(found)) is not None:
-        raise Refusal(422, "invalid", f"`{half}` has a lone surrogate (half a character).")
+        raise Refusal.at(half, "has a lone surrogate (half a character).")
     return found
 
 
@@ -259,7 +259,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         name = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))
         shown = name[:40].encode("ascii", "backslashreplace").decode()
-        raise Refusal(400, "invalid", f"`{shown}` occurs twice in the same object. Leave one out.")
+        raise Refusal.at(shown, "occurs twice in the same object. Leave one out.", status=400)
     return found
 
 

@@ -231,7 +231,7 @@ class ClientCall:
         """Return the value of a query parameter, or None. Raises Refusal if the query has the parameter twice."""
         found = self.request.query_params.getlist(name)
         if len(found) > 1:
-            raise Refusal(422, "invalid", f"`{name}` occurs twice in the query. Leave one out.")
+            raise Refusal.at(name, "occurs twice in the query. Leave one out.")
         return found[0] if found else None
 
     async def look(self, what: Callable[Arguments, Found], *given: Arguments.args, **named: Arguments.kwargs) -> Found:
@@ -340,8 +340,8 @@ def _check_query(request: Request, known: Set[str]) -> None:
     for name in request.query_params:
         if name not in known:
             shown = name[:40].encode("ascii", "backslashreplace").decode()
-            message = f"`{shown}`: this route has no such parameter in the query. Leave it out, or give it in the body."
-            raise Refusal(422, "unsupported", message)
+            problem = "this route has no such parameter in the query. Leave it out, or give it in the body."
+            raise Refusal.at(shown, problem, "unsupported")
 
 
 Called = Annotated[ClientCall, Depends(_call_of)]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from starlette.responses import JSONResponse
 
@@ -22,7 +25,8 @@ from afina.errors import (
     UnknownName,
     WrongBackbone,
 )
-from afina.server.routes import ERROR_KIND, Route
+from afina.sentence import Option, Sentence
+from afina.server.routes import ERROR_KIND, MODEL_FIELD, ClientProtocol, Route
 from afina.server.tenants import Missing
 
 GONE = 499
@@ -35,12 +39,28 @@ class Refusal(Exception):
 
     Attributes:
         kind: the kind of error in one word, for programs. Metrics count refused requests by kind.
+        field: the field of the request that is wrong. None: not a single field.
     """
 
     status: int
     kind: str
     message: str
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = dataclasses.field(default_factory=dict)
+    field: str | None = None
+
+    @classmethod
+    def at(cls, field: str, problem: str, kind: str = "invalid", status: int = 422) -> Refusal:
+        """Return the refusal of a request for a single field, with which the message begins."""
+        return cls(status, kind, Sentence([Option(field), ": ", problem]), field=field)
+
+    def renamed(self, name: Callable[[str], str]) -> Refusal:
+        """Return the refusal with other names of the fields that it speaks of."""
+        message = self.message.renamed(name) if isinstance(self.message, Sentence) else self.message
+        return dataclasses.replace(self, message=message, field=None if self.field is None else name(self.field))
+
+    def body(self, protocol: ClientProtocol) -> dict[str, Any]:
+        """Return the body of the error response."""
+        return protocol.error(protocol.status(self.status), self.kind, self.message, self.field)
 
     @classmethod
     def of(cls, error: Exception) -> Refusal:
@@ -55,7 +75,7 @@ class Refusal(Exception):
                 after = {"Retry-After": str(max(1, math.ceil(error.after)))}
                 return cls(429, "overloaded", str(error), after)
             case Missing():
-                return cls(404, "not_found", str(error))
+                return cls(404, "not_found", str(error), field=MODEL_FIELD)
             case Busy() | NotFound():
                 return cls(503, "unavailable", "not available at the moment. Try again.", {"Retry-After": "1"})
             case CannotWrite():
@@ -66,9 +86,9 @@ class Refusal(Exception):
             case InvalidData() if error.code == "request.text-tokens":
                 return cls(413, "too_large", str(error))
             case InvalidStudy() if error.code == "decoding.no-token":  # by what the request restricts
-                return cls(422, "invalid", str(error))
+                return cls(422, "invalid", error.sentence)
             case InvalidData() | InvalidName():
-                return cls(422, "invalid", str(error))
+                return cls(422, "invalid", error.sentence, field=error.sentence.subject)
             case TimeoutError():
                 return cls(504, "timeout", "not answered in time. Try again later.", {"Retry-After": "1"})
             case CorruptStore():
@@ -83,4 +103,4 @@ class Refusal(Exception):
 def error_response(route: Route, refusal: Refusal) -> JSONResponse:
     """Return the error response for a refusal, in the format of the route's protocol and with the kind in a header."""
     headers, status = {ERROR_KIND: refusal.kind, **refusal.headers}, route.protocol.status(refusal.status)
-    return JSONResponse(route.protocol.error(status, refusal.kind, refusal.message), status, headers)
+    return JSONResponse(refusal.body(route.protocol), status, headers)

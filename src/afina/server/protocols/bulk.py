@@ -167,15 +167,14 @@ class Bulk(Response):
             body = await self._call.pool.parse(self._key, line, Line)
             model = body.model or self._model
             if model is None:
-                raise Refusal(422, "invalid", "`model` is missing. Give it in the line or in the query.")
+                raise Refusal.at("model", "missing. Give it in the line or in the query.")
             accepted = await self._accepted(self._call.asks(model, [Text(body.text, body.pair)]))
             try:
                 return answered(self._call.answer_of(accepted, 0, await self._outcome(accepted)))
             finally:
                 accepted.close()
         except Exception as error:  # noqa: BLE001 - any error becomes the answer to its line; other lines go on
-            refusal = refusal_of(self._core, "bulk", error)
-            return routes.AFINA.error(refusal.status, refusal.kind, refusal.message)
+            return refusal_of(self._core, "bulk", error).body(routes.AFINA)
 
     async def _accepted(self, asked: TextRequest) -> AcceptedRequest:
         """Accept the request of a line, and wait first until the key's rate limit has enough tokens left.

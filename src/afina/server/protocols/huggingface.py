@@ -95,10 +95,10 @@ async def predict(call: Called) -> Response:
     body = await call.body(Predict)
     asked = call.model_in_query
     if None not in (body.model, asked) and body.model != asked:
-        raise Refusal(422, "invalid", "`model` differs between the body and the query. Leave one of them out.")
+        raise Refusal.at("model", "differs between the body and the query. Leave one of them out.")
     model = body.model or asked
     if model is None:
-        raise Refusal(422, "invalid", "`model` is missing. Give it in the body or in the query.")
+        raise Refusal.at("model", "missing. Give it in the body or in the query.")
     found = await call.answers(model, predict_texts(body), truncation=body.truncation, check=body.check)
     made = [one.ranked(raw=body.raw_scores) for one in found]
     return call.answered(made if body.batch else made[0], found)

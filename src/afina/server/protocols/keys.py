@@ -86,7 +86,7 @@ async def revoked(call: Called, key: str) -> Response:
     given = call.request.query_params.getlist("message")
     message = given[0] if given else None
     if len(given) > 1 or len(message or "") > MESSAGE:
-        raise Refusal(422, "invalid", f"`message`: give one message, of at most {MESSAGE:,} characters.")
+        raise Refusal.at("message", f"give one message, of at most {MESSAGE:,} characters.")
     try:
         found = await call.look(call.core.revoke_key, call.key, key, message)
     except NotFound as error:

@@ -374,7 +374,7 @@ async def infer(call: Called, client: str, task: str, version: str | None = None
     given, binary = parts(await call.request.body(), headers.getlist(HEADER_LENGTH))
     body = await call.pool.parse(call.key, given, Infer)
     if body.model_name not in (None, model, f"{client}/{task}", _named(client, task)):
-        raise Refusal(422, "invalid", "`model_name`: differs from the path. Leave it out.")
+        raise Refusal.at("model_name", "differs from the path. Leave it out.")
     found = await call.answers(model, texts(body, binary), check=body.check)
     number = found[0].receipt.version.rpartition("@")[2]
     head, tensors = answered(body, found, _named(client, task), number)

@@ -116,7 +116,7 @@ async def _computed(
 ) -> Response:
     streams = bool(body.stream)
     if body.stream_options is not None and body.stream_options.asks and not streams:
-        raise Refusal(400, "invalid", "`stream_options`: needs `stream` true.")
+        raise Refusal.at("stream_options", "needs `stream` true.")
     tools = await _tools_of(call)
     new = NewTokenQueue()
     given = call.key, body, len(texts), tools, new if streams else None
@@ -229,18 +229,18 @@ def _check(accepted: AcceptedRequest) -> None:
     assert decoding is not None
     assert options is not None
     if options.n > 1 and not decoding.samples:
-        raise Refusal(400, "invalid", "`n`: without sampling, all answers are the same. Give a `temperature` above 0.")
+        raise Refusal.at("n", "without sampling, all answers are the same. Give a `temperature` above 0.")
     if options.logprobs is not None and decoding.beams > 1:
-        message = "`logprobs`: not available with the beam search of this model. Give a `temperature` above 0."
-        raise Refusal(400, "invalid", message)
+        problem = "not available with the beam search of this model. Give a `temperature` above 0."
+        raise Refusal.at("logprobs", problem)
     if options.prompt_as != "text" and any(one.truncated for one in accepted.encoded):
         field = "messages" if options.prompt_as == "chat" else "prompt"
-        raise Refusal(400, "context_length_exceeded", f"`{field}`: more tokens than the model reads. Send less.")
+        raise Refusal.at(field, "more tokens than the model reads. Send less.", "context_length_exceeded")
     if options.echo and options.logprobs is not None:
         values = options.n * sum(len(one.tokens) for one in accepted.encoded) * (1 + options.logprobs)
         if values > openai_bodies.ECHOED:
             message = f"{values:,} log-probabilities of the prompts, expected at most {openai_bodies.ECHOED:,}"
-            raise Refusal(400, "invalid", f"`echo`: {message}. Send fewer prompts, or ask for fewer `logprobs`.")
+            raise Refusal.at("echo", f"{message}. Send fewer prompts, or ask for fewer `logprobs`.")
     if options.prompt_as == "chat":
         _check_chat(accepted.objective, accepted.manifest.template)
 
@@ -262,7 +262,7 @@ async def _rendered(call: ClientCall, body: ChatRequest) -> Sequence[Text]:
 def _check_chat(objective: Objective, template: str | None) -> None:
     """Raise Refusal if the model does not generate text, or was not trained on chats."""
     if objective.auto_class != "language_model":
-        raise Refusal(400, "invalid", "`model`: this model gives no text. Ask for its labels or its number.")
+        raise Refusal.at("model", "this model gives no text. Ask for its labels or its number.")
     if not (objective.settings or {}).get("chat"):
-        message = f"`messages`: this model was not trained on chats, but with the template {template!r}"
-        raise Refusal(400, "invalid", f"{message[:400]}. Send the text as `prompt` to /v1/completions.")
+        problem = f"this model was not trained on chats, but with the template {template!r}"
+        raise Refusal.at("messages", f"{problem[:400]}. Send the text as `prompt` to /v1/completions.")

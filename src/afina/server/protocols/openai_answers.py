@@ -247,7 +247,7 @@ class OpenAIFormat(ABC):
 
     def failure(self, refusal: Refusal) -> dict[str, Any]:
         """Return the event for an error that occurs after the response has begun."""
-        return OPENAI.error(refusal.status, refusal.kind, refusal.message)
+        return refusal.body(OPENAI)
 
     def encoded(self, event: dict[str, Any]) -> bytes:
         return f"data: {json.dumps(event, ensure_ascii=False)}\n\n".encode()

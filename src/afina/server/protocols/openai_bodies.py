@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
@@ -426,9 +427,9 @@ def completion_texts(body: CompletionRequest) -> Sequence[Text]:
     if isinstance(body.prompt, str):
         return [Text(body.prompt, body.pair)]
     if body.pair is not None:
-        raise Refusal(400, "invalid", "`pair`: needs a single prompt that is a text, not an array.")
+        raise Refusal.at("pair", "needs a single prompt that is a text, not an array.")
     if prompt_of(body) == "tokens" and body.template:
-        raise Refusal(400, "invalid", "`template`: token ids are taken as they are. Leave `template` out.")
+        raise Refusal.at("template", "token ids are taken as they are. Leave `template` out.")
     one_prompt = [one for one in body.prompt if isinstance(one, int)]
     if one_prompt:
         return [Text("", tokens=one_prompt)]
@@ -447,13 +448,13 @@ def check_echo(body: CompletionRequest) -> None:
     """Raise Refusal if a request combines `echo` with an option that cannot be combined with it."""
     if not body.echo:
         if body.max_tokens == 0:
-            raise Refusal(400, "invalid", "`max_tokens`: found 0, expected at least 1. Only `echo` allows 0.")
+            raise Refusal.at("max_tokens", "found 0, expected at least 1. Only `echo` allows 0.")
         return
     if prompt_of(body) == "text":
         message = "the adapter's template would be part of the prompt. Send token ids, or `template` false."
-        raise Refusal(400, "invalid", f"`echo`: {message}")
+        raise Refusal.at("echo", f"{message}")
     if body.stream:
-        raise Refusal(400, "unsupported", "`echo`: not available in a stream. Leave `stream` out.")
+        raise Refusal.at("echo", "not available in a stream. Leave `stream` out.", "unsupported")
 
 
 def refusal(body: CompletionRequest | ChatRequest, error: InvalidData) -> Refusal:
@@ -473,15 +474,12 @@ def refusal(body: CompletionRequest | ChatRequest, error: InvalidData) -> Refusa
         "request.grammar-costly": form,
     }
     kind = "context_length_exceeded" if error.code == "generation.prompt-too-long" else "invalid"
-    if error.code == "request.generation-limit":
-        option, found, most = str(error.fields["option"]), error.fields["found"], error.fields["most"]
-        return Refusal(400, kind, f"`{_field(body, option)}`: {found:,}. This server allows at most {most:,}.")
-    field, message = fields.get(error.code), str(error)
+    message, field = error.sentence.renamed(partial(_field, body)), fields.get(error.code)
     if "option" in error.fields:
         field = _field(body, str(error.fields["option"]))
-        message = message.replace("max_new_tokens", _field(body, "max_new_tokens")).replace("min_new_", "min_")
-    named = field is None or message.startswith(f"`{field}`")
-    return Refusal(400, kind, message if named else f"`{field}`: {message}")
+    if field is None or field == message.subject:
+        return Refusal(422, kind, message, field=message.subject)
+    return Refusal.at(field, message, kind)
 
 
 def _field(body: CompletionRequest | ChatRequest, option: str) -> str:
@@ -497,9 +495,9 @@ def answers_wanted(body: Generate, prompts: int) -> int:
     """Return the number of answers to each prompt. Raises Refusal if all prompts together have too many answers."""
     number = body.n or 1
     if isinstance(body, CompletionRequest) and body.best_of not in (None, number):
-        raise Refusal(400, "unsupported", f"`best_of`: found {body.best_of}, expected {number}, as `n`.")
+        raise Refusal.at("best_of", f"found {body.best_of}, expected {number}, as `n`.", "unsupported")
     if number * prompts > ANSWERS:
-        raise Refusal(400, "invalid", f"`n`: {number * prompts:,} answers, expected at most {ANSWERS} in a request.")
+        raise Refusal.at("n", f"{number * prompts:,} answers, expected at most {ANSWERS} in a request.")
     return number
 
 
@@ -511,7 +509,7 @@ def alternatives(body: CompletionRequest | ChatRequest) -> int | None:
     if isinstance(body, CompletionRequest):
         return body.logprobs
     if body.top_logprobs is not None and not body.logprobs:
-        raise Refusal(400, "invalid", "`top_logprobs`: needs `logprobs` true.")
+        raise Refusal.at("top_logprobs", "needs `logprobs` true.")
     return (body.top_logprobs or 0) if body.logprobs else None
 
 
@@ -534,16 +532,14 @@ def decoding_changes(body: CompletionRequest | ChatRequest, *, guided: bool) -> 
     most = [body.max_tokens, *([body.max_completion_tokens] if isinstance(body, ChatRequest) else [])]
     given = {one for one in most if one is not None}
     if len(given) > 1:
-        raise Refusal(400, "invalid", "`max_tokens`: differs from `max_completion_tokens`. Leave one of them out.")
+        raise Refusal.at("max_tokens", "differs from `max_completion_tokens`. Leave one of them out.")
     stop = None if body.stop is None else (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
     if any(not 1 <= len(one) <= STOP_CHARACTERS for one in stop or ()):
-        raise Refusal(400, "invalid", f"`stop`: expected strings of 1 to {STOP_CHARACTERS} characters.")
+        raise Refusal.at("stop", f"expected strings of 1 to {STOP_CHARACTERS} characters.")
     if guided and stop:
-        raise Refusal(400, "invalid", "`stop`: cannot be combined with a grammar of the answer. Leave `stop` out.")
+        raise Refusal.at("stop", "cannot be combined with a grammar of the answer. Leave `stop` out.")
     if guided and body.stop_token_ids:
-        raise Refusal(
-            400, "invalid", "`stop_token_ids`: cannot be combined with a grammar of the answer. Leave it out."
-        )
+        raise Refusal.at("stop_token_ids", "cannot be combined with a grammar of the answer. Leave it out.")
     biases = body.logit_bias
     found = {
         "max_new_tokens": max(given.pop(), 1) if given else None,  # with `echo`, 0 leaves the answer out
@@ -570,7 +566,7 @@ def function_of(body: Generate) -> Function | None:
     """
     function = tools.forced(body) if isinstance(body, Tools) else None
     if function is not None and body.structured_outputs is not None:
-        raise Refusal(400, "invalid", "`structured_outputs`: leave it out, or leave `tool_choice` out.")
+        raise Refusal.at("structured_outputs", "leave it out, or leave `tool_choice` out.")
     return function
 
 
@@ -591,18 +587,18 @@ def grammar_of(body: Generate) -> Grammar | None:
         return Grammar.of_schema(tools.schema_of(function))
     form, asked = body.response_format, body.structured_outputs
     if form is not None and (form.type == "json_schema") != (form.json_schema is not None):
-        raise Refusal(400, "invalid", "`response_format`: `json_schema` and type json_schema belong together.")
+        raise Refusal.at("response_format", "`json_schema` and type json_schema belong together.")
     if form is not None and not isinstance(form.value, _VALUES.get(form.type, type(None))):
         problem = "a JSON schema with type json or json_object, a text with type regex, and belongs to no other type"
-        raise Refusal(400, "invalid", f"`response_format.value`: is {problem}.")
+        raise Refusal.at("response_format.value", f"is {problem}.")
     if asked is not None:
         given = [one for one in (asked.choice, asked.regex, asked.json_) if one is not None]
         if len(given) != 1:
-            raise Refusal(400, "invalid", "`structured_outputs`: expected one of choice, regex and json.")
+            raise Refusal.at("structured_outputs", "expected one of choice, regex and json.")
     if form is not None and form.type == "text":
         form = None
     if form is not None and asked is not None:
-        raise Refusal(400, "invalid", "`structured_outputs`: leave it out, or leave `response_format` out.")
+        raise Refusal.at("structured_outputs", "leave it out, or leave `response_format` out.")
     if form is None and asked is None:
         return None
     guides.require()

@@ -5,7 +5,6 @@ The server stores no response, so each request must contain the whole conversati
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -194,7 +193,7 @@ def chat_of(body: ResponsesRequest) -> ChatRequest:
     Raises Refusal if fields of the request contradict each other.
     """
     if body.top_logprobs and not body.reports:
-        raise Refusal(400, "invalid", f"`top_logprobs`: needs `include` with {LOGPROBS}.")
+        raise Refusal.at("top_logprobs", f"needs `include` with {LOGPROBS}.")
     choice: Any = body.tool_choice
     if isinstance(choice, ResponseNamedTool):
         choice = {"type": "function", "function": {"name": choice.name}}
@@ -220,7 +219,7 @@ def _format(text: TextOptions | None) -> dict[str, Any] | None:
     if form is None:
         return None
     if (form.type == "json_schema") != (form.schema_ is not None):
-        raise Refusal(400, "invalid", "`text.format`: `schema` and type json_schema belong together.")
+        raise Refusal.at("text.format", "`schema` and type json_schema belong together.")
     if form.schema_ is None:
         return {"type": form.type}
     return {"type": form.type, "json_schema": {"name": form.name or "", "schema": form.schema_}}
@@ -247,7 +246,7 @@ def messages_of(body: ResponsesRequest) -> list[dict[str, Any]]:
             made.append({**earlier, "tool_calls": [*earlier.get("tool_calls", ()), call]})
         elif item.call_id not in called:
             message = "no function_call before this item has this id. Send the call too: no response is stored."
-            raise Refusal(400, "invalid", f"`input.{number}.call_id`: {message}")
+            raise Refusal.at(f"input.{number}.call_id", message)
         else:
             made.append({"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)})
     return made
@@ -272,8 +271,6 @@ def refusal(body: ResponsesRequest, error: Refusal | InvalidData) -> Refusal:
 
     In the message, the fields of the chat request are replaced by the fields of the `/v1/responses` request.
     """
-    found = Refusal.of(error)
     first = isinstance(error, InvalidData) and error.fields.get("number") == 1
     fields = {**_FIELDS, "messages": "instructions"} if first and body.instructions else _FIELDS
-    message = re.sub(r"^`(\w+)`", lambda field: f"`{fields.get(field[1], field[1])}`", found.message)
-    return Refusal(found.status, found.kind, message, found.headers)
+    return Refusal.of(error).renamed(lambda field: fields.get(field, field))

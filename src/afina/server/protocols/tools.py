@@ -73,23 +73,23 @@ def forced(body: Tools) -> Function | None:
     tools, choice = body.tools or [], body.tool_choice
     functions = {one.function.name: one.function for one in tools}
     if len(functions) < len(tools):
-        raise Refusal(400, "invalid", "`tools`: two functions have the same name. Leave one out.")
+        raise Refusal.at("tools", "two functions have the same name. Leave one out.")
     if isinstance(choice, NamedTool):
         if choice.function.name not in functions:
-            raise Refusal(400, "invalid", f"`tool_choice`: `tools` has no function {choice.function.name!r}.")
+            raise Refusal.at("tool_choice", f"`tools` has no function {choice.function.name!r}.")
         return functions[choice.function.name]
     if choice == "required" and not functions:
-        raise Refusal(400, "invalid", "`tool_choice`: required needs a function in `tools`.")
+        raise Refusal.at("tool_choice", "required needs a function in `tools`.")
     if choice == "none" or not functions:
         return None
     if choice == "required" and len(functions) == 1:
         return next(iter(functions.values()))
     found = "required with several functions" if choice == "required" else "auto, which is the default"
-    raise Refusal(
-        400,
+    raise Refusal.at(
+        "tool_choice",
+        f"found {found}, but the model was not trained to choose. Give the name of a function, required with one "
+        "function, or none for a text.",
         "unsupported",
-        f"`tool_choice`: found {found}, but the model was not trained to choose. Give the name of a function, required "
-        "with one function, or none for a text.",
     )
 
 
@@ -97,6 +97,6 @@ def schema_of(function: Function) -> Mapping[str, Any]:
     """Return the JSON Schema of a function's arguments. Raises Refusal if the schema's type is not object."""
     given = function.parameters or {"properties": {}, "additionalProperties": False}
     if given.get("type", "object") != "object":
-        message = f"`tools`: the parameters of {function.name} have the type {str(given['type'])[:40]}"
-        raise Refusal(400, "invalid", f"{message}, expected object.")
+        found = str(given["type"])[:40]
+        raise Refusal.at("tools", f"the parameters of {function.name} have the type {found}, expected object.")
     return {**given, "type": "object"}
