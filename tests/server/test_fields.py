@@ -16,7 +16,7 @@ from afina import Adapter, Backbone
 from afina.predicting.predictor import ModelPredictor
 from afina.predicting.reading import Truncation
 from afina.server.http.app import PROTOCOLS
-from afina.server.protocols import bulk, huggingface, keys, kserve, native, openai, vllm
+from afina.server.protocols import bulk, huggingface, keys, kserve, native, openai, responses, vllm
 from afina.server.receipts import Receipt
 from afina.server.replay import replayed
 from crowd import adapter
@@ -151,7 +151,7 @@ FIELDS = {
 
 
 def test_every_body_of_a_label_is_looked_at() -> None:
-    others = {native.Alias, keys.NewKey, *openai.router.bodies}
+    others = {native.Alias, keys.NewKey, *openai.router.bodies, *responses.router.bodies}
     assert {kind for kind, _ in ROUTES.values()} | others >= {*BODIES}
     assert FIELDS.keys() == EFFECTS.keys()
 

@@ -84,11 +84,11 @@ def test_values_are_counted_outside_of_strings(content: bytes, least: int, most:
         (b'{"inputs": ' + b"9" * 9000 + b"}", "Not valid JSON: a number has too many digits."),
         (b"\xff", "The body is not UTF-8."),
         (b"[]", "The body must be a JSON object."),
-        (b'{"inputs": "a", "inputs": "b"}', "`inputs` occurs twice in the same object. Leave one out."),
-        (b'{"\\ud800": 1, "\\ud800": 2}', "`\\ud800` occurs twice in the same object. Leave one out."),
-        (b'{"inputs": ["a", {"b": "\\ud800"}]}', "`inputs[1].b` has a lone surrogate (half a character)."),
-        (b'{"inputs": "a", "\\udc00": 1}', "`body` has a lone surrogate (half a character)."),
-        (b'{"a":' * 900 + b'"\\ud800"' + b"}" * 900, f"`{'a.' * 39}a` has a lone surrogate (half a character)."),
+        (b'{"inputs": "a", "inputs": "b"}', "`inputs`: occurs twice in the same object. Leave one out."),
+        (b'{"\\ud800": 1, "\\ud800": 2}', "`\\ud800`: occurs twice in the same object. Leave one out."),
+        (b'{"inputs": ["a", {"b": "\\ud800"}]}', "`inputs[1].b`: has a lone surrogate (half a character)."),
+        (b'{"inputs": "a", "\\udc00": 1}', "`body`: has a lone surrogate (half a character)."),
+        (b'{"a":' * 900 + b'"\\ud800"' + b"}" * 900, f"`{'a.' * 39}a`: has a lone surrogate (half a character)."),
     ],
     ids=lambda value: repr(value)[:40],
 )
@@ -350,11 +350,11 @@ def test_who_leaves_before_the_answer_leaves_nothing_in_the_log(
 
 def test_a_model_that_is_named_twice_is_not_guessed(served: Any) -> None:
     lines = served.web.post("/bulk?model=acme/reviews&model=acme/tags", content=b'{"text": "a"}', headers=served.auth())
-    assert (lines.status_code, lines.json()["error"]) == (422, "`model` occurs twice in the query. Leave one out.")
+    assert (lines.status_code, lines.json()["error"]) == (422, "`model`: occurs twice in the query. Leave one out.")
     other = served.post("/predict?model=acme/tags", BODY)
     assert (other.status_code, other.json()["error"]) == (
         422,
-        "`model` differs between the body and the query. Leave one of them out.",
+        "`model`: differs between the body and the query. Leave one of them out.",
     )
     assert served.post("/predict?model=acme/reviews", BODY).status_code == 200
 

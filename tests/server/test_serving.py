@@ -191,10 +191,12 @@ def test_clients_beyond_the_first_are_counted_together() -> None:
     figures = Metrics()
     for index in range(CLIENTS + 5):
         figures.usage.requested(f"client-{index}")
-        figures.usage.accepted(f"client-{index}", 1, 3)
-    lines = [line for line in figures.text().decode().splitlines() if line.startswith("afina_client_tokens_total")]
+        figures.usage.generated({f"client-{index}": 3})
+    lines = [
+        line for line in figures.text().decode().splitlines() if line.startswith("afina_client_generated_tokens_total")
+    ]
     assert len(lines) == CLIENTS + 1
-    assert f'afina_client_tokens_total{{client="{OTHERS}"}} 15.0' in lines
+    assert f'afina_client_generated_tokens_total{{client="{OTHERS}"}} 15.0' in lines
 
 
 def test_logs_are_lines_of_json_without_a_text(served: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,18 +7,17 @@ tokenize texts. One further thread computes all answers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from afina import meter
 from afina.engine.engine import Engine
 from afina.engine.generations import GeneratedText
 from afina.engine.mixed_batches import Prediction
 from afina.engine.residents import Lease
-from afina.errors import AfinaError, Busy, InvalidName, NotFound
+from afina.errors import AfinaError, Busy, NotFound
 from afina.server import logs_and_traces, problems
 from afina.server.line.computing import Batcher
 from afina.server.line.queue import FairQueue
@@ -35,22 +34,23 @@ from afina.server.requests import (
     no_check,
 )
 from afina.server.settings import Settings
-from afina.server.tenants import Missing, Tenants, reference_of
+from afina.server.tenants import Tenants, reference_of
 from afina.server.versions.answer_counts import AnswerCounts
 from afina.server.versions.canaries import Canaries
 from afina.server.versions.golden_tests import LOADING, GoldenTests
 from afina.server.versions.preloading import Preloading
-from afina.server.versions.served_answers import ServedAnswers
 from afina.server.versions.served_versions import ServedVersions
 from afina.server.versions.shadows import FAILED, RIDING, Shadows
 from afina.server.versions.store_watcher import StoreWatcher
 from afina.server.versions.store_writes import StoreWrites
 from afina.store.adapter_store import AdapterStore
-from afina.store.aliases import ANY
-from afina.store.api_keys import Key, MadeKey
-from afina.store.versions import CANARY, PRODUCTION, AliasMove, Name, NameSummary, Reference, Version, check_alias
+from afina.store.api_keys import Key
+from afina.store.versions import CANARY, PRODUCTION, NameSummary, Reference, Version
 
 __all__ = ["LOADING", "Core"]
+
+Observer = Callable[[AcceptedRequest], None]
+"""A function that is called with each request whose texts were put into the queue, and must return at once."""
 
 
 class Core:
@@ -72,6 +72,7 @@ class Core:
         self.shadows = Shadows(store, engine, self.current, self._encoder, self.batching, chosen, self.metrics)
         self.answers = AnswerCounts()
         self.metrics.watch_answers(self.answers.for_metrics)
+        self._observers: Sequence[Observer] = (*self.metrics.observers, self.shadows.follow, self.answers.follow)
         self.tenants = Tenants(store, chosen)
         self.metrics.watch(self._looked, lambda: self.current.damaged, lambda: engine.hosts.sizes)
         self.writes = StoreWrites(store)
@@ -114,7 +115,7 @@ class Core:
         self._preloading.start()
 
     def close(self) -> None:
-        """Stop the core: accept no more requests, finish the accepted requests, and end all threads."""
+        """Accept no more requests, finish the accepted requests, and end all threads."""
         self._preloading.close()
         self.shadows.close()
         self.batching.close()
@@ -127,10 +128,7 @@ class Core:
             self.traces.close()
 
     def drain(self) -> None:
-        """Report the server as not ready, so that load balancers stop sending requests.
-
-        Requests that still arrive are answered.
-        """
+        """Report the server as not ready; requests that still arrive are answered."""
         self._draining = True
 
     def give_up(self) -> None:
@@ -149,7 +147,6 @@ class Core:
 
     @property
     def follows(self) -> bool:
-        """Whether the server can answer requests and its store responds."""
         return self.alive and self._watcher.answers
 
     @property
@@ -163,7 +160,6 @@ class Core:
         return self.current.named({one.digest for one in self.engine.residents})
 
     def _follow_versions(self) -> None:
-        """Read changed aliases, versions, canaries and shadows from the store. Raises the store's reading errors."""
         self._note_hosts()
         self.writes.refresh()
         self.current.refresh()
@@ -208,36 +204,30 @@ class Core:
     def version(self, key: Key, model: str, sticky: str | None = None) -> Version:
         """Return the version that a model name means for an API key.
 
-        Args:
-            sticky: the text whose hash decides whether the canary version answers. None: no canary answers.
-
-        Raises:
-            Missing: the key's client has no such model.
+        `sticky`: the text whose hash decides whether the canary version answers. None: no canary answers. Raises
+        Missing if the key's client has no such model.
         """
         return self._answering(reference_of(model, key), sticky)[1]
 
     def _answering(self, reference: Reference, sticky: str | None) -> tuple[Reference, Version]:
-        """Return the reference and the version that answer a request for a reference like `client/task@production`.
-
-        The version and its reference are the canary's if the hash of `sticky` selects the canary.
-        """
+        """Return the reference and the version that answer: the canary's if the hash of `sticky` selects it."""
         if sticky is not None and (drawn := self.canaries.drawn(reference, sticky)) != reference:
             with suppress(AfinaError):  # a canary that cannot answer leaves the request to production
-                version = self._find(drawn)
+                version = self.find(drawn)
                 self.current.demand(version)
                 return drawn, version
-        return reference, self._find(reference)
+        return reference, self.find(reference)
 
-    def _find(self, reference: Reference) -> Version:
+    def find(self, reference: Reference) -> Version:
         """Return the version that the server serves for a reference such as `client/task@production`.
 
         Raises Busy if the store must be read and does not respond, and the errors of `ServedVersions.find`.
         """
         if not self.current.knows(reference):
-            self._demand_store()
+            self.demand_store()
         return self.current.find(reference)
 
-    def _demand_store(self) -> None:
+    def demand_store(self) -> None:
         """Raise Busy if the store does not answer, so that no thread waits for a store that hangs."""
         if not self._watcher.answers:
             raise problems.STORE_SILENT()
@@ -246,12 +236,9 @@ class Core:
         """Return the models of the key's client that were made for the server's backbone.
 
         A model's backbone is that of its version in production, or of its newest version if none is in production.
-
-        Raises:
-            Busy: the store does not respond.
-            AfinaError: errors of reading the store.
+        Raises Busy if the store does not respond, and the errors of reading the store.
         """
-        self._demand_store()
+        self.demand_store()
         try:
             names, manifests = self.store.list(key.client), self.store.served_manifests(key.client)
         except NotFound as error:
@@ -260,106 +247,6 @@ class Core:
             return []
         current = [(one, f"{one.name}@{one.aliases.get(PRODUCTION, one.newest)}") for one in names]
         return [one for one, version in current if not self.engine.is_for_another(manifests.get(version, {}))]
-
-    def shadow(self, key: Key, model: str) -> dict[str, Any]:
-        """Return the state of a model's shadow version, and its counts of differences from production, as JSON values.
-
-        Raises Missing if the key's client has no such model.
-        """
-        reference = reference_of(f"{model}@{PRODUCTION}", key)
-        return self.shadows.status_json(reference.name, self._find(reference))
-
-    def served_answers(self, model: str, alias: str, days: int) -> ServedAnswers:
-        """Return the counts of the answers of the version with an alias in the last days, and those of its evaluation.
-
-        Args:
-            model: The name of a model of any client: the metrics have the same counts.
-            days: The number of days, today included.
-
-        Raises:
-            Missing: There is no such model or alias.
-            InvalidData: Answers of the kind of task are not counted.
-        """
-        try:
-            reference = Reference(Name.parse(model), alias=check_alias(alias))
-        except InvalidName:
-            raise Missing() from None
-        version = self._find(reference)
-        return self.answers.served(version, alias, days)
-
-    def move(
-        self,
-        key: Key,
-        model: str,
-        alias: str,
-        version: int,
-        expected: int | None,
-        share: float | None,
-        message: str | None,
-    ) -> AliasMove:
-        """Make an alias of one of the client's models point to a version. The audit log records the id of the key.
-
-        Raises:
-            Missing: the key's client has no such version.
-            Overloaded: the client has moved too many aliases in the last minute.
-            AfinaError: errors of `AdapterStore.alias`.
-        """
-        reference = reference_of(f"{model}@{version}", key)
-        if self.store.known(reference) is None:
-            raise Missing()
-        with self._writing(key) as store:
-            return store.alias(str(reference), alias, expected=expected or ANY, share=share, message=message)
-
-    def keys(self) -> Sequence[Key]:
-        """Return the API keys of all clients, including revoked keys. Raises the errors of reading the store."""
-        self._demand_store()
-        return self.store.keys()
-
-    def create_key(self, key: Key, **asked: Any) -> MadeKey:
-        """Create an API key of any client. The audit log records the id of the administrator's key `key`.
-
-        Args:
-            asked: the arguments of `AdapterStore.create_key`.
-
-        Raises:
-            Overloaded: the client of `key` has made too many changes in the last minute.
-            AfinaError: errors of `AdapterStore.create_key`.
-        """
-        with self._writing(key) as store:
-            made = store.create_key(**asked)
-        self._follow_keys()
-        return made
-
-    def revoke_key(self, key: Key, id: str, message: str | None) -> Key:
-        """Revoke an API key of any client. The audit log records the id of the administrator's key `key`.
-
-        Revocations have no rate limit: a thief of an admin key could use up the rate limit, so that the client could
-        not revoke the stolen key.
-
-        Raises NotFound if no key has the id `id`, and errors of writing to the store.
-        """
-        with self.writes.attempt():
-            revoked = self.store.on_behalf_of(f"key {key.id}").revoke_key(id, message=message)
-        self._follow_keys()
-        return revoked
-
-    @contextmanager
-    def _writing(self, key: Key) -> Iterator[AdapterStore]:
-        """Yield the store, whose changes in the `with` block the audit log attributes to an API key.
-
-        Raises Overloaded if the client has made too many changes in the last minute.
-        """
-        self.tenants.write(key)
-        with self.writes.attempt():
-            yield self.store.on_behalf_of(f"key {key.id}")
-
-    def _follow_keys(self) -> None:
-        """Read the API keys again, so that a created or revoked key takes effect on this server at once.
-
-        Other servers of the same store read their keys within about a second.
-        """
-        with suppress(AfinaError):  # the change was made: its answer must not be lost
-            self.tenants.refresh()
 
     def begin(self, asked: Sequence[TextRequest], check: Check = no_check) -> Sequence[AcceptedRequest]:
         """Accept requests, and put their texts into the queue. The caller must `close` each accepted request.
@@ -377,12 +264,9 @@ class Core:
         return accepted
 
     def accept(self, asked: Sequence[TextRequest], check: Check = no_check) -> Sequence[AcceptedRequest]:
-        """Find and load the adapter of each request, and tokenize its texts.
+        """Find and load the adapter of each request, and tokenize its texts. The caller must `close` each of them.
 
-        The caller must `close` each accepted request.
-
-        Args:
-            check: called with each accepted request; raises an error to refuse the request.
+        `check` is called with each accepted request, and raises an error to refuse the request.
 
         Raises:
             Missing: the key's client has no such model.
@@ -427,11 +311,7 @@ class Core:
             return made
 
     def _load(self, lease: Lease, version: Version) -> None:
-        """Load the adapter of a version. The lease keeps the adapter in memory.
-
-        Raises the errors of loading the adapter. If the version is damaged, the server waits before it loads the
-        version again.
-        """
+        """Load the adapter of a version. A damaged version is loaded again only after a pause."""
         try:
             lease.resident(LOADING)
         except (Busy, NotFound):
@@ -446,30 +326,15 @@ class Core:
         The result of a future is a Prediction, a GeneratedText, or the AfinaError for a text that failed. If answers
         are generated, each text has `n` answers, and the answers of the first text are the first in the list.
 
-        Raises:
-            Overloaded: the client's share of the queue is full.
-            Busy: the server is shutting down.
+        Raises Overloaded if the client's share of the queue is full, and Busy if the server is shutting down.
         """
         works = works_of(accepted, self.settings)
         accepted.futures = self.batching.submit(works)
-        self.metrics.usage.accepted(accepted.request.key.client, len(accepted.texts), sum(accepted.tokens))
         for number, work in enumerate(works):
             work.future.add_done_callback(partial(_give_back, accepted, number, work))
-            if accepted.compared:
-                answered = partial(self.metrics.versions.answered, accepted.receipt.version, meter.now())
-                work.future.add_done_callback(answered)
-            if accepted.objective.abstain_below is not None:
-                work.future.add_done_callback(partial(self._count_abstention, accepted.receipt.version))
-        if accepted.shadowed is not None:
-            self.shadows.follow(accepted.shadowed, accepted)
-        if accepted.counted:
-            self.answers.follow(accepted)
+        for observer in self._observers:
+            observer(accepted)
         return accepted.futures
-
-    def _count_abstention(self, version: str, computed: Future[Any]) -> None:
-        outcome = None if computed.cancelled() or computed.exception() else computed.result()
-        if isinstance(outcome, Prediction):
-            self.metrics.abstaining.count(version, answered=outcome.is_answered)
 
 
 def _give_back(accepted: AcceptedRequest, number: int, work: Work, answered: Future[Any]) -> None:

@@ -11,9 +11,10 @@ import collections
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from math import inf
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -25,6 +26,9 @@ from afina.errors import AfinaError
 from afina.models.answer_profile import AnswerProfile
 from afina.models.objectives import OBJECTIVES
 from afina.stats.drift import Drift
+
+if TYPE_CHECKING:
+    from afina.server.requests import AcceptedRequest
 
 NAMED = 20
 """Largest number of versions that cannot be served and are named by the label `version`."""
@@ -100,10 +104,10 @@ class ClientUsage:
     def requested(self, client: str) -> None:
         self._requests.labels(self._label(client)).inc()
 
-    def accepted(self, client: str, texts: int, tokens: int) -> None:
-        label = self._label(client)
-        self._texts.labels(label).inc(texts)
-        self._tokens.labels(label).inc(tokens)
+    def follow(self, accepted: AcceptedRequest) -> None:
+        label = self._label(accepted.request.key.client)
+        self._texts.labels(label).inc(len(accepted.texts))
+        self._tokens.labels(label).inc(sum(accepted.tokens))
 
     def generated(self, tokens: Mapping[str, int]) -> None:
         for client, count in tokens.items():
@@ -127,6 +131,16 @@ class AbstainingUsage:
             ("version", "answered"),
             registry=registry,
         )
+
+    def follow(self, accepted: AcceptedRequest) -> None:
+        if accepted.objective.abstain_below is not None:
+            for future in accepted.futures:
+                future.add_done_callback(partial(self._computed, accepted.receipt.version))
+
+    def _computed(self, version: str, computed: Future[Any]) -> None:
+        answer = None if computed.cancelled() or computed.exception() else computed.result()
+        if answer is not None and not isinstance(answer, AfinaError):
+            self.count(version, answered=answer.is_answered)
 
     def count(self, version: str, *, answered: bool) -> None:
         if version not in self._known and len(self._known) >= CLIENTS:
@@ -154,6 +168,11 @@ class VersionUsage:
             buckets=_SECONDS,
             registry=registry,
         )
+
+    def follow(self, accepted: AcceptedRequest) -> None:
+        if accepted.compared:
+            for future in accepted.futures:
+                future.add_done_callback(partial(self.answered, accepted.receipt.version, self._clock()))
 
     def answered(self, version: str, began: float, answer: Future[Any]) -> None:
         """Count an answer whose text was put into the queue at the time `began`, in seconds of the clock."""
@@ -224,6 +243,7 @@ class Metrics:
         self.usage = ClientUsage(here)
         self.versions = VersionUsage(here)
         self.abstaining = AbstainingUsage(here)
+        self.observers = (self.usage.follow, self.versions.follow, self.abstaining.follow)
         self.switches = Counter("afina_switches", "References that now point to another version.", registry=here)
 
     def computed(self, batch: ComputedBatch) -> None:

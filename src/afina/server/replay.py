@@ -146,11 +146,11 @@ def _request(fields: Mapping[str, Any]) -> ChatRequest:
     If the fields contain `input`, they are read as a request to `/v1/responses`, otherwise as one to
     `/v1/chat/completions`. Raises ValidationError and Refusal if the fields are invalid.
     """
-    from afina.server.protocols import responses
+    from afina.server.protocols import responses_bodies
     from afina.server.protocols.openai_bodies import ChatRequest
 
     if "input" in fields:
-        return responses.chat_of(responses.ResponsesRequest.model_validate({**fields, "model": ""}))
+        return responses_bodies.chat_of(responses_bodies.ResponsesRequest.model_validate({**fields, "model": ""}))
     return ChatRequest.model_validate({**fields, "model": ""})
 
 

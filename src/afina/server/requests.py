@@ -35,10 +35,7 @@ from afina.store.versions import Name
 class Text(NamedTuple):
     """A text, or a pair of texts, as the client sent it.
 
-    Attributes:
-        text: the single text, or the first text of a pair; empty if `tokens` is given.
-        pair: the second text of a pair. None: the client sent a single text.
-        tokens: the token ids of a prompt, which are used unchanged. None: the client sent a text.
+    `text` is empty if the client sent the token ids of a prompt (`tokens`), which are used unchanged.
     """
 
     text: str
@@ -51,21 +48,16 @@ class GenerationOptions:
     """A request's options for generated answers.
 
     Attributes:
-        decoding: values for fields of `Decoding`, such as temperature, that replace the adapter's values. A field of
-            `decoding` with the value None keeps the adapter's value.
+        decoding: values for fields of `Decoding`. A field with the value None keeps the adapter's value.
         n: the number of answers to each text. `choice_seed` returns the random seed of each answer.
         logprobs: the number of most probable tokens to report at each step. None: no log-probabilities.
-        make_guide: returns a new guide, which restricts the tokens of one answer to a grammar. None: every token is
-            allowed.
-        guide: the digest of the grammar of `make_guide`, for the receipt.
-        prompt_as: the form of the texts. "text": a text for the adapter's prompt template. "raw": a complete prompt.
-            "chat": a rendered chat, which has its special tokens already. "tokens": token ids.
+        make_guide: returns a new guide, which restricts the tokens of one answer to a grammar.
+        guide: the digest of the grammar, for the receipt.
         echo: whether the log-probabilities of the prompt's tokens are reported too, if `logprobs` is not None.
         heard: called on the computing thread after each step, with the number of an answer and the answer's new tokens;
-            must return at once. The answers to the first text have the numbers 0 to n - 1, those to the second text the
-            numbers n to 2n - 1, and so on.
-        longest: the largest number of new tokens if `decoding` has no `max_new_tokens`. If `longest` is None, the
-            adapter's or the server's largest number applies.
+            must return at once. The answers to the first text have the numbers 0 to n - 1, and so on.
+        longest: the largest number of new tokens if `decoding` has no `max_new_tokens`; None: the adapter's or
+            server's.
     """
 
     decoding: Mapping[str, Any] = field(default_factory=dict)
@@ -84,12 +76,11 @@ class TextRequest:
     """A client's request to a model: texts, and options for the answers.
 
     Attributes:
-        generation: options for generated answers. If `generation` is None, the request asks for a prediction such as a
-            label.
-        truncation: how texts that are too long are truncated. None: as in training.
+        generation: None: the request asks for a prediction such as a label.
+        truncation: None: texts that are too long are truncated as in training.
         sticky: the end user's name or the request's id, whose hash decides whether the model's canary version answers.
             None: the canary version does not answer.
-        traced: the request's span and times, passed to the batch listener (a callback). None: no tracing.
+        traced: the request's span and times, passed to the batch listener. None: no tracing.
         each_token: whether the request asks for the outputs of all tokens, and not for an answer.
     """
 
@@ -105,12 +96,7 @@ class TextRequest:
 
 @dataclass(frozen=True, eq=False)
 class ServedAnswer:
-    """The answer to one text.
-
-    Attributes:
-        text: the text as the client sent it.
-        tokens: the number of the text's tokens that the model computed.
-    """
+    """The answer to one text, and the number of the text's tokens that the model computed."""
 
     text: str
     prediction: Prediction
@@ -119,26 +105,17 @@ class ServedAnswer:
     tokens: int
 
     def scores(self, *, raw: bool = False) -> Sequence[LabelScore]:
-        """Return the score of each label, in the order of the adapter's labels.
-
-        `raw`: whether the scores are logits instead of probabilities.
-        """
+        """Return the score of each label in the adapter's order: a probability, or with `raw` a logit."""
         written = ANSWER_FORMATS[self.objective.kind]
         return (written.raw_scores if raw else written.scores)(self.objective, self.prediction)
 
     def ranked(self, *, raw: bool = False, most: int | None = None) -> Sequence[dict[str, object]]:
-        """Return labels and their scores as JSON values, with the highest score first (`AnswerFormat.ranked`).
-
-        Args:
-            raw: whether the scores are logits instead of probabilities.
-            most: the largest number of entries to return. None: all entries.
-        """
+        """Return labels and scores as JSON values, the highest first and at most `most` (`AnswerFormat.ranked`)."""
         ordered = ANSWER_FORMATS[self.objective.kind].ranked(self.objective, self.prediction, raw=raw)
         return [one._asdict() for one in ordered[:most]]
 
     @property
     def words(self) -> Sequence[TaggedWord]:
-        """The words of the text with their tags."""
         return ANSWER_FORMATS[self.objective.kind].words(self.objective, self.prediction)
 
     def tag_scores(self, *, raw: bool = False) -> list[list[float]]:
@@ -158,13 +135,11 @@ class AcceptedRequest:
     Attributes:
         encoded: the token ids of each text, or the text itself for an adapter that does not read tokens.
         tokens: the number of tokens of each text, at least 1.
-        decoding: the decoding settings of the answers, from the request, the adapter and the server's limits. None: the
-            adapter does not generate text.
+        decoding: the settings of the answers within the server's limits. None: the adapter does not generate text.
         reservation: the tokens that count for the key's rate limit. None: no tokens are counted yet.
         compared: whether the metrics count the answers by version, because the model has a canary version.
         counted: whether answers are counted to notice drift, because the version has an alias.
-        shadowed: the name of the model whose shadow version, if there is one, also computes the texts. `shadowed` is
-            None if the request is not for the production version.
+        shadowed: the model whose shadow version also computes the texts. None: not a request for production.
         futures: the futures of the answers. Empty until the texts are in the queue.
     """
 
@@ -196,7 +171,7 @@ class AcceptedRequest:
 
     @property
     def needed(self) -> int:
-        """The largest number of tokens that the request may need: its texts' tokens and all answers' new tokens."""
+        """The largest number of tokens that the request may need, with all new tokens of all answers."""
         return sum(self.tokens) + len(self.texts) * self.answers * self.longest
 
     def close(self) -> None:
@@ -208,7 +183,7 @@ class AcceptedRequest:
         self.lease.release()
 
     def answer(self, index: int, outcome: Prediction | AfinaError) -> ServedAnswer:
-        """Return the answer to text `index` of the request, whose result is `outcome`. Raises an `outcome` error."""
+        """Return the answer to text `index` of the request. Raises an `outcome` that is an error."""
         if isinstance(outcome, AfinaError):
             raise outcome
         text = self.texts[index].text
@@ -223,7 +198,7 @@ A check is called with a tokenized request before the request's texts are comput
 
 
 def no_check(accepted: AcceptedRequest) -> None:
-    """Accept every request: the default of the argument `check` of `Core.accept`."""
+    """Accept every request."""
 
 
 def check_scored(accepted: AcceptedRequest) -> None:
@@ -265,9 +240,6 @@ def check_lengths(
 
     The API key may have a limit (`Key.text_tokens`), and the server has the limit `Settings.whole_tokens` for models
     that cannot compute a text in chunks. For a text in windows, this limit is one of each window.
-
-    Args:
-        tokens: The number of tokens of each text.
     """
     limits = [(key.text_tokens, "A text of this key may have", tokens)]
     if resident.reading is not None and not resident.generates and not resident.takes_chunks:
@@ -308,10 +280,7 @@ def decoding_of(objective: Objective, options: GenerationOptions, settings: Sett
 def within_rate(options: GenerationOptions, prompts: Sequence[int], rate: int | None) -> GenerationOptions:
     """Return the options with a default for `max_new_tokens` with which the request fits the key's rate limit.
 
-    Args:
-        options: the request's options. A `max_new_tokens` in the options is not changed.
-        prompts: the number of tokens of each text.
-        rate: the key's rate limit in tokens a minute. None: no limit.
+    `prompts`: the number of tokens of each text. `rate`: tokens a minute; None: no limit.
     """
     if rate is None:
         return options
@@ -321,12 +290,8 @@ def within_rate(options: GenerationOptions, prompts: Sequence[int], rate: int | 
 def most_tokens(texts: Sequence[Text], options: GenerationOptions | None, longest: int, settings: Settings) -> int:
     """Return an upper bound of the tokens that a request may need, without tokenizing the texts.
 
-    A text for entities that is longer than the backbone reads at once may need more tokens, since it has windows. The
-    bound decides how long a refused client is told to wait, and no limit.
-
-    Args:
-        options: options for generated answers. None: the answers are not generated.
-        longest: the largest number of tokens that the backbone can read.
+    A text for entities that is longer than the backbone reads at once (`longest` tokens) may need more tokens, since it
+    has windows. The bound decides how long a refused client is told to wait, and no limit.
     """
     sizes = (
         sum(len(part.encode("utf-8", "replace")) for part in (one.text, one.pair or "")) + len(one.tokens or ())
@@ -364,8 +329,7 @@ class RequestEncoder:
             most: the number of tokens that the key may send now. None: no limit.
             rate: the key's rate limit in tokens a minute. None: no limit.
 
-        Raises:
-            InvalidData: a text or an option is invalid, as described in `Core.accept`.
+        Raises InvalidData for a text or an option that is invalid (`Core.accept`).
         """
         resident, key, generation, decoding = lease.resident(), asked.key, asked.generation, None
         manifest, objective = resident.manifest, resident.objective
@@ -402,14 +366,9 @@ class RequestEncoder:
     def encode(
         self, asked: TextRequest, resident: Resident, texts: Sequence[Text], most: int | None
     ) -> list[EncodedText]:
-        """Return the token ids of a request's texts.
+        """Return the token ids of a request's texts. Raises AfinaError for a text that cannot be tokenized.
 
-        Args:
-            most: the number of tokens above which the caller refuses the request. If the texts have more than `most`
-                tokens, the last texts are not tokenized. None: no limit.
-
-        Raises:
-            AfinaError: a text cannot be tokenized.
+        If the texts have more than `most` tokens, the last texts are not tokenized: the caller refuses the request.
         """
         prompt_as: Prompt = "text" if asked.generation is None else asked.generation.prompt_as
         if prompt_as == "tokens":

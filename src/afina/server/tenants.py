@@ -37,8 +37,6 @@ MINUTE = 60.0
 
 @dataclass(eq=False)
 class Counted:
-    """An amount of tokens or writes that counts for a rate limit until the time `until`, in seconds of the clock."""
-
     amount: int
     until: float
 
@@ -48,9 +46,6 @@ class MinuteWindow:
 
     The package `limits` is not used: it cannot subtract from a counted amount, and cannot tell when a further amount
     fits into the rate limit.
-
-    Args:
-        clock: a function that returns the time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -79,10 +74,7 @@ class MinuteWindow:
         self._total -= amount
 
     def wait(self, room: int) -> float:
-        """Return the seconds until the sum of the amounts in the window is at most `room`.
-
-        The estimate assumes that no further amount is counted or subtracted.
-        """
+        """Return the seconds until the sum of the amounts is at most `room`, if nothing else is counted."""
         left, now = self.total, self._clock()
         if left <= room:
             return 0.0
@@ -108,12 +100,10 @@ class Reservation:
 
 
 class _KnownKeys(NamedTuple):
-    """The API keys that the server has read from the store.
+    """The API keys that the server has read from the store, by id.
 
-    Attributes:
-        by_id: The API keys by their ids.
-        last: The number of the last entry of the store's audit log before the keys were read.
-        at: The time at which the server last asked the store for changes, in seconds of the clock.
+    `last` is the number of the last entry of the store's audit log before the keys were read, and `at` the time at
+    which the server last asked the store for changes.
     """
 
     by_id: Mapping[str, Key]
@@ -122,11 +112,7 @@ class _KnownKeys(NamedTuple):
 
 
 class Tenants:
-    """The API keys of the store, with the tokens and writes that count for their rate limits. Thread-safe.
-
-    Args:
-        clock: a function that returns the time in seconds.
-    """
+    """The API keys of the store, with the tokens and writes that count for their rate limits. Thread-safe."""
 
     def __init__(self, store: StoreReader, settings: Settings, *, clock: Callable[[], float] = meter.now) -> None:
         self._store, self._clock = store, clock
@@ -156,18 +142,12 @@ class Tenants:
         return key if api_keys.matches(secret, key) else None
 
     def holds(self, key: Key) -> bool:
-        """Return whether an API key that was valid when a request began is still valid.
-
-        Raises Busy if the store has not responded for `Settings.key_seconds`.
-        """
+        """Return whether a key that was valid when a request began is still valid. Raises Busy as `key_of` does."""
         found = self._by_id().get(key.id)
         return found is not None and found.is_valid
 
     def _by_id(self) -> Mapping[str, Key]:
-        """Return the API keys by their ids.
-
-        Raises Busy if the store has not responded for `Settings.key_seconds`: a key may have been revoked since.
-        """
+        """Raises Busy if the store has not responded for `Settings.key_seconds`: a key may have been revoked since."""
         known = self._known
         if self._clock() - known.at > self._hold:
             raise problems.KEYS_UNKNOWN(seconds=self._hold)
@@ -180,13 +160,8 @@ class Tenants:
     def most(self, key: Key, expected: int = 1) -> int | None:
         """Return the number of tokens above which a request with an API key is refused; None: no limit.
 
-        The caller can stop tokenizing a request that has more tokens than the returned number.
-
-        Args:
-            expected: an upper bound of the request's tokens before the request is tokenized.
-
-        Raises:
-            Overloaded: the key has no tokens left in this minute.
+        The caller can stop tokenizing a request that has more tokens. `expected`: an upper bound of the request's
+        tokens. Raises Overloaded if the key has no tokens left in this minute.
         """
         if (rate := self.rate_of(key)) is None:
             return None
@@ -200,9 +175,7 @@ class Tenants:
     def reserve(self, key: Key, tokens: int, uncounted: int = 0) -> Reservation:
         """Count, for the key's rate limit, the tokens that a request may need. Called before anything is computed.
 
-        Args:
-            tokens: the tokens of the tokenized texts, plus the largest possible number of new tokens in the answers.
-            uncounted: an upper bound of the tokens of those texts of the request that were not tokenized.
+        `uncounted`: an upper bound of the tokens of those texts of the request that were not tokenized.
 
         Raises:
             Overloaded: the API key has too few tokens left in this minute.
@@ -223,10 +196,7 @@ class Tenants:
             window.give_back(counted, tokens)
 
     def write(self, key: Key) -> None:
-        """Count a change that an API key makes in the store.
-
-        Raises Overloaded if the key's client has made as many changes in the last minute as the server allows.
-        """
+        """Count a change of a key in the store. Raises Overloaded if its client has made too many in a minute."""
         with self._lock:
             window = self._window(WRITES, key.client)
             if window.total >= self._writes:
@@ -252,10 +222,10 @@ class Tenants:
 
 
 def reference_of(model: str, key: Key) -> Reference:
-    """Return the reference in the store for the model name of a request.
+    """Return the reference in the store for the model name of a request. Raises Missing for a malformed name.
 
     If the name belongs to another client than the API key, the reference has a name that no store contains, so that
-    responses do not show whether another client's model exists. Raises Missing for a malformed name.
+    responses do not show whether another client's model exists.
     """
     try:
         asked = Reference.parse(model)

@@ -25,6 +25,7 @@ from afina import meter
 from afina.engine.mixed_batches import Prediction
 from afina.errors import AfinaError
 from afina.predicting.reading import Truncation
+from afina.server.administration import Administration
 from afina.server.core import LOADING, Core
 from afina.server.http.bodies import Body, parse_body
 from afina.server.http.refusals import GONE, Refusal
@@ -233,6 +234,10 @@ class ClientCall:
         if len(found) > 1:
             raise Refusal.at(name, "occurs twice in the query. Leave one out.")
         return found[0] if found else None
+
+    @property
+    def administration(self) -> Administration:
+        return Administration(self.core)
 
     async def look(self, what: Callable[Arguments, Found], *given: Arguments.args, **named: Arguments.kwargs) -> Found:
         """Call a function that reads the store, in the thread pool. Raises TimeoutError if it takes too long."""

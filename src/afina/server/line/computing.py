@@ -29,7 +29,7 @@ batch, computing a step of generations, and calling the batch listener.
 
 
 class _Turn(NamedTuple):
-    """The work items (texts, prompts, tests) that the computing thread takes from the queue at one time.
+    """The work items that the computing thread takes from the queue at one time.
 
     Attributes:
         budget: the largest number of tokens of this turn's work items together.
@@ -55,7 +55,6 @@ class Batcher:
     Args:
         watch: the batch listener, which is called after each batch and each step of generations.
         failed: called with the name of an operation that failed, and with the exception.
-        clock: a function that returns the time in seconds.
     """
 
     def __init__(
@@ -116,10 +115,7 @@ class Batcher:
         """Put work items of one client into the queue, or none if they do not all fit; return their futures.
 
         A future raises TimeoutError after its work item's time limit. A work item whose future is cancelled is not
-        computed.
-
-        Args:
-            asks: whether the client counts as active. While several clients are active, batches are smaller.
+        computed. `asks`: whether the client counts as active. While several clients are active, batches are smaller.
 
         Raises:
             Overloaded: the client's share of the queue is full.
@@ -219,10 +215,7 @@ class Batcher:
                 self._line.forget(ended)
 
     def _generate(self, turn: _Turn) -> None:
-        """Begin the generations of new prompts, and compute one step of all running generations.
-
-        Before the step, generations are ended if they were cancelled or their time limit is past.
-        """
+        """Begin the generations of new prompts, end late and cancelled ones, and compute one step of the others."""
         for work in turn.prompts:
             assert isinstance(work, GeneratedAnswer)
             self._begin(work)
@@ -247,7 +240,6 @@ class Batcher:
             self._give_back(turn.prompts)
 
     def _give_back(self, prompts: Sequence[Work]) -> None:
-        """Put prompts back into the queue if there was no memory to generate their answers."""
         generations = self.computer.generations
         held = [work for work in self._running.values() if work in prompts and generations.waits(work.generation)]
         for work in held:
@@ -259,8 +251,7 @@ class Batcher:
     def _settle(self, ended: Sequence[tuple[GeneratedAnswer, Any]]) -> None:
         """Set the results of ended generations.
 
-        If a step with background work items (which no client waits for) failed with Busy, the clients' generations are
-        restarted where possible and do not get the error.
+        If a step with background work items failed with Busy, the clients' generations are restarted where possible.
         """
         failed = {work for work, outcome in ended if isinstance(outcome, Busy)}
         blamed = any(work.in_background for work in failed)
@@ -295,8 +286,7 @@ class Batcher:
     def _broken(self, error: BaseException) -> None:
         """End generations after an unexpected error in a step.
 
-        If background work items are running, only they are ended, because they may be the cause of the error. Otherwise
-        all generations are ended.
+        If background work items are running, only they are ended, because they may be the cause of the error.
         """
         blamed = [work for work in self._running.values() if work.in_background]
         for work in blamed or [*self._running.values()]:
@@ -307,7 +297,6 @@ class Batcher:
             self._running = {}
 
     def _stepped(self, began: float) -> None:
-        """Count the tokens of a generation step for the clients' shares, and call the batch listener."""
         now, generated, firsts, tokens = self._clock(), dict[str, int](), list[float](), 0
         for generation, count in self.computer.generations.tokens_of.items():
             work = self._running.get(generation)
@@ -369,10 +358,7 @@ class Batcher:
         self._note(LINE, error)
 
     def give_up(self) -> None:
-        """Refuse new work items, and fail all waiting texts and all generations with Busy.
-
-        The texts of the batch that is being computed are still answered.
-        """
+        """Refuse new work items, and fail all that wait or generate. The batch in computation is still answered."""
         with self._changed:
             self._closing, self._giving_up = True, True
             waiting = self._line.clear()

@@ -39,9 +39,7 @@ GUESSED = 0.1
 class ClientSpeed:
     """The speed at which a client's tokens leave the queue, measured while work items of the client wait.
 
-    Args:
-        now: the time at which the client's first work item arrives.
-        guess: the tokens per second that are assumed before anything is measured.
+    `guess`: the tokens per second that are assumed before anything is measured.
     """
 
     def __init__(self, now: float, guess: float) -> None:
@@ -49,7 +47,6 @@ class ClientSpeed:
         self._since, self._left, self._gap = now, now, 0.0
 
     def wait(self, now: float) -> None:
-        """Start measuring again, because work items of the client wait again."""
         self._since = self._left = now
 
     def leave(self, tokens: int, now: float) -> None:
@@ -62,10 +59,9 @@ class ClientSpeed:
         self._tokens = max(0.0, self._tokens - tokens)
 
     def seconds(self, tokens: int, now: float) -> float:
-        """Return an estimate of the seconds until a number of the client's tokens has left the queue.
+        """Return an estimate, at most `LONGEST`, of the seconds until so many of the client's tokens have left.
 
-        The estimate is the number of tokens divided by the client's mean speed, plus the time between two batches; at
-        most `LONGEST`.
+        The estimate is the number of tokens divided by the client's mean speed, plus the time between two batches.
         """
         self._pass(now)
         gap = max(self._gap, now - self._left)
@@ -110,14 +106,12 @@ class FairQueue:
         """Put work items of one client into the queue, or none of them if they do not all fit.
 
         Args:
-            items: the work items, all of one client.
-            speed: the tokens that the server computes per second. Until the client's own speed is measured, the time
-                for a retry is estimated from the speed of the server.
+            speed: the tokens that the server computes per second, from which the time for a retry is estimated until
+                the client's own speed is measured.
             asks: whether the client counts as active. While several clients are active, batches are smaller.
 
-        Raises:
-            Overloaded: the client's share of the queue is full. The exception's attribute `after` is an estimate of the
-                seconds until these work items fit. A client that has nothing in the queue may exceed its share once.
+        Raises Overloaded if the client's share of the queue is full; its `after` is an estimate of the seconds until
+        these work items fit. A client that has nothing in the queue may exceed its share once.
         """
         client, asked, now = items[0].client, sum(item.tokens for item in items), items[0].arrived
         if items[0].in_background:
@@ -152,7 +146,6 @@ class FairQueue:
 
     @property
     def prompts(self) -> int:
-        """The number of prompts that wait for their generation to begin."""
         return sum(map(len, self._prompts.values()))
 
     def budget(self, now: float) -> int:
@@ -176,8 +169,7 @@ class FairQueue:
     def due(self, now: float, *, expected: bool = True) -> float | None:
         """Return the seconds until the next work items should be taken from the queue, or None if no work item waits.
 
-        Args:
-            expected: whether further texts are announced (`Batcher.expecting`). The first text then waits for them.
+        `expected`: whether further texts are announced (`Batcher.expecting`). The first text then waits for them.
         """
         if not self._texts and not self._prompts and self._background:
             return 0.0
@@ -189,22 +181,19 @@ class FairQueue:
         return max(0.0, oldest + self.delay - now)
 
     def take(self, now: float, opens: Callable[[Work], bool] = lambda item: True) -> list[Work]:
-        """Take the next texts from the queue: as many as fit into a batch, but at least one.
+        """Take the next texts: as many as fit into a batch, but at least one. `Work.due` says how much of each.
 
-        The attribute `due` of each text is set to the number of its tokens that the batch takes.
-
-        Args:
-            opens: Called with a text before its first chunk is taken. If `opens` returns False, the text waits, and
-                texts of other clients are taken.
+        `opens` is called with a text before its first chunk is taken. If it returns False, the text waits, and texts of
+        other clients are taken.
         """
         return self._taken(self._texts, now, self.budget(now), opens=opens) or self._spare(now, opens=opens)
 
     def take_prompts(self, now: float, room: int | None = None, without: Collection[str] = ()) -> list[Work]:
-        """Remove and return the next prompts for generation: as many as the token budget allows, but at least one.
+        """Take the next prompts for generation: as many as the token budget allows, but at least one.
 
         Args:
-            room: The number of tokens that are left of the budget of the batch. None: the whole budget.
-            without: Clients of whom no prompt is taken, because their earlier prompts are still being computed.
+            room: the number of tokens that are left of the budget of the batch. None: the whole budget.
+            without: clients of whom no prompt is taken, because their earlier prompts are still being computed.
         """
         left = self.budget(now) if room is None else room
         return self._taken(self._prompts, now, left, PROMPTS, without=without) or self._spare(now, prompts=True)
@@ -330,7 +319,7 @@ def _share(item: Work, left: int, room: int, *, first: bool) -> int:
     Args:
         left: the number of tokens that still fit into the batch.
         room: the number of the `left` tokens that chunks of long texts may use.
-        first: whether the batch has no work item yet.
+        first: whether the batch has no work item yet, so that it takes at least one chunk or window.
     """
     if item.windows is not None:
         return _whole_windows(item, item.windows, left, room, first=first)
@@ -344,10 +333,7 @@ def _share(item: Work, left: int, room: int, *, first: bool) -> int:
 
 
 def _whole_windows(item: Work, windows: Sequence[int], left: int, room: int, *, first: bool) -> int:
-    """Return the number of tokens of the next windows of a text that fit into the batch; arguments as in `_share`.
-
-    The first text of a batch has at least one window in it.
-    """
+    """Return the number of tokens of the next windows of a text that fit into the batch; arguments as in `_share`."""
     if not item.taken and item.left <= left:
         return item.left
     count, place = 0, 0

@@ -36,12 +36,11 @@ class Work:
 
     Attributes:
         client: the client whose fair share of the queue and of the computing time the work item uses.
-        tokens: the number of tokens of the text or prompt.
-        timeout: the number of seconds in the queue after which the work item fails with TimeoutError.
-        traced: the request's span and times, passed to the batch listener (a callback). None: no tracing.
+        timeout: the seconds in the queue after which the work item fails with TimeoutError.
+        traced: the request's span and times, passed to the batch listener. None: no tracing.
         arrived: the time at which the work item entered the queue, in seconds of the queue's clock.
-        began: whether the computation of the work item has begun. If so, its tokens count for the API key's rate limit,
-            even if nobody waits for the answer any more.
+        began: whether the computation has begun. If so, its tokens count for the API key's rate limit, even if nobody
+            waits for the answer any more.
         reach: `Classifier.reach` of the model, which `cost` uses. None: the work item cannot be computed in chunks.
         windows: the numbers of tokens of the windows of a long text, each of which is computed at once; several batches
             may share the windows. None: the text has no windows.
@@ -74,7 +73,7 @@ class Work:
 
     @property
     def in_background(self) -> bool:
-        """Whether no client waits for the work item (background), so that clients' work items are computed first."""
+        """Whether no client waits for the work item, so that clients' work items are computed first."""
         return self.client.startswith(BACKGROUND)
 
     @property
@@ -83,13 +82,13 @@ class Work:
         return self.arrived + self.timeout
 
     def settle(self, outcome: Any) -> None:
-        """Set the result of the work item's future, such as a prediction or the AfinaError of its text."""
+        """Set the result of the future, such as a prediction or the AfinaError of its text."""
         with suppress(InvalidStateError):  # cancelled meanwhile
             self.future.set_result(outcome)
         self.dropped()
 
     def fail(self, error: BaseException) -> None:
-        """Set the exception of the work item's future.
+        """Set the exception of the future.
 
         An exception that would end the thread that waits for the future, such as SystemExit, becomes a RuntimeError.
         """
@@ -107,16 +106,13 @@ class Work:
 class PredictedAnswer(Work):
     """A text whose prediction needs one forward pass, such as a classification.
 
-    Attributes:
-        chunked: The state of a text that is computed in chunks or windows; None if the text is computed at once, or its
-            computation has not begun.
+    `chunked` is None if the text is computed at once, or its computation in chunks or windows has not begun.
     """
 
     row: SinglePass
     chunked: ChunkedPass | WindowedPass | None = None
 
     def dropped(self) -> None:
-        """Free the keys and values of a text that was computed in chunks."""
         if self.chunked is not None:
             self.chunked.close()
 
@@ -130,7 +126,7 @@ class GoldenTest(Work):
 
 @dataclass(eq=False, kw_only=True)
 class GeneratedAnswer(Work):
-    """A prompt whose answer is generated step by step. The work item's future can be cancelled until it has a result.
+    """A prompt whose answer is generated step by step. The future can be cancelled until it has a result.
 
     Attributes:
         heard: the time of the first new token, in seconds of the queue's clock. None: there is no new token yet.
@@ -150,8 +146,7 @@ class GeneratedAnswer(Work):
     def can_begin_again(self) -> bool:
         """Whether the generation can be restarted with the same answer.
 
-        A generation cannot be restarted if the client gets each token at once, or if a guide with a state restricts the
-        tokens.
+        It cannot if the client gets each token at once, or if a guide with a state restricts the tokens.
         """
         return self.generation.heard is None and self.generation.guide is None
 
@@ -162,17 +157,14 @@ class GeneratedAnswer(Work):
 
 
 class EngineComputer:
-    """A class that computes work items with an engine, called by one thread."""
+    """Computes work items with an engine, in one thread."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.generations = engine.generations
 
     def opens(self, work: Work) -> bool:
-        """Reserve the memory for computing a text in chunks.
-
-        Returns False if there is now no memory for the text's keys and values.
-        """
+        """Reserve the memory for computing a text in chunks. Returns False if there is now no memory for it."""
         assert isinstance(work, PredictedAnswer)
         work.chunked = self._engine.open(work.row)
         return work.chunked is not None
@@ -208,8 +200,8 @@ def works_of(
     """Return the work items of a request: one for each text, or one for each choice (generated answer) of each text.
 
     Args:
-        client: the client whose share of the queue the work items use. None: the client of the request's key.
-        choices: the numbers of the choices (answers to the same text) to generate for each text. None: all choices.
+        client: the client whose share of the queue is used. None: the client of the request's key.
+        choices: the numbers of the choices to generate for each text. None: all choices.
     """
     request, lease = accepted.request, accepted.lease
     given: dict[str, Any] = {"client": client or request.key.client, "traced": request.traced}

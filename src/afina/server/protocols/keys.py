@@ -67,7 +67,7 @@ class NewKey(Body):
 @router.answers(routes.KEYS, KEYS)
 async def listed(call: Called) -> Response:
     """List the API keys of all clients, without their secrets."""
-    found = await call.look(call.core.keys)
+    found = await call.look(call.administration.keys)
     return JSONResponse({"keys": [one.as_json() for one in found]})
 
 
@@ -76,7 +76,7 @@ async def created(call: Called) -> Response:
     """Create an API key of any client. Only this response contains the key's secret."""
     body = await call.body(NewKey)
     asked: dict[str, Any] = body.model_dump()
-    made = await call.look(call.core.create_key, call.key, **asked)
+    made = await call.look(call.administration.create_key, call.key, **asked)
     return JSONResponse({**made.key.as_json(), "secret": made.secret})
 
 
@@ -88,7 +88,7 @@ async def revoked(call: Called, key: str) -> Response:
     if len(given) > 1 or len(message or "") > MESSAGE:
         raise Refusal.at("message", f"give one message, of at most {MESSAGE:,} characters.")
     try:
-        found = await call.look(call.core.revoke_key, call.key, key, message)
+        found = await call.look(call.administration.revoke_key, call.key, key, message)
     except NotFound as error:
         if error.code != "key.unknown":
             raise

@@ -236,7 +236,7 @@ async def move(call: Called, client: str, task: str, alias: str) -> Response:
     """
     body = await call.body(Alias)
     wanted = (f"{client}/{task}", alias, body.version, body.expected, body.share, body.message)
-    return JSONResponse((await call.look(call.core.move, call.key, *wanted)).as_json())
+    return JSONResponse((await call.look(call.administration.move, call.key, *wanted)).as_json())
 
 
 @router.answers(routes.SHADOW, SHADOW)
@@ -245,7 +245,7 @@ async def shadow(call: Called, client: str, task: str) -> Response:
 
     The counts cover only the texts that this server received.
     """
-    return JSONResponse(await call.look(call.core.shadow, call.key, f"{client}/{task}"))
+    return JSONResponse(await call.look(call.administration.shadow, call.key, f"{client}/{task}"))
 
 
 @router.answers(routes.DRIFT, DRIFT, query=["days"])
@@ -255,5 +255,5 @@ async def drift(call: Called, client: str, task: str, alias: str) -> Response:
     The counts cover only the texts that this server answered since its start.
     """
     days = days_of(call.in_query("days"))
-    found = await call.look(call.core.served_answers, f"{client}/{task}", alias, days)
+    found = await call.look(call.administration.served_answers, f"{client}/{task}", alias, days)
     return JSONResponse(await call.look(found.as_json))

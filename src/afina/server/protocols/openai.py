@@ -1,4 +1,4 @@
-"""OpenAI's protocol for the package `openai` and for clients of vLLM: completions, chat completions and responses.
+"""OpenAI's protocol for the package `openai` and for clients of vLLM: completions and chat completions.
 
 The prompt of a completion is put into the adapter's prompt template, and the adapter's decoding settings are the
 defaults, as in `afina predict`. Chats need an adapter that was trained with the backbone's chat template.
@@ -6,7 +6,8 @@ defaults, as in `afina predict`. Chats need an adapter that was trained with the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from fastapi import Response
 from fastapi.responses import JSONResponse
@@ -23,12 +24,10 @@ from afina.server import routes
 from afina.server.http.calls import Called, ClientCall
 from afina.server.http.refusals import Refusal
 from afina.server.http.routing import ProtocolRouter
-from afina.server.protocols import openai_answers, openai_bodies, responses, responses_answers
+from afina.server.protocols import openai_answers, openai_bodies
 from afina.server.protocols.openai_answers import AnswerHead, ChatFormat, CompletionFormat, EchoedPrompt, OpenAIFormat
 from afina.server.protocols.openai_bodies import ChatRequest, CompletionRequest
 from afina.server.protocols.openai_stream import EventStream, NewTokenQueue, PendingAnswers
-from afina.server.protocols.responses import ResponsesRequest
-from afina.server.protocols.responses_answers import ResponsesFormat
 from afina.server.receipts import RECEIPT
 from afina.server.requests import AcceptedRequest, GenerationOptions, Text
 from afina.store.api_keys import Key
@@ -66,7 +65,7 @@ async def completions(call: Called) -> Response:
     A prompt that is a text is put into the model's prompt template, unless `template` is false.
     """
     body = await call.body(CompletionRequest)
-    return await _answered(call, body, openai_bodies.completion_texts(body))
+    return await answered(call, body, openai_bodies.completion_texts(body), partial(_completion_format, body))
 
 
 @router.answers(
@@ -75,44 +74,25 @@ async def completions(call: Called) -> Response:
 async def chat(call: Called) -> Response:
     """Generate the next message of a chat (OpenAI's chat completions). The model must have been trained on chats."""
     body = await call.body(ChatRequest)
-    return await _answered(call, body, await _rendered(call, body))
+    return await answered(call, body, await rendered(call, body), partial(_chat_format, body))
 
 
-@router.answers(
-    routes.RESPONSES,
-    responses_answers.ANSWER,
-    ResponsesRequest,
-    responses.EXAMPLE,
-    events=responses_answers.EVENT,
-)
-async def respond(call: Called) -> Response:
-    """Generate the next message of a conversation (OpenAI's responses). No response is stored."""
-    body = await call.body(ResponsesRequest)
-    made = responses.chat_of(body)
-    try:
-        return await _answered(call, made, await _rendered(call, made), body)
-    except (Refusal, InvalidData) as error:
-        raise responses.refusal(body, error) from None
+FormatOf = Callable[[AnswerHead, TokenTexts, AcceptedRequest], OpenAIFormat]
+"""A function that returns the format in which the answers to an accepted request are written."""
 
 
-async def _answered(
-    call: ClientCall,
-    body: CompletionRequest | ChatRequest,
-    texts: Sequence[Text],
-    response: ResponsesRequest | None = None,
+async def answered(
+    call: ClientCall, body: CompletionRequest | ChatRequest, texts: Sequence[Text], format_of: FormatOf
 ) -> Response:
-    """Return the HTTP response with the generated answers to the texts.
-
-    `response`: the request to `/v1/responses` from which the chat request `body` was made. None: another route.
-    """
+    """Return the HTTP response with the generated answers to the texts."""
     try:
-        return await _computed(call, body, texts, response)
+        return await _computed(call, body, texts, format_of)
     except InvalidData as error:
         raise openai_bodies.refusal(body, error) from None
 
 
 async def _computed(
-    call: ClientCall, body: CompletionRequest | ChatRequest, texts: Sequence[Text], response: ResponsesRequest | None
+    call: ClientCall, body: CompletionRequest | ChatRequest, texts: Sequence[Text], format_of: FormatOf
 ) -> Response:
     streams = bool(body.stream)
     if body.stream_options is not None and body.stream_options.asks and not streams:
@@ -128,7 +108,7 @@ async def _computed(
     begun = False
     try:
         head = AnswerHead(call.id, int(meter.posix_time()), body.model, accepted.receipt.adapter)
-        written = _format_of(body, response, head, tools.texts, accepted)
+        written = format_of(head, tools.texts, accepted)
         headers = {RECEIPT: str(accepted.receipt)}
         if streams:
             await pending.next()
@@ -159,30 +139,24 @@ async def _computed(
             pending.close()
 
 
-def _format_of(
-    body: CompletionRequest | ChatRequest,
-    response: ResponsesRequest | None,
-    head: AnswerHead,
-    texts: TokenTexts,
-    accepted: AcceptedRequest,
-) -> OpenAIFormat:
+def _completion_format(
+    body: CompletionRequest, head: AnswerHead, texts: TokenTexts, accepted: AcceptedRequest
+) -> CompletionFormat:
     options = accepted.request.generation
     assert options is not None
-    assert accepted.decoding is not None
-    reports = options.logprobs is not None
-    if isinstance(body, CompletionRequest):
-        prompts = [
-            EchoedPrompt(encoded.tokens.tolist(), None if one.tokens is not None else one.text)
-            for one, encoded in zip(accepted.texts, accepted.encoded, strict=True)
-        ]
-        echoed = prompts if body.echo else ()
-        return CompletionFormat(head, texts, reports=reports, prompts=echoed, n=options.n)
-    function = openai_bodies.function_of(body)
-    name = None if function is None else function.name
-    if response is None:
-        return ChatFormat(head, texts, reports=reports, function=name)
-    sampling = {"temperature": accepted.decoding.temperature, "top_p": accepted.decoding.top_p}
-    return ResponsesFormat(head, texts, reports=reports, function=name, body=response, sampling=sampling)
+    prompts = [
+        EchoedPrompt(encoded.tokens.tolist(), None if text.tokens is not None else text.text)
+        for text, encoded in zip(accepted.texts, accepted.encoded, strict=True)
+    ]
+    echoed = prompts if body.echo else ()
+    return CompletionFormat(head, texts, reports=options.logprobs is not None, prompts=echoed, n=options.n)
+
+
+def _chat_format(body: ChatRequest, head: AnswerHead, texts: TokenTexts, accepted: AcceptedRequest) -> ChatFormat:
+    options = accepted.request.generation
+    assert options is not None
+    function = openai_bodies.function_name(body)
+    return ChatFormat(head, texts, reports=options.logprobs is not None, function=function)
 
 
 def _options(
@@ -245,7 +219,7 @@ def _check(accepted: AcceptedRequest) -> None:
         _check_chat(accepted.objective, accepted.manifest.template)
 
 
-async def _rendered(call: ClientCall, body: ChatRequest) -> Sequence[Text]:
+async def rendered(call: ClientCall, body: ChatRequest) -> Sequence[Text]:
     """Return the messages of a chat as one prompt, rendered with the backbone's chat template.
 
     Raises:

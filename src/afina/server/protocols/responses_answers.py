@@ -30,7 +30,7 @@ from afina.server.protocols.openai_answers import (
     ChatFormat,
     WrittenAnswer,
 )
-from afina.server.protocols.responses import ResponsesRequest
+from afina.server.protocols.responses_bodies import ResponsesRequest
 
 _ANY: Shape = {}
 _OR_NULL = {name: either(shape, NOTHING) for name, shape in (("text", TEXT), ("count", COUNT), ("number", NUMBER))}

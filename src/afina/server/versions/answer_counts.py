@@ -110,7 +110,7 @@ class AnswerCounts:
 
     def follow(self, accepted: AcceptedRequest) -> None:
         """Count each text of a request once it is answered. The method does not wait for any answer."""
-        if accepted.objective.score_name is None:
+        if not accepted.counted or accepted.objective.score_name is None:
             return
         manifest, digest = accepted.manifest, accepted.lease.digest
         counts = self._by_version_of(accepted.receipt.version, digest, accepted.objective, manifest.answers)

@@ -134,16 +134,14 @@ class Shadows:
     def count(self, state: str) -> int:
         return sum(status.state == state for status in self.names.known)
 
-    def follow(self, name: Name, accepted: AcceptedRequest) -> None:
+    def follow(self, accepted: AcceptedRequest) -> None:
         """Let the shadow version compute each text of a request after the production version has answered the text.
 
         The method does not wait for any answer.
-
-        Args:
-            name: The name of the model, whose production version answers the client.
-            accepted: The accepted request, whose texts are in the queue.
         """
-        status = self.names.get(name)
+        if accepted.shadowed is None:
+            return
+        status = self.names.get(accepted.shadowed)
         if status.state == RIDING and status.version is not None and status.version.digest != accepted.lease.digest:
             for number, future in enumerate(accepted.futures):
                 place, current = divmod(number, accepted.answers), accepted.receipt.version

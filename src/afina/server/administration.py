@@ -1,0 +1,113 @@
+"""What operators ask of a running server: its API keys, aliases, shadow versions, and the counts of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from afina.errors import AfinaError, InvalidName
+from afina.server.core import Core
+from afina.server.tenants import Missing, reference_of
+from afina.server.versions.served_answers import ServedAnswers
+from afina.store.adapter_store import AdapterStore
+from afina.store.aliases import ANY
+from afina.store.api_keys import Key, MadeKey
+from afina.store.versions import PRODUCTION, AliasMove, Name, Reference, check_alias
+
+
+class Administration:
+    """Changes and figures of a server's store. The audit log records the id of the API key that makes a change."""
+
+    def __init__(self, core: Core) -> None:
+        self._core, self._store = core, core.store
+
+    def shadow(self, key: Key, model: str) -> dict[str, Any]:
+        """Return the state of a model's shadow version, and its counts of differences from production, as JSON values.
+
+        Raises Missing if the key's client has no such model.
+        """
+        reference = reference_of(f"{model}@{PRODUCTION}", key)
+        return self._core.shadows.status_json(reference.name, self._core.find(reference))
+
+    def served_answers(self, model: str, alias: str, days: int) -> ServedAnswers:
+        """Return the counts of the answers of the version with an alias in the last days, and those of its evaluation.
+
+        Args:
+            model: the name of a model of any client: the metrics have the same counts.
+            days: the number of days, today included.
+
+        Raises:
+            Missing: there is no such model or alias.
+            InvalidData: answers of the kind of task are not counted.
+        """
+        try:
+            reference = Reference(Name.parse(model), alias=check_alias(alias))
+        except InvalidName:
+            raise Missing() from None
+        return self._core.answers.served(self._core.find(reference), alias, days)
+
+    def move(
+        self,
+        key: Key,
+        model: str,
+        alias: str,
+        version: int,
+        expected: int | None,
+        share: float | None,
+        message: str | None,
+    ) -> AliasMove:
+        """Make an alias of one of the client's models point to a version.
+
+        Raises:
+            Missing: the key's client has no such version.
+            Overloaded: the client has moved too many aliases in the last minute.
+            AfinaError: errors of `AdapterStore.alias`.
+        """
+        reference = reference_of(f"{model}@{version}", key)
+        if self._store.known(reference) is None:
+            raise Missing()
+        with self._writing(key) as store:
+            return store.alias(str(reference), alias, expected=expected or ANY, share=share, message=message)
+
+    def keys(self) -> Sequence[Key]:
+        """Return the API keys of all clients, including revoked keys. Raises the errors of reading the store."""
+        self._core.demand_store()
+        return self._store.keys()
+
+    def create_key(self, key: Key, **options: Any) -> MadeKey:
+        """Create an API key of any client, with the arguments of `AdapterStore.create_key`, and return it.
+
+        Raises:
+            Overloaded: the client of `key` has made too many changes in the last minute.
+            AfinaError: errors of `AdapterStore.create_key`.
+        """
+        with self._writing(key) as store:
+            created = store.create_key(**options)
+        self._follow_keys()
+        return created
+
+    def revoke_key(self, key: Key, id: str, message: str | None) -> Key:
+        """Revoke an API key of any client.
+
+        Revocations have no rate limit: a thief of an admin key could use up the rate limit, so that the client could
+        not revoke the stolen key.
+
+        Raises NotFound if no key has the id `id`, and errors of writing to the store.
+        """
+        with self._core.writes.attempt():
+            revoked = self._store.on_behalf_of(f"key {key.id}").revoke_key(id, message=message)
+        self._follow_keys()
+        return revoked
+
+    @contextmanager
+    def _writing(self, key: Key) -> Iterator[AdapterStore]:
+        """Yield the store for a change of an API key. Raises Overloaded after too many changes in the last minute."""
+        self._core.tenants.write(key)
+        with self._core.writes.attempt():
+            yield self._store.on_behalf_of(f"key {key.id}")
+
+    def _follow_keys(self) -> None:
+        """Let a created or revoked key take effect on this server at once; on other servers, within about a second."""
+        with suppress(AfinaError):  # the change was made: its answer must not be lost
+            self._core.tenants.refresh()
