@@ -297,16 +297,6 @@ def test_offsets_in_utf_16_are_recognised_where_all_spans_fit_so(tmp_path: Path)
     assert any("UTF-16" in note for note in rows.notes)
 
 
-def test_offsets_in_bytes_and_with_line_ends_as_one_are_recognised(tmp_path: Path) -> None:
-    for text, start, words in (("Zürich or Rome !", 11, "bytes"), ("a\r\nb\r\nRome", 4, "a line end")):
-        path = jsonl(tmp_path / "a.jsonl", {"text": text, "entities": [[start, start + 4, "X"]]})
-        with raises(InvalidData, code="data.entity-misplaced") as caught:
-            read(path)
-        assert f"count {words}" in str(caught.value)
-        with raises(InvalidData, code="data.entity-misplaced"):  # not extended to other words
-            read(path, repair=True)
-
-
 def test_a_repair_extends_no_span_that_may_count_something_else(tmp_path: Path) -> None:
     text, cut = "😀😀 Maria Silva lives near Porto today", {"text": "Maria flew", "entities": [[0, 3, "PER"]]}
     found = [in_utf16(text, "Maria Silva"), in_utf16(text, "Porto")]

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 import numpy as np
 
@@ -20,33 +19,13 @@ from afina.data.entities import Entity, as_entities
 from afina.data.kinds import ENTITIES
 from afina.data.readers.formats import FileTable
 from afina.data.readers.label_column import Label, LabelColumn, LabelFormat
-from afina.data.readers.missing_values import is_empty
-from afina.data.readers.source import counted
-from afina.data.readers.span_cells import (
-    SpanPlaces,
-    SpanRepair,
-    are_quoted,
-    converted,
-    fit,
-    other_counting,
-    spans_in,
-)
+from afina.data.readers.span_cells import entities_of_spans
 from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.readers.tag_schemes import OUTSIDE
-from afina.data.readers.tagged_words import (
-    TagReading,
-    WordPlaces,
-    check_numbered,
-    hold_tags,
-    joined,
-    scheme_found,
-    tags_of_row,
-    words_in,
-)
+from afina.data.readers.tagged_words import hold_tags, texts_of_words
 from afina.data.readers.target_kind import SHOWN, TargetKind, check_names, in_words, split_of
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split, normalised
-from afina.sentence import Sentence
 
 NO_ENTITIES = "none"
 """The target of a text without entities, as it is shown."""
@@ -86,9 +65,12 @@ class EntityTargets(TargetKind):
     def prepared(
         self, table: FileTable, text: str, labels: Sequence[str], form: LabelFormat
     ) -> tuple[FileTable, tuple[str, ...]]:
-        read = _of_tags if form.tagged else _of_spans
-        columns, notes = read(table, text, labels[0], form)
-        return replace(table, columns=table.columns | columns), notes
+        label = labels[0]
+        if form.tagged:
+            texts, entities, notes = texts_of_words(table, text, label, form)
+            return replace(table, columns=table.columns | {text: texts, label: entities}), notes
+        entities, notes = entities_of_spans(table, text, label, repair=form.repair)
+        return replace(table, columns=table.columns | {label: entities}), notes
 
     def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
         return list(table.columns[columns[0]])
@@ -198,57 +180,3 @@ class EntityTargets(TargetKind):
 
 def _entities(label: Label) -> tuple[Entity, ...]:
     return tuple(one for one in label if isinstance(one, Entity)) if isinstance(label, tuple) else ()
-
-
-_Read = tuple[dict[str, list[Any]], tuple[str, ...]]
-"""The columns of texts and of entities, and notes for the user."""
-
-
-def _of_tags(table: FileTable, text: str, label: str, form: LabelFormat) -> _Read:
-    check_numbered(table, text)
-    words, tags = WordPlaces(table, text), WordPlaces(table, label)
-    rows = range(len(table.places))
-    every = [words_in(words, row) for row in rows]
-    texts = [joined(each, lambda index, row=row: words.of_word(row, index)) for row, each in enumerate(every)]  # type: ignore[misc]
-    names = [tags_of_row(tags, row, form.names) for row in rows]
-    reading = TagReading(tags, scheme_found(tags, names), form.repair)
-    entities = [reading.entities(row, each, names[row]) for row, each in zip(rows, every, strict=True)]
-    notes = [f"{table.path}: column {label!r} holds {reading.scheme.name} tags."]
-    if reading.repaired:
-        notes.append(f"{table.path}: repaired: {counted(reading.repaired, 'tag')} out of order (read as by conlleval).")
-    return {text: texts, label: entities}, tuple(notes)
-
-
-def _of_spans(table: FileTable, text: str, label: str, form: LabelFormat) -> _Read:
-    if any(isinstance(cell, list | tuple) for cell in table.columns[text]):
-        raise problems.SPANS_OF_WORDS(where=str(table.path), column=label, found=text)
-    texts = ["" if is_empty(cell) else str(cell) for cell in table.columns[text]]
-    places = [f"{table.where(row)}: column {label!r}" for row in range(len(table.places))]
-    spans = [spans_in(cell, lambda row=row: places[row]) for row, cell in enumerate(table.columns[label])]  # type: ignore[misc]
-
-    @cache
-    def counting() -> str | None:
-        return other_counting(texts, spans)
-
-    def hint() -> str:
-        words = counting()
-        if words is None:
-            return ""
-        mend = Sentence.of("Set `repair`, which converts" if are_quoted(spans) else "Convert")
-        return Sentence.of(
-            " All spans of the file fit if start and end count {words}. {mend} them to characters (code points).",
-            words=words,
-            mend=mend,
-        )
-
-    repair = SpanRepair() if form.repair else None
-    changed: tuple[str, ...] = ()
-    if repair and not fit(texts, spans) and (words := counting()):
-        if not are_quoted(spans):
-            raise problems.SPANS_COUNTED_OTHERWISE(path=table.path, column=label, _words=words)
-        spans = [converted(one, each, words) for one, each in zip(texts, spans, strict=True)]
-        changed = (f"start and end of all spans counted {words}",)
-    checks = (SpanPlaces(one, lambda row=row: places[row], hint, repair) for row, one in enumerate(texts))  # type: ignore[misc]
-    entities = [check.entities(each) for check, each in zip(checks, spans, strict=True)]
-    said = [*changed, *(repair.said() if repair else ())]
-    return {label: entities}, (f"{table.path}: repaired: {'; '.join(said)}.",) if said else ()

@@ -18,7 +18,6 @@ from afina.data import problems
 from afina.data.readers import conll, label_studio, source
 from afina.data.readers.delimited import check_header, csv_rows, tsv_rows
 from afina.data.readers.source import RowStream, Source
-from afina.data.readers.word_rows import by_sentence
 from afina.data.split import FileRows
 from afina.errors import InvalidData
 from afina.events import Says, silent
@@ -81,7 +80,7 @@ def opened(path: str | Path, sheet: str | None = None) -> Iterator[RowStream]:
     if sheet is not None and source.kind(path) not in WORKBOOKS:
         raise problems.SHEET_OF_OTHER_FILE(sheet=sheet, path=path, option="sheet")
     with source.opened(path) as found:
-        yield by_sentence(reader(found, path) if sheet is None else _sheet(found, path, sheet))
+        yield conll.by_sentence(reader(found, path) if sheet is None else _sheet(found, path, sheet))
 
 
 SAID_SECONDS = 1.0

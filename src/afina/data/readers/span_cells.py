@@ -10,6 +10,7 @@ import ast
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -17,10 +18,13 @@ import numpy as np
 
 from afina.data import problems
 from afina.data.entities import Entity
+from afina.data.readers.formats import FileTable
+from afina.data.readers.missing_values import is_empty
 from afina.data.readers.source import counted, is_whole
 from afina.data.readers.tag_schemes import OUTSIDE
 from afina.data.words import words_of
 from afina.errors import InvalidData
+from afina.sentence import Sentence
 
 STARTS = ("start", "start_offset", "start_char", "begin")
 ENDS = ("end", "end_offset", "end_char", "stop")
@@ -29,6 +33,8 @@ SPAN_LABELS = ("label", "labels", "type", "entity", "entity_group", "entity_type
 
 WRAPPERS = ("entities", "spans")
 """The key of an object around a list of spans, as spaCy writes it."""
+
+UTF16 = "UTF-16 code units, as JavaScript and Java do"
 
 _MOST_PYTHON = 1 << 20
 """The largest number of characters of a list in Python notation."""
@@ -215,8 +221,8 @@ class SpanPlaces:
             about = {"where": self.where(), "found": self._quoted(span), "label": span.label}
             if self.repair is None and (hint := self.hint()):
                 raise problems.SPAN_CUTS_WORD(**about, _hint=hint)
-            if other := row_counting(self.text, spans):
-                raise problems.SPAN_MAY_COUNT_OTHERWISE(**about, _words=other)
+            if _counts_utf16(self.text, spans):
+                raise problems.SPAN_MAY_COUNT_OTHERWISE(**about, _words=UTF16)
             if self.repair is None:
                 problem = problems.SPAN_INSIDE_WORD if inside else problems.SPAN_WITH_BLANK
                 raise problem(**about, expected=self._quoted(entity))
@@ -226,81 +232,95 @@ class SpanPlaces:
         return entity
 
 
-_COUNTINGS: Mapping[str, Callable[[str], list[int]]] = {
-    "UTF-16 code units, as JavaScript and Java do": lambda text: [1 + (one > "\uffff") for one in text],
-    "bytes of UTF-8": lambda text: [len(one.encode("utf-8", "replace")) for one in text],
-    "a line end of \\r\\n as one character": lambda text: [
-        int(both != ("\r", "\n")) for both in zip(text, [*text[1:], ""], strict=True)
-    ],
-}
-"""Other ways to count the characters of a text: the width of each character."""
+def _utf16_widths(text: str) -> list[int]:
+    """Return the UTF-16 code units of each character, as JavaScript and Java count them."""
+    return [1 + (character > "\uffff") for character in text]
 
 
-def are_quoted(spans: Sequence[Sequence[RawSpan]]) -> bool:
+def _are_quoted(spans: Sequence[Sequence[RawSpan]]) -> bool:
     """Return whether a file says the text of each span."""
     return all(span.text is not None for each in spans for span in each)
 
 
-def fit(texts: Sequence[str], spans: Sequence[Sequence[RawSpan]]) -> bool:
+def _fit(texts: Sequence[str], spans: Sequence[Sequence[RawSpan]]) -> bool:
     """Return whether all spans of a file are whole words, as they are."""
-    return all(_fit(text, [1] * len(text), each) for text, each in zip(texts, spans, strict=True))
+    return all(_are_whole(text, each) for text, each in zip(texts, spans, strict=True))
 
 
-def converted(text: str, spans: Sequence[RawSpan], words: str) -> list[RawSpan]:
-    """Return spans that are counted in another way, which `other_counting` has found, as characters."""
-    return [made for one in spans if (made := _converted(one, _COUNTINGS[words](text))) is not None]
+def _fit_in_utf16(texts: Sequence[str], spans: Sequence[Sequence[RawSpan]]) -> bool:
+    """Return whether all spans of a file are whole words only if they count UTF-16 code units."""
+    if all(character <= "\uffff" for text in texts for character in text):
+        return False
+    converted = ([_from_utf16(span, text) for span in each] for text, each in zip(texts, spans, strict=True))
+    return all(map(_are_whole, texts, converted))
 
 
-def other_counting(texts: Sequence[str], spans: Sequence[Sequence[RawSpan]]) -> str | None:
-    """Return the way to count characters in which all spans of a file are whole words; None if no way fits.
+def _counts_utf16(text: str, spans: Sequence[RawSpan]) -> bool:
+    """Return whether spans of one text may be meant to count UTF-16 code units.
 
-    Ways that count all texts as afina does are not tried.
+    They may be if at least as many spans are whole words only in this way as are whole words only in characters, and
+    there is at least one. A span whose text the file says is known to count characters.
     """
-    for words, widths in _COUNTINGS.items():
-        counted = [widths(text) for text in texts]
-        if any(set(each) - {1} for each in counted) and all(map(_fit, texts, counted, spans)):
-            return words
-    return None
-
-
-def row_counting(text: str, spans: Sequence[RawSpan]) -> str | None:
-    """Return another way to count characters in which spans of one text may be meant; None if no other way fits.
-
-    A way may be meant if at least as many spans are whole words only in this way as are whole words only in
-    characters, and there is at least one. A span whose text the file says is known to count characters.
-    """
-    if any(span.text is not None for span in spans):
-        return None
+    if any(span.text is not None for span in spans) or all(character <= "\uffff" for character in text):
+        return False
     words = words_of(text)
     starts, ends = set(words[:, 0].tolist()), set(words[:, 1].tolist())
 
     def whole(span: RawSpan | None) -> bool:
         return span is not None and span.start in starts and span.end in ends and span.start < span.end
 
-    for name, count in _COUNTINGS.items():
-        widths = count(text)
-        if set(widths) <= {1}:
-            continue
-        both = [(whole(span), whole(_converted(span, widths))) for span in spans]
-        there = both.count((False, True))
-        if there and there >= both.count((True, False)):
-            return name
-    return None
+    both = [(whole(span), whole(_from_utf16(span, text))) for span in spans]
+    in_utf16 = both.count((False, True))
+    return in_utf16 > 0 and in_utf16 >= both.count((True, False))
 
 
-def _fit(text: str, widths: Sequence[int], spans: Sequence[RawSpan]) -> bool:
-    converted = [_converted(span, widths) for span in spans]
-    places = SpanPlaces(text, str, str)
+def _are_whole(text: str, spans: Sequence[RawSpan | None]) -> bool:
     try:
-        places.entities([one for one in converted if one is not None])
+        SpanPlaces(text, str, str).entities([span for span in spans if span is not None])
     except InvalidData:
         return False
-    return None not in converted
+    return None not in spans
 
 
-def _converted(span: RawSpan, widths: Sequence[int]) -> RawSpan | None:
-    """Return a span whose borders are counted in `widths`, as characters; None if a border is inside a character."""
-    at = {place: index for index, place in reversed(list(enumerate(accumulate(widths, initial=0))))}
+def _from_utf16(span: RawSpan, text: str) -> RawSpan | None:
+    """Return a span that counts UTF-16 code units in characters; None if a border is inside a character."""
+    at = {place: index for index, place in enumerate(accumulate(_utf16_widths(text), initial=0))}
     if span.start not in at or span.end not in at:
         return None
     return replace(span, start=at[span.start], end=at[span.end])
+
+
+def entities_of_spans(
+    table: FileTable, text: str, label: str, *, repair: bool
+) -> tuple[list[tuple[Entity, ...]], tuple[str, ...]]:
+    """Return the entities of each row from its cell of spans, and notes about repairs. Raises InvalidData."""
+    if any(isinstance(cell, list | tuple) for cell in table.columns[text]):
+        raise problems.SPANS_OF_WORDS(where=str(table.path), column=label, found=text)
+    texts = ["" if is_empty(cell) else str(cell) for cell in table.columns[text]]
+    places = [f"{table.where(row)}: column {label!r}" for row in range(len(table.places))]
+    spans = [spans_in(cell, lambda row=row: places[row]) for row, cell in enumerate(table.columns[label])]  # type: ignore[misc]
+    in_utf16 = cache(lambda: _fit_in_utf16(texts, spans))
+
+    def hint() -> str:
+        if not in_utf16():
+            return ""
+        mend = Sentence.of("Set `repair`, which converts" if _are_quoted(spans) else "Convert")
+        return Sentence.of(
+            " All spans of the file fit if start and end count {unit}. {mend} them to characters (code points).",
+            unit=UTF16,
+            mend=mend,
+        )
+
+    repairs = SpanRepair() if repair else None
+    changed: tuple[str, ...] = ()
+    if repairs and not _fit(texts, spans) and in_utf16():
+        if not _are_quoted(spans):
+            raise problems.SPANS_COUNTED_OTHERWISE(path=table.path, column=label, _words=UTF16)
+        spans = [
+            [made for span in each if (made := _from_utf16(span, one))] for one, each in zip(texts, spans, strict=True)
+        ]
+        changed = (f"start and end of all spans counted {UTF16}",)
+    checks = (SpanPlaces(one, lambda row=row: places[row], hint, repairs) for row, one in enumerate(texts))  # type: ignore[misc]
+    entities = [check.entities(each) for check, each in zip(checks, spans, strict=True)]
+    said = [*changed, *(repairs.said() if repairs else ())]
+    return entities, (f"{table.path}: repaired: {'; '.join(said)}.",) if said else ()

@@ -14,6 +14,7 @@ from afina.data import problems
 from afina.data.entities import Entity
 from afina.data.readers.conll import SUFFIXES
 from afina.data.readers.formats import FileTable
+from afina.data.readers.label_column import LabelFormat
 from afina.data.readers.source import counted, is_blank, is_whole, kind
 from afina.data.readers.span_cells import list_in
 from afina.data.readers.tag_schemes import (
@@ -95,7 +96,7 @@ class WordPlaces:
         return f"{self.where(row)}, word {index + 1}"
 
 
-def check_numbered(table: FileTable, column: str) -> None:
+def _check_numbered(table: FileTable, column: str) -> None:
     """Raise InvalidData if the words of every text are the numbers 1, 2, ..., as in the first column of CoNLL-U."""
     cells = [list_in(cell) or [] for cell in table.columns[column]]
     numbered = all(list(map(str, cell)) == list(map(str, range(1, len(cell) + 1))) for cell in cells)
@@ -103,7 +104,7 @@ def check_numbered(table: FileTable, column: str) -> None:
         raise problems.WORDS_ARE_NUMBERS(path=table.path, column=column, found=list(table.columns))
 
 
-def words_in(places: WordPlaces, row: int) -> list[Any]:
+def _words_in(places: WordPlaces, row: int) -> list[Any]:
     cell = places.table.columns[places.column][row]
     found = list_in(cell)
     if not found:
@@ -111,7 +112,7 @@ def words_in(places: WordPlaces, row: int) -> list[Any]:
     return found
 
 
-def tags_of_row(places: WordPlaces, row: int, names: Sequence[str]) -> list[str]:
+def _tags_of_row(places: WordPlaces, row: int, names: Sequence[str]) -> list[str]:
     """Return the names of the tags in a row; `names` are those of the numbers 0, 1, ... Raises InvalidData."""
     cell = places.table.columns[places.column][row]
     found = list_in(cell)
@@ -137,7 +138,7 @@ def _name(tag: Any, index: int, places: WordPlaces, row: int, names: Sequence[st
     return names[number]
 
 
-def scheme_found(places: WordPlaces, tags: Sequence[Sequence[str]]) -> TagScheme:
+def _scheme_found(places: WordPlaces, tags: Sequence[Sequence[str]]) -> TagScheme:
     found = scheme_of(tags)
     if found is not None:
         return found
@@ -196,3 +197,21 @@ class TagReading:
             found = f"{names[place]} follows {before}"
         where = self.places.of_word(row, min(place, len(names) - 1))
         raise problems.TAGS_IMPOSSIBLE(where=where, found=found, _scheme=self.scheme.name)
+
+
+def texts_of_words(
+    table: FileTable, text: str, label: str, form: LabelFormat
+) -> tuple[list[str], list[tuple[Entity, ...]], tuple[str, ...]]:
+    """Return the text and the entities of each row of words and tags, and notes. Raises InvalidData."""
+    _check_numbered(table, text)
+    words, tags = WordPlaces(table, text), WordPlaces(table, label)
+    rows = range(len(table.places))
+    every = [_words_in(words, row) for row in rows]
+    texts = [joined(each, lambda index, row=row: words.of_word(row, index)) for row, each in enumerate(every)]  # type: ignore[misc]
+    names = [_tags_of_row(tags, row, form.names) for row in rows]
+    reading = TagReading(tags, _scheme_found(tags, names), form.repair)
+    entities = [reading.entities(row, each, names[row]) for row, each in zip(rows, every, strict=True)]
+    notes = [f"{table.path}: column {label!r} holds {reading.scheme.name} tags."]
+    if reading.repaired:
+        notes.append(f"{table.path}: repaired: {counted(reading.repaired, 'tag')} out of order (read as by conlleval).")
+    return texts, entities, tuple(notes)
