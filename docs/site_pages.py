@@ -21,6 +21,7 @@ from afina.cli.help import EXAMPLES, GROUPS, GroupedCommand
 from afina.data.reading_options import MOST, ReadingOptions
 from afina.methods import METHODS
 from afina.stats.metrics import OF_KIND
+from afina.studies.published import Published
 from afina.studies.runs.spec import Ask
 from afina.studies.study import Study
 from afina.studies.trials import Tune
@@ -85,6 +86,7 @@ SECTIONS: tuple[tuple[str, str, type], ...] = (
     ("train", "Keys of [train]", Training),
     ("ask", "Keys of [ask]", Ask),
     ("tune", "Keys of [tune]", Tune),
+    ("published", "Keys of [published]", Published),
 )
 
 STUDY_FILES = """# Study files

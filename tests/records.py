@@ -20,6 +20,7 @@ from afina.models.objectives import Labels, Number, Texts
 from afina.models.predictions import Predictions
 from afina.models.token_classification import Entities
 from afina.studies.descriptions import Failure
+from afina.studies.published import Published
 from afina.studies.results import Results
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import EndpointUse, Environment, Memory, Record, Result, Seconds
@@ -269,6 +270,7 @@ def results(
     failed: Sequence[Failure] = (),
     command: Sequence[str] = (),
     tuned: Sequence[Tuned] = (),
+    published: Published | None = None,
     task: str = "sst2",
     waiting: int = 0,
 ) -> Results:
@@ -283,6 +285,7 @@ def results(
         task=task,
         data=ReadingOptions(),
         waiting=waiting,
+        published=published,
     )
 
 

@@ -75,8 +75,7 @@ OWNERS = {
     "psutil": "meter",
     "sklearn": "data.nearest_text stats.active_learning stats.classification stats.linear_models "
     "studies.choosing.floors studies.executors.fork_server estimators.*",
-    "scipy": "data.nearest_text stats.abstention stats.classification stats.drift stats.intervals stats.significance "
-    "report.paper",
+    "scipy": "data.nearest_text stats.abstention stats.classification stats.drift stats.intervals stats.significance",
     "rouge_score": "stats.text",
     "sacrebleu": "stats.bleu_chrf_nist",
     "matplotlib": "report.plots.*",

@@ -17,7 +17,7 @@ from afina.methods.peft import PeftMethod
 from afina.methods.selective import Selective
 from afina.models.architectures import ARCHITECTURES, is_head
 from afina.models.classifier import Classifier
-from afina.report.paper import HYPERPARAMETERS
+from afina.report.tables import PUBLISHED_HYPERPARAMETERS
 from fakes import SLOW, Backbones, encoded, family_of, fit_of, logits_of, opened, sentences, serves
 from grid import by_family, thinned
 from raises import raises
@@ -210,7 +210,7 @@ def test_prelayer_trains_the_embeddings_alone_where_its_head_is_frozen(backbones
 
 
 def test_parameters_of_gpt2_are_counted_as_published() -> None:
-    counted = count("gpt2", HYPERPARAMETERS)
+    counted = count("gpt2", PUBLISHED_HYPERPARAMETERS)
     assert counted.total == 124_441_344
     assert {name: (one.trainable, one.body, one.head) for name, one in counted.methods.items()} == {
         name: (body + head, body, head) for name, (body, head) in COUNTS.items()
@@ -218,10 +218,10 @@ def test_parameters_of_gpt2_are_counted_as_published() -> None:
 
 
 def test_counts_of_a_directory_are_those_of_its_opened_model_and_leave_out_what_has_no_meaning(llama: Backbone) -> None:
-    counted = count(llama.address, HYPERPARAMETERS)
+    counted = count(llama.address, PUBLISHED_HYPERPARAMETERS)
     assert set(counted.methods) == {name for name in METHODS if serves("llama", name)} != set(METHODS)
     for name, found in counted.methods.items():
-        method = make(name, HYPERPARAMETERS.get(name)).for_family("llama")
+        method = make(name, PUBLISHED_HYPERPARAMETERS.get(name)).for_family("llama")
         classifier = opened(llama, method)
         assert found.trainable == sum(p.numel() for p in method.trainable(classifier.model).values())
     assert counted.total == sum(p.numel() for p in Classifier.open(llama, ("bad", "good"), 0).parameters())

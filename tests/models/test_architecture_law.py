@@ -22,7 +22,7 @@ SOURCE = Path(afina.__file__).parent
 TABLES = {f"models/architectures/{file}.py" for file in ("entry", "decoders", "encoders", "well_known")}
 """The entries, and the published configurations of well-known backbones."""
 
-ADDRESSES = {"problems.py", "report/paper.py"}
+ADDRESSES = {"problems.py"}
 """Files that name a backbone by its address, which may be a family's word."""
 
 SCORES = {

@@ -9,16 +9,15 @@ from pathlib import Path
 import pytest
 
 from afina.methods import METHODS
-from afina.report import paper
 from afina.report.arms import arms
-from afina.report.paper import FIGURES, FOOTNOTES
 from afina.report.report import Report
 from afina.report.tables import Table
 from afina.report.writers.markdown import table as grid
 from afina.studies.descriptions import Failure
+from afina.studies.published import Published
 from afina.studies.runs.record import Result
 from afina.studies.trials import Tuned
-from records import GPT2_TOTAL, environment, every_result, memory, record, result, results
+from records import environment, every_result, memory, record, result, results
 
 
 def cells(table: Table, heading: str) -> list[str]:
@@ -42,16 +41,8 @@ def markdown(name: str, made: list[Result], command: list[str] | None = None, fa
     return Report.of(results(made, name, command=command or (), failed=failed)).markdown()
 
 
-def departures(made: list[Result]) -> list[str]:
-    return paper.departures(arms(made))
-
-
 def text_of(table: Table) -> str:
     return " ".join(table.notes)
-
-
-def paper_study(**changes: object) -> list[Result]:
-    return every_result(study="paper", **changes)
 
 
 # What a study's tables hold
@@ -172,18 +163,9 @@ def test_runs_that_share_a_name_but_not_their_settings_are_never_averaged() -> N
 
 def test_no_figure_of_a_cpu_stands_under_a_heading_that_says_gpu() -> None:
     impossible = memory(allocated_end=11 * 2**30, allocated_peak=12 * 2**30, reserved_peak=13 * 2**30)
-    for study in ("mine", "paper"):
-        records = every_result(study=study, memory=impossible)
-        printed = {FIGURES[one.record.name].allocated for one in records} | {
-            FIGURES[one.record.name].cached for one in records
-        }
-        for table in tables_of(records):
-            for heading in headings(table):
-                if "GPU" in heading:
-                    assert study == "paper"
-                    assert heading.startswith("Paper: ")
-                    assert set(cells(table, heading)) <= {text or "–" for text in printed}
-        assert not re.search("1[123].00 GiB", markdown(study, records))
+    records = every_result(memory=impossible)
+    assert not any("GPU" in heading for table in tables_of(records) for heading in headings(table))
+    assert not re.search("1[123].00 GiB", markdown("mine", records))
 
 
 def test_gpu_memory_is_a_table_of_its_own_where_it_was_measured() -> None:
@@ -200,120 +182,49 @@ def test_gpu_memory_is_a_table_of_its_own_where_it_was_measured() -> None:
     assert not any("GPU" in heading for heading in headings(tables["Memory"]))
 
 
-def test_the_papers_gpu_memory_stands_beside_ours_where_ours_was_measured() -> None:
-    measured = memory(allocated_end=2**30, allocated_peak=2 * 2**30, reserved_peak=3 * 2**30)
-    tables = by_title(paper_study(memory=measured, environment=environment(device="cuda:0 a GPU")))
-    assert cells(tables["GPU memory"], "Paper: GPU allocated (GB)") == [
-        "–",
-        "1.89 [4]",
-        "0.49 [4]",
-        "0.49 [4]",
-        "0.49 [4]",
-    ]
-    assert all(note in tables["GPU memory"].notes for note in FOOTNOTES["Memory"])
-    assert not any("Paper" in heading for heading in headings(tables["Memory"]))
+# Figures of others
 
 
-# The study named paper
+PUBLISHED = Published(
+    source="A study", methods={"lora": {"accuracy": 0.8693, "f1": 0.8742}, "full": {"accuracy": 0.8326, "rmse": 1.0}}
+)
 
 
-def test_the_papers_figures_stand_beside_ours() -> None:
-    tables = by_title(paper_study())
-    assert headings(tables["Performance"]) == [
+def test_published_figures_stand_beside_the_figures_of_their_method() -> None:
+    made = Report.of(results([result("full"), result(), result("baseline")], published=PUBLISHED))
+    table = made.tables[0]
+    assert headings(table)[:6] == [
         "Method",
         "Accuracy",
-        "Paper: accuracy",
+        "Accuracy, published",
         "95 % of accuracy",
         "F1 of positive",
-        "Paper: F1",
-        "95 % of F1",
-        "Evaluated texts",
+        "F1, published",
     ]
-    assert cells(tables["Performance"], "Paper: accuracy") == ["0.5046", "0.8326 [1]", "0.8693", "0.8314", "0.8314"]
-    assert cells(tables["Performance"], "Paper: F1") == ["0.2145", "0.8341", "0.8742", "0.8372", "0.8372"]
-    cost = tables["Parameters and training time"]
-    assert cells(cost, "Paper: trainable") == ["–", "124,441,344", "148,992", "46,080 [3]", "46,080 [3]"]
-    assert cells(cost, "Paper: %") == ["–", "100", "0.1197", "0.0370 [3]", "0.0370 [3]"]
-    assert cells(cost, "Paper: time (s)") == ["–", "3492.40", "2464.95", "2662.89", "2662.89"]
-    assert cells(tables["Memory"], "Paper: GPU allocated (GB)") == ["–", "1.89 [4]", "0.49 [4]", "0.49 [4]", "0.49 [4]"]
-    assert cells(tables["Memory"], "Paper: GPU cached (GB)") == ["–", "4.12", "2.50", "2.34", "2.34"]
+    assert cells(table, "Accuracy, published") == ["0.8326", "0.8693", "–"]
+    assert cells(table, "F1, published") == ["–", "0.8742", "–"]
+    assert any(note.startswith("Published: A study.") for note in table.notes)
+    assert all("Published" not in text_of(other) for other in made.tables[1:])
+    assert "Accuracy, published" in made.markdown()
+    assert "Accuracy, published" in made.page()
 
 
-def test_a_study_of_another_name_has_nothing_of_the_paper() -> None:
-    assert "aper" not in markdown("mine", every_result(study="mine"))
+def test_published_figures_are_a_table_of_json_and_csv() -> None:
+    made = Report.of(results([result("full"), result()], published=PUBLISHED))
+    files = made.files()
+    content = json.loads(files["tables.json"])
+    assert content["tables"]["published"] == [
+        {"method": "full fine-tuning", "seed": "published", "accuracy": 0.8326, "source": "A study"},
+        {"method": "LoRA", "seed": "published", "accuracy": 0.8693, "f1": 0.8742, "source": "A study"},
+    ]
+    assert "published,LoRA,published,f1,0.8742\n" in files["tables.csv"]
+    assert made.summary()["published_figures"] == PUBLISHED.model_dump()
 
 
-@pytest.mark.parametrize(
-    ("title", "facts"),
-    [
-        (
-            "Parameters and training time",
-            ["39,383,808", "31.6 %", "not 46,080", "12 x 3,840", "`ln_1` and `c_attn.bias`"],
-        ),
-        ("Memory", ["1.85 GiB", "0.47 GiB", "not a peak", "inferred", "would not fit in PreLayer's 0.49 GB"]),
-        ("Memory", ['"about 50 %"', "74 %", "different quantities"]),
-        ("Performance", ['"statistically equivalent"', "one seed", "872", "2.5 points"]),
-        ("Performance", ["83.26 %", "91 to 92.5 %", "2e-5 to 5e-5", "2e-4", "tuned method with an untuned one"]),
-    ],
-    ids=["46,080", "allocated", "50 or 74 %", "equivalent", "learning rate"],
-)
-def test_each_inconsistency_of_the_paper_is_a_footnote_of_its_table(title: str, facts: list[str]) -> None:
-    notes = by_title(paper_study())[title].notes
-    assert any(note.startswith("[") and all(fact in note for fact in facts) for note in notes)
-
-
-def test_every_footnote_is_referred_to_or_stands_alone_and_none_is_dangling() -> None:
-    for table in tables_of(paper_study()):
-        marks = set(re.findall(r"\[\d\]", " ".join(cell for row in table.rows for cell in row)))
-        given = {note[:3] for note in table.notes if note.startswith("[")}
-        assert marks <= given
-
-
-def test_what_the_footnotes_compute_is_right() -> None:
-    assert 50_257 * 768 + 1_024 * 768 == 39_383_808
-    assert round(100 * 39_383_808 / GPT2_TOTAL, 1) == 31.6
-    assert 12 * (2 * 768 + 2_304) == 12 * (3_072 + 768) == 12 * 3_840 == 46_080
-    assert round(GPT2_TOTAL * 16 / 2**30, 2) == 1.85
-    assert 0.46 < GPT2_TOTAL * 4 / 2**30 < 0.47
-    assert (GPT2_TOTAL * 4 + 39_383_808 * 8) / 2**30 > 0.49
-    assert round(100 * (1 - 0.49 / 1.89)) == 74
-    assert round(100 * (1 - 2.50 / 4.12)) == 39
-    assert round(100 * 1.96 * (0.83 * 0.17 / 872) ** 0.5, 1) == 2.5
-    for row in FIGURES.values():
-        if row.trainable and row.percent:
-            share = 100 * int(row.trainable.split()[0].replace(",", "")) / GPT2_TOTAL
-            assert round(share, 4) == float(row.percent.split()[0])
-
-
-def test_it_says_that_padding_is_not_reproduced_because_it_changes_no_result() -> None:
-    assert "Padding is not reproduced, because it changes no result" in text_of(by_title(paper_study())["Performance"])
-
-
-def test_a_faithful_run_of_the_paper_carries_no_warning() -> None:
-    assert departures(paper_study()) == []
-    assert departures(paper_study(task="copies/sst2")) == []
-    assert "NOT A REPRODUCTION" not in markdown("paper", paper_study())
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"backbone": "random:dir"}, "backbone `random:dir` has random weights"),
-        ({"backbone": "embedded"}, "backbone `embedded` (paper: `gpt2` from the Hub)"),
-        ({"training": {"max_steps": 20}}, "max_steps 20 (paper: not set)"),
-        ({"training": {"learning_rate": 2e-5}}, "learning_rate 2e-05 (paper: 0.0002)"),
-        ({"task": "mine.csv", "train_examples": 80}, "task `mine.csv` with 80 training and 872 evaluation texts"),
-        ({"hyperparameters": {"r": 8}}, "LoRA's r 8 (paper: 4)"),
-        ({"environment": environment(dtype="bfloat16")}, "trained in bfloat16"),
-    ],
-)
-def test_settings_other_than_the_papers_are_named_and_every_table_says_so(
-    changes: dict[str, object], said: str
-) -> None:
-    records = [result("full", study="paper"), result(study="paper", **changes)]
-    tables = tables_of(records)
-    assert said in text_of(tables[0])
-    assert all("NOT A REPRODUCTION" in text_of(table) for table in tables)
+def test_a_study_without_published_figures_says_nothing_of_them() -> None:
+    made = Report.of(results([result("full"), result()]))
+    for text in (*made.files().values(), json.dumps(made.summary())):
+        assert "published" not in text.lower()
 
 
 # The report's text
@@ -394,7 +305,7 @@ def test_a_study_without_a_finished_run_has_no_tables_and_says_so() -> None:
 
 def test_the_summary_has_the_promised_keys() -> None:
     made = Report.of(results([result()])).summary()
-    assert list(made) == ["study", "out", "report", "conclusion", "records", "verdicts", "not_comparable", "claims"]
+    assert list(made) == ["study", "out", "report", "conclusion", "records", "verdicts", "not_comparable"]
     run = json.loads(json.dumps(made))["records"][0]
     assert list(run)[:15] == [
         "method", "seed", "status", "accuracy", "f1", "examples", "trainable", "body", "head", "total",

@@ -1,22 +1,15 @@
-"""Which pairs are compared, which claims of the published study hold, and on which texts methods disagree."""
+"""Which pairs are compared, and on which texts methods disagree."""
 
 from __future__ import annotations
 
-import io
-from dataclasses import replace
-
 import numpy as np
-import pytest
-from rich.console import Console
 
 from afina.report.arms import arms
 from afina.report.examples.disagreements import WITHHELD, EvaluationTexts, disagreement_table, disagreements
-from afina.report.paper import CLAIMS, STUDY, Claim
 from afina.report.report import Report
 from afina.report.verdicts import Verdicts, verdict_table
-from afina.report.writers.terminal import findings
-from afina.studies.runs.record import Result, Seconds
-from records import TEXTS, answering, environment, memory, record, results
+from afina.studies.runs.record import Result
+from records import TEXTS, answering, environment, results
 
 
 def report(*made: Result) -> Report:
@@ -25,17 +18,6 @@ def report(*made: Result) -> Report:
 
 def verdicts(made: list[Result]) -> Verdicts:
     return report(*made).verdicts
-
-
-def of_the_paper(*made: Result) -> list[Result]:
-    return [replace(one, record=one.record.model_copy(update={"study": STUDY})) for one in made]
-
-
-def claims_of(made: list[Result]) -> dict[str, list[Claim]]:
-    found: dict[str, list[Claim]] = {}
-    for one in report(*of_the_paper(*made)).claims:
-        found.setdefault(one.number, []).append(one)
-    return found
 
 
 # Verdicts
@@ -80,108 +62,6 @@ def test_runs_on_other_texts_or_with_other_seeds_are_not_compared_and_the_reason
 
 def test_one_run_alone_has_no_verdicts() -> None:
     assert verdict_table(verdicts([answering("lora", [])])) is None
-
-
-# The published claims
-
-
-def test_each_claim_is_tested_by_name_on_the_methods_it_is_about() -> None:
-    records = [
-        answering("full", range(60), memory=memory(state_bytes=1000, activation_bytes=1000)),
-        answering(
-            "lora",
-            range(10),
-            memory=memory(state_bytes=100, activation_bytes=900),
-            seconds=Seconds(load=1, encode=1, train=50, evaluate=1, save=1),
-        ),
-        answering("prelayer", range(60)),
-    ]
-    found = claims_of(records)
-    assert {number: one[0].status for number, one in found.items()} == {
-        "1": "supported",
-        "2": "supported",
-        "3a": "supported",
-        "3b": "supported",
-        "4": "supported",
-        "5": "not tested",
-    }
-    assert found["1"][0].figure == pytest.approx(0.125)
-    assert found["2"][0].figure == pytest.approx(0.5)
-    assert found["2"][0].interval == pytest.approx((0.45, 0.55))
-    assert found["3a"][0].figure == pytest.approx(0.5)
-    assert found["3b"][0].figure == pytest.approx(0.1)
-    assert found["3b"][0].interval is None
-    assert "no GPU memory was measured" in found["3b"][0].evidence
-    assert "learning rate of at most 5e-05, or for more epochs" in found["5"][0].evidence
-
-
-def test_claims_that_do_not_hold_are_contradicted() -> None:
-    gentle = {**record().training, "learning_rate": 2e-5}
-    records = [
-        answering("full", range(10)),
-        answering("lora", range(60)),
-        answering("prelayer", range(80)),
-        answering("full", range(100, 250), name="gentle", training=gentle),
-    ]
-    found = claims_of(records)
-    assert [one.status for one in found["1"]] == ["contradicted", "supported"]
-    assert {one.status for number in ("2", "3a", "3b") for one in found[number]} == {"contradicted"}
-    assert found["4"][0].status == "contradicted"
-    assert [(one.methods[0], one.status) for one in found["5"]] == [("full fine-tuning (gentle)", "contradicted")]
-
-
-def test_full_fine_tuning_with_a_small_rate_or_more_epochs_tests_the_fifth_claim() -> None:
-    for change in ({"learning_rate": 2e-5}, {"epochs": 5}):
-        full = answering("full", range(10), training={**record().training, **change})
-        assert claims_of([full, answering("lora", range(60))])["5"][0].status == "supported"
-    assert claims_of([answering("full", range(10)), answering("lora", range(60))])["5"][0].status == "not tested"
-
-
-def test_a_timing_close_to_the_claim_is_undecided_and_several_seeds_give_their_own_interval() -> None:
-    def lasting(method: str, seconds: float, seed: int = 0) -> Result:
-        taken = Seconds(load=1, encode=1, train=seconds, evaluate=1, save=1)
-        return answering(method, range(9), seed=seed, seconds=taken)
-
-    assert claims_of([lasting("full", 100), lasting("lora", 70)])["2"][0].status == "undecided"
-    seeds = [
-        *(lasting("full", seconds, seed) for seed, seconds in enumerate((99, 100, 101))),
-        *(lasting("lora", seconds, seed) for seed, seconds in enumerate((64, 65, 66))),
-    ]
-    one = claims_of(seeds)["2"][0]
-    assert one.status == "supported"
-    assert one.interval is not None
-    assert 0.62 < one.interval[0] < 0.65 < one.interval[1] < 0.69
-
-
-def test_times_of_different_machines_are_not_set_against_each_other() -> None:
-    records = [answering("full", []), answering("lora", [], environment=environment(threads=8))]
-    assert claims_of(records)["2"][0].evidence == "the two were measured on different machines"
-
-
-def test_the_terminal_says_what_is_missing_for_a_test() -> None:
-    made = report(*of_the_paper(answering("full", []), answering("lora", [])))
-    console = Console(width=100, record=True, file=io.StringIO())
-    for table in made.findings:
-        console.print(findings(table, 100))
-    shown = " ".join(console.export_text().split())
-    assert "4 is not tested: no run of PreLayer in this study." in shown
-    assert "5 is not tested: missing is a run of full fine-tuning at a learning rate of at most 5e-05" in shown
-    assert "Remarks" not in shown
-
-
-def test_a_study_without_the_methods_has_no_claims() -> None:
-    made = report(*of_the_paper(answering("lora", [])))
-    assert made.claims == []
-    assert CLAIMS not in made.markdown()
-
-
-def test_only_the_published_studys_own_report_speaks_of_it() -> None:
-    methods = [answering(name, range(number)) for name, number in (("full", 9), ("lora", 60), ("baseline", 200))]
-    mine, theirs = report(*methods), report(*of_the_paper(*methods))
-    for text in (mine.markdown(), mine.page(), str(mine.summary())):
-        assert "published" not in text.lower()
-    assert mine.claims == []
-    assert CLAIMS in theirs.markdown()
 
 
 # Disagreements

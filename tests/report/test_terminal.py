@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-from rich.console import Console, RenderableType
+from rich.console import Console
 
 from afina.report.arms import arms
-from afina.report.paper import claim_table
 from afina.report.report import Report
 from afina.report.sections import tuning_table
 from afina.report.tables import Column, Table
-from afina.report.writers.terminal import findings, layout, rendered
+from afina.report.writers.terminal import layout, rendered
+from afina.studies.published import Published
 from afina.studies.trials import Trial, Tuned
 from records import answering, every_result, result, results
 
@@ -21,29 +21,29 @@ LONG = "lora-of-rank-16-on-every-linear-layer-v2"
 """A name of forty characters."""
 
 
-def shown(table: Table, width: int, draw: Callable[[Table, int], RenderableType] = rendered) -> str:
+def shown(table: Table, width: int) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(draw(table, width))
+    console.print(rendered(table, width))
     return console.export_text()
 
 
-def tables() -> Iterator[tuple[Table, Callable[[Table, int], RenderableType]]]:
-    """Those of studies with long names, several seeds, the paper's figures beside them, and tuning."""
+def tables() -> Iterator[Table]:
+    """Those of studies with long names, several seeds, published figures beside them, and tuning."""
     made = [answering("full", range(10 + seed), seed=seed) for seed in (0, 1)]
     made += [answering("lora", range(60 + seed), seed=seed, name=LONG) for seed in (0, 1)]
     report = Report.of(results(made))
-    yield from ((table, rendered) for table in report.tables)
-    yield from ((table, findings) for table in report.findings)
-    yield from ((table, rendered) for table in Report.of(results(every_result(study="paper"), "paper")).tables)
+    yield from (*report.tables, *report.findings)
+    published = Published(source="A study", methods={"lora": {"accuracy": 0.8693, "f1": 0.8742}})
+    yield from Report.of(results(every_result(), published=published)).tables
     trial = Trial(setting={"learning_rate": 0.0012345, "r": 16}, steps=10, value=0.5, seconds=1.0)
     tuned = Tuned(name=LONG, method="lora", length=10, budget=20, trials=(trial,), setting=trial.setting)
-    yield tuning_table([tuned]), rendered
+    yield tuning_table([tuned])
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_figures_are_whole_and_names_are_broken_between_their_words_only(width: int) -> None:
-    for table, draw in tables():
-        text = shown(table, width, draw)
+    for table in tables():
+        text = shown(table, width)
         assert max(map(len, text.splitlines())) <= width
         assert "…" not in text
         words = "".join(text.split())
@@ -61,7 +61,7 @@ def test_figures_are_whole_and_names_are_broken_between_their_words_only(width: 
 def test_verdicts_on_methods_with_long_names_are_one_table(width: int) -> None:
     made = [answering("full", range(10)), answering("lora", range(60), name=LONG)]
     (table, *_) = Report.of(results(made)).findings
-    text = shown(table, width, findings)
+    text = shown(table, width)
     assert "continued" not in text
     assert ("p," in text) == (width == 100), "what follows from the rest gives way first"
 
@@ -76,7 +76,7 @@ def test_a_table_that_is_too_wide_goes_on_below_with_its_names_again() -> None:
 
 
 def test_where_not_even_one_figure_fits_beside_the_names_each_row_stands_by_itself() -> None:
-    (table,) = [one for one, _ in tables() if one.title == "Verdicts"]
+    (table,) = [one for one in tables() if one.title == "Verdicts"]
     assert layout(table, 40) == []
     text = shown(table, 40)
     assert max(map(len, text.splitlines())) <= 40
@@ -85,15 +85,12 @@ def test_where_not_even_one_figure_fits_beside_the_names_each_row_stands_by_itse
 
 
 def test_cells_and_notes_are_shown_as_they_are() -> None:
-    records = [result("full", study="paper"), result(study="paper", name="[red]x[/red]")]
+    records = [result("full"), result(name="[red]x[/red]", examples=5)]
     (table, *_) = Report.of(results(records)).tables
     text = shown(table, 120)
-    assert "0.8326 [1]" in text
     assert "LoRA ([red]x[/red])" in text
-    assert "Padding is not reproduced" in text
 
 
 def test_an_empty_table_has_its_headings() -> None:
     assert "Method" in shown(Table("None", (Column("Method", "left"),), ()), 80)
-    assert claim_table([]) is None
     assert arms([]) == []

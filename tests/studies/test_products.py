@@ -20,7 +20,6 @@ from afina.methods import make
 from afina.models.backbone_spec import FLOAT
 from afina.models.kernels.linear import frozen_weight, is_linear
 from afina.models.predictions import Predictions
-from afina.report import paper
 from afina.report.arms import arms
 from afina.report.details.plans import forecast_table, precision_table
 from afina.report.report import Report
@@ -324,9 +323,6 @@ def test_a_report_says_which_runs_computed_products_in_int8() -> None:
     assert "training in float32, products with frozen weights in int8 -" in shown(other)
     assert "products int8" in shown(other)
     assert "frozen weights in int8" not in shown(plain) + shown(plain, untrained)
-    said = [one for one in paper.departures(arms([other])) if "int8" in one]
-    assert said == ["products with frozen weights in int8 (paper: float32)"]
-    assert not any("int8" in one for one in paper.departures(arms([plain])))
 
 
 def test_a_record_of_a_version_without_the_setting_is_of_the_same_arm() -> None:

@@ -29,6 +29,7 @@ from afina.studies.results import Results
 from afina.studies.runs import record
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask, RunSpec
+from afina.studies.study_toml import study_of
 from afina.studies.watcher import Watcher
 from afina.training.settings import Training
 from command import HereExecutor, InventedExecutor
@@ -116,6 +117,28 @@ def test_the_paper_preset_is_the_published_set_up() -> None:
         assert (run.backbone, run.task, run.seed) == ("gpt2", "sst2", 0)
         assert run.data.train_examples is run.data.evaluation_examples is None
         assert run.training.non_defaults() == {"learning_rate": 2e-4, "max_length": 128, "dtype": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("override", "code"),
+    [
+        ("published.methods.nope.f1=0.5", "name.unknown"),
+        ("published.methods.lora.fidelity=0.5", "name.unknown"),
+        ("published.methods.lora.accuracy=86.9", "study.value-invalid"),
+        ("published.methods.lora.accuracy=nan", "study.value-invalid"),
+    ],
+)
+def test_published_figures_are_of_methods_and_metrics_that_exist(override: str, code: str) -> None:
+    with raises(AfinaError, code=code):
+        Study.load("paper", override)
+
+
+def test_published_figures_do_not_enter_a_runs_key() -> None:
+    study = Study.load("paper")
+    assert study.published is not None
+    assert study.published.methods["lora"] == {"accuracy": 0.8693, "f1": 0.8742}
+    without = study.model_copy(update={"published": None})
+    assert [run.key for run in without.runs()] == [run.key for run in study.runs()]
 
 
 def test_the_quickstart_preset_is_the_embedded_model_on_movie_sentences() -> None:
@@ -388,6 +411,16 @@ def test_a_study_writes_its_request_and_records_and_tells_each_result(
     ]
     assert scribe.changes[-1] == results
     assert [result.answers.tolist() for result in results.results] == [[0, 1, 0, 0, 1]] * 3
+
+
+def test_published_figures_are_recorded_and_can_be_given_later(invented: InventedExecutor, tmp_path: Path) -> None:
+    assert three().run(tmp_path, executor=invented).published is None
+    study = three(published={"source": "A study", "methods": {"lora": {"f1": 0.8}}})
+    results = study.run(tmp_path, executor=invented)
+    assert results.published == study.published
+    assert Results.read(tmp_path) == results
+    assert len(record.read_records(tmp_path / "records.jsonl")) == 3
+    assert study_of(tmp_path) == study
 
 
 def test_what_is_recorded_is_not_run_again(invented: InventedExecutor, tmp_path: Path) -> None:

@@ -40,7 +40,6 @@ def show_results(
     """
     from afina.report.report import MARKDOWN, PAGE, Report
     from afina.report.sections import without_results
-    from afina.report.writers.terminal import findings
 
     made = Report.of(results)
     if as_json:
@@ -54,8 +53,7 @@ def show_results(
     elif results.recommendation:
         print_tables(*made.evidence)
     else:
-        print_tables(*made.tables)
-        print_tables(*made.findings, show=findings)
+        print_tables(*made.tables, *made.findings)
         if by_label:
             print_tables(*made.by_label)
         if not results.records:

@@ -271,15 +271,15 @@ def with_room(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def print_tables(*tables: Table, show: Callable[[Table, int], object] | None = None) -> None:
-    """Print tables, each followed by an empty line. `show` renders a table for a width in characters."""
+def print_tables(*tables: Table) -> None:
+    """Print tables, each followed by an empty line."""
     from rich.console import Console
 
     from afina.report.writers.terminal import rendered
 
     console = Console()
     for table in tables:
-        console.print((show or rendered)(table, console.width))
+        console.print(rendered(table, console.width))
         console.print()
 
 

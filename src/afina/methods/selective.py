@@ -98,7 +98,7 @@ class _Untrained(Selective):
 
 @dataclass(frozen=True)
 class Baseline(_Untrained):
-    """Baseline: evaluates the pretrained body with a random head ("no fine-tuning" in `afina.report.paper`)."""
+    """Baseline: evaluates the pretrained body with a random head ("no fine-tuning" in preset `paper`)."""
 
     name: ClassVar[str] = "baseline"
     title: ClassVar[str] = "no fine-tuning"
@@ -307,7 +307,7 @@ class LayerNorm(Selective):
 class PreLayer(Selective):
     """PreLayer: trains the token and position embeddings, and the head unless `train_head` is false.
 
-    PreLayer is the fourth approach of the published study that `afina.report.paper` repeats. The published study says
+    PreLayer is the fourth approach of the published study that preset `paper` repeats. The published study says
     in its text that PreLayer trains the embeddings, which are 39,383,808 parameters of GPT-2; its table reports 46,080
     parameters. The class `PreLayer` follows the text. `PreLayer46080` trains one of the possible sets of 46,080
     parameters. The published study froze the head; with a frozen random head, accuracy stays near chance, so afina

@@ -68,10 +68,10 @@ def are_comparable(arms: Sequence[Arm]) -> bool:
     return len(machines) == 1 and len({record.at_once for arm in arms for record in arm.records}) == 1
 
 
-def answer_cost_table(arms: Sequence[Arm], more: Sequence[str] = ()) -> Table | None:
+def answer_cost_table(arms: Sequence[Arm]) -> Table | None:
     """Return a table of each method's headline metric, milliseconds per text and bytes to serve.
 
-    None if all methods have the same backbone. The sentences `more` are added to the notes below the table.
+    None if all methods have the same backbone.
     """
     if not has_several_backbones(arms):
         return None
@@ -87,7 +87,6 @@ def answer_cost_table(arms: Sequence[Arm], more: Sequence[str] = ()) -> Table | 
         f"Milliseconds a text: the `evaluate` phase per text, in packed batches in float32{timed}. Reading, tokenizing "
         "and opening the model are not included, and single texts take longer each.",
         f"To serve: the weights of the backbone with its head and the adapter, in float32{_beside_float32(arms)}.",
-        *more,
     )
     return table_of(ANSWERS, columns, arms, notes)
 

@@ -1,4 +1,4 @@
-"""The class `Report`: the tables, verdicts, claims and plots of results, and the files of a report.
+"""The class `Report`: the tables, verdicts and plots of results, and the files of a report.
 
 The package `afina.report.writers` writes the formats of a report, such as HTML. This module can be imported without
 torch.
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afina import file_io
-from afina.report import conclusion, doubts, paper, recommendation, sections, verdicts
+from afina.report import conclusion, doubts, recommendation, sections, verdicts
 from afina.report.answer_costs import answer_cost_table, are_comparable
 from afina.report.arms import Arm, arms, has_several_backbones, is_curve, of_greatest_size, titles_of
 from afina.report.conclusion import Headline
@@ -24,14 +24,13 @@ from afina.report.details.retention import RETENTION, retention_table
 from afina.report.examples.answered_texts import AnsweredRun, FoundTexts, RunChoice, answered_run, find_texts
 from afina.report.examples.disagreements import EvaluationTexts, sections_of
 from afina.report.formatting import listed
-from afina.report.paper import Claim
 from afina.report.plots import comparison, learning_curve, svg, training
 from afina.report.plots.comparison import MethodDifference
 from afina.report.plots.svg import Plot
 from afina.report.presentation import PRESENTATIONS, Presentation
 from afina.report.recommendation import title, titled
 from afina.report.sections import Notes, Section, tuning_table
-from afina.report.tables import ANSWERS, COST, EVIDENCE, PERFORMANCE, Beside, Table, all_tables
+from afina.report.tables import ANSWERS, COST, EVIDENCE, PERFORMANCE, Table, all_tables
 from afina.report.verdicts import CURVES, Verdicts
 from afina.report.writers import json_csv, markdown
 from afina.report.writers.recommendation_json import as_json
@@ -76,15 +75,13 @@ class Report:
 
         The order is: performance, baselines, cost of predictions (for several backbones), models behind an API, further
         metrics, parameters and training time, memory, GPU memory, abstention, linear probes, retention, tuning budget.
-        In a study named `paper`, the tables include the figures and footnotes of the published study.
         """
-        beside = paper.beside(self.arms) if self._is_of_the_paper else Beside()
         made, headed = self.results, not self.arms or _presentation(self.arms).headed
         notes = sections.notes(self.arms, made.data, len(made.results), made.notes)
-        tables = all_tables(self.arms, beside, notes, headed=headed)
+        tables = all_tables(self.arms, notes, made.published, headed=headed)
         more = (
             verdicts.baseline_table(self.results.baselines, self.arms),
-            answer_cost_table(self.arms, beside.notes.get(ANSWERS, ())),
+            answer_cost_table(self.arms),
             endpoint_table(self.arms, texts=not self.evaluated.withheld),
         )
         tables[1:1] = [table for table in more if table]
@@ -112,22 +109,9 @@ class Report:
         return verdicts.verdicts(self.arms)
 
     @cached_property
-    def claims(self) -> list[Claim]:
-        """The claims of the published study, tested on the results; empty unless the study is named `paper`."""
-        return paper.claims(self.arms, self.verdicts) if self._is_of_the_paper else []
-
-    @property
-    def _is_of_the_paper(self) -> bool:
-        return bool(self.arms) and all(arm.record.study == paper.STUDY for arm in self.arms)
-
-    @cached_property
     def findings(self) -> list[Table]:
-        """The tables of the learning curve, of the verdicts and of the claims; a table without rows is left out."""
-        both = (
-            verdicts.learning_curve_table(self.arms),
-            verdicts.verdict_table(self.verdicts),
-            paper.claim_table(self.claims),
-        )
+        """The tables of the learning curve and of the verdicts; a table without rows is left out."""
+        both = (verdicts.learning_curve_table(self.arms), verdicts.verdict_table(self.verdicts))
         return [table for table in both if table is not None]
 
     @cached_property
@@ -251,14 +235,14 @@ class Report:
         if self.results.recommendation:
             found = conclusion.interval(self.results.recommendation, self.arms)
             return as_json(self.results.recommendation, self.results.out, found)
-        return json_csv.summary(self.results, self.results.out / MARKDOWN, self.sentences, self.verdicts, self.claims)
+        return json_csv.summary(self.results, self.results.out / MARKDOWN, self.sentences, self.verdicts)
 
     def files(self, names: Sequence[str] = FILES) -> dict[str, str]:
         made: Mapping[str, Callable[[], str]] = {
             MARKDOWN: self.markdown,
             PAGE: self.page,
-            CSV: lambda: json_csv.as_csv(self.arms),
-            JSON: lambda: json_csv.as_json(self.results.name, self.arms, self.verdicts, self.claims),
+            CSV: lambda: json_csv.as_csv(self.arms, self.results.published),
+            JSON: lambda: json_csv.as_json(self.results.name, self.arms, self.verdicts, self.results.published),
         }
         return {name: made[name]() for name in names}
 
@@ -297,8 +281,6 @@ class Report:
         made = self._first(plots)
         if self.arms:
             presentation, greatest = _presentation(self.arms), of_greatest_size(self.arms)
-            claimed = paper.claim_table(self.claims)
-            made += [sections.of_table(claimed)] if claimed else []
             tables = presentation.tables(greatest)
             drawn = [one for one in (TRAINING, *presentation.plots) if one not in {table.title for table in tables}]
             made += [Section(title, tuple(plots[title])) for title in drawn if plots.get(title)]
@@ -322,8 +304,7 @@ class Report:
         else:
             made += sections.no_results(failed, self.results.waiting)
         if self.arms:
-            first = (verdicts.learning_curve_table(self.arms), verdicts.verdict_table(self.verdicts))
-            tables = [*(table for table in first if table), *self.tables]
+            tables = [*self.findings, *self.tables]
             made += [sections.of_table(table, *plots.get(table.title, ())) for table in tables]
         return made
 

@@ -1,7 +1,7 @@
 """Tables of a report: performance, parameters and training time, memory; also parameter counts before training.
 
-The functions are pure. The headings and notes of a table describe its figures, and docs/reference/figures.md defines
-them. The module `paper` adds the figures of the published study, and the package `writers` writes tables.
+The headings and notes of a table describe its figures, and docs/reference/figures.md defines them. The package
+`writers` writes tables.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import isnan
 from typing import TYPE_CHECKING, Literal
 
@@ -28,13 +28,14 @@ from afina.report.formatting import (
     size,
     span,
 )
+from afina.studies.published import Published
 from afina.studies.runs.record import Record
 
 if TYPE_CHECKING:  # the import loads torch
     from afina.methods.attachment import BackboneCounts
 
 
-EVIDENCE, PUBLISHED = "Evidence", "as published"
+EVIDENCE = "Evidence"
 PERFORMANCE, COST, MEMORY, GPU_MEMORY = "Performance", "Parameters and training time", "Memory", "GPU memory"
 ANSWERS, FURTHER = "Time and memory of answers", "Further figures"
 EACH_SEED = "Each seed by itself"
@@ -76,37 +77,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Measure:
-    """A column of a table as a function: `cell` returns the text of the cell for a method with one or several seeds.
-
-    Attributes:
-        plain: The heading without the name of a label, such as `F1` for `F1 of spam`; empty if `heading` has no label.
-    """
+    """A column of a table as a function: `cell` returns the text of the cell for a method with one or several seeds."""
 
     heading: str
     cell: Callable[[Arm], str]
     minor: bool = False
-    plain: str = ""
-
-    @property
-    def key(self) -> str:
-        """The heading without the name of a label, by which `Beside.measures` finds the column."""
-        return self.plain or self.heading
 
 
-@dataclass(frozen=True)
-class Beside:
-    """Figures of the published study, to be shown beside the report's own figures.
-
-    Attributes:
-        measures: The columns of the published study, by the `key` of the report's column to the left of them.
-        notes: Notes about the published study, by the title of the table below which they are shown.
-    """
-
-    measures: Mapping[str, tuple[Measure, ...]] = field(default_factory=dict)
-    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-def all_tables(arms: Sequence[Arm], beside: Beside, notes: Sequence[str] = (), *, headed: bool = True) -> list[Table]:
+def all_tables(
+    arms: Sequence[Arm], notes: Sequence[str] = (), published: Published | None = None, *, headed: bool = True
+) -> list[Table]:
     """Return the tables of performance, further metrics, costs, memory and GPU memory; [] if there are no methods.
 
     The tables of further metrics and of GPU memory are left out if there are no such figures. The tables of costs and
@@ -114,8 +94,8 @@ def all_tables(arms: Sequence[Arm], beside: Beside, notes: Sequence[str] = (), *
 
     Args:
         arms: The methods with their results; each table has a row per method.
-        beside: The figures of the published study that the tables show beside the methods' own figures.
         notes: The notes below the first table.
+        published: Figures of others, for columns beside the methods' own metrics.
         headed: Whether the models have a classification head.
     """
     if not arms:
@@ -123,11 +103,11 @@ def all_tables(arms: Sequence[Arm], beside: Beside, notes: Sequence[str] = (), *
     computed = any(arm.record.endpoint is None for arm in arms)
     on_gpu = [kept for arm in arms if (kept := arm.where(measured_on_gpu)) is not None]
     return [
-        _table(PERFORMANCE, _performance(arms), arms, notes, beside),
-        *([_table(FURTHER, further, arms, [_FURTHER_NOTE], Beside())] if (further := _further(arms)) else []),
-        *([_table(COST, _cost(headed), arms, _cost_notes(arms, headed), beside)] if computed else []),
-        *([_table(MEMORY, _memory(), arms, [_MEMORY_NOTE], beside)] if computed else []),
-        *([_table(GPU_MEMORY, _gpu_memory(), on_gpu, [_GPU_NOTE], beside)] if on_gpu else []),
+        table_of(PERFORMANCE, _performance(arms, published), arms, notes, _sources(arms, published)),
+        *([table_of(FURTHER, further, arms, [_FURTHER_NOTE])] if (further := _further(arms, published)) else []),
+        *([table_of(COST, _cost(headed), arms, _cost_notes(arms, headed))] if computed else []),
+        *([table_of(MEMORY, _memory(), arms, [_MEMORY_NOTE])] if computed else []),
+        *([table_of(GPU_MEMORY, _gpu_memory(), on_gpu, [_GPU_NOTE])] if on_gpu else []),
     ]
 
 
@@ -156,25 +136,22 @@ def measure(heading: str, value: Value, form: Callable[[float], str]) -> Measure
     return Measure(heading, cell)
 
 
-def table_of(title: str, measures: Sequence[Measure], arms: Sequence[Arm], notes: Sequence[str]) -> Table:
-    """Return a table with a row for each method (arm) and a column for each measure."""
-    return _table(title, measures, arms, notes, Beside())
-
-
-def _table(title: str, ours: Sequence[Measure], arms: Sequence[Arm], notes: Sequence[str], beside: Beside) -> Table:
-    shown = [each for one in ours for each in (one, *beside.measures.get(one.key, ()))]
+def table_of(
+    title: str, measures: Sequence[Measure], arms: Sequence[Arm], notes: Sequence[str], last: Sequence[str] = ()
+) -> Table:
+    """Return a table with a row for each method (arm) and a column for each measure; `last` are the last notes."""
     means = [arm for arm in arms if len(arm.results) > 1]
     name_seeds = len({seed for arm in arms for seed in arm.seeds}) > 1
     columns = [Column("Method", "left"), *([Column("Seeds", "left")] if name_seeds else [])]
 
     def row(line: Arm) -> tuple[str, ...]:
-        return (line.label, *([line.seeds_in_words] if name_seeds else []), *(each.cell(line) for each in shown))
+        return (line.label, *([line.seeds_in_words] if name_seeds else []), *(each.cell(line) for each in measures))
 
     return Table(
         title,
-        (*columns, *(Column(each.heading, minor=each.minor) for each in shown)),
+        (*columns, *(Column(each.heading, minor=each.minor) for each in measures)),
         tuple(map(row, arms)),
-        (*notes, *([_MEAN_NOTE] if means else []), *beside.notes.get(title, ())),
+        (*notes, *([_MEAN_NOTE] if means else []), *last),
         tuple(row(single) for arm in means for single in arm.each()),
     )
 
@@ -182,11 +159,11 @@ def _table(title: str, ours: Sequence[Measure], arms: Sequence[Arm], notes: Sequ
 _MEAN_NOTE = "With several seeds: mean ± standard deviation over them; each by itself is in the report."
 
 
-def _performance(arms: Sequence[Arm]) -> list[Measure]:
+def _performance(arms: Sequence[Arm], published: Published | None) -> list[Measure]:
     """Return the columns of the headline metric and one other metric, each with a column of its 95 % interval."""
     made = []
     for metric in metrics_of(arms[0].record)[:2]:
-        made += [_of_metric(metric, arms[0].record), _interval(metric)]
+        made += [*_of_metric(metric, arms, published), _interval(metric)]
     same = len({record.examples for arm in arms for record in arm.records}) == 1
     return [*made, replace(measure("Evaluated texts", lambda record: record.examples, count), minor=same)]
 
@@ -205,15 +182,38 @@ def _interval(metric: str) -> Measure:
     return Measure(interval_heading(metric), cell)
 
 
-def _further(arms: Sequence[Arm]) -> list[Measure]:
+def _further(arms: Sequence[Arm], published: Published | None) -> list[Measure]:
     """Return the columns of all metrics after the first two, without intervals; tables.csv has the intervals."""
-    names = metrics_of(arms[0].record)[2:]
-    return [_of_metric(name, arms[0].record) for name in names]
+    return [column for name in metrics_of(arms[0].record)[2:] for column in _of_metric(name, arms, published)]
 
 
-def _of_metric(name: str, record: Record) -> Measure:
-    heading = metric_heading(name, record.label_names)
-    return replace(measure(heading, metric_value(name), share), plain=metric_heading(name))
+def _of_metric(name: str, arms: Sequence[Arm], published: Published | None) -> list[Measure]:
+    """Return the column of a metric, and beside it that of the published figures if there are any."""
+    columns = [measure(metric_heading(name, arms[0].record.label_names), metric_value(name), share)]
+    figures = published_figures(arms, published, name)
+    if figures:
+
+        def cell(arm: Arm) -> str:
+            return share(figures[arm.label]) if arm.label in figures else NOTHING
+
+        columns.append(Measure(f"{metric_heading(name)}, published", cell))
+    return columns
+
+
+def published_figures(arms: Sequence[Arm], published: Published | None, metric: str) -> dict[str, float]:
+    """Return the published figures of a metric by the label of the method."""
+    methods = published.methods if published else {}
+    return {arm.label: methods[arm.record.name][metric] for arm in arms if metric in methods.get(arm.record.name, {})}
+
+
+def _sources(arms: Sequence[Arm], published: Published | None) -> list[str]:
+    """Return the note on the source of the published figures; empty if no method of the tables has such a figure."""
+    if published is None or not any(published_figures(arms, published, name) for name in metrics_of(arms[0].record)):
+        return []
+    return [
+        f"Published: {published.source}. These figures were not measured here; they hold for the data and the model of "
+        "their source."
+    ]
 
 
 def _cost(headed: bool) -> list[Measure]:
@@ -314,6 +314,14 @@ _GPU_NOTE = (
     "As PyTorch's allocator reports them for the `train` phase. End: after the last step, before gradients are freed. "
     "Reserved: held by the allocator, in use or not."
 )
+
+
+PUBLISHED = "as published"
+PUBLISHED_HYPERPARAMETERS: Mapping[str, Mapping[str, object]] = {
+    "prelayer": {"train_head": False},
+    "prelayer-46080": {"train_head": False},
+}
+"""The hyperparameters by method that give the parameter counts of the study that preset `paper` repeats."""
 
 
 def counts_table(backbone: str, counted: BackboneCounts) -> Table:

@@ -17,6 +17,7 @@ from afina.schema import FORMAT, Frozen, check_format
 from afina.studies import problems
 from afina.studies.backbones import on_backbone
 from afina.studies.choosing.recommendation import Recommendation
+from afina.studies.published import Published
 from afina.studies.runs.record import Record
 
 
@@ -56,6 +57,7 @@ class StudyRequest(Frozen):
         names: The name of each run in the study; the record of a run may have a name from another study.
         notes: Sentences about what the study did differently from the request.
         failed: The runs that failed when they were last executed.
+        published: Figures that others have published for methods of the study.
         study: The fields of `Study`, with the settings that tuning chose.
         command: The command line arguments that repeat the study; empty if unknown.
     """
@@ -68,6 +70,7 @@ class StudyRequest(Frozen):
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     failed: tuple[Failure, ...] = ()
+    published: Published | None = None
     study: dict[str, Any]
     command: tuple[str, ...] = ()
 

@@ -25,6 +25,7 @@ from afina.studies.backbones import backbone_names, on_backbone
 from afina.studies.baselines import MeasuredBaseline
 from afina.studies.choosing.recommendation import Recommendation
 from afina.studies.descriptions import Failure, StudyRequest, read_recommendation, read_request
+from afina.studies.published import Published
 from afina.studies.runs import output_directory
 from afina.studies.runs.inputs import TaskFacts, digests_beside
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
@@ -46,6 +47,7 @@ class Results(ReprCard):
         waiting: The number of runs that have neither a result nor an error.
         backbones: The addresses of the backbones of the study.
         notes: Sentences about what the study did differently from the request.
+        published: Figures that others have published for methods of the study; None if there are none.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Results(ReprCard):
     baselines: tuple[MeasuredBaseline, ...] = ()
     backbones: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    published: Published | None = None
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -146,6 +149,7 @@ class Results(ReprCard):
             baselines=baselines.read(held.directory) if request.study.get("baselines") else (),
             backbones=_backbones(request.study),
             notes=request.notes,
+            published=request.published,
         )
 
 

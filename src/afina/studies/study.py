@@ -43,6 +43,7 @@ from afina.studies.descriptions import Failure, StudyRequest
 from afina.studies.event_file import EventFile
 from afina.studies.executors import by_name
 from afina.studies.executors.executor import Executor
+from afina.studies.published import Published
 from afina.studies.results import RecordedRuns, Results
 from afina.studies.runs.endpoint_run import Inquiry, endpoint_of, repriced
 from afina.studies.runs.inputs import may_start_from_words
@@ -87,6 +88,8 @@ class Study(ReprCard, Frozen):
             minutes.
         tune: The options of tuning each method's hyperparameters on a validation split cut from the training split.
             None: hyperparameters are not tuned.
+        published: Figures that others have published for methods of the study, which the report shows beside the
+            study's own. None: there are no such figures.
         executor: The machines that execute the runs: `local` (this machine, the default), `ray` or `ray=ADDRESS` (a
             Ray cluster). No result depends on the executor.
         methods: A table for each method of the study. The key `method` names the method; its default is the name of
@@ -110,6 +113,7 @@ class Study(ReprCard, Frozen):
     generate: Decoding = GREEDY
     baselines: Annotated[bool, Strict()] | tuple[str, ...] = False
     tune: Tune | None = None
+    published: Published | None = None
     executor: str | None = None
     methods: dict[str, dict[str, Any]]
 
@@ -176,6 +180,8 @@ class Study(ReprCard, Frozen):
             raise problems.NO_METHODS(where=where, known=list(METHODS))
         for name in self.methods:
             check_name(name, f"{where}: methods")
+        if self.published:
+            self.published.check(self.methods, where)
         _check_seeds(self.seeds, where)
         _check_sizes(self.sizes, self.data.train_examples, where)
         runs = self.runs(where)
@@ -212,7 +218,9 @@ class Study(ReprCard, Frozen):
         settings = {(one.name, one.backbone): one.setting for one in chosen if one.setting is not None}
         settled = settled_tables(self.methods, settings, self.addresses)
         settled |= {name: self.methods[name] for name in self._endpoints}  # an endpoint has nothing to tune
-        return self.model_copy(update={"methods": {name: settled[name] for name in self.methods if name in settled}})
+        methods = {name: settled[name] for name in self.methods if name in settled}
+        published = self.published.of(methods) if self.published else None
+        return self.model_copy(update={"methods": methods, "published": published})
 
     def runs(self, where: str = "study") -> list[Run]:
         """Return every run of the study, ordered by seed, then size, then backbone, then method.
@@ -385,16 +393,27 @@ class Study(ReprCard, Frozen):
             request = settled._request(runs, tuple(command), notes)
             describe = partial(_describe, held, request)
             describe(failed)
-            so_far = Results(
-                *(request.name, held.out, (), failed, request.command, tuned),
-                task=request.task,
-                data=request.data,
-                backbones=self.addresses,
-                notes=notes,
-            )
+            so_far = self._so_far(request, held, failed, tuned)
             if self.baselines:
                 so_far = replace(so_far, baselines=self._measured_baselines(runs, held, watcher, fresh=fresh))
             return schedule.carry_out(runs, held, so_far, executor, watcher, describe, fresh=fresh)
+
+    def _so_far(
+        self, request: StudyRequest, held: OutputLock, failed: tuple[Failure, ...], tuned: tuple[Tuned, ...]
+    ) -> Results:
+        """Return the results before any run is executed."""
+        return Results(
+            request.name,
+            held.out,
+            failed=failed,
+            command=request.command,
+            tuned=tuned,
+            task=request.task,
+            data=request.data,
+            backbones=self.addresses,
+            notes=request.notes,
+            published=request.published,
+        )
 
     def _measured_baselines(
         self, runs: Sequence[Run], held: OutputLock, watcher: Watcher, *, fresh: bool
@@ -489,6 +508,7 @@ class Study(ReprCard, Frozen):
             keys=tuple(run.key for run in runs),
             names=tuple(run.title for run in runs),
             notes=notes,
+            published=self.published,
             study=self.model_dump(mode="json"),
             command=command,
         )

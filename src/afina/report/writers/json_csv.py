@@ -23,15 +23,19 @@ from afina.report.details.abstention import abstention_as_json
 from afina.report.details.endpoints import endpoints_as_json
 from afina.report.details.retention import retention_as_json
 from afina.report.formatting import ACCURACY, F1, metric_value
-from afina.report.paper import Claim, claims_as_json
+from afina.report.tables import published_figures
 from afina.report.verdicts import Verdicts, verdicts_as_json
 from afina.studies.descriptions import Failure
+from afina.studies.published import Published
 from afina.studies.results import Results
 from afina.studies.runs.record import Memory, Record, Seconds
 from afina.studies.trials import Tuned
 
 MEAN = "mean"
 """The value of `seed` in a table row with the means over all seeds of a method."""
+
+PUBLISHED = "published"
+"""The value of `seed` in a table row with figures of others."""
 
 Columns = Mapping[str, Value]
 
@@ -42,15 +46,16 @@ MEMORY: Columns = {name: attrgetter(f"memory.{name}") for name in Memory.model_f
 JsonRows = list[dict[str, object]]
 
 
-def plain_tables(arms: Sequence[Arm]) -> dict[str, JsonRows]:
+def plain_tables(arms: Sequence[Arm], published: Published | None = None) -> dict[str, JsonRows]:
     """Return the rows of each table of `tables.json` by the table's name.
 
     A row has `method`, `seed` (a number or "mean") and the columns of its table. A value in a row is null if it was not
     measured or is undefined. A row of means also has the standard deviation over the seeds (n - 1) of each column,
     under the column's name with `_sd`, except in the tables `answers`, `retention`, `abstention` and `endpoints`. The
     table `answers` exists if a study has several backbones, `retention` if runs measured their forgetting
-    (`train.retention`), `abstention` if adapters leave texts unanswered (`train.abstain_error`), and `endpoints` if a
-    model behind an API was asked.
+    (`train.retention`), `abstention` if adapters leave texts unanswered (`train.abstain_error`), `endpoints` if a model
+    behind an API was asked, and `published` if the study file has figures of others for metrics of the study; the
+    `seed` of these rows is "published", and `source` is the title or the URL of the publication.
     """
     names = list(arms[0].record.metrics) if arms else []
     performance = {name: metric_value(name) for name in names} | {"examples": lambda record: record.examples}
@@ -64,11 +69,25 @@ def plain_tables(arms: Sequence[Arm]) -> dict[str, JsonRows]:
         **({"retention": retained} if (retained := retention_as_json(arms)) else {}),
         **({"abstention": abstains} if (abstains := abstention_as_json(arms)) else {}),
         **({"endpoints": asked} if (asked := endpoints_as_json(arms)) else {}),
+        **({"published": rows} if published and (rows := _published(arms, published, names)) else {}),
     }
     for found, arm in zip(made["performance"], lines(arms), strict=True):
         for name in names:
             found[f"{name}_low"], found[f"{name}_high"] = arm.interval(name) or (None, None)
     return made
+
+
+def _published(arms: Sequence[Arm], published: Published, metrics: Sequence[str]) -> JsonRows:
+    by_metric = {metric: published_figures(arms, published, metric) for metric in metrics}
+    figures = {
+        arm.label: {metric: figures[arm.label] for metric, figures in by_metric.items() if arm.label in figures}
+        for arm in arms
+    }
+    return [
+        {"method": label, "seed": PUBLISHED, **values, "source": published.source}
+        for label, values in figures.items()
+        if values
+    ]
 
 
 def _seconds(phase: str) -> Value:
@@ -97,7 +116,7 @@ def _mean(column: str, values: Sequence[float | None]) -> dict[str, object]:
     return {column: statistics.fmean(known), f"{column}_sd": statistics.stdev(known)}
 
 
-def as_csv(arms: Sequence[Arm]) -> str:
+def as_csv(arms: Sequence[Arm], published: Published | None = None) -> str:
     """Return the content of `tables.csv`: one long table with the columns table, method, seed, column and value.
 
     A value that is null in `plain_tables` is empty in `tables.csv`.
@@ -105,7 +124,7 @@ def as_csv(arms: Sequence[Arm]) -> str:
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(["table", "method", "seed", "column", "value"])
-    for name, found in plain_tables(arms).items():
+    for name, found in plain_tables(arms, published).items():
         for row in found:
             for column, value in row.items():
                 if column not in ("method", "seed"):
@@ -113,14 +132,9 @@ def as_csv(arms: Sequence[Arm]) -> str:
     return written.getvalue()
 
 
-def as_json(study: str, arms: Sequence[Arm], found: Verdicts, claims: Sequence[Claim]) -> str:
-    """Return the content of `tables.json`: the tables of `plain_tables`, the verdicts and the claims."""
-    content = {
-        "study": study,
-        "tables": plain_tables(arms),
-        **verdicts_as_json(found),
-        "claims": claims_as_json(claims),
-    }
+def as_json(study: str, arms: Sequence[Arm], found: Verdicts, published: Published | None = None) -> str:
+    """Return the content of `tables.json`: the tables of `plain_tables` and the verdicts."""
+    content = {"study": study, "tables": plain_tables(arms, published), **verdicts_as_json(found)}
     return json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
@@ -144,14 +158,13 @@ AT_TOP = (ACCURACY, F1)
 """The metrics that a record of `--json` has also at its top level; null if the kind of task lacks the metric."""
 
 
-def summary(
-    results: Results, report: Path, conclusion: Sequence[str], found: Verdicts, tested: Sequence[Claim]
-) -> dict[str, object]:
+def summary(results: Results, report: Path, conclusion: Sequence[str], found: Verdicts) -> dict[str, object]:
     """Return the JSON object of a study that `--json` prints.
 
-    The keys of the object are `study`, `out`, `report`, `conclusion`, `records`, `verdicts`, `not_comparable` and
-    `claims`. The elements of `records` are finished and failed runs, all with the same keys. A study with tuning also
-    has the key `tuning`: the budget and the chosen hyperparameters of each method, without metrics on validation texts.
+    The keys of the object are `study`, `out`, `report`, `conclusion`, `records`, `verdicts` and `not_comparable`. The
+    elements of `records` are finished and failed runs, all with the same keys. A study with tuning also has the key
+    `tuning`: the budget and the chosen hyperparameters of each method, without metrics on validation texts. A study
+    with a section [published] also has the key `published_figures`.
     """
     runs = [*(_done(result.record, results.out) for result in results.results), *map(_failed, results.failed)]
     return {
@@ -161,7 +174,7 @@ def summary(
         "conclusion": list(conclusion),
         "records": runs,
         **verdicts_as_json(found),
-        "claims": claims_as_json(tested),
+        **({"published_figures": results.published.model_dump(mode="json")} if results.published else {}),
         **({"tuning": [_tuned(one) for one in results.tuned]} if results.tuned else {}),
     }
 

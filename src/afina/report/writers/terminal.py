@@ -45,21 +45,6 @@ def rendered(shown: Table, width: int) -> RenderableType:
     return Group(*grids, *(Text(line) for lines in said for line in lines))
 
 
-def findings(shown: Table, width: int) -> RenderableType:
-    """Return the table of verdicts or claims without the column of remarks.
-
-    A note gives the reason for each claim that was not tested.
-    """
-    headings = [column.heading for column in shown.columns]
-    chosen = [index for index, heading in enumerate(headings) if heading != "Remarks"]
-    missing = [
-        f"{row[0]} is not tested: {row[headings.index('Remarks')]}." for row in shown.rows if row[1] == "not tested"
-    ]
-    columns = tuple(shown.columns[index] for index in chosen)
-    rows = tuple(tuple(row[index] for index in chosen) for row in shown.rows)
-    return rendered(Table(shown.title, columns, rows, (*shown.notes, *missing)), width)
-
-
 def layout(shown: Table, width: int) -> list[Widths]:
     """Return the parts into which a table is split, each with the widths of its columns; empty if no split fits.
 

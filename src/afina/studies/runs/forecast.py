@@ -75,7 +75,7 @@ ON_GPU = 1.1
 """The bytes of GPU memory of a run per byte of its tensors; a tenth is for CUDA's context and fragmentation."""
 
 LENGTH = 128
-"""The number of tokens of each made-up text if `max_length` is not set, as in the study of `afina.report.paper`."""
+"""The number of tokens of each made-up text if `max_length` is not set, as in preset `paper`."""
 
 
 def _check_steps(run: RunSpec, steps: int) -> None:
