@@ -226,7 +226,7 @@ def check_plain(path: Path) -> int:
         raise problems.FILE_UNREADABLE(reason=error, path=path) from None
     if not stat.S_ISREG(status.st_mode):
         found = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
-        raise problems.NOT_A_FILE(path=path, found=found)
+        raise problems.FILE_UNREADABLE(path=path, reason=f"it is {found}", found=found)
     return status.st_size
 
 
@@ -238,7 +238,8 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
     """
     size = check_plain(path)
     if size > most:
-        raise problems.FILE_TOO_LARGE(path=path, bytes=size, most=most)
+        reason = f"it has {size:,} bytes, more than the limit of {most:,}"
+        raise problems.FILE_UNREADABLE(path=path, reason=reason, bytes=size, most=most)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -258,9 +259,9 @@ def parse_json(data: bytes, where: object) -> Any:
         )
         _walk(value)
     except RecursionError:
-        raise problems.NOT_JSON(path=where, reason="too many levels") from None
+        raise problems.FILE_MALFORMED(path=where, reason="not valid JSON (too many levels)") from None
     except ValueError as error:
-        raise problems.NOT_JSON(reason=error, path=where) from None
+        raise problems.FILE_MALFORMED(path=where, reason=f"not valid JSON ({error})") from None
     return value
 
 
@@ -268,7 +269,7 @@ def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
     """Read a file that contains a JSON object, with the checks of `read_json`."""
     content = read_json(path, most)
     if not isinstance(content, dict):
-        raise problems.NOT_AN_OBJECT(path=path)
+        raise problems.FILE_MALFORMED(path=path, reason="expected a JSON object, found another value")
     return content
 
 

@@ -114,9 +114,10 @@ def converted(repository: str, config: str | None, *, offline: bool = False) -> 
     except GatedRepoError:
         raise problems.DATA_SET_GATED(repository=repository) from None
     except (RepositoryNotFoundError, HFValidationError):
-        raise problems.DATA_SET_MISSING(repository=repository) from None
+        raise problems.REPOSITORY_MISSING(repository=repository, what="data set") from None
     except RevisionNotFoundError:
-        raise problems.NO_PARQUET(repository=repository) from None
+        reason = "; only public data sets without a loading script have them"
+        raise problems.NO_PARQUET(repository=repository, _reason=reason) from None
     except _UNREACHABLE as error:
         raise _unreachable(repository, type(error).__name__) from error
     parts = {split: sorted((path / place).glob("*.parquet")) for split, place in chosen.items()}
@@ -142,13 +143,15 @@ def download(address: str, patterns: Sequence[str] = SAFE) -> Path:
     except HFValidationError:
         raise problems.HUB_NAME_MALFORMED(repository=repository) from None
     except RevisionNotFoundError:
-        raise problems.REVISION_MISSING(repository=repository, revision=revision) from None
+        advice = "Name a branch, a tag or a commit."
+        raise _part_missing(repository, f"revision {revision}", advice, revision=revision) from None
     except RepositoryNotFoundError:
-        raise problems.REPOSITORY_MISSING(repository=repository) from None
+        raise problems.REPOSITORY_MISSING(repository=repository, what="repository") from None
     except _UNREACHABLE as error:
         raise _unreachable(repository, type(error).__name__) from error
     if not any(file.is_file() for pattern in patterns for file in path.rglob(pattern)):
-        raise problems.HUB_FILE_MISSING(address=address, expected=patterns)
+        what = f"file that matches {', '.join(patterns)}"
+        raise _part_missing(repository, what, "Name another repository.", address=address, expected=patterns)
     return path
 
 
@@ -200,7 +203,7 @@ def _sending(repository: str) -> Iterator[None]:
         if status < 500:
             reason = f"the Hub refuses it: {error.server_message or f'status {status}'}"
             raise CannotWrite(place, reason, code="hub.write-refused") from None
-        raise problems.HUB_UNREACHABLE_FOR_UPLOAD(repository=place, status=status) from error
+        raise problems.UPLOAD_BROKEN_OFF(repository=place, reason=f"status {status}", status=status) from error
     except Exception as error:
         # Connection errors are those of the HTTP library that the Hub's client uses, as in `_listed`.
         raise problems.UPLOAD_BROKEN_OFF(reason=type(error).__name__, repository=place) from error
@@ -257,18 +260,27 @@ def _chosen(repository: str, config: str | None, names: Sequence[str]) -> tuple[
             folder, place, _ = name.split("/")
             places.setdefault(folder, {})[place.removeprefix(PARTIAL)] = f"{folder}/{place}"
     if not places:
-        raise problems.BRANCH_WITHOUT_PARQUET(revision=CONVERTED, repository=repository)
+        reason = f" on its branch {CONVERTED}"
+        raise problems.NO_PARQUET(repository=repository, _reason=reason, revision=CONVERTED)
     if config is None:
         config = next(iter(places)) if len(places) == 1 else "default"
         if config not in places:
             raise problems.SEVERAL_CONFIGURATIONS(found=sorted(places), repository=repository)
     if config not in places:
-        raise problems.CONFIGURATION_MISSING(found=sorted(places), repository=repository, config=config)
+        found = sorted(places)
+        advice = f"Found: {', '.join(found)}."
+        raise _part_missing(repository, f"configuration {config!r}", advice, config=config, found=found)
     splits = places[config]
     if TRAIN not in splits:
-        raise problems.TRAINING_SPLIT_MISSING(expected=TRAIN, repository=repository, config=config, found=splits)
+        advice = f"Found: {', '.join(splits)}. Expected one called {TRAIN}. {problems.SAVE_IT}"
+        what = f"training split in {config}"
+        raise _part_missing(repository, what, advice, expected=TRAIN, config=config, found=list(splits))
     other = next((split for split in EVALUATION if split in splits), None)
     return config, {split: splits[split] for split in (TRAIN, other) if split is not None}
+
+
+def _part_missing(repository: str, what: str, advice: str, **fields: object) -> NotFound:
+    return problems.HUB_PART_MISSING(repository=repository, what=what, _advice=advice, **fields)
 
 
 def _unreachable(repository: str, reason: str, **fields: object) -> NotFound:

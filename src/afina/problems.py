@@ -10,19 +10,11 @@ AGAIN = "Copy the adapter again, or train it again."
 
 SAVE_IT = "Save its splits as train.csv and validation.csv, and give their directory."
 
-_adapter_file_malformed = partial(Problem, CorruptAdapter, "adapter.file-malformed")
-NOT_AN_OBJECT = _adapter_file_malformed("{path}: expected a JSON object, found another value. " + AGAIN)
-NOT_JSON = _adapter_file_malformed("{path}: not valid JSON ({reason}). " + AGAIN)
-NOT_SAFETENSORS = _adapter_file_malformed("{path}: damaged, or not a safetensors file ({reason}). " + AGAIN)
+FILE_MALFORMED = Problem(CorruptAdapter, "adapter.file-malformed", "{path}: {reason}. " + AGAIN)
 
 FILE_MISSING = Problem(CorruptAdapter, "adapter.file-missing", "{path}: the file is missing. " + AGAIN)
 
-_adapter_file_unreadable = partial(Problem, CorruptAdapter, "adapter.file-unreadable")
-NOT_A_FILE = _adapter_file_unreadable("{path}: expected a file, found {found}. " + AGAIN)
-FILE_TOO_LARGE = _adapter_file_unreadable(
-    "{path}: the file has {bytes:,} bytes, more than the limit of {most:,}. " + AGAIN
-)
-FILE_UNREADABLE = _adapter_file_unreadable("{path}: cannot be read ({reason}). " + AGAIN)
+FILE_UNREADABLE = Problem(CorruptAdapter, "adapter.file-unreadable", "{path}: cannot be read ({reason}). " + AGAIN)
 
 _asset_unavailable = partial(Problem, NotFound, "asset.unavailable")
 ASSET_NOT_DOWNLOADED = _asset_unavailable(
@@ -65,13 +57,10 @@ DATA_SET_GATED = Problem(
     "splits as files and give their directory.",
 )
 
-_hub_missing = partial(Problem, NotFound, "hub.missing")
-DATA_SET_MISSING = _hub_missing(
-    "the Hub's {repository}: the data set does not exist or is private. Check the name, or log in with `hf auth login`."
-)
-REPOSITORY_MISSING = _hub_missing(
-    "the Hub's {repository}: the repository does not exist, or this login may not read it. Check the name, or "
-    "log in with `hf auth login`."
+REPOSITORY_MISSING = Problem(
+    NotFound,
+    "hub.missing",
+    "the Hub's {repository}: the {what} does not exist or is private. Check the name, or log in with `hf auth login`.",
 )
 
 HUB_NAME_MALFORMED = Problem(
@@ -80,35 +69,16 @@ HUB_NAME_MALFORMED = Problem(
     "{repository!r} cannot be a repository on the Hub. Expected owner/name: letters, digits, and . _ - between them.",
 )
 
-_hub_no_parquet = partial(Problem, NotFound, "hub.no-parquet")
-BRANCH_WITHOUT_PARQUET = _hub_no_parquet(
-    "the Hub's {repository} has no parquet files on its branch {revision}. " + SAVE_IT
-)
-NO_PARQUET = _hub_no_parquet(
-    "the Hub has no parquet files of {repository}; only public data sets without a loading script have them. " + SAVE_IT
-)
+NO_PARQUET = Problem(NotFound, "hub.no-parquet", "the Hub has no parquet files of {repository}{_reason}. " + SAVE_IT)
 
 _hub_part_missing = partial(Problem, NotFound, "hub.part-missing")
-HUB_FILE_MISSING = _hub_part_missing(
-    "the Hub's {address} has no file that matches {expected}. Name another repository."
-)
-CONFIGURATION_MISSING = _hub_part_missing("the Hub's {repository} has no configuration {config!r}. Found: {found}.")
-TRAINING_SPLIT_MISSING = _hub_part_missing(
-    "the Hub's {repository} has no training split in {config}. Found: {found}. Expected one called {expected}. "
-    + SAVE_IT
-)
-REVISION_MISSING = _hub_part_missing(
-    "the Hub's {repository} has no revision {revision}. Name a branch, a tag or a commit."
-)
+HUB_PART_MISSING = _hub_part_missing("the Hub's {repository} has no {what}. {_advice}")
 SEVERAL_CONFIGURATIONS = _hub_part_missing(
     "the Hub's {repository} has several configurations. Found: {found}. Name one: hub:{repository}:NAME."
 )
 
 _hub_unreachable = partial(Problem, NotFound, "hub.unreachable")
 HUB_UNREACHABLE = _hub_unreachable("the Hub's {repository} cannot be reached and no copy is cached ({reason}).")
-HUB_UNREACHABLE_FOR_UPLOAD = _hub_unreachable(
-    "{repository} cannot be reached (status {status}). Nothing was sent; try again later."
-)
 UPLOAD_BROKEN_OFF = _hub_unreachable(
     "{repository} cannot be reached ({reason}). Try again with network access; files that are there already are "
     "not sent twice."

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from afina import file_io, problems
+from afina.errors import CorruptAdapter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,6 +91,10 @@ def _header(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str] = M
     return len(content).to_bytes(8, "little") + content
 
 
+def _malformed(path: Path, error: Exception) -> CorruptAdapter:
+    return problems.FILE_MALFORMED(path=path, reason=f"damaged, or not a safetensors file ({error})")
+
+
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read the tensors and the strings (metadata) of a safetensors file. Raises CorruptAdapter."""
     return _read(path, "pt")
@@ -103,7 +108,7 @@ def contents(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
             return dict(file.metadata() or {}), shapes
     except (SafetensorError, OSError) as error:
-        raise problems.NOT_SAFETENSORS(reason=error, path=path) from None
+        raise _malformed(path, error) from None
 
 
 def names(path: Path) -> list[str]:
@@ -183,4 +188,4 @@ def _read(path: Path, framework: str) -> tuple[dict[str, Any], dict[str, str]]:
         with safe_open(path, framework=framework) as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
-        raise problems.NOT_SAFETENSORS(reason=error, path=path) from None
+        raise _malformed(path, error) from None

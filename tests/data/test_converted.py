@@ -228,7 +228,9 @@ def test_a_set_that_the_hub_did_not_convert_is_told(hub: Hub) -> None:
         "have them. Save its splits as train.csv and validation.csv, and give their directory."
     )
     hub.sets[SET, CONVERTED] = {"README.md": b""}
-    assert "has no parquet files on its branch refs/convert/parquet. Save its splits as" in refused(f"hub:{SET}")
+    assert f"has no parquet files of {SET} on its branch refs/convert/parquet. Save its splits as" in refused(
+        f"hub:{SET}"
+    )
 
 
 def test_a_set_whose_terms_are_to_be_agreed_to_is_told(hub: Hub) -> None:

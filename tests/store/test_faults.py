@@ -230,7 +230,7 @@ except AfinaError as error:
         (
             "store/store.db",
             0o600,
-            r"^NotFound store .*store\.db cannot be opened\. Check that it is a file with read permission",
+            r"^NotFound store .*: cannot be read \(.*store\.db cannot be opened\)\. Check its permissions",
         ),
     ],
 )

@@ -172,14 +172,22 @@ def elsewhere(path: Path) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Path], object], type[AfinaError], str]] = {
-    "pickled": (pickled, Refused, r"weights are in pytorch_model\.bin, a format that can run code .*save it again"),
-    "nothing": (lambda path: (path / "config.json").unlink(), NotFound, r"no config\.json there\. Give a directory"),
-    "no weights": (lambda path: (path / "model.safetensors").unlink(), NotFound, r"no model\.safetensors or"),
-    "no head": (without_head, CorruptAdapter, "the weights have no classification head"),
+    "pickled": (
+        pickled,
+        Refused,
+        r"weights are in pytorch_model\.bin, a format that can run code .*Save the weights with",
+    ),
+    "nothing": (lambda path: (path / "config.json").unlink(), NotFound, r"no config\.json there, .* Give a directory"),
+    "no weights": (
+        lambda path: (path / "model.safetensors").unlink(),
+        NotFound,
+        r"no model\.safetensors there, expected model\.safetensors or",
+    ),
+    "no head": (without_head, CorruptAdapter, "there is no classification head"),
     "a layer is missing": (without_a_layer, WrongBackbone, r"the adapter lacks transformer\.h\.1\.ln_1\.weight"),
     "cut short": (cut_short, CorruptAdapter, "damaged, or not a safetensors file"),
-    "no tokenizer": (without_tokenizer, NotFound, "no tokenizer there, .* Save the tokenizer into the"),
-    "another tokenizer": (other_tokens, WrongBackbone, "the tokenizer has digest .* unchanged, with `backbone`"),
+    "no tokenizer": (without_tokenizer, NotFound, "no tokenizer there, expected tokenizer.json, "),
+    "another tokenizer": (other_tokens, WrongBackbone, "tokenizer is .*, but .* in backbone .* with `backbone`"),
     "shards elsewhere": (elsewhere, CorruptAdapter, "expected a weight_map that names files in the same directory"),
     "other arithmetic": (
         lambda path: rewritten(path, lambda config: config.update(layer_norm_epsilon=0.1)),

@@ -81,8 +81,8 @@ def join(manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> 
             return adapter
         if wrong.what == "words":
             raise words_changed(parts[VOCABULARY], wrong)
-        raise problems.TENSORS_CHANGED(
-            tensors=len(tensors), found=wrong.found, expected=wrong.stated, where=where, what="tensors"
+        raise problems.DIGEST_DIFFERS(
+            found=wrong.found, expected=wrong.stated, where=where, what="tensors", _name="the set of tensors"
         )
     except CorruptAdapter as error:
         raise problems.ADAPTER_CORRUPT(reason=error.sentence, where=where, cause=error.code) from None
@@ -100,12 +100,13 @@ def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Pa
     beside = parts.keys() - written
     for name in sorted(beside):
         if not is_plain_name(name) or name.endswith(TENSORS) or name == MANIFEST:
-            raise problems.FILE_NOT_ALLOWED(where=where, file=name[:80])
+            reason = f"the file {name[:80]!r} is not allowed in a store."
+            raise problems.ADAPTER_CORRUPT(where=where, reason=reason, file=name[:80])
 
     if PEFT_SETTINGS in beside:
         settings = file_io.read_object(parts[PEFT_SETTINGS])
         if problem := disagreement(manifest, settings, adapter.tensors):
-            raise problems.PEFT_SETTINGS_DIFFER(reason=problem, where=where, file=PEFT_SETTINGS)
+            raise problems.ADAPTER_CORRUPT(where=where, reason=f"{PEFT_SETTINGS}: {problem}.", file=PEFT_SETTINGS)
 
     def copy_files(fresh: Path) -> None:
         for name in beside:
@@ -152,7 +153,7 @@ def _beside(manifest: Manifest, directory: Path) -> list[Path]:
     paths = sorted(path for path in directory.iterdir() if not path.name.startswith(".") and path.name not in own)
     for path in paths:
         if not is_plain_name(path.name) or path.name.endswith(TENSORS):
-            raise problems.FILE_BESIDE_TENSORS(known=SUFFIXES[1:], path=path)
+            raise problems.FILE_NAME_NOT_ALLOWED(known=SUFFIXES[1:], path=path)
         file_io.check_plain(path)
     return paths
 
@@ -163,7 +164,8 @@ def _joined(parts: Mapping[str, Path], where: str) -> dict[str, Tensor]:
         half = tensorfile.read(parts[role])[0] if role in parts else {}
         for name, tensor in half.items():
             if is_head(name) != (role == HEAD_ROLE):
-                raise problems.TENSOR_MISPLACED(part=role, where=where, tensor=name[:80])
+                reason = f"the tensor {name[:80]!r} does not belong in the part {role}."
+                raise problems.ADAPTER_CORRUPT(where=where, reason=reason, part=role, tensor=name[:80])
             tensors[name] = tensor
     return tensors
 
@@ -172,5 +174,5 @@ def _words(manifest: Manifest, parts: Mapping[str, Path], where: str) -> tuple[s
     if manifest.vocabulary_digest is None:
         return None
     if VOCABULARY not in parts:
-        raise problems.VOCABULARY_MISSING(where=where, file=VOCABULARY)
+        raise problems.ADAPTER_CORRUPT(where=where, reason=f"the file {VOCABULARY} is missing.", file=VOCABULARY)
     return read_vocabulary(parts[VOCABULARY])

@@ -220,7 +220,7 @@ class AdapterStore(StoreReader):
         why = audit_log.check_reason(reason, "reason")
         wanted = Reference.parse(str(reference))
         if wanted.number is None:
-            raise problems.NUMBER_MISSING(name=wanted.name, reference=str(reference))
+            raise problems.NUMBER_MISSING(name=wanted.name, reference=str(reference), number=3)
         return deletion.delete_version(self._database, wanted, who=self.who, why=why)
 
     def create_key(
@@ -328,7 +328,7 @@ class AdapterStore(StoreReader):
         with self._database.writing() as connection:
             named, number = catalog.resolve(connection, Reference.parse(str(version)))
             if catalog.version(connection, named, number).digest != version.digest:
-                raise problems.REMOVED_WHILE_CHECKED(version=str(version))
+                raise problems.REMOVED_MEANWHILE(version=str(version))
             details = {"version": number, "digest": version.digest, **outcome.as_json()}
             problem = details.pop("problem", None)  # it may name the client: it goes where an erasure removes it
             audit_log.append(connection, "check", {**named.payload, **details}, named.attribution(self.who, problem))

@@ -61,7 +61,7 @@ def move(
     with _moving(database) as connection:
         named, number = catalog.resolve(connection, reference)
         if reference == Reference(reference.name):
-            raise problems.VERSION_UNNAMED(number=number, reference=str(reference))
+            raise problems.NUMBER_MISSING(name=reference.name, reference=str(reference), number=number)
         before = catalog.aliases_of(connection, named).get(alias)
         if not isinstance(expected, Anything) and expected != before:
             raise problems.ALIAS_MOVED(found=_shown(before), expected=_shown(expected), name=named.name, alias=alias)

@@ -108,10 +108,13 @@ def create(
         if scope not in SCOPES:
             raise UnknownName("scope", scope, SCOPES)
     if not scopes:
-        raise problems.SCOPE_MISSING(known=list(SCOPES))
+        expected = f"one or more of {', '.join(SCOPES)}"
+        raise problems.KEY_OPTION_INVALID(option="scope", found="no scope", expected=expected, known=list(SCOPES))
     for limit, value in limits.items():
         if value is not None and not 1 <= value < 1 << 31:
-            raise problems.KEY_LIMIT_INVALID(limit=limit, expected=_LIMITS[limit], most=(1 << 31) - 1, found=value)
+            most = (1 << 31) - 1
+            expected = f"{_LIMITS[limit]}, from 1 to {most:,}"
+            raise problems.KEY_OPTION_INVALID(option=limit, found=value, expected=expected, limit=limit, most=most)
     id = secrets.token_hex(8)
     secret = f"afina_{id}_{secrets.token_urlsafe(32)}"
     row = {"id": id, "hash": hashed(secret), "scopes": " ".join(sorted(set(scopes))), **limits}
@@ -142,9 +145,10 @@ def expiry(text: str) -> str:
             moment = datetime.fromisoformat(text)
             moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise problems.EXPIRY_MALFORMED(found=text[:40]) from None
+        expected = "days or hours from now, such as 90d or 12h, or a date such as 2027-01-31"
+        raise problems.KEY_OPTION_INVALID(option="expires", found=repr(text[:40]), expected=expected) from None
     if moment <= now:
-        raise problems.EXPIRY_PAST(found=text[:40])
+        raise problems.KEY_OPTION_INVALID(option="expires", found=text[:40], expected="a time that is not in the past")
     return moment.isoformat(timespec="microseconds")
 
 

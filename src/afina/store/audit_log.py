@@ -137,12 +137,13 @@ def check_words(text: str, field: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        found = ascii(text)[:80]
-        raise problems.LONE_SURROGATE(found=found, field=field) from None
+        expected = "no lone surrogate (half a character)"
+        raise problems.TEXT_NOT_STORABLE(field=field, found=ascii(text)[:80], expected=expected) from None
     if len(text) > LONGEST:
-        raise problems.TEXT_TOO_LONG(field=field, letters=len(text), most=LONGEST)
+        length, expected = f"{len(text):,} characters", f"at most {LONGEST:,}"
+        raise problems.TEXT_NOT_STORABLE(field=field, found=length, expected=expected, letters=len(text), most=LONGEST)
     if "\0" in text:
-        raise problems.ZERO_CHARACTER(found=ascii(text)[:80], field=field)
+        raise problems.TEXT_NOT_STORABLE(field=field, found=ascii(text)[:80], expected="no zero character")
     return text
 
 
@@ -150,7 +151,8 @@ def check_reason(text: str, field: str) -> str:
     """Return the reason of a change without surrounding spaces. Raises InvalidName."""
     text = check_words(text, field).strip()
     if not text:
-        raise problems.REASON_MISSING(field=field, most=LONGEST)
+        expected = f"a reason in a few words, at most {LONGEST:,} characters"
+        raise problems.TEXT_NOT_STORABLE(field=field, found="no text", expected=expected, most=LONGEST)
     return text
 
 

@@ -102,20 +102,23 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
 def _check_free(database: Database, place: Path) -> None:
     here = database.address.directory
     if here is not None and place.resolve().is_relative_to(here.resolve()):
-        raise problems.BACKUP_IN_STORE(path=place)
+        raise problems.BACKUP_PLACE_UNUSABLE(path=place, reason="this directory is inside the store")
     try:
         there = any(place.iterdir())
     except FileNotFoundError:
         return
     except OSError as error:
-        raise problems.PLACE_NOT_READABLE(reason=file_io.reason(error), path=place) from None
+        reason = f"cannot be read as a directory ({file_io.reason(error)})"
+        raise problems.BACKUP_PLACE_UNUSABLE(path=place, reason=reason) from None
     if there and not (place / MARK).is_file():
-        raise problems.NOT_A_BACKUP(expected=MARK, path=place)
+        reason = f"the directory has files that are not a backup (no {MARK})"
+        raise problems.BACKUP_PLACE_UNUSABLE(path=place, reason=reason, expected=MARK)
     if (place / engine.DATABASE).is_file():
         with _opened(place / engine.DATABASE).reading() as earlier, database.reading() as connection:
             seq, last = earlier.execute(select(STORE.c.last, STORE.c.hash)).one()
             if connection.execute(select(LOG.c.hash).where(LOG.c.seq == seq)).scalar() != last:
-                raise problems.BACKUP_OF_ANOTHER_STORE(path=place)
+                reason = "the directory has a backup of another store, or a backup that was changed later"
+                raise problems.BACKUP_PLACE_UNUSABLE(path=place, reason=reason)
 
 
 def _held(connection: Connection) -> dict[str, str]:
@@ -223,7 +226,7 @@ def _check_recoverable(database: Database, backup: Path) -> None:
     if here is not None and here.resolve().is_relative_to(backup.resolve()):
         raise problems.STORE_IN_BACKUP(store=database.address.shown)
     if engine.is_there(Path(database.address.url)) if here is not None else database.exists():
-        raise problems.RECOVER_INTO_STORE(store=database.address.shown)
+        raise problems.STORE_EXISTS(store=database.address.shown)
 
 
 def recover(database: Database, backup: Path, blobs: str) -> Backup:
@@ -249,7 +252,8 @@ def recover(database: Database, backup: Path, blobs: str) -> Backup:
         _opened(backup / engine.DATABASE).copy_to(fresh)
         copied, gone = _fetch(source, target, _held_in(fresh), scratch)
         if gone:
-            raise problems.BACKUP_LACKS_BLOBS(blob=sorted(gone)[0], path=backup, blobs=len(gone))
+            lost = f"{len(gone)} blobs are missing, such as {sorted(gone)[0]}"
+            raise problems.BACKUP_DAMAGED(damaged=lost, path=backup, blobs=len(gone), blob=sorted(gone)[0])
         with _opened(fresh).writing() as connection:
             connection.execute(update(STORE).values(blobs=blobs))
             audit_log.append(connection, audit_log.RECOVERED, {"blobs": "elsewhere" if blobs else "beside"})
@@ -261,5 +265,5 @@ def recover(database: Database, backup: Path, blobs: str) -> Backup:
         else:
             with _opened(fresh).reading() as rows:
                 if not database.begin(lambda connection: _copy_rows(rows, connection)):
-                    raise problems.STORE_CREATED_MEANWHILE(store=database.address.shown)
+                    raise problems.STORE_EXISTS(store=database.address.shown)
     return _counted(database, str(backup), copied)

@@ -91,7 +91,7 @@ def erase(database: Database, blobs: Blobs, client: str, *, who: str | None, why
         called = CLIENTS.c.name.in_((client, veiled(client)))
         row = connection.execute(select(CLIENTS).where(called)).one_or_none()
         if row is None:
-            raise problems.CLIENT_UNKNOWN(client=client)
+            raise problems.CLIENT_UNKNOWN(client=client, what="data")
         if row.state == LIVE:
             removal = _delete_rows(connection, row.id, Attribution(row.id, row.salt, who, why), client)
         audit_log.crash_point("erase: in the transaction")

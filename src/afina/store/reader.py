@@ -137,7 +137,7 @@ class StoreReader:
         with self._database.reading() as connection:
             summaries = catalog.summaries(connection, client)
         if client is not None and not summaries:
-            raise problems.CLIENT_WITHOUT_ADAPTERS(client=client)
+            raise problems.CLIENT_UNKNOWN(client=client, what="adapter")
         return summaries
 
     def served_manifests(self, client: str | None = None) -> Mapping[str, Mapping[str, Any]]:
@@ -284,7 +284,9 @@ def use_files(
         CorruptStore: a file does not have the digest with which it was published.
     """
     if (stated := str(version.manifest.get("digest"))) != version.digest:
-        raise problems.VERSION_CHANGED(found=version.digest, expected=stated, where=f"store:{version}", what="manifest")
+        raise problems.DIGEST_DIFFERS(
+            where=f"store:{version}", _name="the manifest", what="manifest", found=stated, expected=version.digest
+        )
     for left in reversed(range(_TRIES)):
         places = _places(database, version)
         try:
@@ -319,13 +321,14 @@ def _places(database: Database, version: Version) -> dict[str, str]:
         places = {row.digest: row.place for row in rows}
         # Or the client was erased, and a new client of this name published the same version number.
         if connection.execute(same).scalar() != version.digest or places.keys() != set(wanted):
-            raise problems.REMOVED_WHILE_READ(version=str(version))
+            raise problems.REMOVED_MEANWHILE(version=str(version))
     return places
 
 
 def _check_place(version: Version, role: str, expected: str, place: str) -> None:
     if not publishing.is_blob_place(place, expected):
-        raise problems.PART_FILE_INVALID(found=place, where=f"store:{version}", what=role)
+        reason = f"the row of the part {role} names the file {place!r:.80}, which is not a file of this part."
+        raise problems.ADAPTER_CORRUPT(where=f"store:{version}", reason=reason, found=place, what=role)
 
 
 def _check_digests(
@@ -335,4 +338,5 @@ def _check_digests(
         expected = version.parts[role].digest
         if (found := digest.of_file(files[role])) != expected:
             where, path = f"store:{version}", places[expected]
-            raise problems.PART_CHANGED(found=found, expected=expected, where=where, what=role, path=path)
+            name = f"the file {path} of {role}"
+            raise problems.DIGEST_DIFFERS(where=where, _name=name, what=role, found=found, expected=expected, path=path)

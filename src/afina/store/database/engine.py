@@ -55,17 +55,17 @@ class Address:
             rest = written.partition("://")[2]
             return cls(None, f"postgresql+psycopg://{rest}", f"postgresql://{_without_password(rest)}")
         if _SCHEME.match(written) or not written.strip() or "\0" in written:
-            raise problems.NOT_AN_ADDRESS(found=_without_password(written)[:80])
+            raise problems.ADDRESS_MALFORMED(found=_without_password(written)[:80], reason="not the address of a store")
         try:
             path = Path(written).expanduser()
         except RuntimeError:
-            raise problems.NO_SUCH_USER(found=written[:80]) from None
+            raise problems.ADDRESS_MALFORMED(found=written[:80], reason="there is no user with this name") from None
         try:
             is_file = path.is_file()
         except OSError as error:  # such as a name that is too long
-            raise problems.PLACE_UNUSABLE(path=written[:80], reason=error.strerror) from None
+            raise problems.ADDRESS_MALFORMED(found=written[:80], reason=error.strerror, path=written[:80]) from None
         if is_file:
-            raise problems.STORE_IS_A_FILE(path=path)
+            raise problems.ADDRESS_MALFORMED(found=str(path), reason="is a file", path=path)
         return cls(path, str(path / DATABASE), str(path))
 
 
@@ -113,7 +113,7 @@ def engine_of(address: Address, patience: float) -> Engine:
     except ModuleNotFoundError:
         raise problems.PSYCOPG_MISSING(extra="store", package="psycopg") from None
     except (ArgumentError, ValueError):  # ValueError: the port is not a number
-        raise problems.URL_MALFORMED(store=address.shown) from None
+        raise problems.ADDRESS_MALFORMED(found=address.shown, reason="malformed URL", store=address.shown) from None
 
 
 def _sqlite_engine(path: Path, patience: float) -> Engine:
@@ -247,7 +247,7 @@ def error_of(error: DBAPIError, address: Address, secret: object, patience: floa
     if code.startswith(_CLOSED):
         return CannotWrite(where, reason, full=code.startswith(_FULL))
     if code.startswith("SQLITE_CANTOPEN"):
-        return problems.DATABASE_NOT_OPENED(where=where, url=address.url, store=address.shown)
+        return problems.STORE_UNREADABLE(reason=f"{address.url} cannot be opened", store=address.shown, url=address.url)
     if address.directory is not None:
         return damaged(address, reason)
     if code.startswith(_ABSENT):

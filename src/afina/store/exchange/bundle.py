@@ -84,7 +84,8 @@ def read(path: Path, into: Path, limits: IntakeLimits = IntakeLimits()) -> dict[
     try:
         size = file_io.check_plain(path)
     except CorruptAdapter as error:
-        raise problems.NOT_A_BUNDLE(reason=error, path=path) from None
+        reason = f"not a bundle: {error.fields.get('reason', 'the file is missing')}"
+        raise problems.SOURCE_MISSING(reason=reason, path=path) from None
     with path.open("rb") as file:
         index, members = _read_index(path, file, limits)
         _check_sizes(path, members, limits)
@@ -123,9 +124,10 @@ def _index(path: Path, members: list[_Member], about: Mapping[str, Any]) -> byte
         text = digest.canonical_json(content | {"digest": digest.of_json(content)}).encode()
         file_io.parse_json(text, INDEX)
     except (CorruptAdapter, TypeError, ValueError, RecursionError) as error:
-        raise problems.ABOUT_NOT_JSON(reason=error, path=path) from None
+        raise problems.ABOUT_UNUSABLE(reason=error, path=path) from None
     if len(text) > MOST_INDEX:
-        raise problems.INDEX_TOO_LARGE(path=path, bytes=len(text), most=MOST_INDEX)
+        reason = f"{INDEX} would have {len(text):,} bytes, more than the limit of {MOST_INDEX:,}"
+        raise problems.ABOUT_UNUSABLE(path=path, reason=reason, bytes=len(text), most=MOST_INDEX)
     return text
 
 
@@ -157,10 +159,12 @@ def _read_index(path: Path, file: BinaryIO, limits: IntakeLimits) -> tuple[dict[
     start = file.read(BLOCK)
     compressed = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
     if compressed is not None:
-        raise problems.BUNDLE_COMPRESSED(found=compressed, path=path)
+        reason = f"the file is compressed ({compressed}), unpack it first"
+        raise problems.NOT_OF_AFINA(path=path, reason=reason, found=compressed)
     name, size = _parsed(path, start)
     if name != INDEX:
-        raise problems.BUNDLE_OF_ANOTHER_PROGRAM(path=path, file=name[:80])
+        reason = f"its first file is {name[:80]!r}, expected {INDEX}"
+        raise problems.NOT_OF_AFINA(path=path, reason=reason, file=name[:80])
     if size > MOST_INDEX:
         raise problems.BUNDLE_INDEX_TOO_LARGE(path=path, file=INDEX, found=size, most=MOST_INDEX)
     _check_header(path, start, INDEX, size)
@@ -185,7 +189,7 @@ def _read_index(path: Path, file: BinaryIO, limits: IntakeLimits) -> tuple[dict[
 
 def _member(path: Path, name: str, entry: Any) -> _Member:
     if not _NAME.fullmatch(name) or name == INDEX:
-        raise problems.BUNDLE_FILE_NOT_ALLOWED(path=path, file=name[:80])
+        raise problems.BUNDLE_FILE_REFUSED(path=path, file=name[:80], found="not an allowed file name")
     if not isinstance(entry, dict) or entry.keys() != {"sha256", "size"}:
         raise _corrupt(path, f"its {INDEX} must have exactly sha256 and size of {name!r}")
     stated, size = entry["sha256"], entry["size"]
@@ -201,7 +205,8 @@ def _check_sizes(path: Path, members: list[_Member], limits: IntakeLimits) -> No
         (total, limits.bytes, "bytes", "bytes"),
     ):
         if found > most:
-            raise problems.BUNDLE_TOO_LARGE(unit=unit, path=path, found=found, most=most, limit=key)
+            what = f"the bundle has {found:,} {unit}"
+            raise problems.ADAPTER_TOO_LARGE(_found=what, path=path, found=found, most=most, limit=key)
 
 
 def _parsed(path: Path, block: bytes) -> tuple[str, int]:
@@ -216,7 +221,7 @@ def _parsed(path: Path, block: bytes) -> tuple[str, int]:
     if info.type != tarfile.REGTYPE:
         kinds = {tarfile.DIRTYPE: "a folder", tarfile.SYMTYPE: "a link", tarfile.LNKTYPE: "a link"}
         kind = kinds.get(info.type, f"a member of type {info.type!r}")
-        raise problems.BUNDLE_FILE_NOT_PLAIN(_shown=ascii(info.name)[:80], found=kind, path=path, file=info.name[:80])
+        raise problems.BUNDLE_FILE_REFUSED(path=path, file=info.name[:80], found=f"{kind}, expected a plain file")
     if info.size < 0:
         raise _corrupt(path, f"a file in it has {info.size} bytes")
     return info.name.encode("utf-8", "surrogateescape").decode("ascii", "backslashreplace"), info.size
@@ -227,7 +232,8 @@ def _check_header(path: Path, block: bytes, name: str, size: int) -> None:
     found = _parsed(path, block)
     if found[0] != name:
         kind = "a path" if "/" in found[0] or "\\" in found[0] else "a file"
-        raise problems.BUNDLE_FILE_UNEXPECTED(found=kind, expected=name, path=path, file=found[0][:80])
+        where = f"{kind}, where {INDEX} has {name!r}"
+        raise problems.BUNDLE_FILE_REFUSED(path=path, file=found[0][:80], found=where, expected=name)
     if found[1] != size:
         raise _corrupt(path, f"{name} has {found[1]:,} bytes, {INDEX} states {size:,}")
     if block != _header(name, size):

@@ -17,6 +17,7 @@ from afina import file_io, hub
 from afina.data import text_hashes
 from afina.models.adapter import PEFT_SETTINGS
 from afina.models.manifest import MANIFEST
+from afina.sentence import Sentence
 from afina.store import adapter_parts, problems
 from afina.store.exchange import bundle
 from afina.store.intake import IntakeLimits, inspection
@@ -61,10 +62,12 @@ def bring_in(
     if path.is_dir():
         return _directory(path, keep, limits, backbone, precision)
     if not os.path.lexists(path):
-        raise problems.SOURCE_MISSING(path=source)
+        raise problems.SOURCE_MISSING(path=source, reason="there is no such file or directory")
     for option, value in (("backbone", backbone), ("precision", precision)):
         if value is not None:
-            raise problems.OPTION_OF_BUNDLE(path=source, option=option)
+            raise problems.OPTION_INAPPLICABLE(
+                _where=source, reason=f"a bundle names its {option} itself", option=option, path=source
+            )
     with _workshop() as place:
         about = bundle.read(path, place / "parts", limits)
         parts, manifest = _parts(path, about, place / "parts"), about["manifest"]
@@ -79,10 +82,12 @@ def _parts(path: Path, about: Mapping[str, Any], place: Path) -> dict[str, Path]
     """Return the files of an adapter's parts in the extracted bundle `place`, by role."""
     parts, there = about.get("parts"), {file.name for file in place.iterdir()}
     if not isinstance(parts, dict) or not isinstance(about.get("manifest"), dict):
-        raise problems.BUNDLE_WITHOUT_ADAPTER(path=path)
+        raise problems.BUNDLE_INCOMPLETE(path=path, what="adapter")
     for role, file in parts.items():
         if not isinstance(file, str) or file not in there or not adapter_parts.is_role(role):
-            raise problems.PART_NOT_IN_BUNDLE(path=path, part=str(role)[:80])
+            raise problems.BUNDLE_INCOMPLETE(
+                path=path, what=f"file of the part {str(role)[:80]!r}", part=str(role)[:80]
+            )
     return {role: place / file for role, file in parts.items()}
 
 
@@ -97,14 +102,17 @@ def _directory(
 ) -> PublishOutcome:
     if os.path.lexists(path / MANIFEST) or os.path.lexists(path / PEFT_SETTINGS):
         if backbone is not None:
-            raise problems.BACKBONE_NAMED(path=path, option="backbone")
+            raise problems.OPTION_INAPPLICABLE(
+                _where=path, reason="the adapter names its backbone", option="backbone", path=path
+            )
         return keep(path, links=links, precision=precision)
     if not os.path.lexists(path / _PRETRAINED):
         raise problems.NOTHING_TO_PUBLISH(manifest=MANIFEST, settings=PEFT_SETTINGS, config=_PRETRAINED, path=path)
     if backbone is None:
         raise problems.BACKBONE_UNNAMED(path=path)
     if precision is not None:
-        raise problems.PRECISION_OF_MODEL(path=path, option="precision")
+        reason = "this is a transformers model, whose own weights are published"
+        raise problems.OPTION_INAPPLICABLE(_where=path, reason=reason, option="precision", path=path)
     from afina.store.exchange import saved_classifiers
 
     inspection.inspect_model(path, limits, links=links)
@@ -137,12 +145,15 @@ def send_out(
     """
     version = store.show(reference)
     if backbone is not None and not merged:
-        raise problems.BACKBONE_WITHOUT_MERGED(version=str(version), option="backbone")
+        reason = Sentence.of("`backbone` is only used with `merged`")
+        raise problems.OPTION_INAPPLICABLE(_where=version, reason=reason, option="backbone", version=str(version))
     if target.startswith(HUB):
         return _to_hub(store, version, target.removeprefix(HUB), merged, backbone, private, texts)
     if target.endswith(BUNDLE):
         if merged:
-            raise problems.BUNDLE_OF_MERGED(path=target, option="merged")
+            raise problems.OPTION_INAPPLICABLE(
+                _where=target, reason="a bundle cannot have a merged model", option="merged", path=target
+            )
         if os.path.lexists(target):
             raise problems.OUT_EXISTS(path=target)
         _to_bundle(store, version, Path(target), texts)

@@ -49,7 +49,7 @@ def merge(predictor: Predictor, directory: str | Path) -> tuple[str, ...]:
     if os.path.lexists(directory):
         raise problems.OUT_EXISTS(path=directory)
     if not isinstance(predictor, ModelPredictor):
-        raise problems.MERGE_OF_BAG_OF_WORDS(where=predictor.where, method=predictor.manifest.method)
+        raise _not_mergeable(predictor, "it is a bag-of-words model without a backbone.")
     if predictor.dtype != "float32":
         raise problems.MERGE_NEEDS_FLOAT32(where=predictor.where, dtype=predictor.dtype)
     if predictor.manifest.offset is not None:
@@ -90,7 +90,7 @@ def _merged(predictor: ModelPredictor) -> Any:
     return model
 
 
-def _not_mergeable(predictor: ModelPredictor, reason: str, **fields: object) -> Refused:
+def _not_mergeable(predictor: Predictor, reason: str, **fields: object) -> Refused:
     return problems.NOT_MERGEABLE(where=predictor.where, method=predictor.manifest.method, reason=reason, **fields)
 
 

@@ -13,12 +13,13 @@ from afina.methods.method import check_names
 from afina.methods.selective import Full
 from afina.models import objectives
 from afina.models.adapter import Adapter, refuse_incomplete
-from afina.models.architectures import is_head, is_output
+from afina.models.architectures import head_names, is_head, is_output
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.manifest import Manifest
 from afina.models.objective import AutoClass, Objective
 from afina.predicting import golden_test
+from afina.problems import FILE_MALFORMED
 from afina.store import problems
 
 if TYPE_CHECKING:
@@ -98,13 +99,15 @@ def _check_files(directory: Path) -> None:
     """Check a saved classifier's files before transformers opens any of them."""
     refuse_incomplete(directory)
     if not (directory / CONFIG).is_file():
-        raise problems.CONFIG_MISSING(path=directory, file=CONFIG)
+        raise problems.MODEL_FILE_MISSING(path=directory, file=CONFIG, expected=CONFIG)
     if not any((directory / name).is_file() for name in (WEIGHTS, INDEX)):
         if pickled := sorted([*directory.glob("*.bin"), *directory.glob("*.pt"), *directory.glob("*.pth")]):
-            raise problems.WEIGHTS_UNSAFE(expected=WEIGHTS, path=directory, file=pickled[0].name)
-        raise problems.WEIGHTS_MISSING(index=INDEX, path=directory, file=WEIGHTS)
+            file = pickled[0].name
+            reason = f"the weights are in {file}, a format that can run code when it is opened; expected {WEIGHTS}"
+            raise problems.FILE_UNSAFE(path=directory, reason=reason, file=file, expected=WEIGHTS)
+        raise problems.MODEL_FILE_MISSING(path=directory, file=WEIGHTS, expected=f"{WEIGHTS} or {INDEX}")
     if not any((directory / name).is_file() for name in _TOKENIZERS):
-        raise problems.TOKENIZER_MISSING(expected=_TOKENIZERS, path=directory, file="tokenizer")
+        raise problems.MODEL_FILE_MISSING(path=directory, file="tokenizer", expected=_TOKENIZERS)
     settings = file_io.read_object(directory / CONFIG)
     if _auto_class(settings.get("architectures")) is None:
         raise problems.NOT_A_CLASSIFIER(
@@ -125,7 +128,7 @@ def _check_backbone(directory: Path, saved: Backbone, base: Backbone) -> None:
                 backbone=base.address,
             )
     if saved.tokenizer_digest != base.tokenizer_digest:
-        raise problems.TOKENIZER_DIFFERS(
+        raise problems.CONFIG_DIFFERS(
             found=saved.tokenizer_digest,
             expected=base.tokenizer_digest,
             path=directory,
@@ -183,13 +186,14 @@ def _weight_files(directory: Path) -> list[Path]:
     names = set(shards.values()) if isinstance(shards, dict) else set()
     plain = all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names)
     if not names or not plain:
-        raise problems.WEIGHT_MAP_INVALID(path=directory / INDEX)
+        reason = "expected a weight_map that names files in the same directory"
+        raise FILE_MALFORMED(path=directory / INDEX, reason=reason)
     return [directory / name for name in sorted(names)]
 
 
 def _check_state(directory: Path, base: Backbone, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     if not any(is_head(name) for name in found):
-        raise problems.WEIGHTS_WITHOUT_HEAD(path=directory)
+        raise problems.HEAD_MISSING(where=directory, path=directory, expected=head_names())
     try:
         check_names(expected, found)
     except CorruptAdapter as error:

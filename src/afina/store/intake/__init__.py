@@ -50,11 +50,16 @@ class IntakeLimits:
             key, equals, value = (word.strip() for word in part.partition("="))
             known = [field.name for field in fields(cls)]
             if not equals:
-                raise problems.LIMIT_UNKNOWN(given=text[:80], option="limits", found=part[:40], known=known)
+                problem = f"{part[:40]!r} is not a limit"
+                raise problems.LIMITS_MALFORMED(
+                    given=text[:80], _problem=problem, known=known, option="limits", found=part[:40]
+                )
             if key not in known:
                 raise UnknownName("limit", key[:40], known, f"limits {text[:80]!r}")
             if key in limits:
-                raise problems.LIMIT_TWICE(given=text[:80], option=key)
+                raise problems.LIMITS_MALFORMED(
+                    given=text[:80], _problem=f"{key} occurs twice", known=known, option=key
+                )
             limits[key] = read_size(value, f"limit {key}") if "bytes" in key else _number(key, value)
         return cls(**limits)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from afina import file_io, hub, methods
-from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
+from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, WrongBackbone
 from afina.methods import peft_settings
 from afina.models import objectives
 from afina.models.adapter import PEFT_SETTINGS, answers_with_texts, check_outputs_known
@@ -60,7 +60,7 @@ def admit(directory: Path, limits: IntakeLimits, *, links: bool = False) -> Admi
             raise error.within(f"{directory / PEFT_SETTINGS}: ") from None
         check_outputs_known(settings, directory)
         address = settings.get("base_model_name_or_path")
-        labels = 1 if answers_with_texts(settings) else _rows(inspected.header)
+        labels = 1 if answers_with_texts(settings) else _rows(inspected.header, directory)
     configuration = at_hand(address) if isinstance(address, str) and address else None
     if configuration is None or configuration.get("model_type") not in ARCHITECTURES:
         return Admitted(manifest, None)
@@ -82,11 +82,11 @@ def at_hand(address: str) -> Mapping[str, Any] | None:
         return None  # opening the backbone raises the error
 
 
-def _rows(header: Header) -> int:
+def _rows(header: Header, directory: Path) -> int:
     for name, entry in header.tensors.items():
         if is_output(name) and name.endswith("weight") and len(entry.shape) == 2:
             return entry.shape[0]
-    raise problems.HEAD_MISSING(expected=head_names())
+    raise problems.HEAD_MISSING(where=directory, path=directory, expected=head_names())
 
 
 SMALL = 4096
@@ -117,26 +117,37 @@ def fits(header: Header, configuration: Mapping[str, Any], labels: int, where: s
     shapes = {name.removeprefix(_OF_PEFT): entry.shape for name, entry in header.tensors.items()}
     for name, shape in shapes.items():
         if f".{name}".endswith(heads) and shape[:1] != (labels,):
-            raise problems.HEAD_MISMATCH(labels=labels, where=where, tensor=name[:80], found=shape)
+            but = f"the adapter has {labels} labels"
+            raise problems.TENSOR_INVALID(where=where, tensor=name[:80], found=shape, labels=labels, _but=but)
         _check(name, shape, backbone, where)
         if name.endswith(_DOWN):
             up = shapes.get(name.removesuffix(_DOWN) + _UP)
             if up is not None and up[1:] != shape[:1]:
-                raise problems.RANKS_DIFFER(other=_UP, expected=list(up), where=where, tensor=name[:80], found=shape)
+                but = f"its {_UP} has {list(up)}: the ranks differ"
+                raise problems.TENSOR_INVALID(
+                    where=where, tensor=name[:80], found=shape, other=_UP, expected=list(up), _but=but
+                )
 
 
 def _check(name: str, shape: tuple[int, ...], backbone: Dimensions, where: str) -> None:
     inside = backbone.architecture.block.find(name)
     if inside is not None and inside[0] >= backbone.layers:
-        raise problems.LAYER_BEYOND_BACKBONE(most=backbone.layers - 1, where=where, tensor=name[:80], layer=inside[0])
+        what = f"belongs to layer {inside[0]}, but the backbone has layers 0 to {backbone.layers - 1}"
+        raise _does_not_fit(where, name, what, layer=inside[0], most=backbone.layers - 1)
     allowed = _allowed(name, inside[1] if inside else None, backbone)
     if allowed is None:
         known = backbone.known
         if odd := [size for size in shape if size > SMALL and size not in known]:
-            raise problems.DIMENSION_MISMATCH(dimension=odd[0], where=where, tensor=name[:80], found=shape)
+            what = f"has shape {list(shape)}, and the backbone has no dimension of {odd[0]:,}"
+            raise _does_not_fit(where, name, what, found=shape, dimension=odd[0])
     elif not any(_alike(shape, each) for each in allowed):
         expected = " or ".join(str([size if size is not None else "any" for size in each]) for each in allowed)
-        raise problems.SHAPE_MISMATCH(expected=expected, where=where, tensor=name[:80], found=shape)
+        what = f"has shape {list(shape)}, expected {expected} for this backbone"
+        raise _does_not_fit(where, name, what, found=shape, expected=expected)
+
+
+def _does_not_fit(where: str, name: str, what: str, **fields: object) -> WrongBackbone:
+    return problems.TENSOR_DOES_NOT_FIT(where=where, tensor=name[:80], _what=what, **fields)
 
 
 def _alike(shape: tuple[int, ...], expected: _Shape) -> bool:

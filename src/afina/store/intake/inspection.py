@@ -23,6 +23,7 @@ from afina.data import text_hashes
 from afina.errors import CorruptAdapter, Refused
 from afina.models.adapter import MOST_VOCABULARY, PEFT_SETTINGS, PEFT_TENSORS, VOCABULARY, check_there
 from afina.models.manifest import MANIFEST, Manifest, read_manifest
+from afina.problems import FILE_MALFORMED, FILE_UNREADABLE
 from afina.store import problems
 from afina.store.intake import SUFFIXES, TENSORS, IntakeLimits, is_plain_name
 
@@ -119,9 +120,9 @@ def _files(directory: Path, limits: IntakeLimits, links: bool) -> dict[str, int]
             (entry for entry in os.scandir(directory) if entry.name[:1] != "."), key=lambda entry: entry.name
         )
     except OSError as error:
-        raise problems.DIRECTORY_UNREADABLE(reason=error, path=directory) from None
+        raise FILE_UNREADABLE(reason=error, path=directory) from None
     if len(entries) > limits.files:
-        raise problems.TOO_MANY_FILES(path=directory, found=len(entries), most=limits.files, limit="files")
+        raise _too_large(directory, f"{len(entries):,} files", len(entries), limits.files, "files")
     sizes = {entry.name: _size(entry, directory, links) for entry in entries}
     if (total := sum(sizes.values())) > limits.bytes:
         raise _too_large(directory, f"{total:,} bytes", total, limits.bytes, "bytes")
@@ -131,9 +132,9 @@ def _files(directory: Path, limits: IntakeLimits, links: bool) -> dict[str, int]
 def _size(entry: os.DirEntry[str], directory: Path, links: bool) -> int:
     shown = f"{directory / ascii(entry.name)[1:-1][:160]}"
     if entry.name.lower().endswith(PROGRAMS):
-        raise problems.FILE_UNSAFE(path=shown)
+        raise problems.FILE_UNSAFE(path=shown, reason="a file of this kind can run code when it is opened")
     if entry.is_symlink() and not (links and _stays(entry, directory)):
-        raise problems.LINK(path=shown, found="a link")
+        raise problems.NO_FILE(path=shown, found="a link")
     status = entry.stat()
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
@@ -166,7 +167,7 @@ def _check_kind(path: Path) -> None:
         kind = "a pickle"
     if kind is not None:
         runs = "torch.load would run any code in this file" if path.name.endswith(TENSORS) else "not text"
-        raise problems.CONTENT_UNSAFE(reason=runs, path=path, found=kind)
+        raise problems.FILE_UNSAFE(path=path, reason=f"by its content this is {kind}: {runs}", found=kind)
 
 
 def _check_text(path: Path) -> None:
@@ -296,4 +297,4 @@ def _check_cover(path: Path, entries: list[tuple[str, TensorEntry]], size: int) 
 
 
 def _not_whole(path: Path, reason: str) -> CorruptAdapter:
-    return problems.NOT_SAFETENSORS(reason=reason, path=path)
+    return FILE_MALFORMED(path=path, reason=f"damaged, or not a safetensors file: {reason}")
