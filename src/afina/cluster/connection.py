@@ -35,12 +35,9 @@ PATIENCE = 10.0
 
 @dataclass(frozen=True)
 class ClusterConnection:
-    """A connection of this process to a Ray cluster.
+    """A connection of this process to the Ray cluster at `address`, host:port.
 
-    Attributes:
-        address: The address of the cluster, host:port.
-        found: How the cluster was found, such as "running on this machine".
-        ours: Whether the function `connect` opened the connection, so that `disconnect` closes it.
+    `found` says how the cluster was found. `ours`: `connect` opened the connection, so that `disconnect` closes it.
     """
 
     address: str
@@ -113,7 +110,6 @@ def _named(address: str | None) -> tuple[str | None, str]:
 
 
 def _init_at(address: str, found: str) -> None:
-    """Connect to the Ray cluster at a given address; if this fails, raise an error with the reason."""
     try:
         _greet(address)
         _init(address)
@@ -125,9 +121,9 @@ def _init_at(address: str, found: str) -> None:
 
 
 def _greet(address: str) -> None:
-    """Check that a Ray cluster answers at an address and accepts the token, because `ray.init` does not report this.
+    """Check that a Ray cluster answers and accepts the token, because `ray.init` does not report this.
 
-    If the user has a token and AUTHENTICATION is not set, the token is used if the cluster requires a token.
+    A token that the user has is used if the cluster requires one, unless AUTHENTICATION is set.
     """
     host, _, port = address.rpartition(":")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE):

@@ -23,33 +23,23 @@ Value = TypeVar("Value")
 
 
 class Room(NamedTuple):
-    """Resources that a training run or a replica of a server needs, or that a node of a Ray cluster has.
-
-    Attributes:
-        cpus: The number of processors.
-        memory: The number of bytes of main memory. 0: no memory is reserved.
-        gpus: The number of GPUs.
-    """
+    """Resources that a run or a server's replica needs, or that a node has. `memory` in bytes; 0: none is reserved."""
 
     cpus: int
     memory: int = 0
     gpus: int = 0
 
     def holds(self, other: Room) -> bool:
-        """Return whether these resources are enough for work that needs the resources `other`."""
         return all(needed <= mine for mine, needed in zip(self, other, strict=True))
 
     def times(self, other: Room) -> int:
-        """Return how many times the resources `other` fit into these resources."""
         return min((mine // needed for mine, needed in zip(self, other, strict=True) if needed), default=0)
 
     def less(self, others: Iterable[Room]) -> Room:
-        """Return these resources minus the sum of `others`."""
         taken = together(others)
         return Room(*(max(0, mine - others) for mine, others in zip(self, taken, strict=True)))
 
     def __str__(self) -> str:
-        """Return the resources in words, such as "3.1 GiB and 1 CPU"."""
         parts = [f"{self.memory / GIB:.1f} GiB"] if self.memory else []
         parts.append(f"{self.cpus} CPU{'s' * (self.cpus != 1)}")
         if self.gpus:
@@ -59,14 +49,7 @@ class Room(NamedTuple):
 
 @dataclass(frozen=True)
 class Node:
-    """A node of a Ray cluster that is alive.
-
-    Attributes:
-        key: Ray's id of the node, in hexadecimal digits.
-        address: The node's network address.
-        host: The host name of the node's machine.
-        room: The resources of the node.
-    """
+    """A living node of a Ray cluster; `key` is Ray's id of the node."""
 
     key: str
     address: str
@@ -75,12 +58,11 @@ class Node:
 
     @property
     def name(self) -> str:
-        """The name of the node in messages: its host name, address and the start of its id."""
         return f"{self.host} ({self.address}, {self.key[:8]})"
 
 
 def living() -> list[Node]:
-    """Return the nodes of the Ray cluster that are alive, in a stable order."""
+    """Return the living nodes in a stable order."""
     found = [
         Node(
             one["NodeID"],
@@ -110,12 +92,10 @@ def elsewhere() -> list[Node]:
 
 
 def together(rooms: Iterable[Room]) -> Room:
-    """Return the sum of several resources."""
     return Room(*map(sum, zip(Room(0), *rooms, strict=True)))
 
 
 def is_alive(key: str) -> bool:
-    """Return whether the node with this id is alive, as far as the Ray cluster knows now."""
     return any(node.key == key for node in living())
 
 
@@ -167,10 +147,7 @@ def versions_here() -> Versions:
 
 
 def on_each(nodes: Iterable[Node], function: Callable[..., Value], *arguments: object) -> dict[str, Value]:
-    """Call a function on several nodes at the same time; return the results by the ids of the nodes.
-
-    Nodes that die during the call are left out.
-    """
+    """Call a function on several nodes at once; return the results by node id, without those of nodes that died."""
     task, asked = ray.remote(function), {}
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node.key, soft=False)
@@ -192,7 +169,6 @@ def sees(path: str) -> bool:
 
 
 def check_versions(nodes: Sequence[Node]) -> None:
-    """Raise Refused, which names nodes and versions, if a node has other package versions than this machine."""
     here = versions_here()
     there: Mapping[str, Versions] = on_each(nodes, _make_finder())
     wrong = [

@@ -1,8 +1,4 @@
-"""`find_adapter` finds the directory of an adapter in the output directory of a study or a recommendation.
-
-If several runs match, `find_adapter` takes a run of the study's last execution, or else the run that was recorded last.
-`AdapterChoice` names the other runs that match.
-"""
+"""`find_adapter` finds the directory of an adapter in the output directory of a study or a recommendation."""
 
 from __future__ import annotations
 
@@ -29,11 +25,8 @@ SHOWN = 3
 class AdapterChoice:
     """An adapter's directory, and the recorded runs among which it was chosen.
 
-    Attributes:
-        path: The adapter's directory.
-        record: The record of the adapter's run; None if no method, seed or backbone had to be chosen.
-        others: The records of other runs with the requested method, seed and backbone, the latest first.
-        of_last_request: Whether the run belongs to the study as it was last executed (`study.json`).
+    `record` is None if no method, seed or backbone had to be chosen. `others` have the requested method, seed and
+    backbone too, the latest first. `of_last_request`: the run belongs to the study as it was last executed.
     """
 
     path: Path
@@ -43,7 +36,6 @@ class AdapterChoice:
 
     @property
     def note(self) -> str | None:
-        """A sentence that names the chosen run, if other recorded runs match too; else None."""
         if self.record is None or not self.others:
             return None
         runs = [self.record, *self.others]
@@ -61,14 +53,9 @@ def find_adapter(
 ) -> AdapterChoice:
     """Return the directory of an adapter: `place` itself, or a directory within the results in `place`.
 
-    Args:
-        place: An adapter's directory, or the output directory of a study or a recommendation.
-        method: The name of the method, or of the run in the study. By default, `method` is the recommended method, or
-            the only method that the study trained when it was last executed. Of several sizes of the training split,
-            the adapter of the largest size is returned.
-        seed: The seed of the run. Default: the first seed of the study.
-        backbone: The address of a backbone, if the method was trained on several backbones. The address of a backbone
-            that was not trained on is ignored, because a backbone may have been moved to another address.
+    By default, the method is the recommended one or the only trained one, with the first seed. Of several sizes of the
+    training split, the largest is taken; of several runs that match, one of the study's last execution. The address of
+    a backbone that was not trained on is ignored, because a backbone may have been moved.
 
     Raises NotFound, UnknownName, InvalidData or InvalidStudy; the message lists the adapters that exist. Raises
     CorruptAdapter for a recorded adapter without its manifest.
@@ -91,10 +78,7 @@ def find_adapter(
 
 
 def _intact(chosen: AdapterChoice) -> AdapterChoice:
-    """Return `chosen`. Raises CorruptAdapter for a recorded adapter without its manifest.
-
-    Without the check, an adapter that lost its manifest would be opened as an adapter of peft.
-    """
+    """Raise CorruptAdapter for a recorded adapter without its manifest, which would be opened as one of peft."""
     place = chosen.path.absolute()
     directory = OutputDirectory(place.parent.parent)
     unsaid = is_of_peft(place) and directory.records.is_file()
@@ -113,14 +97,8 @@ def choose(
 ) -> AdapterChoice:
     """Return an adapter of a study or a recommendation; the default is a recommendation's recommended adapter.
 
-    Args:
-        place: The output directory of the study or the recommendation.
-        records: All records in the output directory `place`, in the order in which they were made.
-        last: The recommendation, or the records of a study's last execution, with the study's order and names.
-        method: The name of the method or run. If `method` is None, the run is that of the recommended method, or of the
-            only trained method.
-        seed: The seed of the run. None: the first seed.
-        backbone: The address of the run's backbone. None: the only backbone.
+    `records` are all in `place`, in the order in which they were made. `last` is the recommendation, or the records of
+    a study's last execution, with the study's order and names.
     """
     if isinstance(last, Recommendation):
         if method is None and seed is None:
@@ -158,10 +136,7 @@ def _only(place: Path, records: Sequence[Record]) -> str:
 def _of(
     place: Path, records: Sequence[Record], keys: Sequence[str], name: str, seed: int | None, backbone: str | None
 ) -> AdapterChoice:
-    """Return the adapter of the run with this name, seed and backbone.
-
-    A run of the study's last execution is preferred to the run that was recorded last.
-    """
+    """Return the adapter of a run, by preference one of the study's last execution, or else the last recorded."""
     named = [one for one in records if one.name == name] or [one for one in records if one.method == name]
     if not named:
         raise UnknownName("method", name, {one.name for one in records}, str(place))
@@ -188,7 +163,6 @@ def _of(
 
 
 def _instead(known: Sequence[str]) -> str:
-    """Return the advice to name another method; empty if no other run has an adapter."""
     return f" Name another method with `method`: {', '.join(known)}." if known else ""
 
 
@@ -210,7 +184,7 @@ def _same(one: Record, other: Record) -> bool:
 
 
 def _settings(record: Record) -> dict[str, object]:
-    """Return the settings of a run that can change its result, except seed, backbone and number of training texts."""
+    """Return the settings that can change a result, except seed, backbone and number of training texts."""
     training = training_settings(record.training)
     return {"method": record.method, "task": record.task, **training, **record.hyperparameters}
 
@@ -228,5 +202,4 @@ def _differences(records: Sequence[Record]) -> list[str]:
 
 
 def _names(records: Sequence[Record]) -> list[str]:
-    """Return the names of the runs that have an adapter, for an error message."""
     return [*dict.fromkeys(one.name for one in _with_adapter(records))]

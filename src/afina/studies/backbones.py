@@ -1,7 +1,6 @@
 """The backbones of a study: their names, the backbones of each method, and the records of one backbone.
 
-A run has one backbone. The key, record and adapter of a run do not depend on the other backbones of the study. The
-module can be imported without torch.
+The key, record and adapter of a run do not depend on the other backbones of the study.
 """
 
 from __future__ import annotations
@@ -33,9 +32,8 @@ _DEEPEST, _LONGEST = 8, 40
 def backbone_names(addresses: Iterable[str]) -> dict[str, str]:
     """Return a short, unique name for each backbone address, which can be part of a file name.
 
-    The name of a backbone is the last part of its path, or of its Hub id without the revision. If the names of several
-    addresses would be equal, they have more parts of the address, such as `a-model` and `b-model`, or else a number at
-    the end.
+    It is the last part of the path or Hub id, without the revision. Equal names have more parts of the address, such as
+    `a-model` and `b-model`, or else a number at the end.
     """
     names = {address: _name(address, 1) for address in addresses}
     for depth in range(2, _DEEPEST):
@@ -52,7 +50,6 @@ def backbone_names(addresses: Iterable[str]) -> dict[str, str]:
 
 
 def _name(address: str, depth: int) -> str:
-    """Return the last `depth` parts of a backbone's address as a name, with the revision if `depth` is above 1."""
     place, revision = address.removeprefix(RANDOM), ""
     if not place.startswith((".", "/", "~")):
         place, _, revision = place.partition("@")
@@ -62,15 +59,11 @@ def _name(address: str, depth: int) -> str:
 
 
 def on_backbone(name: str, backbone: str) -> str:
-    """Return the name of a method on a backbone, such as `LoRA on minilm`."""
     return f"{name} on {backbone}"
 
 
 def check_backbones(backbone: str | None, backbones: Sequence[str], where: str, *, needed: bool = True) -> None:
-    """Raise InvalidStudy unless a study has either the key `backbone` or the key `backbones` without duplicates.
-
-    If `needed` is false, because all methods of the study ask endpoints, both keys may be missing.
-    """
+    """Raise InvalidStudy unless either `backbone` or `backbones` is given, without duplicates, or neither is needed."""
     if backbone is not None and backbones:
         raise problems.BACKBONE_AND_BACKBONES(where=where, keys=["backbone", BACKBONES])
     if needed and backbone is None and not backbones:
@@ -79,11 +72,7 @@ def check_backbones(backbone: str | None, backbones: Sequence[str], where: str, 
 
 
 def backbones_of(entry: Mapping[str, Any], known: Sequence[str], where: str) -> tuple[str, ...]:
-    """Return the backbones that a method runs on, in the study's order.
-
-    The method's table `entry` lists its backbones under the key `backbones`; without this key, the method runs on all
-    backbones of the study, `known`. Raises InvalidStudy or UnknownName.
-    """
+    """Return the backbones that a method runs on, in the study's order: all `known`, or those of its own table."""
     asked, apart = entry.get(BACKBONES, list(known)), entry.get(BY_BACKBONE, {})
     place = f"{where}.{BACKBONES}"
     if not isinstance(asked, list | tuple) or not asked or not all(isinstance(one, str) for one in asked):
@@ -101,11 +90,7 @@ def backbones_of(entry: Mapping[str, Any], known: Sequence[str], where: str) -> 
 
 
 def table_on(entry: Mapping[str, Any], backbone: str, where: str) -> dict[str, Any]:
-    """Return a method's table for one backbone.
-
-    The settings of `by_backbone` for this backbone replace those of the table. The returned table lacks the keys
-    `backbones` and `by_backbone`. Raises InvalidStudy.
-    """
+    """Return a method's table for one backbone, with the settings that `by_backbone` has for it."""
     own = dict(entry.get(BY_BACKBONE, {}).get(backbone, {}))
     if fixed := [key for key in ("method", "search", "teacher", BACKBONES, BY_BACKBONE) if key in own]:
         raise problems.SAME_ON_ALL_BACKBONES(key=fixed[0], where=where, keys=[f"{BY_BACKBONE}.{fixed[0]}"])
@@ -113,11 +98,10 @@ def table_on(entry: Mapping[str, Any], backbone: str, where: str) -> dict[str, A
 
 
 def narrow(content: dict[str, Any], before: object) -> None:
-    """Remove, from the methods' tables, the backbones that overrides have removed from a study file.
+    """Remove, in place, the backbones that overrides have removed from the methods' tables of a study file.
 
-    The dictionary `content`, the fields of the study file, is changed in place. A method that ran only on removed
-    backbones is removed too. Nothing changes if `content` has a backbone that was not in the study file before the
-    overrides (`before`).
+    A method that ran only on removed backbones is removed too. Nothing changes if `content` has a backbone that was not
+    in the study file before the overrides (`before`).
     """
     now, methods = content.get(BACKBONES, [content.get("backbone")]), content.get("methods")
     if not isinstance(before, list) or not isinstance(now, list) or not isinstance(methods, dict):
@@ -137,10 +121,7 @@ def narrow(content: dict[str, Any], before: object) -> None:
 
 
 def check_words(run: RunSpec, *, alone: bool) -> None:
-    """Raise InvalidStudy if a run asks for label words or an offset, but its backbone is an encoder.
-
-    The configuration of the backbone must be on this machine. `alone` is true if the study has one backbone.
-    """
+    """Raise InvalidStudy if a run asks for label words, but its backbone, which must be at hand, is an encoder."""
     asked, table = run.asked, f"methods.{run.title}"
     if not (asked.head == "words" or asked.words or asked.offset) or not is_encoder(run.backbone):
         return
@@ -155,10 +136,7 @@ def check_words(run: RunSpec, *, alone: bool) -> None:
 
 
 def check_encoder(run: RunSpec, *, alone: bool) -> None:
-    """Raise InvalidStudy if a run's method needs an encoder, but its backbone is a causal model.
-
-    The configuration of the backbone must be on this machine. `alone` is true if the study has one backbone.
-    """
+    """Raise InvalidStudy if a run's method needs an encoder, but its backbone, which must be at hand, is causal."""
     if not make(run.method, run.hyperparameters).needs_encoder or is_encoder(run.backbone) is not False:
         return
     table = f"methods.{run.title}"
@@ -167,11 +145,7 @@ def check_encoder(run: RunSpec, *, alone: bool) -> None:
 
 
 def of_one_backbone(records: Sequence[Record], backbone: str | None, place: object) -> list[Record]:
-    """Return those records of one method that have the address `backbone`.
-
-    If all records have one backbone, all records are returned, whatever `backbone` is. Raises InvalidStudy if the
-    records have several backbones and `backbone` is none of these.
-    """
+    """Return those records of one method that have the address `backbone`; all, if all have one backbone."""
     addresses = list(dict.fromkeys(one.backbone for one in records))
     if len(addresses) > 1 and backbone not in addresses:
         given = "" if backbone is None else f" `backbone` {backbone} is not one of them."
@@ -184,11 +158,7 @@ def settled_tables(
     settings: Mapping[tuple[str, str | None], Mapping[str, Any]],
     backbones: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
-    """Return the methods' tables of a study with the tuned settings.
-
-    Methods without a tuned setting are removed, as are backbones of a method without a tuned setting. The keys of
-    `settings` are pairs of a method's name and a backbone's address (None in a study of one backbone).
-    """
+    """Return the methods' tables of a study with the tuned settings, without what has no tuned setting."""
     made: dict[str, dict[str, Any]] = {}
     for name, entry in methods.items():
         if (name, None) in settings:

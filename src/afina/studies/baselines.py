@@ -1,7 +1,6 @@
 """A study's baselines without a language model, such as TF-IDF with logistic regression: fit, measure, write, read.
 
-The file `baselines.json` in an output directory has the baselines' metrics and the paths of their predictions. The
-module can be imported without torch.
+The file `baselines.json` has the baselines' metrics and the paths of their predictions.
 """
 
 from __future__ import annotations
@@ -37,10 +36,7 @@ LABEL = "without-a-model-{}"
 class BaselineRecord(Frozen):
     """The metrics, fit time and predictions file of one baseline.
 
-    Attributes:
-        seconds: The wall-clock seconds of fitting the baseline and of predicting the evaluation split.
-        metrics: All metrics of the baseline by name.
-        predictions: The path of the predictions file, relative to the output directory.
+    `seconds` are those of the fit and of the predictions. `predictions` is relative to the output directory.
     """
 
     name: Printable
@@ -55,10 +51,8 @@ class BaselineRecord(Frozen):
 class BaselineRecords(Sealed):
     """The content of the file `baselines.json`.
 
-    Attributes:
-        data: A digest of the task's address and reading options, and of the content of files if the task is files.
-        evaluation_digest: The digest of the evaluation split.
-        objective: The settings of the task's objective, in the form of `Record.objective`.
+    `data` is a digest of the task's address and reading options, and of the content of files. `objective` has the form
+    of `Record.objective`.
     """
 
     data: str
@@ -70,8 +64,6 @@ class BaselineRecords(Sealed):
 
 @dataclass(frozen=True)
 class MeasuredBaseline:
-    """A measured baseline with its predictions for the evaluation split."""
-
     record: BaselineRecord
     evaluation_digest: str
     objective: Objective = field(compare=False, repr=False)
@@ -79,7 +71,7 @@ class MeasuredBaseline:
 
     @property
     def measured_on(self) -> tuple[str, bytes]:
-        """A key of the evaluation split and its targets; results with equal keys can be compared with the baseline."""
+        """A key of the evaluation split and its targets."""
         return self.evaluation_digest, self.predictions.right_as_bytes
 
     @cached_property
@@ -87,10 +79,7 @@ class MeasuredBaseline:
         return self.objective.answered(self.predictions)
 
     def beside(self, result: Result) -> MeasuredBaseline:
-        """Return the baseline measured only on the evaluation texts of `result`.
-
-        A run that generates text leaves out evaluation texts whose target is too long.
-        """
+        """Return the baseline measured only on the texts of `result`; generation leaves out too long targets."""
         digest, targets = result.record.environment.evaluation_digest, result.targets
         if digest != self.evaluation_digest or result.predictions.right_as_bytes == self.predictions.right_as_bytes:
             return self
@@ -113,12 +102,8 @@ def measure(
 ) -> tuple[MeasuredBaseline, ...]:
     """Fit the baselines of a run's task, measure them, and write them into the output directory.
 
-    Baselines of the same data that were written before are read instead, unless `fresh` is set. Raises NotFound or
-    InvalidData if the task cannot be read, InvalidStudy if the kind of task does not have a baseline, NotFound if its
-    extra is missing, and CannotWrite.
-
-    Args:
-        slow: The names of the baselines that take minutes and are fitted as well (`FloorKind.slow`).
+    Baselines of the same data that were written before are read instead, unless `fresh` is set. `slow` names those that
+    take minutes and are fitted too (`FloorKind.slow`). Raises NotFound, InvalidData, InvalidStudy or CannotWrite.
     """
     beside = [*([run.without_digest] if run.without_digest else []), *slow]
     data = digest.of_settings(run.task, run.data.given, run.data_digest, *beside)
@@ -145,7 +130,6 @@ def measure(
 
 
 def _check(names: Sequence[str], objective: Objective) -> None:
-    """Raise InvalidStudy if the kind of task does not have one of the named baselines."""
     known = floors.FLOORS[objective.kind].slow
     for name in names:
         if name not in known:

@@ -1,7 +1,4 @@
-"""The files `study.json` and `recommendation.json`, which describe an output directory.
-
-The module can be imported without torch.
-"""
+"""The files `study.json` and `recommendation.json`, which describe an output directory."""
 
 from __future__ import annotations
 
@@ -23,13 +20,9 @@ from afina.studies.runs.record import Record
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that ended in an error.
+    """A run that ended in an error, without a record, so that it is executed again with the study.
 
-    A failed run has no record, so the run is executed again when the study is executed again.
-
-    Attributes:
-        backbone: The address of the run's backbone if the study has several backbones; else None.
-        key: The key of the run; None if the tuning of the run failed.
+    `backbone` is None if the study has one. `key` is None if the tuning of the run failed.
     """
 
     name: str
@@ -40,10 +33,7 @@ class Failure:
     key: str | None = None
 
     def named(self, names: Mapping[str, str]) -> Failure:
-        """Return the failure with the backbone's short name added to its `name`.
-
-        `names` has the short name of each backbone by its address.
-        """
+        """Return the failure with the backbone's short name, by its address in `names`, added to its `name`."""
         backbone = names.get(self.backbone or "")
         return replace(self, name=on_backbone(self.name, backbone)) if backbone else self
 
@@ -51,15 +41,9 @@ class Failure:
 class StudyRequest(Frozen):
     """The study that the user asked for: the content of `study.json`.
 
-    Attributes:
-        format: The version of the file format.
-        keys: The keys of the study's runs, in the study's order.
-        names: The name of each run in the study; the record of a run may have a name from another study.
-        notes: Sentences about what the study did differently from the request.
-        failed: The runs that failed when they were last executed.
-        published: Figures that others have published for methods of the study.
-        study: The fields of `Study`, with the settings that tuning chose.
-        command: The command line arguments that repeat the study; empty if unknown.
+    `keys` are those of the runs, in the study's order, and `names` their names, which may be others in the records.
+    `study` has the fields of `Study` with the tuned settings. `published`: figures that others have published for its
+    methods. `command` repeats the study; empty if unknown.
     """
 
     format: int = FORMAT
@@ -81,7 +65,6 @@ class StudyRequest(Frozen):
         return self
 
     def records(self, recorded: Iterable[Record]) -> list[Record]:
-        """Return the records of the study's runs, in the study's order and with the study's names."""
         by_key = {one.key: one for one in recorded}
         return [by_key[key].called(name) for key, name in zip(self.keys, self.names, strict=True) if key in by_key]
 

@@ -1,8 +1,7 @@
 """`events.jsonl`: the progress of a study or a recommendation, for other processes that read it while the runs go on.
 
 Each line is a JSON object with the time (`at`), the name of a `Watcher` method (`event`), and the fields of the event
-(`FIELDS`). The file is no result: nothing fails if it cannot be written, and a half-written line is ignored. The module
-loads without torch.
+(`FIELDS`). The file is no result: nothing fails if it cannot be written, and a half-written line is ignored.
 """
 
 from __future__ import annotations
@@ -55,13 +54,7 @@ FIELDS: Mapping[str, Sequence[str]] = {
 
 
 class EventFile(Watcher):
-    """Passes progress on to another watcher, and appends each event to a file.
-
-    Args:
-        path: The file, such as `OutputDirectory.events`.
-        passed: The watcher that also receives each event.
-        anew: Whether the file begins anew. A study that continues appends to its earlier events.
-    """
+    """Passes progress on to another watcher, and appends each event to a file, or begins it `anew`."""
 
     def __init__(self, path: Path, passed: Watcher, *, anew: bool) -> None:
         self._path, self._passed, self._anew = path, passed, anew
@@ -165,7 +158,7 @@ def _named(run: Run) -> dict[str, Any]:
 
 
 def read_events(path: Path, keep: Callable[[Mapping[str, Any]], bool] = lambda event: True) -> Iterator[dict[str, Any]]:
-    """Yield the events of a file for which `keep` holds; nothing if there is no file. Damaged lines are skipped."""
+    """Yield the events for which `keep` holds; nothing if there is no file. Damaged lines are skipped."""
     with suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
         while line := file.readline(LONGEST):
             with suppress(ValueError, RecursionError):

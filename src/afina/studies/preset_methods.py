@@ -1,7 +1,4 @@
-"""Functions that remove from a preset the methods that cannot run on the task or on the backbones.
-
-The module can be imported without torch.
-"""
+"""Remove from a preset the zero-shot methods that cannot run, without an error: the user has not chosen them."""
 
 from __future__ import annotations
 
@@ -15,11 +12,7 @@ from afina.studies.study import Study
 
 
 def suited_to_task(study: Study) -> tuple[Study, list[str]]:
-    """Return a preset without zero-shot methods if the task's labels are not words, and the removed methods' names.
-
-    A zero-shot method needs labels that are words. Zero-shot methods are removed without an error, because the user of
-    a preset has not chosen its methods.
-    """
+    """Return a preset without zero-shot methods if the task's labels are not words, and the removed methods' names."""
     runs = study.runs()
     asking = {run.title: None for run in runs if make(run.method, run.hyperparameters).head == "words"}
     if not asking or len(asking) == len(study.methods):
@@ -36,10 +29,9 @@ def suited_to_task(study: Study) -> tuple[Study, list[str]]:
 
 
 def suited_to_backbones(study: Study) -> tuple[Study, list[str]]:
-    """Return a preset in which no zero-shot method runs on an encoder, and the names of the removed methods.
+    """Return a preset in which no zero-shot method runs on an encoder, and the removed methods' names.
 
-    Zero-shot runs are removed without an error, because the user of a preset has not chosen its methods. If no method
-    would remain, the preset is returned unchanged, and executing the preset raises an error.
+    If no method would remain, the preset is returned unchanged, and executing the preset raises an error.
     """
     encoders = {address for address in study.addresses if is_encoder(address)}
     asking = dict.fromkeys(

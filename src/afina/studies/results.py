@@ -1,7 +1,6 @@
 """The results of a study or of a recommendation, read from its output directory.
 
-`RecordedRuns` finds the runs that have a record made from the present content of the data. The package `afina.report`
-makes texts, tables and pages from results. The module can be imported without torch.
+`RecordedRuns` finds the runs that have a record made from the present content of the data.
 """
 
 from __future__ import annotations
@@ -154,7 +153,6 @@ class Results(ReprCard):
 
 
 def _backbones(study: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the addresses of a study's backbones from the field `study` of its `study.json`."""
     only = study.get("backbone")
     return tuple(study.get("backbones", ())) if only is None else (only,)
 
@@ -175,10 +173,7 @@ def of_recommendation(held: OutputLock, made: Recommendation) -> Results:
 
 
 def measured_in(result: Result, metric: str | None) -> Result:
-    """Return the result with `metric` as its headline metric.
-
-    The result is returned unchanged if the run's record lacks the metric, or the metric has no per-example values.
-    """
+    """Return the result with `metric` as its headline metric, if the record has its per-example values."""
     there = result.record.metrics
     if metric in (None, result.record.metric) or metric not in there or metric not in METRICS:
         return result
@@ -198,8 +193,8 @@ A `Look` returns None if the run's data cannot change, or if this machine cannot
 class RecordedRuns:
     """The runs of one task that have records in a locked output directory.
 
-    The key of a run depends on the content of the task's files, and on the files of the backbone if the backbone is a
-    local directory. Data at other addresses, such as the Hub, are read only if the run has a record.
+    The key of a run depends on the content of files of the task and the backbone. Data at other addresses, such as the
+    Hub, are read only if the run has a record.
     """
 
     held: OutputLock
@@ -224,7 +219,6 @@ class RecordedRuns:
         return run if seen is None else run.on(seen.data_digest)
 
     def to_tune(self, run: Run) -> Run:
-        """Return the run that is to be tuned, with the digests of the present data and backbone."""
         run = self._on_files(run)
         recorded = [one for one in self.held.records if one.data_digest is None and _is_named(one, run)]
         if not recorded and not reads_files(run.task, run.data.evaluation):
@@ -253,10 +247,7 @@ class RecordedRuns:
         return run.on_files(self._files[run.backbone])
 
     def _files_of(self, address: str) -> str | None:
-        """Return the digest of a backbone's files; for a removed directory, the digest that was recorded last.
-
-        The results of a complete study can be read even if the directory of its backbone was removed.
-        """
+        """Return the digest of a backbone's files; for a removed directory, the digest that was recorded last."""
         recorded = [one.backbone_files for one in self.held.records if one.backbone == address and one.backbone_files]
         try:
             found = files_digest(address)

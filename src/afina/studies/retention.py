@@ -20,16 +20,12 @@ from afina.studies.runs.spec import RunSpec
 
 
 def check_causal(backbone: str, architecture: Architecture) -> None:
-    """Raise InvalidStudy if the backbone is an encoder, which has no next-token loss."""
     if architecture.is_encoder:
         raise problems.ENCODER_WITHOUT_RETENTION(family=architecture.family, backbone=backbone, option="retention")
 
 
 def check_run(run: RunSpec) -> None:
-    """Check, before any run of a study begins, that the retention of `run` can be measured.
-
-    Raises the errors that `RetentionBefore.of` would raise during the run.
-    """
+    """Raise the errors that `RetentionBefore.of` would raise during the run."""
     if run.training.retention:
         check_causal(run.backbone, Backbone.load(run.backbone, weights=False).architecture)
         task = Task.load(run.task, run.data, allow_leakage=True, **run.training.cuts)
@@ -38,14 +34,7 @@ def check_run(run: RunSpec) -> None:
 
 @dataclass(frozen=True, eq=False)
 class RetentionBefore:
-    """Neutral sentences, and the backbone's next-token losses on these sentences before the training.
-
-    Attributes:
-        texts: The neutral sentences.
-        encoded: The tokens of the neutral sentences.
-        losses: The losses of the backbone without an adapter.
-        ranks: The processes that measure together.
-    """
+    """Neutral sentences, and the backbone's next-token losses on them without an adapter, before the training."""
 
     texts: NeutralTexts
     encoded: Encoded
@@ -65,17 +54,9 @@ class RetentionBefore:
     ) -> RetentionBefore | None:
         """Measure the backbone's loss on neutral sentences if `run` asks for retention; else return None.
 
-        Raises InvalidStudy for an encoder. Raises NotFound if the sentences are missing or the backbone has no output
-        embedding, and InvalidData if the sentences cannot be read or the task contains one of the sentences.
-
-        Args:
-            run: The run, whose setting `retention` names the neutral sentences.
-            task: The task of the run.
-            backbone: The pretrained model.
-            classifier: The backbone without a method, in the precision of the run.
-            length: The maximum number of tokens of a sentence: the model's maximum less the method's virtual tokens.
-            device: The device of the training, which also computes the losses after it.
-            ranks: The processes that measure together.
+        `classifier` is the backbone without a method, in the precision of the run. `length`: the maximum number of
+        tokens of a sentence. Raises InvalidStudy for an encoder; NotFound if the sentences or the output embedding are
+        missing; InvalidData if the sentences cannot be read or the task contains one of them.
         """
         if not run.training.retention:
             return None

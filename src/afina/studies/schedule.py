@@ -1,10 +1,7 @@
 """`Schedule` executes the runs of a study that have no record, in the slots of an executor.
 
-`Slots` executes several runs at the same time, each in its own thread. The watcher and the output directory are used
-only in the thread that waits for the runs, so they need not be thread-safe. With one slot, the thread that waits
-executes the run. A run waits until enough memory is free (`wait_for_memory`). A run whose process or machine was lost
-is started again (`executors/lost_runs.py`). Results and new records are in the study's order. The module loads without
-torch.
+The watcher and the output directory are used only in the thread that waits for the runs, so they need not be
+thread-safe. Results and new records are in the study's order.
 """
 
 from __future__ import annotations
@@ -55,7 +52,7 @@ class _Ended(Generic[Key]):
 class Slots(Generic[Key, Value]):
     """A context manager that executes as many functions at the same time as the executor has slots.
 
-    If an error ends the `with` block, the executor cancels the runs in progress.
+    With one slot, the waiting thread executes them. If an error ends the block, the executor cancels the runs.
     """
 
     def __init__(self, executor: Executor) -> None:
@@ -95,10 +92,7 @@ class Slots(Generic[Key, Value]):
         return len(self._results) >= self._executor.slots
 
     def start(self, key: Key, work: Callable[[Tell], Value]) -> None:
-        """Begin to execute the function `work` in a free slot, under an unused `key`.
-
-        `work` is given a function that queues a call for the thread that waits for the runs.
-        """
+        """Begin `work` in a free slot; it is given a function that queues a call for the thread that waits."""
         if self._pool is None and self._executor.slots > 1:
             self._pool = ThreadPoolExecutor(_THREADS, "afina-slot")
         if self._pool is None:
@@ -110,33 +104,24 @@ class Slots(Generic[Key, Value]):
         future.add_done_callback(lambda done: self._messages.put(_Ended(key)))
 
     def next(self) -> tuple[Key, Callable[[], Value]]:
-        """Wait until a started function ends.
-
-        Returns the key of the function, and a callable that returns the function's value or raises its error.
-        """
+        """Wait until a started function ends; return its key, and a callable with its value or its error."""
         while True:
             if (ended := self._receive()) is not None:
                 return ended
 
     def next_if_full(self) -> tuple[Key, Callable[[], Value]] | None:
-        """Wait until a started function ends or a slot is free.
-
-        Returns the result of `next`, or None if a slot is free, for example because the executor has got more slots.
-        """
+        """Wait for `next`, or return None if a slot is free, for example because the executor has got more slots."""
         return self.next_while(lambda: self.full)
 
     def next_while(self, holds: Callable[[], bool]) -> tuple[Key, Callable[[], Value]] | None:
-        """Wait until a started function ends, and return the result of `next`; None if `holds()` is false before."""
+        """Wait for `next`, or return None if `holds()` is false before."""
         while holds():
             if (ended := self._receive()) is not None:
                 return ended
         return None
 
     def _receive(self) -> tuple[Key, Callable[[], Value]] | None:
-        """Wait for one message from the threads of the slots, and handle it.
-
-        Returns the result of `next` if the message says that a function has ended; else None.
-        """
+        """Handle one message from the threads of the slots; return the result of `next` if a function has ended."""
         try:
             message = self._messages.get(timeout=_PATIENCE)
         except queue.Empty:
@@ -155,16 +140,9 @@ def wait_for_memory(
     end: Callable[[], object],
     watcher: Watcher,
 ) -> None:
-    """Wait until `run` fits into memory beside the runs in progress.
+    """Wait until `run` fits into memory beside the runs in progress, or no other run is in progress.
 
-    A run that never fits into memory is started when no other run is in progress.
-
-    Args:
-        run: The run that is to be started.
-        memory: The forecast of the memory of all runs. None: do not wait.
-        beside: A function that returns the runs in progress.
-        end: A function that waits until one of the runs in progress ends.
-        watcher: Receives one message if the run waits.
+    `end` waits until one of the runs in progress ends. None as `memory`: do not wait.
     """
     is_reported = False
     while memory and (left := memory.left(run, beside())) is not None:
@@ -184,10 +162,7 @@ def carry_out(
     *,
     fresh: bool,
 ) -> Results:
-    """Execute the runs that have no record, and return the results `so_far` with the results of all `runs`.
-
-    If `fresh` is set, runs that have a record are executed again.
-    """
+    """Execute the runs that have no record, or all if `fresh`, and return `so_far` with their results."""
     schedule = Schedule(runs, held, so_far, executor, watcher, keep_failed)
     with Slots[int, Record](executor) as slots:
         schedule.carry_out(slots, fresh=fresh)
@@ -204,10 +179,9 @@ def work(
     until: float | None = None,
     hear: Listener = ignore,
 ) -> Callable[[Tell], Record]:
-    """Prepare the scratch directory of `run`, and return a function that executes the run in a slot of the executor.
+    """Prepare the scratch directory of `run`, and return a function that executes the run in a slot.
 
-    The function `hear` receives the run's progress in the thread of the slot. The argument `until` is the time at which
-    the executor stops the run; None: no limit.
+    `hear` receives the progress in the thread of the slot.
     """
     out = held.begin(run.label)
 
@@ -225,7 +199,7 @@ def work(
 
 
 def recorded_alone(run: Run, held: OutputLock, executor: Executor, watcher: Watcher, *, fresh: bool) -> Record:
-    """Return the record of one run, which is executed unless it is recorded. Raises the error with which it ends."""
+    """Return the record of one run, executed unless it is recorded. Raises the error with which it ends."""
     known = None if fresh else held.known(run.key)
     if known is not None:
         return known.record
@@ -243,10 +217,7 @@ def recorded_alone(run: Run, held: OutputLock, executor: Executor, watcher: Watc
 class Schedule:
     """The execution of the runs of a study.
 
-    Attributes:
-        results: The results of finished runs, by the number of the run, from 1.
-        failed: The failures of failed runs, by the number of the run, from 1.
-        made: The numbers of the runs that were executed and recorded, not of runs whose record existed before.
+    `results` and `failed` are by the number of the run, from 1. `made`: the runs that were executed now.
     """
 
     runs: Sequence[Run]
@@ -293,18 +264,12 @@ class Schedule:
             self._end(*slots.next())
 
     def _in_order(self) -> list[tuple[int, Run]]:
-        """Return the runs with their numbers in the order of their execution.
-
-        Runs that ask an endpoint come first: a wrong key or a spent budget is then known before any training.
-        """
+        """Return the runs by number; those that ask an endpoint come first, so that a wrong key is known early."""
         asking_first = sorted(enumerate(self.runs, start=1), key=lambda item: not item[1].asks_endpoint)
         return teachers_first(asking_first, lambda item: item[1])
 
     def _taught(self, number: int, slots: Slots[int, Record]) -> Run | None:
-        """Return the run with this number and the directory of its teacher's adapter, after the teacher's run ended.
-
-        None: the teacher's run failed, so that the run fails too.
-        """
+        """Return the run with the directory of its teacher's adapter; None if the teacher's run failed."""
         run = self.runs[number - 1]
         if run.teacher is None or run.teacher.run is None:
             return run
@@ -349,7 +314,6 @@ class Schedule:
 
 
 def other_data_note(records: Sequence[Record], out: Path) -> str:
-    """Return a sentence on recorded runs whose data have changed since; the runs are executed on the new data."""
     first, more = records[0], f" and {len(records) - 1} more" * (len(records) > 1)
     stays = f"the earlier adapter stays in {out / first.adapter}" if first.adapter else "the earlier results stay"
     return (

@@ -129,12 +129,10 @@ class Study(ReprCard, Frozen):
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The addresses of the study's backbones; empty only if all methods of the study ask endpoints."""
         return self.backbones if self.backbone is None else (self.backbone,)
 
     @property
     def _endpoints(self) -> list[str]:
-        """The names of those methods of the study that ask an endpoint, and so run once and not on each backbone."""
         return [name for name, entry in self.methods.items() if asks_endpoint(str(entry.get("method", name)))]
 
     @classmethod
@@ -198,10 +196,7 @@ class Study(ReprCard, Frozen):
             )
 
     def spaces(self, where: str = "study") -> dict[str, tuple[Run, Space | None]]:
-        """Return the runs to tune, each with its search space, or None if its method has nothing to tune.
-
-        The keys of the result are the names in `methods`, or `NAME on BACKBONE` if the study has several backbones.
-        """
+        """Return the runs to tune by name (`NAME on BACKBONE` for several), each with its search space, if any."""
         found = {}
         for backbone, name in self._arms(where):
             if backbone is None:
@@ -214,7 +209,7 @@ class Study(ReprCard, Frozen):
         return found
 
     def settle(self, chosen: Iterable[Tuned]) -> Self:
-        """Return the study with the tuned settings, without the methods that have no tuned setting."""
+        """Return the study with the tuned settings, without the methods that have none."""
         settings = {(one.name, one.backbone): one.setting for one in chosen if one.setting is not None}
         settled = settled_tables(self.methods, settings, self.addresses)
         settled |= {name: self.methods[name] for name in self._endpoints}  # an endpoint has nothing to tune
@@ -237,10 +232,7 @@ class Study(ReprCard, Frozen):
         return [*{(run.title, run.key): run for run in made}.values()]
 
     def _arms(self, where: str) -> list[tuple[str | None, str]]:
-        """Return the pairs (backbone address, name in `methods`) of the study, ordered by backbone.
-
-        The methods that ask an endpoint come last, and have no backbone of the study.
-        """
+        """Return pairs (backbone, name in `methods`) by backbone; methods that ask an endpoint come last, with None."""
         known, endpoints = self.addresses, self._endpoints
         asked = {
             name: backbones_of(one, known, f"{where}, methods.{name}")
@@ -427,7 +419,7 @@ class Study(ReprCard, Frozen):
         return nullcontext(executor) if executor else closing(by_name.make(self.executor, says=watcher.says))
 
     def _check_data(self, recorded: RecordedRuns) -> None:
-        """Check that the present data can be read; otherwise, the error also says how to show the earlier results."""
+        """Check that the present data can be read; otherwise, say how to show the earlier results."""
         try:
             recorded.find(self.runs()[0])
         except AfinaError as error:
@@ -437,11 +429,7 @@ class Study(ReprCard, Frozen):
             raise
 
     def _check_runs(self, executor: Executor, watcher: Watcher) -> None:
-        """Check the task and each backbone by one of its runs, and that no run needs label words on an encoder.
-
-        The checked run is one whose head may start from label words, if any, so that the watcher is told if labels are
-        not words.
-        """
+        """Check the task and each backbone by one of its runs, and that no run needs label words on an encoder."""
         first: dict[str, Run] = {}
         runs = self.runs()
         opened = [run for run in runs if not run.asks_endpoint]
@@ -471,10 +459,7 @@ class Study(ReprCard, Frozen):
         return study
 
     def _check_sending(self, recorded: RecordedRuns, watcher: Watcher, *, fresh: bool, send_texts: bool) -> None:
-        """Tell the watcher what will be sent to endpoints, before any run begins.
-
-        Raises Refused if texts would be sent without the permission `send_texts`, and NotFound for a missing key.
-        """
+        """Say what will be sent, before any run begins. Raises Refused without `send_texts`, or NotFound."""
         for run in self.runs():
             if run.asks_endpoint and (fresh or not recorded.held.has(recorded.find(run).key)):
                 allowed = run.model_copy(update={"send_texts": send_texts})
@@ -482,7 +467,7 @@ class Study(ReprCard, Frozen):
                     watcher.says(told)
 
     def _is_done(self, recorded: RecordedRuns) -> bool:
-        """Return whether all runs of the study are recorded, so that no backbone or data have to be downloaded."""
+        """Return whether all runs are recorded, so that no backbone or data have to be downloaded."""
         tuned = trials.read_tuned(recorded.held.out)
         settled = self.settle(tuned) if self.tune else self
         runs = found_runs(settled.runs(), recorded.find) if settled.methods else []
@@ -490,10 +475,7 @@ class Study(ReprCard, Frozen):
         return len(settled.methods) == len(self.methods) and all(done)
 
     def _within_the_data(self, executor: Executor) -> Self:
-        """Return the study with each of its `sizes` limited to the training split, without duplicates.
-
-        The study is unchanged if the number of training texts is unknown.
-        """
+        """Return the study with each of its `sizes` limited to the training split, if its length is known."""
         largest = max(self.sizes, default=None)
         there = executor.count_texts(self.runs()[0]) if largest is not None else None
         if largest is None or there is None or largest <= there:
@@ -558,23 +540,20 @@ class Study(ReprCard, Frozen):
 
 
 def _describe(held: OutputLock, request: StudyRequest, failed: tuple[Failure, ...]) -> None:
-    """Write the file `study.json`, which also lists the runs that have failed so far."""
     held.describe(held.directory.study, request.model_copy(update={"failed": failed}).model_dump_json())
 
 
 def _changed(part: Part, entry: Mapping[str, Any], where: str) -> Part:
-    """Return a section of the study, such as [train], with the fields that a method's table `entry` overrides."""
     own = {key: value for key, value in entry.items() if key in type(part).model_fields}
     return checked(type(part), part.model_dump() | own, where)
 
 
 def _permitted(runs: Iterable[Run], send_texts: bool) -> list[Run]:
-    """Return the runs, of which those that ask an endpoint have the permission `send_texts`."""
     return [run.model_copy(update={"send_texts": send_texts and run.asks_endpoint}) for run in runs]
 
 
 def _check_prices(asking: Iterable[Run], where: str) -> None:
-    """Raise InvalidStudy if two names of the same run have different prices, because the run has one record."""
+    """Raise InvalidStudy if two names of the same run, which has one record, have different prices."""
     first: dict[str, Run] = {}
     for run in asking:
         other = first.setdefault(run.key, run)
@@ -585,7 +564,7 @@ def _check_prices(asking: Iterable[Run], where: str) -> None:
 
 
 def _reprice(asking: Iterable[Run], held: OutputLock, watcher: Watcher) -> None:
-    """Compute the costs of recorded runs again whose endpoint has other prices now; nothing is asked."""
+    """Compute the costs of recorded runs again whose endpoint has other prices now."""
     for run in asking:
         for one in held.records:
             if one.key == run.key and (now := repriced(one, run)) is not one:
@@ -594,7 +573,6 @@ def _reprice(asking: Iterable[Run], held: OutputLock, watcher: Watcher) -> None:
 
 
 def _check_metric(runs: Iterable[Run], held: OutputLock) -> None:
-    """Raise InvalidStudy if the study's headline metric is missing in the record of a run of the study."""
     asked = {run.key: run.metric for run in runs}
     for one in held.records:
         if (metric := asked.get(one.key)) is None:
@@ -605,7 +583,6 @@ def _check_metric(runs: Iterable[Run], held: OutputLock) -> None:
 
 
 def _check_seeds(seeds: Sequence[int], where: str) -> None:
-    """Raise InvalidStudy unless there is at least one seed, and every seed is valid and occurs once."""
     if wrong := next((seed for seed in seeds if not 0 <= seed < MOST_SEED), None):
         raise problems.SEED_INVALID(found=wrong, where=where)
     if not seeds:
@@ -626,7 +603,7 @@ def _check_sizes(sizes: Sequence[int], train_examples: int | None, where: str) -
 
 
 def _sizes_notes(asked: Sequence[int], trained: Sequence[int]) -> list[str]:
-    """Return a note on requested `sizes` above the training split; `trained` has the sizes that are trained."""
+    """Return a note on requested `sizes` above the training split."""
     if tuple(asked) == tuple(trained):
         return []
     there = max(trained)
@@ -635,7 +612,6 @@ def _sizes_notes(asked: Sequence[int], trained: Sequence[int]) -> list[str]:
 
 
 def _equal_runs_notes(runs: Sequence[RunSpec]) -> list[str]:
-    """Return a note on each run that several tables of the study describe with equal settings."""
     alike: dict[str, list[RunSpec]] = {}
     for run in runs:
         alike.setdefault(run.key, []).append(run)
@@ -648,7 +624,6 @@ def _equal_runs_notes(runs: Sequence[RunSpec]) -> list[str]:
 
 
 def _notes(runs: Sequence[RunSpec], seeds: Sequence[int]) -> list[str]:
-    """Return the notes of the report on runs that a reader of the study file may not expect."""
     return [*_equal_runs_notes(runs), *_products_notes(runs), *_once_notes(runs, seeds)]
 
 
@@ -660,7 +635,7 @@ def _once_notes(runs: Sequence[RunSpec], seeds: Sequence[int]) -> list[str]:
 
 
 def _products_notes(runs: Sequence[RunSpec]) -> list[str]:
-    """Return a note on the methods for which training computes products with frozen weights in int8, if any."""
+    """Return a note on the methods that compute products with frozen weights in int8, if any."""
     found: dict[str, dict[str, None]] = {}
     for run in runs:
         if run.training.products != FLOAT and not make(run.method, run.hyperparameters).trains_nothing:
@@ -672,11 +647,7 @@ def _products_notes(runs: Sequence[RunSpec]) -> list[str]:
 
 
 def _check_budgets(methods: Mapping[str, Mapping[str, Any]], validation: float | None, where: str) -> None:
-    """Raise InvalidStudy for settings that contradict the section [tune].
-
-    Tuning gives every method the same number of steps, so a method must not have its own `epochs`, `batch_size`,
-    `accumulate` or `max_steps`. The study must not set `data.validation`, because tuning cuts a validation split.
-    """
+    """Raise InvalidStudy for settings that contradict [tune], which sets steps and the validation split for all."""
     for name, entry in methods.items():
         for key in ("epochs", "batch_size", "accumulate", "max_steps"):
             if key in entry or any(key in table for table in entry.get(BY_BACKBONE, {}).values()):

@@ -25,7 +25,6 @@ _PRESETS = files("afina.studies") / "presets"
 
 
 def presets() -> list[str]:
-    """Return the names of the presets, which are study files in afina's package."""
     return sorted(entry.name.removesuffix(".toml") for entry in _PRESETS.iterdir() if entry.name.endswith(".toml"))
 
 
@@ -35,10 +34,7 @@ value."""
 
 
 def read(source: str) -> tuple[dict[str, Any], str]:
-    """Return the content of a study file or preset, and its name for error messages.
-
-    Raises NotFound, InvalidStudy or UnknownName.
-    """
+    """Return the content of a study file or preset, and its name. Raises NotFound, InvalidStudy or UnknownName."""
     if source in presets():
         return tomllib.loads((_PRESETS / f"{source}.toml").read_text()), f"preset {source}"
     path = Path(source)
@@ -55,11 +51,7 @@ def read(source: str) -> tuple[dict[str, Any], str]:
 
 
 def check_template(template: str | None) -> None:
-    """Raise InvalidStudy for a prompt template that is wrong for every task.
-
-    A template without `{text}` but with other names in braces is not checked here, because the names may be columns of
-    the task; the template is checked when the task is read.
-    """
+    """Raise InvalidStudy for a template that is wrong for every task; names in braces may be columns of the task."""
     if template is None or template == CHAT or (TEXT not in template and _IN_BRACES.search(template)):
         return
     Template(template)
@@ -93,10 +85,9 @@ _EITHER = {"backbone": "backbones", "backbones": "backbone"}
 
 
 def override(content: dict[str, Any], item: str) -> None:
-    """Set one `key=value` in `content`, the fields of a study file.
+    """Set one `key=value` in the fields of a study file; the value is TOML if possible, or else text.
 
-    The value is parsed as TOML if possible; otherwise the value is text. A new `backbone` removes the key `backbones`
-    of the study, and new `backbones` remove the key `backbone`.
+    A new `backbone` removes the key `backbones` of the study, and new `backbones` remove the key `backbone`.
     """
     key, found, text = item.partition("=")
     parts = key.strip().split(".")
@@ -119,10 +110,7 @@ def override(content: dict[str, Any], item: str) -> None:
 
 
 def checked(kind: type[Part], fields: Mapping[str, Any], where: str) -> Part:
-    """Return a validated section of a study, such as [train]; error messages begin with `where`.
-
-    Raises UnknownName or InvalidStudy.
-    """
+    """Return a validated section of a study, such as [train]. Raises UnknownName or InvalidStudy."""
     try:
         made: Part = validator(cast(Any, kind)).validate_python(fields)
     except ValidationError as error:
@@ -131,16 +119,12 @@ def checked(kind: type[Part], fields: Mapping[str, Any], where: str) -> Part:
 
 
 def _keys(model: Any) -> Collection[str]:
-    """Return the keys of a section of a study file, given its type; empty if the type has no fields."""
     keys: Collection[str] = getattr(model, "model_fields", getattr(model, "__dataclass_fields__", ()))
     return keys
 
 
 def explain(error: ValidationError, model: type, where: str) -> AfinaError:
-    """Return the AfinaError for pydantic's ValidationError of a study file.
-
-    The error about an unknown key names the nearest known key.
-    """
+    """Return the AfinaError for pydantic's ValidationError of a study file."""
     problem = WrongValue.of(error)
     if problem.kind in ("extra_forbidden", "unexpected_keyword_argument"):
         level: Any = model

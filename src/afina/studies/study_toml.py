@@ -1,7 +1,4 @@
-"""The study file that repeats recorded results: of a study, or of the recommended method of a recommendation.
-
-The module loads without torch.
-"""
+"""The study file that repeats recorded results: of a study, or of the recommended method of a recommendation."""
 
 from __future__ import annotations
 
@@ -22,15 +19,10 @@ from afina.training.settings import NO_EFFECT, Training
 
 
 def study_of(out: str | Path) -> Study:
-    """Return the study that repeats the results in `out`.
+    """Return the study that repeats the results in `out`, with the settings that tuning chose.
 
-    Settings that tuning chose are settings of this study, which does not tune. A recommendation is repeated by a study
-    of the recommended method with its settings, on all training texts.
-
-    Raises:
-        NotFound: `out` holds no finished run.
-        InvalidData: A file is damaged.
-        InvalidStudy: The recommendation is a baseline, which no study trains.
+    A recommendation is repeated by a study of the recommended method, on all training texts. Raises NotFound without a
+    finished run, InvalidData, or InvalidStudy if the recommendation is a baseline, which no study trains.
     """
     directory = OutputDirectory(Path(out))
     if not directory.holds_results:

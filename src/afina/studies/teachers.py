@@ -1,7 +1,6 @@
 """Teachers in a study: which run or adapter teaches a run, and an order of runs with each teacher before its students.
 
-A teacher is a run of the same study with the same seed and size, or an adapter that was trained before. The module can
-be imported without torch.
+A teacher is a run of the same study with the same seed and size, or an adapter that was trained before.
 """
 
 from __future__ import annotations
@@ -31,15 +30,9 @@ Item = TypeVar("Item")
 def named_teacher(
     asked: object, own: Arm, methods: Mapping[str, Mapping[str, Any]], known: Sequence[str], where: str
 ) -> Arm | Path:
-    """Return the table and the backbone that a method's `teacher` names, or the directory of an adapter.
+    """Return the table and backbone of a teacher `NAME` or `NAME on BACKBONE`, or the directory of an adapter.
 
-    Args:
-        asked: The value of the key `teacher`: `NAME`, `NAME on BACKBONE`, or a directory.
-        own: The student.
-        methods: The tables of the study.
-        known: The backbones of the study.
-
-    Raises InvalidStudy or UnknownName.
+    `own` is the student. Raises InvalidStudy or UnknownName.
     """
     if not isinstance(asked, str):
         raise problems.TEACHER_NOT_STRING(where=where, found=asked)
@@ -63,7 +56,6 @@ def named_teacher(
 
 
 def _unknown(asked: str, tables: Sequence[str], where: str) -> AfinaError:
-    """Return the error that `teacher` names neither a directory nor one of the other tables of the study."""
     near = nearest(asked, tables)
     return problems.TEACHER_UNKNOWN(
         where=where,
@@ -76,10 +68,9 @@ def _unknown(asked: str, tables: Sequence[str], where: str) -> AfinaError:
 
 
 def of_adapter(place: Path) -> Teacher:
-    """Return the teacher in the directory of an adapter or of a study with one adapter.
+    """Return the teacher in the directory of an adapter, or of a study with one adapter.
 
-    Raises the errors of `find_adapter`, InvalidStudy if the directory has several adapters, and CorruptAdapter for an
-    adapter without a manifest of afina.
+    Raises the errors of `find_adapter`, InvalidStudy for several adapters, and CorruptAdapter without a manifest.
     """
     try:
         path = find_adapter(place).path
@@ -109,7 +100,7 @@ def teachers_first(items: Iterable[Item], run_of: Callable[[Item], Run]) -> list
 
 
 def found_runs(runs: Sequence[Run], find: Callable[[Run], Run]) -> list[Run]:
-    """Return the runs as `find` returns them, in the same order; students name the found runs of their teachers."""
+    """Return the runs as `find` returns them; students name the found runs of their teachers."""
     keys: dict[str, str] = {}
     made: dict[int, Run] = {}
     for number, run in teachers_first(enumerate(runs), lambda item: item[1]):

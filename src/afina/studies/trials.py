@@ -1,7 +1,6 @@
 """The parts of tuning: the search space (`Space`), the options (`Tune`), and the outcome (`Trial`, `Tuned`).
 
-The outcome of tuning is stored in the file `tuning.json` in a study's output directory. The module can be imported
-without torch and without optuna.
+The outcome is stored in the file `tuning.json` in a study's output directory.
 """
 
 from __future__ import annotations
@@ -38,10 +37,8 @@ SPREAD = 10.0
 class Space:
     """The search space of a method's learning rate, hyperparameters and settings of distillation.
 
-    Attributes:
-        rates: The lowest and the highest learning rate. Learning rates are drawn log-uniformly.
-        choices: The possible values of each tuned hyperparameter.
-        start: The setting that tuning tries first: the study's setting, changed where it lies outside of the space.
+    `rates`: the lowest and highest learning rate, drawn log-uniformly. `start` is tried first: the study's setting,
+    changed where it lies outside of the space.
     """
 
     rates: tuple[float, float]
@@ -50,11 +47,7 @@ class Space:
 
     @classmethod
     def of(cls, run: Run, search: Mapping[str, Any], where: str) -> Space | None:
-        """Return the search space of a run's method; None if the method has nothing to tune.
-
-        The table `search` of the study file changes the method's default search space. Raises UnknownName or
-        InvalidStudy.
-        """
+        """Return the space of a run's method, changed by the table `search`; None if there is nothing to tune."""
         method = make(run.method, run.hyperparameters)
         if method.search is None:
             if search:
@@ -146,12 +139,9 @@ def candidate_run(run: Run, setting: Mapping[str, Any], how: Tune) -> Run:
 class Trial(Frozen):
     """A setting that tuning tried.
 
-    Attributes:
-        steps: The number of optimizer steps taken; fewer than `Tuned.length` if the trial was stopped early.
-        value: The headline metric on the validation split after the last step, in the precision of training. None if
-            the training diverged. `value` is NaN (null in JSON) if the metric is undefined; the setting is then not
-            chosen.
-        seconds: The wall-clock seconds of the trial, including the start of the process and loading.
+    `steps` are fewer than `Tuned.length` if the trial was stopped early. `value` is the headline metric on the
+    validation split after the last step, in the precision of training; None if the training diverged, and NaN (null in
+    JSON, and never chosen) if the metric is undefined. `seconds` include the start of the process and loading.
     """
 
     setting: dict[str, Any]
@@ -163,15 +153,8 @@ class Trial(Frozen):
 class Tuned(Frozen):
     """The outcome of tuning one method.
 
-    Attributes:
-        name: The name of the run in its study.
-        backbone: The address of the backbone if the study has several backbones; else None.
-        method: The method's key.
-        length: The number of optimizer steps of a trial that is not stopped early.
-        budget: The number of optimizer steps that each method of the study may take in tuning.
-        trials: The trials in the order of their numbers; empty for a method that has nothing to tune.
-        setting: The chosen learning rate and hyperparameters; None if no trial is complete yet.
-        validation_examples: The number of texts in the validation split.
+    `backbone` is None if the study has one. `length` is the number of steps of a trial that is not stopped early, and
+    `budget` the number that each method may take in tuning. `setting` is None if no trial is complete yet.
     """
 
     name: str
@@ -184,7 +167,7 @@ class Tuned(Frozen):
     validation_examples: int = 0
 
     def on(self, backbone: str | None) -> Tuned:
-        """Return a copy with the given address as `backbone`; None if the study has only one backbone."""
+        """Return a copy with the given address as `backbone`."""
         return self.model_copy(update={"backbone": backbone})
 
     @property
@@ -197,7 +180,7 @@ class Tuned(Frozen):
 
     @property
     def stopped(self) -> int:
-        """The number of trials that were stopped before their last step."""
+        """The number of trials that were stopped early."""
         return sum(trial.steps < self.length for trial in self.trials)
 
 
@@ -216,6 +199,5 @@ def read_tuned(out: Path) -> tuple[Tuned, ...]:
 
 
 def write_tuned(out: Path, tuned: Iterable[Tuned]) -> None:
-    """Write the file `tuning.json` into the output directory `out`, replacing an earlier file."""
     text = json.dumps([one.model_dump(mode="json") for one in tuned], indent=2)
     file_io.write_text(OutputDirectory(out).tuning, text + "\n")

@@ -1,13 +1,10 @@
 """Tuning chooses each method's hyperparameters on a validation split, with the same number of steps for each method.
 
-The validation split is cut from the training split (`ReadingOptions.validation`), and no candidate setting is evaluated
-on the held-out split. The tuning budget of a method is a number of optimizer steps. A pruner of Optuna stops bad
-candidates early, and the saved steps are used for more candidates, so every method takes exactly as many steps as the
-others.
+The validation split is cut from the training split, and no candidate is evaluated on the held-out split. A pruner of
+Optuna stops bad candidates early, and the saved steps are used for more candidates.
 
 Optuna draws and prunes each candidate in a copy of its database from before the candidate's batch. The candidate is
-added to Optuna's database when its trial has ended. A tuning that was killed continues with the same candidates. The
-module can be imported without torch and optuna.
+added to Optuna's database when its trial has ended. A tuning that was killed continues with the same candidates.
 """
 
 from __future__ import annotations
@@ -45,14 +42,9 @@ AT_RANDOM = 3
 
 @dataclass(frozen=True)
 class PendingTrial:
-    """A tuning trial in progress.
+    """A tuning trial in progress, of a copy of Optuna's study from before its batch.
 
-    The trial belongs to a copy of Optuna's study from before its batch, so that it does not depend on other trials of
-    its batch.
-
-    Attributes:
-        number: The trial's number among all trials, from 0.
-        limit: The largest number of optimizer steps that the trial may take. None: no limit.
+    `number` is that among all trials, from 0; `limit` the largest number of steps. None: no limit.
     """
 
     number: int
@@ -63,7 +55,7 @@ class PendingTrial:
     run: Run
 
     def goes_on(self, score: ValidationScore) -> bool:
-        """Return whether the trial continues after this score on the validation split, or is stopped early."""
+        """Return whether the trial continues after this score, or is stopped early."""
         quarter = next((rung for rung in RUNGS if max(1, round(rung / RUNGS[-1] * score.steps)) == score.step), None)
         if score.value is None or quarter is None:
             return False
@@ -73,7 +65,7 @@ class PendingTrial:
         return score.step < score.steps and not self.trial.should_prune()
 
     def ended(self, score: ValidationScore, seconds: float) -> optuna.trial.FrozenTrial:
-        """Return the trial with its last score as Optuna's FrozenTrial, which Optuna's database stores."""
+        """Return the trial with its last score, as Optuna's database stores it."""
         from optuna.trial import TrialState
 
         facts: dict[str, Any] = {
@@ -95,12 +87,9 @@ class PendingTrial:
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of tuning trials, which are all drawn before Optuna has the result of any of them.
+    """Trials that are all drawn before Optuna has the result of any of them.
 
-    Attributes:
-        began: The number of the first trial of the batch.
-        size: The number of trials in the batch.
-        spent: The optimizer steps taken by the trials before the batch.
+    `began` is the number of the first trial; `spent` the steps taken by the trials before the batch.
     """
 
     began: int
@@ -140,7 +129,7 @@ class Candidates:
         return Batch(len(trials), min(self.how.at_once, ceil((made.budget - made.steps) / made.length)), made.steps)
 
     def ask(self, number: int, batch: Batch) -> PendingTrial:
-        """Return a new trial of the batch; its setting depends only on its number and the trials before the batch."""
+        """Return a new trial, whose setting depends only on its number and the trials before the batch."""
         import optuna
         from optuna.trial import TrialState, create_trial
 
@@ -170,13 +159,12 @@ class Candidates:
         return PendingTrial(number, limit, batch, copy, asked, run)
 
     def tell(self, one: PendingTrial, score: ValidationScore, seconds: float) -> Trial:
-        """Store an ended trial with its last score in Optuna's database; call it in the order of trials' numbers."""
+        """Store an ended trial in Optuna's database; call it in the order of trials' numbers."""
         self.study.add_trial(one.ended(score, seconds))
         return _tried(self.trials[-1])
 
 
 def _draw(space: Space, trial: optuna.Trial) -> dict[str, Any]:
-    """Return the learning rate and hyperparameters that Optuna suggests for a trial."""
     drawn: dict[str, Any] = {RATE: trial.suggest_float(RATE, *space.rates, log=True)}
     for key, values in space.choices.items():
         # As JSON text, since a value may be a list, which Optuna's database does not accept.
@@ -189,10 +177,7 @@ def _decoded(drawn: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(score: ValidationScore) -> float:
-    """Return the value that Optuna maximizes for a trial: the gain of the headline metric on the validation split.
-
-    Among trials with equal gains, the trial with the lower loss has the higher value.
-    """
+    """Return what Optuna maximizes: the gain of the headline metric, and among equal gains the lower loss."""
     assert score.gain is not None
     assert score.loss is not None
     return score.gain - score.loss / (1 + score.loss) / (2 * score.examples)
@@ -210,7 +195,7 @@ def _tried(trial: optuna.trial.FrozenTrial) -> Trial:
 
 
 def _tuned(trials: Sequence[optuna.trial.FrozenTrial], run: Run, how: Tune) -> Tuned:
-    """Return the outcome of tuning a run from its trials: the chosen setting is that of the best complete trial."""
+    """Return the outcome, with the setting of the best complete trial."""
     from optuna.trial import TrialState
 
     if not trials:
@@ -254,7 +239,6 @@ def _study(storage: optuna.storages.RDBStorage, run: Run, space: Space, how: Tun
 
 
 def _name(run: Run, space: Space, how: Tune) -> str:
-    """Return the name of a run's study in Optuna's database, with a digest of run, search space and [tune] options."""
     choices = {name: [*values] for name, values in space.choices.items()}
     settings = (
         candidate_run(run, {}, how).key,
@@ -294,7 +278,7 @@ def _memory(path: Path) -> Iterator[optuna.storages.RDBStorage]:
 
 
 def _of_sqlite(error: BaseException | None) -> sqlite3.OperationalError | None:
-    """Return the SQLite error (such as a full disk) that caused an error of Optuna or SQLAlchemy; None if none did."""
+    """Return the SQLite error (such as a full disk) that caused an error of Optuna or SQLAlchemy, if any."""
     while error is not None and not isinstance(error, sqlite3.OperationalError):
         error = error.__cause__ or error.__context__
     return error
@@ -313,17 +297,8 @@ def tune(
 ) -> Tuned:
     """Choose the hyperparameters of a run of a study, which are then used with every seed.
 
-    Raises RunFailed if no trial took all its steps.
-
-    Args:
-        run: The run whose hyperparameters are tuned.
-        space: The search space. None: the method has nothing to tune.
-        how: The options of tuning.
-        out: The output directory, whose database of Optuna lets an interrupted tuning continue.
-        executor: The executor of the trials.
-        watcher: Receives the progress of the trials.
-        keep: A function that is called with the outcome so far after each trial.
-        fresh: Whether earlier trials are deleted.
+    The database of Optuna in `out` lets an interrupted tuning continue; `fresh` deletes it. `keep` is called with the
+    outcome so far after each trial. Raises RunFailed if no trial took all its steps.
     """
     so_far = Tuned(name=run.title, method=run.method, setting={})
     if space is None:
@@ -340,10 +315,7 @@ def tune(
 
 
 def _try_batch(candidates: Candidates, executor: Executor, watcher: Watcher, keep: Callable[[Tuned], None]) -> None:
-    """Execute the trials of the current batch that have not ended.
-
-    The results of the trials are stored in Optuna's database in the order of the trials' numbers.
-    """
+    """Execute the trials of the current batch that have not ended, and store them in the order of their numbers."""
     batch, budget = candidates.batch(), candidates.so_far.budget
     left = [candidates.ask(number, batch) for number in range(len(candidates.trials), batch.began + batch.size)]
     alike = candidate_run(candidates.run, {}, candidates.how)

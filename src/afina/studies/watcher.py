@@ -20,19 +20,13 @@ if TYPE_CHECKING:
 
 
 class Watcher:
-    """A receiver of the progress of a study; subclasses override the methods that they need.
-
-    Every method of this class does nothing. Methods about a run have the run as their first argument.
-    """
+    """A receiver of the progress of a study, which does nothing; subclasses override the methods that they need."""
 
     def says(self, words: str) -> None:
         """Called when work other than a run begins, such as a download; the text `words` describes the work."""
 
     def fetched(self, seconds: float) -> None:
-        """Called when all backbones of a recommendation are downloaded.
-
-        The `seconds` of the download are not part of the minutes that the user gave.
-        """
+        """Called when all backbones of a recommendation are downloaded, which the user's minutes do not include."""
 
     def started(self, run: Run, number: int, total: int) -> None:
         """Called when a run begins; `number` is its number from 1 to `total`."""
@@ -67,7 +61,7 @@ class WithBackbones(Watcher):
 
     @classmethod
     def of(cls, watcher: Watcher, backbones: Sequence[str]) -> Watcher:
-        """Return a watcher for a study of these backbones: the given watcher itself if there is one backbone."""
+        """Return a watcher for a study of these backbones: the given one itself if there is one backbone."""
         return cls(watcher, backbone_names(backbones)) if len(backbones) > 1 else watcher
 
     def __init__(self, watcher: Watcher, names: Mapping[str, str]) -> None:
@@ -92,11 +86,7 @@ class WithBackbones(Watcher):
 
 @contextmanager
 def watching(given: Watcher | None) -> Iterator[Watcher]:
-    """Yield the watcher `given` for a `with` block, or a default watcher if `given` is None.
-
-    The default watcher is a progress display in a notebook, and does nothing elsewhere. If an exception ends the `with`
-    block, the watcher's method `stop` is called.
-    """
+    """Yield the watcher, by default a progress display in a notebook; on an exception, call its method `stop`."""
     if given is not None and not hasattr(given, "says"):
         raise problems.WATCHER_TYPE(option="watcher", found=type(given).__name__)
     watcher: Watcher = given or repr_html.make_watcher() or Watcher()

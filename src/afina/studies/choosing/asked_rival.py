@@ -1,8 +1,7 @@
 """`AskedRival`: a model behind an API that a recommendation compares with the methods that it tries.
 
-The model is asked while candidates train, by a process that computes nothing. The model is no candidate: it is
-recommended only if its answers are significantly better than those of the method that would be recommended otherwise.
-The module can be imported without torch.
+The model is asked while candidates train. The model is no candidate: it is recommended only if its answers are
+significantly better than those of the method that would be recommended otherwise.
 """
 
 from __future__ import annotations
@@ -42,11 +41,7 @@ _GRACE = 5.0
 
 
 def run_of(setting: ChoiceSetup, table: Mapping[str, Any], *, send_texts: bool) -> Run:
-    """Return the run that asks an endpoint for the held-out texts of a recommendation, at most MOST_TEXTS.
-
-    Args:
-        table: The settings of the endpoint, the fields of `Endpoint`.
-        send_texts: Whether texts may be sent.
+    """Return the run that asks an endpoint, with the settings `table`, for at most MOST_TEXTS held-out texts.
 
     Raises InvalidStudy or UnknownName for settings that an endpoint cannot have.
     """
@@ -66,12 +61,7 @@ def run_of(setting: ChoiceSetup, table: Mapping[str, Any], *, send_texts: bool) 
 
 @dataclass
 class AskedRival:
-    """The run of a model behind an API beside the trainings of a recommendation.
-
-    Attributes:
-        result: The result of the run; None if the run has not ended, or has failed.
-        dropped: Why the run has no result.
-    """
+    """The run of a model behind an API beside the trainings; `dropped` says why it has no `result`."""
 
     setting: ChoiceSetup
     held: OutputLock
@@ -83,20 +73,17 @@ class AskedRival:
     def of(
         cls, setting: ChoiceSetup, held: OutputLock, table: Mapping[str, Any] | None, *, send_texts: bool
     ) -> AskedRival | None:
-        """Return the model behind an API with the settings `table`; None if `table` is None."""
         return None if table is None else cls(setting, held, run_of(setting, table, send_texts=send_texts))
 
     @property
     def name(self) -> str:
-        """The name of the model among the contenders, such as `gpt-5-mini (endpoint)`."""
         return make(self.run.method, self.run.hyperparameters).title
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """Return a context manager that asks while its block runs, and waits for the answers at the end of the block.
+        """Ask while the block runs, and wait for the answers at its end; after an exception, send nothing more.
 
-        If an exception ends the block, nothing more is sent. Raises Refused before the block if texts would be sent
-        without permission.
+        Raises Refused before the block if texts would be sent without permission.
         """
         told = Inquiry.of(self.run, self.held.out).check_permission()
         if told:
@@ -117,7 +104,7 @@ class AskedRival:
                 raise
 
     def _end(self, made: Future[Record]) -> None:
-        """Wait for the run until the time limit, and keep its result, or the reason why there is none."""
+        """Keep the result of the run, or the reason why there is none at the time limit."""
         try:
             record = made.result(timeout=max(0.0, self.setting.clock.end - meter.now()) + _GRACE)
             self.result = self.held.keep(record, self.run.label)
@@ -130,7 +117,7 @@ class AskedRival:
         self.setting.watcher.failed(self.run, self.dropped.message or "the time ended before all answers")
 
     def on(self, texts: int) -> Result | None:
-        """Return the result on the `texts` held-out texts of the other contenders; None if there is no result."""
+        """Return the result on the `texts` held-out texts of the other contenders, if there is one."""
         if self.result is None:
             return None
         if texts >= self.result.record.examples:
@@ -143,13 +130,9 @@ class AskedRival:
         return Result(self.result.record.model_copy(update=figures), predictions)
 
     def joined(self, made: Recommendation, scores: Mapping[str, np.ndarray], texts: int) -> Recommendation:
-        """Return the recommendation with the model behind an API as a further contender.
+        """Return the recommendation with the model as a further contender, recommended if significantly better.
 
-        The model is recommended only if it is significantly better than the contender that was recommended.
-
-        Args:
-            scores: The per-example values of the metric on the held-out texts, [1, N], by contender.
-            texts: The number of held-out texts on which the contenders were evaluated.
+        `scores` are the per-example values of the metric on the held-out texts, [1, N], by contender.
         """
         result = self.on(texts)
         if result is None:
@@ -184,10 +167,7 @@ def _places(split: Split, count: int) -> np.ndarray:
 
 
 def _comparisons(name: str, result: Result, scores: Mapping[str, np.ndarray], metric: Metric) -> list[Comparison]:
-    """Return the comparisons of the model behind an API with each other contender, whose scores are [1, N].
-
-    Their correction for several comparisons does not change the comparisons of the other contenders.
-    """
+    """Return the comparisons with each other contender, which do not change the others' correction for several."""
     own = result.scores[None]
     same = {other: each for other, each in scores.items() if each.shape == own.shape and not np.isnan(each).any()}
     if not same or np.isnan(own).any():
@@ -198,7 +178,7 @@ def _comparisons(name: str, result: Result, scores: Mapping[str, np.ndarray], me
 
 
 def check_table(table: Mapping[str, Any] | None) -> None:
-    """Raise InvalidStudy or UnknownName for settings that an endpoint cannot have; nothing for None."""
+    """Raise InvalidStudy or UnknownName for settings that an endpoint cannot have."""
     if table is None:
         return
     if missing := [name for name in ("url", "model") if name not in table]:
@@ -207,13 +187,7 @@ def check_table(table: Mapping[str, Any] | None) -> None:
 
 
 def forecast_endpoint(table: Mapping[str, Any], task: str, data: ReadingOptions, ask: Ask) -> EndpointForecast:
-    """Return what it would take to ask an endpoint for the evaluation texts of a task; nothing is sent.
-
-    Args:
-        table: The settings of the endpoint, the fields of `Endpoint`.
-
-    Raises the same errors as reading the task, and InvalidStudy.
-    """
+    """Return what asking the endpoint `table` for the evaluation texts of a task would take; nothing is sent."""
     asked = {"template": ask.template, "words": ask.words}
     run = Run(task=task, method=AskedEndpoint.name, hyperparameters=dict(table), data=data, ask=asked)
     return Inquiry.of(run, Path()).foresee(anew=True)

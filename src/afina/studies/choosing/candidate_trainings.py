@@ -1,11 +1,10 @@
 """`CandidateTrainings` trains the candidates of a recommendation under a time limit, and selects the best.
 
-As many candidates are trained at once as the executor has slots. The first runs are cheap candidates: the linear probe
-and the zero-shot model. The time of the first runs gives an estimate of the time of a training step (`step_times.py`),
-which the first steps of each training correct. A run that would not end in time is stopped, and begins again with fewer
-steps if there is time for them. All trainings on a backbone have the same number of steps. Time is reserved to train
-the selected candidate again on all texts, and then on half of the texts, which estimates the gain from more labels.
-Time that is left at the end is used for candidates that were skipped for lack of time.
+The first runs are cheap candidates: the linear probe and the zero-shot model. Their time gives an estimate of the time
+of a training step, which the first steps of each training correct. A run that would not end in time is stopped, and
+begins again with fewer steps if there is time for them. All trainings on a backbone have the same number of steps. Time
+is reserved to train the selected candidate again on all texts, and then on half of the texts, which estimates the gain
+from more labels. Time that is left at the end is used for candidates that were skipped for lack of time.
 """
 
 from __future__ import annotations
@@ -51,12 +50,10 @@ class _Misjudged(Exception):
 
 @dataclass
 class _Begun:
-    """A run in progress: its candidate, its number among all candidates, its training length and its stopwatch.
+    """A run in progress, with its number among all candidates.
 
-    Attributes:
-        decides: Whether this run's measured step time sets the length of later runs, because no step time was measured
-            before.
-        judged: Whether the step time was already measured in this run.
+    `decides`: its measured step time sets the length of later runs, because none was measured before. `judged`: it was
+    measured.
     """
 
     candidate: Candidate
@@ -74,25 +71,18 @@ _Slots = Slots[str, tuple[Record, float]]
 
 @dataclass
 class CandidateTrainings:
-    """The runs of a recommendation and their results.
+    """The runs of a recommendation and their results, by candidate in the order of training.
 
     Attributes:
-        times: The step times of methods on backbones that have been measured so far.
         texts: The number of held-out texts on which each candidate is evaluated.
-        lengths: The number of steps and texts of each training, by backbone.
         settled: The backbones for which the length of trainings does not change any more.
-        candidates: The candidates by name, in the order of training.
-        results: The results by the name of the candidate, in the order of `candidates`.
         ended: The time at which each training ended, in seconds from the start of `afina choose`.
         again: The result of training the selected candidate again on all texts; None before that.
         half: The result of training the selected candidate on half of the texts; None before that.
         confirmed: The name of the candidate that was trained again.
         keeps_back: Whether time is still reserved to train the selected candidate again.
         short: Whether trainings may be too short to show how good a method is, because longer trainings do not fit.
-        begun: The runs in progress, by the name of the candidate.
         failed: The errors of methods on backbones whose runs failed before a step time was measured.
-        memory: The memory forecast of the trainings; None if memory does not limit the number of trainings at once.
-        at_once: The largest number of runs that were in progress at the same time.
         few_texts: Whether at most MOST_TEXTS held-out texts are scored, also with one backbone.
     """
 
@@ -161,7 +151,7 @@ class CandidateTrainings:
 
     @property
     def selected(self) -> str | None:
-        """The name of the candidate that is best on the validation set; None if no candidate was trained."""
+        """The name of the candidate that is best on the validation set."""
         return next(iter(self.ranked), None)
 
     @property
@@ -173,8 +163,8 @@ class CandidateTrainings:
     def weighed(self, name: str) -> float | None:
         """Return a candidate's validation metric, shrunk towards its expected accuracy from recorded trainings.
 
-        The result is None if the metric is not a share such as accuracy, if afina has no recorded trainings for the
-        kind of task, or if the trainings did not read all training texts.
+        None: the metric is not a share such as accuracy, there are no recorded trainings for the kind of task, or the
+        trainings did not read all training texts.
         """
         return self._weighed().get(name)
 
@@ -190,21 +180,17 @@ class CandidateTrainings:
         return weighed(scored, several=several, level_counts=learned.level_counts)
 
     def _standing(self, name: str, among: Mapping[str, float]) -> tuple[float, float]:
-        """Return the sort key of a candidate by its validation metric; of equal candidates, the lower loss is better.
-
-        If `among`, the result of `_weighed`, has the candidate, its value there replaces the validation metric.
-        """
+        """Return the sort key of a candidate: its value in `among`, or its validation metric, and then the loss."""
         made = self.results[name].record
         assert made.selection
         measured = -made.selection.value if METRICS[made.metric].lower else made.selection.value
         return -math.inf if math.isnan(measured) else among.get(name, measured), -made.selection.loss
 
     def last(self, name: str) -> Result:
-        """Return a candidate's final result, which is that of its second training if it was trained again."""
+        """Return a candidate's final result, which is that of its second training if there was one."""
         return self.again if self.again and name == self.confirmed else self.results[name]
 
     def _reads_all(self) -> bool:
-        """Return whether every training so far used all training texts of the task."""
         sizes = [
             one.record.train_examples + one.record.selection.examples
             for one in self.results.values()
@@ -223,10 +209,7 @@ class CandidateTrainings:
         return [*self.candidates].index(name)
 
     def _length(self, way: Way, pace: StepTime | None) -> TrainingLength | None:
-        """Return the length of a run of a candidate's `way`; None if no useful length fits the remaining time.
-
-        If the step time `pace` is None, the length does not depend on the remaining time.
-        """
+        """Return the length of a run; None if no useful length fits the time, which counts if `pace` is known."""
         there, left = len(self.setting.task.train), self.setting.clock.left
         if way.backbone in self.settled and takes_steps(way.method):
             return self.lengths[way.backbone]
@@ -243,7 +226,7 @@ class CandidateTrainings:
         return TrainingLength(1, min(used, most)) if most >= min(used, FEWEST) else None
 
     def _first_training(self, left: float) -> TrainingLength | None:
-        """Return the length of the first training that fits in `left` seconds by the known step times, or None.
+        """Return the length of the first training that fits in `left` seconds by the known step times.
 
         Candidates below the mean expected accuracy (`ahead` < 0) are skipped: the cheaper linear probe is as good.
         """
@@ -254,10 +237,7 @@ class CandidateTrainings:
         return next((one for one in lengths if one), None)
 
     def _leaves_time(self, seconds: float) -> bool:
-        """Return whether spending `seconds` does not prevent a useful first training.
-
-        The result is also true if no useful first training would fit even without spending `seconds`.
-        """
+        """Return whether spending `seconds` does not prevent a useful first training that would fit otherwise."""
         left = self.setting.clock.left
         return bool(self.settled or self._first_training(left - seconds) or not self._first_training(left))
 
@@ -300,7 +280,7 @@ class CandidateTrainings:
         return takes + (self._kept_back(one.way, pace) if self.keeps_back and not is_first else 0.0) <= clock.left
 
     def _judge(self, begun: _Begun, progress: Progress) -> None:
-        """Receive a run's progress in the thread of its slot; raise _Misjudged if another length fits better."""
+        """Receive progress in the thread of a slot; raise _Misjudged if another length fits better."""
         begun.stopwatch.hear(progress)
         way, clock = begun.candidate.way, self.setting.clock
         pace = self.times.seen(way, begun.stopwatch)
@@ -339,10 +319,7 @@ class CandidateTrainings:
         return min(self.texts, max(FEWEST, int(share / max(pace.text, 1e-9))))
 
     def _end(self, slots: _Slots, wait: Callable[[], tuple[str, Callable[[], tuple[Record, float]]] | None]) -> None:
-        """Wait until a run ends, and keep its result; a run stopped by _Misjudged (wrong length) is started again.
-
-        A run that is started again has the length that fits the measured step time.
-        """
+        """Wait until a run ends, and keep its result, or start it again with the length that fits."""
         start, stage = meter.now(), time_budget.TRAINING
         try:
             if (next_ended := wait()) is None:
@@ -376,11 +353,7 @@ class CandidateTrainings:
                 self.settled.add(one.way.backbone)
 
     def _kept_back(self, way: Way, pace: StepTime) -> float:
-        """Return the seconds to reserve for training the selected candidate again; 0 if there is no time for it.
-
-        The seconds suffice for the selected candidate, and for `way` with the step time `pace` if it is selected
-        instead.
-        """
+        """Return the seconds to reserve for training the selected candidate, or `way`, again; 0 if there is no time."""
         if self.selected is None:
             return 0.0
         selected = self.candidates[self.selected].way

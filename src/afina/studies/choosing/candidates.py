@@ -1,8 +1,8 @@
 """The candidates of a recommendation: methods with learning rates on backbones, in the order of training.
 
-The order of candidates comes from recorded learning curves (`recorded_curves.py`): each next candidate improves most on
-the candidates before it. The expected accuracy of a candidate, learned from the recorded curves, is the prior of a
-Bayesian estimate from the accuracy on the small validation set. The module can be imported without torch.
+The order comes from recorded learning curves: each next candidate improves most on those before it. The expected
+accuracy of a candidate, learned from these curves, is the prior of a Bayesian estimate from the accuracy on the small
+validation set.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from afina.studies.runs.run import Run
 
 
 def takes_steps(method: str) -> bool:
-    """Return whether a method is trained by gradient steps, and is neither fitted by scikit-learn nor zero-shot."""
+    """Return whether a method is trained by gradient steps, not by scikit-learn or zero-shot."""
     return not is_fitted(method) and METHODS[method].head != "words"
 
 
@@ -28,8 +28,7 @@ class Candidate:
     """A method with a learning rate on a backbone, and its expected accuracy from recorded trainings.
 
     Attributes:
-        rate: The learning rate; None for a method that scikit-learn fits without gradient steps.
-        name: The name of the candidate's run and of its table row (`ChoiceSetup.name`).
+        rate: None for a method that scikit-learn fits without gradient steps.
         ahead: The candidate's expected accuracy minus that of the mean candidate on the backbone, from recorded
             trainings on other tasks; 0 without recorded trainings. None: no task of this kind was recorded.
         counts: The number of validation texts that has the same weight as the expected accuracy.
@@ -47,7 +46,7 @@ class Candidate:
 
     @property
     def expected(self) -> float | None:
-        """The expected accuracy minus the mean accuracy of all candidates on all backbones; None: not known."""
+        """The expected accuracy minus the mean accuracy of all candidates on all backbones, if known."""
         return None if self.ahead is None else self.level + self.ahead
 
     @property
@@ -56,11 +55,9 @@ class Candidate:
         return METHODS[self.way.method].head != "words"
 
     def weighed(self, accuracy: float, examples: int, level: float = 0.0) -> float | None:
-        """Return the weighted mean of the measured `accuracy` and the expected accuracy, `level + ahead`.
+        """Return the mean of `accuracy`, measured on `examples` texts, and `level + ahead`, which weighs `counts`.
 
-        The weights are `examples`, the number of texts on which `accuracy` was measured, and `counts`. If `level` is 0,
-        the weighted mean only ranks the candidates on one backbone, and is not an accuracy. The result is None if afina
-        has no recorded trainings for the kind of task.
+        If `level` is 0, the mean only ranks the candidates on one backbone. None: nothing was recorded for the kind.
         """
         if self.ahead is None:
             return None
@@ -85,7 +82,6 @@ def backbone_levels(
         counts: The weight COUNTS of each backbone.
         expected: The expected mean accuracy of each backbone, minus that of all backbones.
         level_counts: The number of validation texts that has the same weight as `expected`.
-        examples: The number of texts on which the accuracies were measured.
     """
     weight, mean = {}, {}
     for name, values in residuals.items():
@@ -100,14 +96,9 @@ def backbone_levels(
 
 
 def weighed(scored: Sequence[tuple[Candidate, float, int]], *, several: bool, level_counts: float) -> dict[str, float]:
-    """Return each candidate's measured accuracy, shrunk towards its expected accuracy, by the candidate's name.
+    """Return each candidate's measured accuracy, shrunk towards its expected accuracy, if there is one, by name.
 
-    Candidates without an expected accuracy are left out.
-
-    Args:
-        scored: The candidates, each with its measured accuracy and the number of texts on which it was measured.
-        several: Whether the candidates are on several backbones.
-        level_counts: `Lessons.level_counts`.
+    `scored` has each candidate with its accuracy and the number of texts. `several`: on several backbones.
     """
     known = [(one, accuracy, examples, one.ahead) for one, accuracy, examples in scored if one.ahead is not None]
     levels: dict[str, float] = {}
@@ -127,11 +118,6 @@ def in_order(ways: Sequence[Way], kinds: Mapping[str, BackboneKind], setting: Ch
 
     Methods without recorded trainings are tried with their default learning rate. For a kind of task without recorded
     trainings, every method is first tried with one learning rate, so that a short time is enough to compare methods.
-
-    Args:
-        ways: The methods on backbones that can be tried.
-        kinds: Whether each backbone is "causal" or an "encoder", by address.
-        setting: The setup of the recommendation.
     """
     order = setting.lessons.orders[frozenset(kinds[way.backbone] for way in ways)] if ways else ()
     learned = [
@@ -152,10 +138,7 @@ def in_order(ways: Sequence[Way], kinds: Mapping[str, BackboneKind], setting: Ch
 
 
 def zero_shot(ways: Sequence[Way], kinds: Mapping[str, BackboneKind], setting: ChoiceSetup) -> list[Candidate]:
-    """Return the zero-shot models on these backbones, for each number of examples in the prompt that is recorded.
-
-    Candidates with more examples in the prompt than there are training texts are left out.
-    """
+    """Return the zero-shot models, for each recorded number of examples in the prompt that the training texts give."""
     learned = setting.lessons
     return [
         Candidate(

@@ -1,8 +1,7 @@
 """The methods on backbones that a recommendation can try: they are supported, fit in memory, and are fast enough.
 
 The time of a prediction for a single text is measured in a new process, first for the frozen backbone. The time of a
-method on the backbone is measured only if the method's added weights decide whether the model is fast enough. The
-module can be imported without torch.
+method on the backbone is measured only if the method's added weights decide whether the model is fast enough.
 """
 
 from __future__ import annotations
@@ -31,12 +30,8 @@ from afina.studies.runs.run import Run
 class Eligible:
     """The methods on backbones that a recommendation can try, and the reasons why others cannot be tried.
 
-    Attributes:
-        ways: The methods on backbones that can be tried, ordered by backbone and then by method.
-        kinds: Whether each backbone is "causal" or an "encoder", by address.
-        lowered: Whether training computes in bfloat16 or int8.
-        dropped: The reason why a method on a backbone, or a whole backbone, cannot be tried, by its name.
-        latencies: The measured milliseconds per prediction, by the name of a backbone or of a method on a backbone.
+    `lowered`: training computes in bfloat16 or int8. `dropped` and `latencies`, the milliseconds per prediction, are by
+    the name of a backbone or of a method on a backbone.
     """
 
     ways: list[Way] = field(default_factory=list)
@@ -47,7 +42,7 @@ class Eligible:
 
     @property
     def untrained(self) -> list[Way]:
-        """The zero-shot methods: language models that predict the label words without training."""
+        """The zero-shot methods."""
         return [way for way in self.ways if METHODS[way.method].head == "words"]
 
     @property
@@ -56,7 +51,7 @@ class Eligible:
 
 
 def kind_of(address: str) -> BackboneKind:
-    """Return "causal" or "encoder", read from a backbone's configuration. Raises NotFound or InvalidStudy."""
+    """Read the kind from a backbone's configuration. Raises NotFound or InvalidStudy."""
     from afina.models.pretrained import meta_model  # loads torch
 
     entry = ARCHITECTURES[meta_model(address).config.model_type]
@@ -68,16 +63,10 @@ EVERY_METHOD_ON = "every method on "
 
 
 def eligible(setting: ChoiceSetup, memory: int | None) -> Eligible:
-    """Return the methods that the backbones support and that fit in memory.
+    """Return the methods that the backbones support and that fit in memory. Raises NotFound or InvalidStudy.
 
-    Args:
-        setting: The setup of the recommendation.
-        memory: The bytes that each process of a run may use. If `memory` is None, the processes of a run may use the
-            memory of this machine, or each that of the largest node of a cluster.
-
-    Raises:
-        NotFound: A backbone does not exist.
-        InvalidStudy: A backbone is not supported, or no backbone supports the task.
+    `memory`: the bytes that each process of a run may use. None: the processes share the memory of this machine, or
+    each has that of the largest node of a cluster.
     """
     made = Eligible()
     limit = _limit(setting, memory)
@@ -97,7 +86,7 @@ def eligible(setting: ChoiceSetup, memory: int | None) -> Eligible:
 
 @dataclass(frozen=True)
 class _Limit:
-    """The memory that a run may use, in bytes, and whether this is GPU memory."""
+    """The bytes that a run may use, of main memory or of the GPU."""
 
     size: int | None
     on_gpu: bool
@@ -117,7 +106,7 @@ def _limit(setting: ChoiceSetup, memory: int | None) -> _Limit:
 
 
 def _unsupported(setting: ChoiceSetup, backbone: str, kind: BackboneKind) -> str:
-    """Return the reason why no method on a backbone can do the task, as a clause; empty if a method can."""
+    """Return why no method on a backbone can do the task, as a clause; "" if a method can."""
     if kind != "encoder":
         return ""
     if TARGETS[setting.objective.kind].written:
@@ -139,7 +128,7 @@ def _say_what_is_recorded(setting: ChoiceSetup, backbone: str, kind: BackboneKin
 
 
 def _add_what_fits(setting: ChoiceSetup, backbone: str, made: Eligible, limit: _Limit) -> None:
-    """Add to `made` the methods on a backbone that fit in memory, and the reasons why other methods cannot be tried."""
+    """Add the methods on a backbone that fit in memory, and the reasons why others cannot be tried."""
     from afina.methods.attachment import applicable  # these load torch
     from afina.studies.runs import forecast
 
@@ -195,10 +184,7 @@ ADDED = 2.0
 
 
 def milliseconds(setting: ChoiceSetup, way: Way, *, bare: bool) -> float:
-    """Return the median milliseconds of a prediction for a single held-out text. Raises AfinaError or Overrun.
-
-    If `bare` is set, the frozen backbone is measured without the weights that the method adds.
-    """
+    """Return the median milliseconds of a prediction for a single held-out text, or of the `bare` frozen backbone."""
     some = {"train_examples": setting.read_first, "evaluation_examples": 2 * TEXTS}
     request = TimeAnswers(run=setting.run(way, **some), texts=TEXTS, bare=bare)
     with WorkerProcess(request, setting.clock.end, None) as worker:
@@ -209,10 +195,7 @@ def milliseconds(setting: ChoiceSetup, way: Way, *, bare: bool) -> float:
 
 
 def leave_out_slow(setting: ChoiceSetup, tried: Eligible) -> None:
-    """Remove from `tried` the methods whose predictions take longer than the user allows (`setting.latency`).
-
-    The measured times are stored in `tried.latencies`. Raises InvalidStudy if no method on any backbone is fast enough.
-    """
+    """Remove the methods whose predictions take too long (`setting.latency`). Raises InvalidStudy if none is left."""
     if setting.latency is None or not tried.ways:
         return
     with setting.stages.of(time_budget.LATENCY):

@@ -39,14 +39,8 @@ from afina.studies.choosing.taggers import Crf, Gazetteer, WordTagger
 class Floor:
     """A fitted baseline that uses no language model.
 
-    Attributes:
-        outputs: A function that returns the baseline's outputs, such as logits, for the texts of a split.
-        examples: The number of training texts.
-        setting: The hyperparameter that cross-validation on the training split chose, in words, such as `C 10`.
-        hyperparameters: The chosen hyperparameter by its name in scikit-learn.
-        model: The fitted model, which can be saved as an adapter. `model` is None if the baseline cannot be saved
-            (`FloorKind.unsaved` has the reason).
-        extras: A function that returns `Predictions.extras` for the texts of a split.
+    `outputs` and `extras` return those of `Predictions` for a split. `setting` is the hyperparameter that
+    cross-validation chose, in words, such as `C 10`. None as `model`: the baseline cannot be saved as an adapter.
     """
 
     name: str
@@ -62,17 +56,15 @@ class Floor:
         return Predictions(self.outputs(split), split.labels, self.extras(split))
 
     def predict(self, split: Split) -> np.ndarray:
-        """Return the predictions for the texts of a split, in the form of the split's targets."""
+        """Return the predictions in the form of the split's targets."""
         return self.objective.decode(self.predictions(split))
 
 
 class FloorKind(ABC):
     """The baselines of one kind of task.
 
-    Attributes:
-        constant: The name of the baseline that predicts the same for every text; "" for a kind without such a baseline.
-        learned: The name of the baseline that a recommendation compares with methods in place of `constant`.
-        slow: The names of baselines that take minutes. A study fits them only if it names them.
+    `constant` predicts the same for every text ("" if there is none); a recommendation compares `learned` with methods;
+    those of `slow` take minutes, and a study fits them only if it names them.
     """
 
     constant: ClassVar[str] = ""
@@ -84,7 +76,7 @@ class FloorKind(ABC):
         """Return the baselines that are fitted in seconds, fitted on the training split, the constant one first."""
 
     def fit_slow(self, name: str, train: Split, objective: Objective) -> Floor:
-        """Return a baseline of `slow`, fitted on the training split. Raises NotFound if its extra is missing."""
+        """Return a baseline of `slow`. Raises NotFound if its extra is missing."""
         raise KeyError(name)
 
     @abstractmethod
@@ -93,7 +85,7 @@ class FloorKind(ABC):
 
 
 class TfidfFloors(FloorKind):
-    """The baselines of a kind of task with a constant prediction and a model on TF-IDF features."""
+    """A kind with a constant prediction and a model on TF-IDF features."""
 
     @abstractmethod
     def fit_constant(self, train: Split, objective: Objective) -> Floor:
@@ -123,24 +115,16 @@ MOST_TEXTS = 20_000
 
 
 class LinearFloors(TfidfFloors):
-    """The baselines of a kind of task with numeric outputs: classes, labels or a number.
-
-    Attributes:
-        linear: The linear model for this kind of task, such as logistic regression.
-    """
+    """The baselines of a kind of task with numeric outputs: classes, labels or a number."""
 
     linear: ClassVar[LinearKind]
 
     @abstractmethod
     def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
-        """Return the outputs of the constant baseline, [width], which are the same for every text."""
+        """Return the outputs of the constant baseline, [width]."""
 
     def fit_constant(self, train: Split, objective: Objective) -> Floor:
-        """Return the baseline that ignores the text.
-
-        The outputs of the baseline come from the frequencies of classes or labels in the training split; for numbers,
-        the output is their mean.
-        """
+        """Return the baseline of the frequencies of classes or labels, or of the mean of numbers."""
         row = self.same(objective, train.labels)
         return Floor(self.constant, objective, lambda split: np.tile(row, (len(split), 1)), min(len(train), MOST_TEXTS))
 
@@ -193,13 +177,8 @@ class LinearFloors(TfidfFloors):
     def cross_fitted(self, texts: Sequence[str], targets: np.ndarray, width: int, folds: np.ndarray) -> np.ndarray:
         """Return the outputs for each text of a linear model on TF-IDF that was fitted to the other folds.
 
-        Args:
-            texts: N texts.
-            targets: The targets as `Objective.loss_targets` returns them, [N, ...].
-            width: The number of outputs.
-            folds: The fold of each text, int64 [N]; no model learns from texts of the fold HELD.
-
-        Returns float64 [N, width]; the outputs of a text are equal if the texts of the other folds contain no word.
+        `targets` are those of `Objective.loss_targets`, [N, ...], and `folds` int64 [N]; no model learns from texts of
+        the fold HELD. Returns float64 [N, width]; equal outputs if the texts of the other folds contain no word.
         """
         from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -217,7 +196,6 @@ class LinearFloors(TfidfFloors):
         return outputs
 
     def _model(self, fitted: Any, objective: Objective) -> BagOfWords:
-        """Return a fitted scikit-learn pipeline as a `BagOfWords`, which can be saved as an adapter."""
         words, last = fitted
         terms = sorted(words.vocabulary_, key=words.vocabulary_.get)
         weights, biases = self.linear.rows(last, objective.width, len(terms))
@@ -245,7 +223,7 @@ class NumberFloors(LinearFloors):
     linear = Number.linear
 
     def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
-        """Return 0 as the constant output, because the targets are standardized to the mean 0."""
+        """Return 0, because the targets are standardized to the mean 0."""
         return np.zeros(1)
 
 
@@ -265,10 +243,7 @@ class LabelFloors(LinearFloors):
 
 
 def _fold_features(words: Any, texts: Sequence[str], learnt: np.ndarray, seen: np.ndarray) -> tuple[Any, Any] | None:
-    """Return the TF-IDF features of a fold's training and validation texts; None if the training texts have no word.
-
-    The TF-IDF vectorizer is fitted on the training texts of the fold.
-    """
+    """Return the TF-IDF features of a fold's training and validation texts; None if the training texts have no word."""
     from sklearn import clone
 
     weighed = clone(words)
@@ -288,25 +263,17 @@ END_OF_SENTENCE = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[^a-z\s])|(?<=[。
 
 
 class TextFloors(TfidfFloors):
-    """The baselines of tasks whose targets are texts.
-
-    The three baselines predict the most frequent target, the target of the nearest training text, or the first
-    sentences of the text.
-    """
+    """The most frequent target, the target of the nearest training text, and the first sentences of the text."""
 
     constant = "most frequent answer"
     learned = "TF-IDF + nearest training text"
 
     def fit_constant(self, train: Split, objective: Objective) -> Floor:
-        """Return a baseline that always predicts the most frequent target of the training split."""
         answer = _most_frequent(train)
         return Floor(self.constant, objective, lambda split: _as_outputs([answer] * len(split)), len(train))
 
     def fit_tfidf(self, train: Split, objective: Objective) -> Floor:
-        """Return a baseline that predicts the target of the training text with the highest TF-IDF cosine similarity.
-
-        For a text that shares no word with any training text, the baseline predicts the most frequent target.
-        """
+        """Return the baseline of the nearest training text by TF-IDF, or of the most frequent if none is near."""
         nearest = NearestText(joined(train.texts, train.pairs))
         targets, otherwise = [one[0] for one in train.labels], _most_frequent(train)
 
@@ -317,10 +284,7 @@ class TextFloors(TfidfFloors):
         return Floor(self.learned, objective, outputs, len(train))
 
     def fit(self, train: Split, objective: Objective) -> list[Floor]:
-        """Return the baselines; the first sentences are a baseline only if texts have more sentences than targets.
-
-        The median number of sentences decides whether texts are longer than targets.
-        """
+        """Return the baselines; the first sentences only if texts have more sentences than targets, in the median."""
         count = _median_sentences(chain.from_iterable(train.labels))
         found = super().fit(train, objective)
         if train.pairs is not None or _median_sentences(train.texts) <= count:
@@ -337,7 +301,7 @@ class TextFloors(TfidfFloors):
 
 
 def first_sentences(text: str, count: int) -> str:
-    """Return the first `count` sentences of a text, or the whole text if it has fewer sentences."""
+    """Return the first `count` sentences of a text."""
     return text[: next(islice(_ends(text), count - 1, None), len(text))].strip()
 
 
@@ -370,11 +334,7 @@ WORD_TAGS, GAZETTEER, CRF = "most frequent tag of each word", "training entities
 
 
 class EntityFloors(FloorKind):
-    """The baselines of token classification.
-
-    The baselines predict the most frequent tags of each training word, find the training entities in other texts, or,
-    if a study asks for `crf`, are a conditional random field.
-    """
+    """The most frequent tags of each word, the training entities, or for `crf`, a conditional random field."""
 
     learned = WORD_TAGS
     slow = ("crf",)
@@ -399,12 +359,10 @@ class EntityFloors(FloorKind):
 
 
 def _words(split: Split) -> list[np.ndarray]:
-    """Return the start and end of each word of the texts of a split."""
     return [words_of(text, split.spaced) for text in split.texts]
 
 
 def _cut(split: Split, words: Sequence[np.ndarray]) -> list[list[str]]:
-    """Return the words of the texts of a split as strings."""
     return [
         [text[start:end] for start, end in places.tolist()] for text, places in zip(split.texts, words, strict=True)
     ]
@@ -420,7 +378,6 @@ def _tagged(train: Split, objective: Objective) -> tuple[list[list[str]], list[n
 def _of_tagger(
     name: str, tag: Callable[[Sequence[Sequence[str]]], list[np.ndarray]], train: Split, objective: Objective
 ) -> Floor:
-    """Return the baseline whose outputs for the words of texts are those of `tag`."""
 
     def outputs(split: Split) -> np.ndarray:
         return np.fromiter(tag(_cut(split, _words(split))), dtype=object, count=len(split))
@@ -454,26 +411,23 @@ def classes(train: Split) -> Objective:
 
 
 def fit(train: Split, objective: Objective) -> list[Floor]:
-    """Return the baselines for the objective that are fitted in seconds, the constant prediction first."""
+    """Return the baselines that are fitted in seconds, the constant prediction first."""
     return FLOORS[objective.kind].fit(train, objective)
 
 
 def fit_slow(name: str, train: Split, objective: Objective) -> Floor:
-    """Return one of the baselines in `FloorKind.slow`. Raises NotFound if its extra is missing."""
+    """Return one of `FloorKind.slow`. Raises NotFound if its extra is missing."""
     return FLOORS[objective.kind].fit_slow(name, train, objective)
 
 
 def constant(train: Split, objective: Objective | None = None) -> Floor:
-    """Return the baseline that predicts the same for every text.
-
-    If `objective` is None, the task is single-label classification.
-    """
+    """Return the baseline that predicts the same for every text; by default of single-label classification."""
     objective = objective or classes(train)
     return _of_tfidf(objective).fit_constant(train, objective)
 
 
 def tfidf(train: Split, objective: Objective | None = None) -> Floor:
-    """Return the baseline on TF-IDF features. If `objective` is None, the task is single-label classification."""
+    """Return the baseline on TF-IDF features; by default of single-label classification."""
     objective = objective or classes(train)
     return _of_tfidf(objective).fit_tfidf(train, objective)
 

@@ -33,8 +33,8 @@ OF_FLOORS = 0.5
 def count_doubtful(setting: ChoiceSetup) -> DoubtfulCount | None:
     """Return the number of doubtful labels of the task.
 
-    `count_doubtful` returns None if the minutes are too few, if labels of this kind of task have no probabilities, if
-    there are too few texts, if the model cannot tell wrong labels from right ones, or without the extra `doubts`.
+    None: the minutes or the texts are too few, labels of this kind have no probabilities, the model cannot tell wrong
+    labels from right ones, or the extra `doubts` is missing.
     """
     allowed = SHARE * 60 * setting.clock.minutes
     foreseen = OF_FLOORS * setting.stages.seconds[time_budget.SIMPLE]

@@ -1,10 +1,8 @@
 """`recommend` recommends which method to use for a task, within a number of minutes.
 
-`recommend` measures baselines (`floors.py`), finds the methods that can be tried (`eligibility.py`), and measures the
-time of a training step (`step_times.py`) and the zero-shot model. Candidates (methods with learning rates) are trained
-one after the other (`candidate_trainings.py`), in the order of `candidates.py`. The best candidate is selected on a
-validation set that is cut from the training split. The held-out texts measure how good each contender is. The module
-can be imported without torch.
+It measures baselines and the zero-shot model, finds the methods that can be tried, and trains candidates (methods with
+learning rates) one after the other. The best is selected on a validation set that is cut from the training split. The
+held-out texts measure how good each contender is.
 """
 
 from __future__ import annotations
@@ -119,7 +117,6 @@ def recommend(
 
 
 def _kept(held: OutputLock, watcher: Watcher, made: Recommendation, command: Sequence[str]) -> Results:
-    """Write the recommendation into the output directory, and return its results."""
     made = made.model_copy(update={"command": tuple(command)}).sealed()
     held.describe(held.directory.recommendation, made.model_dump_json(indent=2) + "\n")
     watcher.changed(results := of_recommendation(held, made))
@@ -127,7 +124,6 @@ def _kept(held: OutputLock, watcher: Watcher, made: Recommendation, command: Seq
 
 
 def _read(task: str | Task, data: ReadingOptions | Mapping[str, Any]) -> tuple[ReadingOptions, Task]:
-    """Return the reading options that the runs use, and the whole task."""
     if not isinstance(data, ReadingOptions | Mapping):
         raise problems.DATA_NOT_DICT(argument="data", found=type(data).__name__)
     fields = with_address({"task": task, "data": data})
@@ -136,7 +132,7 @@ def _read(task: str | Task, data: ReadingOptions | Mapping[str, Any]) -> tuple[R
 
 
 def _fetch(backbones: Sequence[str], executor: Executor, watcher: Watcher) -> float:
-    """Download the backbones that are missing, tell the watcher, and return the seconds that this took."""
+    """Download the missing backbones; return the seconds that this took."""
     executor.prepare()
     from afina.models import pretrained  # noqa: F401 - loads torch, which the minutes count
 
@@ -164,7 +160,7 @@ def _check_above_zero(name: str, value: float, instead: str) -> None:
 
 
 def _checked_backbones(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the backbone addresses in the given order. Raises InvalidData for an empty list or a repeated address."""
+    """Return the backbone addresses. Raises InvalidData for an empty list or a repeated address."""
     backbones = (given,) if isinstance(given, str) else tuple(given)
     twice = [one for number, one in enumerate(backbones) if one in backbones[:number]]
     if not backbones or twice:
@@ -206,7 +202,6 @@ def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock, rival
 
 
 def _baselines(setting: ChoiceSetup, held: OutputLock) -> tuple[Sequence[Floor], Mapping[str, str]]:
-    """Return the fitted baselines, and the paths of their adapters."""
     task = setting.task
     if setting.unlabelled is not None:
         setting.clock.aside = SHARE * 60 * setting.clock.minutes
@@ -230,7 +225,6 @@ def _baselines(setting: ChoiceSetup, held: OutputLock) -> tuple[Sequence[Floor],
 def _measured(
     setting: ChoiceSetup, memory: int | None, held: OutputLock, *, few_texts: bool
 ) -> tuple[CandidateTrainings, Eligible]:
-    """Return the trainings, and the methods that could be tried."""
     setting.watcher.says("forecasting which methods fit in memory")
     with setting.stages.of(time_budget.MEMORY):
         tried = eligible(setting, memory)
@@ -339,10 +333,10 @@ def _answer(
 
 
 def _prior(trainings: CandidateTrainings, simple: Collection[str]) -> Prior | None:
-    """Return what recorded trainings tell about the contenders; None if the held-out texts alone decide.
+    """Return what recorded trainings tell about the contenders.
 
-    The held-out texts alone decide unless the training texts are few, the metric is a share such as accuracy, and
-    trainings on tasks of this kind were recorded with few texts.
+    None: the held-out texts alone decide, unless the training texts are few, the metric is a share such as accuracy,
+    and trainings on tasks of this kind were recorded with few texts.
     """
     setting = trainings.setting
     expected = {name: one.expected for name, one in trainings.candidates.items()} | dict(setting.lessons.baselines)
@@ -357,8 +351,7 @@ def _same_texts(
 ) -> tuple[Split, dict[str, Result], dict[str, Result]]:
     """Return the held-out texts of the first result, and the results that were measured on the same texts.
 
-    Two methods are evaluated on different held-out texts only if texts with too long targets were left out. A method's
-    virtual tokens leave less room for texts and targets, so more texts are left out.
+    Virtual tokens leave less room for texts and targets, so that more texts may have been left out.
     """
     first = next(iter([*finalists.values(), *untrained.values()]), None)
     if first is None or not TARGETS[first.objective.kind].written:
@@ -373,10 +366,7 @@ def _same_texts(
 
 
 def best_of_each_method(trainings: CandidateTrainings) -> dict[str, Result]:
-    """Return the result of the best candidate of each method on each backbone, the best candidate first.
-
-    The result of the selected candidate is that of its last training.
-    """
+    """Return the result of the best candidate of each method on each backbone, the best candidate first."""
     found: dict[Way, str] = {}
     for name in trainings.ranked:
         found.setdefault(trainings.candidates[name].way, name)
@@ -384,7 +374,6 @@ def best_of_each_method(trainings: CandidateTrainings) -> dict[str, Result]:
 
 
 def trained_contenders(trainings: CandidateTrainings) -> list[Contender]:
-    """Return all trained candidates as contenders, in the order of training."""
     made = []
     for name, result in trainings.results.items():
         selection = result.record.selection
@@ -405,7 +394,7 @@ def trained_contenders(trainings: CandidateTrainings) -> list[Contender]:
 
 
 def with_fewer_texts(trainings: CandidateTrainings, metric: Metric, margin: float | None) -> Fewer | None:
-    """Return the result of training the selected candidate on half of the texts; None if there is no such result."""
+    """Return the result of training the selected candidate on half of the texts, if there is one."""
     best, again, half = trainings.confirmed, trainings.again, trainings.half
     if not best or not again or not half:
         return None
@@ -417,7 +406,6 @@ def with_fewer_texts(trainings: CandidateTrainings, metric: Metric, margin: floa
 
 
 def with_measurements(contender: Contender, result: Result) -> Contender:
-    """Return the contender with the metrics, training time, memory, parameters and adapter path of its run."""
     made = result.record
     figures = {
         "metrics": made.metrics,

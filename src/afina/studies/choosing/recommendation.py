@@ -1,8 +1,4 @@
-"""`Recommendation`: the recommended method and the comparisons behind it, the content of `recommendation.json`.
-
-The module `afina.report.recommendation` puts a recommendation into sentences. This module can be imported without
-torch.
-"""
+"""`Recommendation`: the recommended method and the comparisons behind it, the content of `recommendation.json`."""
 
 from __future__ import annotations
 
@@ -58,28 +54,22 @@ def whole_steps(texts: int, epoch: int) -> int:
 class Contender(Frozen):
     """A baseline or a method that a recommendation compares, and its metrics and costs.
 
+    The name of a method also has the learning rate if it is not the default, and the backbone if several are compared.
+    If the selected candidate was trained again on all texts, `validation`, `validation_examples`, `weighed` and `ended`
+    are of the first training.
+
     Attributes:
-        name: The name of the baseline, or the method's key. The name of a method also has the learning rate if this is
-            not the default, and the backbone if several are compared.
-        method: The method's key; None for a baseline and for the untrained model.
-        backbone: The address of the backbone if several are compared; None for a baseline without a language model.
+        method: None for a baseline and for the untrained model.
+        backbone: None if only one is compared, and for a baseline.
         setting: The hyperparameter that a baseline chose by cross-validation, in words.
-        rate: The learning rate.
-        validation: The headline metric on the validation set. If the selected candidate was trained again on all texts,
-            `validation`, `validation_examples`, `weighed` and `ended` are of the first training, and all other figures
-            are of the second training.
-        validation_examples: The number of texts in the validation set.
-        weighed: The metric `validation`, shrunk towards the accuracy that recorded trainings on other tasks suggest.
-            `weighed` ranks candidates and is not an accuracy.
-        ended: The time at which the training ended, in seconds from the start of `afina choose`.
+        validation: The headline metric on the validation set.
+        weighed: `validation`, shrunk towards the accuracy that recorded trainings on other tasks suggest, for ranking.
+        ended: The seconds from the start of `afina choose` to the end of the training.
         metrics: All metrics on the held-out texts, the usual headline metric first; empty without an evaluation.
         examples: The number of training texts.
-        seconds: The training time in seconds.
         memory: The peak memory of the training process, in bytes.
-        ask: The prompt template and label words of the run.
         key: The key of the run's record; None for a baseline.
-        adapter: The path of the adapter, relative to the output directory; None if no adapter was saved.
-        endpoint: Facts about the answers of a model behind an API; None for every other contender.
+        adapter: Relative to the output directory; None if no adapter was saved.
     """
 
     name: str
@@ -120,13 +110,11 @@ class Dropped(Frozen):
     """The reason why a method, or one of its learning rates, was not trained.
 
     Attributes:
-        why: "memory": the method does not fit in memory (`needed` and `available`, in bytes). "start": no time was left
-            to measure the time of a prediction. "train": no time was left to train and evaluate the method. "overrun":
-            the run was stopped at the time limit. "error": the training failed with `message`. "latency": a prediction
-            takes `milliseconds`, which is more than allowed. "words": a language model cannot predict the labels,
-            because the labels are not words.
-        smaller: The bytes that the method needs with frozen weights in int8; None unless no method fits in memory and
-            this method would fit in int8.
+        why: "memory": `needed` and `available`, in bytes. "start": no time was left to measure the time of a
+            prediction. "train": no time was left to train and evaluate. "overrun": stopped at the time limit. "error":
+            the training failed with `message`. "latency": a prediction takes `milliseconds`, which is more than
+            allowed. "words": a language model cannot predict the labels, which are not words.
+        smaller: The bytes that the method needs in int8, if no method fits in memory and this one would in int8.
     """
 
     why: Literal["memory", "start", "train", "overrun", "error", "latency", "words"]
@@ -153,14 +141,7 @@ set."""
 
 
 class Fewer(Frozen):
-    """The result of training the selected candidate on half of the training texts.
-
-    Attributes:
-        name: The name of the selected candidate.
-        examples: The number of training texts, half of all training texts.
-        metrics: All metrics on the held-out texts.
-        comparison: The paired comparison of the training on all texts with the training on half of the texts.
-    """
+    """The result of training the selected candidate on half of the texts, and its comparison with that on all."""
 
     name: str
     examples: Count
@@ -172,20 +153,12 @@ class Student(Frozen):
     """A smaller and faster model that learned from the recommended model: the second answer of a recommendation.
 
     Attributes:
-        name: The name of the student's run.
-        teacher: The name of the recommended contender, from which the student learned.
-        metrics: All metrics on the held-out texts.
-        comparison: The paired comparison of the student with its teacher on the held-out texts. None: the metric is
-            undefined.
-        milliseconds: The median milliseconds of a prediction for a single text with the student, before training.
-        of_teacher: The median milliseconds of a prediction for a single text with the recommended model.
-        examples: The number of labelled training texts.
-        unlabelled: The number of texts without labels from which the student learned.
-        available: The number of texts without labels in the file, without those that were left out. None: a
-            recommendation of an earlier version of afina, which does not say it.
-        seconds: The training time in seconds.
+        comparison: That of the student with its teacher on the held-out texts. None: the metric is undefined.
+        milliseconds: The median time of a prediction for a single text with the student, before training.
+        of_teacher: The same with the recommended model.
+        examples: The number of labelled training texts; `unlabelled` is that of texts without labels.
+        available: The number of texts without labels that could be used. None: an earlier version did not say it.
         answering: The seconds in which the teacher answered the texts.
-        adapter: The path of the adapter, relative to the output directory.
     """
 
     name: str
@@ -209,12 +182,8 @@ class Student(Frozen):
 class DoubtfulCount(Frozen):
     """The number of labels that a linear model on TF-IDF finds doubtful, as `afina.studies.labelling.doubts` says.
 
-    Attributes:
-        method: The name of the baseline that predicted each text after learning from others.
-        texts: The number of labels that were looked at, of training and evaluation texts.
-        doubtful: The number of doubtful labels, among which are many hard texts with right labels.
-        wrong: The estimated number of labels that are as wrong as labels that were flipped on purpose.
-        at_most: The upper end of a one-sided 95 % confidence interval of `wrong`.
+    `doubtful` includes many hard texts with right labels. `wrong` is the estimated number of labels that are as wrong
+    as labels that were flipped on purpose, and `at_most` the upper end of its one-sided 95 % confidence interval.
     """
 
     method: str
@@ -228,38 +197,24 @@ class Recommendation(Sealed):
     """The recommended method, and the contenders (baselines and methods) with which it was compared.
 
     Attributes:
-        data: The options with which the task was read.
-        backbone: The backbone of the recommended method; the first backbone if a baseline is recommended.
-        backbones: The backbones that were compared; empty if there was only one.
-        kind: The kind of the task.
+        backbone: That of the recommended method; the first one if a baseline is recommended.
+        backbones: Those that were compared; empty if there was only one.
         unasked: The labels of the task if training started from a random head because they are not words; else empty.
-        metric: The metric by which methods were chosen.
-        recommended: The name of the recommended contender, such as a method's key or the name of a baseline.
-        adapter: The path of the recommended adapter, relative to the output directory; None if a baseline is
-            recommended that cannot be saved as an adapter, or a model behind an API.
-        instead_of: If a model behind an API is recommended, the name of the contender that would be recommended without
-            it; else None.
+        adapter: The recommended adapter, relative to the output directory; None if a baseline is recommended that
+            cannot be saved, or a model behind an API.
+        instead_of: The name of the contender that would be recommended without a recommended model behind an API.
         contenders: Baselines first, then the zero-shot model, then trained candidates in the order of training.
-        comparisons: A paired comparison for every two of the baselines, the zero-shot model and each method's best
-            candidate. A training that was too short to judge its method is compared only if it is recommended.
-        dropped: The reason why a method or candidate was not trained, by the method's key or the candidate's name.
-        fewer: The result of training on half of the texts; None if there was no time for this training.
-        student: A smaller model that learned from the recommended model. None: no file of texts without labels was
-            given, or `no_student` says why there is no student.
-        no_student: The reason why there is no student, as a clause; empty if there is one, or none was asked for.
-        labels: The number of doubtful labels. None: they were not counted (`label_doubts.count_doubtful`).
-        train_examples: The number of training texts in the task.
-        examples: The number of held-out texts on which contenders were evaluated.
-        held_out: The number of held-out texts of the task; more than `examples` if there was no time to evaluate
-            contenders on all of them. None: a recommendation of an earlier version of afina, which does not say it.
-        minutes: The minutes that the user gave.
-        seconds: The seconds that the recommendation took.
+        comparisons: One for every two of the baselines, the zero-shot model and each method's best candidate. A
+            training that was too short to judge its method is compared only if it is recommended.
+        dropped: By the method's key or the candidate's name.
+        fewer: None if there was no time for this training.
+        student: None: no file of texts without labels was given, or `no_student` says why, as a clause.
+        labels: None: the doubtful labels were not counted.
+        examples: The number of held-out texts on which contenders were evaluated, of `held_out` (None: unknown).
         stages: The seconds of each stage of `afina choose`, such as "training".
         at_once: The largest number of trainings at the same time.
-        products: The type of numbers in which trainings computed products with frozen weights, "float" or "int8".
         latency: The largest allowed milliseconds of a prediction for a single text. None: no limit.
-        latencies: The median milliseconds of a prediction for a single text, by the name of a backbone or of a method
-            on a backbone. Empty if `latency` is None.
+        latencies: The median milliseconds, by the name of a backbone or of a method on a backbone.
     """
 
     name: str = NAME
@@ -302,17 +257,14 @@ class Recommendation(Sealed):
         return next(one for one in self.contenders if one.name == name)
 
     def is_short(self, one: Contender) -> bool:
-        """Return whether a contender's training was too short to show how good its method is."""
         whole = whole_steps(self.train_examples, ceil(READ * self.train_examples / BATCH))
         return one.trained and one.rate is not None and (one.steps or 0) < min(ENOUGH, whole)
 
 
 class Prior(NamedTuple):
-    """The expected accuracies of contenders from recorded trainings.
+    """The expected accuracies of contenders from recorded trainings, minus a number that is the same for all.
 
-    Attributes:
-        expected: The expected accuracy by contender, minus a number that is the same for all.
-        counts: The number of held-out texts that has the same weight as an expected accuracy.
+    `counts`: the number of held-out texts that has the same weight as an expected accuracy.
     """
 
     expected: Mapping[str, float]

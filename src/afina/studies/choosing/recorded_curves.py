@@ -1,9 +1,8 @@
 """The order in which `afina choose` tries methods and learning rates, and the expected accuracy of each.
 
-The order and the expected accuracies come from recorded learning curves of the packaged backbones: `embedded`, a causal
-model, and `minilm`, an encoder. `MANY` is learned from 200 and 1,500 labelled texts (benchmarks/choose.py), `FEW` from
-16 and 64 (benchmarks/few_lessons.py). The module `candidates` derives the order of a task's candidates from these
-constants. The module can be imported without torch.
+They come from recorded learning curves of the packaged backbones: `embedded`, a causal model, and `minilm`, an encoder.
+`MANY` is learned from 200 and 1,500 labelled texts (benchmarks/choose.py), `FEW` from 16 and 64
+(benchmarks/few_lessons.py).
 """
 
 from __future__ import annotations
@@ -191,11 +190,9 @@ RECORDED_ON: Mapping[BackboneKind, str] = {"causal": "embedded", "encoder": "min
 
 @dataclass(frozen=True)
 class Regret:
-    """How much worse the recommended model is than the best method and learning rate, in points of held-out accuracy.
+    """How much worse the recommended model is than the best, in points of held-out accuracy, with a 95 % interval.
 
-    Attributes:
-        mean: The mean over the recorded tasks and sizes. Values below zero are due to chance in the held-out texts.
-        low, high: The 95 % interval of the mean, about other held-out texts.
+    Values below zero are due to chance in the held-out texts.
     """
 
     mean: float

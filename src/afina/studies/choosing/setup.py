@@ -1,6 +1,6 @@
 """The setup of a recommendation: the values that do not change while it is made, and the runs of its task.
 
-A `Way` is a method on a backbone, such as LoRA on the encoder `minilm`. The module can be imported without torch.
+A `Way` is a method on a backbone, such as LoRA on the encoder `minilm`.
 """
 
 from __future__ import annotations
@@ -49,8 +49,6 @@ _WITHOUT_WORDS = {"words": None, "offset": False}
 
 
 class Way(NamedTuple):
-    """A method on a backbone, such as LoRA on minilm."""
-
     backbone: str
     method: str
 
@@ -61,14 +59,8 @@ class ChoiceSetup:
 
     Attributes:
         task: The whole task, read once.
-        objective: The objective of the task.
-        backbones: The addresses of the backbones that are compared, at least one.
-        ask: The prompt template and label words of all runs, and whether their heads start from label words.
-        data: The options with which the runs read the task. The runs skip the check for leakage (held-out texts in the
-            training split), because the whole task was checked once.
-        metric: The metric by which methods are chosen.
-        products: The type of numbers in which trainings compute products with frozen weights (`Training.products`). A
-            method for which int8 is not possible trains in float.
+        data: The options with which the runs read the task, without the check for leakage: the whole task was checked.
+        products: As in `Training`; a method for which int8 is not possible trains in float.
         latency: The largest allowed milliseconds of a prediction for a single text. None: no limit.
         stages: The seconds that each stage of the recommendation has taken so far.
     """
@@ -88,7 +80,7 @@ class ChoiceSetup:
 
     @property
     def unlabelled(self) -> str | None:
-        """The path of a file of texts without labels, from which a student learns. None: no student is asked for."""
+        """The path of a file of texts without labels, from which a student learns, if any."""
         return self.task.data.unlabelled if self.task.data else None
 
     @cached_property
@@ -99,27 +91,20 @@ class ChoiceSetup:
 
     @cached_property
     def names(self) -> Mapping[str, str]:
-        """The short name of each backbone by its address."""
         return backbone_names(self.backbones)
 
     @cached_property
     def files(self) -> Mapping[str, str | None]:
-        """The digest of each backbone's files by the backbone's address; None if its address identifies the files."""
+        """The digest of each backbone's files by its address; None if the address identifies the files."""
         return {address: files_digest(address) for address in self.backbones}
 
     def name(self, way: Way, rate: str = "") -> str:
-        """Return the name of a run in tables and files: the method's key, and the backbone if there are several.
-
-        The name of the run also has the learning rate `rate`, which is empty for the method's default rate.
-        """
+        """Return the name of a run in tables and files; `rate` is "" for the method's default rate."""
         stem = f"{way.method}-{rate}" if rate else way.method
         return f"{stem}{ON}{self.names[way.backbone]}" if len(self.backbones) > 1 else stem
 
     def run(self, way: Way, *, rate: float | None = None, steps: int | None = None, shots: int = 0, **data: Any) -> Run:
-        """Return a run of the task with a method on a backbone; `data` overrides fields of `ReadingOptions`.
-
-        shots: The number of examples in each prompt of a zero-shot model.
-        """
+        """Return a run of the task; `shots`: examples in each zero-shot prompt; `data`: reading options."""
         ask = self.ask
         if is_fitted(way.method):  # the head does not start from words
             ask = ask.model_copy(update={"head": "random" if ask.head == "words" else ask.head, **_WITHOUT_WORDS})
@@ -144,12 +129,12 @@ class ChoiceSetup:
 
     @property
     def data_digest(self) -> str | None:
-        """The digest of the task's files, for runs; None if the address identifies the texts."""
+        """The digest of the task's files; None if the address identifies the texts."""
         return self.task.data_digest if reads_files(self.task.address, self.data.evaluation) else None
 
     @cached_property
     def without_digest(self) -> str | None:
-        """The digest of the file of rows that are left out of the training texts; None if there is no such file."""
+        """The digest of the file of rows that are left out of the training texts, if any."""
         return digests_beside(self.data)["without_digest"]
 
     @property
@@ -163,14 +148,11 @@ class ChoiceSetup:
         return min(AT_FIRST, len(self.task.train))
 
     def run_like(self, way: Way) -> Run:
-        """Return a run that needs as much memory as the trainings of the method on the backbone, for a forecast."""
+        """Return a run that needs as much memory as the trainings of the method on the backbone."""
         return self.run(way, train_examples=self.read_first)
 
     def memory_of(self, ways: Sequence[Way]) -> MemoryForecast | None:
-        """Return the memory forecast of the trainings of these methods on backbones.
-
-        `memory_of` returns None if memory does not limit how many trainings run at once.
-        """
+        """Return the memory forecast of the trainings; None if memory does not limit how many run at once."""
         executor = self.executor
         if executor.slots == 1:
             return None

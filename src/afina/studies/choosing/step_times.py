@@ -1,7 +1,6 @@
 """The time of a training step of each method on each backbone, measured in a training's first steps.
 
-The step time of a method that has not run is estimated from another run on the same backbone and from recorded ratios
-of the methods' step times. The module can be imported without torch.
+The step time of a method that has not run is estimated from another run on the same backbone and from recorded ratios.
 """
 
 from __future__ import annotations
@@ -39,38 +38,29 @@ class StepTime:
 
     @classmethod
     def of_run(cls, made: Record, seconds: float) -> StepTime:
-        """Return the step time of a finished run that took `seconds`.
-
-        A linear probe has no training steps; its `step` is the time to read one training text.
-        """
+        """Return the step time of a finished run; that of a linear probe is the time to read one training text."""
         seen, texts = made.seconds, made.examples + (made.selection.examples if made.selection else 0)
         opening = max(0.0, seconds - seen.train - seen.evaluate)
         steps = made.steps if made.training["learning_rate"] is not None else made.steps * made.train_examples
         return cls(opening, seen.train / max(1, steps), seen.evaluate / texts)
 
     def seconds(self, steps: float, texts: float) -> float:
-        """Return the seconds of a run with these numbers of training steps and scored texts."""
         return self.opening + steps * self.step + texts * self.text
 
     def steps(self, seconds: float, texts: float) -> int:
-        """Return the number of training steps that fit in `seconds` in a run that scores `texts`; may be negative."""
+        """Return the number of training steps that fit in `seconds`; may be negative."""
         return math.floor((seconds - self.seconds(0, texts)) / max(self.step, 1e-9))
 
 
 class Stopwatch:
-    """A stopwatch of a run in progress, which does not count the time in which the run waited for a free machine.
-
-    Attributes:
-        began: The time at which the run had a machine, by `meter.now()`.
-        phase: The phase of the last progress event, such as "train".
-    """
+    """A stopwatch of a run in progress, from the time `began` at which it had a machine, by `meter.now()`."""
 
     def __init__(self) -> None:
         self.began, self._waits, self.phase = meter.now(), False, ""
         self._first = self._last = 0.0, 0
 
     def hear(self, progress: Progress) -> None:
-        """Note the time of a progress event; restart the stopwatch when the run stops waiting for a machine."""
+        """Note a progress event; restart when the run stops waiting for a machine."""
         here = meter.now(), progress.step
         if self._waits:
             self.began = here[0]
@@ -98,21 +88,13 @@ class Stopwatch:
 
 
 def _texts(method: str) -> float:
-    """Return how many texts can be scored in the time of one training step of a method.
-
-    A method without a recorded step cost counts as the slowest method, DEAREST.
-    """
+    """Return how many texts can be scored in the time of one training step of a method; by default of DEAREST."""
     return STEP_COSTS.get(method, STEP_COSTS[DEAREST])
 
 
 @dataclass
 class StepTimes:
-    """The step times that have been measured so far.
-
-    Attributes:
-        lowered: Whether training computes in bfloat16 or int8.
-        known: The measured step times by method and backbone, the latest last.
-    """
+    """The step times that have been measured so far, by method and backbone, the latest last."""
 
     lowered: bool
     known: dict[Way, StepTime] = field(default_factory=dict)
@@ -122,10 +104,7 @@ class StepTimes:
         self.known[way] = pace
 
     def of(self, way: Way) -> StepTime | None:
-        """Return the measured or estimated step time of a method on a backbone.
-
-        None if no step time was measured on the backbone.
-        """
+        """Return the measured or estimated step time; None if none was measured on the backbone."""
         if way in self.known:
             return self.known[way]
         near = [(one, pace) for one, pace in self.known.items() if one.backbone == way.backbone]
@@ -140,7 +119,7 @@ class StepTimes:
         return replace(pace, step=read * _texts(way.method))
 
     def seen(self, way: Way, stopwatch: Stopwatch) -> StepTime | None:
-        """Return the step time that is measured in a run in progress; None while too few steps or texts are done."""
+        """Return the step time of a run in progress; None while too few steps or texts are done."""
         each, is_trained = stopwatch.each, takes_steps(way.method) or is_fitted(way.method)
         if each is None or stopwatch.phase != ("train" if is_trained else "evaluate"):
             return None
@@ -156,8 +135,5 @@ class StepTimes:
         return FLOAT32 if self.lowered else 1.0
 
     def seconds(self, way: Way, pace: StepTime, steps: int, scored: int, read: int) -> float:
-        """Return the seconds of a run that takes `steps` training steps and scores `scored` texts.
-
-        For a linear probe, which has no training steps, the number `read` of training texts replaces `steps`.
-        """
+        """Return the seconds of a run that scores `scored` texts; a linear probe has `read` texts for `steps`."""
         return pace.seconds(steps if takes_steps(way.method) else read * is_fitted(way.method), scored)

@@ -1,8 +1,8 @@
 """`distil` trains a student for a recommendation: a smaller model that learns from the recommended model.
 
 The student learns from the labelled texts and from a file of texts without labels, in a part of the minutes that is
-kept for it (SHARE). Its backbone is the fastest of the given backbones that is faster than that of the recommended
-model; if only one backbone is given, the student's backbone is MINILM. The module can be imported without torch.
+kept for it (SHARE). Its backbone is the fastest of the given ones that is faster than the recommended model's, or
+MINILM if only one is given.
 """
 
 from __future__ import annotations
@@ -73,9 +73,7 @@ class _Pupil:
 def distil(setting: ChoiceSetup, held: OutputLock, taught_by: Result | None, texts: int) -> Student | str:
     """Train the student, and compare it with the recommended model; or return why there is no student, as a clause.
 
-    Args:
-        taught_by: The result of the recommended model. None: a baseline without a language model is recommended.
-        texts: The number of held-out texts on which contenders were evaluated.
+    None as `taught_by`: a baseline is recommended. `texts`: the held-out texts on which contenders were evaluated.
     """
     setting.clock.aside = 0.0
     if taught_by is None or taught_by.record.adapter is None:
@@ -147,9 +145,9 @@ def _trained(setting: ChoiceSetup, held: OutputLock, taught_by: Result, pupil: _
 
 
 def _seconds_of_text(teacher: Record) -> float:
-    """Return the seconds in which the teacher answers a text in the dtype of its training, from its evaluation.
+    """Return the seconds in which the teacher answers a text in the dtype of its training.
 
-    The evaluation was in float32, and also of the validation texts.
+    Its evaluation was in float32, and also of the validation texts.
     """
     texts = teacher.examples + (teacher.selection.examples if teacher.selection else 0)
     share = IN_BFLOAT16 if teacher.environment.dtype == "bfloat16" else 1.0
@@ -162,7 +160,7 @@ def _more(setting: ChoiceSetup, minutes: float) -> int:
 
 
 def _carried_out(setting: ChoiceSetup, held: OutputLock, run: Run, steps: int) -> Result | str:
-    """Execute the student's run, and begin again with fewer steps if the steps would not end in time."""
+    """Execute the student's run, again with fewer steps if they would not end in time."""
     for attempt in range(2):
         run = run.model_copy(update={"training": run.training.model_copy(update={"max_steps": steps})})
         stopwatch = Stopwatch()

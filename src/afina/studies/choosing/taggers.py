@@ -26,9 +26,7 @@ Words = Sequence[str]
 class WordTagger:
     """The frequencies of tags of each training word; a word that is not in the training texts is in no entity.
 
-    Attributes:
-        logits: The logarithms of the frequencies of each word's tags, float32 [width].
-        unknown: The logits of any other word, float32 [width].
+    `logits`: the logarithms of the frequencies by word, float32 [width]; `unknown`: those of any other word.
     """
 
     logits: Mapping[str, np.ndarray]
@@ -59,10 +57,7 @@ class Gazetteer:
     """A list of the training entities, which are found in other texts word by word, upper and lower case as there.
 
     Of several entities that begin at a word, the longest is taken, and entities do not overlap (left to right).
-
-    Attributes:
-        labels: The most frequent label of each entity, by its words; of several, the first label.
-        longest: The number of words of the longest entity.
+    `labels` has the most frequent label of each entity, by its words; of several, the first.
     """
 
     labels: Mapping[tuple[str, ...], int]
@@ -138,9 +133,6 @@ class Crf:
 
     The features of a word are the word, the word in lower case, its shape, its prefixes and suffixes, and whether it is
     a number, in upper case or capitalised; and the lower case, shape and capitals of the two words on either side.
-
-    Attributes:
-        model: The fitted model in CRFsuite's format.
     """
 
     model: bytes
@@ -167,7 +159,6 @@ class Crf:
 
 
 def features(words: Words) -> list[list[str]]:
-    """Return the features of each word of a text."""
     lower, shapes = [word.lower() for word in words], [shape(word) for word in words]
     made = []
     for place, word in enumerate(words):
@@ -187,7 +178,7 @@ def features(words: Words) -> list[list[str]]:
 
 
 def shape(word: str) -> str:
-    """Return the shape of a word: X for capitals, x for other letters, 0 for digits; repeated characters count once."""
+    """Return X for capitals, x for other letters, 0 for digits; repeated characters count once."""
     made: list[str] = []
     for character in word:
         kind = "X" if character.isupper() else "x" if character.isalpha() else "0" if character.isdigit() else character

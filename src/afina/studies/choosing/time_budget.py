@@ -1,7 +1,4 @@
-"""The time budget of a recommendation: how much of the given minutes is left, and the seconds of each stage.
-
-The module can be imported without torch.
-"""
+"""The time budget of a recommendation: how much of the given minutes is left, and the seconds of each stage."""
 
 from __future__ import annotations
 
@@ -21,13 +18,10 @@ run, which compares the results and writes the report.
 
 @dataclass
 class TimeBudget:
-    """The minutes that the user gave, counted from the start time `began`.
+    """The minutes that the user gave, counted from `began`, by `meter.now()`.
 
-    The times `began` and `end` are values of `meter.now()`.
-
-    Attributes:
-        closing: The seconds that are reserved for the work after the last run, such as paired comparisons.
-        aside: The seconds that are kept for a student, which is trained after the recommended model.
+    `closing` seconds are reserved for the work after the last run, such as paired comparisons, and `aside` for a
+    student, which is trained after the recommended model.
     """
 
     began: float
@@ -36,12 +30,12 @@ class TimeBudget:
     aside: float = 0.0
 
     def keep_back(self, seconds: float) -> None:
-        """Reserve `seconds` for the work after the last run, but at most the share CLOSING of the given minutes."""
+        """Reserve seconds for the work after the last run, at most the share CLOSING of the given minutes."""
         self.closing = min(seconds, CLOSING * 60 * self.minutes)
 
     @property
     def left(self) -> float:
-        """The seconds that are left for runs; negative if the time is used up."""
+        """The seconds that are left for runs; may be negative."""
         return self.began + 60 * self.minutes - self.closing - self.aside - meter.now()
 
     @property

@@ -1,7 +1,4 @@
-"""The length of the trainings of a recommendation: as many epochs as fit in the time, or less than an epoch.
-
-The module can be imported without torch.
-"""
+"""The length of the trainings of a recommendation: as many epochs as fit in the time, or less than an epoch."""
 
 from __future__ import annotations
 
@@ -25,17 +22,12 @@ SHARE, MOST = 0.2, 300
 
 
 def share_aside(used: int) -> float:
-    """Return the share of `used` training texts that is the validation set: SHARE, but at most MOST texts."""
+    """Return the share of `used` training texts that is the validation set."""
     return min(SHARE, MOST / max(1, used))
 
 
 class TrainingLength(NamedTuple):
-    """The length of each training on a backbone.
-
-    Attributes:
-        steps: The number of optimizer steps.
-        used: The number of training texts, including the validation set.
-    """
+    """Optimizer steps, and training texts with the validation set, of each training on a backbone."""
 
     steps: int
     used: int
@@ -55,22 +47,17 @@ class TrainingLength(NamedTuple):
 
 
 def steps_of_epoch(there: int) -> int:
-    """Return the number of optimizer steps of an epoch, given the number `there` of training and validation texts."""
+    """Return the optimizer steps of an epoch of `there` training and validation texts."""
     return math.ceil(there * (1 - share_aside(there)) / BATCH)
 
 
 def training_length(
     pace: StepTime, left: float, there: int, texts: int, *, short: bool = False
 ) -> TrainingLength | None:
-    """Return the length of the trainings of a recommendation; None if no useful length fits the time.
+    """Return the length of the trainings that fit in `left` seconds, if it is useful.
 
-    Args:
-        pace: The time of a training step and of scoring a text.
-        left: The seconds that are left for trainings.
-        there: The number of training texts.
-        texts: The number of held-out texts on which each training is evaluated.
-        short: Whether a training of one epoch is long enough, if one epoch has fewer than ENOUGH steps. By default,
-            trainings have at least ENOUGH steps or the full length.
+    `there` is the number of training texts, and `texts` that of the held-out texts. `short`: one epoch is long enough,
+    also below ENOUGH steps.
     """
     share, epoch = share_aside(there), steps_of_epoch(there)
     scored, whole = texts + math.ceil(share * there), whole_steps(there, epoch)

@@ -1,7 +1,6 @@
-"""`make` makes an executor from the name in the option `--executor` or in the key `executor` of a study file.
+"""Make an executor from the name in `--executor` or in `executor` of a study file: local, ray or ray=ADDRESS.
 
-The name `local`, the default, is this machine. `ray` is a Ray cluster that is found automatically, and `ray=ADDRESS` is
-the Ray cluster at this address. Ray is imported only for an executor that uses Ray.
+Ray is imported only for an executor that uses Ray.
 """
 
 from __future__ import annotations
@@ -33,15 +32,8 @@ def make(
 ) -> Executor:
     """Return a new executor. Raises InvalidStudy, or NotFound if Ray is not installed.
 
-    Args:
-        name: The name of the executor: `local`, `ray` or `ray=ADDRESS`. None: `local`.
-        jobs: The largest number of runs at the same time. If `jobs` is None, one run is executed at a time, or with Ray
-            as many as the cluster has room for.
-        ship_backbone: Whether a backbone in a directory of this machine is copied to `storage`, from which the nodes
-            read it.
-        storage: A directory or a bucket that this machine and all nodes of the cluster can read and write. With Ray,
-            `storage` is required unless this machine is the only node.
-        says: A function that receives sentences for the user, such as the address of the cluster.
+    `jobs` is the largest number of runs at the same time; None: one on this machine, and on Ray as many as have room.
+    `RayExecutor` says what the options of a cluster are.
     """
     check_executor(name)
     kind, _, address = (name or _LOCAL).partition("=")

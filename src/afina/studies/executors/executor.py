@@ -31,10 +31,9 @@ class Cancelled(Exception):
 
 
 class Lost(Exception):
-    """Raised when the process or the machine of a run or a tuning trial is lost; the run can be executed again.
+    """Raised when the process or the machine of a run or a trial is lost; the run can be executed again.
 
-    Attributes:
-        of_node: Whether the whole machine was lost, so that the run itself is probably not the cause.
+    `of_node`: the whole machine was lost, so that the run itself is probably not the cause.
     """
 
     def __init__(self, reason: str = "", *, of_node: bool = False) -> None:
@@ -44,12 +43,9 @@ class Lost(Exception):
 
 @dataclass(frozen=True)
 class MemoryForecast:
-    """The memory that is available, and the memory that runs need; this is GPU memory if runs train on a GPU.
+    """The memory, of the GPU if runs train on one, that is available to all runs at once, and that each run needs.
 
-    Attributes:
-        available: The bytes of memory that all runs executed at the same time share.
-        needed: The bytes of memory that each run needs, by the run's key. A run without an entry does not wait for
-            memory.
+    `needed` is by the run's key; a run without an entry does not wait for memory.
     """
 
     available: int
@@ -66,20 +62,16 @@ class Executor(ABC):
     """The interface of every executor.
 
     The methods `carry_out` and `try_out` block until they have a result. The task and the backbone are read and checked
-    on this machine, also if runs are executed on other machines. If the executor has several slots, each call of
-    `carry_out` and `try_out` is made in a new thread.
+    on this machine, also if runs are executed on other machines. With several slots, each call of `carry_out` and
+    `try_out` is made in a new thread. Their arguments:
 
-    Several methods have these arguments:
-
-    - `out`: The scratch directory of the run. The executor writes the adapter, the predictions and the checkpoint as
-    files in `out`. If `out` has a checkpoint, the run continues from the checkpoint.
+    - `out`: The scratch directory of the run, for its adapter, predictions and checkpoint. If `out` has a checkpoint,
+      the run continues from the checkpoint.
     - `listen`: A function that receives the progress of this run, in the calling thread.
     - `until`: The time at which the run is ended, by `meter.now()`. None: no limit.
 
-    Attributes:
-        slots: The number of runs or trials that can be executed at the same time. `slots` may change during a study, so
-            callers read it often.
-        devices: The number of processes that execute each run together, each on a device: a GPU, or processors.
+    `slots` may change during a study, so callers read it often. `devices` is the number of processes that execute each
+    run together, each on a device: a GPU, or processors.
     """
 
     slots: int = 1
@@ -88,10 +80,9 @@ class Executor(ABC):
     _looked: tuple[Run, TaskFacts] | None = None
 
     def look(self, run: Run) -> TaskFacts | None:
-        """Return the facts about the present data of `run`, without downloading anything.
+        """Return the facts about the present data of `run`, or raise the errors of reading them. Download nothing.
 
-        Returns None if the address identifies the data, or if the data are not on this machine. Raises the same errors
-        as reading the data.
+        None: the address identifies the data, or the data are not on this machine.
         """
         files = reads_files(run.task, run.data.evaluation)
         if not files and (is_pinned(run.task) or not is_at_hand(run.task)):
@@ -101,10 +92,7 @@ class Executor(ABC):
         return facts
 
     def count_texts(self, run: Run) -> int | None:
-        """Return the number of texts in the whole training split of `run`'s task, without downloading anything.
-
-        Returns None if the task is not on this machine. Raises the same errors as reading the data.
-        """
+        """Return the number of texts in the whole training split; None if the task is not on this machine."""
         return count_texts(run) if is_at_hand(run.task) else None
 
     def check(self, run: Run) -> str:
@@ -160,11 +148,10 @@ class Executor(ABC):
         listen: Listener,
         until: float | None = None,
     ) -> ValidationScore:
-        """Execute the tuning trial `run`, and return its last score on the validation split.
+        """Execute the tuning trial `run`, and return its last score on the validation split. Write no file.
 
-        `try_out` returns the first score for which `goes_on` returned False, or else the score after the last step.
-        `try_out` writes no file. The arguments `shares` and `limit` are those of `afina.studies.runs.execute.try_out`.
-        Raises RunFailed, Lost, Cancelled, or Overrun at the time `until`.
+        The last score is the first for which `goes_on` returned False, or else the score after the last step. The
+        arguments `shares` and `limit` are those of `execute.try_out`. Raises RunFailed, Lost, Cancelled or Overrun.
         """
 
     def cancel(self, *, at_once: bool = False) -> None:  # noqa: B027 - with one slot nothing is left to cancel

@@ -61,13 +61,9 @@ def ctrl_c_later() -> Iterator[None]:
 
 
 class ForkedWorker:
-    """A worker process that a fork server has forked.
+    """A forked worker process, with those methods and attributes of `subprocess.Popen` that afina uses.
 
-    The class has those methods and attributes of `subprocess.Popen` that afina uses.
-
-    Attributes:
-        returncode: The exit status of the worker; None before `wait` has returned. It is -9 also if the server was
-            killed.
+    `returncode` is -9 also if the server was killed.
     """
 
     def __init__(self, pid: int, handle: int, link: socket.socket, pipes: tuple[int, int]) -> None:
@@ -78,7 +74,6 @@ class ForkedWorker:
         self._lock = threading.Lock()
 
     def kill(self) -> None:
-        """Kill the worker's process; `kill` does nothing if the process has ended."""
         with self._lock, suppress(ProcessLookupError):
             if self.returncode is None:
                 signal.pidfd_send_signal(self._handle, signal.SIGKILL)
@@ -99,8 +94,6 @@ class ForkedWorker:
 
 
 class ForkServer:
-    """The handle of a fork server in the process that started it."""
-
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, tempfile.TemporaryFile() as said, ctrl_c_later():
@@ -113,10 +106,7 @@ class ForkServer:
             )
 
     def is_ready(self, wanted: Callable[[], bool]) -> bool | None:
-        """Wait until the server has finished its imports, and return True.
-
-        Returns False if the server has ended, and None if `wanted()` returns False while the server starts.
-        """
+        """Wait for the end of the imports; False: the server has ended. None: `wanted()` is False before that."""
         while wanted():
             with selectors.DefaultSelector() as heard:
                 heard.register(self.control, selectors.EVENT_READ)
@@ -131,12 +121,7 @@ class ForkServer:
             return b""
 
     def fork(self, module: str, errors: int) -> ForkedWorker | None:
-        """Fork a new worker and return its handle; None if the server has ended.
-
-        Args:
-            module: The module whose function `main` the worker runs.
-            errors: The file descriptor for the worker's standard error.
-        """
+        """Fork a worker that runs `main` of a module; None if the server has ended. `errors`: a file descriptor."""
         link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         requests, to_worker = os.pipe()
         from_worker, answers = os.pipe()
@@ -195,7 +180,6 @@ class _Servers:
             return found
 
     def refuse(self, surroundings: object) -> None:
-        """Note that no server can start with this environment (`surroundings`), because its imports failed."""
         with self.lock:
             self.refused.add(surroundings)
 
@@ -228,14 +212,8 @@ def start(
 ) -> subprocess.Popen[str] | ForkedWorker:
     """Start a process that runs the function `main` of a module, with pipes for its standard input and output.
 
-    The process is forked by a fork server if possible, and started by `python -m` otherwise.
-
-    Args:
-        module: A module that can also be started by `python -m`.
-        environment: The environment variables of the process.
-        wanted: A function that is called while a server starts; when the function returns False, the process is started
-            without a server.
-        errors: A file that receives the standard error of the process. None: this process's standard error.
+    The process is forked by a fork server if possible, and started by `python -m` otherwise. `wanted` is called while a
+    server starts; if it returns False, the process is started without a server.
     """
     server = server_for(environment, wanted)
     with ctrl_c_later():
@@ -252,12 +230,7 @@ def start(
 
 
 def server_for(environment: Mapping[str, str], wanted: Callable[[], bool]) -> ForkServer | None:
-    """Return a fork server that has finished its imports; None if no server can start, or `wanted` returned False.
-
-    Args:
-        environment: The environment variables of the worker.
-        wanted: A function that is called while the server starts; False ends the waiting.
-    """
+    """Return a fork server that has finished its imports; None if no server can start, or `wanted` returned False."""
     server = _server(environment)
     ready = server and server.is_ready(wanted)
     if ready is False:
@@ -316,7 +289,6 @@ def use_threads() -> None:
 
 
 def threads() -> list[str]:
-    """Return the names of this process's threads."""
     return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
 
 
@@ -340,10 +312,7 @@ class _Server:
         self.workers: dict[int, tuple[int, socket.socket]] = {}
 
     def serve(self) -> str | None:
-        """Fork workers until the client and all workers have ended, and then return None.
-
-        In a forked worker, `serve` returns the name of the module whose `main` the worker runs.
-        """
+        """Fork workers until the client and all workers have ended; return the module to run in a forked worker."""
         listening = True
         while listening or self.workers:
             ready = self.heard.select(IDLE)
@@ -359,7 +328,6 @@ class _Server:
         return None
 
     def _asked(self) -> tuple[str, list[int]] | None:
-        """Return the module and the file descriptors of a client's request; None if the client has ended."""
         try:
             module, given, _, _ = socket.recv_fds(self.control, 256, 5)
         except ConnectionError:
@@ -405,7 +373,6 @@ class _Server:
 
 
 def main() -> int:
-    """Run the fork server and return its exit status; in a forked worker, run `main` of the worker's module."""
     allocator.collect_seldom()
     openmp.wait_briefly()
     control = socket.socket(fileno=os.dup(0))

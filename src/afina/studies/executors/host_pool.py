@@ -1,9 +1,7 @@
 """`HostPool`: Ray actors (hosts) that execute runs on nodes, and are used again for runs with the same resources.
 
-A run is executed by a group of hosts, one for each device of the run. Each host (Ray actor) reserves processors and
-memory until it ends. The hosts of a group with several hosts are placed together, in a placement group. An idle group
-ends if a waiting run needs other resources. Ray does not restart a host that has died; the caller of the pool executes
-the run again.
+A run has a group of hosts, one for each of its devices, in one placement group. Each host reserves processors and
+memory until it ends. An idle group ends if a waiting run needs other resources. Ray restarts no host.
 """
 
 from __future__ import annotations
@@ -52,25 +50,16 @@ class HostDied(Exception):
 
 @dataclass(eq=False)
 class Host:
-    """A host (Ray actor) that has started on a node.
-
-    Attributes:
-        actor: The handle of the Ray actor; `actor.method.remote(...)` calls a method.
-    """
+    """A host that has started on a node; `actor` is Ray's handle."""
 
     actor: Any
     node: Node
 
     def call(self, method: str, *arguments: object) -> Any:
-        """Call a method of the actor and return its value, as `get` does."""
         return self.get(getattr(self.actor, method).remote(*arguments))
 
     def get(self, ref: Any, timeout: float | None = None) -> Any:
-        """Wait for the value of a call of a method of the actor.
-
-        Raises RayTaskError if the method raised an error, HostDied if the Ray actor or its node died, and
-        GetTimeoutError if the call has not ended after `timeout` seconds.
-        """
+        """Wait for the value of a call of the actor. Raises RayTaskError, HostDied or GetTimeoutError."""
         try:
             return ray.get(ref, timeout=timeout)
         except (ray.exceptions.RayTaskError, ray.exceptions.GetTimeoutError):
@@ -83,11 +72,8 @@ class Host:
 class HostGroup:
     """The hosts that execute one run together, in the order of the ranks.
 
-    Attributes:
-        room: The processors, memory and GPUs that each host reserves.
-        placement: The placement group of the hosts. None: there is only one host.
-        beside: The largest number of groups that executed runs on a node of the group at the same time, this group
-            included.
+    `room` is for each host. `beside` is the largest number of groups that executed runs on a node of the group at the
+    same time, this group included.
     """
 
     hosts: tuple[Host, ...]
@@ -101,7 +87,6 @@ class HostGroup:
 
     @property
     def keys(self) -> set[str]:
-        """The ids of the nodes of the hosts."""
         return {host.node.key for host in self.hosts}
 
 
@@ -145,13 +130,7 @@ def _remove(placement: PlacementGroup | None) -> None:
 
 
 class HostPool:
-    """Groups of Ray actors of one class on the nodes of a cluster.
-
-    Args:
-        kind: The class of the actors, with the methods `hello`, which returns the id of the node, and `leave`, which
-            ends a run and removes its files.
-        devices: The number of actors in a group.
-    """
+    """Groups of `devices` Ray actors of the class `kind`, which has the methods `hello` (the node's id) and `leave`."""
 
     def __init__(self, kind: type, devices: int = 1) -> None:
         self._remote: Any = ray.remote(kind)
@@ -163,14 +142,11 @@ class HostPool:
         self._held: set[Room] = set()
 
     def acquire(self, room: Room, waits: Callable[[str], object], check: Callable[[], object]) -> HostGroup:
-        """Return hosts (Ray actors) with the resources `room`, to be given back with `release` or `discard`.
+        """Return hosts with the resources `room` each, to be given back with `release` or `discard`.
 
         Args:
-            room: The processors, memory and GPUs that each host reserves.
-            waits: A function that is called with a clause such as "a node with 4 processors" when the missing resource
-                changes.
-            check: A function that is called often while the hosts wait for resources, and may raise an error that ends
-                the waiting.
+            waits: is called with a clause such as "a node with 4 processors" when the missing resource changes.
+            check: is called often while the hosts wait, and may raise an error that ends the waiting.
 
         Raises:
             HostDied: The process of a new host ended, or its node left the cluster, before all hosts were ready.
@@ -202,7 +178,6 @@ class HostPool:
             return self._used(group)
 
     def _new(self, room: Room) -> _New:
-        """Begin to start the Ray actors of a group."""
         options: dict[str, Any] = {
             "num_cpus": room.cpus,
             "memory": room.memory or None,
@@ -227,7 +202,6 @@ class HostPool:
         waits: Callable[[str], object],
         check: Callable[[], object],
     ) -> HostGroup:
-        """Wait until all new Ray actors are ready; return them, or released hosts with the same resources."""
         began, note = meter.now(), ""
         ready = [actor.hello.remote() for actor in new.actors]
         while len(keys := _keys(ready)) < len(ready):
@@ -246,10 +220,7 @@ class HostPool:
         return HostGroup(tuple(hosts), waiting.room, new.placement)
 
     def _missing(self, room: Room, waited: float) -> str:
-        """Return a clause on the resources for which new Ray actors wait; empty if the actors are probably starting.
-
-        Raises RunFailed if no node is large enough for an actor, or the nodes together for all actors.
-        """
+        """Return a clause on the missing resources; empty if the actors are probably starting. Raises RunFailed."""
         rooms = [node.room for node in nodes.living()] or [Room(0)]
         places, devices = sum(one.times(room) for one in rooms), self._devices
         waited_for = f"a node with {room}" if devices == 1 else f"nodes with {devices} times {room}"
@@ -287,7 +258,6 @@ class HostPool:
         return group
 
     def release(self, group: HostGroup) -> None:
-        """Give a group of hosts (Ray actors) back to the pool, so that the hosts can execute another run."""
         with self._lock:
             self._busy.remove(group)
             for waiting in self._waiting:
@@ -300,7 +270,6 @@ class HostPool:
         end(group)
 
     def discard(self, group: HostGroup) -> None:
-        """End a group of hosts that cannot be used for another run."""
         with self._lock:
             self._busy.remove(group)
         _kill(group)
@@ -314,10 +283,7 @@ class HostPool:
 
 
 def _keys(ready: list[Any]) -> list[str]:
-    """Return the ids of the nodes of those Ray actors that have started, after waiting a moment for all.
-
-    Raises RunFailed or HostDied if an actor cannot start.
-    """
+    """Return the ids of the nodes of those Ray actors that have started, after waiting a moment for all."""
     done, _ = ray.wait(ready, num_returns=len(ready), timeout=_STEP)
     try:
         return [ray.get(ref) for ref in ready if ref in done]
@@ -328,14 +294,13 @@ def _keys(ready: list[Any]) -> list[str]:
 
 
 def end(group: HostGroup) -> None:
-    """Let idle Ray actors remove their files, and end them, so that their resources become free."""
     with suppress(Exception):  # the hosts may have died in any way
         _leave(group.hosts)
     _kill(group)
 
 
 def _leave(hosts: Sequence[Host]) -> None:
-    """Let Ray actors remove their files; a Ray actor that does not answer is not waited for."""
+    """Let Ray actors remove their files; an actor that does not answer is not waited for."""
     if left := [host.actor.leave.remote() for host in hosts]:
         ray.wait(left, num_returns=len(left), timeout=QUIET)
 

@@ -26,14 +26,9 @@ MOST_DEVICES = 8
 
 
 class LocalExecutor(Executor):
-    """An executor that executes each run in a new process on this machine.
+    """An executor that executes each run in a new process on this machine, or in one process for each of `devices`.
 
     If there are several slots or devices, the processes of runs share the processors equally.
-
-    Args:
-        slots: The number of runs that are executed at the same time.
-        devices: The number of processes that execute each run together, each on a GPU of its own, if there are GPUs.
-        shard: Whether each process keeps only a part of the backbone's weights.
     """
 
     def __init__(self, slots: int = 1, *, devices: int = 1, shard: bool = False) -> None:
@@ -43,7 +38,6 @@ class LocalExecutor(Executor):
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
-        """Start the fork server, which imports torch and the other libraries that runs need."""
         fork_server.prepare(variables(self._threads))
 
     def usual_products(self) -> settings.Products:
@@ -56,7 +50,6 @@ class LocalExecutor(Executor):
             prepared.check_products(products)
 
     def fetch(self, backbone: str) -> None:
-        """Download and convert the backbone, unless it is in afina's cache."""
         from afina.models.pretrained import locate  # loads torch
 
         locate(backbone)
@@ -94,13 +87,8 @@ class LocalExecutor(Executor):
     def foresee_on(self, runs: Sequence[Run], devices: int, here: int, *, shards: bool) -> MemoryForecast:
         """Return the memory forecast of runs, computed in another process, because a forecast loads torch.
 
-        Runs that differ only in their seed have the same memory and are forecast once.
-
-        Args:
-            runs: The runs.
-            devices: The number of processes that execute each run together.
-            here: How many of these processes are on one machine and share its main memory.
-            shards: Whether each process keeps only a part of the backbone's weights.
+        Runs that differ only in their seed are forecast once. `here` of the `devices` processes of a run share the main
+        memory of one machine.
         """
         alike = {run.key: run.model_copy(update={"seed": 0}) for run in runs}
         asked = {run.key: run for run in alike.values()}

@@ -22,11 +22,7 @@ TRIES, NODES = 3, 20
 
 
 def retry_if_lost(run: Run, work: Callable[[], Value], says: Callable[[str], object]) -> Value:
-    """Return the value of `work()`, which executes `run`; call `work` again if the run's process or machine is lost.
-
-    Raises RunFailed if the process was lost TRIES times, or the machine NODES times. The function `says` receives a
-    sentence each time that the run is executed again.
-    """
+    """Return the value of `work()`, which executes `run`; call `work` again if the run's process or machine is lost."""
     lost = {False: 0, True: 0}
     while True:
         try:
@@ -64,5 +60,4 @@ def _order(error: Exception) -> int:
 
 
 def _code(error: Exception) -> str:
-    """Return the code of the error of a run, which is that of its cause if the run's process named one."""
     return str(error.fields.get("cause", error.code)) if isinstance(error, RunFailed) else ""

@@ -21,8 +21,6 @@ LATE = 30.0
 
 
 class RankProcess(ABC):
-    """A process of a run on several devices, as seen by the executor."""
-
     @abstractmethod
     def follow(self) -> bool:
         """Wait until the process has ended, and return whether it had a result."""
@@ -35,9 +33,8 @@ class RankProcess(ABC):
 class OtherRanks:
     """The processes of a run with the ranks from 1, beside the process `first` of rank 0.
 
-    Attributes:
-        given_up: The processes that were killed because the run had ended, or because another process was lost. They
-            are not the cause of an error.
+    `given_up` has the processes that were killed because the run had ended, or because another process was lost; they
+    are not the cause of an error.
     """
 
     def __init__(self, first: RankProcess, others: Sequence[RankProcess]) -> None:
@@ -61,11 +58,7 @@ class OtherRanks:
                 self._first.kill()
 
     def finish(self, *, at_once: bool) -> bool:
-        """Wait until all processes have ended, and return whether they have; the process of rank 0 has ended before.
-
-        Args:
-            at_once: Whether the processes are killed without waiting GRACE seconds.
-        """
+        """Wait until all processes have ended, at once or after GRACE; return whether they have."""
         with self._lock:
             self._over.set()
         started = {one: thread for one, thread in self._threads.items() if thread.ident is not None}
@@ -78,7 +71,6 @@ class OtherRanks:
 
 
 def _join(threads: Sequence[threading.Thread], seconds: float) -> bool:
-    """Wait until the threads have ended, at most some seconds; return whether they have."""
     until = meter.now() + seconds
     for thread in threads:
         thread.join(max(0.0, until - meter.now()))

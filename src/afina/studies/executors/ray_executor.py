@@ -54,17 +54,14 @@ class RayExecutor(Executor):
     """An executor that executes each run in a new process on a node of a Ray cluster.
 
     Args:
-        address: The address of the cluster, host:port. If `address` is None, the cluster is the one that
-            `afina.cluster.connect` finds.
-        slots: The largest number of runs at the same time. If `slots` is None, the nodes execute as many runs as they
-            have room for.
-        devices: The number of processes that execute each run together, on one node or several: each on a GPU, or on
-            nodes without GPUs, on as many processors as a run without `devices`.
+        address: host:port of the cluster. None: the cluster that `afina.cluster.connect` finds.
+        slots: The largest number of runs at the same time. None: as many as the nodes have room for.
+        devices: The number of processes of each run, on one node or several: each on a GPU, or on nodes without GPUs,
+            on as many processors as a run without `devices`.
         shard: Whether each process of a run keeps only a part of the backbone's weights.
         ship_backbone: Whether a backbone in a directory of this machine is copied to the storage.
-        storage: A directory that all nodes can read and write, or s3://BUCKET/PREFIX. If `storage` is None and this
-            machine is the only node, the storage is in afina's cache directory.
-        says: A function that receives a line about the cluster when the executor has connected to it.
+        storage: A directory that all nodes can read and write, or s3://BUCKET/PREFIX. None: afina's cache directory, if
+            this machine is the only node.
     """
 
     def __init__(
@@ -101,7 +98,6 @@ class RayExecutor(Executor):
     # The cluster
 
     def _connected(self) -> HostPool:
-        """Return the pool of Ray actors, after connecting to the cluster if necessary."""
         with self._lock:
             if self._pool is None:
                 self._connection = found = connect(self.address)
@@ -110,7 +106,6 @@ class RayExecutor(Executor):
             return self._pool
 
     def _cluster(self) -> Room:
-        """Return the sum of the processors, memory and GPUs of all nodes."""
         self._connected()
         return nodes.together(node.room for node in nodes.living())
 
@@ -127,7 +122,6 @@ class RayExecutor(Executor):
         return max(2, count if self._given is None else self._given)
 
     def largest_memory(self) -> int | None:
-        """Return the bytes of memory of the largest node with enough processors for a run; None if there is none."""
         self._connected()
         return max((node.room.memory for node in nodes.living() if node.room.cpus >= threads()), default=None)
 
@@ -150,10 +144,7 @@ class RayExecutor(Executor):
             return self._opened
 
     def _check_nodes(self, there: Sequence[Node]) -> None:
-        """Check the nodes that were not checked before: versions, shared storage and backbone directories.
-
-        Raises InvalidStudy, Refused or NotFound with the names of the nodes.
-        """
+        """Check the nodes that were not checked before. Raises InvalidStudy, Refused or NotFound with their names."""
         with self._lock:
             if fresh := [node for node in there if (node.key, "") not in self._checked]:
                 nodes.check_versions(fresh)
@@ -165,7 +156,6 @@ class RayExecutor(Executor):
                     self._checked |= {(node.key, address) for node in fresh}
 
     def check(self, run: Run) -> str:
-        """Check the task and the backbone of `run` on this machine, and then the nodes."""
         told = super().check(run)
         if run.asks_endpoint:
             return told
@@ -175,10 +165,7 @@ class RayExecutor(Executor):
     # Memory
 
     def foresee(self, runs: Sequence[Run]) -> MemoryForecast | None:
-        """Forecast the memory of `runs` on this machine and keep the forecasts, by which Ray places the runs.
-
-        `foresee` always returns None, because the caller of the executor need not wait for memory.
-        """
+        """Forecast the memory of `runs` on this machine and keep it, by which Ray places them; no run waits here."""
         with self._foreseeing:
             unknown = [run for run in runs if run.key not in self._asked and not run.asks_endpoint]
             if unknown and not self._cluster().gpus:
@@ -191,11 +178,7 @@ class RayExecutor(Executor):
         return None
 
     def _room(self, run: Run, until: float | None) -> Room:
-        """Return the processors, memory and GPUs to reserve for a run.
-
-        If the memory of the run was not forecast, the memory is the largest forecast of its method, or else of all
-        runs. For a run with a time limit, no new memory forecast is made.
-        """
+        """Return what to reserve: a memory that was not forecast is the largest of the method, or else of all runs."""
         if self._cluster().gpus:
             return Room(threads(), 0, 1)
         if not self._of_method and until is None:
@@ -278,7 +261,6 @@ class RayExecutor(Executor):
 
     @contextmanager
     def _on_hosts(self, run: Run, listen: Listener, until: float | None) -> Iterator[RunOnHosts]:
-        """Yield the handle of `run` on hosts (Ray actors), which are given back to the pool after the `with` block."""
         pool = self._connected()
         work = RunOnHosts(run, listen, until, self._shared_storage(), self.says)
         with self._lock:
@@ -308,7 +290,6 @@ class RayExecutor(Executor):
                 work.cancel(at_once=at_once)
 
     def close(self) -> None:
-        """End the idle Ray actors, and close the connection to the cluster if this executor opened it."""
         with self._lock:
             pool, connection, self._pool, self._connection = self._pool, self._connection, None, None
             self._count, self._checked, self._opened, self._inputs = (0.0, 0), set(), None, {}
@@ -324,14 +305,12 @@ def _rounded(needed: int) -> int:
 
 
 def _line(found: ClusterConnection) -> str:
-    """Return a line about the cluster for the user: its nodes, processors, memory and GPUs."""
     there = nodes.working()
     number = f"{len(there)} node{'s' * (len(there) != 1)}"
     return f"Ray cluster at {found.address} ({found.found}): {number}, {nodes.together(node.room for node in there)}"
 
 
 def _check_directory(address: str, there: Sequence[Node]) -> None:
-    """Raise NotFound if a node lacks the backbone's directory `address`, or has different files in the directory."""
     mine = backbone_spec.files_digest(address)
     found = nodes.on_each(there, _digest, backbone_spec.absolute_address(address))
     if wrong := [node.name for node in there if found.get(node.key, mine) != mine]:
@@ -339,7 +318,6 @@ def _check_directory(address: str, there: Sequence[Node]) -> None:
 
 
 def _digest(address: str) -> str | None:
-    """Return the digest of the files in a backbone's directory on this machine; None if the directory is missing."""
     try:
         return backbone_spec.files_digest(address)
     except NotFound:
@@ -368,10 +346,7 @@ def _check_storage(storage: SharedStorage, there: Sequence[Node]) -> None:
 
 
 def _probe(address: str, name: str) -> tuple[str, str]:
-    """On a node, check that the storage has the file `name`, and write another file.
-
-    Returns the written file's name, and an error message; the message is empty if reading and writing worked.
-    """
+    """On a node, check that it has the file `name`, and write another; return its name, and an error or ""."""
     mine = f"afina probe {secrets.token_hex(8)}"
     try:
         storage = SharedStorage(address)

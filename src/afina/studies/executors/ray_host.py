@@ -1,9 +1,8 @@
 """`RunHost` executes runs on a node of a Ray cluster, one after another, for an executor on another machine.
 
-`host_pool.py` makes a Ray actor of the class `RunHost`, whose methods the executor calls remotely. A run on a node is
-the same process as on the executor's machine (`WorkerProcess`). The run's input files, checkpoints, adapter and
-predictions are passed through the shared storage. A `RunHost` that is killed leaves its scratch directory in the node's
-cache; the next `RunHost` removes the directory.
+A run on a node is the same process as on the executor's machine (`WorkerProcess`). Its input files, checkpoints,
+adapter and predictions pass through the shared storage. A `RunHost` that is killed leaves its scratch directory in the
+node's cache; the next `RunHost` removes the directory.
 """
 
 from __future__ import annotations
@@ -38,18 +37,11 @@ GATHER = 0.05
 
 @dataclass(frozen=True)
 class RunOrder:
-    """An executor's order to a `RunHost` (a Ray actor on a node) to execute a run or a tuning trial.
+    """An executor's order to a `RunHost` to execute a run or a trial, or its part on one of several hosts.
 
-    If several hosts execute the run together, each has an order, and the host of rank 0 reads and writes the files of
-    the run in the shared storage.
-
-    Attributes:
-        asked: The request for the worker; `RunHost` replaces its `out` and `located` by paths on the node.
-        inputs: The run's task and backbone, whose files are in the shared storage under their digests.
-        storage: The address of the shared storage.
-        left: The number of seconds until the run must end. None: no limit.
-        variables: The environment variables of the run's process; None as a value means that a variable is not set.
-        results: The prefix of the names of the run's adapter and predictions files in the shared storage.
+    The `RunHost` replaces `asked.out` and `asked.located` by paths on the node. `left`: the seconds until the run must
+    end. In `variables`, None means that a variable is not set. `results`: the prefix of the names of the run's adapter
+    and predictions in the shared storage.
     """
 
     asked: CarryOut | TryOut
@@ -61,29 +53,22 @@ class RunOrder:
 
     @property
     def is_first(self) -> bool:
-        """Whether the order is for the host of rank 0, or for the only host of the run."""
+        """Whether this is the host of rank 0, which reads and writes the files of the run in the shared storage."""
         return self.asked.rank is None or self.asked.rank.number == 0
 
     def result(self, name: str) -> str:
-        """Return the name in the shared storage of a result file, given its path in the output directory."""
         return f"{self.results} {name}"
 
 
 def checkpoint_name(run: Run) -> str:
-    """Return the name of a run's checkpoint in the shared storage."""
     return f"afina checkpoint {run.key}"
 
 
 @dataclass(frozen=True)
 class RunEnd:
-    """A message of a `RunHost` about the end of a run's process, with the files that the run wrote.
+    """The end of a run's process: "done", "failed", "fault" (a bug), "killed", "overrun" or "cancelled".
 
-    Attributes:
-        outcome: How the process ended: "done", "failed", "fault" (a bug), "killed", "overrun" or "cancelled".
-        error: The error message; empty if there was no error.
-        cause: The code of the error.
-        of_cause: The fields of the error.
-        files: The digest of each file of the run in the shared storage, by its path in the output directory.
+    `files` are the digests of the run's files in the shared storage, by their paths in the output directory.
     """
 
     outcome: str
@@ -95,8 +80,6 @@ class RunEnd:
 
 @dataclass(frozen=True)
 class CheckpointNotKept:
-    """A message of a `RunHost`: a run's checkpoint could not be written to the shared storage."""
-
     error: str
 
 
@@ -113,17 +96,15 @@ class RunHost:
         self.worker: WorkerProcess | None = None
 
     def hello(self) -> str:
-        """Return the id of the actor's node; the result also shows that the actor has started."""
         import ray
 
         return str(ray.get_runtime_context().get_node_id())
 
     def free_port(self) -> int:
-        """Return a free port of the actor's node, at which the processes of a run can meet."""
         return rendezvous.free_port()
 
     def start(self, order: RunOrder) -> None:
-        """Start a run's process, which continues from the run's last checkpoint; `next_events` returns its messages."""
+        """Start a run's process, which continues from the run's last checkpoint."""
         until, asked = None if order.left is None else meter.now() + order.left, order.asked
         self.out = Path(tempfile.mkdtemp(prefix="out-", dir=self.scratch))
         checkpoint = OutputDirectory(self.out).checkpoint(asked.run.label)
@@ -149,7 +130,6 @@ class RunHost:
         threading.Thread(target=self._listen, args=(worker, order, keeper, errors), daemon=True).start()
 
     def _locate(self, inputs: RunInputs, storage: SharedStorage) -> Located:
-        """Return the paths of a run's task and backbone on this node, copied from the storage when first needed."""
         if inputs not in self.located:
             place = Path(tempfile.mkdtemp(prefix="inputs-", dir=self.scratch))
             self.located[inputs] = inputs.materialise(place, storage.fetch)
@@ -215,10 +195,7 @@ class RunHost:
         return message
 
     def next_events(self) -> list[HostEvent]:
-        """Wait for messages of the run's process, and return them.
-
-        Progress messages within GATHER seconds are returned together, so that fewer remote calls are needed.
-        """
+        """Wait for messages of the run's process; progress within GATHER seconds is one answer, for fewer calls."""
         found = [self.events.get()]
         until = meter.now() + GATHER
         while isinstance(found[-1], Progressed):
@@ -237,7 +214,7 @@ class RunHost:
             worker.cancel(at_once=at_once)
 
     def leave(self) -> None:
-        """End the run in progress, and remove this host's scratch directory; called before the actor ends."""
+        """End the run in progress, and remove this host's scratch directory."""
         self.cancel(at_once=True)
         shutil.rmtree(self.scratch, ignore_errors=True)
 
@@ -257,11 +234,9 @@ class _Keeper:
 
     @property
     def lags(self) -> bool:
-        """Whether the latest checkpoint is not in the shared storage yet."""
         return _stamp(self.checkpoint) not in (None, self.stored)
 
     def keep(self) -> None:
-        """Begin to write the checkpoint to the shared storage, unless an earlier one is still being written."""
         if self.thread is None or not self.thread.is_alive():
             self.thread = threading.Thread(target=self._put, daemon=True)
             self.thread.start()
@@ -291,7 +266,6 @@ class _Keeper:
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """Return a file's modification time and inode, by which a new checkpoint is recognised; None if it is missing."""
     try:
         found = path.stat()
     except FileNotFoundError:

@@ -31,7 +31,6 @@ THREADS, MKL = "OMP_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 def threads() -> int:
-    """Return the number of threads of each run: the value of this process's OMP_NUM_THREADS, or 1 if it is not set."""
     said = os.environ.get(THREADS, "")
     return int(said) if said.isdecimal() and int(said) > 0 else 1
 
@@ -44,8 +43,8 @@ def variables() -> Mapping[str, str | None]:
 def inputs_to_send(inputs: RunInputs, *, ship_backbone: bool) -> RunInputs:
     """Return the inputs of a run that are sent to nodes.
 
-    If the files of the backbone are not sent, the inputs have an address of the backbone that all nodes can use. The
-    address of a backbone on the Hub then has the commit of this machine's copy, so that no node reads a later commit.
+    A backbone whose files are not sent has an address that all nodes can use; on the Hub, with the commit of this
+    machine's copy.
     """
     one = inputs.backbone
     if one.files and ship_backbone:
@@ -60,12 +59,7 @@ def inputs_to_send(inputs: RunInputs, *, ship_backbone: bool) -> RunInputs:
 
 
 class _OfRank(RankProcess):
-    """The process of one rank of a run, on a host (Ray actor).
-
-    Attributes:
-        end: How the process ended. None: the process is in progress, or its host has died.
-        death: The error that says that the host has died.
-    """
+    """The process of one rank, on a host. Its `end` is None while it is in progress, or if its host died (`death`)."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -81,7 +75,6 @@ class _OfRank(RankProcess):
         return self.end is not None and self.end.outcome == "done"
 
     def hear(self, events: Sequence[HostEvent]) -> None:
-        """Note the end of the process, if one of the events is the end."""
         self.end = next((event for event in events if isinstance(event, RunEnd)), self.end)
 
     def kill(self) -> None:
@@ -89,13 +82,10 @@ class _OfRank(RankProcess):
 
 
 class RunOnHosts:
-    """A run or trial on the hosts (Ray actors) of a group on nodes of a Ray cluster, one host for each device.
+    """A run or trial on the hosts of a group, one for each device.
 
-    Attributes:
-        cancelled: Whether `cancel` was called for this run.
-        started: Whether the run's processes may have been started.
-        ended: Whether all of the run's processes have ended.
-        stopped: Whether the executor ended the processes because it needs no more results, as for a pruned trial.
+    `started` and `ended` speak of all processes. `stopped`: they were ended because no more results are needed, as for
+    a pruned trial.
     """
 
     def __init__(
@@ -112,7 +102,6 @@ class RunOnHosts:
         self.cancelled = self.waited = self.started = self.ended = self.stopped = False
 
     def check(self) -> None:
-        """Raise Cancelled or Overrun if the run was cancelled or is past its time limit."""
         if self.cancelled:
             raise Cancelled
         if self.until is not None and meter.now() >= self.until:
@@ -123,30 +112,24 @@ class RunOnHosts:
         self.listen(Progress("wait", note=note))
 
     def placed(self, group: HostGroup) -> None:
-        """Note the hosts (Ray actors) that execute the run."""
         self.group, self._ranks = group, [_OfRank(host) for host in group.hosts]
         self._others = OtherRanks(self._ranks[0], self._ranks[1:])
         if self.waited:
             self.listen(Progress("load"))
 
     def cancel(self, *, at_once: bool) -> None:
-        """Cancel the run; the method is called from another thread.
-
-        Unless `at_once` is set, rank 0 stops after its current step, which ends the other ranks too.
-        """
+        """Cancel the run, from another thread; rank 0 stops after its step and ends the others, or all are killed."""
         first, self.cancelled = not self.cancelled, True
         if self.group is not None and (first or at_once):
             for host in self.group.hosts if at_once else (self.group.first,):
                 host.actor.cancel.remote(at_once)
 
     def stop(self) -> None:
-        """End the run's processes at once, because no further results of them are needed."""
         self.stopped = True
         for host in self._on().hosts:
             host.actor.cancel.remote(True)
 
     def send(self, message: Message) -> None:
-        """Send a message to the processes of all ranks."""
         for host in self._on().hosts:
             host.actor.send.remote(message)
 
@@ -158,10 +141,7 @@ class RunOnHosts:
             pool.release(self._on())
 
     def start(self, asked: CarryOut | TryOut, inputs: RunInputs, *, shard: bool = False) -> RunOrder:
-        """Start the run's processes on the hosts, and return the order that was sent to the host of rank 0.
-
-        The files of `inputs` must be in the shared storage.
-        """
+        """Start the processes on the hosts, and return rank 0's order. The inputs must be in the shared storage."""
         self.check()
         self.started = True  # so that hosts of which one has died are not used again
         left = None if self.until is None else self.until - meter.now()
@@ -177,7 +157,6 @@ class RunOnHosts:
         return orders[0]
 
     def _requests(self, asked: CarryOut | TryOut, *, shard: bool) -> Sequence[CarryOut | TryOut]:
-        """Return the request to the process of each rank."""
         group = self._on()
         if len(group.hosts) == 1:
             return [asked]
@@ -186,10 +165,7 @@ class RunOnHosts:
         return [asked.model_copy(update={"rank": rank}) for rank in ranks]
 
     def follow(self, hear: Callable[[Message], Message | None]) -> RunEnd | None:
-        """Wait for the end of the run's processes, and return how that of rank 0 ended; None if its host has died.
-
-        The function `hear` receives the messages of rank 0, and returns a reply to send to all ranks, or None.
-        """
+        """Return how rank 0 ended, after all ranks; None if its host died. `hear` may return a reply to all ranks."""
         self._others.start()
         first = self._ranks[0]
         try:
@@ -235,7 +211,6 @@ class RunOnHosts:
         return self.group
 
     def failure(self) -> Exception:
-        """Return the exception for a run without a result; call it after `follow`."""
         if self.cancelled:
             return Cancelled()
         errors = [error for one in self._ranks if (error := self._error(one)) is not None]

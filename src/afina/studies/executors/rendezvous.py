@@ -1,7 +1,4 @@
-"""The rendezvous of workers that execute a run together: where they meet, and how a worker joins them.
-
-The module can be imported without torch.
-"""
+"""The rendezvous of workers that execute a run together: where they meet, and how a worker joins them."""
 
 from __future__ import annotations
 
@@ -30,14 +27,9 @@ _ADDRESS_OF_INTERFACE = 0x8915
 class Rank(Frozen):
     """The place of a worker among the workers that execute a run together.
 
-    Attributes:
-        number: The number of the worker, from 0.
-        count: The number of workers.
-        address: Where the workers meet: a free port of the machine of rank 0, such as tcp://10.0.0.1:40000, or a file
-            that all workers see, such as file:///tmp/run/meeting.
-        token: A random string that all workers of the run have, and no worker of another run.
-        local: The number of the worker's GPU among the GPUs that the worker sees.
-        shards: Whether each worker keeps only a part of the backbone's weights.
+    `address` is a port of rank 0's machine, such as tcp://10.0.0.1:40000, or a file that all workers see, such as
+    file:///tmp/run/meeting. The random `token` tells the workers of different runs apart. `local` is the number of the
+    worker's GPU among those that it sees.
     """
 
     number: int
@@ -49,11 +41,7 @@ class Rank(Frozen):
 
 
 def check_devices(devices: int, *, shard: bool, most: int | None = None) -> None:
-    """Raise InvalidStudy if the number of devices of a run is not positive, or a single device is to be sharded.
-
-    Args:
-        most: The largest number of devices of this machine. None: the devices are on other machines.
-    """
+    """Raise InvalidStudy for a count below 1 or above `most`, or if a single device is to be sharded."""
     if devices < 1:
         raise problems.DEVICES_INVALID(option="devices", found=devices)
     if most is not None and devices > most:
@@ -63,20 +51,14 @@ def check_devices(devices: int, *, shard: bool, most: int | None = None) -> None
 
 
 def free_port() -> int:
-    """Return the number of a port that no process of this machine uses now."""
     with socket.create_server(("", 0)) as server:
         return int(server.getsockname()[1])
 
 
 def ranks_here(directory: str, count: int, *, shards: bool) -> list[Rank]:
-    """Return the places of the workers of one run on this machine, in the order of the ranks.
+    """Return the places of the workers of one run on this machine, which meet in an empty directory.
 
-    Workers on one machine meet in a file. A port would be open to other machines, and another run could take the port.
-
-    Args:
-        directory: An empty directory that exists until the workers have ended.
-        count: The number of workers; each takes another GPU, if the machine has GPUs.
-        shards: Whether each worker keeps only a part of the backbone's weights.
+    A port would be open to other machines, and another run could take the port.
     """
     token = secrets.token_hex(8)
     address = f"file://{directory}/meeting"
@@ -87,24 +69,13 @@ def ranks_here(directory: str, count: int, *, shards: bool) -> list[Rank]:
 
 
 def ranks_on_nodes(host: str, port: int, count: int, *, shards: bool) -> list[Rank]:
-    """Return the places of the workers of one run, in the order of the ranks. Each worker sees a single GPU, or none.
-
-    Args:
-        host: The address of the machine of rank 0.
-        port: A free port of this machine.
-        count: The number of workers.
-        shards: Whether each worker keeps only a part of the backbone's weights.
-    """
+    """Return the places of the workers of one run, which meet at rank 0's host. Each sees a single GPU, or none."""
     address, token = f"tcp://{f'[{host}]' if ':' in host else host}:{port}", secrets.token_hex(8)
     return [Rank(number=number, count=count, address=address, token=token, shards=shards) for number in range(count)]
 
 
 def join(rank: Rank | None) -> Ranks:
-    """Join the other workers of a run, and return the ranks. A worker without a rank is alone.
-
-    Raises RunFailed if the workers do not meet, also if a worker of another run is among them, and InvalidStudy if the
-    machine has too few GPUs.
-    """
+    """Join the other workers of a run. Raises RunFailed if they do not meet, InvalidStudy for too few GPUs."""
     from afina.ranks import ALONE, Ranks
 
     if rank is None:
@@ -121,8 +92,7 @@ def join(rank: Rank | None) -> Ranks:
 def interface(host: str) -> str | None:
     """Return the network interface of this machine that leads to `host`; None if it cannot be found.
 
-    By default, gloo takes the address that this machine's own name has. On many machines, this is a loopback address,
-    to which other machines cannot connect, or the name has no address.
+    By default, gloo takes the address of this machine's own name, often a loopback address or none.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
         probe.connect((host, 9))  # sends nothing

@@ -17,14 +17,9 @@ from afina.studies.executors import problems
 
 
 class SharedStorage:
-    """Files by name, in a directory or an object store; a later file with the same name replaces the earlier file.
+    """Files by name, in a directory or an object store (s3://BUCKET/PREFIX); a later file replaces an earlier one.
 
-    Args:
-        address: A directory that all nodes can read and write, or the URL of an object store, such as
-            s3://BUCKET/PREFIX.
-
-    Raises:
-        InvalidName, NotFound: The URL is not valid, or its bucket cannot be reached.
+    The methods raise CannotWrite or NotFound if the storage cannot be used.
     """
 
     def __init__(self, address: str) -> None:
@@ -32,18 +27,11 @@ class SharedStorage:
         self.blobs: Blobs = open_blobs(address) if "://" in address else LocalBlobs(Path(address))
 
     def put(self, name: str, file: Path) -> None:
-        """Store the content of `file` under `name`, atomically.
-
-        After the call, `file` must not be changed in place, only replaced by another file. Raises CannotWrite or
-        NotFound.
-        """
+        """Store `file` atomically. Afterwards, `file` must not be changed in place, only replaced by another file."""
         self.blobs.put(_place(name), file)
 
     def put_content(self, content: str, file: Path) -> None:
-        """Store a copy of `file` under the digest `content` of its content, unless the storage has this content.
-
-        Raises CannotWrite, NotFound, or InvalidData if the file has another digest.
-        """
+        """Store a copy of `file` under its digest, if it is new. Raises InvalidData if the file has another digest."""
         if self.has(content):
             return
         with self.blobs.scratch() as scratch, file_io.writing(scratch):
@@ -53,14 +41,10 @@ class SharedStorage:
             self.put(content, copy)
 
     def has(self, name: str) -> bool:
-        """Return whether the storage has a file `name`. Raises NotFound if the object store does not respond."""
         return self.blobs.size(_place(name)) is not None
 
     def get(self, name: str, path: Path) -> bool:
-        """Copy the stored file `name` to `path`; return False if there is no such file.
-
-        Raises CannotWrite or NotFound.
-        """
+        """Copy the stored file `name` to `path`; return False if there is no such file."""
         if not self.has(name):
             return False
         try:
@@ -72,7 +56,6 @@ class SharedStorage:
         return True
 
     def fetch(self, name: str, path: Path) -> None:
-        """Copy the stored file `name` to `path`. Raises CannotWrite, or NotFound if no such file exists."""
         if not self.get(name, path):
             raise problems.STORAGE_LACKS(storage=self.address, path=path.name)
 

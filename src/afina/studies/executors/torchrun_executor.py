@@ -33,11 +33,7 @@ _SOON = 3.0
 
 
 class TorchrunExecutor(LocalExecutor):
-    """Executes each run in this process, rank 0, together with the other ranks, which `follow`.
-
-    Args:
-        ranks: The processes that compute together.
-    """
+    """Executes each run in this process, rank 0, together with the other ranks, which `follow`."""
 
     def __init__(self, ranks: Ranks) -> None:
         super().__init__()

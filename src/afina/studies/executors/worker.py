@@ -35,11 +35,9 @@ class _Message(Frozen):
 
 
 class CarryOut(_Message):
-    """A request to a worker to execute `run` and write its files into `out`; the reply is Recorded or Failed.
+    """A request to execute `run` and write its files into `out`; the reply is Recorded or Failed.
 
-    Attributes:
-        located: The paths of the task and the backbone on the worker's machine. None: the addresses in `run`.
-        rank: The worker's place among the workers that execute the run. None: the worker executes the run alone.
+    `located` are paths on the worker's machine, instead of the addresses in `run`. None as `rank`: alone.
     """
 
     kind: Literal["carry out"] = "carry out"
@@ -51,14 +49,7 @@ class CarryOut(_Message):
 
 
 class TryOut(_Message):
-    """A request to a worker to execute a tuning trial.
-
-    After each Scored message except the last, the worker waits for GoOn.
-
-    Attributes:
-        located: The paths of the task and the backbone on the worker's machine. None: the addresses in `run`.
-        rank: The worker's place among the workers that execute the trial. None: the worker executes the trial alone.
-    """
+    """A request to execute a tuning trial. After each Scored except the last, the worker waits for GoOn."""
 
     kind: Literal["try out"] = "try out"
     run: Run
@@ -69,13 +60,7 @@ class TryOut(_Message):
 
 
 class Foresee(_Message):
-    """A request to a worker to forecast the memory of runs; the reply is MemoryForeseen.
-
-    Attributes:
-        devices: The number of processes that execute each run together.
-        here: How many of these processes are on one machine and share its main memory.
-        shards: Whether each process keeps only a part of the backbone's weights.
-    """
+    """A request to forecast the memory of runs, of whose `devices` processes `here` are on one machine."""
 
     kind: Literal["foresee"] = "foresee"
     runs: tuple[Run, ...]
@@ -85,13 +70,9 @@ class Foresee(_Message):
 
 
 class TimeAnswers(_Message):
-    """A request to a worker to time predictions for single texts; the reply is AnswersTimed.
+    """A request to time predictions of the untrained model for at most `texts` single texts; the reply is AnswersTimed.
 
-    The model is the untrained model of `run`.
-
-    Attributes:
-        texts: The largest number of predictions that are timed.
-        bare: Whether the frozen model is timed without the weights that the method adds.
+    `bare`: the frozen model without the weights that the method adds.
     """
 
     kind: Literal["time answers"] = "time answers"
@@ -135,12 +116,7 @@ class Recorded(_Message):
 
 
 class MemoryForeseen(_Message):
-    """A message from a worker with a memory forecast.
-
-    Attributes:
-        available: The bytes of memory that are available.
-        needed: The bytes that each run needs, by the run's key; runs that cannot be forecast are left out.
-    """
+    """The bytes that are available, and that each run needs by its key; runs that cannot be forecast are left out."""
 
     kind: Literal["foreseen"] = "foreseen"
     available: int
@@ -148,14 +124,14 @@ class MemoryForeseen(_Message):
 
 
 class AnswersTimed(_Message):
-    """A message from a worker with the seconds of each timed prediction."""
+    """The seconds of each timed prediction."""
 
     kind: Literal["answers timed"] = "answers timed"
     seconds: tuple[float, ...]
 
 
 class Failed(_Message):
-    """A message from a worker with the message, code and fields of an error that the user can correct."""
+    """An error that the user can correct."""
 
     kind: Literal["error"] = "error"
     error: str
@@ -172,17 +148,14 @@ _ANY: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator=
 
 
 def is_result(message: Message) -> bool:
-    """Return whether a message is the last one of a worker that has executed a run or a tuning trial."""
     return isinstance(message, Recorded) or (isinstance(message, Scored) and message.last)
 
 
 def encode(message: Message) -> str:
-    """Return a message as one line of JSON, which ends in a newline."""
     return message.model_dump_json() + "\n"
 
 
 def decode(line: str | bytes) -> Message:
-    """Return the message that a line of JSON contains."""
     return _ANY.validate_json(line)
 
 
@@ -195,7 +168,6 @@ INTERRUPTED = 130
 
 
 def _received() -> Iterator[Message]:
-    """Yield the messages from the worker's standard input until it is closed."""
     # Not sys.stdin: a thread that waits in its buffer makes the interpreter abort at shutdown, and a buffer keeps a
     # Stop that arrived together with the request.
     rest = b""
@@ -306,11 +278,7 @@ def _work_on(request: Request, reporter: _Reporter, replies: queue.SimpleQueue[M
 
 
 def main() -> int:
-    """Execute the request from standard input, and return the exit status of the worker.
-
-    The exit status is 0 on success, 2 after an error that the user can correct, 130 after Ctrl-C, and 1 without a
-    request.
-    """
+    """Execute the request, and return 0, 2 after an error of the user, 130 after Ctrl-C, or 1 without a request."""
     allocator.collect_seldom()
     openmp.wait_briefly()
     # Output that a library prints must not mix with the messages.

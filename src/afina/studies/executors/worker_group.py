@@ -29,13 +29,9 @@ class _OfRank(RankProcess):
 
 
 class WorkerGroup:
-    """The processes that execute one request, which end with the `with` block.
+    """The processes that execute one request, in the order of their ranks; they end with the `with` block.
 
-    Args:
-        workers: The processes in the order of their ranks, at least one.
-
-    Attributes:
-        most: The largest number of groups that ran at the same time, this group included.
+    `most` is the largest number of groups that ran at the same time, this group included.
     """
 
     def __init__(self, workers: Sequence[WorkerProcess]) -> None:
@@ -58,27 +54,23 @@ class WorkerGroup:
         self._stack.__exit__(*raised)  # type: ignore[arg-type]
 
     def answers(self, listen: Listener) -> Iterator[Message]:
-        """Send the requests, and yield the messages of rank 0 except Progressed and Failed."""
+        """Yield the messages of rank 0 except Progressed and Failed."""
         self._others.start()
         yield from self._first.answers(listen)
         self._ended = True
 
     def send(self, message: Message) -> None:
-        """Write a message to the standard input of every process."""
         for one in self._all:
             one.worker.send(message)
 
     def cancel(self, *, at_once: bool) -> None:
-        """End the processes; the method is called from another thread.
-
-        Rank 0 is asked to stop after its current step, which ends the other ranks too; or all are killed.
-        """
+        """End the processes, from another thread: rank 0 stops after its step and ends the others, or all die."""
         self.cancelled = True
         for one in self._all if at_once else self._all[:1]:
             one.worker.cancel(at_once=at_once)
 
     def failure(self) -> Exception:
-        """Return the error with which the processes ended without a result; call it after the `with` block."""
+        """Return the error of the processes; call it after the `with` block."""
         if self.cancelled:
             return Cancelled()
         ended = [one for one in self._all if one not in self._others.given_up or one.worker.problem is not None]

@@ -31,7 +31,6 @@ def worker_memory() -> int:
 
 
 def main() -> int:
-    """Print the bytes of memory of this process, which is a new worker."""
     fork_server.import_libraries()
     import numpy
     import torch

@@ -23,12 +23,7 @@ from afina.studies.executors.worker import Failed, Foresee, Message, Progressed,
 
 
 def variables(threads: int | None, replaced: Mapping[str, str | None] | None = None) -> dict[str, str]:
-    """Return the environment variables of a worker.
-
-    Args:
-        threads: The number of torch threads. None: torch's default.
-        replaced: Variables that replace those of this process; None as a value removes a variable.
-    """
+    """Return the environment of a worker; `replaced` changes this process's variables, and None removes one."""
     given = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     found: dict[str, str | None] = {**given, **allocator.environment_of_one_run(), **(replaced or {})}
     return {name: value for name, value in found.items() if value is not None}
@@ -37,11 +32,8 @@ def variables(threads: int | None, replaced: Mapping[str, str | None] | None = N
 class WorkerProcess:
     """A process that executes one request, and ends with the `with` block or at the time `until`.
 
-    Attributes:
-        threads: The number of torch threads of the process, unless OMP_NUM_THREADS is set. None: torch's default.
-        environment: Environment variables that replace those of this process; None as a value removes a variable.
-        errors: A file that receives the standard error of the process. None: this process's standard error.
-        most: The largest number of workers that ran at the same time, this worker included.
+    None as `threads`: torch's default. `environment` replaces variables, and None removes one. `most` is the largest
+    number of workers that ran at the same time, this worker included.
     """
 
     def __init__(
@@ -62,7 +54,6 @@ class WorkerProcess:
 
     @property
     def process(self) -> subprocess.Popen[str] | ForkedWorker:
-        """The handle of the process, which is available in the `with` block."""
         assert self.started is not None
         return self.started
 
@@ -105,17 +96,14 @@ class WorkerProcess:
         self.process.stdout.close()
 
     def send(self, message: Message) -> None:
-        """Write a message to the process's standard input; the method does nothing if the process has ended."""
+        """Write a message to the process; do nothing if the process has ended."""
         assert self.process.stdin is not None
         with self.told, suppress(BrokenPipeError, ValueError):  # ValueError: closed
             self.process.stdin.write(encode(message))
             self.process.stdin.flush()
 
     def cancel(self, *, at_once: bool) -> None:
-        """End the process; the method is called from another thread.
-
-        The process is asked to stop after its current step, or is killed if `at_once` is set.
-        """
+        """Ask the process to stop after its current step, or kill it; from another thread."""
         asked, self.cancelled = self.cancelled, True
         if self.started is None:
             return
@@ -125,10 +113,7 @@ class WorkerProcess:
             self.send(Stop())
 
     def answers(self, listen: Listener) -> Iterator[Message]:
-        """Send the request to the process, and yield its messages except Progressed and Failed.
-
-        The progress is passed to `listen`, and an error is kept in `problem`.
-        """
+        """Yield the process's messages; `listen` receives the progress, and an error is kept in `problem`."""
         assert self.process.stdout is not None
         self.send(self.request)
         for line in self.process.stdout:
@@ -143,7 +128,7 @@ class WorkerProcess:
                 yield message
 
     def failure(self) -> RunFailed | Overrun | Cancelled:
-        """Return the error with which the process ended without a result; call it after the `with` block."""
+        """Return the error of the process; call it after the `with` block."""
         title = "memory forecast" if isinstance(self.request, Foresee) else self.request.run.title
         if self.cancelled:
             return Cancelled()

@@ -1,8 +1,7 @@
 """A run whose texts a model behind an API answers: what asking would take, the permission to send texts, and the run.
 
 Nothing is opened or trained on this machine, and the run has no adapter. The kept answers of a model are in the output
-directory, so that a repeated or interrupted study asks only for what is missing. The module can be imported without
-torch.
+directory, so that a repeated or interrupted study asks only for what is missing.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ from afina.studies.runs.spec import RunSpec
 
 
 def endpoint_of(run: RunSpec) -> Endpoint:
-    """Return the endpoint that `run` asks."""
     made = make(run.method, run.hyperparameters)
     assert isinstance(made, Endpoint)
     return made
@@ -48,9 +46,7 @@ def question_of(run: RunSpec, task: Task | TaskFacts) -> EndpointQuestion:
 class Inquiry:
     """What a run asks: the endpoint, and a prompt for each evaluation text of the task.
 
-    Attributes:
-        templates: The template of each text with examples from the training texts. None: there are no examples.
-        kept: The file of kept answers.
+    None as `templates`: prompts have no examples from the training texts.
     """
 
     run: RunSpec
@@ -64,9 +60,7 @@ class Inquiry:
     def of(cls, run: RunSpec, out: Path, task: Task | None = None) -> Inquiry:
         """Return what `run` would ask. Raises the same errors as reading the task, and InvalidStudy.
 
-        Args:
-            out: The output directory, or the scratch directory of the run in the output directory.
-            task: The run's task, if the caller has loaded the task.
+        `out` is the output directory, or the scratch directory of the run in it.
         """
         endpoint = endpoint_of(run)
         read = task or Task.load(run.task, run.data, **run.training.cuts)
@@ -75,15 +69,12 @@ class Inquiry:
         return cls(run, read, endpoint, question, templates, OutputDirectory(out).whole.answers)
 
     def foresee(self, *, anew: bool = False) -> EndpointForecast:
-        """Return what asking would take, less what is kept unless `anew` is set; nothing is sent."""
+        """Return what asking would take, less what is kept unless `anew` is set."""
         given = (self.endpoint, self.question, self.task.evaluation, None if anew else self.kept)
         return asking.foresee(*given, templates=self.templates)
 
     def check_permission(self) -> str:
-        """Return a sentence on what will be sent to which host; empty if all answers are kept.
-
-        Raises Refused if texts would be sent without the user's permission, and NotFound if the key is missing.
-        """
+        """Say what will be sent to which host; "" if all answers are kept. Raises Refused or NotFound (the key)."""
         found = self.foresee()
         if not found.requests:
             return ""
@@ -105,7 +96,6 @@ class Inquiry:
         )
 
     def ask(self, objective: Objective, listen: Listener) -> tuple[Predictions, EndpointFacts]:
-        """Ask for what is not kept, and return the predictions. Raises the errors of `afina.endpoints.asking.ask`."""
         given = (self.endpoint, self.question, self.task.evaluation, objective, self.kept)
         found = asking.ask(*given, templates=self.templates, listen=listen)
         return found.predictions, found.facts
@@ -119,10 +109,7 @@ def sending(found: EndpointForecast) -> str:
 
 
 def execute(run: RunSpec, out: Path, *, study: str = "", listen: Listener = ignore, task: Task | None = None) -> Record:
-    """Ask the endpoint of `run` for the evaluation texts, and write the predictions into `out`.
-
-    The arguments and errors are those of `afina.studies.runs.execute.execute`.
-    """
+    """Ask the endpoint of `run` for the evaluation texts, and write the predictions into `out`, like `execute`."""
     began = meter.now()
     listen(Progress("load"))
     inquiry = Inquiry.of(run, out, task)
@@ -144,10 +131,7 @@ def execute(run: RunSpec, out: Path, *, study: str = "", listen: Listener = igno
 
 
 def repriced(record: Record, run: RunSpec) -> Record:
-    """Return the record of a run with its costs at the prices that `run` has now; the record itself if none changed.
-
-    Prices change no answer, so the costs follow from the recorded tokens, and nothing is asked.
-    """
+    """Return the record with its costs at the prices that `run` has now; prices change no answer."""
     use, endpoint = record.endpoint, endpoint_of(run)
     if use is None or (use.price_in, use.price_out) == (endpoint.price_in, endpoint.price_out):
         return record
@@ -210,7 +194,6 @@ def _record(
 
 
 def _environment(task: Task, endpoint: Endpoint) -> Environment:
-    """Return the environment of a run that only asks: the model's device, precision and weights are unknown."""
     import torch
 
     from afina import device

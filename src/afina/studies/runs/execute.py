@@ -72,18 +72,9 @@ def execute(
     """Execute `run` on this machine, and write its adapter, predictions and checkpoint into `out`.
 
     If several processes compute the run, each of them calls `execute` with the same arguments, its own `ranks` and its
-    own `listen`. The first writes all files, and every process returns the same record.
-
-    Args:
-        run: The run.
-        out: The output directory.
-        study: The name of the study, for the record.
-        listen: A function that receives the progress.
-        stopped: A function that is called after each step; if it returns True, a checkpoint is written and
-            KeyboardInterrupt is raised.
-        task: The run's task, if the caller has loaded the task.
-        located: The paths of the task and the backbone on this machine. None: the addresses in `run`.
-        ranks: The processes that compute the run together.
+    own `listen`. The first writes all files, and every process returns the same record. `stopped` is called after each
+    step; if it returns True, a checkpoint is written and KeyboardInterrupt is raised. `located` has the paths of the
+    inputs on this machine, if they are not the addresses in `run`.
 
     Raises AfinaError, whose message begins with the run's name.
     """
@@ -104,7 +95,6 @@ def execute(
 
 @contextmanager
 def _named(run: RunSpec) -> Iterator[None]:
-    """Return a context manager that begins the message of an AfinaError with the run's name."""
     try:
         yield
     except AfinaError as error:
@@ -114,8 +104,6 @@ def _named(run: RunSpec) -> Iterator[None]:
 
 @dataclass
 class _Execution:
-    """The execution of one run in the phases load, encode, train, evaluate and save."""
-
     run: RunSpec
     out: Path
     study: str
@@ -274,7 +262,7 @@ class _Execution:
         return Adapter(manifest, tensors, trained_on=task.trained_on)
 
     def _whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return tensors in main memory; those of which each rank has a part are gathered, and rank 0 keeps them."""
+        """Return whole tensors in main memory, gathered from the ranks; only rank 0 keeps them."""
         found = {}
         for name, tensor in state.items():
             values = whole(tensor.detach())
@@ -355,7 +343,7 @@ class _Execution:
         return max(rss_peak() or 0, account.rss_peak if self.ranks.is_first else 0) or None
 
     def _devices(self, account: Account) -> Devices | None:
-        """Return what computed the run and the memory of each process; None if this process was alone."""
+        """Return what computed the run; None if this process was alone."""
         if self.ranks.count == 1:
             return None
         peaks = self.ranks.gather((self._rss_peak(account), self.meter.allocated_peak))
@@ -373,7 +361,7 @@ class _Execution:
 
 
 def _threshold_note(chosen: Threshold, error: float) -> str:
-    """Return a sentence on the threshold of abstention, and on what to do if no threshold keeps the promise."""
+    """Say what the threshold is, and what to do if none keeps the promise."""
     found = chosen.found
     if chosen.value is None:
         return (
@@ -411,14 +399,14 @@ def _weight_bytes(classifier: Classifier) -> int:
 
 
 def _fitted(fit: Fit, prepared: Prepared) -> HeadFit | None:
-    """Return facts about scikit-learn's fit of the head; None if scikit-learn did not fit the head."""
+    """Return facts about scikit-learn's fit of the head; None if it did not fit the head."""
     if fit.fitted is None:
         return None
     return HeadFit(**asdict(fit.fitted), **prepared.features)
 
 
 def _unlabelled(prepared: Prepared) -> UnlabelledCounts | None:
-    """Return how many texts without labels the run learned from and left out; None if there are no such texts."""
+    """Return how many texts without labels were learned from and left out; None if there are none."""
     lesson, split = prepared.lesson, prepared.task.unlabelled
     return None if lesson is None or split is None else UnlabelledCounts(texts=len(split), **lesson.left_out)
 
@@ -434,7 +422,7 @@ def _environment(prepared: Prepared) -> Environment:
 
 
 def _curve(losses: list[float]) -> tuple[tuple[int, float], ...]:
-    """Return the loss curve as pairs (step, mean loss since the previous pair), at most CURVE_POINTS of them."""
+    """Return pairs (step, mean loss since the previous pair), at most CURVE_POINTS."""
     if not losses:
         return ()
     width = -(-len(losses) // CURVE_POINTS)
@@ -453,19 +441,11 @@ def try_out(
     located: Located | None = None,
     ranks: Ranks = ALONE,
 ) -> Iterator[ValidationScore]:
-    """Train `run`, and yield its score on the evaluation split after each of the given shares of its steps.
+    """Train `run`, and yield its score on the evaluation (validation) split after the given shares of its steps.
 
-    `try_out` writes no file. Scores are computed in the dtype of training, which is fast, and precise enough to choose
-    a setting. If training diverges, the last score has the value None. Raises OutOfMemory.
-
-    Args:
-        run: The run of a tuning trial, whose evaluation split is the validation split.
-        shares: The shares of the steps after which scores are computed, from 0 to 1.
-        limit: The step after which training ends, with a last score. The learning rate schedule is that of all steps.
-            None: all steps.
-        listen: A function that receives the progress.
-        located: The paths of the task and the backbone on this machine. None: the addresses in `run`.
-        ranks: The processes that compute the trial together; each of them yields the same scores.
+    Writes no file. Scores are computed in the dtype of training, which is fast, and precise enough to choose a setting.
+    If training diverges, the last score has the value None. `limit` is the step of the last score, whereas the learning
+    rate schedule is that of all steps. Each of the `ranks` yields the same scores. Raises OutOfMemory.
     """
     with allocator.memory_errors(run.title):
         prepared, fit = prepare(run, Meter(devices.choose()), listen, located=located, ranks=ranks)

@@ -93,16 +93,13 @@ def forecast_run(
     sharded: bool = False,
     says: Says = silent,
 ) -> Forecast:
-    """Return the forecast memory, disk space and time of `run` on this machine, or of each of several devices.
+    """Return the forecast memory, disk space and time of `run` on this machine, or of the busiest of several devices.
 
     Args:
-        run: The run.
-        task: The run's encoded task, as the function `encoded` returns it. None: the task is read and encoded.
+        task: The run's encoded task. None: the task is read and encoded.
         memory: The bytes of memory that the run may use, of each device. Default: the memory of this machine.
-        calibrate: Whether a few training steps are measured to forecast the time. Steps are measured only if a task is
-            given, the weights are on this machine, and the run has one device.
-        devices: The number of devices that train together. The forecast is that of the device that needs most memory.
-        sharded: Whether each device keeps only a part of the backbone's weights.
+        calibrate: Whether a few training steps are measured to forecast the time; only if a task is given, the weights
+            are on this machine, and the run has one device.
         says: A function that receives a line of text when slow work begins.
 
     Raises NotFound, InvalidStudy for settings that contradict each other, and OutOfMemory of the measured steps.
@@ -135,7 +132,6 @@ def forecast_run(
 
 
 def _of_dry_run(method: Method, seen: DryRun, terms: Terms) -> Forecast:
-    """Return the forecast of memory and disk space that a dry run gives."""
     return Forecast(
         method=method.name,
         title=method.title,
@@ -157,7 +153,7 @@ def _of_dry_run(method: Method, seen: DryRun, terms: Terms) -> Forecast:
 
 
 def _busiest(run: RunSpec, method: Method, loader: Loader, devices: int) -> int:
-    """Return the number of the rank that computes the largest micro-batch, if so many devices share each batch."""
+    """Return the rank that computes the largest micro-batch, if so many devices share each batch."""
 
     def tokens(rank: int) -> int:
         return len(inputs_of(method).largest(loader, recipe_of(run, method, loader, Ranks(rank, devices))).tokens)
@@ -197,10 +193,7 @@ ANSWERING = 5.0
 
 
 def _answering_seconds(run: RunSpec, method: Method, objective: Objective, prompts: Encoded) -> float:
-    """Return the seconds in which the untrained model answers the prompts, measured on some of them.
-
-    Tokens with which all prompts begin are computed once, in the measurement as in the evaluation.
-    """
+    """Return the seconds in which the untrained model answers the prompts, measured on some of them."""
     device, training = hardware.choose(), run.training
     with allocator.memory_errors(run.title):
         backbone = Backbone.load(run.backbone)
@@ -224,7 +217,7 @@ def _answering_seconds(run: RunSpec, method: Method, objective: Objective, promp
 
 
 def _computed(classifier: Classifier, prompts: Encoded) -> int:
-    """Return the number of tokens that the model computes to answer the prompts."""
+    """Return the number of tokens that the model computes; a shared beginning of prompts is computed once."""
     return len(prompts.tokens) - shared_tokens(classifier, prompts) * max(0, len(prompts) - 1)
 
 
@@ -235,26 +228,13 @@ OFFERED = ("int8", "nf4")
 def smaller(
     run: RunSpec, task: EncodedTask, memory: int | None, precision: str = OFFERED[0], *, on_gpu: bool = False
 ) -> Forecast | None:
-    """Return the forecast of a run with frozen weights in `precision`.
-
-    The result is None if the run does not fit in memory in this precision either, or if the method needs float weights.
-
-    Args:
-        run: A run with float weights.
-        task: The run's encoded task, as the function `encoded` returns it.
-        memory: The bytes of memory that the run may use. None: the memory of this machine.
-        precision: A key of `PRECISIONS`.
-        on_gpu: Whether `memory` is GPU memory.
-    """
+    """Return the forecast of a run with frozen weights in `precision`; None if it does not fit or cannot have it."""
     made = _in_precision(run, task, memory, precision)
     return made if made is not None and (made.fits_gpu if on_gpu else made.fits) else None
 
 
 def _in_precision(run: RunSpec, task: EncodedTask, memory: int | None, precision: str) -> Forecast | None:
-    """Return the forecast of a run with frozen weights in `precision`.
-
-    The result is None if the method needs float weights, or if the precision needs a package that is not installed.
-    """
+    """Return the forecast of a run with frozen weights in `precision`; None if the method or this machine cannot."""
     training = run.training.model_copy(update={"precision": precision})
     try:
         return forecast_run(run.model_copy(update={"training": training}), task, memory=memory, calibrate=False)
@@ -265,10 +245,7 @@ def _in_precision(run: RunSpec, task: EncodedTask, memory: int | None, precision
 
 
 def _evaluation(task: EncodedTask, run: RunSpec, before: int) -> tuple[Packed, GenerationLoad | None]:
-    """Return the largest batch of the evaluation, and what is generated in the evaluation of a text-to-text task.
-
-    The load of generation is None if the task is not text-to-text.
-    """
+    """Return the largest batch of the evaluation, and what a text-to-text task generates in it."""
     split = task.evaluation
     sequences, targets = split.encoded, None
     if split.references is not None:
@@ -306,14 +283,12 @@ def forecast_methods(
     labels. Raises InvalidStudy for a text-to-text kind without `task`, or for `products` that this machine lacks.
 
     Args:
-        methods: The methods; None means all methods that suit the backbone's family and the task's labels.
-        ask: The prompt template and label words for the task's texts.
+        methods: None means all methods that suit the backbone's family and the task's labels.
         memory: The bytes of memory of each device. None: the memory of this machine and of its GPU.
         devices: The number of devices for which each forecast gets `on_devices`, if it is more than 1.
         compares: Whether to forecast the memory of predictions, and leave out methods that need float weights.
         considered: Whether to leave out methods that `choose` does not consider.
         among: Whether to leave out methods that do not suit the backbone. By default, InvalidStudy is raised.
-        says: A function that receives a line of text when slow work begins.
     """
     check_products(training.products)
     chosen = _chosen(backbone, methods, considered=considered, says=says if among else None)
@@ -351,7 +326,7 @@ _LEFT_OUT = ("method.kind-unsupported", "method.precision-unsupported", "method.
 
 
 def _check_kind(data: ReadingOptions) -> None:
-    """Raise InvalidStudy for a text-to-text kind without a task, because the lengths of target texts are unknown."""
+    """Raise InvalidStudy for a text-to-text kind without a task: the lengths of target texts are unknown."""
     if data.kind is not None and of_kind(data.kind).written:
         raise problems.TEXTS_WITHOUT_TASK(option="kind", found=data.kind)
 
@@ -359,10 +334,7 @@ def _check_kind(data: ReadingOptions) -> None:
 def _beside(
     one: Forecast, run: RunSpec, task: EncodedTask, memory: int | None, devices: int, *, compares: bool, says: Says
 ) -> Forecast:
-    """Return a forecast with additional figures: `on_devices`, and `alternatives` if the run does not fit in memory.
-
-    If `compares` is set, the forecast gets `serving_bytes`, but no `alternatives` with another precision.
-    """
+    """Return a forecast with `on_devices`, and with `alternatives`, or with `serving_bytes` if it `compares`."""
     ways = [] if devices == 1 else _Devices.of(run, task, memory, devices, says)
     one = replace(one, on_devices=tuple(way.most for way in ways))
     helping: list[Forecast | None] = []
@@ -390,7 +362,6 @@ class _Devices:
 
     @classmethod
     def of(cls, run: RunSpec, task: EncodedTask, memory: int | None, devices: int, says: Says) -> list[Self]:
-        """Return the forecasts for data parallel, and those for sharded weights if the run can have them."""
         on_several = partial(forecast_run, run, task, memory=memory, calibrate=False, says=says)
         found = [cls(on_several, devices)]
         try:
@@ -402,10 +373,7 @@ class _Devices:
         return found
 
     def fewest(self, fits: Callable[[Forecast], bool]) -> Forecast | None:
-        """Return the forecast on the fewest devices, of at least 2, that fits; None if no number of devices fits.
-
-        The number is found by bisection, because a device of more devices needs less memory.
-        """
+        """Return the forecast on the fewest devices, of at least 2, that fits; found by bisection."""
         if not fits(self.most):
             return None
         too_few, found = 1, self.most
@@ -423,9 +391,6 @@ class Encodings:
 
     The task is encoded once for each prompt, with its examples, and each number of virtual tokens, because virtual
     tokens reduce the maximum length of texts. Most methods have the same encoding.
-
-    Attributes:
-        texts: The task as texts. None: the task is not loaded yet.
     """
 
     def __init__(self, texts: Task | None = None) -> None:
@@ -433,7 +398,6 @@ class Encodings:
         self._made: dict[tuple[object, ...], EncodedTask] = {}
 
     def of(self, run: RunSpec) -> EncodedTask:
-        """Return the encoded task of `run`. Raises the same errors as the function `encoded`."""
         method = make(run.method, run.hyperparameters)
         drawn = (*method.in_prompt, run.seed) if method.in_prompt[0] else ()
         asked = run.asked.model_dump_json(), method.takes_positions, drawn
@@ -445,10 +409,9 @@ class Encodings:
 
 
 def encoded(run: RunSpec, texts: Task | None = None) -> EncodedTask:
-    """Return the task of `run` as token ids of its backbone; the backbone's weights are not read.
+    """Return the task of `run` as token ids of its backbone, read from its address unless `texts` is given.
 
-    The task is read from its address unless `texts` is given. Raises InvalidStudy for a made-up task if the prompts of
-    `run` have examples, or if the examples do not fit.
+    Raises InvalidStudy for a made-up task if the prompts of `run` have examples, or if the examples do not fit.
     """
     if run.task == MADE_UP:
         if shots := make(run.method, run.hyperparameters).in_prompt[0]:
@@ -478,12 +441,7 @@ def _made_up(run: RunSpec) -> EncodedTask:
 def _chosen(
     backbone: str, methods: Sequence[Method] | None, *, considered: bool, says: Says | None = None
 ) -> list[Method]:
-    """Return `methods`, by default those that suit the backbone; if `considered`, those that `choose` considers.
-
-    Args:
-        says: Receives a line for each method that is left out because it does not suit the backbone. None: such a
-            method raises InvalidStudy.
-    """
+    """Return `methods`, by default those that suit the backbone; if `considered`, those that `choose` considers."""
     chosen = _of(backbone) if methods is None else _suited(backbone, methods, says)
     return [one for one in chosen if not considered or one.practical or is_fitted(one.name)]
 
@@ -537,8 +495,7 @@ WARM_UP, MEASURED = 1, 3
 def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader: Loader) -> Pace:
     """Return the training seconds per token, measured on the run's first batches with a model that is then discarded.
 
-    The method must have parameters to train, and no batch of `loader` may have been read. Raises NotFound if the
-    backbone's weights cannot be opened, Diverged or OutOfMemory.
+    Raises NotFound if the backbone's weights cannot be opened, Diverged or OutOfMemory.
     """
     check_products(run.training.products)
     device = hardware.choose()

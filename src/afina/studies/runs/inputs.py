@@ -1,8 +1,7 @@
 """The inputs of a run: the files of its task and backbone by digest (RunInputs), and facts about its task (TaskFacts).
 
 Executors send the files of a run to other machines. The facts about a task are cached until the task's files change.
-Training texts are not cached, because the process of a study may exist for hours beside the processes that train. The
-module can be imported without torch.
+Training texts are not cached, because the process of a study may exist for hours beside the processes that train.
 """
 
 from __future__ import annotations
@@ -48,8 +47,6 @@ Fetch = Callable[[str, Path], object]
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file of a task or a backbone: its name and the digest of its content."""
-
     name: str
     digest: str
 
@@ -58,10 +55,8 @@ class InputFile:
 class Input:
     """The files of a run's task or backbone.
 
-    Attributes:
-        digest: The digest of the content; None if the address identifies the content, as far as is known offline.
-        files: The name and digest of each file; empty if every machine can load the content from its address.
-        single: Whether the address is that of a single file, and not of a directory.
+    `digest` is None if the address identifies the content, as far as is known offline. `files` are empty if every
+    machine can load the content from its address. `single`: the address is that of a file, not of a directory.
     """
 
     address: str
@@ -72,13 +67,9 @@ class Input:
 
 @dataclass(frozen=True)
 class Located:
-    """The paths of a run's inputs on one machine.
+    """The paths of a run's inputs on one machine; None for those that the run has not.
 
-    Attributes:
-        unlabelled: The path of the file of texts without labels. None: the run has no such file.
-        without: The path of the file of rows that are left out. None: the run has no such file.
-        teacher: The directory of the teacher's adapter. None: the run has no teacher.
-        teacher_backbone: The address of the teacher's backbone. None: the address in the teacher's manifest.
+    None as `teacher_backbone`: the address in the teacher's manifest.
     """
 
     task: str
@@ -90,13 +81,13 @@ class Located:
     teacher_backbone: str | None = None
 
     def read(self, run: RunSpec) -> Task:
-        """Load the task of `run` from its path on this machine; the loaded task has the address in `run`."""
+        """Load the task of `run` from its path on this machine; it has the address in `run`."""
         asked = replace(run.data, evaluation=self.evaluation, unlabelled=self.unlabelled, without=self.without)
         read = Task.load(self.task, asked, **run.training.cuts)
         return replace(read, address=run.task)
 
     def open(self, run: RunSpec) -> Backbone:
-        """Open the backbone of `run` from its path on this machine; the opened backbone has the address in `run`."""
+        """Open the backbone of `run` from its path on this machine; it has the address in `run`."""
         from afina.models.backbone import Backbone  # loads torch
 
         return replace(Backbone.load(self.backbone), address=run.backbone)
@@ -106,10 +97,7 @@ class Located:
 class RunInputs:
     """The inputs of a run: its task, its backbone, and if the run has them, other files of texts and a teacher.
 
-    Attributes:
-        teacher_backbone: The address of the teacher's backbone on every machine; None if it is the run's backbone, or
-            the teacher has none.
-        content: The path of each input file on this machine, by the file's digest.
+    `teacher_backbone` is None if it is the run's backbone. `content` has the path of each file here, by its digest.
     """
 
     task: Input
@@ -123,10 +111,7 @@ class RunInputs:
 
     @classmethod
     def of(cls, run: RunSpec) -> RunInputs:
-        """Return the inputs of `run`, with the digests of their files.
-
-        Raises the same errors as finding the task and the backbone.
-        """
+        """Return the inputs of `run`, with the digests of their files."""
         content: dict[str, Path] = {}
         evaluation, unlabelled, without = run.data.evaluation, run.data.unlabelled, run.data.without
         task = _input(run.task, addresses.own_files(run.task, evaluation), content, run.data_digest)
@@ -148,12 +133,9 @@ class RunInputs:
         )
 
     def materialise(self, directory: Path, fetch: Fetch) -> Located:
-        """Write all input files into `directory`, and return the paths of the inputs there.
+        """Write all input files into `directory` by `fetch`, and return the paths of the inputs there.
 
-        The function `fetch` is called for each file. The addresses of the inputs may be paths that do not exist on this
-        machine.
-
-        Raises InvalidData if the digest of a fetched file is not the file's digest in the inputs.
+        The addresses of the inputs need not exist on this machine. Raises InvalidData for a file of another digest.
         """
         given = {"task": self.task, "evaluation": self.evaluation, "backbone": self.backbone}
         given |= {"unlabelled": self.unlabelled, "without": self.without, "teacher": self.teacher}
@@ -177,15 +159,7 @@ class RunInputs:
 
 
 def digests_beside(data: ReadingOptions, located: Located | None = None) -> dict[str, str | None]:
-    """Return the digests of the files that reading options name beside the task, by their fields in `RunSpec`.
-
-    A digest is None if the options name no such file.
-
-    Args:
-        located: The paths of the files on this machine. None: the paths in `data`.
-
-    Raises NotFound if there is no file.
-    """
+    """Return the digests of the files that reading options name beside the task, by their fields in `RunSpec`."""
     unlabelled, without = (located.unlabelled, located.without) if located else (data.unlabelled, data.without)
     return {
         "unlabelled_digest": None if unlabelled is None else digest.of_file(unlabelled_file(unlabelled)),
@@ -194,14 +168,13 @@ def digests_beside(data: ReadingOptions, located: Located | None = None) -> dict
 
 
 def teacher_files(run: RunSpec) -> list[Path]:
-    """Return the files of the adapter of the teacher of `run`; empty if the run has no teacher with an adapter."""
     if run.teacher is None or not run.teacher.path:
         return []
     return sorted(file for file in Path(run.teacher.path).iterdir() if file.is_file())
 
 
 def _teacher_backbone(run: RunSpec) -> str | None:
-    """Return the address of the teacher's backbone; None for no teacher, no backbone, or the backbone of `run`."""
+    """Return the address of the teacher's backbone, if it is not that of `run`."""
     if run.teacher is None or not run.teacher.path:
         return None
     address = read_manifest(Path(run.teacher.path)).backbone
@@ -215,14 +188,9 @@ def _input(
     known: str | None = None,
     name: Callable[[Path], str] = attrgetter("name"),
 ) -> Input:
-    """Return the `Input` for the address of a task or backbone, and add its files' paths to `content`.
+    """Return the `Input` for an address, and add its files' paths to `content`.
 
-    Args:
-        address: The address of a task, an evaluation file or a backbone.
-        files: The files at the address.
-        content: The paths of files by digest, which the function extends.
-        known: The digest of the content, or None to compute the digest from the names and digests of the files.
-        name: A function that returns a file's name on another machine.
+    `known` is the digest of the content, which is else that of the names and digests of the files.
     """
     found = [InputFile(name(path), digest.of_file(path)) for path in files]
     content.update((file.digest, path) for file, path in zip(found, files, strict=True))
@@ -264,20 +232,10 @@ KEPT_TASKS = 4
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """Facts about a task as runs read it.
+    """Facts about a task as runs read it, of which many are those of `Task`.
 
-    The fields that are not listed here have the meaning of the same fields of `Task`.
-
-    Attributes:
-        pairs: Whether the examples are pairs of texts.
-        train_examples: The number of training texts.
-        abstention_examples: The number of texts that were set aside to choose a threshold of abstention.
-        examples: The number of evaluation texts.
-        told: A line that names the column of the texts and the column of the labels.
-        data_digest: The digest of all files at the task's address; None if the address identifies the data.
-        train_digest: The digest of the training split.
-        evaluation_digest: The digest of the evaluation split.
-        evaluation: The evaluation split, or None if it has more than KEPT characters.
+    `told` is a line about the columns of texts and labels. `data_digest` is None if the address identifies the data.
+    `evaluation` is None if the split has more than KEPT characters.
     """
 
     address: str
@@ -353,7 +311,7 @@ class TaskFacts:
 
 
 def check_abstention_texts(error: float | None, texts: int) -> None:
-    """Raise InvalidStudy if too few texts are set aside to promise an error of at most `error`; None: no promise."""
+    """Raise InvalidStudy if too few texts are set aside to promise an error of at most `error`."""
     if error is None or texts >= (needed := fewest(error)):
         return
     raise problems.ABSTENTION_TEXTS(
@@ -362,10 +320,7 @@ def check_abstention_texts(error: float | None, texts: int) -> None:
 
 
 def of_data(run: RunSpec, task: Task) -> RunSpec:
-    """Return `run` with the digest of its task's files, if the task is files.
-
-    Raises InvalidData if the files do not have the digest in `run`.
-    """
+    """Return `run` with the digest of its task's files. Raises InvalidData if they have not the digest in `run`."""
     if run.data_digest is None:
         return run.on(task.data_digest) if addresses.reads_files(run.task, run.data.evaluation) else run
     if run.data_digest != task.data_digest:
@@ -395,10 +350,7 @@ _known: OrderedDict[_Key, tuple[_Stamp, TaskFacts]] = OrderedDict()
 
 
 def facts_of(run: RunSpec, *, offline: bool = False) -> TaskFacts:
-    """Return the facts about the task of `run`; if `offline` is set, the network is not used.
-
-    Raises the same errors as reading the task, except Leakage.
-    """
+    """Return the facts about the task of `run`. Raises the same errors as reading the task, except Leakage."""
     key, now = (
         _key(run.task, run.data, run.training.cuts),
         stamp(run.task, run.data.evaluation, run.data.unlabelled, run.data.without),
@@ -414,30 +366,21 @@ def facts_of(run: RunSpec, *, offline: bool = False) -> TaskFacts:
 
 
 def count_texts(run: RunSpec) -> int:
-    """Return the number of training texts before calibration or validation texts are cut off.
-
-    The network is not used. Raises the same errors as reading the task.
-    """
+    """Return the number of training texts before calibration or validation texts are cut off, without the network."""
     whole = replace(run.data, train_examples=None, validation=None, selection=None)
     training = run.training.model_copy(update={"temperature": False, "abstain_error": None})
     return facts_of(run.model_copy(update={"data": whole, "training": training}), offline=True).train_examples
 
 
 def labels_of(run: RunSpec) -> TaskFacts:
-    """Return facts about the task of `run`, of which only the kind, labels and pairs may be used.
-
-    The digests of splits in the facts may include or exclude calibration texts.
-    """
+    """Return facts of which only the kind, labels and pairs may be used: splits may have calibration texts or not."""
     return _either(run.task, run.data) or facts_of(run)
 
 
 def evaluation_of(address: str, data: ReadingOptions, kind: str | None = None) -> Split:
     """Return the evaluation split of a task on this machine, from the cache or by reading the task again.
 
-    Args:
-        kind: The kind of the task if it is known. Columns that a newer version takes for another kind do not change it.
-
-    Raises the same errors as reading the task.
+    A `kind` that is known stays, whatever kind a newer version takes the columns for.
     """
     found = _either(address, data)
     if found is not None and found.evaluation is not None:
@@ -449,7 +392,7 @@ def evaluation_of(address: str, data: ReadingOptions, kind: str | None = None) -
 
 
 def _either(address: str, data: ReadingOptions) -> TaskFacts | None:
-    """Return cached facts about a task that was read with or without calibration texts; None if none are cached."""
+    """Return cached facts about a task that was read with or without calibration texts."""
     now = stamp(address, data.evaluation, data.unlabelled, data.without)
     both = ((calibration, abstention) for abstention in (False, True) for calibration in (False, True))
     keys = (_key(address, data, Cuts(calibration=one, abstention=other)) for one, other in both)
@@ -457,7 +400,7 @@ def _either(address: str, data: ReadingOptions) -> TaskFacts | None:
 
 
 def _fresh(key: _Key, now: _Stamp | None) -> TaskFacts | None:
-    """Return the cached facts if the task's files have not changed since they were read, else None."""
+    """Return the cached facts if the task's files have not changed since they were read."""
     before, facts = _known.get(key, (None, None))
     return facts if now is not None and before == now else None
 

@@ -24,10 +24,8 @@ from afina.studies.runs.spec import RunSpec
 class Lesson:
     """What a run learns from its teacher.
 
-    Attributes:
-        teacher: The digest of the teacher's adapter.
-        targets: The teacher's outputs for the training texts and then for the texts without labels, float32 [N, width].
-        left_out: The number of texts of the file without labels that were left out, by reason.
+    `targets`: outputs for the training texts and then for the texts without labels, float32 [N, width]. `left_out`: the
+    number of texts of the file without labels that were left out, by reason.
     """
 
     teacher: str
@@ -45,10 +43,9 @@ class Lesson:
         located: Located | None,
         ranks: Ranks = ALONE,
     ) -> Lesson | None:
-        """Open the teacher of `run`, and compute its outputs for all texts of the training.
+        """Open the teacher of `run`, and compute its outputs for all texts of the training; None without a teacher.
 
-        Returns None if the run does not learn from a teacher. Raises InvalidData if the adapter is not the one that
-        `run` names, and the errors of `check_teacher` and `soft_targets`.
+        Raises InvalidData if the adapter is not the one that `run` names, and the errors of `check_teacher`.
         """
         if run.teacher is None or not run.distils:
             return None

@@ -1,7 +1,7 @@
 """The output directory of a study, a recommendation or a run: its paths (OutputDirectory) and its lock (OutputLock).
 
 Only the process that has the lock writes to the directory, and removes half-written and unneeded files. This module
-defines all file names in an output directory. The module can be imported without torch.
+defines all file names in an output directory.
 """
 
 from __future__ import annotations
@@ -78,58 +78,52 @@ class OutputDirectory:
 
     @property
     def records(self) -> Path:
-        """The path of `records.jsonl`, which has one line for each finished run."""
         return self.out / "records.jsonl"
 
     @property
     def study(self) -> Path:
-        """The path of `study.json`, the `StudyRequest` of the study that was last executed in the directory."""
+        """The `StudyRequest` of the study that was last executed in the directory."""
         return self.out / "study.json"
 
     @property
     def events(self) -> Path:
-        """The path of `events.jsonl`: the progress of the runs, written while they are executed (`EventFile`)."""
+        """The progress of the runs, written while they are executed (`EventFile`)."""
         return self.out / "events.jsonl"
 
     @property
     def baselines(self) -> Path:
-        """The path of `baselines.json`, which has the metrics of baselines without a language model."""
         return self.out / "baselines.json"
 
     @property
     def recommendation(self) -> Path:
-        """The path of `recommendation.json`, which has the last recommendation that was made in the directory."""
+        """The last recommendation that was made in the directory."""
         return self.out / "recommendation.json"
 
     @property
     def tuning(self) -> Path:
-        """The path of `tuning.json`, which has the trials and the chosen settings of tuning."""
         return self.out / "tuning.json"
 
     @property
     def tuning_memory(self) -> Path:
-        """The path of Optuna's SQLite database of tuning trials."""
         return self.out / "tuning.db"
 
     @property
     def answers(self) -> Path:
-        """The path of the SQLite database with the kept answers of models behind an API."""
+        """The kept answers of models behind an API, in SQLite."""
         return self.out / "answers.db"
 
     @property
     def whole(self) -> OutputDirectory:
-        """The output directory itself; for the scratch directory of a run, the output directory that contains it."""
+        """The output directory itself, or that of a run's scratch directory."""
         return OutputDirectory(self.out.parent.parent) if self.out.parent.name == SCRATCH else self
 
     def adapter(self, label: str) -> Path:
         return self.out / ADAPTERS / label
 
     def predictions(self, label: str) -> Path:
-        """Return the path of the predictions file of the run with this label."""
         return self.out / PREDICTIONS / f"{label}.safetensors"
 
     def checkpoint(self, label: str) -> Path:
-        """Return the path of the checkpoint of the unfinished run with this label."""
         return self.out / CHECKPOINTS / f"{label}.safetensors"
 
     def scratch(self, label: str) -> OutputDirectory:
@@ -150,11 +144,10 @@ class OutputDirectory:
         self.predictions(label).unlink(missing_ok=True)
 
     def relative(self, path: Path) -> str:
-        """Return a path in the output directory as records have it: relative to `out`, with slashes."""
         return path.relative_to(self.out).as_posix()
 
     def read(self) -> list[Record]:
-        """Read all records; [] if there is no `records.jsonl`. Raises InvalidData, which names the damaged line."""
+        """Read all records. Raises InvalidData, which names the damaged line."""
         return record.read_records(self.records)
 
     def write(self, records: Iterable[Record]) -> None:
@@ -197,10 +190,7 @@ class OutputLock:
         return self.directory.out
 
     def known(self, key: str) -> Result | None:
-        """Return the result of the run with this key; None if the run's record or one of its files is missing.
-
-        Raises InvalidData.
-        """
+        """Return the result of the run with this key; None if the record or one of its files is missing."""
         found = self._whole(key)
         return None if found is None else self.result(found)
 
@@ -212,7 +202,6 @@ class OutputLock:
         return next((one for one in self.records if one.key == key and self._is_whole(one)), None)
 
     def _is_whole(self, one: Record) -> bool:
-        """Return whether a record's files exist, and its adapter, if any, is undamaged and has the recorded digest."""
         if not (self.out / one.predictions).is_file():
             return False
         if one.adapter is None:
@@ -226,10 +215,7 @@ class OutputLock:
         return manifest.get("digest") == one.digest and manifest.get("format") == FORMAT
 
     def begin(self, label: str) -> Path:
-        """Create an executor's scratch directory for a run, move the run's checkpoint into it, and return its path.
-
-        Raises CannotWrite.
-        """
+        """Create an executor's scratch directory for a run, move the run's checkpoint into it, and return its path."""
         scratch, checkpoint = self.directory.scratch(label), self.directory.checkpoint(label)
         shutil.rmtree(scratch.out, ignore_errors=True)
         with file_io.writing(scratch.out):
@@ -239,16 +225,10 @@ class OutputLock:
         return scratch.out
 
     def keep(self, made: Record, label: str, before: Collection[str] = ()) -> Result:
-        """Move the files of a finished run out of its scratch directory, and record the run.
+        """Move the files of a finished run out of its scratch directory, and record the run, in place of its key.
 
-        The new record replaces a record with the same key.
-
-        Args:
-            made: The record of the run.
-            label: The label of the run, which is the name of its files.
-            before: The keys of records before which the new record is inserted. Default: the record is appended.
-
-        Raises CannotWrite, after removing the run's adapter and predictions.
+        The record is inserted before those with the keys `before`, or else appended. Raises CannotWrite, after removing
+        the run's adapter and predictions.
         """
         scratch = self.directory.scratch(label).out
         others = [one for one in self.records if one.key != made.key]
@@ -271,10 +251,7 @@ class OutputLock:
         self.directory.checkpoint(label).unlink(missing_ok=True)
 
     def give_up(self, label: str, message: str) -> str:
-        """Keep only the checkpoint of a failed run, and return the error message for the user.
-
-        In the error message, the path of the output directory replaces that of the scratch directory.
-        """
+        """Keep only the checkpoint of a failed run, and return the message without the scratch directory's path."""
         self.directory.take_back(label)
         return message.replace(str(self.directory.scratch(label).out), str(self.out))
 
@@ -285,16 +262,12 @@ class OutputLock:
         self.records = records
 
     def forget(self, made: Record, label: str) -> None:
-        """Remove a record, its adapter and its predictions, because a later run replaces them."""
         self.records = [one for one in self.records if one.key != made.key]
         self.directory.write(self.records)
         self.directory.discard(label)
 
     def result(self, made: Record) -> Result:
-        """Return the result of a record, with its predictions.
-
-        Raises InvalidData if the predictions are damaged or contradict the record.
-        """
+        """Return a record with its predictions. Raises InvalidData if they are damaged or contradict the record."""
         found = Result(made, Predictions.read(self.out / made.predictions, made.predictions_digest))
         found.check_shapes(self.out / made.predictions)
         return found

@@ -56,17 +56,9 @@ DEFAULT_LENGTH = 512
 class Prepared:
     """The task, backbone, objective and method that are loaded for a run, without the classifier that is trained.
 
-    Attributes:
-        run: The run, with the digests of its data and its backbone's files.
-        metric: The name of the headline metric.
-        question: The prompt template and label words.
-        offset: The offset that is added to the label logits (batch calibration), [labels]. None: no offset.
-        backbone_digest: The digest of the backbone's weights without head and adapter.
-        total: The number of parameters of the classifier without the adapter, including the head.
-        examples: The training examples in each prompt. None: prompts have no examples.
-        retention: The neutral sentences with the backbone's losses. None: the run does not measure retention.
-        lesson: What the run learns from its teacher. None: the run learns from labels only.
-        ranks: The processes that compute the run together.
+    `offset` is added to the label logits (batch calibration), [labels]. `backbone_digest` is of the weights without
+    head and adapter; `total` counts the parameters without the adapter, including the head. Optional fields are None
+    if the run has no offset, no examples in prompts, no retention or no teacher.
     """
 
     run: RunSpec
@@ -87,12 +79,11 @@ class Prepared:
 
     @property
     def prompt(self) -> Template | None:
-        """The template of the adapter's prompts, which contains the fixed examples; None: no template."""
+        """The template of the adapter's prompts, with the fixed examples."""
         return self.question.template if self.examples is None else self.examples.fixed
 
     @property
     def max_length(self) -> int:
-        """The maximum number of tokens; longer texts, or prompts, are truncated."""
         return self.task.max_length
 
     @property
@@ -101,7 +92,7 @@ class Prepared:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """The values of the fields `template`, `words` and `offset` of a manifest or record."""
+        """The prompt settings of a manifest or record."""
         return {
             "template": self.question.template.source if self.question.template else None,
             "words": dict(self.question.words) if self.question.words else None,
@@ -110,16 +101,13 @@ class Prepared:
 
     @property
     def features(self) -> dict[str, Any]:
-        """The values of the fields `pooling` and `normalize` of `HeadFit`, for the features of a linear probe."""
+        """The settings of `HeadFit` for the features of a linear probe."""
         made = self.method.hyperparameters
         own = self.backbone.architecture.pooling_of(self.backbone.config)
         return {"pooling": own if made["pooling"] == "family" else made["pooling"], "normalize": made["normalize"]}
 
     def predict(self, classifier: Classifier, split: EncodedSplit, listen: Listener = ignore) -> Predictions:
-        """Return the classifier's predictions for a split, with the split's targets.
-
-        Each rank predicts its share of the texts, and returns the predictions of all ranks.
-        """
+        """Return predictions with the split's targets; each rank predicts its share, and returns those of all."""
         objective, tokenizer = self.objective, self.backbone.tokenizer
 
         def predictions(start: int, stop: int) -> Predictions:
@@ -135,11 +123,10 @@ class Prepared:
         return made[0] if len(made) == 1 else Predictions.joined(made)
 
     def trained(self, classifier: Classifier) -> Prepared:
-        """Return a `Prepared` with the trained classifier's logit offset, which fitting a head may have changed."""
+        """Return a copy with the logit offset of the classifier, which fitting a head may have changed."""
         return self if classifier.offset is self.offset else replace(self, offset=classifier.offset)
 
     def reopen(self) -> Classifier:
-        """Return the classifier as it was before training, opened again."""
         given = self.backbone, self.objective, self.question, self.method
         classifier = opened(*given, self.run.seed, precision=self.run.training.precision, ranks=self.ranks)
         classifier.offset = self.offset
@@ -150,7 +137,6 @@ class Prepared:
 
 
 def check_precision(run: RunSpec) -> None:
-    """Raise NotFound if the package that the run's precision of frozen weights needs is not installed."""
     hold = PRECISIONS[run.training.precision].hold
     if hold is not None:
         hold(torch.zeros(1, 1))
@@ -172,13 +158,8 @@ def prepare(
 ) -> tuple[Prepared, Fit]:
     """Load and encode everything that `run` needs, and return it with the `Fit` that trains it; texts are not kept.
 
-    Args:
-        meter: The meter of the run's seconds and memory.
-        given: The run's task, if the caller has loaded the task.
-        located: The paths of the task and the backbone on this machine. None: the addresses in `run`.
-        ranks: The processes that compute the run together; each of them prepares the run.
-
-    Raises NotFound, InvalidStudy, or InvalidData, also if a file has not the digest in `run`, and as `_check_alike`.
+    Each of the `ranks` prepares the run. Raises NotFound, InvalidStudy, or InvalidData, also if a file has another
+    digest than in `run`, and as `_check_alike`.
     """
     listen(Progress("load"))
     with meter.phase("load"):
@@ -223,7 +204,7 @@ def prepare(
 
 
 def _begun(prepared: Prepared, classifier: Classifier) -> Fit:
-    """Return the `Fit` that trains the classifier of a run; sharded weights are read before."""
+    """Return the `Fit` of a classifier, whose sharded weights are read before."""
     _check_alike(prepared)
     if classifier.unread is not None:
         trains = bool(prepared.method.trainable(classifier.model))
@@ -236,7 +217,7 @@ def _begun(prepared: Prepared, classifier: Classifier) -> Fit:
 
 
 def _with_task(run: RunSpec, given: Task | None, located: Located | None, ranks: Ranks) -> tuple[RunSpec, Task]:
-    """Return the run with the digests of its inputs, and its task with the texts from which the run learns."""
+    """Return the run with the digests of its inputs, and its task with the texts from which it learns."""
     if ranks.sharded:
         check_can_shard(run)
     check_products(run.training.products)
@@ -247,7 +228,7 @@ def _with_task(run: RunSpec, given: Task | None, located: Located | None, ranks:
 
 
 def check_can_shard(run: RunSpec) -> None:
-    """Raise InvalidStudy for a setting with which a run with sharded weights would end in this error."""
+    """Raise InvalidStudy for a setting that a run with sharded weights cannot have."""
     training = run.training
     asked = {"retention": training.retention, "products": training.products != FLOAT, "offset": run.asked.offset}
     for option, is_set in asked.items():
@@ -260,7 +241,7 @@ EQUAL_VERSIONS = ("afina", "torch", "transformers", "peft")
 
 
 def _check_alike(prepared: Prepared) -> None:
-    """Raise RunFailed, in every rank, if a rank has other data, another backbone, device or version than the first."""
+    """Raise RunFailed, in every rank, if a rank has other data, backbone, device or version than the first."""
     task, backbone, versions = prepared.task, prepared.backbone, devices.versions()
     splits = (task.train, task.evaluation, task.calibration, task.abstention, task.selection, task.unlabelled)
     facts = {
@@ -283,10 +264,7 @@ def _check_alike(prepared: Prepared) -> None:
 def encoded_task(
     run: RunSpec, texts: Task, backbone: Backbone, question: Verbalizer, length: int, listen: Listener = ignore
 ) -> tuple[EncodedTask, PromptExamples | None]:
-    """Return the tokenized task of `run`, and the training examples in its prompts; None: prompts have no examples.
-
-    Raises InvalidStudy if too few training texts can be examples, or if the examples do not fit.
-    """
+    """Return the tokenized task of `run`, and the training examples in its prompts, if any. Raises InvalidStudy."""
     count, draw = make(run.method, run.hyperparameters).in_prompt
     template, examples = question.template, None
     if count:
@@ -308,7 +286,6 @@ WITHOUT_WORDS_AFTER = (
 
 
 def generating(run: RunSpec, objective: Objective, task: EncodedTask, question: Verbalizer) -> Objective:
-    """Return the objective with the decoding of `run`, if answers are generated."""
     chat = question.template is not None and not question.template.special_tokens
     return objective.generating(task.answer_tokens, run.generate, chat=chat)
 
@@ -331,12 +308,8 @@ WARM_UP, AT_LEAST, SECONDS = 3, 3, 10.0
 def answer_seconds(run: RunSpec, texts: int, *, bare: bool) -> list[float]:
     """Return the seconds of each prediction of the untrained model of `run` for single held-out texts of the task.
 
-    A prediction includes tokenization, and is computed in float32, as in `Predictor`.
-
-    Args:
-        run: The run.
-        texts: The largest number of timed predictions; there are fewer if the predictions take more than SECONDS.
-        bare: Whether the frozen model is timed without the weights that the method adds.
+    A prediction includes tokenization, and is computed in float32, as in `Predictor`. There are at most `texts`, and
+    fewer if they take more than SECONDS. `bare`: the frozen model without the weights that the method adds.
     """
     task = read_task(run)
     objective, _ = aim_of(run, task)
@@ -376,10 +349,7 @@ def read_task(run: RunSpec) -> Task:
 
 
 def of_backbone(run: RunSpec, located: Located | None = None) -> RunSpec:
-    """Return `run` with the digest of its backbone's files.
-
-    Raises InvalidData if the files do not have the digest in `run`.
-    """
+    """Return `run` with the digest of its backbone's files. Raises InvalidData for another digest than in `run`."""
     found = files_digest(located.backbone if located else run.backbone)
     if run.backbone_files not in (None, found):
         raise problems.BACKBONE_CHANGED(backbone=run.backbone)
@@ -387,11 +357,7 @@ def of_backbone(run: RunSpec, located: Located | None = None) -> RunSpec:
 
 
 def aim_of(run: RunSpec, task: Task | EncodedTask) -> tuple[Objective, str]:
-    """Return the objective and the headline metric of `run`.
-
-    The headline metric is the run's `metric`, or else the task's, or else the default of the kind of task. Raises
-    InvalidStudy if the kind does not support the training settings or the metric.
-    """
+    """Return the objective and the headline metric: of the run, of the task, or of the kind. Raises InvalidStudy."""
     training = run.training
     make(run.method, run.hyperparameters).check_kind(task.kind)
     made = objectives.make(task.label_names, {"kind": task.kind}).of(
@@ -457,20 +423,14 @@ def opened(
 
 
 def attached(classifier: Classifier, method: Method, seed: int, device: torch.device) -> Classifier:
-    """Attach `method` to the classifier with random weights from the seed, and move the classifier to `device`.
-
-    A classifier whose weights are not read yet is not moved.
-    """
+    """Attach `method` with random weights from the seed; move the classifier to `device` if its weights are read."""
     torch.manual_seed(derive_seed(seed, "adapter"))
     attach(classifier, method)
     return classifier.to(device) if classifier.unread is None else classifier
 
 
 def longest_text(run: RunSpec, most: int) -> int:
-    """Return the maximum length of a text of `run` in tokens.
-
-    The maximum is at most the backbone's limit `most` minus the method's number of virtual tokens. Raises InvalidStudy.
-    """
+    """Return the maximum number of tokens of a text: at most the backbone's less the method's virtual tokens."""
     taken, wanted = make(run.method, run.hyperparameters).takes_positions, run.training.max_length
     if taken >= most:
         raise problems.NO_ROOM_FOR_TEXT(method=run.method, tokens=taken, most=most, backbone=run.backbone)
@@ -484,10 +444,7 @@ def longest_text(run: RunSpec, most: int) -> int:
 
 
 def on_beside(run: RunSpec, located: Located | None = None) -> RunSpec:
-    """Return `run` with the digests of its file of texts without labels, and of its file of rows to leave out.
-
-    Raises InvalidData if a file does not have the digest in `run`.
-    """
+    """Return `run` with the digests of its files beside the task. Raises InvalidData if one is not that in `run`."""
     found = digests_beside(run.data, located)
     if run.unlabelled_digest not in (None, found["unlabelled_digest"]):
         raise problems.UNLABELLED_CHANGED(path=run.data.unlabelled)
@@ -505,9 +462,7 @@ def loader_of(
 ) -> Loader:
     """Return the loader of the batches of training texts of `run`, or of pairs of texts if its method needs pairs.
 
-    Args:
-        soft: A teacher's outputs for the texts of `split` and then of `more`. None: the run learns from labels only.
-        more: Texts without labels, from which only a student learns.
+    `soft`: a teacher's outputs for `split` and then for `more`, the texts without labels.
     """
     size, targets = run.training.batch_size * run.training.accumulate, objective.loss_targets(split.labels)
     if soft is None:
@@ -521,5 +476,5 @@ def recipe_of(run: RunSpec, method: Method, loader: Loader, ranks: Ranks = ALONE
 
 
 def check_words(run: RunSpec, task: TaskFacts) -> None:
-    """Raise the error with which `run` would end if its label words or its template do not suit the task."""
+    """Raise InvalidStudy if the run's label words or template do not suit the task."""
     question_of(run, task, Backbone.load(run.backbone, weights=False))

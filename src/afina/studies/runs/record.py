@@ -1,8 +1,7 @@
 """`Record`: the description, measurements and environment of a finished run. `Result`: a record and its predictions.
 
 A record is a line of JSON; the predictions are in another file. A record is never changed, except for the costs of a
-model behind an API whose prices the study has changed. docs/reference/figures.md defines each field of a record. The
-module can be imported without torch.
+model behind an API whose prices the study has changed. docs/reference/figures.md defines each field of a record.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ TOLD = 2
 
 
 def _below(path: str) -> str:
-    """Return the path unchanged if it is relative and stays within the output directory; else raise ValueError."""
+    """Return a relative path that stays within the output directory; else raise ValueError."""
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
         raise ValueError(f"expected a path below the output directory, found {path[:80]!r}")
@@ -52,7 +51,7 @@ Below = Annotated[str, AfterValidator(_below)]
 
 
 def _printable(text: str) -> str:
-    """Return the text unchanged if it has no control characters, such as escape codes; else raise ValueError."""
+    """Return a text without control characters, such as escape codes; else raise ValueError."""
     if any(unicodedata.category(letter) == "Cc" and not letter.isspace() for letter in text):
         raise ValueError(f"expected no control characters, found {text[:80]!r}")
     return text
@@ -62,7 +61,7 @@ Printable = Annotated[str, AfterValidator(_printable)]
 
 
 def _moment(text: str) -> str:
-    """Return the text unchanged if it is a moment in ISO 8601 with its time zone; else raise ValueError."""
+    """Return a moment in ISO 8601 with its time zone; else raise ValueError."""
     if datetime.fromisoformat(text).tzinfo is None:
         raise ValueError(f"expected a moment with its time zone, found {text[:80]!r}")
     return text
@@ -79,16 +78,8 @@ Duration = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class HeadFit(Frozen):
     """Facts about scikit-learn's fit of the head of a linear probe or of SetFit.
 
-    Attributes:
-        parameter: The name of the regularization parameter, `C` or `alpha`.
-        strength: The value of the regularization parameter. For a linear probe, cross-validation on the training texts
-            chose the value.
-        seconds: The time of fitting the head on the features, a part of `seconds.train`.
-        iterations: The number of iterations of the solver. None for ridge regression, which is solved by a closed
-            formula.
-        converged: Whether the solver converged.
-        pooling: How the features were pooled: "first", "last" or "mean".
-        normalize: Whether the features were divided by their Euclidean norm.
+    `strength` is the value of `parameter`, "C" or "alpha". `seconds` are a part of `seconds.train`. `iterations` is
+    None for ridge regression, which a closed formula solves. `pooling` is "first", "last" or "mean".
     """
 
     parameter: Literal["C", "alpha"]
@@ -101,34 +92,13 @@ class HeadFit(Frozen):
 
 
 class EndpointUse(Frozen):
-    """Facts about the answers of a model behind an API to the evaluation texts.
+    """Facts about the answers of a model behind an API to the evaluation texts; figures.md defines each field.
 
-    Attributes:
-        host: The server's name or address, with its port if the address has one.
-        model: The model's name as asked for.
-        models: The model's names in the answers, such as a dated version.
-        examples: The number of texts.
-        kept: The number of texts whose answer was kept from an earlier run, or from an equal prompt.
-        requests: The number of requests in the run, with repetitions.
-        retries: The number of these requests that repeated a failed request. None: the record has no such number.
-        missing: The indices of the evaluation texts without an answer, by the reason, such as "refusal".
-        seconds_p50: The median of the seconds of an answer. None: there is no answer.
-        seconds_p95: The 95th percentile of the seconds of an answer.
-        tokens_in: The tokens of all prompts by the server's count. None: the server gave none for some answer.
-        tokens_out: The tokens of all answers by the server's count.
-        cost: The cost of these tokens, in the currency of the prices. None: prices or tokens are unknown.
-        cost_per_1000: The cost of 1,000 texts, from the texts with an answer.
-        temperature: Whether all answers are of temperature 0. False: the server refused the setting.
-        structure: Whether the answers follow a JSON schema: "used", "refused" by the server, or "none" if plain text is
-            asked for.
-        asked_again, differed: The number of texts that an earlier version asked a second time, and of those whose two
-            answers differ. 0 in new records.
-        price_in: The price of a million tokens of prompts. None: unknown.
-        price_out: The price of a million tokens of answers.
-        unread: The most frequent answers that are no label or number, shortened. An answer may repeat words of a text.
-        first_answer: The moment of the earliest answer, in ISO 8601 and UTC, also of kept answers. None: there is no
-            answer, or an answer was kept without its moment.
-        last_answer: The moment of the latest answer.
+    `retries` is None if the record has no such number; seconds if there is no answer; tokens if the server counted none
+    for some answer; cost if prices or tokens are unknown; moments (ISO 8601, UTC, also of kept answers) if there is no
+    answer, or one was kept without its moment. `missing` has the indices of texts without an answer, by reason.
+    `structure`: "used", "refused" by the server, or "none". `asked_again` and `differed` are of earlier versions, which
+    asked some texts twice. `unread` may repeat words of a text.
     """
 
     host: Printable
@@ -157,32 +127,19 @@ class EndpointUse(Frozen):
 
     @property
     def missing_texts(self) -> int:
-        """The number of texts without an answer."""
         return sum(map(len, self.missing.values()))
 
     @property
     def replied(self) -> int:
-        """The number of texts to which the server replied, maybe with a refusal or with an answer that is no label."""
+        """The number of texts with a reply, maybe a refusal or an answer that is no label."""
         return self.examples - sum(len(rows) for reason, rows in self.missing.items() if reason not in REPLIED)
 
 
 class Retention(Frozen):
     """The language-model loss of a model on neutral sentences, before and after its adaptation.
 
-    A loss is the mean over all tokens, in nats per token. Each interval is a 95 % interval over sentences.
-
-    Attributes:
-        source: The address or file of the neutral sentences.
-        texts_digest: The digest of the sentences.
-        sentences: The number of sentences.
-        tokens: The number of tokens that were predicted.
-        before: The loss of the backbone before training.
-        after: The loss of the adapted model.
-        change: The loss `after` minus the loss `before`; positive if the adapted model is worse on neutral sentences.
-        before_interval: The interval of `before`.
-        after_interval: The interval of `after`.
-        change_interval: The interval of `change`, from the differences of the same sentences.
-        seconds: The seconds of both measurements, which are not part of any phase in the run's `seconds`.
+    A loss is the mean over all tokens, in nats per token. Each interval is a 95 % interval over sentences. `change` is
+    `after` minus `before`, with the interval of the same sentences' differences. `seconds` are part of no phase.
     """
 
     source: str
@@ -211,11 +168,8 @@ class Seconds(Frozen):
 class LeftOutCounts(Frozen):
     """The number of rows of the file `without` by the part of the task in which they are.
 
-    Attributes:
-        training: The number of training texts that were left out.
-        evaluation: The number of rows in the evaluation split, which is left as it is.
-        aside: The number of rows in parts that were set aside for validation, selection or calibration, and so kept.
-        unused: The number of rows among the training texts that the run did not use.
+    Only those in `training` were left out. `aside`: set aside for validation, selection or calibration. `unused`: among
+    the training texts that the run did not use.
     """
 
     training: Count = 0
@@ -227,12 +181,8 @@ class LeftOutCounts(Frozen):
 class UnlabelledCounts(Frozen):
     """The number of texts without labels from which a run learned, and of those that were left out of their file.
 
-    Attributes:
-        texts: The number of texts from which the run learned.
-        evaluation: The number of texts that are also in the evaluation split.
-        training: The number of texts that are also in another split of the task.
-        repeated: The number of texts that repeat another text of the file.
-        missing: The number of rows without a text, which `missing = "skip"` leaves out.
+    Left out were texts that are also in the evaluation split or in another split (`training`), that repeat another text
+    of the file, and rows without a text.
     """
 
     texts: Count
@@ -260,12 +210,8 @@ class Memory(Frozen):
 class Devices(Frozen):
     """The processes (ranks) that computed a run together, each on its own device.
 
-    Attributes:
-        count: The number of processes.
-        shards: Whether each process kept only a part of the backbone's weights.
-        rss_peaks: The peak RSS of each process in bytes, in the order of the ranks. None: it cannot be measured. Of a
-            resumed run, only the first is the peak of all its parts.
-        allocated_peaks: The peak of allocated GPU memory of each process in bytes. None: the device is no GPU.
+    Peaks are in bytes, in the order of the ranks; None: not measured, or no GPU. Of a resumed run, only the first RSS
+    is the peak of all its parts.
     """
 
     count: Count
@@ -305,13 +251,7 @@ class Prompting(Frozen):
 
 
 class Selection(Frozen):
-    """The metric and loss of a trained model on the validation set, on which one of several models is selected.
-
-    Attributes:
-        value: The headline metric on the validation set.
-        loss: The mean loss on the validation set.
-        examples: The number of texts in the validation set.
-    """
+    """The headline metric and mean loss of a trained model on the validation set that selects one of several."""
 
     value: Figure
     loss: float
@@ -321,14 +261,9 @@ class Selection(Frozen):
 class TextPairs(Frozen):
     """The numbers of pairs of training texts on which a run trained.
 
-    Attributes:
-        positive: The number of drawn pairs of two texts of the same label, repeated pairs included.
-        negative: The number of drawn pairs of two texts of different labels, repeated pairs included.
-        all_positive: The number of different positive pairs of the training texts.
-        all_negative: The number of different negative pairs of the training texts.
-        wanted: The number of pairs that would be drawn without the limit `max_pairs`.
-        single: The number of labels with a single training text.
-        alone: Whether every label has a single training text, which is a positive pair with itself.
+    `positive` and `negative` are drawn pairs of two texts of the same label or of different labels, with repetitions;
+    `all_...` are the different pairs that exist. `wanted` would be drawn without the limit `max_pairs`. `single` labels
+    have one training text; `alone`: every label has one, which is a positive pair with itself.
     """
 
     positive: Count
@@ -349,20 +284,14 @@ class AnsweredCounts(Frozen):
 
     @property
     def share(self) -> AnsweredShare:
-        """The numbers with their shares and intervals."""
         return AnsweredShare(self.texts, self.answered, self.errors)
 
 
 class Abstention(Frozen):
     """How the threshold was chosen below which an adapter leaves a text unanswered.
 
-    Attributes:
-        error: The promised largest share of wrong answers among the answered texts.
-        confidence: The probability with which the promise is kept.
-        threshold: The lowest confidence at which a text is answered. None: no threshold keeps the promise, so the
-            adapter answers no text.
-        calibration: The texts on which the threshold was chosen; nothing else was fitted on them.
-        evaluation: The evaluation texts.
+    `error` is the promised largest share of wrong answers, and `confidence` the probability of keeping the promise.
+    None as `threshold`: none keeps the promise, so no text is answered. `calibration`: the texts of the choice.
     """
 
     error: float

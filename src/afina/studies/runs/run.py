@@ -88,7 +88,6 @@ class Run(RunSpec):
             raise problems.NO_TEACHER(run=self.title, option=given[0])
 
     def _check_ignored(self, method: Method) -> None:
-        """Raise InvalidStudy for a training setting that has no effect on the method."""
         given = [
             name
             for part in (self.training, self.ask)
@@ -181,7 +180,6 @@ class Run(RunSpec):
 
 
 def _with_backbone(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a run; a method that asks an endpoint names the backbone itself, unless it is given."""
     method = fields.get("method")
     if "backbone" in fields or not (isinstance(method, str) and asks_endpoint(method)):
         return fields
@@ -192,10 +190,7 @@ def _with_backbone(fields: dict[str, Any]) -> dict[str, Any]:
 class StopSignals:
     """Handles signals during a run: a training run stops after the current step, any other phase at once.
 
-    Attributes:
-        heard: The number of the signal after which the training stops. 0: there was none.
-        training: Whether the run trains.
-        before: The handlers of the signals outside of the run.
+    `heard` is the number of the signal that stops the training, or 0. `before`: the handlers outside of the run.
     """
 
     heard: int = 0
@@ -206,7 +201,7 @@ class StopSignals:
         return self.heard > 0
 
     def told(self, listen: Listener) -> Listener:
-        """Return a function that passes progress on to `listen`, and notes whether the run is training."""
+        """Pass progress on to `listen`, and note whether the run is training."""
 
         def hear(progress: Progress) -> None:
             self.training = progress.phase == "train"
@@ -250,7 +245,6 @@ def stopped_after_a_step(*numbers: int) -> Iterator[StopSignals]:
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Clear the stack frames of an error, so that a notebook, which keeps its last error, does not keep the model."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
@@ -260,21 +254,9 @@ def _let_go(error: BaseException | None) -> None:
 class Terms:
     """The assumptions of a forecast: dtype, batch size, epochs and available memory.
 
-    Attributes:
-        dtype: The dtype in which training computes, "float32" or "bfloat16".
-        usual_dtype: The dtype in which a training on this machine computes by default.
-        texts: The number of texts in the largest training batch.
-        tokens: The number of tokens in the largest training batch.
-        longest: The number of tokens of the longest text in the largest training batch.
-        epochs: The number of epochs of the training whose time is forecast.
-        memory: The bytes of memory that the run may use.
-        process: The bytes of memory that Python and the libraries take without any tensor.
-        gpu: The bytes of GPU memory that the run may use. None: there is no GPU.
-        precision: The precision in which the backbone's frozen weights are stored, such as "int8".
-        products: The type of numbers in which products with frozen weights are computed, "float" or "int8".
-        devices: The number of devices that train together. The figures are then those of the device that needs most,
-            and `texts`, `tokens` and `longest` are of the largest part of a batch that a device computes.
-        sharded: Whether each device keeps only a part of the backbone's weights.
+    `texts`, `tokens` and `longest` are of the largest training batch. `memory` and `gpu` (None: there is none) are the
+    bytes that the run may use, and `process` those that Python and the libraries take without any tensor. With several
+    `devices`, the figures are those of the device that needs most, and of the largest part of a batch on a device.
     """
 
     backbone: str
@@ -314,14 +296,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class PromptsForecast:
-    """The forecast costs of the evaluation of a run with training examples in its prompts, which trains nothing.
-
-    Attributes:
-        texts: The number of evaluation texts.
-        tokens: The number of tokens of all prompts, with the examples.
-        longest: The number of tokens of the longest prompt.
-        seconds: The seconds in which this machine answers all prompts. None: the time is unknown.
-    """
+    """What evaluating prompts with examples costs: numbers of texts and tokens, and seconds, if they are known."""
 
     texts: int
     tokens: int
@@ -334,22 +309,19 @@ class Forecast:
     """The forecast costs of a run with one method, in bytes and seconds.
 
     Attributes:
-        activation_bytes: The bytes that the largest batch keeps for the backward pass. `activation_bytes` is None if
+        activation_bytes: The bytes that the largest batch, of `activation_tokens`, keeps for the backward pass. None if
             nothing is trained, and with activation checkpointing.
-        activation_tokens: The number of tokens of the largest batch. None if `activation_bytes` is None.
         peak: The peak memory of the process of a run on the CPU.
         gpu_evaluation: The bytes of the tensors of the evaluation, which follows the training, in float32.
-        gpu_peak: The peak of GPU memory: that of training or of evaluation, and a tenth for CUDA's context and
-            fragmentation.
+        gpu_peak: That of training or evaluation, and a tenth for CUDA's context and fragmentation.
         disk_bytes: The size of the adapter's tensor file.
-        train_seconds: The training time. None: the time is unknown.
+        train_seconds: None: the time is unknown.
         serving_bytes: The bytes of all weights when the adapter predicts in `terms.dtype`. None: not computed.
         alternatives: If a run does not fit in memory, the forecasts of other ways to train that fit: frozen weights in
-            int8 or nf4 on one device, or several devices. If the run fits, `alternatives` is empty.
+            int8 or nf4 on one device, or several devices.
         on_devices: The forecasts of the run on the number of devices that was asked for: data parallel, and sharded.
-        on_pairs: Whether the method trains on pairs of texts: a batch has two texts for each pair, and every drawn pair
-            is used once.
-        prompts: The costs of the evaluation, if the prompts have training examples; else None.
+        on_pairs: Whether a batch has two texts for each pair; every drawn pair is used once.
+        prompts: The costs of the evaluation, if the prompts have training examples.
     """
 
     method: str
@@ -375,34 +347,28 @@ class Forecast:
 
     @property
     def fits(self) -> bool:
-        """Whether a run on the CPU fits in the memory `terms.memory`."""
         return self.peak <= self.terms.memory
 
     @property
     def fits_gpu(self) -> bool | None:
-        """Whether a run fits in the GPU memory `terms.gpu`; None if the terms have no GPU, or the run needs a CPU."""
+        """None if the terms have no GPU, or the run needs a CPU."""
         return None if self.terms.gpu is None or not self.runs_on_gpu else self.gpu_peak <= self.terms.gpu
 
     @property
     def fits_everywhere(self) -> bool:
-        """Whether a run fits in the memory of a CPU, and in that of a GPU if it is known."""
         return self.fits and self.fits_gpu is not False
 
     def helps(self, other: Forecast) -> bool:
-        """Return whether this run fits in a memory in which the run `other` does not fit."""
         return (self.fits and not other.fits) or (bool(self.fits_gpu) and other.fits_gpu is False)
 
     @property
     def runs_on_gpu(self) -> bool:
-        """Whether a GPU can execute the run; only a CPU computes products in int8."""
+        """Only a CPU computes products in int8."""
         return self.terms.products == FLOAT
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The forecast as JSON values, without the assumptions `terms`, which are equal for all methods.
-
-        The figures of a GPU are left out if no GPU can execute the run.
-        """
+        """The forecast as JSON values without `terms`, and without figures of a GPU that cannot execute the run."""
         apart = _APART if self.runs_on_gpu else (*_APART, *_OF_GPU)
         figures = {key: value for key, value in asdict(self).items() if key not in apart}
         figures |= {"fits": self.fits, "fits_gpu": self.fits_gpu}
@@ -417,17 +383,13 @@ class Forecast:
         return figures
 
     def _summary_of(self, *names: str) -> dict[str, Any]:
-        """Return the way in which a run trains, and the figures with these names, as JSON values."""
         figures = {name: value for name, value in self.summary.items() if name in names}
         terms = self.terms
         return {"precision": terms.precision, "devices": terms.devices, "sharded": terms.sharded} | figures
 
 
 def shared_terms(forecasts: Sequence[Forecast]) -> Terms:
-    """Return the assumptions of several forecasts, with the largest batch of a method that trains on single texts.
-
-    If every method trains on pairs, the largest batch is that of the first method.
-    """
+    """Return the assumptions, with the largest batch of a method that trains on single texts, if there is one."""
     return next((one.terms for one in forecasts if not one.on_pairs), forecasts[0].terms)
 
 

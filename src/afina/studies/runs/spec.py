@@ -1,7 +1,4 @@
-"""`RunSpec`: the description of a run: backbone, task, method, hyperparameters, data, training and seed.
-
-The module can be imported without torch.
-"""
+"""`RunSpec`: the description of a run: backbone, task, method, hyperparameters, data, training and seed."""
 
 from __future__ import annotations
 
@@ -63,7 +60,7 @@ _NO_EFFECT = {
 def with_address(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a run or a study, in which a `Task` object is replaced by its address and reading options.
 
-    Raises InvalidData for a `Task` without an address, and if `data` contradicts the reading options of the `Task`.
+    Raises InvalidData for a `Task` without an address, or of other reading options than `data`.
     """
     task, data = fields.get("task"), fields.get("data")
     if isinstance(task, os.PathLike) or is_frame(task):
@@ -85,10 +82,8 @@ def with_address(fields: Mapping[str, Any]) -> dict[str, Any]:
 class Teacher(Frozen):
     """The adapter from whose outputs a run learns (Hinton et al. 2015).
 
-    Attributes:
-        run: The key of the teacher's run, for a teacher that the same study trains.
-        adapter: The digest of the teacher's adapter, for a teacher that was trained before.
-        path: The directory of the teacher's adapter. "": the teacher's run has not been executed yet.
+    `run` is the key of a teacher that the same study trains, `adapter` the digest of one that was trained before. ""
+    as `path`: the teacher's run has not been executed yet.
     """
 
     run: str | None = None
@@ -100,19 +95,13 @@ class RunSpec(ReprCard, Frozen):
     """The description of one training and evaluation.
 
     Attributes:
-        generate: The decoding with which target texts are generated in the evaluation.
         name: The run's name in tables. Default: the method's key.
         metric: The headline metric, which also scores tuning trials. None: the default metric of the task or its kind.
         data_digest: The digest of the contents of the task's files (`Task.data_digest`), so that a run on changed files
-            has another key. `data_digest` is None if the address identifies the texts, as for packaged data and data on
-            the Hub.
-        teacher: The adapter from whose outputs the run learns. None: the run learns from labels only.
-        unlabelled_digest: The digest of the file of texts without labels, so that a run on a changed file has another
-            key. None: there is no such file.
-        without_digest: The digest of the file of rows that are left out of the training texts, so that a run on a
-            changed file has another key. None: there is no such file.
-        backbone_files: The digest of the files in the backbone's directory (`backbone_spec.files_digest`), so that a
-            run on changed files has another key. None if the address identifies the backbone.
+            has another key. None if the address identifies the texts, as for packaged data and data on the Hub.
+        unlabelled_digest: The same for the file of texts without labels.
+        without_digest: The same for the file of rows that are left out of the training texts.
+        backbone_files: The same for the backbone's directory (`backbone_spec.files_digest`).
         send_texts: Whether the user allows the run to send texts to the endpoint that its method asks. No file has this
             permission.
     """
@@ -155,33 +144,30 @@ class RunSpec(ReprCard, Frozen):
         return digest.of_settings(effective.non_defaults(without=_NO_EFFECT))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a changed copy without the cached key, which pydantic's own `model_copy` would keep."""
+        """Return a changed copy without the cached key."""
         copied = super().model_copy(update=update, deep=deep)
         copied.__dict__.pop("key", None)
         return copied
 
     def on(self, data_digest: str | None) -> Self:
-        """Return a copy of the run with `data_digest` as the digest of the task's files."""
         return self if data_digest == self.data_digest else self.model_copy(update={"data_digest": data_digest})
 
     def on_beside(self, digests: Mapping[str, str | None]) -> Self:
-        """Return a copy of the run with the digests of the files beside its task (`inputs.files_beside`)."""
+        """Return a copy with the digests of the files beside the task (`inputs.digests_beside`)."""
         same = all(getattr(self, name) == found for name, found in digests.items())
         return self if same else self.model_copy(update=digests)
 
     @property
     def distils(self) -> bool:
-        """Whether the run learns from a teacher, and not only from labels."""
         return self.teacher is not None and self.training.distil_weight > 0
 
     def on_files(self, backbone_files: str | None) -> Self:
-        """Return a copy of the run with `backbone_files` as the digest of the backbone's files."""
         same = backbone_files == self.backbone_files
         return self if same else self.model_copy(update={"backbone_files": backbone_files})
 
     @property
     def asked(self) -> Ask:
-        """The prompt settings of the run, with the head that its method prescribes, if any (`Method.head`)."""
+        """The prompt settings, with the head that the method prescribes, if any (`Method.head`)."""
         head = METHODS[self.method].head if self.method in METHODS else None
         if head == "random":
             return UNASKED
@@ -189,15 +175,14 @@ class RunSpec(ReprCard, Frozen):
 
     @property
     def asks_endpoint(self) -> bool:
-        """Whether a model behind an API answers the texts of the run, so that `backbone` is never opened."""
+        """Whether a model behind an API answers the texts, so that `backbone` is never opened."""
         return asks_endpoint(self.method)
 
     @property
     def title(self) -> str:
-        """The name of the run, or the method's key if the run has no name."""
         return self.name or self.method
 
     @property
     def label(self) -> str:
-        """The name of the run's files in an output directory, without extension."""
+        """The name of the run's files, without extension."""
         return f"{self.title}-seed{self.seed}-{self.key.removeprefix(digest.PREFIX)[:8]}"
