@@ -65,6 +65,31 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
 
     kind: ClassVar[Kind]
 
+    def __init__(
+        self,
+        method: str = "lora",
+        *,
+        backbone: str = "embedded",
+        hyperparameters: Mapping[str, Any] | None = None,
+        epochs: int = 2,
+        learning_rate: float | None = None,
+        batch_size: int = 16,
+        max_length: int | None = None,
+        training: Mapping[str, Any] | None = None,
+        out: str | Path | None = None,
+        random_state: Any = 0,
+    ) -> None:
+        self.method = method
+        self.backbone = backbone
+        self.hyperparameters = hyperparameters
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.max_length = max_length
+        self.training = training
+        self.out = out
+        self.random_state = random_state
+
     def set_params(self, **given: Any) -> Self:
         """Set parameters of the estimator; `hyperparameters__r=8` sets one entry of a parameter that is a dict.
 
@@ -86,10 +111,6 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore the estimator from a pickled state.
-
-        Raises CorruptAdapter if the adapter's files are damaged, or if an earlier version of afina saved the state.
-        """
         files = state.get("adapter_")
         if files is not None and not isinstance(files, dict):
             raise problems.STATE_WITHOUT_FILES(estimator=type(self).__name__, found=type(files).__name__)
@@ -249,20 +270,22 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         out: str | Path | None = None,
         random_state: Any = 0,
     ) -> None:
-        self.method = method
-        self.backbone = backbone
-        self.hyperparameters = hyperparameters
+        super().__init__(
+            method,
+            backbone=backbone,
+            hyperparameters=hyperparameters,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_length=max_length,
+            training=training,
+            out=out,
+            random_state=random_state,
+        )
         self.template = template
         self.words = words
         self.head = head
-        self.epochs = epochs
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_length = max_length
         self.class_weight = class_weight
-        self.training = training
-        self.out = out
-        self.random_state = random_state
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train the classifier on all texts.
@@ -334,17 +357,19 @@ class TextRegressor(RegressorMixin, _TextEstimator):  # type: ignore[misc]
         out: str | Path | None = None,
         random_state: Any = 0,
     ) -> None:
-        self.method = method
-        self.backbone = backbone
-        self.hyperparameters = hyperparameters
+        super().__init__(
+            method,
+            backbone=backbone,
+            hyperparameters=hyperparameters,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_length=max_length,
+            training=training,
+            out=out,
+            random_state=random_state,
+        )
         self.template = template
-        self.epochs = epochs
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_length = max_length
-        self.training = training
-        self.out = out
-        self.random_state = random_state
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train the regressor on all texts; the arguments and errors are the same as for `TextClassifier.fit`."""
@@ -376,31 +401,6 @@ class TokenClassifier(_TextEstimator):
     """
 
     kind = ENTITIES
-
-    def __init__(
-        self,
-        method: str = "lora",
-        *,
-        backbone: str = "embedded",
-        hyperparameters: Mapping[str, Any] | None = None,
-        epochs: int = 2,
-        learning_rate: float | None = None,
-        batch_size: int = 16,
-        max_length: int | None = None,
-        training: Mapping[str, Any] | None = None,
-        out: str | Path | None = None,
-        random_state: Any = 0,
-    ) -> None:
-        self.method = method
-        self.backbone = backbone
-        self.hyperparameters = hyperparameters
-        self.epochs = epochs
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_length = max_length
-        self.training = training
-        self.out = out
-        self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> Self:
         """Train the token classifier on all texts.
@@ -443,7 +443,6 @@ def _seed(random_state: Any) -> int:
 
 
 def _check_weighted(run: Run) -> None:
-    """Raise InvalidStudy if the weights of texts have no effect on the run, or no effect on a part of the run."""
     if make(run.method, run.hyperparameters).trains_nothing:
         raise problems.WEIGHTS_WITHOUT_TRAINING(option="sample_weight", method=run.method)
     if run.training.temperature:
@@ -453,7 +452,6 @@ def _check_weighted(run: Run) -> None:
 
 
 def _place(out: str | Path | None) -> Path | None:
-    """Return the output directory. Raises InvalidStudy if the directory contains anything other than an adapter."""
     if out is None:
         return None
     path = Path(out).expanduser()
@@ -463,17 +461,12 @@ def _place(out: str | Path | None) -> Path | None:
 
 
 def _as_files(adapter: Adapter) -> dict[str, bytes]:
-    """Return the contents of the files of an adapter's directory, by file name."""
     with tempfile.TemporaryDirectory(prefix="afina-") as directory:
         adapter.save(place := Path(directory) / "adapter")
         return {file.name: file.read_bytes() for file in sorted(place.iterdir())}
 
 
 def _of_files(files: Mapping[str, bytes]) -> Adapter:
-    """Open an adapter, given the contents of its files by file name.
-
-    Raises CorruptAdapter if a file is damaged or a file name is a path.
-    """
     with tempfile.TemporaryDirectory(prefix="afina-") as directory:
         for name, content in files.items():
             if Path(name).name != name:
@@ -483,10 +476,7 @@ def _of_files(files: Mapping[str, bytes]) -> Adapter:
 
 
 def _handed_over(found: Path, out: Path | None) -> Adapter:
-    """Return the adapter of a run without its metrics, and write the adapter to the directory `out`, if given.
-
-    The run's metrics are removed because they were measured on training texts.
-    """
+    """Return the adapter without the run's metrics, which are of training texts, and write it to `out`."""
     adapter = Adapter.load(found)
     silent: dict[str, Any] = {"task": None, "metrics": {}, "answers": None, "evaluation_digest": None}
     cleaned = replace(adapter, manifest=adapter.manifest.model_copy(update=silent).sealed(), where="adapter")

@@ -25,11 +25,9 @@ class TextInputs:
     """The texts in the X that a user passes to an estimator.
 
     Attributes:
-        texts: The texts, or the first text of each pair.
         pairs: The second text of each pair. None: X has single texts.
-        names: The column names of X. None: X is not a DataFrame.
-        columns: The number of columns of X, if X is a DataFrame or an array of two dimensions, or has pairs. None: X
-            has no columns.
+        names: The column names of a DataFrame.
+        columns: None: X has no columns.
     """
 
     texts: list[str]
@@ -39,10 +37,6 @@ class TextInputs:
 
     @classmethod
     def of(cls, X: Any) -> TextInputs:
-        """Convert X: a list, array or Series of texts, or a DataFrame with one column of texts or two columns of pairs.
-
-        Raises InvalidInput if X cannot be converted.
-        """
         try:
             texts, pairs = as_lists(X)
             refuse_blank(texts, pairs)
@@ -56,11 +50,7 @@ class TextInputs:
         return cls([str(text) for text in texts], second, column_names(X), columns)
 
     def weighted(self, y: Any, sample_weight: Any) -> tuple[TextInputs, np.ndarray, np.ndarray | None]:
-        """Leave out the texts of weight 0; return the other texts, their labels and their weights.
-
-        If all weights are equal, None is returned for the weights. Raises InvalidInput, and scikit-learn's ValueError
-        if a length differs or a weight is NaN or infinite.
-        """
+        """Leave out the texts of weight 0; return the others, their labels and their weights (None: equal ones)."""
         labels = _column(y, self.texts)
         if sample_weight is None:
             return self, labels, None
@@ -83,10 +73,7 @@ class TextInputs:
 
 
 def classes_of(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sorted classes of the labels, and the index of each label in the classes, int64 [N].
-
-    Raises InvalidInput, and scikit-learn's ValueError if the labels are not classes.
-    """
+    """Return the sorted classes of the labels, and the index of each label in the classes, int64 [N]."""
     try:
         check_classification_targets(labels)
         classes, indices = np.unique(labels, return_inverse=True)
@@ -99,10 +86,7 @@ def classes_of(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def numbers_of(labels: np.ndarray) -> np.ndarray:
-    """Convert the targets of regression to float64 [N].
-
-    Raises InvalidInput if all numbers are equal, and scikit-learn's ValueError for NaN and non-numbers.
-    """
+    """Convert the targets of regression to float64 [N]."""
     numbers: np.ndarray = check_array(labels, ensure_2d=False, dtype=np.float64, input_name="y")
     if len(np.unique(numbers)) < 2:
         found = "one sample has" if len(numbers) == 1 else f"all {len(numbers):,} texts have"
@@ -113,11 +97,7 @@ def numbers_of(labels: np.ndarray) -> np.ndarray:
 def entities_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     """Convert the entities of texts to targets, object [N] of tuples of `Entity`, and their labels, sorted.
 
-    Args:
-        y: For each text, its entities as (start, end, label), or as a dict with these keys, in any order.
-
-    Raises InvalidInput if an entity is malformed, outside of its text, overlaps another, or does not begin and end at
-    a word; and scikit-learn's ValueError if lengths differ.
+    `y` has (start, end, label), or a dict with these keys, for each entity of each text, in any order.
     """
     if y is None:
         raise problems.TARGET_MISSING()

@@ -33,7 +33,7 @@ def watcher() -> Display | None:
 
 
 def in_kernel() -> bool:
-    """Return whether this process is the kernel of a notebook, whose outputs can be updated; nothing is imported."""
+    """Return whether this process is the kernel of a notebook; nothing is imported."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return getattr(shell, "kernel", None) is not None
 
@@ -70,7 +70,6 @@ class Display(Lines):
             self._show()
 
     def changed(self, results: object) -> None:
-        """Update the display with the present state, also if no run is in progress."""
         self._show()
 
     def stop(self) -> None:
@@ -87,7 +86,6 @@ class Display(Lines):
         return f'<div style="font-size: .9em; line-height: 1.5">{"".join(lines)}</div>'
 
     def text(self) -> str:
-        """Return the progress display as plain text, for notebook frontends without HTML."""
         going = [f"{self.lines[label].place}: {doing(progress)}" for label, progress in self.now.items()]
         return "\n".join([*self.said[-MOST:], *going])
 

@@ -25,18 +25,11 @@ Filter = Callable[..., Any]
 
 @cache
 def shared(name: str) -> str:
-    """Return the content of a file of this package, such as `script.js`."""
     return (files("afina.pages") / name).read_text(encoding="utf-8")
 
 
 def environment(package: str, folder: str = "", **filters: Filter) -> Environment:
-    """Return the environment of the templates in a folder of a package.
-
-    Args:
-        package: The full name of the package.
-        folder: A folder in the package; empty: the package's own folder.
-        filters: Filters beside `inline` and `spans`, by their name in templates.
-    """
+    """Return the environment of the templates in a folder of a package, or in the package's own folder."""
 
     def load(name: str) -> str:
         if name.startswith(SHARED):
@@ -56,5 +49,4 @@ def inline(text: str) -> Markup:
 
 
 def spans(found: MarkedText) -> Markup:
-    """Return a text with its marked spans as HTML (`MarkedText.html`)."""
     return Markup(found.html())

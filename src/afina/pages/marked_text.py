@@ -46,7 +46,6 @@ class Mark:
 
     @property
     def words(self) -> str:
-        """The label, and the remark if there is one."""
         return f"{self.label}, {self.remark}" if self.remark else self.label
 
 
@@ -154,7 +153,6 @@ class MarkedText:
         return "".join(made)
 
     def _repr_html_(self) -> str:
-        """Return the text for a notebook, in the colours of the notebook."""
         return f'<div dir="auto" style="white-space: pre-wrap">{self.html(_MARK_STYLE, _LABEL_STYLE)}</div>'
 
     def coloured(self, labels: Iterable[str], shown: Callable[[str], str] = str) -> str:
@@ -185,7 +183,6 @@ def _after(text: str, place: int) -> int:
 
 
 def _is_within(text: str, place: int) -> bool:
-    """Return whether the characters before and after `place` are shown as one."""
     before, after = text[place - 1], text[place]
     if before.isspace():
         return False

@@ -26,10 +26,7 @@ _FLOAT32 = 4
 
 
 def seconds_a_text(record: Record) -> float | None:
-    """Return the seconds of a run's `evaluate` phase, divided by the number of evaluated texts.
-
-    None if the number of texts is unknown.
-    """
+    """Return the seconds of a run's `evaluate` phase per evaluated text; None if the number of texts is unknown."""
     texts = record.examples + (record.selection.examples if record.selection else 0)
     if record.training.get("temperature") or not texts or record.endpoint is not None:
         return None
@@ -37,7 +34,6 @@ def seconds_a_text(record: Record) -> float | None:
 
 
 def milliseconds_a_text(record: Record) -> float | None:
-    """Return the milliseconds of a run's `evaluate` phase per text; None if the number of texts is unknown."""
     found = seconds_a_text(record)
     return None if found is None else 1000 * found
 
@@ -59,20 +55,14 @@ def bytes_to_serve(record: Record) -> int | None:
 
 
 def are_comparable(arms: Sequence[Arm]) -> bool:
-    """Return whether all times were measured on one machine, with the same number of runs at once.
-
-    The times of a model behind an API are not measured on this machine, and do not count.
-    """
+    """Return whether all times, other than those of models behind an API, were measured under the same conditions."""
     arms = [arm for arm in arms if arm.record.endpoint is None]
     machines = set().union(*(arm.machines for arm in arms))
     return len(machines) == 1 and len({record.at_once for arm in arms for record in arm.records}) == 1
 
 
 def answer_cost_table(arms: Sequence[Arm]) -> Table | None:
-    """Return a table of each method's headline metric, milliseconds per text and bytes to serve.
-
-    None if all methods have the same backbone.
-    """
+    """Return a table of metric, milliseconds per text and bytes to serve; None for one backbone."""
     if not has_several_backbones(arms):
         return None
     metric, where = arms[0].record.metric, arms[0].record.place
@@ -92,14 +82,12 @@ def answer_cost_table(arms: Sequence[Arm]) -> Table | None:
 
 
 def _beside_float32(arms: Sequence[Arm]) -> str:
-    """Return the end of a sentence that names the precisions of frozen weights, such as int8; empty for float only."""
     used = {str(record.training.get("precision", FLOAT)) for arm in arms for record in arm.records}
     others = sorted(used - {FLOAT})
     return f", and frozen weights in {' or '.join(others)} where the method has this `precision`" if others else ""
 
 
 def answer_costs_as_json(arms: Sequence[Arm]) -> list[dict[str, object]]:
-    """Return the rows of `answer_cost_table` as JSON values: `backbone`, `seconds_a_text`, `bytes_to_serve`, ..."""
     found: list[dict[str, object]] = []
     for arm in lines(arms):
         found.append(

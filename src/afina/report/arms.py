@@ -34,9 +34,9 @@ class Arm:
     """A method with its hyperparameters: S results on the same N examples that differ only in the seed.
 
     Attributes:
-        label: The name of the method (arm) in words, such as `LoRA`, unique in a report.
-        results: The results of the seeds, by rising seed; at least one.
-        place: The index of the arm in a report, which sets the arm's colour and marker in every plot.
+        label: The name of the method in words, such as `LoRA`, unique in a report.
+        results: At least one, by rising seed.
+        place: The index of the arm in a report, which sets its colour and marker in every plot.
     """
 
     label: str
@@ -67,7 +67,7 @@ class Arm:
 
     @property
     def is_seedless(self) -> bool:
-        """Whether the results would be the same with every seed, so that one seed stands for all."""
+        """Whether one seed stands for all."""
         record = self.record
         return record.endpoint is not None and not recorded(record.method, record.hyperparameters).depends_on_seed
 
@@ -146,14 +146,10 @@ class Arm:
 
 
 def arms(results: Iterable[Result], backbones: Sequence[str] = ()) -> list[Arm]:
-    """Group results into arms (methods with their seeds), in the order of their first results.
+    """Group results into arms, in the order of their first results; `backbones` are the addresses of the study.
 
     Of several results with equal settings, texts and seed, only the first is used. Equal results occur if a study asks
     for two sizes that are both larger than the training split.
-
-    Args:
-        results: The results of a study or a recommendation.
-        backbones: The addresses of the study's backbones; if there are several, each arm's label names one.
     """
     groups: list[list[Result]] = []
     for result in results:
@@ -206,12 +202,10 @@ def training(record: Record) -> dict[str, object]:
 
 
 def products_of(record: Record) -> str:
-    """Return the type of numbers in which a run's training computed products with frozen weights, such as "float"."""
     return str(record.training.get("products", FLOAT)) if record.steps else FLOAT
 
 
 def differing(several: Sequence[Mapping[str, object]]) -> list[str]:
-    """Return the keys whose values differ between the mappings, in order of appearance."""
     keys = dict.fromkeys(key for one in several for key in one)
     return [key for key in keys if any(one.get(key) != several[0].get(key) for one in several)]
 

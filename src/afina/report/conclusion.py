@@ -56,9 +56,6 @@ def sentences(
     """Return the sentences of the conclusion, the recommended method first.
 
     Args:
-        arms: The methods with their results over the seeds.
-        found: The paired comparisons of the methods, with their verdicts.
-        failed: Runs of the study that failed.
         waiting: The number of runs that have not finished.
         against: The comparisons with the best baseline without a language model, for a study of one method.
     """
@@ -76,11 +73,7 @@ def sentences(
 
 
 def unasked(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
-    """Return a sentence on the accuracy that is lost because the labels are not words; empty if this does not apply.
-
-    A classification head starts from label words if the labels are words, and from random weights otherwise. The
-    argument `data` has the options with which the task was read.
-    """
+    """Return a sentence on the accuracy that is lost because labels are not words and a head starts at random."""
     for arm in arms:
         one = arm.record
         pairs = data.text_pair is not None or "text_pair" in one.columns
@@ -91,7 +84,6 @@ def unasked(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
 
 
 def _starts_from_words(record: Record) -> bool:
-    """Whether the method would start its head from label words if the labels were words, and the run did not."""
     prescribed = METHODS[record.method].head if record.method in METHODS else None
     return prescribed is None and not record.ask.words
 
@@ -105,11 +97,7 @@ def _is_decoder(backbone: str) -> bool:
 
 
 def of_one_method(arm: Arm, baselines: Sequence[MeasuredBaseline], against: Sequence[Comparison] = ()) -> Iterator[str]:
-    """Yield sentences on the only method of a study: its metric, the baselines, training time and memory.
-
-    Args:
-        against: The paired comparison with the best baseline without a language model, if there is a baseline.
-    """
+    """Yield sentences on the only method of a study; `against` has its comparison with the best baseline."""
     record, metric = arm.record, METRICS[arm.record.metric]
     found = arm.interval(record.metric)
     between = f" (95 % interval {span(found)})" if found else ""
@@ -131,7 +119,6 @@ def of_one_method(arm: Arm, baselines: Sequence[MeasuredBaseline], against: Sequ
 
 
 def _taught(record: Record) -> str:
-    """Return a clause on the teacher and the texts without labels from which a student learned."""
     if record.teacher is None:
         return ""
     more = f" and {count(record.unlabelled.texts)} texts without labels" if record.unlabelled else ""
@@ -158,8 +145,7 @@ def _weight(group: Sequence[Arm]) -> tuple[bool, int, int, int]:
 def leader(arms: Sequence[Arm]) -> Arm:
     """Return the method with the best headline metric in the largest group of comparable methods.
 
-    If several methods have the same metric to four digits, a trained method is preferred to an untrained one, and then
-    the method with the fewest trainable parameters.
+    Of methods with the same metric to four digits: a trained one, then that with the fewest trainable parameters.
     """
     return max(_ground(arms), key=lambda arm: (round(arm.gain, 4), arm.trained, -arm.record.trainable, arm.gain))
 
@@ -177,7 +163,6 @@ class _Field:
     found: Verdicts
 
     def headline(self) -> str:
-        """The result of the study in a phrase that is short enough for the heading of a page."""
         arm, name = self.leader, self.leader.record.metric
         metric = METRICS[name]
         if isnan(arm.headline):
@@ -215,10 +200,9 @@ class _Field:
         return share(arm.headline) == share(self.leader.headline) and arm not in self.of("better")
 
     def cheaper(self) -> str:
-        """A sentence on the cheapest method that is equivalent to the leader; empty if there is nothing to say.
+        """A sentence on the cheapest method that is as good as the leader; empty if there is nothing to say.
 
-        If no cheaper method is equivalent, the sentence names a cheaper method whose comparison is undecided, or else a
-        cheaper method that is worse by less than the equivalence margin.
+        In this order: an equivalent method, an undecided one, one that is worse by less than the margin.
         """
         better = self.of("better")
         for those, good in (
@@ -248,7 +232,6 @@ class _Field:
         return f"{api.label} needs no training, and {cost}; {local.label} {trains}, and has no fee per text."
 
     def settle(self) -> str:
-        """A sentence on how many more texts would decide an undecided comparison, and a caveat if one seed was run."""
         open_, said = self.of("undecided"), []
         if open_:
             said.append(f"{self._against[open_[0].label].sentence}.")
@@ -293,7 +276,6 @@ def _costs(arm: Arm, dear: Arm) -> str:
 
 
 def _asks(arm: Arm) -> bool:
-    """Whether a model behind an API answers."""
     return arm.record.endpoint is not None
 
 
@@ -303,7 +285,7 @@ def _fee(record: Record) -> float | None:
 
 
 def _costs_less(arm: Arm, dear: Arm) -> bool:
-    """Whether method `arm` trains fewer parameters than `dear` and takes no more time and memory (if comparable).
+    """Whether `arm` trains fewer parameters than `dear` and takes no more time and memory where these are comparable.
 
     Two models behind an API are compared by their fees. A fee is not compared with the costs of a local method.
     """
@@ -330,7 +312,6 @@ def _measured(arm: Arm, dear: Arm) -> dict[str, tuple[float, float]]:
 
 
 def _absent(arms: Sequence[Arm], ground: Sequence[Arm], failed: Sequence[Failure], waiting: int) -> str:
-    """Return a sentence on the methods, failed runs and unfinished runs that the conclusion does not include."""
     apart = [arm.label for arm in arms if arm not in ground]
     lost = [f"{one.name}, seed {one.seed}" for one in failed]
     parts = [f"{listed(apart)}, measured on other texts or seeds"] if apart else []
@@ -352,7 +333,6 @@ def _counted(number: int, what: str) -> str:
 
 
 def _named(arms: Sequence[Arm], last: str = "and") -> str:
-    """Return the methods with their headline metrics as text, such as `LoRA (0.8790) and PreLayer (0.8400)`."""
     return listed([f"{arm.label} ({share(arm.headline)})" for arm in arms], last)
 
 
@@ -361,10 +341,7 @@ Interval = tuple[float, float] | None
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure below the headline of a report: a name, a value and a note.
-
-    An example of a figure is `Training time`, `60 s` and `mean of 3 seeds`.
-    """
+    """A figure below a headline, such as `Training time`, `60 s` and `mean of 3 seeds`."""
 
     name: str
     value: str
@@ -380,13 +357,11 @@ class Headline:
 
 
 def of_study(arms: Sequence[Arm], found: Verdicts) -> Headline:
-    """Return the headline of a study from the results of its methods and their paired comparisons."""
     text, arm = leading(arms, found)
     return Headline(text, _of_arm(arm))
 
 
 def of_recommendation(made: Recommendation, arms: Sequence[Arm]) -> Headline:
-    """Return the headline of a recommendation; `arms` has the results of the recommendation's runs by method."""
     chosen = made.contender(made.recommended)
     text = recommendation.headline(made, interval(made, arms))
     arm = _arm(made, arms)
@@ -394,10 +369,9 @@ def of_recommendation(made: Recommendation, arms: Sequence[Arm]) -> Headline:
 
 
 def interval(made: Recommendation, arms: Sequence[Arm]) -> Interval:
-    """Return the 95 % interval of the recommended method's headline metric; None if the interval cannot be computed.
+    """Return the 95 % interval of the recommended method's headline metric; None if it cannot be computed.
 
-    A recommended baseline without a language model has no run, so its single predictions are not known: accuracy has
-    Wilson's interval, and other metrics have None.
+    A baseline has no run with its single predictions: only its accuracy has an interval (Wilson's).
     """
     if arm := _arm(made, arms):
         return arm.interval(made.metric)
@@ -441,7 +415,7 @@ def _of_arm(arm: Arm) -> tuple[Figure, ...]:
 
 
 def _of_contender(made: Recommendation, chosen: Contender, found: Interval) -> tuple[Figure, ...]:
-    """The headline figures of a recommended baseline without a language model, which has no run and no training."""
+    """The figures of a recommended baseline without a language model, which has no run."""
     return (
         _first(made.metric, chosen.metrics[made.metric], found, f"{count(made.examples)} held-out texts"),
         Figure("Training time", "seconds", "fitted without a language model"),

@@ -34,7 +34,6 @@ LITTLE = 1 / 3
 
 
 def sentences(found: Doubts) -> list[str]:
-    """Return the doubts as sentences: how labels were checked, how many are doubtful, and how many probably wrong."""
     wrong = _wrong(found) if found.knows else [_UNKNOWING]
     return [_checked(found), _doubtful(found), *wrong, *_other(found)]
 
@@ -111,7 +110,6 @@ def _other(found: Doubts) -> list[str]:
 
 
 def next_steps(found: Doubts, csv: str) -> str:
-    """Return sentences about what to do with the doubtful labels, which stand in the file `csv`; empty without any."""
     if not found.labels:
         return ""
     said = (
@@ -128,11 +126,7 @@ def next_steps(found: Doubts, csv: str) -> str:
 
 
 def table(found: Doubts, most: int = SHOWN, longest: int = LONGEST, *, reasons: bool = True) -> Table:
-    """Return the table of the first `most` doubtful labels, whose texts have at most `longest` characters.
-
-    Args:
-        reasons: Whether the last column has the whole reason, or only names what the label contradicts.
-    """
+    """Return the table of the first `most` labels; without `reasons`, it only names what a label contradicts."""
     pairs = any(one.text_pair is not None for one in found.labels)
     chances = any(one.probability is not None for one in found.labels)
     headings = ["Row", "Text", *(["Second text"] * pairs), "Label", "Suggested", *(["Probability"] * chances)]
@@ -161,11 +155,7 @@ def _contradicted(one: DoubtfulLabel) -> str:
 
 
 def section(found: Doubts, most: int = SHOWN, *, texts: bool = True) -> Section:
-    """Return the section "Labels" of a report.
-
-    Args:
-        texts: Whether the section has the table of the doubtful labels with their texts.
-    """
+    """Return the section "Labels" of a report; `texts`: with the table of the doubtful labels and their texts."""
     shown, said = table(found, most), sentences(found)
     blocks: list[Block] = [Prose(" ".join(said[:2])), Notes(tuple(said[2:]))]
     if texts:
@@ -175,10 +165,10 @@ def section(found: Doubts, most: int = SHOWN, *, texts: bool = True) -> Section:
 
 
 def section_of_results(results: Results, *, texts: bool) -> list[Section]:
-    """Return the section "Labels" of results if the doubtful labels of their task were looked for; else nothing.
+    """Return the section "Labels" if the doubtful labels of the results' task were looked for; else nothing.
 
-    The file `doubts.json` stands in the directory of the results, or beside the list of rows that were left out. A file
-    about other texts is not shown; for a damaged file, the section has the error.
+    `doubts.json` stands in the directory of the results, or beside the list of rows that were left out. A file about
+    other texts is not shown.
     """
     beside = [Path(results.data.without).expanduser().parent] if results.data.without else []
     directory = next((one for one in (results.out, *beside) if (one / JSON_FILE).is_file()), None)
@@ -194,12 +184,7 @@ def section_of_results(results: Results, *, texts: bool) -> list[Section]:
 
 
 def page(found: Doubts, csv: str, command: str) -> str:
-    """Return the page of the doubts as HTML in one file.
-
-    Args:
-        csv: The path of the file of the doubtful labels.
-        command: The command that trains without the texts of `csv`.
-    """
+    """Return the page of the doubts as HTML; `command` trains without the texts of the file `csv`."""
     from afina.report.writers import html
 
     flips, made = found.flips, [section(found)]

@@ -11,12 +11,7 @@ HEADINGS = ("compared", "difference", "p", "largest change")
 
 
 def rows(drift: Drift, score: str, edges: Sequence[float]) -> Sequence[tuple[str, ...]]:
-    """Return a row for each test, for the headings HEADINGS.
-
-    Args:
-        score: The name of the scores: `confidence` or `value`.
-        edges: The upper ends of the bins of scores.
-    """
+    """Return a row for each test, for the headings HEADINGS; `edges` has the upper ends of the bins of `score`."""
     titles = [score if one.of == "scores" else one.of for one in drift.tests]
     return [
         (title, _points(one.distance), p_value(one.adjusted), _change(one, edges))
@@ -25,7 +20,6 @@ def rows(drift: Drift, score: str, edges: Sequence[float]) -> Sequence[tuple[str
 
 
 def verdict(drift: Drift, score: str) -> str:
-    """Return what the comparison found, in a few sentences."""
     found = [one for one in drift.tests if one.adjusted <= drift.level]
     large = [one for one in found if one.distance >= drift.effect]
     if large:

@@ -39,19 +39,16 @@ def label_figures(names: Sequence[str], targets: np.ndarray, answers: np.ndarray
 
 
 def mean_counts(targets: np.ndarray, answers: np.ndarray) -> dict[ErrorKind, float]:
-    """Return the number of errors of each kind, the mean over the seeds; the arguments are those of `label_figures`."""
     counts = Counter(error.kind for one in answers for error in errors(targets, one))
     return {kind: counts[kind] / len(answers) for kind in ERROR_KINDS}
 
 
 def as_json(targets: np.ndarray, answers: np.ndarray) -> Mapping[str, float | int]:
-    """Return the number of errors of each kind, such as `wrong_border`; means if there are several seeds."""
     found = mean_counts(targets, answers)
     return {kind.replace(" ", "_"): int(times) if times.is_integer() else times for kind, times in found.items()}
 
 
 def table(arms: Sequence[Arm]) -> Table:
-    """Return a table of the errors of each method, with a column for each kind of error."""
     rows = tuple((arm.label, *map(_number, mean_counts(arm.targets, arm.answers).values())) for arm in arms)
     columns = (Column("Method", "left"), *(Column(kind.capitalize()) for kind in ERROR_KINDS))
     there = sum(map(len, arms[0].targets))
@@ -59,7 +56,6 @@ def table(arms: Sequence[Arm]) -> Table:
 
 
 def terminal_table(targets: np.ndarray, answers: np.ndarray, of: str = "") -> Table:
-    """Return a terminal table with a row for each kind of error; `of` names the method in the title."""
     rows = tuple((kind.capitalize(), _number(times)) for kind, times in mean_counts(targets, answers).items())
     return Table(f"{ERRORS}, {of}" if of else ERRORS, (Column("Error", "left"), Column("Entities")), rows)
 

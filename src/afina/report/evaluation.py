@@ -40,7 +40,6 @@ IN_A_SENTENCE = 8
 
 
 def sentences(found: Evaluation) -> list[str]:
-    """Return an evaluation as sentences: its metrics, the headline metric first, and notes on texts and labels."""
     names = headline_first(found.metrics, found.metric)
     figures = [metric_figure(name, found.metrics[name], found.label_names) for name in names]
     on = texts_evaluated(found.where, found.examples, found.held_out)
@@ -65,7 +64,6 @@ def texts_evaluated(where: str, examples: int, held_out: bool) -> str:
 
 
 def leakage_notes(where: str, leaked: int | None, left_out: int, trained: str = "the adapter was") -> list[str]:
-    """Return a note on evaluation texts that were also trained on: how many were left out, or were evaluated."""
     if left_out:
         return [
             f"{number_of_texts(left_out)} of {where} left out: {trained} trained on them. --allow-leakage keeps them."
@@ -74,7 +72,7 @@ def leakage_notes(where: str, leaked: int | None, left_out: int, trained: str = 
 
 
 def label_notes(label_names: Sequence[str], unmeasured: Sequence[str]) -> list[str]:
-    """Return a note that the metrics are only about some of the adapter's labels; empty if about all its labels."""
+    """Return a note if the metrics are only about some of the adapter's labels."""
     if not unmeasured:
         return []
     only = f"the label {label_names[0]}" if len(label_names) == 1 else f"the labels {listed(label_names)}"
@@ -97,7 +95,6 @@ def _texts(found: Evaluation) -> list[str]:
 
 
 def leakage_unknown(adapter: Adapter) -> str:
-    """Return a note on why it cannot be checked whether this adapter was trained on the evaluation texts."""
     task = adapter.manifest.task
     gone = "" if task is None else f", and {task} is not at hand as it was"
     return (
@@ -107,10 +104,7 @@ def leakage_unknown(adapter: Adapter) -> str:
 
 
 def tables(found: Evaluation) -> list[Table]:
-    """Return the tables of an evaluation for a terminal.
-
-    More than IN_A_SENTENCE metrics give a table of metrics; otherwise the tables have figures by label and confusions.
-    """
+    """Return the tables of an evaluation for a terminal: of many metrics, or of figures by label and confusions."""
     answered, names = found.answered, headline_first(found.metrics, found.metric)
     if len(names) > IN_A_SENTENCE:
         rows = tuple((metric_heading(name), share(found.metrics[name])) for name in names[2:])
@@ -121,7 +115,6 @@ def tables(found: Evaluation) -> list[Table]:
 
 
 def as_json(found: Evaluation) -> dict[str, object]:
-    """Return an evaluation as JSON values with stable keys; an undefined metric is null."""
     presentation, answered = PRESENTATIONS[found.kind], found.answered
     return {
         "adapter": found.adapter,
@@ -148,7 +141,7 @@ def as_json(found: Evaluation) -> dict[str, object]:
 
 
 def _intervals(found: Evaluation) -> dict[str, list[float | None]]:
-    """Return the 95 % interval of each metric that is a mean over texts, by its name; null where undefined."""
+    """The 95 % interval of each metric that is a mean over texts; null where undefined."""
     ends = {
         name: intervals.estimate_of_answers([found.answered], METRICS[name]).interval
         for name in found.metrics
@@ -158,7 +151,7 @@ def _intervals(found: Evaluation) -> dict[str, list[float | None]]:
 
 
 def template_tables(answer: Answer) -> list[Table]:
-    """Return a table that compares the prompt templates that `afina ask` tried; empty if there was one template."""
+    """Return a table of the prompt templates that `afina ask` tried; empty for one template."""
     if not answer.compared:
         return []
     rows = tuple(
@@ -171,7 +164,6 @@ def template_tables(answer: Answer) -> list[Table]:
 
 
 def _used(answer: Answer) -> str:
-    """A note on the prompt template that `afina ask` uses, and on the default template of `afina train`."""
     used, usual = quoted(answer.template), quoted(answer.usual)
     if answer.usual not in {one.template for one in answer.compared}:
         return f"{used} is used below. Training uses {usual} where no template is given."
@@ -181,7 +173,6 @@ def _used(answer: Answer) -> str:
 
 
 def answer_sentence(answer: Answer) -> str:
-    """Return a sentence with the untrained model's metrics, the prompt template and the label words."""
     found = intervals.accuracy_estimate(answer.score[None]).interval
     labels = tuple(answer.words)
     figures = ", ".join(metric_figure(name, value, labels) for name, value in list(answer.metrics.items())[:2])

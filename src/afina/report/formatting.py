@@ -27,18 +27,15 @@ FEW = 30
 
 
 def brief(text: str, longest: int = 40) -> str:
-    """Return `text` on one line without unprintable characters, cut after `longest` characters."""
     line = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
     return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
 
 
 def number_of_texts(count: int) -> str:
-    """Return a count of texts, such as `1 text` or `1,000 texts`."""
     return f"{count:,} text{'s' * (count != 1)}"
 
 
 def too_few(count: int) -> str:
-    """Return a caveat for a metric that was measured on `count` texts; empty if `count` is at least FEW."""
     return f"; too few to say anything: below {FEW}" if count < FEW else ""
 
 
@@ -47,7 +44,7 @@ FEW_DOCUMENTS = 30
 
 
 def document_notes(answered: Answered) -> list[str]:
-    """Return a note that intervals and p values are about documents; empty if the texts are no parts of documents."""
+    """Return a note that intervals and p values are about documents, if the texts are parts of documents."""
     if answered.groups is None:
         return []
     documents = int(answered.groups.max()) + 1
@@ -73,7 +70,6 @@ def in_words(values: Mapping[str, object]) -> str:
 
 
 def value_in_words(value: object) -> str:
-    """Return a setting's value as text, such as `yes`, `16`, `2e-05` or `q_proj + v_proj`."""
     if value is True or value is False:
         return "yes" if value else "no"
     if isinstance(value, float) and value.is_integer():
@@ -82,17 +78,14 @@ def value_in_words(value: object) -> str:
 
 
 def listed(names: Sequence[str], last: str = "and") -> str:
-    """Return names as a list in words: `a`, `a and b`, `a, b and c`."""
     return f" {last} ".join([*([", ".join(names[:-1])] if names[:-1] else []), names[-1]])
 
 
 def count(value: float) -> str:
-    """Return a number as text without decimals and with commas between thousands."""
     return f"{value:,.0f}"
 
 
 def seconds(value: float) -> str:
-    """Return seconds as text with two decimals, as in the tables of the published study."""
     return f"{value:,.2f}"
 
 
@@ -111,7 +104,6 @@ def share(value: float) -> str:
 
 
 def span(interval: tuple[float, float]) -> str:
-    """Return an interval as text, such as `0.8721 to 0.9107`; `undefined` for NaN."""
     return UNDEFINED if isnan(interval[0]) else f"{share(interval[0])} to {share(interval[1])}"
 
 
@@ -129,37 +121,31 @@ def figure_with_interval(metric: str, value: float, interval: tuple[float, float
 
 
 def percent(value: float) -> str:
-    """Return a percentage as text with four decimals, as in the published study; 0 and 100 have no decimals."""
+    """Return a percentage as text with four decimals; 0 and 100 have no decimals."""
     return f"{value:.0f}" if value in (0, 100) else f"{value:.4f}"
 
 
 def points(difference: float) -> str:
-    """Return a difference of shares as text, in percentage points with a sign: `+1.20`, `−0.30`, `0.00`."""
     text = f"{100 * difference:+.2f}".replace("-", "−")
     return text[1:] if float(f"{100 * difference:.2f}") == 0 else text
 
 
 def p_value(p: float) -> str:
-    """Return a p value as text with three decimals, or `< 0.001`."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def size(value: float) -> str:
-    """Return a number of bytes as text in GiB (2^30 bytes), or in MiB (2^20 bytes) below 0.1 GiB."""
+    """Return bytes as text in GiB, or in MiB below 0.1 GiB."""
     gib = value / 2**30
     return f"{gib:.2f} GiB" if gib >= 0.1 else f"{value / 2**20:.1f} MiB"
 
 
 def money(value: float) -> str:
-    """Return a cost with three significant digits, or two decimals from 100 on."""
     return f"{value:,.2f}" if value >= 100 else f"{value:.3g}"
 
 
 def metric_name(metric: str, labels: Sequence[str] = ()) -> str:
-    """Return a metric's name for use within a sentence.
-
-    If `labels` are given, the name of F1 is `F1 of spam` for two labels, and `macro F1` for more.
-    """
+    """Return a metric's name within a sentence; with `labels`, F1 is `F1 of spam` for two and `macro F1` for more."""
     plain = METRICS[metric].words
     if metric != F1 or not labels:
         return plain
@@ -167,7 +153,6 @@ def metric_name(metric: str, labels: Sequence[str] = ()) -> str:
 
 
 def metric_heading(metric: str, labels: Sequence[str] = ()) -> str:
-    """Return a metric's name for a heading, with a capital letter, such as `Accuracy`."""
     text = metric_name(metric, labels)
     return text[:1].upper() + text[1:] if text.partition(" ")[0].islower() else text  # chrF keeps its spelling
 
@@ -179,7 +164,6 @@ def metric_figure(name: str, number: float, labels: Sequence[str] = ()) -> str:
 
 
 def interval_heading(metric: str) -> str:
-    """Return the heading of a metric's 95 % interval, such as `95 % of accuracy`."""
     return f"95 % of {metric_name(metric)}"
 
 
@@ -189,7 +173,6 @@ def metrics_of(record: Record) -> tuple[str, ...]:
 
 
 def headline_first(names: Iterable[str], headline: str) -> tuple[str, ...]:
-    """Return the names of metrics in order: the headline metric, then the other main metrics, then the rest."""
     return (headline, *sorted((name for name in names if name != headline), key=lambda name: not METRICS[name].main))
 
 
@@ -203,11 +186,7 @@ def metric_value(metric: str) -> Callable[[Record], float | None]:
 
 
 def metric_difference(number: float, metric: str) -> str:
-    """Return a difference of a metric as text with its sign.
-
-    The difference is in percentage points for a metric in points; otherwise it has four decimals, or four significant
-    digits below 0.001.
-    """
+    """Return a difference as text with its sign: in percentage points, or with four decimals or digits."""
     if METRICS[metric].points:
         return points(number)
     text = f"{number:+.4g}" if 0 < abs(number) < 0.001 else f"{number:+.4f}"
@@ -215,7 +194,6 @@ def metric_difference(number: float, metric: str) -> str:
 
 
 def difference_unit(metric: str) -> str:
-    """Return the unit of a metric's differences for a heading, ` (points)`; empty if the metric is not in points."""
     return " (points)" if METRICS[metric].points else ""
 
 
@@ -232,12 +210,10 @@ def ask_settings(ask: Prompting) -> dict[str, object]:
 
 
 def asks_pairs(ask: Prompting) -> bool:
-    """Return whether the prompt template is for pairs of texts; False if there is no template."""
     return "{text_pair}" in (ask.template or "")
 
 
 def _asked_in_words(ask: Prompting) -> str:
-    """The prompt template, label words and offset as part of a sentence; empty if none of them is set."""
     parts = []
     if ask.template is not None:
         parts.append(f"texts stand in {quoted(ask.template)}")
@@ -250,7 +226,6 @@ def _asked_in_words(ask: Prompting) -> str:
 
 
 def ask_notes(asked: Sequence[Prompting]) -> list[str]:
-    """Return a note for each distinct combination of prompt template, label words and offset."""
     said = {words: one.words for one in asked if (words := _asked_in_words(one))}
     return [f"{'Asked in words' if given else 'Prompt without label words'}: {words}." for words, given in said.items()]
 
@@ -263,13 +238,11 @@ def asked_by_api(ask: Prompting) -> str:
 
 
 def backbone_digests(records: Sequence[Record]) -> list[str]:
-    """Return one line per backbone with its address, the digest of its weights and the digest of its tokenizer."""
     found = {(one.backbone, one.environment.backbone_digest, one.environment.tokenizer_digest): None for one in records}
     return [f"Backbone `{address}`: `{weights}`, tokenizer `{tokenizer}`" for address, weights, tokenizer in found]
 
 
 def quoted(text: str) -> str:
-    """Return a text in double quotes on one line, with newlines and backslashes escaped."""
     return '"' + text.replace("\\", "\\\\").replace("\n", "\\n") + '"'
 
 
@@ -279,10 +252,6 @@ def split_of(task: str, train: int, held_out: int) -> str:
 
 
 def texts_cut(truncated: int, texts: int, max_length: int | None) -> str:
-    """Return a sentence on the number of texts that were cut at the maximum length.
-
-    An example is `3 of 300 texts cut at the maximum length of 128 tokens.`; if `max_length` is None, the sentence has
-    no length.
-    """
+    """Return such as `3 of 300 texts cut at the maximum length of 128 tokens.`; None: the length is not known."""
     most = "" if max_length is None else f" of {max_length:,} tokens"
     return f"{count(truncated)} of {number_of_texts(texts)} cut at the maximum length{most}."

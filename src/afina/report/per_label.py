@@ -62,7 +62,6 @@ def label_figures(names: Sequence[str], gold: np.ndarray, given: np.ndarray) -> 
 
 
 def as_json(found: Sequence[LabelFigures]) -> dict[str, object]:
-    """Return the figures of each label as JSON values by the label's name; null if a figure is undefined."""
     return {
         one.name: {
             **figures_as_json({"precision": one.precision, "recall": one.recall, "f1": one.f1}),
@@ -73,12 +72,6 @@ def as_json(found: Sequence[LabelFigures]) -> dict[str, object]:
 
 
 def terminal_table(found: Sequence[LabelFigures], of: str = "", having: str = "Texts") -> Table:
-    """Return a terminal table with the figures of the most frequent labels.
-
-    Args:
-        of: The name of the method, for the title; empty for none.
-        having: The heading of the column of `LabelFigures.support`.
-    """
     shown = sorted(found, key=lambda one: -one.support)
     few = (f"The {FITS} most frequent of {len(found)} labels.",) if len(found) > FITS else ()
     rows = tuple((brief(one.name), *_figures(one)) for one in shown[:FITS])
@@ -87,13 +80,6 @@ def terminal_table(found: Sequence[LabelFigures], of: str = "", having: str = "T
 
 
 def terminal_confusion(names: Sequence[str], counts: np.ndarray, of: str = "", seeds: int = 1) -> Table:
-    """Return a table for a terminal: the confusion matrix, or the most frequent confusions for more than FITS labels.
-
-    Args:
-        counts: The confusion matrix that `confused` returns.
-        of: The name of the method, for the title; empty for none.
-        seeds: The number of seeds over which `counts` is summed.
-    """
     notes = (f"{seeds} seeds added up.",) if seeds > 1 else ()
     named = [brief(name) for name in names]
     if len(names) > FITS:
@@ -111,11 +97,7 @@ def _of(title: str, of: str) -> str:
 
 
 def table(arms: Sequence[Arm], found: Sequence[Sequence[LabelFigures]], having: str = "Texts") -> Table:
-    """Return a table with a row for each method and label; `found` has the metrics of the labels by method.
-
-    Args:
-        having: What `LabelFigures.support` counts.
-    """
+    """Return a table with a row for each method and label; `found` has the figures of the labels by method."""
     rows = []
     for arm, labels in zip(arms, found, strict=True):
         for one in sorted(labels, key=lambda one: -one.support)[:MOST]:
@@ -134,7 +116,6 @@ def _figures(one: LabelFigures) -> tuple[str, ...]:
 
 
 def confusions(arms: Sequence[Arm]) -> Table:
-    """Return a table of each method's most frequent confusions, for tasks with more than MOST classes."""
     rows = []
     for arm in arms:
         names = arm.record.label_names
@@ -155,12 +136,7 @@ def confused(targets: np.ndarray, answers: np.ndarray, size: int) -> np.ndarray:
 
 
 def most_confused(counts: np.ndarray, most: int = MOST_CONFUSED) -> list[tuple[int, int, int]]:
-    """Return the most frequent confusions as (right class, predicted class, number of texts), the most frequent first.
-
-    Args:
-        counts: The confusion matrix of `confused`.
-        most: The largest number of confusions.
-    """
+    """Return (right class, predicted class, number of texts), the most frequent first."""
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
     pairs = [divmod(place, len(counts)) for place in np.argsort(-wrong, axis=None, kind="stable")[:most].tolist()]

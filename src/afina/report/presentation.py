@@ -59,10 +59,7 @@ class Presentation(ABC):
     @property
     @abstractmethod
     def plots(self) -> Mapping[str, Draw]:
-        """The functions that draw plots of the predictions, by the title of their section, in the report's order.
-
-        If a table has the title, the section of the table has the plots too.
-        """
+        """The functions that draw plots, by the title of their section, which may be that of a table."""
 
     @abstractmethod
     def asked(self, names: Sequence[str]) -> str:
@@ -73,38 +70,27 @@ class Presentation(ABC):
 
     @abstractmethod
     def in_words(self, names: Sequence[str], answer: Any) -> str:
-        """Return one target or prediction in words, such as `positive`.
-
-        Args:
-            names: The names of the labels.
-            answer: An element of the list that `tolist` of an array of targets or predictions returns.
-        """
+        """Return a target or prediction (an element of `array.tolist()`) in words, such as `positive`."""
 
     def positive(self, names: Sequence[str]) -> str | None:
         """Return the positive label, to which F1 refers; None if F1 is a mean over labels."""
         return None
 
     def meaning(self, record: Record, data: ReadingOptions) -> list[str]:
-        """Return sentences that define the metrics in the report; `data` has the reading options of the task."""
         return []
 
     def metric_notes(self, arms: Sequence[Arm]) -> list[str]:
-        """Return notes on how the metrics and the predictions of the methods are computed."""
         return []
 
     def least(self, names: Sequence[str], targets: Sequence[Any]) -> list[str]:
-        """Return a note on the metric of always predicting the most frequent label; empty for tasks without classes."""
+        """Return a note on the metric of always predicting the most frequent label."""
         return []
 
     def same(self, names: Sequence[str], answer: Any) -> str | None:
-        """Return in words the prediction of a run that predicts the same for every text.
-
-        The result is None if the task has only one label, because every run then predicts the same.
-        """
+        """Return in words the one prediction of a run for every text; None if the task has only one label."""
         return "the same"
 
     def untrained(self, arms: Sequence[Arm]) -> list[str]:
-        """Return notes that explain the table rows of untrained models."""
         return [
             f"{arm.label} is the pretrained model under a random head, which knows nothing of the task."
             for arm in arms
@@ -112,12 +98,7 @@ class Presentation(ABC):
         ]
 
     def which_disagree(self, shown: int, most: int) -> str:
-        """Return a note on which texts the table of disagreements shows.
-
-        Args:
-            shown: The number of texts in the table.
-            most: The largest number of texts that the table can have.
-        """
+        """Return a note on which texts the table of disagreements shows: `shown` of at most `most`."""
         if shown == most:
             return (
                 f"The {shown} evaluation texts on which the answers are most evenly split, of all on which they differ."
@@ -128,8 +109,7 @@ class Presentation(ABC):
         """Return the figures of each label, in the order of `names`; empty if the kind of task has no labels.
 
         Args:
-            names: The names of the labels.
-            targets: The targets, shape [N, ...].
+            targets: shape [N, ...].
             answers: The predictions of S seeds, shape [S, N, ...].
         """
         return []
@@ -139,36 +119,25 @@ class Presentation(ABC):
         return [per_label.table(arms, found, self.having)] if found[0] else []
 
     def found_by(self, arms: Sequence[Arm]) -> list[list[LabelFigures]]:
-        """Return the figures of each label (precision, recall, F1) for each method."""
         return [self.found(arm.record.label_names, arm.targets, arm.answers) for arm in arms]
 
     def terminal_tables(
         self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray, of: str = ""
     ) -> list[Table]:
-        """Return the tables of figures by label for a terminal.
-
-        Args:
-            names: The names of the labels.
-            targets: The targets, shape [N, ...].
-            answers: The predictions of S seeds, shape [S, N, ...].
-            of: The name of the method, for the titles of the tables; empty for none.
-        """
+        """Return the tables of figures by label for a terminal; `of` names the method in their titles."""
         found = self.found(names, targets, answers)
         return [per_label.terminal_table(found, of, self.having)] if found else []
 
     def as_json(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> dict[str, object]:
-        """Return the JSON keys `labels`, the figures by label name, and `confusion`, the confusion matrix.
+        """Return `labels`, the figures by label, and `confusion`: rows are right labels, columns predicted ones.
 
-        The rows of `confusion` are the right labels, and its columns are the predicted labels. A key is null if the
-        kind of task has no such figures. The arguments are those of `found`.
+        A key is null if the kind of task has no such figures.
         """
         found = self.found(names, targets, answers)
         return {"labels": per_label.as_json(found) if found else None, "confusion": None}
 
 
 class _Classes(Presentation):
-    """The presentation of single-label classification tasks in a report."""
-
     right = "Right label"
 
     @property
@@ -257,8 +226,6 @@ def _can_be_asked(record: Record) -> bool:
 
 
 class _Number(Presentation):
-    """The presentation of regression tasks in a report."""
-
     right = "Given"
     by_distance = True
 
@@ -285,8 +252,6 @@ class _Number(Presentation):
 
 
 class _Labels(Presentation):
-    """The presentation of multi-label classification tasks in a report."""
-
     right = "Right labels"
 
     @property
@@ -306,8 +271,6 @@ class _Labels(Presentation):
 
 
 class _Text(Presentation):
-    """The presentation of text-to-text tasks in a report."""
-
     right = "Reference"
     side_by_side = True
     headed = False
@@ -357,8 +320,6 @@ class _Text(Presentation):
 
 
 class _Entities(Presentation):
-    """The presentation of token classification tasks (named entities) in a report."""
-
     right = "Right entities"
     marks_text = True
     having = "Entities"
@@ -409,7 +370,6 @@ class _Entities(Presentation):
 
 
 def _tags_of_words(arms: Sequence[Arm]) -> str:
-    """A sentence on how the tags of words are decoded to entities."""
     greedy = [arm.label for arm in arms if not all((one.objective or {}).get("viterbi", True) for one in arm.records)]
     if not greedy:
         return "The tags of a text are the most probable valid sequence, in which I- follows B- or I- (Viterbi)."
@@ -421,7 +381,6 @@ def _tags_of_words(arms: Sequence[Arm]) -> str:
 
 
 def _generation(record: Record) -> list[str]:
-    """A sentence on the decoding (greedy or beam search) and the length limit of a run's generated answers."""
     given = record.objective or {}
     decoding = Decoding(**given.get("decoding", {}))
     most = decoding.max_new_tokens or given.get("answer_tokens")

@@ -37,7 +37,6 @@ def figures(progress: Progress) -> str:
 
 
 def doing(progress: Progress) -> str:
-    """Return what a run does: its phase, or what it waits for, such as `waits for a node with 3.1 GiB and 1 CPU`."""
     if progress.phase == "download":
         return f"downloading {progress.steps / 1e6:,.0f} MB of {progress.note} (once)"
     if progress.phase == "draw":
@@ -69,7 +68,6 @@ def tuned(run: Run, number: int, spent: float) -> str:
 
 
 def planned(run: Run) -> str:
-    """Return a phrase on a planned run of a recommendation: a training, or an evaluation of the untrained model."""
     if make(run.method, run.hyperparameters).trains_nothing:
         return f"asking: {run.title}"
     aside = ", of which some are for validation" if run.data.selection else ""
@@ -78,12 +76,10 @@ def planned(run: Run) -> str:
 
 
 def waiting(run: Run, needed: int, available: int) -> str:
-    """Return a sentence on a run that waits because it does not fit in memory beside the running runs."""
     return f"{named(run)}: waits for memory: needs {size(needed)}, beside the others are {size(available)}"
 
 
 def attempt(run: Run, number: int, trial: Trial, length: int) -> str:
-    """Return a sentence on a tuning candidate: its hyperparameters and its metric on the validation texts."""
     setting = {key: f"{value:.2g}" if isinstance(value, float) else value for key, value in trial.setting.items()}
     start = f"tuning {run.title}, candidate {number}: {in_words(setting)}"
     if trial.value is None:
@@ -95,7 +91,6 @@ def attempt(run: Run, number: int, trial: Trial, length: int) -> str:
 
 
 def selected(record: Record) -> str:
-    """Return a phrase on a training's metric on the validation set; empty if the run had no validation set."""
     seen = record.selection
     if seen is None:
         return ""
@@ -105,7 +100,6 @@ def selected(record: Record) -> str:
 
 
 def result(run: Run, record: Record, *, now: bool) -> str:
-    """Return a sentence on the result of a run: its first two metrics and its training time."""
     names = metrics_of(record)[:2]
     figures = [metric_figure(name, record.metrics[name], record.label_names) for name in names]
     found = f"{', '.join(figures)}, {_time(record)}"
@@ -113,7 +107,6 @@ def result(run: Run, record: Record, *, now: bool) -> str:
 
 
 def _time(record: Record) -> str:
-    """Return what took a run's time: the training, or the answers of a model behind an API and what they lack."""
     if record.endpoint is None:
         return f"trained in {clock(record.seconds.train)}" if record.steps else "nothing trained"
     lacking = record.endpoint.missing_texts
@@ -122,13 +115,12 @@ def _time(record: Record) -> str:
 
 
 def failure(run: Run, message: str) -> str:
-    """Return the error message of a failed run as one line."""
     return f"Error: {named(run)}: {message.removeprefix(f'run {run.title}: ')}"
 
 
 @dataclass
 class _Line:
-    """The last line that was written about a run: its beginning (`place`), phase, words and time."""
+    """The last line that was written about a run."""
 
     place: str
     phase: str = ""
@@ -137,10 +129,7 @@ class _Line:
 
 
 class Lines(Watcher):
-    """A watcher that passes lines about runs to `say`: one line per phase, and at most one per LINE_SECONDS within it.
-
-    Each line begins with the name of its run. `say` is a function such as `print`, which takes one line.
-    """
+    """A watcher that passes a line per phase of a run to `say`, and at most one per LINE_SECONDS within a phase."""
 
     def __init__(self, say: Callable[[str], object]) -> None:
         self.say = say

@@ -54,11 +54,7 @@ Interval = tuple[float, float] | None
 
 
 def sentences(made: Recommendation, interval: Interval = None) -> tuple[str, ...]:
-    """Return the recommendation in sentences, the recommended method first.
-
-    If the labels are not words, the second sentence says how much accuracy this costs. The other sentences give the
-    reason, the costs, the verdicts, and whether more minutes or more labelled texts would help.
-    """
+    """Return the recommendation in sentences, the recommended method first."""
     chosen = made.contender(made.recommended)
     if chosen.endpoint is not None:
         said = _of_endpoint(made, chosen, chosen.endpoint)
@@ -72,7 +68,6 @@ def sentences(made: Recommendation, interval: Interval = None) -> tuple[str, ...
 
 
 def _of_labels(made: Recommendation) -> list[str]:
-    """Return sentences on the doubtful labels; empty if they were not counted."""
     found = made.labels
     if found is None:
         return []
@@ -85,14 +80,13 @@ def _of_labels(made: Recommendation) -> list[str]:
 
 
 def _nothing_trained(made: Recommendation) -> str:
-    """Return a sentence, with a space, if no method was trained, so that baselines have no rival."""
     if any(one.trained for one in made.contenders):
         return ""
     return f"No language model was trained in {made.minutes:g} minutes, so only untrained methods were compared. "
 
 
 def _of_few(made: Recommendation) -> list[str]:
-    """A sentence on how far few texts decided; empty if recorded trainings with few texts took no part."""
+    """A sentence on how far few texts decided; empty if recorded trainings took no part."""
     if made.train_examples >= FEW_LABELS or made.kind not in RECORDED or not METRICS[made.metric].share:
         return []
     if not any(one.trained for one in made.contenders):
@@ -108,10 +102,7 @@ def _of_few(made: Recommendation) -> list[str]:
 
 
 def second_answer(made: Recommendation) -> tuple[str, ...]:
-    """Return the sentences on a student of the recommended model, such as `minilm, distilled: accuracy 0.88, ...`.
-
-    The result is empty if no file of texts without labels was given.
-    """
+    """Return the sentences on the student of the recommended model; empty if no texts without labels were given."""
     student = made.student
     if student is None:
         return (f"No student was trained: {made.no_student}.",) if made.no_student else ()
@@ -165,7 +156,6 @@ def headline(made: Recommendation, interval: Interval = None) -> str:
 
 
 def more_minutes(made: Recommendation) -> str:
-    """Return a sentence on what `afina choose` would do with more minutes: more methods, training texts or epochs."""
     waiting = [name for name, one in made.dropped.items() if one.why in ("start", "train", "overrun")]
     trained = [one for one in made.contenders if one.trained]
     read = max((one.examples or 0 for one in trained), default=0)
@@ -251,10 +241,7 @@ def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
 
 
 def _not_chosen(made: Recommendation, chosen: Contender, others: Sequence[Contender]) -> str:
-    """Return a sentence, with a space, on the method that is best on the held-out texts but was not chosen.
-
-    The result is empty if no method is better on the held-out texts than the chosen one.
-    """
+    """Return a sentence, with a space, on a method that is better on the held-out texts but was not chosen; else ""."""
     sign, own = -1 if METRICS[made.metric].lower else 1, chosen.metrics[made.metric]
     ahead = [one for one in others if sign * one.metrics.get(made.metric, nan) > sign * own]
     if not ahead:
@@ -270,17 +257,14 @@ def _not_chosen(made: Recommendation, chosen: Contender, others: Sequence[Conten
 
 
 def _upper(text: str) -> str:
-    """Return a text that begins with a capital letter."""
     return text[:1].upper() + text[1:]
 
 
 def _sentence(words: str) -> str:
-    """Return words as a sentence, with a capital letter and a full stop."""
     return f"{_upper(words)}."
 
 
 def _lowers_products(made: Recommendation, chosen: Contender) -> bool:
-    """Whether the training of a contender computed products with frozen weights in another type than float."""
     return made.products != FLOAT and chosen.method is not None and make(chosen.method).multiplies_frozen
 
 
@@ -290,7 +274,6 @@ def _way(one: Contender) -> tuple[str | None, str | None]:
 
 
 def _why_it(made: Recommendation, chosen: Contender) -> str:
-    """The reason why a trained method was chosen, as a sentence without its full stop."""
     sign, name = -1 if METRICS[made.metric].lower else 1, title(chosen.name)
     trained = [one for one in made.contenders if one.trained]
     if len(trained) == 1:
@@ -326,11 +309,7 @@ def _why_it(made: Recommendation, chosen: Contender) -> str:
 
 
 def _validation_texts(chosen: Contender, *, counted: bool = False) -> str:
-    """Return `the 44 validation texts`; without the number if it is large enough to tell methods apart.
-
-    Args:
-        counted: Whether the number is always given.
-    """
+    """Return `the 44 validation texts`; without a large number, unless `counted`."""
     texts = chosen.validation_examples or 0
     if texts == 1:
         return "the only validation text"
@@ -338,10 +317,7 @@ def _validation_texts(chosen: Contender, *, counted: bool = False) -> str:
 
 
 def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
-    """Return the sentences on a recommended method without training: a baseline or the untrained model.
-
-    The sentences are the reason for the recommendation, the costs, and the verdicts on the recommended method.
-    """
+    """Return the reason, the costs and the verdicts of a recommended method without training."""
     tried = [one for one in made.contenders if one.trained]
     trained = [one for one in tried if not made.is_short(one)]
     if trained:
@@ -384,7 +360,6 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
 
 
 def _of_endpoint(made: Recommendation, chosen: Contender, use: EndpointUse) -> tuple[str, str, str]:
-    """Return the sentences on a recommended model behind an API: the reason, the costs, and what to use instead."""
     assert made.instead_of is not None
     other = made.contender(made.instead_of)
     mine = [one for one in made.comparisons if chosen.name in (one.first, one.second)]
@@ -399,7 +374,6 @@ def _of_endpoint(made: Recommendation, chosen: Contender, use: EndpointUse) -> t
 
 
 def _of_rival(made: Recommendation) -> list[str]:
-    """Return a sentence on a model behind an API that was compared and is not recommended; empty if there is none."""
     found = []
     for one in made.contenders:
         if one.endpoint is None or one.name == made.recommended:
@@ -418,7 +392,6 @@ _AGAINST = {"better": "significantly better than", "worse": "significantly worse
 
 
 def _costs(use: EndpointUse) -> str:
-    """Return sentences on the seconds and the cost of the answers of a model behind an API."""
     seconds = "" if use.seconds_p50 is None else f"Half of its answers took at most {use.seconds_p50:,.2g} s. "
     lacking = f"{number_of_texts(use.missing_texts)} had no answer. " if use.missing_texts else ""
     if use.cost_per_1000 is None:
@@ -442,7 +415,6 @@ def _simple(made: Recommendation) -> list[Contender]:
 
 
 def _sure(compared: Sequence[Comparison], name: str) -> str:
-    """Return a sentence with the verdicts on the method `name`, and the caveat that only one seed was run."""
     titles = [titled(one) for one in compared]
     against: dict[str, list[str]] = {}
     for one in titles:
@@ -463,7 +435,6 @@ _VERDICT_WORDS = {
 
 
 def evidence(made: Recommendation) -> Table:
-    """Return the table of a recommendation, with the metrics and costs of each method that `afina choose` tried."""
     names = _metrics(made)
     headings = (*map(metric_heading, names), "Trained on", "Steps", "Training (s)", "Process, peak")
     lines = [
@@ -505,10 +476,7 @@ _GUESS = (
 
 
 def _unrecorded(made: Recommendation) -> list[str]:
-    """A note on the backbones for which afina has no recorded learning curves; empty if there is no such backbone.
-
-    For a backbone without recorded curves, methods are trained in the order of a recorded backbone of the same type.
-    """
+    """A note on backbones without recorded learning curves, which have the order of a recorded one of the same type."""
     others = [one for one in made.backbones if one not in RECORDED_ON.values()]
     if not others or made.kind not in RECORDED:
         return []
@@ -525,7 +493,6 @@ _AT_ONCE = (
 
 
 def _latencies(made: Recommendation) -> str:
-    """Return a note on the measured milliseconds per prediction of a single text, for each backbone or method."""
     each = ", ".join(f"{title(name)} {time:,.3g} ms" for name, time in made.latencies.items())
     return (
         f"Answers to single texts, on the machine that chose: {each} (median of held-out texts, before training, "
@@ -534,7 +501,6 @@ def _latencies(made: Recommendation) -> str:
 
 
 def _left_out(dropped: Mapping[str, Dropped]) -> list[str]:
-    """Return a note for each reason to leave methods out, with the methods that were left out for this reason."""
     reasons: dict[str, list[str]] = {}
     for name, one in dropped.items():
         reasons.setdefault(why_left_out(one), []).append(name)
@@ -542,10 +508,7 @@ def _left_out(dropped: Mapping[str, Dropped]) -> list[str]:
 
 
 def _names(names: Sequence[str]) -> str:
-    """Return the titles of methods as a list in words.
-
-    On several backbones, the list has at most MOST methods and then the number of the others.
-    """
+    """Return the titles of methods as a list in words; on several backbones, at most MOST."""
     titles = [title(name) for name in names]
     if len(titles) <= MOST or not any(ON in name for name in names):
         return listed(titles)
@@ -564,7 +527,6 @@ _VALIDATION = (
 
 
 def _metrics(made: Recommendation) -> list[str]:
-    """The names of the headline metric and one other metric, the columns of the recommendation's table."""
     there = next((one.metrics for one in made.contenders if one.metrics), {})
     return list(dict.fromkeys([made.metric, *there]))[:2]
 
@@ -576,7 +538,6 @@ def _asked(one: Contender) -> str:
 
 
 def setting_note(one: Contender, metric: str) -> str:
-    """Return a note on a training: its learning rate, and its metric on the validation texts if measured."""
     said = [] if one.rate is None else [f"learning rate {one.rate:.2g}"]
     if one.validation is not None and one.validation_examples is not None:
         figure = f"{metric_name(metric)} {share(one.validation)}"
@@ -585,7 +546,6 @@ def setting_note(one: Contender, metric: str) -> str:
 
 
 def why_left_out(one: Dropped) -> str:
-    """Return the reason why a method was left out of a recommendation, as a clause."""
     match one.why:
         case "memory":
             assert one.needed is not None
@@ -610,7 +570,6 @@ def why_left_out(one: Dropped) -> str:
 
 
 def _is_asked(name: str) -> bool:
-    """Return whether the name is that of a method that asks in words and trains nothing."""
     stem = name.partition(ON)[0]
     return any(stem == key or stem.startswith(f"{key}-") for key, kind in METHODS.items() if kind.head == "words")
 
@@ -621,10 +580,9 @@ def titled(one: Comparison) -> Comparison:
 
 
 def title(name: str) -> str:
-    """Return the title of the method with this name in a recommendation.
+    """Return a method's title: with its learning rate if not the default, its examples in the prompt, and its backbone.
 
-    The title has the learning rate if it is not the default, the number of examples in the prompt if there are any, and
-    the backbone if several backbones are compared. The name of a baseline is returned unchanged.
+    The name of a baseline is returned unchanged.
     """
     stem, on, backbone = name.partition(ON)
     if on and (stem in METHODS or title(stem) != stem):

@@ -63,19 +63,12 @@ class Report:
 
     @classmethod
     def of(cls, results: Results, evaluated: EvaluationTexts | None = None) -> Report:
-        """Return the report of `results`.
-
-        If `evaluated` has no texts, the report shows row numbers instead of evaluation texts.
-        """
+        """Return the report of `results`; without texts in `evaluated`, it shows row numbers."""
         return cls(results, tuple(arms(results.results, results.backbones)), evaluated or EvaluationTexts())
 
     @cached_property
     def tables(self) -> list[Table]:
-        """The tables of figures in the order of the report; a table without figures is left out.
-
-        The order is: performance, baselines, cost of predictions (for several backbones), models behind an API, further
-        metrics, parameters and training time, memory, GPU memory, abstention, linear probes, retention, tuning budget.
-        """
+        """The tables of figures in the order of the report; a table without figures is left out."""
         made, headed = self.results, not self.arms or _presentation(self.arms).headed
         notes = sections.notes(self.arms, made.data, len(made.results), made.notes)
         tables = all_tables(self.arms, notes, made.published, headed=headed)
@@ -110,13 +103,11 @@ class Report:
 
     @cached_property
     def findings(self) -> list[Table]:
-        """The tables of the learning curve and of the verdicts; a table without rows is left out."""
         both = (verdicts.learning_curve_table(self.arms), verdicts.verdict_table(self.verdicts))
         return [table for table in both if table is not None]
 
     @cached_property
     def evidence(self) -> list[Table]:
-        """The table of the methods that `afina choose` tried, as a list; empty for a study."""
         return [recommendation.evidence(self.results.recommendation)] if self.results.recommendation else []
 
     @cached_property
@@ -131,7 +122,6 @@ class Report:
 
     @cached_property
     def brief(self) -> tuple[str, ...]:
-        """A study of one method in a few sentences for a terminal: metric, baselines, costs and doubts."""
         (arm,) = self.arms
         made = self.results
         said = conclusion.of_one_method(arm, made.baselines, verdicts.against(made.baselines, self.arms))
@@ -147,17 +137,13 @@ class Report:
 
     @cached_property
     def headline(self) -> Headline | None:
-        """The result of the report in one line, with three figures; None if no run has finished."""
         if self.results.recommendation:
             return conclusion.of_recommendation(self.results.recommendation, self.arms)
         return conclusion.of_study(self.arms, self.verdicts) if self.arms else None
 
     @cached_property
     def of_use(self) -> Record | None:
-        """The record of the run whose adapter the report suggests to use, a run of the recommended or the best method.
-
-        None if there is no such run. An untrained model with a random head is never suggested.
-        """
+        """The record of the run whose adapter to use; None if there is none. A random head is never suggested."""
         made = self.results.recommendation
         if made:
             key = made.contender(made.recommended).key
@@ -170,8 +156,7 @@ class Report:
     def answered(self) -> list[AnsweredRun]:
         """The figures by label and the confusions of one run of each method, the run to use first.
 
-        Empty if the kind of task has no labels. Of several numbers of training texts, the largest counts; of several
-        seeds, the first, or that of the run to use.
+        Empty if the kind of task has no labels. The largest number of training texts counts, and the first seed.
         """
         found = []
         for arm in of_greatest_size(self.arms):
@@ -216,7 +201,6 @@ class Report:
         return page(self._heading, self._lead(), self._sections(self._plots()), self.headline)
 
     def content(self) -> PageContent:
-        """The content of `report.html`, for a page with a frame and a style of its own."""
         from afina.report.writers.html import content
 
         return content(self._heading, self._lead(), self._sections(self._plots()), self.headline)
@@ -247,10 +231,7 @@ class Report:
         return {name: made[name]() for name in names}
 
     def write(self, names: Sequence[str] = FILES) -> list[Path]:
-        """Write the named files into the results' directory, each atomically, and return their paths.
-
-        If no run has finished, `tables.csv` is not written, because it would have only a header.
-        """
+        """Write the named files into the results' directory, each atomically; without runs, not `tables.csv`."""
         if not self.arms and CSV in names:
             (self.results.out / CSV).unlink(missing_ok=True)
             names = [name for name in names if name != CSV]
@@ -291,7 +272,6 @@ class Report:
         return made + sections.provenance(self.arms, self.results.command)
 
     def _first(self, plots: Mapping[str, Sequence[Plot]]) -> list[Section]:
-        """The first sections of the report: conclusion or recommendation, failed runs, verdicts, tables of figures."""
         failed = self.failed
         answer = plots.get(ANSWER, ())
         made = [
@@ -309,7 +289,6 @@ class Report:
         return made
 
     def _deciding(self) -> list[MethodDifference]:
-        """The comparisons of the recommended (or best) method with each other method."""
         made = self.results.recommendation
         if made:
             compared, name = [titled(one) for one in made.comparisons], title(made.recommended)
@@ -319,7 +298,6 @@ class Report:
 
     @property
     def _times_answers(self) -> bool:
-        """Whether there are several backbones, and their times per text can be compared."""
         return has_several_backbones(self.arms) and are_comparable(self.arms)
 
     def _plots(self, titles: Sequence[str] = ()) -> dict[str, list[Plot]]:
@@ -344,5 +322,4 @@ class Report:
 
 
 def _presentation(arms: Sequence[Arm]) -> Presentation:
-    """Return the presentation for the kind of task on which the methods were evaluated."""
     return PRESENTATIONS[arms[0].record.kind]

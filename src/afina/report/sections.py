@@ -54,35 +54,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prose:
-    """A paragraph of a report."""
-
     text: str
 
 
 @dataclass(frozen=True)
 class Subheading:
-    """The heading of a part of a section."""
-
     text: str
 
 
 @dataclass(frozen=True)
 class Notes:
-    """The items of a list in a report."""
-
     items: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Code:
-    """A command that a reader of the report can type into a terminal."""
-
     text: str
 
 
 @dataclass(frozen=True)
 class AnswerBlock:
-    """The sentences of a report's conclusion, the headline first, and the plots beside these sentences."""
+    """The sentences of a conclusion, the headline first, and the plots beside them."""
 
     sentences: tuple[str, ...]
     plots: tuple[Plot, ...] = ()
@@ -94,14 +86,11 @@ Block = Prose | Subheading | Notes | Code | AnswerBlock | Table | Plot | Example
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a report: a heading and the blocks below it."""
-
     title: str
     blocks: tuple[Block, ...]
 
 
 def of_table(table: Table, *plots: Plot) -> Section:
-    """Return the section of a report for a table, with the table's notes and plots of the same figures."""
     return Section(table.title, (table, *_notes_of(table), *plots))
 
 
@@ -113,31 +102,16 @@ def _notes_of(table: Table) -> list[Notes]:
 def of_recommendation(
     sentences: Sequence[str], evidence: Table, answer: Sequence[Plot] = (), plots: Sequence[Plot] = ()
 ) -> Section:
-    """Return the section of a recommendation.
-
-    Args:
-        sentences: The sentences of the recommendation.
-        evidence: The table of the methods that `afina choose` tried.
-        answer: The plot of the differences between the recommended method and each other method.
-        plots: The plots below the table.
-    """
     return Section(
         "Recommendation", (AnswerBlock(tuple(sentences), tuple(answer)), evidence, *_notes_of(evidence), *plots)
     )
 
 
 def of_conclusion(sentences: Sequence[str], answer: Sequence[Plot] = ()) -> Section:
-    """Return the section of a study's conclusion.
-
-    Args:
-        sentences: The sentences of the conclusion.
-        answer: The plot of the differences between the best method and each other method.
-    """
     return Section("Conclusion", (AnswerBlock(tuple(sentences), tuple(answer)),))
 
 
 def failures(failed: Sequence[Failure]) -> list[Section]:
-    """Return a section with the failed runs; empty if no run failed."""
     if not failed:
         return []
     lines = tuple(f"{one.name}, seed {one.seed}: {one.error}" for one in failed)
@@ -150,17 +124,14 @@ def without_results(failed: Sequence[Failure], waiting: int) -> str:
 
 
 def no_results(failed: Sequence[Failure], waiting: int) -> list[Section]:
-    """Return the sections of a study without a finished run."""
     return [Section("Nothing to compare yet", (Prose(without_results(failed, waiting)),)), *failures(failed)]
 
 
 def what_was_run(arms: Sequence[Arm]) -> Section:
-    """Return the section on the study's settings: backbone, task, seeds, and a table of each method's settings."""
     return Section("What was run", (Notes(tuple(_asked(arms))), _runs(arms)))
 
 
 def provenance(arms: Sequence[Arm], command: Sequence[str]) -> list[Section]:
-    """Return the sections with the paths of adapters, the environment, and the command that repeats the study."""
     made = []
     if arms:
         made += [Section("Adapters", (_adapters(arms),)), Section("Environment", tuple(_environments(arms)))]
@@ -209,7 +180,6 @@ def _training(record: Record) -> dict[str, object]:
 
 
 def _lessons(arms: Sequence[Arm]) -> list[str]:
-    """Return a note on each method that learned from a teacher: the teacher, the settings and the number of texts."""
     labels = {record.digest: arm.label for arm in reversed(arms) for record in arm.records}  # the first of equal ones
     notes = []
     for arm in arms:
@@ -256,7 +226,6 @@ def _runs(arms: Sequence[Arm]) -> Table:
 
 
 def _settings_of(record: Record) -> dict[str, object]:
-    """The hyperparameters of a run with the draw of examples, the settings of distillation, and prices."""
     shown: dict[str, object] = dict(record.hyperparameters)
     if shown.get("shots"):
         shown.setdefault("draw", FIXED)
@@ -277,7 +246,6 @@ def _adapters(arms: Sequence[Arm]) -> Table:
 
 
 def _environments(arms: Sequence[Arm]) -> list[Block]:
-    """Return the blocks that describe the environments of the runs, one list per distinct environment."""
     arms = [arm for arm in arms if arm.record.endpoint is None] or arms  # where a model behind an API runs is unknown
     several, distinct = has_several_backbones(arms), list[tuple[Environment, str, list[str], set[str]]]()
     backbones = backbone_digests([record for arm in arms for record in arm.records]) if several else []
@@ -316,10 +284,12 @@ def _environment(
     *,
     asks: bool = False,
 ) -> Notes:
-    """Return the notes on an environment; `products` has the types of products of the runs that were made there.
+    """Return the notes on an environment.
 
-    `together` says how many processes computed a run together, if there were several (`Devices.shown`). If `asks` is
-    set, all runs asked a model behind an API, so that nothing was computed here.
+    Args:
+        together: How many processes computed a run together, if several did (`Devices.shown`).
+        products: The types of products of the runs that were made there.
+        asks: Whether all runs asked a model behind an API, so that nothing was computed here.
     """
     others = " or ".join(sorted({*products} - {FLOAT}))
     some = f" in the runs with `products` {others}" * (FLOAT in products)
@@ -342,12 +312,10 @@ def _environment(
 
 
 def notes(arms: Sequence[Arm], data: ReadingOptions, found: int = 0, told: Sequence[str] = ()) -> list[str]:
-    """Return the notes below the first table: definitions of metrics, texts read and cut, rows of untrained models.
+    """Return the notes below the first table.
 
     Args:
-        arms: The methods with their results.
-        data: The options with which the task was read.
-        found: The number of results of the study, including equal results of which only one is used.
+        found: The number of results, with equal results of which only one is used.
         told: Sentences on where the study differs from its study file or options.
     """
     if not arms:
@@ -359,7 +327,6 @@ def notes(arms: Sequence[Arm], data: ReadingOptions, found: int = 0, told: Seque
 
 
 def _on_texts(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
-    """Return notes on how a file was read, on cut texts, too few texts, and requests for more texts than exist."""
     records = [record for arm in arms for record in arm.records]
     files = {(one.task, one.train_examples, one.examples) for one in records if named(one.task) is None}
     made = [f"{split_of(*one)}." for one in sorted(files)]
@@ -376,7 +343,6 @@ def _on_texts(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
 
 
 def _of_reading(arms: Sequence[Arm]) -> list[str]:
-    """Return the notes of the records; a note of only some methods begins with the labels of these methods."""
     notes = dict.fromkeys(note for arm in arms for record in arm.records for note in record.notes)
     made = []
     for note in notes:
@@ -411,7 +377,6 @@ def _cut_and_few(arms: Sequence[Arm]) -> list[str]:
 
 
 def _on_figures(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
-    """Return notes on the meaning of the metrics, the metric of a constant prediction, and constant predictions."""
     record, targets = arms[0].record, arms[0].targets
     presentation = PRESENTATIONS[record.kind]
     said = [
@@ -432,7 +397,6 @@ def _on_figures(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
 
 
 def _undefined(arms: Sequence[Arm]) -> list[str]:
-    """Return a note for each undefined metric that says what this metric needs to be defined."""
     lacking: dict[str, list[str]] = {}
     for arm in arms:
         for name in arm.record.metrics:
@@ -448,7 +412,6 @@ def _undefined(arms: Sequence[Arm]) -> list[str]:
 
 
 def _of_labels_only(arms: Sequence[Arm]) -> list[str]:
-    """Return a note on the metrics that models behind an API lack, because they give no probabilities."""
     asked = [arm for arm in arms if arm.record.endpoint is not None]
     names = [*dict.fromkeys(name for arm in asked for name in arm.record.metrics if METRICS[name].chances)]
     if not names:
@@ -459,7 +422,6 @@ def _of_labels_only(arms: Sequence[Arm]) -> list[str]:
 
 
 def _monotonous_runs(arms: Sequence[Arm]) -> list[str]:
-    """Return a note for each run that predicted the same for every text."""
     made = []
     for arm in arms:
         for result in arm.results:
@@ -478,14 +440,9 @@ def _monotonous(label: str, record: Record, answers: list[object]) -> list[str]:
 
 
 def tuning_table(tuned: Sequence[Tuned], names: Mapping[str, str] = MappingProxyType({})) -> Table:
-    """Return the table of the tuning budget of each method.
+    """Return the table of the tuning budget of each method; `names` has the name of each backbone by its address.
 
-    The columns are the number of candidates, the number stopped early, steps, seconds and the chosen hyperparameters.
     Metrics on the validation texts are not shown: they chose the hyperparameters, so they are optimistic.
-
-    Args:
-        tuned: The tuning results of the methods.
-        names: The name of each backbone by its address; empty if there is one backbone.
     """
     held = max((one.validation_examples for one in tuned), default=0)
     lines = [

@@ -46,11 +46,7 @@ STATE, ALLOCATED_END, RESERVED_PEAK = "State", "GPU allocated, end", "GPU reserv
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: the heading and the alignment of its cells.
-
-    Attributes:
-        minor: Whether the column can be left out on a narrow terminal, if the table then need not be split.
-    """
+    """A column of a table; a `minor` one can be left out on a narrow terminal."""
 
     heading: str
     align: Literal["left", "right"] = "right"
@@ -62,9 +58,8 @@ class Table:
     """A table of a report as plain text; every row has one cell per column.
 
     Attributes:
-        notes: The sentences below the table, in the report and on the terminal.
         singles: The rows of single seeds; `rows` has the means over the seeds.
-        details: Further sentences below the table, which only the report shows.
+        details: Sentences that only the report shows, not the terminal.
     """
 
     title: str
@@ -87,17 +82,7 @@ class Measure:
 def all_tables(
     arms: Sequence[Arm], notes: Sequence[str] = (), published: Published | None = None, *, headed: bool = True
 ) -> list[Table]:
-    """Return the tables of performance, further metrics, costs, memory and GPU memory; [] if there are no methods.
-
-    The tables of further metrics and of GPU memory are left out if there are no such figures. The tables of costs and
-    memory are left out if all methods are models behind an API.
-
-    Args:
-        arms: The methods with their results; each table has a row per method.
-        notes: The notes below the first table.
-        published: Figures of others, for columns beside the methods' own metrics.
-        headed: Whether the models have a classification head.
-    """
+    """Return the tables of metrics, costs and memory; a table without figures is left out."""
     if not arms:
         return []
     computed = any(arm.record.endpoint is None for arm in arms)
@@ -118,10 +103,7 @@ def measured_on_gpu(record: Record) -> bool:
 
 
 def measure(heading: str, value: Value, form: Callable[[float], str]) -> Measure:
-    """Return a column with a value of each method, formatted by `form`.
-
-    If the values of a method's seeds differ, the cell of the method has their mean ± their standard deviation.
-    """
+    """Return a column of values; a cell of several seeds with different values has their mean ± standard deviation."""
 
     def cell(arm: Arm) -> str:
         values = [found for found in map(value, arm.records) if found is not None]
@@ -160,7 +142,6 @@ _MEAN_NOTE = "With several seeds: mean ± standard deviation over them; each by 
 
 
 def _performance(arms: Sequence[Arm], published: Published | None) -> list[Measure]:
-    """Return the columns of the headline metric and one other metric, each with a column of its 95 % interval."""
     made = []
     for metric in metrics_of(arms[0].record)[:2]:
         made += [*_of_metric(metric, arms, published), _interval(metric)]
@@ -201,13 +182,11 @@ def _of_metric(name: str, arms: Sequence[Arm], published: Published | None) -> l
 
 
 def published_figures(arms: Sequence[Arm], published: Published | None, metric: str) -> dict[str, float]:
-    """Return the published figures of a metric by the label of the method."""
     methods = published.methods if published else {}
     return {arm.label: methods[arm.record.name][metric] for arm in arms if metric in methods.get(arm.record.name, {})}
 
 
 def _sources(arms: Sequence[Arm], published: Published | None) -> list[str]:
-    """Return the note on the source of the published figures; empty if no method of the tables has such a figure."""
     if published is None or not any(published_figures(arms, published, name) for name in metrics_of(arms[0].record)):
         return []
     return [
@@ -242,7 +221,6 @@ def _cost_notes(arms: Sequence[Arm], headed: bool) -> list[str]:
 
 
 def _at_once(arms: Sequence[Arm]) -> list[str]:
-    """Return a note on runs that shared the machine: their times cannot be compared with those of single runs."""
     beside = [record.at_once for arm in arms for record in arm.records if record.at_once > 1]
     if not beside:
         return []
@@ -254,7 +232,6 @@ def _at_once(arms: Sequence[Arm]) -> list[str]:
 
 
 def _together(arms: Sequence[Arm]) -> list[str]:
-    """Return a note on runs that several processes computed together: times and memory are those of such a run."""
     records = [record for arm in arms for record in arm.records]
     made = [record.devices for record in records if record.devices is not None]
     if not made:
@@ -269,7 +246,6 @@ def _together(arms: Sequence[Arm]) -> list[str]:
 
 
 def _processors(arms: Sequence[Arm]) -> list[str]:
-    """Return a note if the runs were executed on several types of processors; empty for one type."""
     ran = Counter(record.environment.processor for arm in arms for record in arm.records)
     if len(ran) < 2:
         return []
@@ -325,11 +301,7 @@ PUBLISHED_HYPERPARAMETERS: Mapping[str, Mapping[str, object]] = {
 
 
 def counts_table(backbone: str, counted: BackboneCounts) -> Table:
-    """Return a table of the trainable parameters of each method on a backbone.
-
-    If the published study counts a method's parameters differently from a run, the method has two rows, and a note says
-    why.
-    """
+    """Return a table of the trainable parameters of each method; in two rows if a published count differs."""
     lines = tuple(_counts(counted))
     several = any(PUBLISHED in line[0] for line in lines)
     why = "The published study counts PreLayer without the head, which a run trains too, unless train_head is false."

@@ -15,13 +15,7 @@ _CELL = 'JSON such as [{"start": 0, "end": 5, "label": "PER"}], or with [] if a 
 
 
 def sentences(found: NextTexts, out: Path, labelled: Path | None, protected: int) -> list[str]:
-    """Return what was chosen, what to do with the file, and the metric on the random texts of earlier rounds.
-
-    Args:
-        out: The file of the texts.
-        labelled: The file of labelled texts. None: nothing is labelled yet.
-        protected: The number of cells that got an apostrophe.
-    """
+    """Return what was chosen and what to do with the file; `protected` cells got an apostrophe."""
     counts = listed([f"{count:,} {reason}" for reason, count in found.counts.items()])
     said = [f"{out}: {number_of_texts(len(found))} to label: {counts} (column {CHOSEN!r})."]
     if protected:
@@ -52,7 +46,6 @@ def _next_step(found: NextTexts, out: Path, labelled: Path | None) -> str:
 
 
 def sample_sentence(sample: RandomSample) -> str:
-    """Return the metric of the linear probe on the random texts of earlier rounds, with its interval."""
     texts = f"{number_of_texts(sample.texts)} drawn at random"
     if sample.estimate is None:
         verb = "has" if sample.texts == 1 else "have"
@@ -66,7 +59,6 @@ def sample_sentence(sample: RandomSample) -> str:
 
 
 def as_json(found: NextTexts, out: Path) -> dict[str, Any]:
-    """Return the facts about the chosen texts as JSON values."""
     made: dict[str, Any] = {"out": str(out), "texts": len(found), "chosen": found.counts, "notes": list(found.notes)}
     if (sample := found.sample) is not None:
         made["random"] = {"texts": sample.texts, "metric": sample.metric, "trained_on": sample.trained_on}

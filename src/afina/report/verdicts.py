@@ -47,8 +47,6 @@ ONE_SEED = "One seed was run, so the verdicts do not say how other seeds would d
 
 @dataclass(frozen=True)
 class NotComparable:
-    """Two methods that cannot be compared, and the reason, such as an evaluation on different texts."""
-
     first: str
     second: str
     reason: str
@@ -62,10 +60,7 @@ class Verdicts:
     not_comparable: tuple[NotComparable, ...] = ()
 
     def between(self, first: str, second: str) -> tuple[Comparison, bool] | None:
-        """Return the comparison of two methods, and whether the comparison has them in reverse order.
-
-        None if the two methods were not compared.
-        """
+        """Return a comparison and whether it has the two in reverse order; None if they were not compared."""
         for one in self.compared:
             if (one.first, one.second) == (first, second):
                 return one, False
@@ -75,10 +70,7 @@ class Verdicts:
 
 
 def verdicts(arms: Sequence[Arm]) -> Verdicts:
-    """Compare every pair of methods with the same evaluation texts, labels and seeds.
-
-    A pair that cannot be compared is listed with the reason. Pairs with a method that trains nothing come last.
-    """
+    """Compare every pair of methods; a pair that cannot be compared has the reason, and untrained methods come last."""
     curve = is_curve(arms)
     apart = [
         NotComparable(first.label, second.label, reason)
@@ -131,10 +123,7 @@ def scores_by_seed(alike: Sequence[Arm]) -> dict[str, np.ndarray]:
 
 
 def baseline_table(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -> Table | None:
-    """Return a table of the baselines without a language model; None if there are none.
-
-    The notes of the table say how the methods compare with the best baseline.
-    """
+    """Return a table of the baselines without a language model, and how they compare; None if there are none."""
     if not baselines or not arms:
         return None
     headline, baselines = arms[0].record.metric, [one.beside(arms[0].results[0]) for one in baselines]
@@ -177,8 +166,7 @@ def _interval(one: MeasuredBaseline, metric: str) -> str:
 def against(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -> list[Comparison]:
     """Return the comparison of each method with the best baseline without a language model, on the same texts.
 
-    A baseline has no seeds, so its predictions are compared with those of every seed of a method. The list is empty if
-    the metric is undefined for every baseline, as a correlation is for constant predictions.
+    The predictions of a baseline, which has no seeds, are compared with those of every seed.
     """
     if not arms:
         return []
@@ -202,7 +190,6 @@ def against(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -> list[
 
 
 def _beaten(compared: Sequence[Comparison]) -> list[str]:
-    """Return one sentence with the verdicts of all methods against the best baseline, as a list; empty for none."""
     if not compared:
         return []
     by_verdict: dict[str, list[str]] = {}
@@ -214,10 +201,7 @@ def _beaten(compared: Sequence[Comparison]) -> list[str]:
 
 
 def verdict_table(found: Verdicts) -> Table | None:
-    """Return a table with the verdict on each pair of methods; None if there are no pairs.
-
-    The notes of the table define the verdicts; its details say how much more data would decide undecided pairs.
-    """
+    """Return a table with the verdict on each pair of methods; None if there are no pairs."""
     if not found.compared and not found.not_comparable:
         return None
     rows: list[tuple[str, ...]] = [
@@ -243,7 +227,6 @@ def verdict_table(found: Verdicts) -> Table | None:
 
 
 def _notes(found: Verdicts) -> list[str]:
-    """Return the notes of the verdict table: why pairs were not compared, and what the verdicts mean."""
     notes = [f"{one.first} and {one.second} cannot be compared: {one.reason}." for one in found.not_comparable]
     if not found.compared:
         return notes
@@ -259,13 +242,11 @@ def _notes(found: Verdicts) -> list[str]:
 
 
 def _details(found: Verdicts) -> list[str]:
-    """Return a sentence for each undecided pair on how much more data would decide it, and the caveat of one seed."""
     notes = [f"{one.sentence}." for one in found.compared if one.verdict == "undecided"]
     return notes + ([ONE_SEED] if any(len(one.mcnemar) == 1 for one in found.compared) else [])
 
 
 def verdicts_as_json(found: Verdicts) -> dict[str, object]:
-    """Return the verdicts as JSON values, with the keys `verdicts` and `not_comparable`, for tables.json."""
     return {
         "verdicts": [
             {name: value for name, value in asdict(one).items() if name not in ("examples", "unit")}
@@ -285,10 +266,7 @@ def by_method(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
 
 
 def learning_curve_table(arms: Sequence[Arm]) -> Table | None:
-    """Return the table of learning curves: each method's headline metric and interval by number of training texts.
-
-    The table is None if all methods were trained on one number of texts.
-    """
+    """Return each method's headline metric by number of training texts; None if all have one number."""
     if not is_curve(arms):
         return None
     sizes = sorted({arm.size for arm in arms})
@@ -308,11 +286,7 @@ def learning_curve_table(arms: Sequence[Arm]) -> Table | None:
 
 
 def learning_curve_sentences(arms: Sequence[Arm], found: Verdicts) -> list[str]:
-    """Return sentences on the learning curves of a study; empty if there is one number of training texts.
-
-    The sentences say which method has the best metric at each number of texts, and from which number on a method is
-    significantly better than another.
-    """
+    """Return who is best at each number of training texts, and from which number on; empty for one number."""
     if not is_curve(arms):
         return []
     sizes = sorted({arm.size for arm in arms})
@@ -328,10 +302,7 @@ def learning_curve_sentences(arms: Sequence[Arm], found: Verdicts) -> list[str]:
 
 
 def _wins(first: tuple[str, list[Arm]], second: tuple[str, list[Arm]], found: Verdicts) -> str:
-    """Return a clause on the number of training texts from which on one of two methods is better than the other.
-
-    The clause is empty if neither method is better at the largest number of texts.
-    """
+    """Return a clause on the number of texts from which on one method is better; empty if none is at the largest."""
     theirs = {arm.size: arm for arm in second[1]}
     seen = []
     for arm in first[1]:

@@ -47,7 +47,6 @@ _WORDS = {
 
 
 def sentence(found: AnsweredShare, promised: float | None) -> str:
-    """Return the coverage and the error on labelled texts as text, and whether the promised error was kept, if any."""
     said = f"{found.answered:,} of {found.texts:,} texts are answered (coverage {share(found.coverage)})"
     if found.answered:
         interval = (found.error_interval.low, found.error_interval.high)
@@ -63,7 +62,6 @@ def of_one_method(arm: Arm) -> list[str]:
 
 
 def as_json(measured: MeasuredAbstention) -> dict[str, object]:
-    """Return the figures of an evaluated adapter as JSON values; undefined figures are null."""
     found, promised = measured.found, measured.promised
     ends = (found.error_interval.low, found.error_interval.high) if found.answered else None
     return {
@@ -79,7 +77,6 @@ def as_json(measured: MeasuredAbstention) -> dict[str, object]:
 
 
 def abstention_table(arms: Sequence[Arm]) -> Table | None:
-    """Return a table with a row for each method whose adapters abstain; None if no adapter does."""
     measured = _measured(arms)
     if not measured:
         return None
@@ -104,7 +101,6 @@ def abstention_table(arms: Sequence[Arm]) -> Table | None:
 
 
 def abstention_as_json(arms: Sequence[Arm]) -> list[dict[str, object]]:
-    """Return the rows of the table of abstention as JSON values, for each run and for the mean of several seeds."""
     found: list[dict[str, object]] = []
     for arm in lines(_measured(arms)):
         seed = arm.record.seed if len(arm.results) == 1 else "mean"
@@ -148,7 +144,6 @@ def _interval(arm: Arm) -> str:
 
 
 def _broken(arm: Arm) -> str:
-    """Return a note on the seeds that broke their promise on the evaluation texts; empty if none did."""
     seeds = [
         str(record.seed) for record in arm.records if verdict(_of(record).error, _of(record).evaluation.share) == BROKEN
     ]

@@ -64,7 +64,6 @@ def endpoint_table(arms: Sequence[Arm], *, texts: bool = True) -> Table | None:
 
 
 def endpoint_forecast_table(found: EndpointForecast) -> Table:
-    """Return a table of what it would take to ask a model behind an API, before anything is sent."""
     headings = ("Requests", "Tokens in", "Tokens out", "At most", "Cost", "Cost at most")
     costs = (NOTHING if one is None else money(one) for one in (found.cost, found.most_cost))
     tokens = (found.requests, found.tokens_in, found.tokens_out, found.most_tokens_out)
@@ -107,7 +106,6 @@ def answerless(arms: Sequence[Arm]) -> list[str]:
 
 
 def _notes(arm: Arm, texts: bool) -> Iterator[str]:
-    """Yield the requests for the answers of a model behind an API, and what they lack: settings, labels, equality."""
     uses = [(record, record.endpoint) for record in arm.records if record.endpoint is not None]
     use = uses[0][1]
     others = sorted({name for _, each in uses for name in each.models} - {use.model})
@@ -132,13 +130,11 @@ def _notes(arm: Arm, texts: bool) -> Iterator[str]:
 
 
 def requests_sentences(arms: Sequence[Arm]) -> list[str]:
-    """Return a sentence on the requests to each model behind an API, and on the cost of all its answers."""
     found = ((arm, [one.endpoint for one in arm.records if one.endpoint is not None]) for arm in arms)
     return [f"{arm.label}: {_sent(uses)}.{_dates(uses)}" for arm, uses in found if uses]
 
 
 def _sent(uses: Sequence[EndpointUse]) -> str:
-    """Return the number of requests, of retries, of answers from earlier runs, and the cost of all answers."""
     requests, kept = sum(each.requests for each in uses), sum(each.kept for each in uses)
     costs = [each.cost for each in uses if each.cost is not None]
     total = f"; all answers cost {money(sum(costs))}" if len(costs) == len(uses) else ""
@@ -151,7 +147,6 @@ def _sent(uses: Sequence[EndpointUse]) -> str:
 
 
 def _dates(uses: Sequence[EndpointUse]) -> str:
-    """Return a sentence on the first and the last date of all answers, with a space before it; empty if unknown."""
     firsts = [each.first_answer for each in uses if each.first_answer is not None]
     lasts = [each.last_answer for each in uses if each.last_answer is not None]
     if min(len(firsts), len(lasts)) < len(uses):
@@ -172,7 +167,6 @@ def _rows(rows: Sequence[int]) -> str:
 
 
 def endpoints_as_json(arms: Sequence[Arm]) -> list[dict[str, object]]:
-    """Return a row for each method's run as JSON values: costs of answers, and `seconds_here_per_1000`."""
     if all(arm.record.endpoint is None for arm in arms):
         return []
     found: list[dict[str, object]] = []

@@ -16,7 +16,6 @@ FITTED = "Heads that scikit-learn fitted"
 
 
 def fitted_table(arms: Sequence[Arm], found: Verdicts) -> Table | None:
-    """Return a table with a row for each method whose head scikit-learn fitted; None if there is no such method."""
     fitted = [arm for arm in arms if arm.record.fitted is not None]
     if not fitted:
         return None

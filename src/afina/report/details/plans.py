@@ -20,11 +20,7 @@ _BITS = {"int8": 8, "nf4": 4}
 
 
 def forecast_table(forecasts: Sequence[Forecast]) -> Table:
-    """Return a table of the forecast costs of each method on a CPU, from at least one forecast.
-
-    The notes of the table give the assumptions and the methods that fit in memory. The column of training time is left
-    out if no forecast has a time.
-    """
+    """Return a table of the forecast costs of each method on a CPU, from at least one forecast."""
     terms = shared_terms(forecasts)
     timed = any(one.train_seconds for one in forecasts)
     rows = tuple(
@@ -71,7 +67,6 @@ def _activation_notes(forecasts: Sequence[Forecast], terms: Terms) -> Iterator[s
 
 
 def _prompts_notes(forecasts: Sequence[Forecast]) -> Iterator[str]:
-    """Yield notes on the evaluation of methods with training examples in the prompts."""
     for one in forecasts:
         if (prompts := one.prompts) is not None:
             told = (
@@ -87,7 +82,6 @@ def _prompts_notes(forecasts: Sequence[Forecast]) -> Iterator[str]:
 
 
 def _pairs_notes(forecasts: Sequence[Forecast]) -> Iterator[str]:
-    """Yield notes on methods that train on pairs of texts."""
     for one in forecasts:
         if one.on_pairs:
             yield (
@@ -110,7 +104,6 @@ _PRODUCTS_NOTE = (
 
 
 def gpu_table(forecasts: Sequence[Forecast]) -> Table:
-    """Return a table of the estimated memory of each method on a GPU, from at least one forecast."""
     terms = shared_terms(forecasts)
     rows = tuple(
         (
@@ -146,7 +139,6 @@ def _activations(one: Forecast) -> str:
 
 
 def _dtype_note(terms: Terms) -> str:
-    """Return a note on the dtype of training, and on the dtype that `afina train` would choose on this machine."""
     if terms.dtype == terms.usual_dtype:
         return f"Training computes in {terms.dtype}, as `afina train` does on this machine."
     return (
@@ -214,10 +206,7 @@ def _fitting(one: Forecast, *, on_gpu: bool) -> Iterator[Forecast]:
 
 
 def devices_table(forecasts: Sequence[Forecast], *, on_gpu: bool) -> Table:
-    """Return a table of the memory of each device, a CPU or a GPU, if several devices train together.
-
-    The forecasts must have `on_devices`.
-    """
+    """Return a table of the memory of each device that trains together, from forecasts with `on_devices`."""
     every = [other for one in forecasts for other in one.on_devices]
     terms = shared_terms(every)
     return Table(
@@ -243,7 +232,6 @@ def devices_table(forecasts: Sequence[Forecast], *, on_gpu: bool) -> Table:
 
 
 def _device_notes(terms: Terms) -> Iterator[str]:
-    """Yield notes on a training on several devices."""
     yield f"Each device has {size(terms.memory)} of memory. Processes on one machine share its main memory."
     yield (
         "Whole: each device has all weights of the backbone, and computes its share of each batch (data parallel). "
@@ -261,10 +249,7 @@ def _yes(fits: bool | None) -> str:
 
 
 def precision_table(plans: Sequence[Sequence[Forecast]]) -> Table:
-    """Return a table with a row for each method and precision of the frozen weights.
-
-    Each element of `plans` has the forecasts of one backbone in one precision.
-    """
+    """Return a table by method and precision; each of `plans` has the forecasts of one backbone in one precision."""
     terms = plans[0][0].terms
     titles = dict.fromkeys(one.title for plan in plans for one in plan)
     rows = [_row(one) for title in titles for plan in plans for one in plan if one.title == title]

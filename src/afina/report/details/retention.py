@@ -17,7 +17,6 @@ FIGURES = ("before", "after", "change")
 
 
 def retention_table(arms: Sequence[Arm]) -> Table | None:
-    """Return a table with a row for each method whose runs measured their forgetting; None if no run did."""
     measured = measured_arms(arms)
     if not measured:
         return None
@@ -37,7 +36,6 @@ def retention_table(arms: Sequence[Arm]) -> Table | None:
 
 
 def retention_as_json(arms: Sequence[Arm]) -> list[dict[str, object]]:
-    """Return the rows of the table of forgetting as JSON values: `before`, `after`, `change` and its interval."""
     found: list[dict[str, object]] = []
     for arm in lines(measured_arms(arms)):
         low, high = change_ends(arm)
@@ -48,7 +46,7 @@ def retention_as_json(arms: Sequence[Arm]) -> list[dict[str, object]]:
 
 
 def measured_arms(arms: Sequence[Arm]) -> list[Arm]:
-    """Return the methods whose runs measured their forgetting, each with only the seeds of these runs."""
+    """Return the methods that measured their forgetting, each with only the seeds of these runs."""
     kept = [arm.where(lambda record: record.retention is not None) for arm in arms]
     return [arm for arm in kept if arm is not None]
 
@@ -59,7 +57,6 @@ def _retention(record: Record) -> Retention:
 
 
 def figure_of(name: str) -> Value:
-    """Return a function that reads the field `name` (of FIGURES) of a record's `retention`."""
     return lambda record: float(getattr(_retention(record), name))
 
 

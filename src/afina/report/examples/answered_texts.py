@@ -44,14 +44,12 @@ class AnsweredRun:
     """The answers of one run, counted by label.
 
     Attributes:
-        title: The method in words, unique in a report.
+        title: Unique in a report.
         method: The run's name, with which commands choose it.
-        names: The labels in their order.
-        labels: The figures of each label; empty if the kind of task has no labels.
+        labels: Empty if the kind of task has no labels.
         matrix: The number of texts by right label (rows) and predicted label; empty for more than `per_label.MOST`
             labels, and if a text can have several labels.
         confusions: The most frequent confusions, if there is no matrix.
-        marks_text: Whether answers are entities in the text.
     """
 
     title: str
@@ -66,12 +64,10 @@ class AnsweredRun:
     marks_text: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """Return JSON values; an undefined figure is null."""
         return {**asdict(self), "labels": per_label.as_json(self.labels)}
 
 
 def answered_run(title: str, result: Result) -> AnsweredRun:
-    """Return the answers of a run by label."""
     record, names = result.record, result.record.label_names
     made = PRESENTATIONS[record.kind].found(names, result.targets, result.answers[None])
     matrix: tuple[tuple[int, ...], ...] = ()
@@ -93,14 +89,11 @@ class AnsweredRow:
 
     Attributes:
         row: The place among the evaluation texts that the run answered, the first is 0.
-        text: The text; the two texts of a pair are joined.
         given: The right label; the right entities in words, such as `Maria PER, Porto LOC`.
-        predicted: The answer, in the form of `given`.
         probability: The probability of the predicted label; None if the model gives none.
         right: The text with its right entities; None for other kinds of task.
         answer: The text with the entities of the answer, with the errors as remarks.
-        where: The file and row from which the text was read, such as `reviews.csv, line 7`; None if it is not a row of
-            a file.
+        where: Such as `reviews.csv, line 7`; None if the text is not a row of a file.
     """
 
     row: int
@@ -119,7 +112,6 @@ class FoundTexts:
 
     Attributes:
         count: The number of all such texts; `texts` may have fewer.
-        examples: The number of texts that the run answered.
     """
 
     method: str
@@ -134,7 +126,6 @@ class FoundTexts:
 
     @property
     def words(self) -> str:
-        """The number of these texts, in words."""
         asked = [f"the right label `{self.given}`"] if self.given is not None else []
         asked += [f"the answer `{self.predicted}`"] if self.predicted is not None else []
         which = f"with {' and '.join(asked)}" if asked else "with a wrong answer"
@@ -200,7 +191,6 @@ def find_texts(
 def _with_labels(
     result: Result, texts: Sequence[str], given: str | None, predicted: str | None, longest: int | None
 ) -> tuple[Sequence[int], Callable[[int], AnsweredRow]]:
-    """Return the rows of the texts with these labels, the most probable answers first, and what shows a row."""
     record, chances = result.record, _chances(result)
     names = record.label_names
     rows = _rows(result, *(None if one is None else names.index(one) for one in (given, predicted)))
@@ -248,7 +238,6 @@ def _label(entity: Entity | None) -> str | None:
 
 
 def _result(results: Results, arms: Sequence[Arm], used: Record | None, chosen: RunChoice) -> Result:
-    """Return the run that is asked for; the largest number of training texts and then the first seed count."""
     every = [result for arm in arms for result in arm.results]
     names = [*dict.fromkeys(one.record.name for one in every)]
     where = str(results.out)

@@ -63,13 +63,7 @@ class EvaluationTexts:
 
     @classmethod
     def read(cls, address: str, data: ReadingOptions, kind: str | None = None) -> EvaluationTexts:
-        """Read the evaluation texts of the task at `address` with the reading options `data`.
-
-        Args:
-            kind: The kind of the task in the records of its runs. None: the kind is found again.
-
-        If the task cannot be read, or only from the network, the result has a reason instead of texts.
-        """
+        """Read the evaluation texts of a task, without the network; if this fails, the result has the reason."""
         if not is_at_hand(address):
             return cls(reason="the task is not on this machine, and a report uses no network")
         try:
@@ -95,8 +89,7 @@ class Disagreement:
     """An evaluation text on which methods disagree.
 
     Attributes:
-        index: The row of the text in the evaluation split, from 0.
-        right: The target of the text in words, such as `positive`.
+        index: The row in the evaluation split, from 0.
         answers: For each method, the number of seeds that gave each prediction; predictions are in words.
     """
 
@@ -131,13 +124,7 @@ def _comparable(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def sections_of(arms: Sequence[Arm], evaluated: EvaluationTexts) -> list[Section]:
-    """Return the sections of a report that show evaluation texts one by one.
-
-    For tasks whose answers are texts, the sections show examples of answers side by side, and the answers that differ
-    most. For tasks whose answers are parts of the text, the sections show texts with marks: those with errors, and
-    those on which methods differ most. For other tasks, the section is a table of the texts on which methods disagree,
-    or empty if methods agree on all texts.
-    """
+    """Return the sections of a report that show evaluation texts one by one: answers side by side, or a table."""
     presentation = PRESENTATIONS[arms[0].record.kind]
     if presentation.marks_text:
         return _marked_sections(arms, evaluated)
@@ -178,10 +165,7 @@ _HELD = "The files in `predictions` hold the answers and the references: do not 
 
 
 def disagreement_table(arms: Sequence[Arm], evaluated: EvaluationTexts) -> Table | None:
-    """Return a table of the texts on which methods disagree most, with the target and each method's answers.
-
-    The table is None if no methods disagree or no methods can be compared.
-    """
+    """Return a table of the texts on which methods disagree most; None if no methods disagree or can be compared."""
     compared, found = disagreements(arms)
     if not found:
         return None
@@ -208,7 +192,6 @@ def disagreement_table(arms: Sequence[Arm], evaluated: EvaluationTexts) -> Table
 
 
 def _left_out(arms: Sequence[Arm], compared: Sequence[Arm]) -> list[str]:
-    """Return a note that names the methods that are not compared; empty if all are."""
     names = [arm.label for arm in arms if arm not in compared]
     if not names:
         return []
@@ -222,7 +205,6 @@ def _answer(counted: Counter[str]) -> str:
 
 
 def _short(text: str) -> str:
-    """Return a text on one line, cut after LONGEST characters."""
     line = " ".join(text.split())
     return line if len(line) <= LONGEST else line[: LONGEST - 1].rstrip() + "…"
 

@@ -28,12 +28,7 @@ SHOWN, DIFFERING = 8, 10
 
 @dataclass(frozen=True)
 class MarkedLine:
-    """A text with the entities of one source.
-
-    Attributes:
-        label: The source of the entities: a method, or the right answer.
-        remark: What is said about the answer, such as the number of its errors; empty for nothing.
-    """
+    """A text with the entities of one source: a method, or the right answer."""
 
     label: str
     remark: str
@@ -42,11 +37,7 @@ class MarkedLine:
 
 @dataclass(frozen=True)
 class MarkedExample:
-    """An evaluation text, several times with the entities of different sources.
-
-    Attributes:
-        title: The row of the text in its split.
-    """
+    """An evaluation text, several times with the entities of different sources."""
 
     title: str
     lines: tuple[MarkedLine, ...]
@@ -54,8 +45,6 @@ class MarkedExample:
 
 @dataclass(frozen=True)
 class MarkedExamples:
-    """Evaluation texts with marked entities, which a report shows one below the other."""
-
     items: tuple[MarkedExample, ...]
 
 
@@ -74,24 +63,18 @@ def first_place(found: Sequence[EntityError]) -> int:
 
 
 def plain(entity: Entity) -> Entity:
-    """Return an entity as a plain tuple."""
     start, end, label = entity
     return start, end, label
 
 
 @dataclass(frozen=True, eq=False)
 class MarkedAnswers:
-    """The entities that several methods found in the same texts; for a method with several seeds, of the first seed.
-
-    Attributes:
-        arms: The methods with their results, at least one.
-    """
+    """The entities that methods found in the same texts; for a method with several seeds, of the first seed."""
 
     arms: Sequence[Arm]
 
     @cached_property
     def answers(self) -> list[list[Sequence[Entity]]]:
-        """The entities of each method and text."""
         return [arm.results[0].answers.tolist() for arm in self.arms]
 
     @cached_property
@@ -125,7 +108,6 @@ class MarkedAnswers:
         return sorted({row for by_text in self.errors for row in by_text})
 
     def spread(self) -> list[int]:
-        """Return at most SHOWN rows of `wrong`, evenly spaced."""
         places = np.linspace(0, len(self.wrong) - 1, min(len(self.wrong), SHOWN)).round()
         return [self.wrong[int(place)] for place in places]
 
@@ -154,7 +136,6 @@ class MarkedAnswers:
         ]
 
     def which_differ(self, shown: int) -> str:
-        """Return a note on which texts `most_apart` chose."""
         methods = listed([arm.label for arm in self.arms])
         return (
             f"The {shown} evaluation text{'s' * (shown != 1)} on which {methods} differ in the most "

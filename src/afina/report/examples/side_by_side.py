@@ -41,14 +41,7 @@ METRIC = "rouge_l"
 
 @dataclass(frozen=True)
 class ExampleAnswer:
-    """The answer of one method to one text.
-
-    Attributes:
-        label: The name of the method.
-        remark: The ROUGE-L of the answer, and the number of the nearest reference.
-        pieces: The answer in pieces that mark the differences from the nearest reference; () for an empty answer.
-        marked: Whether differences from the nearest reference are marked.
-    """
+    """The answer of one method to one text; `marked` are the differences of its `pieces` from the nearest reference."""
 
     label: str
     remark: str
@@ -58,15 +51,7 @@ class ExampleAnswer:
 
 @dataclass(frozen=True)
 class AnsweredText:
-    """An evaluation text with references and the answer of each method.
-
-    Attributes:
-        title: The row of the text in its split; also the disagreement of the answers if the text was chosen for it.
-        text: The input text.
-        references: The shown references, each with its number from 1.
-        count: The number of all references of the text.
-        answers: The answers of the methods, one per method.
-    """
+    """An evaluation text with the answers of methods and the shown references, of `count` in all, numbered from 1."""
 
     title: str
     text: str
@@ -77,11 +62,6 @@ class AnsweredText:
 
 @dataclass(frozen=True)
 class Examples:
-    """Evaluation texts with the methods' answers, which a report shows one below the other.
-
-    The property `marked` is true if any answer has marked differences.
-    """
-
     items: tuple[AnsweredText, ...]
 
     @property
@@ -91,11 +71,7 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class SideBySide:
-    """The generated answers of several methods to the same texts; for a method with several seeds, of the first seed.
-
-    Attributes:
-        arms: The methods with their results, at least one.
-    """
+    """The generated answers of methods to the same texts; for a method with several seeds, of the first seed."""
 
     arms: Sequence[Arm]
 
@@ -147,7 +123,6 @@ class SideBySide:
         return AnsweredText(title, brief(text, LONGEST), shown_references, len(references), tuple(answers))
 
     def table(self, rows: Sequence[int], title: str, notes: Sequence[str]) -> Table:
-        """Return a table without texts: row number, disagreement, and ROUGE-L of each method's answer."""
         named = metric_name(METRIC)
         columns = (Column("Row"), Column("Disagreement"), *(Column(f"{arm.label}, {named}") for arm in self.arms))
         cells = tuple(
@@ -157,7 +132,6 @@ class SideBySide:
 
     @property
     def notes(self) -> list[str]:
-        """The notes that say how to read the examples of a report."""
         seeds = f" Answers of seed {self.arms[0].seeds[0]}." if any(len(arm.seeds) > 1 for arm in self.arms) else ""
         return [
             "Row: place in the evaluation split, the first is 0. Long texts are cut." + seeds,
@@ -168,7 +142,6 @@ class SideBySide:
 
 
 def which_differ(shown: int, arms: Sequence[Arm]) -> str:
-    """Return a note that says by which disagreement `most_apart` chose the shown texts."""
     of = "texts" if shown > 1 else "text"
     return (
         f"The {shown} evaluation {of} on which the answers of {listed([arm.label for arm in arms])} differ most. "

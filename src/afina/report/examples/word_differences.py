@@ -24,13 +24,7 @@ State = Literal["same", "added", "missing"]
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an answer beside a reference.
-
-    Attributes:
-        text: The words of the piece; a space at the end separates the words from the next piece.
-        state: "same" if answer and reference have the words, "added" if only the answer has them, "missing" if only the
-            reference has them.
-    """
+    """Words that both texts have ("same"), only the answer ("added"), or only the reference ("missing")."""
 
     text: str
     state: State = "same"
@@ -38,12 +32,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Words:
-    """The words of a text.
-
-    Attributes:
-        shown: The words as written, each with the space that follows the word, if any.
-        keys: The words in lower case (`casefold`) without outer punctuation, for comparison.
-    """
+    """The words of a text as written, and as `keys` for comparison: in lower case, without outer punctuation."""
 
     shown: tuple[str, ...]
     keys: tuple[str, ...]

@@ -25,7 +25,6 @@ from afina.studies.choosing.recommendation import Recommendation
 
 
 def headline(arms: Sequence[Arm]) -> Plot:
-    """Return a plot of the headline metric of every method with its 95 % interval."""
     metric = arms[0].record.metric
     figure, axes = canvas(0.9 + 0.36 * len(arms))
     said = []
@@ -48,10 +47,7 @@ def headline(arms: Sequence[Arm]) -> Plot:
 
 @dataclass(frozen=True)
 class MethodDifference:
-    """One row of a forest plot: the comparison of the method `name` with another method.
-
-    The difference is the metric of `name` minus the metric of the other method.
-    """
+    """A row of a forest plot: the metric of the method `name` minus the metric of another method."""
 
     name: str
     comparison: Comparison
@@ -72,7 +68,6 @@ class MethodDifference:
 
     @property
     def difference(self) -> float:
-        """The metric of the method `name` minus the metric of the other method."""
         return self._sign * self.comparison.difference
 
     @property
@@ -147,7 +142,6 @@ def against_parameters(arms: Sequence[Arm]) -> Plot:
 
 
 def against_time(arms: Sequence[Arm]) -> Plot | None:
-    """Return a plot of each method's headline metric against its training time, with the Pareto front."""
     return _against_cost(
         arms,
         "time",
@@ -159,7 +153,6 @@ def against_time(arms: Sequence[Arm]) -> Plot | None:
 
 
 def against_memory(arms: Sequence[Arm]) -> Plot | None:
-    """Return a plot of each method's headline metric against its peak memory, with the Pareto front."""
     on_gpu = all(measured_on_gpu(record) for arm in arms for record in arm.records)
     return _against_cost(
         arms,
@@ -172,7 +165,6 @@ def against_memory(arms: Sequence[Arm]) -> Plot | None:
 
 
 def against_answers(arms: Sequence[Arm]) -> Plot | None:
-    """Return a plot of each method's headline metric against the milliseconds per text, with the Pareto front."""
     return _against_cost(
         arms,
         "answers",
@@ -184,10 +176,7 @@ def against_answers(arms: Sequence[Arm]) -> Plot | None:
 
 
 def against_retention(arms: Sequence[Arm]) -> Plot | None:
-    """Return a plot of the headline metric against the change of the loss on neutral sentences (retention).
-
-    None if no run measured retention.
-    """
+    """Return a plot against the change of the loss on neutral sentences; None if no run measured retention."""
     measured = measured_arms(arms)
     if not measured:
         return None
@@ -269,11 +258,7 @@ def _gib(size: int | None) -> float | None:
 
 
 def trainings_in_time(made: Recommendation) -> Plot | None:
-    """Return a plot of the trainings of a recommendation, by the time of their end; None if nothing was trained.
-
-    A filled marker is a training's headline metric on the validation texts, a hollow marker its metric on the held-out
-    texts. Broken horizontal lines are methods without training, named in the legend.
-    """
+    """Return a plot of trainings by the time of their end: filled on validation texts, hollow on held-out texts."""
     shown = [one for one in made.contenders if one.ended is not None and one.validation is not None]
     if not shown:
         return None

@@ -123,10 +123,7 @@ def _together(arm: Arm) -> tuple[np.ndarray, np.ndarray]:
 
 
 def f1_by_label(arms: Sequence[Arm], found: Sequence[Sequence[LabelFigures]]) -> Plot:
-    """Return a bar plot of the F1 of each label and method; `found` has the F1 of the labels by method.
-
-    Only the MOST (30) most frequent labels are shown.
-    """
+    """Return a bar plot of the F1 of the MOST most frequent labels; `found` has the figures of the labels by method."""
     shown = [one.name for one in sorted(found[0], key=lambda one: -one.support)[:MOST]]
     figure, axes = canvas(1.2 + len(shown) * (0.16 + 0.13 * len(arms)) + 0.17 * len(arms))
     said, height = [], 0.8 / len(arms)
@@ -150,7 +147,6 @@ def f1_by_label(arms: Sequence[Arm], found: Sequence[Sequence[LabelFigures]]) ->
 
 
 def entity_errors(arms: Sequence[Arm]) -> Plot:
-    """Return a bar plot of the number of errors of each kind and method, means over the seeds."""
     height = 0.8 / len(arms)
     figure, axes = canvas(1.2 + len(entities.ERROR_KINDS) * (0.16 + 0.13 * len(arms)) + 0.17 * len(arms))
     said = []
@@ -178,7 +174,6 @@ POINTS = 1500
 
 
 def predicted_against_given(arms: Sequence[Arm]) -> list[Plot]:
-    """Return a scatter plot for each method: the predicted number (mean over the seeds) against the target."""
     made = []
     for arm in arms:
         given, predicted = arm.targets, arm.answers.mean(axis=0)
@@ -196,13 +191,7 @@ def predicted_against_given(arms: Sequence[Arm]) -> list[Plot]:
 
 
 def _a_point_a_text(arm: Arm, across: np.ndarray, up: np.ndarray, ends: tuple[float, float]) -> tuple[Any, Any]:
-    """Return the figure and axes of a scatter plot with one point per text and a line on which both numbers are equal.
-
-    Args:
-        across: The number of each text on the x axis.
-        up: The number of each text on the y axis.
-        ends: The first and last number of the line.
-    """
+    """Return figure and axes with a point per text, and a line between `ends` on which both numbers are equal."""
     step = -(-len(across) // POINTS)
     figure, axes = canvas(3.4)
     axes.plot(ends, ends, color=svg.INK, linewidth=0.8, linestyle="--", zorder=1)
@@ -238,10 +227,7 @@ def _range(axes: Any, row: int, values: np.ndarray, tone: str, marker: str) -> t
 
 
 def answer_lengths(arms: Sequence[Arm]) -> list[Plot]:
-    """Return a plot of the number of words of answers, and a scatter plot for each method.
-
-    The scatter plot has the words of the answer against the words of the reference of the nearest length.
-    """
+    """Return a plot of the words of answers, and for each method a plot against the words of the reference."""
     counted = [[text.word_counts(result.answered) for result in arm.results] for arm in arms]
     made = [_lengths(arms, counted)]
     for arm, seeds in zip(arms, counted, strict=True):
@@ -258,7 +244,6 @@ def answer_lengths(arms: Sequence[Arm]) -> list[Plot]:
 
 
 def _lengths(arms: Sequence[Arm], counted: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> Plot:
-    """The plot of the quantiles of the number of words: first of all references, then of each method's answers."""
     figure, axes = canvas(1.4 + 0.36 * len(arms))
     references = np.array([len(one.split()) for several in arms[0].targets for one in several])
     rows = [("references", svg.INK, "|", [references])]

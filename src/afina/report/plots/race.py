@@ -19,7 +19,6 @@ class EndedTraining:
     Attributes:
         minutes: When it ended, from the start.
         value: The headline metric on the validation texts; on the held-out texts if none were set aside.
-        interval: The 95 % interval of `value`; None if it is not known yet.
     """
 
     title: str

@@ -41,7 +41,7 @@ WIDTH = 4.6
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot of a report: `svg` is its SVG markup, and `text` is its alternative text."""
+    """A plot of a report; `text` is its alternative text."""
 
     name: str
     title: str
@@ -100,10 +100,7 @@ def drawing() -> Iterator[None]:
 
 
 def inline(figure: Figure, name: str, title: str) -> str:
-    """Return the `<svg>` element of a matplotlib figure, which is the same bytes on every call.
-
-    The ids in the element begin with `name`, and `title` is the element's `aria-label`.
-    """
+    """Return the `<svg>` element of a figure, the same bytes on every call; its ids begin with `name`."""
     import matplotlib
 
     written = io.StringIO()
@@ -147,7 +144,6 @@ def finish(figure: Any, name: str, title: str, said: Sequence[str], caption: str
 
 
 def rows_of(axes: Any, names: Sequence[str]) -> None:
-    """Set up the y axis with one row per name, the first name on top."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -156,7 +152,6 @@ def rows_of(axes: Any, names: Sequence[str]) -> None:
 
 
 def scatter(axes: Any, arms: Sequence[Arm], costs: Sequence[float], *, front: bool = False) -> None:
-    """Draw the headline metric of each method against its cost, with a marker per method and a legend."""
     for arm, cost in zip(arms, costs, strict=True):
         style = {"color": colour(arm.place), "markersize": 7, "clip_on": False}
         axes.plot([cost], [arm.headline], marker(arm.place), **style)
@@ -166,7 +161,6 @@ def scatter(axes: Any, arms: Sequence[Arm], costs: Sequence[float], *, front: bo
 
 
 def legend(axes: Any, arms: Sequence[Arm], *, front: bool = False, names: Sequence[str] = ()) -> None:
-    """Draw the legend of the methods below the axes; `names` replaces the names of the methods."""
     from matplotlib.lines import Line2D
 
     handles: list[Any] = [

@@ -18,7 +18,6 @@ HATCHES = ("", "////", "", "\\\\\\\\", "xxxx")
 
 
 def losses(arms: Sequence[Arm]) -> Plot | None:
-    """Return a plot of the training loss of every run by step, as recorded and as a running mean."""
     shown = [arm for arm in arms if any(record.losses for record in arm.records if record.steps)]
     if not shown:
         return None
@@ -49,7 +48,6 @@ def losses(arms: Sequence[Arm]) -> Plot | None:
 
 
 def phases(arms: Sequence[Arm]) -> Plot:
-    """Return a bar plot of each method's mean seconds in each phase of its runs."""
     from matplotlib.patches import Patch
 
     figure, axes = canvas(1.4 + 0.36 * len(arms))
@@ -71,7 +69,6 @@ def phases(arms: Sequence[Arm]) -> Plot:
 
 
 def _fill(number: int, tone: str) -> dict[str, Any]:
-    """The style of the bar of a phase: solid for training, pale with a hatch for other phases."""
     from matplotlib.colors import to_rgba
 
     return {

@@ -27,12 +27,7 @@ from afina.report.writers import terms
 
 @dataclass(frozen=True)
 class PageSection:
-    """A section of a page.
-
-    Attributes:
-        id: The id of its heading.
-        html: The section as HTML, with its heading. It has no script, no style element and no link to another page.
-    """
+    """A section of a page as HTML, without script, style element and links to other pages; `id` is of its heading."""
 
     id: str
     title: str
@@ -44,11 +39,9 @@ class PageContent:
     """The content of `report.html`, without its frame and its style.
 
     Attributes:
-        heading: The name of the study, or what was asked.
         headline: The answer in one line; the heading if there is no answer yet.
-        lead: Lines below the headline.
-        figures: The three figures of the headline: name, value and note; empty without finished runs.
-        sections: The sections in their order, of which the first has the answer, and the last the terms.
+        figures: Name, value and note; empty without finished runs.
+        sections: The first has the answer, the last the terms.
     """
 
     heading: str
@@ -59,19 +52,11 @@ class PageContent:
 
     @property
     def html(self) -> str:
-        """All sections."""
         return "\n".join(one.html for one in self.sections)
 
 
 def page(heading: str, lead: Sequence[str], sections: Sequence[Section], headline: Headline | None = None) -> str:
-    """Return the whole HTML page of a report.
-
-    Args:
-        heading: The title of the page, such as the name of the study.
-        lead: The lines below the headline.
-        sections: The content of the page.
-        headline: The result in one line and its figures. None: the page begins with `heading`.
-    """
+    """Return the whole HTML page of a report; without a headline, it begins with `heading`."""
     return terms.linked(_render("report.html.j2", "", heading, lead, sections, headline))
 
 

@@ -117,10 +117,7 @@ def _mean(column: str, values: Sequence[float | None]) -> dict[str, object]:
 
 
 def as_csv(arms: Sequence[Arm], published: Published | None = None) -> str:
-    """Return the content of `tables.csv`: one long table with the columns table, method, seed, column and value.
-
-    A value that is null in `plain_tables` is empty in `tables.csv`.
-    """
+    """Return the content of `tables.csv`: one long table, in which a value that is null in `plain_tables` is empty."""
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(["table", "method", "seed", "column", "value"])
@@ -133,7 +130,6 @@ def as_csv(arms: Sequence[Arm], published: Published | None = None) -> str:
 
 
 def as_json(study: str, arms: Sequence[Arm], found: Verdicts, published: Published | None = None) -> str:
-    """Return the content of `tables.json`: the tables of `plain_tables` and the verdicts."""
     content = {"study": study, "tables": plain_tables(arms, published), **verdicts_as_json(found)}
     return json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
@@ -161,8 +157,7 @@ AT_TOP = (ACCURACY, F1)
 def summary(results: Results, report: Path, conclusion: Sequence[str], found: Verdicts) -> dict[str, object]:
     """Return the JSON object of a study that `--json` prints.
 
-    The keys of the object are `study`, `out`, `report`, `conclusion`, `records`, `verdicts` and `not_comparable`. The
-    elements of `records` are finished and failed runs, all with the same keys. A study with tuning also has the key
+    The elements of `records` are finished and failed runs, all with the same keys. A study with tuning also has the key
     `tuning`: the budget and the chosen hyperparameters of each method, without metrics on validation texts. A study
     with a section [published] also has the key `published_figures`.
     """
@@ -203,7 +198,6 @@ def _done(record: Record, out: Path) -> dict[str, object]:
 
 
 def _failed(failure: Failure) -> dict[str, object]:
-    """Return a failed run as JSON with the keys of a finished run; a key without a value is null."""
     nothing: dict[str, object] = {
         key: None for key in (*Record.model_fields, *AT_TOP) if key not in LEFT_OUT | WHERE_GIVEN
     }

@@ -41,7 +41,6 @@ def table(shown: Table) -> str:
 
 
 def bullets(notes: Iterable[str]) -> str:
-    """Return a Markdown list with one item per note, wrapped at WIDTH characters."""
     return "\n".join(
         textwrap.fill(
             note, WIDTH, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
@@ -115,12 +114,10 @@ def _marked(piece: Piece) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a text on one line, with Markdown marks, HTML tags and links escaped."""
     return _escaped(re.sub(r"([\\*~`])", r"\\\1", text))
 
 
 def _folded(shown: Table) -> str:
-    """Return the rows of single seeds of a table, folded in a `<details>` element."""
     return f"<details>\n<summary>{EACH_SEED}</summary>\n\n{table(replace(shown, rows=shown.singles))}\n\n</details>"
 
 

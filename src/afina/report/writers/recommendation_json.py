@@ -75,7 +75,6 @@ def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[
 
 
 def _student(made: Recommendation, out: Path) -> dict[str, Any]:
-    """Return the student of a recommendation, or the reason why there is none, as JSON values."""
     if (student := made.student) is None:
         return {"no_student": made.no_student} if made.no_student else {}
     found = student.model_dump(mode="json") | {"adapter": str(out / student.adapter)}

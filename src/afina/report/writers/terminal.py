@@ -48,8 +48,7 @@ def rendered(shown: Table, width: int) -> RenderableType:
 def layout(shown: Table, width: int) -> list[Widths]:
     """Return the parts into which a table is split, each with the widths of its columns; empty if no split fits.
 
-    Each part has the first columns, which name a row. The table is one part if it fits in `width` characters, if
-    necessary without its minor columns.
+    The table is one part if it fits, if necessary without its minor columns. Each part has the columns that name a row.
     """
     natural = {place: _natural(shown, place) for place in range(len(shown.columns))}
     least = {place: _least(shown, place, natural[place]) for place in natural}
@@ -64,7 +63,6 @@ def layout(shown: Table, width: int) -> list[Widths]:
 
 
 def _parts(shown: Table, names: Widths, least: Widths, width: int) -> list[Widths]:
-    """Return the parts of a table, each with the first columns, of the widths `names`; empty if a part does not fit."""
     naming = next((place for place, one in enumerate(shown.columns) if one.align == "right"), 1)
     naming = min(naming, len(least))
     repeated, parts = {place: names[place] for place in range(naming)}, list[Widths]()
@@ -123,7 +121,6 @@ def _broken(cell: str, width: int) -> list[str]:
 
 
 def _stacked(shown: Table, row: tuple[str, ...], width: int) -> list[str]:
-    """Return a table row as lines: the name of the row, and a line for each other column."""
     name, *cells = row
     lines = textwrap.wrap(name, width)
     for column, cell in zip(shown.columns[1:], cells, strict=True):
