@@ -1,8 +1,8 @@
 """`Adapter`: the tensors that a training run changed, and a manifest that describes them.
 
-The module `adapter` is the only one that reads and writes an adapter's directory: `manifest.json`, one safetensors
-file, and optionally a vocabulary and hashes of the training texts. An adapter's directory also has the small files that
-peft or transformers needs to open the same tensors. The module `adapter` does not know adaptation methods or models.
+Only this module reads and writes an adapter's directory: `manifest.json`, one safetensors file, and optionally a
+vocabulary, hashes of the training texts, and the small files with which peft or transformers opens the same tensors.
+The module does not know adaptation methods or models.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FOREIGN = "peft"
 """Value of `method` in the manifest of an adapter that peft saved and afina did not train."""
 
 _OWN_FILES = (text_hashes.HASHES_FILE, VOCABULARY)
-"""Files of an adapter's directory that only afina writes, and always together with a manifest."""
+"""Files that only afina writes into an adapter's directory, always together with a manifest."""
 
 
 class Mismatch(NamedTuple):
@@ -56,13 +56,10 @@ class Adapter(ReprCard):
     Attributes:
         tensors: The tensors that training changed, by name.
         where: The directory from which the adapter was read, for error messages.
-        vocabulary: The terms (words or word sequences) of a bag-of-words model, one for each column of its weights.
-            None: the adapter has no vocabulary.
-        trained_on: Hashes of the training texts, which the adapter's digest does not cover. None: the training texts
-            are unknown.
-        peft_settings: Content of peft's `adapter_config.json` beside the manifest. None: there is no such file. The
-            adapter's digest does not cover `peft_settings`; `methods.peft_settings.check_agrees` compares it with the
-            manifest.
+        vocabulary: The terms of a bag-of-words model, one for each column of its weights. None: no vocabulary.
+        trained_on: Hashes of the training texts, outside the adapter's digest. None: the training texts are unknown.
+        peft_settings: Content of peft's `adapter_config.json`, outside the adapter's digest;
+            `methods.peft_settings.check_agrees` compares it with the manifest. None: there is no such file.
     """
 
     manifest: Manifest
@@ -88,9 +85,8 @@ class Adapter(ReprCard):
     def mismatch(self) -> Mismatch | None:
         """Return the first part of the adapter whose digest differs from the manifest; None: all digests match.
 
-        A match is remembered by this `Adapter` and not computed again. An `Adapter` made by `dataclasses.replace` is
-        checked again. If a tensor is changed in place after a match, `mismatch` does not notice the change: if other
-        code holds the tensors, check a copy of them.
+        A match is remembered by this `Adapter`. A tensor that is changed in place after a match is not noticed: if
+        other code holds the tensors, check a copy of them.
         """
         if self._matched:
             return None
@@ -136,10 +132,7 @@ class Adapter(ReprCard):
 
     @classmethod
     def of_files(cls, path: Path, manifest: Manifest | None, precision: str | None = None) -> Adapter:
-        """Read an adapter whose manifest has already been read. `manifest` is None for an adapter made by peft.
-
-        Raises the errors of `load`.
-        """
+        """Read an adapter whose manifest has already been read; None for an adapter made by peft. Raises as `load`."""
         if precision is not None:
             precision_of(precision, str(path))
         if manifest is None:
@@ -226,12 +219,8 @@ def check_there(path: Path) -> None:
 def refuse_incomplete(path: Path, own: str | None = None) -> None:
     """Raise CorruptAdapter if afina wrote an adapter into `path`, but the manifest is missing.
 
-    Without the manifest, the label names, the prompt template and the maximum length are unknown, so predictions would
-    differ.
-
     Args:
-        own: In words, how the caller knows that afina wrote the directory. None: `refuse_incomplete` looks for files
-            that only afina writes.
+        own: In words, how the caller knows that afina wrote the directory. None: files that only afina writes tell.
     """
     own = own or next((name for name in _OWN_FILES if _lies(path / name)), None)
     if own is not None and not _lies(path / MANIFEST):
@@ -275,10 +264,7 @@ def write_vocabulary(directory: Path, words: Sequence[str]) -> None:
 
 
 def read_vocabulary(file: Path) -> tuple[str, ...]:
-    """Return the vocabulary in a file, without comparing its digest with the manifest.
-
-    Raises CorruptAdapter if the vocabulary file is not a list of strings.
-    """
+    """Return the vocabulary in a file without checking its digest. Raises CorruptAdapter for anything but strings."""
     words = file_io.read_json(file, MOST_VOCABULARY)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise problems.NOT_STRINGS(path=file)

@@ -1,10 +1,8 @@
 """Modules that adaptation methods add to a transformers model: prompts, prefixes, bottlenecks and poolings.
 
-A prompt consists of trained rows of the model's input; a prefix consists of trained keys and values in every attention.
-Prompts and prefixes act as virtual tokens before every text. A bottleneck consists of two small linear layers with an
-activation function between them, and is parallel to a module of a transformer block or after the module. A readout
-replaces the pooling of the hidden states. Each added module has a fixed name, so its parameters are saved like any
-other. The Python file `added_modules.py` knows where added modules are in a model, but no adaptation methods.
+Prompts (rows of the input) and prefixes (keys and values in every attention) act as virtual tokens before every text. A
+bottleneck is parallel to a module of a block, or after it. A readout replaces the pooling. Each added module has a
+fixed name, so its parameters are saved like any other. The module does not know adaptation methods.
 """
 
 from __future__ import annotations
@@ -25,13 +23,10 @@ from afina.models.kernels.layout import Layout, Pooled
 from afina.models.weights.unread import has_stand_ins
 
 PROMPT = "prompt"
-"""Name of the `Prompt` module among the children of a body."""
 
 PREFIX = "prefix"
-"""Name of the `Prefix` module among the children of an attention."""
 
 READOUT = "readout"
-"""Name of the `PoolingReadout` module among the children of a body."""
 
 
 class Prompt(nn.Module):
@@ -74,15 +69,7 @@ class Prefix(nn.Module):
 
 
 class PoolingReadout(nn.Module):
-    """Pools the hidden states of a text in place of the model family's own pooling.
-
-    The module has no parameters.
-
-    The pooled hidden states go to the last layer of the head. Other layers of the head, such as a pooler, are not used.
-
-    Attributes:
-        settings: The pooling, and whether the pooled hidden states are divided by their norm.
-    """
+    """Pools a text's hidden states in place of the family's pooling; only the head's last layer reads the result."""
 
     def __init__(self, settings: Pooled) -> None:
         super().__init__()
@@ -136,8 +123,7 @@ def words(body: Any, count: int) -> Tensor:
 def activations(body: Any, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Return the keys and values that each attention computes, without dropout, for a text given as embeddings.
 
-    On the `meta` device nothing is computed; only the shapes of the result are right. If the weights are stand-ins
-    (`afina.models.weights.unread`), the result is NaN.
+    On the `meta` device only the shapes are right. If the weights are stand-ins (`weights.unread`), the result is NaN.
 
     Args:
         rows: The embeddings of the text's tokens, [N, width].
@@ -183,20 +169,15 @@ def key_value_cache(body: Any) -> KeyValueCache:
 
 
 BOTTLENECK = "bottleneck"
-"""Name of the `Bottleneck` among the children of the module whose input or output it changes."""
+"""Names of the added modules: among the children of a body (prompt, readout), of an attention (prefix), and of the
+module whose input or output a bottleneck changes.
+"""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": gelu, "relu": relu}
 
 
 class Bottleneck(nn.Module):
-    """A bottleneck: scale * up(activation(down(x))), which is 0 before training because `up` starts at zero.
-
-    The layer `down` starts with torch's default initialisation.
-
-    Args:
-        width: Size of the bottleneck's input and of its output.
-        activation: A key of `ACTIVATIONS`.
-    """
+    """A bottleneck: scale * up(activation(down(x))), which is 0 before training because `up` starts at zero."""
 
     def __init__(self, width: int, narrow: int, activation: str, scale: float, device: torch.device) -> None:
         super().__init__()
@@ -223,8 +204,8 @@ def behind(module: Any, plain: Callable[..., Any], *inputs: Any, **options: Any)
 def beside(module: Any, plain: Callable[..., Any], *inputs: Tensor) -> Any:
     """Compute plain(inputs) + bottleneck(inputs), where `plain` is the module's own forward.
 
-    BERT's `module` is the last module of the MLP: it gets inner values and the MLP's input, and adds its result to that
-    input. For BERT, `beside` adds the bottleneck's output to the MLP's input.
+    BERT's `module` is the last of the MLP, which adds its result to the MLP's input: `beside` adds the bottleneck's
+    output to that input.
     """
     *inner, read = inputs
     added = module.get_submodule(BOTTLENECK)(read)
@@ -235,11 +216,7 @@ def beside(module: Any, plain: Callable[..., Any], *inputs: Tensor) -> Any:
 class BottleneckChange(LayerChange):
     """Adds a bottleneck's output to the output of a module in a mixed batch.
 
-    Attributes:
-        down: Weight of the bottleneck's first layer, as in `nn.Linear`; `down_bias` is the bias.
-        up: Weight of the bottleneck's second layer; `up_bias` is the bias.
-        activation: A key of `ACTIVATIONS`.
-        beside: True: the bottleneck reads the module's input. False: the bottleneck reads the module's output.
+    `beside`: the bottleneck reads the module's input, otherwise its output.
     """
 
     down: Tensor

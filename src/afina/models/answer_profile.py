@@ -122,11 +122,7 @@ def _added(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
 
 
 class AnswerTally:
-    """A running count of texts and answers, from which `profile` makes an `AnswerProfile`. Not thread-safe.
-
-    Args:
-        edges: The edges of the bins of scores.
-    """
+    """A running count of texts and answers, from which `profile` makes an `AnswerProfile`. Not thread-safe."""
 
     def __init__(self, edges: Sequence[float]) -> None:
         self._edges = tuple(edges)

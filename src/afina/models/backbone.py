@@ -199,9 +199,7 @@ class Backbone(ReprCard):
     ) -> tuple[PreTrainedModel, Tensor | None, Unread]:
         """Return the model of `open` whose weights before the pooling are stand-ins, its offset, and the stand-ins.
 
-        The head has the same values as in the model of `open`, which describes the arguments.
-
-        Raises NotFound if the weights are not in safetensors files, and the exceptions of `open`.
+        The head has the same values as in the model of `open`. Raises also NotFound if there are no safetensors files.
         """
         self._check_can_open(opening, tokens)
         names = dict(enumerate(label_names))

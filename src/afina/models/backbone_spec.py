@@ -1,9 +1,8 @@
 """Properties of a backbone that are known without its weights: its address, its weight shapes, and precisions.
 
-A backbone's address names a directory or a model to download. The shapes of the weights are computed from the
-configuration and the entry of the architecture. Before memory is allocated, tensors from untrusted adapters are checked
-against the backbone's shapes. afina builds no model from an untrusted configuration. A test compares the weights'
-shapes with those of transformers' model on the `meta` device. The module `backbone_spec` does not import torch
+Tensors from untrusted adapters are checked against these shapes before memory is allocated, and no model is built from
+an untrusted configuration. A test compares the shapes with transformers' model on the `meta` device. The module does
+not import torch.
 """
 
 from __future__ import annotations
@@ -35,15 +34,11 @@ EMBEDDED, MINILM = "embedded", "minilm"
 RANDOM = "random:"
 
 PACKAGED: Mapping[str, str] = {EMBEDDED: "smollm2", MINILM: "minilm"}
-"""The addresses of backbones that pinned packages of the package index contain, each with its key in
-`afina.assets.ASSETS`."""
+"""The keys in `afina.assets.ASSETS` of backbones that pinned packages of the package index contain."""
 
 
 def check_backbone(address: str) -> None:
-    """Raise an error if no run can use the backbone at `address`; may send a request to the Hub.
-
-    Raises NotFound if there is no backbone at `address`, and InvalidStudy if afina does not support its model family.
-    """
+    """Raise NotFound or InvalidStudy if no run can use the backbone at `address`; may send a request to the Hub."""
     if packaged(address) is not None:
         return
     path = directory_of(address) or hub.snapshot(address, weights=False, known=PACKAGED)
@@ -55,10 +50,7 @@ def check_backbone(address: str) -> None:
 
 
 def is_at_hand(address: str) -> bool:
-    """Return whether the configuration and the tokenizer of a backbone can be read without a network.
-
-    Raises NotFound if the address is a path and no directory is there.
-    """
+    """Return whether a backbone's configuration and tokenizer can be read without a network."""
     asset = packaged(address)
     if asset is not None:
         return assets.is_cached(asset)
@@ -76,8 +68,7 @@ LONGEST_ADDRESS = 4096
 def packaged(address: str) -> str | None:
     """Return the key in `afina.assets.ASSETS` of the backbone `embedded` or `minilm`; None for any other address.
 
-    Raises InvalidStudy if the working directory has a model directory of the same name, so that the address is
-    ambiguous.
+    Raises InvalidStudy if the working directory has a model directory of the same name.
     """
     if address in PACKAGED and (Path(address) / "config.json").is_file():
         raise problems.BACKBONE_AMBIGUOUS(backbone=address)
@@ -87,8 +78,7 @@ def packaged(address: str) -> str | None:
 def directory_of(address: str) -> Path | None:
     """Return the directory that a backbone's address names; None if the address is a packaged model or a Hub id.
 
-    Raises NotFound if the address is a path without a directory, and InvalidStudy if the address is ambiguous or too
-    long.
+    Raises NotFound if the address is a path without a directory, and InvalidStudy if it is ambiguous or too long.
     """
     if len(address) > LONGEST_ADDRESS:
         raise problems.ADDRESS_TOO_LONG(length=len(address), most=LONGEST_ADDRESS, backbone=address[:80])
@@ -105,8 +95,7 @@ def directory_of(address: str) -> Path | None:
 def backbone_files(address: str) -> list[Path]:
     """Return the files of a backbone in a local directory; empty for a Hub id or a packaged model.
 
-    A `random:` address has no weight files, because afina draws the weights. The result includes the pooling
-    configuration of a sentence-transformers model, which is in a subdirectory.
+    A `random:` address has no weight files. A sentence-transformers model has its pooling in a subdirectory.
     """
     path = directory_of(address)
     if path is None:
@@ -140,12 +129,9 @@ that `_NEUTRAL` does not match counts as a field that changes results."""
 
 
 def decisive(settings: Mapping[str, Any], usual: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-    """Return the fields of a model's configuration that change results, in a normal form.
+    """Return the fields of a model's configuration that change results, without those that have their `usual` value.
 
-    Args:
-        settings: The content of the model's `config.json`.
-        usual: Default values of fields. A field with its default value is left out, so that a later version of
-            transformers may add fields.
+    A later version of transformers may therefore add fields.
     """
     plain, defaults = _plain(settings), _plain(usual)
     absent = object()
@@ -187,19 +173,13 @@ def moved_address(address: str, directory: Path) -> str:
 
 
 def absolute_address(address: str) -> str:
-    """Return the backbone's address with an absolute path, valid in every working directory.
-
-    Raises the errors of `directory_of`.
-    """
+    """Return the backbone's address with an absolute path, valid in every working directory."""
     place = directory_of(address)
     return address if place is None else moved_address(address, place.absolute())
 
 
 def backbone_revision(address: str) -> str | None:
-    """Return the digest of a packaged backbone's package, or the commit of the local copy of a Hub repository.
-
-    Returns None for a directory, and if the machine has no local copy of the Hub repository.
-    """
+    """Return the digest of a packaged backbone's package, or the commit of a Hub repository's local copy, or None."""
     if (asset := packaged(address)) is not None:
         return digest.PREFIX + assets.ASSETS[asset].sha256
     if directory_of(address) is not None:
@@ -232,8 +212,7 @@ _FIELDS = {
     **{"key_heads": "num_key_value_heads", "head": "head_dim"},
     **{"types": "type_vocab_size", "embedding": "embedding_size"},
 }
-"""transformers' names of the configuration fields for `Sizes`. A size that is computed from other sizes must come after
-those sizes."""
+"""transformers' names of the configuration fields for `Sizes`, each after those from which it is computed."""
 
 
 @dataclass(frozen=True)
@@ -255,10 +234,8 @@ class Dimensions:
     """The dimensions of all weights of a backbone with a classification head.
 
     Attributes:
-        layers: Number of transformer blocks.
         heads: Number of key and value heads of an attention layer, and the width of a head.
-        linear: Linear layers of a transformer block, by path from the block.
-        norms: Widths of the norms of a transformer block, by path from the block.
+        linear: Linear layers of a transformer block, by path from the block; `norms`: widths, likewise.
         outer: Linear layers of the body outside the transformer blocks, by path from the body.
         outside: Shapes of parameters outside the transformer blocks (embeddings, norms, linear layers, heads of texts
             and of tokens), by the end of their names.
@@ -282,15 +259,7 @@ class Dimensions:
 
 
 def dimensions(configuration: Mapping[str, Any], labels: int, where: str = "config.json") -> Dimensions:
-    """Return the dimensions of a backbone's weights, given the content of its `config.json`.
-
-    Args:
-        labels: Number of labels, which is the number of rows of the head.
-        where: The name of the file, or other words, with which error messages begin.
-
-    Raises InvalidStudy if afina does not support the model family, or if a size in the configuration is not a positive
-    integer.
-    """
+    """Return the dimensions of a backbone's weights, given the content of its `config.json`, or raise InvalidStudy."""
     entry = supported(configuration.get("model_type"), where)
     sizes = _sizes(configuration, entry, where)
     hidden = sizes["hidden"]
@@ -348,8 +317,7 @@ def _sizes(configuration: Mapping[str, Any], entry: Architecture, where: str) ->
 
 
 _RARE = {"types": "hidden", "embedding": "hidden"}
-"""Sizes that only few model families have. For families without the size, `_RARE` names the size that is used
-instead."""
+"""Sizes that few families have, with the size that stands in for them elsewhere."""
 
 
 def _follows(size: str, found: Mapping[str, int]) -> int:
@@ -365,14 +333,12 @@ class Precision:
 
     Attributes:
         words: A few words on how weights are stored, for help and documentation.
-        hold: Function that converts a float32 weight [M, K] to a `HeldWeight`. If `hold` is None, weights stay
-            parameters in the compute dtype.
-        needs: The optional extra of afina that must be installed. None: no extra is needed.
-        form: Function that returns what the converted weight depends on besides the weight: package versions, and
-            sometimes the processor. The file name of a quantised copy depends on the value of `form`. None: afina keeps
-            no quantised copy.
-        cost: Time to convert a weight, as a multiple of the time for int8. afina keeps quantised copies of backbones
-            that are larger than a limit divided by `cost`.
+        hold: Converts a float32 weight [M, K] to a `HeldWeight`. None: weights stay parameters in the compute dtype.
+        needs: The optional extra of afina that must be installed.
+        form: Returns what the converted weight depends on besides the weight, such as package versions; a part of the
+            name of a quantised copy. None: afina keeps no quantised copy.
+        cost: Time to convert a weight, as a multiple of that for int8. A backbone is copied if it is larger than a
+            limit divided by `cost`.
     """
 
     words: str
@@ -420,10 +386,6 @@ PRECISIONS: dict[str, Precision] = {
 
 
 def precision_of(name: str, where: str) -> Precision:
-    """Return the `Precision` with this name.
-
-    Raises UnknownName for other names, with a message that begins with `where`.
-    """
     if name not in PRECISIONS:
         raise UnknownName("precision", name, PRECISIONS, where)
     return PRECISIONS[name]
@@ -436,4 +398,3 @@ def _known(name: str) -> str:
 
 
 PrecisionName = Annotated[str, AfterValidator(_known)]
-"""A key of `PRECISIONS`, as a field of a pydantic model."""

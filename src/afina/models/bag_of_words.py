@@ -1,7 +1,7 @@
 """Bag of words: a linear model on TF-IDF features of words and word pairs, without a pretrained model.
 
-A bag-of-words model computes the same as scikit-learn's TfidfVectorizer and LogisticRegression, from stored numbers
-alone. A saved bag-of-words model is data and not code, and does not depend on a version of scikit-learn.
+It computes the same as scikit-learn's TfidfVectorizer and LogisticRegression from stored numbers alone: a saved model
+is data and not code, and does not depend on a version of scikit-learn.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class BagOfWords:
     """A linear model on TF-IDF features with V terms and L labels.
 
     Attributes:
-        vocabulary: The terms of the features: lower-case words, or several words joined by spaces.
+        vocabulary: The terms: lower-case words, or several words joined by spaces.
         idf: float64 [V], the inverse document frequency of each term.
-        weights: The weights of the linear model, float64 [L, V].
-        bias: The bias of the linear model, float64 [L].
+        weights: float64 [L, V].
+        bias: float64 [L].
     """
 
     vocabulary: tuple[str, ...]
@@ -64,13 +64,7 @@ class BagOfWords:
         trained_on: TextHashes | None = None,
         **origin: Any,
     ) -> Adapter:
-        """Return the bag-of-words model as an adapter, which can be saved.
-
-        Args:
-            label_names: Names of the labels, in the order of the rows of `weights`.
-            hyperparameters: Hyperparameters that the adapter's manifest states. **origin: Further fields of the
-            manifest that say where the model comes from.
-        """
+        """Return the model as an adapter; `origin` are fields of the manifest that say where the model comes from."""
         import torch
 
         arrays = {"idf": self.idf, "weights": self.weights, "bias": self.bias}
@@ -93,11 +87,7 @@ class BagOfWords:
 
     @classmethod
     def of(cls, adapter: Adapter) -> Self:
-        """Return the bag-of-words model that a saved adapter contains.
-
-        Raises CorruptAdapter if the adapter's tensors and vocabulary do not fit together, or if a value is NaN or
-        infinite.
-        """
+        """Return the model in a saved adapter, or raise CorruptAdapter if parts do not fit or a value is not finite."""
         terms, labels = adapter.vocabulary or (), len(adapter.manifest.label_names)
         shapes = {"idf": [len(terms)], "weights": [labels, len(terms)], "bias": [labels]}
         found = {name: list(tensor.shape) for name, tensor in adapter.tensors.items()}

@@ -1,8 +1,7 @@
 """`Classifier`: a transformers model with its pooling and head, and afina's forward pass over packed batches.
 
-A `Classifier` contains transformers' `...ForSequenceClassification` or `...ForTokenClassification`, wrapped by peft if
-the method needs peft. The names of a classifier's parameters and saved files are those of transformers and peft. The
-module `classifier` does not know adaptation methods.
+It contains transformers' `...ForSequenceClassification` or `...ForTokenClassification`, wrapped by peft if the method
+needs peft, so the names of parameters and saved files are theirs. The module does not know adaptation methods.
 """
 
 from __future__ import annotations
@@ -160,10 +159,7 @@ class Classifier(nn.Module):
         return self.sharding
 
     def apart(self) -> AbstractContextManager[None]:
-        """Return a context manager inside which each rank computes as many forward passes as it needs.
-
-        Only sharded weights need the context manager (`Sharding.apart`).
-        """
+        """Return a context in which each rank computes as many forward passes as it needs (`Sharding.apart`)."""
         return nullcontext() if self.sharding is None else self.sharding.apart()
 
     def idle_pass(self) -> Tensor:
@@ -267,10 +263,7 @@ class Classifier(nn.Module):
         return unwrap() if unwrap else self.model
 
     def layout(self, packed: Packed) -> Layout:
-        """Return how a batch's texts and a method's virtual tokens lie in the row that the body computes.
-
-        If there are targets for each token, only the tokens with a target are read.
-        """
+        """Return how a batch's texts and a method's virtual tokens lie in the row that the body computes."""
         made = layout_of(self.body, packed.bounds)
         return made.reading(packed.learnt_at) if packed.per_token else made
 
@@ -319,8 +312,6 @@ class Classifier(nn.Module):
     def read(self, row: Mapping[str, Tensor], layout: Layout, **options: Any) -> Tensor:
         """Return the body's output that the head reads, float32 [N, width], for a row of texts with a known layout.
 
-        The output is pooled for each text, or it is the output at the tokens that the layout reads.
-
         Args:
             row: The body's inputs by name, such as `input_ids` and `position_ids`.
             **options: Passed to `afina.models.kernels.attention.packed_attention`.
@@ -358,8 +349,7 @@ class Classifier(nn.Module):
 
         Args:
             tokens: The chunk's tokens, int64 [T]. A method's virtual tokens are put before the first chunk of a text.
-            chunk: The chunk's place in the cache of keys and values.
-            each: If True, return the body's output at each token of the chunk instead, [T, width].
+            each: Return the body's output at each token of the chunk instead, [T, width].
         """
         prompt = prompt_of(self.body) if chunk.begins else None
         before = 0 if prompt is None else len(prompt)
@@ -379,10 +369,7 @@ class Classifier(nn.Module):
         return features
 
     def hidden(self, row: Mapping[str, Tensor], layout: Layout, **options: Any) -> Tensor:
-        """Return the body's output for a row, [T, width]; arguments as in `read`.
-
-        Only the tokens that the layout reads have valid outputs.
-        """
+        """Return the body's output for a row, [T, width], valid at the tokens that the layout reads."""
         entry = architecture_of(self.body)
         config = self.body.config
         offset = entry.position_offset(config)
@@ -426,13 +413,9 @@ class Classifier(nn.Module):
 
 
 class FamilyHead(nn.Module):
-    """The layers after the pooling in a model family's classifier, computed with weights given in each call.
+    """The layers after the pooling in a family's classifier, computed with weights given in each call. Thread-safe.
 
-    Thread-safe.
-
-    Args:
-        model: transformers' `...ForSequenceClassification` or `...ForTokenClassification` on the `meta` device; its
-            body is not used.
+    `model` is on the `meta` device; its body is not used.
     """
 
     def __init__(self, model: Any) -> None:

@@ -1,7 +1,4 @@
-"""`Decoding`: the settings with which a language model generates an answer.
-
-The module does not import torch and does not know models.
-"""
+"""`Decoding`: the settings with which a language model generates an answer. The module does not import torch."""
 
 from __future__ import annotations
 
@@ -18,8 +15,7 @@ _TokenId = Annotated[int, Field(ge=0)]
 
 _IN_WORDS = ("min_new_tokens", "presence_penalty", "frequency_penalty", "repetition_penalty")
 _SINGLE = ("min_new_tokens", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias")
-"""`_IN_WORDS`: settings that `Decoding.in_words` names. `_SINGLE`: settings that cannot be combined with beam
-search."""
+"""`_IN_WORDS`: settings that `Decoding.in_words` names. `_SINGLE`: settings that beam search excludes."""
 
 
 class Decoding(Frozen):
@@ -96,7 +92,7 @@ class Decoding(Frozen):
     def for_transformers(self, most: int | None = None) -> dict[str, Any]:
         """Return the arguments for transformers' `generate`, without those at their defaults.
 
-        The arguments do not include stop strings, end tokens, `logit_bias`, presence penalty and frequency penalty.
+        Stop strings, end tokens, `logit_bias`, presence penalty and frequency penalty have no such argument.
 
         Args:
             most: Maximum number of new tokens if `max_new_tokens` is None. None: no limit.
@@ -160,10 +156,7 @@ class Decoding(Frozen):
                 raise problems.TOKEN_UNKNOWN(most=size - 1, option=option, found=largest)
 
     def changed(self, **given: Any) -> Decoding:
-        """Return a copy of the decoding settings with other values for those in `given`.
-
-        Raises InvalidStudy for an invalid value.
-        """
+        """Return a copy with other values. Raises InvalidStudy for an invalid value."""
         try:
             return type(self).model_validate({**self.model_dump(), **given})
         except ValidationError as error:
@@ -174,4 +167,3 @@ class Decoding(Frozen):
 
 
 GREEDY = Decoding()
-"""Greedy search: generation always chooses the most probable token."""

@@ -1,7 +1,4 @@
-"""`FeatureRows`: the rows of features from which a linear model learns, one for each text or one for each word.
-
-The module does not import torch, and does not know models.
-"""
+"""`FeatureRows`: the rows of features from which a linear model learns, one for each text or one for each word."""
 
 from __future__ import annotations
 
@@ -18,8 +15,7 @@ class FeatureRows:
 
     Attributes:
         rows: float32 [M, D].
-        words: The start and end of each word of a text, object [N] of int32 [W, 2], if each word has a row. None: each
-            text has a row.
+        words: The start and end of each word of a text, object [N] of int32 [W, 2]. None: each text has a row.
     """
 
     rows: np.ndarray

@@ -1,7 +1,4 @@
-"""The prompt templates that ask for a label, and the words that stand for labels.
-
-The module can be imported without torch; `verbalizer.py` finds the tokens of the words.
-"""
+"""The prompt templates that ask for a label, and the words that stand for labels, without torch."""
 
 from __future__ import annotations
 
@@ -33,10 +30,7 @@ def own_names(label_names: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def complete_words(words: Mapping[str, Sequence[str]], label_names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the label words in the order of the labels.
-
-    Raises UnknownName if `words` has an unknown label, and InvalidStudy if a label has no words.
-    """
+    """Return the label words in the order of the labels. Raises InvalidStudy for a label without words."""
     for name in words:
         if name not in label_names:
             raise UnknownName("label", name, label_names, "`words`")

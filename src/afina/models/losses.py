@@ -1,7 +1,6 @@
-"""Losses of classification and regression, on targets and on a teacher's outputs (distillation).
+"""Losses of classification and regression, on targets and on a teacher's outputs, [B, C] for a batch of B texts.
 
-An `Objective` says which losses its kind of task has. The outputs of a model are [B, C], for a batch of B texts. torch
-is imported only when a loss is computed.
+torch is imported only when a loss is computed.
 """
 
 from __future__ import annotations
@@ -28,11 +27,8 @@ def cross_entropy(
     """Return the mean cross-entropy of logits and class indices [B], with label smoothing (Szegedy et al. 2016).
 
     Args:
-        outputs: The logits.
-        targets: The class indices.
         smoothing: The share of each target that is spread over all classes.
         weights: The weight of each text, [B].
-        class_weights: The weight of each class.
     """
     from torch.nn.functional import cross_entropy
 
@@ -74,11 +70,6 @@ def soft_cross_entropy(outputs: Tensor, teacher: Tensor, temperature: float) -> 
 
     With the factor, gradients at every temperature are as large as those of the loss on targets (Hinton et al. 2015,
     section 2).
-
-    Args:
-        outputs: The student's logits.
-        teacher: The teacher's logits, [B, C].
-        temperature: The number by which both logits are divided.
     """
     chances = (teacher / temperature).softmax(dim=-1)
     return -(temperature**2) * (chances * (outputs / temperature).log_softmax(dim=-1)).sum(dim=-1)
@@ -91,10 +82,7 @@ def soft_squared_error(outputs: Tensor, teacher: Tensor) -> Tensor:
 
 
 def soft_binary_cross_entropy(outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return the squared temperature times the binary cross-entropy with the teacher, averaged over labels, [B].
-
-    Arguments and factor are those of `soft_cross_entropy`.
-    """
+    """Return the squared temperature times the binary cross-entropy with the teacher, averaged over labels, [B]."""
     from torch.nn.functional import binary_cross_entropy_with_logits
 
     chances = (teacher / temperature).sigmoid()

@@ -51,12 +51,12 @@ CLAIMED = (
 """The manifest's fields in four lists, by the digest that covers them.
 
 The adapter's digest covers ALWAYS and WHERE_GIVEN: all fields that change an answer or name the files that are read for
-an answer. The adapter's digest does not cover OUTSIDE: measurements, and the origin of the adapter. If a new field of
-the manifest must be covered, add it to WHERE_GIVEN, with a default that does not change predictions. If the default of
-a new field does not change predictions, the digests of existing adapters stay the same.
+an answer. OUTSIDE has measurements and the origin of the adapter. A new field that must be covered goes into
+WHERE_GIVEN, with a default that does not change predictions, so that the digests of existing adapters stay the same.
 
 CLAIMED lists the fields of OUTSIDE that state what was measured, and on what data; `claims_digest` covers these fields.
-No digest covers the addresses of a backbone or a task, because files may be moved."""
+No digest covers the addresses of a backbone or a task, because files may be moved.
+"""
 
 
 class Manifest(Frozen):
@@ -185,19 +185,13 @@ class Manifest(Frozen):
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read the manifest of the adapter in the directory `path`, and check its digest.
-
-    Raises CorruptAdapter if the manifest is damaged, was changed, or has an unknown format.
-    """
+    """Read the manifest in a directory. Raises CorruptAdapter if it is damaged, changed or of an unknown format."""
     file = path / MANIFEST
     return checked(file_io.read_object(file), file)
 
 
 def checked(content: Mapping[str, Any], file: object) -> Manifest:
-    """Return the manifest with this JSON content, after comparing its digest with the digest in the content.
-
-    Raises CorruptAdapter if the content is damaged, was changed, or has an unknown format.
-    """
+    """Return the manifest with this JSON content and its digest. Raises as `read_manifest`."""
     content = dict(content)
     stated = content.pop("digest", None)
     made_as = content.get("format")

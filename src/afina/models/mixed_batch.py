@@ -1,8 +1,7 @@
 """Mixed batch: one frozen model computes one batch of texts for several adapters at once.
 
 A mixed batch is one padding-free row that is sorted by adapter, so that each adapter has one contiguous segment. Layers
-that no adapter changes are computed once for the whole row. The module `mixed_batch` does not know adaptation methods,
-tasks or texts.
+that no adapter changes are computed once for the whole row. The module does not know adaptation methods or tasks.
 """
 
 from __future__ import annotations
@@ -36,11 +35,9 @@ from afina.models.kernels.patches import Patch, call_of, patch, patches_of
 
 
 class AdapterChunk(NamedTuple):
-    """The next tokens of a text that is computed in chunks, with the adapter that answers the text.
+    """The next tokens of a text that is computed in chunks, int64 [T], with the adapter that answers the text.
 
-    Attributes:
-        tokens: The ids of the chunk's tokens, integers [T].
-        each: If True, the body's outputs at all tokens are returned, instead of only at the last token.
+    `each`: return the body's outputs at all tokens, instead of only at the last token.
     """
 
     adapter: BatchedAdapter
@@ -56,10 +53,9 @@ class AdapterGroup(NamedTuple):
         sequences: The texts, each an integer array of one or more token ids.
         second: For each text, the index of the first token of the second text of a pair (token type 1), or None. None:
             the texts have no token types.
-        chunks: For each text, the cached keys and values that it continues, or None if it is computed whole. None: all
-            texts are computed whole.
+        chunks: For each text, the cached keys and values that it continues, or None if it is computed whole.
         read: For each text, the indices of the tokens whose outputs are the head's input, int64 [M] in rising order, or
-            None if the head's input is the pooled output. None: the output is pooled for all texts.
+            None if the head's input is the pooled output.
     """
 
     adapter: BatchedAdapter
@@ -128,10 +124,7 @@ class MixedBatchModel:
         return adapter.to(self.device, self.dtype)
 
     def open_output(self, backbone: Backbone) -> int:
-        """Open the language model's output embedding if it is not open, and return how many bytes of memory it adds.
-
-        Raises NotFound if the model's weight files have no output embedding.
-        """
+        """Open the language model's output embedding, and return the bytes that this adds. Raises NotFound."""
         with self._patching:
             if self.output_embedding is not None:
                 return 0
@@ -244,7 +237,6 @@ class MixedBatchModel:
             tokens: One token id for each running text, int64 [B], sorted by adapter.
             positions: Position of each token in its text, including the virtual tokens before the text, int64 [B].
             changes: The adapters' changes of layers, by path of the layer.
-            cached: The cached keys and values of the running texts.
         """
         layout = Layout(torch.arange(len(tokens) + 1, dtype=torch.int32, device=self.device))
         with self._computing(len(tokens), changes):
@@ -298,14 +290,11 @@ class _Row(NamedTuple):
         tokens: Ids of the texts' tokens, int64; without virtual tokens.
         positions: Position of each cell in its text, including the prefix before the text, int64 [T].
         virtual: Whether a cell belongs to a prompt of virtual tokens, bool [T].
-        layout: Where the texts are in the row.
         bounds: Index of the first cell of each text, and the end of the last text.
         placed: For each group, the adapter and the slice of its texts.
         chunks: For each text, the cached keys and values that it continues. None: the text is computed whole.
-        changes: The adapters' changes of layers, by path of the layer.
         types: Token types, int64 [T]. None: no text has token types.
-        read: For each text, the cells whose outputs are read, int64 [M]; None for a text whose output is pooled. None:
-            all texts are pooled.
+        read: For each text, the cells whose outputs are read, int64 [M]; None for a text whose output is pooled.
     """
 
     tokens: Tensor

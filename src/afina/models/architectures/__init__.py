@@ -1,7 +1,6 @@
 """Architectures: an entry for each family of models that afina supports, by transformers' `model_type`.
 
-All names of model families and of their modules are in this package. `afina.models.architectures` knows only names and
-numbers, and does not import torch.
+All names of families and of their modules are in this package, which does not import torch.
 """
 
 from __future__ import annotations
@@ -39,15 +38,10 @@ __all__ = [
 ]
 
 ARCHITECTURES: dict[str, Architecture] = {entry.family: entry for entry in (*DECODERS, *ENCODERS)}
-"""The entries of all supported model families, by transformers' `model_type`."""
 
 
 def supported(family: object, where: str) -> Architecture:
-    """Return the entry of a model family; error messages begin with `where`.
-
-    Raises:
-        InvalidStudy: afina does not support the model family.
-    """
+    """Return the entry of a model family, or raise InvalidStudy, whose message begins with `where`."""
     entry = ARCHITECTURES.get(family) if isinstance(family, str) else None
     if entry is None:
         said = family if family is None else str(family)[:40]
@@ -87,7 +81,6 @@ def blocks_of(body: Any) -> Any:
 
 
 _TOKEN_CLASSIFIER = "ForTokenClassification"
-"""The end of the names of transformers' classes of token classifiers."""
 
 
 def classifies_tokens(model: Any) -> bool:
@@ -103,10 +96,7 @@ def head_entry_of(model: Any) -> HeadEntry:
 
 
 def head_of(model: Any) -> list[Any]:
-    """Return the modules of a classifier's head; the last module returns the logits.
-
-    The result is empty for a language model, whose output embedding belongs to the pretrained model.
-    """
+    """Return the modules of a classifier's head, of which the last returns the logits; empty for a language model."""
     return [model.get_submodule(path) for path in head_entry_of(model).modules] if has_head(model) else []
 
 
@@ -141,8 +131,7 @@ _POOLERS = frozenset(entry.pooler for entry in ARCHITECTURES.values() if entry.p
 def is_output(name: str) -> bool:
     """Whether a tensor with this name belongs to a head's last layer, which has one row for each label.
 
-    The last layer of one family's head may have the name of a module that contains layers in another family's head. The
-    longest path of a head module within `name` decides.
+    One family's last layer may have the name of a module that contains layers elsewhere: the longest head path decides.
     """
     heads = [head for entry in ARCHITECTURES.values() for head in entry.heads]
     found = [path for head in heads for path in head.modules if f".{path}." in f".{name}."]

@@ -1,7 +1,4 @@
-"""`Architecture`: the entry of a model family: names of its modules, sizes, and pooling.
-
-The module does not import torch.
-"""
+"""`Architecture`: the entry of a model family: names of its modules, sizes, and pooling, without torch."""
 
 from __future__ import annotations
 
@@ -16,8 +13,7 @@ Pooling = Literal["first", "last", "mean"]
 or the mean over all tokens."""
 
 Mask = Literal["causal", "bidirectional"]
-"""Which tokens a token attends to: itself and earlier tokens ("causal"), or all tokens of its text
-("bidirectional")."""
+"""Which tokens a token attends to: itself and earlier tokens, or all tokens of its text."""
 
 Size = Literal["hidden", "inner", "gated", "queries", "keys", "qkv", "head", "embedding"]
 """A dimension of a model's weight. In `Size`, `queries` and `keys` are the number of query or key heads times the width
@@ -29,11 +25,7 @@ the width of the embeddings."""
 class PreNorm:
     """Names of the norms in a transformer block that computes h + attention(first(h)), then adds mlp(second(...)).
 
-    Attributes:
-        first: Name of the norm before the attention.
-        second: Name of the norm before the MLP.
-        parallel: Whether attention and MLP both read the block's input, as in GPT-NeoX and GPT-J (where both use one
-            norm).
+    `parallel`: attention and MLP both read the block's input, as in GPT-NeoX and GPT-J (where both use one norm).
     """
 
     first: str
@@ -75,11 +67,8 @@ class DecodingPaths:
 class PostNorm:
     """Names of the norms in a transformer block that computes x = first(h + attention(h)), then second(x + mlp(x)).
 
-    Attributes:
-        first: Path from the block to the norm after the attention.
-        second: Path from the block to the norm after the MLP.
-        inner: Path from the block to the first part of the MLP, if `first` and `second` are modules that project, add
-            and normalise (x = first(attention(h), h), then second(inner(x), x)). None: `first` and `second` are norms.
+    `inner`: the first part of the MLP, if `first` and `second` are modules that project, add and normalise (x =
+    first(attention(h), h), then second(inner(x), x)). None: `first` and `second` are norms.
     """
 
     first: str
@@ -97,9 +86,7 @@ class Block:
         linear: Input and output size of each linear layer in a block, by path from the block.
         norms: Width of each norm in a block, by path from the block.
         final_norm: Path from the body to the norm after the last block. None: the body has no such norm.
-        pre_norm: The norms of a block, if they come before attention and MLP.
-        post_norm: The norms of a block, if they come after attention and MLP. If both `pre_norm` and `post_norm` are
-            None, the last block is computed at every token.
+        post_norm: If both `pre_norm` and `post_norm` are None, the last block is computed at every token.
         mlp: Path from a block to the MLP, or to `post_norm.second` if that module also projects and adds.
         decoding: The modules that a decoding step calls directly. None: decoding calls the body's own forward.
     """
@@ -120,10 +107,7 @@ class Block:
         return self.attention if self.post_norm is None or self.post_norm.inner is None else self.post_norm.first
 
     def find(self, name: str) -> tuple[int, str] | None:
-        """Return the index of the block that a parameter is in, and its name inside; None if it is outside all blocks.
-
-        The index of the block is read from the name and not compared with the model's number of blocks.
-        """
+        """Return a parameter's block, by its name alone, and its name inside; None if it is outside all blocks."""
         path, parts = self.layers.split("."), name.split(".")
         for at in range(len(path), len(parts)):
             number = parts[at]
@@ -139,18 +123,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Sizes:
-    """transformers' default sizes of a model family, used for fields that a configuration leaves out.
-
-    None: the size is computed from other sizes.
+    """transformers' default sizes of a family, for fields that a configuration leaves out.
 
     Attributes:
-        vocabulary: Number of tokens in the vocabulary.
-        hidden: Width of the hidden states.
-        layers: Number of transformer blocks.
-        heads: Number of query heads of an attention.
-        inner: Width of the MLP's hidden layer.
-        positions: Maximum number of positions of a text's tokens.
-        key_heads: Number of key and value heads of an attention.
+        inner: Width of the MLP's hidden layer. None: it follows from other sizes, as for the next ones.
         head: Width of an attention head.
         types: Number of token types. None: the family has no embedding of token types.
         embedding: Width of the token embeddings. None: the width is always `hidden`.
@@ -176,7 +152,7 @@ class HeadEntry:
 
     Attributes:
         modules: Paths of the head's modules; the last module computes the logits.
-        norm: The path in `modules` that is a norm. None: the head has no norm.
+        norm: The path in `modules` that is a norm.
         pretrained: Path of modules that pretraining has also trained, so that their weights are read from the files.
         logits: Function (model, hidden states [N, width]) -> logits [N, labels]. None: the head is one linear layer.
     """
@@ -272,8 +248,7 @@ class Architecture:
     def takes_chunks(self, pooling: Pooling) -> bool:
         """Whether a text can be computed in chunks if the head reads this pooling.
 
-        A chunk attends to the cached keys and values of earlier tokens. In a model that takes chunks, no token attends
-        to a later token, and the head reads only the last chunk.
+        A chunk attends to the cached keys and values of earlier tokens, and the head reads only the last chunk.
         """
         return self.mask == "causal" and pooling == "last"
 

@@ -1,7 +1,4 @@
-"""Configurations of well-known models, so that afina can count parameters and plan runs without a network.
-
-The module does not import torch.
-"""
+"""Configurations of well-known models, so that afina can count parameters and plan runs without a network."""
 
 from __future__ import annotations
 

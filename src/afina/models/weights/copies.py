@@ -1,19 +1,14 @@
 """Quantised copies of a backbone in the cache, so that afina does not quantise the backbone at each opening.
 
-A quantised copy is one safetensors file in the cache, with the int8 or NF4 weight of each linear layer and the digest
-of the backbone's float weights. All other tensors (embeddings, norms, biases, head) are read from the backbone's own
-files at each opening. One quantised copy serves classifiers and language models, and opening a model takes the memory
-of the quantised model and one tensor.
+A quantised copy is one safetensors file with the int8 or NF4 weight of each linear layer and the digest of the
+backbone's float weights; all other tensors are read from the backbone's own files. One copy serves classifiers and
+language models.
 
-The file name of a quantised copy is a digest of everything that decides the copy's content, including the sha256 of all
-weight files. Weight files are identified by their sha256, and not by times and sizes, which may stay the same when the
-bytes change. Each opening of a backbone hashes its weight files, except files in the Hub's cache, whose names are their
-sha256. The Hub's client does not check that a file has the sha256 in its name, and a user may write into the file.
-Before afina writes a quantised copy, it hashes all weight files, also to see that no file changed in the meantime. A
-quantised copy records the size, inode and times of weight files in the Hub's cache; if a file's size, inode or times
-differ later, the files are hashed again.
-
-The module `copies` does not know model families or heads.
+The name of a copy is a digest of everything that decides its content, including the sha256 of all weight files, because
+times and sizes may stay the same when the bytes change. Each opening hashes the weight files, except files in the Hub's
+cache, whose names are their sha256. The Hub's client does not check these names, and a user may write into the files:
+all files are hashed before a copy is written, also to see that no file changed in the meantime, and a copy records
+size, inode and times of files in the Hub's cache, which are hashed again if one of these differs.
 """
 
 from __future__ import annotations
@@ -37,8 +32,7 @@ from afina.models.kernels.linear import HeldWeight
 from afina.models.weights.stored import StoredTensor
 
 LEAST = 1 << 30
-"""Size of weight files in bytes below which afina keeps no int8 copy: a copy of 0.5 GiB of files saves no time
-(docs/LOG.md)."""
+"""Size of weight files in bytes below which no int8 copy is kept: a copy of 0.5 GiB saves no time (docs/LOG.md)."""
 
 LIMIT = 16 << 30
 """Maximum size of all quantised copies in bytes; beyond this, the least recently used copies are deleted."""
@@ -50,7 +44,7 @@ _ABOUT, _CHECKSUM = "about", "checksum"
 class DamagedCopy(Exception):
     """Raised if a quantised copy cannot be read, or has other content than was written.
 
-    Users never see this exception, because afina then reads the original weights.
+    The original weights are read then.
     """
 
 
@@ -66,24 +60,14 @@ class StandIn:
 
 @dataclass(frozen=True)
 class HeldCopy:
-    """A quantised copy in the cache.
-
-    Attributes:
-        weights_digest: Digest of the backbone's float weights (`Backbone.weights_digest`).
-        layers: Digest of the tensors of each quantised weight, by the weight's name in the backbone's files.
-    """
+    """A quantised copy in the cache, with the digest of each weight's tensors, by its name in the backbone's files."""
 
     path: Path
     weights_digest: str
     layers: Mapping[str, str]
 
     def fill(self, held: HeldWeight, source: str) -> HeldWeight:
-        """Put the quantised copy's tensors into a weight that has no values yet. Raises DamagedCopy.
-
-        Args:
-            held: The int8 or NF4 weight without values, on the `meta` device.
-            source: The weight's name in the backbone's files.
-        """
+        """Put the copy's tensors into a weight on the `meta` device, by its name in the files. Raises DamagedCopy."""
         try:
             mapped = tensorfile.read_named(self.path, {name: f"{source}:{name}" for name, _ in held.named_buffers()})
             tensors = {name: tensor.clone() for name, tensor in mapped.items()}  # the file is unmapped
@@ -97,11 +81,11 @@ class HeldCopy:
 
 @dataclass(frozen=True)
 class CopyPlace:
-    """Where the cache has, or will have, the quantised copy of a backbone.
+    """Where the cache has, or will have, a quantised copy.
 
     Attributes:
         key: Digest of everything that decides the content of the copy.
-        key_of: Function that returns the key, given the digest of each weight file.
+        key_of: Returns the key, given the digest of each weight file.
     """
 
     path: Path
@@ -122,10 +106,9 @@ class CopyPlace:
 
         Args:
             stored: All tensors in the directory's weight files, by name.
-            form: How weights are quantised: the name of the precision, and everything besides the weights that decides
-                the result.
-            model: JSON value of everything that decides which layers are quantised, and which tensors the digest of
-                float weights covers.
+            form: The precision, and everything besides the weights that decides the result of quantising.
+            model: Everything that decides which layers are quantised, and which tensors the digest of float weights
+                covers.
             cost: Time to quantise the weights, as a multiple of the time for int8.
         """
         files = tuple(sorted({each.file for each in stored.values()}))
@@ -159,12 +142,7 @@ class CopyPlace:
             raise DamagedCopy(str(error).partition("\n")[0]) from None
 
     def write(self, held: Mapping[str, HeldWeight], weights_digest: str) -> str:
-        """Write the quantised copy, and return a sentence that says where it is, or why no copy was kept.
-
-        Args:
-            held: All quantised weights, by the weight's name in the backbone's files.
-            weights_digest: Digest of the backbone's float weights, computed from the same weight files.
-        """
+        """Write the copy, and return a sentence that says where it is, or why no copy was kept."""
         states = self._states()
         if not self._is_right():
             return (

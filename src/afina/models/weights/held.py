@@ -1,9 +1,8 @@
 """Open a model with linear layers in int8 or NF4, without ever having all weights in float32.
 
-transformers reads, renames and ties the weights, as it does for a model in float32. A transformers quantizer of afina
-receives each tensor: it keeps the int8 or NF4 form of a linear layer's weight, and a copy of any other tensor. At most
-one tensor at a time is in float32, in addition to the model. The module `held` does not know heads, except which layers
-come after the pooling.
+transformers reads, renames and ties the weights, as in float32. A transformers quantizer of afina receives each tensor:
+it keeps the int8 or NF4 form of a linear layer's weight, and a copy of any other tensor. The module does not know
+heads, except which layers come after the pooling.
 """
 
 from __future__ import annotations
@@ -72,9 +71,7 @@ def open_held(
     """Open a model from stored tensors, with the body's linear layers before the pooling in int8 or NF4.
 
     Args:
-        stored: All tensors in the directory's weight files, by name.
-        hold: Function that converts a weight [M, K] to a `HeldWeight`.
-        place: Where a quantised copy may be; a damaged copy is not used. None: no copy is used.
+        place: Where a quantised copy may be; a damaged copy is not used.
         **options: Options of transformers' `from_pretrained`, such as `config`.
     """
     damage = ""
@@ -117,7 +114,6 @@ def open_unread(
     """Open a model whose weights before the pooling are stand-ins; weights after the pooling are read.
 
     Args:
-        stored: All tensors in the directory's weight files, by name.
         held: Whether the body's linear layers will be in int8 or NF4, so that each gets an `UnreadWeight`.
         **options: Options of transformers' `from_pretrained`, such as `config`.
 
@@ -166,10 +162,7 @@ def _matrix(layer: Any, weight: Tensor) -> Tensor:
 
 
 class _Holding(QuantizationConfigMixin):
-    """The settings with which one model is opened in int8 or NF4, and what is known after opening.
-
-    Unlike other configurations, a `_Holding` is not copied by transformers.
-    """
+    """How one model is opened in int8 or NF4, and what is known after opening; not copied by transformers."""
 
     def __init__(self, hold: Hold | None, copy: HeldCopy | None = None) -> None:
         self.quant_method: Any = _NAME

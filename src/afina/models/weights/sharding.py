@@ -104,11 +104,7 @@ _NOTHING, _EMBEDDING, _BLOCKS, _OUTPUT = range(4)
 
 
 class Sharding:
-    """The sharded weights of a model; made by `shard`.
-
-    Attributes:
-        ranks: The ranks that share the weights.
-    """
+    """The sharded weights of a model; made by `shard`."""
 
     def __init__(self, ranks: Ranks, body: Any, output: nn.Module | None, dtype: torch.dtype) -> None:
         self.ranks, self._body, self._output, self._dtype = ranks, body, output, dtype
@@ -142,10 +138,10 @@ class Sharding:
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Return a context manager inside which each rank computes its own forward passes, as many as it needs.
+        """Return a context in which each rank computes its own forward passes, as many as it needs, without gradients.
 
-        Inside, no rank computes gradients. The ranks agree which weights they gather next; a rank that needs others, or
-        none, takes part with a forward pass whose result is not used. The context ends for all ranks together.
+        The ranks agree which weights they gather next; a rank that needs others, or none, takes part with a forward
+        pass whose result is not used. The context ends for all ranks together.
         """
         self._apart = True
         try:
@@ -194,17 +190,13 @@ def shard(
     hold: Hold | None = None,
     unlowered: Collection[str] = (),
 ) -> Sharding:
-    """Read this rank's part of the weights for which a model has stand-ins.
+    """Read this rank's part of the weights for which a model has stand-ins, after a method may be attached.
 
     Args:
-        model: The model, to which a method may be attached.
         body: The transformer inside the model.
         output: A language model's output layer. None: the model is a classifier.
-        unread: The stand-ins of the model.
-        ranks: The ranks that share the weights.
         dtype: The dtype of the frozen weights, in which blocks that train compute too.
-        device: The device of all weights.
-        hold: Function that converts a float32 weight to int8 or NF4, for layers with an `UnreadWeight`.
+        hold: Converts a float32 weight to int8 or NF4, for layers with an `UnreadWeight`.
         unlowered: Names of parameters that stay float32.
     """
     embedding = body.get_input_embeddings()
@@ -279,10 +271,7 @@ def _held(
 
 
 class _HeldValues:
-    """The tensors of one int8 or NF4 weight, which is quantised again for each tensor that is read.
-
-    If each row is quantised alone, only the rows of this rank are read. Otherwise, the whole weight is read.
-    """
+    """The tensors of one int8 or NF4 weight; only this rank's rows are read if each row is quantised alone."""
 
     def __init__(self, unread: UnreadWeight, hold: Hold, by_rows: bool) -> None:
         self._unread, self._hold, self._by_rows = unread, hold, by_rows

@@ -1,8 +1,4 @@
-"""Tensors in the safetensors files of a directory, each of which is read only when it is needed.
-
-Each tensor is mapped into memory alone, and unmapped when its last reference is gone. Reading tensors one after another
-takes the memory of one tensor, not of one file.
-"""
+"""Tensors in the safetensors files of a directory, each mapped into memory alone, and only when it is needed."""
 
 from __future__ import annotations
 
@@ -52,10 +48,7 @@ class StoredTensor:
 def stored_tensors(directory: Path) -> dict[str, StoredTensor] | None:
     """Return the tensors in a directory's safetensors files, by name; None: the directory has no such files.
 
-    Raises:
-        OSError: A file that the index of the safetensors files names is missing.
-        SafetensorError: A file is damaged.
-        ValueError: The index is damaged.
+    Raises OSError for a missing file, SafetensorError for a damaged file, and ValueError for a damaged index.
     """
     index = directory / f"{_FILE}.index.json"
     if (directory / _FILE).is_file():
@@ -69,12 +62,7 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor] | None:
 
 
 class FloatWeights(Mapping[str, Tensor]):
-    """Float32 weights by name: from an open model, or read from files at each access.
-
-    Args:
-        open_weights: Weights of the open model, by name.
-        stored: Weights that are read from files, by name.
-    """
+    """Float32 weights by name: from an open model, or read from files at each access."""
 
     def __init__(self, open_weights: Mapping[str, Tensor], stored: Mapping[str, StoredTensor]) -> None:
         self._weights: dict[str, Tensor | StoredTensor] = {**stored, **open_weights}

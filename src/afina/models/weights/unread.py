@@ -41,13 +41,7 @@ class UnreadWeight(HeldWeight):
     """Stands in for the int8 or NF4 weight of a linear layer before the weight is read."""
 
     def __init__(self, shape: tuple[int, int], source: StoredTensor, *, turned: bool) -> None:
-        """Make a stand-in.
-
-        Args:
-            shape: The numbers of outputs and inputs of the layer, M and K.
-            source: Where the float weight is stored.
-            turned: Whether the float weight is stored as [K, M] (Conv1D).
-        """
+        """Make a stand-in for M outputs and K inputs. `turned`: the float weight is stored as [K, M] (Conv1D)."""
         super().__init__(stand_in(shape))
         self.source, self.turned = source, turned
 
@@ -78,11 +72,7 @@ class UnreadWeight(HeldWeight):
 
 @dataclass(frozen=True, eq=False)
 class Unread:
-    """The weights of an open model that are not read yet.
-
-    Attributes:
-        parameters: Where the weight of each stand-in among the model's parameters is stored.
-    """
+    """The weights of an open model that are not read yet, by the stand-in among the model's parameters."""
 
     parameters: dict[Parameter, StoredTensor] = field(default_factory=dict)
 
