@@ -64,14 +64,7 @@ HubTask = Literal["text-classification", "token-classification"]
 
 
 class TaggedWord(NamedTuple):
-    """A word of a text with the tag that the adapter gives to it.
-
-    Attributes:
-        start: the index of the word's first character in the text.
-        end: the index after the word's last character.
-        tag: the BIO tag, such as `B-PER` or `O`.
-        score: the probability of the tag.
-    """
+    """A word of a text, its BIO tag such as `B-PER`, and the probability of the tag. `end`: index after the word."""
 
     start: int
     end: int
@@ -135,13 +128,11 @@ class AnswerFormat(ABC):
         return max(self.scores(objective, one), key=lambda each: each.score).label
 
     def ranked(self, objective: Objective, one: Prediction, *, raw: bool = False) -> Sequence[LabelScore]:
-        """Return the score of each label, the highest first, for protocols without a field for texts not answered.
+        """Return the score of each label, or with `raw` the logit, the highest first.
 
-        The list for a text that is not answered begins with a further entry, the label `NOT_ANSWERED`. The score of
-        this entry is 1, or of logits the highest logit, so that no label has a higher score.
-
-        Args:
-            raw: whether the scores are logits instead of probabilities.
+        The list for a text that is not answered begins with a further entry, the label `NOT_ANSWERED`, for protocols
+        without a field for it. The score of this entry is 1, or of logits the highest logit, so that no label has a
+        higher score.
         """
         scores = (self.raw_scores if raw else self.scores)(objective, one)
         ordered = sorted(scores, key=lambda each: -each.score)
@@ -164,7 +155,7 @@ class AnswerFormat(ABC):
         raise problems.NO_TAGS(found=objective.column, expected="entities")
 
     def tensor_types(self, objective: Objective) -> Sequence[TensorType]:
-        """Return the name, data type and shape of each output tensor for a task in the Open Inference Protocol."""
+        """Return each output tensor of a task in the Open Inference Protocol."""
         return [*self._tensor_types(objective), *([ANSWERED_TENSOR] if objective.abstain_below is not None else [])]
 
     def tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
@@ -216,7 +207,7 @@ class _Classes(_ByLabel):
         return [self.label(objective, one) for one in several], self._probabilities(objective, several)
 
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
-        """Return whether the labels differ, and the difference in probability of the production version's label."""
+        """Return whether the labels differ, and the difference in probability of production's label."""
         label = current["label"]
         return AnswerDifference(label != candidate["label"], _drift(label, current, candidate))
 
@@ -277,7 +268,6 @@ class _Text(AnswerFormat):
     has_scores = False
 
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
-        """Raise InvalidData, because a generated text has no label scores."""
         raise problems.NO_SCORES(found=objective.column, expected="label")
 
     def _tensor_types(self, objective: Objective) -> Sequence[TensorType]:
@@ -302,7 +292,6 @@ class _Entities(AnswerFormat):
     hub_task = "token-classification"
 
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
-        """Raise InvalidData, because entities are labels of parts of the text, and not of the text."""
         raise problems.NO_SCORES(found=objective.column, expected="label")
 
     def words(self, objective: Objective, one: Prediction) -> Sequence[TaggedWord]:

@@ -35,9 +35,8 @@ class ServerClient:
     def __init__(self, server: str, key: str, patience: float = PATIENCE, proxies: bool = True) -> None:
         """Raises InvalidName for a malformed key or address.
 
-        Args:
-            patience: seconds for an answer.
-            proxies: whether requests go by the proxies of the environment's variables, such as `http_proxy`.
+        `patience`: seconds for an answer. `proxies`: whether the variables of the environment, such as `http_proxy`,
+        apply.
         """
         if not key.isascii() or not key.isprintable():
             raise problems.KEY_MALFORMED()
@@ -62,7 +61,6 @@ class ServerClient:
         return found
 
     def read(self, path: str, body: Mapping[str, Any] | None = None) -> bytes:
-        """Return the content of an answer."""
         with self.open(path, body) as got:
             try:
                 return got.read(MOST)
@@ -70,7 +68,6 @@ class ServerClient:
                 raise problems.NO_ANSWER(reason=error, server=self.server) from None
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return the JSON object of an answer."""
         try:
             found = json.loads(self.read(path, body))
         except ValueError as error:

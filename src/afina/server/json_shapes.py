@@ -15,12 +15,10 @@ NOTHING: Shape = {"type": "null"}
 
 
 def about(shape: Shape, description: str) -> Shape:
-    """Return the schema with a description."""
     return {**shape, "description": description}
 
 
 def array(items: Shape) -> Shape:
-    """Return the schema of an array of any length."""
     return {"type": "array", "items": items}
 
 
@@ -41,5 +39,4 @@ def either(*shapes: Shape) -> Shape:
 
 
 def one_of(*values: object) -> Shape:
-    """Return the schema of a value from a fixed set."""
     return {"enum": [*values]}

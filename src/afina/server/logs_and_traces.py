@@ -40,10 +40,7 @@ JSON, TEXT = "json", "text"
 
 
 def note(message: str, level: int = logging.INFO, **fields: Any) -> None:
-    """Write a log line of the server with a message and further fields.
-
-    No field may contain a client's text or a secret.
-    """
+    """Write a log line of the server. No field may contain a client's text or a secret."""
     logging.getLogger(NAME).log(level, "%s", message, extra={"fields": fields})
 
 
@@ -95,8 +92,6 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class JsonLines(logging.Formatter):
-    """A logging formatter: one JSON object per record."""
-
     def format(self, record: logging.LogRecord) -> str:
         return json.dumps(fields_of(record))
 
@@ -127,20 +122,14 @@ def error_place(error: BaseException) -> tuple[str, str]:
 
 
 def note_failure(metrics: Metrics, what: str, error: BaseException) -> None:
-    """Count and log an unexpected error.
-
-    The error's message may contain a client's text, so only the error's type, file and line are logged.
-    """
+    """Count and log an unexpected error: its type, file and line, as its message may contain a client's text."""
     metrics.failures.labels(what).inc()
     unforeseen, at = error_place(error)
     note("failed", logging.ERROR, what=what, unforeseen=unforeseen, at=at)
 
 
 def begin_logging(form: str = JSON) -> None:
-    """Configure logging to standard error for this process, including warnings and uncaught exceptions.
-
-    `form`: the format of the lines, JSON or TEXT.
-    """
+    """Configure logging to standard error for this process, including warnings and uncaught exceptions."""
     logging.config.dictConfig(
         {
             "version": 1,
@@ -183,10 +172,7 @@ _SECOND = 1_000_000_000
 class TracedRequest:
     """A request that is being traced.
 
-    Attributes:
-        tokens: the number of tokens of the request's texts.
-        wait: the longest time that a text of the request waited in the queue, in seconds.
-        compute: the seconds that the batches with texts of the request took to compute.
+    `wait`: the longest time that a text waited in the queue. `compute`: the seconds of the batches with texts of it.
     """
 
     span: Span
@@ -211,7 +197,6 @@ class Traces:
         return made
 
     def end(self, traced: TracedRequest, method: str, route: str, status: int) -> None:
-        """End the span of a request. `route`: the route's template."""
         from opentelemetry.trace import StatusCode
 
         known = method if method in HTTP_METHODS else "_OTHER"
@@ -261,7 +246,7 @@ def traces_wanted() -> bool:
 def make_traces() -> Traces | None:
     """Return an exporter of traces (OTLP over HTTP), configured by OpenTelemetry's environment variables.
 
-    Returns None if the environment variables name no OTLP endpoint, or a package of OpenTelemetry is not installed.
+    Returns None if the variables name no OTLP endpoint, or a package of OpenTelemetry is not installed.
     """
     if not traces_wanted():
         return None

@@ -43,10 +43,8 @@ class ComputedBatch(NamedTuple):
     """A batch that was computed.
 
     Attributes:
-        tokens: the number of tokens in the batch.
         texts: the number of texts whose last token was in the batch.
         budget: the largest number of tokens that the batch could have had.
-        seconds: the duration of the computation.
         asked: a tuple for each text of a traced request: the request, the text's seconds in the queue before its first
             tokens were computed (0 for a later chunk of the text), and its number of tokens in the batch.
     """
@@ -150,7 +148,7 @@ class AbstainingUsage:
 
 
 class VersionUsage:
-    """Counts and durations of answers, for each canary version and for the version in production of the same model."""
+    """Counts and durations of answers, of canary versions and of the versions in production beside them."""
 
     def __init__(self, registry: CollectorRegistry, clock: Callable[[], float] = meter.now) -> None:
         self._known: set[str] = set()
@@ -175,7 +173,7 @@ class VersionUsage:
                 future.add_done_callback(partial(self.answered, accepted.receipt.version, self._clock()))
 
     def answered(self, version: str, began: float, answer: Future[Any]) -> None:
-        """Count an answer whose text was put into the queue at the time `began`, in seconds of the clock."""
+        """Count an answer whose text was put into the queue at the time `began`."""
         if version not in self._known and len(self._known) >= CLIENTS:
             version = OTHERS
         self._known.add(version)
@@ -191,8 +189,7 @@ class VersionUsage:
 class Metrics:
     """The metrics of one server, in a new Prometheus registry.
 
-    Attributes:
-        seconds: The seconds that the server has spent on computing batches and generation steps since its start.
+    `seconds` is the time that the server has spent on computing batches and generation steps since its start.
     """
 
     def __init__(self) -> None:
@@ -277,11 +274,10 @@ class Metrics:
         self.registry.register(_Watched(values, damaged, sizes))
 
     def watch_answers(self, counts: Callable[[], Sequence[VersionAnswers]]) -> None:
-        """Add the counts of versions' answers, which are read at each scrape of the metrics by calling `counts`."""
+        """Add the counts of versions' answers, which are read at each scrape."""
         self.registry.register(_WatchedAnswers(counts))
 
     def text(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
@@ -309,14 +305,11 @@ class _Watched(Collector):
 
 
 class VersionAnswers(NamedTuple):
-    """The counts of the answers of a version, for the metrics.
+    """The counts of the answers of a version since its first answer, for the metrics.
 
-    Attributes:
-        version: The version, such as `client/task@3`.
-        score: The name of the number by which answers are counted, such as `confidence`.
-        answers: The counts since the version's first answer.
-        score_sum: The sum of all scores.
-        drift: The drift of the last days. None: the version has no reference.
+    `score` is the name of the number by which answers are counted, such as `confidence`, and `drift` that of the last
+    days;
+    None: the version has no reference.
     """
 
     version: str
@@ -389,7 +382,6 @@ class Traffic:
     Attributes:
         requests: answered requests of clients for predictions and generated texts; monitoring does not count.
         refused: requests that were refused, for any reason.
-        texts: texts that were computed.
         tokens: tokens that were computed or generated.
         median: seconds within which half of the requests were answered: the upper end of a bucket of the histogram.
             None: there was no request, or the last bucket, which has no upper end, holds the median.

@@ -45,12 +45,11 @@ class GenerationFacts(Frozen):
     """The part of a receipt that says how an answer was generated.
 
     Attributes:
-        max_new_tokens: The largest number of generated tokens, the end token included.
-        seed: The random seed of choice 0. `choice_seed` returns the seeds of the other choices.
-        n: The number of choices, which are independent answers to one text.
-        stop: The digest of the stop strings. None: the request had no stop strings.
-        guide: The digest of the grammar that restricted the answer, such as a JSON schema. None: no grammar.
-        prompt: How the text became the prompt.
+        max_new_tokens: the largest number of generated tokens, the end token included.
+        seed: the random seed of choice 0. `choice_seed` returns the seeds of the other choices.
+        n: the number of choices, which are independent answers to one text.
+        stop: the digest of the stop strings. None: the request had no stop strings.
+        guide: the digest of the grammar that restricted the answer, such as a JSON schema. None: no grammar.
     """
 
     max_new_tokens: Annotated[int, Field(ge=1)]
@@ -76,27 +75,15 @@ class GenerationFacts(Frozen):
 
     @classmethod
     def of(cls, decoding: Decoding, n: int = 1, guide: str | None = None, prompt: Prompt = "text") -> Self:
-        """Return the facts of a generation for a receipt.
-
-        Args:
-            decoding: The decoding settings of the request, in which `max_new_tokens` is not None.
-            n: The number of choices, which are independent answers to one text.
-            guide: The digest of the grammar that restricted the answer. None: no grammar.
-            prompt: How the text became the prompt.
-        """
+        """Return the facts of a generation. `decoding` has a `max_new_tokens`; `guide`: digest of the grammar."""
         said = decoding.model_dump(exclude={"stop"})
         return cls(**said, n=n, stop=_digest_of(decoding.stop), guide=guide, prompt=prompt)
 
     def decoding(self, stop: Sequence[str], choice: int = 0) -> Decoding:
-        """Return the decoding settings that generated a choice, which is one of a text's several answers.
+        """Return the decoding settings that generated a choice. `stop`: the stop strings of the request.
 
-        Args:
-            stop: The stop strings of the request.
-            choice: The number of the choice, from 0.
-
-        Raises:
-            Refused: The receipt has no such choice, `stop` has another digest than the receipt's, or the receipt's
-                decoding settings are invalid.
+        Raises Refused if the receipt has no such choice, `stop` has another digest than the receipt's, or the receipt's
+        settings are invalid.
         """
         if choice >= self.n:
             raise problems.CHOICE_UNKNOWN(choice=choice, choices=self.n, what="choice")
@@ -113,9 +100,7 @@ class GenerationFacts(Frozen):
 class TruncationFacts(Frozen):
     """The part of a receipt that says how texts were truncated, if the request had options for truncation.
 
-    Attributes:
-        max_length: The largest number of tokens of a text. None: the adapter's maximum length.
-        side: The side at which a text lost tokens. None: the tokenizer's default side.
+    `max_length` is None for the adapter's maximum length, and `side` for the tokenizer's default side.
     """
 
     max_length: Annotated[int, Field(ge=1)] | None = None
@@ -127,7 +112,7 @@ class TruncationFacts(Frozen):
 
 
 def choice_seed(seed: int, choice: int) -> int:
-    """Return the random seed of a choice (one of a text's several answers): the request's seed plus `choice`."""
+    """Return the random seed of a choice (one of a text's several answers)."""
     return seed + choice
 
 
@@ -136,19 +121,16 @@ def _digest_of(stop: Sequence[str]) -> str | None:
 
 
 class Receipt(Frozen):
-    """The version, backbone, dtype and options that computed an answer.
+    """What computed an answer: version, backbone, dtype and options. The JSON omits fields with default values.
 
     Attributes:
         version: the adapter's version as `client/task@number`.
         adapter: the digest of the adapter.
         base: the digest of the backbone.
-        dtype: the dtype of the computation.
-        precision: the precision of the backbone's frozen weights. The JSON omits this field if the value is "float".
-        generation: how the answer was generated. `generation` is None, and omitted in the JSON, if the answer was not
-            generated.
-        truncation: how the texts were truncated. `truncation` is None, and omitted in the JSON, if no text was
-            truncated or long texts were truncated as in training.
-        each_token: whether the answer has the outputs of all tokens. The JSON omits this field if the value is false.
+        precision: the precision of the backbone's frozen weights.
+        generation: None: the answer was not generated.
+        truncation: None: no text was truncated, or long texts were truncated as in training.
+        each_token: whether the answer has the outputs of all tokens.
     """
 
     version: str

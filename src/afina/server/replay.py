@@ -43,21 +43,19 @@ def replayed(
     """Compute an answer again as its receipt says, and return the answer as JSON values.
 
     Args:
-        predictor: The predictor of the adapter that answered, in the dtype of the receipt.
-        facts: The receipt's part about generation. None: the answer was not generated.
-        text: The text of the request; for a chat or a prompt of token ids, the request's JSON array as a string.
-        pair: The second text of a pair. None: the request had a single text.
-        stop: The stop strings of the request. None: the request had no stop strings.
-        choice: The number of the choice (one of several answers to the text), from 0.
-        grammar: The grammar that restricted the answer. None: the answer had no grammar.
-        truncation: How the request wanted long texts truncated. None: long texts are truncated as in training.
-        each_token: Whether the answer has the outputs of all tokens. If so, the probabilities of the tags of each token
-            are returned as `data`.
+        predictor: the predictor of the adapter that answered, in the dtype of the receipt.
+        facts: the receipt's part about generation. None: the answer was not generated.
+        text: the text of the request; for a chat or a prompt of token ids, the request's JSON array as a string.
+        stop: the stop strings of the request. None: the request had no stop strings.
+        choice: the number of the choice (one of several answers to the text), from 0.
+        grammar: the grammar that restricted the answer. None: the answer had no grammar.
+        truncation: how the request wanted long texts truncated. None: long texts are truncated as in training.
+        each_token: whether the probabilities of the tags of each token are returned, as `data`.
 
     Raises:
-        Refused: The receipt does not match the adapter or the arguments.
-        InvalidData: The receipt is for a chat or for token ids, and `text` is not such a JSON array.
-        AfinaError: Any error of the predictor or the grammar.
+        Refused: the receipt does not match the adapter or the arguments.
+        InvalidData: the receipt is for a chat or for token ids, and `text` is not such a JSON array.
+        AfinaError: any error of the predictor or the grammar.
     """
     pairs = None if pair is None else [pair]
     if truncation is not None and isinstance(predictor, ModelPredictor):
@@ -86,9 +84,7 @@ def replayed(
 def grammar_of(given: Mapping[str, Any]) -> Grammar:
     """Return the grammar that a request's fields describe, such as `structured_outputs`, or `tools` and `tool_choice`.
 
-    Raises:
-        InvalidData: The fields contain no valid grammar.
-        NotFound: llguidance is not installed.
+    Raises InvalidData if the fields contain no valid grammar, and NotFound if llguidance is not installed.
     """
     from afina.server.http.refusals import Refusal
     from afina.server.protocols import openai_bodies
@@ -113,7 +109,7 @@ def _written(predictor: ModelPredictor, prompt: np.ndarray, decoding: Decoding, 
 
 
 def _of_tokens(predictor: Predictor, text: str, pairs: Sequence[str] | None) -> dict[str, Any]:
-    """Return the probabilities of the tags of each token. Raises Refused if the text has several windows or no tags."""
+    """Return the probabilities of each token's tags. Raises Refused for a text of several windows or without tags."""
     objective = predictor.objective
     if isinstance(predictor, ModelPredictor):
         encoded = predictor.encode([text], pairs)
@@ -130,10 +126,7 @@ def _brief(digest: str | None) -> str:
 
 
 def _formed(fields: Mapping[str, Any]) -> ChatRequest:
-    """Return a chat request with fields that restrict the answer, and an empty message or `input`.
-
-    Raises ValidationError and Refusal if the fields are not those of a request.
-    """
+    """Return a chat request with fields that restrict the answer, and no text. Raises as `_request`."""
     try:
         return _request({**fields, "messages": [{"role": "user", "content": ""}]})
     except ValidationError:
@@ -141,10 +134,9 @@ def _formed(fields: Mapping[str, Any]) -> ChatRequest:
 
 
 def _request(fields: Mapping[str, Any]) -> ChatRequest:
-    """Return the chat request that has the given fields.
+    """Return the chat request that has the given fields: those of `/v1/responses` if they contain `input`.
 
-    If the fields contain `input`, they are read as a request to `/v1/responses`, otherwise as one to
-    `/v1/chat/completions`. Raises ValidationError and Refusal if the fields are invalid.
+    Raises ValidationError and Refusal if the fields are invalid.
     """
     from afina.server.protocols import responses_bodies
     from afina.server.protocols.openai_bodies import ChatRequest
@@ -155,10 +147,7 @@ def _request(fields: Mapping[str, Any]) -> ChatRequest:
 
 
 def _tokens(text: str, size: int) -> np.ndarray:
-    """Return the token ids of a prompt, int32 [length], from a JSON array. `size`: the number of the model's tokens.
-
-    Raises InvalidData if `text` is not a JSON array of token ids below `size`.
-    """
+    """Return the token ids of a prompt, int32 [length], from a JSON array of ids below `size`. Raises InvalidData."""
     try:
         given = json.loads(text)
     except (ValueError, RecursionError):
@@ -169,10 +158,7 @@ def _tokens(text: str, size: int) -> np.ndarray:
 
 
 def _messages(text: str) -> list[dict[str, str]]:
-    """Return the messages of a chat, parsed from JSON, in the form that transformers' chat templates expect.
-
-    Raises InvalidData if `text` is not the JSON of a chat.
-    """
+    """Return the messages of a chat, from JSON, in the form that chat templates expect. Raises InvalidData."""
     from afina.server.http.refusals import Refusal
 
     try:

@@ -39,10 +39,7 @@ ids that contain an API key.
 
 
 def id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return the id of a request: the valid id in its header `x-request-id`, or a new random id.
-
-    `headers`: the headers of the request, with lower-case names. Two ids in the headers count as none.
-    """
+    """Return the valid id in a request's header `x-request-id`, or a new random id. Two ids count as none."""
     given = [value for name, value in headers if name == REQUEST_ID]
     return given[0].decode() if len(given) == 1 and _IDS.fullmatch(given[0]) else secrets.token_hex(8)
 
@@ -138,10 +135,9 @@ class Route:
         method: the HTTP method. A GET route answers HEAD requests too. None: every request gets an error response.
         paths: the route's paths in the syntax of FastAPI.
         protocol: the protocol that defines the format of error responses.
-        scope: the scope that an API key needs. If `scope` is None, no key is needed, and the response has no data of
-            any client.
+        scope: the scope that an API key needs. None: no key is needed, and the response has no data of any client.
         repeats: whether a proxy may send a request again to another replica, because the request changes nothing.
-        streams: whether the request's body is read while it arrives, so that size limits apply to each line of it.
+        streams: whether the body is read while it arrives, so that size limits apply to each line of it.
         counts: whether the metrics count requests as the client's usage, unlike requests for monitoring.
         title: the name of the protocol in the OpenAPI description, if it differs from `protocol.title`.
     """
@@ -266,8 +262,7 @@ for _one in ROUTES:
 def route_of(path: str) -> Route:
     """Return the route of a request's path.
 
-    A path with an additional `/` at its end needs the same scope as the path without it. The application answers such a
-    path with 404.
+    A path with an additional `/` at its end needs the same scope as the path without it, and is answered with 404.
     """
     bare = path.rstrip("/") or path
     for route in _BY_HEAD.get(bare.partition("/")[2].partition("/")[0], ()):

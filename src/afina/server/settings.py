@@ -99,10 +99,9 @@ class Places:
     """The limits on the number of open connections.
 
     Attributes:
-        all: The largest number of open connections.
-        clients: The largest number of connections of clients with a valid key. The other connections, `all` minus
-            `clients`, are for requests without a key, such as health probes.
-        accepted: The largest number of connections that are accepted in one turn of the event loop. An accepted
+        clients: the largest number of connections of clients with a valid key. The others, `all` minus `clients`, are
+            for requests without a key, such as health probes.
+        accepted: the largest number of connections that are accepted in one turn of the event loop. An accepted
             connection waits some turns before it is read, and must not become the oldest connection in this time, since
             the oldest connection is closed to make room.
     """
@@ -113,11 +112,7 @@ class Places:
 
     @classmethod
     def of(cls, most: int) -> Self:
-        """Return the connection limits for this process, with at most half as many connections as it may open files.
-
-        Args:
-            most: The setting `Settings.connections`: the largest number of open connections.
-        """
+        """Return the limits for `Settings.connections`: at most half as many as this process may open files."""
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         found = most if files == resource.RLIM_INFINITY else max(2, min(most, files // 2))
         others = max(1, found // 8)

@@ -13,14 +13,10 @@ from afina.server import problems
 def bind(host: str, port: int) -> Sequence[socket.socket]:
     """Return sockets bound to a port on each address of a host. The sockets do not listen yet.
 
-    Args:
-        host: name or address of this machine.
-        port: the port; 0: any free port.
+    `host`: name or address of this machine. `port`: 0: any free port.
 
-    Raises:
-        NotFound: the host is not an address of this machine.
-        Busy: the port is in use.
-        Refused: this user may not use the port.
+    Raises NotFound for a host that is not this machine's, Busy for a port in use, and Refused if this user may not use
+    it.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

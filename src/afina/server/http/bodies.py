@@ -80,9 +80,8 @@ class Strict(Body):
 def parse_body(content: bytes, kind: type[Given]) -> Given:
     """Parse the JSON body of a request into a pydantic model of the class `kind`.
 
-    Raises:
-        Refusal: The status is 400 if the body is not JSON or has too many values, and 422 if a field is wrong. The
-            refusal's kind is "unsupported" for a field or value that this server does not support, else "invalid".
+    Raises Refusal: with status 400 if the body is not JSON or has too many values, and 422 if a field is wrong. The
+    kind is "unsupported" for a field or value that this server does not support, else "invalid".
     """
     if count_values(content, kind.most_values) > kind.most_values:
         raise Refusal(400, "invalid", f"The body has more than {kind.most_values:,} JSON values. Send less at once.")
@@ -128,8 +127,8 @@ def _wrong_field(found: Any, error: ValidationError) -> Refusal:
     """Return the refusal of a body for its first wrong field.
 
     pydantic reports an error for each type that a field may have. The message is about the error that is deepest in the
-    body. At the same depth, an error about a value is preferred to an error about a type. For example, the message
-    about an array of too many strings says that the array is too long, and not that a string is expected.
+    body; at the same depth, an error about a value is preferred to one about a type, so that an array of too many
+    strings is said to be too long.
     """
     errors = error.errors(include_url=False)
     places = [_place(found, one) for one in errors]
@@ -142,7 +141,6 @@ def _wrong_field(found: Any, error: ValidationError) -> Refusal:
 
 
 def _unsupported(error: ErrorDetails) -> bool:
-    """Return whether pydantic's error is about an unknown field, or about a value that this server does not support."""
     return _is_full(error) or error["type"] in ("extra_forbidden", "literal_error", "union_tag_invalid")
 
 
@@ -166,10 +164,7 @@ def _place(found: Any, error: ErrorDetails) -> tuple[int | str, ...]:
 
 
 def _problem(errors: Sequence[ErrorDetails]) -> str:
-    """Return a text that says what is wrong with a field.
-
-    `errors`: pydantic's errors about the field, one for each type that the field may have.
-    """
+    """Return what is wrong with a field, from pydantic's errors about it: one for each type that it may have."""
     first = errors[0]
     if first["type"] in ("missing", "union_tag_not_found"):
         return "is missing or null"
@@ -186,7 +181,6 @@ def _problem(errors: Sequence[ErrorDetails]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a short text that describes a JSON value in an error message."""
     if isinstance(value, list):
         return f"an array of {len(value):,}"
     if isinstance(value, dict):
@@ -251,10 +245,7 @@ def _not_a_number(text: str) -> NoReturn:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object as a dict.
-
-    Raises Refusal if a name is repeated, because JSON parsers differ in which value of such a name they keep.
-    """
+    """Return a JSON object as a dict. Raises Refusal for a repeated name, which JSON parsers read differently."""
     found = dict(pairs)
     if len(found) < len(pairs):
         name = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))

@@ -76,8 +76,7 @@ class RequestPool:
     ) -> Sequence[AcceptedRequest]:
         """Call `Core.accept` or `Core.begin` in the thread pool, and return the accepted requests.
 
-        If the caller is cancelled or the call takes too long, the accepted requests are closed. Raises TimeoutError if
-        the call takes too long, and the errors of `Core.accept` or `Core.begin`.
+        If the caller is cancelled or the call takes too long (TimeoutError), the accepted requests are closed.
         """
         accepting: asyncio.Future[Sequence[AcceptedRequest]] | None = None
         try:
@@ -138,10 +137,8 @@ def _forgotten(waiting: asyncio.Future[Any]) -> None:
 class ClientWatch:
     """A watch on a request's connection, which raises an error once the client has closed the connection.
 
-    Args:
-        receive: The ASGI `receive` function of the request, whose body was already read. None: the body is still being
-            read. Without `receive`, the watch uses the flag `LEFT` in the ASGI scope, until the method `watch` gets a
-            `receive` function.
+    `receive` is the ASGI function of a request whose body was already read. Without it, the watch uses the flag `LEFT`
+    in the ASGI scope, until the method `watch` gets a `receive` function.
     """
 
     def __init__(self, scope: Scope, receive: Receive | None = None) -> None:
@@ -157,13 +154,8 @@ class ClientWatch:
     async def wait(self, waiting: asyncio.Future[Any], until: float | None = None) -> None:
         """Wait until a future is done.
 
-        Args:
-            waiting: the future.
-            until: the time, on the clock `meter.now`, at which the wait ends. None: no time limit.
-
-        Raises:
-            Refusal: the client has closed its connection.
-            TimeoutError: the future is not done at the time `until`.
+        Raises Refusal if the client has closed its connection, and TimeoutError at the time `until` on the clock
+        `meter.now`.
         """
         both = [waiting, *([] if self._leaving is None else [self._leaving])]
         while not waiting.done():
@@ -190,10 +182,7 @@ async def _until_left(receive: Receive) -> None:
 
 
 def refusal_of(core: Core, what: str, error: Exception) -> Refusal:
-    """Return the refusal for an exception. An unexpected exception (status 500) is counted and logged.
-
-    `what`: the operation that failed, for the log and the metrics.
-    """
+    """Return the refusal for an exception. An unexpected one (status 500) is counted and logged with `what` failed."""
     refusal = Refusal.of(error)
     if refusal.status == 500:
         core.failed(what, error)
@@ -201,11 +190,7 @@ def refusal_of(core: Core, what: str, error: Exception) -> Refusal:
 
 
 class ClientCall:
-    """A client's request, with the methods that a route's function needs to answer it.
-
-    Attributes:
-        id: The id of the request. The response's headers contain the id too.
-    """
+    """A client's request, with the methods that a route's function needs to answer it."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -220,12 +205,10 @@ class ClientCall:
         return found
 
     async def body(self, kind: type[Given]) -> Given:
-        """Return the request's body as a pydantic model. Raises Refusal for an invalid body."""
         return await self.pool.parse(self.key, await self.request.body(), kind)
 
     @property
     def model_in_query(self) -> str | None:
-        """The query parameter `model`, or None. Raises Refusal if the query has two parameters `model`."""
         return self.in_query("model")
 
     def in_query(self, name: str) -> str | None:
@@ -253,7 +236,7 @@ class ClientCall:
     ) -> TextRequest:
         """Return the client's texts and options as a request to a model.
 
-        `user`: the name of the end user. The same version (production or canary) answers all requests of an end user.
+        `user`: the end user, all of whose requests the same version (production or canary) answers.
         """
         traced = self.request.scope.get("afina.traced")
         return TextRequest(self.key, model, texts, generation, truncation, user or self.id, traced)
@@ -283,10 +266,7 @@ class ClientCall:
         return found
 
     def answer_of(self, accepted: AcceptedRequest, index: int, outcome: Prediction | AfinaError) -> ServedAnswer:
-        """Return the answer to text `index` of an accepted request, and count texts not answered for the log.
-
-        Raises an `outcome` that is an error.
-        """
+        """Return the answer to text `index`, and count it for the log if not answered. Raises an `outcome` error."""
         found = accepted.answer(index, outcome)
         if not found.prediction.is_answered:
             self.request.scope[UNANSWERED] = self.request.scope.get(UNANSWERED, 0) + 1
@@ -312,9 +292,9 @@ class ClientCall:
                 one.close()
 
     async def _awaited(self, waiting: asyncio.Future[Found], seconds: float) -> Found:
-        """Return the results of a future, or cancel the future if the client closes its connection.
+        """Return the results of a future. Raises TimeoutError after `seconds`.
 
-        Raises Refusal if the client closes its connection, and TimeoutError after `seconds`.
+        If the client closes its connection, the future is cancelled, and Refusal is raised.
         """
         watch = self.watch()
         try:

@@ -28,13 +28,9 @@ from afina.store.api_keys import ADMIN, METRICS, Key
 
 
 class TokenBucket:
-    """A rate limit (token bucket).
+    """A rate limit (token bucket): `rate` tokens a second are added, a full bucket has `burst` tokens.
 
-    Args:
-        rate: the number of tokens that are added to the bucket per second.
-        burst: the number of tokens in a full bucket.
-        longest: the longest time that a caller waits for tokens, in seconds.
-        clock: a function that returns the time in seconds.
+    `longest`: the longest time that a caller waits for tokens, in seconds.
     """
 
     def __init__(self, rate: float, burst: float, longest: float, clock: Callable[[], float] = meter.now) -> None:
@@ -54,7 +50,7 @@ class TokenBucket:
 
 
 class TokenBuckets:
-    """A token bucket for each name, such as a client's name. Full buckets are deleted. For one event loop only."""
+    """A token bucket for each name, such as a client's. Full buckets are deleted. For one event loop only."""
 
     def __init__(self, rate: float, burst: float, longest: float) -> None:
         self._made = rate, burst, longest
@@ -110,8 +106,6 @@ def _framed(scope: Scope) -> None:
 
 @dataclass(eq=False)
 class _Seen:
-    """Facts about a request for the log and the metrics: the response's status, the API key, and the trace."""
-
     status: int = 0
     key: Key | None = None
     traced: TracedRequest | None = None
@@ -179,8 +173,8 @@ class Gate:
     def _admitted(self, scope: Scope, route: Route) -> Key | None:
         """Return the API key of a request; None: the path needs no key.
 
-        Raises Refusal if the key is missing or invalid, if the key lacks the scope of the path, or if no connection is
-        left for clients. The server may close the connection of a request without a valid key at any time.
+        Raises Refusal if the key is missing or invalid or lacks the scope of the path, or if no connection is left for
+        clients. The server may close the connection of a request without a valid key at any time.
         """
         admit, key = scope.get(ADMIT, lambda known: True), None
         try:
@@ -211,10 +205,7 @@ class Gate:
 
     @contextmanager
     def _counted(self, key: Key | None) -> Iterator[None]:
-        """Count a client's open request in the `with` block.
-
-        Raises Refusal if the client already has `Settings.at_once` open requests, so that other clients are answered.
-        """
+        """Count a client's open request in the `with` block. Raises Refusal beyond `Settings.at_once` of them."""
         if key is None:
             yield
             return
@@ -244,10 +235,7 @@ class Gate:
                 self._slowed -= 1
 
     async def _taken(self, scope: Scope, message: Message) -> float:
-        """Wait until the client's limit of bytes per second allows the body bytes of an ASGI message.
-
-        Returns the seconds that were waited.
-        """
+        """Wait until the client's limit of bytes per second allows the body of a message. Return the seconds waited."""
         key, size = scope["afina.key"], len(message.get("body", b""))
         return 0.0 if key is None else await self._buckets.take(key.client, size)
 
@@ -265,8 +253,7 @@ class Gate:
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         """Return an ASGI `receive` function that expands a compressed body and limits the body's size and duration.
 
-        Raises Refusal, before anything is read, if the header Content-Length is above the limit. The `receive` function
-        raises Refusal if the body turns out to be too large, or does not arrive in time.
+        Raises Refusal, before anything is read, if the header Content-Length is above the limit.
         """
         settings, state = self._core.settings, {"bytes": 0, "over": False, "until": 0.0}
         length = dict(scope["headers"]).get(b"content-length", b"0")

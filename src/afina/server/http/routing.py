@@ -60,15 +60,12 @@ class ProtocolRouter(APIRouter):
         """Return a decorator for the function that answers a route which needs an API key.
 
         Args:
-            answer: The JSON Schema of the response. None: the response is text.
-            body: The pydantic model of the request's body. None: the request has no body, or JSON lines.
-            example: An example of the request's body.
-            lines: An example of a request body that is JSON lines. None: the body is not JSON lines.
-            media: The media type of the response.
-            query: The names of the query parameters.
-            events: The JSON Schema of each server-sent event. None: the route sends no events.
-            binary: The header with the length of the JSON, if binary data may follow the JSON in the bodies of request
-                and response. None: no binary data.
+            answer: the JSON Schema of the response. None: the response is text.
+            body: None: the request has no body, or JSON lines.
+            lines: an example of a request body that is JSON lines. None: the body is not JSON lines.
+            query: the names of the query parameters.
+            events: the JSON Schema of each server-sent event. None: the route sends no events.
+            binary: the header with the length of the JSON, if binary data may follow the JSON in the bodies.
         """
         answered = _response("The answer.", media, answer or TEXT)
         parameters = [{"name": name, "in": "query", "schema": TEXT} for name in query]
@@ -99,10 +96,8 @@ class ProtocolRouter(APIRouter):
     ) -> Callable[[Handler], Handler]:
         """Return a decorator for the function that answers a route which needs no API key.
 
-        Args:
-            responses: A tuple for each possible response: the HTTP status, the meaning, and the JSON Schema of the body
-                (None: the body is empty).
-            media: The media type of the responses.
+        `responses`: for each response, the HTTP status, the meaning, and the JSON Schema of the body (None: it is
+        empty).
         """
         described = {
             code: {"description": why} if shape is None else _response(why, media, shape)

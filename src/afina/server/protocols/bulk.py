@@ -44,17 +44,14 @@ class Line(Body):
 
 
 def answered(answer: ServedAnswer) -> dict[str, Any]:
-    """Return a model's answer as a JSON object with the fields of `afina predict`'s output, and with the receipt."""
+    """Return an answer as a JSON object with the fields of `afina predict`'s output, and with the receipt."""
     return {**answer.prediction.answer, "truncated": answer.prediction.truncated, "receipt": answer.receipt.as_json()}
 
 
 class Bulk(Response):
     """An ASGI response that answers the lines of a `/bulk` request while they arrive.
 
-    At most `Settings.window` lines wait for their answers at a time.
-
-    Args:
-        model: the model for lines without the field `model`. None: such a line is answered with an error.
+    At most `Settings.window` lines wait for their answers at a time. `model`: for lines without the field `model`.
     """
 
     def __init__(self, call: ClientCall, model: str | None) -> None:
@@ -140,10 +137,7 @@ class Bulk(Response):
                 return
 
     def _stopped(self) -> Refusal | None:
-        """Return why no more lines may be read, or None if lines may be read.
-
-        Lines are not read if the server is shutting down, or if the API key is not valid any more.
-        """
+        """Return why no more lines are read: the server is shutting down, or the key is not valid any more."""
         if self._core.batching.ending:
             return _ending()
         try:
@@ -177,9 +171,9 @@ class Bulk(Response):
             return refusal_of(self._core, "bulk", error).body(routes.AFINA)
 
     async def _accepted(self, asked: TextRequest) -> AcceptedRequest:
-        """Accept the request of a line, and wait first until the key's rate limit has enough tokens left.
+        """Accept the request of a line, once the key's rate limit has enough tokens left.
 
-        The lines that wait for the rate limit are accepted in their order. They are refused if the server shuts down.
+        Lines that wait for the rate limit are accepted in their order. They are refused if the server shuts down.
         """
         if not self._order.locked():
             with suppress(Overloaded):

@@ -200,7 +200,6 @@ def _entities(body: Classification, found: Sequence[ServedAnswer]) -> Sequence[A
 
 
 def _words(one: ServedAnswer) -> Sequence[dict[str, Any]]:
-    """Return the words of a text with their tags."""
     return [{"entity": word.tag, **_part(one.text, word.score, word.start, word.end)} for word in one.words]
 
 

@@ -193,11 +193,8 @@ class Infer(Body):
 def parts(content: bytes, headers: Sequence[str]) -> tuple[bytes, bytes]:
     """Return the JSON of a request's body, and the binary data that follows the JSON.
 
-    Args:
-        headers: the values of the header `Inference-Header-Content-Length`. Empty: the whole body is JSON.
-
-    Raises:
-        Refusal: the header has several values, or its value is not a number, or exceeds the size of the body.
+    `headers`: the values of the header `Inference-Header-Content-Length`; empty: the whole body is JSON. Raises Refusal
+    for several values, and for one that is no number or exceeds the size of the body.
     """
     if not headers:
         return content, b""
@@ -215,11 +212,7 @@ def parts(content: bytes, headers: Sequence[str]) -> tuple[bytes, bytes]:
 def texts(body: Infer, binary: bytes = b"") -> Sequence[Text]:
     """Return the texts of an inference request, from the tensor `text` and, for pairs, the tensor `pair`.
 
-    Args:
-        binary: the binary data that follows the JSON in the body.
-
-    Raises:
-        InvalidData: the names, sizes, shapes or values of the input tensors are wrong.
+    Raises InvalidData if the names, sizes, shapes or values of the input tensors are wrong.
     """
     names, columns = [one.name for one in body.inputs], dict[str, list[str]]()
     if TEXT not in names or len({*names}) < len(names):
@@ -285,7 +278,7 @@ def _from_binary(name: str, binary: bytes) -> list[str]:
 def answered(
     body: Infer, answers: Sequence[ServedAnswer], name: str, version: str
 ) -> tuple[dict[str, Any], Sequence[bytes]]:
-    """Return the JSON of the response, and the binary data of each output tensor that is requested as binary data."""
+    """Return the JSON of the response, and the binary data of each output tensor that is requested as such."""
     made = {one["name"]: one for one in _outputs(answers)}
     always = bool(body.parameters and body.parameters.binary_data_output)
     wanted = body.outputs or [Output(name=one, parameters=None) for one in made]
@@ -301,7 +294,6 @@ def answered(
 
 
 def _to_binary(datatype: str, values: Sequence[Any]) -> bytes:
-    """Return the values of a tensor as little-endian bytes."""
     if datatype in _DTYPES:
         return np.asarray(values, _DTYPES[datatype]).tobytes()
     written = [one.encode() for one in values]

@@ -36,7 +36,7 @@ router = ProtocolRouter()
 
 
 class TextTools:
-    """Objects that make texts from token ids, and guides from grammars, with the backbone's tokenizer. Thread-safe."""
+    """What makes texts from token ids, and guides from grammars, with the backbone's tokenizer. Thread-safe."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -166,15 +166,9 @@ def _options(
     tools: TextTools,
     new: NewTokenQueue | None,
 ) -> GenerationOptions:
-    """Return the generation options of a request.
+    """Return the generation options of a request. `new`: receives new tokens; None: the response is not streamed.
 
-    Args:
-        prompts: The number of prompts in the request.
-        new: The queue that receives new tokens while they are generated. None: the response is not streamed.
-
-    Raises:
-        Refusal: An option is invalid.
-        AfinaError: Errors of the grammar that the request gives.
+    Raises Refusal for an invalid option, and the errors of the grammar that the request gives.
     """
     number = openai_bodies.answers_wanted(body, prompts)
     logprobs = openai_bodies.alternatives(body)
@@ -222,10 +216,8 @@ def _check(accepted: AcceptedRequest) -> None:
 async def rendered(call: ClientCall, body: ChatRequest) -> Sequence[Text]:
     """Return the messages of a chat as one prompt, rendered with the backbone's chat template.
 
-    Raises:
-        Refusal: The model was not trained on chats.
-        Missing: The key's client has no such model.
-        InvalidData: The chat template cannot render the messages.
+    Raises Refusal if the model was not trained on chats, Missing if the key's client has no such model, and InvalidData
+    if the chat template cannot render the messages.
     """
     manifest = (await call.look(call.core.version, call.key, body.model, body.user or call.id)).manifest
     _check_chat(objectives.make(tuple(manifest["label_names"]), manifest.get("objective")), manifest.get("template"))

@@ -124,13 +124,7 @@ CHAT_EVENT = _answer("chat.completion.chunk", {**_SAYS, "finish_reason": _CHAT_F
 
 
 class ReportedToken(NamedTuple):
-    """A token with its log-probability, as a response reports it.
-
-    Attributes:
-        token: the id of the token.
-        logprobs: the log-probabilities of the token and its alternatives. None for the first token of a prompt.
-        offset: the number of characters of the returned text before the token.
-    """
+    """A token with its log-probability (None for the first token of a prompt), and the characters before it."""
 
     token: int
     logprobs: TokenLogprobs | None
@@ -149,8 +143,6 @@ class WrittenAnswer:
     """One generated answer, whose tokens are decoded to text while they arrive.
 
     Attributes:
-        index: the number of the answer in the response, from 0.
-        stream: decodes the tokens to text.
         reported: the tokens with log-probabilities that have arrived but have not been written to the response yet.
         seen: the number of tokens that have arrived.
     """
@@ -195,12 +187,7 @@ class AnswerHead:
 
 
 class OpenAIFormat(ABC):
-    """The base class of the formats in which OpenAI's routes return generated answers.
-
-    Args:
-        texts: decodes tokens to texts.
-        reports: whether the response contains log-probabilities.
-    """
+    """The format in which a route of OpenAI's returns generated answers. `reports`: with log-probabilities."""
 
     prefix: ClassVar[str]
     whole: ClassVar[str]
@@ -230,10 +217,8 @@ class OpenAIFormat(ABC):
     def events(self, answer: WrittenAnswer, text: str, finish: str | None, *, first: bool) -> Iterator[dict[str, Any]]:
         """Yield the server-sent events for a piece of an answer.
 
-        Args:
-            text: The text of the piece.
-            finish: Why the answer has ended, "stop" or "length". None: the answer has not ended.
-            first: Whether the piece is the first piece of the answer.
+        `finish`: why the answer has ended, "stop" or "length"; None: it has not. `first`: whether it is the first
+        piece.
         """
         logprobs = self._logprobs(answer.take_reported())
         yield {**self._head(self.part), "choices": [self._piece(answer.index, text, logprobs, finish, first)]}
@@ -241,7 +226,7 @@ class OpenAIFormat(ABC):
     def last_events(self, usage: dict[str, int], *, wanted: bool) -> Sequence[dict[str, Any]]:
         """Return the events that follow the last piece of the answers, with the numbers of tokens.
 
-        `wanted`: Whether the request asks for the numbers of tokens (`usage`).
+        `wanted`: whether the request asks for the numbers of tokens (`usage`).
         """
         return [{**self._head(self.part), "choices": [], "usage": usage}] if wanted else []
 
@@ -270,24 +255,17 @@ class OpenAIFormat(ABC):
 
     @abstractmethod
     def _choice(self, index: int, text: str, logprobs: dict[str, Any] | None, finish: str) -> dict[str, Any]:
-        """Return the JSON of a whole answer."""
+        pass
 
     @abstractmethod
     def _piece(
         self, index: int, text: str, logprobs: dict[str, Any] | None, finish: str | None, first: bool
     ) -> dict[str, Any]:
-        """Return the JSON of a piece of an answer."""
+        pass
 
 
 class CompletionFormat(OpenAIFormat):
-    """The format of the responses of `/v1/completions`.
-
-    Args:
-        texts: decodes tokens to texts.
-        reports: whether the response contains log-probabilities.
-        prompts: the prompts, if the response repeats them before their answers. Empty: no prompt is repeated.
-        n: the number of answers to each prompt.
-    """
+    """The responses of `/v1/completions`. `prompts`: those that are repeated; `n`: answers to each prompt."""
 
     prefix = "cmpl"
     whole = part = "text_completion"
@@ -346,13 +324,7 @@ class CompletionFormat(OpenAIFormat):
 
 
 class ChatFormat(OpenAIFormat):
-    """The format of the responses of `/v1/chat/completions`.
-
-    Args:
-        texts: decodes tokens to texts.
-        reports: whether the response contains log-probabilities.
-        function: the name of the function that the answers call. None: the answers are texts.
-    """
+    """The responses of `/v1/chat/completions`. `function`: what the answers call; None: they are texts."""
 
     prefix = "chatcmpl"
     whole = "chat.completion"

@@ -365,10 +365,9 @@ class AssistantMessage(Message):
     annotations: Nothing | None = Field(None, description="not supported: only []")
 
     def for_template(self) -> dict[str, str]:
-        """Return the message as the dictionary that transformers' chat templates expect.
+        """Return the message as chat templates expect it, with tool calls as the text that the model wrote.
 
-        A tool call becomes the text that the model wrote, which is the JSON of the arguments. Few chat templates have a
-        form for tool calls, and the model was not trained on such a form.
+        Few chat templates have a form for tool calls, and the model was not trained on such a form.
         """
         calls = [call.function.arguments for call in self.tool_calls or []]
         return {**super().for_template(), "content": "\n".join([self.text, *calls] if self.text else calls)}
@@ -420,10 +419,7 @@ class ChatRequest(Generate, Tools):
 
 
 def completion_texts(body: CompletionRequest) -> Sequence[Text]:
-    """Return the prompts of a completions request, which are texts or token ids.
-
-    Raises Refusal if `pair` or `template` cannot be combined with the prompts.
-    """
+    """Return the prompts of a request. Raises Refusal if `pair` or `template` cannot be combined with them."""
     if isinstance(body.prompt, str):
         return [Text(body.prompt, body.pair)]
     if body.pair is not None:
@@ -438,7 +434,6 @@ def completion_texts(body: CompletionRequest) -> Sequence[Text]:
 
 
 def prompt_of(body: CompletionRequest) -> Prompt:
-    """Return the form of a request's prompts: "text" for the adapter's template, "raw" for none, or "tokens"."""
     if isinstance(body.prompt, str) or isinstance(body.prompt[0], str):
         return "raw" if body.template is False else "text"
     return "tokens"
@@ -458,7 +453,7 @@ def check_echo(body: CompletionRequest) -> None:
 
 
 def refusal(body: CompletionRequest | ChatRequest, error: InvalidData) -> Refusal:
-    """Return the refusal for an error in the request. The refusal's message begins with the field that is wrong."""
+    """Return the refusal for an error in the request, with the field of the request that is wrong."""
     text = "messages" if isinstance(body, ChatRequest) else "prompt"
     form = "structured_outputs" if body.structured_outputs is not None else "response_format"
     form = form if function_of(body) is None else "tools"
@@ -502,9 +497,9 @@ def answers_wanted(body: Generate, prompts: int) -> int:
 
 
 def alternatives(body: CompletionRequest | ChatRequest) -> int | None:
-    """Return the number of alternative tokens whose log-probabilities are reported at each token.
+    """Return the number of alternative tokens that are reported at each token; None: no log-probabilities.
 
-    None means that no log-probabilities are reported. Raises Refusal for `top_logprobs` without `logprobs`.
+    Raises Refusal for `top_logprobs` without `logprobs`.
     """
     if isinstance(body, CompletionRequest):
         return body.logprobs
@@ -585,7 +580,7 @@ def is_guided(body: Generate) -> bool:
 def grammar_of(body: Generate) -> Grammar | None:
     """Return the grammar that restricts the answers, or None if any text is allowed.
 
-    The arguments of a function call must follow the function's JSON Schema. A text must follow `response_format` or
+    The arguments of a function call must follow the function's JSON Schema, and a text `response_format` or
     `structured_outputs`. Raises Refusal and InvalidData if the fields are invalid.
     """
     if (function := function_of(body)) is not None:

@@ -26,10 +26,7 @@ from afina.server.requests import AcceptedRequest
 
 
 class NewTokenQueue:
-    """A queue that passes new tokens of a request's answers from the computing thread to the event loop.
-
-    The queue must be created in the event loop.
-    """
+    """New tokens of a request's answers, from the computing thread to the event loop in which it is created."""
 
     def __init__(self) -> None:
         self._loop, self._event = asyncio.get_running_loop(), asyncio.Event()
@@ -49,7 +46,6 @@ class NewTokenQueue:
                 self._loop.call_soon_threadsafe(self._event.set)
 
     async def wait(self) -> None:
-        """Wait until new tokens are appended, or `wake` is called."""
         await self._event.wait()
         self._event.clear()
         self._woken = False
@@ -113,12 +109,9 @@ class PendingAnswers:
 
 
 class EventStream(Response):
-    """An ASGI response that streams generated answers as server-sent events.
+    """An ASGI response that streams generated answers as server-sent events, and closes them.
 
-    Args:
-        pending: the answers, some of whose tokens have arrived. The response closes them.
-        usage: whether a last event has the numbers of tokens of the request and the answers.
-        usage_so_far: whether each event has the numbers of tokens so far.
+    `usage`: whether a last event has the numbers of tokens. `usage_so_far`: whether each event has those so far.
     """
 
     def __init__(

@@ -301,7 +301,6 @@ class ResponsesFormat(ChatFormat):
 
 
 def _json(value: Any) -> Any:
-    """Return a part of the request (text, pydantic model or None) as a JSON value."""
     return value if value is None or isinstance(value, str) else value.model_dump(by_alias=True, exclude_none=True)
 
 

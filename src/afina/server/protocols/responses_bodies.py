@@ -89,10 +89,7 @@ class FunctionResult(Strict):
 
 
 def _kind(item: Any) -> str | None:
-    """Return the type of an item of the conversation, or None if the value is not an item.
-
-    The item is a dictionary or a pydantic model.
-    """
+    """Return the type of an item (a dictionary or a pydantic model), or None if the value is not an item."""
     kind = item.get("type") if isinstance(item, dict) else getattr(item, "type", "")
     return "message" if kind is None else kind if isinstance(kind, str) else None
 
@@ -188,10 +185,7 @@ class ResponsesRequest(Sampled):
 
 
 def chat_of(body: ResponsesRequest) -> ChatRequest:
-    """Return the chat completions request that is equivalent to a request to `/v1/responses`.
-
-    Raises Refusal if fields of the request contradict each other.
-    """
+    """Return the equivalent chat completions request. Raises Refusal if fields of the request contradict each other."""
     if body.top_logprobs and not body.reports:
         raise Refusal.at("top_logprobs", f"needs `include` with {LOGPROBS}.")
     choice: Any = body.tool_choice
@@ -229,7 +223,7 @@ def messages_of(body: ResponsesRequest) -> list[dict[str, Any]]:
     """Return the items of a conversation as messages of a chat.
 
     Consecutive function calls, and an assistant message before them, become one message of the assistant. Raises
-    Refusal if the conversation has the result of a function call, but not the function call itself.
+    Refusal for the result of a function call without the function call itself.
     """
     made: list[dict[str, Any]] = [{"role": "system", "content": body.instructions}] if body.instructions else []
     if isinstance(body.input, str):
@@ -267,10 +261,7 @@ _FIELDS = {
 
 
 def refusal(body: ResponsesRequest, error: Refusal | InvalidData) -> Refusal:
-    """Return the refusal of the chat request that was made from a `/v1/responses` request.
-
-    In the message, the fields of the chat request are replaced by the fields of the `/v1/responses` request.
-    """
+    """Return the refusal of the chat request in the fields of the `/v1/responses` request from which it was made."""
     first = isinstance(error, InvalidData) and error.fields.get("number") == 1
     fields = {**_FIELDS, "messages": "instructions"} if first and body.instructions else _FIELDS
     return Refusal.of(error).renamed(lambda field: fields.get(field, field))

@@ -159,7 +159,7 @@ class Pooling(Body):
 
 
 def texts(body: Classify) -> Sequence[Text]:
-    """Return the texts of a classification request. Raises InvalidData unless either `input` or `messages` is given."""
+    """Return the texts of a request. Raises InvalidData unless either `input` or `messages` is given."""
     if (body.input is None) == (body.messages is None):
         found = "both" if body.messages else "neither"
         raise problems.INPUT_OR_MESSAGES(found=found, option="input")
@@ -177,12 +177,6 @@ async def classify(call: Called) -> Response:
 
 
 def answered(body: Classify, answers: Sequence[ServedAnswer], request: str, created: int) -> dict[str, Any]:
-    """Return the JSON of the response to a classification request.
-
-    Args:
-        request: The id of the request.
-        created: The time of the response, in seconds since 1970.
-    """
     data = []
     for index, one in enumerate(answers):
         found = [score.score for score in one.scores(raw=body.use_activation is False)]
@@ -226,9 +220,6 @@ async def one_model(call: Called, id: str) -> Response:
 
 
 def _model(name: str, created: str) -> dict[str, Any]:
-    """Return the entry of a model in the list of `/v1/models`.
-
-    `created`: The time of the version's publication in ISO format, UTC.
-    """
+    """Return the entry of a model in the list of `/v1/models`. `created`: the time of publication (ISO format, UTC)."""
     seconds = int(datetime.fromisoformat(created).timestamp())
     return {"id": name, "object": "model", "created": seconds, "owned_by": name.partition("/")[0]}

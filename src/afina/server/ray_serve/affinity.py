@@ -52,7 +52,7 @@ def model_of(path: str, query: bytes, body: bytes) -> str | None:
 def affinity_key(model: str) -> str:
     """Return the affinity key of a model, which is a digest of the model's name without version or alias.
 
-    All versions of a model have the same affinity key. Ray's logs contain affinity keys, and so no names of clients.
+    Ray's logs contain affinity keys, and so no names of clients.
     """
     name = model.partition("@")[0]
     return hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
@@ -62,10 +62,9 @@ class RankedReplica(NamedTuple):
     """A replica that may answer a request.
 
     Attributes:
-        name: The name of the replica.
-        holds: Whether the replica has the request's adapter in memory.
-        load: The number of the replica's unfinished requests.
-        held: The number of models of which the replica has an adapter in memory.
+        holds: whether the replica has the request's adapter in memory.
+        load: the number of the replica's unfinished requests.
+        held: the number of models of which the replica has an adapter in memory.
     """
 
     name: str
@@ -79,20 +78,15 @@ def _rank(key: str, name: str) -> bytes:
 
 
 def ordered(key: str | None, candidates: Sequence[RankedReplica]) -> list[str]:
-    """Return the names of replicas in the order in which they should be tried.
+    """Return the names of replicas in the order in which they should be tried. `key`: None: in the order of their load.
 
     A replica is busy if it has at least `SPILL` more unfinished requests than the least busy replica.
 
     - If replicas that are not busy have the adapter in memory, one of them comes first. Rendezvous hashing chooses
-      among the replicas with the adapter, except those with at least `SHARE` more unfinished requests than the least
-      busy of them. Hashing, unlike the load, always chooses the same replica, so other replicas no longer use the
-      adapter and evict it.
+      among them, except those with at least `SHARE` more unfinished requests than the least busy of them. Hashing,
+      unlike the load, always chooses the same replica, so other replicas no longer use the adapter and evict it.
     - If no replica that is not busy has the adapter in memory, the replica with the fewest adapters comes first.
     - All replicas after the first are in the order of their load.
-
-    Args:
-        key: The affinity key of the request's model. None: the replicas are in the order of their load.
-        candidates: The replicas that may answer the request.
     """
     if not candidates:
         return []
@@ -116,16 +110,15 @@ class Attempt:
     """A proxy's attempt to get a response to a request from a replica.
 
     Attributes:
-        key: The affinity key of the request's model. None: the request names no model.
-        repeats: Whether the request may be sent to a second replica after the first replica has failed.
-        target: The name of the replica that must answer. None: any replica may answer.
-        sent: The name of the replica to which the request was last sent. None: the request was not sent yet.
-        placed: The name of the replica that has accepted the request. None: no replica has accepted the request yet.
-        lost: Whether the first replica failed and the request must not be repeated.
-        started: Whether the client has been sent the beginning of a replica's response.
-        complete: Whether the client has been sent the whole response.
-        media_type: The media type of the response.
-        events: The number of server-sent events that were sent to the client.
+        key: the affinity key of the request's model. None: the request names no model.
+        repeats: whether the request may be sent to a second replica after the first replica has failed.
+        target: the replica that must answer. None: any replica may answer.
+        sent: the replica to which the request was last sent. None: the request was not sent yet.
+        placed: the replica that has accepted the request. None: no replica has accepted it yet.
+        lost: whether the first replica failed and the request must not be repeated.
+        started: whether the client has been sent the beginning of a replica's response.
+        complete: whether the client has been sent the whole response.
+        events: the number of server-sent events that were sent to the client.
     """
 
     key: str | None = None
@@ -143,8 +136,8 @@ class Attempt:
 class RequestLimits(NamedTuple):
     """The limits on requests that a proxy enforces too: those fields of `Settings` that replicas report to the proxy.
 
-    Before a replica has reported its limits, a proxy enforces the defaults of this class, which are larger than those
-    of `Settings`, since a replica may accept larger bodies than `Settings` allows by default.
+    The defaults apply until a replica has reported, and are larger than those of `Settings`, since a replica may accept
+    larger bodies than `Settings` allows by default.
     """
 
     body_bytes: int = 256 << 20
@@ -167,10 +160,9 @@ class ProxyState:
     """The state that the middleware and the router of a proxy share, which may run in different threads.
 
     Attributes:
-        requests: The unfinished attempts to send requests to replicas, by the request id made for Ray Serve.
-        replicas: The names of all running replicas.
-        late: The names of the replicas that do not respond to health checks.
-        limits: The limits on requests that the proxy enforces.
+        requests: the unfinished attempts to send requests to replicas, by the request id made for Ray Serve.
+        replicas: the names of all running replicas.
+        late: the names of the replicas that do not respond to health checks.
     """
 
     requests: dict[str, Attempt] = field(default_factory=dict)
@@ -180,7 +172,6 @@ class ProxyState:
 
     @property
     def responding(self) -> tuple[str, ...]:
-        """The names of the replicas that respond to health checks."""
         return tuple(name for name in self.replicas if name not in self.late)
 
     def is_computing(self, attempt: Attempt) -> bool:
@@ -188,7 +179,7 @@ class ProxyState:
         return attempt.target is None and attempt.placed is not None and attempt.placed not in self.late
 
     def has_another(self, attempt: Attempt) -> bool:
-        """Return whether a request was sent to a late replica, and should be sent to another replica that responds."""
+        """Return whether a request was sent to a late replica, and should be sent to another that responds."""
         elsewhere = attempt.repeats and attempt.target is None
         return elsewhere and attempt.sent in self.late and bool(self.responding)
 

@@ -43,7 +43,7 @@ def unavailable(path: str, message: str) -> Response:
 
 
 def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    """Return the first value of a header, or None. `name`: The name of the header in lower case."""
+    """Return the first value of a header, or None. `name`: in lower case."""
     return next((value for found, value in headers if found.lower() == name), None)
 
 
@@ -60,14 +60,9 @@ def single_id(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes
 
 
 def broken_end(path: str, media_type: bytes, events: int = 0) -> bytes | None:
-    """Return an error as the last bytes of a response whose replica died before the response was complete.
+    """Return an error as the last bytes of a response whose replica died; None: the format allows no error at the end.
 
-    Returns None if the format of the response allows no error at the end.
-
-    Args:
-        path: The path of the request.
-        media_type: The value of the response's header Content-Type.
-        events: The number of server-sent events that were sent before the replica died.
+    `events`: the number of server-sent events that were sent before the replica died.
     """
     if routes.route_of(path) is routes.RESPONSES and media_type.startswith(b"text/event-stream"):
         error = {"type": "error", "code": UNAVAILABLE, "message": BROKEN, "param": None, "sequence_number": events}
@@ -81,12 +76,7 @@ def broken_end(path: str, media_type: bytes, events: int = 0) -> bytes | None:
 
 
 def merged_metrics(texts: Mapping[str, str], silent: Sequence[str] = ()) -> str:
-    """Return the metrics of several replicas as one text in Prometheus' format, with the label `replica`.
-
-    Args:
-        texts: The metrics of each replica, by the replica's name.
-        silent: The names of replicas that did not answer.
-    """
+    """Return the metrics of replicas in Prometheus' format, with the label `replica`. `silent`: without answer."""
     families: dict[str, tuple[list[str], list[str]]] = {}
     for replica, text in texts.items():
         head, samples = list[str](), list[str]()
@@ -122,8 +112,6 @@ def summed_shadows(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return the state and the counts of a shadow version, with the counts summed over all replicas.
 
     Returns None if the replicas compare different versions, which happens for a moment after an alias was moved.
-
-    `found`: The JSON of each replica's response to `GET /shadows/...`.
     """
     from afina.server.versions.shadow_counts import ShadowCounts
 
@@ -141,8 +129,6 @@ def summed_answers(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return the counts of a version's answers, summed over all replicas, and the drift of their sum.
 
     Returns None if the replicas count different versions, which happens for a moment after an alias was moved.
-
-    `found`: The JSON of each replica's response to `GET /drift/...`.
     """
     from afina.server.versions.served_answers import ServedAnswers, summed
 
@@ -151,5 +137,4 @@ def summed_answers(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def is_last(message: Message) -> bool:
-    """Return whether an ASGI message is the last message of a response."""
     return message["type"] == "http.response.body" and not message.get("more_body", False)

@@ -50,11 +50,7 @@ class ReplicaOptions(Frozen):
 
 
 class Replica:
-    """A server in a Ray Serve replica. Ray Serve calls the methods on the replica's event loop.
-
-    Args:
-        options: The fields of `ReplicaOptions`.
-    """
+    """A server in a Ray Serve replica. Ray Serve calls the methods on the replica's event loop."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         given = ReplicaOptions(**options)
@@ -72,7 +68,6 @@ class Replica:
         self._measured = meter.now(), 0.0
 
     def _named(self, record: logging.LogRecord) -> bool:
-        """Add the replica's name to a log line."""
         record.fields = {**getattr(record, "fields", {}), "replica": self.name}
         return True
 
@@ -139,7 +134,7 @@ class NamedAnswers:
 
 
 def _name_traces(environment: MutableMapping[str, str], name: str) -> None:
-    """Set OpenTelemetry's resource attribute `service.instance.id` to the replica's name, unless it is set already."""
+    """Set OpenTelemetry's resource attribute `service.instance.id` to the replica's name, unless it is set."""
     attributes = environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
     if "service.instance.id=" not in attributes:
         environment["OTEL_RESOURCE_ATTRIBUTES"] = ",".join(filter(None, [attributes, f"service.instance.id={name}"]))

@@ -55,19 +55,18 @@ def serve_on_ray(
     """Serve on a Ray cluster until SIGTERM, SIGHUP or SIGINT, or until another such command takes over the deployment.
 
     Args:
-        address: The address of the Ray cluster; None for the cluster of the environment variable RAY_ADDRESS, else a
+        address: the address of the Ray cluster; None for the cluster of the environment variable RAY_ADDRESS, else a
             cluster on this machine, else a new cluster.
-        host: The address on which Ray Serve's HTTP proxies listen.
-        port: The port on which the HTTP proxies listen. 0: any free port.
-        listening: Called with the server's URL when the server accepts requests.
+        port: the port on which Ray Serve's HTTP proxies listen. 0: any free port.
+        listening: called with the server's URL when the server accepts requests.
 
     Raises:
-        Refused: Nodes have different package versions, a node cannot access the store, or Ray Serve runs another
+        Refused: nodes have different package versions, a node cannot access the store, or Ray Serve runs another
             application.
-        Busy: Another process uses the port.
-        RunFailed: The replicas did not start.
-        UnknownName: The dtype is unknown.
-        NotFound: The cluster does not respond.
+        Busy: another process uses the port.
+        RunFailed: the replicas did not start.
+        UnknownName: the dtype is unknown.
+        NotFound: the cluster does not respond.
     """
     settings = Settings(**options.settings)  # type: ignore[arg-type]
     check_backbone(options.backbone)
@@ -121,10 +120,7 @@ def _connected(address: str | None) -> Iterator[ClusterConnection]:
 
 
 class _Signals:
-    """A handler of the signals that end the command.
-
-    The first signal ends `wait`. A second signal, or SIGINT, ends the draining.
-    """
+    """A handler of the signals that end the command. A second signal, or SIGINT, also ends the draining."""
 
     def __init__(self) -> None:
         self._first, self._second = threading.Event(), threading.Event()
@@ -153,16 +149,13 @@ class _Signals:
         return self._first.wait(seconds)
 
     def drain(self, seconds: float) -> None:
-        """Wait for a number of seconds, or until a second signal or SIGINT arrives."""
         self._second.wait(seconds)
 
 
 def _begin_serve(host: str, port: int) -> bool:
     """Start Ray Serve's controller and proxies, unless they run already. Return whether this call has started them.
 
-    Raises:
-        Refused: Ray Serve runs already, with another application, or on another host or port.
-        Busy: Another process uses the port.
+    Raises Refused if Ray Serve runs another application, or on another host or port, and Busy for a port in use.
     """
     running = _get_global_client(raise_if_no_controller_running=False)
     if running is not None:
@@ -184,7 +177,6 @@ def _begin_serve(host: str, port: int) -> bool:
 
 
 def _free_port(host: str) -> int:
-    """Return the number of a port that is free on this machine. Raises the errors of `bind`."""
     with contextlib.ExitStack() as stack:
         bound = [stack.enter_context(one) for one in bind(host, 0)]
         found: int = bound[0].getsockname()[1]

@@ -17,7 +17,7 @@ ROUNDS = 4
 
 
 class Liveness:
-    """A class that sends health checks to replicas, with at most one unanswered check for each replica.
+    """Sends health checks to replicas, with at most one unanswered check for each replica.
 
     Rounds of health checks and not seconds are counted, so that a pause of the proxy itself makes no replica late.
     """
@@ -27,12 +27,7 @@ class Liveness:
         self._silent: dict[str, int] = {}
 
     def round(self, questions: Mapping[str, Callable[[], Awaitable[bool]]]) -> frozenset[str]:
-        """Send a health check to each replica without an unanswered check, and return the names of the late replicas.
-
-        Args:
-            questions: for each replica name, a function that sends a health check and returns whether the replica
-                answered.
-        """
+        """Send a health check to each replica without an unanswered check, and return the names of late replicas."""
         for name in self._asked.keys() - questions.keys():
             self._asked.pop(name).cancel()
             del self._silent[name]

@@ -111,10 +111,7 @@ class Collected:
 
 
 class ClientEnd:
-    """A watch on whether the client has closed its connection, for a request whose body was already read.
-
-    The caller must call `close`.
-    """
+    """A watch on whether the client has closed its connection, for a request whose body was read. `close` it."""
 
     def __init__(self, receive: Receive) -> None:
         self._gone = asyncio.Event()
@@ -132,7 +129,7 @@ class ClientEnd:
     def receiving(self, body: bytes) -> Receive:
         """Return an ASGI `receive` function for one attempt to send the request.
 
-        The `receive` function first returns the body, and then waits until the client closes its connection.
+        It first returns the body, and then waits until the client closes its connection.
         """
         given = False
 
@@ -257,14 +254,10 @@ class RepeatingProxy:
     async def _try(self, scope: Scope, receive: Receive, send: Send, attempt: Attempt, until: float) -> None:
         """Send a request to Ray Serve's proxy once, and forward the response if a replica has made it.
 
-        Returns without a response if no replica that responds has accepted the request at the time `until`, or if the
-        request should be sent to another replica. Responses of Ray Serve itself are not forwarded.
-
-        Args:
-            scope: The ASGI scope of the request, with a new request id for Ray Serve.
-            attempt: The object in which the result of the attempt is recorded.
-            until: The time limit, on the clock `meter.now`. A request that only one certain replica may answer always
-                ends at this time.
+        Returns without a response if no replica that responds has accepted the request at the time `until` (on the
+        clock `meter.now`), or if the request should be sent to another replica. A request that only one certain replica
+        may answer always ends at `until`. Responses of Ray Serve itself are not forwarded. `attempt` records the
+        result.
         """
         request = answers.header(scope["headers"], answers.ID) or b""
 
@@ -379,10 +372,10 @@ def _key(scope: Scope, body: bytes = b"") -> str | None:
 
 
 def _scope(scope: Scope, request: str) -> Scope:
-    """Return a copy of a request's ASGI scope for one attempt.
+    """Return a copy of a request's ASGI scope for one attempt, without the headers that control Ray Serve.
 
-    The copy has no headers that control Ray Serve. The copy has the request id for the client, and a new request id for
-    Ray Serve (`request`), since two clients may give their requests the same id.
+    The copy has the request id for the client, and a new request id for Ray Serve (`request`), since two clients may
+    give their requests the same id.
     """
     headers = [(name, value) for name, value in scope["headers"] if name.lower().replace(b"_", b"-") not in CONTROLS]
     ids = [(answers.ID, request.encode()), (answers.CLIENT_ID, scope[REQUEST].encode())]
@@ -401,14 +394,10 @@ def _identified(send: Send, request: str) -> Send:
 
 
 async def _end(path: str, attempt: Attempt, send: Send) -> None:
-    """Send an error as the end of a response whose replica died.
-
-    If the format of the response allows no error at the end, nothing is sent and the connection is closed.
-    """
+    """End a response whose replica died with an error, or, if its format allows none, close the connection."""
     if (last := answers.broken_end(path, attempt.media_type, attempt.events)) is not None:
         await send({"type": "http.response.body", "body": last})
 
 
 def middlewares() -> list[Middleware]:
-    """Return the list of ASGI middleware for a Ray Serve proxy."""
     return [Middleware(RepeatingProxy)]

@@ -42,7 +42,6 @@ class ResidencyRouter(RequestRouter):
         self._watching: asyncio.Task[None] | None = None
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
-        """Update the router's list of running replicas, with the statistics that the replicas report."""
         super().update_replicas(replicas)
         self._held = {_name(one): frozenset(one.routing_stats.get(affinity.HELD, ())) for one in replicas}
         affinity.PROXY.replicas = tuple(sorted(self._held))
@@ -67,14 +66,14 @@ class ResidencyRouter(RequestRouter):
         return replica
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
-        """Remove a replica that died from the router's list, without waiting for Ray Serve's controller."""
+        """Remove a replica that died at once, without waiting for Ray Serve's controller."""
         super().on_replica_actor_died(replica_id)
         affinity.PROXY.replicas = tuple(sorted(map(_name, self.curr_replicas.values())))
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """Return lists of one replica each, in the order in which the replicas should be tried for a request."""
+        """Return lists of one replica each, in the order in which they should be tried for a request."""
         if pending_request is None:
             return [[*candidate_replicas]]
         pending_request.routing_context.should_backoff = True
@@ -96,7 +95,7 @@ class ResidencyRouter(RequestRouter):
         return affinity.RankedReplica(name, holds, load, len(known) + self._new[name])
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
-        """Record that a replica has accepted a request, and so will have the request's adapter in memory."""
+        """Record that a replica has accepted a request, and so will have the adapter in memory."""
         request, name = affinity.PROXY.requests.get(pending_request.metadata.request_id), replica_id.unique_id
         if request is None:
             return

@@ -38,12 +38,7 @@ now_in_utc: Clock = partial(datetime.now, UTC)
 
 
 class VersionCounts:
-    """The counts of one version's answers, by day in UTC. Thread-safe.
-
-    Args:
-        objective: The objective of the version, whose answers have a score.
-        reference: The counts of the evaluation texts, from the manifest. None: the manifest has none.
-    """
+    """The counts of one version's answers, by day in UTC; `reference` are those of evaluation texts. Thread-safe."""
 
     def __init__(self, objective: Objective, reference: AnswerProfile | None, clock: Clock) -> None:
         self.objective, self.reference, self._clock = objective, reference, clock
@@ -56,7 +51,6 @@ class VersionCounts:
         self._lock = threading.Lock()
 
     def count(self, answer: Mapping[str, Any], groups: np.ndarray) -> None:
-        """Count an answer; `groups`: the groups of the text's tokens."""
         score, labels = self.objective.score(answer), self.objective.labels_of(answer)
         with self._lock:
             today = self._clock().toordinal()
@@ -79,7 +73,6 @@ class VersionCounts:
         return total
 
     def for_metrics(self, version: str) -> VersionAnswers:
-        """Return the counts as the metrics show them."""
         with self._lock:
             total, score_sum = self._all.profile(self.objective.counted_labels), self._sum
         return VersionAnswers(version, self.objective.score_name or "", total, score_sum, self._recent_drift())
@@ -97,11 +90,7 @@ class VersionCounts:
 
 
 class AnswerCounts:
-    """The counts of all versions. Thread-safe.
-
-    Args:
-        clock: A function that returns the time in UTC.
-    """
+    """The counts of all versions. Thread-safe."""
 
     def __init__(self, clock: Clock = now_in_utc) -> None:
         self._clock = clock
@@ -148,7 +137,6 @@ class AnswerCounts:
     def _by_version_of(
         self, version: str, digest: str, objective: Objective, reference: AnswerProfile | None
     ) -> VersionCounts:
-        """Return the counts of a version, which begin now if none of its answers was counted."""
         with self._lock:
             if (version, digest) not in self._by_version:
                 while len(self._by_version) >= MOST_VERSIONS:
@@ -158,7 +146,7 @@ class AnswerCounts:
 
 
 def _count(counts: VersionCounts, groups: np.ndarray, answered: Future[Any]) -> None:
-    """Count the answer of a future, unless the text was not answered. The computing thread calls this function."""
+    """Count the answer of a future, unless the text was not answered. Called by the computing thread."""
     if answered.cancelled() or answered.exception() is not None:
         return
     outcome = answered.result()

@@ -19,7 +19,7 @@ from afina.store.versions import CANARY, PRODUCTION, Name, Reference
 def place(name: Name, sticky: str) -> float:
     """Return a number from 0 to 100, which is a hash of a model's name and a request's sticky id.
 
-    The numbers of many ids are uniformly distributed. The canary answers if the number is below its percentage.
+    The canary answers if the number is below its percentage.
     """
     drawn = hashlib.blake2b(f"{name}\0{sticky}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return 100 * int.from_bytes(drawn, "big") / 2**64
@@ -28,11 +28,8 @@ def place(name: Name, sticky: str) -> float:
 class Canaries:
     """The canary versions of all models. Thread-safe; a separate thread reads the store and loads versions.
 
-    A canary version answers requests once it is loaded and has passed its golden test. Until its golden test has
-    passed, and if the golden test fails, the version in production answers.
-
-    Args:
-        served: The object that loads canary versions and runs their golden tests.
+    A canary version answers requests once it is loaded and has passed its golden test. Until then, the version in
+    production answers.
     """
 
     def __init__(self, store: StoreReader, served: ServedVersions) -> None:
@@ -45,7 +42,6 @@ class Canaries:
         return sum(share > 0 for share in self.names.known)
 
     def answers(self, name: Name) -> bool:
-        """Return whether the model with this name has a canary version that answers requests."""
         return self.names.get(name) > 0
 
     def drawn(self, reference: Reference, sticky: str) -> Reference:

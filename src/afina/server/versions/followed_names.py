@@ -23,10 +23,8 @@ Known = TypeVar("Known")
 class FollowedNames(Generic[Known]):
     """A cache of values by model name. A thread of the cache reads the values from the store. Thread-safe.
 
-    Args:
-        look: A function that reads a model's value from the store, given the model's name and the previous value. It
-            must not raise.
-        unseen: The value of a model before its value was read from the store.
+    `look` reads a model's value from the store, given the model's name and the previous value, and must not raise.
+    `unseen` is the value of a model before its value was read from the store.
     """
 
     def __init__(self, store: StoreReader, look: Callable[[Name, Known], Known], unseen: Known, thread: str) -> None:
@@ -39,7 +37,6 @@ class FollowedNames(Generic[Known]):
 
     @property
     def known(self) -> Sequence[Known]:
-        """The cached values of all names."""
         with self._lock:
             return [*self._known.values()]
 
@@ -70,10 +67,7 @@ class FollowedNames(Generic[Known]):
             self._again.add(name)
 
     def refresh(self) -> None:
-        """Start to read the values of cached names that have changed in the store.
-
-        Raises the errors of asking the store for changes.
-        """
+        """Start to read the values of names that have changed. Raises the errors of asking for changes."""
         with self._lock:
             names = [*self._known]
         self._last, touched = self._store.news(self._last, names)
@@ -92,5 +86,4 @@ class FollowedNames(Generic[Known]):
             self._known[name] = found
 
     def close(self) -> None:
-        """Stop reading the store."""
         self._pool.shutdown(cancel_futures=True)

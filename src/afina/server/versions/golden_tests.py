@@ -33,7 +33,7 @@ LOADING = 20.0
 
 
 class GoldenTests:
-    """A class that loads versions and runs their golden tests. Thread-safe."""
+    """Loads versions and runs their golden tests. Thread-safe."""
 
     def __init__(self, engine: Engine, batching: Batcher, metrics: Metrics) -> None:
         self._engine, self._batching, self._metrics = engine, batching, metrics

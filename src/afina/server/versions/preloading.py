@@ -27,11 +27,7 @@ def check_models(store: StoreReader, models: Sequence[str]) -> None:
 
 
 class Preloading:
-    """A thread that loads models, and tries again until each of them is loaded and has passed its golden test.
-
-    Args:
-        models: The names of the models, with or without an alias or a version number.
-    """
+    """A thread that loads models, and tries again until each of them is loaded and has passed its golden test."""
 
     def __init__(self, current: ServedVersions, models: Sequence[str]) -> None:
         self._current = current

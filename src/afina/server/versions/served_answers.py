@@ -28,18 +28,12 @@ class ServedAnswers(Frozen):
     """The counts of the answers of a version.
 
     Attributes:
-        name: The name of the model, `client/task`.
-        alias: The alias whose version is counted.
-        version: The number of the version that the alias points to.
-        digest: The digest of the version's adapter.
-        kind: The kind of the task.
-        score: The name of the number by which answers are counted: `confidence` or `value`.
-        one_label: Whether each answer has exactly one label.
-        days: The number of days that are counted, today included; days are those of UTC.
-        since: The time from which the answers of the version are counted. None: the server has counted none.
-        reference: The counts of the adapter's evaluation texts. None: the adapter's manifest has none.
-        answers: The counts of clients' texts.
-        servers: The number of servers whose counts were added.
+        score: the name of the number by which answers are counted: `confidence` or `value`.
+        one_label: whether each answer has exactly one label.
+        days: the number of days that are counted, today included; days are those of UTC.
+        since: the time from which the answers of the version are counted. None: the server has counted none.
+        reference: the counts of the adapter's evaluation texts. None: the adapter's manifest has none.
+        servers: the number of servers whose counts were added.
     """
 
     name: str
@@ -88,7 +82,6 @@ class ServedAnswers(Frozen):
         return self.reference.drift(self.answers, one_label=self.one_label, level=level, effect=effect)
 
     def as_json(self, level: float = LEVEL, effect: float = EFFECT) -> dict[str, Any]:
-        """Return the counts and the drift as JSON values."""
         found = self.drift(level, effect)
         return {**self.model_dump(mode="json"), "drift": None if found is None else found.as_json()}
 

@@ -38,13 +38,7 @@ after a temporary failure such as a store that does not respond (`SHORT`), and t
 
 @dataclass(frozen=True)
 class LoadFailure:
-    """The last failure of a version that cannot be served.
-
-    Attributes:
-        error: The exception of the last attempt to load the version.
-        tries: The number of attempts to load the version.
-        until: The time of the next attempt, in seconds of the clock.
-    """
+    """The last failure of a version that cannot be served, and when it is tried again."""
 
     error: AfinaError
     tries: int
@@ -59,9 +53,7 @@ class LoadFailure:
 class ServedVersions:
     """The versions that the server serves, by reference. Thread-safe.
 
-    Args:
-        tests: Loads versions and runs their golden tests. Raises AfinaError if a version cannot be served.
-        clock: A function that returns the time in seconds.
+    `tests` loads versions and runs their golden tests. It raises AfinaError if a version cannot be served.
     """
 
     def __init__(
@@ -124,12 +116,9 @@ class ServedVersions:
     def demand(self, version: Version) -> None:
         """Load a version and run its golden test, unless the test has passed before.
 
-        The golden test runs once for all versions with the same adapter. If the golden test has failed, it runs again
-        after a pause; until the pause is over, the exception of the failure is raised again.
-
-        Raises:
-            OtherBackbone: The version was made for another backbone than the server's.
-            AfinaError: The version cannot be served.
+        The golden test runs once for all versions with the same adapter. If it has failed, it runs again after a pause;
+        until the pause is over, the exception of the failure is raised again. Raises OtherBackbone for a version that
+        was made for another backbone, and AfinaError for a version that cannot be served.
         """
         if version.digest in self._proven:
             return
@@ -152,7 +141,7 @@ class ServedVersions:
         self._damaged.pop(str(version), None)
 
     def fits(self, version: Version) -> bool:
-        """Return False if a version is known to be made for another backbone than the server's, otherwise True."""
+        """Return False if a version is known to be made for another backbone than the server's."""
         try:
             self._tests.demand_backbone(version)
         except OtherBackbone:
@@ -160,7 +149,7 @@ class ServedVersions:
         return True
 
     def distrust(self, version: Version, error: AfinaError) -> None:
-        """Record the error because of which a version cannot be served, and start the pause before the next attempt."""
+        """Record why a version cannot be served, and start the pause before the next attempt."""
         with self._lock:
             self._proven.discard(version.digest)
             before = self._damaged.get(str(version))
@@ -178,15 +167,14 @@ class ServedVersions:
         return any(version.digest in self._proven or self._may_try(version) for version in [*self._behind.values()])
 
     def _may_try(self, version: Version) -> bool:
-        """Return whether the server may try to load a version: it is not being loaded, and no pause is running."""
+        """Return whether a version is not being loaded, and no pause is running."""
         loading, failure = self._loading.get(str(version)), self._damaged.get(str(version))
         return (loading is None or loading.done()) and (failure is None or failure.until <= self._clock())
 
     def refresh(self) -> bool:
         """Read changed aliases and versions from the store, and return whether there were any.
 
-        Versions are loaded in other threads, and `refresh` does not wait for the loading. Raises the store's reading
-        errors.
+        Versions are loaded in other threads, and `refresh` does not wait for them. Raises the store's reading errors.
         """
         last, _ = self._store.news(self._last, ())
         if last == self._last and not self._due:
@@ -209,10 +197,7 @@ class ServedVersions:
         return news
 
     def _follow(self, reference: Reference) -> None:
-        """Serve the version that a reference means in the store now, or start to load it.
-
-        The previous version is served until the new version is loaded.
-        """
+        """Serve the version that a reference means in the store now, or start to load it."""
         version = self._store.known(reference)
         if version is None or not self.fits(version):
             with self._lock:
@@ -232,7 +217,6 @@ class ServedVersions:
                 self._loading[str(version)] = self._pool.submit(self._load, version)
 
     def _load(self, version: Version) -> None:
-        """Load a version and run its golden test. If the test passes, the next `refresh` serves the version."""
         with suppress(AfinaError):  # damaged, not loaded in time, or the store does not respond: recorded by `demand`
             self.demand(version)
 

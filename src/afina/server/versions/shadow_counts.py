@@ -18,10 +18,10 @@ class AnswerDifference(NamedTuple):
     """The difference between the production version's answer and the shadow version's answer to the same text.
 
     Attributes:
-        flipped: Whether the labels (or the generated texts) differ. None for regression.
-        drift: The difference in probability (or in the value), of which `ShadowCounts.drift` is the mean over texts.
-        by_current: Whether the production version is sure enough to answer; always true if it does not abstain.
-        by_shadow: Whether the shadow version is.
+        flipped: whether the labels (or the generated texts) differ. None for regression.
+        drift: the difference in probability (or in the value), of which `ShadowCounts.drift` is the mean over texts.
+        by_current: whether the production version is sure enough to answer; always true if it does not abstain.
+        by_shadow: whether the shadow version is.
     """
 
     flipped: bool | None
@@ -34,23 +34,20 @@ class AnswerDifference(NamedTuple):
 class ShadowCounts:
     """Counts over the texts that both the production version and the shadow version computed.
 
-    A version that abstains leaves texts unanswered, because it is not sure enough (`Objective.abstentions`).
-
     Attributes:
-        texts: The number of texts that were compared.
-        flips: The number of texts that both versions answered, and to which they gave different labels (or sets of
+        flips: the number of texts that both versions answered, and to which they gave different labels (or sets of
             labels, or generated texts). None for regression.
-        drift: The mean over texts of the probability that the shadow version gives to a label, minus the probability
-            that the production version gives to it. The label compared is the production version's label; for
-            multi-label tasks, its most probable label. A label that the shadow version does not have has probability 0.
-            For regression, `drift` is the mean difference of the predicted values. For generated texts, it is 0.
-        scatter: The sum of the squared deviations of the differences from their mean `drift`.
-        faults: The number of texts for which the shadow version failed; only the production version answered them.
-        left_out: The number of texts that the shadow version did not compute, because it was not in memory, the queue
+        drift: the mean over texts of the probability that the shadow version gives to a label, minus the probability
+            that the production version gives to it. The label is the production version's; for multi-label tasks, its
+            most probable one. A label that the shadow version does not have has probability 0. For regression, the mean
+            difference of the predicted values; for generated texts, 0.
+        scatter: the sum of the squared deviations of the differences from their mean `drift`.
+        faults: the number of texts for which the shadow version failed.
+        left_out: the number of texts that the shadow version did not compute, because it was not in memory, the queue
             was full, or the time limit was past.
-        only_current: The number of texts that only the production version answered, as the shadow version abstains.
-        only_shadow: The number of texts that only the shadow version answered, as the production version abstains.
-        unanswered: The number of texts that neither version answered.
+        only_current: the number of texts that the shadow version left unanswered (`Objective.abstentions`).
+        only_shadow: the number of texts that the production version left unanswered.
+        unanswered: the number of texts that neither version answered.
     """
 
     texts: int = 0
@@ -85,8 +82,7 @@ class ShadowCounts:
     def plus(self, other: ShadowCounts) -> ShadowCounts:
         """Return the sum of two `ShadowCounts`, with mean and sum of squared deviations over the texts of both.
 
-        Means and squared deviations are combined as by Chan, Golub & LeVeque, The American Statistician 37, 1983,
-        242-247.
+        As in Chan, Golub & LeVeque, The American Statistician 37, 1983, 242-247.
         """
         texts = self.texts + other.texts
         if not texts:
@@ -120,7 +116,7 @@ class ShadowCounts:
 
     @property
     def drift_interval(self) -> Interval | None:
-        """The 95 % confidence interval of the mean difference `drift`. None if fewer than two texts were compared."""
+        """The 95 % confidence interval of `drift`. None if fewer than two texts were compared."""
         if self.texts < 2:
             return None
         within = None if self.flips is None else (-1.0, 1.0)
@@ -154,10 +150,7 @@ class ShadowCounts:
 
 
 def _sum(one: ShadowCounts, other: ShadowCounts) -> int | None:
-    """Return the sum of the `flips` of two counts, or None if the task is a regression.
-
-    Counts without texts are ignored, since they do not show whether the task is a regression.
-    """
+    """Return the sum of the `flips`; None for regression. Counts without texts do not show whether the task is one."""
     if not one.texts or not other.texts:
         return other.flips if other.texts else one.flips
     return None if one.flips is None or other.flips is None else one.flips + other.flips

@@ -65,11 +65,11 @@ class ShadowStatus:
     """The state of a model's shadow version. Thread-safe.
 
     Attributes:
-        version: The shadow version. None: the model has no shadow version.
-        state: The state of the shadow version: UNSEEN, NONE, LOADING, RIDING or FAILED.
-        problem: The reason why the shadow version does not run. None: it runs, is being loaded, or does not exist.
-        counts_by_version: The counts of differences, by the production version that answered the clients.
-        pending: The futures of the shadow version's answers that are not computed yet.
+        version: None: the model has no shadow version.
+        state: UNSEEN, NONE, LOADING, RIDING or FAILED.
+        problem: why the shadow version does not run. None: it runs, is being loaded, or does not exist.
+        counts_by_version: the counts of differences, by the production version that answered the clients.
+        pending: the futures of the shadow version's answers that are not computed yet.
     """
 
     version: Version | None
@@ -84,10 +84,9 @@ class ShadowStatus:
         return None if self.version is None else (str(self.version), self.version.digest)
 
     def become(self, state: str, problem: str | None = None) -> None:
-        """Set the state of the shadow version.
+        """Set the state of the shadow version: RIDING only if the state was LOADING.
 
-        The state RIDING (computing texts for the comparison) is set only if the state was LOADING. A state other than
-        RIDING ends the comparison, and cancels the shadow version's answers that are not computed yet.
+        A state other than RIDING ends the comparison, and cancels the answers that are not computed yet.
         """
         with self.lock:
             if state == RIDING and self.state != LOADING:
@@ -106,12 +105,7 @@ class ShadowStatus:
 
 
 class Shadows:
-    """The shadow versions of all models. Thread-safe; store lookups, loading and tokenizing run in separate threads.
-
-    Args:
-        served: The object that loads the shadow version and runs its golden test.
-        encoder: Tokenizes texts for the shadow version.
-    """
+    """The shadow versions of all models. Thread-safe; lookups, loading and tokenizing run in threads of their own."""
 
     def __init__(
         self,
@@ -150,10 +144,7 @@ class Shadows:
     def _answered(
         self, status: ShadowStatus, current: str, request: TextRequest, index: int, choice: int, done: Future[Any]
     ) -> None:
-        """Pass a text that was answered to the thread that queues texts for the shadow version.
-
-        The computing thread calls this method.
-        """
+        """Pass an answered text, on the computing thread, to the thread that queues texts for the shadow version."""
         if done.cancelled() or done.exception() is not None or isinstance(outcome := done.result(), AfinaError):
             return  # nothing to compare with; usually because of the text
         if not self._places.acquire(blocking=False):
@@ -201,7 +192,7 @@ class Shadows:
     def _compare(
         self, status: ShadowStatus, current: str, accepted: AcceptedRequest, outcome: Any, done: Future[Any]
     ) -> None:
-        """Count the difference between the production version's answer and the shadow version's answer to a text."""
+        """Count the difference between the answers of the production version and of the shadow version to a text."""
         accepted.close()
         try:
             if done.cancelled() or status.state != RIDING:
@@ -235,18 +226,14 @@ class Shadows:
         status.note(current, change)
 
     def _broke(self, status: ShadowStatus, current: str, error: BaseException) -> None:
-        """End the comparison after an unexpected error.
-
-        Only the error's type is kept, since the error's message may contain a text.
-        """
+        """End the comparison after an unexpected error. Only its type is kept: its message may contain a text."""
         self._note(status, current, "fault", ShadowCounts.fault)
         status.become(FAILED, UNFORESEEN.format(type(error).__name__))
 
     def status_json(self, name: Name, current: Version) -> dict[str, Any]:
         """Return the state and the counts of a model's shadow version as JSON values.
 
-        Raises:
-            Busy: The model's shadow version was never read from the store, and the store does not respond now.
+        Raises Busy if the shadow version was never read from the store, and the store does not respond now.
         """
         status = self.names.looked_up(name)
         if status.state == UNSEEN:
@@ -262,8 +249,7 @@ class Shadows:
     def _look(self, name: Name, before: ShadowStatus) -> ShadowStatus:
         """Return the status of a model's shadow version, read from the store.
 
-        If the shadow version has changed, the comparison with the previous shadow version ends before the new one is
-        loaded.
+        If it has changed, the comparison with the previous shadow version ends before the new one is loaded.
         """
         try:
             version = self._store.known(Reference(name, alias=SHADOW))
@@ -301,7 +287,6 @@ class Shadows:
             status.become(RIDING)
 
     def close(self) -> None:
-        """Stop reading the store, and cancel all answers of shadow versions that are not computed yet."""
         self.names.close()
         for pool in (self._loading, self._asking):
             pool.shutdown(cancel_futures=True)

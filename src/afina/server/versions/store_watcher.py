@@ -27,8 +27,7 @@ again at the next tick, and not only after a second interval."""
 class _Reading:
     """A function that reads the store, and its running call.
 
-    `problem`: The error message of the function's last finished call. None: the call succeeded. `rests`: Number of
-    ticks until the next call is due.
+    `problem`: the message of the last finished call's error. `rests`: the number of ticks until the next call is due.
     """
 
     read: Callable[[], None]
@@ -42,11 +41,9 @@ class StoreWatcher:
     """A thread that calls functions which read the store, until the method `close` is called.
 
     Args:
-        reads: The functions that read the store.
-        every: The interval in seconds between the starts of two calls of a function. After a call that takes longer,
-            the next call starts at most an eighth of the interval later.
-        failed: A function that is called with each exception of a read, except an AfinaError.
-        clock: A function that returns the time in seconds.
+        every: the seconds between the starts of two calls of a function. After a call that takes longer, the next call
+            starts at most an eighth of the interval later.
+        failed: called with each exception of a read, except an AfinaError.
     """
 
     def __init__(
@@ -85,10 +82,7 @@ class StoreWatcher:
             self.answers = problem is None
 
     def _turn(self, one: _Reading) -> str | None:
-        """Start the next call of a read function if it is due and the last call has ended.
-
-        Returns why the store does not respond, or None if it responds.
-        """
+        """Start the next call of a read if it is due. Returns why the store does not respond; None: it responds."""
         one.rests = max(0, one.rests - 1)
         if one.running is not None and not one.running.done():
             is_silent = self._clock() - one.began > SILENT

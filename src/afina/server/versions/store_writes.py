@@ -23,11 +23,8 @@ PAUSE = 10.0
 class StoreWrites:
     """A check of whether the store can be written. The attribute `possible` has the last result. Thread-safe.
 
-    After a failed write, or if the disk has little free space, the class tries a write that changes nothing every
-    `PAUSE` seconds.
-
-    Args:
-        clock: a function that returns the time in seconds.
+    After a failed write, or if the disk has little free space, it tries a write that changes nothing every `PAUSE`
+    seconds.
     """
 
     def __init__(self, store: AdapterStore, *, clock: Callable[[], float] = meter.now) -> None:
@@ -49,10 +46,7 @@ class StoreWrites:
         self._learn(None)
 
     def refresh(self) -> None:
-        """Check in another thread whether the store can be written, if the last check is `PAUSE` seconds ago.
-
-        `refresh` does not wait for the check, which may have to wait for writes of other processes.
-        """
+        """Check in another thread whether the store can be written, if the last check is `PAUSE` seconds ago."""
         now = self._clock()
         if now >= self._next and (self._checking is None or self._checking.done()):
             self._next = now + PAUSE
