@@ -163,7 +163,7 @@ def test_the_key_goes_nowhere_else(two: tuple[Told, Told], afina: Command, key: 
         (404, b'{"error": "no such model.", "kind": "not_found"}', ": no such model (status 404)."),
         (500, b"<html>", ": the server refused the request (status 500)."),
         (200, b"<html>", ": no answer from a server"),
-        (200, b"[]", ": the answer does not come from an afina server."),
+        (200, b"[]", ": no answer from a server of afina (another answer)."),
         (
             200,
             b'{"name": 1, "current": 1, "shadow": 2, "state": "riding", "problem": null}',

@@ -73,14 +73,14 @@ class ServerClient:
         except ValueError as error:
             raise problems.NO_ANSWER(reason=error, server=self.server) from None
         if not isinstance(found, dict):
-            raise problems.NOT_A_SERVER(server=self.server)
+            raise problems.NO_ANSWER(reason="another answer", server=self.server)
         return found
 
     def shadow(self, name: str) -> dict[str, Any]:
         """Return the state and the counts of the shadow version of a name, as `GET /shadows/{client}/{task}`."""
         found = self.ask(f"/shadows/{quote(name)}")
         if not {"name", "current", "shadow", "state", "problem"} <= found.keys():
-            raise problems.NOT_A_SERVER(server=self.server)
+            raise problems.NO_ANSWER(reason="another answer", server=self.server)
         return found
 
     def drift(self, name: str, alias: str, days: int) -> dict[str, Any]:

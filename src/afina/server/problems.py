@@ -14,11 +14,7 @@ PROBE_DIFFERS = Problem(
 
 _data_kind_mismatch = partial(Problem, InvalidData, "data.kind-mismatch")
 NO_SCORES = _data_kind_mismatch(
-    "the answers of this adapter (`{found}`) have no score for each label of a text. Ask for them by the native "
-    "protocol, `/tasks` or `/bulk`."
-)
-GIVES_PARTS = _data_kind_mismatch(
-    "this model answers with parts of a text (`{found}`), not with a label of the text. Ask by `/tasks`, `/bulk`, "
+    "the answers of this model (`{found}`) have no score for each label of a text. Ask by `/tasks`, `/bulk`, "
     "`/models/...`, `/pooling` or `/v2/models/...`."
 )
 NO_TAGS = _data_kind_mismatch(
@@ -110,15 +106,10 @@ GRAMMAR_INVALID = Problem(
 )
 
 _request_malformed = partial(Problem, InvalidData, "request.malformed")
-FUNCTION_OF_ANOTHER_KIND = _request_malformed(
-    "`parameters.function_to_apply`: found {found}, expected {known} or none for this model."
-)
+VALUE_OF_OTHER_TASK = _request_malformed("`parameters.{option}`: found {found}, expected {known} for this model.")
 OPTION_OF_OTHER_TASK = _request_malformed(
     "`parameters.{option}`: the answers of this model are those of the task {found}, which has no such option. Leave "
     "it out."
-)
-STRATEGY_UNSUPPORTED = _request_malformed(
-    "`parameters.aggregation_strategy`: found {found}, expected {known}, as the model has one tag for each word."
 )
 DECODING_MALFORMED = _request_malformed("{_reason}")
 INPUT_TENSOR_MALFORMED = _request_malformed("`inputs`: {_problem}.")
@@ -170,11 +161,11 @@ COUNTS_MALFORMED = Problem(
 
 ENDING = Problem(Busy, "server.ending", "the server is shutting down. Try another server, or try again later.")
 
-_server_host_missing = partial(Problem, NotFound, "server.host-missing")
-HOST_ELSEWHERE = _server_host_missing(
-    "host {host}: not an address of this machine. Give an address of this machine with `host`."
+HOST_MISSING = Problem(
+    NotFound,
+    "server.host-missing",
+    "host {host}: {_reason}. Give an address of this machine with `host`.",
 )
-HOST_UNKNOWN = _server_host_missing("host {host}: unknown address. Give an address of this machine with `host`.")
 
 PORT_FORBIDDEN = Problem(
     Refused,
@@ -210,6 +201,6 @@ SERVER_ADDRESS_MALFORMED = Problem(
 
 SERVER_REFUSES = Problem(Refused, "server.refused", "{server}: {reason} (status {status}).")
 
-_server_unreachable = partial(Problem, NotFound, "server.unreachable")
-NOT_A_SERVER = _server_unreachable("{server}: the answer does not come from an afina server. Check the address.")
-NO_ANSWER = _server_unreachable("{server}: no answer from a server ({reason}). Check the address.")
+NO_ANSWER = Problem(
+    NotFound, "server.unreachable", "{server}: no answer from a server of afina ({reason}). Check the address."
+)

@@ -204,7 +204,7 @@ def no_check(accepted: AcceptedRequest) -> None:
 def check_scored(accepted: AcceptedRequest) -> None:
     """Raise InvalidData if the answers of the adapter have no score for each label of a text, as entities have none."""
     if not ANSWER_FORMATS[accepted.objective.kind].has_scores:
-        raise problems.GIVES_PARTS(found=accepted.objective.column, expected="label")
+        raise problems.NO_SCORES(found=accepted.objective.column, expected="label")
 
 
 def check_pairs(texts: Sequence[Text], manifest: Manifest) -> None:

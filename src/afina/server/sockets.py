@@ -21,7 +21,7 @@ def bind(host: str, port: int) -> Sequence[socket.socket]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
-        raise problems.HOST_UNKNOWN(host=host) from None
+        raise problems.HOST_MISSING(_reason="unknown address", host=host) from None
     sockets: list[socket.socket] = []
     for family, kind, protocol, _, address in dict.fromkeys(found):
         one = socket.socket(family, kind, protocol)
@@ -45,4 +45,4 @@ def refusal(host: str, port: int, error: OSError) -> AfinaError:
         return problems.PORT_OCCUPIED(host=host, port=port)
     if error.errno in (errno.EACCES, errno.EPERM):
         return problems.PORT_FORBIDDEN(host=host, port=port)
-    return problems.HOST_ELSEWHERE(host=host)
+    return problems.HOST_MISSING(_reason="not an address of this machine", host=host)

@@ -179,12 +179,10 @@ class Classification(Body):
         for option, value in self.asked:
             if value is not None and option not in OPTIONS[written.hub_task]:
                 raise problems.OPTION_OF_OTHER_TASK(option=option, found=written.hub_task)
-        if self.asked.function_to_apply not in (None, "none", written.function):
-            raise problems.FUNCTION_OF_ANOTHER_KIND(
-                option="function_to_apply", found=self.asked.function_to_apply, known=[written.function]
-            )
-        if (found := self.asked.aggregation_strategy) not in (None, WORDS, *GROUPS):
-            raise problems.STRATEGY_UNSUPPORTED(found=found, known=[WORDS, *GROUPS])
+        values = {"function_to_apply": ("none", written.function), "aggregation_strategy": (WORDS, *GROUPS)}
+        for option, known in values.items():
+            if (value := getattr(self.asked, option)) not in (None, *known):
+                raise problems.VALUE_OF_OTHER_TASK(option=option, found=value, known=known)
 
 
 def _ranked(body: Classification, found: Sequence[ServedAnswer]) -> Sequence[Any]:
