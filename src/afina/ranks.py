@@ -139,6 +139,19 @@ class Ranks:
                 for tensor, summed in zip(bucket, flat.split([each.numel() for each in bucket]), strict=True):
                     tensor.copy_(summed.view(tensor.shape))
 
+    def sum_gradients(self, weights: Sequence[Tensor], loss: Tensor) -> None:
+        """Add the gradients of the weights, and the loss, over all ranks, in place.
+
+        A weight that has a gradient on some rank has one on every rank then; the others keep none, so that the
+        optimizer leaves them as they are.
+        """
+        on_some = self.any_([weight.grad is not None for weight in weights])
+        used = [weight for weight, is_used in zip(weights, on_some, strict=True) if is_used]
+        for weight in used:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        self.sum_([loss, *(weight.grad for weight in used if weight.grad is not None)])
+
     def _sum(self, tensor: Tensor) -> None:
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
 

@@ -1,7 +1,7 @@
 """Checkpoints: parameters, optimizer state and step, from which an interrupted run continues with the same result.
 
-A checkpoint has no random state, because the order of texts and the dropout masks depend only on the seed and the step
-(`afina.digest`). The masks of a step also depend on whether they are drawn for each text, which the account says.
+A checkpoint has no random state, because the order of texts and the dropout masks depend only on the seed, the step and
+whether masks are drawn for each text, which the account says.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def save(
 ) -> None:
     """Write a checkpoint atomically, in place of the previous one. All ranks call this, and rank 0 writes.
 
-    A checkpoint has the parameters, the optimizer state, the averaged weights and the `Account`. Tensors of which each
-    rank has a part are gathered and written one at a time.
+    Tensors of which each rank has a part are gathered and written one at a time.
 
     Args:
+        average: The averaged weights.
         parts: The sharded tensors of which the ranks have parts in `parameters`, by name.
     """
     tensors: dict[str, Tensor] = {f"{_AVERAGE}{name}": mean for name, mean in average.items()}

@@ -37,20 +37,19 @@ made the variance of the directions that tell labels apart large (docs/LOG.md).
 
 
 def contrastive_loss(embeddings: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean loss of a batch of pairs, a float32 scalar.
+    """Return the mean loss of a batch of pairs, a float32 scalar; the texts 2 i and 2 i + 1 are pair i.
 
     Args:
-        embeddings: The embeddings of the texts, float32 [2 B, width]; the texts 2 i and 2 i + 1 are pair i.
+        embeddings: float32 [2 B, width].
         targets: The target of the pair of each text, float32 [2 B].
     """
     return mse_loss(cosine_similarity(embeddings[0::2], embeddings[1::2]), targets[0::2])
 
 
 class ContrastiveFit(Fit):
-    """A training session that trains the body on pairs of texts, and then fits the head's last layer to features.
+    """A training session that trains the body on pairs of texts, and then fits the head's last layer.
 
-    The head is fitted after the last step, to features of all training texts that the trained body computes without
-    dropout.
+    The head is fitted to features of all training texts that the trained body computes without dropout.
     """
 
     loader: PairLoader
@@ -63,11 +62,10 @@ class ContrastiveFit(Fit):
         listen: Listener = ignore,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Take all remaining steps, or those up to the total number `stop`; after the last step, fit the head.
+        """Take all remaining steps, or those up to `stop`; after the last step, fit the head.
 
-        The arguments are those of `Fit.advance`. Ctrl-C while the head is fitted leaves the last checkpoint.
-
-        Raises Diverged if a loss or a feature is NaN or infinite, and InvalidStudy if all texts have the same class.
+        Ctrl-C while the head is fitted leaves the last checkpoint. Raises Diverged if a loss or a feature is NaN or
+        infinite, and InvalidStudy if all texts have the same class.
         """
         check_labels(self.objective, self.loader, self.method.name)
         super().advance(stop, keep=keep, listen=listen, stopped=stopped)
@@ -106,7 +104,6 @@ class ContrastiveFit(Fit):
 
     @property
     def beside_bytes(self) -> int:
-        """Size in bytes of the features of all texts, and of their copies, while the head is fitted."""
         texts, width = len(self.loader.encoded), int(self.classifier.output_layer.in_features)
         copies = head_fit_bytes(self.classifier, self.objective, self.loader, STRENGTH)
         return copies + texts * width * torch.float32.itemsize

@@ -47,15 +47,13 @@ class DryRun:
     """The result of a dry run: parameter counts, and memory in bytes as docs/reference/figures.md defines it.
 
     Attributes:
-        state_bytes: Bytes of parameters, gradients, optimizer state and all other tensors that are kept between steps.
         gpu_state_bytes: `state_bytes` without the second copies of frozen weights in oneDNN's layout, which only a CPU
             needs.
-        activation_bytes: Bytes of activations. `activation_bytes` is None if nothing is trained, or with activation
-            checkpointing.
+        activation_bytes: None if nothing is trained, or with activation checkpointing.
         beyond_state: Memory in addition to `state_bytes`: the activations, or with activation checkpointing or sharded
             weights, the peak of a step minus `state_bytes`.
-        evaluation: Peak size of all tensors during the evaluation after training, in bytes.
-        tensors: Peak size of all tensors from the start of training to the end of the evaluation, in bytes.
+        evaluation: Peak size of all tensors during the evaluation after training.
+        tensors: Peak size of all tensors from the start of training to the end of the evaluation.
     """
 
     counts: ParameterCounts
@@ -85,8 +83,7 @@ def dry_run(
 
     Args:
         address: The backbone's address; only its configuration is read.
-        evaluation: The largest batch of the evaluation, with targets for each token if the kind of task has such
-            targets.
+        evaluation: The largest batch of the evaluation.
         load: The prompts for which the evaluation generates answers. None: no answer is generated.
     """
     ranks, precision = recipe.ranks, recipe.training.precision
@@ -103,13 +100,8 @@ def dry_run(
         classifier = _fake(shapes.pop(), method, ranks, of_training)
         fit = fit_of(method)(classifier, method, objective, loader, recipe, dtype)
         del classifier
-        parts = _two_steps(fit, made) if fit.parameters else []
-        kept, activations, beyond = fit.state_bytes, None, 0
-        if fit.parameters:
-            beyond = alive.peak - kept
-            if not recipe.training.checkpointing and (activations := fit.activation_bytes(parts[0])) is not None:
-                beyond = beyond if ranks.sharded else activations
-        copies, most = fit.weights.copies, kept + fit.beside_bytes
+        activations, beyond = _step_memory(fit, made, alive)
+        state, copies, beside = fit.state_bytes, fit.weights.copies, fit.beside_bytes
         counts = count_parameters(fit.parameters)
         classifier = fit.finish(lambda: _fake(shapes.pop(), method, ranks))
         disk_bytes = tensorfile.size(method.state(classifier.model))
@@ -119,8 +111,19 @@ def dry_run(
             if generation is not None:
                 generation.run(classifier)
             classifier(evaluation, evaluation_layout)
-    tensors = max(before, alive.peak, most)
-    return DryRun(counts, kept, kept - copies, activations, beyond, alive.peak, tensors, disk_bytes)
+    tensors = max(before, alive.peak, state + beside)
+    return DryRun(counts, state, state - copies, activations, beyond, alive.peak, tensors, disk_bytes)
+
+
+def _step_memory(fit: Fit, made: Sequence[TextBatch], alive: Alive) -> tuple[int | None, int]:
+    """Take two steps; return `activation_bytes` and `beyond_state` of a DryRun."""
+    if not fit.parameters:
+        return None, 0
+    parts = _two_steps(fit, made)
+    beyond = alive.peak - fit.state_bytes
+    if fit.recipe.training.checkpointing or (activations := fit.activation_bytes(parts[0])) is None:
+        return None, beyond
+    return activations, beyond if fit.recipe.ranks.sharded else activations
 
 
 def _two_steps(fit: Fit, made: Sequence[TextBatch]) -> Sequence[MicroBatch]:
@@ -149,11 +152,7 @@ def serving_bytes(
 def _shape(
     address: str, labels: int, opening: Opening, method: Method, precision: str, *, unread: bool = False
 ) -> Classifier:
-    """Return a classifier without values with the method attached.
-
-    Args:
-        unread: Whether each rank will read its part of the backbone's weights (`Classifier.unread`).
-    """
+    """Return a classifier without values with the method attached; `unread` as in `Classifier.unread`."""
     classifier = open_without_weights(address, labels, opening)
     classifier.hold(precision)
     if unread:
@@ -189,7 +188,7 @@ def _stand_in(classifier: Classifier) -> None:
 
 @dataclass(frozen=True)
 class _Shape(StoredTensor):
-    """A weight of which only the shape is known; what is read has no values, in a dry run."""
+    """A weight of which only the shape is known."""
 
     size: tuple[int, ...] = ()
 
@@ -216,9 +215,7 @@ def _fake(
 ) -> Classifier:
     """Replace the tensors of a classifier by fake tensors on the CPU, in place.
 
-    Args:
-        ranks: The ranks that share the weights, if the classifier's weights are unread.
-        dtype: The dtype of frozen weights of which each rank has a part.
+    If the classifier's weights are unread, `ranks` share them, and the parts of frozen weights have `dtype`.
     """
     unread = {} if classifier.unread is None else classifier.unread.parameters
     parameters: dict[Parameter, Parameter] = {}  # keeps tied parameters tied

@@ -22,25 +22,17 @@ from afina.training import problems
 
 @dataclass(frozen=True)
 class FittedHead:
-    """How scikit-learn fitted a head.
+    """How scikit-learn fitted a head."""
 
-    Attributes:
-        parameter: scikit-learn's name of the regularization parameter: `C` or `alpha`.
-        strength: The value of the regularization parameter.
-        seconds: Time of the fit in seconds, without computing the features.
-        iterations: Number of iterations of the solver; None if a closed formula gave the solution.
-        converged: Whether scikit-learn's solver converged.
-    """
-
-    parameter: str
-    strength: float
-    seconds: float
-    iterations: int | None
+    parameter: str  # scikit-learn's name of the regularization parameter: `C` or `alpha`
+    strength: float  # the value of this parameter
+    seconds: float  # without computing the features
+    iterations: int | None  # None: a closed formula gave the solution
     converged: bool
 
 
 def check_labels(objective: Objective, loader: Loader, method: str) -> None:
-    """Raise InvalidStudy if no head can be fitted to the training texts of `loader`: all have the same class."""
+    """Raise InvalidStudy if no head can be fitted, because all training texts have the same class."""
     if not objective.linear.can_fit(loader.learnt_targets):
         raise problems.ONE_LABEL(method=method, texts=loader.encoded.texts)
 
@@ -57,7 +49,6 @@ def fit_head(
     """Fit the last layer of the classifier's head to the features of all training texts, and write it.
 
     Args:
-        loader: The loader of the training texts.
         features: The features of the training texts, or of the words that are read in them, float32 [N, width].
         method: The method's name, for errors.
         strength: The value of `C`, the inverse strength of regularization, for features with a common scale. None:

@@ -1,11 +1,9 @@
 """Mixed precision: the weights with which a model computes in training, and their float32 master weights.
 
-If a model trains in float32, its weights and the master weights are the same tensors. If a model trains in bfloat16, it
-has bfloat16 weights, so that no step has to cast a frozen weight. Each trained bfloat16 weight has a float32 master
-copy: the optimizer updates the copy, and every step then writes the bfloat16 weight from the copy. The head and the
-pooler of a model stay float32. If processes share a trained weight (`afina.models.weights.sharding`), each of them
-updates its float32 part, and torch gathers the parts in bfloat16. The module `mixed_precision` does not know batches or
-steps.
+In bfloat16, no step casts a frozen weight, and each trained weight has a float32 master copy: the optimizer updates the
+copy, and every step then writes the bfloat16 weight from the copy. If processes share a trained weight
+(`afina.models.weights.sharding`), each of them updates its float32 part, and torch gathers the parts in bfloat16. The
+module does not know batches or steps.
 """
 
 from __future__ import annotations
@@ -36,8 +34,6 @@ class WorkingWeights:
         trained: The float32 weights that the optimizer updates and that are saved in the end, under the parameters'
             names; of a sharded weight, this process's part.
         parts: The sharded weights of the model by name.
-        lowered: Whether `dtype` is not float32.
-        in_int8: Whether the products of frozen linear layers are computed in int8.
         int8_layers: The number of linear layers whose products are computed in int8.
         copies: Size in bytes of the second copies of frozen weights in oneDNN's layout for the backward pass; a GPU
             needs no such copies.
@@ -101,8 +97,7 @@ class WorkingWeights:
         """Return the working weights of a model to which `method` is attached.
 
         Args:
-            products: The type of numbers in which products with frozen weights are computed, "float" or "int8".
-            factors: The factors of the input channels of layers for int8 products (`int8_calibration`), by layer.
+            factors: The factors of the input channels of layers for int8 products (`int8_calibration`).
             rows: Whether only the rows of an embedding's gradient are written whose tokens are in the batch. Gradients
                 that several processes sum have every row.
             packs: Whether frozen weights may be converted to a faster form; sharded weights may not.
@@ -153,27 +148,17 @@ class WorkingWeights:
     def sum_over(self, ranks: Ranks, loss: Tensor) -> None:
         """Add the gradients and the loss of all processes, in place.
 
-        A weight that has a gradient in some process has one in every process then; the others keep none, so that the
-        optimizer leaves them as they are. The parts of sharded weights have their gradients from the backward pass.
+        The parts of sharded weights have their gradients from the backward pass.
         """
         if ranks.count == 1:
             return
         self._ranks = ranks
         for name, parameter in self.parts.items():
             self.trained[name].grad = None if parameter.grad is None else own_part(parameter.grad)
-        unused = {id(master.weight) for master in self._masters if not master.passes}  # has the last step's gradient
-        weights = list(self.on_every_process.values())
-        used = [weight.grad is not None and id(weight) not in unused for weight in weights]
-        summed = [loss]
-        for weight, is_used, is_summed in zip(weights, used, ranks.any_(used), strict=True):
-            if not is_summed:
-                weight.grad = None
-                continue
-            if not is_used:
-                weight.grad = torch.zeros_like(weight)
-            assert weight.grad is not None
-            summed.append(weight.grad)
-        ranks.sum_(summed)
+        for master in self._masters:
+            if not master.passes:
+                master.weight.grad = None  # of the last step
+        ranks.sum_gradients([*self.on_every_process.values()], loss)
         for master in self._masters:
             master.passes = 2  # its norm is not that of the sum
 
@@ -209,7 +194,7 @@ class WorkingWeights:
 
 
 def _is_tied(embedding: nn.Embedding, output: Any) -> bool:
-    """Whether the output embedding has the same tensor as the input embedding, so that its gradient has every row."""
+    """Whether the output embedding is the same tensor, so that its gradient has every row."""
     return output is not None and output.weight is embedding.weight
 
 
@@ -228,7 +213,7 @@ def first_with_gradient(entry: Architecture, trained: Iterable[str]) -> float:
 class _Master:
     """The float32 master copy of a trained bfloat16 parameter, with its gradient.
 
-    Each gradient is converted to float32 as soon as it is finished. Only one gradient at a time exists in both
+    Each gradient is converted to float32 as soon as it is finished: only one gradient at a time exists in both
     precisions, and its norm is computed while the gradient is in the processor's cache.
 
     Attributes:
@@ -258,10 +243,7 @@ class _Master:
 
 
 class _Rows:
-    """The gradient of an embedding's float32 weight.
-
-    Only those rows of an embedding's gradient whose tokens are in the batch are written, read and cleared.
-    """
+    """The gradient of an embedding's float32 weight: only the rows of the batch's tokens are written and cleared."""
 
     def __init__(self, weight: Parameter) -> None:
         self.weight = weight
@@ -275,7 +257,7 @@ class _Rows:
         self.used.append(ids)
 
     def norm(self) -> Tensor:
-        """Return the norm of an embedding's gradient, computed from the used rows; repeated rows count once."""
+        """Return the norm of the gradient, computed from the used rows; repeated rows count once."""
         assert self.weight.grad is not None
         ids = torch.cat(self.used)
         ones = torch.ones(len(ids), device=ids.device)

@@ -1,6 +1,6 @@
 """The optimizer: AdamW with torch's defaults (as in Trainer), L2-SP and weight averaging.
 
-The module `optimizer` does not know batches or losses.
+The module does not know batches or losses.
 """
 
 from __future__ import annotations
@@ -19,13 +19,7 @@ from afina.training.recipe import Recipe
 def make_optimizer(
     model: Any, method: Method, parameters: Mapping[str, Parameter], recipe: Recipe
 ) -> torch.optim.Optimizer:
-    """Return AdamW with parameter groups by learning-rate multiplier and weight decay.
-
-    Args:
-        model: The model to which the method is attached.
-        method: The method, which states learning-rate multipliers and the parameters with weight decay.
-        parameters: The trained float32 parameters by name; may be empty.
-    """
+    """Return AdamW with parameter groups by learning-rate multiplier and weight decay; `parameters` may be empty."""
     decaying, multipliers = method.decays(model), method.multipliers(model)
     if recipe.training.pull:
         decaying -= method.pretrained(model)
@@ -51,11 +45,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def clip(optimizer: torch.optim.Optimizer, norm: torch.Tensor, largest: float) -> None:
     """Clip the gradients of the next step to the total norm `largest`, as torch's `clip_grad_norm_` does.
 
-    The fused AdamW divides each gradient by `grad_scale` when it reads the gradient, which saves a pass over all
-    gradients.
-
-    Args:
-        largest: Maximum total norm of the gradients.
+    The fused AdamW divides each gradient by `grad_scale` when it reads it, which saves a pass over all gradients.
     """
     optimizer.grad_scale = ((norm + 1e-6) / largest).clamp(min=1.0)  # type: ignore[attr-defined]
     optimizer.found_inf = torch.zeros((), device=norm.device)  # type: ignore[attr-defined]
@@ -66,7 +56,7 @@ class L2SP:
 
     Args:
         strength: Strength of the decay, in the units of weight decay.
-        parameters: The trained parameters that come from the backbone, float32, before the first step.
+        parameters: The trained parameters that come from the backbone, before the first step.
         multipliers: Learning-rate multipliers by parameter name; 1 for a parameter without an entry.
     """
 
@@ -94,12 +84,10 @@ class WeightAverage:
 
     Attributes:
         first: Number of steps before the first step whose weights are averaged.
-        weights: The mean of the weights so far, by name, which checkpoints contain.
+        weights: The mean of the weights so far, by name.
 
     Args:
         share: Share of the last steps whose weights are averaged, at least one step. 0: no averaging.
-        steps: Total number of steps.
-        parameters: Trained float32 parameters by name.
     """
 
     def __init__(self, share: float, steps: int, parameters: Mapping[str, Parameter]) -> None:
@@ -108,7 +96,7 @@ class WeightAverage:
         self.weights = {name: torch.zeros_like(each.data) for name, each in parameters.items() if share}
 
     def take(self, step: int) -> None:
-        """Include the current weights, after the step with number `step` (from 1), in the mean."""
+        """Include the current weights, after the step with this number (from 1), in the mean."""
         if self.weights and step > self.first:
             trained = [self._parameters[name].data for name in self.weights]
             torch._foreach_lerp_(list(self.weights.values()), trained, 1 / (step - self.first))

@@ -1,7 +1,6 @@
 """`ProbeFit`: a training session in which scikit-learn fits the head to features of all texts, without gradient steps.
 
-The whole fit of a linear probe counts as one step. The module `probe_fit` does not know tasks or runs, and writes no
-checkpoint: an interrupted fit starts again.
+The whole fit counts as one step. The module does not know tasks or runs, and writes no checkpoint.
 """
 
 from __future__ import annotations
@@ -47,7 +46,6 @@ class ProbeFit(Fit):
 
     @property
     def learning_rate(self) -> float | None:
-        """None, because a linear probe takes no gradient steps."""
         return None
 
     def advance(
@@ -58,7 +56,7 @@ class ProbeFit(Fit):
         listen: Listener = ignore,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Compute the features and fit the head, if that was not done yet; `keep` is not called.
+        """Compute the features and fit the head, if not done yet; `keep` is not called.
 
         Raises Diverged if a feature is NaN or infinite, and InvalidStudy if all texts have the same class.
         """
@@ -84,14 +82,13 @@ class ProbeFit(Fit):
         return torch.zeros(())
 
     def warm_up(self) -> None:
-        """Do nothing, because a linear probe takes no gradient steps."""
+        """Do nothing: no step needs an optimizer."""
 
     def resume(self, path: Path, key: str) -> None:
-        """Do nothing, because a linear probe has no checkpoints."""
+        """Do nothing: an interrupted fit starts again."""
 
     @property
     def beside_bytes(self) -> int:
-        """Size in bytes of the copies of all features while the head is fitted."""
         return head_fit_bytes(self.classifier, self.objective, self.loader)
 
     def activation_bytes(self, part: MicroBatch) -> int | None:
@@ -110,12 +107,11 @@ class ProbeFit(Fit):
         return Pace(spent / tokens)
 
     def measure(self) -> Measured:
-        """Measure the memory of the state; a linear probe keeps nothing for a backward pass."""
         return Measured(self.state_bytes)
 
 
 def fit_of(method: Method) -> type[Fit]:
-    """Return the class of training sessions for `method`: `ProbeFit`, `ContrastiveFit` or `Fit`."""
+    """Return the class of training sessions for `method`."""
     if method.is_fitted:
         return ProbeFit
     return Fit if method.pairs is None else ContrastiveFit
