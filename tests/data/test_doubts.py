@@ -456,4 +456,4 @@ def test_half_a_surrogate_pair_is_refused_wherever_it_stands(tmp_path: Path) -> 
         assert "line 9: column" in refused(tmp_path / "mine.jsonl")
         assert "holds half a surrogate pair" in refused(tmp_path / "mine.jsonl")
     (tmp_path / "mine.jsonl").write_text('{"text": "x", "label": "y", "\\ud800": 1}', encoding="utf-8")
-    assert "a column name holds half of a surrogate pair" in refused(tmp_path / "mine.jsonl")
+    assert "a column name holds half a surrogate pair" in refused(tmp_path / "mine.jsonl")

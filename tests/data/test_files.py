@@ -541,7 +541,7 @@ def test_a_mistake_in_a_parquet_file_is_told_with_its_row(directory: Path) -> No
     parquet.write_table(pyarrow.table({"text": ["a", None], "label": [0, 1]}), directory / "train.parquet")
     assert "train.parquet, row 2: column 'text' is empty." in message(directory)
     (directory / "train.parquet").write_bytes(b"not parquet at all")
-    assert "train.parquet: not a parquet file (" in message(directory)
+    assert "train.parquet: not a readable parquet file (" in message(directory)
 
 
 def test_a_json_file_may_hold_one_list(directory: Path) -> None:
@@ -561,7 +561,7 @@ def test_a_parquet_file_whose_columns_have_no_readable_names_is_refused(director
     path = directory / "train.parquet"
     parquet.write_table(pyarrow.table({"text": ["a", "b"], "label": [0, 1]}), path, store_schema=False)
     path.write_bytes(path.read_bytes().replace(b"text", b"te\x80t"))
-    assert "train.parquet: not a parquet file (" in message(directory)
+    assert "train.parquet: not a readable parquet file (" in message(directory)
 
 
 # Which files

@@ -184,7 +184,7 @@ def evaluation_file(evaluation: str | os.PathLike[str]) -> Path:
     """Return the path of the file that replaces the evaluation split. Raises NotFound if the file does not exist."""
     path = Path(evaluation).expanduser()
     if not os.path.isfile(path):
-        raise problems.EVALUATION_FILE_MISSING(expected=list(READERS), path=evaluation, field="evaluation")
+        raise problems.FILE_MISSING(expected=list(READERS), path=evaluation, field="evaluation", _more="")
     return path
 
 

@@ -59,7 +59,7 @@ def _of_file(file: str) -> Iterator[str]:
     try:
         readers.check_there(Path(file))
     except NotFound:
-        raise problems.NEUTRAL_FILE_MISSING(path=file) from None
+        raise problems.TEXT_FILE_MISSING(path=file, _field="retention") from None
     with readers.chunks(file) as stream:
         for chunk in stream:
             yield from chunk.texts

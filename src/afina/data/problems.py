@@ -17,12 +17,8 @@ HASHES_CHANGED = Problem(
 
 _adapter_file_malformed = partial(Problem, CorruptAdapter, "adapter.file-malformed")
 HASHES_MALFORMED = _adapter_file_malformed(
-    f"{{path}}: expected a salt of 32 hexadecimal digits, and hashes in base64. {_AGAIN}"
+    f"{{path}}: expected a salt of 32 hexadecimal digits, and hashes of 8 bytes each in base64. {_AGAIN}"
 )
-HASHES_CUT = _adapter_file_malformed(
-    f"{{path}}: the hashes have {{bytes:,}} bytes. Expected a multiple of {{_multiple}}. {_AGAIN}"
-)
-HASHES_NOT_BASE64 = _adapter_file_malformed(f"{{path}}: the hashes are not base64. {_AGAIN}")
 
 HASHES_FORMAT_UNKNOWN = Problem(
     CorruptAdapter,
@@ -110,22 +106,12 @@ LINE_COLUMNS_DIFFER = _data_columns_differ(
 )
 
 _data_encoding_wrong = partial(Problem, InvalidData, "data.encoding-wrong")
-NOT_WESTERN_LANGUAGE = _data_encoding_wrong(
-    "{path}, line {line}: not UTF-8, and as Windows-1252 it has more accented letters than any language of "
-    "Western Europe. Save the file as UTF-8."
-)
-NOT_WINDOWS_1252 = _data_encoding_wrong("{path}, {_problem}. Save the file as UTF-8.")
-ENCODINGS_MIXED = _data_encoding_wrong(
-    "{path}, line {line}: encoded as UTF-8, but line {began} is not. Save the whole file as UTF-8."
-)
-IS_UTF32 = _data_encoding_wrong("{path}: UTF-32, which is not read. Save the file as UTF-8.")
+ENCODING_WRONG = _data_encoding_wrong("{path}{_place}: {_problem}. Save the file as UTF-8.")
 NUL_IN_FIRST_LINE = _data_encoding_wrong(
     "{path}, line 1: a NUL character. If it is UTF-16 without a byte order mark, save it as UTF-8; if it is no "
     "text, give a text file."
 )
 NUL_CHARACTER = _data_encoding_wrong("{path}, line {line}: a NUL character. Remove it, or give a text file.")
-NOT_UTF16 = _data_encoding_wrong("{path}, line {line}: not UTF-16. Save the file as UTF-8.")
-NOT_UTF8 = _data_encoding_wrong("{path}, line {line}: not UTF-8 (byte {byte}){_after}. Save the file as UTF-8.")
 
 _data_entity_malformed = partial(Problem, InvalidData, "data.entity-malformed")
 SPANS_MALFORMED = _data_entity_malformed(
@@ -178,13 +164,9 @@ SPAN_BLANK = _data_entity_misplaced(
 )
 
 _data_entity_borders = partial(Problem, InvalidData, "data.entity-borders")
-SPAN_INSIDE_WORD = _data_entity_borders(
-    "{where}: the span {found} ({label}) begins or ends inside a word. Expected whole words: {expected}. Correct the "
-    "span, or set `repair` to extend such spans to whole words."
-)
-SPAN_WITH_BLANK = _data_entity_borders(
-    "{where}: the span {found} ({label}) begins or ends with white space or an invisible character. Expected "
-    "{expected}. Correct the span, or set `repair` to cut white space from such spans."
+SPAN_NOT_WORDS = _data_entity_borders(
+    "{where}: the span {found} ({label}) begins or ends {_border}. Expected whole words: {expected}. Correct the "
+    "span, or set `repair` to {_mend}."
 )
 SPAN_REPEATED = _data_entity_borders(
     "{where}: the span {found} ({label}) is given twice. Remove one, or set `repair` to leave out repeated spans."
@@ -259,13 +241,8 @@ LABEL_STUDIO_MALFORMED = _data_file_damaged(
     "{path}, task {task}: an annotation that is not as Label Studio writes it ({_problem}). Export the project again, "
     "as JSON."
 )
-NOT_PARQUET = _data_file_damaged("{path}: not a parquet file ({_error}).")
-NOT_XLSX = _data_file_damaged(
-    "{path}: not a readable xlsx file ({_error}). Save it again without a password, or as csv in UTF-8."
-)
+NOT_READABLE = _data_file_damaged("{path}: not a readable {_kind} file ({_error}).{_advice}")
 PARQUET_DAMAGED = _data_file_damaged("{path}, row {row}: damaged ({_error}).")
-NOT_ZIP = _data_file_damaged("{path}: not a readable .zip file ({_error}). Unpack it, and give the file inside.")
-COMPRESSED_DAMAGED = _data_file_damaged("{path}: not a whole {_suffix} file ({_error}). Compress it again.")
 
 FILE_EXPANDS = Problem(
     InvalidData,
@@ -335,16 +312,10 @@ LIST_MALFORMED = _data_label_malformed(
     '{where}: column {column!r} holds {found!r}. Expected a list in JSON or Python notation, such as ["late", '
     '"broken"] or [0, 1, 0]. Correct the lists; if they are names of classes, set `kind` classes.'
 )
-LABEL_OF_OTHER_TYPE = _data_label_malformed(
-    "{where}: column {column!r} holds a {found}, expected a name or an integer."
-)
+LABEL_MALFORMED = _data_label_malformed("{where}: column {column!r} holds {_found}, expected {_expected}.")
 LABELS_ARE_DATES = _data_label_malformed(
     "{path}: column {column!r} holds dates, such as {found!r}, which are neither numbers nor names of classes. "
     "Name another column with `label`; if each date is a class, set `kind` classes."
-)
-LABEL_NAMES_MALFORMED = _data_label_malformed("{where}: column {column!r} holds {found}, expected names of labels.")
-TRUTH_MALFORMED = _data_label_malformed(
-    "{where}: column {column!r} holds {found!r}, expected 1 or true where the text has that label, else 0 or false."
 )
 REFERENCES_MALFORMED = _data_label_malformed(
     "{where} holds {found!r}, which begins as a list of texts but is not JSON. Correct the list. If it is one "
@@ -385,12 +356,9 @@ LABELS_INCOMPLETE = _data_labels_mismatch(
     "from 0 that stand for them in the data; of two labels, the second is positive."
 )
 LABELS_NOT_THOSE_KNOWN = _data_labels_mismatch("{where}: its labels are {_found}; {_whose} are {_known}. {_advice}")
-CLASSES_OF_TRAINING_OTHER = _data_labels_mismatch(
-    "`labels` {labels}: the training split has the labels {expected}. Give each of them once, as it stands in the "
-    "data{_or_names}."
-)
 LABELS_OF_TRAINING_OTHER = _data_labels_mismatch(
-    "`labels` {labels}: the training split has the labels {_known}. Give each of them once, as it stands in the data."
+    "`labels` {labels}: the training split has the labels {_known}. Give each of them once, as it stands in the "
+    "data{_or_names}."
 )
 
 _data_leakage = partial(Problem, Leakage, "data.leakage")
@@ -425,19 +393,13 @@ NONE_ACCEPTED = _data_no_labels(
     "{path}: column {column!r} accepts the annotation of none of {rows:,} rows. Give rows that were accepted, or "
     "rename the column if it says something else."
 )
-NO_TEXT_ANNOTATED = _data_no_labels(
-    "task {task}: none of {examples} training texts has an entity. Give texts with entities."
-)
-NO_TEXT_LABELLED = _data_no_labels("task {task}: none of {examples} training texts has a label. Give more examples.")
+NO_TEXT_LABELLED = _data_no_labels("task {task}: none of {examples} training texts has {_target}. Give more examples.")
 
 _data_no_rows = partial(Problem, InvalidData, "data.no-rows")
 TSV_FROM_PIPE = _data_no_rows(
     "{path}: an empty file or a pipe. A tsv cannot be read from a pipe. Give a file with rows."
 )
-SHEET_EMPTY = _data_no_rows("{path}: the sheet {sheet!r} is empty. Expected a first row that names the columns.")
-FILE_EMPTY = _data_no_rows("{path}: the file is empty. Expected names of columns and at least one example.")
-CONLL_EMPTY = _data_no_rows("{path}: the file has no words. Expected a word and its tag in each line.")
-UNLABELLED_EMPTY = _data_no_rows("{path}: no texts. Expected texts without labels, in columns or one a line.")
+FILE_EMPTY = _data_no_rows("{path}: {_problem}. Expected {_expected}.")
 UNLABELLED_NONE_LEFT = _data_no_rows(
     "{path}: none of the {rows:,} texts is left ({_gone}). Expected texts that the task does not have already."
 )
@@ -451,7 +413,6 @@ WITHOUT_LABEL_LOST = _data_no_rows(
     "`without` {path}: without its {rows:,} rows, no training text has the label {label!r}. Remove rows with this "
     "label from the list."
 )
-NO_ROWS = _data_no_rows("{path}: no rows below the column names. Expected at least one example.")
 SQUAD_NO_ANSWERS = _data_no_rows("{path}: none of {rows:,} questions has an answer. Give a file with answers.")
 
 _data_number_malformed = partial(Problem, InvalidData, "data.number-malformed")
@@ -576,11 +537,7 @@ SHEET_AMBIGUOUS = _data_sheet_missing(
 SHEET_MISSING = _data_sheet_missing("{path}: no sheet {sheet!r}. Found: {found}. Name the right one with `sheet`.")
 
 _data_surrogate = partial(Problem, InvalidData, "data.surrogate")
-COLUMN_NAME_SURROGATE = _data_surrogate("{path}: a column name holds half of a surrogate pair. Repair the name.")
-REFERENCE_SURROGATE = _data_surrogate("{where} holds half a surrogate pair. Repair the text.")
-TEXT_SURROGATE = _data_surrogate("{where}: column {column!r} holds half a surrogate pair. Repair the text.")
-WORD_SURROGATE = _data_surrogate("{where} holds half a surrogate pair. Repair the word.")
-ITEM_SURROGATE = _data_surrogate("{_which}{_where} {row}: {found!r} holds half a surrogate pair. Repair the text.")
+SURROGATE = _data_surrogate("{_place} holds half a surrogate pair. Repair the {_what}.")
 
 _data_target_long = partial(Problem, InvalidData, "data.target-long")
 TARGET_TOO_LONG = _data_target_long(
@@ -635,16 +592,13 @@ CELL_NOT_JSON = _data_type_wrong(
 REFERENCE_OF_OTHER_TYPE = _data_type_wrong("{where} holds a {found}. Expected a text or a list of texts.")
 TEXT_OF_OTHER_TYPE = _data_type_wrong("{where}: column {column!r} holds a {found}. Expected a text.")
 PAIRS_TWICE = _data_type_wrong("`texts` holds pairs, and `pairs` is given too. Leave one of them out.")
-PAIRS_ROWS_OF_TWO = _data_type_wrong("`pairs`: rows of two. {_expected}")
-ONE_STRING = _data_type_wrong("one string, {found!r}: expected a list of texts, such as [{found!r}].")
+ONE_STRING = _data_type_wrong("{_name}one string, {found!r}: expected a list of {_items}, such as [{found!r}].")
 NOT_TEXTS = _data_type_wrong("`{argument}`: found a {found}{_shape}. {_expected}")
-ROWS_OF_TEXTS_WIDE = _data_type_wrong("`{argument}`: rows of {found} values. {_expected}")
+ROWS_OF_TEXTS_WIDE = _data_type_wrong("`{argument}`: rows of {_widths} values. {_expected}")
 ITEM_NOT_A_TEXT = _data_type_wrong("{_which}{_where} {row}: found a {found}, expected a text.")
-LABELS_ONE_STRING = _data_type_wrong("`labels`: found one string, {found!r}. Expected a list of names.")
 SPLIT_DTYPE = _data_type_wrong(
     "a split's labels: found dtype {found}. Expected indices, numbers, rows of 0 and 1, or tuples of references."
 )
-SPLIT_ONE_STRING = _data_type_wrong("a split's {argument}: found one string, {found!r}. Expected a list of texts.")
 ADDRESS_NOT_A_STRING = _data_type_wrong(
     "`address`: found a {found}. Expected the address of a task, such as reviews.csv. For data in memory, use Task.of."
 )
@@ -691,14 +645,9 @@ OPENPYXL_MISSING = Problem(
 )
 
 _file_missing = partial(Problem, NotFound, "file.missing")
-EVALUATION_FILE_MISSING = _file_missing("`evaluation` {path}: no such file. Give a file that ends in {expected}.")
-UNLABELLED_FILE_MISSING = _file_missing(
-    "`unlabelled` {path}: no such file. Give a file that ends in {expected}, or one with one text a line."
-)
-NEUTRAL_FILE_MISSING = _file_missing("`retention` {path}: no such file or directory.")
-TEXT_FILE_MISSING = _file_missing("`file` {path}: no such file or directory.")
+FILE_MISSING = _file_missing("`{field}` {path}: no such file. Give a file that ends in {expected}{_more}.")
+TEXT_FILE_MISSING = _file_missing("`{_field}` {path}: no such file or directory.")
 
-WITHOUT_FILE_MISSING = _file_missing("`without` {path}: no such file. Give a file that ends in {expected}.")
 
 _file_unreadable = partial(Problem, NotFound, "file.unreadable")
 FILE_UNREADABLE = _file_unreadable("{path}: {_problem}{_reason}.")
@@ -769,14 +718,8 @@ GLUE_FILE_MISSING = _task_missing("{path}: no {file}. Found: {found}. Expected G
 HUB_ADDRESS_MALFORMED = _task_missing(
     "no data set is called {found!r}. Expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG."
 )
-E2E_FILE_MISSING = _task_missing(
-    "{path}: no {expected}. Found: {found}. Give a csv file of the E2E challenge, or a directory with its files."
-)
 PLACE_MISSING = _task_missing("{path}: no such file or directory.")
-SQUAD_FILE_MISSING = _task_missing(
-    "{path}: no train-*.json. Found: {found}. Give a json file of SQuAD, or a directory with train-*.json and "
-    "dev-*.json."
-)
+BENCHMARK_FILE_MISSING = _task_missing("{path}: no {_file}. Found: {found}. Give {_advice}.")
 
 CHAT_TEMPLATE_MISSING = Problem(
     InvalidStudy,

@@ -17,6 +17,7 @@ from afina import digest
 from afina.data import problems
 from afina.data.kinds import KINDS, WRITTEN, How, Kind, Long
 from afina.errors import UnknownName
+from afina.sentence import Sentence
 
 MOST = 2**31 - 1
 """The largest value of a reading option that is a number of texts; numpy and torch could not use a greater number."""
@@ -144,7 +145,7 @@ class ReadingOptions:
             _check_target(target, self.label, self.kind)
             self._set(label=target, kind=WRITTEN)
         if isinstance(self.labels, str):
-            raise problems.LABELS_ONE_STRING(found=self.labels[:40], argument="labels")
+            raise problems.ONE_STRING(found=self.labels[:40], argument="labels", _name=_LABELS, _items="names")
         if self.labels is not None:
             self._set(labels=tuple(map(str, self.labels)))
         for name in ("evaluation", "unlabelled", "without"):
@@ -192,6 +193,9 @@ OF_FILES = tuple(name for name, one in OPTIONS.items() if one.metadata["of_file"
 
 def _known(measuring: bool) -> list[str]:
     return [name for name, one in OPTIONS.items() if one.metadata["measures"] or not measuring]
+
+
+_LABELS = Sentence.of("`labels`: ")
 
 
 def _check_target(target: str, label: str | None, kind: str | None) -> None:

@@ -94,7 +94,8 @@ class Split(ReprCard):
         for name in ("texts", "pairs", "groups"):
             given = getattr(self, name)
             if isinstance(given, str):
-                raise problems.SPLIT_ONE_STRING(found=given[:40], argument=name)
+                where = f"a split's {name}: "
+                raise problems.ONE_STRING(found=given[:40], argument=name, _name=where, _items="texts")
             if given is not None and not isinstance(given, list | tuple):  # an array, a Series, a generator
                 object.__setattr__(self, name, list(given))
         if not isinstance(self.labels, np.ndarray):

@@ -65,7 +65,10 @@ def e2e_files(place: Path) -> list[Path]:
     ]
     train, evaluation = found
     if train is None:
-        raise problems.E2E_FILE_MISSING(expected=E2E_TRAIN, found=_there(place), path=place)
+        advice = "a csv file of the E2E challenge, or a directory with its files"
+        raise problems.BENCHMARK_FILE_MISSING(
+            expected=E2E_TRAIN, found=_there(place), path=place, _file=", ".join(E2E_TRAIN), _advice=advice
+        )
     return [train] if evaluation in (None, train) else [train, evaluation]
 
 
@@ -92,7 +95,8 @@ def squad_files(place: Path) -> list[Path]:
             )
         found += fits
         if not fits and stem == "train-":
-            raise problems.SQUAD_FILE_MISSING(found=_there(place), path=place)
+            advice = "a json file of SQuAD, or a directory with train-*.json and dev-*.json"
+            raise problems.BENCHMARK_FILE_MISSING(found=_there(place), path=place, _file="train-*.json", _advice=advice)
     return found
 
 

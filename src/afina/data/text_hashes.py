@@ -71,9 +71,9 @@ class TextHashes:
         try:
             data = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
-            raise problems.HASHES_NOT_BASE64(path=path) from None
+            raise problems.HASHES_MALFORMED(path=path) from None
         if len(data) % _BYTES:
-            raise problems.HASHES_CUT(path=path, bytes=len(data), _multiple=_BYTES)
+            raise problems.HASHES_MALFORMED(path=path, bytes=len(data))
         made = cls(salt, np.frombuffer(data, "<u8"))
         if content != made._content() | {"digest": digest.of_json(made._content())} or not made._rises():
             raise problems.HASHES_CHANGED(path=path)

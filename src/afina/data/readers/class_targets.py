@@ -9,7 +9,7 @@ import numpy as np
 
 from afina.data import problems
 from afina.data.kinds import CLASSES
-from afina.data.readers.label_column import Label, LabelColumn, LabelFormat, spelled
+from afina.data.readers.label_column import Label, LabelColumn, LabelFormat, spelled, surrogate
 from afina.data.readers.missing_values import ANY_CASE
 from afina.data.readers.number_notation import WHOLE
 from afina.data.readers.source import is_whole
@@ -38,7 +38,7 @@ class ClassTargets(TargetKind):
             if not form.keeps and value.casefold() in ANY_CASE:
                 raise problems.LABEL_MEANS_MISSING(where=where, column=column.name, found=value)
             if not is_whole(value):
-                raise problems.TEXT_SURROGATE(where=where, column=column.name)
+                raise surrogate(where, column.name)
             return value
         if isinstance(value, bool):
             return str(value).lower()
@@ -46,7 +46,10 @@ class ClassTargets(TargetKind):
             return value
         if isinstance(value, float):
             return int(value) if value.is_integer() else str(value)
-        raise problems.LABEL_OF_OTHER_TYPE(where=where, column=column.name, found=type(value).__name__)
+        found = type(value).__name__
+        raise problems.LABEL_MALFORMED(
+            where=where, column=column.name, found=found, _found=f"a {found}", _expected="a name or an integer"
+        )
 
     def strata(self, rows: LabelledRows) -> list[str]:
         return [spelled(label, True) for label in rows.labels]
@@ -74,7 +77,7 @@ class ClassTargets(TargetKind):
             order, label_names = _ordered(known, whole, labels), tuple(labels)
         index = {label: i for i, label in enumerate(order)}
         both = _split(train, index, whole), _split(evaluation, index, whole)
-        return TaskData(label_names, *both, self.kind, column=train.column)
+        return TaskData(label_names, *both, self.kind)
 
     def matched(
         self,
@@ -163,7 +166,7 @@ def _ordered(known: list[str], whole: bool, labels: Sequence[str]) -> list[str]:
     if whole and known == [str(i) for i in range(len(labels))]:
         return known
     names = ", or a name for each of the integers from 0" * whole
-    raise problems.CLASSES_OF_TRAINING_OTHER(labels=labels, expected=known[:20], _or_names=names)
+    raise problems.LABELS_OF_TRAINING_OTHER(labels=labels, expected=known[:20], _known=known[:20], _or_names=names)
 
 
 def _split(rows: LabelledRows, index: dict[str, int], whole: bool) -> Split:

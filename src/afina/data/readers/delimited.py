@@ -16,6 +16,7 @@ from typing import Any
 from afina.data import problems
 from afina.data.readers import source
 from afina.data.readers.source import RowStream, Source
+from afina.errors import InvalidData
 
 _FIELD = re.compile(r'("(?:[^"]|"")*"|[^"\t]*)(\t|\Z)')
 """A field of a tsv row in a quoted file: quoted, with doubled quotation marks inside, or without quotation marks."""
@@ -253,7 +254,7 @@ def _of_fields(file: Source, path: Path, lines: Iterator[tuple[int, list[str]]],
     filled = (numbered for numbered in lines if numbered[1])
     _, header = next(filled, (0, []))
     if not header:
-        raise problems.FILE_EMPTY(path=path)
+        raise empty_file(path)
     check_header(f"{path}, line 1", header)
 
     def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -265,6 +266,11 @@ def _of_fields(file: Source, path: Path, lines: Iterator[tuple[int, list[str]]],
             yield line, dict(zip(header, fields, strict=True))
 
     return RowStream(str(path), header, rows(), lambda: file.share, notes=lambda: tuple(file.notes))
+
+
+def empty_file(path: str | Path) -> InvalidData:
+    expected = "names of columns and at least one example"
+    return problems.FILE_EMPTY(path=path, _problem="the file is empty", _expected=expected)
 
 
 def check_header(where: str, header: Sequence[str]) -> None:

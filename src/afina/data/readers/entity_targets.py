@@ -119,7 +119,7 @@ class EntityTargets(TargetKind):
         """Return the labels of entities, or of the tags in `labels`, and both splits."""
         known = self._ordered(train, labels)
         both = self._split(train, known), self._split(evaluation, known)
-        return TaskData(known, *both, self.kind, column=train.column)
+        return TaskData(known, *both, self.kind)
 
     def _ordered(self, train: LabelledRows, labels: Sequence[str] | None) -> tuple[str, ...]:
         known = tuple(sorted({name for label in train.labels for name in self.names(label)}))
@@ -129,7 +129,7 @@ class EntityTargets(TargetKind):
         if set(labels) == set(known):
             return tuple(labels)
         if OUTSIDE not in labels or not set(known) <= set(self.names_of(labels)):
-            raise problems.LABELS_OF_TRAINING_OTHER(labels=labels, expected=known, _known=in_words(known))
+            raise problems.LABELS_OF_TRAINING_OTHER(labels=labels, expected=known, _known=in_words(known), _or_names="")
         return known
 
     def matched(
@@ -175,7 +175,7 @@ class EntityTargets(TargetKind):
 
     def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:
         if not any(map(len, found)):
-            raise problems.NO_TEXT_ANNOTATED(task=address, examples=len(found))
+            raise problems.NO_TEXT_LABELLED(task=address, examples=len(found), _target="an entity")
 
 
 def _entities(label: Label) -> tuple[Entity, ...]:

@@ -16,7 +16,7 @@ from xml.etree.ElementTree import ParseError
 from afina import meter
 from afina.data import problems
 from afina.data.readers import conll, label_studio, source
-from afina.data.readers.delimited import check_header, csv_rows, tsv_rows
+from afina.data.readers.delimited import check_header, csv_rows, empty_file, tsv_rows
 from afina.data.readers.source import RowStream, Source
 from afina.data.split import FileRows
 from afina.errors import InvalidData
@@ -104,11 +104,12 @@ def read(path: str | Path, sheet: str | None = None, says: Says = silent) -> Fil
                 said, share = meter.now(), found.share()
                 says(f"{Path(path).name}: {len(places):,} rows read{'' if share is None else f', {share:.0%}'}")
         if not columns:
-            raise (problems.CONLL_EMPTY if source.kind(Path(path)) in conll.SUFFIXES else problems.FILE_EMPTY)(
-                path=path
-            )
+            if source.kind(Path(path)) in conll.SUFFIXES:
+                expected = "a word and its tag in each line"
+                raise problems.FILE_EMPTY(path=path, _problem="the file has no words", _expected=expected)
+            raise empty_file(path)
         if not all(map(source.is_whole, columns)):
-            raise problems.COLUMN_NAME_SURROGATE(path=path)
+            raise problems.SURROGATE(path=path, _place=f"{path}: a column name", _what="name")
         about = found.unit, found.classes, found.notes(), found.answers
         return FileTable(Path(path), columns, places, *about)
 
@@ -219,7 +220,8 @@ def _sheet(file: Source, path: Path, sheet: str | None) -> RowStream:
     names = ["" if cell is None else str(cell) for cell in header]
     check_header(f"{path}, row 1", names)
     if not any(names):
-        raise problems.SHEET_EMPTY(sheet=name, path=path)
+        expected = "a first row that names the columns"
+        raise problems.FILE_EMPTY(sheet=name, path=path, _problem=f"the sheet {name!r} is empty", _expected=expected)
 
     def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:
         for number, cells in found:
@@ -249,7 +251,8 @@ def _parquet(file: Source, path: Path) -> RowStream:
         found = parquet.ParquetFile(file.stream)
         names = found.schema_arrow.names
     except damaged as error:
-        raise problems.NOT_PARQUET(path=path, _error=str(error).splitlines()[0]) from None
+        why = str(error).splitlines()[0]
+        raise problems.NOT_READABLE(path=path, _kind="parquet", _error=why, _advice="") from None
     check_header(str(path), names)
     count = found.metadata.num_rows
 
@@ -377,4 +380,5 @@ def _telling(path: Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGED as error:
-        raise problems.NOT_XLSX(path=path, _error=error) from None
+        advice = " Save it again without a password, or as csv in UTF-8."
+        raise problems.NOT_READABLE(path=path, _kind="xlsx", _error=error, _advice=advice) from None

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from afina.data import problems
 from afina.data.entities import Entity
 from afina.data.kinds import Kind
 from afina.data.readers.formats import FileTable
 from afina.data.readers.missing_values import is_empty, means_missing
 from afina.data.readers.number_notation import WHOLE, Notation
+from afina.errors import InvalidData
 from afina.sentence import Sentence
 
 Label = str | int | float | tuple[str, ...] | tuple[Entity, ...]
@@ -87,6 +89,11 @@ class LabelColumn:
     def said(self, *words: str) -> bool:
         split = re.sub(r"([a-z])([A-Z])", r"\1 \2", self.name)
         return any(word.casefold() in words for word in re.findall(r"[^\W\d_]+", split))
+
+
+def surrogate(where: str, column: str) -> InvalidData:
+    """Return the error for half of a surrogate pair in a cell."""
+    return problems.SURROGATE(where=where, column=column, _place=f"{where}: column {column!r}", _what="text")
 
 
 def spelled(label: Label, whole: bool) -> str:

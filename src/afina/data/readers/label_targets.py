@@ -12,7 +12,7 @@ import numpy as np
 from afina.data import problems
 from afina.data.kinds import LABELS
 from afina.data.readers.formats import FileTable
-from afina.data.readers.label_column import Label, LabelColumn, LabelFormat
+from afina.data.readers.label_column import Label, LabelColumn, LabelFormat, surrogate
 from afina.data.readers.label_recognition import form_of_several
 from afina.data.readers.listed_labels import multi_hot_labels, multi_hot_names, split_labels
 from afina.data.readers.missing_values import ANY_CASE, is_empty
@@ -81,9 +81,12 @@ class LabelTargets(TargetKind):
         if form.hot:
             return multi_hot_labels(column, row, parts, form.hot)
         if not all(isinstance(part, str | int) and not isinstance(part, bool) for part in parts):
-            raise problems.LABEL_NAMES_MALFORMED(where=where, column=column.name, found=str(value)[:60])
+            found = str(value)[:60]
+            raise problems.LABEL_MALFORMED(
+                where=where, column=column.name, found=found, _found=found, _expected="names of labels"
+            )
         if not all(is_whole(str(part)) for part in parts):
-            raise problems.TEXT_SURROGATE(where=where, column=column.name)
+            raise surrogate(where, column.name)
         return tuple(dict.fromkeys(stripped for part in parts if (stripped := str(part).strip())))
 
     def strata(self, rows: LabelledRows) -> list[str]:
@@ -114,7 +117,7 @@ class LabelTargets(TargetKind):
         """Return the label names and both splits; label names are sorted, or in the order of the label columns."""
         known = self._ordered(train, labels)
         return TaskData(
-            known, self._split(train, known), self._split(evaluation, known), self.kind, column=train.column
+            known, self._split(train, known), self._split(evaluation, known), self.kind
         )
 
     def _ordered(self, train: LabelledRows, labels: Sequence[str] | None) -> tuple[str, ...]:
@@ -125,7 +128,7 @@ class LabelTargets(TargetKind):
             return tuple(known)
         check_names(labels)
         if set(labels) != set(known):
-            raise problems.LABELS_OF_TRAINING_OTHER(labels=labels, expected=known, _known=in_words(known))
+            raise problems.LABELS_OF_TRAINING_OTHER(labels=labels, expected=known, _known=in_words(known), _or_names="")
         return tuple(labels)
 
     def matched(
@@ -174,7 +177,7 @@ class LabelTargets(TargetKind):
 
     def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:
         if not found.any():
-            raise problems.NO_TEXT_LABELLED(task=address, examples=len(found))
+            raise problems.NO_TEXT_LABELLED(task=address, examples=len(found), _target="a label")
 
 
 def _is_of_one_label(table: FileTable, name: str) -> bool:
@@ -187,5 +190,8 @@ def _truth(table: FileTable, name: str, row: int) -> bool:
     value: Any = table.columns[name][row]
     text = "" if is_empty(value) else str(value).strip().casefold()
     if text not in _TRUTH:
-        raise problems.TRUTH_MALFORMED(where=table.where(row), column=name, found=str(value)[:40])
+        found, expected = str(value)[:40], "1 or true where the text has that label, else 0 or false"
+        raise problems.LABEL_MALFORMED(
+            where=table.where(row), column=name, found=found, _found=repr(found), _expected=expected
+        )
     return _TRUTH[text]

@@ -68,7 +68,7 @@ class LeftOutRows:
 def without_file(file: str | os.PathLike[str]) -> Path:
     path = Path(file).expanduser()
     if not os.path.isfile(path):
-        raise problems.WITHOUT_FILE_MISSING(expected=list(READERS), path=file, field="without")
+        raise problems.FILE_MISSING(expected=list(READERS), path=file, field="without", _more="")
     return path
 
 

@@ -62,7 +62,7 @@ class NumberTargets(TargetKind):
     ) -> TaskData:
         self.refuse_names(labels)
         found = self.matched(train), self.matched(evaluation)
-        return TaskData((train.column,), *found, self.kind, column=train.column)
+        return TaskData((train.column,), *found, self.kind)
 
     def matched(self, rows: LabelledRows, *_: object) -> Split:
         """Return the rows as a split; unlike classes, numbers need not be matched with an adapter's label names."""

@@ -13,7 +13,7 @@ from afina.data import problems
 from afina.data.kinds import HOWS, How
 from afina.data.readers.columns import ColumnNames
 from afina.data.readers.formats import WORKBOOKS, FileTable
-from afina.data.readers.label_column import LabelFormat
+from afina.data.readers.label_column import LabelFormat, surrogate
 from afina.data.readers.missing_values import is_empty, means_missing
 from afina.data.readers.number_notation import is_date, plain_number
 from afina.data.readers.source import is_whole
@@ -29,7 +29,8 @@ def labelled(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How
     If `how` is None, an empty text or label is an error, and words such as `NA` are kept.
     """
     if not table.places:
-        raise problems.NO_ROWS(path=table.path)
+        problem = "no rows below the column names"
+        raise problems.FILE_EMPTY(path=table.path, _problem=problem, _expected="at least one example")
     _refuse_names(table, (*columns.texts, *columns.labels))
     notes = (*table.notes, *columns.notes, *_said(table, columns.labels, form))
     notes += tuple(note for name in columns.texts if (note := _numbers_said(table, name)))
@@ -124,7 +125,7 @@ def text_of(value: Any, name: str, where: Callable[[], str]) -> str | None:
     if not isinstance(value, str):
         raise problems.TEXT_OF_OTHER_TYPE(where=where(), column=name, found=type(value).__name__)
     if not is_whole(value):
-        raise problems.TEXT_SURROGATE(where=where(), column=name)
+        raise surrogate(where(), name)
     return value
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from afina.data import problems
+from afina.errors import InvalidData
 
 STANDARD_INPUT = "-"
 ARCHIVE = ".zip"
@@ -101,7 +102,14 @@ def _only_file(path: Path, raw: BinaryIO) -> tuple[BinaryIO, zipfile.ZipInfo]:
             )
         return cast(BinaryIO, archive.open(files[0])), files[0]
     except (*DAMAGED, RuntimeError, NotImplementedError) as error:  # a password, or an unknown compression
-        raise problems.NOT_ZIP(path=path, _error=error) from None
+        advice = " Unpack it, and give the file inside."
+        raise problems.NOT_READABLE(path=path, _kind=".zip", _error=error, _advice=advice) from None
+
+
+def _wrong_encoding(name: str, problem: str, line: int | None = None, **fields: object) -> InvalidData:
+    numbered = {} if line is None else {"line": line}
+    place = "" if line is None else f", line {line}"
+    return problems.ENCODING_WRONG(path=name, **numbered, **fields, _place=place, _problem=problem)
 
 
 class _Western:
@@ -117,15 +125,16 @@ class _Western:
         try:
             text = line.decode("cp1252")
         except UnicodeDecodeError as error:
-            problem = f"line {number}: not UTF-8, and not Windows-1252 (byte {error.object[error.start]:#04x})"
-            raise problems.NOT_WINDOWS_1252(path=self.name, _problem=problem) from None
+            problem = f"not UTF-8, and not Windows-1252 (byte {error.object[error.start]:#04x})"
+            raise problems.ENCODING_WRONG(path=self.name, _place=f", line {number}", _problem=problem) from None
         if self.began and not line.isascii():
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError:
                 pass
             else:
-                raise problems.ENCODINGS_MIXED(began=self.began, path=self.name, line=number)
+                problem = f"encoded as UTF-8, but line {self.began} is not"
+                raise _wrong_encoding(self.name, problem, number, began=self.began)
         if not self.began:
             self.began = number
             found = next(character for character in text if not character.isascii())
@@ -141,7 +150,8 @@ class _Western:
     def check(self) -> None:
         """Raise InvalidData if the decoded lines have more accented letters than any language of Western Europe."""
         if self.accented > FEW_LETTERS and self.accented > MOST_ACCENTED * (self.ascii + self.accented):
-            raise problems.NOT_WESTERN_LANGUAGE(path=self.name, line=self.began)
+            problem = "not UTF-8, and as Windows-1252 it has more accented letters than any language of Western Europe"
+            raise _wrong_encoding(self.name, problem, self.began)
 
 
 class Source:
@@ -186,7 +196,7 @@ class Source:
         try:
             first = self._line()
             if first.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-                raise problems.IS_UTF32(path=self.name)
+                raise _wrong_encoding(self.name, "UTF-32, which is not read")
             if first.startswith(_UTF16):
                 yield from self._utf16(first)
                 return
@@ -197,7 +207,10 @@ class Source:
         except DAMAGED as error:
             if self._expanded is None:
                 raise
-            raise problems.COMPRESSED_DAMAGED(path=self.name, _suffix=Path(self.name).suffix, _error=error) from None
+            suffix = Path(self.name).suffix
+            raise problems.NOT_READABLE(
+                path=self.name, _kind=suffix, _error=error, _advice=" Compress it again."
+            ) from None
 
     def _line(self) -> bytes:
         """Return the next line; raise InvalidData if a compressed file expands beyond EXPANDED and RATIO."""
@@ -228,12 +241,10 @@ class Source:
                     utf8 = utf8 or not line.isascii()
                 except UnicodeDecodeError as error:
                     if western is None or utf8:
-                        raise problems.NOT_UTF8(
-                            byte=f"{error.object[error.start]:#04x}",
-                            path=self.name,
-                            line=number,
-                            _after=", although the lines before it are" if utf8 else "",
-                        ) from None
+                        byte = f"{error.object[error.start]:#04x}"
+                        after = ", although the lines before it are" if utf8 else ""
+                        problem = f"not UTF-8 (byte {byte}){after}"
+                        raise _wrong_encoding(self.name, problem, number, byte=byte) from None
                     text = western.decoded(line, number)
                     self.notes.append(western.note)
             yield text
@@ -251,7 +262,7 @@ class Source:
                 data = self._line()
             left += decoder.decode(b"", final=True)
         except UnicodeDecodeError:
-            raise problems.NOT_UTF16(path=self.name, line=number) from None
+            raise _wrong_encoding(self.name, "not UTF-16", number) from None
         if left:
             yield left
 

@@ -36,6 +36,10 @@ WRAPPERS = ("entities", "spans")
 
 UTF16 = "UTF-16 code units, as JavaScript and Java do"
 
+_INSIDE = ("inside a word", "extend such spans to whole words")
+_BEYOND = ("with white space or an invisible character", "cut white space from such spans")
+"""How a span ends elsewhere than its words, and what a repair does."""
+
 _MOST_PYTHON = 1 << 20
 """The largest number of characters of a list in Python notation."""
 
@@ -224,8 +228,8 @@ class SpanPlaces:
             if _counts_utf16(self.text, spans):
                 raise problems.SPAN_MAY_COUNT_OTHERWISE(**about, _words=UTF16)
             if self.repair is None:
-                problem = problems.SPAN_INSIDE_WORD if inside else problems.SPAN_WITH_BLANK
-                raise problem(**about, expected=self._quoted(entity))
+                border, mend = _INSIDE if inside else _BEYOND
+                raise problems.SPAN_NOT_WORDS(**about, expected=self._quoted(entity), _border=border, _mend=mend)
         if self.repair is not None:
             self.repair.widened += [self.where()] * inside
             self.repair.trimmed += [self.where()] * beyond

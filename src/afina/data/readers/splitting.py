@@ -257,7 +257,6 @@ class TaskData:
     metric: str | None = None
     ceiling: Mapping[str, float] = field(default_factory=dict)
     separator: str | None = None
-    column: str = "label"
     columns: Mapping[str, str] = field(default_factory=dict)
     other: tuple[OtherKind, ...] = ()
     notes: tuple[str, ...] = ()

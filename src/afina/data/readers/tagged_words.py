@@ -76,7 +76,7 @@ def joined(words: Sequence[Any], where: Callable[[int], str]) -> str:
         if any(mark in word for mark in _BREAKS):
             raise problems.WORD_WITH_SPACE(where=where(index), found=word[:40])
         if not is_whole(word):
-            raise problems.WORD_SURROGATE(where=where(index))
+            raise problems.SURROGATE(where=where(index), _place=where(index), _what="word")
     return " ".join(words)
 
 

@@ -78,7 +78,7 @@ class TextTargets(TargetKind):
     ) -> TaskData:
         self.refuse_names(labels)
         found = single(of_rows(train)), self.grouped(of_rows(evaluation))
-        return TaskData((train.column,), *found, train.kind, column=train.column)
+        return TaskData((train.column,), *found, train.kind)
 
     def matched(self, rows: LabelledRows, *_: object) -> Split:
         """Return a split with a row for each input; unlike classes, texts need not be matched with label names."""
@@ -180,5 +180,5 @@ def _checked(reference: Any, where: str) -> str:
     if is_blank(reference):
         raise problems.REFERENCE_EMPTY(where=where)
     if not is_whole(reference):
-        raise problems.REFERENCE_SURROGATE(where=where)
+        raise problems.SURROGATE(where=where, _place=where, _what="text")
     return reference.strip()

@@ -166,7 +166,7 @@ NO_TEXT = frozenset(
 def check_there(file: str | Path) -> None:
     """Raise NotFound if the file of texts does not exist; the content of the file is not read."""
     if str(file) != STANDARD_INPUT and not os.path.exists(file):
-        raise problems.TEXT_FILE_MISSING(path=file)
+        raise problems.TEXT_FILE_MISSING(path=file, _field="file")
 
 
 @contextmanager
@@ -219,7 +219,9 @@ def refuse_blank(
             if source.is_blank(text):
                 raise problems.ITEM_BLANK(found=text, row=number, _which=which, _where=where)
             if not source.is_whole(text):
-                raise problems.ITEM_SURROGATE(found=text, row=number, _which=which, _where=where)
+                raise problems.SURROGATE(
+                    found=text, row=number, _place=f"{which}{where} {number}: {text!r}", _what="text"
+                )
 
 
 def _of_lines(file: Source) -> Iterator[Row]:
@@ -297,7 +299,7 @@ def as_lists(texts: Iterable[Any], pairs: Iterable[Any] | None = None) -> tuple[
         raise problems.PAIRS_TWICE(argument="pairs")
     third, fourth = _columns(pairs, "pairs")
     if fourth is not None:
-        raise problems.PAIRS_ROWS_OF_TWO(argument="pairs", _expected=EXPECTED)
+        raise problems.ROWS_OF_TEXTS_WIDE(argument="pairs", _widths=2, _expected=EXPECTED)
     if len(first) != len(third):
         raise problems.PAIRS_LENGTH(texts=len(first), pairs=len(third))
     return first, third
@@ -313,7 +315,7 @@ def column_names(texts: object) -> list[str] | None:
 
 def _columns(given: Any, what: str) -> tuple[Sequence[Any], Sequence[Any] | None]:
     if isinstance(given, str | bytes):
-        raise problems.ONE_STRING(found=given[:40], argument="texts")
+        raise problems.ONE_STRING(found=given[:40], argument="texts", _name="", _items="texts")
     if isinstance(given, Mapping | Set) or not isinstance(given, Iterable):
         raise problems.NOT_TEXTS(_shape="", argument=what, found=type(given).__name__, _expected=EXPECTED)
     shape = getattr(given, "shape", None)
@@ -339,5 +341,6 @@ def _of_array(given: Any, dimensions: int, what: str) -> tuple[Sequence[Any], Se
 def _of_rows(rows: Sequence[Sequence[Any]], what: str) -> tuple[Sequence[Any], Sequence[Any] | None]:
     widths = sorted({len(row) for row in rows})
     if widths not in ([1], [2]):
-        raise problems.ROWS_OF_TEXTS_WIDE(found=list(map(str, widths)), argument=what, _expected=EXPECTED)
+        found = list(map(str, widths))
+        raise problems.ROWS_OF_TEXTS_WIDE(found=found, argument=what, _widths=found, _expected=EXPECTED)
     return [row[0] for row in rows], [row[1] for row in rows] if widths == [2] else None

@@ -66,7 +66,8 @@ class UnlabelledTexts:
 def unlabelled_file(file: str | os.PathLike[str]) -> Path:
     path = Path(file).expanduser()
     if not os.path.isfile(path):
-        raise problems.UNLABELLED_FILE_MISSING(expected=list(READERS), path=file, field="unlabelled")
+        more = ", or one with one text a line"
+        raise problems.FILE_MISSING(expected=list(READERS), path=file, field="unlabelled", _more=more)
     return path
 
 
@@ -98,7 +99,8 @@ def read_unlabelled(
         rows = [row for chunk in stream for row in chunk.rows]
         roles = dict(stream.columns)
     if not rows:
-        raise problems.UNLABELLED_EMPTY(path=path)
+        expected = "texts without labels, in columns or one a line"
+        raise problems.FILE_EMPTY(path=path, _problem="no texts", _expected=expected)
     found = "text_pair" in roles
     pairs = training[0].pairs is not None if training else found
     if found != pairs:
