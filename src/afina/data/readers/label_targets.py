@@ -116,9 +116,7 @@ class LabelTargets(TargetKind):
     ) -> TaskData:
         """Return the label names and both splits; label names are sorted, or in the order of the label columns."""
         known = self._ordered(train, labels)
-        return TaskData(
-            known, self._split(train, known), self._split(evaluation, known), self.kind
-        )
+        return TaskData(known, self._split(train, known), self._split(evaluation, known), self.kind)
 
     def _ordered(self, train: LabelledRows, labels: Sequence[str] | None) -> tuple[str, ...]:
         occurring = {name for label in train.labels for name in self.names(label)}
