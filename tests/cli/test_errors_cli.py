@@ -354,7 +354,7 @@ def test_usage_errors_are_in_words_of_users_and_json_is_an_option_and_no_text(af
 )
 def test_a_file_name_that_is_too_long_is_one_sentence(afina: Command, command: tuple[str, ...], code: str) -> None:
     found = afina(*(part.format("a" * 5000) for part in command), "--json")
-    assert found.error.removeprefix("--store ").startswith("aaa")
+    assert found.error.removeprefix("--store '").startswith("aaa")
     assert json.loads(found.out)["error"]["code"] == code
 
 

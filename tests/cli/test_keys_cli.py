@@ -59,7 +59,7 @@ def test_errors_name_what_was_typed(afina: Command) -> None:
     assert afina("keys", "create", "acme", "--text-tokens", 0).error.startswith("--text-tokens: found 0")
     assert afina("keys", "list").out == "The store has no key yet. Create a key: afina keys create CLIENT\n"
     assert afina("keys", "create", "acme", "--expires", "2001-01-01").error.startswith(
-        "--expires: 2001-01-01 is in the past"
+        "--expires: found 2001-01-01, expected a time"
     )
     assert afina("keys", "--store", "other", "create", "acme", "--create").code == 0
     assert afina("keys", "create", "acme", "--store", "other").code == 0

@@ -182,7 +182,7 @@ def test_erase_asks_before_it_removes_a_client(two: Ask, monkeypatch: pytest.Mon
         "client acme: 2 versions and 3 blobs permanently removed.\n"
     )
     assert two("erase", "acme", "--reason", "asked to", "--yes").error.startswith(
-        "client acme: the store has no client with this name"
+        "client acme: the store has no data of this client"
     )
     AdapterStore().publish(Path("adapter-1"), "bolt/reviews", message="theirs")
     found = two("erase", "bolt", "--reason", "asked to", "--yes", "--json").object()
@@ -235,7 +235,7 @@ def test_export_audit_writes_the_log(two: Ask) -> None:
         (["list", "--store", "elsewhere"], "store elsewhere: there is no store. Give another with --store, or publish"),
         (
             ["alias", "acme/reviews", "production"],
-            "acme/reviews: the version is missing. Give the version for the alias, as in acme/reviews@2",
+            "acme/reviews: the version's number is missing. Give the number, as in acme/reviews@2",
         ),
         (["--store", "mysql://host/db", "list"], "--store 'mysql://host/db': not the address of a store"),
     ],
