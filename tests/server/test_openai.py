@@ -768,14 +768,9 @@ DEEP = b'{"items":' * 900 + b"{}" + b"}" * 900
 @pytest.mark.parametrize(
     ("content", "status"),
     [
-        (b'{"prompt": "\xff\xfe", "model": "acme/told"}', 400),
-        (b'{"prompt": "a", "model": "acme/told", "top_p": 1e999}', 400),
-        (b'{"prompt": "a", "model": "acme/told", "max_tokens": ' + b"9" * 10_000 + b"}", 400),
-        (b'{"prompt": ' + b"[" * 900 + b"]" * 900 + b', "model": "acme/told"}', 400),
         (b'{"model": "acme/told", "prompt": "a", "structured_outputs": {"json": ' + DEEP + b"}}", 400),
         (b'{"prompt": "\\ud800", "model": "acme/told"}', 400),
         (b'{"prompt": "a\\u0000b", "model": "acme/told", "max_tokens": 2}', 200),
-        (b"[]", 400),
     ],
     ids=lambda value: repr(value)[:60],
 )

@@ -33,13 +33,10 @@ class Administration:
     def served_answers(self, model: str, alias: str, days: int) -> ServedAnswers:
         """Return the counts of the answers of the version with an alias in the last days, and those of its evaluation.
 
-        Args:
-            model: the name of a model of any client: the metrics have the same counts.
-            days: the number of days, today included.
+        `model`: the name of a model of any client, as in the metrics. `days`: today included.
 
-        Raises:
-            Missing: there is no such model or alias.
-            InvalidData: answers of the kind of task are not counted.
+        Raises Missing if there is no such model or alias, and InvalidData if answers of the kind of task are not
+        counted.
         """
         try:
             reference = Reference(Name.parse(model), alias=check_alias(alias))
@@ -59,10 +56,8 @@ class Administration:
     ) -> AliasMove:
         """Make an alias of one of the client's models point to a version.
 
-        Raises:
-            Missing: the key's client has no such version.
-            Overloaded: the client has moved too many aliases in the last minute.
-            AfinaError: errors of `AdapterStore.alias`.
+        Raises Missing if the key's client has no such version, Overloaded if it has made too many changes in the last
+        minute, and the errors of `AdapterStore.alias`.
         """
         reference = reference_of(f"{model}@{version}", key)
         if self._store.known(reference) is None:
@@ -71,16 +66,14 @@ class Administration:
             return store.alias(str(reference), alias, expected=expected or ANY, share=share, message=message)
 
     def keys(self) -> Sequence[Key]:
-        """Return the API keys of all clients, including revoked keys. Raises the errors of reading the store."""
         self._core.demand_store()
         return self._store.keys()
 
     def create_key(self, key: Key, **options: Any) -> MadeKey:
-        """Create an API key of any client, with the arguments of `AdapterStore.create_key`, and return it.
+        """Create an API key of any client, with the arguments of `AdapterStore.create_key`.
 
-        Raises:
-            Overloaded: the client of `key` has made too many changes in the last minute.
-            AfinaError: errors of `AdapterStore.create_key`.
+        Raises Overloaded if the client of `key` has made too many changes in the last minute, and the errors of the
+        store.
         """
         with self._writing(key) as store:
             created = store.create_key(**options)

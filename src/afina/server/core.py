@@ -219,9 +219,9 @@ class Core:
         return reference, self.find(reference)
 
     def find(self, reference: Reference) -> Version:
-        """Return the version that the server serves for a reference such as `client/task@production`.
+        """Return the version that the server serves for a reference. Raises the errors of `ServedVersions.find`.
 
-        Raises Busy if the store must be read and does not respond, and the errors of `ServedVersions.find`.
+        Raises Busy if the store must be read and does not respond.
         """
         if not self.current.knows(reference):
             self.demand_store()
@@ -248,22 +248,22 @@ class Core:
         current = [(one, f"{one.name}@{one.aliases.get(PRODUCTION, one.newest)}") for one in names]
         return [one for one, version in current if not self.engine.is_for_another(manifests.get(version, {}))]
 
-    def begin(self, asked: Sequence[TextRequest], check: Check = no_check) -> Sequence[AcceptedRequest]:
+    def begin(self, requests: Sequence[TextRequest], check: Check = no_check) -> Sequence[AcceptedRequest]:
         """Accept requests, and put their texts into the queue. The caller must `close` each accepted request.
 
         Raises the errors of `Core.accept` and `Core.submit`.
         """
-        accepted = self.accept(asked, check)
+        accepted = self.accept(requests, check)
         try:
-            for one in accepted:
-                self.submit(one)
+            for request in accepted:
+                self.submit(request)
         except BaseException:
-            for one in accepted:
-                one.close()
+            for request in accepted:
+                request.close()
             raise
         return accepted
 
-    def accept(self, asked: Sequence[TextRequest], check: Check = no_check) -> Sequence[AcceptedRequest]:
+    def accept(self, requests: Sequence[TextRequest], check: Check = no_check) -> Sequence[AcceptedRequest]:
         """Find and load the adapter of each request, and tokenize its texts. The caller must `close` each of them.
 
         `check` is called with each accepted request, and raises an error to refuse the request.
@@ -278,37 +278,39 @@ class Core:
         """
         accepted: list[AcceptedRequest] = []
         try:
-            for one in asked:
-                accepted.append(self._accept(one))
+            for request in requests:
+                accepted.append(self._accept(request))
                 check(accepted[-1])
         except BaseException:
-            for made in accepted:
-                made.close()
+            for each in accepted:
+                each.close()
             raise
         return accepted
 
-    def _accept(self, asked: TextRequest) -> AcceptedRequest:
-        key, texts, longest = asked.key, asked.texts, self.engine.backbone.longest
+    def _accept(self, request: TextRequest) -> AcceptedRequest:
+        key, texts, longest = request.key, request.texts, self.engine.backbone.longest
         check_texts(texts, self.settings)
-        most = self.tenants.most(key, most_tokens(texts, asked.generation, longest, self.settings))
+        most = self.tenants.most(key, most_tokens(texts, request.generation, longest, self.settings))
         with self.batching.expecting():
-            reference, version = self._answering(reference_of(asked.model, key), asked.sticky)
+            reference, version = self._answering(reference_of(request.model, key), request.sticky)
             self.current.demand(version)  # the version may have been damaged since the lookup
             lease = self.engine.lease(version)
             try:
                 self._load(lease, version)
-                made = self._encoder.accepted(asked, lease, most, self.tenants.rate_of(key))
-                rest = most_tokens(texts[len(made.tokens) :], None, longest, self.settings)
-                made.reservation = self.tenants.reserve(key, made.needed, rest)
+                accepted = self._encoder.accepted(request, lease, most, self.tenants.rate_of(key))
+                rest = most_tokens(texts[len(accepted.tokens) :], None, longest, self.settings)
+                accepted.reservation = self.tenants.reserve(key, accepted.needed, rest)
             except BaseException:
                 lease.release()
                 raise
             bare = reference == Reference(reference.name) and PRODUCTION in version.aliases
-            if (bare or reference.alias == PRODUCTION) and not asked.each_token:
-                made.shadowed = reference.name
-            made.counted = bool(version.aliases)
-            made.compared = self.canaries.answers(reference.name) and (bare or reference.alias in (PRODUCTION, CANARY))
-            return made
+            if (bare or reference.alias == PRODUCTION) and not request.each_token:
+                accepted.shadowed = reference.name
+            accepted.counted = bool(version.aliases)
+            accepted.compared = self.canaries.answers(reference.name) and (
+                bare or reference.alias in (PRODUCTION, CANARY)
+            )
+            return accepted
 
     def _load(self, lease: Lease, version: Version) -> None:
         """Load the adapter of a version. A damaged version is loaded again only after a pause."""

@@ -52,8 +52,7 @@ class Server(uvicorn.Server):
     """A uvicorn server that serves a core on given sockets. `run` returns after a signal has ended the server.
 
     If `Settings.drain` is not 0, SIGTERM or SIGHUP starts draining: `/health/ready` answers 503, and all other requests
-    are still answered. SIGINT or a second signal ends the draining and starts the shutdown. A further signal cuts off
-    unfinished responses.
+    are still answered. SIGINT or a second signal starts the shutdown. A further signal cuts off unfinished responses.
     """
 
     def __init__(
@@ -69,7 +68,6 @@ class Server(uvicorn.Server):
         super().run(self._sockets if sockets is None else sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start listening, then call the function `listening` with the server's URL."""
         await super().startup(sockets)
         for one in sockets or []:  # uvicorn's `backlog` also limits asyncio's accepts per turn; more may queue
             one.listen(QUEUE)
@@ -79,8 +77,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle a signal: start draining, start the shutdown, or cut off unfinished responses.
 
-        uvicorn's own method also raises the signal again after the shutdown, so that the process exits as if it had
-        failed. afina does not raise the signal again, because ending a server is not a failure.
+        uvicorn's own method also raises the signal again after the shutdown, as if the process had failed.
         """
         drains = sig != signal.SIGINT and self._settings.drain > 0
         if self.should_exit:
@@ -94,10 +91,7 @@ class Server(uvicorn.Server):
             self._signalled.set()
 
     def limit(self) -> None:
-        """End the process if it still runs `Settings.shutdown` seconds after the first signal.
-
-        Runs in a thread of its own.
-        """
+        """End the process, from a thread, if it still runs `Settings.shutdown` seconds after the first signal."""
         self._signalled.wait()
         limit = self._settings.shutdown
         threading.Event().wait(limit)
@@ -118,8 +112,8 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more connections, and finish the open requests.
 
-        Requests that still wait when most of the shutdown time is over are refused, and unfinished responses are cut
-        off later.
+        Requests that still wait when most of the shutdown time is over are refused, and unfinished responses cut off
+        later.
         """
         self._core.drain()
         signalled_at = meter.now() if self._signalled_at is None else self._signalled_at
@@ -135,12 +129,7 @@ class Server(uvicorn.Server):
 
 
 def server(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str], None] = lambda url: None) -> Server:
-    """Return a server, not started yet, that serves a core.
-
-    Args:
-        sockets: the sockets that `bind` returned.
-        listening: called with the server's URL when the server listens.
-    """
+    """Return a server, not started yet, on sockets of `bind`. `listening` is called with its URL when it listens."""
     settings = core.settings
     places = Places.of(settings.connections)
     if places.all < settings.connections:
@@ -168,15 +157,11 @@ def server(core: Core, sockets: Sequence[socket.socket], listening: Callable[[st
 
 
 def serve(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str], None] = lambda url: None) -> Never:
-    """Serve until SIGTERM, SIGHUP or SIGINT, then end the process.
+    """Serve on sockets of `bind` until SIGTERM, SIGHUP or SIGINT, then end the process.
 
-    The process ends by `os._exit`, without the shutdown of the Python interpreter. The interpreter would wait for
-    threads whose store lookups hang, and would clean up torch. On a busy machine, the end of the process took 0.1 s
-    without the interpreter's shutdown and 5 s with it.
-
-    Args:
-        sockets: the sockets that `bind` returned.
-        listening: called with the server's URL when the server listens.
+    The process ends by `os._exit`, without the shutdown of the Python interpreter, which would wait for threads whose
+    store lookups hang, and would clean up torch. On a busy machine, the end of the process took 0.1 s without it and 5
+    s with it.
     """
     logs_and_traces.adopt_loggers()
     made = server(core, sockets, listening)
@@ -194,7 +179,7 @@ def serve(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str
 
 
 class ClosedConnections:
-    """A function that counts and logs each connection that the server closes, with the reason."""
+    """Counts and logs each connection that the server closes, with the reason."""
 
     def __init__(self, core: Core) -> None:
         self._metrics = core.metrics
@@ -216,13 +201,11 @@ class ConnectionLimit:
     """The open connections of a server, with limits. For one event loop.
 
     A connection is a client's if its last request had a valid API key, otherwise a stranger's. To make room for a new
-    connection, the server may close a connection without a valid API key (a stranger's) at any time, and a client's
-    connection while it is idle.
+    connection, the server may close a stranger's connection at any time, and a client's while it is idle.
 
     Args:
-        places: the largest number of open connections, and of open connections whose client has sent a valid key.
-        seconds: the time limit for the arrival of a request's headers. The time limit starts with the first byte of the
-            request; for the first request of a connection, with the connection.
+        seconds: the time limit for the arrival of a request's headers. It starts with the first byte of the request;
+            for the first request of a connection, with the connection.
         closed: called when a connection is closed, with the reason (slow, crowded, full, unread or malformed) and the
             client's address.
     """
@@ -251,8 +234,8 @@ class ConnectionLimit:
     def enter(self, new: Connection) -> None:
         """Add a new connection.
 
-        If the limit of connections is reached, another connection is closed: a stranger's, or else an idle connection
-        of a client. If all connections are busy with clients' requests, the new connection is closed.
+        At the limit of connections, another one is closed: a stranger's, or else an idle one of a client. If all
+        connections are busy with clients' requests, the new connection is closed.
         """
         if len(self._strangers) + len(self._idle) + len(self._busy) >= self._places.all:
             oldest = next(iter(self._strangers or self._idle), None)
@@ -267,7 +250,7 @@ class ConnectionLimit:
     def admit(self, one: Connection, *, known: bool) -> bool:
         """Record whether the request on a connection has a valid key (`known`).
 
-        Returns False if clients already have as many busy connections as they may have. The request must then be
+        Returns False if clients already have as many busy connections as they may have: the request must then be
         refused.
         """
         if one in self._strangers and known:
@@ -285,13 +268,11 @@ class ConnectionLimit:
         return True
 
     def idle(self, one: Connection) -> None:
-        """Mark a client's connection as idle, because its response is complete. Other connections are unchanged."""
         if one in self._busy:
             self._busy.discard(one)
             self._idle[one] = None
 
     def begin(self, one: Connection) -> None:
-        """Mark a client's connection as busy, because a request has arrived."""
         if one in self._idle:
             del self._idle[one]
             self._busy.add(one)
@@ -308,7 +289,6 @@ class ConnectionLimit:
         self._closed(reason, one.peer)
 
     def refuse(self, one: Connection) -> None:
-        """Report, to the function `closed`, that a connection is closed because its client sent malformed HTTP."""
         self._closed("malformed", one.peer)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -332,7 +312,6 @@ class Parser(h11.Connection):
     _chunks, _size = 0, 0
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """Return the next HTTP event. Raises RemoteProtocolError for malformed HTTP, and for too many tiny chunks."""
         event = super().next_event()
         if isinstance(event, h11.Request):
             self._chunks = self._size = 0
@@ -346,16 +325,11 @@ class Parser(h11.Connection):
 
 
 def _is_logged(record: logging.LogRecord) -> bool:
-    """Return whether a log record of uvicorn is logged.
-
-    Records about malformed HTTP are not logged, because anyone can cause any number of them.
-    """
+    """Return False for records about malformed HTTP, because anyone can cause any number of them."""
     return not record.getMessage().startswith("Invalid HTTP request")
 
 
 class Connection(H11Protocol):
-    """uvicorn's protocol class of a connection, with the limits of `ConnectionLimit`."""
-
     doors: ClassVar[ConnectionLimit]
     _since: float | None = None
     """Time at which the wait for the headers of a request began. `_since` is None if a request is being answered, or
@@ -377,7 +351,7 @@ class Connection(H11Protocol):
         self.doors.enter(self)
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Log no warning if a client asks for a protocol upgrade. The server answers such requests in HTTP/1.1."""
+        """Log no warning if a client asks for a protocol upgrade, which is answered in HTTP/1.1."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.doors.leave(self)
@@ -403,7 +377,6 @@ class Connection(H11Protocol):
             self.transport.abort()
 
     def on_response_complete(self) -> None:
-        """Mark the connection as idle, unless the client has already sent the next request."""
         super().on_response_complete()
         if self._answers:
             self._begin()

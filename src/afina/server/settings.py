@@ -16,45 +16,35 @@ class Settings:
     """The settings of a server. Tokens are counted by the backbone's tokenizer, and all times are in seconds.
 
     Attributes:
-        batch_tokens: The largest number of tokens in a batch while only one client sends requests.
-        shared_tokens: The largest number of tokens in a batch while several clients send requests. `shared_tokens` is
-            smaller than `batch_tokens`, so that a client waits at most for one short batch of other clients.
-        whole_tokens: The largest number of tokens of a text for a model that cannot compute a text in chunks, such as
-            an encoder. While a model that cannot compute in chunks computes a text, no other client is answered.
-        delay: How long a text waits for further texts before a batch starts, while nothing is being computed.
-        queue_tokens: The largest number of tokens in the queue. If texts of several clients wait, each client has an
-            equal share of `queue_tokens`.
-        timeout: The time after which a request fails.
-        generation_timeout: The time after which a generated answer fails.
-        max_new_tokens: The largest number of tokens of a generated answer, and the default if neither the request nor
-            the adapter has a limit.
-        choices: The largest number of generated answers to one text (`n` in OpenAI's protocol).
-        logprobs: The largest number of alternatives that are reported for each token of a generated answer.
-        connections: The largest number of open connections. The server opens at most half as many connections as the
-            process may open files.
-        at_once: The largest number of open requests of one client.
-        head_seconds: The time limit for the arrival of a request's headers.
-        body_bytes: The largest size of a request's body, or of a line of a `/bulk` request, in bytes.
-        body_seconds: The time limit for the arrival of a request's body.
-        bytes_a_second: The number of bytes that the server reads from bodies, per second and client. A burst may have
-            twice as many bytes. The server reads further bytes later.
-        refusals_a_second: The number of error responses that the server sends without delay, per second and client. A
-            burst may have four times as many. Error responses above this rate are delayed by at most two seconds.
-        texts: The largest number of texts in a request.
-        characters: The largest number of characters of a text.
-        tokens_per_minute: The rate limit of API keys without a rate limit of their own. None: no limit.
-        writes_per_minute: The largest number of changes that a client may make with its API keys in a minute: aliases
-            moved and keys created.
-        every: The interval at which the server reads changes from the store. A moved alias or a revoked key takes
-            effect after at most `every` seconds plus the time of reading.
-        key_seconds: How long the server accepts the API keys that it has read while the store does not respond. After
-            `key_seconds`, the server refuses every request that needs a key, since a key may have been revoked.
-        public_description: Whether `/openapi.json` needs no API key.
-        window: The largest number of lines of a `/bulk` request that are read before the first of them is answered.
-        preload: The models that are loaded, and have passed their golden tests, before the server reports that it is
-            ready.
-        drain: The time after SIGTERM in which the server still accepts requests, but reports that it is not ready.
-        shutdown: The time between SIGTERM and the end of the process, draining included.
+        batch_tokens: most tokens of a batch while only one client sends requests.
+        shared_tokens: most tokens of a batch while several do, so that a client waits at most for one short batch of
+            others.
+        whole_tokens: most tokens of a text for a model that cannot compute a text in chunks, such as an encoder. While
+            such a text is computed, no other client is answered.
+        delay: how long a text waits for further texts before a batch starts, while nothing is being computed.
+        queue_tokens: most tokens in the queue, of which clients with waiting texts have equal shares.
+        timeout, generation_timeout: the time after which a request, or a generated answer, fails.
+        max_new_tokens: most tokens of a generated answer, and the default if neither request nor adapter has a limit.
+        choices: most generated answers to one text (`n` in OpenAI's protocol).
+        logprobs: most alternatives that are reported for each token of a generated answer.
+        connections: most open connections, at most half as many as the process may open files.
+        at_once: most open requests of one client.
+        head_seconds, body_seconds: the time limits for the arrival of a request's headers, and of its body.
+        body_bytes: the largest size of a request's body, or of a line of a `/bulk` request.
+        bytes_a_second: what the server reads from bodies, per second and client; twice as many bytes in a burst.
+        refusals_a_second: the error responses that the server sends without delay, per second and client; four times as
+            many in a burst. Further ones are delayed by at most two seconds.
+        texts, characters: most texts of a request, and most characters of a text.
+        tokens_per_minute: the rate limit of API keys without a rate limit of their own. None: no limit.
+        writes_per_minute: most aliases that a client may move and keys that it may create in a minute.
+        every: the interval at which the server reads changes from the store, such as a moved alias or a revoked key.
+        key_seconds: how long the server accepts the API keys that it has read while the store does not respond. After
+            it, every request that needs a key is refused, since a key may have been revoked.
+        public_description: whether `/openapi.json` needs no API key.
+        window: most lines of a `/bulk` request that are read before the first of them is answered.
+        preload: the models that have passed their golden tests before the server reports that it is ready.
+        drain: the time after SIGTERM in which the server still accepts requests, but reports that it is not ready.
+        shutdown: the time between SIGTERM and the end of the process, draining included.
     """
 
     batch_tokens: int = 1024
