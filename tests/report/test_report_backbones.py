@@ -55,9 +55,9 @@ def test_methods_are_called_by_their_backbones() -> None:
 
 def test_the_conclusion_says_what_a_faster_backbone_loses() -> None:
     report = compared(BIG, SMALLER, ADAPTED)
-    between = report.verdicts.between("full fine-tuning on big", "full fine-tuning on small")
-    assert between is not None
-    worst = 100 * between[0].interval.high
+    comparison = report.verdicts.between("full fine-tuning on big", "full fine-tuning on small")
+    assert comparison is not None
+    worst = 100 * comparison.interval.high
     assert 5 < worst < 6
     said = next(one for one in report.sentences if "times as fast" in one)
     assert said == (
@@ -100,9 +100,9 @@ def test_a_loss_is_a_distance_too() -> None:
     found = verdicts(both)
     said = next(one for one in sentences(both, found) if "times as fast" in one)
     assert "answers 6 times as fast" in said
-    between = found.between("LoRA on big", "LoRA on small")
-    assert between is not None
-    worst = -between[0].interval.low
+    comparison = found.between("LoRA on big", "LoRA on small")
+    assert comparison is not None
+    worst = -comparison.interval.low
     told = float(said.partition("is within ")[2].partition(" of ")[0])
     assert worst <= told < worst + 1e-4
 

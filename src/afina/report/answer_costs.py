@@ -114,14 +114,11 @@ def faster_sentence(leader: Arm, others: Sequence[Arm], found: Verdicts) -> str:
     if not fast:
         return ""
     arm = max(fast, key=lambda one: one.gain)
-    between = found.between(leader.label, arm.label)
-    if between is None or isnan(between[0].interval.low):
+    comparison = found.between(leader.label, arm.label)
+    if comparison is None or isnan(comparison.interval.low):
         return ""
-    comparison, turned = between
-    metric = METRICS[comparison.metric]
-    ends = (-comparison.interval.low, -comparison.interval.high) if turned else (
-        comparison.interval.low, comparison.interval.high
-    )  # fmt: skip
+    metric, sign = METRICS[comparison.metric], 1 if comparison.first == leader.label else -1
+    ends = (sign * comparison.interval.low, sign * comparison.interval.high)
     worst = -min(ends) if metric.lower else max(ends)
     mine, slow = _mean_milliseconds(arm), _mean_milliseconds(leader)
     level = f"{100 * comparison.level:g} % interval"

@@ -1,7 +1,7 @@
-"""The conclusion and the headline of a report: the result of a study or a recommendation, in words.
+"""The conclusion of a study, in words.
 
-A report's headline has three figures: headline metric, training time and memory. Every statement about two methods
-follows from the verdict of a paired comparison; only the verdict "equivalent" makes a report call methods equivalent.
+Every statement about two methods follows from the verdict of a paired comparison; only the verdict "equivalent" makes a
+report call methods equivalent.
 """
 
 from __future__ import annotations
@@ -15,15 +15,12 @@ from afina.data.label_words import needs_words, no_words_note
 from afina.data.reading_options import ReadingOptions
 from afina.errors import NotFound
 from afina.methods import METHODS
-from afina.report import recommendation
 from afina.report.answer_costs import faster_sentence
 from afina.report.arms import Arm, is_curve
 from afina.report.formatting import (
-    NOTHING,
     count,
     figure_with_interval,
     listed,
-    metric_heading,
     money,
     percent,
     seconds_in_words,
@@ -31,13 +28,11 @@ from afina.report.formatting import (
     size,
     span,
 )
-from afina.report.tables import measured_on_gpu
+from afina.report.headline import fee_per_1000, figures_of
 from afina.report.verdicts import ONE_SEED, SIGNIFICANT, Verdicts, alike, learning_curve_sentences
 from afina.stats.comparison import Comparison
-from afina.stats.intervals import wilson
 from afina.stats.metrics import METRICS
 from afina.studies.baselines import MeasuredBaseline
-from afina.studies.choosing.recommendation import Contender, Recommendation
 from afina.studies.descriptions import Failure
 from afina.studies.runs.inputs import is_encoder
 from afina.studies.runs.record import Record
@@ -109,7 +104,7 @@ def of_one_method(arm: Arm, baselines: Sequence[MeasuredBaseline], against: Sequ
         told = [f"{name} {share(figure)}" for name, figure in figures.items() if not isnan(figure)]
         first = [f"Without a language model: {listed(told)}."] if told else []
         yield " ".join([*first, *(f"{one.sentence}." for one in against)])
-    _, time, memory = _of_arm(arm)
+    _, time, memory = figures_of(arm)
     if arm.trained:
         trained = f"{count(record.trainable)} parameters ({percent(100 * record.trainable / record.total)} %)"
         yield (
@@ -225,7 +220,7 @@ class _Field:
         if not rivals:
             return ""
         api, local = (self.leader, rivals[0]) if asks else (rivals[0], self.leader)
-        fee = api.mean(_fee)
+        fee = api.mean(fee_per_1000)
         cost = "costs an unknown fee per text" if fee is None else f"costs {money(fee)} per 1,000 texts"
         time = local.mean(lambda record: record.seconds.train)
         trains = f"needed {seconds_in_words(time)} of training" if local.trained and time else "needs no training"
@@ -254,12 +249,12 @@ class _Field:
     @cached_property
     def _against(self) -> dict[str, Comparison]:
         pairs = {arm.label: self.found.between(self.leader.label, arm.label) for arm in self.others}
-        return {name: pair[0] for name, pair in pairs.items() if pair is not None}
+        return {name: comparison for name, comparison in pairs.items() if comparison is not None}
 
 
 def _costs(arm: Arm, dear: Arm) -> str:
     """Return a clause that compares the costs of two methods; time and memory only if measured on one machine."""
-    fee, other = arm.mean(_fee), dear.mean(_fee)
+    fee, other = arm.mean(fee_per_1000), dear.mean(fee_per_1000)
     if fee is not None and other is not None:
         return f"{money(fee)} per 1,000 texts instead of {money(other)}"
     if not arm.trained:
@@ -279,18 +274,13 @@ def _asks(arm: Arm) -> bool:
     return arm.record.endpoint is not None
 
 
-def _fee(record: Record) -> float | None:
-    """The cost of 1,000 texts of a model behind an API; None if prices or tokens are unknown."""
-    return record.endpoint.cost_per_1000 if record.endpoint else None
-
-
 def _costs_less(arm: Arm, dear: Arm) -> bool:
     """Whether `arm` trains fewer parameters than `dear` and takes no more time and memory where these are comparable.
 
     Two models behind an API are compared by their fees. A fee is not compared with the costs of a local method.
     """
     if _asks(arm) or _asks(dear):
-        fees = (arm.mean(_fee), dear.mean(_fee))
+        fees = (arm.mean(fee_per_1000), dear.mean(fee_per_1000))
         return fees[0] is not None and fees[1] is not None and fees[0] < fees[1]
     if not arm.trained:
         return dear.trained
@@ -334,90 +324,3 @@ def _counted(number: int, what: str) -> str:
 
 def _named(arms: Sequence[Arm], last: str = "and") -> str:
     return listed([f"{arm.label} ({share(arm.headline)})" for arm in arms], last)
-
-
-Interval = tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure below a headline, such as `Training time`, `60 s` and `mean of 3 seeds`."""
-
-    name: str
-    value: str
-    note: str
-
-
-@dataclass(frozen=True)
-class Headline:
-    """The result of a report in one line, and three figures: headline metric, training time, memory."""
-
-    text: str
-    figures: tuple[Figure, ...]
-
-
-def of_study(arms: Sequence[Arm], found: Verdicts) -> Headline:
-    text, arm = leading(arms, found)
-    return Headline(text, _of_arm(arm))
-
-
-def of_recommendation(made: Recommendation, arms: Sequence[Arm]) -> Headline:
-    chosen = made.contender(made.recommended)
-    text = recommendation.headline(made, interval(made, arms))
-    arm = _arm(made, arms)
-    return Headline(text, _of_arm(arm) if arm else _of_contender(made, chosen, interval(made, arms)))
-
-
-def interval(made: Recommendation, arms: Sequence[Arm]) -> Interval:
-    """Return the 95 % interval of the recommended method's headline metric; None if it cannot be computed.
-
-    A baseline has no run with its single predictions: only its accuracy has an interval (Wilson's).
-    """
-    if arm := _arm(made, arms):
-        return arm.interval(made.metric)
-    value = made.contender(made.recommended).metrics[made.metric]
-    if not METRICS[made.metric].counted or isnan(value):
-        return None
-    found = wilson(round(value * made.examples), made.examples)
-    return found.low, found.high
-
-
-def _arm(made: Recommendation, arms: Sequence[Arm]) -> Arm | None:
-    key = made.contender(made.recommended).key
-    return next((arm for arm in arms if key in {record.key for record in arm.records}), None)
-
-
-def _first(metric: str, value: float, found: Interval, texts: str) -> Figure:
-    shown, _, between = figure_with_interval(metric, value, found).partition(" ")
-    return Figure(metric_heading(metric), shown, f"95 % interval {between.strip('()')}; {texts}" if found else texts)
-
-
-def _of_arm(arm: Arm) -> tuple[Figure, ...]:
-    record = arm.record
-    seeds = f"mean of {len(arm.seeds)} seeds" if len(arm.seeds) > 1 else "one seed"
-    texts = f"{count(record.examples)} evaluation texts, {seeds}"
-    made = [_first(record.metric, arm.headline, arm.interval(record.metric), texts)]
-    where = record.place
-    trained = arm.mean(lambda one: one.seconds.train) if arm.trained else None
-    time = NOTHING if trained is None else seconds_in_words(trained)
-    made.append(Figure("Training time", time, where if arm.trained else "this method trains nothing"))
-    if (use := record.endpoint) is not None:
-        fee = arm.mean(_fee)
-        note = f"of 1,000 texts, at {use.host}" if fee is not None else f"prices unknown, at {use.host}"
-        return (*made, Figure("Cost", NOTHING if fee is None else money(fee), note))
-    on_gpu = all(measured_on_gpu(one) for one in arm.records)
-    used = arm.mean(lambda one: one.memory.allocated_peak if on_gpu else one.memory.rss_peak)
-    what = "peak of allocated GPU memory" if on_gpu else "peak of the process"
-    if (devices := record.devices) is not None:
-        what = f"{what.removesuffix(' of the process')} of the first of {devices.count} processes"
-    made.append(Figure("Memory", NOTHING if used is None else size(used), what))
-    return tuple(made)
-
-
-def _of_contender(made: Recommendation, chosen: Contender, found: Interval) -> tuple[Figure, ...]:
-    """The figures of a recommended baseline without a language model, which has no run."""
-    return (
-        _first(made.metric, chosen.metrics[made.metric], found, f"{count(made.examples)} held-out texts"),
-        Figure("Training time", "seconds", "fitted without a language model"),
-        Figure("Memory", "not measured", "no language model is loaded"),
-    )

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from afina.data.readers.target_kinds import TARGETS
 from afina.errors import AfinaError
-from afina.report.conclusion import Figure, Headline
 from afina.report.formatting import brief, count, listed, metric_figure
+from afina.report.headline import Figure, Headline
 from afina.report.sections import Block, Code, Notes, Prose, Section
 from afina.report.tables import Column, Table
 from afina.studies.labelling.doubts import JSON_FILE, DoubtfulLabel, Doubts

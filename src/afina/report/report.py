@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afina import file_io
-from afina.report import conclusion, doubts, recommendation, sections, verdicts
+from afina.report import conclusion, doubts, headline, recommendation, sections, verdicts
 from afina.report.answer_costs import answer_cost_table, are_comparable
 from afina.report.arms import Arm, arms, has_several_backbones, is_curve, of_greatest_size, titles_of
-from afina.report.conclusion import Headline
 from afina.report.details.abstention import abstention_table, of_one_method
 from afina.report.details.endpoints import answerless, endpoint_table, requests_sentences
 from afina.report.details.fitted_heads import fitted_table
@@ -24,6 +23,7 @@ from afina.report.details.retention import RETENTION, retention_table
 from afina.report.examples.answered_texts import AnsweredRun, FoundTexts, RunChoice, answered_run, find_texts
 from afina.report.examples.disagreements import EvaluationTexts, sections_of
 from afina.report.formatting import listed
+from afina.report.headline import Headline, figures_of, interval
 from afina.report.plots import comparison, learning_curve, svg, training
 from afina.report.plots.comparison import MethodDifference
 from afina.report.plots.svg import Plot
@@ -115,7 +115,7 @@ class Report:
         """The sentences of the recommendation, or of the study's conclusion; the most important sentence is first."""
         made = self.results.recommendation
         if made:
-            return recommendation.sentences(made, conclusion.interval(made, self.arms))
+            return recommendation.sentences(made, interval(made, self.arms))
         against = verdicts.against(self.results.baselines, self.arms)
         said = conclusion.sentences(self.arms, self.verdicts, self.failed, self.results.waiting, against)
         return (*answerless(self.arms), *said[:1], *conclusion.unasked(self.arms, self.results.data), *said[1:])
@@ -138,8 +138,11 @@ class Report:
     @cached_property
     def headline(self) -> Headline | None:
         if self.results.recommendation:
-            return conclusion.of_recommendation(self.results.recommendation, self.arms)
-        return conclusion.of_study(self.arms, self.verdicts) if self.arms else None
+            return headline.of_recommendation(self.results.recommendation, self.arms)
+        if not self.arms:
+            return None
+        text, arm = conclusion.leading(self.arms, self.verdicts)
+        return Headline(text, figures_of(arm))
 
     @cached_property
     def of_use(self) -> Record | None:
@@ -217,7 +220,7 @@ class Report:
 
     def summary(self) -> dict[str, object]:
         if self.results.recommendation:
-            found = conclusion.interval(self.results.recommendation, self.arms)
+            found = interval(self.results.recommendation, self.arms)
             return as_json(self.results.recommendation, self.results.out, found)
         return json_csv.summary(self.results, self.results.out / MARKDOWN, self.sentences, self.verdicts)
 

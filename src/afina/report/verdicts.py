@@ -59,14 +59,9 @@ class Verdicts:
     compared: tuple[Comparison, ...] = ()
     not_comparable: tuple[NotComparable, ...] = ()
 
-    def between(self, first: str, second: str) -> tuple[Comparison, bool] | None:
-        """Return a comparison and whether it has the two in reverse order; None if they were not compared."""
-        for one in self.compared:
-            if (one.first, one.second) == (first, second):
-                return one, False
-            if (one.first, one.second) == (second, first):
-                return one, True
-        return None
+    def between(self, first: str, second: str) -> Comparison | None:
+        """Return the comparison of two methods, in either order; None if they were not compared."""
+        return next((one for one in self.compared if {one.first, one.second} == {first, second}), None)
 
 
 def verdicts(arms: Sequence[Arm]) -> Verdicts:
@@ -306,10 +301,9 @@ def _wins(first: tuple[str, list[Arm]], second: tuple[str, list[Arm]], found: Ve
     theirs = {arm.size: arm for arm in second[1]}
     seen = []
     for arm in first[1]:
-        between = found.between(arm.label, theirs[arm.size].label) if arm.size in theirs else None
-        if between is None:
-            continue
-        seen.append((arm.size, between[0].seen_from(arm.label)))
+        comparison = found.between(arm.label, theirs[arm.size].label) if arm.size in theirs else None
+        if comparison is not None:
+            seen.append((arm.size, comparison.seen_from(arm.label)))
     if not seen or seen[-1][1] not in ("better", "worse"):
         return ""
     start = len(seen)

@@ -69,9 +69,9 @@ def _against_gradient(arms: Sequence[Arm], probes: Sequence[Arm], found: Verdict
     for probe in probes:
         for arm in arms:
             same = (arm.record.backbone, arm.size) == (probe.record.backbone, probe.size)
-            between = found.between(probe.label, arm.label) if same and _trains_head_alone(arm) else None
-            if between is not None:
-                yield f"The same linear head, by scikit-learn and by gradient steps: {between[0].words}"
+            comparison = found.between(probe.label, arm.label) if same and _trains_head_alone(arm) else None
+            if comparison is not None:
+                yield f"The same linear head, by scikit-learn and by gradient steps: {comparison.words}"
 
 
 def _method(arm: Arm) -> Method:

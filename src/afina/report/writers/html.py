@@ -16,8 +16,8 @@ from markupsafe import Markup, escape
 
 from afina import digest
 from afina.pages.html import environment
-from afina.report.conclusion import Headline
 from afina.report.examples.word_differences import Piece
+from afina.report.headline import Headline
 from afina.report.plots import svg
 from afina.report.plots.svg import Plot
 from afina.report.sections import Block, Section

@@ -9,7 +9,7 @@ from afina.models.backbone_spec import FLOAT
 from afina.report.formatting import ACCURACY, F1
 from afina.report.recommendation import Interval, sentences, setting_note, titled, why_left_out
 from afina.schema import figures_as_json, null_where_undefined
-from afina.studies.choosing.recommendation import Recommendation
+from afina.studies.choosing.recommendation import Contender, Recommendation
 
 
 def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[str, Any]:
@@ -32,36 +32,10 @@ def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[
         "recommendation": list(sentences(made, interval)),
         "adapter": None if made.adapter is None else str(out / made.adapter),
         **({"instead_of": made.instead_of} if made.instead_of is not None else {}),
-        "rows": [
-            {
-                "name": one.name,
-                "accuracy": null_where_undefined(one.metrics.get(ACCURACY)),
-                "f1": null_where_undefined(one.metrics.get(F1)),
-                "metrics": figures_as_json(one.metrics),
-                "method": one.method,
-                **({"backbone": one.backbone} if made.backbones else {}),
-                "rate": one.rate,
-                "ended": one.ended,
-                "race": setting_note(one, made.metric),
-                "validation": one.validation,
-                "validation_accuracy": one.validation if made.metric == ACCURACY else None,
-                "validation_examples": one.validation_examples,
-                "weighed": one.weighed,
-                "examples": one.examples,
-                "steps": one.steps,
-                "seconds": one.seconds,
-                "memory": one.memory,
-                "adapter": None if one.adapter is None else str(out / one.adapter),
-                "remark": one.setting,
-                **({"endpoint": one.endpoint.model_dump(mode="json")} if one.endpoint else {}),
-            }
-            for one in made.contenders
-        ],
+        "rows": [_row(contender, made, out) for contender in made.contenders],
         "comparisons": [titled(one).words for one in made.comparisons],
         "dropped": {name: why_left_out(one) for name, one in made.dropped.items()},
-        "fewer": None
-        if made.fewer is None
-        else {"name": made.fewer.name, "examples": made.fewer.examples, "metrics": figures_as_json(made.fewer.metrics)},
+        "fewer": _fewer(made),
         **_student(made, out),
         **({"labels": made.labels.model_dump(mode="json")} if made.labels else {}),
         "train_examples": made.train_examples,
@@ -72,6 +46,38 @@ def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[
         **({"products": made.products} if made.products != FLOAT else {}),
         **({"latency": made.latency, "latencies": made.latencies} if made.latency is not None else {}),
     }
+
+
+def _row(contender: Contender, made: Recommendation, out: Path) -> dict[str, Any]:
+    return {
+        "name": contender.name,
+        "accuracy": null_where_undefined(contender.metrics.get(ACCURACY)),
+        "f1": null_where_undefined(contender.metrics.get(F1)),
+        "metrics": figures_as_json(contender.metrics),
+        "method": contender.method,
+        **({"backbone": contender.backbone} if made.backbones else {}),
+        "rate": contender.rate,
+        "ended": contender.ended,
+        "race": setting_note(contender, made.metric),
+        "validation": contender.validation,
+        "validation_accuracy": contender.validation if made.metric == ACCURACY else None,
+        "validation_examples": contender.validation_examples,
+        "weighed": contender.weighed,
+        "examples": contender.examples,
+        "steps": contender.steps,
+        "seconds": contender.seconds,
+        "memory": contender.memory,
+        "adapter": None if contender.adapter is None else str(out / contender.adapter),
+        "remark": contender.setting,
+        **({"endpoint": contender.endpoint.model_dump(mode="json")} if contender.endpoint else {}),
+    }
+
+
+def _fewer(made: Recommendation) -> dict[str, Any] | None:
+    fewer = made.fewer
+    if fewer is None:
+        return None
+    return {"name": fewer.name, "examples": fewer.examples, "metrics": figures_as_json(fewer.metrics)}
 
 
 def _student(made: Recommendation, out: Path) -> dict[str, Any]:
