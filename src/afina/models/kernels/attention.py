@@ -97,7 +97,6 @@ class _ShortAttention(torch.autograd.Function):
         grad_k = torch.bmm(grad_scores.transpose(1, 2), q)
 
         def rows(lines: Tensor, count: int) -> tuple[Tensor, Tensor | None]:
-            """Change the shape of gradients from [H * N, P + L, D] to [G or H, T, D] and [G or H, P, D]."""
             filled = lines.view(heads, grid.lines, -1, width)
             if count != heads:
                 filled = filled.view(count, heads // count, *filled.shape[1:]).sum(1)
@@ -183,7 +182,6 @@ def _attend(
     *,
     causal: bool,
 ) -> Tensor:
-    """Compute the output [T, H, D] from query [H, T, D], key and value [G, T, D], and the prefix's [G, P, D]."""
     row = query, key, value
     if window is not None and layout.longest <= window:
         window = None
@@ -213,10 +211,7 @@ def _attend_after(
     dropout: float,
     window: int | None,
 ) -> Tensor:
-    """Compute the output [T, H, D] for the rests of texts whose beginning has the keys and values `columns`, [G, P, D].
-
-    The mask is causal, and there is no dropout.
-    """
+    """Compute [T, H, D] for the rests of texts whose beginning has the keys and values `columns`; causal."""
     assert columns is not None
     assert not dropout
     if window is not None and layout.prefix + layout.longest <= window:
@@ -239,7 +234,6 @@ def _with_inserted(
     *,
     causal: bool,
 ) -> Tensor:
-    """Compute the output [T, H, D] in a row in which the keys and values `columns` stand before each text."""
     longer = layout.extended
     unread = query.new_zeros(query.shape[0], layout.prefix, query.shape[2])
     q, k, v = (insert(rows, first, longer) for rows, first in zip((query, key, value), (unread, *columns), strict=True))
@@ -258,7 +252,7 @@ def _by_torch(
     *,
     causal: bool,
 ) -> Tensor:
-    """Compute the output [T, H, D] with torch's kernels; shapes as in `_attend`, `always` as in `Grid.visible`."""
+    """Compute [T, H, D] with torch's kernels; `always` as in `Grid.visible`."""
     if query.device.type == "cuda" and serves_varlen(query, dropout) and not (always and window):
         return _varlen(query, key, value, layout, scale, window, causal=causal)
     if not causal and window is not None and not always and 3 * window < layout.longest:
@@ -322,7 +316,6 @@ def serves_varlen(query: Tensor, dropout: float) -> bool:
 def _varlen(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, window: int | None, *, causal: bool
 ) -> Tensor:
-    """Compute the output [T, H, D] from query [H, T, D], key and value [G, T, D]."""
     bounds, longest = layout.bounds, layout.longest
     reach = -1 if window is None else window - 1
     mixed = varlen_attn(

@@ -19,16 +19,10 @@ TILE = 256
 def attend_after(
     query: Tensor, key: Tensor, value: Tensor, columns: tuple[Tensor, Tensor], layout: Layout, scale: float
 ) -> Tensor:
-    """Compute the attention of the tokens of a row to a common beginning and to their own texts.
+    """Return the attention [T, H, D] of the tokens of a row to a common beginning and to their own texts.
 
-    Args:
-        query: The queries [H, T, D]; key and value are [G, T, D], and G divides H.
-        columns: The keys and values of the beginning, each [G, P, D].
-        layout: The layout of the row, with `prefix` = P.
-        scale: Factor by which the scores are multiplied.
-
-    Returns:
-        The attention's output [T, H, D].
+    The queries are [H, T, D], key and value [G, T, D], and `columns` the beginning's keys and values, each [G, P, D],
+    where G divides H and `layout.prefix` is P.
     """
     before, weight = _to_beginning(query, *columns, scale)
     own, own_weight = _to_own_text(query, key, value, layout, scale)

@@ -2,9 +2,8 @@
 
 For a few tokens, the calls of Python and torch in transformers' modules take a third of the time of the products with
 weights. A `DecodingStep` calls the kernels of all blocks directly, in the order of transformers' modules and with the
-same roundings, so the result is the same number for number (`tests/models/kernels/test_decoding_step.py`). It computes
-blocks in the form of LLaMA (`Block.decoding`). A body with a module that a `DecodingStep` does not know has no
-`DecodingStep`, and its own forward computes it. The module `decoding_step` does not know adaptation methods.
+same roundings, so the result is the same number for number. It computes blocks in the form of LLaMA; a body with a
+module that it does not know has no `DecodingStep`. The module does not know adaptation methods.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from afina.models.kernels.lora import lora_adapter
 from afina.models.kernels.patches import Patch, patches_of
 
 Changes = Mapping[str, Sequence[PlacedChange]]
-"""The changes of layers that the adapters of a row make, by path of the layer."""
 
 _Function = Callable[[Tensor], Tensor]
 
@@ -50,28 +48,16 @@ class DecodingStep:
 
     @classmethod
     def of(cls, body: Any, paths: Mapping[nn.Module, str] | None = None) -> DecodingStep | None:
-        """Return the decoding step of a body. None: the body's own forward must compute it.
-
-        Args:
-            paths: The path of each module by which adapters name it. None: no adapters change layers.
-        """
+        """Return the decoding step of a body; `paths` names its modules. None: its own forward computes it."""
         return cls(body, paths or {}) if _is_known(body) else None
 
     def takes(self, changes: Changes) -> bool:
-        """Whether all changes add to the output of a linear layer, which the decoding step can apply."""
         if not changes.keys() <= self._changeable:
             return False
         return not any(one.change.enters for placed in changes.values() for one in placed)
 
     def __call__(self, tokens: Tensor, positions: Tensor, cached: KeyValueRow, changes: Changes) -> Tensor:
-        """Return the body's output for one token of each running text, [B, width].
-
-        Args:
-            tokens: The token ids, int64 [B].
-            positions: The position of each token in its text, int64 [B].
-            cached: The cached keys and values of the running texts.
-            changes: The adapters' changes of layers, which the step `takes`.
-        """
+        """Return the body's output for one token of each text, [B, width]; tokens and positions: int64 [B]."""
         stream: Tensor = self._embed(tokens)
         cos, sin = (one.transpose(0, 1) for one in self._rotary(stream[None], position_ids=positions[None]))
         half = sin.shape[-1] // 2
@@ -82,8 +68,6 @@ class DecodingStep:
 
 
 class _Block:
-    """A block in the form of LLaMA: rotary attention with separate projections, and an MLP with a gate."""
-
     def __init__(self, block: Any, names: Block, decoding: DecodingPaths, paths: Mapping[nn.Module, str]) -> None:
         assert names.pre_norm is not None
         self._attention = block.get_submodule(names.attention)
@@ -97,7 +81,6 @@ class _Block:
         self.paths = [path for _, path in self._layers if path]
 
     def __call__(self, stream: Tensor, cos: Tensor, sin: Tensor, cached: KeyValueRow, changes: Changes) -> Tensor:
-        """Return the residual stream [B, width] after the block."""
         query_layer, key_layer, value_layer, output_layer, gate_layer, up_layer, down_layer = self._layers
         heads = len(stream), -1, self._width
         hidden = self._first(stream)
@@ -115,7 +98,6 @@ class _Block:
 
 
 def _output(layer: tuple[_Function, str], inputs: Tensor, changes: Changes) -> Tensor:
-    """Return the output [B, M] of a linear layer with its changes, for inputs [B, K]."""
     product, path = layer
     outputs = product(inputs)
     if placed := changes.get(path):
@@ -135,7 +117,6 @@ def _norm(module: Any) -> _Function:
 
 
 def _rms_norm(weight: Tensor, epsilon: float, hidden: Tensor) -> Tensor:
-    """Return hidden states [..., width] divided by their root mean square, in the dtype of `weight`."""
     wide = hidden.float()
     scale = wide.pow(2).mean(-1, keepdim=True).add_(epsilon).rsqrt_()
     return (wide * scale).to(hidden.dtype).mul_(weight)
@@ -154,7 +135,6 @@ def _with_lora(product: _Function, down: Tensor, up: Tensor, scaling: float, inp
 
 
 def _is_known(body: Any) -> bool:
-    """Whether a `DecodingStep` computes what the body's own forward computes in evaluation mode."""
     block = architecture_of(body).block
     if block.decoding is None or body.training or len({one.dtype for one in body.parameters()}) > 1:
         return False
@@ -163,7 +143,6 @@ def _is_known(body: Any) -> bool:
 
 
 def _modules(body: Any, block: Block, decoding: DecodingPaths) -> Iterator[Any]:
-    """Yield the modules of transformers whose forward a `DecodingStep` replaces, except linear layers."""
     assert block.pre_norm is not None
     assert block.final_norm is not None
     yield body
@@ -180,7 +159,6 @@ def _is_own(module: nn.Module) -> bool:
 
 
 def _is_linear(layer: Any) -> bool:
-    """Whether a layer is a linear layer, or peft's LoRA of a linear layer with a frozen weight."""
     if Patch.LORA in patches_of(layer):
         base = layer.base_layer
         return lora_adapter(layer) is not None and _is_linear(base) and not linear.weight_trains(base)
@@ -188,7 +166,6 @@ def _is_linear(layer: Any) -> bool:
 
 
 def _is_unchanged(module: nn.Module) -> bool:
-    """Whether a module has no hooks, and no other forward than that of its class or of known patches."""
     patches = patches_of(module)
     hooked = module._forward_hooks or module._forward_pre_hooks
     return not hooked and _KNOWN.issuperset(patches) and bool(patches) == ("forward" in module.__dict__)

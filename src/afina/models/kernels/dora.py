@@ -20,7 +20,6 @@ from afina.models.kernels.linear import FrozenWeight
 from afina.models.kernels.lora import DORA, LoraChange, dropout_mask, lora_adapter
 
 SQUARES = "squares"
-"""Name of the buffer with ||W||^2 by row, float32 [M], in a layer with DoRA."""
 
 
 def dora_adapter(layer: nn.Module) -> str | None:

@@ -1,14 +1,13 @@
 """Dropout masks: drawn from torch's generator for a whole batch, or drawn for each text.
 
 If one process computes a batch, all masks come from torch's seeded generator in the order in which they are needed.
-`TextMasks` draws masks that do not depend on how a batch is divided into micro-batches or among several processes. An
-element of such a mask is a function of the step's seed, the number of the text in the whole batch, the number of the
-draw in the forward pass, and the element's place in the text: a hash of these numbers, with two rounds of the
-finalizer of SplitMix64 (Steele et al. 2014). On one core, the hash takes the time of torch's generator.
+`TextMasks` draws masks that do not depend on how a batch is divided into micro-batches or among processes: an element
+is a hash (two rounds of the finalizer of SplitMix64, Steele et al. 2014) of the step's seed, the number of the text in
+the whole batch, the number of the draw, and the element's place in the text.
 
 An element is kept if a random word of 16 bits is at least rate * 2^16. Raw words take a tenth of the time of torch's
-`bernoulli_`, which took a fifth of a training step with padding-free batches on two cores. The dropout rate is rounded
-to a multiple of 2^-16, and the scale uses the rounded rate, so that the expectation is exact.
+`bernoulli_`. The dropout rate is rounded to a multiple of 2^-16, and the scale uses the rounded rate, so that the
+expectation is exact.
 """
 
 from __future__ import annotations
@@ -65,12 +64,10 @@ def _kept(words: Tensor, rate: float, mask: Tensor) -> Tensor:
 
 
 def _signed(number: int) -> int:
-    """Return the number modulo 2^64 as an int64."""
     return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 _FIRST, _SECOND = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
-"""The multipliers of SplitMix64."""
 
 _TEXT, _PLACE, _DRAW, _HEADS, _COLUMN = (_signed(0x9E3779B97F4A7C15 * odd) for odd in (1, 3, 5, 7, 11))
 """Odd multipliers, by which different numbers become different inputs of the hash."""
@@ -93,13 +90,9 @@ def _mixed(keys: Tensor) -> Tensor:
 class TextMasks:
     """The dropout masks of the texts of a micro-batch, independent of the other texts in the micro-batch.
 
-    Two draws of the same forward pass have different masks. A pass that activation checkpointing repeats draws the same
-    masks again (`repeatable`).
-
-    Args:
-        seed: The seed of the step, an int64.
-        numbers: The number of each text in the whole batch of the step, int64 [B], on the device of the row.
-        layout: The layout of the texts in the row that the body computes.
+    Two draws of the same forward pass have different masks; activation checkpointing draws the same masks again
+    (`repeatable`). `numbers` has the number of each text in the whole batch of the step, int64 [B], on the device of
+    the row.
     """
 
     def __init__(self, seed: int, numbers: Tensor, layout: Layout) -> None:
@@ -112,10 +105,8 @@ class TextMasks:
     def drawn(self, others: Sequence[torch.Generator] = ()) -> Iterator[None]:
         """Draw the masks of the forward pass in the `with` block for each text.
 
-        Args:
-            others: The generators from which the forward pass may draw nothing (`generators_of`).
-
-        Raises InvalidStudy if the forward pass draws other random numbers, which would depend on the micro-batch.
+        Raises InvalidStudy if the forward pass draws from one of the generators `others`: such numbers would depend on
+        the micro-batch.
         """
         before = [each.get_state() for each in others]
         with self._active():
@@ -190,7 +181,6 @@ class TextMasks:
         return self._columns[:count]
 
     def repeated(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that calls `call` with the number of draws that there are now."""
         first = self._draws
 
         def again(*inputs: Any, **options: Any) -> Any:

@@ -37,7 +37,6 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Apply dropout in training mode to inputs of any shape."""
         if not self.training or self.p == 0:
             return inputs
         mask = scaled_mask(inputs.shape, self.p, inputs.dtype, inputs.device)
@@ -53,7 +52,6 @@ class TanhGELU(nn.Module):
     """
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Apply GELU to inputs of any shape."""
         if inputs.device.type != "cpu":
             return gelu(inputs, approximate="tanh")
         if torch.is_grad_enabled() and inputs.requires_grad:
@@ -79,8 +77,7 @@ class _TanhGELU(torch.autograd.Function):
 _OUTER = 2 * math.sqrt(2 / math.pi)
 _INNER = 0.044715 * _OUTER
 _PIECE = 1 << 17
-"""Number of elements for which GELU is computed at a time, so that intermediate results stay in the processor's
-cache."""
+"""Number of elements for which GELU is computed at a time, so that intermediate results stay in the cache."""
 
 
 def _tanh_gelu(inputs: Tensor, *, slope: bool) -> tuple[Tensor, Tensor | None]:

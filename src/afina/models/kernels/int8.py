@@ -21,8 +21,7 @@ LEVELS = 127
 """The largest int8 code; the code -128 is not used, so that codes are symmetric."""
 
 FORM = 1
-"""Version of `quantize`. Increase `FORM` when a weight would get other codes or scales, so that afina does not use old
-copies."""
+"""Version of `quantize`; increase it when a weight would get other codes or scales."""
 
 BLOCK = 1 << 22
 """Number of int8 codes that are cast at once, which limits the memory of a product; smaller blocks are not faster
@@ -102,7 +101,6 @@ class Int8Weight(HeldWeight):
         return result.to(grads.dtype)
 
     def dequantize(self) -> Tensor:
-        """Return the weight as codes times scales, rounded to `dtype`."""
         return (self.codes * self.scales[:, None]).to(self.dtype)
 
     @property
@@ -111,7 +109,6 @@ class Int8Weight(HeldWeight):
 
     @property
     def _blocks(self) -> range:
-        """The first rows of the blocks in which a product is computed."""
         rows, step = self.codes.shape[0], self._rows_at_once
         if isinstance(self.codes, FakeTensor):  # in a dry run (`afina.training.dry_run`), two need the memory of all
             rows = min(rows, 2 * step)
@@ -141,4 +138,3 @@ def _decodes(inputs: Tensor) -> bool:
 
 
 _VECTOR = 32
-"""Number of bfloat16 values in the longest vector register of a processor."""

@@ -24,11 +24,7 @@ from afina.models.kernels.int8_products import SMALLEST, DynamicInt8Weight
 from afina.models.kernels.linear import frozen_weight
 
 SENSITIVE = 0.04
-"""Largest relative change of a layer's results by int8 for which the layer multiplies in int8.
-
-In the packaged language model `embedded`, only one of 210 layers changes by more than `SENSITIVE`: the layer that gives
-a text's first token its extreme values.
-"""
+"""Largest relative change of a layer's results by int8 for which the layer multiplies in int8."""
 
 ENOUGH = 0.02
 """Largest relative change of the model's results for which all layers together may multiply in int8."""
@@ -44,15 +40,11 @@ FLOOR = 0.25
 
 
 def smoothing(inputs: Tensor, *weights: Tensor) -> Tensor:
-    """Return the factor of each input channel, float32 [K], by which int8 products divide the inputs.
+    """Return the factor of each input channel, float32 [K], by which int8 products divide the inputs [N, K].
 
     The factor is the square root of the channel's largest input divided by the channel's largest weight; factors are
     scaled so that the mean of their logarithms is 0. A channel that is small in all typical inputs counts as larger
-    than it is, because other inputs may be large.
-
-    Args:
-        inputs: Typical inputs [N, K]. The largest absolute value of each channel, [1, K], gives the same factors.
-        weights: All weights [M, K] by which the inputs are multiplied.
+    than it is, because other inputs may be large. The largest absolute inputs, [1, K], give the same factors.
     """
     sizes = inputs.abs().amax(0).float()
     largest = torch.stack([weight.abs().amax(0).float() for weight in weights]).amax(0)
@@ -63,23 +55,16 @@ def smoothing(inputs: Tensor, *weights: Tensor) -> Tensor:
 
 
 def int8_factors(layers: Mapping[str, nn.Module], compute: Callable[[], Tensor], bounds: Tensor) -> dict[str, Tensor]:
-    """Return the factors of the layers that should multiply in int8, measured in float32 computations.
+    """Return the factors of the layers that should multiply in int8, float32 [K], by name.
 
-    A layer stays in floats, without factors, in three cases:
+    A layer stays in floats, without factors, if `compute` does not call it; if its own results would change by more
+    than SENSITIVE (the norm of the change of a token's results, relative to the norm of the results without a bias,
+    averaged over tokens); or if its effect on the results of `compute`, float32 [texts, width], is large relative to
+    its number of weights, while all effects together are above ENOUGH and at most SHARE of the weights stay in floats
+    for this reason. Layers that read the same inputs share a tensor.
 
-    - A layer that `compute` does not call stays in floats.
-    - A layer stays in floats if its own results would change by more than SENSITIVE. A layer's change is the norm of
-      the change of a token's results, divided by the norm of the results without a bias, averaged over all tokens.
-    - A layer stays in floats if its effect on the results of `compute` is large relative to its number of weights,
-      while all effects together are above ENOUGH, and as long as at most SHARE of the weights stay in floats for this
-      reason.
-
-    Args:
-        compute: Computes the model's results with the same inputs at every call; float32 [texts, width].
-        bounds: The first row of each text among the rows of a layer's inputs, and the end; [texts + 1].
-
-    Returns:
-        The factors, float32 [K], by layer name; layers that read the same inputs share a tensor.
+    `compute` has the same inputs at every call; `bounds` [texts + 1] are the first rows of the texts among a layer's
+    inputs.
     """
     factors = smoothing_factors(layers, {}, compute)
     errors = _Errors(layers, factors)
@@ -92,7 +77,6 @@ def int8_factors(layers: Mapping[str, nn.Module], compute: Callable[[], Tensor],
 
 
 def _most_harmful(effects: Mapping[str, float], sizes: Mapping[str, int]) -> set[str]:
-    """Return the names of the layers that stay in floats because of their effects on the model's results."""
     left, room, out = sum(effects.values()), SHARE * sum(sizes.values()), set[str]()
     for name in sorted(effects, key=lambda name: effects[name] / sizes[name], reverse=True):
         if left <= ENOUGH**2:
@@ -108,11 +92,8 @@ def smoothing_factors(
 ) -> dict[str, Tensor]:
     """Return the factors of the input channels of all layers that `compute` calls, float32 [K], by layer name.
 
-    Layers that read the same inputs share a tensor. `compute` runs without gradients.
-
-    Args:
-        wrappers: By layer name, a module around the layer that gets the layer's inputs and computes with the layer's
-            weight without calling the layer, such as peft's LoRA.
+    Layers that read the same inputs share a tensor. `wrappers` has modules around a layer that compute with its weight
+    without calling the layer, such as peft's LoRA.
     """
     read, seen = list[_Read](), set[str]()
 
@@ -127,13 +108,10 @@ def smoothing_factors(
 
 
 Observer = Callable[[str, Tensor, Tensor], Tensor | None]
-"""A function that gets a layer's name, inputs and results, and may return other results."""
 
 
 @contextmanager
 def _observed(layers: Mapping[str, nn.Module], observer: Observer) -> Iterator[None]:
-    """Call `observer` after each layer's forward."""
-
     def hook(name: str) -> Any:
         return lambda layer, given, results: observer(name, given[0], results)
 
@@ -146,10 +124,7 @@ def _observed(layers: Mapping[str, nn.Module], observer: Observer) -> Iterator[N
 
 
 class _Read:
-    """A tensor that several layers read: its largest values by channel, and the names of these layers.
-
-    The object does not keep the tensor alive.
-    """
+    """A tensor that several layers read, without keeping it alive: its largest values by channel, and these layers."""
 
     def __init__(self, inputs: Tensor) -> None:
         self.names: list[str] = []
@@ -161,7 +136,6 @@ class _Read:
         return self._inputs() is inputs and self._version == inputs._version
 
     def factors(self, layers: Mapping[str, nn.Module]) -> Tensor:
-        """Return the factors of the tensor's channels, for all layers that read the tensor."""
         return smoothing(self._largest, *(frozen_weight(layers[name]).dequantize() for name in self.names))
 
 
@@ -173,11 +147,7 @@ def _see(read: list[_Read], name: str, inputs: Tensor) -> None:
 
 
 class _Errors:
-    """The errors that int8 makes in the results of layers, and their effects on the model's results.
-
-    Attributes:
-        changes: The relative change of each layer's results, by layer name.
-    """
+    """The errors that int8 makes in the results of layers, and their effects on the model's results."""
 
     def __init__(self, layers: Mapping[str, nn.Module], factors: Mapping[str, Tensor]) -> None:
         self._layers, self._factors = layers, factors

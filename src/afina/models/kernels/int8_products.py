@@ -33,8 +33,7 @@ SHIFT = 128
 """Number added to the int8 codes of inputs, which makes them unsigned."""
 
 ROWS = 256
-"""Number of input rows that are multiplied at once. Multiplying more rows at once needs more memory and is not faster
-(docs/LOG.md)."""
+"""Number of input rows that are multiplied at once; more need more memory and are not faster (docs/LOG.md)."""
 
 SMALLEST = 2.0**-100
 """The smallest scale of a token, so that a token of zeros is not divided by 0."""
@@ -43,14 +42,8 @@ SMALLEST = 2.0**-100
 class DynamicInt8Weight(HeldWeight):
     """A weight [M, K] stored as int8 in oneDNN's layout; its inputs are quantised at run time, for each token.
 
-    Products have the dtype of the inputs. `to(dtype)` does not change codes, scales and factors.
-
-    Args:
-        weight: The weight, float32 [M, K].
-        factors: The factor of each input channel, float32 [K].
-        like: A tensor of the compute dtype.
-        readers: Number of weights that multiply the same inputs and share this tensor of factors. Each of the `readers`
-            weights multiplies the inputs once before any of them gets other inputs.
+    Products have the dtype of the inputs. `factors` are those of the input channels, float32 [K]; `readers` weights
+    share this tensor, and each multiplies the same inputs once before any of them gets other inputs.
     """
 
     packed: Tensor
@@ -73,12 +66,10 @@ class DynamicInt8Weight(HeldWeight):
 
     @classmethod
     def of(cls, own: FrozenWeight, factors: Tensor, readers: int = 1) -> Self:
-        """Return an int8 weight, given the frozen weight in any form and the other arguments of the class."""
         weight = own.dequantize()
         return cls(weight.float(), factors, weight, readers)
 
     def product(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Quantise the inputs, multiply in int8, and scale each token's result in the dtype of the inputs."""
         dtype = inputs.dtype
         result = inputs.new_empty(len(inputs), self._shape[0])
         bias = None if bias is None else bias.to(dtype)
@@ -105,11 +96,10 @@ class DynamicInt8Weight(HeldWeight):
         return found.blocks
 
     def transposed_product(self, grads: Tensor) -> Tensor:
-        """Multiply by the dequantised weight, which is slow but rare, because int8 is only used for prediction."""
+        """Slow but rare, because this form of int8 is only used for prediction."""
         return multiply(grads, self.dequantize().to(grads.dtype).t())
 
     def dequantize(self) -> Tensor:
-        """Return the weight: codes times scales, divided by the factors and rounded to `dtype`."""
         return (self.packed.to_dense().t() * self.scales[:, None] * self.inverse).to(self.dtype)
 
     @property
@@ -140,27 +130,19 @@ class TensorIdentity:
 
 
 def _view(inputs: Tensor) -> tuple[object, ...]:
-    """Return which part of its storage a tensor is, and the tensor's count of changes in place, if any."""
     version = None if inputs.is_inference() else inputs._version
     return inputs.storage_offset(), inputs.shape, inputs.stride(), inputs.dtype, version
 
 
 class _Quantized:
-    """Quantised inputs that several weights multiply, and the weights that have used them.
-
-    The object does not keep the inputs alive.
-    """
+    """Quantised inputs that several weights multiply, and the weights that have used them; keeps no inputs alive."""
 
     def __init__(self, blocks: Sequence[tuple[Tensor, Tensor]], inputs: Tensor, factors: Tensor) -> None:
         self.blocks, self.given = blocks, list[int]()
         self._of, self._factors = TensorIdentity(inputs), factors
 
     def gives(self, inputs: Tensor, factors: Tensor, to: DynamicInt8Weight) -> bool:
-        """Whether the quantised blocks belong to `inputs` and `factors`, and the weight `to` has not used the blocks.
-
-        If the same weight asks again for quantised inputs, its inputs are new tensors, possibly in the memory of the
-        old.
-        """
+        """Whether the blocks belong to these inputs, and `to` has not used them: else its inputs are new."""
         return factors is self._factors and self._of.is_of(inputs) and id(to) not in self.given
 
 
@@ -174,12 +156,9 @@ _last = _Last()
 
 
 def quantized_blocks(inputs: Tensor, inverse: Tensor, *, kept: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-    """Quantise inputs [N, K] times `inverse`, float32 [K], in blocks of ROWS tokens (`quantize_tokens`).
+    """Quantise inputs [N, K] times `inverse` (1 / factors), float32 [K], in blocks of ROWS tokens.
 
-    Args:
-        inputs: The inputs, float32 or bfloat16.
-        inverse: 1 / factors of the input channels.
-        kept: Whether the tensors of a block stay valid after the next block is computed.
+    `kept`: whether the tensors of a block stay valid after the next block is computed.
     """
     count, columns = inputs.shape
     most = min(count, ROWS)
@@ -195,15 +174,9 @@ def quantized_blocks(inputs: Tensor, inverse: Tensor, *, kept: bool = False) -> 
 def quantize_tokens(inputs: Tensor, dtype: torch.dtype, spare: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     """Return the codes plus SHIFT, uint8 [N, K], and the scales [N, 1] in `dtype`, of float32 inputs [N, K].
 
-    A token with NaN or infinity gets a scale of NaN or infinity, so its results are NaN or infinite.
-
-    Args:
-        inputs: The inputs, which are overwritten.
-        dtype: The dtype of the scales, float32 or bfloat16. The inputs are divided by scales that are already rounded
-            to `dtype`.
-        spare: Memory for intermediate results, float32 [N, K], because allocating memory for each product takes longer
-            than the computation.
-        codes: Memory for the codes, int8 [N, K], which is returned as the first result.
+    A token with NaN or infinity gets a scale of NaN or infinity, so its results are NaN or infinite. The inputs are
+    overwritten, and divided by scales that are already rounded to `dtype`. `spare`, float32 [N, K], and `codes`, int8
+    [N, K], are memory: allocating it for each product takes longer than the computation.
     """
     largest = torch.abs(inputs, out=spare).amax(1, keepdim=True)
     scales = largest.mul_(1 / LEVELS).clamp_(min=SMALLEST).to(dtype)

@@ -37,8 +37,7 @@ _BITS = {torch.bfloat16: (torch.int16, 0x7FFF), torch.float32: (torch.int32, 0x7
 """The integer type of a float's bits, and the mask that removes the sign bit."""
 
 ROWS = 512
-"""Number of rows that are quantised and multiplied at once; more rows at once need more memory and are not faster
-(docs/LOG.md)."""
+"""Number of rows that are quantised and multiplied at once; more need more memory and are not faster."""
 
 Codes = list[tuple[Tensor, Tensor]]
 """Quantised rows in blocks: codes plus SHIFT, uint8 [n, K], and scales [n, 1]."""
@@ -47,14 +46,8 @@ Codes = list[tuple[Tensor, Tensor]]
 class Int8ProductsWeight(HeldWeight):
     """A frozen weight [M, K] stored as int8 in oneDNN's layout, once for each direction.
 
-    Products have the dtype of their inputs, bfloat16 or float32.
-
-    Args:
-        weight: The weight, float32 [M, K].
-        factors: The factor of each input channel, float32 [K]. Weights that multiply the same inputs have the same
-            tensor of factors, so that the inputs are quantised once.
-        like: A tensor of the compute dtype.
-        backward: Whether a backward pass is needed; without one, the weight takes half the memory.
+    Products have the dtype of their inputs. Weights that multiply the same inputs have the same tensor of `factors`,
+    float32 [K], so that the inputs are quantised once. Without `backward`, the weight takes half the memory.
     """
 
     packed: Tensor
@@ -80,7 +73,6 @@ class Int8ProductsWeight(HeldWeight):
 
     @classmethod
     def of(cls, own: FrozenWeight, factors: Tensor | None = None, *, backward: bool = True) -> Self:
-        """Return the int8 weight of a frozen weight in any form. `factors` None: all factors are 1."""
         weight = own.dequantize()
         factors = torch.ones(weight.shape[1], device=weight.device) if factors is None else factors
         return cls(weight.float(), factors, weight, backward=backward)
@@ -93,7 +85,6 @@ class Int8ProductsWeight(HeldWeight):
         return _multiply(quantize_rows(grads), self.turned, self.turned_scales, grads.dtype)
 
     def dequantize(self) -> Tensor:
-        """Return the weight of the forward product: codes times scales, divided by the factors, rounded to `dtype`."""
         codes = self.packed.to_dense() if self.packed.is_mkldnn else self.packed
         return (codes.t() * self.scales[:, None] * self.inverse).to(self.dtype)
 
@@ -121,7 +112,6 @@ def quantize_rows(rows: Tensor) -> Codes:
 
 
 def _quantize(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a block's codes and scales."""
     bits, magnitude = _BITS[rows.dtype]
     largest = rows.view(bits).bitwise_and(magnitude).amax(1, keepdim=True).view(rows.dtype)
     scales = largest.mul_(1 / LEVELS).add_(SMALLEST)
@@ -131,7 +121,6 @@ def _quantize(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _multiply(codes: Codes, packed: Tensor, scales: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:
-    """Return the product of quantised rows and a packed weight, plus the bias, [N, M] in `dtype`."""
     rows, wide = sum(len(block) for block, _ in codes), len(scales)
     zeros = torch.zeros(wide, dtype=torch.int64, device=scales.device)
     if len(codes) == 1:
@@ -168,20 +157,14 @@ def _pack(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Last(local):
-    """The last quantised inputs, separately for each thread: several layers read one tensor.
-
-    The object does not keep the inputs alive.
-    """
+    """The last quantised inputs of each thread, because several layers read one tensor; keeps no inputs alive."""
 
     codes: Codes | None = None
     of: TensorIdentity | None = None
     factors: Tensor | None = None
 
     def codes_of(self, inputs: Tensor, factors: Tensor, inverse: Tensor) -> Codes:
-        """Return the quantised rows of `inputs` divided by `factors`, which are computed unless they are the last ones.
-
-        `inverse` is 1 / factors, float32 [K].
-        """
+        """Return the quantised rows of `inputs` divided by `factors` [K], computed unless they are the last ones."""
         if inputs.is_inference():  # changes in place could not be seen
             return quantize_rows(inputs * inverse.to(inputs.dtype))
         if self.codes is None or self.of is None or factors is not self.factors or not self.of.is_of(inputs):

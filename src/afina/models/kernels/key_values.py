@@ -23,8 +23,7 @@ from afina.models.kernels.layer_changes import BatchedAdapter, KeyValues
 from afina.models.kernels.layout import Layout
 
 SMALLEST = 64
-"""Number of columns (positions of a text) in the smallest pool of the KV cache. The pools have 64, 96, 128, 192 columns
-and so on; each has 1.5 or 1.33 times as many as the pool before."""
+"""Columns (positions of a text) in the smallest pool: 64, 96, 128, 192 and so on."""
 
 
 READ_AT_ONCE = 32
@@ -36,7 +35,7 @@ SLACK = 1.5
 
 
 def capacity_for(columns: int) -> int:
-    """Return the number of columns of the smallest pool in which a text with `columns` positions fits."""
+    """Return the number of columns of the smallest pool with room for `columns` positions."""
     size = SMALLEST
     while size < columns:
         size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
@@ -60,14 +59,10 @@ class Pool:
 
     @property
     def bytes(self) -> int:
-        """Size of the keys and values in bytes."""
         return 2 * self.keys.numel() * self.keys.element_size()
 
     def enter(self, sequence: CachedSequence) -> None:
-        """Give a sequence the next slot of the pool.
-
-        Positions that the sequence has not written hold old values, which are finite and not read.
-        """
+        """Give a sequence the next slot, whose unwritten positions hold old values, which are finite and not read."""
         if len(self.owners) == self.keys.shape[1]:
             self._resize(len(self.owners) + max(1, len(self.owners) // 4))
         sequence.pool, sequence.slot = self, len(self.owners)
@@ -84,12 +79,10 @@ class Pool:
             self._resize(len(self.owners) + len(self.owners) // 4)
 
     def erase(self, slot: int) -> None:
-        """Set the keys and values of a slot to 0."""
         self.keys[:, slot].zero_()
         self.values[:, slot].zero_()
 
     def copy(self, slot: int, columns: int, into: Pool, target: int) -> None:
-        """Copy a text's first `columns` positions from a slot to the slot `target` of the pool `into`."""
         into.keys[:, target, :, :, :columns] = self.keys[:, slot, :, :, :columns]
         into.values[:, target, :, :columns] = self.values[:, slot, :, :columns]
 
@@ -105,12 +98,9 @@ class Pool:
 
 @dataclass(eq=False)
 class CachedSequence:
-    """The place of a running text in the KV cache.
+    """The place of a running text in the KV cache; `length` counts its columns in use, including a prefix's.
 
-    Attributes:
-        length: Number of positions (columns) in use, including those of a prefix.
-        prefix: Number of positions (columns) of a prefix, which a sliding window does not hide.
-        adapter: The adapter that computes the text. None: the model without an adapter.
+    A sliding window does not hide the columns of a prefix.
     """
 
     length: int = 0
@@ -121,13 +111,7 @@ class CachedSequence:
 
 
 class KeyValueCache:
-    """The keys and values of every running text (sequence) in every attention of a model.
-
-    Args:
-        attentions: The model's attention modules, from the first block to the last.
-        groups: Number of key heads of an attention, G.
-        width: Width of an attention head, D.
-    """
+    """The keys and values of every running text in every attention of a model: `groups` key heads of a `width`."""
 
     def __init__(
         self, attentions: Sequence[nn.Module], groups: int, width: int, dtype: torch.dtype, device: torch.device
@@ -139,7 +123,6 @@ class KeyValueCache:
 
     @property
     def bytes(self) -> int:
-        """Size of the keys and values of all pools, in bytes."""
         return sum(pool.bytes for pool in self._pools.values())
 
     @property
@@ -148,18 +131,12 @@ class KeyValueCache:
         return [owner for pool in self._pools.values() for owner in pool.owners]
 
     def open(self, columns: int, prefix: int = 0, adapter: BatchedAdapter | None = None) -> OpenSequence:
-        """Return an empty cache for a text that is computed in chunks; the text is not running (generating) yet.
-
-        Args:
-            columns: Maximum number of positions of the text, including virtual tokens.
-            prefix: Number of positions of a prefix.
-        """
+        """Return an empty cache for a text of at most `columns` positions that is computed in chunks."""
         layers, groups, width = self._sizes
         keys = torch.empty(layers, groups, columns, width, dtype=self._dtype, device=self._device)
         return OpenSequence(keys, torch.empty_like(keys), prefix, adapter)
 
     def chunk(self, sequence: OpenSequence) -> TokenChunk:
-        """Return where the keys and values of a text's next chunk are kept, and what the chunk attends to."""
         return TokenChunk(self._layers, sequence, sequence.length or sequence.prefix, not sequence.length)
 
     def opened_bytes(self, columns: int) -> int:
@@ -183,13 +160,11 @@ class KeyValueCache:
     def enter(
         self, columns: int, room: int = 0, prefix: int = 0, adapter: BatchedAdapter | None = None
     ) -> CachedSequence:
-        """Return a new text's slot in the cache, with `columns` positions, not yet written, and room for more."""
         sequence = CachedSequence(columns, prefix, adapter)
         self._pool(columns + room).enter(sequence)
         return sequence
 
     def leave(self, sequence: CachedSequence) -> None:
-        """Free the place of a text in the cache."""
         self._free(sequence.pool, sequence.slot)
 
     def erase(self, sequence: CachedSequence) -> None:
@@ -197,7 +172,6 @@ class KeyValueCache:
         sequence.pool.erase(sequence.slot)
 
     def fork(self, sequence: CachedSequence) -> CachedSequence:
-        """Return a copy of a running text, in the same pool."""
         copy = CachedSequence(sequence.length, sequence.prefix, sequence.adapter)
         sequence.pool.enter(copy)
         sequence.pool.copy(sequence.slot, sequence.length, copy.pool, copy.slot)
@@ -206,12 +180,7 @@ class KeyValueCache:
     def reorder(self, sequences: Sequence[CachedSequence], parents: Sequence[int], start: int) -> None:
         """Let each text i continue the text `sequences[parents[i]]`, for beam search.
 
-        All `sequences` must be equally long, and their first `start` columns equal.
-
-        Args:
-            sequences: Running texts of one pool.
-            parents: For each text, the index of the text that it continues.
-            start: Number of first columns that are equal in all texts.
+        All `sequences` are in one pool and equally long, and their first `start` columns equal.
         """
         moved = [index for index, parent in enumerate(parents) if parent != index]
         stop = sequences[0].length
@@ -241,12 +210,9 @@ class KeyValueCache:
         return KeyValueRow(self._layers, written=parts)
 
     def decoding_row(self, sequences: Sequence[CachedSequence]) -> KeyValueRow:
-        """Return where each running text's next token is written, and what it attends to. Call `make_room` before.
+        """Return where the next token of each running text is written, and what it attends to. Call `make_room` before.
 
         The length of each running text increases by one position.
-
-        Args:
-            sequences: All running texts, in the order of the row.
         """
         places = {sequence: place for place, sequence in enumerate(sequences)}
         written, read = [], []
@@ -268,7 +234,6 @@ class KeyValueCache:
         return KeyValueRow(self._layers, written, read)
 
     def _rounded(self, columns: int) -> int:
-        """Return the number of columns that attention reads if the longest text has `columns` positions."""
         if self._dtype != torch.bfloat16 or self._device.type != "cpu":
             return columns
         return -(-columns // READ_AT_ONCE) * READ_AT_ONCE
@@ -302,9 +267,8 @@ class KeyValueCache:
 class _Written:
     """Cells of a row (None: all cells), and the slot and column of a pool to which each cell is written.
 
-    Attributes:
-        new: For each text that begins in this row, its first cell and its slot in the pool.
-        even: The common column of all cells, if each of the first slots gets one cell. None: the columns differ.
+    `new` has the first cell and the slot of each text that begins in this row; `even` is the common column of all
+    cells, if each of the first slots gets one cell.
     """
 
     pool: Pool
@@ -321,7 +285,6 @@ class _Written:
         self.pool.values[layer][slots, :, : key.shape[1]] = value.to(self.pool.values.dtype)
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """Write the keys and values of the cells, each [T, G, D]."""
         if self.cells is not None:
             key, value = key[self.cells], value[self.cells]
         if self.even is not None:
@@ -362,7 +325,6 @@ class _Read:
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
 
     def attend(self, layer: int, query: Tensor, scale: float, window: int | None) -> Tensor:
-        """Return the attention's output [B, H, D] for the query [B, H, D]."""
         count, heads, width = query.shape
         groups = self.pool.keys.shape[2]
         q = query.reshape(count * groups, heads // groups, width)
@@ -400,15 +362,7 @@ class _Read:
 
 @dataclass(eq=False)
 class OpenSequence:
-    """The keys and values of a text that is computed in chunks.
-
-    Attributes:
-        keys: The keys [layers, G, L, D], of which the first `length` positions are written.
-        values: The values [layers, G, L, D], of which the first `length` positions are written.
-        prefix: Number of positions (columns) of a prefix before the text.
-        adapter: The adapter that computes the text. None: the model without an adapter.
-        length: Number of positions (columns) that are written, including those of a prefix.
-    """
+    """The keys [layers, G, L, D] and values of a text computed in chunks, of which `length` positions are written."""
 
     keys: Tensor
     values: Tensor
@@ -418,20 +372,14 @@ class OpenSequence:
 
     @property
     def bytes(self) -> int:
-        """Size of the text's keys and values in bytes."""
         return 2 * self.keys.numel() * self.keys.element_size()
 
 
 @dataclass(frozen=True, eq=False)
 class TokenChunk:
-    """The next tokens of a text that is computed in chunks.
+    """The next tokens of a text that is computed in chunks, which attend to the cached text and to themselves.
 
-    The tokens attend to the cached keys and values of the text and to themselves; then their own keys and values are
-    cached.
-
-    Attributes:
-        start: Column in the cache of the chunk's first token.
-        begins: Whether this is the first chunk of the text, which has the virtual tokens.
+    `start` is the column of the first token; `begins`: the first chunk of a text, which has the virtual tokens.
     """
 
     layers: Mapping[nn.Module, int]
@@ -450,10 +398,8 @@ class TokenChunk:
     ) -> Tensor:
         """Cache the chunk's keys and values, and return the attention's output for its tokens, [T, H, D].
 
-        Args:
-            row: The chunk's query [H, T, D], key and value [G, T, D].
-            prefix: The prefix of the attention, each [G, P, D], which is written with the first chunk.
-            window: Number of tokens that a token attends to, as in `packed_attention`.
+        The row is the query [H, T, D], key and value [G, T, D]; the prefix, each [G, P, D], is written with the first
+        chunk.
         """
         keys, values = (part[self.layers[module]] for part in (self.sequence.keys, self.sequence.values))
         query, key, value = (states.to(keys.dtype) for states in row)
@@ -480,21 +426,15 @@ class TokenChunk:
         return self._masks[window]
 
     def done(self, count: int) -> None:
-        """Count the chunk's `count` columns as written.
-
-        The same chunk may be computed again as long as the text's next chunk has not begun.
-        """
+        """Count `count` columns as written; the chunk may be computed again until the text's next chunk begins."""
         self.sequence.length = self.start + count
 
 
 class RowSegment(NamedTuple):
-    """A part of a row whose attention is computed in one call.
+    """A part of a row whose attention is computed in one call, with its prefix or its chunk.
 
-    Attributes:
-        prefix: The segment's prefix, by attention module. None: no prefix.
-        chunk: The chunk of a text that the segment computes. None: the segment has whole texts.
-        begins: Whether the prefix is the beginning of each text, whose rest is in the segment. A sliding window hides
-            tokens of a beginning, and does not hide virtual tokens.
+    `begins`: the prefix is the beginning of each text, whose rest is in the segment. A sliding window hides tokens of a
+    beginning, and does not hide virtual tokens.
     """
 
     cells: slice
@@ -506,21 +446,13 @@ class RowSegment(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class KeyValueRow:
-    """Where the keys and values of a row are kept in the cache, and what the row's tokens attend to.
-
-    Attributes:
-        layers: Index of each attention module among the model's attentions.
-        written: Where the row's keys and values are written.
-        read: The cached positions to which each token attends, for a row with one token of each running text. Empty:
-            tokens attend only to tokens of the row.
-    """
+    """Where the keys and values of a row are kept, and what its tokens attend to (`read` empty: only to the row)."""
 
     layers: Mapping[nn.Module, int]
     written: Sequence[_Written]
     read: Sequence[_Read] = ()
 
     def write(self, module: nn.Module, key: Tensor, value: Tensor) -> None:
-        """Cache the keys and values of an attention, each [G, T, D]."""
         key, value = key.transpose(0, 1), value.transpose(0, 1)
         for part in self.written:
             part.write(self.layers[module], key, value)
@@ -536,11 +468,7 @@ class KeyValueRow:
     def step(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
     ) -> Tensor:
-        """Cache keys and values [B, G, D] of one token of each running text, and return the attention [B, H, D].
-
-        Args:
-            query: The queries [B, H, D].
-        """
+        """Cache keys and values [B, G, D] of one token of each running text, and return the attention [B, H, D]."""
         layer = self.layers[module]
         for part in self.written:
             part.write(layer, key, value)

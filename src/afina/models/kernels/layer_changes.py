@@ -21,36 +21,25 @@ from afina.models.kernels.layout import Pooled
 
 @dataclass(frozen=True, eq=False)
 class LayerChange:
-    """How an adapter changes the input or output of one layer, in the rows that belong to the adapter.
-
-    Fields that are tensors are the adapter's weights.
-    """
+    """How an adapter changes the input or output of one layer, in its own rows; tensor fields are its weights."""
 
     def entering(self, inputs: Tensor) -> Tensor:
         """Return the input that the layer gets in place of `inputs` [N, ...], which must not be changed."""
         return inputs
 
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
-        """Change the layer's `outputs` [N, ...] in place.
-
-        Args:
-            inputs: The layer's input [N, ...] before any change by `entering`. None: the layer has no positional input.
-            outputs: The layer's output [N, ...], which is changed in place.
-        """
+        """Change the layer's `outputs` [N, ...] in place; `inputs` [N, ...] are those before `entering`, or None."""
 
     @property
     def enters(self) -> bool:
-        """Whether the change overrides `entering`, so that it changes the layer's input."""
         return type(self).entering is not LayerChange.entering
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        """Return the layer change with its weights converted to the device and dtype of the frozen model."""
         moved = {name: tensor.to(device, dtype) for name, tensor in self.weights.items()}
         return replace(self, **moved) if moved else self
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The tensors of the change, by name of the field."""
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value for name, value in given.items() if isinstance(value, Tensor)}
 
@@ -67,14 +56,7 @@ class BiasChange(LayerChange):
 
 @dataclass(frozen=True, eq=False)
 class NormChange(LayerChange):
-    """A weight or bias of a norm that an adapter trained.
-
-    `NormChange` computes the norm again for the adapter's rows, which takes little time.
-
-    Attributes:
-        weight: The trained weight of the norm. None: the frozen weight.
-        bias: The trained bias of the norm. None: the frozen bias.
-    """
+    """A weight or bias of a norm that an adapter trained (None: the frozen one); the norm is computed again."""
 
     layer: nn.Module
     weight: Tensor | None = None
@@ -104,12 +86,12 @@ class BatchedAdapter:
     """The changes of an adapter in a mixed batch, except for its head.
 
     Attributes:
-        changes: The changes of each layer, in the order in which they apply, by the layer's path in the frozen model.
-        prompt: Embeddings [K, width] that are put before the embeddings of each text. None: no prompt.
-        prefix: Keys and values of a prefix by path of an attention, with P virtual tokens in every attention.
-        tensor_names: Names of the adapter's saved tensors that this object contains. An adapter with further tensors
-            outside the head needs a model of its own.
-        pooled: The pooling of hidden states to the head's input. None: the model family's pooling.
+        changes: By the layer's path in the frozen model, in the order in which they apply.
+        prompt: Embeddings [K, width] that are put before the embeddings of each text.
+        prefix: Keys and values by path of an attention, with P virtual tokens in every attention.
+        tensor_names: The saved tensors that this object contains. An adapter with others outside the head needs a model
+            of its own.
+        pooled: None: the model family's pooling.
     """
 
     changes: Mapping[str, tuple[LayerChange, ...]] = field(default_factory=dict)
@@ -133,7 +115,6 @@ class BatchedAdapter:
         return cls(changes, prompt, prefix, names, pooled)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> BatchedAdapter:
-        """Return the adapter with all weights on the device and in the dtype of the frozen model."""
         return replace(
             self,
             changes={path: tuple(one.to(device, dtype) for one in many) for path, many in self.changes.items()},
@@ -148,12 +129,10 @@ class BatchedAdapter:
 
     @property
     def prompt_length(self) -> int:
-        """Number of virtual tokens in the row before each text."""
         return 0 if self.prompt is None else len(self.prompt)
 
     @property
     def prefix_length(self) -> int:
-        """Number of keys of the adapter's prefix; 0 without a prefix."""
         return next((two.key.shape[1] for two in self.prefix.values()), 0)
 
     @property
@@ -166,11 +145,7 @@ class BatchedAdapter:
 
 
 class PlacedChange(NamedTuple):
-    """A layer change with the rows to which it applies.
-
-    An adapter's rows are given as a slice of cells (`tokens`), and as a slice of texts (`sequences`) for layers that
-    read one cell of each text.
-    """
+    """A layer change with its rows: a slice of cells, and a slice of texts for layers that read one cell of each."""
 
     change: LayerChange
     tokens: slice
@@ -179,11 +154,7 @@ class PlacedChange(NamedTuple):
 
 @dataclass(eq=False)
 class RowChanges:
-    """The layer changes of the row that is being computed. All layers of a model share one such object.
-
-    Attributes:
-        length: Number of cells of the current row.
-    """
+    """The layer changes of the row that is being computed. All layers of a model share one such object."""
 
     length: int = 0
     changes: dict[str, list[PlacedChange]] = field(default_factory=dict)

@@ -22,13 +22,11 @@ from afina.models.architectures import Pooling
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A grid of N lines with L cells, for the T tokens of B texts (sequences) of a row.
-
-    Empty cells repeat the row's first token.
+    """A grid of N lines with L cells, for the T tokens of B texts of a row; empty cells repeat the first token.
 
     Attributes:
         tokens: For each cell, the index of the row's token, int64 [N * L].
-        cells: For each token of the row, the index of its cell in the grid, int64 [T].
+        cells: For each token of the row, the index of its cell, int64 [T].
         sequences: For each cell, the index of the text, int64 [N, L]; -1 for an empty cell.
     """
 
@@ -54,12 +52,10 @@ class Grid:
 
     @property
     def lines(self) -> int:
-        """N, the number of lines of the grid."""
         return self.sequences.shape[0]
 
     @property
     def length(self) -> int:
-        """L, the number of tokens of the longest text."""
         return self.sequences.shape[1]
 
     @property
@@ -78,13 +74,8 @@ class Grid:
     def visible(self, window: int | None, always: int = 0, *, causal: bool = True) -> Tensor:
         """Return whether each query attends to each key of its line, bool [N, L, L]: only within the same text.
 
-        Empty cells of the grid attend to each other, because a softmax over nothing would be NaN.
-
-        Args:
-            window: Number of tokens in each direction, including itself, that a query attends to. None: no limit.
-            always: Number of first tokens of a line that a query attends to at any distance, for a grid with one text
-                in each line.
-            causal: Whether a query attends only to itself and earlier tokens.
+        Empty cells attend to each other, because a softmax over nothing would be NaN. `always` first tokens of a line
+        are seen at any distance, in a grid with one text in each line.
         """
         if not causal and window is None:
             return self._same()
@@ -116,17 +107,14 @@ def _share(lengths: Sequence[int], longest: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where the B texts (sequences) of a padding-free row are.
-
-    `Layout` gives the positions of the texts in several forms for attention; each form is computed when it is first
-    used.
+    """Where the B texts (sequences) of a padding-free row are; each form of it is computed when it is first used.
 
     Attributes:
-        bounds: The boundaries of the texts in the row, int32 [B + 1], on the row's device.
+        bounds: The boundaries of the texts, int32 [B + 1], on the row's device.
         before: Number of cells with virtual tokens at the start of each text.
         prefix: Number of keys and values of a prefix before each text, which are not cells of the row.
         chosen: Cells whose outputs are read, int64 [M], each once. None: the last token of each text.
-        by_token: Whether the outputs of the chosen cells are read as they are, without pooling them for each text.
+        by_token: Whether the outputs of the chosen cells are read without pooling them for each text.
     """
 
     bounds: Tensor
@@ -142,7 +130,6 @@ class Layout:
 
     @cached_property
     def extended(self) -> Layout:
-        """The layout of the same row with cells for the prefix."""
         return self.grown(self.prefix)
 
     @cached_property
@@ -155,7 +142,6 @@ class Layout:
         return Layout(self.bounds, self.before, self.prefix, cells, by_token=True)
 
     def pooling(self, *poolings: Pooling) -> Layout:
-        """Return this layout for reading the body's outputs at all tokens that the `poolings` need."""
         needed = set(poolings)
         if needed <= {"last"}:
             return self
@@ -171,7 +157,6 @@ class Layout:
 
     @cached_property
     def longest(self) -> int:
-        """Number of tokens of the longest text in the row."""
         return max(end - start for start, end in zip(self._bounds, self._bounds[1:], strict=False))
 
     @cached_property
@@ -195,16 +180,13 @@ class Layout:
 
     @cached_property
     def single(self) -> Grid:
-        """The grid in which each text has a line of its own."""
         return Grid.of(self._bounds, self.bounds.device, shared=False)
 
     @cached_property
     def shared(self) -> Grid:
-        """The grid with few lines, in which several texts share a line."""
         return Grid.of(self._bounds, self.bounds.device, shared=True)
 
     def made(self) -> Layout:
-        """Compute the grids, positions and cells of this layout now, and return the layout."""
         _ = self.read, self.longest, self.single, self.shared, self.positions, self.cells, self.sequences
         if self.prefix:
             self.extended.made()
@@ -233,13 +215,10 @@ class Layout:
         return {}
 
     def in_blocks(self, window: int) -> Tensor:
-        """Return what each token of each block of `window` tokens attends to, computed once for all layers.
+        """Return what each token of each block of `window` tokens attends to, bool [N, window, 3 * window].
 
-        Cells after the end of the row attend to each other, so that each cell attends to something.
-
-        Returns:
-            For N blocks, bool [N, window, 3 * window]: the keys are those of the block before, of the block itself and
-                of the next block.
+        The keys are those of the block before, of the block itself and of the next block. Cells after the end of the
+        row attend to each other, so that each cell attends to something.
         """
         if window not in self._in_blocks:
             bounds = np.array(self._bounds)
@@ -254,22 +233,12 @@ class Layout:
 
 
 def insert(rows: Tensor, virtual: Tensor, layout: Layout) -> Tensor:
-    """Insert the same K rows (virtual tokens) before the rows of each text.
-
-    Args:
-        rows: The texts' rows, [..., T - B K, D].
-        virtual: The rows to insert, [..., K, D].
-        layout: Layout of the result, with `before` = K.
-
-    Returns:
-        All rows with the inserted rows, [..., T, D].
-    """
+    """Return rows [..., T - B K, D] with the K virtual rows [..., K, D] before those of each text, [..., T, D]."""
     result: Tensor = _Insert.apply(rows, virtual, *layout.cells)  # type: ignore[no-untyped-call]
     return result
 
 
 def read_rows(rows: Tensor, layout: Layout) -> Tensor:
-    """Return the rows that `layout` reads, [M, D], from `rows` [T, D]."""
     if layout.chosen is None:  # few rows, for which torch's own gradient is quick enough
         return rows.index_select(0, layout.read)
     result: Tensor = _TakeOut.apply(rows, layout.read)  # type: ignore[no-untyped-call]

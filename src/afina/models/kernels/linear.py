@@ -88,13 +88,11 @@ class FrozenWeight(ABC):
 
     @property
     @abstractmethod
-    def dtype(self) -> torch.dtype:
-        """The dtype of products."""
+    def dtype(self) -> torch.dtype: ...
 
     @property
     @abstractmethod
-    def device(self) -> torch.device:
-        """Device of the weight."""
+    def device(self) -> torch.device: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,12 +127,9 @@ class PlainWeight(FrozenWeight):
 class HeldWeight(nn.Module, FrozenWeight):
     """A frozen weight in another form (such as int8, NF4 or oneDNN's layout) that replaces the layer's parameter.
 
-    The tensors of a `HeldWeight` are buffers that are not saved; of a weight that is sharded over the ranks of a run,
-    they are parameters without gradient. A `HeldWeight` moves with the model to a device; `to(dtype)` sets the compute
-    dtype.
-
-    Attributes:
-        by_rows: Whether the tensors' rows are those of the weight, and each row is converted alone.
+    Its tensors are buffers that are not saved; of a weight that is sharded over the ranks of a run, parameters without
+    gradient. `to(dtype)` sets the compute dtype. `by_rows`: the tensors' rows are those of the weight, each converted
+    alone.
     """
 
     by_rows: ClassVar[bool] = False
@@ -167,15 +162,11 @@ class HeldWeight(nn.Module, FrozenWeight):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All tensors of the weight in its stored form, for memory figures."""
         return list(self.buffers())
 
 
 class PackedWeight(HeldWeight):
-    """A bfloat16 weight in oneDNN's layout, stored once for each direction.
-
-    `transposed` is empty if no backward pass is needed.
-    """
+    """A bfloat16 weight in oneDNN's layout, once for each direction; `transposed` is empty without a backward pass."""
 
     weight: Tensor
     transposed: Tensor
@@ -227,7 +218,6 @@ def is_linear(layer: object) -> bool:
 
 
 def frozen_weight(layer: Any) -> FrozenWeight:
-    """Return the frozen weight of a linear layer, in whatever form it is stored."""
     held: HeldWeight | None = layer._modules.get(_HELD)
     if held is not None:
         return held
@@ -242,28 +232,22 @@ def held_by(layer: nn.Module) -> HeldWeight | None:
 
 
 def weight_trains(layer: nn.Module) -> bool:
-    """Whether a linear layer's weight is a parameter that requires gradients."""
     weight = layer._parameters.get("weight")
     return weight is not None and weight.requires_grad
 
 
 def hold_weight(layer: Any, held: HeldWeight) -> None:
-    """Replace the parameter or the `HeldWeight` of a linear layer by `held`.
-
-    `patches.hold` also replaces the layer's forward by one that uses `held`.
-    """
+    """Replace the parameter or the `HeldWeight` of a linear layer; `patches.hold` also replaces its forward."""
     if held_by(layer) is None:
         del layer.weight
     layer.add_module(_HELD, held.train(layer.training))
 
 
 def held_weights(model: nn.Module) -> list[HeldWeight]:
-    """Return each `HeldWeight` in a model."""
     return [module for module in model.modules() if isinstance(module, HeldWeight)]
 
 
 def held_tensors(model: nn.Module) -> list[Tensor]:
-    """Return the tensors of each `HeldWeight` in a model."""
     return [tensor for held in held_weights(model) for tensor in held.tensors]
 
 
@@ -277,10 +261,7 @@ def round_weights(body: nn.Module, hold: Callable[[Tensor], HeldWeight]) -> None
 
 
 class _Lent:
-    """A linear layer with a `HeldWeight` whose attribute `weight` can be read.
-
-    Each access dequantizes the weight.
-    """
+    """A linear layer with a `HeldWeight` whose attribute `weight` is dequantized at each access."""
 
     @property
     def weight(self) -> Parameter:
@@ -326,7 +307,6 @@ def held_forward(layer: Any, inputs: Tensor) -> Tensor:
 
 
 def _apply(layer: Any, weight: Tensor | None, inputs: Tensor) -> Tensor:
-    """Compute a linear layer; `weight` is the parameter that may get a gradient, or None."""
     own = frozen_weight(layer)
     if not torch.is_grad_enabled():
         flat = inputs.reshape(-1, inputs.shape[-1])
@@ -337,10 +317,7 @@ def _apply(layer: Any, weight: Tensor | None, inputs: Tensor) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """A linear layer with its backward pass.
-
-    `weight` is the parameter that may get a gradient, or None; `inward` says whether it is stored as [K, M] (Conv1D).
-    """
+    """A linear layer; `weight` may get a gradient, or is None; `inward`: it is stored as [K, M] (Conv1D)."""
 
     @staticmethod
     def forward(

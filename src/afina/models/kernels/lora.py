@@ -33,7 +33,7 @@ def is_alone(layer: Any, names: Sequence[str]) -> bool:
 
 
 def adapter_of_vectors(layer: nn.Module, vectors: str) -> str | None:
-    """Return the name of a peft layer's only adapter, if it is in the attribute `vectors`; None for other layers."""
+    """Return the name of a peft layer's only adapter, if it is in the attribute `vectors`."""
     if not hasattr(layer, vectors) or not linear.is_linear(getattr(layer, "base_layer", None)):
         return None
     names = list(getattr(layer, vectors))
@@ -41,11 +41,7 @@ def adapter_of_vectors(layer: nn.Module, vectors: str) -> str | None:
 
 
 def lora_adapter(layer: nn.Module, variant: str | None = None) -> str | None:
-    """Return the name of a peft layer's only adapter if it computes LoRA's formula; None for any other layer.
-
-    Args:
-        variant: Name of the variant of LoRA, such as `DORA`, that the adapter must compute. None: LoRA itself.
-    """
+    """Return the name of a peft layer's only adapter if it computes LoRA, or the `variant` of LoRA, such as `DORA`."""
     if not hasattr(layer, "lora_A") or not isinstance(getattr(layer, "base_layer", None), nn.Module):
         return None
     peft_layer: Any = layer
@@ -133,16 +129,10 @@ class _LoRA(torch.autograd.Function):
 
 
 CALL_COST = {torch.float32: 3e7, torch.bfloat16: 2e8}
-"""Number of floating-point operations that take as long as calling a matrix product, on two cores that support both
-dtypes natively.
-
-In a mixed batch on GPT-2 and two cores, 32 LoRA adapters of rank 4 take 1.3 times as long with separate products as
-with shared products in bfloat16, and equally long in float32.
-"""
+"""Floating-point operations that take as long as calling a matrix product, on two cores with both dtypes."""
 
 Masks = dict[tuple[tuple[int, int, float], ...], Tensor]
-"""Masks for shared LoRA products, by the number of rows, rank and scaling of each neighbour. A mask [all rows, all
-ranks] has the scaling at a row's own ranks, and 0 elsewhere."""
+"""Masks for shared products, by rows, rank and scaling of each neighbour: a row's own ranks have the scaling."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +149,6 @@ class LoraChange(LayerChange):
 
     @property
     def rank(self) -> int:
-        """The rank r of the LoRA."""
         return len(self.down)
 
     @property
@@ -170,10 +159,7 @@ class LoraChange(LayerChange):
 
 @dataclass(frozen=True, eq=False)
 class SharedLoraChange(LayerChange):
-    """Adds the LoRA of several neighbours in a mixed batch to their own rows, in one product.
-
-    The shapes are down [R, K] and up [R, M]; `masks` has a mask for each number of rows.
-    """
+    """Adds the LoRA of neighbours to their own rows in one product: down [R, K], up [R, M], a mask by rows."""
 
     down: Tensor
     up: Tensor
@@ -187,9 +173,7 @@ class SharedLoraChange(LayerChange):
 def share_products(changes: Sequence[PlacedChange], masks: Masks) -> list[PlacedChange]:
     """Return a layer's changes in order, with neighbouring LoRA changes joined where a shared product is faster.
 
-    Args:
-        changes: The layer's changes, in the order of the row.
-        masks: Masks of the row, which all layers share; missing masks are added.
+    Missing masks are added to `masks`, which all layers share.
     """
     found: list[PlacedChange] = []
     run: list[tuple[LoraChange, PlacedChange]] = []
@@ -214,7 +198,6 @@ def share_products(changes: Sequence[PlacedChange], masks: Masks) -> list[Placed
 
 
 def _as_one(run: Sequence[tuple[LoraChange, PlacedChange]], masks: Masks) -> list[PlacedChange]:
-    """Join neighbouring LoRA changes into one change; return it as a list, empty if there are no neighbours."""
     if len(run) < 2:
         return [one for _, one in run]
     changes, (_, first), (_, last) = [change for change, _ in run], run[0], run[-1]

@@ -24,14 +24,11 @@ from afina.models.kernels.layer_changes import BatchedAdapter, BiasChange, Layer
 from afina.models.kernels.lora import LoraChange
 
 MOST_RANKS = 128
-"""Maximum number of ranks in a stack of which each row is multiplied by all ranks, including those of other
-adapters."""
+"""Maximum number of ranks in a stack of which each row is multiplied by all, also those of other adapters."""
 
 Loras = Mapping[str, LoraChange]
-"""The LoRA changes of an adapter that can be stacked, by path of the layer."""
 
 Placed = Sequence[tuple[BatchedAdapter, slice]]
-"""The adapters of a padding-free row, each with the slice of the row's tokens that belong to the adapter."""
 
 _Shapes = frozenset[tuple[str, torch.Size, torch.Size]]
 
@@ -44,11 +41,7 @@ _Change = Callable[[Tensor, Tensor], LayerChange]
 
 @dataclass(frozen=True, eq=False)
 class StackedLoraChange(LayerChange):
-    """Adds to each row the LoRA of the row's own adapter, by one product with the stacked weights of all adapters.
-
-    The shapes are down [R, K] and up [R, M], multiplied by the scaling; `hidden` [N, R] is True at ranks of other
-    adapters.
-    """
+    """Adds each row's own LoRA by one product with all: down [R, K], up [R, M]; `hidden` [N, R] at others' ranks."""
 
     down: Tensor
     up: Tensor
@@ -63,14 +56,11 @@ class StackedLoraChange(LayerChange):
 class GroupedLoraChange(LayerChange):
     """Adds to each row the LoRA of the row's own adapter, by a batched product with one matrix for each adapter.
 
-    Each adapter has the same number of cells, which hold its rows.
-
     Attributes:
         down: The matrices A of S adapters, [S, r, K].
-        up: The transposed matrices B of S adapters, multiplied by the scaling, [S, r, M].
-        rows: The row in each cell of each adapter, int64 [S * cells]; unused cells have row 0. None: the cells are the
-            rows in their order.
-        cells: The cell of each row, int64 [N]. None: the rows are the cells in their order.
+        up: The transposed matrices B, multiplied by the scaling, [S, r, M].
+        rows: The row in each cell of each adapter, int64 [S * cells]; unused cells have row 0. None: in order.
+        cells: The cell of each row, int64 [N]. None: in order.
     """
 
     down: Tensor
@@ -89,17 +79,11 @@ class GroupedLoraChange(LayerChange):
 
 
 class LoraStack:
-    """The stacked LoRA weights of adapters that change the same layers.
-
-    Each adapter has the same ranks at every layer.
+    """The stacked LoRA weights of adapters that change the same layers, with the same ranks at every layer.
 
     Args:
-        rank: The rank of all adapters of the stack, whose products are grouped by adapter. None: adapters may have any
-            ranks, and each row is multiplied by all ranks.
-
-    Attributes:
-        ranks: The slice of ranks of each adapter, by the adapter's `id`.
-        capacity: Number of ranks for which memory is allocated; at most twice the number of ranks in use.
+        rank: The rank of all adapters, whose products are grouped by adapter. None: any ranks, and each row is
+            multiplied by all of them.
     """
 
     def __init__(self, rank: int | None = None) -> None:
@@ -111,21 +95,17 @@ class LoraStack:
 
     @property
     def used(self) -> int:
-        """Number of ranks in use."""
         return sum(ranks.stop - ranks.start for ranks in self.ranks.values())
 
     @property
     def bytes(self) -> int:
-        """Size of the stack's weights in bytes."""
         return sum(one.numel() * one.element_size() for part in (self._down, self._up) for one in part.values())
 
     @property
     def order(self) -> list[int]:
-        """The adapters by the place of their ranks."""
         return sorted(self.ranks, key=lambda key: self.ranks[key].start)
 
     def enter(self, key: int, loras: Loras) -> None:
-        """Copy an adapter's LoRA weights into free ranks of the stack, and allocate more ranks if needed."""
         rank = _rank(loras)
         start = self._free(rank)
         if start is None:
@@ -137,10 +117,7 @@ class LoraStack:
             self._up[path][start : start + rank] = change.up * change.scaling
 
     def leave(self, key: int) -> None:
-        """Free an adapter's ranks in the stack.
-
-        The weights stay in the freed ranks: they are finite, and results for free ranks are hidden.
-        """
+        """Free an adapter's ranks; the weights in them are finite, and results for free ranks are hidden."""
         del self.ranks[key]
         if self.capacity > 2 * self.used:
             self._resize(self.used)
@@ -223,7 +200,6 @@ class LoraStacks:
         return sum(stack.bytes for many in self._stacks.values() for stack in many)
 
     def clear(self) -> None:
-        """Remove all adapters from the stacks."""
         self.arranged(())
 
     def arranged(self, adapters: Iterable[BatchedAdapter]) -> dict[int, int]:
@@ -286,10 +262,7 @@ class LoraStacks:
 
 
 def _is_grouped(loras: Loras) -> bool:
-    """Whether a batched product with one matrix for each adapter is faster than a product with all ranks.
-
-    On a CPU, oneDNN's batched products in bfloat16 are slower (docs/LOG.md).
-    """
+    """Whether a batched product is faster: on a CPU, those of oneDNN in bfloat16 are not (docs/LOG.md)."""
     one = next(iter(loras.values())).down
     return one.device.type != "cpu" or one.dtype != torch.bfloat16
 

@@ -27,12 +27,10 @@ BLOCK, NESTED_BLOCK = 64, 256
 """Number of weights that share a scale (absmax), and number of scales that share a second scale."""
 
 FORM = 1
-"""Version of `Nf4Weight`. Increase `FORM` when a weight would get other tensors, so that afina does not use old
-copies."""
+"""Version of `Nf4Weight`; increase it when a weight would get other tensors."""
 
 _PART = 1 << 20
-"""Number of weights that are quantized at once, because bitsandbytes needs more than 16 bytes for each weight while it
-quantizes."""
+"""Number of weights quantized at once, because bitsandbytes needs more than 16 bytes for each meanwhile."""
 
 
 class Nf4Weight(HeldWeight):
@@ -93,10 +91,7 @@ class Nf4Weight(HeldWeight):
 
 
 def form() -> dict[str, object]:
-    """Return everything on which the tensors of `Nf4Weight` depend besides the weight.
-
-    Raises NotFound without bitsandbytes.
-    """
+    """Return everything on which the tensors of `Nf4Weight` depend besides the weight. Raises NotFound."""
     _kernels()
     return {
         "version": FORM,
@@ -138,7 +133,6 @@ def _quantized(weight: Tensor) -> dict[str, Tensor]:
 
 @cache
 def _kernels() -> Any:
-    """Return the operations of bitsandbytes. Raises NotFound if bitsandbytes is not installed."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # as in `afina.methods.peft`
     try:
         import bitsandbytes  # noqa: F401

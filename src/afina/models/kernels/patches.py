@@ -40,7 +40,7 @@ class Patch(IntEnum):
     """Replaces a dropout module by afina's `Dropout`. DROPOUT comes before LORA, which reads the rate from afina's
     `Dropout` and would ignore peft's `nn.Dropout`."""
     GELU = auto()
-    """Replaces a module that computes transformers' `gelu_new` by afina's `TanhGELU`."""
+    """transformers' `gelu_new` becomes afina's `TanhGELU`."""
     LINEAR = auto()
     """Replaces the forward of each linear layer of the body, including layers inside peft's layers."""
     LORA = auto()
@@ -123,13 +123,9 @@ def patches_of(module: nn.Module) -> list[Patch]:
 
 
 def apply_kernels(model: nn.Module, body: Any) -> None:
-    """Apply all suitable kernels to a model, as patches of its modules.
+    """Apply all suitable kernels to a model, as patches; a second call patches only new modules.
 
-    After a method has wrapped the model, a second call patches the new modules and leaves the others as they are.
-
-    Args:
-        model: The whole model, possibly wrapped by peft.
-        body: The transformer inside the model, without the head.
+    `body` is the transformer inside the model, without the head.
     """
     for parent in list(model.modules()):
         for name, child in parent.named_children():
@@ -156,11 +152,11 @@ def apply_kernels(model: nn.Module, body: Any) -> None:
 
 
 def _skip(module: nn.Module, hidden: Tensor) -> None:
-    """Compute nothing: the forward of a patched pooler."""
+    """Compute nothing."""
 
 
 def accelerate(layer: nn.Module) -> None:
-    """Let a linear layer multiply with oneDNN if that is faster; other layers stay unchanged."""
+    """Let a linear layer multiply with oneDNN if that is faster."""
     if can_accelerate(layer) and Patch.LINEAR not in patches_of(layer):
         patch(layer, Patch.LINEAR, linear_forward, call_of(layer))
 
@@ -172,24 +168,14 @@ def hold(layer: Any, held: HeldWeight) -> None:
 
 
 def pack(layer: Any, *, backward: bool = True) -> PackedWeight:
-    """Store a linear layer's frozen weight only in oneDNN's layout, for layers for which `linear.can_pack` is true.
-
-    Args:
-        backward: Whether a backward pass is needed; without one, the weight takes half the memory.
-    """
+    """Store a linear layer's frozen weight only in oneDNN's layout, for layers for which `linear.can_pack` is true."""
     held = PackedWeight(linear.frozen_weight(layer).dequantize(), backward=backward)
     hold(layer, held)
     return held
 
 
 def multiply_in_int8(layer: Any, factors: Tensor | None = None, *, backward: bool = True) -> Int8ProductsWeight:
-    """Compute a linear layer's products in int8, for layers for which `linear.can_multiply_in_int8` is true.
-
-    Args:
-        factors: The factor of each input channel, float32 [K]; layers that read the same inputs have the same tensor.
-            None: all factors are 1.
-        backward: Whether a backward pass is needed; without one, the weight takes half the memory.
-    """
+    """Compute a layer's products in int8, if `linear.can_multiply_in_int8`; `factors` as of `Int8ProductsWeight`."""
     held = Int8ProductsWeight.of(linear.frozen_weight(layer), factors, backward=backward)
     hold(layer, held)
     return held
@@ -217,7 +203,6 @@ def last_block(block: Any, names: Block, hidden: Tensor, *_: Any, layout: Any, *
 
 
 def _then_norms(block: Any, names: Block, norms: PostNorm, stream: Tensor, attended: Tensor) -> Tensor:
-    """Return the output of a block with norms after attention and MLP, from its input and its attention's output."""
     first, second = block.get_submodule(norms.first), block.get_submodule(norms.second)
     result: Tensor
     if norms.inner is None:
@@ -230,7 +215,6 @@ def _then_norms(block: Any, names: Block, norms: PostNorm, stream: Tensor, atten
 
 
 def _then_mlp(block: Any, names: Block, norms: PreNorm, stream: Tensor, attended: Tensor) -> Tensor:
-    """Return the output of a block with norms before attention and MLP, from its input and its attention's output."""
     mlp, second = block.get_submodule(names.mlp), getattr(block, norms.second)
     after_attention = getattr(block, "post_attention_dropout", nn.Identity())
     after_mlp = getattr(block, "post_mlp_dropout", nn.Identity())

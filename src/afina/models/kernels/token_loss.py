@@ -21,22 +21,14 @@ from torch.autograd.function import once_differentiable
 from afina.models.kernels.linear import multiply
 
 BLOCK_BYTES = 8 << 20
-"""Size of the float32 logits of a block of words, in bytes."""
 
 
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return -log softmax(hidden weight^T + bias)[target] of each token in nats, float32 [M].
 
-    Matrix products are computed in the dtype of `hidden`, everything else in float32. Gradients are computed for
-    `hidden`, and for `weight` and `bias` if they require gradients.
-
-    Args:
-        hidden: Hidden states of the tokens that have a target, [M, width].
-        weight: The output embeddings [V, width], in the dtype of `hidden`.
-        targets: The target of each token, int64 [M], 0 to V - 1.
-        bias: The bias of the output embedding, [V]. None: no bias.
-
-    Raises IndexError if a target is not below V (on a CPU).
+    The hidden states are [M, width], the weight [V, width] in their dtype, the targets int64 [M]. Products are computed
+    in this dtype, everything else in float32. Gradients are those of `hidden`, and of `weight` and `bias` if they
+    train. Raises IndexError if a target is not below V (on a CPU).
     """
     if not torch.is_grad_enabled():
         return _forward(hidden, weight, bias, targets, wants_gradient=False)[0]
@@ -45,9 +37,7 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor |
 
 
 class _TokenLosses(torch.autograd.Function):
-    """Token losses with their backward pass; with a frozen head, the forward pass computes the gradient of `hidden`.
-
-    With a frozen head, the backward pass only scales each row of the gradient of `hidden`.
+    """Token losses: with a frozen head, the forward pass also computes the gradient of `hidden`.
 
     If the head trains, its gradient depends on the incoming gradient of every token, so that the backward pass computes
     the gradients, and the logits a second time.
@@ -104,7 +94,6 @@ def _forward(
 def _backward(
     saved: Sequence[Any], upstream: Tensor, wanted: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients of hidden, weight and bias; None for gradients that are not needed."""
     hidden, weight, bias, targets, total, rest = saved
     into = torch.zeros_like(hidden, dtype=torch.float32) if wanted[0] else None
     of_weight = torch.empty_like(weight) if wanted[1] else None
@@ -132,9 +121,9 @@ def _blocks(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tup
 
 
 def _put(block: Tensor, columns: Tensor, values: Tensor) -> None:
-    """Write values [M] into the block [M, words], each at one column of its row; columns outside the block are skipped.
+    """Write values [M] into the block [M, words], each at one column of its row, unless it is outside.
 
-    The shapes of all tensors in `_put` are independent of values, so that a dry run works without values.
+    The shapes of all tensors are independent of values, so that a dry run works without values.
     """
     inside = (columns >= 0) & (columns < block.shape[1])
     at = columns.clamp(0, block.shape[1] - 1)[:, None]

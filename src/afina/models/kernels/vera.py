@@ -26,7 +26,6 @@ def vera_adapter(layer: nn.Module) -> str | None:
 
 
 def vera_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
-    """Compute peft's VeRA layer for inputs with any leading shape."""
     base = layer.base_layer
     down, up = layer.vera_A[name][:, : layer.in_features], layer.vera_B[name][: layer.out_features]
     inner, outer = layer.vera_lambda_d[name], layer.vera_lambda_b[name]
@@ -40,8 +39,6 @@ def vera_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
 
 
 class _VeRA(torch.autograd.Function):
-    """A VeRA layer with a frozen W, with its backward pass."""
-
     @staticmethod
     def forward(
         ctx: Any,
